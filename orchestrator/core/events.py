@@ -1,0 +1,25 @@
+"""What happens to a run, as values: the ledger stores them, the CLI shows them, the report tells them.
+
+Kinds, in the words of the commands and stages: `stage_started`, `stage_finished`, `stage_failed`, `state_changed`,
+`plan_amended`, `progress` (never stored: bytes or steps with rate and ETA), `metric` (never stored), `log` (never
+stored), `seen`, `detached`, `warning`, `said` (a line for the user).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+EPHEMERAL = frozenset({"progress", "metric", "log"})
+"""Kinds that are shown and forgotten."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened, at `time` (UTC epoch seconds)."""
+
+    kind: str
+    time: float
+    stage: str | None = None
+    text: str = ""
+    data: Mapping[str, object] = field(default_factory=dict)

@@ -1,0 +1,170 @@
+"""All seams on one page: Provider, Storage and Shell, and the values that cross them.
+
+A stage receives these and never imports an implementation. `providers/`, `storage/` and `remote/` hold the
+implementations, one file each; a conformance test finds a new one by listing the folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Address:
+    """How to reach a machine. `host` None means this machine, without SSH."""
+
+    host: str | None = None
+    port: int | None = None
+    user: str | None = None
+    key_file: str | None = None
+    identity: str = "local"
+    """What the host key is pinned under: the instance id, or `[name]:port`; never an address alone."""
+    fingerprint: str | None = None
+    """`SHA256:...` from the inventory, which vouches for the first contact."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a provider would sell now."""
+
+    provider: str
+    machine: str
+    price_per_hour_usd: float
+    sku: str = ""
+    region: str = ""
+    available: bool = True
+    quoted_at: float | None = None
+    """UTC epoch seconds when the provider said so; None for a bundled or inventory price."""
+    source: str = ""
+    """Where the price comes from, in words: `inventory`, `lambda API`, `bundled 2026-08-18`."""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A machine that exists, as its provider describes it."""
+
+    provider: str
+    instance_id: str
+    machine: str
+    address: Address | None = None
+    status: str = "active"
+    """booting, active, unhealthy, terminating, terminated or preempted."""
+    rental_id: str | None = None
+    intent_id: str | None = None
+    price_per_hour_usd: float = 0.0
+    launched_at: float | None = None
+    ends_at: float | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LaunchRequest:
+    """One purchase. Providers never retry it."""
+
+    rental_id: str
+    intent_id: str
+    offer: Offer
+    ends_at: float | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What ends a forgotten machine: kind none, self, watcher or key-on-box; whether it is armed; when it acts."""
+
+    kind: str = "none"
+    armed: bool = False
+    ends_at: float | None = None
+
+
+class Provider(Protocol):
+    """A place machines come from. No waiting, no SSH, no printing; acquire is never retried."""
+
+    name: str
+    paid: bool
+    """Whether acquire buys something. `ssh` and `local` machines are never paid, whatever price they carry."""
+
+    def offers(self) -> Sequence[Offer]: ...
+    def machines(self) -> Sequence[Instance]: ...
+    def acquire(self, request: LaunchRequest) -> Instance: ...
+    def release(self, instance: Instance) -> None: ...
+    def ended_at(self, instance: Instance) -> float | None: ...
+    def set_deadline(self, instance: Instance, ends_at: float) -> None: ...
+    def guard(self, instance: Instance) -> Guard: ...
+    def allow_caller(self, instance: Instance) -> None: ...
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished command."""
+
+    argv: tuple[str, ...]
+    code: int
+    stdout: bytes
+    stderr: bytes
+
+
+class Shell(Protocol):
+    """Commands and small files on one machine. Every call has a deadline; argv is a list and is quoted in one place.
+
+    Raises Unreachable when no connection can be made, LinkLost when one falls silent, HostKeyChanged or HostKeyUnknown
+    before anything is sent. A command's own failure is a Result, not an exception.
+    """
+
+    address: Address
+
+    def run(self, argv: Sequence[str], *, stdin: bytes = b"", deadline_s: float = 30.0) -> Result: ...
+    def lines(
+        self, argv: Sequence[str], *, stdin: bytes = b"", silence_s: float = 10.0
+    ) -> AbstractContextManager[Iterator[bytes]]:
+        """Lines of stdout as they come, without the newline. Silence longer than silence_s raises LinkLost; a code
+        other than 0 at the end raises CommandFailed. Leaving the context closes the channel."""
+        ...
+
+    def put(self, local: Path, remote: str, *, mode: int = 0o644, deadline_s: float = 120.0) -> None:
+        """Temp name, sha256 compared on the far side, rename. Never a truncated file under the final name."""
+        ...
+
+    def get(self, remote: str, local: Path, *, deadline_s: float = 120.0) -> None: ...
+
+    def openssh(self) -> Sequence[str] | None:
+        """The `ssh` argv (options only, then user@host) with exactly this connection's key, port and pinned host key;
+        None on this machine, where bulk transfer needs no ssh."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """A byte range to move: `url` may be presigned and is a secret."""
+
+    url: str
+    offset: int
+    size_bytes: int
+    destination: str
+    sha256: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file behind a URI, with the strongest digest there is."""
+
+    name: str
+    size_bytes: int
+    sha256: str | None = None
+
+
+class Storage(Protocol):
+    """Where data and checkpoints lie. Gives plans, moves no bytes: the machine pulls by itself."""
+
+    scheme: str
+
+    def manifest(self, uri: str) -> Sequence[StoredFile]: ...
+    def download_plan(self, uri: str, start: int = 0, stop: int | None = None) -> Sequence[Part]: ...
+    def upload_plan(self, uri: str, files: Sequence[StoredFile]) -> Sequence[Part]: ...

@@ -1,0 +1,229 @@
+"""The contract between the trainer and whoever starts it: the files of a run folder and the meaning of their contents.
+
+Standard library only and clean for Python 3.8, because the agent carries a copy to machines with an old system Python.
+It must not import torch, numpy or anything of the orchestrator.
+
+Example, a run folder made by hand::
+
+    from pathlib import Path
+    from trainer.contract import DataConfig, ModelConfig, RunConfig, TrainConfig
+    config = RunConfig(model=ModelConfig(), data=DataConfig(train_files=("/data/train.bin",)),
+                       train=TrainConfig(steps=100, global_batch=8, micro_batch=4))
+    (Path("run") / "config.json").write_text(config.to_json())      # then: torchrun -m trainer run
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import typing
+from dataclasses import dataclass, field
+
+CONFIG = "config.json"
+METRICS = "metrics.jsonl"
+EVENTS = "events.jsonl"
+LOG = "train.log"
+EXIT = "exit.json"
+STOP = "stop"
+CHECKPOINTS = "checkpoints"
+LATEST = "latest"
+BEST = "best"
+
+MODEL_FILE = "model.safetensors"
+TRAINER_STATE_FILE = "trainer_state.pt"
+META_FILE = "meta.json"
+MANIFEST_FILE = "MANIFEST.json"
+SAFE_FILE = "SAFE"
+TEMPORARY_PREFIX = ".tmp-"
+
+# Names of the lines in events.jsonl ("event" key); every line also has "time" (UTC epoch seconds) and "step".
+EVENT_STARTED = "started"
+EVENT_RESUMED = "resumed"
+EVENT_VALIDATED = "validated"
+EVENT_CHECKPOINTED = "checkpointed"
+EVENT_MICRO_BATCH_REDUCED = "micro_batch_reduced"
+EVENT_STOPPED = "stopped"
+EVENT_FINISHED = "finished"
+EVENT_FAILED = "failed"
+EVENT_WARNING = "warning"
+EVENT_SAMPLED = "sampled"
+
+# Keys of a line in metrics.jsonl that readers may rely on. More keys are welcome.
+METRIC_KEYS = ("step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "mfu", "memory_gib", "time")
+
+# "outcome" in exit.json. The process exits 0 for finished and stopped, 1 for failed.
+OUTCOME_FINISHED = "finished"
+OUTCOME_STOPPED = "stopped"
+OUTCOME_FAILED = "failed"
+
+
+class ContractError(ValueError):
+    """A config.json that does not fit: the message names the key and, for a typo, the nearest known one."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape and initialisation of a GPT-2 (pre-LayerNorm, learned positions, tanh GELU)."""
+
+    vocab_size: int = 50257
+    context_length: int = 1024
+    n_layer: int = 12
+    n_head: int = 12
+    n_embd: int = 768
+    dropout: float = 0.0
+    qkv_bias: bool = False
+    bias: bool = True
+    """Bias of the attention output and MLP projections, and of the LayerNorms."""
+    tie_embeddings: bool = False
+    init: str = "gpt2"
+    """`gpt2`: std 0.02, residual projections scaled by 1/sqrt(2 n_layer). `torch`: framework defaults."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the tokens are, on the machine that trains. Files are memory-mapped, several are one stream."""
+
+    train_files: typing.Tuple[str, ...] = ()
+    validation_files: typing.Tuple[str, ...] = ()
+    """Empty: the validation slice is held out of the training stream."""
+    start_token: int = 0
+    tokens: typing.Optional[int] = None
+    """Length of the training window in tokens; None: everything after start_token that is not held out."""
+    order: str = "sequential"
+    """`sequential` or `shuffled`; further epochs are always reshuffled."""
+    validation_start_token: int = 0
+    validation_tokens: int = 0
+    """0 switches validation off."""
+    tokenizer: str = "gpt2"
+    """`bytes` (257 ids, no vocabulary download) or a tiktoken name; used only to decode samples."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How far and how to train. The global batch never depends on the machine; micro_batch does."""
+
+    steps: int = 0
+    global_batch: int = 96
+    """Sequences per optimizer step over all ranks."""
+    micro_batch: int = 1
+    """Sequences per forward pass of one rank; accumulation = global_batch / (micro_batch * ranks)."""
+    optimizer: str = "adamw"
+    """`adamw` or `muon` (Muon for the hidden matrices, AdamW for the rest)."""
+    betas: typing.Tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.01
+    decay: str = "matrices"
+    """`matrices`: weight decay on tensors with two dimensions or more; `all`: on every tensor."""
+    learning_rate: float = 1.4e-3
+    schedule: str = "cosine"
+    """`constant`, `cosine`, `linear` or `wsd` (warmup, stable, decay)."""
+    warmup_fraction: float = 0.05
+    min_learning_rate_fraction: float = 0.1
+    grad_clip: typing.Optional[float] = None
+    precision: str = "bf16"
+    """`bf16`, `fp16` (with a gradient scaler), `fp32`. A card without bf16 answers `bf16` with fp16 and an event."""
+    tf32: bool = True
+    compile: typing.Optional[bool] = None
+    """None: on for CUDA, off on CPU."""
+    activation_checkpointing: bool = False
+    seed: int = 42
+    log_every: int = 10
+    checkpoint_every: int = 617
+    validate_every: int = 617
+    max_nonfinite_steps: int = 10
+    """Steps in a row with non-finite gradients after which the run fails."""
+    process_group_timeout_s: float = 600.0
+
+
+@dataclass(frozen=True)
+class RetentionConfig:
+    """Which checkpoints are kept: best, the newest keep_last, and every keep_every steps (0: none)."""
+
+    keep_last: int = 2
+    keep_every: int = 0
+    require_safe: bool = False
+    """Delete only folders that carry a SAFE mark, but for the exception when the disk is too small."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """config.json: everything resolved, nothing left to look up."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    retention: RetentionConfig = field(default_factory=RetentionConfig)
+    resume_from: typing.Optional[str] = None
+    """A checkpoint folder of another run to continue from; a run's own newest checkpoint always comes first."""
+    peak_flops_per_gpu: float = 0.0
+    """Dense peak FLOP/s of this GPU in the chosen precision; 0 when unknown: then mfu is 0, never a guess."""
+    device: str = "auto"
+    """`auto`, `cuda` or `cpu`."""
+    prompts: typing.Tuple[str, ...] = ()
+    """Sampled once at the end by rank 0."""
+
+    def to_json(self) -> str:
+        """The text of config.json, indented, ending in a newline."""
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+
+    @staticmethod
+    def from_json(text: str) -> RunConfig:
+        """Parses config.json. Raises ContractError for text that is no JSON object, an unknown key or a wrong type."""
+        try:
+            value = json.loads(text)
+        except ValueError as error:
+            raise ContractError("config.json is not JSON: %s" % error) from error
+        return typing.cast(RunConfig, _build(RunConfig, value, ""))
+
+
+def _build(kind: typing.Any, value: object, where: str) -> object:
+    if not isinstance(value, dict):
+        raise ContractError("config.json: %s must be a table, got %r" % (where or "the top level", value))
+    hints = typing.get_type_hints(kind)
+    for key in value:
+        if key not in hints:
+            near = difflib.get_close_matches(key, list(hints), n=1)
+            meant = " (did you mean %s?)" % near[0] if near else ""
+            raise ContractError("config.json: unknown key %s%s%s" % (where, key, meant))
+    return kind(**{key: _convert(hints[key], item, where + key) for key, item in value.items()})
+
+
+def _convert(hint: typing.Any, value: object, where: str) -> object:
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, where + ".")
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Union:
+        return None if value is None else _convert(arguments[0], value, where)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ContractError("config.json: %s must be a list, got %r" % (where, value))
+        return tuple(_convert(arguments[0], item, where) for item in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise ContractError("config.json: %s must be %s, got %r" % (where, hint.__name__, value))
+    return value
+
+
+def checkpoint_name(step: int) -> str:
+    """`step-000617`, the folder of that step under checkpoints/."""
+    return "step-%06d" % step
+
+
+def checkpoint_step(name: str) -> typing.Optional[int]:
+    """The step of a checkpoint folder's name, or None for anything else (links, temporary folders, strangers)."""
+    digits = name[len("step-") :]
+    return int(digits) if name.startswith("step-") and digits.isascii() and digits.isdigit() else None
+
+
+def kept_steps(
+    steps: typing.Iterable[int], best: typing.Optional[int], retention: RetentionConfig
+) -> typing.FrozenSet[int]:
+    """The steps that retention keeps: best, the newest keep_last, every keep_every. One definition for all sides."""
+    known = sorted(set(steps))
+    kept = set(known[-retention.keep_last :] if retention.keep_last > 0 else [])
+    if retention.keep_every > 0:
+        kept.update(step for step in known if step % retention.keep_every == 0)
+    if best is not None and best in known:
+        kept.add(best)
+    return frozenset(kept)
