@@ -1,0 +1,191 @@
+"""The arithmetic of a GPT-2 run: parameters, floating-point operations, memory, and the split of a batch over GPUs.
+
+Standard library only and clean for Python 3.8: `gptctl plan` calls it on a laptop without torch. It must not measure
+anything; trainer/probe.py measures, and its answer wins over `memory_gib` wherever there is one.
+
+Example, the reference job on eight 40 GB cards::
+
+    from trainer.arithmetic import chinchilla_tokens, largest_micro_batch, split_batch, steps_for
+    from trainer.contract import ModelConfig
+    model = ModelConfig()                                             # 163,009,536 parameters, head untied
+    steps = steps_for(chinchilla_tokens(model), 96, 1024)             # 33,165
+    micro_batch = largest_micro_batch(model, share=96 // 8, free_gib=39.0)   # 12 sequences at once
+    accumulation = split_batch(96, ranks=8, micro_batch=12)           # 1
+"""
+
+from __future__ import annotations
+
+import typing
+
+from trainer.contract import ModelConfig
+
+GIB = 1024**3
+VOCABULARY_MULTIPLE = 128
+"""The model pads its vocabulary to this multiple internally: the head's matrix product then fills the tensor cores."""
+
+RESERVED_GIB = 0.8
+"""CUDA context, cuBLAS and NCCL work space of one process: 0.5 to 0.8 GiB on the cards in machines.toml."""
+FRAGMENTATION = 1.08
+"""The caching allocator holds more than is live; 3 to 8 % in steady training, the upper end is taken."""
+LOSS_CHUNK_BYTES = 512 * 1024**2
+"""Working memory of the chunked cross-entropy: one chunk of fp32 logits and its gradient, never the whole matrix."""
+
+
+def parameter_count(model: ModelConfig) -> int:
+    """Trainable parameters; the internal padding of the vocabulary does not count.
+
+    768/12/12 with a vocabulary of 50,257 and context 1,024: 163,009,536 untied, 124,412,160 tied.
+    """
+    width = model.n_embd
+    embeddings = (model.vocab_size + model.context_length) * width
+    head = 0 if model.tie_embeddings else model.vocab_size * width
+    norm = 2 * width if model.bias else width
+    biases = (3 * width if model.qkv_bias else 0) + (6 * width if model.bias else 0)
+    layer = 12 * width * width + biases + 2 * norm
+    return embeddings + model.n_layer * layer + norm + head
+
+
+def matmul_parameters(model: ModelConfig) -> int:
+    """Parameters that take part in a matrix product for every token: 123,532,032 for GPT-2 small, tied or not.
+
+    Embedding look-ups, biases and norms count zero; the head counts even where it shares the embedding's tensor.
+    """
+    return 12 * model.n_layer * model.n_embd**2 + model.vocab_size * model.n_embd
+
+
+def flop_per_token(model: ModelConfig) -> int:
+    """Training FLOP per token, forward and backward: 6 N_mm + 12 L d T (854,438,400 for GPT-2 small).
+
+    Formula: PaLM, appendix B (arXiv 2204.02311), as nanoGPT's `estimate_mfu` has it. Causal attention is counted
+    as if the whole T x T matrix were computed, recomputed activations are not counted: MFU compares across trainers.
+    """
+    return 6 * matmul_parameters(model) + 12 * model.n_layer * model.n_embd * model.context_length
+
+
+def chinchilla_tokens(model: ModelConfig) -> int:
+    """20 tokens per parameter (Hoffmann et al., arXiv 2203.15556): 3,260,190,720 for the untied GPT-2 small."""
+    return 20 * parameter_count(model)
+
+
+def steps_for(tokens: int, global_batch: int, context_length: int) -> int:
+    """Optimizer steps that see at least `tokens` tokens, rounded up to a whole global batch. ValueError below 1."""
+    if tokens < 1 or global_batch < 1 or context_length < 1:
+        raise ValueError(
+            "tokens, global_batch and context_length must be at least 1, got %d, %d and %d"
+            % (tokens, global_batch, context_length)
+        )
+    return -(-tokens // (global_batch * context_length))
+
+
+def split_batch(global_batch: int, ranks: int, micro_batch: int) -> int:
+    """Accumulation: how many micro-batches each rank adds up per optimizer step.
+
+    Raises ValueError, naming the nearest global batch that would do, when ranks x micro_batch does not divide it.
+    """
+    if global_batch < 1 or ranks < 1 or micro_batch < 1:
+        raise ValueError(
+            "global_batch, ranks and micro_batch must be at least 1, got %d, %d and %d"
+            % (global_batch, ranks, micro_batch)
+        )
+    unit = ranks * micro_batch
+    if global_batch % unit:
+        raise ValueError(
+            "a global batch of %d does not divide into %d ranks x micro-batch %d = %d; the nearest that does is %d"
+            % (global_batch, ranks, micro_batch, unit, nearest_global_batch(global_batch, unit))
+        )
+    return global_batch // unit
+
+
+def nearest_global_batch(global_batch: int, unit: int) -> int:
+    """The multiple of `unit` nearest to global_batch, at least one unit; halfway goes up."""
+    return max(1, (2 * global_batch + unit) // (2 * unit)) * unit
+
+
+def divisors(number: int) -> typing.List[int]:
+    """All divisors of a positive number, largest first: the micro-batches a rank's share can be cut into."""
+    return [candidate for candidate in range(number, 0, -1) if number % candidate == 0]
+
+
+def largest_micro_batch(
+    model: ModelConfig,
+    share: int,
+    free_gib: float,
+    precision: str = "bf16",
+    *,
+    activation_checkpointing: bool = False,
+    optimizer: str = "adamw",
+) -> typing.Optional[int]:
+    """The largest divisor of a rank's share of the global batch (sequences) that fits into free_gib, or None.
+
+    free_gib is memory that is free on the card before the trainer starts, not what the data sheet says.
+    """
+    for candidate in divisors(share) if share > 0 else []:
+        if memory_gib(model, candidate, precision, activation_checkpointing, optimizer) <= free_gib:
+            return candidate
+    return None
+
+
+def memory_gib(
+    model: ModelConfig,
+    micro_batch: int,
+    precision: str = "bf16",
+    activation_checkpointing: bool = False,
+    optimizer: str = "adamw",
+) -> float:
+    """Predicted peak memory of one rank on a CUDA card, in GiB: state + activations of the micro-batch + the loss.
+
+    Structure after Korthikanti et al. (arXiv 2205.05198), with the bytes of *our* kernels: attention is fused, so no
+    T x T scores are kept, and the residual stream is fp32 under autocast. Check against the one public fused trainer
+    of this shape, Raschka's GPT-2 small on an A100: 0.55 GiB per further sequence of 1,024 tokens (22.5 - 5.9 GB for
+    28 more), where this gives 0.58. The unfused reference trainer needed 2.35 GiB. Never a promise: probe.
+    """
+    tokens = micro_batch * model.context_length
+    live = _state_bytes(model, precision, optimizer)
+    live += tokens * (_activation_bytes(model, precision, activation_checkpointing) + _head_bytes(model, precision))
+    live += min(LOSS_CHUNK_BYTES, tokens * _padded_vocabulary(model) * 8)
+    return RESERVED_GIB + FRAGMENTATION * live / GIB
+
+
+def _state_bytes(model: ModelConfig, precision: str, optimizer: str) -> float:
+    """Weights, gradients and optimizer state in fp32, and autocast's half-precision copy of the matrices."""
+    padding = (_padded_vocabulary(model) - model.vocab_size) * model.n_embd * (1 if model.tie_embeddings else 2)
+    parameters = parameter_count(model) + padding
+    copy = 0 if precision == "fp32" else 2 * matmul_parameters(model)
+    return parameters * 8 + _optimizer_bytes(model, optimizer) + copy
+
+
+def _activation_bytes(model: ModelConfig, precision: str, activation_checkpointing: bool) -> float:
+    """Bytes kept for the backward pass, per token, over all layers.
+
+    Per layer in units of n_embd values: 2 norm inputs (fp32 always), and in the compute type 2 norm outputs, q, k, v,
+    the attention's output and its re-laid copy, and the 4-wide MLP twice, before and after GELU: 15 values.
+    Dropout keeps three masks of a byte. Checkpointing keeps each layer's fp32 input and recomputes one layer.
+    """
+    width, size = model.n_embd, 4 if precision == "fp32" else 2
+    layer = width * (2 * 4 + 15 * size + (3 if model.dropout else 0)) + 4 * model.n_head
+    stream = width * 4
+    return model.n_layer * stream + layer if activation_checkpointing else model.n_layer * layer + 2 * stream
+
+
+def _head_bytes(model: ModelConfig, precision: str) -> float:
+    """Logits and their gradient in the compute type, per token."""
+    return 2 * _padded_vocabulary(model) * (4 if precision == "fp32" else 2)
+
+
+def _padded_vocabulary(model: ModelConfig) -> int:
+    return -(-model.vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+
+
+def checkpoint_bytes(model: ModelConfig, optimizer: str = "adamw", weights_only: bool = False) -> int:
+    """Size of a checkpoint in bytes: fp32 weights and optimizer state; 1.96 GB full, 0.65 GB weights only for 163M.
+
+    A fixed 200 kB for headers, random-number states and the JSON files is included.
+    """
+    weights = 4 * parameter_count(model) + 200_000
+    return weights if weights_only else weights + _optimizer_bytes(model, optimizer)
+
+
+def _optimizer_bytes(model: ModelConfig, optimizer: str) -> int:
+    """AdamW keeps two fp32 moments per parameter; Muon one momentum for the layers' matrices, AdamW for the rest."""
+    hidden_matrices = 12 * model.n_layer * model.n_embd**2 if optimizer == "muon" else 0
+    return 8 * parameter_count(model) - 4 * hidden_matrices
