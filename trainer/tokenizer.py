@@ -1,0 +1,66 @@
+"""Names of tokenizers to tiktoken encodings: the only importer of tiktoken.
+
+`bytes` is built here (256 byte values and an end-of-text mark, no download); every other name is tiktoken's own, which
+downloads its vocabulary once into TIKTOKEN_CACHE_DIR. It must not know where text comes from or where tokens go.
+
+Example::
+
+    encoding = open_tokenizer("bytes")
+    ids = encoding.encode_ordinary("import this")       # [105, 109, 112, ...]
+    text = decode(encoding, [*ids, encoding.eot_token]) # "import this<|endoftext|>"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import tiktoken
+
+BYTES = "bytes"
+END_OF_TEXT = "<|endoftext|>"
+
+
+class TokenizerError(ValueError):
+    """A tokenizer that does not exist, or whose vocabulary could not be downloaded."""
+
+
+def open_tokenizer(name: str) -> tiktoken.Encoding:
+    """The encoding of that name. Raises TokenizerError for an unknown name or a vocabulary that cannot be fetched."""
+    if name == BYTES:
+        return tiktoken.Encoding(
+            "bytes256",
+            pat_str=r"(?s).",
+            mergeable_ranks={bytes([value]): value for value in range(256)},
+            special_tokens={END_OF_TEXT: 256},
+        )
+    try:
+        return tiktoken.get_encoding(name)
+    except ValueError as error:
+        known = ", ".join([BYTES, *sorted(tiktoken.list_encoding_names())])
+        raise TokenizerError(f"no tokenizer is called {name!r}; known: {known}") from error
+    except OSError as error:  # requests' network errors are OSErrors
+        raise TokenizerError(
+            f"the vocabulary of tokenizer {name!r} could not be downloaded: {error}. "
+            f"Fill TIKTOKEN_CACHE_DIR on a machine with network, or use the tokenizer {BYTES!r}"
+        ) from error
+
+
+def decode(encoding: tiktoken.Encoding, ids: Iterable[int]) -> str:
+    """The text of these ids. Broken UTF-8 and ids unknown to the tokenizer become U+FFFD: samples always print."""
+    pieces: list[str] = []
+    known: list[int] = []
+    for token in ids:
+        if _is_known(encoding, token):
+            known.append(token)
+        else:
+            pieces += [encoding.decode(known), "\ufffd"]
+            known = []
+    return "".join([*pieces, encoding.decode(known)])
+
+
+def _is_known(encoding: tiktoken.Encoding, token: int) -> bool:
+    try:
+        encoding.decode_single_token_bytes(token)
+    except KeyError:
+        return False
+    return True
