@@ -1,0 +1,31 @@
+"""The program `gptctl`: `python -m orchestrator`, and the console script.
+
+Typer alone takes about seven times as long to import as Python takes to start, so the first page of help, the one people
+ask for most, is kept as text beside the CLI (`cli/help.txt`, written by `make docs`; a test compares it with what the
+app itself would print). Everything else goes through the app. This file must import nothing heavy at the top.
+
+Example::
+
+    gptctl --help
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+HELP = Path(__file__).parent / "cli" / "help.txt"
+
+
+def main() -> None:
+    """Entry point; ends the process with an exit code of orchestrator/core/errors.py."""
+    if sys.argv[1:] in ([], ["--help"], ["-h"]) and HELP.is_file():
+        sys.stdout.write(HELP.read_text(encoding="utf-8"))
+        return
+    from orchestrator.cli.app import app
+
+    app(prog_name="gptctl")
+
+
+if __name__ == "__main__":
+    main()

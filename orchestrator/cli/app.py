@@ -1,0 +1,321 @@
+"""The command line: signatures and help, nothing else. Each body imports its verb and calls it.
+
+The imports are inside the bodies so that `gptctl --help` and `gptctl VERB --help` load none of fabric, paramiko, boto3,
+pydantic, httpx, torch, numpy or rich. A verb returns its exit code; what it raises is explained in failures.py.
+
+Example, in a shell::
+
+    gptctl run recipes/quickstart.toml --host local
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli import options
+from orchestrator.cli.failures import explained
+
+EPILOG = (
+    "Start with: gptctl run quickstart --host local. "
+    "Exit codes: 0 ok, 1 bug, 2 wrong input, 3 provider, 4 machine, 5 training failed, 6 limit reached, "
+    "7 a machine may still be billing."
+)
+
+app = typer.Typer(
+    help="Train GPT-2-class language models on GPU machines, yours or rented, over SSH.",
+    epilog=EPILOG,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def verb(body: Callable[..., int]) -> Callable[..., int]:
+    """Registers a command under its function's name, with failures explained."""
+    app.command(name=body.__name__)(explained(body))
+    return body
+
+
+def show_version(wanted: bool) -> None:
+    """Prints the version of the installed distribution and ends."""
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"gptctl {version('gptctl')}")
+        raise typer.Exit
+
+
+@app.callback()
+def top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Train GPT-2-class language models on GPU machines, yours or rented, over SSH."""
+
+
+@verb
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to put them.")] = Path("."),
+    verbose: options.Verbose = False,
+) -> int:
+    """Copy the bundled recipes and inventory.toml here. Existing files are kept."""
+    from orchestrator.cli import init as it
+
+    return it.init(folder)
+
+
+@verb
+def run(
+    recipe: options.Recipe,
+    host: Annotated[
+        str | None, typer.Option("--host", metavar="HOST", help="Where: `local`, or an inventory entry.")
+    ] = None,
+    on: Annotated[
+        str | None, typer.Option("--on", metavar="RENTAL", help="Use a machine that is already up, by its rental's id.")
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave once the training runs.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the machine up afterwards, under its lease.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Start anew although an unfinished run of this is known.")
+    ] = False,
+    name: Annotated[str | None, typer.Option("--name", help="A name to call this run by.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="A label; repeatable.")
+    ] = None,
+    note: Annotated[str | None, typer.Option("--note", help="A remark, shown in the report.")] = None,
+    sets: options.Set = None,
+    resume_from: Annotated[
+        str | None,
+        typer.Option("--resume-from", metavar="RUN", help="Start from the newest checkpoint of another run."),
+    ] = None,
+    max_cost: options.MaxCost = None,
+    max_hours: options.MaxHours = None,
+    accept_new_host_key: options.AcceptKey = False,
+    inventory: options.Inventory = None,
+    yes: options.Yes = False,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Train a recipe on a host, and bring the model home.
+
+    Shows the plan, asks, then: acquire, provision, sync, launch, follow, fetch, report, release.
+    Ctrl-C detaches: the training goes on. Killed anywhere, `gptctl resume` continues.
+    """
+    from orchestrator.cli import run as it
+
+    wish = it.Wish(
+        recipe, host, on, detach, keep, again, name, label or [], note, sets or [], resume_from, max_cost, max_hours,
+        accept_new_host_key, inventory,
+    )  # fmt: skip
+    return it.run(wish, yes=yes, as_json=as_json)
+
+
+@verb
+def plan(
+    recipe: options.Recipe,
+    host: Annotated[
+        list[str] | None, typer.Option("--host", metavar="HOST", help="Only this host; repeatable. Default: all.")
+    ] = None,
+    sets: options.Set = None,
+    max_cost: options.MaxCost = None,
+    max_hours: options.MaxHours = None,
+    inventory: options.Inventory = None,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Show steps, hours and dollars on every machine. Touches nothing."""
+    from orchestrator.cli import plan as it
+
+    return it.plan(recipe, host or [], sets or [], max_cost, max_hours, inventory, as_json=as_json)
+
+
+@verb
+def status(
+    run: options.Run = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again every few seconds, until Ctrl-C.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Show ended runs beyond the newest ten as well.")] = False,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Show the runs, one row each.
+
+    The machines of unfinished ones are asked, all at once, for two seconds at most.
+    """
+    from orchestrator.cli import status as it
+
+    return it.status(run, watch=watch, everything=everything, as_json=as_json)
+
+
+@verb
+def logs(
+    run: options.Run = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new lines until the run ends.")] = False,
+    metrics: Annotated[bool, typer.Option("--metrics", help="The metrics as JSON lines instead of the log.")] = False,
+    lines: Annotated[int | None, typer.Option("--lines", "-n", min=0, help="Only the last N lines.")] = None,
+    verbose: options.Verbose = False,
+) -> int:
+    """Print the log; with -f go on live. Ctrl-C only stops looking."""
+    from orchestrator.cli import logs as it
+
+    return it.logs(run, follow=follow, metrics=metrics, lines=lines)
+
+
+@verb
+def fetch(
+    run: options.Run = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="DIR", help="Default: the run's folder in GPTCTL_HOME.")
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every complete checkpoint, not only best and latest.")
+    ] = False,
+    step: options.Step = None,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Bring checkpoints, logs and cost here, verified. Resumable.
+
+    Without options: the best and the latest checkpoint.
+    """
+    from orchestrator.cli import fetch as it
+
+    return it.fetch(run, to=to, everything=everything, step=step, as_json=as_json)
+
+
+@verb
+def stop(
+    run: options.Run = None, yes: options.Yes = False, as_json: options.Json = False, verbose: options.Verbose = False
+) -> int:
+    """End a training early, keeping what it learned.
+
+    It saves a checkpoint, which is fetched, and the machine is released.
+    """
+    from orchestrator.cli import run as it
+
+    return it.stop(run, yes=yes, as_json=as_json)
+
+
+@verb
+def resume(
+    run: options.Run = None,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave once the training runs.")] = False,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Go on with a run after gptctl left it, for whatever reason.
+
+    Only what is missing is done, and nothing is asked again. Works at every stage.
+    """
+    from orchestrator.cli import run as it
+
+    return it.resume(run, detach=detach, as_json=as_json)
+
+
+@verb
+def release(
+    run: options.Run = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Even if checkpoints were not fetched; they may be lost.")
+    ] = False,
+    yes: options.Yes = False,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Give back a run's machine.
+
+    Its jobs end and locks are freed. A machine of your own is never switched off.
+    """
+    from orchestrator.cli import run as it
+
+    return it.release(run, force=force, yes=yes, as_json=as_json)
+
+
+@verb
+def cost(run: options.Run = None, as_json: options.Json = False, verbose: options.Verbose = False) -> int:
+    """Show what runs cost: dollars, GPU hours, energy.
+
+    Dollars by stage and per billion tokens, kWh from board power, CO2e; of one run or of all.
+    """
+    from orchestrator.cli import cost as it
+
+    return it.cost(run, as_json=as_json)
+
+
+@verb
+def hosts(inventory: options.Inventory = None, as_json: options.Json = False, verbose: options.Verbose = False) -> int:
+    """List the hosts of the inventory."""
+    from orchestrator.cli import hosts as it
+
+    return it.hosts(inventory, as_json=as_json)
+
+
+@verb
+def check(
+    host: Annotated[
+        str | None, typer.Argument(metavar="HOST", help="Default: this computer, as the driver of runs.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", metavar="RECIPE", help="Check the space for this one.")
+    ] = None,
+    accept_new_host_key: options.AcceptKey = False,
+    inventory: options.Inventory = None,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Look for what would go wrong, here or on a host.
+
+    Each line says ok, warn or fail, with the fix.
+    """
+    from orchestrator.cli import check as it
+
+    return it.check(host, recipe, inventory, accept_new=accept_new_host_key, as_json=as_json)
+
+
+@verb
+def ssh(
+    target: Annotated[str | None, typer.Argument(metavar="RUN|HOST", help="Default: the newest run's machine.")] = None,
+    command: Annotated[list[str] | None, typer.Argument(metavar="-- COMMAND", help="Instead of a shell.")] = None,
+    accept_new_host_key: options.AcceptKey = False,
+    inventory: options.Inventory = None,
+    verbose: options.Verbose = False,
+) -> int:
+    """Open a shell on a run's machine or a host.
+
+    With the same key, port and pinned host key that gptctl uses.
+    """
+    from orchestrator.cli import ssh as it
+
+    return it.ssh(target, command or [], inventory, accept_new=accept_new_host_key)
+
+
+@verb
+def sample(
+    run: options.Run = None,
+    prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="Text to go on from; repeatable.")] = None,
+    step: options.Step = None,
+    tokens: Annotated[int, typer.Option("--tokens", min=1, help="How many tokens to add.")] = 200,
+    temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0 takes the likeliest token.")] = 0.8,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same text.")] = 0,
+    on_host: Annotated[bool, typer.Option("--on-host", help="On the run's machine instead of here.")] = False,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Let a trained model write, from a fetched checkpoint."""
+    from orchestrator.cli import sample as it
+
+    return it.sample(
+        run,
+        prompt or [],
+        step=step,
+        tokens=tokens,
+        temperature=temperature,
+        seed=seed,
+        on_host=on_host,
+        as_json=as_json,
+    )

@@ -1,0 +1,96 @@
+"""Exceptions become a message, a hint and an exit code; the traceback goes to a file. The only `except Exception` here.
+
+A failure that gptctl explains (core/errors.py) prints two lines. Anything else is a bug: exit 1 and the name of the
+file with the traceback. `-v` prints the traceback as well. This module decides nothing about runs.
+
+Example::
+
+    @explained
+    def status(verbose: bool = False) -> int: ...
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from pathlib import Path
+from typing import NoReturn, ParamSpec
+
+INTERRUPTED = 130
+"""Ctrl-C where nothing was left running by it: the shell's own convention, 128 + SIGINT."""
+
+P = ParamSpec("P")
+
+run_folder: ContextVar[Path | None] = ContextVar("run_folder", default=None)
+"""Where tracebacks of this call go: set once the run is known."""
+
+
+def explained(verb: Callable[P, int]) -> Callable[P, NoReturn]:
+    """Runs a verb and ends the process with its exit code, or with the one of the error it raised."""
+
+    @functools.wraps(verb)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> NoReturn:
+        try:
+            code = verb(*args, **kwargs)
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            say("interrupted; a training that was started goes on. Next: gptctl status")
+            code = INTERRUPTED
+        except BrokenPipeError:
+            # The reader left (`| head`). Python would complain again at exit, when it flushes stdout.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 0
+        except Exception as error:
+            code = explain(error, verbose=bool(kwargs.get("verbose")))
+        sys.exit(code)
+
+    return wrapper
+
+
+def say(text: str) -> None:
+    """One line of conversation, without Rich: the error path must not depend on anything that can fail."""
+    print(f"gptctl: {text}", file=sys.stderr, flush=True)
+
+
+def explain(error: Exception, *, verbose: bool) -> int:
+    """Prints what failed and what to do next; returns the exit code."""
+    import traceback
+
+    from orchestrator.cli.words import clean
+    from orchestrator.core.errors import GptctlError
+
+    trace = "".join(traceback.format_exception(error))
+    if verbose:
+        print(trace, file=sys.stderr, end="")
+    written = _keep(trace)
+    if isinstance(error, GptctlError):
+        say(clean(error.message))
+        if error.hint:
+            say(f"next: {clean(error.hint)}")
+        return error.exit_code
+    say(f"this is a bug in gptctl: {type(error).__name__}: {clean(str(error))}")
+    say(f"the traceback is in {written}" if written else "the traceback could not be written; -v shows it")
+    return 1
+
+
+def _keep(trace: str) -> Path | None:
+    """Appends the traceback to the run folder, or to GPTCTL_HOME, or to the temporary folder: the first that works."""
+    from orchestrator.cli.home import home_folder
+
+    for folder in (run_folder.get(), home_folder(), Path(tempfile.gettempdir())):
+        if folder is None or not folder.is_dir():
+            continue
+        try:
+            path = folder / "traceback.txt"
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+            with os.fdopen(descriptor, "a", encoding="utf-8") as file:
+                file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {' '.join(sys.argv[:2])}\n{trace}\n")
+            return path
+        except OSError:
+            continue
+    return None
