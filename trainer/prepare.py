@@ -41,7 +41,6 @@ HOLD_OUT_EVERY = 20
 """One document in this many, chosen by its hash, is held out for validation."""
 FEWEST_DOCUMENTS_TO_SPLIT = 100
 """With fewer documents all go into the training file, and a run holds out its tail (as the recipe reference says)."""
-SEPARATORS = ("after", "before", "none")
 PROGRESS_EVERY_S = 1.0
 
 
@@ -55,7 +54,8 @@ class Request:
 
     source: str
     tokenizer: str = "gpt2"
-    separator: str = "after"
+    separator: str = END_OF_TEXT
+    """Special token after each document; empty: none."""
     documents: int | None = None
     bytes: int | None = None
 
@@ -109,7 +109,7 @@ def prepare(request: Request, to: Path) -> dict[str, object]:
         "tokenizer": request.tokenizer,
         "vocab_size": encoding.n_vocab,
         "dtype": str(_dtype(encoding)),
-        "separator": {"policy": request.separator, "id": encoding.eot_token, "text": END_OF_TEXT},
+        "separator": {"text": request.separator, "ids": _separator(request, encoding), "policy": "after"},
         "documents": train.documents + validation.documents,
         "tokens": train.tokens + validation.tokens,
         "files": files,
@@ -121,7 +121,8 @@ def prepare(request: Request, to: Path) -> dict[str, object]:
 
 def read_documents(request: Request) -> list[Document]:
     """The documents of the source in a fixed order, cut at the request's number of documents or bytes of text."""
-    documents, size_bytes = [], 0
+    documents: list[Document] = []
+    size_bytes = 0
     limit_bytes = request.bytes or (STDLIB_BYTES if request.source == PYTHON_STDLIB else None)
     for text in _texts(_files(request.source)):
         encoded = text.encode()
@@ -170,18 +171,26 @@ def _texts(files: list[Path]) -> Iterator[str]:
 
 def _tokenize(documents: list[Document], request: Request, encoding: tiktoken.Encoding) -> tuple[Pile, Pile]:
     train, validation = Pile(), Pile()
-    mark = [encoding.eot_token]
-    before, after = (mark if request.separator == policy else [] for policy in ("before", "after"))
+    mark = _separator(request, encoding)
     split = len(documents) >= FEWEST_DOCUMENTS_TO_SPLIT
     said = time.monotonic()
     for number, document in enumerate(documents, start=1):
-        ids = np.array([*before, *encoding.encode_ordinary(document.text), *after], dtype=_dtype(encoding))
+        ids = np.array([*encoding.encode_ordinary(document.text), *mark], dtype=_dtype(encoding))
         held_out = split and int(document.sha256, 16) % HOLD_OUT_EVERY == 0
         (validation if held_out else train).add(ids)
         if time.monotonic() - said >= PROGRESS_EVERY_S:
             said = time.monotonic()
             _say("progress", documents=number, of=len(documents), tokens=train.tokens + validation.tokens)
     return train, validation
+
+
+def _separator(request: Request, encoding: tiktoken.Encoding) -> list[int]:
+    if not request.separator:
+        return []
+    if request.separator not in encoding.special_tokens_set:
+        known = ", ".join(sorted(encoding.special_tokens_set))
+        raise PrepareError(f"{request.separator!r} is no special token of {request.tokenizer}; known: {known}")
+    return [encoding.encode_single_token(request.separator)]
 
 
 def _dtype(encoding: tiktoken.Encoding) -> np.dtype:
@@ -241,7 +250,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m trainer.prepare", description="Turn text into token files.")
     parser.add_argument("--source", required=True, help=f"{PYTHON_STDLIB}, or a text file, a folder or a quoted glob")
     parser.add_argument("--tokenizer", default="gpt2", help="bytes (no download) or a tiktoken name (default: gpt2)")
-    parser.add_argument("--separator", choices=SEPARATORS, default="after", help="where the end-of-text mark goes")
+    parser.add_argument("--separator", default=END_OF_TEXT, help="special token after each document; '' for none")
     parser.add_argument("--documents", type=int, help="stop after this many documents")
     parser.add_argument("--bytes", type=int, help="stop before this many bytes of text")
     parser.add_argument("--to", type=Path, required=True, help="folder for the token files and dataset.json")
