@@ -1,0 +1,26 @@
+"""History, intent and money in SQLite, and the lock that keeps one driver per run.
+
+It must not reach a machine or decide what to do: the stages look at the world and write here what they saw.
+
+    from orchestrator.ledger import Ledger, RunLock, RunRecord
+"""
+
+from orchestrator.ledger.identity import new_rental_id, new_run_id
+from orchestrator.ledger.lock import Holder, RunLock, holder
+from orchestrator.ledger.records import Attempt, Intent, RateRecord, Rental, RunRecord, StageInterval
+from orchestrator.ledger.store import Ledger
+
+__all__ = [
+    "Attempt",
+    "Holder",
+    "Intent",
+    "Ledger",
+    "RateRecord",
+    "Rental",
+    "RunLock",
+    "RunRecord",
+    "StageInterval",
+    "holder",
+    "new_rental_id",
+    "new_run_id",
+]

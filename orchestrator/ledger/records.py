@@ -1,0 +1,146 @@
+"""What the ledger keeps, as frozen values: rentals, runs, attempts, intents and measured rates.
+
+A field's name is its column's name, its unit and its meaning. Times are UTC epoch seconds, money is USD before tax.
+This module must not import sqlite3: a record is a value that any layer above may hold.
+
+    record = RunRecord(id="quickstart-1120-k3f9qa", recipe="quickstart", host="local", machine="2xCPU", created_at=now)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.core.states import Outcome, Seen, State
+
+RENTAL_OPEN = "open"
+RENTAL_RELEASED = "released"
+
+INTENT_OPEN = "open"
+INTENT_BOUGHT = "bought"
+INTENT_REFUSED = "refused"
+INTENT_UNSEEN = "unseen"
+INTENT_ADOPTED = "adopted"
+INTENT_CLOSED = "closed"
+
+
+@dataclass(frozen=True)
+class Rental:
+    """A machine that we hold and may pay for. `ssh` and `local` machines are rentals nobody bills."""
+
+    id: str
+    provider: str
+    host: str
+    machine: str
+    created_at: float
+    instance_id: str | None = None
+    price_per_hour_usd: float = 0.0
+    state: str = RENTAL_OPEN
+    """`open` until the provider lists it gone; `released` for good after that."""
+    released_at: float | None = None
+    folder: str = ""
+    """gptctl's folder on the machine."""
+    ends_at: float | None = None
+    address: dict[str, Any] = field(default_factory=dict)
+    """The fields of core.ports.Address."""
+    data: dict[str, Any] = field(default_factory=dict)
+    """What the provider or the guard needs to remember: pinned host key, guard, billing observations."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run: what it was given, where it is, and how it goes."""
+
+    id: str
+    recipe: str
+    host: str
+    machine: str
+    created_at: float
+    name: str | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    note: str | None = None
+    recipe_digest: str = ""
+    recipe_data: dict[str, Any] = field(default_factory=dict)
+    host_data: dict[str, Any] = field(default_factory=dict)
+    rental_id: str | None = None
+    plan: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    """What the user consented to: flags, price, host key acceptance. `resume` never asks for these again."""
+    state: State = State.PLANNED
+    outcome: Outcome | None = None
+    cause_code: int | None = None
+    """The exit code of the cause, for outcomes whose code depends on it (never_started)."""
+    cause: str = ""
+    started_at: float | None = None
+    """When the run first reached `training`."""
+    ended_at: float | None = None
+    """When the run reached `ended`."""
+    stage: str | None = None
+    step: int = 0
+    total_steps: int = 0
+    loss: float | None = None
+    val_loss: float | None = None
+    tokens_per_second: float | None = None
+    mfu: float | None = None
+    eta_s: float | None = None
+    seen: Seen | None = None
+    seen_at: float | None = None
+    seen_via: str | None = None
+    safe_step: int | None = None
+    """The newest checkpoint verified somewhere that is not the machine."""
+    keep: bool = False
+    """The machine stays up after the run, under its lease."""
+
+
+@dataclass(frozen=True)
+class Intent:
+    """The will to buy one machine, committed before the request is sent. One intent, one request, never two."""
+
+    id: str
+    rental_id: str
+    created_at: float
+    state: str = INTENT_OPEN
+    closed_at: float | None = None
+    request: dict[str, Any] = field(default_factory=dict)
+    answer: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One continuous try of a run on one rental, numbered from 1."""
+
+    run_id: str
+    number: int
+    rental_id: str
+    started_at: float
+    ended_at: float | None = None
+    from_step: int = 0
+    last_step: int = 0
+
+
+@dataclass(frozen=True)
+class RateRecord:
+    """A throughput that a finished run measured: what later plans start from."""
+
+    run_id: str
+    machine: str
+    model_key: str
+    """Whatever core/plan.py considers the same work: model shape, micro-batch, precision."""
+    tokens_per_second: float
+    at: float
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StageInterval:
+    """A stretch of time that a run spent in one stage, at a price."""
+
+    run_id: str
+    rental_id: str | None
+    stage: str
+    started_at: float
+    ended_at: float | None
+    """None while the stage is open."""
+    last_at: float
+    """When its driver was last heard of; the end, if the driver was killed."""
+    price_per_hour_usd: float
