@@ -1,0 +1,346 @@
+"""The laptop's side of the agent: typed calls over a Shell. Ships the zipapp when, and only when, a call misses it.
+
+It must not know SSH, run shells or retry: reconnecting is its caller's affair. Requests travel as JSON on stdin, so no
+secret is ever in an argv; answers are JSON lines.
+
+Example::
+
+    agent = Agent(shell, "~/.gptctl")
+    state = agent.start("train", "quickstart-1120-k3f9qa", digest, spec)
+    with agent.follow(state.run, "train", {"metrics.jsonl": 4096}) as lines:
+        for line in lines: ...
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import itertools
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from orchestrator.core.errors import AgentError, CommandFailed, MachineUnfit
+from orchestrator.core.ports import Result, Shell
+from orchestrator.remote.agent_package import agent_package
+from trainer.contract import MANIFEST_FILE, checkpoint_name
+
+BOOT = """\
+import json, os, sys
+path = os.path.abspath(os.path.expanduser(sys.argv[1]))
+def refuse(code, message):
+    print(json.dumps({"error": {"code": code, "message": message, "hint": "", "path": path}}))
+    sys.exit(1)
+if sys.version_info < (3, 8):
+    refuse("python-too-old", "%s is Python %d.%d; the agent needs 3.8" % ((sys.executable,) + sys.version_info[:2]))
+if not os.path.isfile(path):
+    try:
+        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+    except OSError as error:
+        code = {28: "disk-full", 30: "read-only", 13: "read-only"}.get(error.errno, "no-folder")
+        refuse(code, "cannot make %s: %s" % (os.path.dirname(path), error.strerror))
+    refuse("agent-missing", "no agent at " + path)
+sys.path.insert(0, path)
+from agent.__main__ import main
+sys.exit(main([path] + sys.argv[2:]))
+"""
+"""Runs the zipapp, or says what is in the way: one round trip answers both, and `~` is resolved over there."""
+
+UNFIT = frozenset({"python-too-old", "no-folder"})
+HINTS = {
+    "disk-full": "free some space on the machine, or set `folder` in its inventory entry to a larger disk",
+    "read-only": "set `folder` in the machine's inventory entry to a place this user may write",
+    "python-too-old": "install Python >= 3.8 on the machine, or set `python` in its inventory entry",
+    "no-folder": "set `folder` in the machine's inventory entry to a place this user may write",
+}
+STOP_MARGIN_S = 60.0
+
+
+@dataclass(frozen=True)
+class JobState:
+    """What `start` found or made: state is `started`, `running` or `ended`; exit is the job's exit.json once ended."""
+
+    job: str
+    run: str
+    state: str
+    digest: str
+    exit: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Data:
+    """Bytes of a followed file, from `offset` on."""
+
+    file: str
+    offset: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """The machine is alive at `time_s` (its UTC clock); `status` is this run's entry of the status verb."""
+
+    time_s: float
+    status: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The job ended, and every byte of its files has been sent."""
+
+    exit: dict[str, Any]
+
+
+FollowLine: TypeAlias = Data | Heartbeat | Ended
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A checkpoint's file as its manifest promises it."""
+
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint on the machine. Names were checked: one folder deep, nothing that leads elsewhere."""
+
+    step: int
+    name: str
+    files: Mapping[str, FileEntry]
+    manifest_sha256: str
+    manifest_size_bytes: int
+    kept: bool = False
+    best: bool = False
+    latest: bool = False
+    safe: bool = False
+
+
+class Agent:
+    """The agent on one machine. `root` may start with `~`: it is resolved over there."""
+
+    def __init__(self, shell: Shell, root: str, python: str = "python3") -> None:
+        self.shell = shell
+        self.python = python
+        self._given_root = root.rstrip("/") or "/"
+        self._root: str | None = None
+
+    @property
+    def root(self) -> str:
+        """The agent's folder on the machine as an absolute path. Asks the machine when no call has told it yet."""
+        if self._root is None:
+            self._root = str(self._call("where", {})["root"])
+        return self._root
+
+    def ensure(self) -> None:
+        """Ships the agent if it is not there. Every call does this by itself when it has to."""
+        self._root = str(self._call("where", {})["root"])
+
+    def facts(self, python: str | None = None) -> dict[str, Any]:
+        """What the machine is: see docs/agent.md. `python` is the host entry's own interpreter, looked at too."""
+        answer = self._call("facts", {"python": python}, deadline_s=60.0)
+        self._root = str(answer["root"])
+        return answer
+
+    def start(
+        self,
+        job: str,
+        run: str,
+        digest: str,
+        spec: Mapping[str, Any],
+        secrets: Mapping[str, Any] | None = None,
+    ) -> JobState:
+        """Starts the job, or attaches to the one that runs or ran with this digest. Safe to repeat."""
+        request = {"job": job, "run": run, "digest": digest, "spec": dict(spec), "secrets": dict(secrets or {})}
+        answer = self._call("start", request, deadline_s=60.0)
+        return JobState(answer["job"], answer["run"], answer["state"], answer["digest"], answer.get("exit"))
+
+    def status(self, run: str | None = None, *, deadline_s: float = 10.0) -> dict[str, Any]:
+        """State of one run or of all: `{"runs": {RUN: ...}, "time_s"}`. Changes nothing on the machine."""
+        return self._call("status", {} if run is None else {"run": run}, deadline_s=deadline_s)
+
+    @contextmanager
+    def follow(
+        self, run: str, job: str, offsets: Mapping[str, int], digest: str | None = None
+    ) -> Iterator[Iterator[FollowLine]]:
+        """The job's files from these byte offsets on, with a heartbeat every 2 s, until it has ended. The last line is
+        Ended. Without a digest the newest job of that name is meant. Raises LinkLost after 10 s of silence; call again
+        with the offsets reached."""
+        request = {"run": run, "job": job, "digest": digest, "offsets": dict(offsets)}
+        with self._stream("follow", request) as answers:
+            yield (_follow_line(answer) for answer in answers)
+
+    def wait(
+        self, run: str, job: str, on_progress: Callable[[dict[str, Any]], None], digest: str | None = None
+    ) -> dict[str, Any]:
+        """Follows a job other than train to its end, passing on its progress lines; returns its exit, which has the
+        job's `result`. A caller that reconnects calls it again: progress then repeats from the start."""
+        pending = b""
+        with self.follow(run, job, {}, digest) as lines:
+            for line in lines:
+                if isinstance(line, Ended):
+                    return line.exit
+                if isinstance(line, Data) and line.file == "progress.jsonl":
+                    *complete, pending = (pending + line.data).split(b"\n")
+                    for progress in filter(None, map(_json_object, complete)):
+                        on_progress(progress)
+        raise AgentError(f"{job} of {run}: the agent stopped talking before the job ended", code="no-end")
+
+    def stop(self, run: str, job: str = "train", grace_s: float = 300.0) -> dict[str, Any]:
+        """Stops the job and waits until it has ended: `{"state": "ended" | "none", "exit"}`."""
+        return self._last("stop", {"run": run, "job": job, "grace_s": grace_s})
+
+    def renew(self, run: str, duration_s: float, deadline_s: float | None = None) -> dict[str, Any]:
+        """Lets the run go on for duration_s from now, but never past its deadline, deadline_s from now."""
+        return self._call("renew", {"run": run, "duration_s": duration_s, "deadline_s": deadline_s})
+
+    def manifest(self, run: str) -> list[Checkpoint]:
+        """The run's complete checkpoints, oldest first. Raises AgentError for names that lead out of their folder."""
+        answer = self._call("manifest", {"run": run}, deadline_s=60.0)
+        return [_checkpoint(value) for value in answer["checkpoints"]]
+
+    def safe(self, run: str, step: int, digest: str) -> None:
+        """Marks a checkpoint as verified elsewhere. `digest` is the sha256 of the manifest that was verified."""
+        self._call("safe", {"run": run, "step": step, "manifest_sha256": digest})
+
+    def release(self, run: str) -> dict[str, Any]:
+        """Ends every job of the run and frees its locks, lease and secrets. Run folder and environments stay."""
+        return self._last("release", {"run": run})
+
+    def _argv(self, verb: str) -> list[str]:
+        path = f"{self._given_root}/agent/{agent_package().name}"
+        # -I: nothing of the user's environment or current folder is imported; -S: no site packages, a faster start.
+        return [self.python, "-I", "-S", "-c", BOOT, path, verb]
+
+    def _call(self, verb: str, request: Mapping[str, Any], *, deadline_s: float = 30.0) -> dict[str, Any]:
+        """One round trip; three when the agent has to be shipped first."""
+        stdin = json.dumps(request).encode()
+        answer = _answer(verb, self.shell.run(self._argv(verb), stdin=stdin, deadline_s=deadline_s))
+        if _is_missing(answer):
+            self._ship(answer["error"]["path"])
+            answer = _answer(verb, self.shell.run(self._argv(verb), stdin=stdin, deadline_s=deadline_s))
+        return _accepted(verb, answer)
+
+    @contextmanager
+    def _stream(self, verb: str, request: Mapping[str, Any]) -> Iterator[Iterator[dict[str, Any]]]:
+        """Answers line by line, as they come. The first line decides whether the agent must be shipped."""
+        stdin = json.dumps(request).encode()
+        missing: dict[str, Any] | None = None
+        for _ in range(2):
+            if missing is not None:
+                self._ship(missing["error"]["path"])
+            with self.shell.lines(self._argv(verb), stdin=stdin) as raw:
+                answers = filter(None, map(_json_object, raw))
+                first = _first(verb, answers)
+                if missing is None and _is_missing(first):
+                    missing = first
+                    continue
+                yield (_accepted(verb, answer) for answer in itertools.chain([first], answers))
+                return
+
+    def _last(self, verb: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The last line of a verb that takes its time and sends heartbeats meanwhile."""
+        answer: dict[str, Any] = {}
+        with self._stream(verb, request) as answers:
+            for answer in answers:
+                if answer.get("kind") != "heartbeat":
+                    return answer
+        raise AgentError(f"agent {verb}: no answer after its last heartbeat", code="no-answer")
+
+    def _ship(self, remote_path: str) -> None:
+        with tempfile.TemporaryDirectory(prefix="gptctl-agent-") as folder:
+            local = Path(folder) / agent_package().name
+            local.write_bytes(agent_package().content)
+            self.shell.put(local, remote_path, mode=0o600)
+
+
+def _first(verb: str, answers: Iterator[dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return next(answers)
+    except StopIteration:
+        raise AgentError(f"agent {verb}: no answer", code="no-answer") from None
+    except CommandFailed as failure:
+        # Nothing was said before the end: the interpreter itself is missing or broken.
+        raise _no_python(failure.message) from failure
+
+
+def _is_missing(answer: Mapping[str, Any]) -> bool:
+    return "error" in answer and answer["error"].get("code") == "agent-missing"
+
+
+def _json_object(line: bytes) -> dict[str, Any] | None:
+    """The object on a line; None for anything else, such as the greeting of a talkative login shell."""
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _answer(verb: str, result: Result) -> dict[str, Any]:
+    """The last JSON object a call printed. Raises MachineUnfit without Python, AgentError for an agent that broke."""
+    for line in reversed(result.stdout.splitlines()):
+        value = _json_object(line)
+        if value is not None:
+            return value
+    said = result.stderr.decode(errors="replace").strip()
+    if result.code in (126, 127):
+        raise _no_python(said)
+    evidence = f": {said.splitlines()[-1]}" if said else ""
+    raise AgentError(f"agent {verb}: ended with code {result.code} and no answer{evidence}", code="no-answer")
+
+
+def _no_python(said: str) -> MachineUnfit:
+    return MachineUnfit(
+        f"the machine cannot run its Python: {said or 'command not found'}",
+        hint="install Python >= 3.8 on the machine (apt install python3), or set `python` in its inventory entry",
+    )
+
+
+def _accepted(verb: str, answer: dict[str, Any]) -> dict[str, Any]:
+    if "error" not in answer:
+        return answer
+    error = answer["error"]
+    code, message = str(error.get("code", "agent")), str(error.get("message", ""))
+    hint = str(error.get("hint") or HINTS.get(code, ""))
+    if code in UNFIT:
+        raise MachineUnfit(f"agent {verb}: {message}", hint)
+    raise AgentError(f"agent {verb}: {message}", hint, code=code)
+
+
+def _follow_line(answer: Mapping[str, Any]) -> FollowLine:
+    kind = answer.get("kind")
+    if kind == "data":
+        try:
+            return Data(str(answer["file"]), int(answer["offset"]), base64.b64decode(answer["data"], validate=True))
+        except binascii.Error as error:
+            raise AgentError(f"agent follow: a damaged line of {answer['file']}: {error}", code="damaged") from error
+    if kind == "ended":
+        return Ended(answer["exit"])
+    return Heartbeat(float(answer["time_s"]), answer.get("status") or {})
+
+
+def _checkpoint(value: Mapping[str, Any]) -> Checkpoint:
+    """Checks every name before anybody makes a path of it: the machine is not trusted with our disk."""
+    step, name = int(value["step"]), str(value["name"])
+    if name != checkpoint_name(step):
+        raise AgentError(f"agent manifest: {name!r} is not the folder of step {step}", code="bad-name")
+    _check_names(name, [*value["files"], MANIFEST_FILE])
+    files = {key: FileEntry(int(entry["size_bytes"]), str(entry["sha256"])) for key, entry in value["files"].items()}
+    flags = {key: bool(value.get(key)) for key in ("kept", "best", "latest", "safe")}
+    return Checkpoint(step, name, files, str(value["manifest_sha256"]), int(value["manifest_size_bytes"]), **flags)
+
+
+def _check_names(folder: str, names: Iterable[str]) -> None:
+    for name in names:
+        if not name or name.startswith(".") or "/" in name or "\0" in name or "\n" in name:
+            raise AgentError(
+                f"agent manifest: {folder} lists {name!r}, which is no plain file name",
+                hint="the machine's checkpoint folder was tampered with; nothing was fetched",
+                code="bad-name",
+            )
