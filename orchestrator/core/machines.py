@@ -1,0 +1,198 @@
+"""Cards and machine types: what they have, what they cost, how fast others have seen them. Facts lie in machines.toml.
+
+It must not ask a machine or a provider anything; whoever detects a card passes its name in.
+
+Example::
+
+    machine_type("8xA100-40GB").gpu.memory_gib       # 40
+    machine_type("2xCPU").ranks                      # 2, gloo
+    local_machine(["NVIDIA H200"], cpus=16).name     # "1xH200"
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from orchestrator.core.errors import UserError
+from orchestrator.core.ports import Offer
+from orchestrator.core.suggest import nearest, one_of
+
+FACTS = Path(__file__).with_name("machines.toml")
+MOST_GPUS = 16
+MOST_CPU_RANKS = 64
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One card. Peaks are dense TFLOP/s with fp32 accumulation; 0 where the card has none or nobody knows."""
+
+    name: str
+    memory_gib: float
+    peak_bf16_tflops: float
+    peak_fp16_tflops: float
+    tdp_w: float
+    smi: tuple[str, ...] = ()
+
+    @property
+    def has_bf16(self) -> bool:
+        """Whether bf16 is computed in hardware. A card nobody knows is given the benefit of the doubt."""
+        return self.peak_bf16_tflops > 0 or self.peak_fp16_tflops == 0
+
+    def peak_flops(self, precision: str) -> float:
+        """Dense peak FLOP/s in that precision (a card without bf16 answers with fp16); 0 for fp32 and when unknown."""
+        if precision == "fp32":
+            return 0.0
+        half = self.peak_bf16_tflops if precision == "bf16" and self.has_bf16 else self.peak_fp16_tflops
+        return half * 1e12
+
+
+@dataclass(frozen=True)
+class MachineType:
+    """A kind of machine: cards and their number. Without a card, `count` is the number of CPU ranks."""
+
+    name: str
+    gpu: Gpu | None
+    count: int
+    boot_minutes: float = 0.0
+    """Usual minutes from purchase to a working SSH; 0 for machines nobody rents."""
+    runs_as: str | None = None
+    """A simulated machine computes as this one, such as `2xCPU`."""
+
+    @property
+    def gpus(self) -> int:
+        """Number of cards; 0 for a CPU machine."""
+        return self.count if self.gpu else 0
+
+    @property
+    def ranks(self) -> int:
+        """Processes torchrun starts here."""
+        return machine_type(self.runs_as).ranks if self.runs_as else self.count
+
+    @property
+    def cuda(self) -> bool:
+        """Whether the training computes on GPUs (a simulated machine does not)."""
+        return self.gpu is not None and self.runs_as is None
+
+    @property
+    def board_power_w(self) -> float:
+        """Watts under load: of one card, or of the whole machine where there is none."""
+        return self.gpu.tdp_w if self.gpu else float(assumed()["cpu_machine_w"])
+
+
+@dataclass(frozen=True)
+class PublishedRate:
+    """A training speed somebody else reported, in tokens per second over the whole machine."""
+
+    machine: str
+    tokens_per_second: float
+    flop_per_token: float
+    compiled: bool
+    by: str
+    micro_batch: int | None = None
+
+
+def all_machine_types() -> tuple[MachineType, ...]:
+    """The bundled machine types, in the order of machines.toml."""
+    return tuple(_bundled().values())
+
+
+def machine_type(name: str) -> MachineType:
+    """A machine by the name users type: bundled, `NxCPU`, or another number of a known card, such as `4xH100`.
+
+    Raises UserError listing the known ones.
+    """
+    if name in _bundled():
+        return _bundled()[name]
+    match = re.fullmatch(r"([1-9][0-9]?)x([A-Za-z0-9-]{1,20})", name)
+    count, card = (int(match[1]), match[2]) if match else (0, "")
+    if card == "CPU" and count <= MOST_CPU_RANKS:
+        return MachineType(name, None, count)
+    like = next((machine for machine in all_machine_types() if _card_word(machine) == card), None)
+    if like is not None and count <= MOST_GPUS:
+        return MachineType(name, like.gpu, count, like.boot_minutes)
+    known = [*_bundled(), "2xCPU"]
+    match_name = nearest(name, known)
+    hint = f"did you mean {match_name}?" if match_name else "N times a known card works too, such as 4xH100"
+    raise UserError(f"there is no machine type {name!r}; known: {one_of(known)}", hint=hint)
+
+
+def gpu_by_smi_name(name: str) -> Gpu | None:
+    """The card nvidia-smi calls `name`, or None. Exact names only: an `RTX 3090 Ti` is no `RTX 3090`."""
+    short = name.strip().removeprefix("NVIDIA ")
+    return next((gpu for gpu in _gpus().values() if short in gpu.smi), None)
+
+
+def local_machine(gpu_names: Sequence[str], cpus: int, memory_gib: float = 0.0) -> MachineType:
+    """This machine's type from what nvidia-smi lists; without a GPU two CPU ranks, or one on a single core.
+
+    A card that is not in the table becomes a card of its own name with `memory_gib` and no known peak. Of several
+    kinds the one with the least memory speaks for all: every rank gets the same work.
+    """
+    if not gpu_names:
+        return machine_type("2xCPU" if cpus > 1 else "1xCPU")
+    cards = [gpu_by_smi_name(name) or Gpu(name.removeprefix("NVIDIA "), memory_gib, 0, 0, 0) for name in gpu_names]
+    least = min(cards, key=lambda card: card.memory_gib)
+    word = next((_card_word(m) for m in all_machine_types() if m.gpu == least), None)
+    return MachineType(f"{len(cards)}x{word or re.sub('[^A-Za-z0-9]+', '-', least.name)}", least, len(cards))
+
+
+def bundled_offers(machine: str) -> tuple[Offer, ...]:
+    """Last known prices of a machine type, one per provider that sells it. They carry their date as source."""
+    return tuple(offer for offer in _prices() if offer.machine == machine)
+
+
+def published_rates() -> tuple[PublishedRate, ...]:
+    """Speeds others have reported."""
+    return tuple(
+        PublishedRate(by=table["by"], compiled=table["compiled"], flop_per_token=float(table["flop_per_token"]), **row)
+        for table in _facts()["published"]
+        for row in table["rows"]
+    )
+
+
+def assumed() -> dict[str, Any]:
+    """The figures plan computes with where nothing is measured: table [assumed] of machines.toml."""
+    return dict(_facts()["assumed"])
+
+
+def _card_word(machine: MachineType) -> str:
+    """`A100-40GB` of `8xA100-40GB`."""
+    return machine.name.partition("x")[2]
+
+
+@cache
+def _facts() -> dict[str, Any]:
+    return tomllib.loads(FACTS.read_text(encoding="utf-8"))
+
+
+@cache
+def _gpus() -> dict[str, Gpu]:
+    rows: dict[str, dict[str, Any]] = _facts()["gpus"]
+    return {name: Gpu(name, **{**row, "smi": tuple(row["smi"])}) for name, row in rows.items()}
+
+
+@cache
+def _bundled() -> dict[str, MachineType]:
+    rows: dict[str, dict[str, Any]] = _facts()["machines"]
+    return {name: MachineType(name, **{**row, "gpu": _gpus()[row["gpu"]]}) for name, row in rows.items()}
+
+
+@cache
+def _prices() -> tuple[Offer, ...]:
+    return tuple(
+        Offer(
+            provider=table["provider"],
+            machine=row["machine"],
+            price_per_hour_usd=row["usd_per_hour"],
+            sku=row["sku"],
+            source=f"bundled {table['as_of']}",
+        )
+        for table in _facts()["prices"]
+        for row in table["rows"]
+    )
