@@ -16,6 +16,7 @@
     │   ├── CommandFailed             a command ended with a code that is not 0
     │   ├── AgentError                the agent's own words
     │   ├── MachineUnfit              wrong or broken GPUs, full disk, no python: a verdict, leads to the ending
+    │   │   └── GaveUp                it never answered, or not with the right key: nothing was started there
     │   └── VerificationFailed        bytes do not match their digest
     ├── TrainingFailed       exit 5
     ├── LimitReached         exit 6
@@ -100,6 +101,14 @@ class AgentError(RemoteError):
 
 class MachineUnfit(RemoteError):
     """The machine cannot do this job. A verdict: the run goes to its ending."""
+
+
+class GaveUp(MachineUnfit):
+    """First contact failed; `cause` is the error that says why."""
+
+    def __init__(self, message: str, hint: str = "", *, cause: GptctlError) -> None:
+        super().__init__(message, hint)
+        self.exit_code = cause.exit_code
 
 
 class VerificationFailed(RemoteError):

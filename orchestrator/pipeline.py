@@ -1,0 +1,138 @@
+"""THE program: a run is eight stages in a row. Read this first.
+
+Every stage looks at the world and does only what is missing, so a run can be killed anywhere and driven again. Trouble
+on our side (a lost link, a closed laptop, Ctrl-C, a bug) changes no state: whoever drives next goes on. Only a verdict
+leads to the ending: the agent says the training ended, the machine is unfit, the provider refused, a limit is reached,
+or the user typed stop or release. The outcome is written before the first ending stage: from there no way leads back.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from orchestrator.core.errors import AgentError, GptctlError, LimitReached, MachineUnfit, ProviderError, UserError
+from orchestrator.core.events import Event
+from orchestrator.core.states import EXIT_CODES, Outcome, State, is_forward, worst
+from orchestrator.ledger.lock import RunLock
+from orchestrator.ledger.records import RunRecord
+from orchestrator.ledger.store import Ledger
+from orchestrator.stages.acquire import acquire
+from orchestrator.stages.context import RunContext
+from orchestrator.stages.fetch import fetch
+from orchestrator.stages.follow import follow
+from orchestrator.stages.launch import launch
+from orchestrator.stages.provision import provision
+from orchestrator.stages.release import release
+from orchestrator.stages.report import report
+from orchestrator.stages.sync import sync
+from orchestrator.wiring import open_context
+
+
+class Stage(NamedTuple):
+    """One step of a run. Ending stages are walked whatever the outcome."""
+
+    name: str
+    run: Callable[[RunContext], None]
+    ending: bool = False
+
+
+STAGES = (
+    Stage("acquire", acquire),
+    Stage("provision", provision),
+    Stage("sync", sync),
+    Stage("launch", launch),
+    Stage("follow", follow),
+    Stage("fetch", fetch, ending=True),
+    Stage("report", report, ending=True),
+    Stage("release", release, ending=True),
+)
+
+VERDICTS = (MachineUnfit, AgentError, ProviderError, UserError, LimitReached)
+"""Errors that end a run which does not train yet; every other error leaves it to be resumed."""
+
+
+def drive(home: Path, run_id: str, listener: Callable[[Event], None], *, until: str | None = None) -> int:
+    """Walks the stages that are left and returns the exit code. `until` names the last stage to walk (`-d`: launch).
+
+    Raises RunLocked when another process drives this run, and the error that stopped this walk without a verdict.
+    """
+    with RunLock.acquire(home, run_id), Ledger.open(home, time.time) as ledger:
+        context = open_context(home, ledger, run_id, listener)
+        try:
+            walk(context, until)
+        except KeyboardInterrupt:
+            detach(context)
+        except Exception:
+            keep_traceback(context)
+            raise
+        finally:
+            context.disconnect()
+        return exit_code(context.run)
+
+
+def walk(context: RunContext, until: str | None = None) -> None:
+    """The stages in order; a verdict on the way leads straight to the ending ones."""
+    for stage in STAGES:
+        if context.run.state == State.ENDED:
+            return
+        if context.run.state == State.ENDING and not stage.ending:
+            continue
+        try:
+            perform(context, stage)
+        except VERDICTS as error:
+            if stage.ending or is_forward(State.TRAINING, context.run.state):
+                raise
+            give_up(context, error)
+        if stage.name == until and context.run.state == State.TRAINING:
+            return detach(context)
+    context.ledger.set_state(context.run_id, State.ENDED)
+
+
+def perform(context: RunContext, stage: Stage) -> None:
+    """One stage, with its time on the bill and its beginning and end in the ledger."""
+    context.stage = stage.name
+    rental = context.rental
+    context.interval = context.ledger.open_stage(context.run_id, rental.id, stage.name, rental.price_per_hour_usd)
+    context.ledger.update_run(context.run_id, stage=stage.name)
+    context.tell("stage_started")
+    try:
+        stage.run(context)
+    except GptctlError as error:
+        context.tell("stage_failed", error.message)
+        raise
+    finally:
+        context.ledger.close_stage(context.interval, context.now())
+    context.tell("stage_finished")
+
+
+def give_up(context: RunContext, error: GptctlError) -> None:
+    """A verdict before the training: the run ends, with its cause."""
+    outcome = Outcome.LIMIT if isinstance(error, LimitReached) else Outcome.NEVER_STARTED
+    context.ledger.set_state(
+        context.run_id, State.ENDING, outcome=outcome, cause=error.message, cause_code=error.exit_code
+    )
+    context.tell("failed", error.message, hint=error.hint)
+
+
+def detach(context: RunContext) -> None:
+    """The user goes, the training stays."""
+    training = context.run.state == State.TRAINING
+    context.tell("detached", "the training goes on" if training else "nothing trains yet", training=training)
+
+
+def exit_code(run: RunRecord) -> int:
+    """What the process returns for a run as it stands: by outcome, or 0 while it goes on without us."""
+    if run.outcome is None:
+        return 0
+    return worst(run.cause_code or EXIT_CODES[run.outcome])
+
+
+def keep_traceback(context: RunContext) -> None:
+    """The whole story goes into the run's folder; the user gets one message."""
+    context.mirror.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (context.mirror / "traceback.txt").open("a") as file:
+        traceback.print_exc(file=file)

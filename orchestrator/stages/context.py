@@ -1,0 +1,115 @@
+"""What a stage receives: the run, the ports and the machine's agent. Holds the connection; makes no decision.
+
+Example::
+
+    def acquire(context: RunContext) -> None:
+        context.say("connecting")
+        context.agent.facts()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestrator.core.errors import UserError
+from orchestrator.core.events import EPHEMERAL, Event
+from orchestrator.core.inventory import HostSpec
+from orchestrator.core.machines import MachineType
+from orchestrator.core.plan import Plan
+from orchestrator.core.ports import Address, Provider, Shell
+from orchestrator.core.recipe import Recipe
+from orchestrator.ledger.records import Rental, RunRecord
+from orchestrator.ledger.store import Ledger
+from orchestrator.remote.agent import Agent
+
+
+@dataclass
+class RunContext:
+    """One run being driven. `connect` opens a Shell to an address; the shell is kept until `disconnect`."""
+
+    home: Path
+    ledger: Ledger
+    run_id: str
+    recipe: Recipe
+    host: HostSpec
+    machine: MachineType
+    provider: Provider
+    connect: Callable[[Address], Shell]
+    now: Callable[[], float]
+    listener: Callable[[Event], None]
+    stage: str | None = None
+    interval: int = 0
+    """The ledger's id of the stage interval that is open, which costs money while it is."""
+    _shell: Shell | None = field(default=None, repr=False)
+    _agent: Agent | None = field(default=None, repr=False)
+
+    @property
+    def run(self) -> RunRecord:
+        """The run as the ledger has it now."""
+        return self.ledger.run(self.run_id)
+
+    @property
+    def rental(self) -> Rental:
+        """The rental this run is on."""
+        rental_id = self.run.rental_id
+        if rental_id is None:
+            raise UserError(f"run {self.run_id} has no rental", "start a new run")
+        return self.ledger.rental(rental_id)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan as it stands, amended or not."""
+        return Plan.from_json(self.run.plan)
+
+    @property
+    def mirror(self) -> Path:
+        """The run's folder on this side, which follow and fetch fill."""
+        return self.home / "runs" / self.run_id
+
+    @property
+    def shell(self) -> Shell:
+        """The connection to the rental, opened on first use."""
+        if self._shell is None:
+            self._shell = self.connect(Address(**self.rental.address))
+        return self._shell
+
+    @property
+    def agent(self) -> Agent:
+        """The agent on the rental."""
+        if self._agent is None:
+            self._agent = Agent(self.shell, self.rental.folder, self.host.python or "python3")
+        return self._agent
+
+    def disconnect(self) -> None:
+        """Closes the connection, dead or alive; the next use opens a new one."""
+        shell, self._shell, self._agent = self._shell, None, None
+        if shell is not None:
+            shell.close()
+
+    def tell(self, kind: str, text: str = "", **data: Any) -> None:
+        """Shows an event, and records it unless it is one that is shown and forgotten."""
+        event = Event(kind, self.now(), self.stage, text, data)
+        if kind not in EPHEMERAL:
+            self.ledger.tell(self.run_id, event)
+        self.listener(event)
+
+    def say(self, text: str) -> None:
+        """A line for the user."""
+        self.tell("said", text)
+
+    @property
+    def seen_via(self) -> str:
+        """How the machine is looked at, for `seen 4s ago via ssh`."""
+        return "local" if self.rental.address.get("host") is None else "ssh"
+
+    def note(self, **facts: Any) -> None:
+        """Adds to what is known about the run (never a secret): what one stage found out and the next needs."""
+        self.ledger.update_run(self.run_id, options={**self.run.options, **facts})
+
+    def remember(self, **data: Any) -> None:
+        """Adds to what is known about the rental (never a secret)."""
+        rental = self.rental
+        self.ledger.update_rental(rental.id, data={**rental.data, **data})

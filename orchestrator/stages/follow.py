@@ -1,0 +1,161 @@
+"""Follow: mirror the training's files byte by byte until it has ended. Looks, never steers.
+
+What is mirrored is the offset: each file on this side is a prefix of the one on the machine, so a link that breaks, a
+killed CLI or a laptop that slept goes on at the same byte, and no line is lost or doubled.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.core.errors import LinkLost, RemoteError, Unreachable
+from orchestrator.core.states import Outcome, Seen, State
+from orchestrator.remote.agent import Data, Ended, Heartbeat
+from orchestrator.stages.context import RunContext
+from trainer import contract
+
+MIRRORED = (contract.METRICS, contract.EVENTS, contract.LOG)
+FIRST_WAIT_S = 1.0
+LONGEST_WAIT_S = 30.0
+GIVE_UP_S = 3600.0
+"""How long an attached follower keeps trying to reach a silent machine before it leaves the run to `resume`."""
+
+
+def follow(context: RunContext) -> None:
+    """Leaves the run in state ending with its outcome. Raises Unreachable after an hour of silence: no verdict."""
+    context.mirror.mkdir(parents=True, exist_ok=True, mode=0o700)
+    wait_s, silent_since = FIRST_WAIT_S, None
+    while True:
+        heard = context.now()
+        try:
+            exit_record = mirror_until_end(context)
+            break
+        except (LinkLost, Unreachable) as error:
+            seen_at = context.run.seen_at or 0.0
+            if seen_at >= heard:
+                wait_s, silent_since = FIRST_WAIT_S, None
+            silent_since = silent_since or context.now()
+            if context.now() - silent_since > GIVE_UP_S:
+                raise
+            context.ledger.update_run(context.run_id, seen=Seen.UNKNOWN)
+            context.tell("seen", f"{error.message}; trying again in {wait_s:.0f} s (the training goes on)")
+            context.disconnect()
+            time.sleep(wait_s)
+            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+    _conclude(context, exit_record)
+
+
+def mirror_until_end(context: RunContext) -> dict[str, Any]:
+    """One connection's worth of following: returns the exit record, or raises LinkLost or Unreachable."""
+    progress = Progress(context)
+    offsets = {name: size(context.mirror / name) for name in MIRRORED}
+    with context.agent.follow(context.run_id, "train", offsets) as lines:
+        for line in lines:
+            if isinstance(line, Data):
+                append(context.mirror / line.file, line.offset, line.data)
+                progress.data(line.file, line.data)
+            elif isinstance(line, Heartbeat):
+                progress.heartbeat(line.status)
+            elif isinstance(line, Ended):
+                progress.heartbeat({})
+                return dict(line.exit)
+    raise LinkLost(f"{context.host.name} closed the stream", f"gptctl resume {context.run_id}")
+
+
+def mirror_now(context: RunContext) -> None:
+    """Brings the mirror up to what the machine has at this moment, whether the training goes on or not."""
+    offsets = {name: size(context.mirror / name) for name in MIRRORED}
+    context.mirror.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with context.agent.follow(context.run_id, "train", offsets) as lines:
+        for line in lines:
+            if not isinstance(line, Data):
+                return
+            append(context.mirror / line.file, line.offset, line.data)
+
+
+def size(path: Path) -> int:
+    """Bytes already mirrored."""
+    return path.stat().st_size if path.exists() else 0
+
+
+def append(path: Path, offset: int, data: bytes) -> None:
+    """Writes `data` at `offset`, which must be the end of what is here: a gap would be a lost line."""
+    with path.open("ab") as file:
+        here = file.tell()
+        if offset > here:
+            raise RemoteError(f"{path.name}: the stream jumped from byte {here} to {offset}")
+        file.write(data[here - offset :])
+
+
+class Progress:
+    """Turns mirrored bytes into metric and log events, and into the run's row in the ledger, at most once a second."""
+
+    def __init__(self, context: RunContext) -> None:
+        self.context = context
+        self.partial: dict[str, bytes] = {}
+        self.row: dict[str, Any] = {}
+        self.written_at = 0.0
+
+    def data(self, name: str, data: bytes) -> None:
+        *lines, self.partial[name] = (self.partial.get(name, b"") + data).split(b"\n")
+        for line in lines:
+            if name == contract.LOG:
+                self.context.tell("log", line.decode(errors="replace"))
+            else:
+                self._record(name, line)
+
+    def _record(self, name: str, line: bytes) -> None:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            return  # the first line after a reconnect may be the rest of one already shown
+        if name == contract.METRICS:
+            self._metric(record)
+        elif record.get("event") == contract.EVENT_VALIDATED:
+            self.row["val_loss"] = record.get("loss")
+        elif record.get("event") in (contract.EVENT_WARNING, contract.EVENT_MICRO_BATCH_REDUCED):
+            self.context.tell("warning", str(record.get("text") or record["event"]))
+
+    def _metric(self, record: Mapping[str, Any]) -> None:
+        plan, rate = self.context.plan, record.get("tokens_per_second") or 0.0
+        left = plan.tokens - record["tokens"]
+        self.row.update(
+            step=record["step"],
+            loss=record["loss"],
+            tokens_per_second=rate,
+            mfu=record.get("mfu"),
+            eta_s=left / rate if rate else None,
+        )
+        self.context.tell("metric", **{**record, **self.row, "total_steps": plan.steps})
+
+    def heartbeat(self, status: Mapping[str, Any]) -> None:
+        """The machine is alive now."""
+        now = self.context.now()
+        if status and now - self.written_at < 1:
+            return
+        self.written_at = now
+        self.context.ledger.update_run(
+            self.context.run_id, seen=Seen.LIVE, seen_at=now, seen_via=self.context.seen_via, **self.row
+        )
+        self.context.ledger.touch_stage(self.context.interval, now)
+
+
+def _conclude(context: RunContext, exit_record: Mapping[str, Any]) -> None:
+    """The verdict: exit.json decides; torchrun's code is evidence."""
+    outcome = Outcome(exit_record["outcome"])
+    reason = str(exit_record.get("reason") or "")
+    context.ledger.update_run(context.run_id, eta_s=None)
+    for attempt in context.ledger.attempts(context.run_id)[-1:]:
+        context.ledger.update_attempt(
+            context.run_id, attempt.number, ended_at=context.now(), last_step=context.run.step
+        )
+    context.note(exit=dict(exit_record))
+    context.ledger.set_state(context.run_id, State.ENDING, outcome=outcome, cause=reason)
+    if outcome in (Outcome.FAILED, Outcome.LIMIT):
+        context.tell("warning", f"training {outcome}: {reason}")
+        for line in exit_record.get("last_lines", ())[-10:]:
+            context.tell("log", str(line))

@@ -1,0 +1,89 @@
+"""Launch: exactly one training of this run on the machine. Starting it twice attaches; the agent sees to that."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from orchestrator.core.errors import AgentError, MachineUnfit
+from orchestrator.core.plan import Plan, train_config
+from orchestrator.core.states import State
+from orchestrator.ledger.records import Attempt
+from orchestrator.stages.context import RunContext
+from orchestrator.stages.jobs import LEASE_S, run_job
+from trainer.contract import RunConfig
+
+GRACE_S = 300
+TAKEN = ("gpus-taken", "gpus-busy", "cpu-taken")
+
+
+def launch(context: RunContext) -> None:
+    """Leaves a train job that runs or has ended, and the run in state training."""
+    jobs = context.agent.status(context.run_id)["runs"].get(context.run_id, {}).get("jobs", {})
+    if "train" not in jobs:
+        _amend_plan(context)
+        _start(context)
+    if context.run.state != State.ENDING:  # a stop may have come from another gptctl in between
+        context.ledger.set_state(context.run_id, State.TRAINING)
+
+
+def _start(context: RunContext) -> None:
+    config = resolved_config(context, context.plan)
+    digest = hashlib.sha256(config.to_json().encode()).hexdigest()[:16]
+    try:
+        context.agent.start("train", context.run_id, digest, _spec(context, config))
+    except AgentError as error:
+        if error.code in TAKEN:
+            raise MachineUnfit(f"launch: {error.message}", error.hint) from error
+        raise
+    if not context.ledger.attempts(context.run_id):
+        context.ledger.add_attempt(Attempt(context.run_id, 1, context.rental.id, context.now(), None, 0, 0))
+
+
+def resolved_config(context: RunContext, plan: Plan) -> RunConfig:
+    """config.json: recipe and plan with everything looked up. The same on every call, so that launching is repeatable."""
+    options = context.run.options
+    return train_config(context.recipe, plan, resume_from=options.get("resume_from_there"), **options["data"])
+
+
+def _spec(context: RunContext, config: RunConfig) -> dict[str, Any]:
+    options = context.run.options
+    return {
+        "python": options["python"],
+        "pythonpath": options["source"],
+        "ranks": context.plan.ranks,
+        "config": config.to_json(),
+        "gpus": options["gpus"],
+        "threads_per_rank": max(1, options["cpus"] // context.plan.ranks),
+        "lease_s": LEASE_S,
+        "deadline_s": None,
+        "hold_s": 0,
+        "grace_s": GRACE_S,
+    }
+
+
+def _amend_plan(context: RunContext) -> None:
+    """On a GPU, `micro_batch = "auto"` is settled by a probe of seconds; the global batch stays what the recipe says."""
+    if context.machine.gpu is None or context.recipe.micro_batch_for(context.machine.name) is not None:
+        return
+    context.say("probing the largest micro-batch that fits")
+    options, plan = context.run.options, context.plan
+    config = resolved_config(context, plan)
+    spec = {
+        "argv": [options["python"], "-m", "trainer.probe", "--ranks", str(plan.ranks), "--config", config.to_json()],
+        "pythonpath": options["source"],
+        "cwd": context.agent.root,
+    }
+    digest = hashlib.sha256(config.to_json().encode()).hexdigest()[:16]
+    exit_record = run_job(context, context.agent, "probe", digest, spec)
+    found = exit_record.get("result") or {}
+    if exit_record["outcome"] != "finished" or not found.get("micro_batch"):
+        context.tell("warning", f"the probe gave no answer; keeping micro-batch {plan.micro_batch}")
+        return
+    amended = plan.amended(found["micro_batch"], found["tokens_per_second"])
+    context.ledger.update_run(context.run_id, plan=amended.to_json())
+    context.tell(
+        "plan_amended",
+        f"micro-batch {plan.micro_batch} -> {amended.micro_batch}, accumulation {amended.accumulation}",
+        digest=amended.digest,
+    )

@@ -1,0 +1,105 @@
+"""Provision: the machine is what the plan ordered, and an interpreter there computes on every GPU.
+
+Facts first. What an earlier run found out still counts while boot id, driver and environment hash are the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from typing import Any
+
+from orchestrator.core.errors import MachineUnfit
+from orchestrator.core.states import State
+from orchestrator.stages.context import RunContext
+from orchestrator.stages.jobs import run_job
+from trainer.arithmetic import checkpoint_bytes
+
+MAX_CLOCK_SKEW_S = 60
+ENVIRONMENT_BYTES = 6_000_000_000
+"""torch with its CUDA libraries, unpacked; measured 979 MB for the CPU build."""
+
+
+def provision(context: RunContext) -> None:
+    """Leaves `python` in the run's record: the interpreter that trains."""
+    context.ledger.set_state(context.run_id, State.PREPARING)
+    facts = context.agent.facts(context.host.python)
+    check_gpus(context, facts)
+    check_disk(context, facts)
+    check_clock(context, facts)
+    interpreter = _interpreter(context, facts)
+    context.note(python=interpreter["python"], torch=interpreter["torch"], boot_id=facts["boot_id"])
+    context.say(f"{facts['hostname']}: torch {interpreter['torch']} in {interpreter['python']}")
+
+
+def trainer_requirements() -> list[str]:
+    """What the trainer needs, from this distribution's own `trainer` extra."""
+    lines = importlib.metadata.requires("gptctl") or []
+    return sorted(line.split(";")[0].strip() for line in lines if 'extra == "trainer"' in line.replace("'", '"'))
+
+
+def check_gpus(context: RunContext, facts: dict[str, Any]) -> None:
+    """Raises MachineUnfit unless the machine has the GPUs the plan ordered, and they are nobody else's."""
+    ordered = context.machine.gpu
+    if ordered is None:
+        return
+    names = [gpu["name"] for gpu in facts["gpus"]]
+    if len(names) < context.machine.count:
+        raise MachineUnfit(
+            f"provision: {context.host.name} reports {len(names)} of {context.machine.count} GPUs ({names or 'none'})",
+            f"correct `machine` of host {context.host.name} in the inventory, or look with: "
+            f"gptctl check {context.host.name}",
+        )
+
+
+def check_disk(context: RunContext, facts: dict[str, Any]) -> None:
+    """Raises MachineUnfit when the checkpoints to keep do not fit on the machine's disk."""
+    free = facts["disk"]["free_bytes"]
+    keep = context.recipe.train.keep_last + 2
+    needed = keep * checkpoint_bytes(context.recipe.model) + (0 if facts["envs"] else 0)
+    if free < needed:
+        raise MachineUnfit(
+            f"provision: {free / 1e9:.1f} GB free under {context.rental.folder} on {context.host.name}, "
+            f"{needed / 1e9:.1f} GB needed for {keep} checkpoints",
+            "free some space there, or set `folder` of the host to a larger disk",
+        )
+
+
+def check_clock(context: RunContext, facts: dict[str, Any]) -> None:
+    """Warns when the machine's clock is off; nothing depends on it, because only durations travel."""
+    skew_s = facts["time_s"] - context.now()
+    if abs(skew_s) > MAX_CLOCK_SKEW_S:
+        context.tell("warning", f"the clock of {context.host.name} is off by {skew_s:+.0f} s", skew_s=skew_s)
+
+
+def _interpreter(context: RunContext, facts: dict[str, Any]) -> dict[str, Any]:
+    """The record of the chosen interpreter: known from before, or found by the agent's install job."""
+    spec = install_spec(context, facts)
+    known = facts["envs"].get(spec["env"])
+    if known and known["boot_id"] == facts["boot_id"] and known["driver"] == facts["driver"]:
+        return dict(known)
+    context.say("choosing an interpreter (a new environment takes a few minutes)")
+    exit_record = run_job(context, context.agent, "install", f"{spec['env']}-{facts['boot_id'][:8]}", spec)
+    if exit_record["outcome"] != "finished":
+        raise MachineUnfit(
+            f"provision: no interpreter on {context.host.name} computes: " + " | ".join(exit_record["last_lines"][-5:]),
+            f"set `python` of host {context.host.name} to one that imports torch >= 2.9, or look with: "
+            f"gptctl check {context.host.name}",
+        )
+    return dict(exit_record["result"])
+
+
+def install_spec(context: RunContext, facts: dict[str, Any]) -> dict[str, Any]:
+    """The install job's input; `env` is the hash of everything an environment depends on."""
+    requirements = trainer_requirements()
+    seeds = [requirements, facts["python"]["version"], facts["arch"], context.host.python, bool(context.machine.gpu)]
+    return {
+        "python": context.host.python,
+        "candidates": [found["path"] for found in facts["interpreters"]],
+        "requirements": requirements,
+        "torch": ">=2.9",
+        "env": hashlib.sha256(json.dumps(seeds).encode()).hexdigest()[:16],
+        "cuda": context.machine.gpu is not None,
+        "allow_build": context.host.python is None,
+    }

@@ -1,0 +1,134 @@
+"""Sync: the trainer's source and the data are on the machine, every byte verified. Sends only what is missing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from orchestrator.core.errors import UserError
+from orchestrator.remote import transfer
+from orchestrator.stages.context import RunContext
+from orchestrator.stages.prepare import prepared_folder
+from orchestrator.storage import path as path_storage
+from orchestrator.storage.path import Dataset, Shard
+from trainer import contract
+
+MAX_HELD_OUT_TOKENS = 10_000_000
+HELD_OUT_FRACTION = 0.01
+
+
+def sync(context: RunContext) -> None:
+    """Leaves `source` (PYTHONPATH on the machine) and `data` (resolved DataConfig fields) in the run's record."""
+    source = _push_trainer(context)
+    data = _place_dataset(context, _dataset(context))
+    resume_from = _push_checkpoint(context)
+    context.note(source=source, data=data, resume_from=resume_from)
+
+
+def source_digest(package: Path) -> str:
+    """Names and contents of the trainer's source files, 16 hex digits of a sha256."""
+    whole = hashlib.sha256()
+    for name in source_files(package):
+        whole.update(name.encode() + b"\0" + (package / name).read_bytes() + b"\0")
+    return whole.hexdigest()[:16]
+
+
+def source_files(package: Path) -> list[str]:
+    """The trainer's modules, sorted."""
+    return sorted(path.name for path in package.glob("*.py"))
+
+
+def _push_trainer(context: RunContext) -> str:
+    package = Path(contract.__file__).parent
+    folder = f"{context.agent.root}/src/{source_digest(package)}"
+    report = transfer.push_tree(
+        context.shell, package, f"{folder}/trainer", source_files(package), progress(context, "trainer source")
+    )
+    context.say(f"trainer source: {report.files_sent} files sent ({report.way})")
+    return folder
+
+
+def _dataset(context: RunContext) -> Dataset:
+    recipe = context.recipe
+    if recipe.data.prepare is not None:
+        return path_storage.resolve(prepared_folder(context))
+    return path_storage.resolve(Path(recipe.data.source or "").expanduser())
+
+
+def _place_dataset(context: RunContext, dataset: Dataset) -> dict[str, object]:
+    """Where the files are on the machine, and the validation slice, as fields of the trainer's DataConfig."""
+    shards = dataset.train + dataset.validation
+    if context.shell.openssh() is None:
+        places = {shard: str(shard.path.resolve()) for shard in shards}
+    else:
+        folder = f"{context.agent.root}/data/{_dataset_digest(context, shards)}"
+        places = {shard: _push_shard(context, shard, folder) for shard in shards}
+    return {
+        "train_files": [places[shard] for shard in dataset.train],
+        "validation_files": [places[shard] for shard in dataset.validation],
+        **_validation_slice(context, dataset),
+    }
+
+
+def _push_shard(context: RunContext, shard: Shard, folder: str) -> str:
+    destination = f"{folder}/{shard.path.name}"
+    transfer.push_file(context.shell, shard.path, destination, progress(context, shard.path.name))
+    return destination
+
+
+def _dataset_digest(context: RunContext, shards: tuple[Shard, ...]) -> str:
+    cache = context.home / "data-digests.json"
+    known = json.loads(cache.read_text()) if cache.is_file() else {}
+    before = len(known)
+    digest = path_storage.digest(shards, known)
+    if len(known) != before:
+        write_text(cache, json.dumps(known, indent=1))
+    return digest
+
+
+def _validation_slice(context: RunContext, dataset: Dataset) -> dict[str, object]:
+    """The recipe's slice; without one, the validation files whole, or the last 1 % (10 M at most) of the stream."""
+    chosen = context.recipe.data.validation
+    available = dataset.validation_tokens or dataset.train_tokens
+    if chosen is None:
+        whole = dataset.validation_tokens or int(dataset.train_tokens * HELD_OUT_FRACTION)
+        return {"validation_start_token": 0, "validation_tokens": min(whole, MAX_HELD_OUT_TOKENS)}
+    if chosen.start_token + chosen.tokens > available:
+        raise UserError(
+            f"data.validation: tokens {chosen.start_token} to {chosen.start_token + chosen.tokens} "
+            f"are beyond the {available} there are",
+            f"set data.validation.tokens to at most {max(available - chosen.start_token, 0)}",
+        )
+    return {"validation_start_token": chosen.start_token, "validation_tokens": chosen.tokens}
+
+
+def _push_checkpoint(context: RunContext) -> str | None:
+    """The checkpoint of `--resume-from` on the machine, or None. Comes from this side's verified mirror."""
+    folder = context.run.options.get("resume_from")
+    if folder is None:
+        return None
+    source = Path(str(folder))
+    destination = f"{context.agent.root}/runs/{context.run_id}/resume/{source.name}"
+    names = [*json.loads((source / contract.MANIFEST_FILE).read_text())["files"], contract.MANIFEST_FILE]
+    for name in names:
+        transfer.push_file(context.shell, source / name, f"{destination}/{name}", progress(context, name))
+    return destination
+
+
+def progress(context: RunContext, what: str) -> Callable[[transfer.Transfer], None]:
+    """A listener that turns a transfer's counts into progress events."""
+
+    def tell(moved: transfer.Transfer) -> None:
+        context.tell(
+            "progress",
+            what=what,
+            done=moved.bytes_done,
+            total=moved.bytes_total,
+            unit="bytes",
+            rate=moved.rate_bytes_per_s,
+            eta_s=moved.eta_s,
+        )
+
+    return tell

@@ -1,0 +1,1 @@
+"""Where data lies. One file per URI scheme; a scheme is its module's name."""

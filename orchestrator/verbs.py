@@ -1,0 +1,185 @@
+"""What a user does to a run besides driving it: stop, release, fetch, look. None of these starts a training.
+
+stop and look need no lock; whoever holds the run's lock walks its stages, so stop and release drive the ending only
+when nobody else does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+from orchestrator.core.errors import GptctlError, RunLocked, UserError
+from orchestrator.core.events import Event
+from orchestrator.core.ports import Address
+from orchestrator.core.states import Outcome, Seen, State
+from orchestrator.ledger.lock import RunLock, holder
+from orchestrator.ledger.records import RENTAL_OPEN, Rental, RunRecord
+from orchestrator.ledger.store import Ledger
+from orchestrator.pipeline import STAGES, drive, exit_code, perform
+from orchestrator.remote.agent import Agent, Checkpoint
+from orchestrator.stages.context import RunContext
+from orchestrator.stages.fetch import pull
+from orchestrator.stages.follow import mirror_now
+from orchestrator.wiring import open_context, open_shell
+from trainer import contract
+
+Listener = Callable[[Event], None]
+GRACE_S = 300.0
+
+
+def stop_run(home: Path, run_id: str, listener: Listener) -> int:
+    """Ends the training with a checkpoint, then the run, by the outcome `stopped`. Stopping twice is fine."""
+    with Ledger.open(home, time.time) as ledger:
+        context = open_context(home, ledger, run_id, listener)
+        try:
+            if context.run.state == State.ENDED:
+                context.say(f"{run_id} has ended already: {context.run.outcome}")
+                return exit_code(context.run)
+            _stop(context)
+        finally:
+            context.disconnect()
+    return drive_unless_driven(home, run_id, listener)
+
+
+def _stop(context: RunContext) -> None:
+    if context.run.state == State.TRAINING:
+        context.say("stopping: the training writes a checkpoint first")
+        context.agent.stop(context.run_id, grace_s=GRACE_S)
+    elif context.run.state != State.ENDING:
+        context.ledger.set_state(context.run_id, State.ENDING, outcome=Outcome.STOPPED, cause="stopped by the user")
+
+
+def drive_unless_driven(home: Path, run_id: str, listener: Listener) -> int:
+    """Walks the ending, or leaves it to the gptctl that drives this run already."""
+    driver = holder(home, run_id)
+    if driver is None:
+        try:
+            return drive(home, run_id, listener)
+        except RunLocked:
+            driver = holder(home, run_id)
+    pid = f"pid {driver.pid} on {driver.host}" if driver else "another process"
+    listener(Event("said", time.time(), text=f"the gptctl that follows this run ({pid}) does the rest"))
+    return 0
+
+
+def release_run(home: Path, run_id: str, listener: Listener, *, force: bool = False) -> int:
+    """Ends the run if it has not ended, fetches what is kept, and gives the machine back. With force nothing is
+    fetched: what is not here yet is lost with the machine."""
+    with Ledger.open(home, time.time) as ledger:
+        run = ledger.run(run_id)
+        ledger.update_run(run_id, keep=False, options={**run.options, "abandon": force or run.options.get("abandon")})
+        ended = run.state == State.ENDED
+    return _release_ended(home, run_id, listener) if ended else stop_run(home, run_id, listener)
+
+
+def _release_ended(home: Path, run_id: str, listener: Listener) -> int:
+    """A rental that a kept run left open."""
+    with RunLock.acquire(home, run_id), Ledger.open(home, time.time) as ledger:
+        context = open_context(home, ledger, run_id, listener)
+        try:
+            if context.rental.state == RENTAL_OPEN:
+                perform(context, STAGES[-1])
+            else:
+                context.say(f"{context.rental.id} was released already")
+            return 0
+        finally:
+            context.disconnect()
+
+
+def fetch_run(
+    home: Path, run_id: str, listener: Listener, *, to: Path | None = None, all_: bool = False, step: int | None = None
+) -> dict[str, Any]:
+    """Copies checkpoints and logs here and verifies them: best and latest, all kept ones, or one step.
+
+    Returns `{run, to, checkpoints: [{step, path, size_bytes, verified}]}`. Needs the machine only for what is not here.
+    """
+    with Ledger.open(home, time.time) as ledger:
+        context = open_context(home, ledger, run_id, listener)
+        context.stage = "fetch"
+        folder = (to or context.mirror).expanduser().absolute() / contract.CHECKPOINTS
+        try:
+            if not ledger.attempts(run_id):
+                raise UserError(f"{run_id} never trained: there is nothing to fetch", f"gptctl status {run_id}")
+            wanted = _wanted(context.agent.manifest(run_id), run_id, all_=all_, step=step)
+            _mirror_logs(context)
+            context.mirror.mkdir(parents=True, exist_ok=True, mode=0o700)
+            pull(context, wanted, folder)
+        finally:
+            context.disconnect()
+        checkpoints = [
+            {"step": found.step, "path": str(folder / found.name), "size_bytes": found.size_bytes, "verified": True}
+            for found in wanted
+        ]
+        return {"run": run_id, "to": str(folder.parent), "checkpoints": checkpoints}
+
+
+def _wanted(found: Sequence[Checkpoint], run_id: str, *, all_: bool, step: int | None) -> list[Checkpoint]:
+    if step is not None:
+        chosen = [each for each in found if each.step == step]
+        if not chosen:
+            there = ", ".join(str(each.step) for each in found) or "none"
+            raise UserError(f"{run_id} has no checkpoint of step {step}; there are: {there}", "name one of these")
+        return chosen
+    return [each for each in found if all_ or each.best or each.latest]
+
+
+def _mirror_logs(context: RunContext) -> None:
+    """Brings the mirrored logs up to now, unless the gptctl that drives this run is doing that already."""
+    try:
+        with RunLock.acquire(context.home, context.run_id):
+            mirror_now(context)
+    except RunLocked:
+        context.say("the logs are mirrored by the gptctl that follows this run")
+
+
+def look(home: Path, runs: Sequence[RunRecord], deadline_s: float = 2.0) -> list[RunRecord]:
+    """Asks the machines of unfinished runs, all at once, and returns the runs as the ledger then has them.
+
+    A machine that does not answer in time is `unknown`, never dead; the run's state stays.
+    """
+    with Ledger.open(home, time.time) as ledger:
+        asked = {run.id: ledger.rental(run.rental_id) for run in runs if _worth_asking(run) and run.rental_id}
+        accept = {run.id: bool(run.options.get("accept_new_host_key")) for run in runs}
+        python = {run.id: str(run.host_data.get("python") or "python3") for run in runs}
+        pool = ThreadPoolExecutor(max_workers=max(1, min(32, len(asked))), thread_name_prefix="look")
+        futures = {
+            pool.submit(_ask, home, run_id, rental, accept[run_id], python[run_id], deadline_s): run_id
+            for run_id, rental in asked.items()
+            if rental.data.get("reached")
+        }
+        wait(futures, timeout=deadline_s)
+        pool.shutdown(wait=False, cancel_futures=True)
+        for future, run_id in futures.items():
+            ledger.update_run(run_id, **_seen(future, asked[run_id]))
+        return [ledger.run(run.id) if run.id in asked else run for run in runs]
+
+
+def _worth_asking(run: RunRecord) -> bool:
+    return run.state in (State.PREPARING, State.TRAINING, State.ENDING)
+
+
+def _ask(home: Path, run_id: str, rental: Rental, accept: bool, python: str, deadline_s: float) -> dict[str, Any]:
+    shell = open_shell(home, Address(**rental.address), accept_new=accept, deadline_s=deadline_s)
+    try:
+        answer = Agent(shell, rental.folder, python).status(run_id, deadline_s=deadline_s)
+        return dict(answer["runs"].get(run_id, {}))
+    finally:
+        shell.close()
+
+
+def _seen(future: Future[dict[str, Any]], rental: Rental) -> dict[str, Any]:
+    """The fields of a run's row that one answer changes."""
+    via = "local" if rental.address.get("host") is None else "ssh"
+    if not future.done() or isinstance(future.exception(), GptctlError):
+        return {"seen": Seen.UNKNOWN}
+    fields: dict[str, Any] = {"seen": Seen.LIVE, "seen_at": time.time(), "seen_via": via}
+    metrics = future.result().get("metrics") or {}
+    for name in ("step", "loss", "tokens_per_second", "mfu"):
+        if metrics.get(name) is not None:
+            fields[name] = metrics[name]
+    return fields
+

@@ -1,0 +1,132 @@
+"""Joins the ports: which provider, shell and agent a host gets, and how a run and its rental come into being.
+
+Decides nothing about a run; `pipeline.py` does that.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orchestrator import providers
+from orchestrator.core import machines
+from orchestrator.core.events import Event
+from orchestrator.core.inventory import HostSpec
+from orchestrator.core.machines import MachineType
+from orchestrator.core.plan import Plan
+from orchestrator.core.ports import Address, Provider, Shell
+from orchestrator.core.recipe import Recipe
+from orchestrator.core.states import State
+from orchestrator.ledger.identity import new_rental_id, new_run_id
+from orchestrator.ledger.records import Rental, RunRecord
+from orchestrator.ledger.store import Ledger
+from orchestrator.remote import ssh
+from orchestrator.remote.local import LocalShell
+from orchestrator.stages.context import RunContext
+
+LOCAL = "local"
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What `gptctl run` was asked for, with everything looked up and agreed to."""
+
+    recipe: Recipe
+    host: HostSpec
+    machine: MachineType
+    plan: Plan
+    name: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    note: str | None = None
+    keep: bool = False
+    accept_new_host_key: bool = False
+    on_rental: str | None = None
+    resume_from: str | None = None
+    """A checkpoint folder on this side."""
+
+
+def new_run(ledger: Ledger, request: RunRequest, now: float) -> RunRecord:
+    """Writes the run, and its rental unless it goes on one that is up, in state planned. Touches nothing else."""
+    rental_id = request.on_rental or _new_rental(ledger, request, now)
+    run = RunRecord(
+        id=new_run_id(request.recipe.name, now),
+        name=request.name,
+        labels=dict(request.labels),
+        note=request.note,
+        recipe=request.recipe.name,
+        recipe_digest=request.recipe.digest,
+        recipe_data=request.recipe.resolved(),
+        host=request.host.name,
+        host_data=request.host.resolved(),
+        machine=request.machine.name,
+        rental_id=rental_id,
+        plan=request.plan.to_json(),
+        options={"accept_new_host_key": request.accept_new_host_key, "resume_from": request.resume_from},
+        state=State.PLANNED,
+        created_at=now,
+        total_steps=request.plan.steps,
+        keep=request.keep,
+    )
+    ledger.add_run(run)
+    return run
+
+
+def _new_rental(ledger: Ledger, request: RunRequest, now: float) -> str:
+    host = request.host
+    rental = Rental(
+        id=new_rental_id(request.machine.name, now),
+        provider=host.provider,
+        host=host.name,
+        machine=request.machine.name,
+        price_per_hour_usd=request.plan.price_per_hour_usd or 0.0,
+        created_at=now,
+        folder=host.folder,
+    )
+    ledger.add_rental(rental)
+    return rental.id
+
+
+def open_context(home: Path, ledger: Ledger, run_id: str, listener: Callable[[Event], None]) -> RunContext:
+    """Everything a stage needs for this run, from what the ledger kept of it; nothing is looked up in files again."""
+    run = ledger.run(run_id)
+    host = HostSpec.from_resolved(run.host_data)
+    machine = machines.machine_type(run.machine)
+    accept_new = bool(run.options.get("accept_new_host_key"))
+    return RunContext(
+        home=home,
+        ledger=ledger,
+        run_id=run_id,
+        recipe=Recipe.from_resolved(run.recipe_data),
+        host=host,
+        machine=machine,
+        provider=provider_of(host, machine, home),
+        connect=lambda address: open_shell(home, address, accept_new=accept_new),
+        now=time.time,
+        listener=listener,
+    )
+
+
+def provider_of(host: HostSpec, machine: MachineType, home: Path) -> Provider:
+    """The provider of a host entry."""
+    return providers.load(host.provider).provider(host, machine)
+
+
+def open_shell(home: Path, address: Address, *, accept_new: bool = False, deadline_s: float = 10.0) -> Shell:
+    """A connection to a machine; this one needs none."""
+    if address.host is None:
+        return LocalShell(address)
+    return ssh.connect(
+        address, known_hosts=home / "known_hosts", accept_new=accept_new, connect_deadline_s=deadline_s
+    )
+
+
+def detect_local_machine() -> MachineType:
+    """This machine's type: its GPUs by nvidia-smi, else CPU ranks."""
+    shell = LocalShell(Address())
+    answer = shell.run(["sh", "-c", "nvidia-smi --query-gpu=name --format=csv,noheader || true"], deadline_s=10)
+    names = [line.strip() for line in answer.stdout.decode(errors="replace").splitlines() if line.strip()]
+    return machines.local_machine(names, os.cpu_count() or 1)
+
