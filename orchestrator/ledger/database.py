@@ -141,15 +141,20 @@ def _create(path: Path) -> None:
         with contextlib.suppress(FileExistsError):
             os.link(temporary, path)
     finally:
-        temporary.unlink()
+        for stray in path.parent.glob(f"{temporary.name}*"):  # with its -wal and -shm, where closing failed
+            stray.unlink()
 
 
 def _examine(path: Path) -> None:
     """Raises LedgerDamaged unless the file is a database. Read-only, so that closing writes nothing into a bad one."""
     if path.is_symlink() or not path.is_file():
         raise damaged(path, "it is not a regular file")
-    if path.stat().st_size == 0:
+    size_bytes = path.stat().st_size
+    if size_bytes == 0:
         raise damaged(path, "it is empty (0 bytes)")
+    if size_bytes % _page_size_bytes(path) and not path.with_name(f"{path.name}-wal").exists():
+        # SQLite would pad the last page with zeros and see nothing. Beside a log, the log repairs that page.
+        raise damaged(path, f"its {size_bytes} bytes end within a page")
     with contextlib.closing(_connect(f"{path.absolute().as_uri()}?mode=ro", wal=False)) as connection:
         verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if verdict != "ok":
@@ -157,6 +162,13 @@ def _examine(path: Path) -> None:
         tables = connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'runs'").fetchone()[0]
     if not tables:
         raise damaged(path, "it is a database without gptctl's tables")
+
+
+def _page_size_bytes(path: Path) -> int:
+    """From the file's header (SQLite file format, section 1.3); 1 for a file without one, which SQLite then refuses."""
+    with path.open("rb") as file:
+        header = file.read(100)
+    return int.from_bytes(header[16:18], "big") or 1 if header.startswith(b"SQLite format 3\0") else 1
 
 
 def _connect(uri: str, wal: bool = True) -> sqlite3.Connection:

@@ -1,0 +1,223 @@
+"""The ledger's records, searches and promises, on a real SQLite file."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.core.errors import UserError
+from orchestrator.core.events import Event
+from orchestrator.core.states import ORDER, Outcome, Seen, State
+from orchestrator.ledger import Attempt, Intent, Ledger, RateRecord, Rental, RunRecord, new_rental_id, new_run_id
+from orchestrator.ledger.identity import PATTERN
+
+HOSTILE = 'a\'; DROP TABLE runs; --\n$(rm -rf) "é" 漢'
+
+
+class Clock:
+    """Seconds that pass only when told."""
+
+    def __init__(self) -> None:
+        self.time = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, clock: Clock) -> Iterator[Ledger]:
+    with Ledger.open(tmp_path / "home", clock) as opened:
+        opened.add_rental(Rental("box-1", "ssh", "box", "1x3090", clock(), price_per_hour_usd=0.5))
+        yield opened
+
+
+def a_run(run_id: str = "quickstart-1120-aaaaaa", at: float = 1_000_000.0, **fields: object) -> RunRecord:
+    return RunRecord(run_id, "quickstart", "box", "1x3090", at, rental_id="box-1", **fields)  # type: ignore[arg-type]
+
+
+def test_records_come_back_as_they_were(ledger: Ledger, tmp_path: Path, clock: Clock) -> None:
+    run = a_run(
+        name=HOSTILE, note=HOSTILE, labels={"k": HOSTILE}, plan={"hours": {"train": 1.5}, "deep": [1, None, "x"]},
+        options={"yes": True}, keep=True, seen=Seen.UNKNOWN, seen_at=3.0, safe_step=10, loss=2.25, eta_s=12.5,
+    )  # fmt: skip
+    rental = Rental("box-2", "lambda", "cloud", "8xH100", 2.0, "i-1", 31.92, address={"host": "h"}, data={"k": [1]})
+    ledger.add_run(run)
+    ledger.add_rental(rental)
+    ledger.close()
+    with Ledger.open(tmp_path / "home", clock) as again:
+        assert again.run(run.id) == run
+        assert again.rental("box-2") == rental
+        assert [item.id for item in again.rentals()] == ["box-1", "box-2"]
+
+
+def test_events_are_kept_in_order_and_the_ephemeral_forgotten(ledger: Ledger) -> None:
+    run = a_run()
+    ledger.add_run(run)
+    told = [Event("stage_started", 5.0, "sync", HOSTILE, {"bytes": 3}), Event("warning", 4.0)]
+    for event in (told[0], Event("progress", 4.5, "sync"), Event("metric", 4.6), Event("log", 4.7), told[1]):
+        ledger.tell(run.id, event)
+    assert ledger.events(run.id) == told
+
+
+def test_find_run_by_newest_id_prefix_and_name(ledger: Ledger) -> None:
+    with pytest.raises(UserError, match="no runs yet") as nothing:
+        ledger.find_run()
+    assert "gptctl run" in nothing.value.hint
+    for at, (run_id, name) in enumerate([("tiny-1120-aaaaaa", "first"), ("tiny-1120-aaabbb", None), ("zoo-1", "dup")]):
+        ledger.add_run(a_run(run_id, float(at), name=name))
+    ledger.add_run(a_run("zoo-11", 0.5, name="dup"))
+    assert ledger.find_run().id == "zoo-1"
+    assert ledger.find_run("tiny-1120-aaab").id == "tiny-1120-aaabbb"
+    assert ledger.find_run("first").id == "tiny-1120-aaaaaa"
+    assert ledger.find_run("zoo-1").id == "zoo-1", "a whole id wins over being a prefix of another"
+    for ambiguous in ("tiny", "dup"):
+        with pytest.raises(UserError, match="matches 2 runs") as two:
+            ledger.find_run(ambiguous)
+        assert all(run.id in two.value.message for run in ledger.runs() if ambiguous in (run.id[:4], run.name))
+    for absent in ("%", "_iny", "TINY-1120-aaaaaa", HOSTILE, "tiny-1120-aaaaaaa"):
+        with pytest.raises(UserError, match="no run matches") as none:
+            ledger.find_run(absent)
+        assert "gptctl status" in none.value.hint
+
+
+def test_runs_are_filtered_and_newest_first(ledger: Ledger) -> None:
+    for number in range(5):
+        ledger.add_run(a_run(f"run-{number}", float(number % 3)))
+    ledger.add_run(RunRecord("elsewhere", "quickstart", "local", "2xCPU", 9.0))
+    ledger.set_state("run-3", State.ENDED, outcome=Outcome.STOPPED)
+    assert [run.id for run in ledger.runs()] == ["elsewhere", "run-2", "run-4", "run-1", "run-3", "run-0"]
+    assert [run.id for run in ledger.runs(limit=2)] == ["elsewhere", "run-2"]
+    assert [run.id for run in ledger.runs(unfinished_only=True, rental_id="box-1")] == [
+        "run-2", "run-4", "run-1", "run-0",
+    ]  # fmt: skip
+    assert [run.id for run in ledger.runs(host="local")] == ["elsewhere"]
+
+
+def test_set_state_writes_outcome_time_and_event_together(ledger: Ledger, clock: Clock) -> None:
+    run = a_run()
+    ledger.add_run(run)
+    clock.time = 2e6
+    assert ledger.set_state(run.id, State.TRAINING).started_at == 2e6
+    with pytest.raises(ValueError, match="needs outcome"):
+        ledger.set_state(run.id, State.ENDING)
+    ending = ledger.set_state(run.id, State.ENDING, outcome=Outcome.FAILED, cause="loss is NaN", cause_code=5)
+    assert (ending.outcome, ending.cause, ending.cause_code, ending.ended_at) == (
+        Outcome.FAILED, "loss is NaN", 5, None,
+    )  # fmt: skip
+    clock.time = 3e6
+    ended = ledger.set_state(run.id, State.ENDED, outcome=Outcome.FINISHED, cause="other")
+    assert (ended.outcome, ended.cause, ended.ended_at) == (Outcome.FAILED, "loss is NaN", 3e6)
+    assert [event.data["to"] for event in ledger.events(run.id)] == ["training", "ending", "ended"]
+    ledger.set_state(run.id, State.ENDED)
+    assert len(ledger.events(run.id)) == 3, "the same state again is no event"
+    with pytest.raises(ValueError, match="only forward"):
+        ledger.set_state(run.id, State.TRAINING)
+
+
+STEPS = st.lists(st.tuples(st.sampled_from(State), st.none() | st.sampled_from(Outcome)), max_size=12)
+
+
+@given(STEPS)
+@settings(max_examples=60, deadline=None)
+def test_states_go_only_forward_and_the_first_outcome_stays(steps: list[tuple[State, Outcome | None]]) -> None:
+    with tempfile.TemporaryDirectory() as home, Ledger.open(Path(home) / "home", Clock()) as ledger:
+        before = RunRecord("r", "quickstart", "local", "2xCPU", 1.0)
+        ledger.add_run(before)
+        for state, outcome in steps:
+            try:
+                after = ledger.set_state("r", state, outcome=outcome)
+            except ValueError:
+                after = ledger.run("r")
+                assert after == before, "a refused step changes nothing"
+            assert ORDER.index(after.state) >= ORDER.index(before.state)
+            assert before.outcome in (None, after.outcome)
+            assert (after.outcome is not None) == (after.state in (State.ENDING, State.ENDED))
+            before = after
+        told = [event.data["to"] for event in ledger.events("r")]
+        assert (told[-1] if told else "planned") == before.state
+
+
+def test_update_run_takes_plain_fields_only(ledger: Ledger) -> None:
+    run = a_run()
+    ledger.add_run(run)
+    ledger.update_run(run.id, step=7, loss=1.5, seen=Seen.LIVE, plan={"steps": 9}, keep=True)
+    after = ledger.run(run.id)
+    assert (after.step, after.loss, after.seen, after.plan, after.keep) == (7, 1.5, Seen.LIVE, {"steps": 9}, True)
+    for fields in ({"state": "ended"}, {"outcome": "finished"}, {"id": "x"}, {"no_such": 1}, {"step; --": 1}, {}):
+        with pytest.raises(TypeError, match="cannot update"):
+            ledger.update_run(run.id, **fields)
+    with pytest.raises(UserError, match="no run matches 'ghost'"):
+        ledger.update_run("ghost", step=1)
+    assert ledger.run(run.id) == after
+
+
+def test_stage_intervals_and_what_they_cost(ledger: Ledger, clock: Clock) -> None:
+    run = a_run()
+    ledger.add_run(run)
+    sync = ledger.open_stage(run.id, "box-1", "sync", 36.0)
+    clock.time += 10
+    ledger.close_stage(sync)
+    clock.time += 5
+    ledger.close_stage(sync)  # again: the first end stays
+    follow = ledger.open_stage(run.id, "box-1", "follow", 36.0)
+    ledger.touch_stage(follow, clock() + 100)
+    ledger.touch_stage(follow, clock() + 50)  # a late message never moves it back
+    clock.time += 1000  # the driver was killed; the next one opens its stage
+    ledger.open_stage(run.id, "box-1", "fetch", 36.0)
+    first, second, third = ledger.intervals(run.id)
+    assert (first.stage, first.ended_at) == ("sync", 1_000_010.0)
+    assert (second.stage, second.ended_at) == ("follow", 1_000_115.0), "closed where it was last heard of"
+    assert (third.stage, third.ended_at, third.last_at) == ("fetch", None, 1_001_015.0)
+    assert ledger.spend_since(0) == pytest.approx(110 * 0.01)
+    assert ledger.spend_since(1_000_065) == pytest.approx(50 * 0.01), "clipped at the moment asked for"
+    ledger.replace_stage_end(follow, 1_000_215.0)
+    assert ledger.spend_since(0) == pytest.approx(210 * 0.01)
+    assert ledger.all_intervals() == {run.id: ledger.intervals(run.id)}
+
+
+def test_intents_and_attempts_and_rates(ledger: Ledger, clock: Clock) -> None:
+    ledger.add_intent(Intent("i-1", "box-1", 1.0, request={"sku": "gpu_8x"}))
+    ledger.add_intent(Intent("i-2", "box-1", 2.0))
+    assert ledger.close_intent("i-1", "refused", {"code": "no-capacity"}).closed_at == clock()
+    assert [intent.id for intent in ledger.intents("box-1", open_only=True)] == ["i-2"]
+    assert [intent.state for intent in ledger.intents()] == ["refused", "open"]
+    with pytest.raises(UserError, match="no intent ghost"):
+        ledger.close_intent("ghost", "refused")
+    ledger.add_run(a_run("r"))
+    ledger.add_attempt(Attempt("r", 1, "box-1", 1.0))
+    ledger.update_attempt("r", 1, last_step=40, ended_at=9.0)
+    assert ledger.attempts("r") == [Attempt("r", 1, "box-1", 1.0, 9.0, 0, 40)]
+    ledger.add_rate(RateRecord("r", "1x3090", "163m", 20_000.0, 5.0))
+    ledger.add_rate(RateRecord("r", "1x3090", "163m", 21_000.0, 6.0))
+    assert [rate.tokens_per_second for rate in ledger.rates()] == [21_000.0]
+
+
+def test_a_released_rental_is_not_open(ledger: Ledger) -> None:
+    assert [rental.id for rental in ledger.rentals(open_only=True)] == ["box-1"]
+    assert ledger.update_rental("box-1", state="released", released_at=9.0).released_at == 9.0
+    assert ledger.rentals(open_only=True) == []
+    with pytest.raises(UserError, match="no rental ghost"):
+        ledger.update_rental("ghost", state="released")
+
+
+@given(st.text(max_size=60), st.floats(0, 4e9))
+def test_ids_are_short_safe_and_different(name: str, now: float) -> None:
+    ids = [make(name, now) for make, _ in itertools.product((new_run_id, new_rental_id), range(3))]
+    assert all(PATTERN.fullmatch(item) and len(item) <= 40 for item in ids)
+    assert len(set(ids)) == len(ids)
+
+
+def test_ids_read_like_what_they_name() -> None:
+    assert new_run_id("chinchilla_163m_baseline", 1_795_132_800.0).startswith("chinchilla-163m-base-1120-")
+    assert new_rental_id("8xA100-40GB", 1_795_132_800.0).startswith("8xa100-40gb-1120-")
