@@ -1,0 +1,95 @@
+"""The two programs that put and get run on a machine, in plain sh: they work before there is an agent or a python.
+
+Values travel as arguments of a fixed script, never inside it. Nothing here connects.
+
+    shell.run(put_argv("/root/.gptctl/agent/agent-1a2b.pyz", 0o644, digest), stdin=data)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import BinaryIO
+
+from orchestrator.core.errors import CommandFailed, GptctlError, MachineUnfit, VerificationFailed
+
+PUT = """
+LC_ALL=C; export LC_ALL; umask 077
+case $1 in "~/"*) set -- "$HOME/${1#"~/"}" "$2" "$3";; esac
+case $1 in */*) mkdir -p -- "${1%/*}/" || exit;; esac
+part=$1.part-$$
+trap 'rm -f -- "$part"' EXIT
+cat >"$part" && sum=$(sha256sum <"$part") || exit
+[ "${sum%% *}" = "$3" ] || { echo "sha256 differs: sent $3, arrived ${sum%% *}" >&2; exit 65; }
+chmod -- "$2" "$part" && mv -fT -- "$part" "$1"
+"""
+
+GET = """
+LC_ALL=C; export LC_ALL
+case $1 in "~/"*) set -- "$HOME/${1#"~/"}";; esac
+[ -f "$1" ] && [ -r "$1" ] || { echo "no readable file $1" >&2; exit 66; }
+size=$(wc -c <"$1") && head -c "$size" -- "$1" | sha256sum && head -c "$size" -- "$1"
+"""
+"""The size is taken once: a log that grows meanwhile arrives as it was."""
+
+DIGEST_DIFFERS = 65
+UNFIT = {
+    "No space left on device": "its disk is full",
+    "Disk quota exceeded": "its quota is used up",
+    "Read-only file system": "the file system is read-only",
+}
+
+
+def put_argv(remote: str, mode: int, sha256: str) -> list[str]:
+    return ["sh", "-c", PUT, "sh", remote, f"{mode:o}", sha256]
+
+
+def get_argv(remote: str) -> list[str]:
+    return ["sh", "-c", GET, "sh", remote]
+
+
+def failure(what: str, code: int, stderr: bytes) -> GptctlError:
+    """A command's bad ending as the error that names its cause; the evidence is its last lines."""
+    said = stderr.decode(errors="replace").strip()
+    last = " | ".join(said.splitlines()[-5:])
+    for words, reason in UNFIT.items():
+        if words in said:
+            return MachineUnfit(
+                f"{what}: {reason} ({last})", hint="free space there, or choose another folder or machine"
+            )
+    if code == DIGEST_DIFFERS:
+        return VerificationFailed(f"{what}: {last}", hint="do the same again; twice means a broken disk or memory")
+    return CommandFailed(f"{what}: exit code {code}" + (f": {last}" if last else ", without a word"))
+
+
+class Arrival:
+    """The stream GET sends: one line with the digest, then the bytes, hashed as they come in."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._promised: str | None = None
+        self._start = b""
+        self._hash = hashlib.sha256()
+
+    def into(self, file: BinaryIO) -> Callable[[bytes], None]:
+        """A sink that writes what follows the first line to the file."""
+
+        def take(data: bytes) -> None:
+            if self._promised is None:
+                line, newline, data = (self._start + data).partition(b"\n")
+                if not newline:
+                    self._start = line
+                    return
+                self._promised = line.decode(errors="replace").split(" ")[0]
+            self._hash.update(data)
+            file.write(data)
+
+        return take
+
+    def verify(self) -> None:
+        """VerificationFailed unless exactly the promised bytes were written."""
+        if self._promised != self._hash.hexdigest():
+            raise VerificationFailed(
+                f"{self._what}: sha256 {self._promised} was promised, {self._hash.hexdigest()} arrived",
+                hint="the file changed meanwhile, or the disk is broken; do the same again",
+            )
