@@ -84,6 +84,10 @@ class MachineType:
         """Watts under load: of one card, or of the whole machine where there is none."""
         return self.gpu.tdp_w if self.gpu else float(assumed()["cpu_machine_w"])
 
+    def peak_flops_per_gpu(self, precision: str) -> float:
+        """Dense peak FLOP/s of one rank's card; 0 when unknown, in fp32, and on CPU."""
+        return self.gpu.peak_flops(precision) if self.gpu and self.cuda else 0.0
+
 
 @dataclass(frozen=True)
 class PublishedRate:
@@ -103,7 +107,8 @@ def all_machine_types() -> tuple[MachineType, ...]:
 
 
 def machine_type(name: str) -> MachineType:
-    """A machine by the name users type: bundled, `NxCPU`, or another number of a known card, such as `4xH100`.
+    """A machine by the name users type: bundled, `NxCPU`, another number of a known card such as `4xH100`, or
+    `NxGPU-24GB` for a card nobody knows more of than its memory.
 
     Raises UserError listing the known ones.
     """
@@ -113,12 +118,18 @@ def machine_type(name: str) -> MachineType:
     count, card = (int(match[1]), match[2]) if match else (0, "")
     if card == "CPU" and count <= MOST_CPU_RANKS:
         return MachineType(name, None, count)
+    if (memory := re.fullmatch(r"GPU-([1-9][0-9]{0,2})GB", card)) and count <= MOST_GPUS:
+        return MachineType(name, Gpu(card, float(memory[1]), 0, 0, 0), count)
     like = next((machine for machine in all_machine_types() if _card_word(machine) == card), None)
     if like is not None and count <= MOST_GPUS:
         return MachineType(name, like.gpu, count, like.boot_minutes)
     known = [*_bundled(), "2xCPU"]
     match_name = nearest(name, known)
-    hint = f"did you mean {match_name}?" if match_name else "N times a known card works too, such as 4xH100"
+    hint = (
+        f"did you mean {match_name}?"
+        if match_name
+        else "another number of a known card works too, such as 4xH100, and 1xGPU-24GB for any other card"
+    )
     raise UserError(f"there is no machine type {name!r}; known: {one_of(known)}", hint=hint)
 
 
@@ -131,15 +142,15 @@ def gpu_by_smi_name(name: str) -> Gpu | None:
 def local_machine(gpu_names: Sequence[str], cpus: int, memory_gib: float = 0.0) -> MachineType:
     """This machine's type from what nvidia-smi lists; without a GPU two CPU ranks, or one on a single core.
 
-    A card that is not in the table becomes a card of its own name with `memory_gib` and no known peak. Of several
-    kinds the one with the least memory speaks for all: every rank gets the same work.
+    A card that is not in the table becomes `GPU-24GB` by its `memory_gib`, without a known peak. Of several kinds the
+    one with the least memory speaks for all: every rank gets the same work.
     """
     if not gpu_names:
         return machine_type("2xCPU" if cpus > 1 else "1xCPU")
-    cards = [gpu_by_smi_name(name) or Gpu(name.removeprefix("NVIDIA "), memory_gib, 0, 0, 0) for name in gpu_names]
-    least = min(cards, key=lambda card: card.memory_gib)
-    word = next((_card_word(m) for m in all_machine_types() if m.gpu == least), None)
-    return MachineType(f"{len(cards)}x{word or re.sub('[^A-Za-z0-9]+', '-', least.name)}", least, len(cards))
+    cards = [card for name in gpu_names if (card := gpu_by_smi_name(name))]
+    least = min(cards, key=lambda card: card.memory_gib) if len(cards) == len(gpu_names) else None
+    known = (_card_word(machine) for machine in all_machine_types() if machine.gpu == least)
+    return machine_type(f"{len(gpu_names)}x{next(known, f'GPU-{max(1, round(memory_gib))}GB')}")
 
 
 def bundled_offers(machine: str) -> tuple[Offer, ...]:

@@ -84,8 +84,8 @@ class Validation(Table):
 
     start_token: Position = DataConfig.validation_start_token
     """First token of the slice, counted in the validation file, or in the training stream where there is none."""
-    tokens: Tokens | None = None
-    """Length of the slice in tokens; without it: the whole validation file, 10 million tokens at most."""
+    tokens: Tokens
+    """Length of the slice in tokens."""
 
 
 class Prepare(Table):

@@ -103,6 +103,8 @@ def _problems(model: type[BaseModel], table: Mapping[str, Any], error: Validatio
             text = "unknown key" + did_you_mean(str(item["loc"][-1]), _known_keys(model, item["loc"][:-1]))
         if item["type"] == "string_pattern_mismatch":
             text = f"{item['msg'].removeprefix('String ')} (letters, digits, `_`, `.` and `-`)"
+        if item["type"] in ("too_long", "too_short"):
+            text = f"must be a list of another length ({item['msg'].lower()})"
         found.setdefault(key, ([], item["input"]))[0].append(text)
     for key, (texts, value) in found.items():
         shown = "" if isinstance(value, dict) or texts[0].startswith("unknown key") else f", got {_short(value)}"

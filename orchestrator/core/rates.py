@@ -1,0 +1,128 @@
+"""How fast a recipe will train on a machine, and who says so.
+
+Best first: measured by us on such a machine, published by others, computed from the card's peak with an assumed
+utilisation, guessed for CPUs. It must not measure anything.
+
+Example: `expected_rate(recipe, machine_type("8xA100-40GB"), batch, measured=()).source`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from orchestrator.core.batch import Batch
+from orchestrator.core.machines import MachineType, assumed, published_rates
+from orchestrator.core.recipe import Recipe
+from trainer.arithmetic import flop_per_token
+
+COMPARABLE_FLOP = 3.0
+"""A rate is carried over to another model, by FLOP per token, only when neither is more than this times the other."""
+
+
+@dataclass(frozen=True)
+class MeasuredRate:
+    """Tokens per second over the whole machine, as one of our own runs reached them at `measured_at` (UTC epoch s)."""
+
+    machine: str
+    tokens_per_second: float
+    flop_per_token: float
+    measured_at: float
+    compiled: bool
+    precision: str
+
+
+@dataclass(frozen=True)
+class Rate:
+    """An expected speed. The true one is thought to lie within +- `uncertainty` of it, as a fraction."""
+
+    tokens_per_second: float
+    source: str
+    uncertainty: float
+
+
+def expected_rate(recipe: Recipe, machine: MachineType, batch: Batch, measured: Sequence[MeasuredRate]) -> Rate:
+    """The best-founded rate there is, slowed down to what launching kernels allows."""
+    rate = (
+        _measured(recipe, machine, measured)
+        or _published(recipe, machine, batch.micro_batch)
+        or (_computed(recipe, machine) if machine.cuda else _guessed_for_cpu(recipe, machine))
+    )
+    floor_s = float(assumed()["least_layer_step_s"]) * recipe.model.n_layer * batch.accumulation
+    most = recipe.train.global_batch * recipe.model.context_length / floor_s
+    return Rate(min(rate.tokens_per_second, most), rate.source, rate.uncertainty)
+
+
+def is_compiled(recipe: Recipe, machine: MachineType) -> bool:
+    """Whether this recipe runs under torch.compile on this machine: by default on CUDA, not on CPU."""
+    return machine.cuda if recipe.train.compile is None else recipe.train.compile
+
+
+def _measured(recipe: Recipe, machine: MachineType, measured: Sequence[MeasuredRate]) -> Rate | None:
+    fitting = [
+        rate
+        for rate in measured
+        if rate.machine == machine.name
+        and rate.compiled == is_compiled(recipe, machine)
+        and rate.precision == recipe.train.precision
+        and _comparable(recipe, rate.flop_per_token)
+    ]
+    if not fitting:
+        return None
+    newest = max(fitting, key=lambda rate: rate.measured_at)
+    day = datetime.fromtimestamp(newest.measured_at, UTC).date()
+    scaled = newest.tokens_per_second * newest.flop_per_token / flop_per_token(recipe.model.config())
+    return Rate(scaled, f"measured by us on {day}", 0.1)
+
+
+def _published(recipe: Recipe, machine: MachineType, micro_batch: int) -> Rate | None:
+    """Of several published figures the one with the same micro-batch, then the slowest: a plan had better be kept."""
+    fitting = [
+        rate
+        for rate in published_rates()
+        if rate.machine == machine.name
+        and rate.compiled == is_compiled(recipe, machine)
+        and recipe.train.precision != "fp32"
+        and machine.cuda
+        and _comparable(recipe, rate.flop_per_token)
+    ]
+    if not fitting:
+        return None
+    best = min(fitting, key=lambda rate: (rate.micro_batch != micro_batch, rate.tokens_per_second))
+    scaled = best.tokens_per_second * best.flop_per_token / flop_per_token(recipe.model.config())
+    return Rate(scaled, f"published by {best.by}", 0.25)
+
+
+def _comparable(recipe: Recipe, other: float) -> bool:
+    ours = flop_per_token(recipe.model.config())
+    return max(ours, other) <= COMPARABLE_FLOP * min(ours, other)
+
+
+def _computed(recipe: Recipe, machine: MachineType) -> Rate:
+    mfu = float(assumed()["mfu_compiled" if is_compiled(recipe, machine) else "mfu_eager"])
+    peak, known = _peak_flops(recipe, machine)
+    again = (
+        0.75 if recipe.train.activation_checkpointing else 1.0
+    )  # the forward pass is computed twice: 3 of 4 parts count
+    rate = peak * machine.count * mfu * again / flop_per_token(recipe.model.config())
+    return Rate(rate, f"computed: {known}{peak / 1e12:g} TFLOP/s peak x assumed MFU {mfu:.0%}", 0.5)
+
+
+def _peak_flops(recipe: Recipe, machine: MachineType) -> tuple[float, str]:
+    """Peak of one card in the recipe's precision, and `assumed ` where it is not from a data sheet.
+
+    fp32 counts half of the bf16 peak with TF32 (true of A100 and H100) and a sixteenth without (true of A100).
+    """
+    peak = machine.peak_flops_per_gpu(recipe.train.precision)
+    if peak:
+        return peak, ""
+    half = machine.peak_flops_per_gpu("bf16") or float(assumed()["unknown_card_tflops"]) * 1e12
+    share = 1.0 if recipe.train.precision != "fp32" else 0.5 if recipe.train.tf32 else 1 / 16
+    return half * share, "assumed "
+
+
+def _guessed_for_cpu(recipe: Recipe, machine: MachineType) -> Rate:
+    gflops = float(assumed()["cpu_gflops_per_rank"])
+    rate = gflops * 1e9 * machine.ranks / flop_per_token(recipe.model.config())
+    return Rate(rate, f"guess: {gflops:g} GFLOP/s per CPU rank, assumed", 0.6)
