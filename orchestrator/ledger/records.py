@@ -120,15 +120,17 @@ class Attempt:
 
 @dataclass(frozen=True)
 class RateRecord:
-    """A throughput that a finished run measured: what later plans start from."""
+    """A throughput that a run reached: what later plans start from. The fields of core.rates.MeasuredRate, which this
+    module does not import because it brings pydantic, and `status` has to be quick."""
 
     run_id: str
     machine: str
-    model_key: str
-    """Whatever core/plan.py considers the same work: model shape, micro-batch, precision."""
     tokens_per_second: float
-    at: float
-    data: dict[str, Any] = field(default_factory=dict)
+    """Over the whole machine."""
+    flop_per_token: float
+    measured_at: float
+    compiled: bool
+    precision: str
 
 
 @dataclass(frozen=True)

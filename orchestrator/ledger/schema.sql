@@ -110,9 +110,10 @@ CREATE INDEX intents_by_rental ON intents (rental_id);
 CREATE TABLE rates (
     run_id TEXT NOT NULL,
     machine TEXT NOT NULL,
-    model_key TEXT NOT NULL,
-    tokens_per_second REAL NOT NULL,
-    at REAL NOT NULL,
-    data TEXT NOT NULL,
-    PRIMARY KEY (run_id, machine, model_key)
+    tokens_per_second REAL NOT NULL CHECK (tokens_per_second > 0),
+    flop_per_token REAL NOT NULL,
+    measured_at REAL NOT NULL,
+    compiled INTEGER NOT NULL,
+    precision TEXT NOT NULL,
+    PRIMARY KEY (run_id, machine)
 );

@@ -285,7 +285,7 @@ class Ledger:
 
     def rates(self) -> list[RateRecord]:
         """Newest first."""
-        return self._select(RateRecord, "SELECT * FROM rates ORDER BY at DESC")
+        return self._select(RateRecord, "SELECT * FROM rates ORDER BY measured_at DESC")
 
     # Below: the only lines that touch the connection
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import tempfile
 from collections.abc import Iterator
@@ -198,9 +199,11 @@ def test_intents_and_attempts_and_rates(ledger: Ledger, clock: Clock) -> None:
     ledger.add_attempt(Attempt("r", 1, "box-1", 1.0))
     ledger.update_attempt("r", 1, last_step=40, ended_at=9.0)
     assert ledger.attempts("r") == [Attempt("r", 1, "box-1", 1.0, 9.0, 0, 40)]
-    ledger.add_rate(RateRecord("r", "1x3090", "163m", 20_000.0, 5.0))
-    ledger.add_rate(RateRecord("r", "1x3090", "163m", 21_000.0, 6.0))
-    assert [rate.tokens_per_second for rate in ledger.rates()] == [21_000.0]
+    first = RateRecord("r", "1x3090", 20_000.0, 8.5e8, 5.0, True, "bf16")
+    later = dataclasses.replace(first, tokens_per_second=21_000.0, measured_at=6.0, compiled=False)
+    ledger.add_rate(first)
+    ledger.add_rate(later)
+    assert ledger.rates() == [later]
 
 
 def test_a_released_rental_is_not_open(ledger: Ledger) -> None:

@@ -1,0 +1,159 @@
+"""Reads what the trainer wrote, from the mirror on this side: metrics.jsonl and events.jsonl.
+
+A mirror may end in the middle of a line, and a resumed training writes a step again: a line that is not whole is left
+out, and of two lines for one step the later one counts. It must not write, and must not import anything heavy: status
+uses it too.
+
+    last_line(mirror / "metrics.jsonl")      # {"step": 40, "loss": 3.1, ...} or None, reading the file's end only
+    read_training(mirror).best_val_loss
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.contract import EVENT_SAMPLED, EVENT_VALIDATED, EVENTS, METRICS
+
+_TAIL_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Point:
+    """A value at a step."""
+
+    step: int
+    value: float
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the lines say. None is what they do not say; nothing is estimated."""
+
+    losses: tuple[Point, ...] = ()
+    validations: tuple[Point, ...] = ()
+    step: int = 0
+    """The last step with a line of metrics."""
+    tokens: int = 0
+    """Tokens seen up to that step."""
+    tokens_per_second: float | None = None
+    """Median over the logged lines, so that checkpoints and validations do not blur it."""
+    mfu: float | None = None
+    """Median over the logged lines; None where the card's peak is not known (the trainer writes 0 then)."""
+    memory_gib: float | None = None
+    """The most that any line reports."""
+    samples: tuple[Mapping[str, Any], ...] = ()
+    """The trainer's `sampled` events."""
+
+    @property
+    def first_loss(self) -> float | None:
+        return self.losses[0].value if self.losses else None
+
+    @property
+    def last_loss(self) -> float | None:
+        return self.losses[-1].value if self.losses else None
+
+    @property
+    def last_val_loss(self) -> float | None:
+        return self.validations[-1].value if self.validations else None
+
+    @property
+    def best_validation(self) -> Point | None:
+        return min(self.validations, key=lambda point: point.value, default=None)
+
+
+def read_training(folder: Path) -> Training:
+    """Reads a run folder or its mirror; an empty or missing one gives an empty Training."""
+    rows = _by_step(folder / METRICS)
+    events = list(read_lines(folder / EVENTS))
+    validated = {row["step"]: row for row in events if row.get("event") == EVENT_VALIDATED and _is_step(row)}
+    last = rows[-1] if rows else {}
+    return Training(
+        losses=_points(rows, "loss"),
+        validations=_points([validated[step] for step in sorted(validated)], "loss"),
+        step=last.get("step", 0),
+        tokens=int(_number(last.get("tokens")) or 0),
+        tokens_per_second=_median(rows, "tokens_per_second"),
+        mfu=_median(rows, "mfu"),
+        memory_gib=max(_numbers(rows, "memory_gib"), default=None),
+        samples=tuple(row for row in events if row.get("event") == EVENT_SAMPLED),
+    )
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole lines of a JSON lines file that hold an object, in order; nothing for a missing file."""
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                value = _parse(line)
+                if value is not None:
+                    yield value
+    except FileNotFoundError:
+        return
+
+
+def last_line(path: Path) -> dict[str, Any] | None:
+    """The last whole line, read from the end of the file: as fast for a gigabyte as for a kilobyte."""
+    try:
+        with path.open("rb") as file:
+            size_bytes = file.seek(0, os.SEEK_END)
+            want_bytes = _TAIL_BYTES
+            while True:
+                start = max(0, size_bytes - want_bytes)
+                file.seek(start)
+                lines = file.read(size_bytes - start).splitlines(keepends=True)
+                whole = lines if start == 0 else lines[1:]  # the first one may have begun earlier
+                found = next((value for line in reversed(whole) if (value := _parse(line)) is not None), None)
+                if found is not None or start == 0:
+                    return found
+                want_bytes *= 4
+    except FileNotFoundError:
+        return None
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    if not line.endswith(b"\n"):
+        return None  # torn: the rest is still on its way
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _by_step(path: Path) -> list[dict[str, Any]]:
+    """One row per step, in order; what a resumed training wrote again replaces the older line."""
+    rows: dict[int, dict[str, Any]] = {}
+    for row in read_lines(path):
+        if _is_step(row):
+            rows[row["step"]] = row
+    return [rows[step] for step in sorted(rows)]
+
+
+def _is_step(row: Mapping[str, Any]) -> bool:
+    return type(row.get("step")) is int
+
+
+def _number(value: object) -> float | None:
+    """A finite number, or None: NaN is a fact for the events, not for a median."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _numbers(rows: list[dict[str, Any]], key: str) -> list[float]:
+    return [value for row in rows if (value := _number(row.get(key)))]
+
+
+def _median(rows: list[dict[str, Any]], key: str) -> float | None:
+    values = _numbers(rows, key)
+    return statistics.median(values) if values else None
+
+
+def _points(rows: list[dict[str, Any]], key: str) -> tuple[Point, ...]:
+    found = ((row["step"], _number(row.get(key))) for row in rows)
+    return tuple(Point(step, value) for step, value in found if value is not None)
