@@ -27,8 +27,11 @@ RESERVED_GIB = 0.8
 """CUDA context, cuBLAS and NCCL work space of one process: 0.5 to 0.8 GiB on the cards in machines.toml."""
 FRAGMENTATION = 1.08
 """The caching allocator holds more than is live; 3 to 8 % in steady training, the upper end is taken."""
-LOSS_CHUNK_BYTES = 512 * 1024**2
-"""Working memory of the chunked cross-entropy: one chunk of fp32 logits and its gradient, never the whole matrix."""
+LOSS_CHUNK_FEWEST_BYTES = 64 * 1024**2
+"""Below this size of fp32 logits a chunk of the loss gains no memory worth having and costs time."""
+LOSS_CHUNKS = 8
+"""Otherwise the logits of a micro-batch are cut into this many. Each chunk adds into the head's whole gradient, so many
+small ones would spend their time on that: a fixed number keeps both the memory and the additions in proportion."""
 
 
 def parameter_count(model: ModelConfig) -> int:
@@ -135,23 +138,23 @@ def memory_gib(
     """Predicted peak memory of one rank on a CUDA card, in GiB: state + activations of the micro-batch + the loss.
 
     Structure after Korthikanti et al. (arXiv 2205.05198), with the bytes of *our* kernels: attention is fused, so no
-    T x T scores are kept, and the residual stream is fp32 under autocast. Check against the one public fused trainer
-    of this shape, Raschka's GPT-2 small on an A100: 0.55 GiB per further sequence of 1,024 tokens (22.5 - 5.9 GB for
-    28 more), where this gives 0.58. The unfused reference trainer needed 2.35 GiB. Never a promise: probe.
+    T x T scores are kept; the residual stream is fp32 under autocast; the loss goes in chunks, so no logits are kept.
+    GPT-2 small in bf16 without dropout: 0.37 GiB per further sequence of 1,024 tokens. Raschka's fused trainer, which
+    keeps the logits, took 0.55 GiB on an A100 (28 more sequences: 5.9 to 22.5 GB), the unfused reference trainer 2.35.
+    Never a promise: the probe measures.
     """
     tokens = micro_batch * model.context_length
     live = _state_bytes(model, precision, optimizer)
-    live += tokens * (_activation_bytes(model, precision, activation_checkpointing) + _head_bytes(model, precision))
-    live += min(LOSS_CHUNK_BYTES, tokens * _padded_vocabulary(model) * 8)
+    live += tokens * _activation_bytes(model, precision, activation_checkpointing)
+    live += _loss_bytes(model, tokens, precision)
     return RESERVED_GIB + FRAGMENTATION * live / GIB
 
 
 def _state_bytes(model: ModelConfig, precision: str, optimizer: str) -> float:
     """Weights, gradients and optimizer state in fp32, and autocast's half-precision copy of the matrices."""
     padding = (_padded_vocabulary(model) - model.vocab_size) * model.n_embd * (1 if model.tie_embeddings else 2)
-    parameters = parameter_count(model) + padding
     copy = 0 if precision == "fp32" else 2 * matmul_parameters(model)
-    return parameters * 8 + _optimizer_bytes(model, optimizer) + copy
+    return (parameter_count(model) + padding) * 8 + _optimizer_bytes(model, optimizer) + copy
 
 
 def _activation_bytes(model: ModelConfig, precision: str, activation_checkpointing: bool) -> float:
@@ -167,9 +170,18 @@ def _activation_bytes(model: ModelConfig, precision: str, activation_checkpointi
     return model.n_layer * stream + layer if activation_checkpointing else model.n_layer * layer + 2 * stream
 
 
-def _head_bytes(model: ModelConfig, precision: str) -> float:
-    """Logits and their gradient in the compute type, per token."""
-    return 2 * _padded_vocabulary(model) * (4 if precision == "fp32" else 2)
+def _loss_bytes(model: ModelConfig, tokens: int, precision: str) -> float:
+    """Working memory of the chunked loss: about 18 bytes per logit of one chunk, and the head's gradient twice more."""
+    size = 4 if precision == "fp32" else 2
+    columns = _padded_vocabulary(model)
+    chunk = min(loss_chunk_rows(columns, tokens), tokens) * columns * 18
+    return chunk + columns * model.n_embd * (4 + size) + tokens * model.n_embd * 2 * size
+
+
+def loss_chunk_rows(columns: int, tokens: int) -> int:
+    """Tokens whose logits over `columns` (the padded vocabulary) the loss computes at once: a multiple of 128."""
+    rows = max(-(-tokens // LOSS_CHUNKS), LOSS_CHUNK_FEWEST_BYTES // (columns * 4), 1)
+    return -(-rows // 128) * 128
 
 
 def _padded_vocabulary(model: ModelConfig) -> int:

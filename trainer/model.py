@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from trainer.arithmetic import LOSS_CHUNK_BYTES, VOCABULARY_MULTIPLE
+from trainer.arithmetic import VOCABULARY_MULTIPLE, loss_chunk_rows
 from trainer.contract import ModelConfig
 
 
@@ -234,7 +234,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         by_hidden = torch.empty_like(narrow) if learning else None
         by_weight = torch.zeros_like(weight) if learning else None
         total = torch.zeros((), device=hidden.device)
-        rows = max(128, LOSS_CHUNK_BYTES // (weight.shape[0] * 8) // 128 * 128)
+        rows = loss_chunk_rows(weight.shape[0], len(narrow))
         for start in range(0, len(narrow), rows):
             part = slice(start, start + rows)
             loss, by_logits = loss_of_chunk(narrow[part], table, targets[part], vocab_size)
