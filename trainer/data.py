@@ -52,7 +52,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class TokenStream:
-    """Several shards as one sequence of token ids. Opening reads headers only; 20 GB cost milliseconds and no memory."""
+    """Several shards as one sequence of token ids. Opening reads headers only; 20 GB cost no time and no memory."""
 
     shards: tuple[Shard, ...]
     starts: tuple[int, ...]
@@ -125,7 +125,7 @@ def _open_llm_c(path: Path, head: bytes, size: int) -> Shard:
 
 def _open_safetensors(path: Path) -> Shard:
     try:
-        file = safe_open(path, framework="np")
+        file: Any = safe_open(path, framework="np")
         names = list(file.keys())
         if "tokens" not in names:
             raise DataError(f"{path}: has no tensor named tokens, only {', '.join(names) or 'nothing'}")

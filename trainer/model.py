@@ -207,7 +207,9 @@ def chunked_cross_entropy(
 
     The logits of all tokens (196 MB per 1,024-token sequence in fp32) never exist at once.
     """
-    loss: Tensor = _ChunkedCrossEntropy.apply(hidden, weight, targets, vocab_size, loss_of_chunk)  # type: ignore[no-untyped-call]
+    loss: Tensor = _ChunkedCrossEntropy.apply(
+        hidden, weight, targets, vocab_size, loss_of_chunk, torch.is_grad_enabled()
+    )  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -226,11 +228,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         targets: Tensor,
         vocab_size: int,
         loss_of_chunk: LossOfChunk,
+        learning: bool,
     ) -> Tensor:
         kind = hidden.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
         narrow, table = hidden.to(dtype), weight.to(dtype)
-        learning = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]  # type: ignore[attr-defined]
         by_hidden = torch.empty_like(narrow) if learning else None
         by_weight = torch.zeros_like(weight) if learning else None
         total = torch.zeros((), device=hidden.device)
@@ -247,7 +249,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: torch.autograd.function.FunctionCtx, by_loss: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, by_loss: Tensor
+    ) -> tuple[Tensor, Tensor, None, None, None, None]:
         by_hidden, by_weight, dtype = ctx.gradients  # type: ignore[attr-defined]
         scale = by_loss / len(by_hidden)
-        return by_hidden.to(dtype) * scale, by_weight * scale, None, None, None
+        return by_hidden.to(dtype) * scale, by_weight * scale, None, None, None, None

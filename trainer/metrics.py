@@ -1,0 +1,148 @@
+"""What a run tells the world: metrics.jsonl, events.jsonl, a log line for people, and the time each part takes.
+
+Each line is written and flushed at once, so a killed run keeps every line. It must not compute anything about training
+and must not wait for the GPU but in `PartClock.read`.
+
+Example::
+
+    journal = Journal(run_folder, enabled=world.leads)
+    journal.event("started", 0, micro_batch=12)
+    journal.metrics({"step": 10, "loss": 9.1, ...})
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import resource
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.contract import EVENTS, METRICS
+
+GIB = 1024**3
+
+
+class Journal:
+    """The two .jsonl files of a run folder; disabled on all ranks but rank 0. Safe to use from the saver's thread."""
+
+    def __init__(self, run_folder: Path, enabled: bool = True) -> None:
+        self.run_folder = run_folder
+        self.enabled = enabled
+        self.lock = threading.Lock()
+        self.tensorboard = _tensorboard(run_folder) if enabled else None
+
+    def event(self, name: str, step: int, **fields: Any) -> None:
+        """Appends {"event", "time", "step", ...} to events.jsonl and says it in the log."""
+        self._append(EVENTS, {"event": name, "time": round(time.time(), 3), "step": step, **fields})
+        self.say(f"step {step}  {name}  " + "  ".join(f"{key} {_short(value)}" for key, value in fields.items()))
+
+    def metrics(self, line: Mapping[str, Any]) -> None:
+        """Appends a line to metrics.jsonl, the log and TensorBoard."""
+        self._append(METRICS, line)
+        shown = ("loss", "lr", "grad_norm", "tokens_per_second", "mfu", "memory_gib")
+        self.say(f"step {line['step']}  " + "  ".join(f"{key} {_short(line[key])}" for key in shown if key in line))
+        if self.tensorboard is not None and self.enabled:
+            for key in shown:
+                self.tensorboard.add_scalar(key, line[key], line["step"])
+
+    def say(self, text: str) -> None:
+        """One line on stdout, which is the log."""
+        if self.enabled:
+            print(text.rstrip(), flush=True)
+
+    def truncate(self, last_step: int) -> None:
+        """Before going on from last_step: drops a torn last line of both files, and metrics of steps to be repeated."""
+        if self.enabled:
+            _truncate(self.run_folder / EVENTS, last_step=None)
+            _truncate(self.run_folder / METRICS, last_step)
+
+    def _append(self, name: str, line: Mapping[str, Any]) -> None:
+        if not self.enabled:
+            return
+        text = json.dumps({key: _finite(value) for key, value in line.items()})
+        with self.lock, (self.run_folder / name).open("a", encoding="utf-8") as file:
+            file.write(text + "\n")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The complete JSON lines of a file; none when it does not exist."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line[-1] == "\n"]
+
+
+def _truncate(path: Path, last_step: int | None) -> None:
+    if not path.exists():
+        return
+    good = 0
+    for line in path.read_bytes().splitlines(keepends=True):
+        if not line.endswith(b"\n") or (last_step is not None and json.loads(line)["step"] > last_step):
+            break
+        good += len(line)
+    with path.open("r+b") as file:
+        file.truncate(good)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: null says it."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _tensorboard(run_folder: Path) -> Any:
+    """A writer beside metrics.jsonl when the package is installed; it is never required."""
+    if importlib.util.find_spec("tensorboard") is None:
+        return None
+    writer = importlib.import_module("torch.utils.tensorboard")
+    return writer.SummaryWriter(str(run_folder / "tensorboard"))
+
+
+class PartClock:
+    """Where the time goes. `mark(part)` says: since the last mark it was this part.
+
+    On CUDA the marks are events on the stream, read at logging steps, so timing never makes the host wait.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.cuda = device.type == "cuda"
+        self.marks: list[tuple[str, Any]] = []
+        self.mark("start")
+
+    def mark(self, part: str) -> None:
+        """Everything since the last mark belongs to part."""
+        if self.cuda:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self.marks.append((part, event))
+        else:
+            self.marks.append((part, time.perf_counter()))
+
+    def read(self) -> dict[str, float]:
+        """Seconds per part since the last read. Waits for the GPU."""
+        if self.cuda:
+            torch.cuda.synchronize()
+        seconds: dict[str, float] = {}
+        for (_, before), (part, after) in zip(self.marks, self.marks[1:], strict=False):
+            passed = before.elapsed_time(after) / 1000 if self.cuda else after - before
+            seconds[part] = seconds.get(part, 0.0) + passed
+        self.marks = self.marks[-1:]
+        return seconds
+
+
+def memory_gib(device: torch.device) -> float:
+    """Peak memory of this process: reserved on the GPU, or resident on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device) / GIB
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in kilobytes on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
