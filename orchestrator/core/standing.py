@@ -1,0 +1,57 @@
+"""A machine that is already there: what the providers `local` and `ssh` have in common. It buys and ends nothing.
+
+Example: `StandingMachine("ssh", host, machine).machines()[0].address`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from orchestrator.core.inventory import HostSpec
+from orchestrator.core.machines import MachineType
+from orchestrator.core.ports import Guard, Instance, LaunchRequest, Offer
+
+
+@dataclass
+class StandingMachine:
+    """A Provider of exactly one machine, which nobody bills and which is never switched off."""
+
+    name: str
+    host: HostSpec
+    machine: MachineType
+    paid: bool = False
+
+    def offers(self) -> Sequence[Offer]:
+        """The one machine, at the inventory's price."""
+        return [Offer(self.name, self.machine.name, self._price_per_hour_usd, source="inventory")]
+
+    def machines(self) -> Sequence[Instance]:
+        """The one machine. Whether it answers, only a connection tells."""
+        price = self._price_per_hour_usd
+        return [Instance(self.name, self.host.name, self.machine.name, self.host.reach(), price_per_hour_usd=price)]
+
+    def acquire(self, request: LaunchRequest) -> Instance:
+        """Takes what is there."""
+        return self.machines()[0]
+
+    def release(self, instance: Instance) -> None:
+        """Leaves it on: the agent has ended its jobs and freed its locks."""
+
+    def ended_at(self, instance: Instance) -> float | None:
+        """Never: it does not end with a run."""
+        return None
+
+    def set_deadline(self, instance: Instance, ends_at: float) -> None:
+        """The agent's lease ends jobs at most."""
+
+    def guard(self, instance: Instance) -> Guard:
+        """None is needed."""
+        return Guard()
+
+    def allow_caller(self, instance: Instance) -> None:
+        """It has no firewall of ours."""
+
+    @property
+    def _price_per_hour_usd(self) -> float:
+        return self.host.price_per_hour_usd or 0.0

@@ -1,0 +1,33 @@
+"""Where machines come from: one file, one provider. A new file is a new provider; nothing else has to know it.
+
+A module's name is the provider's, with `_host` or `_cloud` after a word that is taken (`ssh_host` is `ssh`). Each has
+`provider(host, machine) -> Provider`.
+
+Example: `load("ssh").provider(host, machine).machines()`
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from types import ModuleType
+
+from orchestrator.core.errors import UserError
+from orchestrator.core.suggest import did_you_mean, one_of
+
+
+def known() -> dict[str, str]:
+    """Provider name -> module name, by listing this folder. Imports none of them."""
+    modules = [found.name for found in pkgutil.iter_modules(__path__)]
+    return {name.removesuffix("_host").removesuffix("_cloud"): name for name in modules}
+
+
+def load(name: str) -> ModuleType:
+    """The module of a provider. Raises UserError listing the known ones."""
+    modules = known()
+    if name not in modules:
+        raise UserError(
+            f"there is no provider {name!r}{did_you_mean(name, modules)}; known: {one_of(modules)}",
+            hint="correct `provider` in the inventory",
+        )
+    return importlib.import_module(f"{__name__}.{modules[name]}")

@@ -1,0 +1,18 @@
+"""Provider `ssh`: a machine somebody else started, such as a home box. It is never switched off.
+
+Releasing it means ending its jobs and freeing its locks, which the agent does; nothing is left for the provider.
+
+Example: `provider(host, machine).machines()[0].address.host`
+"""
+
+from __future__ import annotations
+
+from orchestrator.core.inventory import HostSpec
+from orchestrator.core.machines import MachineType
+from orchestrator.core.ports import Provider
+from orchestrator.core.standing import StandingMachine
+
+
+def provider(host: HostSpec, machine: MachineType) -> Provider:
+    """The provider of a host entry."""
+    return StandingMachine("ssh", host, machine)
