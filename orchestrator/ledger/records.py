@@ -23,6 +23,9 @@ INTENT_UNSEEN = "unseen"
 INTENT_ADOPTED = "adopted"
 INTENT_CLOSED = "closed"
 
+AWAY = "away"
+"""The stage of the time in which a training went on and no gptctl drove the run."""
+
 
 @dataclass(frozen=True)
 class Rental:

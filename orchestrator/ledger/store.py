@@ -25,6 +25,7 @@ from orchestrator.core.events import EPHEMERAL, Event
 from orchestrator.core.states import Outcome, State, is_forward
 from orchestrator.ledger import database, rows
 from orchestrator.ledger.records import (
+    AWAY,
     INTENT_OPEN,
     RENTAL_OPEN,
     Attempt,
@@ -194,15 +195,33 @@ class Ledger:
     # Stages and what they cost
 
     def open_stage(self, run_id: str, rental_id: str | None, stage: str, price_per_hour_usd: float) -> int:
-        """Begins an interval now and returns its id. Intervals of this run that a killed process left open are closed
-        at the last moment it was heard of."""
+        """Begins an interval now and returns its id.
+
+        Intervals of this run that a killed process left open are closed at the last moment it was heard of. While a
+        training goes on the machine works with or without a driver: the time between is kept as the stage `away`.
+        """
         with self._writing() as connection:
             connection.execute(
                 "UPDATE stage_intervals SET ended_at = last_at WHERE run_id = ? AND ended_at IS NULL", (run_id,)
             )
             now = self._now()
+            sql = "SELECT max(ended_at) FROM stage_intervals WHERE run_id = ?"
+            left = connection.execute(sql, (run_id,)).fetchone()[0]
+            if left is not None and now > left and self.run(run_id).state == State.TRAINING:
+                away = StageInterval(run_id, rental_id, AWAY, left, now, now, price_per_hour_usd)
+                connection.execute(*rows.insert("stage_intervals", away))
             interval = StageInterval(run_id, rental_id, stage, now, None, now, price_per_hour_usd)
             return int(connection.execute(*rows.insert("stage_intervals", interval)).lastrowid or 0)
+
+    def end_away(self, run_id: str, at: float) -> None:
+        """Clips what was kept as `away` to the moment the training really ended: for machines nobody bills."""
+        self._execute(
+            "UPDATE stage_intervals SET ended_at = max(started_at, min(ended_at, ?1)),"
+            " last_at = max(started_at, min(last_at, ?1)) WHERE run_id = ?2 AND stage = ?3",
+            at,
+            run_id,
+            AWAY,
+        )
 
     def touch_stage(self, interval_id: int, at: float | None = None) -> None:
         """The driver is alive at this moment (now)."""

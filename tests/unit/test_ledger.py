@@ -187,6 +187,27 @@ def test_stage_intervals_and_what_they_cost(ledger: Ledger, clock: Clock) -> Non
     assert ledger.all_intervals() == {run.id: ledger.intervals(run.id)}
 
 
+def test_a_training_without_a_driver_goes_on_costing(ledger: Ledger, clock: Clock) -> None:
+    run = a_run()
+    ledger.add_run(run)
+    launch = ledger.open_stage(run.id, "box-1", "launch", 36.0)
+    ledger.set_state(run.id, State.TRAINING)
+    ledger.close_stage(launch)
+    clock.time += 3600  # detached; somebody resumes an hour later
+    follow = ledger.open_stage(run.id, "box-1", "follow", 36.0)
+    ledger.set_state(run.id, State.ENDING, outcome=Outcome.FINISHED)
+    ledger.close_stage(follow)
+    clock.time += 3600  # the laptop sleeps in the ending: the machine does not train
+    ledger.open_stage(run.id, "box-1", "fetch", 36.0)
+    stages = [(each.stage, (each.ended_at or each.last_at) - each.started_at) for each in ledger.intervals(run.id)]
+    assert stages == [("launch", 0.0), ("away", 3600.0), ("follow", 0.0), ("fetch", 0.0)]
+    assert ledger.spend_since(0) == pytest.approx(36.0)
+    ledger.end_away(run.id, 1_000_000.0 + 600)
+    assert ledger.spend_since(0) == pytest.approx(6.0), "the agent says that it ended after ten minutes"
+    ledger.end_away(run.id, 0.0)
+    assert ledger.spend_since(0) == 0.0
+
+
 def test_intents_and_attempts_and_rates(ledger: Ledger, clock: Clock) -> None:
     ledger.add_intent(Intent("i-1", "box-1", 1.0, request={"sku": "gpu_8x"}))
     ledger.add_intent(Intent("i-2", "box-1", 2.0))
