@@ -1,6 +1,6 @@
-"""Continues token sequences with a model: greedy, or sampled with temperature, top-k and top-p.
+"""Continues token sequences, and texts, with a model: greedy, or sampled with temperature, top-k and top-p.
 
-It must not know about text or tokenizers; trainer/sample.py and the loop decode what comes out.
+It must not read files or print; trainer/sample.py and the loop do.
 
 Example::
 
@@ -11,12 +11,19 @@ Example::
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import tiktoken
 import torch
 from torch import Tensor
 
 from trainer.model import GPT
+from trainer.tokenizer import decode
+
+
+class SamplingError(ValueError):
+    """Sampling settings that make no sense, or a prompt the model cannot read."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +40,11 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
-            raise ValueError(f"temperature must be 0 or more, got {self.temperature}")
+            raise SamplingError(f"temperature must be 0 or more, got {self.temperature}")
         if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {self.top_k}")
+            raise SamplingError(f"top_k must be at least 1, got {self.top_k}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+            raise SamplingError(f"top_p must be above 0 and at most 1, got {self.top_p}")
 
 
 @torch.inference_mode()
@@ -56,7 +63,7 @@ def generate(
     CPU generator: draws happen there, so that a seed means the same on every device. Dropout is off meanwhile.
     """
     if ids.dim() != 2 or ids.shape[1] < 1:
-        raise ValueError(f"ids must be (batch, time) with at least one token each, got shape {tuple(ids.shape)}")
+        raise SamplingError(f"ids must be (batch, time) with at least one token each, got shape {tuple(ids.shape)}")
     chosen = sampling or Sampling()
     was_training = model.training
     model.eval()
@@ -92,3 +99,34 @@ def filtered(logits: Tensor, sampling: Sampling) -> Tensor:
         out = torch.zeros_like(logits, dtype=torch.bool).scatter(1, order, before >= sampling.top_p)
         logits = logits.masked_fill(out, -torch.inf)
     return logits
+
+
+def continuations(
+    model: GPT,
+    encoding: tiktoken.Encoding,
+    prompt: str,
+    *,
+    tokens: int,
+    batch: int = 1,
+    sampling: Sampling | None = None,
+    seed: int = 0,
+) -> Iterator[tuple[str, int]]:
+    """`batch` continuations of one prompt as (text with the prompt, number of new tokens).
+
+    A text ends at the end-of-text mark: what the model writes after it belongs to another document. An empty prompt
+    begins a document. The same seed gives the same texts. Raises SamplingError for ids beyond the model's vocabulary.
+    """
+    end = encoding.eot_token
+    ids = encoding.encode_ordinary(prompt) or [end]
+    vocab_size = model.config.vocab_size
+    if max(ids) >= vocab_size:
+        raise SamplingError(
+            f"the tokenizer gives id {max(ids)}, but the model knows {vocab_size}: name its --tokenizer"
+        )
+    device = next(model.parameters()).device
+    rows = torch.tensor([ids] * batch, device=device)
+    generator = torch.Generator().manual_seed(seed)
+    for row in generate(model, rows, tokens, sampling, generator=generator, stop_id=end).tolist():
+        new = row[len(ids) :]
+        written = new[: new.index(end)] if end in new else new
+        yield prompt + decode(encoding, written), len(written)

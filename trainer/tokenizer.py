@@ -64,3 +64,13 @@ def _is_known(encoding: tiktoken.Encoding, token: int) -> bool:
     except KeyError:
         return False
     return True
+
+
+def token_bytes(encoding: tiktoken.Encoding) -> list[int]:
+    """Bytes of text behind each id, 0 for marks such as end-of-text: what bits per byte divides by."""
+    marks = {encoding.encode_single_token(mark) for mark in encoding.special_tokens_set}
+    unknown = (token for token in range(encoding.n_vocab) if not _is_known(encoding, token))
+    silent = marks.union(unknown)
+    return [
+        0 if token in silent else len(encoding.decode_single_token_bytes(token)) for token in range(encoding.n_vocab)
+    ]
