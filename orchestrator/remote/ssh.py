@@ -170,7 +170,8 @@ class SshShell:
                 channel.exec_command(command)
         except (paramiko.SSHException, EOFError, OSError, AttributeError) as error:
             # AttributeError: Fabric forgets the transport of a closed connection.
-            raise self._lost(f"cannot start `{_short(argv)}`: {error or type(error).__name__}") from error
+            why = str(error) or type(error).__name__
+            raise self._lost(f"cannot start `{_short(argv)}`: {why}") from error
         return channel
 
     def _exit_code(self, channel: paramiko.Channel, argv: Sequence[str]) -> int:

@@ -1,0 +1,104 @@
+"""Fixtures for every test: a GPTCTL_HOME of its own, the real command line by subprocess, and real SSH machines."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from orchestrator.remote.ssh import SshShell, connect
+from tests import hosts
+from tests.hosts import Sshd
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+class Gptctl(Protocol):
+    """Runs the real command line and returns what it said and how it ended."""
+
+    def __call__(
+        self,
+        *args: str,
+        stdin: str = "",
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        deadline_s: float = 120,
+    ) -> subprocess.CompletedProcess[str]: ...
+
+
+@pytest.fixture
+def gptctl_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty GPTCTL_HOME, and a HOME without the developer's ssh config, keys and known_hosts."""
+    home = tmp_path / "gptctl-home"
+    user = tmp_path / "user-home"
+    user.mkdir()
+    monkeypatch.setenv("GPTCTL_HOME", str(home))
+    monkeypatch.setenv("HOME", str(user))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    return home
+
+
+@pytest.fixture
+def gptctl(gptctl_home: Path, tmp_path: Path) -> Gptctl:
+    """`gptctl("status", "--json")`: .returncode, .stdout, .stderr. Runs in tmp_path unless told otherwise."""
+
+    def call(
+        *args: str,
+        stdin: str = "",
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        deadline_s: float = 120,
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            gptctl_command(*args),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=deadline_s,
+            check=False,
+            cwd=cwd or tmp_path,
+            env={**os.environ, **(env or {})},
+        )
+
+    return call
+
+
+def gptctl_command(*args: str) -> list[str]:
+    """The argv, for tests that start it by Popen and kill it."""
+    return [sys.executable, "-m", "orchestrator", *args]
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> Iterator[Callable[..., Sshd]]:
+    """`machines("box", ...)` starts a real sshd with its own address, host key and home; all end with the test."""
+    with ExitStack() as stack:
+        yield lambda name="box", **options: stack.enter_context(Sshd(tmp_path / "machines", name=name, **options))
+
+
+@pytest.fixture
+def box(machines: Callable[..., Sshd]) -> Sshd:
+    """One real sshd machine."""
+    return machines("box")
+
+
+@pytest.fixture
+def shell(box: Sshd, tmp_path: Path) -> Iterator[SshShell]:
+    """A connection to the box, its key vouched for by fingerprint."""
+    connection = connect(box.address(), known_hosts=tmp_path / "pins" / "known_hosts")
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a file system of 1 MiB."""
+    with hosts.small_disk(tmp_path / "small") as folder:
+        yield folder

@@ -1,0 +1,283 @@
+"""Real machines to test against: an sshd of its own for each, reached over real SSH. No mock of Fabric or paramiko.
+
+`Sshd` is the quick kind: a process on a loopback address of its own (127.0.0.2 and up), with its own host key, a clean
+home folder for every login and no shell start-up files. It works for any user; cutting its link needs root. Traffic
+never leaves the machine.
+
+    with Sshd(tmp_path) as host:
+        shell = connect(host.address(), known_hosts=tmp_path / "pins")
+        host.cut(); host.heal(); host.kill(); host.restart(new_host_key=True)
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from orchestrator.core.ports import Address
+
+SSHD = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin") or "/usr/sbin/sshd"
+CLEAN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+UP_WITHIN_S = 10.0
+SMALL_DISK_BYTES = 1 << 20
+
+CONFIG = """
+Port {port}
+ListenAddress {address}
+HostKey {folder}/hostkey
+PidFile {folder}/sshd.pid
+AuthorizedKeysFile {folder}/authorized_keys
+StrictModes no
+UsePAM no
+UseDNS no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+MaxStartups 100:30:200
+MaxSessions 100
+PrintMotd no
+Subsystem sftp internal-sftp
+SetEnv HOME={folder}/home
+ForceCommand {folder}/login
+"""
+
+# The forced command gives each session a clean home: the user's real one has start-up files, keys and a ~/.gptctl.
+LOGIN = """#!/bin/sh
+cd {home} || exit
+exec env -i HOME={home} USER={user} LOGNAME={user} SHELL=/bin/sh PATH={path} LANG=C.UTF-8 {extra} \\
+    SSH_CONNECTION="$SSH_CONNECTION" SSH_AUTH_SOCK="$SSH_AUTH_SOCK" \\
+    /bin/sh -c "${{SSH_ORIGINAL_COMMAND:-exec /bin/sh -i}}"
+"""
+
+_addresses = iter(range(2, 250))
+_addresses_lock = threading.Lock()
+
+
+def free_address() -> tuple[str, int]:
+    """A loopback address and port of our own: the pid and a counter make 127.x.y.z, the kernel picks the port."""
+    with _addresses_lock:
+        last = next(_addresses)
+    pid = os.getpid()
+    for address in (f"127.{1 + pid // 250 % 250}.{1 + pid % 250}.{last}", "127.0.0.1"):  # macOS has only the second
+        with socket.socket() as probe:
+            if _binds(probe, address):
+                return address, int(probe.getsockname()[1])
+    raise RuntimeError("no loopback address to be had")
+
+
+def _binds(probe: socket.socket, address: str) -> bool:
+    try:
+        probe.bind((address, 0))
+    except OSError:
+        return False
+    return True
+
+
+class Sshd:
+    """One sshd; a context manager. Everything it makes lies in `folder`, the login's home folder in `folder/home`."""
+
+    def __init__(
+        self, folder: Path, *, name: str = "box", path: str = CLEAN_PATH, env: Sequence[str] = (), options: str = ""
+    ) -> None:
+        self.folder = folder / name
+        self.name = name
+        self.home = self.folder / "home"
+        self.user = getpass.getuser()
+        self.host, self.port = free_address()
+        self.key_file = self.folder / "userkey"
+        self._login = LOGIN.format(home=self.home, user=self.user, path=path, extra=shlex.join(env))
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+        self._sessions: list[int] = []
+        self._rules: list[list[str]] = []
+
+    def __enter__(self) -> Self:
+        self.home.mkdir(parents=True, mode=0o700)
+        for key in ("hostkey", "userkey"):
+            self._make_key(key)
+        shutil.copy(self.folder / "userkey.pub", self.folder / "authorized_keys")
+        login = self.folder / "login"
+        login.write_text(self._login)
+        login.chmod(0o755)
+        config = CONFIG.format(port=self.port, address=self.host, folder=self.folder) + self._options
+        (self.folder / "sshd_config").write_text(config)
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.heal()
+        self.power_off()
+
+    def start(self) -> None:
+        """Start sshd and wait until it accepts connections."""
+        if os.geteuid() == 0:
+            Path("/run/sshd").mkdir(exist_ok=True)  # "Missing privilege separation directory" otherwise
+        log = self.folder / "sshd.log"
+        self._process = subprocess.Popen(
+            [SSHD, "-D", "-f", str(self.folder / "sshd_config"), "-E", str(log)],
+            env={"PATH": CLEAN_PATH},
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        until = time.monotonic() + UP_WITHIN_S
+        while time.monotonic() < until and self._process.poll() is None:
+            with socket.socket() as probe:
+                probe.settimeout(1)
+                if probe.connect_ex((self.host, self.port)) == 0:
+                    return
+            time.sleep(0.01)
+        raise RuntimeError(f"sshd did not start: {log.read_text() if log.exists() else 'no log'}")
+
+    def stop(self) -> None:
+        """No new connections; those that are open live on, as with a stopped sshd service."""
+        if self._process is not None:
+            self._sessions += descendants(self._process.pid)
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def kill(self) -> None:
+        """sshd and every session of it, at once. What detached itself (setsid, reparented) lives on."""
+        self.stop()
+        while self._sessions:
+            kill(self._sessions.pop())
+
+    def power_off(self) -> None:
+        """Everything that ever started here, detached jobs included."""
+        self.kill()
+        mark = f"HOME={self.home}".encode()
+        while found := [pid for pid in _pids() if mark in _proc(pid, "environ").split(b"\0") and not _is_zombie(pid)]:
+            for pid in found:
+                kill(pid)
+
+    def restart(self, *, new_host_key: bool = False) -> None:
+        """Come up again on the same address and port, as a reboot does, or with another key, as a stranger would."""
+        self.power_off()
+        if new_host_key:
+            self._make_key("hostkey")
+        self.start()
+
+    def cut(self) -> None:
+        """Drop every packet of this machine's port, both ways, without a word to either side. Needs root."""
+        for direction, side in (("INPUT", "--dport"), ("INPUT", "--sport")):
+            rule = [direction, "-p", "tcp", "-d" if side == "--dport" else "-s", self.host, side, str(self.port)]
+            subprocess.run(["iptables", "-w", "-I", *rule, "-j", "DROP"], check=True, timeout=20)
+            self._rules.append(rule)
+
+    def heal(self) -> None:
+        """Take the rules of `cut` away."""
+        while self._rules:
+            rule = self._rules.pop()
+            subprocess.run(["iptables", "-w", "-D", *rule, "-j", "DROP"], check=True, timeout=20)
+
+    @property
+    def identity(self) -> str:
+        return f"[{self.host}]:{self.port}"
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.folder / "hostkey.pub")
+
+    def address(self, *, vouched: bool = True) -> Address:
+        """How to reach it. Not vouched: nothing says what its host key is."""
+        return Address(
+            host=self.host,
+            port=self.port,
+            user=self.user,
+            key_file=str(self.key_file),
+            identity=self.identity,
+            fingerprint=self.fingerprint if vouched else None,
+        )
+
+    def inventory_entry(self, *, machine: str = "2xCPU", extra: str = "") -> str:
+        """A [hosts.NAME] table for inventory.toml."""
+        return (
+            f'[hosts.{self.name}]\nprovider = "ssh"\nmachine = "{machine}"\naddress = "{self.host}"\n'
+            f'port = {self.port}\nuser = "{self.user}"\nssh_key = "{self.key_file}"\n'
+            f'fingerprint = "{self.fingerprint}"\n{extra}'
+        )
+
+    def known_hosts_line(self) -> str:
+        """This machine as the user's own known_hosts would have it."""
+        kind, key, *_ = (self.folder / "hostkey.pub").read_text().split()
+        return f"[{self.host}]:{self.port} {kind} {key}\n"
+
+    def connections(self) -> int:
+        """How many sessions its log has seen authenticated."""
+        log = self.folder / "sshd.log"
+        return log.read_text().count("Accepted publickey") if log.exists() else 0
+
+    def _make_key(self, name: str) -> None:
+        file = self.folder / name
+        file.unlink(missing_ok=True)
+        file.with_name(name + ".pub").unlink(missing_ok=True)
+        make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"test-{self.name}", "-f", str(file)]
+        subprocess.run(make, check=True, timeout=20)
+
+
+@contextmanager
+def small_disk(folder: Path, size_bytes: int = SMALL_DISK_BYTES) -> Iterator[Path]:
+    """A file system of its own with little room. Needs root."""
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(folder)], check=True, timeout=20)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True, timeout=20)
+
+
+def fingerprint(public_key: Path) -> str:
+    """SHA256:..., in ssh-keygen's own words."""
+    listing = subprocess.run(["ssh-keygen", "-lf", str(public_key)], check=True, capture_output=True, text=True)
+    return listing.stdout.split()[1]
+
+
+def descendants(root: int) -> list[int]:
+    """Every process below this one."""
+    children: dict[int, list[int]] = {}
+    for pid in _pids():
+        fields = _proc(pid, "stat").rpartition(b")")[2].split()
+        if len(fields) > 1:
+            children.setdefault(int(fields[1]), []).append(pid)
+    found, todo = [], [root]
+    while todo:
+        below = children.get(todo.pop(), [])
+        found += below
+        todo += below
+    return found
+
+
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _proc(pid: int, file: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/{file}").read_bytes()
+    except OSError:  # it ended meanwhile
+        return b""
+
+
+def _is_zombie(pid: int) -> bool:
+    return _proc(pid, "stat").rpartition(b")")[2].split()[:1] == [b"Z"]
+
+
+def kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
