@@ -143,7 +143,7 @@ def _autocast(asked: argparse.Namespace) -> Autocast:
 
 
 def _data_files(asked: argparse.Namespace) -> list[Path]:
-    """The files named, else those of the run that the checkpoint lies in: its validation files, or what it trained on."""
+    """The files named, else those of the run that the checkpoint lies in: validation, or what it trained on."""
     if asked.data:
         return list(asked.data)
     run_folder = checkpoint_folder(asked.folder).parent.parent
