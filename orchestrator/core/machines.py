@@ -36,6 +36,7 @@ class Gpu:
     memory_gib: float
     peak_bf16_tflops: float
     peak_fp16_tflops: float
+    peak_fp32_tflops: float
     tdp_w: float
     smi: tuple[str, ...] = ()
 
@@ -44,10 +45,13 @@ class Gpu:
         """Whether bf16 is computed in hardware. A card nobody knows is given the benefit of the doubt."""
         return self.peak_bf16_tflops > 0 or self.peak_fp16_tflops == 0
 
-    def peak_flops(self, precision: str) -> float:
-        """Dense peak FLOP/s in that precision (a card without bf16 answers with fp16); 0 for fp32 and when unknown."""
+    def peak_flops(self, precision: str, tf32: bool = False) -> float:
+        """Dense peak FLOP/s in that precision; 0 when unknown. A card without bf16 answers with fp16.
+
+        With TF32, fp32 products count half of the bf16 peak: so it is on every card since the A100.
+        """
         if precision == "fp32":
-            return 0.0
+            return (self.peak_bf16_tflops / 2 if tf32 and self.peak_bf16_tflops else self.peak_fp32_tflops) * 1e12
         half = self.peak_bf16_tflops if precision == "bf16" and self.has_bf16 else self.peak_fp16_tflops
         return half * 1e12
 
@@ -84,9 +88,9 @@ class MachineType:
         """Watts under load: of one card, or of the whole machine where there is none."""
         return self.gpu.tdp_w if self.gpu else float(assumed()["cpu_machine_w"])
 
-    def peak_flops_per_gpu(self, precision: str) -> float:
-        """Dense peak FLOP/s of one rank's card; 0 when unknown, in fp32, and on CPU."""
-        return self.gpu.peak_flops(precision) if self.gpu and self.cuda else 0.0
+    def peak_flops_per_gpu(self, precision: str, tf32: bool) -> float:
+        """Dense peak FLOP/s of one rank's card; 0 when unknown and on CPU."""
+        return self.gpu.peak_flops(precision, tf32) if self.gpu and self.cuda else 0.0
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ def machine_type(name: str) -> MachineType:
     if card == "CPU" and count <= MOST_CPU_RANKS:
         return MachineType(name, None, count)
     if (memory := re.fullmatch(r"GPU-([1-9][0-9]{0,2})GB", card)) and count <= MOST_GPUS:
-        return MachineType(name, Gpu(card, float(memory[1]), 0, 0, 0), count)
+        return MachineType(name, Gpu(card, float(memory[1]), 0, 0, 0, 0), count)
     like = next((machine for machine in all_machine_types() if _card_word(machine) == card), None)
     if like is not None and count <= MOST_GPUS:
         return MachineType(name, like.gpu, count, like.boot_minutes)

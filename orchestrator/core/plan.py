@@ -198,7 +198,7 @@ def train_config(
         ),
         retention=RetentionConfig(keep_last=train.keep_last, keep_every=train.keep_every),
         resume_from=resume_from,
-        peak_flops_per_gpu=machine.peak_flops_per_gpu(train.precision),
+        peak_flops_per_gpu=machine.peak_flops_per_gpu(train.precision, train.tf32),
         device="cuda" if machine.cuda else "cpu",
         prompts=recipe.eval.prompts,
     )

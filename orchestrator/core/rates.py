@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from orchestrator.core.batch import Batch
-from orchestrator.core.machines import MachineType, assumed, published_rates
+from orchestrator.core.machines import MachineType, assumed, machine_type, published_rates
 from orchestrator.core.recipe import Recipe
 from trainer.arithmetic import flop_per_token
 
@@ -51,7 +51,9 @@ def expected_rate(recipe: Recipe, machine: MachineType, batch: Batch, measured: 
     )
     floor_s = float(assumed()["least_layer_step_s"]) * recipe.model.n_layer * batch.accumulation
     most = recipe.train.global_batch * recipe.model.context_length / floor_s
-    return Rate(min(rate.tokens_per_second, most), rate.source, rate.uncertainty)
+    if rate.tokens_per_second <= most:
+        return rate
+    return Rate(most, "guess: so small a model is held up by launching kernels", 0.6)
 
 
 def is_compiled(recipe: Recipe, machine: MachineType) -> bool:
@@ -60,20 +62,25 @@ def is_compiled(recipe: Recipe, machine: MachineType) -> bool:
 
 
 def _measured(recipe: Recipe, machine: MachineType, measured: Sequence[MeasuredRate]) -> Rate | None:
+    """The newest rate of the same machine type, else of another number of the same card, scaled."""
     fitting = [
         rate
         for rate in measured
-        if rate.machine == machine.name
+        if (rate.machine == machine.name or (machine.cuda and machine_type(rate.machine).gpu == machine.gpu))
         and rate.compiled == is_compiled(recipe, machine)
         and rate.precision == recipe.train.precision
         and _comparable(recipe, rate.flop_per_token)
     ]
     if not fitting:
         return None
-    newest = max(fitting, key=lambda rate: rate.measured_at)
-    day = datetime.fromtimestamp(newest.measured_at, UTC).date()
+    newest = max(fitting, key=lambda rate: (rate.machine == machine.name, rate.measured_at))
     scaled = newest.tokens_per_second * newest.flop_per_token / flop_per_token(recipe.model.config())
-    return Rate(scaled, f"measured by us on {day}", 0.1)
+    source = f"measured by us on {datetime.fromtimestamp(newest.measured_at, UTC).date()}"
+    if newest.machine == machine.name:
+        return Rate(scaled, source, 0.1)
+    cards = machine.count / machine_type(newest.machine).count
+    scaled *= cards * (float(assumed()["many_cards"]) if cards > 1 else 1.0)
+    return Rate(scaled, f"{source} with {newest.machine}, scaled", 0.25)
 
 
 def _published(recipe: Recipe, machine: MachineType, micro_batch: int) -> Rate | None:
@@ -100,26 +107,21 @@ def _comparable(recipe: Recipe, other: float) -> bool:
 
 
 def _computed(recipe: Recipe, machine: MachineType) -> Rate:
-    mfu = float(assumed()["mfu_compiled" if is_compiled(recipe, machine) else "mfu_eager"])
-    peak, known = _peak_flops(recipe, machine)
-    again = (
-        0.75 if recipe.train.activation_checkpointing else 1.0
-    )  # the forward pass is computed twice: 3 of 4 parts count
+    peak = machine.peak_flops_per_gpu(recipe.train.precision, recipe.train.tf32)
+    known = "" if peak else "assumed "
+    peak = peak or float(assumed()["unknown_card_tflops"]) * 1e12
+    mfu = _assumed_mfu(recipe, machine, peak)
+    again = 0.75 if recipe.train.activation_checkpointing else 1.0  # one forward pass more: 3 of 4 parts count
     rate = peak * machine.count * mfu * again / flop_per_token(recipe.model.config())
     return Rate(rate, f"computed: {known}{peak / 1e12:g} TFLOP/s peak x assumed MFU {mfu:.0%}", 0.5)
 
 
-def _peak_flops(recipe: Recipe, machine: MachineType) -> tuple[float, str]:
-    """Peak of one card in the recipe's precision, and `assumed ` where it is not from a data sheet.
-
-    fp32 counts half of the bf16 peak with TF32 (true of A100 and H100) and a sixteenth without (true of A100).
-    """
-    peak = machine.peak_flops_per_gpu(recipe.train.precision)
-    if peak:
-        return peak, ""
-    half = machine.peak_flops_per_gpu("bf16") or float(assumed()["unknown_card_tflops"]) * 1e12
-    share = 1.0 if recipe.train.precision != "fp32" else 0.5 if recipe.train.tf32 else 1 / 16
-    return half * share, "assumed "
+def _assumed_mfu(recipe: Recipe, machine: MachineType, peak: float) -> float:
+    if recipe.train.precision == "fp32" and not recipe.train.tf32:
+        return float(assumed()["mfu_fp32"])
+    if is_compiled(recipe, machine):
+        return float(assumed()["mfu_compiled"])
+    return next(float(mfu) for up_to_tflops, mfu in assumed()["mfu_eager"] if peak <= up_to_tflops * 1e12)
 
 
 def _guessed_for_cpu(recipe: Recipe, machine: MachineType) -> Rate:
