@@ -1,6 +1,6 @@
 """The program `gptctl`: `python -m orchestrator`, and the console script.
 
-Typer alone takes about seven times as long to import as Python takes to start, so the first page of help, the one people
+Typer alone takes about seven times as long to import as Python takes to start, so the first page of help, which people
 ask for most, is kept as text beside the CLI (`cli/help.txt`, written by `make docs`; a test compares it with what the
 app itself would print). Everything else goes through the app. This file must import nothing heavy at the top.
 

@@ -73,6 +73,7 @@ def init(
 @verb
 def run(
     recipe: options.Recipe,
+    *,
     host: Annotated[
         str | None, typer.Option("--host", metavar="HOST", help="Where: `local`, or an inventory entry.")
     ] = None,
@@ -119,6 +120,7 @@ def run(
 @verb
 def plan(
     recipe: options.Recipe,
+    *,
     host: Annotated[
         list[str] | None, typer.Option("--host", metavar="HOST", help="Only this host; repeatable. Default: all.")
     ] = None,
@@ -132,12 +134,14 @@ def plan(
     """Show steps, hours and dollars on every machine. Touches nothing."""
     from orchestrator.cli import plan as it
 
-    return it.plan(recipe, host or [], sets or [], max_cost, max_hours, inventory, as_json=as_json)
+    limits = it.typed_limits(max_cost, max_hours)
+    return it.plan(recipe, host or [], sets or [], limits, inventory, as_json=as_json)
 
 
 @verb
 def status(
     run: options.Run = None,
+    *,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again every few seconds, until Ctrl-C.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Show ended runs beyond the newest ten as well.")] = False,
     as_json: options.Json = False,
@@ -155,6 +159,7 @@ def status(
 @verb
 def logs(
     run: options.Run = None,
+    *,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new lines until the run ends.")] = False,
     metrics: Annotated[bool, typer.Option("--metrics", help="The metrics as JSON lines instead of the log.")] = False,
     lines: Annotated[int | None, typer.Option("--lines", "-n", min=0, help="Only the last N lines.")] = None,
@@ -169,6 +174,7 @@ def logs(
 @verb
 def fetch(
     run: options.Run = None,
+    *,
     to: Annotated[
         Path | None, typer.Option("--to", metavar="DIR", help="Default: the run's folder in GPTCTL_HOME.")
     ] = None,
@@ -204,6 +210,7 @@ def stop(
 @verb
 def resume(
     run: options.Run = None,
+    *,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave once the training runs.")] = False,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
@@ -220,6 +227,7 @@ def resume(
 @verb
 def release(
     run: options.Run = None,
+    *,
     force: Annotated[
         bool, typer.Option("--force", help="Even if checkpoints were not fetched; they may be lost.")
     ] = False,
@@ -260,6 +268,7 @@ def check(
     host: Annotated[
         str | None, typer.Argument(metavar="HOST", help="Default: this computer, as the driver of runs.")
     ] = None,
+    *,
     recipe: Annotated[
         str | None, typer.Option("--recipe", metavar="RECIPE", help="Check the space for this one.")
     ] = None,
@@ -297,6 +306,7 @@ def ssh(
 @verb
 def sample(
     run: options.Run = None,
+    *,
     prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="Text to go on from; repeatable.")] = None,
     step: options.Step = None,
     tokens: Annotated[int, typer.Option("--tokens", min=1, help="How many tokens to add.")] = 200,

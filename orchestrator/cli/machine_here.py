@@ -1,0 +1,15 @@
+"""Which machine type a host entry means: the one it names, or for host `local` the one we run on."""
+
+from __future__ import annotations
+
+from orchestrator.core.inventory import HostSpec
+from orchestrator.core.machines import MachineType, machine_type
+
+
+def machine_of(host: HostSpec) -> MachineType:
+    """The host's machine type. Only `local` may leave it open; then nvidia-smi and the cores decide."""
+    if host.machine is not None:
+        return machine_type(host.machine)
+    from orchestrator.wiring import detect_local_machine
+
+    return detect_local_machine()

@@ -1,0 +1,155 @@
+"""`gptctl plan`, and the plan that `gptctl run` shows before it asks. Reads files and the ledger, reaches nothing."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.cli import render
+from orchestrator.cli.home import open_ledger
+from orchestrator.cli.machine_here import machine_of
+from orchestrator.cli.words import NOTHING, count, hours, money
+from orchestrator.core.errors import UserError
+from orchestrator.core.inventory import HostSpec, load_inventory
+from orchestrator.core.limits import check_plan
+from orchestrator.core.machines import MachineType, all_machine_types
+from orchestrator.core.plan import Plan, in_order, make_plan, mark
+from orchestrator.core.rates import MeasuredRate
+from orchestrator.core.recipe import Limits, Recipe, load_recipe
+from orchestrator.ledger.records import RateRecord
+from orchestrator.storage.path import resolve
+
+COLUMNS = ("HOST", "MACHINE", "BATCH", "STEPS", "TOK/S", "TIME", "COST", "$/H", "NOTE")
+NUMBERS = ("STEPS", "TOK/S", "TIME", "COST", "$/H")
+
+
+def plan(name: str, host_names: list[str], sets: list[str], limits: Limits, file: Path | None, *, as_json: bool) -> int:
+    """One row per host, and per machine type unless hosts were named; cheapest first, those that do not fit last."""
+    recipe = load_recipe(name, sets)
+    with open_ledger() as ledger:
+        inventory = load_inventory(file, ledger.home)
+        planner = Planner(recipe, dataset_tokens(recipe, must_exist=False), limits, ledger.rates())
+    chosen = [inventory.host(each) for each in host_names] or list(inventory.hosts.values())
+    places: list[tuple[HostSpec | None, MachineType]] = [(host, machine_of(host)) for host in chosen]
+    if not host_names:
+        places += [(None, machine) for machine in all_machine_types()]
+    plans = in_order([planner.plan(host, machine) for host, machine in places])
+    if as_json:
+        print(json.dumps({"plans": [each.to_json() for each in plans]}, indent=1))
+        return 0
+    _show_table(plans)
+    return 0
+
+
+def typed_limits(max_cost_usd: float | None, max_hours: float | None) -> Limits:
+    """--max-cost and --max-hours. Raises UserError for a limit that is not above zero."""
+    for option, value in (("--max-cost", max_cost_usd), ("--max-hours", max_hours)):
+        if value is not None and not value > 0:
+            raise UserError(f"{option} {value:g}: must be above 0")
+    return Limits(max_cost_usd=max_cost_usd, max_hours=max_hours)
+
+
+@dataclass(frozen=True)
+class Planner:
+    """One recipe, to be planned on several machines; `rates` are those of earlier runs."""
+
+    recipe: Recipe
+    dataset_tokens: int | None
+    limits: Limits
+    rates: Sequence[RateRecord]
+
+    def plan(self, host: HostSpec | None, machine: MachineType) -> Plan:
+        """The plan there; it may not fit, and it may be beyond a limit."""
+        measured = [rate for rate in map(_measured, self.rates) if rate]
+        return make_plan(
+            self.recipe,
+            host,
+            machine,
+            None,
+            rates=measured,
+            dataset_tokens=self.dataset_tokens,
+            now=time.time(),
+            limits=self.limits,
+        )
+
+
+def planned(recipe: Recipe, host: HostSpec, rates: Sequence[RateRecord], limits: Limits) -> tuple[MachineType, Plan]:
+    """The machine and the plan of one run. Raises UserError if it cannot work, LimitReached if it costs too much."""
+    machine = machine_of(host)
+    made = Planner(recipe, dataset_tokens(recipe, must_exist=True), limits, rates).plan(host, machine)
+    check_plan(made)
+    return machine, made
+
+
+def dataset_tokens(recipe: Recipe, *, must_exist: bool) -> int | None:
+    """Length of a dataset that lies on this side, from its headers; None for one that is made or pulled later."""
+    source = recipe.data.source
+    if source is None or "://" in source:
+        return None
+    path = Path(source).expanduser()
+    return resolve(path).train_tokens if must_exist or path.exists() else None
+
+
+def _measured(rate: RateRecord) -> MeasuredRate | None:
+    """A rate of an earlier run as the plan reads it; None for one that an older version wrote differently."""
+    try:
+        return MeasuredRate(
+            rate.machine,
+            rate.tokens_per_second,
+            float(rate.data["flop_per_token"]),
+            rate.at,
+            bool(rate.data["compiled"]),
+            str(rate.data["precision"]),
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def show_plan(plan: Plan) -> None:
+    """The plan of one run, as conversation: what will happen, how long, for how much, and who says so."""
+    sequences = f"{plan.micro_batch} x {plan.accumulation} x {plan.ranks} = {plan.global_batch} sequences"
+    epochs = f", {plan.epochs:.2f} epochs" if plan.epochs else ""
+    low, high = plan.cost_usd.get("total_low"), plan.cost_usd.get("total_high")
+    between = f" ({money(low)} to {money(high)})" if low and high else ""
+    stages = ", ".join(f"{name} {hours(value)}" for name, value in plan.hours.items() if name != "total" and value)
+    lines = [
+        ("plan", f"{plan.recipe} on {plan.host or NOTHING} ({plan.machine})"),
+        ("model", f"{count(plan.parameters)} parameters"),
+        ("batch", f"micro-batch x accumulation x ranks: {sequences}"),
+        ("steps", f"{plan.steps:,} steps, {count(plan.tokens)} tokens{epochs}"),
+        ("speed", f"{count(plan.tokens_per_second)} tok/s ({plan.rate_source}, +-{plan.uncertainty:.0%})"),
+        ("time", f"{hours(plan.hours['total'])} ({stages})"),
+        (
+            "cost",
+            f"{money(plan.cost_usd['total'])}{between} at {money(plan.price_per_hour_usd)}/h ({plan.price_source})",
+        ),
+        ("ending", plan.ending),
+    ]
+    for name, text in lines:
+        render.talk(f"{name:<7} {text}")
+    for warning in plan.warnings:
+        render.talk(f"warning {warning}", style="yellow")
+
+
+def _show_table(plans: Sequence[Plan]) -> None:
+    rows = [
+        [
+            each.host or NOTHING,
+            each.machine,
+            f"{each.micro_batch} x {each.accumulation} x {each.ranks}",
+            f"{each.steps:,}",
+            count(each.tokens_per_second),
+            hours(each.hours["total"]),
+            money(each.cost_usd["total"]),
+            money(each.price_per_hour_usd),
+            "; ".join([*marks, *([each.why] if not each.fits else []), each.rate_source]),
+        ]
+        for each, marks in zip(plans, mark(plans), strict=True)
+    ]
+    render.show_table(COLUMNS, rows, right=NUMBERS)
+    render.talk(
+        "batch: micro-batch x accumulation x ranks. Rows without a host are machine types, at their last price."
+    )

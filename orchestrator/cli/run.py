@@ -1,0 +1,217 @@
+"""`gptctl run`, `resume`, `stop` and `release`: ask, hand over to the pipeline, show how it went.
+
+Everything is looked up and agreed to before the first line is written to the ledger; from then on the pipeline decides.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.cli import render
+from orchestrator.cli.ending import how_to_go_on, show_ending
+from orchestrator.cli.failures import run_folder
+from orchestrator.cli.home import open_ledger
+from orchestrator.cli.plan import planned, show_plan, typed_limits
+from orchestrator.cli.words import duration, money
+from orchestrator.core.errors import UserError
+from orchestrator.core.events import Event
+from orchestrator.core.inventory import HostSpec, load_inventory
+from orchestrator.core.recipe import Recipe, load_recipe
+from orchestrator.core.states import State
+from orchestrator.core.suggest import one_of
+from orchestrator.ledger.records import RENTAL_OPEN, RunRecord
+from orchestrator.ledger.store import Ledger
+from orchestrator.pipeline import drive, exit_code
+from orchestrator.verbs import release_run, stop_run
+from orchestrator.wiring import RunRequest, new_run
+from trainer.contract import CHECKPOINTS, LATEST
+
+LONGEST_TEXT = 500
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What was typed after `gptctl run`."""
+
+    recipe: str
+    host: str | None
+    on: str | None
+    detach: bool
+    keep: bool
+    again: bool
+    name: str | None
+    labels: list[str]
+    note: str | None
+    sets: list[str]
+    resume_from: str | None
+    max_cost_usd: float | None
+    max_hours: float | None
+    accept_new_host_key: bool
+    inventory: Path | None
+
+
+def run(wish: Wish, *, yes: bool, as_json: bool) -> int:
+    """Plans, asks, and drives a new run. Returns the exit code of its outcome, 0 when detached."""
+    recipe = load_recipe(wish.recipe, wish.sets)
+    with open_ledger() as ledger:
+        host = _host(wish, ledger)
+        request = _request(wish, ledger, recipe, host)
+        show_plan(request.plan)
+        if not _agreed(wish, ledger, request, yes):
+            render.talk("nothing was started")
+            return 0
+        started = new_run(ledger, request, time.time())
+        return follow_through(ledger, started, detach=wish.detach, as_json=as_json)
+
+
+def _host(wish: Wish, ledger: Ledger) -> HostSpec:
+    """The host entry: the one named, or the one the rental of --on was made from."""
+    inventory = load_inventory(wish.inventory, ledger.home)
+    if wish.on is not None:
+        rental = ledger.rental(wish.on)
+        if rental.state != RENTAL_OPEN:
+            raise UserError(f"{rental.id} was released; it can serve no further run", f"use --host {rental.host}")
+        if wish.host not in (None, rental.host):
+            raise UserError(f"{rental.id} is on host {rental.host}, not {wish.host}", "leave --host away")
+        return inventory.host(rental.host)
+    if wish.host is None:
+        raise UserError(f"no host given; known: {one_of(inventory.hosts)}", _command("--host", "local"))
+    return inventory.host(wish.host)
+
+
+def _request(wish: Wish, ledger: Ledger, recipe: Recipe, host: HostSpec) -> RunRequest:
+    machine, plan = planned(recipe, host, ledger.rates(), typed_limits(wish.max_cost_usd, wish.max_hours))
+    return RunRequest(
+        recipe=recipe,
+        host=host,
+        machine=machine,
+        plan=plan,
+        name=_text("--name", wish.name),
+        labels=_labels(wish.labels),
+        note=_text("--note", wish.note),
+        keep=wish.keep,
+        accept_new_host_key=wish.accept_new_host_key,
+        on_rental=wish.on,
+        resume_from=_checkpoint(ledger, wish.resume_from),
+    )
+
+
+def _text(option: str, text: str | None) -> str | None:
+    """Any printable text may be a name or a note; it is only ever shown, never run."""
+    if text is not None and (not text.strip() or not text.isprintable() or len(text) > LONGEST_TEXT):
+        raise UserError(f"{option} {text[:60]!r}: must be printable text of 1 to {LONGEST_TEXT} characters on one line")
+    return text
+
+
+def _labels(given: list[str]) -> dict[str, str]:
+    labels = {}
+    for label in given:
+        key, equals, value = label.partition("=")
+        if not equals or not key.strip() or not label.isprintable():
+            raise UserError(f"--label {label!r}: must be KEY=VALUE", "for example --label purpose=baseline")
+        labels[key.strip()] = value
+    return labels
+
+
+def _checkpoint(ledger: Ledger, wanted: str | None) -> str | None:
+    """The newest checkpoint of another run, on this side."""
+    if wanted is None:
+        return None
+    other = ledger.find_run(wanted)
+    latest = ledger.home / "runs" / other.id / CHECKPOINTS / LATEST
+    if not latest.is_dir():
+        raise UserError(f"{other.id} has no checkpoint here to resume from", f"gptctl fetch {other.id}")
+    return str(latest.resolve())
+
+
+def _agreed(wish: Wish, ledger: Ledger, request: RunRequest, yes: bool) -> bool:
+    """Names an unfinished run of the same recipe on the same host, then asks; with --yes it refuses instead."""
+    unfinished = [
+        found
+        for found in ledger.runs(unfinished_only=True, host=request.host.name)
+        if found.recipe_digest == request.recipe.digest
+    ]
+    if unfinished and not wish.again:
+        message = f"{unfinished[0].id} is an unfinished run of this recipe on {request.host.name}"
+        if yes:
+            raise UserError(message, f"gptctl resume {unfinished[0].id}, or --again for a second run")
+        render.talk(f"{message}; gptctl resume {unfinished[0].id} goes on with it")
+    return yes or render.ask(f"Start a new run on {request.host.name}?", _command())
+
+
+def _command(*more: str) -> str:
+    """What was typed, with something added: the next command of a hint."""
+    return shlex.join(["gptctl", *sys.argv[1:], *more])
+
+
+def resume(wanted: str | None, *, detach: bool, as_json: bool) -> int:
+    """Goes on with a run; of an ended one it prints the outcome and returns its exit code."""
+    with open_ledger() as ledger:
+        found = ledger.find_run(wanted)
+        if found.state is State.ENDED:
+            show_ending(ledger, found.id, as_json=as_json)
+            return exit_code(found)
+        return follow_through(ledger, found, detach=detach, as_json=as_json)
+
+
+def follow_through(ledger: Ledger, found: RunRecord, *, detach: bool, as_json: bool) -> int:
+    """Drives a run in view of the user, then shows how it ended, or how to go on with it."""
+    run_folder.set(ledger.home / "runs" / found.id)
+    left: list[Event] = []
+    with render.teller(f"{found.id} on {found.host} ({found.machine})") as tell:
+
+        def listen(event: Event) -> None:
+            if event.kind == "detached":
+                left.append(event)
+            tell(event)
+
+        code = drive(ledger.home, found.id, listen, until="launch" if detach else None)
+    if left:
+        how_to_go_on(found.id)
+        print(found.id, flush=True)
+        return code
+    show_ending(ledger, found.id, as_json=as_json)
+    return code
+
+
+def stop(wanted: str | None, *, yes: bool, as_json: bool) -> int:
+    """Ends the training with a checkpoint and walks the ending, after asking."""
+    with open_ledger() as ledger:
+        found = ledger.find_run(wanted)
+        if found.state is not State.ENDED and not (yes or render.ask(_stop_question(found), _command())):
+            render.talk("nothing was stopped")
+            return 0
+        run_folder.set(ledger.home / "runs" / found.id)
+        with render.teller(f"stopping {found.id}") as tell:
+            code = stop_run(ledger.home, found.id, tell)
+        show_ending(ledger, found.id, as_json=as_json)
+        return code
+
+
+def _stop_question(found: RunRecord) -> str:
+    where = f"step {found.step} of {found.total_steps}" if found.step else found.state.value
+    return f"Stop {found.id} on {found.host} at {where}? It keeps a checkpoint."
+
+
+def release(wanted: str | None, *, force: bool, yes: bool, as_json: bool) -> int:
+    """Gives the machine back, after saying what that ends and what may be lost."""
+    with open_ledger() as ledger:
+        found = ledger.find_run(wanted)
+        rental = ledger.rental(found.rental_id or "")
+        open_s = time.time() - rental.created_at
+        question = (
+            f"Release {found.host} ({rental.machine}, {money(rental.price_per_hour_usd)}/h, held for "
+            f"{duration(open_s)})? Run {found.id} ends{' and what is not fetched is lost' if force else ''}."
+        )
+        if rental.state == RENTAL_OPEN and not (yes or render.ask(question, _command())):
+            render.talk("nothing was released")
+            return 0
+        run_folder.set(ledger.home / "runs" / found.id)
+        with render.teller(f"releasing {found.host}") as tell:
+            code = release_run(ledger.home, found.id, tell, force=force)
+        show_ending(ledger, found.id, as_json=as_json)
+        return code

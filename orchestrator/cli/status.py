@@ -1,0 +1,71 @@
+"""`gptctl status`: one row per run. Reads the ledger and asks the machines of unfinished runs; takes no lock."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from orchestrator.cli.home import open_ledger
+from orchestrator.cli.rows import COLUMNS, NUMBERS, cells, rental_row, run_row
+from orchestrator.core.states import State
+from orchestrator.ledger.store import Ledger
+
+LOOK_S = 2.0
+"""How long a machine may take to answer; after that it is `unknown`, never dead."""
+WATCH_EVERY_S = 2.0
+NEWEST_ENDED = 10
+
+
+def status(wanted: str | None, *, watch: bool, everything: bool, as_json: bool) -> int:
+    """Prints the rows, newest run first. With `watch`, again and again until Ctrl-C."""
+    with open_ledger() as ledger:
+        if not watch:
+            show(collect(ledger, wanted), everything=everything or wanted is not None, as_json=as_json)
+            return 0
+        try:
+            while True:
+                found = collect(ledger, wanted)
+                show(found, everything=everything or wanted is not None, as_json=as_json, redraw=not as_json)
+                time.sleep(WATCH_EVERY_S)
+        except KeyboardInterrupt:
+            return 0
+
+
+def collect(ledger: Ledger, wanted: str | None, *, look_s: float = LOOK_S) -> dict[str, Any]:
+    """`{"runs": [...], "rentals": [...]}` as documented; machines of unfinished runs have just been asked."""
+    runs = [ledger.find_run(wanted)] if wanted is not None else ledger.runs()
+    open_runs = [run for run in runs if run.state is not State.ENDED]
+    if open_runs and look_s > 0:
+        # Only now: the connection libraries cost more time than a ledger of a thousand ended runs.
+        from orchestrator.pipeline import look
+
+        fresh = {run.id: run for run in look(ledger.home, open_runs, deadline_s=look_s)}
+        runs = [fresh.get(run.id, run) for run in runs]
+    rentals = {rental.id: rental for rental in ledger.rentals()}
+    intervals = ledger.all_intervals() if wanted is None else {run.id: ledger.intervals(run.id) for run in runs}
+    now = time.time()
+    shown = {run.rental_id for run in runs}
+    return {
+        "runs": [run_row(run, rentals.get(run.rental_id or ""), intervals.get(run.id, ()), now) for run in runs],
+        "rentals": [
+            rental_row(rental, runs, intervals) for rental in rentals.values() if wanted is None or rental.id in shown
+        ],
+    }
+
+
+def show(found: dict[str, Any], *, everything: bool, as_json: bool, redraw: bool = False) -> None:
+    """Prints what collect() found."""
+    if as_json:
+        print(json.dumps(found, indent=1), flush=True)
+        return
+    from orchestrator.cli import render
+
+    rows = found["runs"]
+    ended = [row for row in rows if row["state"] == State.ENDED]
+    hidden = set() if everything else {row["id"] for row in ended[NEWEST_ENDED:]}
+    render.show_table(COLUMNS, [cells(row) for row in rows if row["id"] not in hidden], right=NUMBERS, redraw=redraw)
+    if not rows:
+        render.talk("no runs yet. Next: gptctl run quickstart --host local")
+    if hidden:
+        render.talk(f"{len(hidden)} older runs are not shown; --all shows them")
