@@ -10,10 +10,19 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from types import ModuleType
+from typing import Protocol, cast
 
+from orchestrator.core import ports
 from orchestrator.core.errors import UserError
+from orchestrator.core.inventory import HostSpec
+from orchestrator.core.machines import MachineType
 from orchestrator.core.suggest import did_you_mean, one_of
+
+
+class ProviderModule(Protocol):
+    """What a file of this folder offers."""
+
+    def provider(self, host: HostSpec, machine: MachineType) -> ports.Provider: ...
 
 
 def known() -> dict[str, str]:
@@ -22,7 +31,7 @@ def known() -> dict[str, str]:
     return {name.removesuffix("_host").removesuffix("_cloud"): name for name in modules}
 
 
-def load(name: str) -> ModuleType:
+def load(name: str) -> ProviderModule:
     """The module of a provider. Raises UserError listing the known ones."""
     modules = known()
     if name not in modules:
@@ -30,4 +39,4 @@ def load(name: str) -> ModuleType:
             f"there is no provider {name!r}{did_you_mean(name, modules)}; known: {one_of(modules)}",
             hint="correct `provider` in the inventory",
         )
-    return importlib.import_module(f"{__name__}.{modules[name]}")
+    return cast(ProviderModule, importlib.import_module(f"{__name__}.{modules[name]}"))
