@@ -1,0 +1,236 @@
+"""`python -m trainer.probe`: the largest micro-batch that fits this GPU, and the rate it gives; seconds, not minutes.
+
+One process, random tokens, the run's real shapes: forward, backward and optimizer step. On a CPU, which has no hard
+border, it measures the rate of the configured micro-batch only. It writes JSON lines on stdout, the last one is the
+result. It must not touch the run folder, and it does not measure the communication between GPUs.
+
+Example::
+
+    python -m trainer.probe --config run/config.json --ranks 8
+    {"event": "tried", "micro_batch": 12, "fits": true, "peak_gib": 9.4}
+    {"micro_batch": 12, "accumulation": 1, "tokens_per_second": 3100000, "peak_gib": 9.4, "free_gib": 39.1, ...}
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.optim import Optimizer
+
+from trainer.arithmetic import GIB, divisors, largest_micro_batch, split_batch
+from trainer.canary import compile_fault
+from trainer.contract import ContractError, RunConfig
+from trainer.model import GPT
+from trainer.optim import build_optimizers
+
+HEADROOM_GIB = 0.5
+"""Left free beside the measured peak: NCCL's buffers and the validation's own shapes come later."""
+MEASURE_S = 2.0
+FEWEST_MEASUREMENTS = 2
+COMPILE_BATCHES = 3
+
+
+class ProbeError(ValueError):
+    """The configuration does not divide over the ranks, or not even one sequence fits."""
+
+
+@dataclass
+class Subject:
+    """The model and its optimizers as the run will build them."""
+
+    model: GPT
+    optimizers: list[Optimizer]
+    config: RunConfig
+    device: torch.device
+
+    def batch(self, micro_batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Random ids and targets, (micro_batch, context_length): shapes matter here, text does not."""
+        shape = (2, micro_batch, self.config.model.context_length)
+        ids, targets = torch.randint(self.config.model.vocab_size, shape, device=self.device)
+        return ids, targets
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """The run's compute type; a card without bf16 answers bf16 with fp16."""
+        precision, kind = self.config.train.precision, self.device.type
+        if precision == "fp32":
+            return contextlib.nullcontext()
+        narrow = kind == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.autocast(kind, dtype=torch.float16 if precision == "fp16" or narrow else torch.bfloat16)
+
+    def micro_step(self, micro_batch: int) -> None:
+        """Forward and backward."""
+        with self.autocast():
+            loss: torch.Tensor = self.model(*self.batch(micro_batch))
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def optimizer_step(self) -> None:
+        """Gradients stay, so that a second call finds them again."""
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+
+def probe(config: RunConfig, ranks: int, device: torch.device) -> dict[str, object]:
+    """The result line. Raises ProbeError."""
+    train = config.train
+    try:
+        split_batch(train.global_batch, ranks, 1)
+    except ValueError as error:
+        raise ProbeError(str(error)) from error
+    share = train.global_batch // ranks
+    free_gib = torch.cuda.mem_get_info(device)[0] / GIB if device.type == "cuda" else None
+    subject = _build(config, device)
+    if free_gib is None:
+        micro_batch, peak_gib = _configured(train.micro_batch, share), None
+    else:
+        micro_batch, peak_gib = _largest(subject, share, free_gib)
+    fault = _compile(subject, micro_batch)
+    accumulation = share // micro_batch
+    step_s = accumulation * _seconds(lambda: subject.micro_step(micro_batch), device)
+    step_s += _seconds(subject.optimizer_step, device)
+    return {
+        "micro_batch": micro_batch,
+        "accumulation": accumulation,
+        "tokens_per_second": round(train.global_batch * config.model.context_length / step_s),
+        "peak_gib": peak_gib,
+        "free_gib": None if free_gib is None else round(free_gib, 2),
+        "ranks": ranks,
+        "compile_fault": fault,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+    }
+
+
+def _build(config: RunConfig, device: torch.device) -> Subject:
+    torch.manual_seed(config.train.seed)
+    torch.set_float32_matmul_precision("high" if config.train.tf32 else "highest")
+    model = GPT(config.model, config.train.activation_checkpointing).to(device)
+    return Subject(model, build_optimizers(model, config.train), config, device)
+
+
+def _configured(micro_batch: int, share: int) -> int:
+    """The configured micro-batch, or the next smaller one that divides the share."""
+    return next(size for size in divisors(share) if size <= max(1, micro_batch))
+
+
+def _largest(subject: Subject, share: int, free_gib: float) -> tuple[int, float]:
+    """The largest divisor of the share that fits, and its peak. It starts where the memory model points.
+
+    Raises ProbeError when one sequence does not fit.
+    """
+    config = subject.config
+    sizes = divisors(share)
+    predicted = largest_micro_batch(
+        config.model,
+        share,
+        free_gib,
+        config.train.precision,
+        activation_checkpointing=config.train.activation_checkpointing,
+        optimizer=config.train.optimizer,
+    )
+    at = sizes.index(predicted) if predicted is not None else len(sizes) - 1
+    peak_gib = _peak_gib(subject, sizes[at], free_gib)
+    while peak_gib is None:
+        at += 1
+        if at == len(sizes):
+            raise ProbeError(
+                f"one sequence of {config.model.context_length} tokens does not fit into {free_gib:.1f} GiB of free "
+                "memory: set train.activation_checkpointing = true, or take a card with more memory"
+            )
+        peak_gib = _peak_gib(subject, sizes[at], free_gib)
+    while at > 0 and (larger := _peak_gib(subject, sizes[at - 1], free_gib)) is not None:
+        at, peak_gib = at - 1, larger
+    return sizes[at], peak_gib
+
+
+def _peak_gib(subject: Subject, micro_batch: int, free_gib: float) -> float | None:
+    """Peak reserved memory of two steps at this micro-batch, or None where it does not fit beside the headroom.
+
+    Two, because the second one has gradients and optimizer state in place while the activations grow.
+    """
+    device = subject.device
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    try:
+        for _ in range(2):
+            subject.micro_step(micro_batch)
+            subject.optimizer_step()
+        torch.cuda.synchronize(device)
+    except torch.OutOfMemoryError:
+        _say(event="tried", micro_batch=micro_batch, fits=False)
+        return None
+    peak_gib = torch.cuda.max_memory_reserved(device) / GIB
+    fits = peak_gib + HEADROOM_GIB <= free_gib
+    _say(event="tried", micro_batch=micro_batch, fits=fits, peak_gib=round(peak_gib, 2))
+    return round(peak_gib, 2) if fits else None
+
+
+def _compile(subject: Subject, micro_batch: int) -> str | None:
+    """Compiles the model where the run will; returns why it should not, else None."""
+    wanted = subject.config.train.compile
+    if not (subject.device.type == "cuda" if wanted is None else wanted):
+        return None
+    batches = [subject.batch(micro_batch) for _ in range(COMPILE_BATCHES)]
+    fault = compile_fault(subject.model, batches, subject.autocast)
+    if fault is not None:
+        subject.model.compile_parts(False)
+    return fault
+
+
+def _seconds(work: Callable[[], None], device: torch.device) -> float:
+    """Median wall time of one call, after one that does not count."""
+    times: list[float] = []
+    began = time.perf_counter()
+    while len(times) <= FEWEST_MEASUREMENTS or time.perf_counter() - began < MEASURE_S:
+        before = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - before)
+    return statistics.median(times[1:])
+
+
+def _say(**line: object) -> None:
+    print(json.dumps(line), flush=True)
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m trainer.probe", description="Find the largest micro-batch.")
+    parser.add_argument("--config", required=True, help="a config.json: its text, its path, or a run folder")
+    parser.add_argument("--ranks", type=int, default=1, help="GPUs the global batch will be spread over (default: 1)")
+    parser.add_argument("--device", help="cpu or cuda (default: the configuration's)")
+    return parser.parse_args(arguments)
+
+
+def _read_config(asked: str) -> RunConfig:
+    if asked.lstrip().startswith("{"):
+        return RunConfig.from_json(asked)
+    path = Path(asked)
+    return RunConfig.from_json((path / "config.json" if path.is_dir() else path).read_text())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The program: 0 with the result as last line on stdout, 1 with the reason on stderr."""
+    asked = _parse(arguments)
+    try:
+        config = _read_config(asked.config)
+        wanted = asked.device or config.device
+        cuda = torch.cuda.is_available() if wanted == "auto" else wanted == "cuda"
+        _say(**probe(config, asked.ranks, torch.device("cuda" if cuda else "cpu")))
+    except (ContractError, ProbeError, OSError) as error:
+        print(f"probe: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
