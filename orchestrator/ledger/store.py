@@ -233,20 +233,15 @@ class Ledger:
 
     def close_stage(self, interval_id: int, at: float | None = None) -> None:
         """Ends an open interval; a closed one stays as it is."""
-        end = self._now() if at is None else at
-        sql = (
-            "UPDATE stage_intervals SET ended_at = max(started_at, ?1), last_at = max(started_at, ?1)"
-            " WHERE id = ?2 AND ended_at IS NULL"
-        )
-        self._execute(sql, end, interval_id)
+        self._end_stage("id = ? AND ended_at IS NULL", interval_id, self._now() if at is None else at)
 
     def replace_stage_end(self, interval_id: int, ended_at: float) -> None:
         """Rewrites an end with an observed one, such as the provider's own end of billing."""
-        self._execute(
-            "UPDATE stage_intervals SET ended_at = max(started_at, ?1), last_at = max(started_at, ?1) WHERE id = ?2",
-            ended_at,
-            interval_id,
-        )
+        self._end_stage("id = ?", interval_id, ended_at)
+
+    def _end_stage(self, where: str, interval_id: int, at: float) -> None:
+        sql = f"UPDATE stage_intervals SET ended_at = max(started_at, ?), last_at = max(started_at, ?) WHERE {where}"
+        self._execute(sql, at, at, interval_id)
 
     def intervals(self, run_id: str) -> list[StageInterval]:
         """In time order. An open one has ended_at None and was last heard of at last_at."""

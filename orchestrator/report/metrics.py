@@ -121,10 +121,14 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     if not line.endswith(b"\n"):
         return None  # torn: the rest is still on its way
     try:
-        value = json.loads(line)
+        value = json.loads(line, parse_constant=_no_number)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _no_number(_: str) -> None:
+    """NaN and Infinity: no JSON, though Python writes them; a report that repeats them could not be read."""
 
 
 def _by_step(path: Path) -> list[dict[str, Any]]:
@@ -141,7 +145,6 @@ def _is_step(row: Mapping[str, Any]) -> bool:
 
 
 def _number(value: object) -> float | None:
-    """A finite number, or None: NaN is a fact for the events, not for a median."""
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 

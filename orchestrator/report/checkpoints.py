@@ -1,0 +1,69 @@
+"""The checkpoints that lie in a run folder or its mirror, by their manifests.
+
+It hashes manifests, not weights: fetch has compared every file with its sha256 before the folder got its name, and
+reading gigabytes again would make the report the slowest stage. Sizes are compared here, so a file lost since shows.
+
+    for checkpoint in read_checkpoints(mirror / "checkpoints"):
+        print(checkpoint.step, checkpoint.size_bytes, checkpoint.complete)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.contract import BEST, LATEST, MANIFEST_FILE, checkpoint_step
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One `step-...` folder with a manifest."""
+
+    step: int
+    path: Path
+    size_bytes: int
+    """Of the files in the manifest, together."""
+    manifest_sha256: str
+    complete: bool
+    """Whether every file of the manifest is here in its full size."""
+    best: bool = False
+    latest: bool = False
+
+
+def read_checkpoints(folder: Path) -> list[Checkpoint]:
+    """By step. Folders without a readable manifest were never finished and are left out, as are temporary ones."""
+    if not folder.is_dir():
+        return []
+    best, latest = _target(folder / BEST), _target(folder / LATEST)
+    found = []
+    for path in folder.iterdir():
+        step = checkpoint_step(path.name)
+        if step is None or path.is_symlink():
+            continue
+        sizes, digest = _manifest(path / MANIFEST_FILE)
+        if sizes is not None:
+            complete = all(_has(path / name, size) for name, size in sizes.items())
+            total = sum(sizes.values())
+            found.append(Checkpoint(step, path, total, digest, complete, path.name == best, path.name == latest))
+    return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+
+def _manifest(path: Path) -> tuple[Mapping[str, int] | None, str]:
+    """Sizes in bytes by file name, and the manifest's own sha256; None where it cannot be read."""
+    try:
+        text = path.read_bytes()
+        sizes = {str(name): int(entry["size_bytes"]) for name, entry in json.loads(text)["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None, ""
+    return sizes, hashlib.sha256(text).hexdigest()
+
+
+def _has(path: Path, size_bytes: int) -> bool:
+    return path.is_file() and path.stat().st_size == size_bytes
+
+
+def _target(link: Path) -> str | None:
+    return link.readlink().name if link.is_symlink() else None
