@@ -6,9 +6,10 @@ when nobody else does.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -142,44 +143,45 @@ def look(home: Path, runs: Sequence[RunRecord], deadline_s: float = 2.0) -> list
     A machine that does not answer in time is `unknown`, never dead; the run's state stays.
     """
     with Ledger.open(home, time.time) as ledger:
-        asked = {run.id: ledger.rental(run.rental_id) for run in runs if _worth_asking(run) and run.rental_id}
-        accept = {run.id: bool(run.options.get("accept_new_host_key")) for run in runs}
-        python = {run.id: str(run.host_data.get("python") or "python3") for run in runs}
-        pool = ThreadPoolExecutor(max_workers=max(1, min(32, len(asked))), thread_name_prefix="look")
-        futures = {
-            pool.submit(_ask, home, run_id, rental, accept[run_id], python[run_id], deadline_s): run_id
-            for run_id, rental in asked.items()
-            if rental.data.get("reached")
-        }
-        wait(futures, timeout=deadline_s)
-        pool.shutdown(wait=False, cancel_futures=True)
-        for future, run_id in futures.items():
-            ledger.update_run(run_id, **_seen(future, asked[run_id]))
-        return [ledger.run(run.id) if run.id in asked else run for run in runs]
+        rentals = {run.id: ledger.rental(run.rental_id) for run in runs if _worth_asking(run) and run.rental_id}
+        asked = [run for run in runs if run.id in rentals and rentals[run.id].data.get("reached")]
+        answers: dict[str, dict[str, Any]] = {}
+        threads = [
+            # Daemons: one that hangs on a dead link must not keep the command from ending.
+            threading.Thread(target=_ask, args=(home, run, rentals[run.id], deadline_s, answers), daemon=True)
+            for run in asked
+        ]
+        deadline = time.monotonic() + deadline_s
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        for run in asked:
+            ledger.update_run(run.id, **_seen(answers.get(run.id), rentals[run.id]))
+        return [ledger.run(run.id) if run in asked else run for run in runs]
 
 
 def _worth_asking(run: RunRecord) -> bool:
     return run.state in (State.PREPARING, State.TRAINING, State.ENDING)
 
 
-def _ask(home: Path, run_id: str, rental: Rental, accept: bool, python: str, deadline_s: float) -> dict[str, Any]:
-    shell = open_shell(home, Address(**rental.address), accept_new=accept, deadline_s=deadline_s)
-    try:
-        answer = Agent(shell, rental.folder, python).status(run_id, deadline_s=deadline_s)
-        return dict(answer["runs"].get(run_id, {}))
-    finally:
-        shell.close()
+def _ask(home: Path, run: RunRecord, rental: Rental, deadline_s: float, answers: dict[str, dict[str, Any]]) -> None:
+    """Puts the agent's view of the run into `answers`; silence or any failure leaves it out."""
+    accept = bool(run.options.get("accept_new_host_key"))
+    with suppress(GptctlError):
+        shell = open_shell(home, Address(**rental.address), accept_new=accept, deadline_s=deadline_s)
+        try:
+            answer = Agent(shell, rental.folder).status(run.id, deadline_s=deadline_s)
+            answers[run.id] = dict(answer["runs"].get(run.id, {}))
+        finally:
+            shell.close()
 
 
-def _seen(future: Future[dict[str, Any]], rental: Rental) -> dict[str, Any]:
+def _seen(answer: dict[str, Any] | None, rental: Rental) -> dict[str, Any]:
     """The fields of a run's row that one answer changes."""
-    via = "local" if rental.address.get("host") is None else "ssh"
-    if not future.done() or isinstance(future.exception(), GptctlError):
+    if answer is None:
         return {"seen": Seen.UNKNOWN}
-    fields: dict[str, Any] = {"seen": Seen.LIVE, "seen_at": time.time(), "seen_via": via}
-    metrics = future.result().get("metrics") or {}
-    for name in ("step", "loss", "tokens_per_second", "mfu"):
-        if metrics.get(name) is not None:
-            fields[name] = metrics[name]
-    return fields
-
+    via = "local" if rental.address.get("host") is None else "ssh"
+    metrics = answer.get("metrics") or {}
+    known = {name: metrics[name] for name in ("step", "loss", "tokens_per_second", "mfu") if metrics.get(name) is not None}
+    return {"seen": Seen.LIVE, "seen_at": time.time(), "seen_via": via, **known}

@@ -83,7 +83,7 @@ def _new_rental(ledger: Ledger, request: RunRequest, now: float) -> str:
         machine=request.machine.name,
         price_per_hour_usd=request.plan.price_per_hour_usd or 0.0,
         created_at=now,
-        folder=host.folder,
+        folder=str(ledger.home / "machine") if host.provider == LOCAL else host.folder,
     )
     ledger.add_rental(rental)
     return rental.id

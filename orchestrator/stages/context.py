@@ -9,6 +9,7 @@ Example::
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,7 +81,9 @@ class RunContext:
     def agent(self) -> Agent:
         """The agent on the rental."""
         if self._agent is None:
-            self._agent = Agent(self.shell, self.rental.folder, self.host.python or "python3")
+            here = self.shell.openssh() is None
+            python = sys.executable if here else "python3"  # of the agent; any python3 will do
+            self._agent = Agent(self.shell, self.rental.folder, python)
         return self._agent
 
     def disconnect(self) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 from orchestrator.core.errors import UserError
@@ -39,7 +40,7 @@ def _arguments(context: RunContext) -> list[str]:
 
 
 def _prepare(context: RunContext, arguments: list[str], digest: str, folder: Path) -> None:
-    here = Agent(LocalShell(), str(context.home / "machine"))
+    here = Agent(LocalShell(), str(context.home / "machine"), sys.executable)
     here.ensure()
     interpreter = _interpreter_here(context, here)
     spec = {

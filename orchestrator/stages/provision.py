@@ -17,8 +17,6 @@ from orchestrator.stages.jobs import run_job
 from trainer.arithmetic import checkpoint_bytes
 
 MAX_CLOCK_SKEW_S = 60
-ENVIRONMENT_BYTES = 6_000_000_000
-"""torch with its CUDA libraries, unpacked; measured 979 MB for the CPU build."""
 
 
 def provision(context: RunContext) -> None:
@@ -29,7 +27,14 @@ def provision(context: RunContext) -> None:
     check_disk(context, facts)
     check_clock(context, facts)
     interpreter = _interpreter(context, facts)
-    context.note(python=interpreter["python"], torch=interpreter["torch"], boot_id=facts["boot_id"])
+    context.note(
+        python=interpreter["python"],
+        torch=interpreter["torch"],
+        boot_id=facts["boot_id"],
+        driver=facts["driver"],
+        cpus=facts["cpus"],
+        gpus=[gpu["uuid"] for gpu in facts["gpus"]][: context.plan.ranks] if context.machine.gpu else [],
+    )
     context.say(f"{facts['hostname']}: torch {interpreter['torch']} in {interpreter['python']}")
 
 
@@ -56,12 +61,13 @@ def check_gpus(context: RunContext, facts: dict[str, Any]) -> None:
 def check_disk(context: RunContext, facts: dict[str, Any]) -> None:
     """Raises MachineUnfit when the checkpoints to keep do not fit on the machine's disk."""
     free = facts["disk"]["free_bytes"]
-    keep = context.recipe.train.keep_last + 2
-    needed = keep * checkpoint_bytes(context.recipe.model) + (0 if facts["envs"] else 0)
+    train = context.recipe.train
+    keep = train.keep_last + 2  # the best one, and the one being written
+    needed = keep * checkpoint_bytes(context.recipe.model.config(), train.optimizer)
     if free < needed:
         raise MachineUnfit(
-            f"provision: {free / 1e9:.1f} GB free under {context.rental.folder} on {context.host.name}, "
-            f"{needed / 1e9:.1f} GB needed for {keep} checkpoints",
+            f"provision: {free / 1e9:.2f} GB free under {context.rental.folder} on {context.host.name}, "
+            f"{needed / 1e9:.2f} GB needed for {keep} checkpoints",
             "free some space there, or set `folder` of the host to a larger disk",
         )
 
