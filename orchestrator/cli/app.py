@@ -319,13 +319,5 @@ def sample(
     """Let a trained model write, from a fetched checkpoint."""
     from orchestrator.cli import sample as it
 
-    return it.sample(
-        run,
-        prompt or [],
-        step=step,
-        tokens=tokens,
-        temperature=temperature,
-        seed=seed,
-        on_host=on_host,
-        as_json=as_json,
-    )
+    wanted = it.Wanted(prompt or [], step, tokens, temperature, seed)
+    return it.sample(run, wanted, on_host=on_host, as_json=as_json)

@@ -94,8 +94,9 @@ def _go_on(ledger: Ledger, run: RunRecord, name: str, offset: int) -> None:
 def _stream(ledger: Ledger, run: RunRecord, name: str, offset: int) -> Iterator[bytes]:
     """Bytes of one file of the run folder on the machine, as they come, until the training has ended."""
     from orchestrator.cli.reach import agent_of
+    from orchestrator.remote.agent import Data
 
     with agent_of(ledger, run) as agent, agent.follow(run.id, "train", {name: offset}) as lines:
         for line in lines:
-            if getattr(line, "file", None) == name:
+            if isinstance(line, Data) and line.file == name:
                 yield line.data

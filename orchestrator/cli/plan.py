@@ -63,13 +63,12 @@ class Planner:
 
     def plan(self, host: HostSpec | None, machine: MachineType) -> Plan:
         """The plan there; it may not fit, and it may be beyond a limit."""
-        measured = [rate for rate in map(_measured, self.rates) if rate]
         return make_plan(
             self.recipe,
             host,
             machine,
             None,
-            rates=measured,
+            rates=[_measured(rate) for rate in self.rates],
             dataset_tokens=self.dataset_tokens,
             now=time.time(),
             limits=self.limits,
@@ -93,19 +92,11 @@ def dataset_tokens(recipe: Recipe, *, must_exist: bool) -> int | None:
     return resolve(path).train_tokens if must_exist or path.exists() else None
 
 
-def _measured(rate: RateRecord) -> MeasuredRate | None:
-    """A rate of an earlier run as the plan reads it; None for one that an older version wrote differently."""
-    try:
-        return MeasuredRate(
-            rate.machine,
-            rate.tokens_per_second,
-            float(rate.data["flop_per_token"]),
-            rate.at,
-            bool(rate.data["compiled"]),
-            str(rate.data["precision"]),
-        )
-    except (KeyError, TypeError, ValueError):
-        return None
+def _measured(rate: RateRecord) -> MeasuredRate:
+    """A rate of an earlier run, without the run."""
+    return MeasuredRate(
+        rate.machine, rate.tokens_per_second, rate.flop_per_token, rate.measured_at, rate.compiled, rate.precision
+    )
 
 
 def show_plan(plan: Plan) -> None:

@@ -38,22 +38,14 @@ PIPE_WIDTH = 200
 
 SPOKEN = frozenset({"said", "seen", "plan_amended", "detached"})
 PREFIXES = {
-    "stage_started": "...", "stage_finished": "done", "stage_failed": "failed:",
+    "stage_started": "...", "stage_finished": "done",
     "warning": "warning:", "failed": "failed:",
 }  # fmt: skip
-LASTING = frozenset({"warning", "stage_failed", "failed", "plan_amended", "detached"})
+LASTING = frozenset({"warning", "failed", "plan_amended", "detached"})
 """Kinds that stay on a terminal, above the live view."""
 
 SIGNS = {PENDING: "·", RUNNING: "●", DONE: "✓", FAILED: "✗"}
-PLAIN_SPOKEN = frozenset({"said", "seen", "plan_amended", "detached"})
-PREFIXES = {
-    "stage_started": "...", "stage_finished": "done", "stage_failed": "failed:",
-    "warning": "warning:", "failed": "failed:",
-}  # fmt: skip
-LASTING = frozenset({"warning", "stage_failed", "failed", "plan_amended", "detached"})
-"""Kinds that stay on a terminal, above the live view."""
-
-SIGNS = {PENDING: "-", RUNNING: "*", DONE: "+", FAILED: "x"}
+PLAIN_SIGNS = {PENDING: "-", RUNNING: "*", DONE: "+", FAILED: "x"}
 STYLES = {
     PENDING: "dim", RUNNING: "bold cyan", DONE: "green", FAILED: "bold red",
     "ok": "green", "warn": "yellow", "fail": "bold red",
@@ -81,6 +73,14 @@ def show_table(
     if redraw and out.is_terminal:
         out.clear()
     out.print(table)
+
+
+def show_finding(level: str, what: str, found: str, fix: str) -> None:
+    """One line of `gptctl check` on stdout, and the fix below it."""
+    line = Text().append(f"{level:<5}", style=STYLES.get(level, "")).append(f"{what:<11}").append(clean(found))
+    if fix:
+        line.append(f"\n{'':<16}fix: {clean(fix)}")
+    console(result=True).print(line, soft_wrap=True)
 
 
 def talk(text: str, style: str = "") -> None:
@@ -130,6 +130,8 @@ class LineTeller:
             said = f"step {step}/{total or '?'}  {metric_line(event.data)}" if due else ""
         elif event.kind == "progress":
             said = progress_line(event.data) if self._due("progress", PROGRESS_EVERY_S) else ""
+        elif event.kind == "stage_failed":
+            said = "failed"  # the failure itself says why, in full and with its hint
         elif event.kind in PREFIXES:
             said = f"{PREFIXES[event.kind]} {said}".rstrip()
         elif event.kind not in SPOKEN:

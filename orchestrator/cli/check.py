@@ -1,0 +1,64 @@
+"""`gptctl check`: what would go wrong, found before it does. Each finding is ok, warn or fail, with the fix.
+
+It changes nothing: what it writes on a machine is the agent itself, and it starts no job.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from orchestrator.core.errors import RemoteError, UserError
+from orchestrator.core.inventory import load_inventory
+from orchestrator.core.recipe import load_recipe
+
+OK, WARN, FAIL = "ok", "warn", "fail"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: what was looked at, how it is, the evidence, and what to do about it."""
+
+    what: str
+    level: str
+    found: str
+    fix: str = ""
+
+
+def check(
+    host_name: str | None, recipe_name: str | None, inventory: Path | None, *, accept_new: bool, as_json: bool
+) -> int:
+    """Prints the findings as they are known; the exit code is that of a failing laptop (2) or machine (4), else 0."""
+    from orchestrator.cli import check_host, check_laptop
+    from orchestrator.cli.home import open_home
+
+    recipe = load_recipe(recipe_name) if recipe_name else None
+    home = open_home()
+    if host_name is None:
+        findings = check_laptop.findings(home, inventory, recipe)
+        failed = UserError.exit_code
+    else:
+        host = load_inventory(inventory, home).host(host_name)
+        findings = check_host.findings(home, host, recipe, accept_new=accept_new)
+        failed = RemoteError.exit_code
+    found = _json(findings, host_name) if as_json else _table(findings)
+    return failed if any(each.level == FAIL for each in found) else 0
+
+
+def _table(findings: Iterator[Finding]) -> list[Finding]:
+    """One line at a time: a look at a machine takes seconds, and the first lines already tell something."""
+    from orchestrator.cli import render
+
+    seen = []
+    for each in findings:
+        render.show_finding(each.level, each.what, each.found, each.fix if each.level != OK else "")
+        seen.append(each)
+    return seen
+
+
+def _json(findings: Iterator[Finding], host_name: str | None) -> list[Finding]:
+    seen = list(findings)
+    print(json.dumps({"host": host_name, "checks": [asdict(each) for each in seen]}, indent=1))
+    return seen
