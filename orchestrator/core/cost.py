@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from orchestrator.core.inventory import HostSpec
 from orchestrator.core.machines import MachineType, assumed
+
+if TYPE_CHECKING:  # pydantic takes a tenth of a second, and `status` has none to spare
+    from orchestrator.core.inventory import HostSpec
 
 
 class Interval(Protocol):
