@@ -1,0 +1,145 @@
+"""The agent's front door: `python3 agent-HASH.pyz VERB`, one JSON object on stdin, JSON lines on stdout.
+
+Exit 0 with the answer as the last line; a refusal is exit 1 with `{"error": {...}}` as the last line. Each verb imports
+what it needs by itself, so that the common ones answer in a few dozen milliseconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any, Callable
+
+from .places import Places
+from .refusal import Refusal, from_os_error
+
+Say = Callable[[dict[str, Any]], None]
+
+
+def _where(places: Places, request: dict[str, Any], say: Say) -> None:
+    say({"root": places.root})
+
+
+def _facts(places: Places, request: dict[str, Any], say: Say) -> None:
+    from .facts import facts
+
+    say(facts(places, request.get("python")))
+
+
+def _start(places: Places, request: dict[str, Any], say: Say) -> None:
+    from . import jobs
+
+    say(jobs.start(jobs.Job.of_request(places, request), request.get("secrets") or {}))
+
+
+def _status(places: Places, request: dict[str, Any], say: Say) -> None:
+    from .status import status
+
+    say(status(places, request.get("run")))
+
+
+def _follow(places: Places, request: dict[str, Any], say: Say) -> None:
+    from .follow import follow
+
+    follow(places, request, say)
+
+
+def _stop(places: Places, request: dict[str, Any], say: Say) -> None:
+    from .control import stop
+
+    stop(places, request, say)
+
+
+def _release(places: Places, request: dict[str, Any], say: Say) -> None:
+    from .control import release
+
+    release(places, request, say)
+
+
+def _renew(places: Places, request: dict[str, Any], say: Say) -> None:
+    from .control import renew
+
+    say(renew(places, request))
+
+
+def _manifest(places: Places, request: dict[str, Any], say: Say) -> None:
+    from .manifest import manifest
+
+    say(manifest(places.run(request.get("run", ""))))
+
+
+def _safe(places: Places, request: dict[str, Any], say: Say) -> None:
+    from .manifest import mark_safe
+
+    step, digest = request.get("step"), request.get("manifest_sha256")
+    if not isinstance(step, int) or not isinstance(digest, str):
+        raise Refusal("bad-request", "safe needs step and manifest_sha256")
+    say(mark_safe(places.run(request.get("run", "")), step, digest))
+
+
+VERBS: dict[str, Callable[[Places, dict[str, Any], Say], None]] = {
+    "where": _where,
+    "facts": _facts,
+    "start": _start,
+    "status": _status,
+    "follow": _follow,
+    "stop": _stop,
+    "renew": _renew,
+    "manifest": _manifest,
+    "safe": _safe,
+    "release": _release,
+}
+
+
+def main(argv: list[str]) -> int:
+    """Runs one verb. `supervise` and `work` are the agent's own and take arguments instead of a request."""
+    os.umask(0o077)
+    places = Places(argv[0])
+    verb = argv[1] if len(argv) > 1 else ""
+    if verb == "supervise":
+        from .supervise import main as supervise
+
+        return supervise(places, argv[2:])
+    if verb == "work":
+        from .work import main as work
+
+        return work(places, argv[2:])
+    return _answer(places, verb)
+
+
+def _answer(places: Places, verb: str) -> int:
+    try:
+        if verb not in VERBS:
+            raise Refusal("bad-request", "unknown verb %r; known: %s" % (verb, ", ".join(VERBS)))
+        VERBS[verb](places, _request(), _say)
+    except BrokenPipeError:
+        # Nobody reads any more: the laptop is gone. The jobs go on; this process has no other purpose.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except Refusal as refusal:
+        _say(refusal.answer())
+        return 1
+    except OSError as error:
+        _say(from_os_error(error).answer())
+        return 1
+    return 0
+
+
+def _request() -> dict[str, Any]:
+    try:
+        request = json.loads(sys.stdin.buffer.read() or b"{}")
+    except ValueError as error:
+        raise Refusal("bad-request", "stdin is no JSON: %s" % error) from error
+    if not isinstance(request, dict):
+        raise Refusal("bad-request", "stdin must be one JSON object")
+    return request
+
+
+def _say(answer: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,94 @@
+"""What people ask of running jobs: stop, renew, release. Asks the supervisor, waits, and says how it ended.
+
+The supervisor does the stopping; when it was killed, a new one is started first, so there is one way only.
+
+Example::
+
+    stop(places, {"run": run, "job": "train", "grace_s": 300}, say)
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any, Callable
+
+from . import files, jobs, lease, processes, stopping
+from .jobs import Job
+from .places import Places, checked_run
+from .refusal import Refusal
+
+HEARTBEAT_S = 2.0
+AFTER_GRACE_S = 45.0
+RELEASE_GRACE_S = 30.0
+Say = Callable[[dict[str, Any]], None]
+
+
+def stop(places: Places, request: dict[str, Any], say: Say) -> None:
+    """Ends the newest job of that name and says its exit; `none` when there is none."""
+    name, grace_s = str(request.get("job", "train")), _seconds(request, "grace_s", 300.0)
+    try:
+        job = jobs.find(places, request.get("run", ""), name, request.get("digest"))
+    except Refusal as refusal:
+        if refusal.code not in ("no-such-run", "no-such-job"):
+            raise
+        say({"state": "none", "exit": None})
+        return
+    say(_stopped(job, grace_s, say))
+
+
+def release(places: Places, request: dict[str, Any], say: Say) -> None:
+    """Ends every job of the run and forgets its lease; locks and secrets go with the processes. Twice is fine."""
+    run = checked_run(request.get("run"))
+    ended = [job.name for job in jobs.of_run(places, run) if _stopped(job, RELEASE_GRACE_S, say)["state"] == "ended"]
+    if os.path.isdir(places.jobs_of(run)):
+        lease.forget(places.jobs_of(run))
+    say({"released": True, "ended": ended})
+
+
+def renew(places: Places, request: dict[str, Any]) -> dict[str, Any]:
+    """Durations from now; never past the deadline."""
+    folder = places.jobs_of(request.get("run", ""))
+    if not os.path.isdir(folder):
+        raise Refusal("no-such-run", "no run %s on this machine" % request.get("run"))
+    deadline = _seconds(request, "deadline_s", 0.0) if request.get("deadline_s") is not None else None
+    return {"lease": lease.renew(folder, _seconds(request, "duration_s", lease.DEFAULT_S), deadline)}
+
+
+def _seconds(request: dict[str, Any], key: str, default: float) -> float:
+    value = request.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e9:
+        raise Refusal("bad-request", "%s must be a number of seconds, got %r" % (key, value))
+    return float(value)
+
+
+def _stopped(job: Job, grace_s: float, say: Say) -> dict[str, Any]:
+    found = jobs.look(job)
+    if found["state"] == "none" or (found["state"] == "lost" and not job.is_train):
+        return {"state": "none", "exit": None}
+    if found["state"] != "ended":
+        # Before a new supervisor comes: it must find the request when it looks for the first time.
+        stopping.request_stop(job, "stopped", "asked to stop", grace_s)
+        jobs.revive(job)
+        _ring(job)
+        _wait(job, grace_s + AFTER_GRACE_S, say)
+    return {"state": "ended", "exit": files.read_json(job.file("exit.json"))}
+
+
+def _ring(job: Job) -> None:
+    """Wakes the supervisor, so that it looks for requests now."""
+    supervisor = (files.read_json(job.file("state.json")) or {}).get("supervisor")
+    if supervisor and processes.is_alive(supervisor):
+        processes.send([supervisor["pid"]], signal.SIGTERM)
+
+
+def _wait(job: Job, deadline_s: float, say: Say) -> None:
+    """Until exit.json is there, with a heartbeat every 2 s so that the asker knows that the link lives."""
+    ends = time.monotonic() + deadline_s
+    while not jobs.wait_for_end(job, HEARTBEAT_S):
+        say({"kind": "heartbeat", "time_s": time.time()})
+        jobs.revive(job)
+        if time.monotonic() > ends:
+            left = processes.of_job(job.folder)
+            raise Refusal("not-ended", "%s of %s does not end; processes left: %s" % (job.name, job.run, left))

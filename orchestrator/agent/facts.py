@@ -1,0 +1,88 @@
+"""What this machine is and has, in one answer. Looks only; the one file it makes is a trial of writing, removed again.
+
+Example::
+
+    facts(places, None)["disk"]["free_bytes"]
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import platform
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from typing import Any
+
+from . import files, gpus, interpreters, lease, locks, processes
+from .places import Places
+
+TOOLS = ("rsync", "tar", "ssh", "gcc", "uv")
+
+
+def facts(places: Places, python: str | None) -> dict[str, Any]:
+    """Everything a stage decides by. `python` is an interpreter to describe first."""
+    found, driver = gpus.look()
+    disk = os.statvfs(places.root)
+    return {
+        "root": places.root,
+        "hostname": socket.gethostname(),
+        "user": processes.user_name(),
+        "home": os.path.expanduser("~"),
+        "arch": platform.machine(),
+        "boot_id": processes.boot_id(),
+        "uptime_s": lease.now_s(),
+        "time_s": time.time(),
+        "python": {"path": sys.executable, "version": platform.python_version()},
+        "cpus": len(os.sched_getaffinity(0)),
+        "memory": _memory(),
+        "disk": {"free_bytes": disk.f_bavail * disk.f_frsize, "total_bytes": disk.f_blocks * disk.f_frsize},
+        "writable": _writable(places.root),
+        "gpus": found,
+        "driver": driver,
+        "interpreters": interpreters.candidates(places, python),
+        "envs": environments(places),
+        "tools": {name: shutil.which(name) is not None for name in TOOLS},
+        "systemd": os.path.isdir("/run/systemd/system"),
+        "sleep_enabled": _sleep_enabled(),
+        "runs": files.listing(places.runs),
+        "locks": locks.held([*glob.glob(os.path.join(locks.FOLDER, "*.lock")), os.path.join(places.agent, "cpu.lock")]),
+    }
+
+
+def environments(places: Places) -> dict[str, dict[str, Any]]:
+    """HASH -> what the install job found for it, as long as its interpreter is still there."""
+    found = {}
+    for path in glob.glob(os.path.join(places.envs, "*.json")):
+        record = files.read_json(path)
+        if record and os.access(str(record.get("python")), os.X_OK):
+            found[os.path.basename(path)[: -len(".json")]] = record
+    return found
+
+
+def _memory() -> dict[str, int | None]:
+    sizes: dict[str, int] = {}
+    with open("/proc/meminfo") as file:
+        for line in file:
+            name, _, rest = line.partition(":")
+            sizes[name] = int(rest.split()[0]) * 1024
+    return {"total_bytes": sizes.get("MemTotal"), "available_bytes": sizes.get("MemAvailable")}
+
+
+def _writable(root: str) -> bool:
+    try:
+        with tempfile.NamedTemporaryFile(dir=root):
+            return True
+    except OSError:
+        return False
+
+
+def _sleep_enabled() -> bool | None:
+    """Whether systemd would let this machine sleep; None where nothing tells. Masked targets are links to /dev/null."""
+    if not os.path.isdir("/run/systemd/system"):
+        return None
+    targets = [os.path.join("/etc/systemd/system", name) for name in ("sleep.target", "suspend.target")]
+    return not any(os.path.realpath(target) == os.devnull for target in targets)

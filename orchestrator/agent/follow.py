@@ -1,0 +1,98 @@
+"""A job's files as a stream: every byte once, from the offsets the reader already has, and a heartbeat every 2 s.
+
+It ends with the job, after the last byte. It must not buffer or interpret what it sends.
+
+Example::
+
+    follow(places, {"run": run, "job": "train", "offsets": {"metrics.jsonl": 4096}}, say)
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from typing import Any, Callable, Iterator
+
+from . import files, jobs, lease, status
+from .jobs import Job
+from .places import Places
+from .refusal import Refusal
+
+HEARTBEAT_S = 2.0
+LOOK_S = 0.1
+CHECK_S = 0.5
+CHUNK_BYTES = 1 << 18
+RENEW_S = 60.0
+
+
+def follow(places: Places, request: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> None:
+    """Says lines until the job has ended and everything was sent."""
+    job = jobs.find(places, request.get("run", ""), str(request.get("job", "train")), request.get("digest"))
+    offsets = _offsets(job, request.get("offsets") or {})
+    beat = _Heart(job, say)
+    while True:
+        beat.beat()
+        # Looked at before reading: what was written until the end was written by now.
+        exit_record = beat.ended()
+        for line in _fresh(job, offsets):
+            say(line)
+            beat.beat()
+        if exit_record is not None:
+            say({"kind": "ended", "exit": exit_record})
+            return
+        time.sleep(LOOK_S)
+
+
+class _Heart:
+    """Beats in time, renews the lease while it does, and looks after a job whose supervisor died."""
+
+    def __init__(self, job: Job, say: Callable[[dict[str, Any]], None]) -> None:
+        self.job = job
+        self.say = say
+        self.beat_at_s = self.renewed_at_s = self.checked_at_s = float("-inf")
+
+    def beat(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self.beat_at_s < HEARTBEAT_S:
+            return
+        self.beat_at_s = now_s
+        found = jobs.revive(self.job)
+        if found["state"] == "lost" and not self.job.is_train:
+            raise Refusal(
+                "needs-input", "%s of run %s is gone without an end; start it again" % (self.job.name, self.job.run)
+            )
+        if found["state"] == "running" and now_s - self.renewed_at_s > RENEW_S:
+            self.renewed_at_s = now_s
+            lease.renew(self.job.lease_folder, float(self.job.spec.get("lease_s") or lease.DEFAULT_S), None)
+        self.say({"kind": "heartbeat", "time_s": time.time(), "status": status.of_run(self.job.places, self.job.run)})
+
+    def ended(self) -> dict[str, Any] | None:
+        return files.read_json(self.job.file("exit.json"))
+
+
+def _offsets(job: Job, given: dict[str, Any]) -> dict[str, int]:
+    """Where to begin in each followed file. Raises Refusal for a reader that has more than there is."""
+    known = job.followed_files()
+    for name, offset in given.items():
+        if name not in known or not isinstance(offset, int) or offset < 0:
+            raise Refusal("bad-request", "follow: no offset %r for %r; files: %s" % (offset, name, ", ".join(known)))
+        size = files.size_bytes(known[name])
+        if offset > size:
+            message = "%s of run %s has %d bytes here, fewer than the %d asked from" % (name, job.run, size, offset)
+            raise Refusal(
+                "bad-offset", message, "the mirror is another run's, or the file was truncated on the machine"
+            )
+    return {name: int(given.get(name, 0)) for name in known}
+
+
+def _fresh(job: Job, offsets: dict[str, int]) -> Iterator[dict[str, Any]]:
+    """Data lines for everything that grew; moves the offsets."""
+    for name, path in job.followed_files().items():
+        if files.size_bytes(path) <= offsets[name]:
+            continue
+        with open(path, "rb") as file:
+            file.seek(offsets[name])
+            for chunk in iter(lambda file=file: file.read(CHUNK_BYTES), b""):  # type: ignore[misc]
+                data = base64.b64encode(chunk).decode()
+                yield {"kind": "data", "file": name, "offset": offsets[name], "data": data}
+                offsets[name] += len(chunk)

@@ -1,0 +1,53 @@
+"""Where everything lies under ROOT. Names from requests become paths here and nowhere else.
+
+Example::
+
+    places = Places("/root/.gptctl/agent/agent-3f9c0d2a71b8e456.pyz")
+    places.job("quickstart-1120-k3f9qa", "train", digest)   # /root/.gptctl/jobs/quickstart-1120-k3f9qa/train
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+
+from .refusal import Refusal
+
+RUN_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]{0,39}\Z")
+JOBS = ("install", "pull", "prepare", "probe", "train", "evaluate")
+
+
+class Places:
+    """The folders of the agent whose zipapp lies at `program`: ROOT is the parent of that file's folder."""
+
+    def __init__(self, program: str) -> None:
+        self.program = os.path.abspath(program)
+        self.root = os.path.dirname(os.path.dirname(self.program))
+        self.agent = os.path.join(self.root, "agent")
+        self.envs = os.path.join(self.root, "envs")
+        self.runs = os.path.join(self.root, "runs")
+        self.jobs = os.path.join(self.root, "jobs")
+
+    def run(self, run: str) -> str:
+        """The run folder: the trainer's contract, nothing of the agent."""
+        return os.path.join(self.runs, checked_run(run))
+
+    def jobs_of(self, run: str) -> str:
+        """The folder with the run's lease and its jobs."""
+        return os.path.join(self.jobs, checked_run(run))
+
+    def job(self, run: str, job: str, digest: str) -> str:
+        """The folder of a job. A train job is known by its run alone, any other also by its input."""
+        if job not in JOBS:
+            raise Refusal("bad-request", "unknown job %r; known: %s" % (job, ", ".join(JOBS)))
+        if job == "train":
+            return os.path.join(self.jobs_of(run), "train")
+        return os.path.join(self.jobs_of(run), "%s-%s" % (job, hashlib.sha256(digest.encode()).hexdigest()[:12]))
+
+
+def checked_run(run: object) -> str:
+    """The run's name, which becomes a folder's name: nothing else may."""
+    if not isinstance(run, str) or not RUN_PATTERN.match(run):
+        raise Refusal("bad-request", "%r is no run id: lower-case letters, digits and dashes, 40 at most" % (run,))
+    return run
