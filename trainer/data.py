@@ -17,7 +17,7 @@ import bisect
 import functools
 import itertools
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -255,7 +255,7 @@ class Share:
 
 def prefetched(
     data: TrainingData, steps: range, share: Share, device: torch.device
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+) -> Generator[tuple[torch.Tensor, torch.Tensor]]:
     """Micro-batches on the device, in order, read by one thread two ahead. Pinned, so that the copy does not wait."""
     wanted = ((step, index) for step in steps for index in range(share.accumulation))
 

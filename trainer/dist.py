@@ -91,4 +91,4 @@ def parallel(model: nn.Module, world: World) -> nn.Module:
     if world.size == 1:
         return model
     devices = [world.device] if world.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True, broadcast_buffers=False)
+    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)

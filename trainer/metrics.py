@@ -20,12 +20,16 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from trainer.contract import EVENTS, METRICS
+from trainer.arithmetic import flop_per_token
+from trainer.contract import EVENTS, METRICS, RunConfig
+from trainer.dist import World
 
 GIB = 1024**3
 
@@ -97,7 +101,8 @@ def _finite(value: Any) -> Any:
 
 
 def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    """Short for people, and always on one line."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value).replace("\n", "\\n")
 
 
 def _tensorboard(run_folder: Path) -> Any:
@@ -122,7 +127,7 @@ class PartClock:
     def mark(self, part: str) -> None:
         """Everything since the last mark belongs to part."""
         if self.cuda:
-            event = torch.cuda.Event(enable_timing=True)
+            event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             event.record()
             self.marks.append((part, event))
         else:
@@ -146,3 +151,59 @@ def memory_gib(device: torch.device) -> float:
         return torch.cuda.max_memory_reserved(device) / GIB
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in kilobytes on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
+
+
+@dataclass
+class Tally:
+    """Counts kept on the device and read at logging steps only."""
+
+    skipped: Tensor
+    streak: Tensor
+    longest_streak: Tensor
+    clipped: Tensor
+
+    @staticmethod
+    def fresh(device: torch.device) -> Tally:
+        """All zero."""
+        return Tally(*torch.zeros(4, device=device).unbind())
+
+    def note(self, nonfinite: Tensor, clipped: Tensor) -> None:
+        """One step: both are scalars, 0 or 1."""
+        self.skipped = self.skipped + nonfinite
+        self.streak = (self.streak + 1) * nonfinite
+        self.longest_streak = torch.maximum(self.longest_streak, self.streak)
+        self.clipped = self.clipped + clipped
+
+
+class Window:
+    """The steps since the last log line: their time by part, and the rates that follow from it."""
+
+    def __init__(self, config: RunConfig, world: World, step: int) -> None:
+        self.config, self.world, self.step = config, world, step
+        self.clock = PartClock(world.device)
+        self.tokens_per_step = config.train.global_batch * config.model.context_length
+
+    def line(self, step: int, loss: float, rate: float, norm: Tensor, tally: Tally) -> dict[str, Any]:
+        """A line of metrics.jsonl. Rates count training time; validation and saving are listed apart."""
+        seconds = self.clock.read()
+        training_s = sum(seconds.get(part, 0.0) for part in ("data", "forward_backward", "optimizer", "log"))
+        steps, self.step = step - self.step, step
+        tokens_per_second = steps * self.tokens_per_step / max(training_s, 1e-9)
+        peak = self.config.peak_flops_per_gpu * self.world.size
+        clipped, tally.clipped = float(tally.clipped) / steps, torch.zeros_like(tally.clipped)
+        line = {
+            "step": step,
+            "tokens": step * self.tokens_per_step,
+            "loss": loss,
+            "lr": rate,
+            "grad_norm": float(norm),
+            "tokens_per_second": round(tokens_per_second, 1),
+            "mfu": tokens_per_second * flop_per_token(self.config.model) / peak if peak else 0.0,
+            "memory_gib": round(memory_gib(self.world.device), 3),
+            "time": round(time.time(), 3),
+            "skipped_steps": int(tally.skipped),
+            "clipped_share": clipped,
+            "seconds": {part: round(value, 6) for part, value in seconds.items()},
+        }
+        self.clock.mark("log")
+        return line

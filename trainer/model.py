@@ -111,10 +111,9 @@ class GPT(nn.Module):
         hidden = self._hidden(ids)
         if targets is None:
             return F.linear(hidden, self.head.weight)[..., : self.config.vocab_size]
-        flat = hidden.view(-1, hidden.shape[-1])
-        return chunked_cross_entropy(
-            flat, self.head.weight, targets.reshape(-1), self.config.vocab_size, self._loss_of_chunk
-        )
+        flat, wanted = hidden.view(-1, hidden.shape[-1]), targets.reshape(-1)
+        loss_of_chunk = self._loss_of_chunk if self.training else loss_and_gradient
+        return chunked_cross_entropy(flat, self.head.weight, wanted, self.config.vocab_size, loss_of_chunk)
 
     def next_token_logits(self, ids: Tensor) -> Tensor:
         """Logits (batch, vocab_size) after the last of ids (batch, time): all that sampling needs."""
@@ -130,9 +129,16 @@ class GPT(nn.Module):
         for block in self.blocks:
             if self.activation_checkpointing and self.training:
                 x = checkpoint(self._run_block, block, x, use_reentrant=False)
-            else:
+            elif self.training:
                 x = self._run_block(block, x)
+            else:  # validation and sampling stay eager: their shapes and modes would be compiled once more
+                x = block(x)
         return self.final_norm(x)  # type: ignore[no-any-return]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.head.weight.device
 
     def parameter_count(self) -> int:
         """Trainable parameters, padding not counted: 163,009,536 for GPT-2 small untied, 124,412,160 tied."""

@@ -1,11 +1,11 @@
 """Saves checkpoints while training goes on: one thread writes, then swaps the links and lets old folders go.
 
 The loop stalls only for the copy to the host. A save that fails (disk full) is a warning, never the end of the run: the
-old checkpoints are untouched, and the next interval tries again. What stays is contract.kept_steps, and always the newest.
+old checkpoints are untouched, and the next interval tries again. contract.kept_steps stay, and always the newest.
 
 Example::
 
-    saver = Saver(run_folder, config.retention, journal.event)
+    saver = Saver(run_folder, config, journal.event)
     saver.save(Snapshot(...))        # returns at once; the event `checkpointed` follows
     saver.close()                    # waits for the last one
 """
@@ -41,7 +41,7 @@ from trainer.contract import (
     SAFE_FILE,
     TEMPORARY_PREFIX,
     TRAINER_STATE_FILE,
-    RetentionConfig,
+    RunConfig,
     checkpoint_name,
     checkpoint_step,
     kept_steps,
@@ -57,19 +57,18 @@ Emit = Callable[..., None]
 class Saver:
     """Holds the writing thread and knows the best checkpoint so far. Only rank 0 has one."""
 
-    def __init__(self, run_folder: Path, retention: RetentionConfig, emit: Emit, patience_s: float) -> None:
-        """patience_s: how long a save may wait for the one before it; after that it is left out, with a warning."""
+    def __init__(self, run_folder: Path, config: RunConfig, emit: Emit) -> None:
         self.root = run_folder / CHECKPOINTS
-        self.retention = retention
+        self.retention = config.retention
         self.emit = emit
-        self.patience_s = patience_s
+        self.patience_s = config.train.process_group_timeout_s / 2
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="saver")
         self.pending: Future[None] | None = None
         self.root.mkdir(exist_ok=True)
         self.best_step, self.best_loss = _best_so_far(self.root)
 
     def save(self, snapshot: Snapshot) -> None:
-        """Starts writing. The other ranks wait in a collective meanwhile, so patience is shorter than its timeout."""
+        """Starts writing. Waits for the save before it, but not as long as the other ranks wait in a collective."""
         if self.pending is not None and not wait([self.pending], self.patience_s).done:
             reason = f"the checkpoint before this one is still being written after {self.patience_s:.0f} s"
             self.emit(EVENT_WARNING, snapshot.step, reason=f"checkpoint left out: {reason}")
@@ -174,7 +173,7 @@ def _remove(folder: Path) -> None:
 
 
 def _keep_weights_only(folder: Path) -> None:
-    """Best alone needs no optimizer state: 0.65 instead of 1.96 GB. First the manifest, then the file it no longer names."""
+    """Best alone needs no optimizer state: 0.65, not 1.96 GB. First the manifest, then the file it names no more."""
     files = read_manifest(folder)
     if files.pop(TRAINER_STATE_FILE, None) is not None:
         write_manifest(folder, files)

@@ -1,0 +1,136 @@
+"""`torchrun --standalone --nproc_per_node=N -m trainer RUN_DIR`, or `python -m trainer RUN_DIR` for one rank.
+
+Reads RUN_DIR/config.json, trains, and always leaves RUN_DIR/exit.json behind: {"outcome", "step", "total_steps",
+"reason", "time"}. Exits 0 for finished and stopped, 1 for failed. SIGTERM or a file `stop` ends the run in good order,
+SIGUSR1 prints the stacks of all threads. It must not train; loop.py does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import faulthandler
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from trainer.contract import (
+    CONFIG,
+    EVENT_FAILED,
+    EXIT,
+    OUTCOME_FAILED,
+    OUTCOME_STOPPED,
+    STOP,
+    TEMPORARY_PREFIX,
+    ContractError,
+    RunConfig,
+)
+from trainer.dist import from_leader, join
+from trainer.loop import Progress, StopRequest, train
+from trainer.metrics import Journal
+from trainer.restart import MARK, answer_out_of_memory, current_micro_batch, is_marked, start_again, watch
+from trainer.start import Run
+
+USAGE = "usage: torchrun --standalone --nproc_per_node=N -m trainer RUN_DIR   (or: python -m trainer RUN_DIR)"
+
+
+class Verdict:
+    """Writes exit.json, whatever ends the block. The first rank to write wins: the others' errors are echoes."""
+
+    def __init__(self, run_folder: Path, progress: Progress) -> None:
+        self.run_folder, self.progress = run_folder, progress
+        self.rank = int(os.environ.get("RANK", "0"))
+
+    def __enter__(self) -> Verdict:
+        if self.rank == 0:
+            (self.run_folder / EXIT).unlink(missing_ok=True)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if error is None:
+            return
+        if is_marked(self.run_folder):
+            start_again()
+        reason = f"rank {self.rank}: {_explained(error)}"
+        if self.write(OUTCOME_FAILED, reason):
+            Journal(self.run_folder).event(EVENT_FAILED, self.progress.step, reason=reason)
+
+    def write(self, outcome: str, reason: str) -> bool:
+        """Returns False when another rank was first."""
+        value = {
+            "outcome": outcome,
+            "step": self.progress.step,
+            "total_steps": self.progress.total_steps,
+            "reason": reason,
+            "time": round(time.time(), 3),
+        }
+        fresh = self.run_folder / f"{TEMPORARY_PREFIX}{EXIT}-{self.rank}"
+        fresh.write_text(json.dumps(value, indent=1) + "\n")
+        try:
+            os.link(fresh, self.run_folder / EXIT)  # unlike rename, link refuses to replace
+        except FileExistsError:
+            return False
+        finally:
+            fresh.unlink()
+        return True
+
+
+def _explained(error: BaseException) -> str:
+    """One paragraph: our own errors explain themselves, a foreign one gets its type's name."""
+    text = str(error).strip() or "no message"
+    lost = ("closed by peer", "Connection reset", "Broken pipe", "imed out", "Timeout")
+    if type(error).__module__.startswith("trainer."):
+        return text
+    if isinstance(error, RuntimeError) and any(word in text for word in lost):
+        return f"lost another rank, killed or frozen: {text.splitlines()[0]}"
+    return f"{type(error).__name__}: {text}"
+
+
+def run(run_folder: Path, verdict: Verdict, progress: Progress) -> None:
+    """Joins the ranks, trains, writes the verdict."""
+    stop = StopRequest(run_folder)
+    config = read_config(run_folder)
+    world = join(config.device, config.train.process_group_timeout_s)
+    if world.leads:
+        (run_folder / MARK).unlink(missing_ok=True)
+    micro_batch = from_leader(world, current_micro_batch(run_folder, config.train.micro_batch))
+    watch(run_folder)
+    fitted = dataclasses.replace(config, train=dataclasses.replace(config.train, micro_batch=micro_batch))
+    journal = Journal(run_folder, enabled=world.leads)
+    try:
+        outcome = train(Run(run_folder, fitted, world, journal), stop, progress)
+    except torch.OutOfMemoryError:
+        answer_out_of_memory(run_folder, config.train, micro_batch, world.size, progress.step)
+    if world.leads:
+        verdict.write(outcome, "SIGTERM or the file stop" if outcome == OUTCOME_STOPPED else "all steps done")
+        (run_folder / STOP).unlink(missing_ok=True)
+
+
+def read_config(run_folder: Path) -> RunConfig:
+    """Raises ContractError, naming the file."""
+    path = run_folder / CONFIG
+    try:
+        return RunConfig.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ContractError) as error:
+        raise ContractError(f"{path}: {error}") from error
+
+
+@record
+def main() -> None:
+    """The program. An error of ours is one line on stderr; a foreign one keeps its traceback."""
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
+        sys.exit(USAGE)
+    run_folder, progress = Path(sys.argv[1]).resolve(), Progress()
+    with Verdict(run_folder, progress) as verdict:
+        run(run_folder, verdict, progress)
+
+
+if __name__ == "__main__":
+    main()
