@@ -47,7 +47,7 @@ class Sampling:
             raise SamplingError(f"top_p must be above 0 and at most 1, got {self.top_p}")
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def generate(
     model: GPT,
     ids: Tensor,

@@ -1,7 +1,7 @@
 """A second GPT-2, written independently of trainer/ from the textbook: the yardstick for its loss curve and its speed.
 
 Everything is done by hand: separate query, key and value projections, attention scores as a whole matrix with a mask,
-LayerNorm and GELU from their formulas, the full fp32 logits, an AdamW update per tensor. It must not import the trainer.
+LayerNorm and GELU from their formulas, the full fp32 logits, AdamW tensor by tensor. It must not import the trainer.
 
 Example: `PlainGPT(257, 64, n_layer=2, n_head=2, n_embd=64)(ids)` gives logits (batch, time, 257).
 """

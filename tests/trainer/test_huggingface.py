@@ -48,7 +48,7 @@ def pair(config: ModelConfig) -> tuple[GPT, GPT2LMHeadModel]:
     with torch.no_grad():
         for name, parameter in ours.named_parameters():
             noise = 0.05 * torch.randn_like(parameter)
-            parameter += ours.pad(name, ours.unpad(name, noise))
+            parameter.add_(ours.pad(name, ours.unpad(name, noise)))
     theirs = GPT2LMHeadModel(
         GPT2Config(
             vocab_size=config.vocab_size,
