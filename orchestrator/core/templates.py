@@ -24,10 +24,10 @@ class Copied:
     kept: tuple[Path, ...]
 
 
-def folder() -> Path:
-    """The folder with `recipes/` and `inventory.toml`."""
-    installed = PACKAGE / "templates"
-    return installed if installed.is_dir() else PACKAGE.parent
+def folder(package: Path = PACKAGE) -> Path:
+    """The folder with `recipes/` and `inventory.toml`: inside the installed package, or beside it in a checkout."""
+    installed = package / "templates"
+    return installed if installed.is_dir() else package.parent
 
 
 def recipes_folder() -> Path:
@@ -35,27 +35,23 @@ def recipes_folder() -> Path:
     return folder() / "recipes"
 
 
-def copy_to(target: Path) -> Copied:
+def copy_to(target: Path, source: Path | None = None) -> Copied:
     """Copies recipes and inventory into `target` (made when missing). Files that exist stay as they are.
 
     Raises UserError when the folder cannot be written.
     """
+    source = source or folder()
+    recipes = sorted(path.relative_to(source) for path in (source / "recipes").rglob("*.toml"))
     written, kept = [], []
-    for name in _names():
+    for name in (Path("inventory.toml"), *recipes):
         path = target / name
         try:
             if path.exists():
                 kept.append(name)
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes((folder() / name).read_bytes())
+            path.write_bytes((source / name).read_bytes())
         except OSError as error:
             raise UserError(f"init: cannot write {path}: {error.strerror}", hint="gptctl init FOLDER") from error
         written.append(name)
     return Copied(tuple(written), tuple(kept))
-
-
-def _names() -> list[Path]:
-    source = folder()
-    recipes = sorted(path.relative_to(source) for path in recipes_folder().rglob("*.toml"))
-    return [Path("inventory.toml"), *recipes]

@@ -1,0 +1,178 @@
+"""Writes the reference pages that are made from the code: `python -m tests.generate_docs`.
+
+tests/unit/test_docs.py fails while a page in docs/ differs from what this makes, so the pages stay true.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import typing
+from collections.abc import Callable, Iterator, Mapping, Set
+from pathlib import Path
+from typing import Any
+
+from orchestrator.core.inventory import HostSpec
+from orchestrator.core.machines import all_machine_types, assumed, bundled_offers
+from orchestrator.core.recipe import Recipe
+from orchestrator.core.tables import Table
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+MADE = "<!-- made by python -m tests.generate_docs -->\n"
+SET_BY_GPTCTL = {"HostSpec": {"name"}}
+RENTED = {"regions", "image", "host_key", "guard", "checkpoint_store", "endpoint", "max_price_per_hour_usd"}
+SANITY_BOUND = 100_000
+"""Bounds from here on only catch slips of the keyboard; the page leaves them out."""
+
+
+def recipe_page() -> str:
+    """docs/recipe.md"""
+    return (
+        MADE
+        + """
+# Recipe reference
+
+A recipe is a TOML file that says what to train and how far; it holds no hosts and no secrets. It may be named by its
+path (`recipes/quickstart.toml`) or without one (`quickstart`). `gptctl plan RECIPE` checks it and touches nothing.
+
+- `extends = "other.toml"` at the top lays this file over another one: tables merge key by key, everything else is
+  replaced.
+- `--set train.seed=7` on the command line overrides one value; quote a name with dots:
+  `--set 'machines."8xH100".micro_batch=12'`.
+- Unknown keys are errors that name the nearest known key.
+- The token count is always rounded up to a whole global batch, and nothing but `micro_batch` depends on the machine.
+
+## Top level
+"""
+        + _sections(Recipe, "")
+    )
+
+
+def inventory_page() -> str:
+    """docs/inventory.md"""
+    return (
+        MADE
+        + """
+# Inventory reference
+
+`inventory.toml` lists the machines you train on, one table `[hosts.NAME]` each. gptctl reads `--inventory FILE`, else
+`./inventory.toml`, else the one in `GPTCTL_HOME`. Host `local`, the machine you type on, always exists: its GPUs from
+nvidia-smi, else two CPU processes, price 0 unless the file sets one. Secrets do not belong here: keys that look like
+one are refused.
+
+```toml
+[hosts.home-3090]
+machine = "1x3090"
+address = "192.168.1.20"
+user = "me"
+ssh_key = "~/.ssh/home"
+price_per_hour_usd = 0.11
+```
+
+## [hosts.NAME]
+"""
+        + _table(HostSpec, HostSpec.model_fields.keys() - RENTED)
+        + """
+For machines of a cloud; this version has no cloud provider yet, so these are checked and otherwise unused:
+"""
+        + _table(HostSpec, RENTED)
+        + _machines()
+    )
+
+
+PAGES: Mapping[str, Callable[[], str]] = {"recipe.md": recipe_page, "inventory.md": inventory_page}
+
+
+def _sections(model: type[Table], prefix: str) -> str:
+    """The table's own keys, then a section per table inside it."""
+    text = _table(model)
+    for name, inner in _inner_tables(model):
+        by_name = model.model_json_schema()["properties"][name].get("type") == "object"
+        path = f"{prefix}{name}" + ('."8xA100-40GB"' if by_name else "")
+        text += f"\n## [{path}]\n{inspect.getdoc(inner)}\n" + _sections(inner, f"{path}.")
+    return text
+
+
+def _table(model: type[Table], only: Set[str] | None = None) -> str:
+    schema = model.model_json_schema()
+    inner = {name for name, _ in _inner_tables(model)} | SET_BY_GPTCTL.get(model.__name__, set())
+    rows = [
+        f"| `{name}` | {_kind(field)} | {_default(schema, name, field)} | {field.get('description', '')} |"
+        for name, field in schema["properties"].items()
+        if name not in inner and (only is None or name in only)
+    ]
+    return "\n| key | type | default | meaning |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
+
+
+def _inner_tables(model: type[Table]) -> Iterator[tuple[str, type[Table]]]:
+    for name, field in model.model_fields.items():
+        arguments = (field.annotation, *typing.get_args(field.annotation))
+        found = [kind for kind in arguments if isinstance(kind, type) and issubclass(kind, Table)]
+        if found:
+            yield name, found[0]
+
+
+def _kind(field: Mapping[str, Any]) -> str:
+    """`integer, at least 1` from a JSON schema; the branch for an absent value is left out."""
+    if "anyOf" in field:
+        return " or ".join(_kind(part) for part in field["anyOf"] if part.get("type") != "null")
+    if "const" in field:
+        return f"`{json.dumps(field['const'])}`"
+    if "enum" in field:
+        return " or ".join(f"`{json.dumps(value)}`" for value in field["enum"])
+    if field["type"] == "array":
+        inner = field.get("items") or field["prefixItems"][0]
+        return f"list of ({_kind(inner)})"
+    words = {"boolean": "true or false"}
+    return ", ".join([words.get(field["type"], field["type"]), *_bounds(field)])
+
+
+def _bounds(field: Mapping[str, Any]) -> Iterator[str]:
+    texts = {"exclusiveMinimum": "above", "minimum": "at least", "exclusiveMaximum": "below", "maximum": "at most"}
+    for key, text in texts.items():
+        if key in field and field[key] < SANITY_BOUND:
+            yield f"{text} {field[key]:,g}"
+
+
+def _default(schema: Mapping[str, Any], name: str, field: Mapping[str, Any]) -> str:
+    if name in schema.get("required", ()):
+        return "required"
+    value = field.get("default")
+    return "none" if value is None or value in ([], "") else f"`{json.dumps(value)}`"
+
+
+def _machines() -> str:
+    """The machine types with their bundled prices."""
+    rows = []
+    for machine in all_machine_types():
+        offers = "; ".join(
+            f"{offer.provider} ${offer.price_per_hour_usd:,.2f} ({offer.source.removeprefix('bundled ')})"
+            for offer in bundled_offers(machine.name)
+        )
+        card = machine.gpu
+        assert card is not None
+        peak = card.peak_flops("bf16") / 1e12
+        rows.append(
+            f"| `{machine.name}` | {card.name} | {card.memory_gib:g} GiB | {peak:g} | {card.tdp_w:g} W | {offers} |"
+        )
+    return (
+        """
+## Machine types
+
+Another number of a known card works too (`2x4090`), `2xCPU` means two processes without a GPU, and `1xGPU-24GB` is any
+other card of that memory. Prices are USD per hour before tax, last known on the day in brackets; the price that counts
+is the one quoted at launch.
+
+| machine | card | memory | peak bf16 or fp16 TFLOP/s | power | last known price per hour |
+|---|---|---|---|---|---|
+"""
+        + "\n".join(rows)
+        + f"\n\nCO2e is computed with {assumed()['grid_kg_co2e_per_kwh']:g} kg per kWh"
+        + " unless `grid_kg_co2e_per_kwh` says otherwise.\n"
+    )
+
+
+if __name__ == "__main__":
+    for page, make in PAGES.items():
+        (DOCS / page).write_text(make())
+        print(f"docs/{page}")

@@ -1,0 +1,20 @@
+"""The reference pages in docs/ say what the code says."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.core.inventory import HostSpec
+from orchestrator.core.recipe import Data, Evaluation, Limits, MachineRow, Model, Prepare, Train, Validation
+from orchestrator.core.tables import Table
+from tests.generate_docs import DOCS, PAGES
+
+
+@pytest.mark.parametrize("page", sorted(PAGES))
+def test_a_generated_page_is_up_to_date(page: str) -> None:
+    assert (DOCS / page).read_text() == PAGES[page](), "run: python -m tests.generate_docs"
+
+
+@pytest.mark.parametrize("table", [HostSpec, Data, Evaluation, Limits, MachineRow, Model, Prepare, Train, Validation])
+def test_every_key_is_explained(table: type[Table]) -> None:
+    assert [name for name, field in table.model_fields.items() if not field.description] == []
