@@ -40,6 +40,8 @@ class GptctlError(Exception):
 
 
 class UserError(GptctlError):
+    """Something the user wrote or asked for cannot be: a recipe, an inventory, an argument, a folder, a run id."""
+
     exit_code = 2
 
 
@@ -52,6 +54,8 @@ class LedgerDamaged(UserError):
 
 
 class ProviderError(GptctlError):
+    """The place machines come from said no, or said nothing."""
+
     exit_code = 3
 
 
@@ -68,6 +72,8 @@ class AmbiguousLaunch(ProviderError):
 
 
 class RemoteError(GptctlError):
+    """The machine, or the way to it."""
+
     exit_code = 4
 
 
@@ -116,12 +122,18 @@ class VerificationFailed(RemoteError):
 
 
 class TrainingFailed(GptctlError):
+    """The training ended badly; the message has the reason and where its log is."""
+
     exit_code = 5
 
 
 class LimitReached(GptctlError):
+    """The plan, the price or the run is beyond a limit that somebody set."""
+
     exit_code = 6
 
 
 class StillBilling(GptctlError):
+    """A machine may still cost money: its name, its price per hour and the command to try again are named."""
+
     exit_code = 7
