@@ -1,0 +1,233 @@
+"""The far half of every transfer, sent as text to the machine's python3: `python3 -I -c TEXT VERB` installs nothing.
+
+Python >= 3.8 and the standard library only; it must not import anything of ours. A question is JSON on stdin, the
+answer JSON on stdout; an error is words on stderr and exit 1. `receive` and `send` move raw bytes instead.
+
+    echo '{"folder": "~/.gptctl/src/x", "files": {"a.py": [12, "9f86..."]}}' | python3 far_side.py look
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import stat
+import struct
+import sys
+import tarfile
+from typing import Any
+
+CHUNK_BYTES = 1 << 20
+MARKER = ".gptctl-tree.json"
+POSITION = struct.Struct("<Q")
+
+
+def look(question: dict[str, Any]) -> dict[str, Any]:
+    """Which of the files are missing or different, by size and sha256. Makes the folder."""
+    folder = _expanded(question["folder"])
+    os.makedirs(folder, 0o700, exist_ok=True)
+    return {
+        "folder": folder,
+        "missing": [name for name, entry in question["files"].items() if not _same(os.path.join(folder, name), *entry)],
+        "free_bytes": _free_bytes(folder),
+        "rsync": shutil.which("rsync") is not None,
+    }
+
+
+def seal(question: dict[str, Any]) -> dict[str, Any]:
+    """After a push: what is still missing. When nothing is, files of an earlier push go and the marker is written."""
+    folder, files = _expanded(question["folder"]), question["files"]
+    missing = look(question)["missing"]
+    if missing:
+        return {"missing": missing}
+    marker = os.path.join(folder, MARKER)
+    try:
+        with open(marker, encoding="utf-8") as file:
+            before = json.load(file)["files"]
+    except (OSError, ValueError, KeyError):
+        before = []
+    for name in before:
+        if name not in files and _inside(name) and os.path.lexists(os.path.join(folder, name)):
+            os.unlink(os.path.join(folder, name))
+    with open(marker + ".new", "w", encoding="utf-8") as file:
+        json.dump({"digest": question["digest"], "files": sorted(files)}, file)
+    os.replace(marker + ".new", marker)
+    return {"missing": []}
+
+
+def unpack(folder: str) -> dict[str, Any]:
+    """Regular files of a tar on stdin into the folder, each by a temporary name and rename."""
+    folder = _expanded(folder)
+    with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as archive:
+        for member in archive:
+            source = archive.extractfile(member) if member.isfile() and _inside(member.name) else None
+            if source is None:
+                raise ValueError(f"not a regular file: {member.name!r}")
+            path = os.path.join(folder, member.name)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path + ".gptctl-part", "wb") as copy:
+                shutil.copyfileobj(source, copy)
+                os.fchmod(copy.fileno(), member.mode & 0o755)
+            os.replace(path + ".gptctl-part", path)
+    return {}
+
+
+def digest(question: dict[str, Any]) -> dict[str, Any]:
+    """The sha256 of a file that is there with the right size, else None; and the room beside it."""
+    path = _expanded(question["path"])
+    os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+    there = os.path.isfile(path) and not os.path.islink(path) and os.path.getsize(path) == question["size_bytes"]
+    return {"path": path, "sha256": _sha256(path) if there else None, "free_bytes": _free_bytes(os.path.dirname(path))}
+
+
+def prepare(question: dict[str, Any]) -> dict[str, Any]:
+    """A part file for a big file to arrive in, and how far each of its ranges got before."""
+    path, size = _expanded(question["path"]), question["size_bytes"]
+    part = part_name(path, question["stamp"])
+    positions = open_part(part, size, question["streams"])
+    return {
+        "path": path,
+        "part": part,
+        "positions": positions,
+        "free_bytes": _free_bytes(os.path.dirname(part)),
+        "needed_bytes": max(0, size - os.stat(part).st_blocks * 512),
+    }
+
+
+def receive(part: str, slot: str, start: str, done: str, size: str) -> dict[str, Any]:
+    """Bytes on stdin into the range that begins at start, after the part of it that is done; the slot says how far."""
+    widen(0)
+    file, ranges = os.open(part, os.O_WRONLY), os.open(part + ".ranges", os.O_WRONLY)
+    position, end = int(start) + int(done), int(start) + int(size)
+    while position < end:
+        data = os.read(0, min(CHUNK_BYTES, end - position))
+        if not data:
+            raise EOFError(f"the stream ended {end - position} bytes early")
+        position += write_at(file, data, position)
+        mark(ranges, int(slot), position - int(start))
+    return {}
+
+
+def send(path: str, offset: str, size: str) -> None:
+    """Bytes of a regular file to stdout; a link is not followed and a device never read."""
+    descriptor = os.open(_expanded(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        raise ValueError(f"not a regular file: {path}")
+    widen(1)
+    position, end = int(offset), int(offset) + int(size)
+    while position < end:
+        data = os.pread(descriptor, min(CHUNK_BYTES, end - position), position)
+        if not data:
+            raise EOFError(f"{path} is {end - position} bytes shorter than promised")
+        position += len(data)
+        while data:
+            data = data[os.write(1, data) :]
+
+
+def commit(question: dict[str, Any]) -> dict[str, Any]:
+    """The part file gets its final name if its sha256 is right, else it goes and the next push starts afresh."""
+    part, path = question["part"], question["path"]
+    found = _sha256(part)
+    if found == question["sha256"]:
+        os.chmod(part, question["mode"])
+        os.replace(part, path)
+        drop_parts(path)
+    else:
+        os.unlink(part)
+        os.unlink(part + ".ranges")
+    return {"sha256": found}
+
+
+def part_name(path: str, stamp: str) -> str:
+    """Where a file lies while it arrives. The stamp is of its content: another content never continues this part."""
+    folder, name = os.path.split(path)
+    return os.path.join(folder, f".{name[:150]}.{stamp}.part")
+
+
+def open_part(part: str, size: int, streams: int) -> list[int]:
+    """Positions of the ranges inside a part file, made when it is not there: bytes done in each range."""
+    if not (os.path.isfile(part) and os.path.isfile(part + ".ranges")):
+        with open(part, "wb") as file:
+            file.truncate(size)
+        with open(part + ".ranges", "wb") as file:
+            file.write(POSITION.pack(0) * streams)
+    with open(part + ".ranges", "rb") as file:
+        return [position for (position,) in POSITION.iter_unpack(file.read(POSITION.size * streams))]
+
+
+def drop_parts(path: str) -> None:
+    """Parts of this file that other contents left behind."""
+    folder, name = os.path.split(path)
+    for other in os.listdir(folder or "."):
+        if other.startswith(f".{name[:150]}.") and other.endswith((".part", ".part.ranges")):
+            os.unlink(os.path.join(folder, other))
+
+
+def write_at(descriptor: int, data: bytes, position: int) -> int:
+    """All of data at the position; a short write is gone on with. Returns its length."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, position)
+        view, position = view[written:], position + written
+    return len(data)
+
+
+def mark(ranges: int, slot: int, done: int) -> None:
+    """Note that the first `done` bytes of a range are written. Only ever after they are."""
+    os.pwrite(ranges, POSITION.pack(done), slot * POSITION.size)
+
+
+def _same(path: str, size: int, sha256: str) -> bool:
+    try:
+        info = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISREG(info.st_mode) and info.st_size == size and _sha256(path) == sha256
+
+
+def _sha256(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        for data in iter(lambda: file.read(CHUNK_BYTES), b""):
+            digest.update(data)
+    return digest.hexdigest()
+
+
+def _inside(name: str) -> bool:
+    return not os.path.isabs(name) and ".." not in name.split("/")
+
+
+def _free_bytes(folder: str) -> int:
+    info = os.statvfs(folder or ".")
+    return info.f_bavail * info.f_frsize
+
+
+def _expanded(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def widen(descriptor: int) -> None:
+    """A pipe of 1 MiB instead of 64 KiB, where it is a pipe and the kernel lets us: fewer turns per byte."""
+    try:
+        fcntl.fcntl(descriptor, 1031, CHUNK_BYTES)  # F_SETPIPE_SZ, named only from Python 3.10 on
+    except OSError:
+        return
+
+
+def main(verb: str, *arguments: str) -> int:
+    """One verb; with arguments they are its own, without, the question is JSON on stdin."""
+    verbs = {each.__name__: each for each in (look, seal, unpack, digest, prepare, receive, send, commit)}
+    try:
+        answer = verbs[verb](*(arguments or [json.load(sys.stdin)]))
+    except (OSError, ValueError, EOFError, tarfile.TarError) as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        return 1
+    if answer is not None:
+        sys.stdout.write(json.dumps(answer) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
