@@ -1,0 +1,52 @@
+# Two commands do all the set-up on a machine with Python >= 3.11, make and git:   make demo   and   make test
+PYTHON ?= python3
+VENV ?= .venv
+PY = $(VENV)/bin/python
+
+# Pinned only where there is no torch yet: a torch that somebody chose is never replaced.
+CONSTRAIN = $$($(PY) -c 'import torch' 2>/dev/null || echo '-c constraints.txt')
+
+.PHONY: demo test check bench soak docs clean
+
+demo: $(VENV)/.trainer            ## a whole run on this machine: plan, train, fetch, cost
+	$(VENV)/bin/gptctl run recipes/quickstart.toml --host local --yes
+	$(VENV)/bin/gptctl status
+
+test: $(VENV)/.dev                ## everything but the soak tests, against real sshd machines
+	.ci/system-packages
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not soak"
+
+check: $(VENV)/.dev               ## lint, format, types, layers
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+bench: $(VENV)/.dev               ## figures side by side, as a table and in bench-results/; never a pass or a fail
+	.ci/system-packages
+	$(PY) -m tests.bench
+
+soak: $(VENV)/.dev                ## the long tests
+	.ci/system-packages
+	$(PY) -m pytest -m soak
+
+docs: $(VENV)/.dev                ## the pages that are made from the code
+	$(PY) -m tests.generate_docs
+	$(PY) -m orchestrator.cli.manual
+
+clean:                            ## the environment and what tools cached; no run and no checkpoint
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is too old: gptctl needs Python 3.11 or newer; try: make PYTHON=python3.12 demo"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+# The stamps make a second call quick; a changed pyproject.toml installs again.
+$(VENV)/.trainer: pyproject.toml constraints.txt | $(PY)
+	$(PY) -m pip install --quiet --disable-pip-version-check $(CONSTRAIN) -e '.[trainer]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.trainer
+	$(PY) -m pip install --quiet --disable-pip-version-check $(CONSTRAIN) -e '.[trainer,dev]'
+	touch $@
