@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import os
 import resource
 import sys
 import threading
@@ -41,6 +42,8 @@ class Journal:
         self.run_folder = run_folder
         self.enabled = enabled
         self.lock = threading.Lock()
+        self.unwritten: dict[str, str] = {}
+        self.heard = True
         self.tensorboard = _tensorboard(run_folder) if enabled else None
 
     def event(self, name: str, step: int, **fields: Any) -> None:
@@ -58,9 +61,12 @@ class Journal:
                 self.tensorboard.add_scalar(key, line[key], line["step"])
 
     def say(self, text: str) -> None:
-        """One line on stdout, which is the log."""
-        if self.enabled:
-            print(text.rstrip(), flush=True)
+        """One line on stdout, which is the log. A reader that went away, or a full disk, does not end a run."""
+        if self.enabled and self.heard:
+            try:
+                print(text.rstrip(), flush=True)
+            except OSError:
+                self.heard = False
 
     def truncate(self, last_step: int) -> None:
         """Before going on from last_step: drops a torn last line of both files, and metrics of steps to be repeated."""
@@ -71,9 +77,24 @@ class Journal:
     def _append(self, name: str, line: Mapping[str, Any]) -> None:
         if not self.enabled:
             return
-        text = json.dumps({key: _finite(value) for key, value in line.items()})
-        with self.lock, (self.run_folder / name).open("a", encoding="utf-8") as file:
-            file.write(text + "\n")
+        text = json.dumps({key: _finite(value) for key, value in line.items()}) + "\n"
+        with self.lock:
+            waiting = self.unwritten.pop(name, "") + text
+            if not _appended(self.run_folder / name, waiting.encode()):
+                self.unwritten[name] = waiting
+
+
+def _appended(path: Path, data: bytes) -> bool:
+    """All of data or nothing. A full disk is no reason to stop: the lines wait for the next one."""
+    before = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("ab", buffering=0) as file:
+            if file.write(data) == len(data):
+                return True
+    except OSError:
+        pass
+    os.truncate(path, before)
+    return False
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
