@@ -1,0 +1,48 @@
+"""docs/troubleshooting.md is true: every error under its exit code, every agent code, and every message it quotes."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+import pytest
+
+from orchestrator.core.errors import GptctlError
+from tests.architecture.test_layers import ROOT, error_classes, sources
+
+PAGE = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+SECTIONS = {int(code): text for code, text in re.findall(r"^## Exit (\d).*?\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S)}
+
+
+@pytest.mark.parametrize("error", [each for each in error_classes() if each is not GptctlError])
+def test_every_error_stands_under_its_exit_code(error: type[GptctlError]) -> None:
+    assert f"- **{error.__name__}**: " in SECTIONS[error.exit_code]
+    elsewhere = [code for code, text in SECTIONS.items() if f"**{error.__name__}**" in text]
+    assert elsewhere == [error.exit_code]
+
+
+def test_the_page_names_no_error_that_is_gone() -> None:
+    assert set(re.findall(r"\*\*([A-Z]\w+)\*\*: ", PAGE)) <= {each.__name__ for each in error_classes()}
+
+
+def test_every_code_of_the_agent_is_explained_and_no_other() -> None:
+    explained = set(re.findall(r"`([a-z-]+)`", " ".join(re.findall(r"^\| (`[a-z-]+`(?:, `[a-z-]+`)*) \|", PAGE, re.M))))
+    used = set()
+    for _, tree in sources("orchestrator/agent"):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "Refusal":
+                first = node.args[0]
+                if isinstance(first, ast.Constant):
+                    used.add(str(first.value))
+    words = {node.value for _, tree in sources("orchestrator/agent") for node in ast.walk(tree) if _is_text(node)}
+    assert used <= explained, f"not explained: {used - explained}"
+    assert explained <= words, f"not in the agent: {explained - words}"
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+@pytest.mark.parametrize("phrase", re.findall(r"^\| `([^`]+)` (?:after `[^`]+` )?\|", SECTIONS[2], re.M))
+def test_a_quoted_message_is_one_that_gptctl_says(phrase: str) -> None:
+    assert any(phrase in (ROOT / path).read_text(encoding="utf-8") for path, _ in sources("orchestrator"))
