@@ -120,6 +120,11 @@ class Checkpoint:
     latest: bool = False
     safe: bool = False
 
+    @property
+    def size_bytes(self) -> int:
+        """Of all listed files."""
+        return sum(entry.size_bytes for entry in self.files.values())
+
 
 class Agent:
     """The agent on one machine. `root` may start with `~`: it is resolved over there."""

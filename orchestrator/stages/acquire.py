@@ -18,7 +18,7 @@ from orchestrator.stages.context import RunContext
 
 def acquire(context: RunContext) -> None:
     """Leaves the rental with an instance id, an address and a machine that answered."""
-    context.ledger.set_state(context.run_id, State.ACQUIRING)
+    context.advance(State.ACQUIRING)
     if context.rental.instance_id is None:
         instance = _found(context, context.rental) or _bought(context, context.rental)
         context.ledger.update_rental(
@@ -44,7 +44,7 @@ def _bought(context: RunContext, rental: Rental) -> Instance:
     offer = Offer(rental.provider, rental.machine, rental.price_per_hour_usd, source="plan")
     request = LaunchRequest(rental.id, str(uuid4()), offer)
     context.ledger.add_intent(
-        Intent(request.intent_id, rental.id, "open", context.now(), None, {"machine": rental.machine}, {})
+        Intent(request.intent_id, rental.id, context.now(), request={"machine": rental.machine})
     )
     # No retry: a request whose answer is lost may still have bought a machine; _found() decides on the next look.
     instance = context.provider.acquire(request)

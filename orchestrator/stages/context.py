@@ -22,6 +22,7 @@ from orchestrator.core.machines import MachineType
 from orchestrator.core.plan import Plan
 from orchestrator.core.ports import Address, Provider, Shell
 from orchestrator.core.recipe import Recipe
+from orchestrator.core.states import State, is_forward
 from orchestrator.ledger.records import Rental, RunRecord
 from orchestrator.ledger.store import Ledger
 from orchestrator.remote.agent import Agent
@@ -92,7 +93,7 @@ class RunContext:
         if shell is not None:
             shell.close()
 
-    def tell(self, kind: str, text: str = "", **data: Any) -> None:
+    def tell(self, kind: str, text: str = "", /, **data: Any) -> None:
         """Shows an event, and records it unless it is one that is shown and forgotten."""
         event = Event(kind, self.now(), self.stage, text, data)
         if kind not in EPHEMERAL:
@@ -107,6 +108,11 @@ class RunContext:
     def seen_via(self) -> str:
         """How the machine is looked at, for `seen 4s ago via ssh`."""
         return "local" if self.rental.address.get("host") is None else "ssh"
+
+    def advance(self, state: State) -> None:
+        """Moves the run forward to `state`; a run that is there or beyond, because it was driven before, stays."""
+        if is_forward(self.run.state, state):
+            self.ledger.set_state(self.run_id, state)
 
     def note(self, **facts: Any) -> None:
         """Adds to what is known about the run (never a secret): what one stage found out and the next needs."""

@@ -23,8 +23,7 @@ def launch(context: RunContext) -> None:
     if "train" not in jobs:
         _amend_plan(context)
         _start(context)
-    if context.run.state != State.ENDING:  # a stop may have come from another gptctl in between
-        context.ledger.set_state(context.run_id, State.TRAINING)
+    context.advance(State.TRAINING)
 
 
 def _start(context: RunContext) -> None:

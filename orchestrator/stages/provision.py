@@ -21,7 +21,7 @@ MAX_CLOCK_SKEW_S = 60
 
 def provision(context: RunContext) -> None:
     """Leaves `python` in the run's record: the interpreter that trains."""
-    context.ledger.set_state(context.run_id, State.PREPARING)
+    context.advance(State.PREPARING)
     facts = context.agent.facts(context.host.python)
     check_gpus(context, facts)
     check_disk(context, facts)

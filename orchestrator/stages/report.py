@@ -11,5 +11,6 @@ def report(context: RunContext) -> None:
     """Writes the files anew; running it twice gives the same files."""
     context.mirror.mkdir(parents=True, exist_ok=True, mode=0o700)
     run, intervals = context.run, context.ledger.intervals(context.run_id)
-    cost = run_cost(intervals, machine=context.machine, tokens=context.tokens_trained, host=context.host)
+    tokens = run.step * context.plan.tokens // context.plan.steps
+    cost = run_cost(intervals, machine=context.machine, tokens=tokens, host=context.host)
     write_report(run, intervals, cost, context.mirror)

@@ -1,0 +1,102 @@
+"""What the stories share: a recipe that trains in seconds, and looks into the ledger and the machine's own records."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+
+TINY = """
+extends = "{quickstart}"
+name = "tiny"
+[model]
+context_length = 32
+n_layer = 1
+n_head = 2
+n_embd = 32
+[train]
+tokens = {tokens}
+global_batch = 8
+log_every = 5
+checkpoint_every = 40
+validate_every = 40
+[data.validation]
+tokens = 8_192
+[machines.2xCPU]
+micro_batch = 4
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Callable[..., str]:
+    """`tiny(steps=120)`: path of a recipe of that many steps of 256 tokens, a few milliseconds each."""
+
+    def write(steps: int = 120) -> str:
+        path = tmp_path / f"tiny-{steps}.toml"
+        path.write_text(TINY.format(quickstart=REPOSITORY / "recipes" / "quickstart.toml", tokens=steps * 256))
+        return str(path)
+
+    return write
+
+
+def events(home: Path, run_id: str) -> list[str]:
+    """`stage_finished:sync` and so on, in order, as another process sees them."""
+    with sqlite3.connect(f"file:{home}/ledger.db?mode=ro", uri=True, timeout=10) as connection:
+        rows = connection.execute("SELECT kind, stage FROM events WHERE run_id = ? ORDER BY id", (run_id,)).fetchall()
+    return [f"{kind}:{stage}" for kind, stage in rows]
+
+
+def newest_run(home: Path) -> str | None:
+    """The id of the newest run, or None while there is no ledger or no run."""
+    if not (home / "ledger.db").exists():
+        return None
+    try:
+        with sqlite3.connect(f"file:{home}/ledger.db?mode=ro", uri=True, timeout=10) as connection:
+            row = connection.execute("SELECT id FROM runs ORDER BY created_at DESC LIMIT 1").fetchone()
+    except sqlite3.OperationalError:
+        return None  # the schema is not written yet
+    return row[0] if row else None
+
+
+def wait_until(what: Callable[[], Any], deadline_s: float, interval_s: float = 0.02) -> Any:
+    """The first true value of `what`, or an assertion with what was waited for."""
+    deadline = time.monotonic() + deadline_s
+    while time.monotonic() < deadline:
+        found = what()
+        if found:
+            return found
+        time.sleep(interval_s)
+    raise AssertionError(f"not within {deadline_s} s: {what}")
+
+
+def starts(machine_folder: Path, run_id: str) -> int:
+    """How many training processes the agent ever started for this run, by its own record."""
+    record = machine_folder / "jobs" / run_id / "train" / "starts.jsonl"
+    return len(record.read_text().splitlines()) if record.exists() else 0
+
+
+def losses(folder: Path) -> list[tuple[int, float]]:
+    """(step, loss) of every line of metrics.jsonl, exactly as written."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [(record["step"], record["loss"]) for record in map(json.loads, lines)]
+
+
+def digests(checkpoint: Path) -> dict[str, str]:
+    """sha256 of each file of a checkpoint folder that its manifest lists."""
+    names = json.loads((checkpoint / "MANIFEST.json").read_text())["files"]
+    return {name: hashlib.sha256((checkpoint / name).read_bytes()).hexdigest() for name in names}
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """SIGKILL, and reaped."""
+    process.kill()
+    process.wait()
