@@ -37,7 +37,8 @@ MANIFEST_FILE = "MANIFEST.json"
 SAFE_FILE = "SAFE"
 TEMPORARY_PREFIX = ".tmp-"
 
-# Names of the lines in events.jsonl ("event" key); every line also has "time" (UTC epoch seconds) and "step".
+# Names of the lines in events.jsonl ("event" key); every line also has "time" (UTC epoch seconds) and "step". A
+# `validated` line has "val_loss", nats per token.
 EVENT_STARTED = "started"
 EVENT_RESUMED = "resumed"
 EVENT_VALIDATED = "validated"

@@ -76,7 +76,7 @@ def read_training(folder: Path) -> Training:
     last = rows[-1] if rows else {}
     return Training(
         losses=_points(rows, "loss"),
-        validations=_points([validated[step] for step in sorted(validated)], "loss"),
+        validations=_points([validated[step] for step in sorted(validated)], "val_loss"),
         step=last.get("step", 0),
         tokens=int(_number(last.get("tokens")) or 0),
         tokens_per_second=_median(rows, "tokens_per_second"),

@@ -116,7 +116,7 @@ class Progress:
         if name == contract.METRICS:
             self._metric(record)
         elif record.get("event") == contract.EVENT_VALIDATED:
-            self.row["val_loss"] = record.get("loss")
+            self.row["val_loss"] = record.get("val_loss")
         elif record.get("event") in (contract.EVENT_WARNING, contract.EVENT_MICRO_BATCH_REDUCED):
             self.context.tell("warning", str(record.get("text") or record["event"]))
 

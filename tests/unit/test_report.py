@@ -41,7 +41,7 @@ def a_mirror(path: Path) -> Path:
     path.mkdir()
     (path / "metrics.jsonl").write_text("".join(metric(step) for step in range(10, 101, 10)) + '{"step": 110, "lo')
     events = [
-        {"event": "validated", "step": 50, "loss": 4.2}, {"event": "validated", "step": 100, "loss": 4.4},
+        {"event": "validated", "step": 50, "val_loss": 4.2}, {"event": "validated", "step": 100, "val_loss": 4.4},
         {"event": "sampled", "step": 100, "prompt": "Every effort ", "text": f"moves ```\n{HOSTILE}"},
     ]  # fmt: skip
     (path / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
