@@ -151,6 +151,11 @@ class Box:
     def until_steps(self, count: int, run: str = "r-1") -> None:
         until(lambda: len(self.metrics(run)) >= count)
 
+    def until_ranks_listen(self, run: str = "r-1") -> None:
+        """Until both ranks have made a handler for SIGTERM: before that they die of it, as any program."""
+        log = self.root / "runs" / run / "train.log"
+        until(lambda: log.exists() and log.read_text().count("rank ") >= 2)
+
     def end(self) -> None:
         """Kills what a test left running, supervisors first."""
         for state in self.root.glob("jobs/*/*/state.json"):
