@@ -1,0 +1,103 @@
+"""How long `gptctl status --json` takes with many runs in the ledger, beside `python -c pass`, in one call.
+
+    python tests/bench/status_speed.py                    # 1,000 runs; a table on stdout, JSON by --json FILE
+    python tests/bench/status_speed.py --runs 10000
+
+The ledger is a real one: each run has its recipe, plan, rental, eight stages and twenty-four events. All have ended, so
+no machine is asked. Calls alternate and the median counts. Never a timed test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.core.events import Event
+from orchestrator.core.machines import machine_type
+from orchestrator.core.plan import make_plan
+from orchestrator.core.recipe import load_recipe
+from orchestrator.core.states import Outcome, State
+from orchestrator.ledger import Ledger, Rental, RunRecord, new_rental_id, new_run_id
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+STAGES = ("acquire", "provision", "sync", "launch", "follow", "fetch", "report", "release")
+LIMIT_S = 0.4
+
+
+def fill(home: Path, runs: int) -> None:
+    """A ledger with that many ended runs, written through its own interface."""
+    recipe = load_recipe(str(REPOSITORY / "recipes/chinchilla_163m_baseline.toml"))
+    plan = make_plan(recipe, None, machine_type("8xA100-40GB"), None, now=time.time()).to_json()
+    with Ledger.open(home, time.time) as ledger:
+        for _ in range(runs):
+            now = time.time()
+            rental = Rental(new_rental_id("8xA100-40GB", now), "ssh", "box", "8xA100-40GB", now)
+            run = RunRecord(
+                id=new_run_id(recipe.name, now), recipe=recipe.name, host="box", machine="8xA100-40GB", created_at=now,
+                recipe_digest=recipe.digest, recipe_data=recipe.resolved(), plan=plan, rental_id=rental.id,
+                step=33_165, total_steps=33_165, loss=3.2, val_loss=3.3, tokens_per_second=265_000.0,
+            )  # fmt: skip
+            ledger.add_rental(rental)
+            ledger.add_run(run)
+            for stage in STAGES:
+                interval = ledger.open_stage(run.id, rental.id, stage, 15.92)
+                for kind in ("stage_started", "said", "stage_finished"):
+                    ledger.tell(run.id, Event(kind, now, stage, "connecting"))
+                ledger.close_stage(interval)
+            ledger.set_state(run.id, State.ENDED, outcome=Outcome.FINISHED)
+
+
+def seconds(argv: Sequence[str], home: Path) -> float:
+    """Wall time of one call that must succeed."""
+    began = time.perf_counter()
+    environment = {**os.environ, "GPTCTL_HOME": str(home)}
+    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, env=environment, cwd=REPOSITORY)
+    return time.perf_counter() - began
+
+
+def measure(runs: int, rounds: int) -> dict[str, float]:
+    """Median seconds of each command, and the number of runs that the answer really had."""
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder) / "home"
+        fill(home, runs)
+        status = [sys.executable, "-m", "orchestrator", "status", "--json"]
+        answer = subprocess.run(
+            status, check=True, capture_output=True, env={**os.environ, "GPTCTL_HOME": str(home)}, cwd=REPOSITORY
+        )
+        times = [(seconds([sys.executable, "-c", "pass"], home), seconds(status, home)) for _ in range(rounds)]
+        return {
+            "runs": len(json.loads(answer.stdout)["runs"]),
+            "python_s": statistics.median(each[0] for each in times),
+            "status_json_s": statistics.median(each[1] for each in times),
+            "limit_s": LIMIT_S,
+            "ledger_bytes": sum(path.stat().st_size for path in home.glob("ledger.db*")),
+        }
+
+
+def main() -> None:
+    """Prints the figures; exits 0 whether the limit is met or not."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    found = measure(given.runs, given.rounds)
+    met = "met" if found["status_json_s"] <= LIMIT_S else "NOT met"
+    print(f"python -c pass         {found['python_s']:.3f} s")
+    print(
+        f"gptctl status --json   {found['status_json_s']:.3f} s with {found['runs']} runs; at most {LIMIT_S} s: {met}"
+    )
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
