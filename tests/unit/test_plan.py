@@ -249,6 +249,7 @@ def test_the_ending_names_store_and_dollars() -> None:
 def test_an_amended_plan_keeps_the_global_batch_and_changes_the_digest() -> None:
     made = plan(recipe(), "1x3090", BOX)
     amended = made.amended(made.micro_batch // 2, tokens_per_second=40_000)
+    assert amended.fits
     assert amended.micro_batch * amended.accumulation * amended.ranks == made.global_batch
     assert amended.hours["train"] == pytest.approx(made.tokens / 40_000 / 3600)
     assert amended.hours["total"] == pytest.approx(sum(v for k, v in amended.hours.items() if k != "total"))
