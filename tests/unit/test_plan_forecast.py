@@ -74,13 +74,13 @@ def test_eight_cards_speak_for_one_without_a_loss() -> None:
 
 def test_held_until_the_budget_deadline_or_hold_h() -> None:
     host = cloud()
-    until_deadline = plan("limits.max_hours=10", host=host, offer=OFFER)
-    left = 10 - (until_deadline.hours["total"] - until_deadline.hours["fetch"])
+    until_deadline = plan("limits.max_hours=5", host=host, offer=OFFER)
+    left = 5 - (until_deadline.hours["total"] - until_deadline.hours["fetch"])
     assert until_deadline.ending.startswith(f"held up to {left:.1f} h (${left * 16:.0f})")
     by_money = plan("limits.max_cost_usd=80", host=host, offer=OFFER)
     left = 80 / 16 - (by_money.hours["total"] - by_money.hours["fetch"])
     assert by_money.ending.startswith(f"held up to {left:.1f} h ")
-    cut = plan("limits.max_hours=10", "limits.hold_h=0.5", host=host, offer=OFFER)
+    cut = plan("limits.max_hours=5", "limits.hold_h=0.5", host=host, offer=OFFER)
     assert cut.ending.startswith("held up to 0.5 h ($8)")
 
 
