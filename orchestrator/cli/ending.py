@@ -9,15 +9,18 @@ from typing import Any
 from orchestrator.cli import render
 from orchestrator.cli.status import collect
 from orchestrator.cli.words import clean, decimal, duration, money
-from orchestrator.core.states import State
+from orchestrator.core.states import Outcome, State
 from orchestrator.ledger.records import RunRecord
 from orchestrator.ledger.store import Ledger
 from trainer.contract import BEST, CHECKPOINTS, EVENT_SAMPLED, EVENTS, LATEST
 
 
-def how_to_go_on(run_id: str) -> None:
-    """The three commands for a run that goes on without us."""
-    render.talk("gptctl left; the machine goes on by itself. To go on with it:")
+def how_to_go_on(run_id: str, *, training: bool) -> None:
+    """The commands for a run that gptctl has left; three of them for one that trains by itself."""
+    if not training:
+        render.talk(f"gptctl left before the training began. Next: gptctl resume {run_id}, or gptctl release {run_id}")
+        return
+    render.talk("gptctl left; the training goes on without it. To look, or to end it:")
     for command, why in (
         (f"gptctl logs {run_id} -f", "watch it"),
         (f"gptctl status {run_id}", "where it is"),
@@ -53,7 +56,8 @@ def _headline(run: RunRecord, row: dict[str, Any]) -> str:
         money(row["cost_usd"]),
         f"in {duration(took)}" if took is not None else "",
     ]
-    cause = f"\ncause: {clean(run.cause)}" if run.cause else ""
+    well = run.outcome in (None, Outcome.FINISHED)
+    cause = "" if well or not run.cause else f"\ncause: {clean(run.cause)}"
     return "  ".join(part for part in parts if part) + cause
 
 
@@ -71,7 +75,7 @@ def _samples(path: Path) -> list[str]:
         if EVENT_SAMPLED in line:
             event = _object(line)
             if event.get("event") == EVENT_SAMPLED:
-                shown.append(f"sample: {clean(str(event.get('prompt', '')))}{clean(str(event.get('text', '')))}")
+                shown.append(f"sample: {clean(str(event.get('text', '')))}")
     return shown
 
 

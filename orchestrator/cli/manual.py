@@ -25,7 +25,7 @@ INTRODUCTION = """\
 
 Made from the program by `make docs`; do not edit. stdout is the result, stderr the conversation. `--json` prints the
 result as JSON on every command that has one. RUN is a run's id, its name or the beginning of its id; without it the
-newest run is meant. What spends or destroys something asks first, unless `--yes` is given. Ctrl-C never ends a training.
+newest run is meant. What spends or destroys something asks first, unless `--yes` is given. Ctrl-C ends no training.
 
 | exit code | means |
 |---|---|

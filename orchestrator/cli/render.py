@@ -30,8 +30,8 @@ from orchestrator.core.events import Event
 
 Tell = Callable[[Event], None]
 
-METRIC_EVERY_S = 10.0
-"""How often a metric line is printed where there is no live view."""
+METRIC_EVERY_S = 30.0
+"""How often a metric line is printed where there is no live view; the trainer's own lines are passed on anyway."""
 PROGRESS_EVERY_S = 5.0
 PIPE_WIDTH = 200
 """Columns for tables that go to a file or a pipe: wide enough that no cell is cut."""

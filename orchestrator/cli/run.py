@@ -6,9 +6,10 @@ Everything is looked up and agreed to before the first line is written to the le
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.cli import render
@@ -16,6 +17,7 @@ from orchestrator.cli.ending import how_to_go_on, show_ending
 from orchestrator.cli.failures import run_folder
 from orchestrator.cli.home import open_ledger
 from orchestrator.cli.plan import planned, show_plan, typed_limits
+from orchestrator.cli.rows import spent
 from orchestrator.cli.words import duration, money
 from orchestrator.core.errors import UserError
 from orchestrator.core.events import Event
@@ -161,21 +163,31 @@ def resume(wanted: str | None, *, detach: bool, as_json: bool) -> int:
 def follow_through(ledger: Ledger, found: RunRecord, *, detach: bool, as_json: bool) -> int:
     """Drives a run in view of the user, then shows how it ended, or how to go on with it."""
     run_folder.set(ledger.home / "runs" / found.id)
+    _leave_on_signals()
     left: list[Event] = []
     with render.teller(f"{found.id} on {found.host} ({found.machine})") as tell:
 
         def listen(event: Event) -> None:
             if event.kind == "detached":
                 left.append(event)
+            if event.kind == "metric":
+                event = replace(event, data={"cost_usd": spent(ledger.intervals(found.id)), **event.data})
             tell(event)
 
         code = drive(ledger.home, found.id, listen, until="launch" if detach else None)
     if left:
-        how_to_go_on(found.id)
+        how_to_go_on(found.id, training=bool(left[0].data.get("training")))
+    if left and not as_json:
         print(found.id, flush=True)
-        return code
-    show_ending(ledger, found.id, as_json=as_json)
+    else:
+        show_ending(ledger, found.id, as_json=as_json)
     return code
+
+
+def _leave_on_signals() -> None:
+    """SIGTERM and SIGHUP mean what Ctrl-C means: gptctl leaves in order, the training goes on."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
 
 
 def stop(wanted: str | None, *, yes: bool, as_json: bool) -> int:

@@ -58,7 +58,7 @@ def sample(run_id: str | None, wanted: Wanted, *, on_host: bool, as_json: bool) 
         print(json.dumps({"run": run.id, "checkpoint": checkpoint, "samples": samples}, indent=1))
         return 0
     for each in samples:
-        print(clean(each["prompt"] + each["text"]), end="\n\n", flush=True)
+        print(clean(each["text"]), end="\n\n", flush=True)
     return 0
 
 

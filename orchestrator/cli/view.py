@@ -111,8 +111,12 @@ def progress_line(progress: Mapping[str, object]) -> str:
     done, total, rate, eta_s = value.get("done"), value.get("total"), value.get("rate"), value.get("eta_s")
     unit = str(progress.get("unit") or "")
     amount = size if unit in ("B", "bytes") else _plain
+    what = clean(str(progress.get("what") or "moving"))
+    if not done and not total:
+        text = clean(str(progress.get("text") or progress.get("message") or ""))
+        return f"{what}: {text}" if text else what
     parts = [
-        f"{clean(str(progress.get('what') or 'moving'))}: {amount(done)}" + (f" of {amount(total)}" if total else ""),
+        f"{what}: {amount(done)}" + (f" of {amount(total)}" if total else ""),
         f"({100 * (done or 0) / total:.0f}%)" if total else "",
         f"{amount(rate)}/s" if rate else "",
         f"ETA {duration(eta_s)}" if eta_s is not None else "",
