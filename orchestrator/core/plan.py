@@ -29,6 +29,9 @@ from orchestrator.core.recipe import Limits, Recipe
 from trainer.arithmetic import chinchilla_tokens, parameter_count, steps_for
 from trainer.contract import DataConfig, RetentionConfig, RunConfig, TrainConfig
 
+LONGEST_WAIT_H = 60 * 24
+"""A plan of more than two months is no alternative to the others, however cheap."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -205,8 +208,8 @@ def train_config(
 
 
 def mark(plans: Sequence[Plan]) -> list[tuple[str, ...]]:
-    """For each plan, in order: which of `cheapest` and `fastest` it is, among those that fit."""
-    able = [plan for plan in plans if plan.fits]
+    """For each plan, in order: which of `cheapest` and `fastest` it is, of those that fit and end in time."""
+    able = [plan for plan in plans if plan.fits and plan.hours["total"] <= LONGEST_WAIT_H]
     priced = [total for plan in able if (total := plan.cost_usd["total"]) is not None]
     least_usd, least_h = min(priced, default=None), min((plan.hours["total"] for plan in able), default=None)
     return [
@@ -216,7 +219,7 @@ def mark(plans: Sequence[Plan]) -> list[tuple[str, ...]]:
                 ("cheapest", plan.cost_usd["total"], least_usd),
                 ("fastest", plan.hours["total"], least_h),
             )
-            if plan.fits and value is not None and value == best
+            if plan in able and value is not None and value == best
         )
         for plan in plans
     ]

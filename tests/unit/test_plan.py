@@ -235,6 +235,12 @@ def test_cheapest_and_fastest_are_marked_among_those_that_fit() -> None:
     assert mark([]) == []
 
 
+def test_a_free_machine_that_takes_a_year_is_not_the_cheapest() -> None:
+    year = plan(recipe(), "2xCPU", LOCAL)
+    assert year.cost_usd["total"] == 0
+    assert mark([year, plan(recipe())]) == [(), ("cheapest", "fastest")]
+
+
 def test_the_ending_names_store_and_dollars() -> None:
     cloud = {"name": "cloud", "provider": "lambda", "machine": "8xA100-40GB"}
     offer = Offer("lambda", "8xA100-40GB", 16.0, source="lambda API")
