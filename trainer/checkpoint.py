@@ -78,7 +78,7 @@ def size_bytes(snapshot: Snapshot) -> int:
     tensors = [*snapshot.model.values()]
     for entry in snapshot.trainer.get("optimizer", {}).values():
         tensors += entry.values()
-    return sum(tensor.nbytes for tensor in tensors) + 1_000_000
+    return int(sum(tensor.nbytes for tensor in tensors) * 1.01) + 64_000
 
 
 def write_checkpoint(root: Path, snapshot: Snapshot) -> Path:
@@ -173,9 +173,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         files = json.loads((folder / MANIFEST_FILE).read_text())["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder.name}: no readable {MANIFEST_FILE} ({error})") from error
-    if not isinstance(files, dict) or any(Path(name).name != name for name in files):
-        raise CheckpointError(f"{folder.name}: {MANIFEST_FILE} does not list plain files")
+    if not isinstance(files, dict) or not all(_is_entry(name, entry) for name, entry in files.items()):
+        raise CheckpointError(f"{folder.name}: {MANIFEST_FILE} does not list plain files with size_bytes and sha256")
     return files
+
+
+def _is_entry(name: str, entry: object) -> bool:
+    """A name with a path in it would let a foreign manifest read outside its folder."""
+    return Path(name).name == name and isinstance(entry, dict) and {"size_bytes", "sha256"} <= entry.keys()
 
 
 def verify(folder: Path) -> dict[str, Any]:
