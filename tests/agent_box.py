@@ -27,18 +27,18 @@ from orchestrator.remote.agent_package import agent_package
 AGENT_PYTHON = os.environ.get("GPTCTL_TEST_AGENT_PYTHON", sys.executable)
 DEADLINE_S = 60.0
 
-TORCHRUN = '''
+TORCHRUN = """
 import os, subprocess, sys
 count = int(next(word for word in sys.argv if word.startswith("--nproc-per-node")).split("=")[1])
 program = sys.argv[sys.argv.index("-m") + 1 :]
 ranks = [
-    subprocess.Popen([sys.executable, "-m", *program], env={**os.environ, "LOCAL_RANK": str(rank)}, start_new_session=True)
-    for rank in range(count)
+    subprocess.Popen([sys.executable, "-m", *program], env={**os.environ, "LOCAL_RANK": rank}, start_new_session=True)
+    for rank in map(str, range(count))
 ]
 sys.exit(1 if any([rank.wait() for rank in ranks]) else 0)
-'''
+"""
 
-TRAINER = '''
+TRAINER = """
 import faulthandler, json, os, signal, sys, time
 folder, rank = sys.argv[1], int(os.environ["LOCAL_RANK"])
 config = json.load(open(folder + "/config.json"))
@@ -59,7 +59,7 @@ if rank == 0:
     outcome = {"outcome": "finished" if step == steps else "stopped", "step": step, "signals": asked}
     with open(folder + "/exit.json", "w") as file:
         json.dump(outcome, file)
-'''
+"""
 
 
 class Box:
@@ -97,7 +97,9 @@ class Box:
 
     def background(self, verb: str, **request: Any) -> subprocess.Popen[bytes]:
         """A verb that runs while the test goes on; its request is already sent."""
-        process = subprocess.Popen(self.argv(verb), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            self.argv(verb), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
         assert process.stdin is not None
         process.stdin.write(json.dumps(request).encode())
         process.stdin.close()
@@ -183,11 +185,9 @@ def until(condition: Callable[[], bool], deadline_s: float = DEADLINE_S) -> None
 
 def followed_bytes(answers: list[dict[str, Any]], file: str) -> bytes:
     """The bytes that `follow` sent of a file, checked to be without gap or overlap."""
+    pieces = [answer for answer in answers if answer.get("kind") == "data" and answer["file"] == file]
     content = b""
-    for answer in answers:
-        if answer.get("kind") == "data" and answer["file"] == file:
-            data = base64.b64decode(answer["data"])
-            assert not content or answer["offset"] == first + len(content)
-            first = answer["offset"] if not content else first
-            content += data
+    for piece in pieces:
+        assert piece["offset"] == pieces[0]["offset"] + len(content)
+        content += base64.b64decode(piece["data"])
     return content

@@ -19,7 +19,7 @@ import itertools
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -239,7 +239,7 @@ class Agent:
         for _ in range(2):
             if missing is not None:
                 self._ship(missing["error"]["path"])
-            with self.shell.lines(self._argv(verb), stdin=stdin) as raw:
+            with self._lines(verb, stdin) as raw:
                 answers = filter(None, map(_json_object, raw))
                 first = _first(verb, answers)
                 if missing is None and _is_missing(first):
@@ -247,6 +247,9 @@ class Agent:
                     continue
                 yield (_accepted(verb, answer) for answer in itertools.chain([first], answers))
                 return
+
+    def _lines(self, verb: str, stdin: bytes) -> AbstractContextManager[Iterator[bytes]]:
+        return _opened(self.shell.lines(self._argv(verb), stdin=stdin))
 
     def _last(self, verb: str, request: Mapping[str, Any]) -> dict[str, Any]:
         """The last line of a verb that takes its time and sends heartbeats meanwhile."""
@@ -262,6 +265,17 @@ class Agent:
             local = Path(folder) / agent_package().name
             local.write_bytes(agent_package().content)
             self.shell.put(local, remote_path, mode=0o600)
+
+
+@contextmanager
+def _opened(lines: AbstractContextManager[Iterator[bytes]]) -> Iterator[Iterator[bytes]]:
+    """Enters the stream; on this machine a missing interpreter is known before the first line."""
+    with ExitStack() as stack:
+        try:
+            opened = stack.enter_context(lines)
+        except CommandFailed as failure:
+            raise _no_python(failure.message) from failure
+        yield opened
 
 
 def _first(verb: str, answers: Iterator[dict[str, Any]]) -> dict[str, Any]:

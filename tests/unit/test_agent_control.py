@@ -64,7 +64,7 @@ def test_a_training_that_finished_while_asked_to_stop_is_finished(box: Box) -> N
     for rank in box.ranks():
         os.kill(rank, signal.SIGSTOP)
     stopping = box.background("stop", run="r-1", grace_s=30)
-    until(lambda: (box.root / "runs" / "r-1" / "stop").exists())
+    until((box.root / "runs" / "r-1" / "stop").exists)
     # What a trainer does that is through with its last step when the request comes.
     (box.root / "runs" / "r-1" / "exit.json").write_text(json.dumps({"outcome": "finished", "step": 3}))
     processes.kill_all(str(box.folder()))

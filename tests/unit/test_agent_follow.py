@@ -56,10 +56,10 @@ def test_a_reader_that_is_cut_ten_times_gets_every_byte_once(box: Box) -> None:
 def take(mirror: dict[str, bytes], received: bytes) -> None:
     """What a reader does with the complete lines it got before the cut."""
     answers: list[dict[str, Any]] = [json.loads(line) for line in received.split(b"\n")[:-1] if line]
-    for name in mirror:
+    for name, content in mirror.items():
         offsets = [answer["offset"] for answer in answers if answer.get("file") == name]
-        assert not offsets or offsets[0] == len(mirror[name])
-        mirror[name] += followed_bytes(answers, name)
+        assert not offsets or offsets[0] == len(content)
+        mirror[name] = content + followed_bytes(answers, name)
 
 
 def test_follow_of_an_ended_job_sends_the_rest(box: Box) -> None:
@@ -127,7 +127,7 @@ def test_a_follower_ends_when_nobody_reads_any_more(box: Box) -> None:
 
 def test_a_program_jobs_progress_is_followed_by_its_digest(box: Box) -> None:
     for digest in ("one", "two"):
-        box.call("start", **box.program_request(f"print('{{\"digest\": \"{digest}\"}}')", digest=digest))
+        box.call("start", **box.program_request(f'print(\'{{"digest": "{digest}"}}\')', digest=digest))
         until(lambda: all(e["state"] == "ended" for e in box.call("status", run="r-1")["runs"]["r-1"]["jobs"].values()))
     for digest in ("one", "two"):
         answers = box.lines("follow", run="r-1", job="prepare", digest=digest, offsets={})
