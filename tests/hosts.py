@@ -109,8 +109,7 @@ class Sshd:
         login = self.folder / "login"
         login.write_text(self._login)
         login.chmod(0o755)
-        config = CONFIG.format(port=self.port, address=self.host, folder=self.folder) + self._options
-        (self.folder / "sshd_config").write_text(config)
+        self.rewrite_config()
         try:
             self.start()
         except BaseException:
@@ -121,6 +120,11 @@ class Sshd:
     def __exit__(self, *_: object) -> None:
         self.heal()
         self.power_off()
+
+    def rewrite_config(self) -> None:
+        """sshd's settings from ours; after a change of `port`, restart."""
+        config = CONFIG.format(port=self.port, address=self.host, folder=self.folder) + self._options
+        (self.folder / "sshd_config").write_text(config)
 
     def start(self) -> None:
         """Start sshd and wait until it accepts connections."""

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from orchestrator.core.errors import CommandFailed, LinkLost, MachineUnfit, UserError
 from orchestrator.core.ports import Shell
@@ -71,6 +73,13 @@ def test_argv_arrives_byte_for_byte_and_nothing_in_it_is_executed(any_shell: She
     result = any_shell.run(["python3", "-c", ECHO_ARGV, *NASTY])
     assert [word.decode() for word in result.stdout.split(b"\0")] == NASTY
     assert any_shell.run(["ls", "-a"]).stdout.find(b"canary") == -1
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), max_size=5))
+def test_any_words_arrive_as_they_are(any_shell: Shell, words: list[str]) -> None:
+    result = any_shell.run(["sh", "-c", 'for word do printf "%s\\0" "$word"; done', "sh", *words])
+    assert result.stdout == b"".join(word.encode() + b"\0" for word in words)
 
 
 def test_a_nul_byte_is_refused_before_it_is_sent(any_shell: Shell) -> None:
