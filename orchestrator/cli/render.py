@@ -129,7 +129,8 @@ class LineTeller:
             due = self._due("metric", METRIC_EVERY_S) or step == total
             said = f"step {step}/{total or '?'}  {metric_line(event.data)}" if due else ""
         elif event.kind == "progress":
-            said = progress_line(event.data) if self._due("progress", PROGRESS_EVERY_S) else ""
+            due = self._due("progress", PROGRESS_EVERY_S) or "text" in event.data
+            said = progress_line(event.data) if due else ""
         elif event.kind == "stage_failed":
             said = "failed"  # the failure itself says why, in full and with its hint
         elif event.kind in PREFIXES:

@@ -106,17 +106,19 @@ def metric_line(metric: Mapping[str, object]) -> str:
 
 
 def progress_line(progress: Mapping[str, object]) -> str:
-    """`data: 1.20 GB of 2.50 GB (48%)  112.00 MB/s  ETA 12s`."""
-    value = {key: number(item) for key, item in progress.items()}
-    done, total, rate, eta_s = value.get("done"), value.get("total"), value.get("rate"), value.get("eta_s")
-    unit = str(progress.get("unit") or "")
-    amount = size if unit in ("B", "bytes") else _plain
+    """`data: 1.20 GB of 2.50 GB  (48%)  112.00 MB/s  ETA 12s`, or a job's own words: `install: a new environment`."""
     what = clean(str(progress.get("what") or "moving"))
+    value = {key: number(item) for key, item in progress.items()}
+    in_bytes = "bytes_done" in value or progress.get("unit") in ("B", "bytes")
+    amount = size if in_bytes else _plain
+    done = value.get("done") or value.get("bytes_done") or value.get("documents")
+    total = value.get("total") or value.get("bytes_total") or value.get("of")
+    rate, eta_s = value.get("rate"), value.get("eta_s")
     if not done and not total:
-        text = clean(str(progress.get("text") or progress.get("message") or ""))
+        text = clean(str(progress.get("text") or ""))
         return f"{what}: {text}" if text else what
     parts = [
-        f"{what}: {amount(done)}" + (f" of {amount(total)}" if total else ""),
+        f"{what}: {amount(done or 0)}" + (f" of {amount(total)}" if total else ""),
         f"({100 * (done or 0) / total:.0f}%)" if total else "",
         f"{amount(rate)}/s" if rate else "",
         f"ETA {duration(eta_s)}" if eta_s is not None else "",

@@ -1,0 +1,110 @@
+"""What the live view shows, from events alone; and the same events as plain lines."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+import pytest
+from rich.console import Console
+
+from orchestrator.cli.render import LineTeller, LiveTeller
+from orchestrator.cli.view import DONE, FAILED, RUNNING, View, fold, metric_line, progress_line
+from orchestrator.core.events import Event
+
+
+def told(*events: Event) -> View:
+    view = View(title="a run")
+    for event in events:
+        view = fold(view, event)
+    return view
+
+
+def test_stages_run_and_end() -> None:
+    view = told(
+        Event("stage_started", 10.0, "acquire"),
+        Event("stage_finished", 12.5, "acquire"),
+        Event("stage_started", 12.5, "provision"),
+        Event("stage_failed", 13.0, "provision"),
+        Event("stage_started", 14.0, "release"),
+    )
+    assert [view.marks[name].state for name in ("acquire", "provision", "release")] == [DONE, FAILED, RUNNING]
+    assert view.marks["acquire"].took_s == 2.5
+    assert "sync" not in view.marks
+
+
+def test_a_metric_without_validation_loss_keeps_the_last_one() -> None:
+    view = told(
+        Event("metric", 1.0, "follow", data={"step": 1, "total_steps": 9, "loss": 5.0, "val_loss": 5.5}),
+        Event("metric", 2.0, "follow", data={"step": 2, "total_steps": 9, "loss": 4.0, "val_loss": None}),
+    )
+    assert (view.step, view.total_steps, view.loss) == (2, 9, 4.0)
+    assert "val 5.500" in metric_line(view.metric)
+
+
+def test_a_metric_line_leaves_out_what_is_not_known() -> None:
+    assert metric_line({"loss": 2.0, "mfu": 0, "eta_s": None, "val_loss": float("nan")}) == "loss 2.000"
+    full = {"loss": 2, "val_loss": 3, "tokens_per_second": 33_600, "mfu": 0.382, "cost_usd": 0.12, "eta_s": 80}
+    assert metric_line(full) == "loss 2.000  val 3.000  33.6k tok/s  MFU 38.2%  $0.12  ETA 1m 20s"
+
+
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        (
+            {"what": "data", "done": 1e9, "total": 2e9, "unit": "bytes", "rate": 1e8, "eta_s": 10},
+            "data: 1.00 GB of 2.00 GB  (50%)  100.00 MB/s  ETA 10s",
+        ),
+        ({"what": "install", "text": "a new environment\x1b[31m"}, "install: a new environment"),
+        ({"what": "prepare", "documents": 5, "of": 20}, "prepare: 5 of 20  (25%)"),
+        ({"what": "pull", "bytes_done": 0, "bytes_total": 1000}, "pull: 0 B of 1.00 kB  (0%)"),
+        ({"what": "probe"}, "probe"),
+    ],
+)
+def test_progress_in_a_line(data: dict[str, object], line: str) -> None:
+    assert progress_line(data) == line
+
+
+@pytest.fixture
+def stream() -> Iterator[io.StringIO]:
+    yield io.StringIO()
+
+
+def test_plain_lines_are_thinned_and_have_no_escapes(stream: io.StringIO) -> None:
+    clock = iter([0.0, 1.0, 31.0, 32.0, 33.0])
+    tell = LineTeller(Console(file=stream), now=lambda: next(clock))
+    for step in (10, 20, 30, 40):
+        tell(Event("metric", 0.0, "follow", data={"step": step, "total_steps": 40, "loss": 1.0}))
+    tell(Event("log", 0.0, "follow", "\x1b]0;title\x07step 40"))
+    tell(Event("warning", 0.0, "launch", "slow"))
+    tell(Event("state_changed", 0.0, "launch", "not for people"))
+    assert stream.getvalue().splitlines() == [
+        "follow: step 10/40  loss 1.000",
+        "follow: step 30/40  loss 1.000",
+        "follow: step 40/40  loss 1.000",
+        "step 40",
+        "launch: warning: slow",
+    ]
+
+
+def test_the_live_view_has_stages_bar_numbers_and_the_last_log_lines(stream: io.StringIO) -> None:
+    out = Console(file=stream, force_terminal=True, width=120)
+    live = LiveTeller(out, View(title="quickstart on local"))
+    live(Event("stage_started", 1.0, "acquire"))
+    live(Event("stage_finished", 4.0, "acquire"))
+    live(Event("stage_started", 4.0, "follow"))
+    live(Event("metric", 5.0, "follow", data={"step": 50, "total_steps": 200, "loss": 3.25, "cost_usd": 0.5}))
+    for number in range(9):
+        live(Event("log", 5.0, "follow", f"line {number}"))
+    with out.capture() as captured:
+        out.print(live.draw())
+    shown = captured.get()
+    for part in ("quickstart on local", "acquire 3s", "follow", "step 50/200", "25%", "loss 3.250", "$0.50", "line 8"):
+        assert part in shown
+    assert "line 3" not in shown
+
+
+def test_a_warning_stays_above_the_live_view(stream: io.StringIO) -> None:
+    live = LiveTeller(Console(file=stream), View())
+    live(Event("warning", 1.0, "follow", "disk nearly full"))
+    assert "disk nearly full" in stream.getvalue()
