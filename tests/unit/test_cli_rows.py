@@ -1,0 +1,70 @@
+"""`gptctl status --json`: the keys scripts rely on, and how a row reads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from orchestrator.cli.rows import COLUMNS, cells, rental_row, run_row, spent
+from orchestrator.core.states import Outcome, Seen, State
+from orchestrator.ledger.records import Rental, RunRecord, StageInterval
+
+RUN_KEYS = {
+    "id", "name", "recipe", "host", "machine", "rental", "state", "outcome", "stage", "step", "total_steps", "loss",
+    "val_loss", "tokens_per_second", "mfu", "eta_s", "cost_usd", "price_per_hour_usd", "seen", "seen_s", "seen_via",
+    "safe_step", "guard",
+}  # fmt: skip
+RENTAL_KEYS = {"id", "provider", "instance_id", "machine", "price_per_hour_usd", "cost_usd", "runs"}
+
+RENTAL = Rental("box-1", "ssh", "box", "1x3090", created_at=0.0, price_per_hour_usd=3.6)
+RUN = RunRecord(
+    "tiny-1120-abcdef", "tiny", "box", "1x3090", created_at=0.0, rental_id="box-1", state=State.TRAINING,
+    stage="follow", step=50, total_steps=200, loss=3.25, tokens_per_second=25_900.0, eta_s=200.0,
+    seen=Seen.LIVE, seen_at=96.0, seen_via="ssh",
+)  # fmt: skip
+INTERVALS = [
+    StageInterval(RUN.id, "box-1", "acquire", 0.0, 10.0, 10.0, 3.6),
+    StageInterval(RUN.id, "box-1", "follow", 10.0, None, 100.0, 3.6),
+]
+
+
+def test_the_documented_keys_are_all_there() -> None:
+    row = run_row(RUN, RENTAL, INTERVALS, now=100.0)
+    assert set(row) >= RUN_KEYS
+    assert set(row["guard"]) == {"kind", "armed", "ends_at"}
+    assert (row["seen"], row["seen_s"], row["seen_via"], row["cost_usd"]) == ("live", 4.0, "ssh", 0.1)
+    rental = rental_row(RENTAL, [RUN], {RUN.id: INTERVALS})
+    assert set(rental) >= RENTAL_KEYS
+    assert (rental["runs"], rental["cost_usd"]) == ([RUN.id], 0.1)
+
+
+def test_a_run_without_a_rental_has_nulls() -> None:
+    row = run_row(replace(RUN, rental_id=None, seen=None, seen_at=None), None, [], now=100.0)
+    assert (row["price_per_hour_usd"], row["seen"], row["seen_s"], row["cost_usd"]) == (None, None, None, 0)
+    assert row["guard"] == {"kind": "none", "armed": False, "ends_at": None}
+
+
+def shown(run: RunRecord) -> dict[str, str]:
+    return dict(zip(COLUMNS, cells(run_row(run, RENTAL, INTERVALS, now=100.0)), strict=True))
+
+
+def test_a_training_run_reads_well() -> None:
+    row = shown(RUN)
+    assert [row[name] for name in ("STAGE", "STEP", "LOSS", "TOK/S", "ETA", "COST", "$/H", "SEEN")] == [
+        "follow", "50/200", "3.250", "25.9k", "3m 20s", "$0.10", "$3.60", "seen 4s ago via ssh",
+    ]  # fmt: skip
+
+
+def test_an_unreachable_machine_is_unknown_and_never_dead() -> None:
+    assert shown(replace(RUN, seen=Seen.UNKNOWN, seen_at=40.0))["SEEN"] == "unknown, seen 1m 00s ago via ssh"
+    assert shown(replace(RUN, seen=Seen.UNKNOWN, seen_at=None))["SEEN"] == "unknown"
+    assert shown(replace(RUN, seen=None, seen_at=None))["SEEN"] == "not yet"
+
+
+def test_an_ended_run_shows_its_outcome_and_no_price_per_hour() -> None:
+    row = shown(replace(RUN, state=State.ENDED, outcome=Outcome.FAILED))
+    assert (row["STAGE"], row["$/H"], row["SEEN"], row["ETA"]) == ("failed", "-", "-", "-")
+
+
+def test_an_open_stage_counts_until_its_driver_was_last_heard_of() -> None:
+    assert spent(INTERVALS) == 0.1
+    assert spent([StageInterval("r", None, "follow", 10.0, 5.0, 5.0, 3.6)]) == 0
