@@ -8,10 +8,11 @@ Values travel as arguments of a fixed script, never inside it. Nothing here conn
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
-from orchestrator.core.errors import CommandFailed, GptctlError, MachineUnfit, VerificationFailed
+from orchestrator.core.errors import CommandFailed, GptctlError, MachineUnfit, UserError, VerificationFailed
 
 PUT = """
 LC_ALL=C; export LC_ALL; umask 077
@@ -46,6 +47,18 @@ def put_argv(remote: str, mode: int, sha256: str) -> list[str]:
 
 def get_argv(remote: str) -> list[str]:
     return ["sh", "-c", GET, "sh", remote]
+
+
+def checked(argv: Sequence[str]) -> list[str]:
+    """The argv, or UserError: a NUL would silently end a word on its way."""
+    if any("\0" in word for word in argv):
+        raise UserError(f"a NUL byte in the arguments of {argv[0]!r}", hint="no file or run name can have one")
+    return list(argv)
+
+
+def short(argv: Sequence[str]) -> str:
+    """Enough of a command to recognise it by in a message."""
+    return shlex.join(argv).split("\n")[0][:60]
 
 
 def failure(what: str, code: int, stderr: bytes) -> GptctlError:

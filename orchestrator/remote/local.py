@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import selectors
-import shlex
 import shutil
 import signal
 import subprocess
@@ -21,9 +20,10 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from orchestrator.core.errors import CommandFailed, LinkLost, UserError
+from orchestrator.core.errors import CommandFailed, LinkLost
 from orchestrator.core.ports import Address, Result
 from orchestrator.remote import far_shell
+from orchestrator.remote.far_shell import checked, short
 from orchestrator.remote.landing import landing
 
 CHUNK_BYTES = 64 * 1024
@@ -47,7 +47,7 @@ class LocalShell:
                 stdout, stderr = process.communicate(stdin, timeout=deadline_s)
             except subprocess.TimeoutExpired:
                 _kill(process)
-                raise LinkLost(f"`{_short(argv)}` gave no result within {deadline_s:g} s") from None
+                raise LinkLost(f"`{short(argv)}` gave no result within {deadline_s:g} s") from None
         return Result(tuple(argv), process.returncode, stdout, stderr)
 
     def lines(
@@ -79,10 +79,8 @@ class LocalShell:
 
 
 def _start(argv: Sequence[str], *, stdin: int | IO[bytes], stderr: int | IO[bytes]) -> subprocess.Popen[bytes]:
-    if any("\0" in word for word in argv):
-        raise UserError(f"a NUL byte in the arguments of {argv[0]!r}", hint="no file or run name can have one")
     return subprocess.Popen(
-        list(argv), stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, cwd=Path.home(), start_new_session=True
+        checked(argv), stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, cwd=Path.home(), start_new_session=True
     )
 
 
@@ -100,7 +98,7 @@ def _lines(argv: Sequence[str], stdin: bytes, silence_s: float) -> Iterator[Iter
         try:
             process = _start(argv, stdin=question, stderr=errors)
         except OSError as error:
-            raise far_shell.failure(f"`{_short(argv)}`", 127, _not_started(argv, error).stderr) from error
+            raise far_shell.failure(f"`{short(argv)}`", 127, _not_started(argv, error).stderr) from error
         with process:
             try:
                 yield _each_line(process, argv, errors, silence_s)
@@ -127,7 +125,7 @@ def _each_line(
         yield last
     if code:
         errors.seek(0)
-        raise far_shell.failure(f"`{_short(argv)}`", code, errors.read())
+        raise far_shell.failure(f"`{short(argv)}`", code, errors.read())
 
 
 def _chunks(process: subprocess.Popen[bytes], argv: Sequence[str], silence_s: float) -> Iterator[bytes]:
@@ -152,8 +150,4 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _silent(argv: Sequence[str], silence_s: float) -> LinkLost:
-    return LinkLost(f"`{_short(argv)}` was silent for {silence_s:g} s", hint="the machine may be overloaded; try again")
-
-
-def _short(argv: Sequence[str]) -> str:
-    return shlex.join(argv).split("\n")[0][:60]
+    return LinkLost(f"`{short(argv)}` was silent for {silence_s:g} s", hint="the machine may be overloaded; try again")

@@ -20,16 +20,18 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import fabric
 import paramiko
 
-from orchestrator.core.errors import LinkLost, Unreachable, UserError
+from orchestrator.core.errors import LinkLost, Unreachable
 from orchestrator.core.ports import Address, Result
 from orchestrator.remote import far_shell
 from orchestrator.remote.endpoint import SILENCE_S, Endpoint, openssh_argv, resolve
+from orchestrator.remote.far_shell import checked, short
 from orchestrator.remote.known_hosts import HostKey
 from orchestrator.remote.landing import landing
 from orchestrator.remote.trust import Trust
@@ -117,7 +119,7 @@ class SshShell:
         until = time.monotonic() + deadline_s
         channel = self._start(argv, deadline_s)
         try:
-            with _cut_after(until - time.monotonic(), channel.close) as expired:
+            with _cut_after(until - time.monotonic(), partial(_shut, channel)) as expired:
                 errors = _collect_stderr(channel)
                 threading.Thread(target=_feed, args=(channel, chunks), daemon=True).start()
                 while data := channel.recv(CHUNK_BYTES):
@@ -125,10 +127,10 @@ class SshShell:
                 # A command may close its stdout and go on; only its exit status ends the wait.
                 channel.status_event.wait()
             if expired.is_set():
-                raise self._lost(f"`{_short(argv)}` gave no result within {deadline_s:g} s")
+                raise self._lost(f"`{short(argv)}` gave no result within {deadline_s:g} s")
             return self._exit_code(channel, argv), errors()
         finally:
-            channel.close()
+            _shut(channel)
 
     @contextmanager
     def _lines(self, argv: Sequence[str], stdin: bytes, silence_s: float) -> Iterator[Iterator[bytes]]:
@@ -139,7 +141,7 @@ class SshShell:
             channel.settimeout(silence_s)
             yield self._each_line(channel, argv, silence_s, errors)
         finally:
-            channel.close()
+            _shut(channel)
 
     def _each_line(
         self, channel: paramiko.Channel, argv: Sequence[str], silence_s: float, errors: Callable[[], bytes]
@@ -153,25 +155,26 @@ class SshShell:
                     yield b"".join(pieces)
                     pieces = [other]
         except TimeoutError:
-            raise self._lost(f"`{_short(argv)}` was silent for {silence_s:g} s") from None
+            raise self._lost(f"`{short(argv)}` was silent for {silence_s:g} s") from None
         if not channel.status_event.wait(silence_s):
-            raise self._lost(f"`{_short(argv)}` was silent for {silence_s:g} s")
+            raise self._lost(f"`{short(argv)}` was silent for {silence_s:g} s")
         code = self._exit_code(channel, argv)
         if last := b"".join(pieces):
             yield last
         if code:
-            raise far_shell.failure(f"{self._name}: `{_short(argv)}`", code, errors())
+            raise far_shell.failure(f"{self._name}: `{short(argv)}`", code, errors())
 
     def _start(self, argv: Sequence[str], deadline_s: float) -> paramiko.Channel:
-        command = _command(argv)
+        # One line for the far login shell, which makes exactly argv of it again.
+        command = os.fsencode(shlex.join(checked(argv)))
         try:
             channel = self._links[-1].transport.open_session(timeout=deadline_s)
-            with _cut_after(deadline_s, channel.close):
+            with _cut_after(deadline_s, partial(_shut, channel)):
                 channel.exec_command(command)
         except (paramiko.SSHException, EOFError, OSError, AttributeError) as error:
             # AttributeError: Fabric forgets the transport of a closed connection.
             why = str(error) or type(error).__name__
-            raise self._lost(f"cannot start `{_short(argv)}`: {why}") from error
+            raise self._lost(f"cannot start `{short(argv)}`: {why}") from error
         return channel
 
     def _exit_code(self, channel: paramiko.Channel, argv: Sequence[str]) -> int:
@@ -181,7 +184,7 @@ class SshShell:
             # A signal ended the command, or the link broke: that takes the transport down within moments.
             transport.join(SIGNALLED_WAIT_S)
         if code == -1 and (transport is None or not transport.is_active()):
-            raise self._lost(f"the link broke while `{_short(argv)}` ran")
+            raise self._lost(f"the link broke while `{short(argv)}` ran")
         return code
 
     def _lost(self, what: str) -> LinkLost:
@@ -207,11 +210,11 @@ def _dial(endpoint: Endpoint, trust: Trust, fingerprint: str | None, until: floa
         expected = trust.expected(endpoint, fingerprint)
         try:
             road = _road(endpoint, links[-1] if links else None, left_s)
-            undo.callback(road.close)
+            undo.callback(_shut, road)
             link = _fabric(endpoint, road, expected, left_s)
             undo.callback(link.client.close)
             link.client.set_missing_host_key_policy(_AskTrust(trust, endpoint, fingerprint))
-            with _cut_after(left_s, road.close):
+            with _cut_after(left_s, partial(_shut, road)):
                 link.open()
             link.transport.set_keepalive(SILENCE_S)
         except (paramiko.SSHException, EOFError, OSError) as error:
@@ -288,16 +291,10 @@ def _host_key(key: paramiko.PKey) -> HostKey:
     return HostKey(key.get_name(), key.get_base64())
 
 
-def _command(argv: Sequence[str]) -> bytes:
-    """One line for the far login shell, which gives back exactly argv. A NUL cannot be said in it."""
-    if any("\0" in word for word in argv):
-        raise UserError(f"a NUL byte in the arguments of {argv[0]!r}", hint="no file or run name can have one")
-    return os.fsencode(shlex.join(argv))
-
-
-def _short(argv: Sequence[str]) -> str:
-    """Enough of a command to recognise it by."""
-    return shlex.join(argv).split("\n")[0][:60]
+def _shut(road: socket.socket | paramiko.Channel) -> None:
+    """Saying goodbye over a broken link fails; there is nobody left to tell."""
+    with suppress(OSError, EOFError, paramiko.SSHException):
+        road.close()
 
 
 def _feed(channel: paramiko.Channel, chunks: Iterable[bytes]) -> None:
@@ -306,9 +303,9 @@ def _feed(channel: paramiko.Channel, chunks: Iterable[bytes]) -> None:
         for chunk in chunks:
             channel.sendall(chunk)
         channel.shutdown_write()
-    except OSError:
+    except (OSError, EOFError, paramiko.SSHException):
         # The command ended without reading all, or the link is gone: the reading side finds out which.
-        channel.close()
+        _shut(channel)
 
 
 def _collect_stderr(channel: paramiko.Channel) -> Callable[[], bytes]:
