@@ -135,7 +135,6 @@ def _create(path: Path) -> None:
     temporary = path.with_name(f".new-{uuid.uuid4().hex}.db")
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     try:
-        os.chmod(temporary, 0o600)
         with contextlib.closing(_connect(f"{temporary.absolute().as_uri()}?mode=rw")) as connection:
             _migrate(connection)
         with contextlib.suppress(FileExistsError):

@@ -1,6 +1,6 @@
 """Reads what the trainer wrote, from the mirror on this side: metrics.jsonl and events.jsonl.
 
-A mirror may end in the middle of a line, and a resumed training writes a step again: a line that is not whole is left
+A mirror may end in the middle of a line, and a resumed training writes a step again: a line that is no object is left
 out, and of two lines for one step the later one counts. It must not write, and must not import anything heavy: status
 uses it too.
 
@@ -118,9 +118,7 @@ def last_line(path: Path) -> dict[str, Any] | None:
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
-    if not line.endswith(b"\n"):
-        return None  # torn: the rest is still on its way
-    try:
+    try:  # a torn line never parses: an object is whole with its last brace
         value = json.loads(line, parse_constant=_no_number)
     except (ValueError, RecursionError):
         return None

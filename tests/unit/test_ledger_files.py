@@ -18,7 +18,7 @@ import pytest
 
 from orchestrator.core.errors import LedgerDamaged, UserError
 from orchestrator.core.states import State
-from orchestrator.ledger import Ledger, RunRecord
+from orchestrator.ledger import Ledger, RunRecord, database
 from orchestrator.ledger.database import FILE
 
 PREAMBLE = """
@@ -93,6 +93,21 @@ def test_a_damaged_ledger_is_refused_untouched_and_the_hint_works(tmp_path: Path
     subprocess.run(["bash", "-c", command], check=True)
     with Ledger.open(home, time.time) as ledger:
         assert ledger.runs() == []
+
+
+def test_an_empty_file_is_called_empty(tmp_path: Path) -> None:
+    path = make(tmp_path / "home")
+    os.truncate(path, 0)
+    with pytest.raises(LedgerDamaged, match="is empty"):
+        Ledger.open(path.parent, time.time)
+
+
+def test_of_two_creators_the_first_wins(tmp_path: Path) -> None:
+    """What the second one does that had found no file either."""
+    path = make(tmp_path / "home")
+    before = digests(path.parent)
+    database._create(path)
+    assert digests(path.parent) == before
 
 
 def test_damage_beside_a_hot_wal_leaves_both_files_as_they_are(tmp_path: Path) -> None:
