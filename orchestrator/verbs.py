@@ -183,5 +183,7 @@ def _seen(answer: dict[str, Any] | None, rental: Rental) -> dict[str, Any]:
         return {"seen": Seen.UNKNOWN}
     via = "local" if rental.address.get("host") is None else "ssh"
     metrics = answer.get("metrics") or {}
-    known = {name: metrics[name] for name in ("step", "loss", "tokens_per_second", "mfu") if metrics.get(name) is not None}
+    known = {
+        name: metrics[name] for name in ("step", "loss", "tokens_per_second", "mfu") if metrics.get(name) is not None
+    }
     return {"seen": Seen.LIVE, "seen_at": time.time(), "seen_via": via, **known}

@@ -43,9 +43,7 @@ def _found(context: RunContext, rental: Rental) -> Instance | None:
 def _bought(context: RunContext, rental: Rental) -> Instance:
     offer = Offer(rental.provider, rental.machine, rental.price_per_hour_usd, source="plan")
     request = LaunchRequest(rental.id, str(uuid4()), offer)
-    context.ledger.add_intent(
-        Intent(request.intent_id, rental.id, context.now(), request={"machine": rental.machine})
-    )
+    context.ledger.add_intent(Intent(request.intent_id, rental.id, context.now(), request={"machine": rental.machine}))
     # No retry: a request whose answer is lost may still have bought a machine; _found() decides on the next look.
     instance = context.provider.acquire(request)
     context.ledger.close_intent(request.intent_id, "bought", {"instance_id": instance.instance_id})

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.core.errors import UserError
 from orchestrator.remote import transfer
 from orchestrator.remote.agent import Checkpoint
+from orchestrator.remote.landing import require_space
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.follow import mirror_until_end
 from orchestrator.stages.sync import progress
@@ -30,7 +29,7 @@ def fetch(context: RunContext) -> None:
 def pull(context: RunContext, checkpoints: Sequence[Checkpoint], folder: Path) -> None:
     """Copies checkpoints into `folder`, verifies them, marks them safe on the machine and links latest and best."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    check_space(context, checkpoints, folder)
+    require_space(folder, sum(found.size_bytes for found in checkpoints if not (folder / found.name).exists()))
     for found in sorted(checkpoints, key=lambda each: (not each.best, not each.latest, -each.step)):
         transfer.pull_files(
             context.shell,
@@ -48,18 +47,6 @@ def pull(context: RunContext, checkpoints: Sequence[Checkpoint], folder: Path) -
     if checkpoints:
         total = sum(found.size_bytes for found in checkpoints)
         context.say(f"{len(checkpoints)} checkpoints here and verified ({total / 1e6:.1f} MB) in {folder}")
-
-
-def check_space(context: RunContext, checkpoints: Sequence[Checkpoint], folder: Path) -> None:
-    """Refuses before the first byte when the disk here is too small."""
-    needed = sum(found.size_bytes for found in checkpoints if not (folder / found.name).exists())
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise UserError(
-            f"fetch: {needed / 1e9:.2f} GB to fetch, {free / 1e9:.2f} GB free in {folder}",
-            f"free some space, then: gptctl resume {context.run_id}; or fetch elsewhere: "
-            f"gptctl fetch {context.run_id} --to DIR",
-        )
 
 
 def link(path: Path, target: str) -> None:

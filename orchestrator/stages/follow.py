@@ -153,9 +153,7 @@ def _conclude(context: RunContext, exit_record: Mapping[str, Any]) -> None:
         # Durations travel, not dates: the machine's clock may be off.
         ended_at = min(context.now(), attempt.started_at + float(exit_record["duration_s"]))
         context.ledger.end_away(context.run_id, ended_at)
-        context.ledger.update_attempt(
-            context.run_id, attempt.number, ended_at=ended_at, last_step=context.run.step
-        )
+        context.ledger.update_attempt(context.run_id, attempt.number, ended_at=ended_at, last_step=context.run.step)
     context.note(exit=dict(exit_record))
     context.ledger.set_state(context.run_id, State.ENDING, outcome=outcome, cause=reason)
     if outcome in (Outcome.FAILED, Outcome.LIMIT):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from orchestrator.core.errors import AgentError
 from orchestrator.remote.agent import Agent
 from orchestrator.stages.context import RunContext
 
@@ -12,9 +13,7 @@ LEASE_S = 1800.0
 """A job that neither progresses nor is watched for this long is ended."""
 
 
-def run_job(
-    context: RunContext, agent: Agent, job: str, digest: str, spec: Mapping[str, Any]
-) -> dict[str, Any]:
+def run_job(context: RunContext, agent: Agent, job: str, digest: str, spec: Mapping[str, Any]) -> dict[str, Any]:
     """Starts the job, or attaches to it, and returns its exit record. Raises LinkLost; calling again goes on."""
 
     def show(progress: dict[str, Any]) -> None:
@@ -22,3 +21,14 @@ def run_job(
 
     state = agent.start(job, context.run_id, digest, spec)
     return state.exit or agent.wait(context.run_id, job, show, digest)
+
+
+def has_job(context: RunContext, job: str) -> bool:
+    """Whether the machine knows this job of the run, in whatever state."""
+    try:
+        status = context.agent.status(context.run_id)
+    except AgentError as error:
+        if error.code == "no-such-run":
+            return False
+        raise
+    return job in status["runs"][context.run_id]["jobs"]

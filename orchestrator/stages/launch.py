@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from orchestrator.core.errors import AgentError, MachineUnfit
+from orchestrator.core.errors import AgentError, LimitReached, MachineUnfit
+from orchestrator.core.limits import train_deadline_s
 from orchestrator.core.plan import Plan, train_config
 from orchestrator.core.states import State
 from orchestrator.ledger.records import Attempt
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.jobs import LEASE_S, run_job
+from orchestrator.stages.jobs import LEASE_S, has_job, run_job
 from trainer.contract import RunConfig
 
 GRACE_S = 300
@@ -19,8 +20,7 @@ TAKEN = ("gpus-taken", "gpus-busy", "cpu-taken")
 
 def launch(context: RunContext) -> None:
     """Leaves a train job that runs or has ended, and the run in state training."""
-    jobs = context.agent.status(context.run_id)["runs"].get(context.run_id, {}).get("jobs", {})
-    if "train" not in jobs:
+    if not has_job(context, "train"):
         _amend_plan(context)
         _start(context)
     context.advance(State.TRAINING)
@@ -40,7 +40,7 @@ def _start(context: RunContext) -> None:
 
 
 def resolved_config(context: RunContext, plan: Plan) -> RunConfig:
-    """config.json: recipe and plan with everything looked up. The same on every call, so that launching is repeatable."""
+    """config.json: recipe and plan with everything looked up. The same on every call: launching is repeatable."""
     options = context.run.options
     return train_config(context.recipe, plan, resume_from=options.get("resume_from_there"), **options["data"])
 
@@ -55,14 +55,28 @@ def _spec(context: RunContext, config: RunConfig) -> dict[str, Any]:
         "gpus": options["gpus"],
         "threads_per_rank": max(1, options["cpus"] // context.plan.ranks),
         "lease_s": LEASE_S,
-        "deadline_s": None,
+        "deadline_s": _deadline_s(context),
         "hold_s": 0,
         "grace_s": GRACE_S,
     }
 
 
+def _deadline_s(context: RunContext) -> float | None:
+    """Seconds from now to the moment training must stop so that limits hold; the machine keeps it without us."""
+    whole_s = train_deadline_s(context.plan)
+    if whole_s is None:
+        return None
+    left_s = whole_s - (context.now() - context.run.created_at)
+    if left_s <= 0:
+        raise LimitReached(
+            f"launch: getting ready took {whole_s - left_s:.0f} s, and the limits leave {whole_s:.0f} s in all",
+            "raise max_cost_usd or max_hours, and run again: what is prepared is found again",
+        )
+    return left_s
+
+
 def _amend_plan(context: RunContext) -> None:
-    """On a GPU, `micro_batch = "auto"` is settled by a probe of seconds; the global batch stays what the recipe says."""
+    """On a GPU, `micro_batch = "auto"` is settled by a probe of seconds; the global batch stays as it is."""
     if context.machine.gpu is None or context.recipe.micro_batch_for(context.machine.name) is not None:
         return
     context.say("probing the largest micro-batch that fits")

@@ -1,4 +1,4 @@
-"""Report: report.json, report.md and cost.json beside the checkpoints, from the ledger and the mirrored metrics only."""
+"""Report: report.json, report.md and cost.json beside the checkpoints, from the ledger and the mirrored files only."""
 
 from __future__ import annotations
 

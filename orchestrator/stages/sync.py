@@ -7,12 +7,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from orchestrator.core import shards as token_shards
 from orchestrator.core.errors import UserError
+from orchestrator.core.shards import Dataset, Shard
 from orchestrator.remote import transfer
+from orchestrator.remote.landing import landing
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.prepare import prepared_folder
-from orchestrator.storage import path as path_storage
-from orchestrator.storage.path import Dataset, Shard
 from trainer import contract
 
 MAX_HELD_OUT_TOKENS = 10_000_000
@@ -53,8 +54,8 @@ def _push_trainer(context: RunContext) -> str:
 def _dataset(context: RunContext) -> Dataset:
     recipe = context.recipe
     if recipe.data.prepare is not None:
-        return path_storage.resolve(prepared_folder(context))
-    return path_storage.resolve(Path(recipe.data.source or "").expanduser())
+        return token_shards.resolve(prepared_folder(context))
+    return token_shards.resolve(Path(recipe.data.source or "").expanduser())
 
 
 def _place_dataset(context: RunContext, dataset: Dataset) -> dict[str, object]:
@@ -82,9 +83,10 @@ def _dataset_digest(context: RunContext, shards: tuple[Shard, ...]) -> str:
     cache = context.home / "data-digests.json"
     known = json.loads(cache.read_text()) if cache.is_file() else {}
     before = len(known)
-    digest = path_storage.digest(shards, known)
+    digest = token_shards.digest(shards, known)
     if len(known) != before:
-        write_text(cache, json.dumps(known, indent=1))
+        with landing(cache) as file:
+            file.write(json.dumps(known, indent=1).encode())
     return digest
 
 

@@ -110,7 +110,7 @@ def test_the_lid_closes_and_opens_again(
     away = gptctl("status", "--json")
     (row,) = json.loads(away.stdout)["runs"]
     assert (row["state"], row["seen"]) == ("training", "unknown")
-    wait_until(lambda: (far / "runs" / run_id / "exit.json").exists(), 120)
+    wait_until((far / "runs" / run_id / "exit.json").exists, 120)
     box.heal()
     back = gptctl("resume", run_id)
     assert back.returncode == 0, back.stderr

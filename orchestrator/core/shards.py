@@ -99,7 +99,7 @@ def _bin_tokens(path: Path, size_bytes: int) -> int:
                 f"data.source: {path} says {tokens} tokens but has {size_bytes} bytes",
                 "the file is truncated: copy it again",
             )
-        return tokens
+        return int(tokens)
     if size_bytes % 2:
         raise UserError(f"data.source: {path} has an odd size of {size_bytes} bytes", "uint16 tokens take two bytes")
     return size_bytes // 2

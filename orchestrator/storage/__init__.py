@@ -1,1 +1,0 @@
-"""Where data lies. One file per URI scheme; a scheme is its module's name."""
