@@ -19,8 +19,8 @@ from orchestrator.core.machines import MachineType, all_machine_types
 from orchestrator.core.plan import Plan, in_order, make_plan, mark
 from orchestrator.core.rates import MeasuredRate
 from orchestrator.core.recipe import Limits, Recipe, load_recipe
+from orchestrator.core.shards import resolve
 from orchestrator.ledger.records import RateRecord
-from orchestrator.storage.path import resolve
 
 COLUMNS = ("HOST", "MACHINE", "BATCH", "STEPS", "TOK/S", "TIME", "COST", "$/H", "NOTE")
 NUMBERS = ("STEPS", "TOK/S", "TIME", "COST", "$/H")
