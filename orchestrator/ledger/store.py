@@ -41,6 +41,9 @@ Record = TypeVar("Record")
 _RUN_FROZEN = frozenset({"id", "created_at", "state", "outcome", "cause", "cause_code", "started_at", "ended_at"})
 """What update_run must not touch: identity, and what set_state alone writes."""
 
+AWAY_LEAST_S = 1.0
+"""From one stage to the next a driver needs milliseconds."""
+
 _NEWEST_FIRST = "ORDER BY created_at DESC, rowid DESC"
 
 
@@ -207,7 +210,7 @@ class Ledger:
             now = self._now()
             sql = "SELECT max(ended_at) FROM stage_intervals WHERE run_id = ?"
             left = connection.execute(sql, (run_id,)).fetchone()[0]
-            if left is not None and now > left and self.run(run_id).state == State.TRAINING:
+            if left is not None and now - left >= AWAY_LEAST_S and self.run(run_id).state == State.TRAINING:
                 away = StageInterval(run_id, rental_id, AWAY, left, now, now, price_per_hour_usd)
                 connection.execute(*rows.insert("stage_intervals", away))
             interval = StageInterval(run_id, rental_id, stage, now, None, now, price_per_hour_usd)

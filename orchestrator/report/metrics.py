@@ -5,7 +5,7 @@ out, and of two lines for one step the later one counts. It must not write, and 
 uses it too.
 
     last_line(mirror / "metrics.jsonl")      # {"step": 40, "loss": 3.1, ...} or None, reading the file's end only
-    read_training(mirror).best_val_loss
+    read_training(mirror).best_validation
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Training:
     mfu: float | None = None
     """Median over the logged lines; None where the card's peak is not known (the trainer writes 0 then)."""
     memory_gib: float | None = None
-    """The most that any line reports."""
+    """The most that any line reports; of the process where there is no GPU."""
     samples: tuple[Mapping[str, Any], ...] = ()
     """The trainer's `sampled` events."""
 

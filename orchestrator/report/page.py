@@ -7,6 +7,7 @@ It must not compute: a figure on the page is a figure in report.json. The templa
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -29,8 +30,8 @@ def render(facts: Mapping[str, Any]) -> str:
         autoescape=False,  # Markdown, not HTML: `text` and `fenced` below escape what is not ours
     )
     filters = {
-        "text": text, "fenced": fenced, "number": number, "usd": usd, "when": when, "hours": hours, "size": size,
-        "spark": spark,
+        "text": text, "fenced": fenced, "number": number, "figure": figure, "usd": usd, "when": when, "hours": hours,
+        "size": size, "spark": spark,
     }  # fmt: skip
     environment.filters.update(filters)
     return environment.get_template("report.md.j2").render(facts).rstrip() + "\n"
@@ -54,6 +55,12 @@ def fenced(value: object) -> str:
 def number(value: float | None, digits: int = 0) -> str:
     """With thousands separators; a dash for None."""
     return DASH if value is None else f"{value:,.{digits}f}"
+
+
+def figure(value: float) -> str:
+    """Three significant digits, never in powers of ten."""
+    digits = 2 if abs(value) >= 1 or value == 0 else 2 - math.floor(math.log10(abs(value)))
+    return f"{value:,.{digits}f}"
 
 
 def usd(value: float | None) -> str:

@@ -65,7 +65,7 @@ def collect(run: RunRecord, intervals: Sequence[StageInterval], cost: Cost, mirr
         "checkpoints": [_checkpoint(checkpoint) for checkpoint in checkpoints],
         "lost": _lost(run, training, checkpoints),
         "cost": cost.to_json(run.id),
-        "samples": [{name: sample.get(name) for name in ("step", "prompt", "text")} for sample in training.samples],
+        "samples": [_sample(sample) for sample in training.samples],
         "reproduce": _reproduce(run, mirror),
     }
 
@@ -152,6 +152,12 @@ def _checkpoint(found: Checkpoint) -> dict[str, Any]:
         "best": found.best,
         "latest": found.latest,
     }
+
+
+def _sample(event: Mapping[str, Any]) -> dict[str, Any]:
+    """`text` is the whole sample, the prompt at its beginning."""
+    prompt, text = str(event.get("prompt") or ""), str(event.get("text") or "")
+    return {"step": event.get("step"), "prompt": prompt, "text": text if text.startswith(prompt) else prompt + text}
 
 
 def _lost(run: RunRecord, training: Training, checkpoints: Sequence[Checkpoint]) -> str | None:

@@ -193,6 +193,9 @@ def test_a_training_without_a_driver_goes_on_costing(ledger: Ledger, clock: Cloc
     launch = ledger.open_stage(run.id, "box-1", "launch", 36.0)
     ledger.set_state(run.id, State.TRAINING)
     ledger.close_stage(launch)
+    clock.time += 0.5
+    probe = ledger.open_stage(run.id, "box-1", "launch", 36.0)  # the same driver goes on: nobody was away
+    ledger.close_stage(probe)
     clock.time += 3600  # detached; somebody resumes an hour later
     follow = ledger.open_stage(run.id, "box-1", "follow", 36.0)
     ledger.set_state(run.id, State.ENDING, outcome=Outcome.FINISHED)
@@ -200,9 +203,11 @@ def test_a_training_without_a_driver_goes_on_costing(ledger: Ledger, clock: Cloc
     clock.time += 3600  # the laptop sleeps in the ending: the machine does not train
     ledger.open_stage(run.id, "box-1", "fetch", 36.0)
     stages = [(each.stage, (each.ended_at or each.last_at) - each.started_at) for each in ledger.intervals(run.id)]
-    assert stages == [("launch", 0.0), ("away", 3600.0), ("follow", 0.0), ("fetch", 0.0)]
+    assert stages == [
+        ("launch", 0.0), ("launch", 0.0), ("away", 3600.0), ("follow", 0.0), ("fetch", 0.0),
+    ]  # fmt: skip
     assert ledger.spend_since(0) == pytest.approx(36.0)
-    ledger.end_away(run.id, 1_000_000.0 + 600)
+    ledger.end_away(run.id, 1_000_000.5 + 600)
     assert ledger.spend_since(0) == pytest.approx(6.0), "the agent says that it ended after ten minutes"
     ledger.end_away(run.id, 0.0)
     assert ledger.spend_since(0) == 0.0

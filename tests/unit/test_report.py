@@ -250,4 +250,5 @@ def test_figures_read_well() -> None:
         "2.00 MB",
         "3.21 GB",
     ]
+    assert [page.figure(value) for value in (0.0, 0.288, 0.000362, 12.345)] == ["0.00", "0.288", "0.000362", "12.35"]
     assert page.number(math.pi, 2) == "3.14" and page.number(None) == "-" and page.number(33_165) == "33,165"
