@@ -98,7 +98,7 @@ class GPT(nn.Module):
         node per block, DDP still overlaps communication with computation.
         """
         self._run_block: Callable[[nn.Module, Tensor], Tensor] = _run_block
-        self._loss_of_chunk: LossOfChunk = loss_and_gradient
+        self._loss_of_chunk: LossOfChunk = loss_and_gradient_in_place
         if enabled:
             self._run_block = torch.compile(_run_block, dynamic=False)
             self._loss_of_chunk = torch.compile(loss_and_gradient)
@@ -112,8 +112,7 @@ class GPT(nn.Module):
         if targets is None:
             return F.linear(hidden, self.head.weight)[..., : self.config.vocab_size]
         flat, wanted = hidden.view(-1, hidden.shape[-1]), targets.reshape(-1)
-        loss_of_chunk = self._loss_of_chunk if self.training else loss_and_gradient
-        return chunked_cross_entropy(flat, self.head.weight, wanted, self.config.vocab_size, loss_of_chunk)
+        return chunked_cross_entropy(flat, self.head.weight, wanted, self.config.vocab_size, self._loss_of_chunk)
 
     def next_token_logits(self, ids: Tensor) -> Tensor:
         """Logits (batch, vocab_size) after the last of ids (batch, time): all that sampling needs."""
@@ -195,7 +194,7 @@ def loss_and_gradient(hidden: Tensor, weight: Tensor, targets: Tensor, vocab_siz
     """Summed cross-entropy of some rows, and its gradient by the logits: softmax minus one-hot.
 
     hidden (rows, n_embd), weight (padded, n_embd), targets (rows,) -> scalar fp32, (rows, padded) in hidden's dtype.
-    Padded columns get probability zero, hence gradient zero.
+    Padded columns get probability zero, hence gradient zero. Written for `torch.compile`, which fuses all of it.
     """
     logits = (hidden @ weight.T).float()
     columns = torch.arange(weight.shape[0], device=weight.device)
@@ -206,8 +205,25 @@ def loss_and_gradient(hidden: Tensor, weight: Tensor, targets: Tensor, vocab_siz
     return loss, gradient.to(hidden.dtype)
 
 
+def loss_and_gradient_in_place(
+    hidden: Tensor, weight: Tensor, targets: Tensor, vocab_size: int
+) -> tuple[Tensor, Tensor]:
+    """loss_and_gradient as fast as it goes without a compiler: three passes over the logits in place of ten."""
+    logits = hidden @ weight.T
+    logits[:, vocab_size:] = -torch.inf
+    log_probabilities = F.log_softmax(logits, dim=-1, dtype=torch.float32)
+    loss = -log_probabilities.gather(1, targets[:, None]).sum()
+    gradient = log_probabilities.exp_()
+    gradient.scatter_add_(1, targets[:, None], gradient.new_full((len(targets), 1), -1.0))
+    return loss, gradient.to(hidden.dtype)
+
+
 def chunked_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, vocab_size: int, loss_of_chunk: LossOfChunk = loss_and_gradient
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    vocab_size: int,
+    loss_of_chunk: LossOfChunk = loss_and_gradient_in_place,
 ) -> Tensor:
     """Mean cross-entropy in nats of hidden (tokens, n_embd) @ weight.T against targets (tokens,); fp32 scalar.
 
@@ -245,10 +261,17 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         rows = loss_chunk_rows(weight.shape[0], len(narrow))
         for start in range(0, len(narrow), rows):
             part = slice(start, start + rows)
+            if by_hidden is None or by_weight is None:
+                total += F.cross_entropy(
+                    (narrow[part] @ table.T)[:, :vocab_size].float(), targets[part], reduction="sum"
+                )
+                continue
             loss, by_logits = loss_of_chunk(narrow[part], table, targets[part], vocab_size)
             total += loss
-            if by_hidden is not None and by_weight is not None:
-                torch.mm(by_logits, table, out=by_hidden[part])
+            torch.mm(by_logits, table, out=by_hidden[part])
+            if by_weight.dtype == by_logits.dtype:
+                by_weight.addmm_(by_logits.T, narrow[part])
+            else:
                 by_weight += by_logits.T @ narrow[part]
         ctx.gradients = (by_hidden, by_weight, hidden.dtype)  # type: ignore[attr-defined]
         return total / len(narrow)
@@ -259,5 +282,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         ctx: torch.autograd.function.FunctionCtx, by_loss: Tensor
     ) -> tuple[Tensor, Tensor, None, None, None, None]:
         by_hidden, by_weight, dtype = ctx.gradients  # type: ignore[attr-defined]
-        scale = by_loss / len(by_hidden)
-        return by_hidden.to(dtype) * scale, by_weight * scale, None, None, None, None
+        scale = by_loss / len(
+            by_hidden
+        )  # in place: these are ours alone, and the head's is the largest tensor there is
+        return by_hidden.to(dtype).mul_(scale), by_weight.mul_(scale), None, None, None, None
