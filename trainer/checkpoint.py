@@ -122,16 +122,20 @@ class HashingFile:
         self.file = path.open("wb", buffering=0)
         self.digest = hashlib.sha256()
         self.size = 0
+        self.failure: OSError | None = None
 
     def write(self, data: Any) -> int:
         """Writes all of data. Raises OSError."""
         view = memoryview(data).cast("B")
         self.digest.update(view)
         self.size += len(view)
-        rest = view
-        while len(rest):
-            rest = rest[self.file.write(rest) or 0 :]
-        return len(view)
+        try:
+            while len(view):
+                view = view[self.file.write(view) or 0 :]
+        except OSError as error:
+            self.failure = error
+            raise
+        return len(data)
 
     def flush(self) -> None:
         """Nothing is buffered; torch.save asks for it."""
@@ -141,7 +145,10 @@ def write_durably(path: Path, write: Callable[[HashingFile], object]) -> dict[st
     """Writes path through `write`, to the disk, and returns its manifest entry {"size_bytes", "sha256"}."""
     file = HashingFile(path)
     with file.file:
-        write(file)
+        try:
+            write(file)
+        except RuntimeError as error:  # torch.save hides the disk's error behind its own
+            raise file.failure or error from None
         os.fsync(file.file.fileno())
     return {"size_bytes": file.size, "sha256": file.digest.hexdigest()}
 

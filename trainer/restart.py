@@ -28,6 +28,7 @@ from trainer.metrics import GIB, Journal, read_lines
 
 MARK = ".out-of-memory"
 POLL_S = 0.5
+_leaving = threading.Lock()
 
 
 class OutOfMemoryTwice(RuntimeError):
@@ -89,6 +90,7 @@ def watch(run_folder: Path) -> None:
 
 def start_again() -> NoReturn:
     """The same command line in the same process. The restart count gives the new process group a store of its own."""
+    _leaving.acquire()  # for ever: the watch and the main thread may both come here, and the count must rise once
     os.environ["TORCHELASTIC_RESTART_COUNT"] = str(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) + 1)
     sys.stdout.flush()
     sys.stderr.flush()
