@@ -121,12 +121,13 @@ class Box:
         return {"job": job, "run": run, "digest": digest, "spec": {"argv": [sys.executable, "-c", text]}}
 
     def job(self, run: str = "r-1", job: str = "train") -> dict[str, Any]:
-        """The job's entry in `status`."""
-        entries = self.call("status", run=run)["runs"][run]["jobs"].values()
-        return dict(next(entry for entry in entries if entry["job"] == job))
+        """The entry of the newest job of that name in `status`."""
+        return dict(self.call("status", run=run)["runs"][run]["jobs"][self.folder(run, job).name])
 
     def folder(self, run: str = "r-1", job: str = "train") -> Path:
-        return next(path for path in (self.root / "jobs" / run).iterdir() if path.name.split("-")[0] == job)
+        """The folder of the newest job of that name."""
+        specs = [path for path in (self.root / "jobs" / run).glob("*/spec.json") if path.parent.name.startswith(job)]
+        return max(specs, key=lambda path: path.stat().st_mtime_ns).parent
 
     def state(self, run: str = "r-1", job: str = "train") -> dict[str, Any]:
         return dict(json.loads((self.folder(run, job) / "state.json").read_text()))
@@ -148,7 +149,7 @@ class Box:
     def wait(self, run: str = "r-1", job: str = "train") -> dict[str, Any]:
         """The job's exit record, once it has ended."""
         until(lambda: self.job(run, job)["state"] == "ended")
-        return dict(self.job(run, job)["exit"])
+        return dict(json.loads((self.folder(run, job) / "exit.json").read_text()))
 
     def until_steps(self, count: int, run: str = "r-1") -> None:
         until(lambda: len(self.metrics(run)) >= count)

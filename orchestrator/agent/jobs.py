@@ -84,7 +84,7 @@ def of_run(places: Places, run: str) -> list[Job]:
     """Every job of the run, the oldest first."""
     folder = places.jobs_of(run)
     found = [job for job in (load(places, run, name) for name in files.listing(folder)) if job]
-    return sorted(found, key=lambda job: os.stat(job.file("spec.json")).st_mtime)
+    return sorted(found, key=lambda job: os.stat(job.file("spec.json")).st_mtime_ns)
 
 
 def find(places: Places, run: str, name: str, digest: str | None) -> Job:

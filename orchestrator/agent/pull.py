@@ -18,20 +18,21 @@ import time
 from typing import Any, Callable
 
 from .jobs import Job
-from .ranges import Assembly, Piece, Source, fetch
+from .ranges import Assembly, Piece, Source, arrived_bytes, fetch
 from .refusal import Refusal
 
 STREAMS = 8
 PIECE_BYTES = 16 << 20
 SAY_EVERY_S = 0.5
-TRIES = 6
+TRIES = 5
 Say = Callable[[dict[str, Any]], None]
 
 
 def pull(job: Job, secrets: dict[str, Any], say: Say) -> dict[str, Any]:
     """`{"files": {destination: {"size_bytes", "sha256"}}}`. Parts of one destination follow each other in its file."""
-    assemblies = plan(job, secrets)
-    _check_space(job.places.root, assemblies)
+    sources = plan(job, secrets)
+    _check_space(job.places.root, sources)
+    assemblies = [Assembly(destination, found, PIECE_BYTES) for destination, found in sources.items()]
     streams = max(1, min(64, int(job.spec.get("streams") or STREAMS)))
     _download(assemblies, streams, say)
     found = {}
@@ -41,8 +42,8 @@ def pull(job: Job, secrets: dict[str, Any], say: Say) -> dict[str, Any]:
     return {"files": found}
 
 
-def plan(job: Job, secrets: dict[str, Any]) -> list[Assembly]:
-    """One assembly per destination that is not there yet in full. Raises Refusal for a spec that cannot be meant."""
+def plan(job: Job, secrets: dict[str, Any]) -> dict[str, list[Source]]:
+    """Destination -> what it is made of. Raises Refusal for a spec that cannot be meant."""
     parts, hidden = job.spec.get("parts"), secrets.get("parts")
     if not isinstance(parts, list) or not parts:
         raise Refusal("bad-request", "pull: the spec needs 'parts', a list")
@@ -52,7 +53,7 @@ def plan(job: Job, secrets: dict[str, Any]) -> list[Assembly]:
     for part, secret in zip(parts, hidden):  # noqa: B905  (strict= needs Python 3.10; lengths were compared)
         destination = _inside(job.places.root, part.get("destination"))
         sources.setdefault(destination, []).append(_source(part, secret))
-    return [Assembly(destination, found, PIECE_BYTES) for destination, found in sources.items()]
+    return sources
 
 
 def _source(part: dict[str, Any], secret: dict[str, Any]) -> Source:
@@ -70,8 +71,10 @@ def _inside(root: str, destination: object) -> str:
     return path
 
 
-def _check_space(root: str, assemblies: list[Assembly]) -> None:
-    needed = sum(assembly.missing_bytes() for assembly in assemblies)
+def _check_space(root: str, sources: dict[str, list[Source]]) -> None:
+    """Before the first byte: what is to come, less what an earlier pull left, against the free space."""
+    wanted = {path: sum(source.size_bytes for source in found) for path, found in sources.items()}
+    needed = sum(max(0, size - arrived_bytes(path)) for path, size in wanted.items())
     disk = os.statvfs(root)
     free = disk.f_bavail * disk.f_frsize
     if needed > free:

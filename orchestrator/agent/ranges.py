@@ -64,21 +64,20 @@ class Assembly:
         self.destination = destination
         self.sources = sources
         self.size_bytes = sum(source.size_bytes for source in sources)
-        folder, name = os.path.split(destination)
-        self.temporary = os.path.join(folder, ".tmp-" + name)
+        self.temporary = temporary_of(destination)
         self.notes = self.temporary + ".json"
         self.pieces = list(_pieces(sources, piece_bytes))
         self.descriptor = -1
         self._saved: list[int] = []
-        self._open(folder)
+        self._open()
 
-    def _open(self, folder: str) -> None:
+    def _open(self) -> None:
         """Takes up what an earlier pull left, if it was cut from the same sources."""
         if os.path.isfile(self.destination) and files.size_bytes(self.destination) == self.size_bytes:
             for piece in self.pieces:
                 piece.done_bytes = piece.size_bytes
             return
-        files.make_folder(folder)
+        files.make_folder(os.path.dirname(self.destination))
         known = files.read_json(self.notes) or {}
         if known.get("layout") == self._layout() and files.size_bytes(self.temporary) == self.size_bytes:
             for piece, done in zip(self.pieces, known["done"]):  # noqa: B905  (strict= needs Python 3.10)
@@ -95,9 +94,6 @@ class Assembly:
 
     def done_bytes(self) -> int:
         return sum(piece.done_bytes for piece in self.pieces)
-
-    def missing_bytes(self) -> int:
-        return self.size_bytes - self.done_bytes()
 
     def save(self) -> None:
         """Notes what has arrived: bytes first, then the note that they are there."""
@@ -133,6 +129,18 @@ class Assembly:
     def _throw_away(self, path: str) -> None:
         files.remove(path)
         files.remove(self.notes)
+
+
+def temporary_of(destination: str) -> str:
+    """The name the file has until it is whole and verified."""
+    folder, name = os.path.split(destination)
+    return os.path.join(folder, ".tmp-" + name)
+
+
+def arrived_bytes(destination: str) -> int:
+    """Disk space that the file, or what an earlier pull left of it, takes already."""
+    found = (path for path in (destination, temporary_of(destination)) if os.path.exists(path))
+    return sum(os.stat(path).st_blocks * 512 for path in found)
 
 
 def _pieces(sources: list[Source], piece_bytes: int) -> list[Piece]:

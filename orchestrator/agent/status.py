@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import statistics
 import time
 from typing import Any
 
@@ -57,7 +56,11 @@ def of_run(places: Places, run: str) -> dict[str, Any]:
 
 
 def _job_entry(job: Job) -> dict[str, Any]:
-    return dict(jobs.look(job), job=job.name, digest=job.digest, starts=job.starts())
+    found = dict(jobs.look(job), job=job.name, digest=job.digest, starts=job.starts())
+    if found["exit"]:
+        # `follow` and `start` give the last lines; a status of a hundred runs must stay small.
+        found["exit"] = {key: value for key, value in found["exit"].items() if key != "last_lines"}
+    return found
 
 
 def _recent_metrics(run_folder: str) -> list[dict[str, Any]]:
@@ -78,7 +81,7 @@ def _speed_warning(recent: list[dict[str, Any]]) -> str | None:
     rates = [line["tokens_per_second"] for line in recent if line.get("tokens_per_second")]
     if len(rates) < 10:
         return None
-    usual = statistics.median(rates[1:])
+    usual = sorted(rates[1:])[len(rates) // 2]
     if rates[0] >= COLLAPSE * usual:
         return None
     return "throughput fell to %.0f tokens/s; the median of the last %d lines is %.0f" % (rates[0], len(rates), usual)
