@@ -15,6 +15,7 @@ import pytest
 from orchestrator.remote.ssh import SshShell, connect
 from tests import hosts
 from tests.hosts import Sshd
+from tests.namespaces import NamespaceHost
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -95,6 +96,13 @@ def shell(box: Sshd, tmp_path: Path) -> Iterator[SshShell]:
     connection = connect(box.address(), known_hosts=tmp_path / "pins" / "known_hosts")
     yield connection
     connection.close()
+
+
+@pytest.fixture
+def rented(tmp_path: Path) -> Iterator[NamespaceHost]:
+    """A whole host of its own, as a rented instance is: kill() ends all of it. Needs root."""
+    with NamespaceHost(tmp_path / "machines") as host:
+        yield host
 
 
 @pytest.fixture

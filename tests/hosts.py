@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 from orchestrator.core.ports import Address
 
@@ -104,7 +104,7 @@ class Sshd:
     def __enter__(self) -> Self:
         self.home.mkdir(parents=True, mode=0o700)
         for key in ("hostkey", "userkey"):
-            self._make_key(key)
+            make_key(self.folder / key)
         shutil.copy(self.folder / "userkey.pub", self.folder / "authorized_keys")
         login = self.folder / "login"
         login.write_text(self._login)
@@ -172,7 +172,7 @@ class Sshd:
         """Come up again on the same address and port, as a reboot does, or with another key, as a stranger would."""
         self.power_off()
         if new_host_key:
-            self._make_key("hostkey")
+            make_key(self.folder / "hostkey")
         self.start()
 
     def cut(self) -> None:
@@ -198,22 +198,11 @@ class Sshd:
 
     def address(self, *, vouched: bool = True) -> Address:
         """How to reach it. Not vouched: nothing says what its host key is."""
-        return Address(
-            host=self.host,
-            port=self.port,
-            user=self.user,
-            key_file=str(self.key_file),
-            identity=self.identity,
-            fingerprint=self.fingerprint if vouched else None,
-        )
+        return address_of(self, vouched=vouched)
 
     def inventory_entry(self, *, machine: str = "2xCPU", extra: str = "") -> str:
         """A [hosts.NAME] table for inventory.toml."""
-        return (
-            f'[hosts.{self.name}]\nprovider = "ssh"\nmachine = "{machine}"\naddress = "{self.host}"\n'
-            f'port = {self.port}\nuser = "{self.user}"\nssh_key = "{self.key_file}"\n'
-            f'fingerprint = "{self.fingerprint}"\n{extra}'
-        )
+        return inventory_entry_of(self, machine_type=machine, extra=extra)
 
     def known_hosts_line(self) -> str:
         """This machine as the user's own known_hosts would have it."""
@@ -225,12 +214,46 @@ class Sshd:
         log = self.folder / "sshd.log"
         return log.read_text().count("Accepted publickey") if log.exists() else 0
 
-    def _make_key(self, name: str) -> None:
-        file = self.folder / name
-        file.unlink(missing_ok=True)
-        file.with_name(name + ".pub").unlink(missing_ok=True)
-        make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"test-{self.name}", "-f", str(file)]
-        subprocess.run(make, check=True, timeout=20)
+
+class Machine(Protocol):
+    """What every kind of test machine has."""
+
+    name: str
+    host: str
+    port: int
+    user: str
+    key_file: Path
+
+    @property
+    def identity(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+
+
+def address_of(machine: Machine, *, vouched: bool) -> Address:
+    return Address(
+        host=machine.host,
+        port=machine.port,
+        user=machine.user,
+        key_file=str(machine.key_file),
+        identity=machine.identity,
+        fingerprint=machine.fingerprint if vouched else None,
+    )
+
+
+def inventory_entry_of(machine: Machine, *, machine_type: str, extra: str) -> str:
+    return (
+        f'[hosts.{machine.name}]\nprovider = "ssh"\nmachine = "{machine_type}"\naddress = "{machine.host}"\n'
+        f'port = {machine.port}\nuser = "{machine.user}"\nssh_key = "{machine.key_file}"\n'
+        f'fingerprint = "{machine.fingerprint}"\n{extra}'
+    )
+
+
+def make_key(file: Path) -> None:
+    """A new key pair under this name, in place of an old one."""
+    file.unlink(missing_ok=True)
+    file.with_name(file.name + ".pub").unlink(missing_ok=True)
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(file)], check=True, timeout=20)
 
 
 @contextmanager
