@@ -16,8 +16,8 @@ from tests.hosts import Sshd
 from tests.namespaces import NamespaceHost
 
 DETACH = ["sh", "-c", "setsid -f sh -c 'echo $$ > pid; exec sleep 600' </dev/null >/dev/null 2>&1; sleep 0.3"]
-# A dead process may stay a zombie for seconds, and `kill -0` calls that alive.
-ALIVE = ["sh", "-c", "grep -q '^State:.[^Z]' /proc/$(cat pid)/status && echo alive"]
+# A dead process may stay a zombie for seconds, and after a reboot its number belongs to another.
+ALIVE = ["sh", "-c", "grep -q '^[0-9]* (sleep) [^Z]' /proc/$(cat pid)/stat && echo alive"]
 BOOT_ID = ["cat", "/proc/sys/kernel/random/boot_id"]
 
 
