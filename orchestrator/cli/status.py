@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from collections import defaultdict
 from typing import Any
 
 from orchestrator.cli.home import open_ledger
 from orchestrator.cli.rows import COLUMNS, NUMBERS, cells, rental_row, run_row
 from orchestrator.core.states import State
+from orchestrator.ledger.records import RunRecord
 from orchestrator.ledger.store import Ledger
 
 LOOK_S = 2.0
@@ -45,11 +47,15 @@ def collect(ledger: Ledger, wanted: str | None, *, look_s: float = LOOK_S) -> di
     rentals = {rental.id: rental for rental in ledger.rentals()}
     intervals = ledger.all_intervals() if wanted is None else {run.id: ledger.intervals(run.id) for run in runs}
     now = time.time()
-    shown = {run.rental_id for run in runs}
+    served: dict[str | None, list[RunRecord]] = defaultdict(list)
+    for run in runs:
+        served[run.rental_id].append(run)
     return {
         "runs": [run_row(run, rentals.get(run.rental_id or ""), intervals.get(run.id, ()), now) for run in runs],
         "rentals": [
-            rental_row(rental, runs, intervals) for rental in rentals.values() if wanted is None or rental.id in shown
+            rental_row(rental, served.get(rental.id, []), intervals)
+            for rental in rentals.values()
+            if wanted is None or rental.id in served
         ],
     }
 
@@ -57,7 +63,7 @@ def collect(ledger: Ledger, wanted: str | None, *, look_s: float = LOOK_S) -> di
 def show(found: dict[str, Any], *, everything: bool, as_json: bool, redraw: bool = False) -> None:
     """Prints what collect() found."""
     if as_json:
-        print(json.dumps(found, indent=1), flush=True)
+        print(json.dumps(found), flush=True)  # no indent: with one, Python leaves its fast encoder
         return
     from orchestrator.cli import render
 

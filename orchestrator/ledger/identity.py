@@ -7,8 +7,8 @@ They are safe as folder names, SSH arguments and instance names on every cloud: 
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 import time
 
 PATTERN = re.compile(r"[a-z0-9-]{1,40}")
@@ -34,5 +34,5 @@ def is_id(text: str) -> bool:
 
 def _new_id(name: str, fallback: str, now: float) -> str:
     word = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:20].strip("-") or fallback
-    random = "".join(secrets.choice(_ALPHABET) for _ in range(6))
+    random = "".join(_ALPHABET[byte % 32] for byte in os.urandom(6))  # 256 is a multiple of 32: no letter is likelier
     return f"{word}-{time.strftime('%m%d', time.gmtime(now))}-{random}"

@@ -15,7 +15,6 @@ import errno
 import fcntl
 import json
 import os
-import socket
 import time
 import uuid
 from collections.abc import Callable
@@ -60,7 +59,7 @@ class RunLock:
             holder = _read(descriptor)
             if holder is not None and _is_elsewhere(holder):
                 raise _locked(run_id, holder, path)
-            _write(descriptor, Holder(os.getpid(), socket.gethostname(), _machine_id(), now()))
+            _write(descriptor, Holder(os.getpid(), os.uname().nodename, _machine_id(), now()))
         except BaseException:
             os.close(descriptor)
             raise
@@ -152,7 +151,7 @@ def _write(descriptor: int, record: Holder) -> None:
 def _is_elsewhere(record: Holder) -> bool:
     """Whether another machine wrote it. Either name is enough to be the same: laptops change host names with networks,
     and containers their ids."""
-    return record.host != socket.gethostname() and record.machine_id != _machine_id()
+    return record.host != os.uname().nodename and record.machine_id != _machine_id()
 
 
 def _machine_id() -> str:
