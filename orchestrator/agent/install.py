@@ -217,13 +217,16 @@ def _index(wanted: Wanted) -> list[str]:
 
 def _run(argv: list[str]) -> str:
     """Empty when the command succeeded, else its last line. Its output goes to the job's log."""
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-    sys.stderr.write(done.stdout.decode(errors="replace"))
-    sys.stderr.flush()
-    if done.returncode == 0:
-        return ""
-    lines = done.stdout.decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "code %d" % done.returncode
+    last = ""
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            text = line.decode(errors="replace")
+            # Line by line: a log that grows keeps the lease alive, and the follower from doubting.
+            sys.stderr.write(text)
+            sys.stderr.flush()
+            last = text.strip() or last
+    return (last or "code %d" % process.returncode) if process.returncode else ""
 
 
 def _record(wanted: Wanted, kind: str, python: str, found: dict[str, Any]) -> dict[str, Any]:
