@@ -92,7 +92,7 @@ def _shard(path: Path) -> Shard:
 def _bin_tokens(path: Path, size_bytes: int) -> int:
     with path.open("rb") as file:
         head = file.read(12)
-    if len(head) == 12 and struct.unpack("<3i", head)[0] == LLM_C_MAGIC:  # noqa: PLR2004 - three int32
+    if len(head) == 12 and struct.unpack("<3i", head)[0] == LLM_C_MAGIC:
         tokens = struct.unpack("<3i", head)[2]
         if size_bytes != LLM_C_HEADER_BYTES + 2 * tokens:
             raise UserError(

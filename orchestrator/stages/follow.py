@@ -67,14 +67,20 @@ def mirror_until_end(context: RunContext) -> dict[str, Any]:
 
 
 def mirror_now(context: RunContext) -> None:
-    """Brings the mirror up to what the machine has at this moment, whether the training goes on or not."""
-    offsets = {name: size(context.mirror / name) for name in MIRRORED}
+    """Brings the mirror up to what the machine had when asked, whether the training goes on or not."""
     context.mirror.mkdir(parents=True, exist_ok=True, mode=0o700)
+    wanted: Mapping[str, int] | None = None
+    offsets = {name: size(context.mirror / name) for name in MIRRORED}
     with context.agent.follow(context.run_id, "train", offsets) as lines:
         for line in lines:
-            if not isinstance(line, Data):
+            if isinstance(line, Ended):
                 return
-            append(context.mirror / line.file, line.offset, line.data)
+            if isinstance(line, Data):
+                append(context.mirror / line.file, line.offset, line.data)
+            elif wanted is None:
+                wanted = line.status["sizes"]
+            if wanted and all(size(context.mirror / name) >= wanted.get(name, 0) for name in MIRRORED):
+                return
 
 
 def size(path: Path) -> int:
