@@ -34,6 +34,7 @@ def compile_fault(
 ) -> str | None:
     """Compiles the model's parts and compares; returns None, or the reason why it should run eagerly."""
     before = {name: tensor.to("cpu", copy=True) for name, tensor in model.unpadded_state().items()}
+    model.compile_parts(False)
     try:
         eager = _losses(model, batches, autocast)
         model.load_unpadded_state(before)
