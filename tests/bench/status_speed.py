@@ -4,7 +4,8 @@
     python tests/bench/status_speed.py --runs 10000
 
 The ledger is a real one: each run has its recipe, plan, rental, eight stages and twenty-four events. All have ended, so
-no machine is asked. Calls alternate and the median counts. Never a timed test.
+no machine is asked. Calls alternate and the best of each counts, because other programs on the machine only ever make
+one slower; the processor time beside it says how busy the machine was. Never a timed test.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -55,28 +55,30 @@ def fill(home: Path, runs: int) -> None:
             ledger.set_state(run.id, State.ENDED, outcome=Outcome.FINISHED)
 
 
-def seconds(argv: Sequence[str], home: Path) -> float:
-    """Wall time of one call that must succeed."""
-    began = time.perf_counter()
+def seconds(argv: Sequence[str], home: Path) -> tuple[float, float]:
+    """Wall and processor time of one call that must succeed."""
+    began, before = time.perf_counter(), os.times()
     environment = {**os.environ, "GPTCTL_HOME": str(home)}
     subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, env=environment, cwd=REPOSITORY)
-    return time.perf_counter() - began
+    wall_s, after = time.perf_counter() - began, os.times()
+    return wall_s, sum(after[2:4]) - sum(before[2:4])
 
 
 def measure(runs: int, rounds: int) -> dict[str, float]:
-    """Median seconds of each command, and the number of runs that the answer really had."""
+    """Best seconds of each command, and the number of runs that the answer really had."""
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "home"
         fill(home, runs)
-        status = [sys.executable, "-m", "orchestrator", "status", "--json"]
+        command = [sys.executable, "-m", "orchestrator", "status", "--json"]
         answer = subprocess.run(
-            status, check=True, capture_output=True, env={**os.environ, "GPTCTL_HOME": str(home)}, cwd=REPOSITORY
+            command, check=True, capture_output=True, env={**os.environ, "GPTCTL_HOME": str(home)}, cwd=REPOSITORY
         )
-        times = [(seconds([sys.executable, "-c", "pass"], home), seconds(status, home)) for _ in range(rounds)]
+        times = [(seconds([sys.executable, "-c", "pass"], home), seconds(command, home)) for _ in range(rounds)]
         return {
             "runs": len(json.loads(answer.stdout)["runs"]),
-            "python_s": statistics.median(each[0] for each in times),
-            "status_json_s": statistics.median(each[1] for each in times),
+            "python_s": min(python[0] for python, _ in times),
+            "status_json_s": min(status[0] for _, status in times),
+            "status_json_cpu_s": min(status[1] for _, status in times),
             "limit_s": LIMIT_S,
             "ledger_bytes": sum(path.stat().st_size for path in home.glob("ledger.db*")),
         }
@@ -95,6 +97,7 @@ def main() -> None:
     print(
         f"gptctl status --json   {found['status_json_s']:.3f} s with {found['runs']} runs; at most {LIMIT_S} s: {met}"
     )
+    print(f"  of which processor   {found['status_json_cpu_s']:.3f} s")
     if given.json:
         given.json.write_text(json.dumps(found, indent=1) + "\n")
 
