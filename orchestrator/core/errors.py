@@ -7,6 +7,7 @@
     ├── ProviderError        exit 3   the cloud said no, or said nothing
     │   ├── NoCapacity                a documented refusal: nothing was bought
     │   ├── BadCredentials
+    │   ├── NoAnswer                  its API is down, slow or talks nonsense: decides nothing, try again later
     │   └── AmbiguousLaunch           the answer was lost: only looking decides, never a second request
     ├── RemoteError          exit 4   the machine
     │   ├── Unreachable               refused, timed out, no route: neither dead nor alive
@@ -65,6 +66,17 @@ class NoCapacity(ProviderError):
 
 class BadCredentials(ProviderError):
     """The provider does not accept the key."""
+
+
+class NoAnswer(ProviderError):
+    """The provider's API could not be reached, broke off, or answered with what its document does not allow.
+
+    `sent`: whether the request may have had an effect; False when no connection was made.
+    """
+
+    def __init__(self, message: str, hint: str = "", *, sent: bool = True) -> None:
+        super().__init__(message, hint)
+        self.sent = sent
 
 
 class AmbiguousLaunch(ProviderError):

@@ -58,7 +58,10 @@ class Instance:
     price_per_hour_usd: float = 0.0
     launched_at: float | None = None
     ends_at: float | None = None
+    """When a watcher may end it, as the machine's name says; the tag's only where the name carries none."""
     tags: Mapping[str, str] = field(default_factory=dict)
+    name: str = ""
+    region: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,12 @@ class LaunchRequest:
     intent_id: str
     offer: Offer
     ends_at: float | None = None
+    """Budget deadline plus grace; goes into a tag, which nothing can move."""
     tags: Mapping[str, str] = field(default_factory=dict)
+    first_ends_at: float | None = None
+    """The nearer deadline in the machine's name, which set_deadline moves; absent: ends_at."""
+    user_data: str = field(default="", repr=False)
+    """What cloud-init applies at the first boot. Holds the host's private key."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,7 @@ class Provider(Protocol):
     paid: bool
     """Whether acquire buys something. `ssh` and `local` machines are never paid, whatever price they carry."""
 
-    def offers(self) -> Sequence[Offer]: ...
+    def offers(self, deadline_s: float = 30.0) -> Sequence[Offer]: ...
     def machines(self) -> Sequence[Instance]: ...
     def acquire(self, request: LaunchRequest) -> Instance: ...
     def release(self, instance: Instance) -> None: ...

@@ -22,7 +22,7 @@ class StandingMachine:
     machine: MachineType
     paid: bool = False
 
-    def offers(self) -> Sequence[Offer]:
+    def offers(self, deadline_s: float = 30.0) -> Sequence[Offer]:
         """The one machine, at the inventory's price."""
         return [Offer(self.name, self.machine.name, self._price_per_hour_usd, source="inventory")]
 
