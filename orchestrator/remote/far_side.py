@@ -74,25 +74,25 @@ def unpack(folder: str) -> dict[str, Any]:
     return {}
 
 
-def digest(question: dict[str, Any]) -> dict[str, Any]:
-    """The sha256 of a file that is there with the right size, else None; and the room beside it."""
-    path = _expanded(question["path"])
-    os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-    there = os.path.isfile(path) and not os.path.islink(path) and os.path.getsize(path) == question["size_bytes"]
-    return {"path": path, "sha256": _sha256(path) if there else None, "free_bytes": _free_bytes(os.path.dirname(path))}
-
-
 def prepare(question: dict[str, Any]) -> dict[str, Any]:
-    """A part file for a big file to arrive in, and how far each of its ranges got before."""
-    path, size = _expanded(question["path"]), question["size_bytes"]
-    part = part_name(path, question["stamp"])
-    positions = open_part(part, size, question["streams"])
+    """Before a file arrives: the sha256 of one of its size that is there already (unless asked to start afresh), else
+    the room there is, and for streams > 0 a part file with how far each of its ranges got before."""
+    path, size, streams = _expanded(question["path"]), question["size_bytes"], question["streams"]
+    os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+    there = os.path.isfile(path) and not os.path.islink(path) and os.path.getsize(path) == size
+    if there and not question.get("afresh"):
+        return {"path": path, "sha256": _sha256(path)}
+    part, positions, blocks = "", [], 0
+    if streams:
+        part = part_name(path, question["stamp"])
+        positions, blocks = open_part(part, size, streams), os.stat(part).st_blocks
     return {
         "path": path,
+        "sha256": None,
         "part": part,
         "positions": positions,
-        "free_bytes": _free_bytes(os.path.dirname(part)),
-        "needed_bytes": max(0, size - os.stat(part).st_blocks * 512),
+        "free_bytes": _free_bytes(os.path.dirname(path)),
+        "needed_bytes": max(0, size - blocks * 512),
     }
 
 
@@ -218,7 +218,7 @@ def widen(descriptor: int) -> None:
 
 def main(verb: str, *arguments: str) -> int:
     """One verb; with arguments they are its own, without, the question is JSON on stdin."""
-    verbs = {each.__name__: each for each in (look, seal, unpack, digest, prepare, receive, send, commit)}
+    verbs = {each.__name__: each for each in (look, seal, unpack, prepare, receive, send, commit)}
     try:
         answer = verbs[verb](*(arguments or [json.load(sys.stdin)]))
     except (OSError, ValueError, EOFError, tarfile.TarError) as error:

@@ -122,7 +122,7 @@ def _streams(
             if each.done_bytes < each.size_bytes:
                 errors = stack.enter_context(tempfile.TemporaryFile())
                 command = [*ssh, shlex.join(argv(each))]
-                process = subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=errors)
+                process = subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=errors, bufsize=0)
                 stack.callback(_reap, process)
                 streams.append(_Stream(each, process, errors, pump))
         waiting = list(streams)

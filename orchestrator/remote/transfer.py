@@ -60,38 +60,28 @@ def push_file(shell: Shell, source: Path, destination: str, on_progress: Listene
     """
     size_bytes, mode, stamp = _identity(source)
     what = f"push {source.name} to {destination}"
+    small = size_bytes <= SMALL_BYTES or shell.openssh() is None
+    plan = [] if small else ranges.split(size_bytes)
+    question = {"path": destination, "size_bytes": size_bytes, "stamp": stamp, "streams": len(plan)}
     # The digest of our own file is worked out while the machine looks and while the bytes travel.
     with ThreadPoolExecutor(1) as pool:
         digest = pool.submit(_sha256, source)
-        found = far.ask(shell, "digest", {"path": destination, "size_bytes": size_bytes}, what)
+        found = far.ask(shell, "prepare", question, what)
         if found["sha256"] is not None and found["sha256"] == digest.result():
             return TransferReport(0, 0, "none")
-        if size_bytes <= SMALL_BYTES or shell.openssh() is None:
-            _require_far_space(size_bytes, found, what)
-            meter = Meter(source.name, size_bytes, on_progress)
+        if found["sha256"] is not None:
+            found = far.ask(shell, "prepare", {**question, "afresh": True}, what)
+        _require_far_space(found, what)
+        plan = ranges.resumed(plan, found["positions"])
+        meter = Meter(source.name, size_bytes, on_progress, bytes_before=sum(each.done_bytes for each in plan))
+        if small:
             shell.put(source, found["path"], mode=mode, deadline_s=SMALL_WITHIN_S)
             meter.count(size_bytes)
-            way = "copy" if shell.openssh() is None else "put"
         else:
-            question = {"path": found["path"], "size_bytes": size_bytes, "stamp": stamp}
-            part, meter = _push_in_ranges(shell, source, question, what, on_progress)
-            _commit(shell, {"part": part, "path": found["path"], "sha256": digest.result(), "mode": mode}, what)
-            way = "ranges"
+            ranges.push_ranges(shell, source, found["part"], plan, meter)
+            _commit(shell, {**found, "sha256": digest.result(), "mode": mode}, what)
     meter.tell(now=True)
-    return TransferReport(1, meter.moved_bytes, way)
-
-
-def _push_in_ranges(
-    shell: Shell, source: Path, question: dict[str, Any], what: str, on_progress: Listener
-) -> tuple[str, Meter]:
-    plan = ranges.split(question["size_bytes"])
-    part = far.ask(shell, "prepare", {**question, "streams": len(plan)}, what)
-    _require_far_space(part["needed_bytes"], part, what)
-    plan = ranges.resumed(plan, part["positions"])
-    bytes_before = sum(each.done_bytes for each in plan)
-    meter = Meter(source.name, question["size_bytes"], on_progress, bytes_before=bytes_before)
-    ranges.push_ranges(shell, source, part["part"], plan, meter)
-    return part["part"], meter
+    return TransferReport(1, meter.moved_bytes, _way(shell, small, "put"))
 
 
 def _commit(shell: Shell, question: dict[str, Any], what: str) -> None:
@@ -114,8 +104,7 @@ def pull_file(
     meter = (_pull_at_once if small else _pull_in_ranges)(shell, remote, part, size_bytes, on_progress)
     _land(part, local, sha256, remote)
     meter.tell(now=True)
-    way = "ranges" if not small else "copy" if shell.openssh() is None else "get"
-    return TransferReport(1, meter.moved_bytes, way)
+    return TransferReport(1, meter.moved_bytes, _way(shell, small, "get"))
 
 
 def pull_files(
@@ -154,6 +143,10 @@ def check_name(name: str) -> None:
     plain = name.isprintable() and "\\" not in name and len(os.fsencode(name)) <= 1000
     if not plain or any(part in {"", ".", ".."} for part in parts):
         raise VerificationFailed(f"the manifest names {name!r}: refused", hint="the machine's files were tampered with")
+
+
+def _way(shell: Shell, small: bool, in_one: str) -> str:
+    return "copy" if shell.openssh() is None else in_one if small else "ranges"
 
 
 def _pull_at_once(shell: Shell, remote: str, part: Path, size_bytes: int, on_progress: Listener) -> Meter:
@@ -251,9 +244,10 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _require_far_space(size_bytes: int, found: Mapping[str, int], what: str) -> None:
-    if found["free_bytes"] < size_bytes:
+def _require_far_space(found: Mapping[str, int], what: str) -> None:
+    if found["free_bytes"] < found["needed_bytes"]:
         raise MachineUnfit(
-            f"{what}: needs {size_bytes / 1e9:.2f} GB, the machine has {found['free_bytes'] / 1e9:.2f} GB free",
+            f"{what}: needs {found['needed_bytes'] / 1e9:.2f} GB, the machine has {found['free_bytes'] / 1e9:.2f} GB "
+            "free",
             hint="free space there, or set `folder` in its inventory entry to a larger disk",
         )
