@@ -1,0 +1,159 @@
+"""`python -m orchestrator.rehearsal --state DIR`: a cloud to rehearse on. See docs/rehearsal.md."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from orchestrator.rehearsal import daemon
+from orchestrator.rehearsal.books import read_books
+from orchestrator.rehearsal.cloud import Cloud, Settings
+from orchestrator.rehearsal.disk import sshd_program
+from orchestrator.rehearsal.faults import KINDS, parse
+from orchestrator.rehearsal.server import Server
+
+DEFAULTS = Settings()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit 0; 2 for bad arguments, 1 when the cloud cannot run here."""
+    parser = _parser()
+    given = parser.parse_args(argv)
+    try:
+        parse(given.inject)
+    except ValueError as error:
+        parser.error(str(error))
+    if given.faults:
+        return _print_faults()
+    state = daemon.state_folder(given.state)
+    if given.books:
+        return _say(read_books(state))
+    if given.stop:
+        return _stop(state, given.destroy)
+    problem = _why_not_here()
+    if problem:
+        print(f"rehearsal: {problem}", file=sys.stderr)
+        return 1
+    return _start_detached(state, given) if given.daemon else _serve(state, given)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m orchestrator.rehearsal", description=__doc__)
+    home = os.environ.get("GPTCTL_HOME")
+    default = Path(home) / "rehearsal" if home else None
+    parser.add_argument("--state", type=Path, default=default, required=default is None, help="folder of the cloud")
+    parser.add_argument("--port", type=int, default=0, help="of the API; default: the last one, else any")
+    parser.add_argument("--inject", default="", metavar="FAULTS", help="such as no-capacity,terminate-500*2")
+    parser.add_argument("--faults", action="store_true", help="list the faults and exit")
+    parser.add_argument("--daemon", action="store_true", help="start it detached, or find it, and print where it is")
+    parser.add_argument("--stop", action="store_true", help="end the server; machines live on")
+    parser.add_argument("--destroy", action="store_true", help="with --stop: end every machine too")
+    parser.add_argument("--books", action="store_true", help="print what was bought and what it cost")
+    parser.add_argument("--boot-s", type=float, default=DEFAULTS.boot_s, help="from launch to active")
+    parser.add_argument("--minute-s", type=float, default=DEFAULTS.minute_s, help="length of a billing minute")
+    parser.add_argument("--linger-s", type=float, default=DEFAULTS.linger_s, help="a terminated machine stays listed")
+    parser.add_argument("--hang-s", type=float, default=DEFAULTS.hang_s, help="before a connection is dropped")
+    parser.add_argument("--ssh-port", type=int, default=DEFAULTS.ssh_port, help="of every machine")
+    parser.add_argument("--python", default=DEFAULTS.python, help="what python3 is on the machines")
+    parser.add_argument("--strict-rate", action="store_true", help="1 request per second, 1 launch per 12 s")
+    return parser
+
+
+def _why_not_here() -> str:
+    """Empty when machines can be brought up on this computer."""
+    if not sys.platform.startswith("linux"):
+        return "its machines need Linux (/proc, loopback addresses)"
+    try:
+        sshd_program()
+    except FileNotFoundError as error:
+        return str(error)
+    return ""
+
+
+def _serve(state: Path, given: argparse.Namespace) -> int:
+    """Runs until SIGTERM or Ctrl-C."""
+    lock = daemon.take_lock(state)
+    if lock is None:
+        print(f"rehearsal: a cloud runs on {state} already: {json.dumps(daemon.running(state))}", file=sys.stderr)
+        return 1
+    cloud = Cloud(state, _settings(given))
+    cloud.inject(given.inject)
+    server = _listen(cloud, daemon.api_key(state), given.port)
+    signal.signal(signal.SIGTERM, _interrupt)
+    cloud.recover()
+    _say(daemon.announce(state, server.url, given.ssh_port))
+    try:
+        server.serve_forever(poll_interval=0.1)
+    except KeyboardInterrupt:
+        server.server_close()
+    return 0
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _settings(given: argparse.Namespace) -> Settings:
+    return Settings(
+        boot_s=given.boot_s, minute_s=given.minute_s, linger_s=given.linger_s, ssh_port=given.ssh_port,
+        python=given.python, hang_s=given.hang_s, strict_rate=given.strict_rate,
+    )  # fmt: skip
+
+
+def _listen(cloud: Cloud, key: str, port: int) -> Server:
+    """On the port asked for, else on the last one, so that clients find a cloud that was restarted, else on any."""
+    last = daemon.last_entry(cloud.state)
+    if not port and last:
+        try:
+            return Server(cloud, key, int(last["url"].rpartition(":")[2]))
+        except OSError:
+            pass  # somebody else's now
+    return Server(cloud, key, port)
+
+
+def _start_detached(state: Path, given: argparse.Namespace) -> int:
+    """Prints server.json, of the cloud that runs or of a new one; faults reach either."""
+    found = daemon.running(state)
+    if found is None:
+        return _say(daemon.start_detached(state, _arguments(given)))
+    if given.inject:
+        daemon.inject(found, given.inject)
+    return _say(found)
+
+
+def _arguments(given: argparse.Namespace) -> list[str]:
+    """The command line of the server, without what concerns only this process."""
+    skipped = ("state", "daemon", "stop", "destroy", "books", "faults", "strict_rate")
+    named = [f"--{name.replace('_', '-')}={value}" for name, value in vars(given).items() if name not in skipped]
+    return [*named, "--strict-rate"] if given.strict_rate else named
+
+
+def _stop(state: Path, destroy: bool) -> int:
+    daemon.stop(state)
+    lock = daemon.take_lock(state)
+    if destroy and lock is not None:
+        Cloud(state, Settings()).terminate_all()
+    return _say({"alive": read_books(state)["alive"]})
+
+
+def _print_faults() -> int:
+    for name, kind in KINDS.items():
+        spelled = f"{name}@{kind.default}" if kind.default else name
+        print(f"{spelled:32} {kind.what}")
+    return 0
+
+
+def _say(value: dict[str, Any]) -> int:
+    print(json.dumps(value), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,300 @@
+"""The account: launches, boots, ends and bills machines. Speaks no HTTP and shapes no JSON; api.py does.
+
+What happened is what the books say. A cloud that was killed between a line and its act finishes the act when it starts
+again. Machines do not need the cloud: they live on while it is down.
+
+Example::
+
+    cloud = Cloud(state, Settings(boot_s=1))
+    ids = cloud.launch(order)         # returns at once; the machine is active after boot_s
+    cloud.terminate(ids)
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import threading
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from orchestrator.rehearsal import machines
+from orchestrator.rehearsal.books import FILE_NAME, Instance, Journal, instances_at
+from orchestrator.rehearsal.catalogue import REGIONS, TYPES
+from orchestrator.rehearsal.disk import Disk, write_disk
+from orchestrator.rehearsal.faults import Faults
+
+HIDDEN_S = 5.0
+"""How long a region without capacity is not listed."""
+BOOT_FAULTS = ("stuck-booting", "unhealthy", "unhealthy-billed", "bad-gpu", "host-key-ignored")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What can be chosen when the cloud starts; the defaults suit somebody who watches."""
+
+    boot_s: float = 4.0
+    """Seconds from launch to active."""
+    minute_s: float = 60.0
+    """Length of a billing minute; tests make it short."""
+    linger_s: float = 1.0
+    """Seconds a terminated instance is still listed."""
+    ssh_port: int = 2222
+    """Port of every machine's sshd; the API has no field for it."""
+    python: str = sys.executable
+    """What `python3` is on the machines."""
+    hang_s: float = 0.2
+    """Seconds before a connection that gets no answer is closed."""
+    strict_rate: bool = False
+    """Enforce Lambda's limits: 1 request per second, 1 launch per 12 s."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """A launch that was found valid."""
+
+    type: str
+    region: str
+    ssh_key_name: str
+    name: str = ""
+    hostname: str = ""
+    image: str = ""
+    user_data: str = ""
+    tags: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass
+class Market:
+    """Prices and capacity as they are now."""
+
+    percent: float = 100.0
+    hidden_until: dict[str, float] = field(default_factory=dict)
+
+
+class Cloud:
+    """One account. Its methods may be called from any thread."""
+
+    def __init__(self, state: Path, settings: Settings) -> None:
+        self.state = state
+        self.settings = settings
+        self.faults = Faults(state)
+        self._lock = threading.RLock()
+        self._machine_locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._books = Journal(state / FILE_NAME)
+        self._market = Market()
+        self._keys: dict[str, dict[str, str]] = {}
+        for event in self._books.events:
+            self._replay(event)
+
+    def _replay(self, event: dict[str, Any]) -> None:
+        if event["event"] == "key_added":
+            self._keys[event["key"]["id"]] = event["key"]
+        elif event["event"] == "key_deleted":
+            self._keys.pop(event["id"], None)
+        elif event["event"] == "prices_changed":
+            self._market.percent = event["percent"]
+
+    def inject(self, script: str) -> None:
+        """Arms faults. Raises ValueError for one that is unknown."""
+        self.faults.arm(script)
+        while decoys := self.faults.take("decoys"):
+            self._add_decoys(int(float(decoys.argument)))
+
+    # What is there
+
+    def instances(self, lag_s: float = 0.0) -> dict[str, Instance]:
+        """Every instance that lists still show, as the account was lag_s seconds ago."""
+        moment = time.time() - lag_s
+        found = instances_at(self._books.events, moment)
+        return {key: one for key, one in found.items() if one.gone_at is None or one.gone_at > moment}
+
+    def events(self) -> list[dict[str, Any]]:
+        """The books' lines, oldest first."""
+        return list(self._books.events)
+
+    def price_cents(self, name: str) -> int:
+        """Price per hour now, of instance type `name`."""
+        return int(TYPES[name]["price_cents_per_hour"] * self._market.percent / 100)
+
+    def change_prices(self, percent: float) -> None:
+        """Prices are `percent` of the catalogue's from now on; running instances keep theirs."""
+        with self._lock:
+            self._replay(self._books.append("prices_changed", percent=percent))
+
+    def hide(self, region: str) -> None:
+        """A region that is sold out is unlisted for a while."""
+        self._market.hidden_until[region] = time.time() + HIDDEN_S
+
+    def listed_regions(self) -> list[str]:
+        return [name for name in REGIONS if self._market.hidden_until.get(name, 0) <= time.time()]
+
+    # SSH keys
+
+    def ssh_keys(self) -> list[dict[str, str]]:
+        return list(self._keys.values())
+
+    def add_ssh_key(self, name: str, public_key: str) -> dict[str, str]:
+        key = {"id": uuid.uuid4().hex, "name": name, "public_key": public_key}
+        with self._lock:
+            self._replay(self._books.append("key_added", key=key))
+        return key
+
+    def delete_ssh_key(self, key_id: str) -> bool:
+        with self._lock:
+            known = key_id in self._keys
+            if known:
+                self._replay(self._books.append("key_deleted", id=key_id))
+        return known
+
+    # Launching
+
+    def launch(self, order: Order) -> str:
+        """Buys one instance and returns its id; it boots in the background."""
+        with self._lock:
+            instance = self._new_instance(order)
+            disk = self.disk(instance)
+            public_key = next(key["public_key"] for key in self._keys.values() if key["name"] == order.ssh_key_name)
+            write_disk(disk, public_key, order.user_data, bad_gpu="bad-gpu" in instance.faults,
+                       ignore_host_key="host-key-ignored" in instance.faults)  # fmt: skip
+            self._record_launch(instance)
+        self._in_background(self._boot, instance)
+        return instance.id
+
+    def _add_decoys(self, count: int) -> None:
+        """Machines of somebody else: the first without tags, the others with tags that are not ours."""
+        for number in range(count):
+            tags = (("team", "vision"), ("gptctl-lookalike", "no")) if number else ()
+            decoy = self._blank(Order("gpu_8x_h100_sxm5", "us-east-1", "colleague", f"colleague-{number}", tags=tags))
+            self._record_launch(replace(decoy, foreign=True))
+            self._books.append("active", id=decoy.id, ip_at=time.time())
+
+    def _blank(self, order: Order) -> Instance:
+        return Instance(
+            id=uuid.uuid4().hex, name=order.name, type=order.type, region=order.region,
+            price_cents_per_hour=self.price_cents(order.type), minute_s=self.settings.minute_s,
+            launched_at=time.time(), ssh_key_name=order.ssh_key_name, image=order.image, hostname=order.hostname,
+            tags=order.tags, ip=self._free_address(), jupyter_token=secrets.token_hex(16),
+            boot_s=self.settings.boot_s,
+        )  # fmt: skip
+
+    def _new_instance(self, order: Order) -> Instance:
+        """With the faults that fire at a launch."""
+        blank = self._blank(order)
+        fired = tuple(name for name in BOOT_FAULTS if self.faults.take(name, on=blank.id))
+        slow = self.faults.take("slow-boot", on=blank.id)
+        reused = self._last_address() if self.faults.take("reused-ip", on=blank.id) else ""
+        boot_s = float(slow.argument) if slow else blank.boot_s
+        return replace(blank, faults=fired, boot_s=boot_s, ip=reused or blank.ip)
+
+    def _record_launch(self, instance: Instance) -> None:
+        self._books.append("launched", instance={**asdict(instance), "tags": list(instance.tags)})
+
+    def _free_address(self) -> str:
+        """127.x.y.z that no instance of ours ever had and nothing answers at; random, so that clouds do not meet."""
+        taken = {one.ip for one in instances_at(self._books.events).values()}
+        while True:
+            high, middle, low = 64 + secrets.randbelow(64), 1 + secrets.randbelow(254), 1 + secrets.randbelow(254)
+            address = f"127.{high}.{middle}.{low}"
+            if address not in taken and not machines.answers(self._disk_at("probe", address)):
+                return address
+
+    def _last_address(self) -> str:
+        ended = [one for one in instances_at(self._books.events).values() if one.ended_at and not one.foreign]
+        return max(ended, key=lambda one: one.ended_at or 0).ip if ended else ""
+
+    def disk(self, instance: Instance) -> Disk:
+        """Where the machine of an instance lies."""
+        return self._disk_at(instance.id, instance.ip)
+
+    def _disk_at(self, name: str, address: str) -> Disk:
+        return Disk(self.state / "machines" / name[:12], address, self.settings.ssh_port, self.settings.python)
+
+    def _boot(self, instance: Instance) -> None:
+        """Waits for the rest of the boot time, then brings the machine up and starts its bill."""
+        if "stuck-booting" in instance.faults:
+            return
+        time.sleep(max(0.0, instance.launched_at + instance.boot_s - time.time()))
+        with self._machine_locks[instance.id]:
+            if not self._still_boots(instance):
+                return
+            machines.power_on(self.disk(instance))
+            with self._lock:
+                if self._still_boots(instance):
+                    self._record_boot(instance)
+
+    def _record_boot(self, instance: Instance) -> None:
+        if {"unhealthy", "unhealthy-billed"} & set(instance.faults):
+            self._books.append("unhealthy", id=instance.id, billed="unhealthy-billed" in instance.faults)
+            return
+        hidden = self.faults.take("active-without-ip", on=instance.id)
+        self._books.append("active", id=instance.id, ip_at=time.time() + (float(hidden.argument) if hidden else 0))
+
+    def _still_boots(self, instance: Instance) -> bool:
+        return instances_at(self._books.events)[instance.id].status == "booting"
+
+    # Changing and ending
+
+    def rename(self, instance: Instance, name: str) -> None:
+        with self._lock:
+            self._books.append("renamed", id=instance.id, name=name)
+
+    def terminate(self, instance: Instance) -> None:
+        """Ends the bill now and every process of the machine soon. Twice is fine."""
+        self._end(instance, "terminating")
+
+    def preempt(self, instance: Instance) -> None:
+        """The provider takes the machine back."""
+        self._end(instance, "preempted")
+
+    def _end(self, instance: Instance, status: str) -> None:
+        self._record_end(instance, status)
+        self._in_background(self._wipe, instance)
+
+    def _record_end(self, instance: Instance, status: str) -> None:
+        with self._lock:
+            if instances_at(self._books.events)[instance.id].status not in ("terminating", "terminated"):
+                self._books.append("ended", id=instance.id, status=status)
+
+    def _wipe(self, instance: Instance) -> None:
+        """No process is left; a terminated instance leaves the lists a little later."""
+        with self._machine_locks[instance.id]:
+            if not instance.foreign:
+                machines.destroy(self.disk(instance))
+            now = instances_at(self._books.events)[instance.id]
+            if now.status == "terminating":
+                self._books.append("wiped", id=instance.id, gone_at=time.time() + self.settings.linger_s)
+
+    # Living on
+
+    def recover(self) -> None:
+        """After a restart: finishes what was under way; switches on what this computer's own reboot switched off."""
+        for instance in self.instances().values():
+            if instance.foreign:
+                continue
+            if instance.status == "booting":
+                self._in_background(self._boot, instance)
+            elif instance.status in ("terminating", "preempted"):
+                self._in_background(self._wipe, instance)
+            elif instance.status == "active":
+                self._in_background(self._keep_on, instance)
+
+    def _keep_on(self, instance: Instance) -> None:
+        disk = self.disk(instance)
+        with self._machine_locks[instance.id]:
+            if disk.folder.exists() and not machines.is_on(disk) and not machines.was_shut_down(disk):
+                machines.power_on(disk)
+
+    def terminate_all(self) -> None:
+        """Ends every machine of ours before it returns."""
+        for instance in self.instances().values():
+            if not instance.foreign:
+                self._record_end(instance, "terminating")
+                self._wipe(instance)
+
+    def _in_background(self, act: Callable[[Instance], None], instance: Instance) -> None:
+        threading.Thread(target=act, args=(instance,), daemon=True).start()

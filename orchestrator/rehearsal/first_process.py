@@ -1,0 +1,105 @@
+"""The first process of a machine: starts sshd, runs the commands of the user data, and inherits every orphan.
+
+As a subreaper it is the ancestor of whatever ever ran on the machine, setsid and double forks or not, which is how the
+cloud finds all of it. SIGTERM is the operating system's shutdown: everything ends, and nobody tells the bill. SIGUSR1
+is its reboot.
+
+Example: `python -m orchestrator.rehearsal.first_process FOLDER`
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+
+from orchestrator.rehearsal import processes
+from orchestrator.rehearsal.disk import POWERED_OFF, sshd_program
+
+PR_SET_CHILD_SUBREAPER = 36
+RESTART_PAUSE_S = 0.2
+
+
+class PowerOff(BaseException):
+    """Somebody on the machine shut it down."""
+
+
+class Reboot(BaseException):
+    """Somebody on the machine rebooted it."""
+
+
+def main(folder: Path) -> None:
+    """Runs until it is killed or told to power off."""
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+    (folder / "first_process.pid").write_text(f"{os.getpid()}\n")
+    signal.signal(signal.SIGTERM, _power_off)
+    signal.signal(signal.SIGUSR1, _reboot)
+    while True:
+        try:
+            _run(folder)
+        except Reboot:
+            _end_everything()
+        except PowerOff:
+            (folder / POWERED_OFF).touch()
+            return _end_everything()
+
+
+def _run(folder: Path) -> None:
+    """Keeps sshd up, as an init system would, and reaps whatever ends."""
+    sshd = _start_sshd(folder)
+    _run_boot_commands(folder)
+    while True:
+        pid, _ = os.wait()
+        if pid == sshd.pid:
+            time.sleep(RESTART_PAUSE_S)
+            sshd = _start_sshd(folder)
+
+
+def _power_off(number: int, frame: FrameType | None) -> None:
+    raise PowerOff
+
+
+def _reboot(number: int, frame: FrameType | None) -> None:
+    raise Reboot
+
+
+def _end_everything() -> None:
+    while found := processes.below(os.getpid()):
+        for pid in found:
+            processes.send(pid, signal.SIGKILL)
+        time.sleep(processes.SWEEP_PAUSE_S)
+
+
+def _start_sshd(folder: Path) -> subprocess.Popen[bytes]:
+    config, log = folder / "etc/ssh/sshd_config", folder / "sshd.log"
+    argv = [sshd_program(), "-D", "-f", str(config), "-E", str(log)]
+    return subprocess.Popen(argv, stdin=subprocess.DEVNULL, start_new_session=True, env=_environment())
+
+
+def _run_boot_commands(folder: Path) -> None:
+    """Those of the user data, one after another, once per machine, while it is already reachable: cloud-init's end."""
+    file = folder / "boot.json"
+    commands = json.loads(file.read_text()) if file.exists() else []
+    file.unlink(missing_ok=True)
+
+    def run() -> None:
+        for argv in commands:
+            subprocess.Popen(argv, cwd=folder / "home", env=_environment(), stdin=subprocess.DEVNULL).wait()
+
+    threading.Thread(target=run, daemon=True).start()
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
