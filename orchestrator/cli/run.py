@@ -170,6 +170,8 @@ def follow_through(ledger: Ledger, found: RunRecord, *, detach: bool, as_json: b
         def listen(event: Event) -> None:
             if event.kind == "detached":
                 left.append(event)
+                # We are on our way out; a second Ctrl-C would only garble the farewell.
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
             if event.kind == "metric":
                 event = replace(event, data={"cost_usd": spent(ledger.intervals(found.id)), **event.data})
             tell(event)
