@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Any, Callable
+from typing import Any, Callable, Dict
 
 from .places import Places
 from .refusal import Refusal, from_os_error
 
-Say = Callable[[dict[str, Any]], None]
+Say = Callable[[Dict[str, Any]], None]
 
 
 def _where(places: Places, request: dict[str, Any], say: Say) -> None:

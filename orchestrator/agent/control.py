@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from typing import Any, Callable
+from typing import Any, Callable, Dict
 
 from . import files, jobs, lease, processes, stopping
 from .jobs import Job
@@ -22,7 +22,7 @@ from .refusal import Refusal
 HEARTBEAT_S = 2.0
 AFTER_GRACE_S = 45.0
 RELEASE_GRACE_S = 30.0
-Say = Callable[[dict[str, Any]], None]
+Say = Callable[[Dict[str, Any]], None]
 
 
 def stop(places: Places, request: dict[str, Any], say: Say) -> None:

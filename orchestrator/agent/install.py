@@ -14,7 +14,7 @@ import json
 import os
 import subprocess
 import sys
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Dict, Iterator
 
 from . import files, gpus, processes, versions
 from .jobs import Job
@@ -47,7 +47,7 @@ PROBE_DEADLINE_S = 240.0
 PIP = ["-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--retries", "2"]
 INDEXES = "https://download.pytorch.org/whl/"
 LEAST_PYTHON = "3.10"
-Say = Callable[[dict[str, Any]], None]
+Say = Callable[[Dict[str, Any]], None]
 
 
 class Wanted:

@@ -15,7 +15,7 @@ import os
 import queue
 import threading
 import time
-from typing import Any, Callable
+from typing import Any, Callable, Dict
 
 from .jobs import Job
 from .ranges import Assembly, Piece, Source, arrived_bytes, fetch
@@ -25,7 +25,7 @@ STREAMS = 8
 PIECE_BYTES = 16 << 20
 SAY_EVERY_S = 0.5
 TRIES = 5
-Say = Callable[[dict[str, Any]], None]
+Say = Callable[[Dict[str, Any]], None]
 
 
 def pull(job: Job, secrets: dict[str, Any], say: Say) -> dict[str, Any]:

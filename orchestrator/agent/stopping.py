@@ -58,15 +58,14 @@ def stop(job: Job, program: Program, wake: Callable[[float], None]) -> None:
 
 def _ask(job: Job, program: Program, wake: Callable[[float], None]) -> None:
     """SIGTERM once to whoever works, then patience: up to the grace, less once the trainer has said that it is done."""
-    asked: set[int] = set()
     exit_file = os.path.join(job.run_folder, contract.EXIT)
+    processes.send(processes.ranks(job.folder) if job.is_train else processes.of_job(job.folder), signal.SIGTERM)
     if job.is_train:
+        # After the signal: a rank that sees the file first would be hit while it ends, and seem to have failed. Ranks
+        # that are only just starting find the file.
         files.write_bytes(os.path.join(job.run_folder, contract.STOP), b"")
     exit_seen_at: float | None = None
     while program.poll() is None:
-        workers = processes.ranks(job.folder) if job.is_train else processes.of_job(job.folder)
-        processes.send([pid for pid in workers if pid not in asked], signal.SIGTERM)
-        asked.update(workers)
         if job.is_train and exit_seen_at is None and os.path.exists(exit_file):
             exit_seen_at = time.monotonic()
         if exit_seen_at is not None and time.monotonic() - exit_seen_at > AFTER_EXIT_S:

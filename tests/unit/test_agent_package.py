@@ -32,6 +32,17 @@ def test_every_source_is_python_3_8_and_imports_only_the_standard_library(name: 
         assert not (isinstance(node, ast.Attribute) and node.attr in NEWER_METHODS), ast.dump(node)
 
 
+@pytest.mark.parametrize("name", sorted(SOURCES))
+def test_no_alias_subscripts_a_builtin(name: str) -> None:
+    """Outside of annotations `dict[str, int]` is evaluated, and no expression before Python 3.9."""
+    aliases = [node.value for node in ast.parse(SOURCES[name]).body if isinstance(node, ast.Assign)]
+    for node in (node for alias in aliases for node in ast.walk(alias)):
+        generic = isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name)
+        assert not (generic and node.value.id in ("dict", "list", "tuple", "set", "type", "frozenset")), ast.unparse(
+            node
+        )
+
+
 def test_of_the_trainer_only_the_contract_travels() -> None:
     assert [name for name in SOURCES if name.startswith("trainer/")] == ["trainer/__init__.py", "trainer/contract.py"]
 
