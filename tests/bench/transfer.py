@@ -53,7 +53,7 @@ class Row:
             f"rsync {self.baseline_s:7.2f} s  {self.baseline_s / self.seconds:5.2f}x" if self.baseline_s else " " * 24
         )
         verdict = "" if self.met is None else "met" if self.met else "NOT met"
-        return f"{self.name:42} {self.seconds:7.2f} s {rate}  {ratio}  {self.aim:18} {verdict}"
+        return f"{self.name:42} {self.seconds:7.3f} s {rate}  {ratio}  {self.aim:18} {verdict}"
 
 
 def stopwatch(act: Callable[[], object]) -> float:
@@ -63,11 +63,10 @@ def stopwatch(act: Callable[[], object]) -> float:
 
 
 @contextmanager
-def machine(kind: str, folder: Path) -> Iterator[tuple[Machine, Path]]:
-    """A machine, and its home folder as seen from here."""
-    host = Sshd(folder / "hosts") if kind == "loopback" else NamespaceHost(folder / "hosts", delay_s=DELAY_S)
-    with host:
-        yield host, host.home
+def machine(kind: str, folder: Path) -> Iterator[Sshd | NamespaceHost]:
+    """An sshd on loopback, or a host behind a slow link."""
+    with Sshd(folder / "h") if kind == "loopback" else NamespaceHost(folder / "h", delay_s=DELAY_S) as host:
+        yield host
 
 
 def plain_rsync(host: Machine, folder: Path, source: Path, destination: str) -> list[str]:
@@ -124,7 +123,7 @@ def measure(kind: str, size_bytes: int, rounds: int) -> Iterator[Row]:
     memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
     with tempfile.TemporaryDirectory(dir=memory, prefix="gptctl-bench-") as name:
         folder = Path(name)
-        with machine(kind, folder) as (host, _):
+        with machine(kind, folder) as host:
             shell = connect(host.address(), known_hosts=folder / "pins")
             megabytes, wanted = size_bytes / 1e6, 1.0 if kind == "loopback" else 1.5
             rsync, up, down = big_file(host, shell, folder, size_bytes, rounds)
