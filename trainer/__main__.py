@@ -57,7 +57,7 @@ class Verdict:
             return
         if is_marked(self.run_folder):
             start_again()
-        reason = f"rank {self.rank}: {_explained(error)}"
+        reason = f"rank {self.rank}: {explained(error)}"
         if self.write(OUTCOME_FAILED, reason):
             Journal(self.run_folder).event(EVENT_FAILED, self.progress.step, reason=reason)
 
@@ -81,11 +81,16 @@ class Verdict:
         return True
 
 
-def _explained(error: BaseException) -> str:
-    """One paragraph: our own errors explain themselves, a foreign one gets its type's name."""
+def is_ours(error: BaseException) -> bool:
+    """An error that explains itself: its message is for the user, its traceback for nobody."""
+    return type(error).__module__.startswith("trainer.")
+
+
+def explained(error: BaseException) -> str:
+    """The reason in exit.json: our own messages as they are, a foreign one with its type."""
     text = str(error).strip() or "no message"
     lost = ("closed by peer", "Connection reset", "Broken pipe", "imed out", "Timeout")
-    if type(error).__module__.startswith("trainer."):
+    if is_ours(error):
         return text
     if isinstance(error, RuntimeError) and any(word in text for word in lost):
         return f"lost another rank, killed or frozen: {text.splitlines()[0]}"
@@ -122,14 +127,24 @@ def read_config(run_folder: Path) -> RunConfig:
 
 
 @record
+def train_recorded(run_folder: Path) -> None:
+    """`record` leaves an error's traceback where torchrun, and so the agent, finds it."""
+    progress = Progress()
+    with Verdict(run_folder, progress) as verdict:
+        run(run_folder, verdict, progress)
+
+
 def main() -> None:
     """The program. An error of ours is one line on stderr; a foreign one keeps its traceback."""
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
         sys.exit(USAGE)
-    run_folder, progress = Path(sys.argv[1]).resolve(), Progress()
-    with Verdict(run_folder, progress) as verdict:
-        run(run_folder, verdict, progress)
+    try:
+        train_recorded(Path(sys.argv[1]).resolve())
+    except (ValueError, RuntimeError) as error:
+        if not is_ours(error):
+            raise
+        sys.exit(f"trainer: {error}")
 
 
 if __name__ == "__main__":

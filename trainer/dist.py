@@ -49,8 +49,12 @@ def join(device: str, timeout_s: float) -> World:
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
     if size > 1:
-        backend = "nccl" if world.device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+        on_gpu = world.device.type == "cuda"
+        dist.init_process_group(
+            "nccl" if on_gpu else "gloo",
+            timeout=timedelta(seconds=timeout_s),
+            device_id=world.device if on_gpu else None,
+        )
     return world
 
 

@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.arithmetic import split_batch
 from trainer.checkpoint import Snapshot, to_host
 from trainer.contract import (
     EVENT_STARTED,
@@ -31,14 +30,14 @@ from trainer.contract import (
     STOP,
     RunConfig,
 )
-from trainer.data import Share, TrainingData, open_data, prefetched
+from trainer.data import TrainingData, open_data, prefetched
 from trainer.dist import World, sum_over_ranks
 from trainer.evaluate import validation_loss
 from trainer.finish import finish
 from trainer.metrics import PartClock, Tally, Window
 from trainer.optim import gradients_of, learning_rate, set_learning_rate, state_by_name, step_unless
 from trainer.saver import Saver
-from trainer.start import Engine, Run, description, prepare
+from trainer.start import Engine, Run, description, prepare, share_of
 
 Batches = Generator[tuple[Tensor, Tensor]]
 
@@ -73,13 +72,11 @@ class StopRequest:
 def train(run: Run, stop: StopRequest, progress: Progress) -> str:
     """Trains to the last step or until asked to stop, from the newest checkpoint if there is one; returns the outcome.
 
-    Raises TrainingError, DataError, CheckpointError, ValueError (settings that do not fit), torch.OutOfMemoryError.
+    Raises TrainingError, DataError, CheckpointError, ContractError and torch.OutOfMemoryError.
     """
     config, options, world, journal = run.config, run.config.train, run.world, run.journal
     progress.total_steps = options.steps
-    accumulation = split_batch(options.global_batch, world.size, options.micro_batch)
-    share = Share(options.micro_batch, accumulation, world.rank, world.size)
-    data = open_data(config)
+    share, data = share_of(config, world), open_data(config)
     engine, progress.step = prepare(run, data, share)
     saver = Saver(run.folder, config, journal.event) if world.leads else None
     journal.event(EVENT_STARTED, progress.step, **description(run, engine.model, share))

@@ -59,6 +59,7 @@ class Journal:
         if self.tensorboard is not None and self.enabled:
             for key in shown:
                 self.tensorboard.add_scalar(key, line[key], line["step"])
+            self.tensorboard.flush()
 
     def say(self, text: str) -> None:
         """One line on stdout, which is the log. A reader that went away, or a full disk, does not end a run."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from trainer.arithmetic import VOCABULARY_MULTIPLE, loss_chunk_rows
-from trainer.contract import ModelConfig
+from trainer.contract import ContractError, ModelConfig
 
 
 class Block(nn.Module):
@@ -185,9 +185,9 @@ def _run_block(block: nn.Module, x: Tensor) -> Tensor:
 
 def _check(config: ModelConfig) -> None:
     if config.n_embd % config.n_head:
-        raise ValueError(f"model.n_embd {config.n_embd} is not divisible by model.n_head {config.n_head}")
+        raise ContractError(f"model.n_embd {config.n_embd} is not divisible by model.n_head {config.n_head}")
     if config.init not in ("gpt2", "torch"):
-        raise ValueError(f"model.init must be gpt2 or torch, got {config.init!r}")
+        raise ContractError(f"model.init must be gpt2 or torch, got {config.init!r}")
 
 
 def loss_and_gradient(hidden: Tensor, weight: Tensor, targets: Tensor, vocab_size: int) -> tuple[Tensor, Tensor]:

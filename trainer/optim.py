@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
-from trainer.contract import TrainConfig
+from trainer.contract import ContractError, TrainConfig
 from trainer.model import GPT
 
 DECAY_SHARE_OF_WSD = 0.2
@@ -33,7 +33,7 @@ def build_optimizers(model: GPT, train: TrainConfig) -> list[Optimizer]:
     if train.optimizer == "adamw":
         return [_adamw(list(parameters.values()), train)]
     if train.optimizer != "muon":
-        raise ValueError(f"train.optimizer must be adamw or muon, got {train.optimizer!r}")
+        raise ContractError(f"train.optimizer must be adamw or muon, got {train.optimizer!r}")
     hidden = {name for name, p in parameters.items() if name.startswith("blocks.") and p.dim() == 2}
     rest = [p for name, p in parameters.items() if name not in hidden]
     # match_rms_adamw scales the update so that AdamW's learning rate and weight decay fit both (arXiv 2502.16982).
@@ -48,7 +48,7 @@ def build_optimizers(model: GPT, train: TrainConfig) -> list[Optimizer]:
 
 def _adamw(parameters: Sequence[nn.Parameter], train: TrainConfig) -> AdamW:
     if train.decay not in {"matrices", "all"}:
-        raise ValueError(f"train.decay must be matrices or all, got {train.decay!r}")
+        raise ContractError(f"train.decay must be matrices or all, got {train.decay!r}")
     decayed = [p for p in parameters if train.decay == "all" or p.dim() >= 2]
     kept = [p for p in parameters if train.decay != "all" and p.dim() < 2]
     groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": kept, "weight_decay": 0.0}]
@@ -75,7 +75,7 @@ def _height(schedule: str, progress: float) -> float:
         return 1 - progress
     if schedule == "wsd":
         return min(1.0, (1 - progress) / DECAY_SHARE_OF_WSD)
-    raise ValueError(f"train.schedule must be constant, cosine, linear or wsd, got {schedule!r}")
+    raise ContractError(f"train.schedule must be constant, cosine, linear or wsd, got {schedule!r}")
 
 
 def set_learning_rate(optimizers: Sequence[Optimizer], value: float) -> None:

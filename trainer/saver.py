@@ -64,22 +64,24 @@ class Saver:
         self.patience_s = config.train.process_group_timeout_s / 2
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="saver")
         self.pending: Future[None] | None = None
+        self.failure = ""
         self.root.mkdir(exist_ok=True)
         self.best_step, self.best_loss = _best_so_far(self.root)
 
     def save(self, snapshot: Snapshot) -> None:
         """Starts writing. Waits for the save before it, but not as long as the other ranks wait in a collective."""
         if self.pending is not None and not wait([self.pending], self.patience_s).done:
-            reason = f"the checkpoint before this one is still being written after {self.patience_s:.0f} s"
-            self.emit(EVENT_WARNING, snapshot.step, reason=f"checkpoint left out: {reason}")
+            self._fail(snapshot.step, f"the one before it still being written after {self.patience_s:.0f} s")
             return
         self.pending = self.thread.submit(self.write, snapshot)
 
     def close(self) -> None:
-        """Waits until everything is on disk. Raises what the thread raised."""
+        """Waits until everything is on disk. Raises CheckpointError when the last save failed: its steps are lost."""
         self.thread.shutdown(wait=True)
         if self.pending is not None:
             self.pending.result()
+        if self.failure:
+            raise CheckpointError(f"{self.failure}: free space below {self.root} and start the run again")
 
     def write(self, snapshot: Snapshot) -> None:
         """One whole save, here and now. A failing disk becomes a `warning` event."""
@@ -93,12 +95,16 @@ class Saver:
                 point(self.root / BEST, folder.name)
             self._let_go()
         except OSError as error:
-            reason = f"checkpoint of step {snapshot.step} not written: {error.strerror or error}"
-            self.emit(EVENT_WARNING, snapshot.step, reason=f"{reason}; the older ones are intact")
+            self._fail(snapshot.step, error.strerror or str(error))
             return
+        self.failure = ""
         seconds = round(time.monotonic() - started, 3)
         size = sum(entry["size_bytes"] for entry in read_manifest(folder).values())
         self.emit(EVENT_CHECKPOINTED, snapshot.step, folder=folder.name, size_bytes=size, seconds=seconds, best=best)
+
+    def _fail(self, step: int, reason: str) -> None:
+        self.failure = f"checkpoint of step {step} not written: {reason}"
+        self.emit(EVENT_WARNING, step, reason=f"{self.failure}; the older ones are intact")
 
     def _note_best(self, snapshot: Snapshot) -> bool:
         """Best is by validation loss alone: the training loss of one batch is noise."""

@@ -22,6 +22,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from trainer.arithmetic import split_batch
 from trainer.canary import STEPS as CANARY_STEPS
 from trainer.canary import compile_fault
 from trainer.checkpoint import (
@@ -34,7 +35,7 @@ from trainer.checkpoint import (
     read_weights,
     verify,
 )
-from trainer.contract import EVENT_RESUMED, EVENT_WARNING, RunConfig
+from trainer.contract import EVENT_RESUMED, EVENT_WARNING, ContractError, RunConfig
 from trainer.data import Share, TrainingData
 from trainer.dist import World, from_leader, parallel, sum_over_ranks
 from trainer.metrics import Journal
@@ -97,12 +98,22 @@ def prepare(run: Run, data: TrainingData, share: Share) -> tuple[Engine, int]:
     return Engine(model, wrapped, optimizers, scaler, autocast, share.accumulation, train.grad_clip), found.step
 
 
+def share_of(config: RunConfig, world: World) -> Share:
+    """What this rank reads per step. Raises ContractError, naming the nearest global batch that divides."""
+    train = config.train
+    try:
+        accumulation = split_batch(train.global_batch, world.size, train.micro_batch)
+    except ValueError as error:
+        raise ContractError(str(error)) from error
+    return Share(train.micro_batch, accumulation, world.rank, world.size)
+
+
 def choose_precision(wanted: str, device: torch.device) -> tuple[torch.dtype | None, str]:
     """The autocast type (None: none, plain fp32) and, where it is not what was asked for, the reason."""
     if wanted == "fp32":
         return None, ""
     if wanted not in {"bf16", "fp16"}:
-        raise ValueError(f"train.precision must be bf16, fp16 or fp32, got {wanted!r}")
+        raise ContractError(f"train.precision must be bf16, fp16 or fp32, got {wanted!r}")
     if device.type == "cpu":
         return torch.bfloat16, "fp16 needs a GPU: training in bf16 on this CPU" if wanted == "fp16" else ""
     if wanted == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
