@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,8 +112,9 @@ class RunContext:
 
     def advance(self, state: State) -> None:
         """Moves the run forward to `state`; a run that is there or beyond, because it was driven before, stays."""
-        if is_forward(self.run.state, state):
-            self.ledger.set_state(self.run_id, state)
+        with suppress(ValueError):  # another gptctl may have ended the run in this very moment
+            if is_forward(self.run.state, state):
+                self.ledger.set_state(self.run_id, state)
 
     def note(self, **facts: Any) -> None:
         """Adds to what is known about the run (never a secret): what one stage found out and the next needs."""

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from orchestrator.core.cost import run_cost
+from orchestrator.core.states import Outcome
+from orchestrator.ledger.records import RateRecord
+from orchestrator.report.metrics import read_training
 from orchestrator.report.summary import write_report
 from orchestrator.stages.context import RunContext
+from trainer.arithmetic import flop_per_token
+
+LEAST_STEPS = 100
+"""Shorter runs say more about starting up than about speed."""
 
 
 def report(context: RunContext) -> None:
@@ -14,3 +21,23 @@ def report(context: RunContext) -> None:
     tokens = run.step * context.plan.tokens // context.plan.steps
     cost = run_cost(intervals, machine=context.machine, tokens=tokens, host=context.host)
     write_report(run, intervals, cost, context.mirror)
+    keep_rate(context)
+
+
+def keep_rate(context: RunContext) -> None:
+    """What a finished run measured is where the next plan for this machine starts from."""
+    run, training = context.run, read_training(context.mirror)
+    if run.outcome != Outcome.FINISHED or training.step < LEAST_STEPS or not training.tokens_per_second:
+        return
+    recipe, machine = context.recipe, context.machine
+    context.ledger.add_rate(
+        RateRecord(
+            run_id=run.id,
+            machine=machine.name,
+            tokens_per_second=training.tokens_per_second,
+            flop_per_token=flop_per_token(recipe.model.config()),
+            measured_at=context.now(),
+            compiled=machine.cuda if recipe.train.compile is None else recipe.train.compile,
+            precision=recipe.train.precision,
+        )
+    )
