@@ -20,9 +20,7 @@ from .refusal import Refusal
 
 HEARTBEAT_S = 2.0
 LOOK_S = 0.1
-CHECK_S = 0.5
 CHUNK_BYTES = 1 << 18
-RENEW_S = 60.0
 
 
 def follow(places: Places, request: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> None:
@@ -49,7 +47,7 @@ class _Heart:
     def __init__(self, job: Job, say: Callable[[dict[str, Any]], None]) -> None:
         self.job = job
         self.say = say
-        self.beat_at_s = self.renewed_at_s = self.checked_at_s = float("-inf")
+        self.beat_at_s = self.renewed_at_s = float("-inf")
 
     def beat(self) -> None:
         now_s = time.monotonic()
@@ -61,9 +59,9 @@ class _Heart:
             raise Refusal(
                 "needs-input", "%s of run %s is gone without an end; start it again" % (self.job.name, self.job.run)
             )
-        if found["state"] == "running" and now_s - self.renewed_at_s > RENEW_S:
+        if found["state"] == "running" and now_s - self.renewed_at_s > lease.renew_every_s(self.job.lease_s):
             self.renewed_at_s = now_s
-            lease.renew(self.job.lease_folder, float(self.job.spec.get("lease_s") or lease.DEFAULT_S), None)
+            lease.renew(self.job.lease_folder, self.job.lease_s, None)
         self.say({"kind": "heartbeat", "time_s": time.time(), "status": status.of_run(self.job.places, self.job.run)})
 
     def ended(self) -> dict[str, Any] | None:

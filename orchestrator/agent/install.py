@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from typing import Any, Callable, Dict, Iterator
@@ -47,6 +48,7 @@ PROBE_DEADLINE_S = 240.0
 PIP = ["-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--retries", "2"]
 INDEXES = "https://download.pytorch.org/whl/"
 LEAST_PYTHON = "3.10"
+ENV_PATTERN = re.compile(r"[a-z0-9]{1,64}\Z")
 Say = Callable[[Dict[str, Any]], None]
 
 
@@ -68,8 +70,8 @@ class Wanted:
 def install(job: Job, say: Say) -> dict[str, Any]:
     """The chosen interpreter; also kept as envs/HASH.json, so that facts knows it."""
     wanted = Wanted(job)
-    if not os.path.basename(wanted.folder):
-        raise Refusal("bad-request", "install: the spec needs 'env'")
+    if not ENV_PATTERN.match(str(job.spec.get("env"))):
+        raise Refusal("bad-request", "install: the spec needs 'env', the hash that names the environment")
     refused: list[str] = []
     for kind, python in _choices(wanted, refused, say):
         found = probe(python, wanted)

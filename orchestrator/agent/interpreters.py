@@ -54,14 +54,21 @@ def site_folders(path: str) -> list[str]:
     prefix = os.path.dirname(os.path.dirname(os.path.abspath(path)))
     marker = os.path.join(prefix, "pyvenv.cfg")
     if not os.path.isfile(marker):
-        prefix = os.path.dirname(os.path.dirname(os.path.realpath(path)))
-        return _folders(prefix) + (_folders("/usr/local") + _folders("/usr", "python3") if prefix == "/usr" else [])
+        return _system_folders(os.path.dirname(os.path.dirname(os.path.realpath(path))))
     with open(marker) as file:
         settings = dict(line.lower().split(" = ", 1) for line in file.read().splitlines() if " = " in line)
     own = _folders(prefix)
     if settings.get("include-system-site-packages") == "true" and "home" in settings:
         own += site_folders(os.path.join(settings["home"], "python3"))
     return own
+
+
+def _system_folders(prefix: str) -> list[str]:
+    """Of an interpreter outside of virtual environments: also the user's own packages and the distribution's."""
+    own = _folders(prefix)
+    versions = {os.path.basename(os.path.dirname(folder)) for folder in own}
+    user = [folder for version in versions for folder in _folders(os.path.expanduser("~/.local"), version)]
+    return user + own + (_folders("/usr/local") + _folders("/usr", "python3") if prefix == "/usr" else [])
 
 
 def _folders(prefix: str, version: str = "python3.*") -> list[str]:

@@ -19,7 +19,7 @@ import sys
 import time
 from typing import Any
 
-from . import detach, files, processes
+from . import detach, files, lease, processes
 from .places import Places, checked_run
 from .refusal import Refusal
 
@@ -51,6 +51,11 @@ class Job:
     @property
     def is_train(self) -> bool:
         return self.name == "train"
+
+    @property
+    def lease_s(self) -> float:
+        """For how long a renewal lets the job go on."""
+        return float(self.spec.get("lease_s") or lease.DEFAULT_S)
 
     def file(self, name: str) -> str:
         """Path of a file in the job's folder."""

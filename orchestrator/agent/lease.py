@@ -27,6 +27,11 @@ def now_s() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+def renew_every_s(lease_s: float) -> float:
+    """How often whoever keeps a lease alive renews it: in time, and not so often that it costs anything."""
+    return min(30.0, lease_s / 4)
+
+
 def path(folder: str) -> str:
     """The lease's file in the run's jobs folder."""
     return os.path.join(folder, "lease.json")

@@ -58,6 +58,8 @@ def find_running(job: Job) -> Program | None:
 
 def spawn(job: Job, secrets: dict[str, Any], held: Sequence[int]) -> Program:
     """Starts the job's program; it inherits the descriptors `held`, so that the locks outlive a killed supervisor."""
+    if job.name == "pull" and not secrets:
+        raise Refusal("needs-input", "pull of run %s: its URLs are only ever in memory; send them again" % job.run)
     argv, cwd = argv_of(job), _cwd(job)
     _prepare_folders(job, cwd)
     started_at = time.time()

@@ -16,7 +16,7 @@ from trainer import contract
 
 from . import files, jobs, lease, manifest, watchdog
 from .jobs import Job
-from .places import Places
+from .places import RUN_PATTERN, Places
 from .refusal import Refusal
 
 COLLAPSE = 0.5
@@ -25,7 +25,8 @@ RECENT_LINES = 50
 
 def status(places: Places, run: str | None) -> dict[str, Any]:
     """One run, or all of them. Raises Refusal `no-such-run`."""
-    known = sorted(set(files.listing(places.jobs)) | set(files.listing(places.runs)))
+    names = set(files.listing(places.jobs)) | set(files.listing(places.runs))
+    known = sorted(name for name in names if RUN_PATTERN.match(name))
     if run is not None and run not in known:
         raise Refusal("no-such-run", "no run %s on this machine" % run)
     wanted = [run] if run is not None else known

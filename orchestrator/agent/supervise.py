@@ -29,7 +29,6 @@ from .refusal import Refusal, from_os_error
 from .watchdog import StepWatch
 
 TICK_S = 0.5
-RENEW_EVERY_S = 30.0
 DUMP_S = 2.0
 WATCHDOG_GRACE_S = 60.0
 SAME_RUN_WAIT_S = 5.0
@@ -80,15 +79,11 @@ def begin(job: Job, secrets: dict[str, Any]) -> Program | None:
     if lost:
         return None
     if program is None:
-        lease.renew(job.lease_folder, _lease_s(job), job.spec.get("deadline_s"))
+        lease.renew(job.lease_folder, job.lease_s, job.spec.get("deadline_s"))
         program = programs.spawn(job, secrets, _take_locks(job))
     state["program"] = program.identity
     files.write_json(job.file("state.json"), state)
     return program
-
-
-def _lease_s(job: Job) -> float:
-    return float(job.spec.get("lease_s") or lease.DEFAULT_S)
 
 
 def _take_locks(job: Job) -> list[int]:
@@ -156,27 +151,30 @@ def _watch(job: Job, program: Program, wake: Callable[[float], None]) -> None:
 
 
 class _Progress:
-    """Renews the lease while the job's files grow, at most every 30 s."""
+    """Renews the lease while the job's files grow."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.sizes: list[int] = []
+        self.sizes = self._sizes()
         self.renewed_at_s = time.monotonic()
 
     def renew_lease(self) -> None:
-        if time.monotonic() - self.renewed_at_s < RENEW_EVERY_S:
+        if time.monotonic() - self.renewed_at_s < lease.renew_every_s(self.job.lease_s):
             return
-        sizes = [files.size_bytes(path) for path in self.job.followed_files().values()]
+        sizes = self._sizes()
         if sizes != self.sizes:
             self.sizes, self.renewed_at_s = sizes, time.monotonic()
-            lease.renew(self.job.lease_folder, _lease_s(self.job), None)
+            lease.renew(self.job.lease_folder, self.job.lease_s, None)
+
+    def _sizes(self) -> list[int]:
+        return [files.size_bytes(path) for path in self.job.followed_files().values()]
 
 
 def _end_by_lease(job: Job) -> None:
     """Asks for the end when the lease is over, and in time for a last checkpoint before the budget deadline."""
     grace_s = float(job.spec.get("grace_s", 300))
     # A lease file that was lost or torn must not make the job immortal: it begins anew.
-    left = lease.read(job.lease_folder) or lease.renew(job.lease_folder, _lease_s(job), None)
+    left = lease.read(job.lease_folder) or lease.renew(job.lease_folder, job.lease_s, None)
     deadline_left_s = left["deadline_left_s"]
     if stopping.read_request(job):
         return

@@ -20,7 +20,8 @@ from trainer import contract
 from . import files
 
 DEFAULTS = {"factor": 20.0, "least_s": 120.0, "first_step_s": 900.0}
-NONFINITE_LINES = 5
+NONFINITE_LINES = 20
+"""The trainer gives up by itself after its own max_nonfinite_steps; this is for one that does not."""
 
 
 class StepWatch:

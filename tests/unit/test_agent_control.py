@@ -135,6 +135,19 @@ def test_a_lease_that_ran_out_ends_the_job_as_limit(box: Box) -> None:
     assert ended["trainer"] is None or ended["trainer"]["outcome"] == "stopped"
 
 
+def test_progress_renews_the_lease(box: Box) -> None:
+    box.start(steps=150, spec_lease_s=1.5)
+    ended = box.wait()
+    assert ended["outcome"] == "finished" and ended["duration_s"] > 1.5
+
+
+def test_a_follower_renews_the_lease_of_a_job_without_progress(box: Box) -> None:
+    idle = box.program_request("import time; time.sleep(5); print('{}')")
+    box.call("start", **{**idle, "spec": {**idle["spec"], "lease_s": 3}})
+    ended = box.lines("follow", run="r-1", job="prepare")[-1]["exit"]
+    assert ended["outcome"] == "finished" and ended["duration_s"] > 3
+
+
 def test_the_deadline_ends_the_job_in_time_for_its_grace(box: Box) -> None:
     box.start(steps=5000, spec_deadline_s=22.0, spec_grace_s=20)
     ended = box.wait()

@@ -109,6 +109,7 @@ def test_status_of_all_of_one_and_of_none(tmp_path: Path) -> None:
     assert box.call("status", run="r-1")["error"]["code"] == "no-such-run"
     box.start(steps=2)
     box.wait()
+    (box.root / "runs" / ".a file of somebody").touch()
     assert list(box.call("status")["runs"]) == ["r-1"]
 
 

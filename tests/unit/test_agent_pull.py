@@ -170,7 +170,8 @@ def test_a_killed_pull_goes_on_where_it_was(box: Box, server: Server) -> None:
 
 def test_a_lost_pull_without_its_secrets_says_what_it_needs(box: Box, server: Server) -> None:
     question = request(server.url)
-    ended = pulled(box, {**question, "secrets": {}})
+    assert box.call("start", **{**question, "secrets": {}})["error"]["code"] == "needs-input"
+    ended = pulled(box, {**question, "secrets": {"parts": []}})
     assert ended["outcome"] == "failed" and ended["last_lines"][0].startswith("needs-input: ")
     assert_whole(box, pulled(box, question))
 
