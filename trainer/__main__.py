@@ -48,8 +48,9 @@ class Verdict:
         self.rank = int(os.environ.get("RANK", "0"))
 
     def __enter__(self) -> Verdict:
-        if self.rank == 0:
-            (self.run_folder / EXIT).unlink(missing_ok=True)
+        if self.rank == 0 and (self.run_folder / EXIT).exists():
+            (self.run_folder / STOP).unlink(missing_ok=True)  # it came too late for the start that has ended
+            (self.run_folder / EXIT).unlink()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:

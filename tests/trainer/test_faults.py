@@ -1,12 +1,14 @@
 """Bad input: each ends the program with code 1, one exit.json, and a reason that names what to change."""
 
 import dataclasses
+import gc
 import hashlib
 import json
 import os
 import shutil
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,19 @@ import pytest
 import torch
 
 from tests.trainer.small_runs import TINY, write_run, write_tokens
-from tests.trainer.training import events, new_run, run_to_end, small_config, train_here, verdict, write_config
+from tests.trainer.training import (
+    events,
+    last_step,
+    new_run,
+    run_to_end,
+    small_config,
+    train_here,
+    verdict,
+    write_config,
+)
 from trainer.__main__ import USAGE, Verdict, main
 from trainer.checkpoint import CheckpointError, read_manifest, write_manifest
-from trainer.contract import CHECKPOINTS, CONFIG, EXIT, TRAINER_STATE_FILE, RunConfig
+from trainer.contract import CHECKPOINTS, CONFIG, EXIT, STOP, TRAINER_STATE_FILE, RunConfig
 from trainer.loop import Progress
 
 
@@ -26,6 +37,16 @@ def changed(folder: Path, section: str, **fields: Any) -> None:
     config = json.loads((folder / CONFIG).read_text())
     (config[section] if section else config).update(fields)
     (folder / CONFIG).write_text(json.dumps(config))
+
+
+@pytest.fixture(autouse=True)
+def process_as_before() -> Iterator[None]:
+    """main() is meant to own its process: it freezes the garbage collector and answers SIGTERM."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+    gc.enable()
+    gc.unfreeze()
 
 
 def unknown_key(folder: Path) -> None:
@@ -155,6 +176,20 @@ def test_without_a_run_folder_it_shows_its_usage(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == USAGE
+
+
+@pytest.mark.parametrize(("exit_json", "outcome", "steps"), [(True, "finished", 5), (False, "stopped", 1)])
+def test_a_stop_file_counts_unless_it_is_of_an_earlier_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exit_json: bool, outcome: str, steps: int
+) -> None:
+    folder = new_run(tmp_path / "run", steps=5)
+    (folder / STOP).touch()
+    if exit_json:
+        (folder / EXIT).write_text('{"outcome": "stopped"}')
+    monkeypatch.setattr(sys, "argv", ["trainer", str(folder)])
+    main()
+    assert (verdict(folder)["outcome"], last_step(folder)) == (outcome, steps)
+    assert not (folder / STOP).exists()
 
 
 def test_the_first_rank_to_fail_gives_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
