@@ -1,0 +1,194 @@
+"""A cloud to rehearse on for tests: the real program in a process of its own, with real machines behind real sshds.
+
+    with RehearsalCloud(tmp_path / "cloud") as cloud:
+        instance_id = cloud.launch(name="gptctl-x")
+        cloud.wait_for(instance_id, "active")
+        cloud.ssh(instance_id, "echo hi").stdout
+        cloud.books()["total_cents"]
+"""
+
+from __future__ import annotations
+
+import getpass
+import http.client
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from tests.hosts import fingerprint
+
+WITHIN_S = 20.0
+API = "/api/v1"
+
+
+class RehearsalCloud:
+    """A context manager; leaving it ends the server and every machine. `state` holds its books."""
+
+    def __init__(self, state: Path, *options: str, boot_s: float = 0.1, minute_s: float = 60.0) -> None:
+        self.state = state
+        self._options = [f"--boot-s={boot_s}", f"--minute-s={minute_s}", "--linger-s=0.2", "--hang-s=0", *options]
+        self.entry: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        self.start()
+        self.user_key = self.make_key("user_key")
+        self.post("ssh-keys", {"name": "me", "public_key": self.user_key.with_suffix(".pub").read_text().strip()})
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.program("--stop", "--destroy")
+
+    def start(self) -> dict[str, Any]:
+        """Starts it, or finds it."""
+        self.entry = self.program("--daemon", *self._options)
+        self.key = Path(self.entry["key_file"]).read_text().strip()
+        return self.entry
+
+    def program(self, *arguments: str) -> dict[str, Any]:
+        """Runs the program and returns the JSON it prints."""
+        argv = [sys.executable, "-m", "orchestrator.rehearsal", "--state", str(self.state), *arguments]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return dict(json.loads(done.stdout))
+
+    def make_key(self, name: str) -> Path:
+        """An ed25519 pair beside the state."""
+        file = self.state / name
+        make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(file)]
+        subprocess.run(make, check=True, timeout=20)
+        return file
+
+    # The API
+
+    def ask(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, dict[str, Any]]:
+        """(HTTP status, JSON); status 0 when the connection was closed without an answer. Follows no redirect."""
+        url = path if path.startswith("/rehearsal") else f"{API}/{path}"
+        connection = http.client.HTTPConnection(self.entry["url"].removeprefix("http://"), timeout=30)
+        try:
+            sent = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json", **(headers or {})}
+            connection.request(method, url, None if body is None else json.dumps(body), sent)
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+        except (http.client.RemoteDisconnected, ConnectionResetError):
+            return 0, {}
+        finally:
+            connection.close()
+
+    def get(self, path: str) -> Any:
+        """The `data` of a good answer."""
+        status, answer = self.ask("GET", path)
+        assert status == 200, answer
+        return answer["data"]
+
+    def post(self, path: str, body: Any) -> Any:
+        """The `data` of a good answer."""
+        status, answer = self.ask("POST", path, body)
+        assert status == 200, answer
+        return answer["data"]
+
+    def order(self, **fields: Any) -> dict[str, Any]:
+        """A valid launch request."""
+        usual = {"region_name": "us-west-1", "instance_type_name": "gpu_8x_a100", "ssh_key_names": ["me"]}
+        return {**usual, **fields}
+
+    def launch(self, **fields: Any) -> str:
+        """Buys one machine and returns its id."""
+        return str(self.post("instance-operations/launch", self.order(**fields))["instance_ids"][0])
+
+    def terminate(self, instance_id: str) -> Any:
+        return self.post("instance-operations/terminate", {"instance_ids": [instance_id]})["terminated_instances"]
+
+    def statuses(self) -> dict[str, str]:
+        """Status by id, of all that are listed."""
+        return {one["id"]: one["status"] for one in self.get("instances")}
+
+    def wait_for(self, instance_id: str, status: str | None) -> None:
+        """Until it has that status; None: until it is listed no more."""
+        until(lambda: self.statuses().get(instance_id) == status)
+
+    def up(self, **fields: Any) -> str:
+        """A machine that is active."""
+        instance_id = self.launch(**fields)
+        self.wait_for(instance_id, "active")
+        return instance_id
+
+    # Behind the API
+
+    def inject(self, faults: str) -> None:
+        status, answer = self.ask("POST", "/rehearsal/inject", {"faults": faults})
+        assert status == 200, answer
+
+    def fired(self) -> list[str]:
+        """Names of the faults that fired, in order."""
+        return [one["name"] for one in self.ask("GET", "/rehearsal/faults")[1]["fired"]]
+
+    def books(self) -> dict[str, Any]:
+        """Read from the disk, without the server."""
+        return self.program("--books")
+
+    def row(self, instance_id: str) -> dict[str, Any]:
+        """One instance in the books."""
+        return next(one for one in self.books()["instances"] if one["id"] == instance_id)
+
+    def requests(self, path_end: str) -> list[dict[str, Any]]:
+        """What the server's log says of requests to a path."""
+        lines = (self.state / "requests.jsonl").read_text().splitlines()
+        return [one for one in map(json.loads, lines) if one["path"].endswith(path_end)]
+
+    # The machines
+
+    def ssh(self, instance_id: str, command: str, *options: str) -> subprocess.CompletedProcess[str]:
+        """Runs a command there with the real ssh."""
+        argv = [*self.ssh_argv(instance_id), *options, command]
+        return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60, stdin=subprocess.DEVNULL)
+
+    def ssh_argv(self, instance_id: str) -> list[str]:
+        address = self.get(f"instances/{instance_id}")["ip"]
+        options = {"UserKnownHostsFile": str(self.state / "known_hosts"), "StrictHostKeyChecking": "accept-new",
+                   "IdentitiesOnly": "yes", "BatchMode": "yes", "ConnectTimeout": "10"}  # fmt: skip
+        flags = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+        login = f"{getpass.getuser()}@{address}"
+        return ["ssh", "-F", "none", "-i", str(self.user_key), "-p", str(self.entry["ssh_port"]), *flags, login]
+
+    def shown_host_key(self, instance_id: str) -> str:
+        """SHA256:... of the key the machine shows."""
+        address = self.get(f"instances/{instance_id}")["ip"]
+        scan = ["ssh-keyscan", "-p", str(self.entry["ssh_port"]), "-t", "ed25519", address]
+        shown = subprocess.run(scan, capture_output=True, text=True, check=True, timeout=20).stdout
+        file = self.state / "shown.pub"
+        file.write_text(" ".join(shown.split()[1:3]) + "\n")
+        return fingerprint(file)
+
+    def machine_folder(self, instance_id: str) -> Path:
+        return self.state.resolve() / "machines" / instance_id[:12]
+
+    def home(self, instance_id: str) -> Path:
+        return self.machine_folder(instance_id) / "home"
+
+
+def until(true: Callable[[], bool], within_s: float = WITHIN_S) -> None:
+    """Waits until it is true; fails with the condition's source position when it does not become so."""
+    end = time.monotonic() + within_s
+    while not true():
+        assert time.monotonic() < end, f"not within {within_s} s: line {true.__code__.co_firstlineno}"
+        time.sleep(0.02)
+
+
+def processes_with(word: str) -> list[int]:
+    """Living processes that have this word in their argv."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                words = (folder / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if word.encode() in words:
+                found.append(int(folder.name))
+    return found
