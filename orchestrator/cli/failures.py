@@ -80,7 +80,7 @@ def explain(error: Exception, *, verbose: bool) -> int:
 
 def _keep(trace: str) -> Path | None:
     """Appends the traceback to the run folder, or to GPTCTL_HOME, or to the temporary folder: the first that works."""
-    from orchestrator.cli.home import home_folder
+    from orchestrator.core.home import home_folder
 
     for folder in (run_folder.get(), home_folder(), Path(tempfile.gettempdir())):
         if folder is None or not folder.is_dir():

@@ -1,7 +1,4 @@
-"""Where gptctl keeps its things on this computer.
-
-`GPTCTL_HOME`, else the platform's folder for user data. Everything below it is for its owner alone, whatever the umask.
-"""
+"""gptctl's folder on this computer, made if missing. Everything in it is for its owner alone, whatever the umask."""
 
 from __future__ import annotations
 
@@ -10,17 +7,8 @@ import time
 from pathlib import Path
 
 from orchestrator.core.errors import UserError
+from orchestrator.core.home import home_folder
 from orchestrator.ledger.store import Ledger
-
-
-def home_folder() -> Path:
-    """The folder, existing or not."""
-    named = os.environ.get("GPTCTL_HOME")
-    if named:
-        return Path(named).expanduser().absolute()
-    from platformdirs import user_data_dir
-
-    return Path(user_data_dir("gptctl"))
 
 
 def open_home() -> Path:
