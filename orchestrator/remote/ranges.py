@@ -2,12 +2,15 @@
 
 One SSH channel is capped by its 2 MiB window (36 MB/s at 40 ms, measured); four connections carry 2.5 times as much,
 and the ciphers of four processes use more than one core. The file grows under a part name whose side file `.ranges`
-says how far each range got; only a part whose sha256 is right gets the final name. Files and their meaning are
+says how far each range got; only a part whose sha256 is right, whole or range by range, gets the final
+name. Files and their meaning are
 `transfer.py`'s business; here bytes move.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shlex
 import subprocess
@@ -18,9 +21,9 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeAlias
 
-from orchestrator.core.errors import GptctlError, LinkLost
+from orchestrator.core.errors import GptctlError, LinkLost, VerificationFailed
 from orchestrator.core.ports import Shell
 from orchestrator.remote import far, far_side
 from orchestrator.remote.landing import cannot_write
@@ -31,6 +34,7 @@ STREAMS = 4
 CHUNK_BYTES = 1 << 20
 LOOK_EVERY_S = 0.05
 SSH_FAILED = 255
+AGAIN = "the file changed meanwhile, or a disk is broken; do the same again, it starts afresh"
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,10 @@ class Range:
     start: int
     size_bytes: int
     done_bytes: int = 0
+
+
+Pump: TypeAlias = Callable[[Range, "subprocess.Popen[bytes]"], str | None]
+"""Moves the bytes of one range through an ssh process; the sha256 that its far side must answer with, if any."""
 
 
 def split(size_bytes: int) -> list[Range]:
@@ -59,24 +67,43 @@ def resumed(ranges: Sequence[Range], positions: Sequence[int]) -> list[Range]:
 
 
 def push_ranges(shell: Shell, source: Path, part: str, ranges: Sequence[Range], meter: Meter) -> None:
-    """Send what is left of each range into the far part file."""
+    """Send what is left of each range into the far part file; both sides hash all of it, in passing.
 
-    def one(each: Range, process: subprocess.Popen[bytes]) -> None:
+    VerificationFailed: the part holds other bytes than `source`, and must go.
+    """
+
+    def one(each: Range, process: subprocess.Popen[bytes]) -> str:
         assert process.stdin is not None
+        digest = hashlib.sha256()
         with source.open("rb", buffering=0) as file, process.stdin as pipe:
             far_side.widen(pipe.fileno())
-            file.seek(each.start + each.done_bytes)
-            left = each.size_bytes - each.done_bytes
-            while left and (data := file.read(min(CHUNK_BYTES, left))):
-                pipe.write(data)
-                left -= len(data)
-                meter.count(len(data))
+            file.seek(each.start)
+            position = 0
+            while position < each.size_bytes:
+                # What arrived before is hashed again and not sent again.
+                edge = each.done_bytes if position < each.done_bytes else each.size_bytes
+                data = file.read(min(CHUNK_BYTES, edge - position))
+                if not data:
+                    break  # it shrank: the far side misses the rest and says so
+                digest.update(data)
+                if position >= each.done_bytes:
+                    write_all(pipe, data)
+                    meter.count(len(data))
+                position += len(data)
+        return digest.hexdigest()
 
     def argv(each: Range) -> list[str]:
         numbers = (each.slot, each.start, each.done_bytes, each.size_bytes)
         return far.argv(shell, "receive", part, *map(str, numbers))
 
     _streams(shell, ranges, argv, one, meter, what=f"send {source.name}", stdin=subprocess.PIPE)
+
+
+def write_all(pipe: IO[bytes], data: bytes) -> None:
+    """An unbuffered pipe takes what it has room for."""
+    view = memoryview(data)
+    while view:
+        view = view[pipe.write(view) :]
 
 
 def pull_ranges(shell: Shell, remote: str, part: Path, ranges: Sequence[Range], meter: Meter) -> None:
@@ -98,7 +125,8 @@ def pull_ranges(shell: Shell, remote: str, part: Path, ranges: Sequence[Range], 
         return far.argv(shell, "send", remote, str(offset), str(left))
 
     try:
-        _streams(shell, ranges, argv, one, meter, what=f"fetch {remote}", stdin=subprocess.DEVNULL)
+        left = [each for each in ranges if each.done_bytes < each.size_bytes]
+        _streams(shell, left, argv, one, meter, what=f"fetch {remote}", stdin=subprocess.DEVNULL)
     except OSError as error:
         raise cannot_write(part, error) from error
 
@@ -107,24 +135,23 @@ def _streams(
     shell: Shell,
     ranges: Sequence[Range],
     argv: Callable[[Range], list[str]],
-    pump: Callable[[Range, subprocess.Popen[bytes]], None],
+    pump: Pump,
     meter: Meter,
     *,
     what: str,
     stdin: int,
 ) -> None:
-    """One ssh and one thread for each unfinished range. The first failure ends all; what arrived stays."""
+    """One ssh and one thread for each range. The first failure ends all; what arrived stays."""
     ssh = shell.openssh()
     assert ssh is not None, "this machine needs no ssh"
     with ExitStack() as stack:
         streams = []
         for each in ranges:
-            if each.done_bytes < each.size_bytes:
-                errors = stack.enter_context(tempfile.TemporaryFile())
-                command = [*ssh, shlex.join(argv(each))]
-                process = subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=errors, bufsize=0)
-                stack.callback(_reap, process)
-                streams.append(_Stream(each, process, errors, pump))
+            errors = stack.enter_context(tempfile.TemporaryFile())
+            command = [*ssh, shlex.join(argv(each))]
+            process = subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=errors, bufsize=0)
+            stack.callback(_reap, process)
+            streams.append(_Stream(each, process, errors, pump))
         waiting = list(streams)
         while waiting:
             for stream in [each for each in waiting if each.ended()]:
@@ -142,16 +169,17 @@ class _Stream:
         each: Range,
         process: subprocess.Popen[bytes],
         errors: IO[bytes],
-        pump: Callable[[Range, subprocess.Popen[bytes]], None],
+        pump: Pump,
     ) -> None:
         self._process, self._errors = process, errors
         self._trouble: OSError | None = None
+        self._digest: str | None = None
         self._thread = threading.Thread(target=self._run, args=(each, pump), daemon=True)
         self._thread.start()
 
-    def _run(self, each: Range, pump: Callable[[Range, subprocess.Popen[bytes]], None]) -> None:
+    def _run(self, each: Range, pump: Pump) -> None:
         try:
-            pump(each, self._process)
+            self._digest = pump(each, self._process)
         except BrokenPipeError:
             return  # ssh ended first; its code and words say why
         except OSError as error:
@@ -169,6 +197,10 @@ class _Stream:
         if code:
             self._errors.seek(0)
             raise _failure(shell, code, self._errors.read(), what)
+        if self._digest is not None and self._process.stdout is not None:
+            arrived = json.loads(self._process.stdout.read() or b"{}").get("sha256")
+            if arrived != self._digest:
+                raise VerificationFailed(f"{what}: sent sha256 {self._digest}, arrived {arrived}", hint=AGAIN)
 
 
 def _failure(shell: Shell, code: int, said: bytes, what: str) -> GptctlError:

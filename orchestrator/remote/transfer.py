@@ -14,9 +14,8 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Protocol
 
 from orchestrator.core.errors import MachineUnfit, UserError, VerificationFailed
 from orchestrator.core.ports import Shell
@@ -41,7 +40,6 @@ __all__ = [
 SMALL_BYTES = 1 << 20
 """Up to here a file travels inside the connection that is open; above, ssh's own handshake is worth its second."""
 SMALL_WITHIN_S = 600.0
-AGAIN = "the file changed meanwhile, or a disk is broken; do the same again, it starts afresh"
 
 
 class Entry(Protocol):
@@ -58,36 +56,31 @@ def push_file(shell: Shell, source: Path, destination: str, on_progress: Listene
 
     Errors: MachineUnfit (space, python3), VerificationFailed, LinkLost: do it again, it goes on at the byte it reached.
     """
-    size_bytes, mode, stamp = _identity(source)
+    size_bytes, mode, stamp = identity(source)
     what = f"push {source.name} to {destination}"
     small = size_bytes <= SMALL_BYTES or shell.openssh() is None
     plan = [] if small else ranges.split(size_bytes)
     question = {"path": destination, "size_bytes": size_bytes, "stamp": stamp, "streams": len(plan)}
-    # The digest of our own file is worked out while the machine looks and while the bytes travel.
-    with ThreadPoolExecutor(1) as pool:
-        digest = pool.submit(_sha256, source)
-        found = far.ask(shell, "prepare", question, what)
-        if found["sha256"] is not None and found["sha256"] == digest.result():
+    found = far.ask(shell, "prepare", question, what)
+    if found["sha256"] is not None:
+        if found["sha256"] == _sha256(source):
             return TransferReport(0, 0, "none")
-        if found["sha256"] is not None:
-            found = far.ask(shell, "prepare", {**question, "afresh": True}, what)
-        _require_far_space(found, what)
-        plan = ranges.resumed(plan, found["positions"])
-        meter = Meter(source.name, size_bytes, on_progress, bytes_before=sum(each.done_bytes for each in plan))
-        if small:
-            shell.put(source, found["path"], mode=mode, deadline_s=SMALL_WITHIN_S)
-            meter.count(size_bytes)
-        else:
+        found = far.ask(shell, "prepare", {**question, "afresh": True}, what)
+    _require_far_space(found, what)
+    plan = ranges.resumed(plan, found["positions"])
+    meter = Meter(source.name, size_bytes, on_progress, bytes_before=sum(each.done_bytes for each in plan))
+    if small:
+        shell.put(source, found["path"], mode=mode, deadline_s=SMALL_WITHIN_S)
+        meter.count(size_bytes)
+    else:
+        try:
             ranges.push_ranges(shell, source, found["part"], plan, meter)
-            _commit(shell, {**found, "sha256": digest.result(), "mode": mode}, what)
+        except VerificationFailed:
+            far.ask(shell, "discard", found, what)
+            raise
+        far.ask(shell, "commit", {**found, "mode": mode}, what)
     meter.tell(now=True)
     return TransferReport(1, meter.moved_bytes, _way(shell, small, "put"))
-
-
-def _commit(shell: Shell, question: dict[str, Any], what: str) -> None:
-    arrived = far.ask(shell, "commit", question, what)["sha256"]
-    if arrived != question["sha256"]:
-        raise VerificationFailed(f"{what}: sent sha256 {question['sha256']}, arrived {arrived}", hint=AGAIN)
 
 
 def pull_file(
@@ -180,7 +173,7 @@ def _land(part: Path, local: Path, sha256: str, remote: str) -> None:
         os.fsync(file.fileno())
     if found != sha256:
         far_side.drop_parts(str(local))
-        raise VerificationFailed(f"fetch {remote}: sha256 {sha256} was promised, {found} arrived", hint=AGAIN)
+        raise VerificationFailed(f"fetch {remote}: sha256 {sha256} was promised, {found} arrived", hint=ranges.AGAIN)
     part.chmod(0o600)
     os.replace(part, local)
     far_side.drop_parts(str(local))
@@ -194,7 +187,7 @@ def _pull_manifest(shell: Shell, remote: str, local: Path, files: Mapping[str, E
     shell.get(remote, arrived)
     if _listed(arrived) != promised:
         arrived.unlink()
-        raise VerificationFailed(f"{remote} lists other files than the machine said before", hint=AGAIN)
+        raise VerificationFailed(f"{remote} lists other files than the machine said before", hint=ranges.AGAIN)
     os.replace(arrived, local)
 
 
@@ -221,7 +214,7 @@ def _pair(entry: Entry) -> tuple[int, str]:
     return entry.size_bytes, entry.sha256
 
 
-def _identity(source: Path) -> tuple[int, int, str]:
+def identity(source: Path) -> tuple[int, int, str]:
     """Size in bytes, mode, and a stamp that changes when the file does: a part is gone on with under the same only."""
     try:
         info = source.stat()

@@ -15,7 +15,7 @@ import pytest
 
 from orchestrator.core.errors import CommandFailed, MachineUnfit, UserError, VerificationFailed
 from orchestrator.core.ports import Shell
-from orchestrator.remote import ranges
+from orchestrator.remote import far_side, ranges, transfer
 from orchestrator.remote.local import LocalShell
 from orchestrator.remote.ssh import connect
 from orchestrator.remote.transfer import Transfer, pull_file, pull_files, push_file, push_tree
@@ -272,3 +272,31 @@ def test_secrets_of_a_project_never_arrive(any_shell: Shell, tmp_path: Path) -> 
     subprocess.run(["git", "init", "-q", str(source)], check=True)
     push_tree(any_shell, source, str(far), None, lambda _: None)
     assert sorted(tree(far)) == [".gitignore", "train.py"]
+
+
+def test_a_part_with_other_bytes_is_noticed_thrown_away_and_sent_afresh(shell: Shell, tmp_path: Path) -> None:
+    source, far = a_file(tmp_path / "source", ranges.PARALLEL_FROM_BYTES + 999), tmp_path / "far" / "file"
+    plan = ranges.split(source.stat().st_size)
+    far.parent.mkdir()
+    stamp = transfer.identity(source)[2]
+    part = Path(far_side.part_name(str(far), stamp))
+    part.write_bytes(b"\0" * source.stat().st_size)
+    Path(f"{part}.ranges").write_bytes(b"".join((each.size_bytes // 2).to_bytes(8, "little") for each in plan))
+    with pytest.raises(VerificationFailed, match="arrived"):
+        push_file(shell, source, str(far))
+    assert list(far.parent.iterdir()) == []
+    assert push_file(shell, source, str(far)).bytes_sent == source.stat().st_size
+    assert entry(far) == entry(source)
+
+
+def test_a_changed_source_never_continues_the_old_part(shell: Shell, tmp_path: Path) -> None:
+    source, far = a_file(tmp_path / "source", 3 << 20), tmp_path / "far" / "file"
+    far.parent.mkdir()
+    old = Path(far_side.part_name(str(far), transfer.identity(source)[2]))
+    old.write_bytes(source.read_bytes())
+    Path(f"{old}.ranges").write_bytes((3 << 20).to_bytes(8, "little"))
+    a_file(source, 3 << 20)
+    os.utime(source, ns=(1, 1))
+    assert push_file(shell, source, str(far)).bytes_sent == 3 << 20
+    assert entry(far) == entry(source)
+    assert [path.name for path in far.parent.iterdir()] == ["file"]
