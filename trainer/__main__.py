@@ -32,6 +32,7 @@ from trainer.contract import (
     RunConfig,
 )
 from trainer.dist import from_leader, join
+from trainer.host_memory import keep_freed_memory
 from trainer.loop import Progress, StopRequest, train
 from trainer.metrics import Journal
 from trainer.restart import MARK, answer_out_of_memory, current_micro_batch, is_marked, start_again, watch
@@ -103,6 +104,8 @@ def run(run_folder: Path, verdict: Verdict, progress: Progress) -> None:
     stop = StopRequest(run_folder)
     config = read_config(run_folder)
     world = join(config.device, config.train.process_group_timeout_s)
+    if world.device.type == "cpu":
+        keep_freed_memory()
     if world.leads:
         (run_folder / MARK).unlink(missing_ok=True)
     micro_batch = from_leader(world, current_micro_batch(run_folder, config.train.micro_batch))
