@@ -13,21 +13,31 @@ Example::
 
 from __future__ import annotations
 
-import base64
-import binascii
 import itertools
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from orchestrator.core.errors import AgentError, CommandFailed, MachineUnfit
 from orchestrator.core.ports import Result, Shell
+from orchestrator.remote.agent_answers import (
+    Checkpoint,
+    Data,
+    Ended,
+    FileEntry,
+    FollowLine,
+    Heartbeat,
+    JobState,
+    checkpoint,
+    follow_line,
+    json_object,
+)
 from orchestrator.remote.agent_package import agent_package
-from trainer.contract import MANIFEST_FILE, checkpoint_name
+
+__all__ = ["Agent", "Checkpoint", "Data", "Ended", "FileEntry", "FollowLine", "Heartbeat", "JobState"]
 
 BOOT = """\
 import json, os, sys
@@ -58,72 +68,6 @@ HINTS = {
     "no-folder": "set `folder` in the machine's inventory entry to a place this user may write",
 }
 STOP_MARGIN_S = 60.0
-
-
-@dataclass(frozen=True)
-class JobState:
-    """What `start` found or made: state is `started`, `running` or `ended`; exit is the job's exit.json once ended."""
-
-    job: str
-    run: str
-    state: str
-    digest: str
-    exit: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class Data:
-    """Bytes of a followed file, from `offset` on."""
-
-    file: str
-    offset: int
-    data: bytes
-
-
-@dataclass(frozen=True)
-class Heartbeat:
-    """The machine is alive at `time_s` (its UTC clock); `status` is this run's entry of the status verb."""
-
-    time_s: float
-    status: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Ended:
-    """The job ended, and every byte of its files has been sent."""
-
-    exit: dict[str, Any]
-
-
-FollowLine: TypeAlias = Data | Heartbeat | Ended
-
-
-@dataclass(frozen=True)
-class FileEntry:
-    """A checkpoint's file as its manifest promises it."""
-
-    size_bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A complete checkpoint on the machine. Names were checked: one folder deep, nothing that leads elsewhere."""
-
-    step: int
-    name: str
-    files: Mapping[str, FileEntry]
-    manifest_sha256: str
-    manifest_size_bytes: int
-    kept: bool = False
-    best: bool = False
-    latest: bool = False
-    safe: bool = False
-
-    @property
-    def size_bytes(self) -> int:
-        """Of all listed files."""
-        return sum(entry.size_bytes for entry in self.files.values())
 
 
 class Agent:
@@ -178,7 +122,7 @@ class Agent:
         with the offsets reached."""
         request = {"run": run, "job": job, "digest": digest, "offsets": dict(offsets)}
         with self._stream("follow", request) as answers:
-            yield (_follow_line(answer) for answer in answers)
+            yield (follow_line(answer) for answer in answers)
 
     def wait(
         self, run: str, job: str, on_progress: Callable[[dict[str, Any]], None], digest: str | None = None
@@ -192,7 +136,7 @@ class Agent:
                     return line.exit
                 if isinstance(line, Data) and line.file == "progress.jsonl":
                     *complete, pending = (pending + line.data).split(b"\n")
-                    for progress in filter(None, map(_json_object, complete)):
+                    for progress in filter(None, map(json_object, complete)):
                         on_progress(progress)
         raise AgentError(f"{job} of {run}: the agent stopped talking before the job ended", code="no-end")
 
@@ -207,7 +151,7 @@ class Agent:
     def manifest(self, run: str) -> list[Checkpoint]:
         """The run's complete checkpoints, oldest first. Raises AgentError for names that lead out of their folder."""
         answer = self._call("manifest", {"run": run}, deadline_s=60.0)
-        return [_checkpoint(value) for value in answer["checkpoints"]]
+        return [checkpoint(value) for value in answer["checkpoints"]]
 
     def safe(self, run: str, step: int, digest: str) -> None:
         """Marks a checkpoint as verified elsewhere. `digest` is the sha256 of the manifest that was verified."""
@@ -240,7 +184,7 @@ class Agent:
             if missing is not None:
                 self._ship(missing["error"]["path"])
             with self._lines(verb, stdin) as raw:
-                answers = filter(None, map(_json_object, raw))
+                answers = filter(None, map(json_object, raw))
                 first = _first(verb, answers)
                 if missing is None and _is_missing(first):
                     missing = first
@@ -292,19 +236,10 @@ def _is_missing(answer: Mapping[str, Any]) -> bool:
     return "error" in answer and answer["error"].get("code") == "agent-missing"
 
 
-def _json_object(line: bytes) -> dict[str, Any] | None:
-    """The object on a line; None for anything else, such as the greeting of a talkative login shell."""
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
-
-
 def _answer(verb: str, result: Result) -> dict[str, Any]:
     """The last JSON object a call printed. Raises MachineUnfit without Python, AgentError for an agent that broke."""
     for line in reversed(result.stdout.splitlines()):
-        value = _json_object(line)
+        value = json_object(line)
         if value is not None:
             return value
     said = result.stderr.decode(errors="replace").strip()
@@ -330,36 +265,3 @@ def _accepted(verb: str, answer: dict[str, Any]) -> dict[str, Any]:
     if code in UNFIT:
         raise MachineUnfit(f"agent {verb}: {message}", hint)
     raise AgentError(f"agent {verb}: {message}", hint, code=code)
-
-
-def _follow_line(answer: Mapping[str, Any]) -> FollowLine:
-    kind = answer.get("kind")
-    if kind == "data":
-        try:
-            return Data(str(answer["file"]), int(answer["offset"]), base64.b64decode(answer["data"], validate=True))
-        except binascii.Error as error:
-            raise AgentError(f"agent follow: a damaged line of {answer['file']}: {error}", code="damaged") from error
-    if kind == "ended":
-        return Ended(answer["exit"])
-    return Heartbeat(float(answer["time_s"]), answer.get("status") or {})
-
-
-def _checkpoint(value: Mapping[str, Any]) -> Checkpoint:
-    """Checks every name before anybody makes a path of it: the machine is not trusted with our disk."""
-    step, name = int(value["step"]), str(value["name"])
-    if name != checkpoint_name(step):
-        raise AgentError(f"agent manifest: {name!r} is not the folder of step {step}", code="bad-name")
-    _check_names(name, [*value["files"], MANIFEST_FILE])
-    files = {key: FileEntry(int(entry["size_bytes"]), str(entry["sha256"])) for key, entry in value["files"].items()}
-    flags = {key: bool(value.get(key)) for key in ("kept", "best", "latest", "safe")}
-    return Checkpoint(step, name, files, str(value["manifest_sha256"]), int(value["manifest_size_bytes"]), **flags)
-
-
-def _check_names(folder: str, names: Iterable[str]) -> None:
-    for name in names:
-        if not name or name.startswith(".") or "/" in name or "\0" in name or "\n" in name:
-            raise AgentError(
-                f"agent manifest: {folder} lists {name!r}, which is no plain file name",
-                hint="the machine's checkpoint folder was tampered with; nothing was fetched",
-                code="bad-name",
-            )

@@ -15,7 +15,8 @@ import pytest
 
 from orchestrator.core.errors import AgentError, GptctlError, MachineUnfit
 from orchestrator.core.ports import Result, Shell
-from orchestrator.remote.agent import Agent, Checkpoint, Data, Ended, FileEntry, Heartbeat, _checkpoint
+from orchestrator.remote.agent import Agent, Checkpoint, Data, Ended, FileEntry, Heartbeat
+from orchestrator.remote.agent_answers import checkpoint as checked
 from orchestrator.remote.agent_package import agent_package, agent_sources
 from orchestrator.remote.local import LocalShell
 from orchestrator.remote.ssh import connect
@@ -234,16 +235,16 @@ GOOD = {
 
 def test_a_checkpoint_from_the_machine_becomes_a_value() -> None:
     entry = FileEntry(7, hashlib.sha256(b"weights").hexdigest())
-    assert _checkpoint(GOOD) == Checkpoint(10, "step-000010", {"model.safetensors": entry}, "ab", 120, kept=True)
+    assert checked(GOOD) == Checkpoint(10, "step-000010", {"model.safetensors": entry}, "ab", 120, kept=True)
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/b", "", ".", "..", ".ssh", "a\nb", "a\0b"])
 def test_no_name_from_the_machine_leads_out_of_its_folder(name: str) -> None:
     entry = {"size_bytes": 1, "sha256": "x"}
     with pytest.raises(AgentError, match="no plain file name"):
-        _checkpoint({**GOOD, "files": {name: entry}})
+        checked({**GOOD, "files": {name: entry}})
     with pytest.raises(AgentError, match="is not the folder of step"):
-        _checkpoint({**GOOD, "name": name})
+        checked({**GOOD, "name": name})
 
 
 def test_answers_that_are_none_are_said(here: Shell, tmp_path: Path) -> None:
