@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from orchestrator.core.home import home_folder
 from orchestrator.cli.machine_here import machine_of
 from orchestrator.cli.words import NOTHING, money
+from orchestrator.core.home import home_folder
 from orchestrator.core.inventory import HostSpec, load_inventory
 
 COLUMNS = ("HOST", "PROVIDER", "MACHINE", "ADDRESS", "$/H", "KEY")

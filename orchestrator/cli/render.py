@@ -23,7 +23,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.view import DONE, FAILED, PENDING, RUNNING, View, fold, metric_line, progress_line
+from orchestrator.cli.view import DONE, FAILED, PENDING, RUNNING, Mark, View, fold, metric_line, progress_line
 from orchestrator.cli.words import clean, duration
 from orchestrator.core.errors import UserError
 from orchestrator.core.events import Event
@@ -150,8 +150,8 @@ class LineTeller:
 class LiveTeller:
     """Events folded into one view, drawn by Rich's refresh thread. Warnings stay above it."""
 
-    def __init__(self, out: Console, view: View) -> None:
-        self.out, self.view = out, view
+    def __init__(self, out: Console, view: View, now: Callable[[], float] = time.time) -> None:
+        self.out, self.view, self.now = out, view, now
 
     def __call__(self, event: Event) -> None:
         if event.kind in LASTING and event.text:
@@ -175,9 +175,11 @@ class LiveTeller:
         signs = SIGNS if (self.out.encoding or "").lower().startswith("utf") else PLAIN_SIGNS
         line = Text()
         for name in view.stages:
-            mark = view.marks.get(name)
-            state = mark.state if mark else PENDING
-            took = f" {duration(mark.took_s)}" if mark and mark.took_s is not None and mark.took_s >= 1 else ""
+            mark = view.marks.get(name, Mark())
+            state, took_s = mark.state, mark.took_s
+            if state == RUNNING and mark.started_at is not None:
+                took_s = self.now() - mark.started_at
+            took = f" {duration(took_s)}" if took_s is not None and took_s >= 1 else ""
             line.append(f"{signs[state]} {name}{took}  ", style=STYLES[state])
         return line
 

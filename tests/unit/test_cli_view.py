@@ -89,7 +89,7 @@ def test_plain_lines_are_thinned_and_have_no_escapes(stream: io.StringIO) -> Non
 
 def test_the_live_view_has_stages_bar_numbers_and_the_last_log_lines(stream: io.StringIO) -> None:
     out = Console(file=stream, force_terminal=True, width=120)
-    live = LiveTeller(out, View(title="quickstart on local"))
+    live = LiveTeller(out, View(title="quickstart on local"), now=lambda: 64.0)
     live(Event("stage_started", 1.0, "acquire"))
     live(Event("stage_finished", 4.0, "acquire"))
     live(Event("stage_started", 4.0, "follow"))
@@ -99,7 +99,16 @@ def test_the_live_view_has_stages_bar_numbers_and_the_last_log_lines(stream: io.
     with out.capture() as captured:
         out.print(live.draw())
     shown = captured.get()
-    for part in ("quickstart on local", "acquire 3s", "follow", "step 50/200", "25%", "loss 3.250", "$0.50", "line 8"):
+    for part in (
+        "quickstart on local",
+        "acquire 3s",
+        "follow 1m 00s",
+        "step 50/200",
+        "25%",
+        "loss 3.250",
+        "$0.50",
+        "line 8",
+    ):
         assert part in shown
     assert "line 3" not in shown
 
