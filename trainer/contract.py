@@ -87,15 +87,16 @@ class DataConfig:
 
     train_files: typing.Tuple[str, ...] = ()
     validation_files: typing.Tuple[str, ...] = ()
-    """Empty: the validation slice is held out of the training stream."""
+    """Empty: the validation slice is held out of the end of the training stream."""
     start_token: int = 0
     tokens: typing.Optional[int] = None
     """Length of the training window in tokens; None: everything after start_token that is not held out."""
     order: str = "sequential"
     """`sequential` or `shuffled`; further epochs are always reshuffled."""
     validation_start_token: int = 0
+    """Offset within validation_files; without such files the slice is the end of the training stream."""
     validation_tokens: int = 0
-    """0 switches validation off."""
+    """0 switches validation off. Held out of the training stream, one token more goes: the target of the last one."""
     tokenizer: str = "gpt2"
     """`bytes` (257 ids, no vocabulary download) or a tiktoken name; used only to decode samples."""
 
@@ -131,6 +132,7 @@ class TrainConfig:
     log_every: int = 10
     checkpoint_every: int = 617
     validate_every: int = 617
+    """Best is chosen among checkpoints that were validated: keep both equal, or one a multiple of the other."""
     max_nonfinite_steps: int = 10
     """Steps in a row with non-finite gradients after which the run fails."""
     process_group_timeout_s: float = 600.0

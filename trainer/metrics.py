@@ -12,7 +12,10 @@ Example::
 
 from __future__ import annotations
 
+import functools
+import importlib
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -44,7 +47,13 @@ class Journal:
         self.lock = threading.Lock()
         self.unwritten: dict[str, str] = {}
         self.heard = True
-        self.tensorboard = _tensorboard(run_folder) if enabled else None
+
+    @functools.cached_property
+    def tensorboard(self) -> Any:
+        """A writer beside metrics.jsonl where the package is installed; it is never required."""
+        if not self.enabled or importlib.util.find_spec("tensorboard") is None:
+            return None
+        return importlib.import_module("torch.utils.tensorboard").SummaryWriter(str(self.run_folder / "tensorboard"))
 
     def event(self, name: str, step: int, **fields: Any) -> None:
         """Appends {"event", "time", "step", ...} to events.jsonl and says it in the log."""
@@ -56,7 +65,7 @@ class Journal:
         self._append(METRICS, line)
         shown = ("loss", "lr", "grad_norm", "tokens_per_second", "mfu", "memory_gib")
         self.say(f"step {line['step']}  " + "  ".join(f"{key} {_short(line[key])}" for key in shown if key in line))
-        if self.tensorboard is not None and self.enabled:
+        if self.tensorboard is not None:
             for key in shown:
                 self.tensorboard.add_scalar(key, line[key], line["step"])
             self.tensorboard.flush()
@@ -99,22 +108,33 @@ def _appended(path: Path, data: bytes) -> bool:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The complete JSON lines of a file; none when it does not exist."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line[-1] == "\n"]
+    """The JSON lines of a file up to the first that is torn; none when it does not exist."""
+    lines = itertools.takewhile(lambda line: line is not None, map(_parsed, _raw_lines(path)))
+    return [line for line in lines if line is not None]
+
+
+def _raw_lines(path: Path) -> list[bytes]:
+    return path.read_bytes().splitlines(keepends=True) if path.exists() else []
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """None for what a kill or a power cut left: half a line, or zeros."""
+    try:
+        value = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _truncate(path: Path, last_step: int | None) -> None:
-    if not path.exists():
-        return
     good = 0
-    for line in path.read_bytes().splitlines(keepends=True):
-        if not line.endswith(b"\n") or (last_step is not None and json.loads(line)["step"] > last_step):
+    for line in _raw_lines(path):
+        value = _parsed(line)
+        if value is None or (last_step is not None and value["step"] > last_step):
             break
         good += len(line)
-    with path.open("r+b") as file:
-        file.truncate(good)
+    if path.exists():
+        os.truncate(path, good)
 
 
 def _finite(value: Any) -> Any:
@@ -125,14 +145,6 @@ def _finite(value: Any) -> Any:
 def _short(value: Any) -> str:
     """Short for people, and always on one line."""
     return f"{value:.4g}" if isinstance(value, float) else str(value).replace("\n", "\\n")
-
-
-def _tensorboard(run_folder: Path) -> Any:
-    """A writer beside metrics.jsonl when the package is installed; it is never required."""
-    if importlib.util.find_spec("tensorboard") is None:
-        return None
-    writer = importlib.import_module("torch.utils.tensorboard")
-    return writer.SummaryWriter(str(run_folder / "tensorboard"))
 
 
 class PartClock:

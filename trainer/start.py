@@ -35,12 +35,12 @@ from trainer.checkpoint import (
     read_weights,
     verify,
 )
-from trainer.contract import EVENT_RESUMED, EVENT_WARNING, ContractError, RunConfig
+from trainer.contract import EVENT_RESUMED, EVENT_WARNING, ContractError, RunConfig, TrainConfig
 from trainer.data import Share, TrainingData
 from trainer.dist import World, from_leader, parallel, sum_over_ranks
 from trainer.metrics import Journal
 from trainer.model import GPT
-from trainer.optim import build_optimizers, load_state_by_name, make_scaler
+from trainer.optim import build_optimizers, learning_rate, load_state_by_name, make_scaler
 from trainer.saver import clean_up
 
 Autocast = Callable[[], AbstractContextManager[object]]
@@ -77,6 +77,7 @@ class Engine:
 def prepare(run: Run, data: TrainingData, share: Share) -> tuple[Engine, int]:
     """The engine, ready to train from the returned step: that of the checkpoint it was loaded from, or 0."""
     config, world, train = run.config, run.world, run.config.train
+    check_settings(train)
     dtype, remark = choose_precision(train.precision, world.device)
     autocast = autocast_to(dtype, world.device)
     if world.device.type == "cuda" and train.tf32:
@@ -96,6 +97,14 @@ def prepare(run: Run, data: TrainingData, share: Share) -> tuple[Engine, int]:
         load_trainer_state(found.folder, model, optimizers, scaler)
     wrapped = parallel(model, world)
     return Engine(model, wrapped, optimizers, scaler, autocast, share.accumulation, train.grad_clip), found.step
+
+
+def check_settings(train: TrainConfig) -> None:
+    """Finds at the start what would otherwise end a run at its first interval or after the warmup."""
+    for name in ("steps", "log_every", "checkpoint_every", "validate_every", "max_nonfinite_steps"):
+        if getattr(train, name) < 1:
+            raise ContractError(f"train.{name} must be at least 1, got {getattr(train, name)}")
+    learning_rate(train.steps, train)
 
 
 def share_of(config: RunConfig, world: World) -> Share:

@@ -122,6 +122,18 @@ def unknown_precision(folder: Path) -> None:
     changed(folder, "train", precision="bf61")
 
 
+def unknown_schedule(folder: Path) -> None:
+    changed(folder, "train", schedule="cosinus", warmup_fraction=1.0)
+
+
+def no_steps(folder: Path) -> None:
+    changed(folder, "train", steps=0)
+
+
+def interval_of_zero(folder: Path) -> None:
+    changed(folder, "train", checkpoint_every=0)
+
+
 def heads_that_do_not_divide(folder: Path) -> None:
     changed(folder, "model", n_head=3)
 
@@ -142,6 +154,9 @@ def heads_that_do_not_divide(folder: Path) -> None:
         (resume_from_a_foreign_pickle, "trainer_state.pt is refused"),
         (unknown_optimizer, "train.optimizer must be adamw or muon, got 'adam'"),
         (unknown_precision, "train.precision must be bf16, fp16 or fp32, got 'bf61'"),
+        (unknown_schedule, "train.schedule must be constant, cosine, linear or wsd, got 'cosinus'"),
+        (no_steps, "train.steps must be at least 1, got 0"),
+        (interval_of_zero, "train.checkpoint_every must be at least 1, got 0"),
         (heads_that_do_not_divide, "n_embd 32 is not divisible by model.n_head 3"),
     ],
 )

@@ -91,9 +91,9 @@ def test_torn_and_repeated_lines_are_dropped_before_going_on(tmp_path: Path) -> 
     train_here(folder)
     before = losses(folder)
     shutil.rmtree(folder / CHECKPOINTS / "step-000030")
-    for name in (METRICS, "events.jsonl"):
-        with (folder / name).open("a") as file:
-            file.write('{"step": 31, "ev')
+    for name, torn in ((METRICS, b'{"step": 31, "lo'), ("events.jsonl", bytes(50) + b"\n{}\n")):
+        with (folder / name).open("ab") as file:
+            file.write(torn)
     train_here(folder)
     assert losses(folder) == before
     assert [line["step"] for line in read_lines(folder / METRICS)] == list(range(1, 31))
