@@ -19,7 +19,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -57,7 +57,8 @@ def provider(host: HostSpec, machine: MachineType) -> Provider:
             raise BadCredentials(f"{KEY_VARIABLE} is not set", hint=lambda_api.KEY_HINT)
         return open_api("Lambda Cloud", host.endpoint or lambda_api.ENDPOINT, key, lambda_api.EVERY_S)
 
-    return LambdaCloud("lambda", host, machine, connect)
+    names = {offer.sku: machine.name for offer in machines.bundled_offers(machine.name) if offer.provider == "lambda"}
+    return LambdaCloud("lambda", host, machine, connect, names=names)
 
 
 def open_api(name: str, endpoint: str, key: str, every_s: Mapping[str, float]) -> LambdaApi:
@@ -81,6 +82,8 @@ class LambdaCloud:
     connect: Callable[[], LambdaApi]
     port: int = 22
     user: str = "ubuntu"
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Instance type -> our machine type, where it is known better than by its cards."""
     paid: bool = True
 
     @cached_property
@@ -108,9 +111,9 @@ class LambdaCloud:
         return [replace(offer, region=name) for name in regions] or [replace(offer, available=False)]
 
     def _machine_name(self, kind: InstanceType) -> str:
-        """Our name of an instance type: by its bundled SKU, else by cards and memory; the SKU where we have none."""
-        if kind.name in (offer.sku for offer in machines.bundled_offers(self.machine.name)):
-            return self.machine.name
+        """Our name of an instance type: as told, else by cards and memory; its own where we have none."""
+        if kind.name in self.names:
+            return self.names[kind.name]
         card = CARD.match(kind.gpu_description)
         for word in (f"{card['card']}-{card['memory_gib']}GB", card["card"]) if card else ():
             with suppress(UserError):
@@ -273,7 +276,9 @@ class LambdaCloud:
 
 
 def _named_deadline(request: LaunchRequest) -> float | None:
-    return request.ends_at if request.first_ends_at is None else request.first_ends_at
+    """Whole seconds, as the name has it."""
+    ends_at = request.ends_at if request.first_ends_at is None else request.first_ends_at
+    return None if ends_at is None else float(int(ends_at))
 
 
 def _epoch(text: str | None) -> float | None:

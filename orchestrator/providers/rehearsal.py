@@ -1,0 +1,170 @@
+"""Provider `rehearsal`: the lambda provider on a cloud on this computer, which costs nothing and misbehaves on demand.
+
+The cloud is a program of its own (docs/rehearsal.md), with its state in GPTCTL_HOME/rehearsal. Buying starts it, and so
+does asking for machines that it left running; prices are quoted without it. It outlives every gptctl command.
+
+Example: `provider(host, machine).offers()[0].source` -> "simulated, bundled 2026-08-18"
+"""
+
+from __future__ import annotations
+
+import fcntl
+import getpass
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from orchestrator.core import machines
+from orchestrator.core.errors import ProviderError
+from orchestrator.core.home import home_folder
+from orchestrator.core.inventory import SECRET_KEYS, HostSpec
+from orchestrator.core.machines import MachineType
+from orchestrator.core.ports import Guard, Instance, LaunchRequest, Offer, Provider
+from orchestrator.providers.lambda_cloud import LambdaCloud, open_api
+from orchestrator.remote.lambda_api import LambdaApi
+
+STATE_VARIABLE = "GPTCTL_REHEARSAL"
+"""Another state folder than GPTCTL_HOME/rehearsal: a cloud that survives the loss of the home folder."""
+START_DEADLINE_S = 60.0
+
+
+def provider(host: HostSpec, machine: MachineType) -> Provider:
+    """The provider of a host entry."""
+    return RehearsalProvider("rehearsal", host, machine)
+
+
+def state_folder() -> Path:
+    """Where the cloud keeps its books, its key and its machines."""
+    named = os.environ.get(STATE_VARIABLE)
+    return Path(named).expanduser().absolute() if named else home_folder() / "rehearsal"
+
+
+def start(inject: str = "") -> dict[str, Any]:
+    """Starts the cloud or finds it, and arms faults such as "no-capacity,terminate-500". {"url", "key_file", ...}."""
+    return _program("--daemon", *([f"--inject={inject}"] if inject else []))
+
+
+def stop(*, destroy: bool = True) -> None:
+    """Ends the cloud, and its machines with it unless told otherwise. Fine when there is none."""
+    if state_folder().exists():
+        _program("--stop", *(["--destroy"] if destroy else []))
+
+
+def running() -> dict[str, Any] | None:
+    """Where the cloud is, if one runs: it holds a lock on its state folder."""
+    state = state_folder()
+    try:
+        descriptor = os.open(state / "lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _entry(state)
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _entry(state: Path) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads((state / "server.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None  # it is just starting
+
+
+def _program(*arguments: str) -> dict[str, Any]:
+    """Runs the cloud's program, which nothing here imports. Raises ProviderError with its words."""
+    argv = [sys.executable, "-m", "orchestrator.rehearsal", "--state", str(state_folder()), *arguments]
+    package_root = str(Path(__file__).resolve().parents[2])
+    # It outlives this command, and has no business with the user's keys.
+    variables = {name: value for name, value in os.environ.items() if not SECRET_KEYS.search(name)}
+    variables["PYTHONPATH"] = os.pathsep.join(filter(None, [package_root, variables.get("PYTHONPATH", "")]))
+    try:
+        done = subprocess.run(
+            argv, env=variables, capture_output=True, text=True, timeout=START_DEADLINE_S, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ProviderError(f"the rehearsal cloud did not answer within {START_DEADLINE_S:.0f} s") from error
+    if done.returncode:
+        words = done.stderr.strip().splitlines()[-1:] or ["no word"]
+        raise ProviderError(f"the rehearsal cloud: {words[0]}", hint=f"see {state_folder() / 'server.log'}")
+    return dict(json.loads(done.stdout))
+
+
+@dataclass
+class RehearsalProvider:
+    """LambdaCloud, with the cloud behind it started when that is called for."""
+
+    name: str
+    host: HostSpec
+    machine: MachineType
+    paid: bool = True
+
+    def offers(self, deadline_s: float = 30.0) -> Sequence[Offer]:
+        """Those of the cloud that runs, else the bundled prices. Marked simulated either way."""
+        entry = running()
+        if entry is None:
+            return self._bundled()
+        offers = self._cloud(entry).offers(deadline_s)
+        return [replace(offer, source="rehearsal API (simulated)") for offer in offers]
+
+    def _bundled(self) -> list[Offer]:
+        return [
+            replace(offer, provider=self.name, machine=self.machine.name, source=f"simulated, {offer.source}")
+            for offer in _sold_as(self.machine.name)
+        ]
+
+    def machines(self) -> Sequence[Instance]:
+        """Those with our tag. A cloud that is off and left no machine running is not started to say so."""
+        if running() is None and (not state_folder().exists() or not _program("--books")["alive"]):
+            return []
+        return self._cloud(running() or start()).machines()
+
+    def acquire(self, request: LaunchRequest) -> Instance:
+        """As LambdaCloud.acquire; a bundled offer names no region, so the cloud's first one is taken."""
+        cloud = self._cloud(running() or start())
+        if request.offer.region:
+            return cloud.acquire(request)
+        sold = [offer for offer in cloud.offers() if offer.machine == self.machine.name]
+        sold = [replace(request.offer, sku=offer.sku, region=offer.region) for offer in sold]
+        return cloud.acquire(replace(request, offer=sold[0]) if sold else request)
+
+    def release(self, instance: Instance) -> None:
+        """As LambdaCloud.release."""
+        self._cloud(running() or start()).release(instance)
+
+    def ended_at(self, instance: Instance) -> float | None:
+        """As LambdaCloud.ended_at."""
+        return self._cloud(running() or start()).ended_at(instance)
+
+    def set_deadline(self, instance: Instance, ends_at: float) -> None:
+        """As LambdaCloud.set_deadline."""
+        self._cloud(running() or start()).set_deadline(instance, ends_at)
+
+    def guard(self, instance: Instance) -> Guard:
+        """As LambdaCloud.guard, which asks nobody."""
+        return self._cloud({}).guard(instance)
+
+    def allow_caller(self, instance: Instance) -> None:
+        """Its machines are on this computer."""
+
+    def _cloud(self, entry: dict[str, Any]) -> LambdaCloud:
+        def connect() -> LambdaApi:
+            key = Path(entry["key_file"]).read_text(encoding="utf-8").strip()
+            return open_api("the rehearsal cloud", entry["url"], key, every_s={})
+
+        skus = {offer.sku: self.machine.name for offer in _sold_as(self.machine.name)}
+        port, user = entry.get("ssh_port", 22), getpass.getuser()
+        return LambdaCloud(self.name, self.host, self.machine, connect, port, user, names=skus)
+
+
+def _sold_as(machine: str) -> list[Offer]:
+    """What Lambda sells under that name: `8xA100-40GB-simulated` is its `8xA100-40GB`."""
+    bundled = machines.bundled_offers(machine) or machines.bundled_offers(machine.removesuffix("-simulated"))
+    return [offer for offer in bundled if offer.provider in ("rehearsal", "lambda")][:1]
