@@ -62,7 +62,6 @@ def spawn(job: Job, secrets: dict[str, Any], held: Sequence[int]) -> Program:
         raise Refusal("needs-input", "pull of run %s: its URLs are only ever in memory; send them again" % job.run)
     argv, cwd = argv_of(job), _cwd(job)
     _prepare_folders(job, cwd)
-    started_at = time.time()
     output, errors = _outputs(job)
     with open(output, "ab") as stdout, open(errors, "ab") as stderr:
         try:
@@ -72,10 +71,15 @@ def spawn(job: Job, secrets: dict[str, Any], held: Sequence[int]) -> Program:
             )  # fmt: skip
         except OSError as error:
             raise Refusal("bad-request", "cannot start %s: %s" % (argv[0], error.strerror)) from error
-    files.append_json(job.file("starts.jsonl"), {"pid": child.pid, "time": started_at, "argv": argv})
+    record_start(job, child.pid)
     _give_secrets(child, secrets)
     # A child that is already a zombie has no identity any more; its pid and our waitpid are enough then.
     return Program(processes.identity(child.pid) or {"pid": child.pid}, child)
+
+
+def record_start(job: Job, pid: int) -> None:
+    """One line per process ever started: by whoever started it, or by whoever found it without a line."""
+    files.append_json(job.file("starts.jsonl"), {"pid": pid, "time": time.time()})
 
 
 def argv_of(job: Job) -> list[str]:

@@ -71,6 +71,8 @@ def begin(job: Job, secrets: dict[str, Any]) -> Program | None:
     # Who supervises is written before anything is started, so a second starter never comes between.
     state.update({"supervisor": processes.identity(os.getpid()), "job": job.name, "run": job.run, "digest": job.digest})
     program = programs.find_running(job)
+    if program is not None and not job.starts():
+        programs.record_start(job, program.pid)
     lost = program is None and job.is_train and job.starts() > 0
     if program is None and not lost:
         state.update({"program": None, "started_at": time.time()})

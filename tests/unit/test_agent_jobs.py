@@ -63,6 +63,29 @@ def test_a_starter_killed_at_any_moment_leads_to_one_training(box: Box, seed: in
     assert [line["step"] for line in box.metrics()] == list(range(1, 41))
 
 
+def next_supervisor(box: Box, starter: subprocess.Popen[bytes]) -> int:
+    """Its pid as soon as it has said that it lives; the last one's if the starter needed none."""
+    state = box.root / "jobs" / "r-1" / "train" / "state.json"
+    until(lambda: starter.poll() is not None or (state.exists() and processes.is_alive(box.state()["supervisor"])))
+    return int(box.state()["supervisor"]["pid"])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_supervisors_killed_at_any_moment_lead_to_one_training(box: Box, seed: int) -> None:
+    chance = random.Random(seed)
+    request = box.train_request("r-1", steps=60)
+    for _ in range(5):
+        starter = box.background("start", **request)
+        supervisor = next_supervisor(box, starter)
+        time.sleep(chance.uniform(0.0, 0.03))
+        processes.send([supervisor], signal.SIGKILL)
+        starter.communicate()
+    box.call("start", **request)
+    assert box.wait()["outcome"] == "finished"
+    assert box.starts() == 1
+    assert [line["step"] for line in box.metrics()] == list(range(1, 61))
+
+
 def test_another_digest_is_refused_and_another_run_names_the_holder(box: Box) -> None:
     box.start(steps=200)
     assert box.start(digest="e", steps=200)["error"]["code"] == "digest-differs"
