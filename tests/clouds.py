@@ -1,10 +1,10 @@
 """A cloud to rehearse on for tests: the real program in a process of its own, with real machines behind real sshds.
 
-    with RehearsalCloud(tmp_path / "cloud") as cloud:
-        instance_id = cloud.launch(name="gptctl-x")
-        cloud.wait_for(instance_id, "active")
-        cloud.ssh(instance_id, "echo hi").stdout
-        cloud.books()["total_cents"]
+with RehearsalCloud(tmp_path / "cloud") as cloud:
+    instance_id = cloud.launch(name="gptctl-x")
+    cloud.wait_for(instance_id, "active")
+    cloud.ssh(instance_id, "echo hi").stdout
+    cloud.books()["total_cents"]
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from orchestrator.rehearsal.books import read_books
 from tests.hosts import fingerprint
 
 WITHIN_S = 20.0
@@ -30,7 +31,7 @@ class RehearsalCloud:
 
     def __init__(self, state: Path, *options: str, boot_s: float = 0.1, minute_s: float = 60.0) -> None:
         self.state = state
-        self._options = [f"--boot-s={boot_s}", f"--minute-s={minute_s}", "--linger-s=0.2", "--hang-s=0", *options]
+        self._options = [f"--boot-s={boot_s}", f"--minute-s={minute_s}", "--linger-s=0.5", "--hang-s=0", *options]
         self.entry: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
@@ -130,7 +131,7 @@ class RehearsalCloud:
 
     def books(self) -> dict[str, Any]:
         """Read from the disk, without the server."""
-        return self.program("--books")
+        return read_books(self.state)
 
     def row(self, instance_id: str) -> dict[str, Any]:
         """One instance in the books."""

@@ -68,5 +68,5 @@ def test_a_script_is_kept_whole() -> None:
 
 @pytest.mark.parametrize("bad", ["Content-Type: multipart/mixed\n", "#cloud-config\n- a\n", "#cloud-config\na: {b\n"])
 def test_what_cannot_be_read_is_an_error(bad: str) -> None:
-    with pytest.raises(ValueError, match="user data starts|not a mapping|cannot read"):
+    with pytest.raises(ValueError, match=r"user data starts|not a mapping|cannot read"):
         parse(bad)
