@@ -249,11 +249,11 @@ def inventory_entry_of(machine: Machine, *, machine_type: str, extra: str) -> st
     )
 
 
-def make_key(file: Path) -> None:
+def make_key(file: Path, *, kind: str = "ed25519") -> None:
     """A new key pair under this name, in place of an old one."""
     file.unlink(missing_ok=True)
     file.with_name(file.name + ".pub").unlink(missing_ok=True)
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(file)], check=True, timeout=20)
+    subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-f", str(file)], check=True, timeout=20)
 
 
 @contextmanager

@@ -273,10 +273,9 @@ def _no_connection(endpoint: Endpoint, trust: Trust, error: Exception, until: fl
         return trust.changed(endpoint, [_host_key(error.expected_key)], _host_key(error.key))
     if isinstance(error, paramiko.AuthenticationException):
         keys = ", ".join(endpoint.key_files) or "no key file, only the agent"
-        return Unreachable(
-            f"{endpoint} accepts none of our keys ({keys}): {error}",
-            hint="check `user` and `ssh_key` in the inventory, and authorized_keys on the machine",
-        )
+        locked = isinstance(error, paramiko.PasswordRequiredException)
+        hint = "the key has a passphrase: ssh-add it first" if locked else "check `user` and `ssh_key` in the inventory"
+        return Unreachable(f"{endpoint} accepts none of our keys ({keys}): {error}", hint=hint)
     late = time.monotonic() >= until or isinstance(error, TimeoutError)
     what = "no answer in time" if late else str(error) or type(error).__name__
     return Unreachable(f"{endpoint}: {what}", hint=f"see what ssh says: ssh -v -p {endpoint.port} {endpoint.host}")

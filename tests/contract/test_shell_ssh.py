@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
+import signal
 import socket
 import stat
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,9 +19,9 @@ import pytest
 from orchestrator.core.errors import HostKeyChanged, HostKeyUnknown, LinkLost, Unreachable, UserError
 from orchestrator.core.ports import Address
 from orchestrator.remote.ssh import SshShell, connect
-from orchestrator.remote.transfer import Transfer, pull_file, push_file
+from orchestrator.remote.transfer import push_file
 from tests.contract.test_transfer import a_file, entry
-from tests.hosts import Sshd
+from tests.hosts import Sshd, make_key
 
 NOTICED_WITHIN_S = 10.0
 
@@ -83,8 +83,8 @@ def test_a_changed_key_stops_everything_and_shows_both(box: Sshd, pins: Path, tm
         assert before in caught.value.message and box.fingerprint in caught.value.message
         assert str(pins) in caught.value.hint
     assert openssh is not None
-    bulk = subprocess.run([*openssh, "touch canary"], capture_output=True, text=True, timeout=30, check=False)
-    assert bulk.returncode == 255
+    refused = subprocess.run([*openssh, "touch canary"], capture_output=True, timeout=30, check=False)
+    assert refused.returncode == 255
     assert not (box.home / "canary").exists()
     assert "Accepted" not in seen_by(box) and "user root" not in seen_by(box)
 
@@ -137,10 +137,7 @@ def test_the_users_ssh_config_says_address_port_user_and_key(box: Sshd, pins: Pa
     )
     shell = connect(Address(host="nick", identity="[nick]:22", fingerprint=box.fingerprint), known_hosts=pins)
     assert shell.run(["echo", "hello"]).stdout == b"hello\n"
-    openssh = shell.openssh()
-    assert openssh is not None
-    bulk = subprocess.run([*openssh, "pwd"], capture_output=True, text=True, timeout=30, check=False)
-    assert (bulk.stdout.strip(), bulk.stderr) == (str(box.home), "")
+    assert bulk(shell, "pwd") == f"{box.home}\n"
     shell.close()
 
 
@@ -172,28 +169,70 @@ def test_a_jump_nobody_vouches_for_is_refused(machines: Callable[..., Sshd], pin
         connect(inner.address(), known_hosts=pins)
 
 
+@pytest.fixture
+def ssh_agent(monkeypatch: pytest.MonkeyPatch, gptctl_home: Path) -> Iterator[None]:
+    """An agent of the test's own, empty."""
+    said = subprocess.run(["ssh-agent", "-s"], capture_output=True, text=True, check=True).stdout
+    settings = dict(re.findall(r"(SSH_\w+)=([^;]+)", said))
+    monkeypatch.setenv("SSH_AUTH_SOCK", settings["SSH_AUTH_SOCK"])
+    yield
+    os.kill(int(settings["SSH_AGENT_PID"]), signal.SIGTERM)
+
+
+@pytest.mark.usefixtures("ssh_agent")
 def test_a_hostile_ssh_config_runs_nothing_and_forwards_nothing(box: Sshd, pins: Path, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
-    agent = subprocess.run(["ssh-agent", "-s"], capture_output=True, text=True, check=True).stdout
-    settings = dict(part.split("=", 1) for part in agent.replace("\n", ";").split(";") if "=" in part)
-    try:
-        os.environ["SSH_AUTH_SOCK"] = settings["SSH_AUTH_SOCK"]
-        hostile = f"Host *\n  ForwardAgent yes\n  PermitLocalCommand yes\n  LocalCommand touch {canary}\n"
-        user_config(hostile + "  UserKnownHostsFile /dev/null\n  StrictHostKeyChecking no\n  SendEnv *\n")
-        shell = connect(box.address(), known_hosts=pins)
-        openssh = shell.openssh()
-        assert openssh is not None
-        assert shell.run(["printenv", "SSH_AUTH_SOCK"]).stdout == b"\n"
-        bulk = subprocess.run([*openssh, "printenv SSH_AUTH_SOCK"], capture_output=True, timeout=30, check=False)
-        assert bulk.stdout == b"\n"
-        shell.close()
-        user_config(f"Host *\n  ProxyCommand touch {canary}\n")
-        with pytest.raises(UserError, match="ProxyCommand"):
-            connect(box.address(), known_hosts=pins)
-        assert not canary.exists()
-    finally:
-        os.environ.pop("SSH_AUTH_SOCK", None)
-        subprocess.run(["kill", settings["SSH_AGENT_PID"]], check=True)
+    hostile = f"Host *\n  ForwardAgent yes\n  PermitLocalCommand yes\n  LocalCommand touch {canary}\n"
+    user_config(hostile + "  UserKnownHostsFile /dev/null\n  StrictHostKeyChecking no\n  SendEnv *\n")
+    shell = connect(box.address(), known_hosts=pins)
+    assert shell.run(["printenv", "SSH_AUTH_SOCK"]).stdout == b"\n"
+    assert bulk(shell, "printenv SSH_AUTH_SOCK") == "\n"
+    shell.close()
+    user_config(f"Host *\n  ProxyCommand touch {canary}\n")
+    with pytest.raises(UserError, match="ProxyCommand"):
+        connect(box.address(), known_hosts=pins)
+    assert not canary.exists()
+
+
+@pytest.mark.usefixtures("ssh_agent")
+def test_a_key_that_only_the_agent_holds_opens_both_ways(box: Sshd, pins: Path) -> None:
+    subprocess.run(["ssh-add", "-q", str(box.key_file)], check=True)
+    box.key_file.unlink()
+    shell = connect(replace(box.address(), key_file=None), known_hosts=pins)
+    assert shell.run(["echo", "hello"]).stdout == b"hello\n"
+    assert bulk(shell, "echo hello") == "hello\n"
+    shell.close()
+
+
+def test_a_key_with_a_passphrase_says_what_to_do(box: Sshd, pins: Path) -> None:
+    subprocess.run(["ssh-keygen", "-q", "-p", "-N", "secret", "-f", str(box.key_file)], check=True, capture_output=True)
+    with pytest.raises(Unreachable) as caught:
+        connect(box.address(), known_hosts=pins)
+    assert "ssh-add" in caught.value.hint
+
+
+@pytest.mark.parametrize("kind", ["rsa", "ecdsa", "ed25519"])
+def test_a_machine_with_several_keys_shows_the_one_the_user_knows(
+    machines: Callable[..., Sshd], pins: Path, tmp_path: Path, kind: str
+) -> None:
+    mine = tmp_path / "my_known_hosts"
+    for other in ("rsa", "ecdsa"):
+        make_key(tmp_path / other, kind=other)
+    host = machines("box", options="".join(f"HostKey {tmp_path / other}\n" for other in ("rsa", "ecdsa")))
+    public = tmp_path / f"{kind}.pub" if kind != "ed25519" else host.folder / "hostkey.pub"
+    name, key, *_ = public.read_text().split()
+    mine.write_text(f"{host.identity} {name} {key}\n")
+    shell = connect(host.address(vouched=False), known_hosts=pins, user_known_hosts=mine)
+    assert pins.read_text() == f"{host.identity} {name} {key}\n"
+    assert bulk(shell, "echo hello") == "hello\n"
+    shell.close()
+
+
+def bulk(shell: SshShell, command: str) -> str:
+    """What the ssh of bulk transfer gets for a command."""
+    argv = shell.openssh()
+    assert argv is not None
+    return subprocess.run([*argv, command], capture_output=True, text=True, timeout=30, check=True).stdout
 
 
 @pytest.mark.parametrize("host", ["-oProxyCommand=touch canary", "", "a b", "a\nb"])
@@ -253,72 +292,3 @@ def test_a_killed_sshd_is_a_lost_link_at_once(box: Sshd, shell: SshShell) -> Non
     threading.Timer(0.3, box.kill).start()
     with pytest.raises(LinkLost, match="broke"):
         shell.run(["sleep", "60"], deadline_s=60)
-
-
-class Cut:
-    """A listener that cuts the link once a quarter of the bytes has gone."""
-
-    def __init__(self, box: Sshd) -> None:
-        self.box = box
-        self.at: float | None = None
-
-    def __call__(self, moment: Transfer) -> None:
-        if self.at is None and moment.bytes_done > moment.bytes_total / 4:
-            self.box.cut()
-            self.at = time.monotonic()
-
-
-BIG_BYTES = 256 << 20
-
-
-def test_a_push_cut_in_the_middle_goes_on_at_the_byte(box: Sshd, pins: Path, tmp_path: Path) -> None:
-    source, far, cut = a_file(tmp_path / "source", BIG_BYTES), tmp_path / "far" / "file", Cut(box)
-    first = connect(box.address(), known_hosts=pins)
-    with pytest.raises(LinkLost):
-        push_file(first, source, str(far), cut)
-    assert cut.at is not None
-    assert time.monotonic() - cut.at < NOTICED_WITHIN_S
-    assert not far.exists()
-    first.close()
-    box.heal()
-    second = connect(box.address(), known_hosts=pins)
-    arrived = sum(positions(far.parent))
-    report = push_file(second, source, str(far))
-    second.close()
-    assert 0 < report.bytes_sent == BIG_BYTES - arrived < BIG_BYTES
-    assert entry(far) == entry(source)
-    assert [path.name for path in far.parent.iterdir()] == ["file"]
-
-
-def test_a_pull_cut_in_the_middle_goes_on_at_the_byte(box: Sshd, pins: Path, tmp_path: Path) -> None:
-    far, here, cut = a_file(tmp_path / "far", BIG_BYTES), tmp_path / "here" / "file", Cut(box)
-    wanted = entry(far)
-    first = connect(box.address(), known_hosts=pins)
-    with pytest.raises(LinkLost):
-        pull_file(first, str(far), here, size_bytes=BIG_BYTES, sha256=wanted.sha256, on_progress=cut)
-    assert cut.at is not None
-    assert time.monotonic() - cut.at < NOTICED_WITHIN_S
-    assert not here.exists()
-    first.close()
-    box.heal()
-    arrived = sum(positions(here.parent))
-    second = connect(box.address(), known_hosts=pins)
-    report = pull_file(second, str(far), here, size_bytes=BIG_BYTES, sha256=wanted.sha256)
-    second.close()
-    assert 0 < report.bytes_sent == BIG_BYTES - arrived < BIG_BYTES
-    assert entry(here) == wanted
-
-
-def positions(folder: Path) -> list[int]:
-    """The side file that says how far each range got: eight bytes each."""
-    (side,) = folder.glob(".*.part.ranges")
-    data = side.read_bytes()
-    return [int.from_bytes(data[at : at + 8], "little") for at in range(0, len(data), 8)]
-
-
-def test_no_argument_of_bulk_transfer_reaches_a_far_shell_unquoted(shell: SshShell, tmp_path: Path) -> None:
-    source = a_file(tmp_path / "a'b; touch canary", 2 << 20)
-    push_file(shell, source, "dir $(touch canary)/x'; touch canary #")
-    assert b"canary" not in shell.run(["ls"]).stdout.replace(b"dir $(touch canary)", b"")
-    argv = shell.openssh()
-    assert argv is not None and shlex.split(shlex.join(argv)) == list(argv)
