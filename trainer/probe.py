@@ -14,13 +14,12 @@ Example::
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gc
 import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,10 +31,11 @@ from trainer.canary import compile_fault
 from trainer.contract import ContractError, RunConfig
 from trainer.model import GPT
 from trainer.optim import build_optimizers
+from trainer.start import Autocast, autocast_to, choose_precision
 
 HEADROOM_GIB = 0.5
 """Left free beside the measured peak: NCCL's buffers and the validation's own shapes come later."""
-MEASURE_S = 2.0
+MEASURE_S = 1.0
 FEWEST_MEASUREMENTS = 2
 COMPILE_BATCHES = 3
 
@@ -52,20 +52,13 @@ class Subject:
     optimizers: list[Optimizer]
     config: RunConfig
     device: torch.device
+    autocast: Autocast
 
     def batch(self, micro_batch: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Random ids and targets, (micro_batch, context_length): shapes matter here, text does not."""
         shape = (2, micro_batch, self.config.model.context_length)
         ids, targets = torch.randint(self.config.model.vocab_size, shape, device=self.device)
         return ids, targets
-
-    def autocast(self) -> contextlib.AbstractContextManager[object]:
-        """The run's compute type; a card without bf16 answers bf16 with fp16."""
-        precision, kind = self.config.train.precision, self.device.type
-        if precision == "fp32":
-            return contextlib.nullcontext()
-        narrow = kind == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.autocast(kind, dtype=torch.float16 if precision == "fp16" or narrow else torch.bfloat16)
 
     def micro_step(self, micro_batch: int) -> None:
         """Forward and backward."""
@@ -113,7 +106,8 @@ def _build(config: RunConfig, device: torch.device) -> Subject:
     torch.manual_seed(config.train.seed)
     torch.set_float32_matmul_precision("high" if config.train.tf32 else "highest")
     model = GPT(config.model, config.train.activation_checkpointing).to(device)
-    return Subject(model, build_optimizers(model, config.train), config, device)
+    dtype, _ = choose_precision(config.train.precision, device)
+    return Subject(model, build_optimizers(model, config.train), config, device, autocast_to(dtype, device))
 
 
 def _configured(micro_batch: int, share: int) -> int:
@@ -122,12 +116,8 @@ def _configured(micro_batch: int, share: int) -> int:
 
 
 def _largest(subject: Subject, share: int, free_gib: float) -> tuple[int, float]:
-    """The largest divisor of the share that fits, and its peak. It starts where the memory model points.
-
-    Raises ProbeError when one sequence does not fit.
-    """
+    """The largest divisor of the share that fits, and its peak. Raises ProbeError when one sequence does not fit."""
     config = subject.config
-    sizes = divisors(share)
     predicted = largest_micro_batch(
         config.model,
         share,
@@ -136,17 +126,29 @@ def _largest(subject: Subject, share: int, free_gib: float) -> tuple[int, float]
         activation_checkpointing=config.train.activation_checkpointing,
         optimizer=config.train.optimizer,
     )
+    found = search(divisors(share), predicted, lambda size: _peak_gib(subject, size, free_gib))
+    if found is None:
+        raise ProbeError(
+            f"one sequence of {config.model.context_length} tokens does not fit into the {free_gib:.1f} GiB that are "
+            "free: set train.activation_checkpointing = true, or take a card with more memory"
+        )
+    return found
+
+
+def search(
+    sizes: Sequence[int], predicted: int | None, peak_gib_of: Callable[[int], float | None]
+) -> tuple[int, float] | None:
+    """The largest of sizes (largest first) that has a peak, and that peak; None where none has.
+
+    It starts at the predicted size and walks down to the first that fits, or up to the first that does not: where the
+    prediction is right, two tries.
+    """
     at = sizes.index(predicted) if predicted is not None else len(sizes) - 1
-    peak_gib = _peak_gib(subject, sizes[at], free_gib)
-    while peak_gib is None:
-        at += 1
-        if at == len(sizes):
-            raise ProbeError(
-                f"one sequence of {config.model.context_length} tokens does not fit into {free_gib:.1f} GiB of free "
-                "memory: set train.activation_checkpointing = true, or take a card with more memory"
-            )
-        peak_gib = _peak_gib(subject, sizes[at], free_gib)
-    while at > 0 and (larger := _peak_gib(subject, sizes[at - 1], free_gib)) is not None:
+    peak_gib = peak_gib_of(sizes[at])
+    if peak_gib is None:
+        smaller = ((size, peak_gib_of(size)) for size in sizes[at + 1 :])
+        return next(((size, peak) for size, peak in smaller if peak is not None), None)
+    while at > 0 and (larger := peak_gib_of(sizes[at - 1])) is not None:
         at, peak_gib = at - 1, larger
     return sizes[at], peak_gib
 
@@ -218,14 +220,19 @@ def _read_config(asked: str) -> RunConfig:
     return RunConfig.from_json((path / "config.json" if path.is_dir() else path).read_text())
 
 
+def _device(wanted: str) -> torch.device:
+    usable = torch.cuda.is_available()
+    if wanted == "cuda" and not usable:
+        raise ProbeError("device cuda was asked for, but torch sees no usable card here")
+    return torch.device("cuda" if usable and wanted != "cpu" else "cpu")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The program: 0 with the result as last line on stdout, 1 with the reason on stderr."""
     asked = _parse(arguments)
     try:
         config = _read_config(asked.config)
-        wanted = asked.device or config.device
-        cuda = torch.cuda.is_available() if wanted == "auto" else wanted == "cuda"
-        _say(**probe(config, asked.ranks, torch.device("cuda" if cuda else "cpu")))
+        _say(**probe(config, asked.ranks, _device(asked.device or config.device)))
     except (ContractError, ProbeError, OSError) as error:
         print(f"probe: {error}", file=sys.stderr)
         return 1
