@@ -25,7 +25,7 @@ from torch import Tensor
 
 from trainer.checkpoint import Snapshot, to_host
 from trainer.contract import EVENT_STARTED, EVENT_VALIDATED, STOP, RunConfig
-from trainer.data import TrainingData, open_data, prefetched
+from trainer.data import ValidationSlice, open_data, prefetched
 from trainer.dist import World, sum_over_ranks
 from trainer.evaluate import validation_loss
 from trainer.finish import finish
@@ -90,7 +90,6 @@ def train(run: Run, stop: StopRequest, progress: Progress) -> str:
 
         logging = last or step == 1 or step % options.log_every == 0
         saving = last or step % options.checkpoint_every == 0
-        validating = data.validation is not None and (last or step % options.validate_every == 0)
         if logging or saving:
             loss_sum, stops = sum_over_ranks(world, [loss, float(stop())])
             mean_loss, stopping = loss_sum / world.size, stops > 0
@@ -98,8 +97,8 @@ def train(run: Run, stop: StopRequest, progress: Progress) -> str:
             journal.metrics(window.line(step, mean_loss, rate, norm, tally))
             check_finite(tally, step, options.max_nonfinite_steps)
         val_loss = None
-        if validating:
-            val_loss = validate(engine, data, options.micro_batch, world)
+        if data.validation is not None and (last or step % options.validate_every == 0):
+            val_loss = validate(engine, data.validation, options.micro_batch, world)
             journal.event(EVENT_VALIDATED, step, val_loss=val_loss)
             window.clock.mark("validate")
         if saving or stopping:
@@ -169,16 +168,14 @@ def check_finite(tally: Tally, step: int, limit: int) -> None:
         )
 
 
-def validate(engine: Engine, data: TrainingData, batch_size: int, world: World) -> float:
+def validate(engine: Engine, held_out: ValidationSlice, batch_size: int, world: World) -> float:
     """Mean loss in nats over the held-out slice, the same number on every rank."""
-    held_out = data.validation
-    assert held_out is not None
     part = validation_loss(
         engine.model,
         held_out.stream,
         held_out.start,
         held_out.tokens,
-        data.context_length,
+        engine.model.config.context_length,
         batch_size=batch_size,
         rank=world.rank,
         world=world.size,

@@ -89,11 +89,8 @@ class Saver:
         try:
             self._make_room(snapshot)
             folder = write_checkpoint(self.root, snapshot)
-            best = self._note_best(snapshot)
             point(self.root / LATEST, folder.name)
-            if best:
-                point(self.root / BEST, folder.name)
-            self._let_go()
+            best = self._point_to_best(snapshot)
         except OSError as error:
             self._fail(snapshot.step, error.strerror or str(error))
             return
@@ -101,16 +98,21 @@ class Saver:
         seconds = round(time.monotonic() - started, 3)
         size = sum(entry["size_bytes"] for entry in read_manifest(folder).values())
         self.emit(EVENT_CHECKPOINTED, snapshot.step, folder=folder.name, size_bytes=size, seconds=seconds, best=best)
+        try:
+            self._let_go()
+        except (OSError, CheckpointError) as error:
+            self.emit(EVENT_WARNING, snapshot.step, reason=f"older checkpoints were not tidied up: {error}")
 
     def _fail(self, step: int, reason: str) -> None:
         self.failure = f"checkpoint of step {step} not written: {reason}"
         self.emit(EVENT_WARNING, step, reason=f"{self.failure}; the older ones are intact")
 
-    def _note_best(self, snapshot: Snapshot) -> bool:
+    def _point_to_best(self, snapshot: Snapshot) -> bool:
         """Best is by validation loss alone: the training loss of one batch is noise."""
         loss = snapshot.meta.get("val_loss")
         if loss is None or not math.isfinite(loss) or (self.best_loss is not None and loss >= self.best_loss):
             return False
+        point(self.root / BEST, checkpoint_name(snapshot.step))
         self.best_step, self.best_loss = snapshot.step, loss
         return True
 

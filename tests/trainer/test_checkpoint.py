@@ -167,6 +167,18 @@ def test_best_is_by_validation_loss_and_alone_keeps_weights_only(tmp_path: Path)
     assert os.readlink(root / BEST) == "step-000020"
 
 
+def test_a_best_that_is_damaged_meanwhile_costs_no_later_save(tmp_path: Path) -> None:
+    told: Told = []
+    saver = saver_of(tmp_path / "run", told, keep_last=1)
+    saver.write(snapshot(10, 1.0))
+    (tmp_path / "run" / CHECKPOINTS / "step-000010" / MANIFEST_FILE).write_text("{")
+    saver.save(snapshot(20, 2.0))
+    saver.close()
+    assert find_newest(tmp_path / "run").step == 20
+    assert told[-1][0] == "warning"
+    assert "not tidied up: step-000010: no readable MANIFEST.json" in told[-1][2]["reason"]
+
+
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     val_losses=st.lists(st.none() | st.floats(1, 9), min_size=1, max_size=7),
