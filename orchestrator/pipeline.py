@@ -14,11 +14,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from orchestrator.core.errors import AgentError, GptctlError, LimitReached, MachineUnfit, ProviderError, UserError
+from orchestrator.core.errors import (
+    AgentError,
+    AmbiguousLaunch,
+    BadCredentials,
+    GptctlError,
+    LedgerDamaged,
+    LimitReached,
+    MachineUnfit,
+    NoAnswer,
+    ProviderError,
+    RunLocked,
+    StillBilling,
+    UserError,
+)
 from orchestrator.core.events import Event
 from orchestrator.core.states import EXIT_CODES, Outcome, State, is_forward, worst
 from orchestrator.ledger.lock import RunLock
-from orchestrator.ledger.records import RunRecord
+from orchestrator.ledger.records import RENTAL_OPEN, RunRecord
 from orchestrator.ledger.store import Ledger
 from orchestrator.stages.acquire import acquire
 from orchestrator.stages.context import RunContext
@@ -53,6 +66,8 @@ STAGES = (
 
 VERDICTS = (MachineUnfit, AgentError, ProviderError, UserError, LimitReached)
 """Errors that end a run which does not train yet; every other error leaves it to be resumed."""
+NO_VERDICTS = (NoAnswer, AmbiguousLaunch, RunLocked, LedgerDamaged)
+"""Of their kind, but trouble on our side: an API that is silent says nothing about the machine."""
 
 
 def drive(home: Path, run_id: str, listener: Callable[[Event], None], *, until: str | None = None) -> int:
@@ -66,12 +81,14 @@ def drive(home: Path, run_id: str, listener: Callable[[Event], None], *, until: 
             walk(context, until)
         except KeyboardInterrupt:
             detach(context)
-        except Exception:
+        except Exception as error:
             keep_traceback(context)
+            if isinstance(error, GptctlError) and may_bill(context):
+                raise StillBilling(*still_costs(context, error)) from error
             raise
         finally:
             context.disconnect()
-        return exit_code(context.run)
+        return exit_code(context)
 
 
 def walk(context: RunContext, until: str | None = None) -> None:
@@ -84,7 +101,7 @@ def walk(context: RunContext, until: str | None = None) -> None:
         try:
             perform(context, stage)
         except VERDICTS as error:
-            if stage.ending or is_forward(State.TRAINING, context.run.state):
+            if stage.ending or not is_verdict(context, error):
                 raise
             give_up(context, error)
         if stage.name == until and context.run.state == State.TRAINING:
@@ -124,11 +141,44 @@ def detach(context: RunContext) -> None:
     context.tell("detached", "the training goes on" if training else "nothing trains yet", training=training)
 
 
-def exit_code(run: RunRecord) -> int:
-    """What the process returns for a run as it stands: by outcome, or 0 while it goes on without us."""
+def is_verdict(context: RunContext, error: GptctlError) -> bool:
+    """Whether this error ends a run: only before the training, and never while a launch may have bought something."""
+    if is_forward(State.TRAINING, context.run.state) or isinstance(error, NO_VERDICTS):
+        return False
+    if isinstance(error, BadCredentials):  # without a key nobody can give a machine back
+        return not may_bill(context)
+    return True
+
+
+def may_bill(context: RunContext) -> bool:
+    """Whether a machine of this run may cost money now: one is held, or a launch has no answer yet."""
+    rental = context.rental
+    asked = bool(context.ledger.intents(rental.id, open_only=True))
+    return context.provider.paid and rental.state == RENTAL_OPEN and (rental.instance_id is not None or asked)
+
+
+def still_costs(context: RunContext, error: GptctlError) -> tuple[str, str]:
+    """The message and hint of an error that leaves a machine behind."""
+    rental = context.rental
+    what = rental.instance_id or "a machine whose launch has no answer yet"
+    return (
+        f"{error.message}. {what} may still be billing at ${rental.price_per_hour_usd:.2f}/h",
+        f"gptctl resume {context.run_id}, or gptctl release {context.run_id}",
+    )
+
+
+def exit_code(context: RunContext) -> int:
+    """What the process returns for a run as it stands: by outcome; 0 while it trains on without us, 7 while a machine
+    waits for a training that never began."""
+    run = context.run
     if run.outcome is None:
-        return 0
-    return worst(run.cause_code or EXIT_CODES[run.outcome])
+        return 7 if may_bill(context) and run.state != State.TRAINING else 0
+    return outcome_code(run)
+
+
+def outcome_code(run: RunRecord) -> int:
+    """The exit code of an ended run."""
+    return 0 if run.outcome is None else worst(run.cause_code or EXIT_CODES[run.outcome])
 
 
 def keep_traceback(context: RunContext) -> None:

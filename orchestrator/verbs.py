@@ -20,10 +20,10 @@ from orchestrator.core.states import Outcome, Seen, State
 from orchestrator.ledger.lock import RunLock, holder
 from orchestrator.ledger.records import RENTAL_OPEN, Rental, RunRecord
 from orchestrator.ledger.store import Ledger
-from orchestrator.pipeline import STAGES, drive, exit_code, perform
+from orchestrator.pipeline import STAGES, drive, outcome_code, perform
 from orchestrator.remote.agent import Agent, Checkpoint
+from orchestrator.stages.checkpoints import pull
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.fetch import pull
 from orchestrator.stages.follow import mirror_now
 from orchestrator.wiring import open_context, open_shell
 from trainer import contract
@@ -39,7 +39,7 @@ def stop_run(home: Path, run_id: str, listener: Listener) -> int:
         try:
             if context.run.state == State.ENDED:
                 context.say(f"{run_id} has ended already: {context.run.outcome}")
-                return exit_code(context.run)
+                return outcome_code(context.run)
             _stop(context)
         finally:
             context.disconnect()

@@ -118,9 +118,7 @@ def open_shell(home: Path, address: Address, *, accept_new: bool = False, deadli
     """A connection to a machine; this one needs none."""
     if address.host is None:
         return LocalShell(address)
-    return ssh.connect(
-        address, known_hosts=home / "known_hosts", accept_new=accept_new, connect_deadline_s=deadline_s
-    )
+    return ssh.connect(address, known_hosts=home / "known_hosts", accept_new=accept_new, connect_deadline_s=deadline_s)
 
 
 def detect_local_machine() -> MachineType:
@@ -129,4 +127,3 @@ def detect_local_machine() -> MachineType:
     answer = shell.run(["sh", "-c", "nvidia-smi --query-gpu=name --format=csv,noheader || true"], deadline_s=10)
     names = [line.strip() for line in answer.stdout.decode(errors="replace").splitlines() if line.strip()]
     return machines.local_machine(names, os.cpu_count() or 1)
-

@@ -27,7 +27,7 @@ from orchestrator.core.states import State
 from orchestrator.core.suggest import one_of
 from orchestrator.ledger.records import RENTAL_OPEN, RunRecord
 from orchestrator.ledger.store import Ledger
-from orchestrator.pipeline import drive, exit_code
+from orchestrator.pipeline import drive, outcome_code
 from orchestrator.verbs import release_run, stop_run
 from orchestrator.wiring import RunRequest, new_run
 from trainer.contract import CHECKPOINTS, LATEST
@@ -156,7 +156,7 @@ def resume(wanted: str | None, *, detach: bool, as_json: bool) -> int:
         found = ledger.find_run(wanted)
         if found.state is State.ENDED:
             show_ending(ledger, found.id, as_json=as_json)
-            return exit_code(found)
+            return outcome_code(found)
         return follow_through(ledger, found, detach=detach, as_json=as_json)
 
 

@@ -95,6 +95,10 @@ class Provider(Protocol):
     name: str
     paid: bool
     """Whether acquire buys something. `ssh` and `local` machines are never paid, whatever price they carry."""
+    settle_s: float
+    """How long a machine that was bought may stay out of lists, or out of reach once it is active."""
+    longest_boot_s: float
+    """After this long a machine that still boots is given back."""
 
     def offers(self, deadline_s: float = 30.0) -> Sequence[Offer]: ...
     def machines(self) -> Sequence[Instance]: ...

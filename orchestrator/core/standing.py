@@ -21,6 +21,8 @@ class StandingMachine:
     host: HostSpec
     machine: MachineType
     paid: bool = False
+    settle_s: float = 0.0
+    longest_boot_s: float = 0.0
 
     def offers(self, deadline_s: float = 30.0) -> Sequence[Offer]:
         """The one machine, at the inventory's price."""

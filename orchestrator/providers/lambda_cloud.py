@@ -85,6 +85,8 @@ class LambdaCloud:
     names: Mapping[str, str] = field(default_factory=dict)
     """Instance type -> our machine type, where it is known better than by its cards."""
     paid: bool = True
+    settle_s: float = 600.0
+    longest_boot_s: float = 1800.0
 
     @cached_property
     def _api(self) -> LambdaApi:

@@ -105,6 +105,8 @@ class RehearsalProvider:
     host: HostSpec
     machine: MachineType
     paid: bool = True
+    settle_s: float = 20.0
+    longest_boot_s: float = 120.0
 
     def offers(self, deadline_s: float = 30.0) -> Sequence[Offer]:
         """Those of the cloud that runs, else the bundled prices. Marked simulated either way."""

@@ -1,63 +1,245 @@
 """Acquire: hold a machine that answers SSH with the pinned key. One acquire call per intent, never repeated.
 
-Looks first: a rental that has its instance, or an intent whose answer was lost, is found among the provider's machines
-before anything new is asked for.
+Looks first: what an interrupted acquire of this rental already got is adopted; what it gave back is ended. A machine
+that turns out bad is given back before the next candidate is tried, with an intent of its own.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from uuid import uuid4
 
-from orchestrator.core.errors import GaveUp, RemoteError
-from orchestrator.core.ports import Instance, LaunchRequest, Offer
+from orchestrator.core.errors import (
+    AmbiguousLaunch,
+    GaveUp,
+    HostKeyChanged,
+    HostKeyUnknown,
+    LimitReached,
+    NoAnswer,
+    NoCapacity,
+    ProviderError,
+    RemoteError,
+)
+from orchestrator.core.ports import Address, Instance, LaunchRequest, Offer
 from orchestrator.core.states import State
-from orchestrator.ledger.records import Intent, Rental
+from orchestrator.ledger.records import INTENT_ADOPTED, INTENT_BOUGHT, INTENT_REFUSED, INTENT_UNSEEN, Intent
+from orchestrator.remote.cloud_init import user_data
+from orchestrator.remote.keys import new_key_pair
+from orchestrator.remote.known_hosts import HostKey
+from orchestrator.stages import boot, guard
 from orchestrator.stages.context import RunContext
+
+MOST_MACHINES = 3
+"""How many bad machines of one run are given back before it is given up."""
+ASK_AGAIN_S = 60.0
+"""Between two rounds over all regions, with --wait."""
+LOOK_EVERY_S = 5.0
 
 
 def acquire(context: RunContext) -> None:
     """Leaves the rental with an instance id, an address and a machine that answered."""
     context.advance(State.ACQUIRING)
-    if context.rental.instance_id is None:
-        instance = _found(context, context.rental) or _bought(context, context.rental)
-        context.ledger.update_rental(
-            context.rental.id,
-            instance_id=instance.instance_id,
-            address=asdict(instance.address) if instance.address else {},
-        )
+    for attempt in range(1, MOST_MACHINES + 1):
+        if context.rental.instance_id is None:
+            _hold(context, _found(context) or _bought(context))
+        try:
+            return _use(context)
+        except boot.BadMachine as error:
+            context.tell("warning", f"{error.message}: given back ({attempt} of {MOST_MACHINES})")
+            _give_back(context)
+    raise ProviderError(
+        f"{MOST_MACHINES} machines of {context.host.name} in a row were no good", "try another region or machine type"
+    )
+
+
+def _use(context: RunContext) -> None:
+    if context.provider.paid:
+        instance = boot.wait_until_active(context)
+        context.ledger.update_rental(context.rental.id, address=asdict(_vouched(context, instance)))
     _reach(context)
 
 
-def _found(context: RunContext, rental: Rental) -> Instance | None:
-    """A machine that an earlier, interrupted acquire of this rental already got."""
-    intents = {intent.id: intent for intent in context.ledger.intents(rental.id, open_only=True)}
-    for instance in context.provider.machines() if intents else ():
-        if instance.rental_id == rental.id or not context.provider.paid:
-            for intent in intents.values():
-                context.ledger.close_intent(intent.id, "adopted", {"instance_id": instance.instance_id})
-            return instance
+def _hold(context: RunContext, instance: Instance) -> None:
+    """What is bought is written down at once; the address of a cloud's machine comes later."""
+    context.ledger.update_rental(
+        context.rental.id,
+        instance_id=instance.instance_id,
+        ends_at=instance.ends_at,
+        address=asdict(instance.address) if instance.address else {},
+    )
+
+
+def _found(context: RunContext) -> Instance | None:
+    """A machine that an earlier, interrupted acquire of this rental got; others of this rental are ended.
+
+    An intent whose answer is unknown is looked for until lists have been clean long enough to close it as unseen.
+    """
+    open_ids = {intent.id for intent in context.ledger.intents(context.rental.id, open_only=True)}
+    if not context.ledger.intents(context.rental.id):
+        return None
+    until = context.now() + (context.provider.settle_s if open_ids else 0.0)
+    while True:
+        for instance in _ours(context):
+            if instance.intent_id in open_ids or not context.provider.paid:
+                _close(context, INTENT_ADOPTED, instance)
+                return instance
+            context.provider.release(instance)
+        if context.now() >= until:
+            break
+        time.sleep(LOOK_EVERY_S)
+    if open_ids:
+        _close(context, INTENT_UNSEEN)
+        raise ProviderError(
+            f"the launch was never seen in {context.provider.settle_s / 60:.0f} min of lists; nothing seems bought",
+            "gptctl orphans looks again; then run again",
+        )
     return None
 
 
-def _bought(context: RunContext, rental: Rental) -> Instance:
-    offer = Offer(rental.provider, rental.machine, rental.price_per_hour_usd, source="plan")
-    request = LaunchRequest(rental.id, str(uuid4()), offer)
-    context.ledger.add_intent(Intent(request.intent_id, rental.id, context.now(), request={"machine": rental.machine}))
-    # No retry: a request whose answer is lost may still have bought a machine; _found() decides on the next look.
-    instance = context.provider.acquire(request)
-    context.ledger.close_intent(request.intent_id, "bought", {"instance_id": instance.instance_id})
+def _ours(context: RunContext) -> list[Instance]:
+    """Living machines of this rental."""
+    if not context.provider.paid:
+        return list(context.provider.machines())
+    return [
+        found
+        for found in context.provider.machines()
+        if found.rental_id == context.rental.id and found.status not in ("terminating", *boot.GONE)
+    ]
+
+
+def _close(context: RunContext, state: str, instance: Instance | None = None) -> None:
+    answer = {"instance_id": instance.instance_id} if instance else {}
+    for intent in context.ledger.intents(context.rental.id, open_only=True):
+        context.ledger.close_intent(intent.id, state, answer)
+
+
+def _bought(context: RunContext) -> Instance:
+    """Asks for each offer in turn, once; with --wait, round after round. Refusals close their intent."""
+    while True:
+        reasons = []
+        for offer in _candidates(context):
+            try:
+                return _buy(context, offer)
+            except NoCapacity as error:
+                reasons.append(f"{offer.region}: {error.message}")
+        why = "; ".join(reasons) or "no region lists capacity"
+        if not context.run.options.get("wait"):
+            raise NoCapacity(f"{context.host.name}: {why}", "add --wait to ask until there is one")
+        context.say(f"no capacity ({why}); asking again in {ASK_AGAIN_S:.0f} s")
+        time.sleep(ASK_AGAIN_S)
+
+
+def _candidates(context: RunContext) -> Iterator[Offer]:
+    """Offers of the planned machine with capacity, cheapest first, at no more than the price agreed to."""
+    if not context.provider.paid:
+        yield Offer(context.rental.provider, context.rental.machine, context.rental.price_per_hour_usd, source="plan")
+        return
+    agreed = context.plan.price_per_hour_usd
+    offers = [offer for offer in _offers(context) if offer.machine == context.machine.name and offer.available]
+    for offer in sorted(offers, key=lambda each: each.price_per_hour_usd):
+        if agreed is not None and offer.price_per_hour_usd > agreed + 1e-9:
+            raise LimitReached(
+                f"{context.host.name} costs ${offer.price_per_hour_usd:.2f}/h now, agreed were ${agreed:.2f}/h",
+                "run again to see and accept the new price",
+            )
+        yield offer
+
+
+def _offers(context: RunContext) -> list[Offer]:
+    """Asking is free: an API that does not answer is asked again where the user chose to wait."""
+    while True:
+        try:
+            return list(context.provider.offers())
+        except NoAnswer as error:
+            if not context.run.options.get("wait"):
+                raise
+            context.tell("seen", f"{error.message}; asking again in {ASK_AGAIN_S:.0f} s")
+            time.sleep(ASK_AGAIN_S)
+
+
+def _buy(context: RunContext, offer: Offer) -> Instance:
+    request = LaunchRequest(context.rental.id, str(uuid4()), offer)
+    if context.provider.paid:
+        request = _guarded(context, request)
+    context.ledger.add_intent(
+        Intent(request.intent_id, context.rental.id, context.now(), request={"region": offer.region, "sku": offer.sku})
+    )
+    try:
+        # No retry: a request whose answer is lost may still have bought a machine; _found() decides on the next look.
+        instance = context.provider.acquire(request)
+    except AmbiguousLaunch as error:
+        context.tell("warning", f"{error.message}; looking for the machine by its tag")
+        found = _found(context)
+        assert found is not None  # an open intent is adopted, or closed as unseen, which raises
+        return found
+    except NoAnswer:
+        raise  # nothing was sent or it is unknown: the intent stays open and is looked for on the next call
+    except ProviderError as error:
+        context.ledger.close_intent(request.intent_id, INTENT_REFUSED, {"error": error.message})
+        raise
+    context.ledger.close_intent(request.intent_id, INTENT_BOUGHT, {"instance_id": instance.instance_id})
+    context.ledger.update_rental(context.rental.id, price_per_hour_usd=offer.price_per_hour_usd)
     return instance
+
+
+def _guarded(context: RunContext, request: LaunchRequest) -> LaunchRequest:
+    """With its deadlines, and with a host key made here, which is pinned before the machine exists."""
+    budget = guard.budget_deadline(context)
+    request = replace(request, ends_at=budget and budget + guard.GRACE_S, first_ends_at=guard.first_deadline(context))
+    if context.host.host_key == "first-contact":
+        return request
+    pair = new_key_pair(request.rental_id)
+    kind, key, *_ = pair.public.split()
+    context.remember(host_key=HostKey(kind, key).fingerprint)
+    return replace(request, user_data=user_data(pair))
+
+
+def _vouched(context: RunContext, instance: Instance) -> Address:
+    """The address with the fingerprint of the key that was injected; none where first contact is to be trusted."""
+    assert instance.address is not None
+    return replace(instance.address, fingerprint=context.rental.data.get("host_key"))
 
 
 def _reach(context: RunContext) -> None:
     """First contact. A machine that never answered is given up; one that did is only out of sight."""
     context.say(f"connecting to {context.host.name}")
+    if context.rental.data.get("reached"):
+        return context.agent.ensure()
     try:
-        context.agent.ensure()
-    except RemoteError as error:
-        if context.rental.data.get("reached"):
-            raise
+        _first_contact(context)
+    except (HostKeyUnknown, HostKeyChanged) as error:
+        if context.provider.paid:
+            raise boot.BadMachine(f"the image ignored the injected host key: {error.message}") from error
         raise GaveUp(error.message, error.hint, cause=error) from error
-    if not context.rental.data.get("reached"):
-        context.remember(reached=context.now())
+    except RemoteError as error:
+        if context.provider.paid:
+            raise boot.BadMachine(f"it is active and does not answer SSH: {error.message}") from error
+        raise GaveUp(error.message, error.hint, cause=error) from error
+    context.remember(reached=context.now())
+
+
+def _first_contact(context: RunContext) -> None:
+    """A rented machine's sshd may come up some seconds after its status says active."""
+    until = context.now() + (context.provider.settle_s if context.provider.paid else 0.0)
+    while True:
+        try:
+            return context.agent.ensure()
+        except (HostKeyUnknown, HostKeyChanged):
+            raise
+        except RemoteError:
+            if context.now() >= until:
+                raise
+            context.disconnect()
+            time.sleep(boot.LOOK_EVERY_S)
+
+
+def _give_back(context: RunContext) -> None:
+    """Ends the bad machine, for sure, and forgets it as this rental's; what it cost stays noted."""
+    context.disconnect()
+    boot.give_back(context)
+    rental = context.rental
+    past = [*rental.data.get("given_back", []), {"instance_id": rental.instance_id, **boot.seen_of(rental)}]
+    kept = {key: value for key, value in rental.data.items() if key not in boot.SEEN_KEYS and key != "reached"}
+    context.ledger.update_rental(rental.id, instance_id=None, address={}, data={**kept, "given_back": past})

@@ -15,6 +15,8 @@ from typing import Any
 from orchestrator.core.errors import LinkLost, RemoteError, Unreachable
 from orchestrator.core.states import Outcome, Seen, State
 from orchestrator.remote.agent import Data, Ended, Heartbeat
+from orchestrator.stages import boot
+from orchestrator.stages.checkpoints import pull_newest
 from orchestrator.stages.context import RunContext
 from trainer import contract
 
@@ -32,9 +34,10 @@ def follow(context: RunContext) -> None:
     while True:
         heard = context.now()
         try:
-            exit_record = mirror_until_end(context)
-            break
+            return _conclude(context, mirror_until_end(context))
         except (LinkLost, Unreachable) as error:
+            if context.provider.paid and boot.was_preempted(context):
+                return _preempted(context)
             seen_at = context.run.seen_at or 0.0
             if seen_at >= heard:
                 wait_s, silent_since = FIRST_WAIT_S, None
@@ -46,7 +49,6 @@ def follow(context: RunContext) -> None:
             context.disconnect()
             time.sleep(wait_s)
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
-    _conclude(context, exit_record)
 
 
 def mirror_until_end(context: RunContext) -> dict[str, Any]:
@@ -58,6 +60,8 @@ def mirror_until_end(context: RunContext) -> dict[str, Any]:
             if isinstance(line, Data):
                 append(context.mirror / line.file, line.offset, line.data)
                 progress.data(line.file, line.data)
+                if context.provider.paid and progress.take_checkpointed():
+                    pull_newest(context)
             elif isinstance(line, Heartbeat):
                 progress.heartbeat(line.status)
             elif isinstance(line, Ended):
@@ -105,6 +109,12 @@ class Progress:
         self.partial: dict[str, bytes] = {}
         self.row: dict[str, Any] = {}
         self.written_at = 0.0
+        self._checkpointed = False
+
+    def take_checkpointed(self) -> bool:
+        """Whether a checkpoint was written since the last call."""
+        found, self._checkpointed = self._checkpointed, False
+        return found
 
     def data(self, name: str, data: bytes) -> None:
         *lines, self.partial[name] = (self.partial.get(name, b"") + data).split(b"\n")
@@ -123,6 +133,8 @@ class Progress:
             self._metric(record)
         elif record.get("event") == contract.EVENT_VALIDATED:
             self.row["val_loss"] = record.get("val_loss")
+        elif record.get("event") == contract.EVENT_CHECKPOINTED:
+            self._checkpointed = True
         elif record.get("event") in (contract.EVENT_WARNING, contract.EVENT_MICRO_BATCH_REDUCED):
             self.context.tell("warning", str(record.get("text") or record["event"]))
 
@@ -148,6 +160,13 @@ class Progress:
             self.context.run_id, seen=Seen.LIVE, seen_at=now, seen_via=self.context.seen_via, **self.row
         )
         self.context.ledger.touch_stage(self.context.interval, now)
+
+
+def _preempted(context: RunContext) -> None:
+    """The provider says that the machine is no more: only it can."""
+    cause = f"{context.rental.provider} took {context.rental.instance_id} away"
+    context.ledger.set_state(context.run_id, State.ENDING, outcome=Outcome.PREEMPTED, cause=cause)
+    context.tell("preempted", cause)
 
 
 def _conclude(context: RunContext, exit_record: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from orchestrator.core.errors import AgentError
 from orchestrator.remote.agent import Agent
+from orchestrator.stages import guard
 from orchestrator.stages.context import RunContext
 
 LEASE_S = 1800.0
@@ -18,6 +19,7 @@ def run_job(context: RunContext, agent: Agent, job: str, digest: str, spec: Mapp
 
     def show(progress: dict[str, Any]) -> None:
         context.tell("progress", **{"what": job, **progress})
+        guard.extend(context)
 
     state = agent.start(job, context.run_id, digest, spec)
     return state.exit or agent.wait(context.run_id, job, show, digest)

@@ -10,6 +10,7 @@ from orchestrator.core.limits import train_deadline_s
 from orchestrator.core.plan import Plan, train_config
 from orchestrator.core.states import State
 from orchestrator.ledger.records import Attempt
+from orchestrator.stages import guard
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.jobs import LEASE_S, has_job, run_job
 from trainer.contract import RunConfig
@@ -22,6 +23,7 @@ def launch(context: RunContext) -> None:
     """Leaves a train job that runs or has ended, and the run in state training."""
     if not has_job(context, "train"):
         _amend_plan(context)
+        guard.arm(context)
         _start(context)
     context.advance(State.TRAINING)
 
@@ -66,7 +68,7 @@ def _deadline_s(context: RunContext) -> float | None:
     whole_s = train_deadline_s(context.plan)
     if whole_s is None:
         return None
-    left_s = whole_s - (context.now() - context.run.created_at)
+    left_s = whole_s - (context.now() - context.rental.created_at)
     if left_s <= 0:
         raise LimitReached(
             f"launch: getting ready took {whole_s - left_s:.0f} s, and the limits leave {whole_s:.0f} s in all",

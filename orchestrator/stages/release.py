@@ -1,13 +1,18 @@
 """Release: give the machine back and ask until it is gone.
 
-An `ssh` or `local` machine is never switched off: its jobs are ended, locks and secrets freed; run folders and
-environments stay. A rental goes after its last unfinished run, unless that run is kept.
+A rented machine is destroyed, and only then its bill is known. An `ssh` or `local` machine is never switched off: its
+jobs are ended, locks and secrets freed; run folders and environments stay. A rental goes after its last unfinished run,
+unless that run is kept.
 """
 
 from __future__ import annotations
 
-from orchestrator.core.ports import Address, Instance
+from orchestrator.core.billing import bill, observed
+from orchestrator.core.errors import RemoteError
+from orchestrator.core.ports import Instance
 from orchestrator.core.states import State
+from orchestrator.ledger.records import RENTAL_RELEASED
+from orchestrator.stages import boot
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.report import report
 
@@ -15,16 +20,17 @@ from orchestrator.stages.report import report
 def release(context: RunContext) -> None:
     """Ends this run's jobs; releases the rental unless the run is kept or another run still needs it."""
     rental = context.rental
-    if rental.state == "released":
+    if rental.state == RENTAL_RELEASED:
         return
-    if rental.data.get("reached"):
-        context.agent.release(context.run_id)
     if context.run.keep:
+        _end_jobs(context)
         context.say(
             f"{context.host.name} is kept as {rental.id} (${rental.price_per_hour_usd:.2f}/h). "
             f"Next: gptctl run RECIPE --on {rental.id}, or gptctl release {context.run_id}"
         )
-    elif not _others(context):
+    elif _others(context):
+        _end_jobs(context)
+    else:
         _give_back(context)
     report(context)
 
@@ -34,16 +40,55 @@ def _others(context: RunContext) -> bool:
     return any(run.id != context.run_id and run.state != State.ENDED for run in runs)
 
 
+def _end_jobs(context: RunContext) -> None:
+    if context.rental.data.get("reached"):
+        context.agent.release(context.run_id)
+
+
 def _give_back(context: RunContext) -> None:
+    if context.provider.paid:
+        _destroy(context)
+    else:
+        _end_jobs(context)
+        context.provider.release(_instance(context))
+    context.ledger.update_rental(context.rental.id, state=RENTAL_RELEASED, released_at=context.now())
+
+
+def _destroy(context: RunContext) -> None:
+    """Its jobs end with it. Frees the secrets first where it still answers: memory outlives some machines."""
+    try:
+        _end_jobs(context)
+    except RemoteError as error:
+        context.tell("seen", f"{error.message}; it is destroyed all the same")
+    context.disconnect()
+    boot.give_back(context)
+    _settle(context)
+
+
+def _settle(context: RunContext) -> None:
+    """The bill, from what was seen of the machine and the provider's audit log where it has one."""
+    audited = context.provider.ended_at(_instance(context)) if context.rental.instance_id else None
+    price = context.rental.price_per_hour_usd
+    lives = [*context.rental.data.get("given_back", []), boot.seen_of(context.rental)]
+    spans = [observed(life, audited if life is lives[-1] else None) for life in lives]
+    bills = [bill(span, price).to_json() for span in spans if span is not None]
+    context.remember(
+        bill={
+            "cost_usd": sum(each["cost_usd"] for each in bills),
+            "less_usd": sum(each["less_usd"] for each in bills),
+            "minutes": sum(each["minutes"] for each in bills),
+            "audited": audited is not None,
+        }
+    )
+
+
+def _instance(context: RunContext) -> Instance:
     rental = context.rental
-    if rental.instance_id is not None:
-        context.provider.release(
-            Instance(
-                rental.provider,
-                rental.instance_id,
-                rental.machine,
-                Address(**rental.address) if rental.address else None,
-                rental_id=rental.id,
-            )
-        )
-    context.ledger.update_rental(rental.id, state="released", released_at=context.now())
+    return Instance(
+        rental.provider,
+        rental.instance_id or "",
+        rental.machine,
+        rental_id=rental.id,
+        price_per_hour_usd=rental.price_per_hour_usd,
+        launched_at=rental.created_at,
+    )

@@ -12,6 +12,7 @@ from orchestrator.core.errors import UserError
 from orchestrator.core.shards import Dataset, Shard
 from orchestrator.remote import transfer
 from orchestrator.remote.landing import landing
+from orchestrator.stages import guard
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.prepare import prepared_folder
 from trainer import contract
@@ -132,5 +133,6 @@ def progress(context: RunContext, what: str) -> Callable[[transfer.Transfer], No
             rate=moved.rate_bytes_per_s,
             eta_s=moved.eta_s,
         )
+        guard.extend(context)
 
     return tell

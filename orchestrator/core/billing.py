@@ -1,0 +1,75 @@
+"""What a provider will charge for one machine, from what was seen of it. Pure.
+
+Billing runs from the moment the machine was healthy to its end, per started minute. Either end is known exactly (from
+an audit log) or lies between two looks; then the bill is shown as its upper bound with what it may be less.
+
+Example::
+
+    bill(Span(active=(10.0, 12.0), ended=(3600.0, 3603.0)), price_per_hour_usd=15.92).cost_usd
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+MINUTE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Span:
+    """When a machine began and ceased to cost, each as (earliest, latest) in UTC epoch seconds."""
+
+    active: tuple[float, float]
+    ended: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Bill:
+    """Upper bound in USD before tax, and how much less it may be (0: both ends are exact enough)."""
+
+    cost_usd: float
+    less_usd: float
+    minutes: int
+    span: Span
+
+    def to_json(self) -> dict[str, Any]:
+        """For the ledger and cost.json."""
+        return asdict(self)
+
+
+def bill(span: Span, price_per_hour_usd: float) -> Bill:
+    """The bill at the launch-time price."""
+    most = _minutes(span.ended[1] - span.active[0])
+    least = _minutes(span.ended[0] - span.active[1])
+    price_per_minute_usd = price_per_hour_usd / 60
+    return Bill(most * price_per_minute_usd, (most - least) * price_per_minute_usd, most, span)
+
+
+def _minutes(seconds: float) -> int:
+    return max(0, math.ceil(seconds / MINUTE_S - 1e-9))
+
+
+def observed(seen: Mapping[str, Any], audited_end: float | None = None) -> Span | None:
+    """The span from what acquire and release noted about a rental; None for a machine that was never healthy.
+
+    seen: `booting_at` (last look before it was active), `active_at`, `alive_at` (last seen alive), `gone_at`.
+    """
+    active_at = seen.get("active_at")
+    if active_at is None:
+        return None
+    active = (float(seen.get("booting_at") or active_at), float(active_at))
+    if audited_end is not None:
+        return Span(active, (audited_end, audited_end))
+    gone_at = float(seen.get("gone_at") or seen.get("alive_at") or active_at)
+    return Span(active, (min(float(seen.get("alive_at") or active_at), gone_at), gone_at))
+
+
+def split(total_usd: float, by_stage: Mapping[str, float]) -> dict[str, float]:
+    """A bill over the stages, in proportion to what each took."""
+    whole = sum(by_stage.values())
+    if not whole:
+        return dict(by_stage)
+    return {stage: total_usd * part / whole for stage, part in by_stage.items()}

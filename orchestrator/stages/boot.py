@@ -1,0 +1,114 @@
+"""From bought to usable: wait, bounded, until a rented machine is healthy, and give back the one that is not.
+
+Nothing here buys. Every look is noted in the rental: from these notes comes the bill.
+"""
+
+from __future__ import annotations
+
+import time
+
+from orchestrator.core.errors import NoAnswer, ProviderError, StillBilling
+from orchestrator.core.ports import Instance
+from orchestrator.ledger.records import Rental
+from orchestrator.stages.context import RunContext
+from orchestrator.stages.guard import held
+
+LOOK_EVERY_S = 2.0
+LONGEST_BOOT_MINUTES = 30.0
+GONE = ("terminated", "preempted")
+GIVE_BACK_WITHIN_S = 600.0
+SEEN_KEYS = ("booting_at", "active_at", "alive_at", "gone_at")
+"""What is noted of a machine's life, in rental.data."""
+
+
+class BadMachine(ProviderError):
+    """It was bought and is no good: given back, and another one may be tried."""
+
+
+def wait_until_active(context: RunContext) -> Instance:
+    """The machine once it is active with an address. Raises BadMachine for one that is unhealthy, gone or stuck."""
+    usual = context.machine.boot_minutes or LONGEST_BOOT_MINUTES / 2
+    longest_s = 60 * max(2 * usual, context.provider.longest_boot_s / 60)
+    began, told = context.now(), 0.0
+    while True:
+        found = _look(context)
+        status = found.status if found else "not listed"
+        if found and found.status == "active" and found.address is not None:
+            if "active_at" not in context.rental.data:
+                context.remember(active_at=context.now())
+            return found
+        waited_s = context.now() - began
+        if (found and found.status in ("unhealthy", "terminating", *GONE)) or waited_s > longest_s:
+            raise BadMachine(f"{context.rental.instance_id} is {status} after {waited_s / 60:.0f} min")
+        if found:
+            context.remember(booting_at=context.now())
+        if context.now() - told > 10:
+            told = context.now()
+            context.say(f"booting {waited_s / 60:.0f}m, usual {usual:.0f}m ({status})")
+        time.sleep(LOOK_EVERY_S)
+
+
+def _look(context: RunContext) -> Instance | None:
+    try:
+        return held(context)
+    except NoAnswer as error:
+        context.tell("seen", f"{error.message}; looking again")
+        return None
+
+
+def is_gone(context: RunContext) -> bool:
+    """Whether the provider says, in two lists, that the machine is no more."""
+    for _ in range(2):
+        found = held(context)
+        if found is not None and found.status not in GONE:
+            return False
+        time.sleep(LOOK_EVERY_S / 2)
+    return True
+
+
+def was_preempted(context: RunContext) -> bool:
+    """A silent machine: did its provider take it away? An API that does not answer says nothing."""
+    try:
+        return is_gone(context)
+    except NoAnswer:
+        return False
+
+
+def give_back(context: RunContext) -> None:
+    """Releases the machine and asks until two lists agree that it is gone. Raises StillBilling when that takes too
+    long or the provider refuses; doing it again goes on."""
+    rental = context.rental
+    if rental.instance_id is None:
+        return
+    deadline, gone_in_a_row, trouble = context.now() + GIVE_BACK_WITHIN_S, 0, ""
+    while gone_in_a_row < 2:
+        if context.now() > deadline:
+            raise still_billing(context, trouble or "the provider still lists it")
+        try:
+            found = held(context)
+            if found is None or found.status in GONE:
+                gone_in_a_row += 1
+                context.remember(gone_at=context.rental.data.get("gone_at") or context.now())
+            else:
+                gone_in_a_row = 0
+                context.remember(alive_at=context.now(), gone_at=None)
+                context.provider.release(found)
+        except ProviderError as error:
+            trouble = error.message
+            context.tell("warning", f"release: {trouble}; trying again")
+        time.sleep(LOOK_EVERY_S)
+    context.say(f"destroyed {rental.instance_id}")
+
+
+def still_billing(context: RunContext, why: str) -> StillBilling:
+    """The error that names the machine, its price and the command to try again."""
+    rental = context.rental
+    return StillBilling(
+        f"{rental.instance_id} on {rental.provider} may still be billing at ${rental.price_per_hour_usd:.2f}/h: {why}",
+        f"gptctl release {context.run_id}",
+    )
+
+
+def seen_of(rental: Rental) -> dict[str, float]:
+    """The notes on the machine this rental holds now."""
+    return {key: rental.data[key] for key in SEEN_KEYS if rental.data.get(key) is not None}

@@ -1,0 +1,51 @@
+"""Checkpoints on this side: copied, verified against their manifests, linked, and marked safe on the machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.remote import transfer
+from orchestrator.remote.agent import Checkpoint
+from orchestrator.remote.landing import require_space
+from orchestrator.stages.context import RunContext
+from orchestrator.stages.sync import progress
+from trainer import contract
+
+
+def pull_newest(context: RunContext) -> None:
+    """Best and latest, while the training goes on: what is left if the machine is taken away."""
+    found = [each for each in context.agent.manifest(context.run_id) if each.best or each.latest]
+    pull(context, found, context.mirror / contract.CHECKPOINTS)
+
+
+def pull(context: RunContext, checkpoints: Sequence[Checkpoint], folder: Path) -> None:
+    """Copies checkpoints into `folder`, verifies them, marks them safe on the machine and links latest and best."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    require_space(folder, sum(found.size_bytes for found in checkpoints if not (folder / found.name).exists()))
+    for found in sorted(checkpoints, key=lambda each: (not each.best, not each.latest, -each.step)):
+        transfer.pull_files(
+            context.shell,
+            f"{context.agent.root}/runs/{context.run_id}/{contract.CHECKPOINTS}/{found.name}",
+            folder / found.name,
+            found.files,
+            progress(context, found.name),
+            manifest=contract.MANIFEST_FILE,
+        )
+        context.agent.safe(context.run_id, found.step, found.manifest_sha256)
+        context.ledger.update_run(context.run_id, safe_step=max(found.step, context.run.safe_step or 0))
+        for name, is_it in ((contract.LATEST, found.latest), (contract.BEST, found.best)):
+            if is_it:
+                link(folder / name, found.name)
+    if checkpoints:
+        total = sum(found.size_bytes for found in checkpoints)
+        context.say(f"{len(checkpoints)} checkpoints here and verified ({total / 1e6:.1f} MB) in {folder}")
+
+
+def link(path: Path, target: str) -> None:
+    """Points a symlink at `target` by rename, so that there is never a moment without one."""
+    temporary = path.with_name(f".tmp-{path.name}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    os.replace(temporary, path)
