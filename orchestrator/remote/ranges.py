@@ -150,8 +150,8 @@ def _streams(
             errors = stack.enter_context(tempfile.TemporaryFile())
             command = [*ssh, shlex.join(argv(each))]
             process = subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=errors, bufsize=0)
-            stack.callback(_reap, process)
             streams.append(_Stream(each, process, errors, pump))
+            stack.callback(streams[-1].close)
         waiting = list(streams)
         while waiting:
             for stream in [each for each in waiting if each.ended()]:
@@ -189,6 +189,15 @@ class _Stream:
     def ended(self) -> bool:
         return self._process.poll() is not None and not self._thread.is_alive()
 
+    def close(self) -> None:
+        """Whatever happened: no process, no thread and no open file is left."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        self._thread.join()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
     def check(self, shell: Shell, what: str) -> None:
         """Raise what ended the stream early: our own disk, the link, or the far side."""
         if self._trouble is not None:
@@ -209,11 +218,3 @@ def _failure(shell: Shell, code: int, said: bytes, what: str) -> GptctlError:
         why = words[-1] if words else "the connection broke"
         return LinkLost(f"{what}: {shell.address.host}: {why}", hint="try again: it goes on at the byte it reached")
     return far.refused(shell, code, said, what)
-
-
-def _reap(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.kill()
-    process.wait()
-    if process.stdout is not None:
-        process.stdout.close()

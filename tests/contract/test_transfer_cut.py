@@ -1,4 +1,4 @@
-"""A link that is cut in the middle of a big file: noticed within 10 s, gone on with at the byte, and quoted throughout."""
+"""A link cut in the middle of a big file: noticed within 10 s, gone on with at the byte; every name stays quoted."""
 
 from __future__ import annotations
 
