@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli import options
+from orchestrator.cli import app_money, options
 from orchestrator.cli.failures import explained
 
 EPILOG = (
@@ -321,3 +321,6 @@ def sample(
 
     wanted = it.Wanted(prompt or [], step, tokens, temperature, seed)
     return it.sample(run, wanted, on_host=on_host, as_json=as_json)
+
+
+app_money.register(verb)

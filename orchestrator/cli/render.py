@@ -88,9 +88,14 @@ def talk(text: str, style: str = "") -> None:
     console(result=False).print(Text(clean(text), style=style))
 
 
+def on_terminal() -> bool:
+    """Whether there is somebody to ask."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
 def ask(question: str, command: str) -> bool:
     """Asks yes or no on the terminal. Raises UserError with the command to type where there is no terminal."""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not on_terminal():
         raise UserError(f"{question} There is no terminal to ask on, and no --yes", f"{command} --yes")
     print(f"{clean(question)} [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -1,0 +1,46 @@
+"""Signatures and help of the verbs about money and machines that are left behind; see app.py, which registers them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli import options
+
+
+def orphans(
+    machine: Annotated[
+        str | None, typer.Argument(metavar="ID", help="With --reap or --adopt: this instance or rental.")
+    ] = None,
+    *,
+    reap: Annotated[
+        bool,
+        typer.Option("--reap", help="End machines past their deadline; with ID, that one."),
+    ] = False,
+    adopt: Annotated[
+        bool, typer.Option("--adopt", help="Write them into the ledger here, so that `release` works.")
+    ] = False,
+    install_timer: Annotated[
+        bool, typer.Option("--install-timer", help="Let this computer do --reap every five minutes.")
+    ] = False,
+    inventory: options.Inventory = None,
+    yes: options.Yes = False,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """List every rented machine with our tag: age, price, deadline.
+
+    Asks every cloud account, not the ledger. Exit 7 when one is past its deadline.
+    """
+    from orchestrator.cli import orphans as it
+
+    wish = it.Wish(machine, reap, adopt, install_timer, inventory)
+    return it.orphans(wish, yes=yes, as_json=as_json)
+
+
+def register(verb: Callable[[Callable[..., int]], Callable[..., int]]) -> None:
+    """Adds them to the app; `verb` explains their failures."""
+    for body in (orphans,):
+        verb(body)

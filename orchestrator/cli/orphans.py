@@ -1,0 +1,172 @@
+"""`gptctl orphans`: every machine with our tag in every account, and the end of those that were left behind."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cli import render
+from orchestrator.cli.home import open_home
+from orchestrator.cli.words import NOTHING, duration, moment, money
+from orchestrator.core.errors import LedgerDamaged, UserError
+from orchestrator.core.inventory import load_inventory
+from orchestrator.core.orphans import Orphan, chosen
+from orchestrator.core.states import State, worst
+from orchestrator.ledger.store import Ledger
+from orchestrator.remote.notify import notify
+from orchestrator.watch import Account, Reaped, Sight, accounts_of, due, leave_mark, look, reap
+
+COLUMNS = ("INSTANCE", "RENTAL", "MACHINE", "STATUS", "AGE", "$/H", "AT MOST", "ENDS", "KNOWN", "NOTE")
+NUMBERS = ("AGE", "$/H", "AT MOST")
+BETWEEN_LISTS_S = 1.0
+STILL_BILLING = 7
+NO_ANSWER = 3
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What was typed after `gptctl orphans`."""
+
+    machine: str | None
+    reap: bool
+    adopt: bool
+    install_timer: bool
+    inventory: Path | None
+
+
+def orphans(wish: Wish, *, yes: bool, as_json: bool) -> int:
+    """Lists, and does what was asked. Exit 7 while a machine past its deadline is up, 3 when an account is silent."""
+    if sum((wish.reap, wish.adopt, wish.install_timer)) > 1 or (wish.machine and not (wish.reap or wish.adopt)):
+        raise UserError("orphans takes one of --reap [ID], --adopt [ID] and --install-timer", "gptctl orphans --help")
+    home = open_home()
+    accounts = accounts_of(load_inventory(wish.inventory, home), home)
+    known = _known(home)
+    seen = look(accounts, known)
+    reaped: list[Reaped] = []
+    if wish.reap:
+        seen, reaped = _reap(home, accounts, known, seen, wish.machine, yes=yes)
+    return _show(seen, reaped, as_json=as_json)
+
+
+def _known(home: Path) -> dict[str, float]:
+    """When each rental of this ledger was made. A damaged ledger must not keep a forgotten machine alive."""
+    try:
+        with Ledger.open(home, time.time) as ledger:
+            return {rental.id: rental.created_at for rental in ledger.rentals()}
+    except LedgerDamaged as error:
+        render.talk(f"{error.message}; going on without it", style="yellow")
+        return {}
+
+
+def _reap(
+    home: Path, accounts: Sequence[Account], known: Mapping[str, float], seen: Sight, wanted: str | None, *, yes: bool
+) -> tuple[Sight, list[Reaped]]:
+    if wanted is not None:
+        rows = chosen(seen.rows, wanted)
+        if not rows:
+            raise UserError(f"no running machine of ours is called {wanted!r}", "gptctl orphans lists them")
+        agreed = yes or render.ask(_question(home, rows), f"gptctl orphans --reap {wanted}")
+        return seen, reap(seen, rows) if agreed else []
+    time.sleep(BETWEEN_LISTS_S)
+    first, seen = seen, look(accounts, known)
+    rows = due(first, seen)
+    reaped: list[Reaped] = []
+    if rows and (yes or _agreed_on_terminal(rows)):
+        reaped = reap(seen, rows)
+    leave_mark(home, seen, reaped)
+    _tell(home, reaped)
+    return seen, reaped
+
+
+def _agreed_on_terminal(rows: Sequence[Orphan]) -> bool:
+    """Without a terminal nobody need agree: that these machines end then was said when they were bought."""
+    if not render.on_terminal():
+        return True
+    names = ", ".join(f"{row.instance_id} ({row.machine}, {money(row.price_per_hour_usd)}/h)" for row in rows)
+    return render.ask(f"End {names}, past their deadline? What is on them is lost.", "gptctl orphans --reap")
+
+
+def _question(home: Path, rows: Sequence[Orphan]) -> str:
+    """Names price, age and, where this ledger knows one, the unfinished run."""
+    parts = [
+        f"{row.instance_id} ({row.machine}, {money(row.price_per_hour_usd)}/h, up {duration(row.age_s)}{run})"
+        for row, run in ((row, _run(home, row)) for row in rows)
+    ]
+    return f"End {', '.join(parts)}? What is on it is lost."
+
+
+def _run(home: Path, row: Orphan) -> str:
+    if not row.known:
+        return ""
+    with Ledger.open(home, time.time) as ledger:
+        open_runs = [run.id for run in ledger.runs(rental_id=row.rental) if run.state is not State.ENDED]
+    return f", run {', '.join(open_runs)} is on it" if open_runs else ""
+
+
+def _tell(home: Path, reaped: Sequence[Reaped]) -> None:
+    """Notifies of what was ended and what would not end, for runs this ledger knows."""
+    for each in reaped:
+        if not each.row.known:
+            continue
+        with Ledger.open(home, time.time) as ledger:
+            for run in ledger.runs(rental_id=each.row.rental):
+                name = f"{each.row.instance_id} ({each.row.machine}, {money(each.row.price_per_hour_usd)}/h)"
+                if each.gone:
+                    notify(ledger, run.id, "reaped", f"{name} was past its deadline and has been ended")
+                else:
+                    notify(ledger, run.id, "still-billing", f"{name} is past its deadline and would not end")
+
+
+def _show(seen: Sight, reaped: Sequence[Reaped], *, as_json: bool) -> int:
+    gone = {(each.row.provider, each.row.instance_id) for each in reaped if each.gone}
+    rows = [row for row in seen.rows if (row.provider, row.instance_id) not in gone]
+    if as_json:
+        print(json.dumps(_json(seen, rows, reaped), indent=1))
+    else:
+        _talk_of(seen, rows, reaped)
+    stuck = any(not each.gone for each in reaped) or any(row.past for row in rows)
+    return worst(STILL_BILLING if stuck else 0, NO_ANSWER if seen.problems else 0)
+
+
+def _json(seen: Sight, rows: Sequence[Orphan], reaped: Sequence[Reaped]) -> dict[str, Any]:
+    ended = [{**each.row.to_json(), "gone": each.gone, "problem": each.problem} for each in reaped]
+    return {"machines": [row.to_json() for row in rows], "reaped": ended, "problems": dict(seen.problems)}
+
+
+def _talk_of(seen: Sight, rows: Sequence[Orphan], reaped: Sequence[Reaped]) -> None:
+    if rows:
+        render.show_table(COLUMNS, [_cells(row) for row in rows], right=NUMBERS)
+    for each in reaped:
+        if each.gone:
+            print(f"destroyed {each.row.instance_id} ({each.row.rental})", flush=True)
+        else:
+            render.talk(
+                f"{each.row.instance_id} is still there, at {money(each.row.price_per_hour_usd)}/h: {each.problem}. "
+                f"Next: gptctl orphans --reap {each.row.instance_id}",
+                style="bold red",
+            )
+    for name, text in seen.problems.items():
+        render.talk(f"{name} could not be asked: {text}", style="yellow")
+    if not seen.accounts:
+        render.talk("no cloud account here: no paid host in the inventory, and no API key is set")
+    elif not rows and not reaped and not seen.problems:
+        render.talk(f"no machine of ours in {', '.join(seen.accounts)}")
+
+
+def _cells(row: Orphan) -> list[str]:
+    return [
+        row.instance_id,
+        row.rental,
+        row.machine,
+        row.status,
+        duration(row.age_s),
+        money(row.price_per_hour_usd),
+        money(row.cost_usd),
+        moment(row.ends_at) if row.ends_at is not None else "never",
+        "yes" if row.known else "no",
+        f"past its deadline: gptctl orphans --reap {row.instance_id}" if row.past else NOTHING,
+    ]

@@ -1,0 +1,111 @@
+"""Machines that may have been left behind: which there are, what they cost, and which are past their deadline. Pure.
+
+Only machines with our tag come in here. That this ledger does not know one says nothing: another laptop may drive it.
+What counts is the deadline that everybody can read off the machine's name.
+
+Example::
+
+    rows = survey(provider.machines(), {rental.id: rental.created_at for rental in ledger.rentals()}, now)
+    [row.instance_id for row in past_in_both(rows, survey(provider.machines(), known, later))]
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from orchestrator.core.ports import Instance
+
+GRACE_S = 300.0
+"""A machine is past its deadline only this long after it: clocks differ, and lists lag."""
+NAME = re.compile(r"gptctl-(?P<rental>[a-z0-9-]{1,40})-until-(?P<epoch>[0-9]{1,12})")
+ENDS_TAG = "gptctl-ends-at"
+RUN_TAG = "gptctl-run"
+ENDED = frozenset({"terminating", "terminated", "preempted"})
+"""Statuses in which nobody pays any more."""
+
+
+@dataclass(frozen=True)
+class Orphan:
+    """A machine with our tag. Times in seconds (`ends_at`: UTC epoch), money USD; None where nobody knows."""
+
+    provider: str
+    instance_id: str
+    rental: str
+    machine: str
+    status: str
+    age_s: float | None
+    price_per_hour_usd: float
+    cost_usd: float | None
+    """Age times price: the most that it can have cost."""
+    ends_at: float | None
+    known: bool
+    """Whether this ledger has its rental."""
+    past: bool
+    """Alive more than GRACE_S after its deadline."""
+    name: str = ""
+    region: str = ""
+
+    @property
+    def alive(self) -> bool:
+        """Whether somebody still pays for it."""
+        return self.status not in ENDED
+
+    def to_json(self) -> dict[str, Any]:
+        """One element of `machines` in `gptctl orphans --json`."""
+        return asdict(self)
+
+
+def deadline(instance: Instance) -> float | None:
+    """When a watcher may end it: what its name says, since the name can be moved; the tag's where it says nothing."""
+    named = NAME.fullmatch(instance.name)
+    if named:
+        return float(named["epoch"])
+    tag = instance.tags.get(ENDS_TAG, "")
+    return float(tag) if re.fullmatch(r"[0-9]{1,12}", tag) else instance.ends_at
+
+
+def survey(machines: Iterable[Instance], known: Mapping[str, float], now: float) -> list[Orphan]:
+    """Every machine with our tag, those past their deadline first, then the oldest.
+
+    known: when each rental of this ledger was made, UTC epoch seconds; stands in where a machine does not say.
+    """
+    rows = [_row(instance, instance.rental_id, known, now) for instance in machines if instance.rental_id]
+    return sorted(rows, key=lambda row: (not row.past, -(row.age_s or 0.0), row.instance_id))
+
+
+def _row(instance: Instance, rental: str, known: Mapping[str, float], now: float) -> Orphan:
+    since = known.get(rental) if instance.launched_at is None else instance.launched_at
+    age_s = None if since is None else max(0.0, now - since)
+    ends_at, alive = deadline(instance), instance.status not in ENDED
+    return Orphan(
+        provider=instance.provider,
+        instance_id=instance.instance_id,
+        rental=rental,
+        machine=instance.machine,
+        status=instance.status,
+        age_s=age_s,
+        price_per_hour_usd=instance.price_per_hour_usd,
+        cost_usd=None if age_s is None else age_s / 3600 * instance.price_per_hour_usd,
+        ends_at=ends_at,
+        known=rental in known,
+        past=alive and ends_at is not None and now - ends_at > GRACE_S,
+        name=instance.name,
+        region=instance.region,
+    )
+
+
+def past_in_both(first: Sequence[Orphan], second: Sequence[Orphan]) -> list[Orphan]:
+    """What may be ended without asking by id: machines that both lists show past the deadline, as the second has them.
+
+    One list is not enough: it may be old, and a deadline may just have been moved.
+    """
+    before = {(row.provider, row.instance_id) for row in first if row.past}
+    return [row for row in second if row.past and (row.provider, row.instance_id) in before]
+
+
+def chosen(rows: Sequence[Orphan], wanted: str) -> list[Orphan]:
+    """The machines of this instance or rental id that are alive; a rental may have been bought twice."""
+    return [row for row in rows if row.alive and wanted in (row.instance_id, row.rental)]
