@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TypeAlias
 
-from orchestrator.core.errors import GptctlError, LinkLost, VerificationFailed
+from orchestrator.core.errors import GptctlError, LinkLost, UserError, VerificationFailed
 from orchestrator.core.ports import Shell
 from orchestrator.remote import far, far_side
 from orchestrator.remote.landing import cannot_write
@@ -96,7 +96,10 @@ def push_ranges(shell: Shell, source: Path, part: str, ranges: Sequence[Range], 
         numbers = (each.slot, each.start, each.done_bytes, each.size_bytes)
         return far.argv(shell, "receive", part, *map(str, numbers))
 
-    _streams(shell, ranges, argv, one, meter, what=f"send {source.name}", stdin=subprocess.PIPE)
+    try:
+        _streams(shell, ranges, argv, one, meter, what=f"send {source.name}", stdin=subprocess.PIPE)
+    except OSError as error:
+        raise UserError(f"cannot read {source}: {error.strerror}", hint="check the file and its disk") from error
 
 
 def write_all(pipe: IO[bytes], data: bytes) -> None:
