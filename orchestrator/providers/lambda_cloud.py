@@ -126,8 +126,7 @@ class LambdaCloud:
 
     def machines(self) -> Sequence[Instance]:
         """Those with our tag, whatever their status. Somebody else's are never returned."""
-        rows = [row for row in self._api.instances() if RENTAL_TAG in lambda_api.read_row(row).by_key]
-        return [self._instance(lambda_api.read_machine(row)) for row in rows]
+        return [self._instance(row) for row in self._api.tagged(RENTAL_TAG)]
 
     def _instance(self, row: Machine) -> Instance:
         tags = row.by_key
@@ -232,7 +231,7 @@ class LambdaCloud:
         try:
             self._api.terminate(instance.instance_id)
         except Missing:
-            if any(row.get("id") == instance.instance_id for row in self._api.instances()):
+            if self._api.lists(instance.instance_id):
                 raise
 
     def _is_ending(self, row: Machine, rental_id: str | None) -> bool:

@@ -4,7 +4,7 @@ What an answer means for a rental is the provider's affair. Reads and repeatable
 a launch is one request, and only the documented refusals count as "nothing was bought". Fields that are not named here
 are dropped unread: every instance comes with a `jupyter_token`, which is a working login.
 
-Example: `[row.id for row in LambdaApi(web).instances() if "gptctl-rental" in row.by_key]`
+Example: `[row.id for row in LambdaApi(web).tagged("gptctl-rental")]`
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ PATH = "/api/v1"
 EVERY_S: Final = {"request": 1.0, "launch": 12.0}
 """What Lambda allows, over everything that uses the account."""
 LAUNCH_DEADLINE_S = 60.0
+READ_DEADLINE_S = 30.0
 MOST_AUDIT_PAGES = 20
 KEY_HINT = "set LAMBDA_API_KEY to a key from https://cloud.lambda.ai/api-keys"
 
@@ -171,9 +172,18 @@ class LambdaApi:
         """Everything on sale."""
         return list(self._get("/instance-types", dict[str, Sold], deadline_s).values())
 
-    def instances(self) -> list[dict[str, Any]]:
-        """Every instance of the account, unread: one that is not ours may look as it likes."""
-        return self._get("/instances", list[dict[str, Any]])
+    def tagged(self, tag: str) -> list[Machine]:
+        """The instances that carry the tag. Nothing but id and tags is read of the others."""
+
+        def read(answer: Answer) -> list[Machine]:
+            rows = _read(list[dict[str, Any]], self._data(answer))
+            return [_read(Machine, row) for row in rows if tag in _read(Row, row).by_key]
+
+        return self.web.until("GET", "/instances", read, deadline_s=READ_DEADLINE_S)
+
+    def lists(self, instance_id: str) -> bool:
+        """Whether the list of all instances has it."""
+        return instance_id in [row.id for row in self._get("/instances", list[Row])]
 
     def instance(self, instance_id: str) -> Machine:
         """Raises Missing."""
@@ -242,8 +252,9 @@ class LambdaApi:
                 return
             query["page_token"] = str(page["page_token"])
 
-    def _get(self, path: str, shape: type[T], deadline_s: float = 30.0) -> T:
+    def _get(self, path: str, shape: type[T], deadline_s: float | None = None) -> T:
         """The answer's data as `shape`; asked again while it is anything else."""
+        deadline_s = READ_DEADLINE_S if deadline_s is None else deadline_s
         return self.web.until("GET", path, lambda answer: _read(shape, self._data(answer)), deadline_s=deadline_s)
 
     def _data(self, answer: Answer) -> Any:
@@ -289,13 +300,3 @@ def _read(shape: type[T], value: Any) -> T:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "data"
         raise NoAnswer(f"the answer does not fit the API's document: {where}: {first['msg']}", "try again") from None
-
-
-def read_row(value: Mapping[str, Any]) -> Row:
-    """Enough of an instance in a list to know whose it is. Raises NoAnswer."""
-    return _read(Row, value)
-
-
-def read_machine(value: Mapping[str, Any]) -> Machine:
-    """One of ours in a list. Raises NoAnswer."""
-    return _read(Machine, value)
