@@ -79,7 +79,7 @@ def _deadline_s(context: RunContext) -> float | None:
 
 def _amend_plan(context: RunContext) -> None:
     """On a GPU, `micro_batch = "auto"` is settled by a probe of seconds; the global batch stays as it is."""
-    if context.machine.gpu is None or context.recipe.micro_batch_for(context.machine.name) is not None:
+    if not context.machine.cuda or context.recipe.micro_batch_for(context.machine.name) is not None:
         return
     context.say("probing the largest micro-batch that fits")
     options, plan = context.run.options, context.plan

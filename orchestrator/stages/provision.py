@@ -33,7 +33,7 @@ def provision(context: RunContext) -> None:
         boot_id=facts["boot_id"],
         driver=facts["driver"],
         cpus=facts["cpus"],
-        gpus=[gpu["uuid"] for gpu in facts["gpus"]][: context.plan.ranks] if context.machine.gpu else [],
+        gpus=[gpu["uuid"] for gpu in facts["gpus"]][: context.plan.ranks] if context.machine.cuda else [],
     )
     context.say(f"{facts['hostname']}: torch {interpreter['torch']} in {interpreter['python']}")
 
@@ -46,8 +46,7 @@ def trainer_requirements() -> list[str]:
 
 def check_gpus(context: RunContext, facts: dict[str, Any]) -> None:
     """Raises MachineUnfit unless the machine has the GPUs the plan ordered, and they are nobody else's."""
-    ordered = context.machine.gpu
-    if ordered is None:
+    if not context.machine.cuda:
         return
     names = [gpu["name"] for gpu in facts["gpus"]]
     if len(names) < context.machine.count:
@@ -99,13 +98,13 @@ def _interpreter(context: RunContext, facts: dict[str, Any]) -> dict[str, Any]:
 def install_spec(context: RunContext, facts: dict[str, Any]) -> dict[str, Any]:
     """The install job's input; `env` is the hash of everything an environment depends on."""
     requirements = trainer_requirements()
-    seeds = [requirements, facts["python"]["version"], facts["arch"], context.host.python, bool(context.machine.gpu)]
+    seeds = [requirements, facts["python"]["version"], facts["arch"], context.host.python, context.machine.cuda]
     return {
         "python": context.host.python,
         "candidates": [found["path"] for found in facts["interpreters"]],
         "requirements": requirements,
         "torch": ">=2.9",
         "env": hashlib.sha256(json.dumps(seeds).encode()).hexdigest()[:16],
-        "cuda": context.machine.gpu is not None,
+        "cuda": context.machine.cuda,
         "allow_build": context.host.python is None,
     }
