@@ -29,6 +29,7 @@ def look(question: dict[str, Any]) -> dict[str, Any]:
     folder = _expanded(question["folder"])
     os.makedirs(folder, 0o700, exist_ok=True)
     return {
+        "sealed": _marker(folder).get("digest") == question["digest"],
         "folder": folder,
         "missing": [name for name, entry in question["files"].items() if not _same(os.path.join(folder, name), *entry)],
         "free_bytes": _free_bytes(folder),
@@ -42,15 +43,10 @@ def seal(question: dict[str, Any]) -> dict[str, Any]:
     missing = look(question)["missing"]
     if missing:
         return {"missing": missing}
-    marker = os.path.join(folder, MARKER)
-    try:
-        with open(marker, encoding="utf-8") as file:
-            before = json.load(file)["files"]
-    except (OSError, ValueError, KeyError):
-        before = []
-    for name in before:
+    for name in _marker(folder).get("files", []):
         if name not in files and _inside(name) and os.path.lexists(os.path.join(folder, name)):
             os.unlink(os.path.join(folder, name))
+    marker = os.path.join(folder, MARKER)
     with open(marker + ".new", "w", encoding="utf-8") as file:
         json.dump({"digest": question["digest"], "files": sorted(files)}, file)
     os.replace(marker + ".new", marker)
@@ -184,6 +180,16 @@ def write_at(descriptor: int, data: bytes, position: int) -> int:
 def mark(ranges: int, slot: int, done: int) -> None:
     """Note that the first `done` bytes of a range are written. Only ever after they are."""
     os.pwrite(ranges, POSITION.pack(done), slot * POSITION.size)
+
+
+def _marker(folder: str) -> dict[str, Any]:
+    """What the last complete push left: its digest and the names it wrote."""
+    try:
+        with open(os.path.join(folder, MARKER), encoding="utf-8") as file:
+            found: dict[str, Any] = json.load(file)
+            return found if isinstance(found, dict) else {}
+    except (OSError, ValueError):
+        return {}
 
 
 def _same(path: str, size: int, sha256: str) -> bool:

@@ -53,10 +53,10 @@ def push_tree(
     missing: list[str] = before["missing"]
     sizes = {name: int(manifest[name][0]) for name in missing}
     meter = Meter(source.name, sum(sizes.values()), on_progress)
-    way = "none"
-    if missing:
-        _require_space(sum(sizes.values()), before, what)
-        way = _send(shell, source, before, sizes, meter)
+    if not missing and before["sealed"]:
+        return TransferReport(0, 0, "none")
+    _require_space(sum(sizes.values()), before, what)
+    way = _send(shell, source, before, sizes, meter) if missing else "none"
     still = far.ask(shell, "seal", question, what)["missing"]
     if still:
         raise VerificationFailed(f"{what}: {len(still)} files differ after sending, {still[0]!r} first", hint=AGAIN)
