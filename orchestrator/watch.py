@@ -6,7 +6,7 @@ lists show past its deadline.
 
 Example::
 
-    accounts = accounts_of(inventory, home)
+    accounts = accounts_of(inventory)
     seen = look(accounts, known)
     outcome = reap(seen, due(seen, look(accounts, known)))
 """
@@ -31,7 +31,6 @@ from orchestrator.core.settings import load_settings, revealed
 from orchestrator.core.watching import mark_path
 from orchestrator.remote.landing import landing
 from orchestrator.remote.notify import ping
-from orchestrator.wiring import provider_of
 
 GONE_WITHIN_S = 120.0
 """How long a machine that was told to end may stay in the lists before this pass gives up; the next one goes on."""
@@ -58,7 +57,7 @@ class Sight:
     problems: Mapping[str, str] = field(default_factory=dict)
 
 
-def accounts_of(inventory: Inventory, home: Path, environment: Mapping[str, str] | None = None) -> list[Account]:
+def accounts_of(inventory: Inventory, environment: Mapping[str, str] | None = None) -> list[Account]:
     """Every paid account of the inventory once, and those whose key lies in the environment with no host entry."""
     hosts: dict[tuple[str, str | None], list[HostSpec]] = {}
     for host in inventory.hosts.values():
@@ -67,7 +66,7 @@ def accounts_of(inventory: Inventory, home: Path, environment: Mapping[str, str]
     for name in _with_a_key(os.environ if environment is None else environment):
         if name not in {provider for provider, _ in hosts}:
             hosts[name, None] = [HostSpec(name=name, provider=name, machine=all_machine_types()[0].name)]
-    return [_account(name, endpoint, tuple(users), home) for (name, endpoint), users in hosts.items()]
+    return [_account(name, endpoint, tuple(users)) for (name, endpoint), users in hosts.items()]
 
 
 def _with_a_key(environment: Mapping[str, str]) -> list[str]:
@@ -76,9 +75,9 @@ def _with_a_key(environment: Mapping[str, str]) -> list[str]:
     return [name for name, variable in variables.items() if variable and environment.get(variable)]
 
 
-def _account(name: str, endpoint: str | None, hosts: tuple[HostSpec, ...], home: Path) -> Account:
+def _account(name: str, endpoint: str | None, hosts: tuple[HostSpec, ...]) -> Account:
     everywhere = hosts[0].model_copy(update={"regions": ()})
-    provider = provider_of(everywhere, _machine_of(hosts[0]), home)
+    provider = providers.load(name).provider(everywhere, _machine_of(hosts[0]))
     return Account(f"{name} at {endpoint}" if endpoint else name, provider, hosts)
 
 

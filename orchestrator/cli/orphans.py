@@ -14,7 +14,7 @@ from orchestrator.cli.home import open_home
 from orchestrator.cli.words import NOTHING, duration, moment, money
 from orchestrator.core.errors import LedgerDamaged, UserError
 from orchestrator.core.inventory import load_inventory
-from orchestrator.core.orphans import Orphan, chosen
+from orchestrator.core.orphans import Orphan, named
 from orchestrator.core.states import State, worst
 from orchestrator.ledger.store import Ledger
 from orchestrator.remote.notify import notify
@@ -43,12 +43,14 @@ def orphans(wish: Wish, *, yes: bool, as_json: bool) -> int:
     if sum((wish.reap, wish.adopt, wish.install_timer)) > 1 or (wish.machine and not (wish.reap or wish.adopt)):
         raise UserError("orphans takes one of --reap [ID], --adopt [ID] and --install-timer", "gptctl orphans --help")
     home = open_home()
-    accounts = accounts_of(load_inventory(wish.inventory, home), home)
+    accounts = accounts_of(load_inventory(wish.inventory, home))
     known = _known(home)
     seen = look(accounts, known)
     reaped: list[Reaped] = []
     if wish.reap:
         seen, reaped = _reap(home, accounts, known, seen, wish.machine, yes=yes)
+    if wish.adopt:
+        _adopt(home, seen, wish.machine)
     return _show(seen, reaped, as_json=as_json)
 
 
@@ -66,9 +68,7 @@ def _reap(
     home: Path, accounts: Sequence[Account], known: Mapping[str, float], seen: Sight, wanted: str | None, *, yes: bool
 ) -> tuple[Sight, list[Reaped]]:
     if wanted is not None:
-        rows = chosen(seen.rows, wanted)
-        if not rows:
-            raise UserError(f"no running machine of ours is called {wanted!r}", "gptctl orphans lists them")
+        rows = named(seen.rows, wanted)
         agreed = yes or render.ask(_question(home, rows), f"gptctl orphans --reap {wanted}")
         return seen, reap(seen, rows) if agreed else []
     time.sleep(BETWEEN_LISTS_S)
@@ -80,6 +80,15 @@ def _reap(
     leave_mark(home, seen, reaped)
     _tell(home, reaped)
     return seen, reaped
+
+
+def _adopt(home: Path, seen: Sight, wanted: str | None) -> None:
+    from orchestrator.adopt import adopt
+
+    with Ledger.open(home, time.time) as ledger:
+        for each in adopt(ledger, seen, named(seen.rows, wanted)):
+            following = f". Next: gptctl release {each.run}" if each.run else ""
+            render.talk(f"{each.rental}: {each.what}{following}")
 
 
 def _agreed_on_terminal(rows: Sequence[Orphan]) -> bool:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from orchestrator.core.errors import UserError
 from orchestrator.core.ports import Instance
 
 GRACE_S = 300.0
@@ -106,6 +107,12 @@ def past_in_both(first: Sequence[Orphan], second: Sequence[Orphan]) -> list[Orph
     return [row for row in second if row.past and (row.provider, row.instance_id) in before]
 
 
-def chosen(rows: Sequence[Orphan], wanted: str) -> list[Orphan]:
-    """The machines of this instance or rental id that are alive; a rental may have been bought twice."""
-    return [row for row in rows if row.alive and wanted in (row.instance_id, row.rental)]
+def named(rows: Sequence[Orphan], wanted: str | None) -> list[Orphan]:
+    """The living machines of this instance or rental id (a rental may have been bought twice); None: all.
+
+    Raises UserError when the id fits none.
+    """
+    found = [row for row in rows if row.alive and wanted in (None, row.instance_id, row.rental)]
+    if wanted is not None and not found:
+        raise UserError(f"no running machine of ours is called {wanted!r}", "gptctl orphans lists them")
+    return found

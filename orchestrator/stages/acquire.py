@@ -22,6 +22,7 @@ from orchestrator.core.errors import (
     ProviderError,
     RemoteError,
 )
+from orchestrator.core.orphans import RUN_TAG
 from orchestrator.core.ports import Address, Instance, LaunchRequest, Offer
 from orchestrator.core.states import State
 from orchestrator.ledger.records import INTENT_ADOPTED, INTENT_BOUGHT, INTENT_REFUSED, INTENT_UNSEEN, Intent
@@ -187,7 +188,9 @@ def _buy(context: RunContext, offer: Offer) -> Instance:
 def _guarded(context: RunContext, request: LaunchRequest) -> LaunchRequest:
     """With its deadlines, and with a host key made here, which is pinned before the machine exists."""
     budget = guard.budget_deadline(context)
-    request = replace(request, ends_at=budget and budget + guard.GRACE_S, first_ends_at=guard.first_deadline(context))
+    ends_at = budget and budget + guard.GRACE_S
+    tags = {RUN_TAG: context.run_id}  # so that another ledger can adopt the run with the machine
+    request = replace(request, ends_at=ends_at, first_ends_at=guard.first_deadline(context), tags=tags)
     if context.host.host_key == "first-contact":
         return request
     pair = new_key_pair(request.rental_id)
