@@ -3,7 +3,7 @@
 Python >= 3.8 and the standard library only; it must not import anything of ours. A question is JSON on stdin, the
 answer JSON on stdout; an error is words on stderr and exit 1. `receive` and `send` move raw bytes instead.
 
-    echo '{"folder": "~/.gptctl/src/x", "files": {"a.py": [12, "9f86..."]}}' | python3 far_side.py look
+    echo '{"folder": "~/.gptctl/src/x", "digest": "", "files": {"a.py": [12, "9f8..", false]}}' | python3 far_side.py look
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ POSITION = struct.Struct("<Q")
 
 
 def look(question: dict[str, Any]) -> dict[str, Any]:
-    """Which of the files are missing or different, by size and sha256. Makes the folder."""
+    """Which of the files are missing or different, by size, sha256 and whether it is executable. Makes the folder."""
     folder = _expanded(question["folder"])
     os.makedirs(folder, 0o700, exist_ok=True)
     return {
@@ -192,12 +192,14 @@ def _marker(folder: str) -> dict[str, Any]:
         return {}
 
 
-def _same(path: str, size: int, sha256: str) -> bool:
+def _same(path: str, size: int, sha256: str, executable: bool) -> bool:
     try:
         info = os.lstat(path)
     except OSError:
         return False
-    return stat.S_ISREG(info.st_mode) and info.st_size == size and _sha256(path) == sha256
+    if not stat.S_ISREG(info.st_mode) or info.st_size != size or bool(info.st_mode & 0o100) != executable:
+        return False
+    return _sha256(path) == sha256
 
 
 def _sha256(path: str) -> str:

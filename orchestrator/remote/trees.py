@@ -38,6 +38,8 @@ RSYNC_LINK_CODES = frozenset({10, 12, 30, 35, 255})
 RSYNC_UNABLE_CODES = frozenset({1, 2, 4, 127})
 """Words rsync does not know (macOS ships another one) or a far side without it: tar does the same."""
 
+AGAIN = "a file changed while it was sent, or the machine's disk is broken; do the same again"
+
 
 def push_tree(
     shell: Shell, source: Path, destination: str, files: Sequence[str] | None, on_progress: Listener
@@ -64,15 +66,12 @@ def push_tree(
     return TransferReport(len(missing), sum(sizes.values()), way)
 
 
-AGAIN = "a file changed while it was sent, or the machine's disk is broken; do the same again"
-
-
-def tree_digest(manifest: dict[str, tuple[int, str]]) -> str:
-    """sha256 over names, sizes and digests: equal for equal trees."""
+def tree_digest(manifest: dict[str, tuple[int, str, bool]]) -> str:
+    """sha256 over names, sizes, digests and executable bits: equal for equal trees."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def _manifest(source: Path, names: Sequence[str]) -> dict[str, tuple[int, str]]:
+def _manifest(source: Path, names: Sequence[str]) -> dict[str, tuple[int, str, bool]]:
     manifest = {}
     for name in sorted(names):
         parts = PurePosixPath(name).parts
@@ -80,9 +79,10 @@ def _manifest(source: Path, names: Sequence[str]) -> dict[str, tuple[int, str]]:
             raise UserError(f"{name!r} is not a name inside {source}", hint="give names relative to the folder")
         try:
             data = (source / name).read_bytes()
+            executable = bool((source / name).stat().st_mode & 0o100)
         except OSError as error:
             raise UserError(f"cannot read {source / name}: {error.strerror}", hint="check that it exists") from error
-        manifest[name] = (len(data), hashlib.sha256(data).hexdigest())
+        manifest[name] = (len(data), hashlib.sha256(data).hexdigest(), executable)
     return manifest
 
 

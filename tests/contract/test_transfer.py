@@ -99,6 +99,9 @@ def test_only_differences_are_sent_and_removed_files_go(any_shell: Shell, tmp_pa
     report = push_tree(any_shell, source, str(far), None, lambda _: None)
     assert (report.files_sent, report.bytes_sent) == (1, 5000)
     assert tree(far) == tree(source) | {"theirs": b"made on the machine"}
+    (source / "one").chmod(0o755)
+    assert push_tree(any_shell, source, str(far), None, lambda _: None).files_sent == 1
+    assert stat.S_IMODE((far / "one").stat().st_mode) == 0o755
 
 
 def test_a_link_on_the_machine_is_replaced_and_not_written_through(any_shell: Shell, tmp_path: Path) -> None:
