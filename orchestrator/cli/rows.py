@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.cli.words import NOTHING, count, decimal, duration, money
-from orchestrator.core.states import EXIT_CODES, Outcome, Seen, State
+from orchestrator.core.states import Seen, State
 from orchestrator.ledger.records import Rental, RunRecord, StageInterval
 
 COLUMNS = ("RUN", "RECIPE", "HOST", "STAGE", "STEP", "LOSS", "VAL", "TOK/S", "ETA", "COST", "$/H", "SEEN")
@@ -109,10 +109,3 @@ def seen_words(row: Mapping[str, Any]) -> str:
     via = f" via {row['seen_via']}" if row["seen_via"] else ""
     prefix = f"{Seen.UNKNOWN.value}, " if row["seen"] == Seen.UNKNOWN else ""
     return f"{prefix}seen {duration(row['seen_s'])} ago{via}"
-
-
-def exit_code(run: RunRecord) -> int:
-    """What `run` and `resume` return for an ended run."""
-    if run.outcome is Outcome.NEVER_STARTED and run.cause_code:
-        return run.cause_code
-    return EXIT_CODES[run.outcome] if run.outcome else 0

@@ -71,15 +71,15 @@ def run(wish: Wish, *, yes: bool, as_json: bool) -> int:
 
 
 def _host(wish: Wish, ledger: Ledger) -> HostSpec:
-    """The host entry: the one named, or the one the rental of --on was made from."""
-    inventory = load_inventory(wish.inventory, ledger.home)
+    """The host entry: the one named, or for --on the one that the rental's last run was given."""
     if wish.on is not None:
         rental = ledger.rental(wish.on)
         if rental.state != RENTAL_OPEN:
             raise UserError(f"{rental.id} was released; it can serve no further run", f"use --host {rental.host}")
         if wish.host not in (None, rental.host):
             raise UserError(f"{rental.id} is on host {rental.host}, not {wish.host}", "leave --host away")
-        return inventory.host(rental.host)
+        return HostSpec.from_resolved(ledger.runs(rental_id=rental.id, limit=1)[0].host_data)
+    inventory = load_inventory(wish.inventory, ledger.home)
     if wish.host is None:
         raise UserError(f"no host given; known: {one_of(inventory.hosts)}", _command("--host", "local"))
     return inventory.host(wish.host)

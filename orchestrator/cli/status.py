@@ -45,10 +45,12 @@ def collect(ledger: Ledger, wanted: str | None, *, look_s: float = LOOK_S) -> di
         fresh = {run.id: run for run in look(ledger.home, open_runs, deadline_s=look_s)}
         runs = [fresh.get(run.id, run) for run in runs]
     rentals = {rental.id: rental for rental in ledger.rentals()}
-    intervals = ledger.all_intervals() if wanted is None else {run.id: ledger.intervals(run.id) for run in runs}
+    # A rental's row names all its runs, also where only one of them was asked for.
+    together = runs if wanted is None else ledger.runs(rental_id=runs[0].rental_id or "") or runs
+    intervals = ledger.all_intervals() if wanted is None else {run.id: ledger.intervals(run.id) for run in together}
     now = time.time()
     served: dict[str | None, list[RunRecord]] = defaultdict(list)
-    for run in runs:
+    for run in together:
         served[run.rental_id].append(run)
     return {
         "runs": [run_row(run, rentals.get(run.rental_id or ""), intervals.get(run.id, ()), now) for run in runs],
