@@ -65,11 +65,3 @@ def observed(seen: Mapping[str, Any], audited_end: float | None = None) -> Span 
         return Span(active, (audited_end, audited_end))
     gone_at = float(seen.get("gone_at") or seen.get("alive_at") or active_at)
     return Span(active, (min(float(seen.get("alive_at") or active_at), gone_at), gone_at))
-
-
-def split(total_usd: float, by_stage: Mapping[str, float]) -> dict[str, float]:
-    """A bill over the stages, in proportion to what each took."""
-    whole = sum(by_stage.values())
-    if not whole:
-        return dict(by_stage)
-    return {stage: total_usd * part / whole for stage, part in by_stage.items()}

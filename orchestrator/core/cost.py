@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from orchestrator.core.billing import split
 from orchestrator.core.machines import MachineType, assumed
 
 if TYPE_CHECKING:  # pydantic takes a tenth of a second, and `status` has none to spare
@@ -62,18 +61,10 @@ class Cost:
         }
 
 
-def run_cost(
-    intervals: Iterable[Interval],
-    *,
-    machine: MachineType,
-    tokens: int,
-    host: HostSpec | None = None,
-    billed: float | None = None,
-) -> Cost:
+def run_cost(intervals: Iterable[Interval], *, machine: MachineType, tokens: int, host: HostSpec | None = None) -> Cost:
     """The cost of a run from its stage intervals; an open one counts up to when its driver was last heard of.
 
     tokens: trained so far. host: its board_power_w and grid_kg_co2e_per_kwh win over the data sheet's and the assumed.
-    billed: what the provider charges, known once the machine is gone; the stages share it in proportion to their time.
     """
     by_stage: dict[str, float] = defaultdict(float)
     seconds = 0.0
@@ -82,8 +73,6 @@ def run_cost(
         lasted_s = max(0.0, end - interval.started_at)
         seconds += lasted_s
         by_stage[interval.stage] += lasted_s / 3600 * interval.price_per_hour_usd
-    if billed is not None:
-        by_stage = defaultdict(float, split(billed, by_stage))
     total_usd, hours = sum(by_stage.values()), seconds / 3600
     board_w = (host.board_power_w if host else None) or machine.board_power_w
     given = host.grid_kg_co2e_per_kwh if host else None

@@ -236,15 +236,16 @@ class Ledger:
 
     def close_stage(self, interval_id: int, at: float | None = None) -> None:
         """Ends an open interval; a closed one stays as it is."""
-        self._end_stage("id = ? AND ended_at IS NULL", interval_id, self._now() if at is None else at)
+        sql = "UPDATE stage_intervals SET ended_at = max(started_at, ?1), last_at = max(started_at, ?1) WHERE id = ?2"
+        self._execute(f"{sql} AND ended_at IS NULL", self._now() if at is None else at, interval_id)
 
-    def replace_stage_end(self, interval_id: int, ended_at: float) -> None:
-        """Rewrites an end with an observed one, such as the provider's own end of billing."""
-        self._end_stage("id = ?", interval_id, ended_at)
-
-    def _end_stage(self, where: str, interval_id: int, at: float) -> None:
-        sql = f"UPDATE stage_intervals SET ended_at = max(started_at, ?), last_at = max(started_at, ?) WHERE {where}"
-        self._execute(sql, at, at, interval_id)
+    def settle(self, rental_id: str, cost_usd: float) -> None:
+        """Makes the closed intervals of a rental add up to its bill: their price becomes what their time cost."""
+        with self._writing() as connection:
+            own = "WHERE rental_id = ? AND ended_at IS NOT NULL"
+            seconds = connection.execute(f"SELECT sum(ended_at - started_at) FROM stage_intervals {own}", (rental_id,))
+            price = cost_usd * 3600 / (seconds.fetchone()[0] or 1.0)
+            connection.execute(f"UPDATE stage_intervals SET price_per_hour_usd = ? {own}", (price, rental_id))
 
     def intervals(self, run_id: str) -> list[StageInterval]:
         """In time order. An open one has ended_at None and was last heard of at last_at."""
@@ -332,12 +333,7 @@ class Ledger:
         self._execute(sql, *values)
 
     def _update(
-        self,
-        table: str,
-        kind: type,
-        key: dict[str, rows.Value],
-        fields: dict[str, object],
-        frozen: frozenset[str],
+        self, table: str, kind: type, key: dict[str, rows.Value], fields: dict[str, object], frozen: frozenset[str]
     ) -> int:
         changes, values = rows.assignments(kind, fields, frozen)
         where = " AND ".join(f"{name} = ?" for name in key)

@@ -62,6 +62,7 @@ def _destroy(context: RunContext) -> None:
         context.tell("seen", f"{error.message}; it is destroyed all the same")
     context.disconnect()
     boot.give_back(context)
+    context.ledger.close_stage(context.interval)  # what comes after it is gone costs nothing
     _settle(context)
 
 
@@ -72,9 +73,11 @@ def _settle(context: RunContext) -> None:
     lives = [*context.rental.data.get("given_back", []), boot.seen_of(context.rental)]
     spans = [observed(life, audited if life is lives[-1] else None) for life in lives]
     bills = [bill(span, price).to_json() for span in spans if span is not None]
+    cost_usd = sum(each["cost_usd"] for each in bills)
+    context.ledger.settle(context.rental.id, cost_usd)
     context.remember(
         bill={
-            "cost_usd": sum(each["cost_usd"] for each in bills),
+            "cost_usd": cost_usd,
             "less_usd": sum(each["less_usd"] for each in bills),
             "minutes": sum(each["minutes"] for each in bills),
             "audited": audited is not None,

@@ -19,21 +19,9 @@ def report(context: RunContext) -> None:
     context.mirror.mkdir(parents=True, exist_ok=True, mode=0o700)
     run, intervals = context.run, context.ledger.intervals(context.run_id)
     tokens = run.step * context.plan.tokens // context.plan.steps
-    cost = run_cost(intervals, machine=context.machine, tokens=tokens, host=context.host, billed=_billed(context))
+    cost = run_cost(intervals, machine=context.machine, tokens=tokens, host=context.host)
     write_report(run, intervals, cost, context.mirror)
     keep_rate(context)
-
-
-def _billed(context: RunContext) -> float | None:
-    """This run's part of the rental's bill, by time; None before the machine is gone, and where nobody bills."""
-    bill = context.rental.data.get("bill")
-    if bill is None:
-        return None
-    seconds = {
-        run.id: sum((each.ended_at or each.last_at) - each.started_at for each in context.ledger.intervals(run.id))
-        for run in context.ledger.runs(rental_id=context.rental.id)
-    }
-    return float(bill["cost_usd"]) * seconds[context.run_id] / (sum(seconds.values()) or 1.0)
 
 
 def keep_rate(context: RunContext) -> None:
