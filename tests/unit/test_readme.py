@@ -1,0 +1,52 @@
+"""What README and CONTRIBUTING say is there: every link leads somewhere, every command line is one."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+from orchestrator.cli.app import app
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page: str) -> None:
+    targets = re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text(encoding="utf-8"))
+    missing = [target for target in targets if "://" not in target and not (ROOT / target).exists()]
+    assert missing == []
+
+
+def commands() -> list[list[str]]:
+    """The words of every `gptctl ...` that README shows, in blocks and in the text."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    in_blocks = re.findall(r"^gptctl [^#\n]+", text, re.MULTILINE)
+    in_text = re.findall(r"`(gptctl [^`\n]+)`", text)
+    return [shlex.split(line)[1:] for line in (*in_blocks, *in_text)]
+
+
+def test_readme_shows_commands() -> None:
+    assert len(commands()) > 10
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_every_command_line_is_one(words: list[str]) -> None:
+    group = typer.main.get_command(app)
+    verb = group.get_command(group.make_context("gptctl", [], resilient_parsing=True), words[0])  # type: ignore[attr-defined]
+    assert verb is not None, f"no verb {words[0]}"
+    known = {option for parameter in verb.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    assert {word for word in words[1:] if word.startswith("-")} <= known | {"--help"}
+
+
+def test_the_tree_in_readme_is_the_tree() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    tree = text.partition("```text\norchestrator/")[2].partition("```")[0]
+    named = [line.split()[0] for line in tree.splitlines() if line.startswith("  ") and line.split()[0][0].isalpha()]
+    assert named and [name for name in named if not (ROOT / "orchestrator" / name).exists()] == []
+    top = [line.split()[0] for line in tree.splitlines() if line and line[0].isalpha()]
+    assert top and [name for name in top if not (ROOT / name).exists()] == []
