@@ -67,7 +67,8 @@ def explain(error: Exception, *, verbose: bool) -> int:
     trace = "".join(traceback.format_exception(error))
     if verbose:
         print(trace, file=sys.stderr, end="")
-    written = _keep(trace)
+    # A wrong argument needs no traceback on disk; a run's failure has one beside its logs.
+    written = _keep(trace) if run_folder.get() or not isinstance(error, GptctlError) else None
     if isinstance(error, GptctlError):
         say(clean(error.message))
         if error.hint:

@@ -39,7 +39,9 @@ def raised(error: BaseException, **options: bool) -> int | str | None:
 def test_each_failure_has_its_exit_code_its_message_and_its_hint(
     kind: type[errors.GptctlError], code: int, gptctl_home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    gptctl_home.mkdir()
     assert raised(kind("it broke", "mend it")) == code
+    assert list(gptctl_home.iterdir()) == []
     assert capsys.readouterr().err == "gptctl: it broke\ngptctl: next: mend it\n"
 
 
