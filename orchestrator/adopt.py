@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from orchestrator.core.inventory import HostSpec
 from orchestrator.core.machines import MachineType, machine_type
@@ -116,9 +117,10 @@ def _take_in(ledger: Ledger, account: Account, instance: Instance, now: float) -
 
 
 def _life(instance: Instance, now: float) -> dict[str, float]:
-    """What a bill needs, for the worst: it costs since it was launched."""
-    since = instance.launched_at or now
-    return {"booting_at": since, "active_at": since, "alive_at": now, "reached": since}
+    """What a bill needs, for the worst: it costs since it was launched. `reached` only if our key to it is here."""
+    since, address = instance.launched_at or now, instance.address
+    way = {"reached": since} if address and address.key_file and Path(address.key_file).is_file() else {}
+    return {"booting_at": since, "active_at": since, "alive_at": now, **way}
 
 
 def _host(account: Account, instance: Instance) -> HostSpec:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def orphans(wish: Wish, *, yes: bool, as_json: bool) -> int:
     if wish.reap:
         seen, reaped = _reap(home, accounts, known, seen, wish.machine, yes=yes)
     if wish.adopt:
-        _adopt(home, seen, wish.machine)
+        seen = _adopt(home, seen, wish.machine)
     return _show(seen, reaped, as_json=as_json)
 
 
@@ -82,13 +82,15 @@ def _reap(
     return seen, reaped
 
 
-def _adopt(home: Path, seen: Sight, wanted: str | None) -> None:
+def _adopt(home: Path, seen: Sight, wanted: str | None) -> Sight:
     from orchestrator.adopt import adopt
 
     with Ledger.open(home, time.time) as ledger:
         for each in adopt(ledger, seen, named(seen.rows, wanted)):
             following = f". Next: gptctl release {each.run}" if each.run else ""
             render.talk(f"{each.rental}: {each.what}{following}")
+        known = {rental.id for rental in ledger.rentals()}
+    return replace(seen, rows=[replace(row, known=row.rental in known) for row in seen.rows])
 
 
 def _agreed_on_terminal(rows: Sequence[Orphan]) -> bool:
