@@ -14,7 +14,6 @@ from __future__ import annotations
 import functools
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -66,7 +65,7 @@ def explain(error: Exception, *, verbose: bool) -> int:
 
     trace = "".join(traceback.format_exception(error))
     if verbose:
-        print(trace, file=sys.stderr, end="")
+        print(clean(trace), file=sys.stderr, end="")
     # A wrong argument needs no traceback on disk; a run's failure has one beside its logs.
     written = _keep(trace) if run_folder.get() or not isinstance(error, GptctlError) else None
     if isinstance(error, GptctlError):
@@ -80,10 +79,10 @@ def explain(error: Exception, *, verbose: bool) -> int:
 
 
 def _keep(trace: str) -> Path | None:
-    """Appends the traceback to the run folder, or to GPTCTL_HOME, or to the temporary folder: the first that works."""
+    """Appends the traceback to a file in the run's folder, else in GPTCTL_HOME: the first that works."""
     from orchestrator.core.home import home_folder
 
-    for folder in (run_folder.get(), home_folder(), Path(tempfile.gettempdir())):
+    for folder in (run_folder.get(), home_folder()):
         if folder is None or not folder.is_dir():
             continue
         try:
