@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from orchestrator.accounts import Account
 from orchestrator.core.inventory import HostSpec
 from orchestrator.core.machines import MachineType, machine_type
 from orchestrator.core.orphans import RUN_TAG, Orphan, deadline
@@ -30,7 +31,7 @@ from orchestrator.ledger.records import (
     RunRecord,
 )
 from orchestrator.ledger.store import Ledger
-from orchestrator.watch import Account, Sight
+from orchestrator.watch import Sight
 
 STAND_IN = "quickstart"
 CAUSE = "adopted: this ledger knows nothing of how it went"

@@ -21,12 +21,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator import providers
+from orchestrator.accounts import Account
 from orchestrator.core.errors import ProviderError, UserError
-from orchestrator.core.inventory import HostSpec, Inventory
-from orchestrator.core.machines import MachineType, all_machine_types, machine_type
 from orchestrator.core.orphans import ENDED, Orphan, past_in_both, survey
-from orchestrator.core.ports import Instance, Provider
+from orchestrator.core.ports import Instance
 from orchestrator.core.settings import load_settings, revealed
 from orchestrator.core.watching import mark_path
 from orchestrator.remote.landing import landing
@@ -38,15 +36,6 @@ LOOK_EVERY_S = 2.0
 
 
 @dataclass(frozen=True)
-class Account:
-    """Where machines are bought: one key of one provider, and the hosts of the inventory that use it."""
-
-    name: str
-    provider: Provider
-    hosts: tuple[HostSpec, ...]
-
-
-@dataclass(frozen=True)
 class Sight:
     """What one round of lists showed. `problems`: one line per account that did not answer."""
 
@@ -55,34 +44,6 @@ class Sight:
     instances: Mapping[tuple[str, str], Instance]
     accounts: Mapping[str, Account]
     problems: Mapping[str, str] = field(default_factory=dict)
-
-
-def accounts_of(inventory: Inventory, environment: Mapping[str, str] | None = None) -> list[Account]:
-    """Every paid account of the inventory once, and those whose key lies in the environment with no host entry."""
-    hosts: dict[tuple[str, str | None], list[HostSpec]] = {}
-    for host in inventory.hosts.values():
-        if host.paid:
-            hosts.setdefault((host.provider, host.endpoint), []).append(host)
-    for name in _with_a_key(os.environ if environment is None else environment):
-        if name not in {provider for provider, _ in hosts}:
-            hosts[name, None] = [HostSpec(name=name, provider=name, machine=all_machine_types()[0].name)]
-    return [_account(name, endpoint, tuple(users)) for (name, endpoint), users in hosts.items()]
-
-
-def _with_a_key(environment: Mapping[str, str]) -> list[str]:
-    """Providers whose API key is set: their machines are looked for even when the inventory was lost."""
-    variables = {name: getattr(providers.load(name), "KEY_VARIABLE", None) for name in providers.known()}
-    return [name for name, variable in variables.items() if variable and environment.get(variable)]
-
-
-def _account(name: str, endpoint: str | None, hosts: tuple[HostSpec, ...]) -> Account:
-    everywhere = hosts[0].model_copy(update={"regions": ()})
-    provider = providers.load(name).provider(everywhere, _machine_of(hosts[0]))
-    return Account(f"{name} at {endpoint}" if endpoint else name, provider, hosts)
-
-
-def _machine_of(host: HostSpec) -> MachineType:
-    return machine_type(host.machine or all_machine_types()[0].name)
 
 
 def look(accounts: Iterable[Account], known: Mapping[str, float], now: Callable[[], float] = time.time) -> Sight:

@@ -40,7 +40,28 @@ def orphans(
     return it.orphans(wish, yes=yes, as_json=as_json)
 
 
+def offers(
+    *,
+    gpu: Annotated[str | None, typer.Option("--gpu", metavar="NAME", help="Only this card, such as H100.")] = None,
+    count: Annotated[int | None, typer.Option("--count", metavar="N", min=1, help="Only this many cards.")] = None,
+    max_price: Annotated[
+        float | None, typer.Option("--max-price", metavar="USD", help="At most this much per hour.")
+    ] = None,
+    offline: options.Offline = False,
+    inventory: options.Inventory = None,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Show what can be rented now, where, and for how much.
+
+    Asks every cloud account of the inventory at once, for two seconds at most.
+    """
+    from orchestrator.cli import offers as it
+
+    return it.offers(it.Wish(gpu, count, max_price), inventory, offline=offline, as_json=as_json)
+
+
 def register(verb: Callable[[Callable[..., int]], Callable[..., int]]) -> None:
     """Adds them to the app; `verb` explains their failures."""
-    for body in (orphans,):
+    for body in (offers, orphans):
         verb(body)

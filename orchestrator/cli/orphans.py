@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.accounts import Account, accounts_of
 from orchestrator.cli import render
 from orchestrator.cli.home import open_home
 from orchestrator.cli.words import NOTHING, duration, moment, money
@@ -18,7 +19,7 @@ from orchestrator.core.orphans import Orphan, named
 from orchestrator.core.states import State, worst
 from orchestrator.ledger.store import Ledger
 from orchestrator.remote.notify import notify
-from orchestrator.watch import Account, Reaped, Sight, accounts_of, due, leave_mark, look, reap
+from orchestrator.watch import Reaped, Sight, due, leave_mark, look, reap
 
 COLUMNS = ("INSTANCE", "RENTAL", "MACHINE", "STATUS", "AGE", "$/H", "AT MOST", "ENDS", "KNOWN", "NOTE")
 NUMBERS = ("AGE", "$/H", "AT MOST")
