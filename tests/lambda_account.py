@@ -41,7 +41,7 @@ class Exchange:
 class Recorded(WebApi):
     """The real client, which also writes down what passes."""
 
-    exchanges: list[Exchange] = field(default_factory=list)
+    exchanges: list[Exchange] = field(default_factory=list, repr=False)
 
     def once(self, method: str, path: str, **options: Any) -> Answer:
         answer = super().once(method, path, **options)

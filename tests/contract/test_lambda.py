@@ -10,6 +10,7 @@ import textwrap
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -384,7 +385,7 @@ def test_processes_share_one_pace(cloud: RehearsalCloud, gptctl_home: Path) -> N
     assert [process.wait(timeout=60) for process in running] == [0, 0]
     started = [one["started"] for one in cloud.requests("/instances")[before:]]
     assert len(started) == 8
-    assert min(later - earlier for earlier, later in zip(started, started[1:], strict=False)) > 0.15
+    assert min(later - earlier for earlier, later in pairwise(started)) > 0.15
 
 
 def test_lambdas_own_limits_are_never_hit(gptctl_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
