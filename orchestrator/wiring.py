@@ -42,6 +42,7 @@ class RunRequest:
     labels: Mapping[str, str] = field(default_factory=dict)
     note: str | None = None
     keep: bool = False
+    wait: bool = False
     accept_new_host_key: bool = False
     on_rental: str | None = None
     resume_from: str | None = None
@@ -64,7 +65,11 @@ def new_run(ledger: Ledger, request: RunRequest, now: float) -> RunRecord:
         machine=request.machine.name,
         rental_id=rental_id,
         plan=request.plan.to_json(),
-        options={"accept_new_host_key": request.accept_new_host_key, "resume_from": request.resume_from},
+        options={
+            "accept_new_host_key": request.accept_new_host_key,
+            "resume_from": request.resume_from,
+            "wait": request.wait,
+        },
         state=State.PLANNED,
         created_at=now,
         total_steps=request.plan.steps,

@@ -97,6 +97,15 @@ def run(
     ] = None,
     max_cost: options.MaxCost = None,
     max_hours: options.MaxHours = None,
+    max_price: options.MaxPrice = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Ask for capacity until there is some.")] = False,
+    unguarded: Annotated[
+        bool, typer.Option("--unguarded", help="Rent although nothing ends a forgotten machine.")
+    ] = False,
+    inject: Annotated[
+        str | None,
+        typer.Option("--inject", metavar="FAULTS", help="Rehearsal only, e.g. no-capacity,ssh-drop,terminate-500."),
+    ] = None,
     accept_new_host_key: options.AcceptKey = False,
     inventory: options.Inventory = None,
     yes: options.Yes = False,
@@ -112,7 +121,7 @@ def run(
 
     wish = it.Wish(
         recipe, host, on, detach, keep, again, name, label or [], note, sets or [], resume_from, max_cost, max_hours,
-        accept_new_host_key, inventory,
+        max_price, wait, unguarded, inject, accept_new_host_key, inventory,
     )  # fmt: skip
     return it.run(wish, yes=yes, as_json=as_json)
 

@@ -14,6 +14,9 @@ from orchestrator.ledger.records import RunRecord
 from orchestrator.ledger.store import Ledger
 from trainer.contract import BEST, CHECKPOINTS, EVENT_SAMPLED, EVENTS, LATEST
 
+GOES_ON_ELSEWHERE = (Outcome.PREEMPTED, Outcome.FAILED, Outcome.LIMIT, Outcome.STOPPED)
+"""Outcomes after which a user may want another machine to go on with what there is."""
+
 
 def how_to_go_on(run_id: str, *, training: bool) -> None:
     """The commands for a run that gptctl has left; three of them for one that trains by itself."""
@@ -41,6 +44,10 @@ def show_ending(ledger: Ledger, run_id: str, *, as_json: bool) -> None:
     folder = ledger.home / "runs" / run_id
     for line in (*_checkpoints(folder / CHECKPOINTS), *_samples(folder / EVENTS)):
         print(line, flush=True)
+    if run.outcome in GOES_ON_ELSEWHERE and (folder / CHECKPOINTS / LATEST).is_dir():
+        render.talk(
+            f"to go on from its newest checkpoint: gptctl run {run.recipe} --host {run.host} --resume-from {run_id}"
+        )
     if run.state is not State.ENDED:
         render.talk(f"not ended yet ({run.state}). Next: gptctl resume {run_id}")
 

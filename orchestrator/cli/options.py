@@ -17,6 +17,9 @@ Set = Annotated[
 ]
 MaxCost = Annotated[float | None, typer.Option("--max-cost", metavar="USD", help="End the run at this cost.")]
 MaxHours = Annotated[float | None, typer.Option("--max-hours", metavar="H", help="End the run after this many hours.")]
+MaxPrice = Annotated[
+    float | None, typer.Option("--max-price", metavar="USD", help="Rent nothing above this price per hour.")
+]
 Inventory = Annotated[
     Path | None,
     typer.Option("--inventory", metavar="FILE", help="Hosts. Default: ./inventory.toml, then the one in GPTCTL_HOME."),

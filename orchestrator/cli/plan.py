@@ -35,7 +35,7 @@ def plan(name: str, host_names: list[str], sets: list[str], limits: Limits, file
     chosen = [inventory.host(each) for each in host_names] or list(inventory.hosts.values())
     places: list[tuple[HostSpec | None, MachineType]] = [(host, machine_of(host)) for host in chosen]
     if not host_names:
-        places += [(None, machine) for machine in all_machine_types()]
+        places += [(None, machine) for machine in all_machine_types() if machine.runs_as is None]
     plans = in_order([planner.plan(host, machine) for host, machine in places])
     if as_json:
         print(json.dumps({"plans": [each.to_json() for each in plans]}, indent=1))
@@ -44,12 +44,15 @@ def plan(name: str, host_names: list[str], sets: list[str], limits: Limits, file
     return 0
 
 
-def typed_limits(max_cost_usd: float | None, max_hours: float | None) -> Limits:
-    """--max-cost and --max-hours. Raises UserError for a limit that is not above zero."""
-    for option, value in (("--max-cost", max_cost_usd), ("--max-hours", max_hours)):
+def typed_limits(
+    max_cost_usd: float | None, max_hours: float | None, max_price_per_hour_usd: float | None = None
+) -> Limits:
+    """--max-cost, --max-hours and --max-price. Raises UserError for a limit that is not above zero."""
+    typed = {"max_cost": max_cost_usd, "max_hours": max_hours, "max_price": max_price_per_hour_usd}
+    for name, value in typed.items():
         if value is not None and not value > 0:
-            raise UserError(f"{option} {value:g}: must be above 0")
-    return Limits(max_cost_usd=max_cost_usd, max_hours=max_hours)
+            raise UserError(f"--{name.replace('_', '-')} {value:g}: must be above 0")
+    return Limits(max_cost_usd=max_cost_usd, max_hours=max_hours, max_price_per_hour_usd=max_price_per_hour_usd)
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ from orchestrator.cli.home import open_ledger
 from orchestrator.cli.plan import planned, show_plan, typed_limits
 from orchestrator.cli.rows import spent
 from orchestrator.cli.words import duration, money
-from orchestrator.core.errors import UserError
+from orchestrator.core.errors import StillBilling, UserError
 from orchestrator.core.events import Event
 from orchestrator.core.inventory import HostSpec, load_inventory
+from orchestrator.core.limits import check_guard
 from orchestrator.core.recipe import Recipe, load_recipe
 from orchestrator.core.states import State
 from orchestrator.core.suggest import one_of
@@ -52,6 +53,10 @@ class Wish:
     resume_from: str | None
     max_cost_usd: float | None
     max_hours: float | None
+    max_price_per_hour_usd: float | None
+    wait: bool
+    unguarded: bool
+    inject: str | None
     accept_new_host_key: bool
     inventory: Path | None
 
@@ -63,6 +68,8 @@ def run(wish: Wish, *, yes: bool, as_json: bool) -> int:
         host = _host(wish, ledger)
         request = _request(wish, ledger, recipe, host)
         show_plan(request.plan)
+        check_guard(request.plan, host, unguarded=wish.unguarded)
+        _rehearse(wish, host)
         if not _agreed(wish, ledger, request, yes):
             render.talk("nothing was started")
             return 0
@@ -86,7 +93,8 @@ def _host(wish: Wish, ledger: Ledger) -> HostSpec:
 
 
 def _request(wish: Wish, ledger: Ledger, recipe: Recipe, host: HostSpec) -> RunRequest:
-    machine, plan = planned(recipe, host, ledger.rates(), typed_limits(wish.max_cost_usd, wish.max_hours))
+    limits = typed_limits(wish.max_cost_usd, wish.max_hours, wish.max_price_per_hour_usd)
+    machine, plan = planned(recipe, host, ledger.rates(), limits)
     return RunRequest(
         recipe=recipe,
         host=host,
@@ -96,10 +104,22 @@ def _request(wish: Wish, ledger: Ledger, recipe: Recipe, host: HostSpec) -> RunR
         labels=_labels(wish.labels),
         note=_text("--note", wish.note),
         keep=wish.keep,
+        wait=wish.wait,
         accept_new_host_key=wish.accept_new_host_key,
         on_rental=wish.on,
         resume_from=_checkpoint(ledger, wish.resume_from),
     )
+
+
+def _rehearse(wish: Wish, host: HostSpec) -> None:
+    """Arms the faults of --inject in the rehearsal cloud, which it starts if it is not there."""
+    if wish.inject is None:
+        return
+    if host.provider != "rehearsal":
+        raise UserError(f"--inject is for the rehearsal cloud; {host.name} is {host.provider}", "leave it away")
+    from orchestrator.providers import rehearsal
+
+    rehearsal.start(wish.inject)
 
 
 def _text(option: str, text: str | None) -> str | None:
@@ -178,7 +198,11 @@ def follow_through(ledger: Ledger, found: RunRecord, *, detach: bool, as_json: b
 
         code = drive(ledger.home, found.id, listen, until="launch" if detach else None)
     if left:
-        how_to_go_on(found.id, training=bool(left[0].data.get("training")))
+        training = bool(left[0].data.get("training"))
+        question = f"{found.id} holds a paid machine and trains nothing. Release it now?"
+        if code == StillBilling.exit_code and render.on_terminal() and render.ask(question, ""):
+            return release(found.id, force=False, yes=True, as_json=as_json)
+        how_to_go_on(found.id, training=training)
     if left and not as_json:
         print(found.id, flush=True)
     else:

@@ -64,6 +64,17 @@ def check_plan(plan: Plan) -> None:
             raise LimitReached(text, hint=f"raise {name}, or choose a cheaper plan: gptctl plan {plan.recipe}")
 
 
+def check_guard(plan: Plan, host: HostSpec, *, unguarded: bool) -> None:
+    """Raises UserError for a machine that would be paid for and that nothing ends when it is forgotten."""
+    if not plan.paid or host.guard != "none" or unguarded:
+        return
+    raise UserError(
+        f"nothing would end {host.name} if it were forgotten: its guard is none",
+        f'put into [hosts.{host.name}]:  guard = "watcher"   and run once on a machine that is always on:  '
+        "gptctl orphans --install-timer   (or type --unguarded)",
+    )
+
+
 def budget_s(plan: Plan) -> float | None:
     """Seconds from the start of the rental to the moment it must be gone; None where nothing limits it."""
     hours = [limit] if (limit := plan.limits.get("max_hours")) is not None else []
