@@ -77,7 +77,8 @@ def _read(descriptor: int) -> dict[str, float]:
         found = json.loads(os.pread(descriptor, 4096, 0) or b"{}")
     except ValueError:
         return {}
-    return {str(kind): float(at) for kind, at in found.items() if isinstance(at, int | float)} if found else {}
+    turns = found.items() if isinstance(found, dict) else ()
+    return {str(kind): float(at) for kind, at in turns if isinstance(at, int | float)}
 
 
 def _write(descriptor: int, turns: Mapping[str, float]) -> None:

@@ -58,7 +58,7 @@ class WebApi:
     pace: Pace
 
     def __post_init__(self) -> None:
-        if not (self.url.startswith("https://") or is_loopback(self.url)):
+        if not (self.url.startswith("https://") or (self.url.startswith("http://") and is_loopback(self.url))):
             raise UserError(f"{self.url} would send the key unencrypted", hint="correct `endpoint`: https://...")
         if not re.fullmatch(r"[!-~]+", self.key):
             raise BadCredentials(f"the key for {self.name} holds spaces or strange characters", hint="copy it again")
