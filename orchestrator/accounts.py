@@ -6,7 +6,7 @@ Example: `[account.provider.machines() for account in accounts_of(inventory)]`
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from orchestrator import providers
@@ -25,15 +25,24 @@ class Account:
 
 
 def accounts_of(inventory: Inventory, environment: Mapping[str, str] | None = None) -> list[Account]:
-    """Every paid account of the inventory once, and those whose key lies in the environment with no host entry."""
-    hosts: dict[tuple[str, str | None], list[HostSpec]] = {}
-    for host in inventory.hosts.values():
-        if host.paid:
-            hosts.setdefault((host.provider, host.endpoint), []).append(host)
+    """Every paid account of the inventory once, and those whose key lies in the environment with no host entry.
+
+    Raises UserError for a provider that does not exist: a watcher must not overlook an account.
+    """
+    hosts = [host for host in inventory.hosts.values() if host.paid]
     for name in _with_a_key(os.environ if environment is None else environment):
-        if name not in {provider for provider, _ in hosts}:
-            hosts[name, None] = [HostSpec(name=name, provider=name, machine=all_machine_types()[0].name)]
-    return [_account(name, endpoint, tuple(users)) for (name, endpoint), users in hosts.items()]
+        if name not in {host.provider for host in hosts}:
+            hosts.append(HostSpec(name=name, provider=name, machine=all_machine_types()[0].name))
+    return accounts_behind(hosts)
+
+
+def accounts_behind(hosts: Iterable[HostSpec]) -> list[Account]:
+    """The accounts that these paid hosts use, each once."""
+    users: dict[tuple[str, str | None], list[HostSpec]] = {}
+    for host in hosts:
+        if host.paid:
+            users.setdefault((host.provider, host.endpoint), []).append(host)
+    return [_account(name, endpoint, tuple(found)) for (name, endpoint), found in users.items()]
 
 
 def _with_a_key(environment: Mapping[str, str]) -> list[str]:

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from orchestrator.accounts import Account
+from orchestrator import providers
+from orchestrator.accounts import Account, accounts_behind
 from orchestrator.core.errors import ProviderError, UserError
 from orchestrator.core.inventory import HostSpec
 from orchestrator.core.machines import MachineType, all_machine_types, bundled_offers
@@ -30,6 +31,14 @@ class Market:
 
     offers: tuple[Offer, ...] = ()
     problems: Mapping[str, str] = field(default_factory=dict)
+
+
+def ask_for(hosts: Iterable[HostSpec], within_s: float = ASK_WITHIN_S) -> Market:
+    """The offers of these hosts' accounts, and the bundled ones of everybody who was not asked."""
+    asked = ask(accounts_behind(host for host in hosts if host.provider in providers.known()), within_s)
+    names = {offer.provider for offer in asked.offers}
+    others = [offer for offer in bundled() if offer.provider not in names]
+    return Market((*asked.offers, *others), asked.problems)
 
 
 def ask(accounts: Sequence[Account], within_s: float = ASK_WITHIN_S) -> Market:

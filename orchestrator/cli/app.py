@@ -136,15 +136,19 @@ def plan(
     sets: options.Set = None,
     max_cost: options.MaxCost = None,
     max_hours: options.MaxHours = None,
+    offline: options.Offline = False,
     inventory: options.Inventory = None,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Show steps, hours and dollars on every machine. Touches nothing."""
+    """Show steps, hours and dollars on every machine. Buys nothing.
+
+    Asks the clouds of the inventory for their prices, for two seconds at most.
+    """
     from orchestrator.cli import plan as it
 
     limits = it.typed_limits(max_cost, max_hours)
-    return it.plan(recipe, host or [], sets or [], limits, inventory, as_json=as_json)
+    return it.plan(recipe, host or [], sets or [], limits, inventory, offline=offline, as_json=as_json)
 
 
 @verb

@@ -1,38 +1,52 @@
-"""`gptctl plan`, and the plan that `gptctl run` shows before it asks. Reads files and the ledger, reaches nothing."""
+"""`gptctl plan`, and the plan that `gptctl run` shows before it asks. Reads files and the ledger, asks for prices."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.cli import render
 from orchestrator.cli.home import open_ledger
 from orchestrator.cli.machine_here import machine_of
+from orchestrator.cli.offers import show_problems
 from orchestrator.cli.words import NOTHING, count, hours, money
 from orchestrator.core.errors import UserError
 from orchestrator.core.inventory import HostSpec, load_inventory
 from orchestrator.core.limits import check_plan
 from orchestrator.core.machines import MachineType, all_machine_types
 from orchestrator.core.plan import Plan, in_order, make_plan, mark
+from orchestrator.core.ports import Offer
 from orchestrator.core.rates import MeasuredRate
 from orchestrator.core.recipe import Limits, Recipe, load_recipe
 from orchestrator.core.shards import resolve
 from orchestrator.ledger.records import RateRecord
+from orchestrator.market import Market, ask_for, bundled, offer_for
 
 COLUMNS = ("HOST", "MACHINE", "BATCH", "STEPS", "TOK/S", "TIME", "COST", "$/H", "NOTE")
 NUMBERS = ("STEPS", "TOK/S", "TIME", "COST", "$/H")
 
 
-def plan(name: str, host_names: list[str], sets: list[str], limits: Limits, file: Path | None, *, as_json: bool) -> int:
+def plan(
+    name: str,
+    host_names: list[str],
+    sets: list[str],
+    limits: Limits,
+    file: Path | None,
+    *,
+    offline: bool,
+    as_json: bool,
+) -> int:
     """One row per host, and per machine type unless hosts were named; cheapest first, those that do not fit last."""
     recipe = load_recipe(name, sets)
     with open_ledger() as ledger:
         inventory = load_inventory(file, ledger.home)
-        planner = Planner(recipe, dataset_tokens(recipe, must_exist=False), limits, ledger.rates())
+        rates = ledger.rates()
     chosen = [inventory.host(each) for each in host_names] or list(inventory.hosts.values())
+    market = Market(tuple(bundled())) if offline else ask_for(chosen)
+    planner = Planner(recipe, dataset_tokens(recipe, must_exist=False), limits, rates, market.offers)
     places: list[tuple[HostSpec | None, MachineType]] = [(host, machine_of(host)) for host in chosen]
     if not host_names:
         places += [(None, machine) for machine in all_machine_types() if machine.runs_as is None]
@@ -41,6 +55,7 @@ def plan(name: str, host_names: list[str], sets: list[str], limits: Limits, file
         print(json.dumps({"plans": [each.to_json() for each in plans]}, indent=1))
         return 0
     _show_table(plans)
+    show_problems(market)
     return 0
 
 
@@ -57,31 +72,38 @@ def typed_limits(
 
 @dataclass(frozen=True)
 class Planner:
-    """One recipe, to be planned on several machines; `rates` are those of earlier runs."""
+    """One recipe, to be planned on several machines; `rates` are those of earlier runs, `offers` what clouds ask."""
 
     recipe: Recipe
     dataset_tokens: int | None
     limits: Limits
     rates: Sequence[RateRecord]
+    offers: Sequence[Offer] = ()
 
     def plan(self, host: HostSpec | None, machine: MachineType) -> Plan:
         """The plan there; it may not fit, and it may be beyond a limit."""
-        return make_plan(
+        offer = None if host is not None and not host.paid else offer_for(host, machine, self.offers)
+        made = make_plan(
             self.recipe,
             host,
             machine,
-            None,
+            offer,
             rates=[_measured(rate) for rate in self.rates],
             dataset_tokens=self.dataset_tokens,
             now=time.time(),
             limits=self.limits,
         )
+        if offer is None or offer.available:
+            return made
+        return replace(made, warnings=(*made.warnings, f"{offer.provider} lists no capacity now"))
 
 
 def planned(recipe: Recipe, host: HostSpec, rates: Sequence[RateRecord], limits: Limits) -> tuple[MachineType, Plan]:
     """The machine and the plan of one run. Raises UserError if it cannot work, LimitReached if it costs too much."""
     machine = machine_of(host)
-    made = Planner(recipe, dataset_tokens(recipe, must_exist=True), limits, rates).plan(host, machine)
+    market = ask_for([host])
+    made = Planner(recipe, dataset_tokens(recipe, must_exist=True), limits, rates, market.offers).plan(host, machine)
+    show_problems(market)
     check_plan(made)
     return machine, made
 
@@ -139,7 +161,7 @@ def _show_table(plans: Sequence[Plan]) -> None:
             hours(each.hours["total"]),
             money(each.cost_usd["total"]),
             money(each.price_per_hour_usd),
-            "; ".join([*marks, *([each.why] if not each.fits else []), each.rate_source]),
+            "; ".join([*marks, *([each.why] if not each.fits else []), each.rate_source, *_price_words(each)]),
         ]
         for each, marks in zip(plans, mark(plans), strict=True)
     ]
@@ -147,3 +169,8 @@ def _show_table(plans: Sequence[Plan]) -> None:
     render.talk(
         "batch: micro-batch x accumulation x ranks. Rows without a host are machine types, at their last price."
     )
+
+
+def _price_words(plan: Plan) -> list[str]:
+    """Whose price it is and of when, where somebody is paid; and what else is to be known."""
+    return [f"price: {plan.price_source}", *plan.warnings] if plan.paid and plan.host else []

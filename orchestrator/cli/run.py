@@ -22,8 +22,9 @@ from orchestrator.cli.words import duration, money
 from orchestrator.core.errors import StillBilling, UserError
 from orchestrator.core.events import Event
 from orchestrator.core.inventory import HostSpec, load_inventory
-from orchestrator.core.limits import check_guard
+from orchestrator.core.limits import check_guard, check_month, month_start
 from orchestrator.core.recipe import Recipe, load_recipe
+from orchestrator.core.settings import load_settings
 from orchestrator.core.states import State
 from orchestrator.core.suggest import one_of
 from orchestrator.ledger.records import RENTAL_OPEN, RunRecord
@@ -95,6 +96,8 @@ def _host(wish: Wish, ledger: Ledger) -> HostSpec:
 def _request(wish: Wish, ledger: Ledger, recipe: Recipe, host: HostSpec) -> RunRequest:
     limits = typed_limits(wish.max_cost_usd, wish.max_hours, wish.max_price_per_hour_usd)
     machine, plan = planned(recipe, host, ledger.rates(), limits)
+    monthly = load_settings(ledger.home).limits.max_usd_per_month
+    check_month(plan, ledger.spend_since(month_start(time.time())), monthly)
     return RunRequest(
         recipe=recipe,
         host=host,

@@ -7,6 +7,7 @@ Example: `check_plan(plan)` raises LimitReached for a plan of $81 under `max_cos
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from orchestrator.core.errors import LimitReached, UserError
@@ -72,6 +73,24 @@ def check_guard(plan: Plan, host: HostSpec, *, unguarded: bool) -> None:
         f"nothing would end {host.name} if it were forgotten: its guard is none",
         f'put into [hosts.{host.name}]:  guard = "watcher"   and run once on a machine that is always on:  '
         "gptctl orphans --install-timer   (or type --unguarded)",
+    )
+
+
+def month_start(now: float) -> float:
+    """UTC epoch seconds of the first moment of this month, by this computer's own calendar."""
+    today = time.localtime(now)
+    return time.mktime((today.tm_year, today.tm_mon, 1, 0, 0, 0, 0, 0, -1))
+
+
+def check_month(plan: Plan, spent_usd: float, max_usd_per_month: float | None) -> None:
+    """Raises LimitReached when what this month has cost so far and the plan together are above the monthly ceiling."""
+    planned_usd = plan.cost_usd["total"] or 0.0
+    if max_usd_per_month is None or not planned_usd or spent_usd + planned_usd <= max_usd_per_month:
+        return
+    raise LimitReached(
+        f"plan: {plan.recipe} on {plan.host or plan.machine} needs ${planned_usd:.2f}; this month has cost "
+        f"${spent_usd:.2f} so far, and max_usd_per_month is ${max_usd_per_month:g}",
+        hint="gptctl cost shows where it went; raise limits.max_usd_per_month in config.toml, or wait for next month",
     )
 
 
