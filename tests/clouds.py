@@ -51,8 +51,7 @@ class RehearsalCloud:
 
     def program(self, *arguments: str) -> dict[str, Any]:
         """Runs the program and returns the JSON it prints."""
-        argv = [sys.executable, "-m", "orchestrator.rehearsal", "--state", str(self.state), *arguments]
-        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+        done = rehearsal("--state", str(self.state), *arguments)
         assert done.returncode == 0, done.stderr
         return dict(json.loads(done.stdout))
 
@@ -171,6 +170,12 @@ class RehearsalCloud:
 
     def home(self, instance_id: str) -> Path:
         return self.machine_folder(instance_id) / "home"
+
+
+def rehearsal(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs the program."""
+    argv = [sys.executable, "-m", "orchestrator.rehearsal", *arguments]
+    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
 
 
 def until(true: Callable[[], bool], within_s: float = WITHIN_S) -> None:

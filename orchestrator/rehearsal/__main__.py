@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from orchestrator.rehearsal.faults import KINDS, parse
 from orchestrator.rehearsal.server import Server
 
 DEFAULTS = Settings()
+SOME_ADDRESS = "127.63.255.254"
+"""A loopback address no machine ever gets: a port that is taken here is taken on all of them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,15 +35,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     if given.faults:
         return _print_faults()
+    if given.state is None:
+        parser.error("--state DIR is needed where GPTCTL_HOME is not set")
     state = daemon.state_folder(given.state)
     if given.books:
         return _say(read_books(state))
     if given.stop:
         return _stop(state, given.destroy)
-    problem = _why_not_here()
+    problem = _why_not_here(given.ssh_port)
     if problem:
-        print(f"rehearsal: {problem}", file=sys.stderr)
-        return 1
+        return _fail(problem)
     return _start_detached(state, given) if given.daemon else _serve(state, given)
 
 
@@ -48,7 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m orchestrator.rehearsal", description=__doc__)
     home = os.environ.get("GPTCTL_HOME")
     default = Path(home) / "rehearsal" if home else None
-    parser.add_argument("--state", type=Path, default=default, required=default is None, help="folder of the cloud")
+    parser.add_argument(
+        "--state", type=Path, default=default, help="folder of the cloud; default: GPTCTL_HOME/rehearsal"
+    )
     parser.add_argument("--port", type=int, default=0, help="of the API; default: the last one, else any")
     parser.add_argument("--inject", default="", metavar="FAULTS", help="such as no-capacity,terminate-500*2")
     parser.add_argument("--faults", action="store_true", help="list the faults and exit")
@@ -66,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _why_not_here() -> str:
+def _why_not_here(ssh_port: int) -> str:
     """Empty when machines can be brought up on this computer."""
     if not sys.platform.startswith("linux"):
         return "its machines need Linux (/proc, loopback addresses)"
@@ -74,6 +80,11 @@ def _why_not_here() -> str:
         sshd_program()
     except FileNotFoundError as error:
         return str(error)
+    with socket.socket() as probe:
+        try:
+            probe.bind((SOME_ADDRESS, ssh_port))
+        except OSError as error:
+            return f"port {ssh_port} cannot be had for its machines ({error.strerror}); choose another with --ssh-port"
     return ""
 
 
@@ -81,8 +92,7 @@ def _serve(state: Path, given: argparse.Namespace) -> int:
     """Runs until SIGTERM or Ctrl-C."""
     lock = daemon.take_lock(state)
     if lock is None:
-        print(f"rehearsal: a cloud runs on {state} already: {json.dumps(daemon.running(state))}", file=sys.stderr)
-        return 1
+        return _fail(f"a cloud runs on {state} already: {json.dumps(daemon.running(state))}")
     cloud = Cloud(state, _settings(given))
     cloud.inject(given.inject)
     server = _listen(cloud, daemon.api_key(state), given.port)
@@ -138,7 +148,9 @@ def _arguments(given: argparse.Namespace) -> list[str]:
 def _stop(state: Path, destroy: bool) -> int:
     daemon.stop(state)
     lock = daemon.take_lock(state)
-    if destroy and lock is not None:
+    if lock is None:
+        return _fail(f"the cloud on {state} does not stop: {json.dumps(daemon.running(state))}")
+    if destroy:
         Cloud(state, Settings()).terminate_all()
     return _say({"alive": read_books(state)["alive"]})
 
@@ -148,6 +160,11 @@ def _print_faults() -> int:
         spelled = f"{name}@{kind.default}" if kind.default else name
         print(f"{spelled:32} {kind.what}")
     return 0
+
+
+def _fail(message: str) -> int:
+    print(f"rehearsal: {message}", file=sys.stderr)
+    return 1
 
 
 def _say(value: dict[str, Any]) -> int:

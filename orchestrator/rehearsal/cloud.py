@@ -31,6 +31,7 @@ from orchestrator.rehearsal.faults import Faults
 
 HIDDEN_S = 5.0
 """How long a region without capacity is not listed."""
+ADDRESS_TRIES = 100
 BOOT_FAULTS = ("stuck-booting", "unhealthy", "unhealthy-billed", "bad-gpu", "host-key-ignored")
 
 
@@ -197,11 +198,12 @@ class Cloud:
     def _free_address(self) -> str:
         """127.x.y.z that no instance of ours ever had and nothing answers at; random, so that clouds do not meet."""
         taken = {one.ip for one in instances_at(self._books.events).values()}
-        while True:
+        for _ in range(ADDRESS_TRIES):
             high, middle, low = 64 + secrets.randbelow(64), 1 + secrets.randbelow(254), 1 + secrets.randbelow(254)
             address = f"127.{high}.{middle}.{low}"
             if address not in taken and not machines.answers(self._disk_at("probe", address)):
                 return address
+        raise RuntimeError(f"something answers at port {self.settings.ssh_port} of every loopback address")
 
     def _last_address(self) -> str:
         ended = [one for one in instances_at(self._books.events).values() if one.ended_at and not one.foreign]

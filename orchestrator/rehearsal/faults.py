@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.rehearsal.books import Journal
+from orchestrator.rehearsal.catalogue import REGIONS
 
 FILE_NAME = "faults.jsonl"
 FOREVER = 1_000_000_000
@@ -33,19 +34,21 @@ class Kind:
     what: str
     """In words; ARG is what stands after the @."""
     default: str = ""
-    """ARG when none is given; empty: any."""
+    """ARG when none is given. A number wants a number, an operation an operation; empty: one of `choices`, or none."""
     times: int = 1
+    choices: tuple[str, ...] = ()
 
 
+PLACES = tuple(REGIONS)
 OPERATIONS = ("types", "launch", "list", "get", "rename", "terminate", "keys", "images", "file-systems", "audit", "any")
 
 KINDS: dict[str, Kind] = {
     # what launches do
-    "no-capacity": Kind("a launch (in region ARG) is refused, and the region is unlisted for 5 s"),
-    "listed-but-refused": Kind("a launch (in region ARG) is refused while the region stays listed"),
-    "sold-out": Kind("the list of types shows no capacity (in region ARG)"),
+    "no-capacity": Kind("a launch (in region ARG) is refused, and the region is unlisted for 5 s", choices=PLACES),
+    "listed-but-refused": Kind("a launch (in region ARG) is refused while the region stays listed", choices=PLACES),
+    "sold-out": Kind("the list of types shows no capacity (in region ARG)", choices=PLACES),
     "quota": Kind("a launch is refused for lack of quota"),
-    "empty-ids": Kind("a launch answers 200 with no id; it bought one unless ARG is `nothing`"),
+    "empty-ids": Kind("a launch answers 200 with no id; it bought one unless ARG is `nothing`", choices=("nothing",)),
     "price-change": Kind("after the next list of types, prices are ARG percent of what they were", "150"),
     # what booting does
     "slow-boot": Kind("a machine takes ARG seconds to boot", "20"),
@@ -61,7 +64,9 @@ KINDS: dict[str, Kind] = {
     "preempt": Kind("once a run there has reached step ARG, the machine is taken away", "1"),
     "reboot": Kind("once a run there has reached step ARG, the machine reboots", "1"),
     # what ending does
-    "terminate-ignored": Kind("terminate answers 200 and does nothing; ARG `unlisted`: it names no instance either"),
+    "terminate-ignored": Kind(
+        "terminate answers 200 and does nothing; ARG `unlisted`: it names no instance either", choices=("unlisted",)
+    ),
     "terminate-500": Kind("terminate answers 500 and does nothing"),
     "terminate-401": Kind("terminate answers 401 and does nothing"),
     "rename-ignored": Kind("rename answers 200 with the new name and keeps the old one"),
@@ -104,8 +109,9 @@ def _parse(part: str) -> Fault:
     argument = match["argument"] or kind.default
     if kind.default.isdigit() and not re.fullmatch(r"-?\d+(\.\d+)?", argument):
         raise ValueError(f"fault {part!r}: {argument!r} is not a number")
-    if kind.default in OPERATIONS and argument not in OPERATIONS:
-        raise ValueError(f"fault {part!r}: {argument!r} is no operation; known: {', '.join(OPERATIONS)}")
+    known = OPERATIONS if kind.default in OPERATIONS else ("", *kind.choices)
+    if not kind.default.isdigit() and argument not in known:
+        raise ValueError(f"fault {part!r}: {argument!r} cannot stand there; known: {', '.join(filter(None, known))}")
     times = {"": kind.times, "forever": FOREVER}.get(match["times"] or "")
     return Fault(match["name"], argument, times if times is not None else int(match["times"]))
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import http.client
 import json
-import os
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -387,31 +385,3 @@ def test_machines_of_somebody_else_are_there_and_cost_us_nothing(cloud: Rehearsa
     foreign = next(one for one in books["instances"] if one["foreign"])
     cloud.terminate(foreign["id"])
     assert not cloud.row(foreign["id"])["alive"]
-
-
-# The program
-
-
-def test_a_second_start_finds_the_first_and_arms_its_faults(cloud: RehearsalCloud) -> None:
-    first = cloud.entry
-    assert cloud.program("--daemon", "--inject", "quota") == first
-    assert code(launch(cloud)) == (400, "global/quota-exceeded")
-
-
-def test_a_killed_server_finishes_what_it_began(cloud: RehearsalCloud) -> None:
-    cloud.inject("slow-boot@2,500@list")
-    box = cloud.launch()
-    old = cloud.entry["pid"]
-    os.kill(old, signal.SIGKILL)
-    assert cloud.start()["pid"] != old
-    assert cloud.ask("GET", "instances")[0] == 500
-    cloud.wait_for(box, "active")
-    assert cloud.ssh(box, "echo up").stdout == "up\n"
-    assert len(cloud.books()["instances"]) == 1
-
-
-def test_every_request_is_logged(cloud: RehearsalCloud) -> None:
-    cloud.inject("timeout-after-effect")
-    launch(cloud)
-    launch(cloud)
-    assert [one["status"] for one in cloud.requests("/launch")] == [0, 200]

@@ -20,7 +20,10 @@ def test_name_argument_and_times() -> None:
     ]
 
 
-@pytest.mark.parametrize("bad", ["nonsense", "500@lunch", "preempt@soon", "429*0", "429*", "list-lag@", "a b"])
+@pytest.mark.parametrize(
+    "bad",
+    ["nonsense", "500@lunch", "preempt@soon", "429*0", "429*", "list-lag@", "a b", "bad-gpu@x", "no-capacity@moon"],
+)
 def test_what_is_misspelt_is_refused_by_name(bad: str) -> None:
     with pytest.raises(ValueError, match=bad.split("@", maxsplit=1)[0].split("*", maxsplit=1)[0]):
         parse(bad)
