@@ -47,6 +47,8 @@ class Verdict:
     def __init__(self, run_folder: Path, progress: Progress) -> None:
         self.run_folder, self.progress = run_folder, progress
         self.rank = int(os.environ.get("RANK", "0"))
+        self.watching = False
+        """From when on an error may be the echo of a peer that ran out of memory."""
 
     def __enter__(self) -> Verdict:
         if self.rank == 0 and (self.run_folder / EXIT).exists():
@@ -57,7 +59,7 @@ class Verdict:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if error is None:
             return
-        if is_marked(self.run_folder):
+        if self.watching and is_marked(self.run_folder):
             start_again()
         reason = f"rank {self.rank}: {explained(error)}"
         if self.write(OUTCOME_FAILED, reason):
@@ -110,6 +112,7 @@ def run(run_folder: Path, verdict: Verdict, progress: Progress) -> None:
         (run_folder / MARK).unlink(missing_ok=True)
     micro_batch = from_leader(world, current_micro_batch(run_folder, config.train.micro_batch))
     watch(run_folder)
+    verdict.watching = True
     fitted = dataclasses.replace(config, train=dataclasses.replace(config.train, micro_batch=micro_batch))
     journal = Journal(run_folder, enabled=world.leads)
     try:

@@ -259,11 +259,15 @@ def prefetched(
     """Micro-batches on the device, in order, read by one thread two ahead. Pinned, so that the copy does not wait."""
     wanted = ((step, index) for step in steps for index in range(share.accumulation))
 
+    def enter() -> None:
+        if device.type == "cuda":  # a thread begins on GPU 0, and pinning there would cost every rank a context on it
+            torch.cuda.set_device(device)
+
     def read(step: int, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         ids, targets = data.micro_batch(step, index, share.size, share.rank, share.world)
         return (ids.pin_memory(), targets.pin_memory()) if device.type == "cuda" else (ids, targets)
 
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="data") as reader:
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="data", initializer=enter) as reader:
         waiting = deque(reader.submit(read, *place) for place in itertools.islice(wanted, 2))
         while waiting:
             ids, targets = waiting.popleft().result()

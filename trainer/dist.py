@@ -20,6 +20,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -49,13 +51,22 @@ def join(device: str, timeout_s: float) -> World:
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
     if size > 1:
-        on_gpu = world.device.type == "cuda"
+        on_gpu, timeout = world.device.type == "cuda", timedelta(seconds=timeout_s)
         dist.init_process_group(
             "nccl" if on_gpu else "gloo",
-            timeout=timedelta(seconds=timeout_s),
+            store=_store(timeout),
+            rank=rank,
+            world_size=size,
+            timeout=timeout,
             device_id=world.device if on_gpu else None,
         )
     return world
+
+
+def _store(timeout: timedelta) -> Store:
+    """torchrun's store, with a corner of its own for every start: restart.py must not meet addresses of the last."""
+    store, _, _ = next(rendezvous("env://", timeout=timeout))
+    return PrefixStore("start_" + os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
 
 
 def _device(choice: str, local_rank: int) -> torch.device:

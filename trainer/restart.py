@@ -13,6 +13,7 @@ Example::
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -89,9 +90,12 @@ def watch(run_folder: Path) -> None:
 
 
 def start_again() -> NoReturn:
-    """The same command line in the same process. The restart count gives the new process group a store of its own."""
+    """The same command line in the same process; the count gives the new process group its corner of the store."""
     _leaving.acquire()  # for ever: the watch and the main thread may both come here, and the count must rise once
     os.environ["TORCHELASTIC_RESTART_COUNT"] = str(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) + 1)
+    for descriptor in os.listdir("/dev/fd"):
+        with contextlib.suppress(OSError):  # the listing's own is gone already
+            os.set_inheritable(int(descriptor), int(descriptor) <= 2)  # a GPU's or a peer's must not live on
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
