@@ -269,11 +269,19 @@ def cost(run: options.Run = None, as_json: options.Json = False, verbose: option
 
 
 @verb
-def hosts(inventory: options.Inventory = None, as_json: options.Json = False, verbose: options.Verbose = False) -> int:
-    """List the hosts of the inventory."""
+def hosts(
+    offline: options.Offline = False,
+    stop_rehearsal: Annotated[
+        bool, typer.Option("--stop-rehearsal", help="End the rehearsal cloud and its simulated machines.")
+    ] = False,
+    inventory: options.Inventory = None,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """List the hosts: which answer now, what they cost, and where there is capacity."""
     from orchestrator.cli import hosts as it
 
-    return it.hosts(inventory, as_json=as_json)
+    return it.stop_rehearsal() if stop_rehearsal else it.hosts(inventory, offline=offline, as_json=as_json)
 
 
 @verb

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,11 +110,3 @@ def _cells(row: dict[str, Any]) -> list[str]:
         money(row["price_per_gpu_hour_usd"]),
         row["source"] + (f", {moment(row['quoted_at'])}" if row["quoted_at"] else ""),
     ]
-
-
-def capacity(found: Sequence[Offer]) -> str:
-    """`us-west-2, us-east-1`, `none`, or `not asked` for prices nobody quoted today."""
-    asked = [offer for offer in found if offer.quoted_at is not None]
-    if not asked:
-        return "not asked"
-    return ", ".join(dict.fromkeys(offer.region for offer in asked if offer.available)) or "none"
