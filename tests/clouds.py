@@ -42,6 +42,7 @@ class RehearsalCloud:
 
     def __exit__(self, *_: object) -> None:
         self.program("--stop", "--destroy")
+        assert words_of_processes(f"{self.state.resolve()}/machines/") == []
 
     def start(self) -> dict[str, Any]:
         """Starts it, or finds it."""
@@ -188,13 +189,21 @@ def until(true: Callable[[], bool], within_s: float = WITHIN_S) -> None:
 
 def processes_with(word: str) -> list[int]:
     """Living processes that have this word in their argv."""
-    found = []
+    return [pid for pid, words in command_lines().items() if word in words]
+
+
+def words_of_processes(prefix: str) -> list[str]:
+    """Words of command lines of living processes that begin so."""
+    return [word for words in command_lines().values() for word in words if word.startswith(prefix)]
+
+
+def command_lines() -> dict[int, list[str]]:
+    """The argv of every living process, by pid."""
+    found = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
-                words = (folder / "cmdline").read_bytes().split(b"\0")
-            except OSError:
+                found[int(folder.name)] = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            except OSError:  # it ended meanwhile
                 continue
-            if word.encode() in words:
-                found.append(int(folder.name))
     return found

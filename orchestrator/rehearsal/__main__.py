@@ -90,7 +90,7 @@ def _why_not_here(ssh_port: int) -> str:
 
 def _serve(state: Path, given: argparse.Namespace) -> int:
     """Runs until SIGTERM or Ctrl-C."""
-    lock = daemon.take_lock(state)
+    lock = daemon.take_lock(state) if daemon.running(state) else daemon.wait_for_lock(state, daemon.STOP_WITHIN_S)
     if lock is None:
         return _fail(f"a cloud runs on {state} already: {json.dumps(daemon.running(state))}")
     cloud = Cloud(state, _settings(given))
@@ -146,8 +146,7 @@ def _arguments(given: argparse.Namespace) -> list[str]:
 
 
 def _stop(state: Path, destroy: bool) -> int:
-    daemon.stop(state)
-    lock = daemon.take_lock(state)
+    lock = daemon.stop(state)
     if lock is None:
         return _fail(f"the cloud on {state} does not stop: {json.dumps(daemon.running(state))}")
     if destroy:

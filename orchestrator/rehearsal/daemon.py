@@ -28,7 +28,7 @@ KEY_FILE = "api_key"
 LOCK_FILE = "lock"
 LOG_FILE = "server.log"
 UP_WITHIN_S = 20.0
-STOP_WITHIN_S = 10.0
+STOP_WITHIN_S = 20.0
 
 
 def state_folder(path: Path) -> Path:
@@ -108,16 +108,21 @@ def start_detached(state: Path, arguments: Iterable[str]) -> dict[str, Any]:
     raise RuntimeError(f"the rehearsal cloud did not start: {(state / LOG_FILE).read_text()[-800:]}")
 
 
-def stop(state: Path) -> bool:
-    """Ends the server; machines live on. Whether there was one."""
+def stop(state: Path) -> int | None:
+    """Ends the server, if there is one, and returns the lock; None when it does not end. Machines live on."""
     found = running(state)
-    if not found:
-        return False
-    processes.send(found["pid"], signal.SIGTERM)
-    until = time.monotonic() + STOP_WITHIN_S
-    while time.monotonic() < until and running(state):
-        time.sleep(0.05)
-    return True
+    if found:
+        processes.send(found["pid"], signal.SIGTERM)
+    return wait_for_lock(state, STOP_WITHIN_S)
+
+
+def wait_for_lock(state: Path, within_s: float) -> int | None:
+    """The lock, as soon as it is free. The threads of a server that was killed may hold it a moment longer than the
+    process shows any life, so a single try proves nothing."""
+    until = time.monotonic() + within_s
+    while (descriptor := take_lock(state)) is None and time.monotonic() < until:
+        time.sleep(0.02)
+    return descriptor
 
 
 def inject(entry: dict[str, Any], script: str) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 
 from orchestrator.rehearsal import processes
-from orchestrator.rehearsal.disk import POWERED_OFF, sshd_program
+from orchestrator.rehearsal.disk import POWERED_OFF
 
 PR_SET_CHILD_SUBREAPER = 36
 RESTART_PAUSE_S = 0.2
@@ -79,8 +79,7 @@ def _end_everything() -> None:
 
 
 def _start_sshd(folder: Path) -> subprocess.Popen[bytes]:
-    config, log = folder / "etc/ssh/sshd_config", folder / "sshd.log"
-    argv = [sshd_program(), "-D", "-f", str(config), "-E", str(log)]
+    argv = [str(folder / "bin/sshd"), "-D", "-E", str(folder / "sshd.log")]
     return subprocess.Popen(argv, stdin=subprocess.DEVNULL, start_new_session=True, env=_environment())
 
 
