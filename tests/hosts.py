@@ -132,7 +132,7 @@ class Sshd:
             Path("/run/sshd").mkdir(exist_ok=True)  # "Missing privilege separation directory" otherwise
         log = self.folder / "sshd.log"
         self._process = subprocess.Popen(
-            [SSHD, "-D", "-f", str(self.folder / "sshd_config"), "-E", str(log)],
+            [*dies_with_us(), SSHD, "-D", "-f", str(self.folder / "sshd_config"), "-E", str(log)],
             env={"PATH": CLEAN_PATH},
             stdin=subprocess.DEVNULL,
             start_new_session=True,
@@ -265,6 +265,11 @@ def small_disk(folder: Path, size_bytes: int = SMALL_DISK_BYTES) -> Iterator[Pat
         yield folder
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True, timeout=20)
+
+
+def dies_with_us() -> list[str]:
+    """Put before a command: it is killed when the test process is, however that ends. Linux only."""
+    return ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
 
 
 def fingerprint(public_key: Path) -> str:

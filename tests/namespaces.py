@@ -154,9 +154,10 @@ class NamespaceHost:
             "ROOT": str(self.disk / "root"),
             "PATH": hosts.CLEAN_PATH,
         }
+        join = ["sh", "-c", f'{self._join_cgroups()} exec "$@"', "sh"]
         with (self.folder / "boot.log").open("ab") as log:
             self._process = subprocess.Popen(
-                ["sh", "-c", f'{self._join_cgroups()} exec "$@"', "sh", *enter, "bash", "-c", script],
+                [*hosts.dies_with_us(), *join, *enter, "bash", "-c", script],
                 env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         self._wait_until_up()
@@ -241,7 +242,16 @@ class NamespaceHost:
 
     def _start_slow_link(self) -> None:
         program = str(Path(__file__).with_name("slow_link.py"))
-        argv = [sys.executable, program, self._link, self._here, self.host, self.netns, str(self._delay_s)]
+        argv = [
+            *hosts.dies_with_us(),
+            sys.executable,
+            program,
+            self._link,
+            self._here,
+            self.host,
+            self.netns,
+            str(self._delay_s),
+        ]
         relay = subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, start_new_session=True)
         self._undo.callback(relay.wait)
         self._undo.callback(relay.send_signal, signal.SIGKILL)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 from orchestrator.core.errors import CommandFailed, GptctlError, MachineUnfit, UserError, VerificationFailed
@@ -59,6 +59,28 @@ def checked(argv: Sequence[str]) -> list[str]:
 def short(argv: Sequence[str]) -> str:
     """Enough of a command to recognise it by in a message."""
     return shlex.join(argv).split("\n")[0][:60]
+
+
+def split_lines(chunks: Iterable[bytes], limit_bytes: int) -> Iterator[bytes]:
+    """Lines without their newline, each as soon as it is whole; what follows the last newline comes at the end."""
+    pieces: list[bytes] = []
+    held_bytes = 0
+    for chunk in chunks:
+        first, *others = chunk.split(b"\n")
+        pieces.append(first)
+        held_bytes += len(first)
+        for other in others:
+            yield b"".join(pieces)
+            pieces, held_bytes = [other], len(other)
+        if held_bytes > limit_bytes:
+            raise flood("a line", limit_bytes)
+    if last := b"".join(pieces):
+        yield last
+
+
+def flood(what: str, limit_bytes: int) -> VerificationFailed:
+    """A machine that never stops sending must not fill our memory or disk."""
+    return VerificationFailed(f"{what} is longer than {limit_bytes >> 20} MiB: refused", hint="look at the machine")
 
 
 def failure(what: str, code: int, stderr: bytes) -> GptctlError:

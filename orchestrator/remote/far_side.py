@@ -3,7 +3,7 @@
 Python >= 3.8 and the standard library only; it must not import anything of ours. A question is JSON on stdin, the
 answer JSON on stdout; an error is words on stderr and exit 1. `receive` and `send` move raw bytes instead.
 
-    echo '{"folder": "~/.gptctl/src/x", "digest": "", "files": {"a.py": [12, "9f8..", false]}}' | python3 far_side.py look
+    echo '{"folder": "~/src/x", "digest": "", "files": {"a.py": [12, "9f8..", false]}}' | python3 far_side.py look
 """
 
 from __future__ import annotations

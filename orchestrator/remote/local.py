@@ -27,6 +27,7 @@ from orchestrator.remote.far_shell import checked, short
 from orchestrator.remote.landing import landing
 
 CHUNK_BYTES = 64 * 1024
+FLOOD_BYTES = 64 << 20
 HERE = Address()
 
 
@@ -110,19 +111,11 @@ def _lines(argv: Sequence[str], stdin: bytes, silence_s: float) -> Iterator[Iter
 def _each_line(
     process: subprocess.Popen[bytes], argv: Sequence[str], errors: IO[bytes], silence_s: float
 ) -> Iterator[bytes]:
-    pieces: list[bytes] = []
-    for data in _chunks(process, argv, silence_s):
-        first, *others = data.split(b"\n")
-        pieces.append(first)
-        for other in others:
-            yield b"".join(pieces)
-            pieces = [other]
+    yield from far_shell.split_lines(_chunks(process, argv, silence_s), FLOOD_BYTES)
     try:
         code = process.wait(silence_s)
     except subprocess.TimeoutExpired:
         raise _silent(argv, silence_s) from None
-    if last := b"".join(pieces):
-        yield last
     if code:
         errors.seek(0)
         raise far_shell.failure(f"`{short(argv)}`", code, errors.read())

@@ -49,16 +49,22 @@ class Meter:
         self._moved = 0
         self._lock = threading.Lock()
         self._started = time.monotonic()
-        self._told = self._started
+        self._told = self._counted = self._started
 
     @property
     def moved_bytes(self) -> int:
         return self._moved
 
+    @property
+    def quiet_s(self) -> float:
+        """Seconds since a byte was counted."""
+        return time.monotonic() - self._counted
+
     def count(self, size_bytes: int) -> None:
         """From any thread."""
         with self._lock:
             self._moved += size_bytes
+            self._counted = time.monotonic()
 
     def tell(self, *, note: str = "", now: bool = False) -> None:
         """From the caller's own thread, so that listeners need no locks."""

@@ -33,6 +33,8 @@ PARALLEL_FROM_BYTES = 64 << 20
 STREAMS = 4
 CHUNK_BYTES = 1 << 20
 LOOK_EVERY_S = 0.05
+STALLED_S = 300.0
+"""A link that lives while nothing moves: a hung disk. Long enough for the far side to hash what it has of a range."""
 SSH_FAILED = 255
 AGAIN = "the file changed meanwhile, or a disk is broken; do the same again, it starts afresh"
 
@@ -122,6 +124,8 @@ def pull_ranges(shell: Shell, remote: str, part: Path, ranges: Sequence[Range], 
                 done += far_side.write_at(file.fileno(), data, each.start + done)
                 far_side.mark(side.fileno(), each.slot, done)
                 meter.count(len(data))
+            if done == each.size_bytes and os.read(process.stdout.fileno(), 1):
+                raise VerificationFailed(f"fetch {remote}: more bytes came than the manifest promised", hint=AGAIN)
 
     def argv(each: Range) -> list[str]:
         offset, left = each.start + each.done_bytes, each.size_bytes - each.done_bytes
@@ -161,6 +165,8 @@ def _streams(
                 stream.check(shell, what)
                 waiting.remove(stream)
             meter.tell()
+            if meter.quiet_s > STALLED_S:
+                raise LinkLost(f"{what}: not a byte moved for {STALLED_S:.0f} s", hint="try again: it goes on there")
             time.sleep(LOOK_EVERY_S)
 
 
@@ -175,7 +181,7 @@ class _Stream:
         pump: Pump,
     ) -> None:
         self._process, self._errors = process, errors
-        self._trouble: OSError | None = None
+        self._trouble: OSError | VerificationFailed | None = None
         self._digest: str | None = None
         self._thread = threading.Thread(target=self._run, args=(each, pump), daemon=True)
         self._thread.start()
@@ -185,7 +191,7 @@ class _Stream:
             self._digest = pump(each, self._process)
         except BrokenPipeError:
             return  # ssh ended first; its code and words say why
-        except OSError as error:
+        except (OSError, VerificationFailed) as error:
             self._trouble = error
             self._process.kill()
 

@@ -37,6 +37,8 @@ from orchestrator.remote.landing import landing
 from orchestrator.remote.trust import Trust
 
 CHUNK_BYTES = 256 * 1024
+FLOOD_BYTES = 64 << 20
+STDERR_CHUNKS = 1024
 SIGNALLED_WAIT_S = 0.5
 SOCKET_OPTIONS = {
     "TCP_NODELAY": 1,  # 44 -> 12 ms per command (measured)
@@ -122,8 +124,12 @@ class SshShell:
             with _cut_after(until - time.monotonic(), partial(_shut, channel)) as expired:
                 errors = _collect_stderr(channel)
                 threading.Thread(target=_feed, args=(channel, chunks), daemon=True).start()
+                received_bytes = 0
                 while data := channel.recv(CHUNK_BYTES):
                     sink(data)
+                    received_bytes += len(data)
+                    if received_bytes > FLOOD_BYTES:
+                        raise far_shell.flood(f"{self._name}: the answer of `{short(argv)}`", FLOOD_BYTES)
                 # A command may close its stdout and go on; only its exit status ends the wait.
                 channel.status_event.wait()
             if expired.is_set():
@@ -146,23 +152,20 @@ class SshShell:
     def _each_line(
         self, channel: paramiko.Channel, argv: Sequence[str], silence_s: float, errors: Callable[[], bytes]
     ) -> Iterator[bytes]:
-        pieces: list[bytes] = []
+        yield from far_shell.split_lines(self._chunks(channel, argv, silence_s), FLOOD_BYTES)
+        if code := self._exit_code(channel, argv):
+            raise far_shell.failure(f"{self._name}: `{short(argv)}`", code, errors())
+
+    def _chunks(self, channel: paramiko.Channel, argv: Sequence[str], silence_s: float) -> Iterator[bytes]:
+        silent = self._lost(f"`{short(argv)}` was silent for {silence_s:g} s")
         try:
             while data := channel.recv(CHUNK_BYTES):
-                first, *others = data.split(b"\n")
-                pieces.append(first)
-                for other in others:
-                    yield b"".join(pieces)
-                    pieces = [other]
+                yield data
         except TimeoutError:
-            raise self._lost(f"`{short(argv)}` was silent for {silence_s:g} s") from None
+            raise silent from None
         if not channel.status_event.wait(silence_s):
-            raise self._lost(f"`{short(argv)}` was silent for {silence_s:g} s")
-        code = self._exit_code(channel, argv)
-        if last := b"".join(pieces):
-            yield last
-        if code:
-            raise far_shell.failure(f"{self._name}: `{short(argv)}`", code, errors())
+            raise silent
+        self._exit_code(channel, argv)  # a broken link ends the stream too, but its last piece is no line
 
     def _start(self, argv: Sequence[str], deadline_s: float) -> paramiko.Channel:
         # One line for the far login shell, which makes exactly argv of it again.
@@ -313,7 +316,8 @@ def _collect_stderr(channel: paramiko.Channel) -> Callable[[], bytes]:
 
     def drain() -> None:
         while data := channel.recv_stderr(CHUNK_BYTES):
-            received.append(data)
+            if len(received) < STDERR_CHUNKS:
+                received.append(data)
 
     thread = threading.Thread(target=drain, daemon=True)
     thread.start()

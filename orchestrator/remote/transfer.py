@@ -39,7 +39,7 @@ __all__ = [
 
 SMALL_BYTES = 1 << 20
 """Up to here a file travels inside the connection that is open; above, ssh's own handshake is worth its second."""
-SMALL_WITHIN_S = 600.0
+SMALL_WITHIN_S = 300.0
 
 
 class Entry(Protocol):

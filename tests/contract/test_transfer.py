@@ -292,6 +292,34 @@ def test_a_part_with_other_bytes_is_noticed_thrown_away_and_sent_afresh(shell: S
     assert entry(far) == entry(source)
 
 
+HOSTILE = """#!/bin/sh
+case "$*" in *' send '*) exec cat /dev/zero;; esac
+exec /usr/bin/python3 "$@"
+"""
+
+
+def test_a_machine_that_sends_other_or_endless_bytes_gets_nothing_written(gptctl_home: Path, tmp_path: Path) -> None:
+    """What counts are the bytes that arrived: digest and size are checked here, whatever the machine says it sent."""
+    wicked, real = tmp_path / "wicked", a_file(tmp_path / "real", 2 << 20)
+    wicked.mkdir()
+    (wicked / "python3").write_text(HOSTILE)
+    (wicked / "head").write_text("#!/bin/sh\nexec /usr/bin/head -c 1000 /dev/zero\n")
+    for tool in ("python3", "head"):
+        (wicked / tool).chmod(0o755)
+    small = a_file(tmp_path / "small", 1000)
+    with Sshd(tmp_path / "machines", path=f"{wicked}:/usr/bin:/bin") as host:
+        shell = connect(host.address(), known_hosts=gptctl_home / "known_hosts")
+        for far in (real, small):
+            with pytest.raises(VerificationFailed, match="promised"):
+                pull_files(shell, str(tmp_path), tmp_path / "here", {far.name: entry(far)})
+        with pytest.raises(VerificationFailed, match="longer than 64 MiB"):
+            shell.run(["cat", "/dev/zero"])
+        shell.close()
+    left = [path for path in (tmp_path / "here").rglob("*") if path.stat().st_size > 2 << 20]
+    assert not (tmp_path / "here" / "real").exists() and not (tmp_path / "here" / "small").exists()
+    assert left == []
+
+
 def test_a_changed_source_never_continues_the_old_part(shell: Shell, tmp_path: Path) -> None:
     source, far = a_file(tmp_path / "source", 3 << 20), tmp_path / "far" / "file"
     far.parent.mkdir()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
 
 import orchestrator
+from orchestrator.core.errors import VerificationFailed
+from orchestrator.remote import far_side
+from orchestrator.remote.far_shell import split_lines
 from orchestrator.remote.progress import Meter, Transfer
 from orchestrator.remote.ranges import PARALLEL_FROM_BYTES, STREAMS, Range, resumed, split
 
@@ -49,6 +53,20 @@ def test_progress_is_told_now_and_then_and_not_for_every_byte() -> None:
         meter.count(1)
         meter.tell()
     assert len(told) < 100
+
+
+def test_the_far_half_needs_nothing_but_python_3_8() -> None:
+    tree = ast.parse(Path(far_side.__file__).read_text(), feature_version=(3, 8))
+    modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    modules |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert modules <= set(sys.stdlib_module_names)
+
+
+def test_lines_come_whole_and_none_may_be_endless() -> None:
+    assert list(split_lines([b"a", b"b\n\nc", b"\n", b"d"], 10)) == [b"ab", b"", b"c", b"d"]
+    assert list(split_lines([b"12345\n" * 10], 10)) == [b"12345"] * 10
+    with pytest.raises(VerificationFailed, match="longer than"):
+        list(split_lines([b"12345"] * 3, 10))
 
 
 def test_every_fabric_connection_comes_from_the_one_factory() -> None:
