@@ -15,7 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.core.errors import AmbiguousLaunch, BadCredentials, NoAnswer, NoCapacity, ProviderError
+from orchestrator.core.errors import (
+    AmbiguousLaunch,
+    BadCredentials,
+    HostKeyChanged,
+    NoAnswer,
+    NoCapacity,
+    ProviderError,
+)
 from orchestrator.core.inventory import HostSpec
 from orchestrator.core.machines import machine_type
 from orchestrator.core.ports import Guard, LaunchRequest
@@ -290,6 +297,32 @@ def test_active_is_not_yet_reachable(account: Account) -> None:
     until(lambda: account.seen(instance.instance_id).status == "active")
     assert account.seen(instance.instance_id).address is None
     until(lambda: account.seen(instance.instance_id).address is not None)
+
+
+def test_a_machine_that_was_taken_away_says_so_for_good(own_cloud: RehearsalCloud) -> None:
+    account = Account(own_cloud)
+    instance = account.up()
+    metrics = account.cloud.home(instance.instance_id) / ".gptctl/runs/r/metrics.jsonl"
+    metrics.parent.mkdir(parents=True)
+    metrics.write_text('{"step": 5}\n')
+    account.cloud.inject("preempt@5")
+    until(lambda: account.seen(instance.instance_id).status == "preempted")
+    account.provider.release(instance)
+    assert account.asked("/terminate") == []
+    row = account.cloud.row(instance.instance_id)
+    assert account.provider.ended_at(instance) == pytest.approx(row["terminated_at"], abs=0.001)
+
+
+def test_an_image_that_ignores_the_injected_key_is_noticed_before_anything_is_sent(
+    account: Account, gptctl_home: Path
+) -> None:
+    account.cloud.inject("host-key-ignored")
+    key = new_key_pair("rental")
+    seen = account.up(user_data=user_data(key))
+    assert seen.address is not None
+    known_hosts.pin(gptctl_home / "known_hosts", seen.instance_id, known_hosts.HostKey(*key.public.split()[:2]))
+    with pytest.raises(HostKeyChanged):
+        ssh.connect(seen.address, known_hosts=gptctl_home / "known_hosts")
 
 
 def test_an_unhealthy_machine_says_so_and_can_be_given_back(account: Account) -> None:

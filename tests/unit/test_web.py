@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import email.utils
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -230,3 +233,32 @@ def test_a_proxy_has_no_part_in_talks_with_this_computer(api: Api, monkeypatch: 
     client, server = api(reply(b"{}"))
     assert client.once("GET", "/").status == 200
     assert (len(server.received), proxy.received) == (1, [])
+
+
+WAITING = """
+import signal, sys
+from pathlib import Path
+from orchestrator.remote.pace import Pace
+from orchestrator.remote.web import WebApi
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+try:
+    WebApi("Cloud", sys.argv[1], "key", Pace(Path(sys.argv[2]))).once("GET", "/slow", deadline_s=60)
+except KeyboardInterrupt:
+    print("left")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_waiting(api: Api, tmp_path: Path, number: signal.Signals) -> None:
+    asked = threading.Event()
+
+    def hang(connection: socket.socket) -> None:
+        asked.set()
+        connection.recv(1)
+
+    _, server = api(hang)
+    command = [sys.executable, "-c", WAITING, server.url, str(tmp_path / "turns.json")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert asked.wait(30)
+        process.send_signal(number)
+        assert process.communicate(timeout=30)[0] == "left\n"
