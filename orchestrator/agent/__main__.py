@@ -63,6 +63,18 @@ def _renew(places: Places, request: dict[str, Any], say: Say) -> None:
     say(renew(places, request))
 
 
+def _arm(places: Places, request: dict[str, Any], say: Say) -> None:
+    from . import guard
+
+    say({"guard": guard.arm(places, request)})
+
+
+def _finish(places: Places, request: dict[str, Any], say: Say) -> None:
+    from .control import finish
+
+    say(finish(places, request))
+
+
 def _manifest(places: Places, request: dict[str, Any], say: Say) -> None:
     from .manifest import manifest
 
@@ -86,6 +98,8 @@ VERBS: dict[str, Callable[[Places, dict[str, Any], Say], None]] = {
     "follow": _follow,
     "stop": _stop,
     "renew": _renew,
+    "arm": _arm,
+    "finish": _finish,
     "manifest": _manifest,
     "safe": _safe,
     "release": _release,
@@ -93,7 +107,7 @@ VERBS: dict[str, Callable[[Places, dict[str, Any], Say], None]] = {
 
 
 def main(argv: list[str]) -> int:
-    """Runs one verb. `supervise` and `work` are the agent's own and take arguments instead of a request."""
+    """Runs one verb. `supervise`, `work` and `guard` are the agent's own programs; they take no request."""
     os.umask(0o077)
     places = Places(argv[0])
     verb = argv[1] if len(argv) > 1 else ""
@@ -105,6 +119,10 @@ def main(argv: list[str]) -> int:
         from .work import main as work
 
         return work(places, argv[2:])
+    if verb == "guard":
+        from .watchman import main as guard
+
+        return guard(places)
     return _answer(places, verb)
 
 

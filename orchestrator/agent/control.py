@@ -14,7 +14,7 @@ import signal
 import time
 from typing import Any, Callable, Dict
 
-from . import files, jobs, lease, processes, stopping
+from . import files, guard, jobs, lease, processes, stopping
 from .jobs import Job
 from .places import Places, checked_run
 from .refusal import Refusal
@@ -48,12 +48,20 @@ def release(places: Places, request: dict[str, Any], say: Say) -> None:
 
 
 def renew(places: Places, request: dict[str, Any]) -> dict[str, Any]:
-    """Durations from now; never past the deadline."""
+    """Durations from now; never past the deadline. Without a run the machine's own lease, which only a guard has."""
+    if request.get("run") is None:
+        guard.renew(places, _seconds(request, "duration_s", lease.DEFAULT_S))
+        return {"lease": lease.read(places.guard)}
     folder = places.jobs_of(request.get("run", ""))
     if not os.path.isdir(folder):
         raise Refusal("no-such-run", "no run %s on this machine" % request.get("run"))
     deadline = _seconds(request, "deadline_s", 0.0) if request.get("deadline_s") is not None else None
     return {"lease": lease.renew(folder, _seconds(request, "duration_s", lease.DEFAULT_S), deadline)}
+
+
+def finish(places: Places, request: dict[str, Any]) -> dict[str, Any]:
+    """Hands the machine's end over to the asker; the guard does it if it is still there within_s from now."""
+    return {"guard": guard.finish(places, max(1.0, _seconds(request, "within_s", 60.0)))}
 
 
 def _seconds(request: dict[str, Any], key: str, default: float) -> float:

@@ -28,6 +28,7 @@ class Places:
         self.envs = os.path.join(self.root, "envs")
         self.runs = os.path.join(self.root, "runs")
         self.jobs = os.path.join(self.root, "jobs")
+        self.guard = os.path.join(self.root, "guard")
 
     def run(self, run: str) -> str:
         """The run folder: the trainer's contract, nothing of the agent."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from trainer import contract
 
-from . import files, jobs, lease, manifest, watchdog
+from . import files, guard, jobs, lease, manifest, watchdog
 from .jobs import Job
 from .places import RUN_PATTERN, Places
 from .refusal import Refusal
@@ -30,7 +30,8 @@ def status(places: Places, run: str | None) -> dict[str, Any]:
     if run is not None and run not in known:
         raise Refusal("no-such-run", "no run %s on this machine" % run)
     wanted = [run] if run is not None else known
-    return {"runs": {name: of_run(places, name) for name in wanted}, "time_s": time.time()}
+    runs = {name: of_run(places, name) for name in wanted}
+    return {"runs": runs, "guard": guard.status(places), "time_s": time.time()}
 
 
 def of_run(places: Places, run: str) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def of_run(places: Places, run: str) -> dict[str, Any]:
     return {
         "jobs": {name: entry for name, entry in entries.items() if entry["state"] != "none"},
         "lease": lease.read(places.jobs_of(run)),
-        "guard": {"kind": "none", "armed": False, "ends_at": None},
+        "guard": guard.status(places),
         "step": recent[0].get("step") if recent else None,
         "metrics": recent[0] if recent else None,
         "checkpoints": manifest.steps(folder),

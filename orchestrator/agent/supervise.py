@@ -21,7 +21,7 @@ from typing import Any, Callable, Sequence
 
 from trainer import contract
 
-from . import ending, files, jobs, lease, locks, manifest, processes, programs, stopping
+from . import ending, files, guard, jobs, lease, locks, manifest, processes, programs, stopping
 from .jobs import Job
 from .places import Places
 from .programs import Program
@@ -165,6 +165,7 @@ class _Progress:
             return
         sizes = self._sizes()
         if sizes != self.sizes:
+            guard.revive(self.job.places)
             self.sizes, self.renewed_at_s = sizes, time.monotonic()
             lease.renew(self.job.lease_folder, self.job.lease_s, None)
 

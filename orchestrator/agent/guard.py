@@ -1,0 +1,172 @@
+"""The guard of a rented machine: it ends the machine it runs on, through the provider's API, when nobody needs it.
+
+The machine is needed as long as its own lease runs (renewed by whoever prepares it), a run's lease runs (renewed by
+progress and by followers), a training stops, or kept checkpoints lie here that nobody fetched and the run's `hold_s`
+is not over; never past the deadline. The process depends on nothing else: not on the laptop, a supervisor or a
+training. It does not come back after a reboot, because the key in memory is gone; then `armed` is false.
+
+Example (through the agent's verbs)::
+
+    arm(places, {"instance_id": "i-1", "end": {"url", "body"}, "look_url", "lease_s", "deadline_s", "secrets": {...}})
+    status(places)       # {'kind': 'key-on-box', 'armed': True, 'left_s': 1799.0, ...}
+    finish(places, 60)   # the key's file goes, the machine a minute later
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any
+
+from . import cloud_call, detach, files, guard_key, jobs, lease, manifest, processes
+from .places import RUN_PATTERN, Places
+from .refusal import Refusal
+
+READY_WITHIN_S = 10.0
+STOPPING_S = 60.0
+"""On top of a training's own grace: the longest that its stopping may take."""
+NONE = {"kind": "none", "armed": False, "ends_at": None}
+
+
+def arm(places: Places, request: dict[str, Any]) -> dict[str, Any]:
+    """Takes the key, the order and the deadline, and sees to it that a guard runs. Again: renews all of them."""
+    key = (request.get("secrets") or {}).get("api_key")
+    if not isinstance(key, str) or not key:
+        raise Refusal("needs-input", "the guard needs the key of the provider's API")
+    lease_s, deadline_s = _positive(request, "lease_s"), _positive(request, "deadline_s")
+    order = {
+        "instance_id": str(request.get("instance_id")),
+        "end": {"url": cloud_call.checked_url((request.get("end") or {}).get("url")), "body": request["end"]["body"]},
+        "look_url": cloud_call.checked_url(request.get("look_url")),
+        "lease_s": lease_s,
+        "boot_id": processes.boot_id(),
+    }
+    files.make_folder(places.guard)
+    lease.renew(places.guard, lease_s, deadline_s)
+    guard_key.put(places.root, key)
+    files.write_json(_file(places, "order.json"), order)
+    _start(places)
+    return status(places)
+
+
+def _positive(request: dict[str, Any], key: str) -> float:
+    value = request.get(key)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e9:
+        raise Refusal("bad-request", "the guard needs %s as a number of seconds, got %r" % (key, value))
+    return float(value)
+
+
+def _file(places: Places, name: str) -> str:
+    return os.path.join(places.guard, name)
+
+
+def order(places: Places) -> dict[str, Any] | None:
+    """What arm was told, if that was since this boot: an earlier boot's key is gone."""
+    found = files.read_json(_file(places, "order.json"))
+    return found if found and found.get("boot_id") == processes.boot_id() else None
+
+
+def notes(places: Places) -> dict[str, Any]:
+    """What the guard's process wrote down of itself: who it is, when it asked the API, and what was wrong."""
+    return files.read_json(_file(places, "state.json")) or {}
+
+
+def is_alive(places: Places) -> bool:
+    """Whether a guard's process runs."""
+    return processes.is_alive(notes(places).get("guard"))
+
+
+def revive(places: Places) -> None:
+    """Starts a guard that was killed. Nothing where none was armed, or where its key went with a reboot."""
+    if order(places) and not is_alive(places) and guard_key.read(places.root):
+        _start(places)
+
+
+def _start(places: Places) -> None:
+    """One guard per machine: a second process finds the lock taken and goes."""
+    ends = time.monotonic() + READY_WITHIN_S
+    if not is_alive(places):
+        detach.spawn([sys.executable, "-I", "-S", places.program, "guard"], _file(places, "log"), [])
+    while not is_alive(places):
+        if time.monotonic() > ends:
+            said = files.tail(_file(places, "log"), 500).decode(errors="replace").strip()
+            raise Refusal("no-guard", "the guard did not start: %s" % (said or "no word"))
+        time.sleep(0.02)
+
+
+def renew(places: Places, duration_s: float) -> None:
+    """Keeps the machine for so long from now, never past the deadline. Nothing where no guard is armed."""
+    if order(places):
+        lease.renew(places.guard, duration_s, None)
+
+
+def finish(places: Places, within_s: float) -> dict[str, Any]:
+    """The machine is to be ended now by whoever asks; should that fail, the guard does it within_s from now.
+
+    The key's file goes at once: from here on it is in the guard's memory only.
+    """
+    if order(places):
+        lease.renew(places.guard, within_s, within_s)
+        guard_key.forget(places.root)
+    return status(places)
+
+
+def status(places: Places) -> dict[str, Any]:
+    """What protects this machine now; changes nothing. Armed: a guard runs, and its key was accepted when last tried.
+
+    `left_s`: until it acts as things stand; `deadline_left_s`: until it acts whatever happens.
+    """
+    if files.read_json(_file(places, "order.json")) is None:
+        return dict(NONE)
+    known, own = notes(places), lease.read(places.guard) or {}
+    alive = is_alive(places)
+    return {
+        "kind": "key-on-box",
+        "armed": alive and bool(known.get("accepted")),
+        "ends_at": None,  # durations travel: this machine's clock may be wrong
+        "left_s": left_s(places, dict(known.get("ended") or {})) if own else None,
+        "deadline_left_s": own.get("deadline_left_s"),
+        "ending": alive and bool(known.get("ending")),
+        "problem": known.get("problem") if alive else _why_not(places),
+    }
+
+
+def _why_not(places: Places) -> str:
+    return "the guard's process was killed" if order(places) else "the machine was restarted: its key is gone"
+
+
+def left_s(places: Places, ended: dict[str, float], *, look: Any = jobs.look) -> float:
+    """Seconds until the machine is to be ended; 0 or less: now.
+
+    ended: when each run's training was first seen ended, on CLOCK_BOOTTIME; new ends are added to it.
+    """
+    own = lease.read(places.guard) or {"left_s": 0.0, "deadline_left_s": None}
+    runs = [name for name in files.listing(places.jobs) if RUN_PATTERN.match(name)]
+    needed = max([own["left_s"], *(_needed_s(places, run, ended, look) for run in runs)])
+    deadline = own["deadline_left_s"]
+    return float(needed if deadline is None else min(needed, deadline))
+
+
+def _needed_s(places: Places, run: str, ended: dict[str, float], look: Any) -> float:
+    """For how long this run needs the machine."""
+    kept = lease.read(places.jobs_of(run))
+    needed = float(kept["left_s"]) if kept else 0.0
+    train = jobs.load(places, run, "train")
+    if train is None:
+        return needed
+    state = look(train)["state"]
+    if state == "running":
+        # When its lease is over it is stopped, with its grace for a last checkpoint.
+        return needed + float(train.spec.get("grace_s", 300)) + STOPPING_S
+    if state in ("ended", "lost") and unfetched(places.run(run)):
+        since = ended.setdefault(run, lease.now_s())
+        hold_s = train.spec.get("hold_s")
+        held = float("inf") if hold_s is None else float(hold_s) - (lease.now_s() - since)
+        return max(needed, held)
+    return needed
+
+
+def unfetched(run_folder: str) -> list[int]:
+    """Steps of the kept checkpoints that nobody verified elsewhere."""
+    return [entry["step"] for entry in manifest.checkpoints(run_folder) if entry["kept"] and not entry["safe"]]

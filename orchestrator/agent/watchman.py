@@ -1,0 +1,147 @@
+"""The guard's process: looks every second whether the machine is still needed, and ends it when it is not.
+
+One per machine, held by a lock. The provider may be down and the key revoked: it asks again, ever less often, and
+writes down what was wrong. Tries the key long before it is needed, so that `status` can tell.
+
+Example (started by guard.arm, never by hand)::
+
+    python3 agent-HASH.pyz guard
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import time
+from typing import Any
+
+from . import cloud_call, files, guard, guard_key, jobs, lease, processes
+from .jobs import Job
+from .places import Places
+from .refusal import Refusal
+
+TICK_S = 1.0
+CHECK_EVERY_S = 300.0
+FIRST_PAUSE_S = 2.0
+LONGEST_PAUSE_S = 60.0
+
+
+def main(places: Places) -> int:
+    """Runs until the machine is gone. A second guard goes at once."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the key
+    lock = os.open(os.path.join(places.guard, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return 0
+    watchman = Watchman(places)
+    while True:
+        time.sleep(max(0.05, min(TICK_S, watchman.tick())))
+
+
+class Watchman:
+    """What the process knows: its key, the end it announced, and when it asks next."""
+
+    def __init__(self, places: Places) -> None:
+        self.places = places
+        self.key: str | None = None
+        self.pause_s = FIRST_PAUSE_S
+        self.ask_at_s = 0.0
+        ended = guard.notes(places).get("ended") or {}
+        self.notes: dict[str, Any] = {"guard": processes.identity(os.getpid()), "ended": ended, "ending": False}
+        self.known = lease.read(places.guard)
+        self._write()
+
+    def tick(self) -> float:
+        """One look. Returns the seconds until something is due."""
+        order = guard.order(self.places)
+        if order is None:
+            return TICK_S
+        self._keep_lease(order)
+        # A key that was replaced counts; one whose file is gone is still in memory.
+        fresh = guard_key.read(self.places.root)
+        if fresh and fresh != self.key:
+            self.key, self.ask_at_s = fresh, 0.0
+        left_s = self._left_s()
+        if (left_s <= 0) != self.notes["ending"]:
+            self._note(ending=left_s <= 0)
+            self.ask_at_s, self.pause_s = 0.0, FIRST_PAUSE_S
+        if left_s <= 0:
+            self._end(order)
+        else:
+            self._check(order)
+        return left_s if left_s > 0 else TICK_S
+
+    def _left_s(self) -> float:
+        ended = dict(self.notes["ended"])
+        try:
+            left_s = guard.left_s(self.places, ended, look=_look_after)
+        except (OSError, Refusal, ValueError, TypeError, KeyError) as error:
+            # What the runs need cannot be read: the machine lives until its deadline, and no longer.
+            self._note(problem="cannot tell what is needed: %s" % type(error).__name__)
+            return float((self.known or {}).get("deadline_left_s") or 0.0)
+        self._note(ended=ended)
+        return left_s
+
+    def _keep_lease(self, order: dict[str, Any]) -> None:
+        """A lease file that was lost must make the machine neither immortal nor dead: it is written again."""
+        found = lease.read(self.places.guard)
+        if found is None and self.known is not None:
+            found = lease.renew(self.places.guard, order["lease_s"], self.known["deadline_left_s"])
+        self.known = found
+
+    def _end(self, order: dict[str, Any]) -> None:
+        if lease.now_s() >= self.ask_at_s and self.key:
+            trouble = cloud_call.call(order["end"]["url"], self.key, order["end"]["body"])
+            self._said(trouble, "ended %s" % order["instance_id"])
+            if trouble is None:
+                guard_key.forget(self.places.root)  # should the machine live on, the key is still in memory
+            self._again_in(self.pause_s)
+            self.pause_s = min(2 * self.pause_s, LONGEST_PAUSE_S)
+
+    def _check(self, order: dict[str, Any]) -> None:
+        """Whether the API can be reached from here and takes the key."""
+        if lease.now_s() < self.ask_at_s or not self.key:
+            return
+        trouble = cloud_call.call(order["look_url"], self.key)
+        self._said(trouble, "the API accepts the key")
+        if trouble is None:
+            self.pause_s = FIRST_PAUSE_S
+            return self._again_in(CHECK_EVERY_S)
+        self._again_in(self.pause_s)
+        self.pause_s = min(2 * self.pause_s, LONGEST_PAUSE_S)
+
+    def _again_in(self, pause_s: float) -> None:
+        self.ask_at_s = lease.now_s() + pause_s
+
+    def _said(self, trouble: cloud_call.Trouble | None, good: str) -> None:
+        text = trouble.text if trouble else good
+        if self.notes.get("problem") != (trouble and text) or trouble is None:
+            print(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), text, flush=True)
+        if trouble is None:
+            self._note(accepted=True, problem=None)
+        elif trouble.refused:
+            self._note(accepted=False, problem="%s: the key is refused" % text)
+        else:
+            self._note(problem=text)  # a key that was accepted once is not worse for an API that is down
+
+    def _note(self, **facts: Any) -> None:
+        """Written only when something changed: the disk is the training's."""
+        if any(self.notes.get(key, None) != value for key, value in facts.items()):
+            self.notes.update(facts)
+            self._write()
+
+    def _write(self) -> None:
+        try:
+            files.write_json(os.path.join(self.places.guard, "state.json"), self.notes)
+        except OSError as error:
+            print("cannot write state.json: %s" % error.strerror, flush=True)  # a full disk must not stop the guard
+
+
+def _look_after(job: Job) -> dict[str, Any]:
+    """A training that lost its supervisor gets a new one, which stops it in time or writes down its end."""
+    try:
+        return jobs.revive(job)
+    except (Refusal, OSError):
+        return jobs.look(job)
