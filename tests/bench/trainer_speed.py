@@ -18,12 +18,13 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from safetensors.numpy import save_file
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from tests.bench.figure import Figure, at_least, within  # noqa: E402
 from tests.trainer.plain_gpt import PlainAdamW, PlainGPT  # noqa: E402
 from trainer.arithmetic import flop_per_token  # noqa: E402
 from trainer.contract import DataConfig, ModelConfig, RunConfig, TrainConfig  # noqa: E402
@@ -48,6 +50,7 @@ QUICKSTART = ModelConfig(vocab_size=257, context_length=128, n_layer=4, n_head=4
 GPT2 = ModelConfig(tie_embeddings=True)
 REFERENCE = ModelConfig()
 CPU_THREADS = 2
+OVERHEAD_LIMIT_PERCENT = 2.0
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "B200": 2250e12, "4090": 165.2e12, "3090": 71e12}
 """Dense bf16 with fp32 accumulation, the figures of gptctl's machine table."""
 
@@ -242,6 +245,20 @@ def table(rows: list[dict[str, object]]) -> str:
             f"{theirs.get('memory_gib', 0):6.2f} {mine.get('overhead_share', 0):9.2%}"
         )
     return "\n".join(lines)
+
+
+def figures() -> Iterator[Figure]:
+    """The rows as lines of `make bench`."""
+    for case in cases(None, []):
+        row = measure(case, rounds=1)
+        mine, theirs = row["ours"], row["baseline"]
+        assert isinstance(mine, dict)
+        assert isinstance(theirs, dict)
+        rate, other = mine.get("tokens_per_second", 0.0), theirs.get("tokens_per_second", 0.0)
+        aim = 5.0 if case.device == "cuda" else 1.5 if case.model is GPT2 else 1.0
+        yield at_least(f"trainer, {case.name}", rate, other or math.nan, "tok/s", "reference step", aim)
+        share = mine.get("overhead_share", math.nan)
+        yield within(f"trainer, {case.name}, data and logging", 100 * share, "%", OVERHEAD_LIMIT_PERCENT)
 
 
 def main() -> None:
