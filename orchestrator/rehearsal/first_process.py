@@ -2,7 +2,7 @@
 
 As a subreaper it is the ancestor of whatever ever ran on the machine, setsid and double forks or not, which is how the
 cloud finds all of it. SIGTERM is the operating system's shutdown: everything ends, and nobody tells the bill. SIGUSR1
-is its reboot.
+is its reboot. A machine whose folder was deleted ends by itself: nobody could find it any more.
 
 Example: `python -m orchestrator.rehearsal.first_process FOLDER`
 """
@@ -25,6 +25,7 @@ from orchestrator.rehearsal.disk import POWERED_OFF
 
 PR_SET_CHILD_SUBREAPER = 36
 RESTART_PAUSE_S = 0.2
+LOOK_EVERY_S = 2.0
 
 
 class PowerOff(BaseException):
@@ -42,13 +43,15 @@ def main(folder: Path) -> None:
     (folder / "first_process.pid").write_text(f"{os.getpid()}\n")
     signal.signal(signal.SIGTERM, _power_off)
     signal.signal(signal.SIGUSR1, _reboot)
+    threading.Thread(target=_end_without_folder, args=(folder,), daemon=True).start()
     while True:
         try:
             _run(folder)
         except Reboot:
             _end_everything()
         except PowerOff:
-            (folder / POWERED_OFF).touch()
+            if folder.exists():
+                (folder / POWERED_OFF).touch()
             return _end_everything()
 
 
@@ -69,6 +72,12 @@ def _power_off(number: int, frame: FrameType | None) -> None:
 
 def _reboot(number: int, frame: FrameType | None) -> None:
     raise Reboot
+
+
+def _end_without_folder(folder: Path) -> None:
+    while folder.exists():
+        time.sleep(LOOK_EVERY_S)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _end_everything() -> None:

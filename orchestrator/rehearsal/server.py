@@ -53,7 +53,10 @@ class Server(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def _watch(self) -> None:
+        """Until it closes, or its state folder was deleted: then there is nothing left to answer for."""
         while not self._closing.wait(WATCH_EVERY_S):
+            if not self.cloud.state.exists():
+                return self.shutdown()
             watch.look(self.cloud)
 
     def server_close(self) -> None:

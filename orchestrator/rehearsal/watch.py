@@ -8,6 +8,8 @@ Example: `look(cloud)`, a few times per second
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
 
 from orchestrator.rehearsal import machines
 from orchestrator.rehearsal.books import Instance
@@ -45,9 +47,18 @@ def _fire_when_due(cloud: Cloud, name: str, instance: Instance) -> None:
 
 def newest_step(disk: Disk) -> float:
     """The furthest step that a run on this machine has logged; -1 before the first."""
-    return max((_last_step(file.read_bytes()) for file in machines.metric_files(disk)), default=-1.0)
+    return max((step for file in machines.metric_files(disk) for step in _steps(file)), default=-1.0)
 
 
-def _last_step(metrics: bytes) -> float:
-    lines = [line for line in metrics.splitlines() if line.endswith(b"}")]  # the last one may be half written
-    return float(json.loads(lines[-1])["step"]) if lines else -1.0
+def _steps(file: Path) -> Iterator[float]:
+    """The step of the last whole line. The machine may be wiped, or the line half written, while we look."""
+    try:
+        lines = file.read_bytes().splitlines()
+    except OSError:
+        return
+    for line in reversed(lines):
+        try:
+            yield float(json.loads(line)["step"])
+            return
+        except (ValueError, KeyError, TypeError):
+            continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -13,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.rehearsal.faults import KINDS
-from tests.clouds import RehearsalCloud, rehearsal
+from orchestrator.rehearsal.processes import identity
+from tests.clouds import RehearsalCloud, rehearsal, until, words_of_processes
 
 ORCHESTRATOR = Path(__file__).resolve().parents[2] / "orchestrator"
 LAUNCH = "instance-operations/launch"
@@ -53,6 +55,14 @@ def test_stop_names_what_is_alive_and_destroy_ends_it(cloud: RehearsalCloud) -> 
     assert cloud.program("--stop", "--destroy") == {"alive": []}
     assert cloud.program("--books") == cloud.books()
     assert not cloud.machine_folder(box).exists()
+
+
+def test_nothing_outlives_a_deleted_state_folder(tmp_path: Path) -> None:
+    cloud = RehearsalCloud(tmp_path / "cloud").__enter__()
+    cloud.up()
+    shutil.rmtree(cloud.state)
+    until(lambda: words_of_processes(str(cloud.state.resolve())) == [])
+    assert identity(cloud.entry["pid"]) is None
 
 
 def test_every_request_is_logged_with_how_it_ended(cloud: RehearsalCloud) -> None:
