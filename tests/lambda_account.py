@@ -94,7 +94,8 @@ class Account:
 
     def bought(self, request: LaunchRequest) -> int:
         """Machines of this intent, by the cloud's own books."""
-        return int(self.cloud.books()["launches_by_intent"].get(request.intent_id, 0))
+        books = self.cloud.ask("GET", "/rehearsal/books")[1]
+        return int(books["launches_by_intent"].get(request.intent_id, 0))
 
     def seen(self, instance_id: str) -> Instance:
         return next(one for one in self.provider.machines() if one.instance_id == instance_id)

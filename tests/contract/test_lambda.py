@@ -48,7 +48,7 @@ def cloud(shared: RehearsalCloud, gptctl_home: Path) -> Iterator[RehearsalCloud]
     """One cloud for all these tests, in order and empty before each."""
     yield shared
     shared.ask("POST", "/rehearsal/inject", {"clear": ""})
-    for instance_id in shared.books()["alive"]:
+    for instance_id in shared.statuses():
         shared.terminate(instance_id)
     until(lambda: shared.statuses() == {})
 
