@@ -64,7 +64,19 @@ def stored(folder: Path) -> list[int]:
 
 
 # What touches the disk: the process is killed before the n-th such call, for every n.
-DISK_CALLS = {"open", "write", "fsync", "rename", "replace", "symlink", "unlink", "rmdir", "mkdir", "remove"}
+DISK_CALLS = {
+    "serialize_file",
+    "open",
+    "write",
+    "fsync",
+    "rename",
+    "replace",
+    "symlink",
+    "unlink",
+    "rmdir",
+    "mkdir",
+    "remove",
+}
 
 
 def save_and_die_before(call: int, folder: Path) -> bool:
