@@ -200,8 +200,9 @@ def test_the_result_is_on_stdout_and_the_conversation_on_stderr(left: Left) -> N
 def test_status_has_one_row_with_name_and_labels(left: Left) -> None:
     assert (left.row["name"], left.row["labels"], left.row["outcome"]) == ("my first", {"a": "b"}, "finished")
     assert left.row["val_loss"] is not None and left.row["safe_step"] == 80
-    table = left.gptctl("status", "my first").stdout
-    assert left.row["id"] in table and "finished" in table and "80/80" in table
+    done = left.gptctl("status", "my first")
+    assert done.returncode == 0, done.stderr
+    assert {left.row["id"], "finished", "80/80"} <= set(done.stdout.split())
 
 
 def test_logs_and_metrics(left: Left) -> None:
