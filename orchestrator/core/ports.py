@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,17 @@ class Guard:
     ends_at: float | None = None
 
 
+@dataclass(frozen=True)
+class EndCall:
+    """The call of a provider's API that ends one machine, for the guard on that machine: POST with a JSON body."""
+
+    url: str
+    body: Mapping[str, Any]
+    look_url: str
+    """Answers without effect whether the key works."""
+    key: str = field(repr=False)
+
+
 class Provider(Protocol):
     """A place machines come from. No waiting, no SSH, no printing; acquire is never retried."""
 
@@ -107,6 +118,7 @@ class Provider(Protocol):
     def ended_at(self, instance: Instance) -> float | None: ...
     def set_deadline(self, instance: Instance, ends_at: float) -> None: ...
     def guard(self, instance: Instance) -> Guard: ...
+    def end_call(self, instance: Instance) -> EndCall | None: ...
     def allow_caller(self, instance: Instance) -> None: ...
 
 

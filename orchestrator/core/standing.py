@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from orchestrator.core.inventory import HostSpec
 from orchestrator.core.machines import MachineType
-from orchestrator.core.ports import Guard, Instance, LaunchRequest, Offer
+from orchestrator.core.ports import EndCall, Guard, Instance, LaunchRequest, Offer
 
 
 @dataclass
@@ -50,6 +50,10 @@ class StandingMachine:
     def guard(self, instance: Instance) -> Guard:
         """None is needed."""
         return Guard()
+
+    def end_call(self, instance: Instance) -> EndCall | None:
+        """Nobody ends it."""
+        return None
 
     def allow_caller(self, instance: Instance) -> None:
         """It has no firewall of ours."""

@@ -29,7 +29,7 @@ from orchestrator.core.home import home_folder
 from orchestrator.core.inventory import HostSpec
 from orchestrator.core.limits import DEAREST_PER_HOUR_USD
 from orchestrator.core.machines import MachineType
-from orchestrator.core.ports import Address, Guard, Instance, LaunchRequest, Offer, Provider
+from orchestrator.core.ports import Address, EndCall, Guard, Instance, LaunchRequest, Offer, Provider
 from orchestrator.remote import lambda_api
 from orchestrator.remote.keys import login_key_file, login_public_key
 from orchestrator.remote.lambda_api import InstanceType, LambdaApi, Machine, Missing, Sold
@@ -271,6 +271,10 @@ class LambdaCloud:
         """By what can be seen from here: a watcher needs a deadline in the name; a key on the box shows only there."""
         armed = self.host.guard == "watcher" and instance.ends_at is not None
         return Guard(self.host.guard, armed, instance.ends_at)
+
+    def end_call(self, instance: Instance) -> EndCall | None:
+        """What the machine's own guard asks for; it ends this machine, with the account's key."""
+        return self._api.end_call(instance.instance_id)
 
     def allow_caller(self, instance: Instance) -> None:
         """Port 22 is open on every machine; the account's firewall rules are the user's own."""

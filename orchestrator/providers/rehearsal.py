@@ -24,7 +24,7 @@ from orchestrator.core.errors import ProviderError
 from orchestrator.core.home import home_folder
 from orchestrator.core.inventory import SECRET_KEYS, HostSpec
 from orchestrator.core.machines import MachineType
-from orchestrator.core.ports import Guard, Instance, LaunchRequest, Offer, Provider
+from orchestrator.core.ports import EndCall, Guard, Instance, LaunchRequest, Offer, Provider
 from orchestrator.providers.lambda_cloud import LambdaCloud, open_api
 from orchestrator.remote.lambda_api import LambdaApi
 
@@ -152,6 +152,10 @@ class RehearsalProvider:
     def guard(self, instance: Instance) -> Guard:
         """As LambdaCloud.guard, which asks nobody."""
         return self._cloud({}).guard(instance)
+
+    def end_call(self, instance: Instance) -> EndCall | None:
+        """As LambdaCloud.end_call: the machine is on this computer too, and asks the same address."""
+        return self._cloud(running() or start()).end_call(instance)
 
     def allow_caller(self, instance: Instance) -> None:
         """Its machines are on this computer."""

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.core.errors import AgentError, CommandFailed, MachineUnfit
-from orchestrator.core.ports import Result, Shell
+from orchestrator.core.ports import EndCall, Result, Shell
 from orchestrator.remote.agent_answers import (
     Checkpoint,
     Data,
@@ -144,8 +144,31 @@ class Agent:
         """Stops the job and waits until it has ended: `{"state": "ended" | "none", "exit"}`."""
         return self._last("stop", {"run": run, "job": job, "grace_s": grace_s})
 
-    def renew(self, run: str, duration_s: float, deadline_s: float | None = None) -> dict[str, Any]:
-        """Lets the run go on for duration_s from now, but never past its deadline, deadline_s from now."""
+    def arm(self, instance_id: str, call: EndCall, *, lease_s: float, deadline_s: float) -> dict[str, Any]:
+        """Hands the machine the key to end itself: at the end of the lease, deadline_s from now at the latest. Returns
+        the guard's state; `armed` comes some moments later, once the API took the key. Again: renews."""
+        end = {"url": call.url, "body": dict(call.body)}
+        request = {
+            "instance_id": instance_id,
+            "end": end,
+            "look_url": call.look_url,
+            "lease_s": lease_s,
+            "deadline_s": deadline_s,
+            "secrets": {"api_key": call.key},
+        }
+        return dict(self._call("arm", request, deadline_s=60.0)["guard"])
+
+    def guard(self) -> dict[str, Any]:
+        """What the machine says of its guard: see docs/agent.md."""
+        return dict(self.status()["guard"])
+
+    def finish(self, within_s: float) -> None:
+        """The guard drops the key's file, and ends the machine within_s from now if it is still there."""
+        self._call("finish", {"within_s": within_s})
+
+    def renew(self, run: str | None, duration_s: float, deadline_s: float | None = None) -> dict[str, Any]:
+        """Lets the run go on for duration_s from now, but never past its deadline, deadline_s from now.
+        Without a run: lets the machine go on."""
         return self._call("renew", {"run": run, "duration_s": duration_s, "deadline_s": deadline_s})
 
     def manifest(self, run: str) -> list[Checkpoint]:

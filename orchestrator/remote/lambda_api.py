@@ -18,6 +18,7 @@ from typing import Annotated, Any, Final, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from orchestrator.core.errors import AmbiguousLaunch, BadCredentials, NoAnswer, NoCapacity, ProviderError
+from orchestrator.core.ports import EndCall
 from orchestrator.remote.web import Answer, WebApi
 
 ENDPOINT = "https://cloud.lambda.ai"
@@ -239,6 +240,11 @@ class LambdaApi:
                 raise NoAnswer(f"{self.web.name}: terminate did not name instance {instance_id}", "try again")
 
         self.web.until("POST", "/instance-operations/terminate", named, body={"instance_ids": [instance_id]})
+
+    def end_call(self, instance_id: str) -> EndCall:
+        """The same request for somebody else to send: the guard on the machine."""
+        url, body = f"{self.web.url}/instance-operations/terminate", {"instance_ids": [instance_id]}
+        return EndCall(url, body, f"{self.web.url}/instances/{instance_id}", self.web.key)
 
     def audit_events(self, instance_id: str, since: float | None) -> Iterator[AuditEvent]:
         """What happened to the instance since then, oldest first, over at most MOST_AUDIT_PAGES pages."""

@@ -29,7 +29,7 @@ from orchestrator.ledger.records import INTENT_ADOPTED, INTENT_BOUGHT, INTENT_RE
 from orchestrator.remote.cloud_init import user_data
 from orchestrator.remote.keys import new_key_pair
 from orchestrator.remote.known_hosts import HostKey
-from orchestrator.stages import boot, guard
+from orchestrator.stages import boot, box_guard, gone, guard
 from orchestrator.stages.context import RunContext
 
 MOST_MACHINES = 3
@@ -42,6 +42,8 @@ LOOK_EVERY_S = 5.0
 def acquire(context: RunContext) -> None:
     """Leaves the rental with an instance id, an address and a machine that answered."""
     context.advance(State.ACQUIRING)
+    if gone.was_ended(context):
+        return gone.conclude(context)
     for attempt in range(1, MOST_MACHINES + 1):
         if context.rental.instance_id is None:
             _hold(context, _found(context) or _bought(context))
@@ -60,6 +62,7 @@ def _use(context: RunContext) -> None:
         instance = boot.wait_until_active(context)
         context.ledger.update_rental(context.rental.id, address=asdict(_vouched(context, instance)))
     _reach(context)
+    box_guard.arm(context)
 
 
 def _hold(context: RunContext, instance: Instance) -> None:

@@ -46,6 +46,8 @@ class RunContext:
     stage: str | None = None
     interval: int = 0
     """The ledger's id of the stage interval that is open, which costs money while it is."""
+    guard_renewed_at: float = 0.0
+    """When the lease of the guard on the machine was last renewed from here."""
     _shell: Shell | None = field(default=None, repr=False)
     _agent: Agent | None = field(default=None, repr=False)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from orchestrator.core.states import Outcome
+from orchestrator.core.errors import LinkLost, Unreachable
+from orchestrator.stages import gone
 from orchestrator.stages.checkpoints import pull
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.follow import mirror_until_end
@@ -14,9 +15,19 @@ def fetch(context: RunContext) -> None:
     run = context.run
     if not context.ledger.attempts(run.id) or run.options.get("abandon"):
         return
-    if run.outcome == Outcome.PREEMPTED:
-        context.say(f"the machine is gone; the newest checkpoint here is of step {run.safe_step or 'none'}")
-        return
+    if context.rental.data.get("gone_at"):
+        return context.say(f"the machine is gone: {gone.lost(context)}")
+    try:
+        _fetch(context)
+    except (LinkLost, Unreachable):
+        if not gone.was_ended(context):
+            raise
+        context.remember(gone_at=context.now())
+        context.tell("warning", f"{context.rental.instance_id} is gone: {gone.lost(context)}")
+
+
+def _fetch(context: RunContext) -> None:
+    run = context.run
     context.agent.stop(run.id)  # a stop that came between two stages may have left it running
     context.mirror.mkdir(parents=True, exist_ok=True, mode=0o700)
     mirror_until_end(context)

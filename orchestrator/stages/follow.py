@@ -15,7 +15,7 @@ from typing import Any
 from orchestrator.core.errors import LinkLost, RemoteError, Unreachable
 from orchestrator.core.states import Outcome, Seen, State
 from orchestrator.remote.agent import Data, Ended, Heartbeat
-from orchestrator.stages import boot
+from orchestrator.stages import boot, box_guard, gone
 from orchestrator.stages.checkpoints import pull_newest
 from orchestrator.stages.context import RunContext
 from trainer import contract
@@ -37,7 +37,7 @@ def follow(context: RunContext) -> None:
             return _conclude(context, mirror_until_end(context))
         except (LinkLost, Unreachable) as error:
             if context.provider.paid and boot.was_preempted(context):
-                return _preempted(context)
+                return gone.conclude(context)
             seen_at = context.run.seen_at or 0.0
             if seen_at >= heard:
                 wait_s, silent_since = FIRST_WAIT_S, None
@@ -159,14 +159,9 @@ class Progress:
         self.context.ledger.update_run(
             self.context.run_id, seen=Seen.LIVE, seen_at=now, seen_via=self.context.seen_via, **self.row
         )
+        if "guard" in status:
+            box_guard.note(self.context, status["guard"])
         self.context.ledger.touch_stage(self.context.interval, now)
-
-
-def _preempted(context: RunContext) -> None:
-    """The provider says that the machine is no more: only it can."""
-    cause = f"{context.rental.provider} took {context.rental.instance_id} away"
-    context.ledger.set_state(context.run_id, State.ENDING, outcome=Outcome.PREEMPTED, cause=cause)
-    context.tell("preempted", cause)
 
 
 def _conclude(context: RunContext, exit_record: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from orchestrator.core.errors import MachineUnfit
 from orchestrator.core.limits import budget_s
 from orchestrator.core.ports import Instance
+from orchestrator.stages import box_guard
 from orchestrator.stages.context import RunContext
 
 FIRST_S = 90 * 60.0
@@ -33,6 +34,7 @@ def first_deadline(context: RunContext) -> float:
 
 def extend(context: RunContext) -> None:
     """Preparing progresses: moves the deadline forward once less than an hour is left. Cheap to call often."""
+    box_guard.renew(context)
     ends_at = context.rental.ends_at
     if ends_at is None or ends_at - context.now() > MOVE_WHEN_LEFT_S:
         return
@@ -42,11 +44,13 @@ def extend(context: RunContext) -> None:
 
 
 def arm(context: RunContext) -> None:
-    """The budget deadline is in the name and seen there. Raises before anything is trained if it cannot be."""
+    """The budget deadline is in the name and seen there, and a guard on the machine is armed. Raises before anything
+    is trained if it cannot be."""
     ends_at = budget_deadline(context)
     if not context.provider.paid or ends_at is None:
         return
     _set(context, ends_at)
+    box_guard.require(context)
 
 
 def _set(context: RunContext, ends_at: float) -> None:
@@ -57,6 +61,8 @@ def _set(context: RunContext, ends_at: float) -> None:
     guard = {**asdict(context.provider.guard(instance)), "ends_at": ends_at}
     if context.host.guard == "watcher":
         guard["armed"] = True
+    elif box_guard.wanted(context):  # the name is for a watcher beside it; what the box does, the box says
+        guard = context.rental.data.get("guard") or guard
     context.ledger.update_rental(context.rental.id, ends_at=ends_at)
     context.remember(guard=guard)
 

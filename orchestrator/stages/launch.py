@@ -58,9 +58,15 @@ def _spec(context: RunContext, config: RunConfig) -> dict[str, Any]:
         "threads_per_rank": max(1, options["cpus"] // context.plan.ranks),
         "lease_s": LEASE_S,
         "deadline_s": _deadline_s(context),
-        "hold_s": 0,
+        "hold_s": _hold_s(context),
         "grace_s": GRACE_S,
     }
+
+
+def _hold_s(context: RunContext) -> float | None:
+    """For how long a guarded machine keeps checkpoints that nobody fetched; None: until its deadline."""
+    hold_h = context.plan.limits.get("hold_h")
+    return None if hold_h is None else hold_h * 3600
 
 
 def _deadline_s(context: RunContext) -> float | None:

@@ -12,7 +12,7 @@ from orchestrator.core.errors import RemoteError
 from orchestrator.core.ports import Instance
 from orchestrator.core.states import State
 from orchestrator.ledger.records import RENTAL_RELEASED
-from orchestrator.stages import boot
+from orchestrator.stages import boot, box_guard
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.report import report
 
@@ -24,6 +24,7 @@ def release(context: RunContext) -> None:
         return
     if context.run.keep:
         _end_jobs(context)
+        box_guard.hold(context)
         context.say(
             f"{context.host.name} is kept as {rental.id} (${rental.price_per_hour_usd:.2f}/h). "
             f"Next: gptctl run RECIPE --on {rental.id}, or gptctl release {context.run_id}"
@@ -58,6 +59,7 @@ def _destroy(context: RunContext) -> None:
     """Its jobs end with it. Frees the secrets first where it still answers: memory outlives some machines."""
     try:
         _end_jobs(context)
+        box_guard.finish(context)
     except RemoteError as error:
         context.tell("seen", f"{error.message}; it is destroyed all the same")
     context.disconnect()

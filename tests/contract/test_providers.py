@@ -28,7 +28,7 @@ def test_every_module_makes_a_provider_of_its_own_name(name: str) -> None:
     made = providers.load(name).provider(host, machine_type("1x3090"))
     assert made.name == name
     assert made.paid == (name not in UNPAID)
-    for verb in ("offers", "machines", "acquire", "release", "ended_at", "set_deadline", "guard", "allow_caller"):
+    for verb in ("offers", "machines", "acquire", "release", "ended_at", "set_deadline", "guard", "end_call", "allow_caller"):
         assert callable(getattr(made, verb))
 
 
@@ -45,6 +45,7 @@ def test_a_standing_machine_is_always_there_and_survives_release(name: str) -> N
     assert [taken] == list(provider.machines())
     assert provider.ended_at(taken) is None
     assert provider.guard(taken).kind == "none"
+    assert provider.end_call(taken) is None
 
 
 @pytest.mark.parametrize("name", STANDING)

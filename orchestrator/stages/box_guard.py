@@ -1,0 +1,118 @@
+"""The guard on the box: gives a rented machine the key to end itself, and keeps what is known about it true.
+
+Armed at the first contact and again whenever acquire meets the machine (a reboot costs it the key); asked for before
+anything trains; told to finish when the machine is given back. Hosts without `guard = "key-on-box"` are left alone.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from orchestrator.core.errors import AgentError, MachineUnfit, RemoteError
+from orchestrator.core.limits import budget_s
+from orchestrator.core.ports import Instance
+from orchestrator.stages.context import RunContext
+
+KIND = "key-on-box"
+LEASE_S = 1800.0
+"""How long a machine goes on that nobody asks for and on which nothing progresses."""
+LEASE_VARIABLE = "GPTCTL_LEASE_S"
+"""Another lease in seconds: for drills and rehearsals."""
+RENEW_EVERY_S = 60.0
+ARMED_WITHIN_S = 40.0
+FINISH_WITHIN_S = 60.0
+
+
+def lease_s() -> float:
+    """Seconds of the lease: 30 minutes, or what GPTCTL_LEASE_S says, five seconds at least."""
+    try:
+        return max(5.0, float(os.environ.get(LEASE_VARIABLE, LEASE_S)))
+    except ValueError:
+        return LEASE_S
+
+
+def wanted(context: RunContext) -> bool:
+    """Whether this run's machine guards itself."""
+    return context.provider.paid and context.host.guard == KIND
+
+
+def arm(context: RunContext) -> None:
+    """Hands over the key, the lease and the deadline. Repeating renews them; whether it works, `require` waits for."""
+    if not wanted(context):
+        return
+    rental = context.rental
+    instance = Instance(rental.provider, rental.instance_id or "", rental.machine, rental_id=rental.id)
+    call = context.provider.end_call(instance)
+    whole_s = budget_s(context.plan)
+    if call is None or whole_s is None:
+        why = "nothing limits this run" if call else f"{rental.provider} has no call for it"
+        raise MachineUnfit(f"{context.host.name} cannot end itself: {why}", "set max_cost_usd, or another guard")
+    left_s = max(1.0, rental.created_at + whole_s - context.now())
+    note(context, context.agent.arm(instance.instance_id, call, lease_s=lease_s(), deadline_s=left_s))
+    context.guard_renewed_at = context.now()
+
+
+def require(context: RunContext) -> None:
+    """Returns once the machine says that its guard is armed: it runs, and the API took its key. Raises MachineUnfit."""
+    if not wanted(context):
+        return
+    arm(context)
+    until = time.monotonic() + ARMED_WITHIN_S
+    while not (found := context.agent.guard())["armed"]:
+        if time.monotonic() > until:
+            note(context, found)
+            why = found.get("problem") or "it has not reached the provider's API yet"
+            raise MachineUnfit(
+                f"launch: the guard on {context.host.name} is not armed: {why}",
+                'nothing was trained; set guard = "watcher", or correct the key, and run again',
+            )
+        time.sleep(0.2)
+    note(context, found)
+
+
+def renew(context: RunContext) -> None:
+    """Preparing progresses: the machine is needed. At most once a minute; a lost link is the caller's to notice."""
+    every_s = min(RENEW_EVERY_S, lease_s() / 4)
+    if not wanted(context) or context.now() - context.guard_renewed_at < every_s:
+        return
+    with suppress(RemoteError):
+        context.agent.renew(None, lease_s())
+        context.guard_renewed_at = context.now()
+
+
+def hold(context: RunContext) -> None:
+    """A machine that is kept stays until the budget deadline, which the guard keeps."""
+    left_s = (context.rental.data.get("guard") or {}).get("ends_at") if wanted(context) else None
+    if left_s is not None:
+        context.agent.renew(None, max(1.0, left_s - context.now()))
+
+
+def finish(context: RunContext) -> None:
+    """The machine is about to be given back: its key's file goes, and should we fail, it ends itself in a minute."""
+    if wanted(context):
+        with suppress(AgentError):
+            context.agent.finish(FINISH_WITHIN_S)
+
+
+def note(context: RunContext, state: Mapping[str, Any]) -> None:
+    """Keeps what the machine says of its guard, if that is news."""
+    known = context.rental.data.get("guard") or {}
+    told = told_by(known, state, context.now())
+    if wanted(context) and told != known:
+        context.remember(guard=told)
+
+
+def told_by(known: Mapping[str, Any], state: Mapping[str, Any], now: float) -> dict[str, Any]:
+    """`guard` of the rental after the machine's own word. `ends_at`: the latest moment at which it acts, UTC epoch
+    seconds; within some seconds of what was known it stays, so that a heartbeat is no news."""
+    if state.get("kind") != KIND:
+        return {**known, "kind": KIND, "armed": False}
+    left_s = state.get("deadline_left_s")
+    ends_at = known.get("ends_at")
+    if left_s is not None and (ends_at is None or abs(now + left_s - ends_at) > 30):
+        ends_at = now + left_s
+    return {"kind": KIND, "armed": bool(state["armed"]), "ends_at": ends_at, "problem": state.get("problem")}

@@ -1,0 +1,78 @@
+"""A machine of ours that its provider lists no more: who ended it, what that means for the run, and what was lost.
+
+Only the provider can say gone; a machine that is silent is neither dead nor alive.
+"""
+
+from __future__ import annotations
+
+from orchestrator.core.errors import NoAnswer
+from orchestrator.core.states import Outcome, State
+from orchestrator.stages import boot, box_guard, guard
+from orchestrator.stages.context import RunContext
+
+SLACK_S = 35.0
+"""Between the last look from here and the last renewal over there."""
+
+
+def was_ended(context: RunContext) -> bool:
+    """Whether a machine that we reached before is gone, by two lists. An API that does not answer says nothing."""
+    rental = context.rental
+    known = context.provider.paid and rental.instance_id is not None and "reached" in rental.data
+    return known and boot.was_preempted(context)
+
+
+def conclude(context: RunContext) -> None:
+    """Leaves the run ending: by its limit if a guard ended the machine, else preempted. Says what is lost."""
+    what, name = context.rental.instance_id, context.rental.provider
+    if _ended_by_guard(context):
+        outcome, cause = Outcome.LIMIT, f"its guard ended {what}: {_why(context)}"
+    else:
+        outcome, cause = Outcome.PREEMPTED, f"{name} took {what} away"
+    context.remember(gone_at=context.rental.data.get("gone_at") or context.now())
+    context.ledger.set_state(context.run_id, State.ENDING, outcome=outcome, cause=cause)
+    context.tell("preempted" if outcome == Outcome.PREEMPTED else "warning", f"{cause}; {lost(context)}")
+
+
+def lost(context: RunContext) -> str:
+    """What went with the machine, as far as this side knows."""
+    run = context.run
+    if not context.ledger.attempts(run.id):
+        return "nothing had been trained"
+    seen = f"the last step seen was {run.step or 0} of {run.total_steps or '?'}"
+    if run.safe_step is None:
+        return f"no checkpoint is here, all of it is lost ({seen})"
+    return f"the newest checkpoint here is of step {run.safe_step}, what came after it is lost ({seen})"
+
+
+def _ended_by_guard(context: RunContext) -> bool:
+    """A guard has its moments: its deadline, and the end of a lease that nobody renewed. Else it was somebody else."""
+    known = context.rental.data.get("guard") or {}
+    if not known.get("armed") or _is_preempted(context):
+        return False
+    return _deadline_passed(context) or (known["kind"] == box_guard.KIND and _lease_over(context))
+
+
+def _why(context: RunContext) -> str:
+    if _deadline_passed(context):
+        return "the deadline was reached"
+    return "the lease ran out with nobody following, or the hours for holding checkpoints were over"
+
+
+def _deadline_passed(context: RunContext) -> bool:
+    ends_at = (context.rental.data.get("guard") or {}).get("ends_at")
+    return ends_at is not None and context.now() >= ends_at - SLACK_S
+
+
+def _lease_over(context: RunContext) -> bool:
+    seen_at = max(context.run.seen_at or 0.0, context.rental.data.get("reached") or 0.0)
+    lease_s = box_guard.lease_s()
+    return context.now() - seen_at >= lease_s - min(SLACK_S, lease_s / 2)
+
+
+def _is_preempted(context: RunContext) -> bool:
+    """Whether the provider says so in that word."""
+    try:
+        found = guard.held(context)
+    except NoAnswer:
+        return False
+    return found is not None and found.status == "preempted"
