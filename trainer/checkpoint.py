@@ -160,7 +160,7 @@ def write_weights(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
     try:
         safetensors.torch.save_file(tensors, path)
     except SafetensorError as error:
-        raise OSError(errno.EIO, str(error)) from error
+        raise OSError(errno.EIO, str(error).rpartition("I/O error: ")[2]) from error
     with path.open("rb") as file:
         os.fsync(file.fileno())
         return {
