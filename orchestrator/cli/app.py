@@ -258,11 +258,23 @@ def release(
 
 
 @verb
-def cost(run: options.Run = None, as_json: options.Json = False, verbose: options.Verbose = False) -> int:
+def cost(
+    run: options.Run = None,
+    *,
+    reconcile: Annotated[
+        Path | None, typer.Option("--reconcile", metavar="FILE.csv", help="Compare with a provider's invoice.")
+    ] = None,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+) -> int:
     """Show what runs cost: dollars, GPU hours, energy.
 
     Dollars by stage and per billion tokens, kWh from board power, CO2e; of one run or of all.
     """
+    if reconcile is not None:
+        from orchestrator.cli import reconcile as books
+
+        return books.reconcile(reconcile, as_json=as_json)
     from orchestrator.cli import cost as it
 
     return it.cost(run, as_json=as_json)

@@ -61,7 +61,20 @@ def offers(
     return it.offers(it.Wish(gpu, count, max_price), inventory, offline=offline, as_json=as_json)
 
 
+def notify(
+    test: Annotated[bool, typer.Option("--test", help="Send a message to everybody who is named.")] = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Show whom gptctl tells of what happens, or try it.
+
+    Set under [notify] in config.toml: ntfy, Telegram, Slack, webhooks, any command.
+    """
+    from orchestrator.cli import notify as it
+
+    return it.notify(test=test)
+
+
 def register(verb: Callable[[Callable[..., int]], Callable[..., int]]) -> None:
     """Adds them to the app; `verb` explains their failures."""
-    for body in (offers, orphans):
+    for body in (offers, orphans, notify):
         verb(body)

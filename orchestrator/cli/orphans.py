@@ -43,6 +43,10 @@ def orphans(wish: Wish, *, yes: bool, as_json: bool) -> int:
     """Lists, and does what was asked. Exit 7 while a machine past its deadline is up, 3 when an account is silent."""
     if sum((wish.reap, wish.adopt, wish.install_timer)) > 1 or (wish.machine and not (wish.reap or wish.adopt)):
         raise UserError("orphans takes one of --reap [ID], --adopt [ID] and --install-timer", "gptctl orphans --help")
+    if wish.install_timer:
+        from orchestrator.cli.watcher import install
+
+        return install(wish.inventory, yes=yes, as_json=as_json)
     home = open_home()
     accounts = accounts_of(load_inventory(wish.inventory, home))
     known = _known(home)

@@ -1,0 +1,63 @@
+"""`gptctl orphans --install-timer`: the watcher under this computer's own timer, proven by a first pass."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+from orchestrator.accounts import accounts_of
+from orchestrator.cli import render
+from orchestrator.cli.home import open_home
+from orchestrator.core.errors import UserError
+from orchestrator.core.inventory import load_inventory
+from orchestrator.core.settings import load_settings
+from orchestrator.core.watching import watcher_alive
+from orchestrator.timer import OUR_VARIABLES, first_pass, needed_variables, put_in_place, write_files
+
+NOT_IN_PLACE = 2
+
+
+def install(file: Path | None, *, yes: bool, as_json: bool) -> int:
+    """Writes the files, puts one in place and runs a first pass. Exit 2 where there is neither systemd nor cron."""
+    home = open_home()
+    inventory = load_inventory(file, home)
+    accounts = accounts_of(inventory)
+    if not accounts:
+        raise UserError(
+            "there is no cloud account to watch", "name a paid host in inventory.toml, or set LAMBDA_API_KEY"
+        )
+    variables = needed_variables(home, accounts, load_settings(home), os.environ)
+    secrets = ", ".join(name for name in variables if name not in OUR_VARIABLES)
+    copied = (
+        f" {secrets} will be copied to {home / 'watcher' / 'environment'}, readable by you alone." if secrets else ""
+    )
+    question = f"Let this computer end machines past their deadline, every five minutes?{copied}"
+    if not (yes or render.ask(question, "gptctl orphans --install-timer")):
+        render.talk("nothing was installed")
+        return 0
+    files = write_files(home, variables, inventory.path)
+    first_pass(files)
+    kind = put_in_place(files)
+    age_s = watcher_alive(home, time.time())
+    written = {each.name: str(each) for each in (files.cron, files.service, files.timer, files.environment)}
+    if as_json:
+        print(json.dumps({"in_place": kind, "files": written, "line": files.line, "watcher_age_s": age_s}, indent=1))
+    else:
+        _talk(kind, files.line, files.folder, alive=age_s is not None)
+    return 0 if kind else NOT_IN_PLACE
+
+
+def _talk(kind: str | None, line: str, folder: Path, *, alive: bool) -> None:
+    if kind is None:
+        render.talk(
+            "here is neither a systemd user manager nor a crontab: nothing calls the watcher yet", style="yellow"
+        )
+        render.talk(
+            f"the files are in {folder}: put the two units into ~/.config/systemd/user, or this into a crontab:"
+        )
+        print(line, end="", flush=True)
+        return
+    passed = "a first pass went well" if alive else "a first pass was made, and not every account answered"
+    print(f"the watcher runs every five minutes, by {kind}; {passed}", flush=True)
