@@ -118,7 +118,7 @@ def _isolated(send: Callable[..., str], *arguments: object) -> str:
         error = future.exception()
         if error is None:
             return future.result()
-        return error.message if isinstance(error, UserError) else type(error).__name__
+        return f"{error.message}; {error.hint}" if isinstance(error, UserError) else type(error).__name__
 
 
 def _by_apprise(address: str, message: Message, environment: Mapping[str, str]) -> str:
@@ -166,7 +166,7 @@ def send_test(settings: Notify, environment: Mapping[str, str]) -> list[str]:
     """Sends a test to everybody. Returns what went wrong; raises UserError when nobody is named."""
     if not (settings.urls or settings.command):
         raise UserError(
-            "config.toml names nobody to notify", 'add urls = ["ntfys://ntfy.sh/TOPIC"] under [notify]; docs/notify.md'
+            "config.toml names nobody to notify", 'add urls = ["ntfys://ntfy.sh/TOPIC"] under [notify]; docs/config.md'
         )
     told = ", ".join(each for each in HAPPENINGS if each in settings.events)
     return deliver(settings, Message("test", "", "gptctl: a test", f"You will be told: {told}."), environment)
