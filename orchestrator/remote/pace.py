@@ -1,6 +1,8 @@
-"""Not more often than an API allows, over all gptctl processes of this user: each books its turn in one small file.
+"""Not more often than an API allows, over all gptctl processes of this user: one small file says who asked last.
 
-A turn that is booked and never taken (the process was killed) costs the others a pause, nothing else.
+A turn lasts as long as its request, and the pause counts from its end: so two requests are that far apart where they
+arrive, however long either was under way. A turn that never ended (the process was killed) holds the others up for
+IN_FLIGHT_S, no more.
 
 Example::
 
@@ -22,39 +24,42 @@ from pathlib import Path
 
 from orchestrator.core.errors import UserError
 
-LONGEST_QUEUE_S = 600.0
-"""A turn booked further ahead than this was booked before the clock was set back."""
+IN_FLIGHT_S = 5.0
+LOOK_EVERY_S = 0.1
 
 
 @dataclass(frozen=True)
 class Pace:
-    """`every_s`: seconds between two turns of a kind, such as {"request": 1.0}."""
+    """`every_s`: seconds between two turns of a kind, such as {"request": 1.0}; other kinds are never held up."""
 
     file: Path
     every_s: Mapping[str, float] = field(default_factory=dict)
 
     @contextmanager
     def turn(self, *kinds: str) -> Iterator[None]:
-        """Waits for the first moment at which all these kinds are allowed; holds no lock meanwhile.
-
-        The pause to the next turn counts from the end of this one: requests that take unequally long would otherwise
-        arrive closer together than they left.
-        """
-        time.sleep(self._book(kinds, ahead=True))
+        """Waits until all these kinds are allowed; nothing is locked while it waits, or while the turn lasts."""
+        paced = [kind for kind in kinds if self.every_s.get(kind)]
+        if not paced:
+            yield
+            return
+        while (wait_s := self._take(paced)) > 0:
+            time.sleep(min(wait_s, LOOK_EVERY_S))
         try:
             yield
         finally:
-            self._book(kinds, ahead=False)
+            with self._locked() as descriptor:
+                _write(descriptor, {**_read(descriptor), **dict.fromkeys(paced, time.time())})
 
-    def _book(self, kinds: tuple[str, ...], *, ahead: bool) -> float:
-        """Writes the turn down: the next free one, or now. Returns the seconds until then."""
+    def _take(self, kinds: list[str]) -> float:
+        """0, and the turn is ours; or the seconds until it is free as things stand."""
         with self._locked() as descriptor:
             now = time.time()
-            last = {kind: at for kind, at in _read(descriptor).items() if at < now + LONGEST_QUEUE_S}
-            free = [last[kind] + self.every_s.get(kind, 0.0) for kind in kinds if kind in last] if ahead else []
-            moment = max(now, *free) if free else now
-            _write(descriptor, {**last, **{kind: max(moment, last.get(kind, 0.0)) for kind in kinds}})
-        return moment - now
+            # A turn that ends later than any can was taken before the clock was set back.
+            last = {kind: at for kind, at in _read(descriptor).items() if at <= now + IN_FLIGHT_S}
+            wait_s = max(last[kind] + self.every_s[kind] - now if kind in last else 0.0 for kind in kinds)
+            if wait_s <= 0:
+                _write(descriptor, {**last, **dict.fromkeys(kinds, now + IN_FLIGHT_S)})
+        return wait_s
 
     @contextmanager
     def _locked(self) -> Iterator[int]:
@@ -72,7 +77,7 @@ class Pace:
 
 
 def _read(descriptor: int) -> dict[str, float]:
-    """Kind -> UTC epoch seconds of its last turn. A file that was torn or tampered with is as good as none."""
+    """Kind -> end of its last turn, UTC epoch seconds. A file that was torn or tampered with is as good as none."""
     try:
         found = json.loads(os.pread(descriptor, 4096, 0) or b"{}")
     except ValueError:

@@ -136,10 +136,14 @@ class WebApi:
 
     async def _exchange(self, request: httpx.Request, deadline_s: float) -> Answer:
         """Everything within the deadline: resolving, connecting, a server that drips. Never a redirect."""
-        trust_env = not is_loopback(self.url)  # a proxy has no business between this computer and itself
         async with (
             asyncio.timeout(deadline_s),
-            httpx.AsyncClient(timeout=deadline_s, follow_redirects=False, trust_env=trust_env) as client,
+            httpx.AsyncClient(
+                timeout=deadline_s,
+                follow_redirects=False,
+                verify=self.url.startswith("https://"),  # without TLS, reading the certificates takes most of the time
+                trust_env=not is_loopback(self.url),  # a proxy has no business between this computer and itself
+            ) as client,
         ):
             response = await client.send(request, stream=True)
             try:
