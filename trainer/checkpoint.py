@@ -46,6 +46,7 @@ from trainer.contract import (
 from trainer.model import GPT
 
 Meta = dict[str, Any]
+HASH_BLOCK_BYTES = 4 * 1024**2
 
 
 class CheckpointError(ValueError):
@@ -165,7 +166,7 @@ def write_weights(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
         os.fsync(file.fileno())
         return {
             "size_bytes": os.fstat(file.fileno()).st_size,
-            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+            "sha256": sha256_of(file),
         }
 
 
@@ -185,6 +186,14 @@ def write_durably(path: Path, write: Callable[[HashingFile], object]) -> dict[st
             raise file.failure or error from None
         os.fsync(file.file.fileno())
     return {"size_bytes": file.size, "sha256": file.digest.hexdigest()}
+
+
+def sha256_of(file: IO[bytes]) -> str:
+    """Digest of the rest of an open file. By hand: hashlib.file_digest needs Python 3.11, and machines have 3.10."""
+    digest = hashlib.sha256()
+    while block := file.read(HASH_BLOCK_BYTES):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def write_manifest(folder: Path, files: dict[str, Any]) -> None:
@@ -233,7 +242,7 @@ def verify(folder: Path) -> dict[str, Any]:
     for name, entry in files.items():
         try:
             with (folder / name).open("rb") as file:
-                size, digest = os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
+                size, digest = os.fstat(file.fileno()).st_size, sha256_of(file)
         except OSError as error:
             raise CheckpointError(f"{folder.name}: {name} cannot be read: {error.strerror or error}") from error
         if size != entry["size_bytes"]:

@@ -252,7 +252,7 @@ def test_a_disk_that_is_full_during_a_run_costs_checkpoints_not_the_run(small_di
     folder.mkdir()
     free = os.statvfs(small_disk)
     (small_disk / "ballast").write_bytes(bytes(free.f_bavail * free.f_frsize - 200_000))
-    with pytest.raises(CheckpointError, match="step 40 not written: No space left on device.*: free space below"):
+    with pytest.raises(CheckpointError, match=r"step 40 not written: No space left on device.*: free space below"):
         train_here(write_config(folder, config))
     warned = [event["step"] for event in events(folder, "warning") if "not written" in event["reason"]]
     assert warned == [10, 20, 30, 40]

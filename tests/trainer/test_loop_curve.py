@@ -1,6 +1,5 @@
 """The loss curve of a whole run on real text against a plain trainer that shares no line with ours."""
 
-
 import numpy as np
 import pytest
 import torch
