@@ -12,9 +12,6 @@ import json
 
 from orchestrator.remote.keys import KeyPair
 
-MOST_BYTES = 1_000_000
-"""No cloud takes more."""
-
 
 def user_data(host_key: KeyPair) -> str:
     """A cloud-config that makes this ed25519 pair the machine's only host key."""
