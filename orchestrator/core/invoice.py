@@ -117,11 +117,11 @@ def _column(names: Sequence[str], patterns: Sequence[str]) -> str | None:
 def _dollars(text: str | None, where: str) -> float:
     """`$1,234.50`, `-0.30`, and `(0.30)`, which is how bookkeepers write it."""
     plain = re.sub(r"[$\s]|USD", "", text or "")
-    digits = plain.strip("()+-")
     # A comma parts thousands and nothing else: `1,50` may mean anything.
-    if not re.fullmatch(r"(\d{1,9}|\d{1,3}(,\d{3}){1,2})(\.\d+)?", digits):
+    found = re.fullmatch(r"([-(]?)((?:\d{1,9}|\d{1,3}(?:,\d{3}){1,2})(?:\.\d+)?)\)?", plain)
+    if not found:
         raise UserError(f"{where}: {text!r} is no amount in dollars", "use a point for decimals")
-    return (-1.0 if plain.startswith(("(", "-")) else 1.0) * float(digits.replace(",", ""))
+    return (-1.0 if found[1] else 1.0) * float(found[2].replace(",", ""))
 
 
 def _moment(text: str) -> float | None:
