@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from tests.hosts import descendants
 from tests.trainer.small_runs import TINY, python_source, write_tokens
 from trainer.contract import CONFIG, EVENTS, EXIT, METRICS, DataConfig, ModelConfig, RunConfig, TrainConfig
 from trainer.dist import World
@@ -86,7 +87,7 @@ def command(folder: Path, ranks: int = 1, program: tuple[str, ...] = MODULE) -> 
 
 @contextmanager
 def started(folder: Path, ranks: int = 1, program: tuple[str, ...] = MODULE) -> Iterator[subprocess.Popen[bytes]]:
-    """The trainer as a process group of its own, gone at the end of the block; its output is in folder/train.log."""
+    """The trainer with all its ranks, gone at the end of the block; its output is in folder/train.log."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     with (folder / "train.log").open("ab") as log:
         process = subprocess.Popen(
@@ -95,8 +96,9 @@ def started(folder: Path, ranks: int = 1, program: tuple[str, ...] = MODULE) -> 
         try:
             yield process
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            for pid in [process.pid, *descendants(process.pid)]:  # torchrun's ranks are in sessions of their own
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             process.wait(DEADLINE_S)
 
 
