@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from orchestrator.announce import announcing
 from orchestrator.core.errors import (
     AgentError,
     AmbiguousLaunch,
@@ -76,7 +77,7 @@ def drive(home: Path, run_id: str, listener: Callable[[Event], None], *, until: 
     Raises RunLocked when another process drives this run, and the error that stopped this walk without a verdict.
     """
     with RunLock.acquire(home, run_id), Ledger.open(home, time.time) as ledger:
-        context = open_context(home, ledger, run_id, listener)
+        context = open_context(home, ledger, run_id, announcing(ledger, run_id, listener))
         try:
             walk(context, until)
         except KeyboardInterrupt:
