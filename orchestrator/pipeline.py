@@ -9,7 +9,6 @@ or the user typed stop or release. The outcome is written before the first endin
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -82,9 +81,8 @@ def drive(home: Path, run_id: str, listener: Callable[[Event], None], *, until: 
             walk(context, until)
         except KeyboardInterrupt:
             detach(context)
-        except Exception as error:
-            keep_traceback(context)
-            if isinstance(error, GptctlError) and may_bill(context):
+        except GptctlError as error:
+            if may_bill(context):
                 raise StillBilling(*still_costs(context, error)) from error
             raise
         finally:
@@ -180,10 +178,3 @@ def exit_code(context: RunContext) -> int:
 def outcome_code(run: RunRecord) -> int:
     """The exit code of an ended run."""
     return 0 if run.outcome is None else worst(run.cause_code or EXIT_CODES[run.outcome])
-
-
-def keep_traceback(context: RunContext) -> None:
-    """The whole story goes into the run's folder; the user gets one message."""
-    context.mirror.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (context.mirror / "traceback.txt").open("a") as file:
-        traceback.print_exc(file=file)

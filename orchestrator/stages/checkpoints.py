@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from orchestrator.core.errors import LinkLost, RemoteError, Unreachable
 from orchestrator.remote import transfer
 from orchestrator.remote.agent import Checkpoint
 from orchestrator.remote.landing import require_space
@@ -15,9 +17,27 @@ from trainer import contract
 
 
 def pull_newest(context: RunContext) -> None:
-    """Best and latest, while the training goes on: what is left if the machine is taken away."""
+    """Best and latest, while the training goes on: what is left if the machine is taken away. Older ones here go.
+
+    A checkpoint that the trainer's retention removes meanwhile is let go: a newer one is there, or comes.
+    """
+    folder = context.mirror / contract.CHECKPOINTS
     found = [each for each in context.agent.manifest(context.run_id) if each.best or each.latest]
-    pull(context, found, context.mirror / contract.CHECKPOINTS)
+    try:
+        pull(context, found, folder)
+    except (LinkLost, Unreachable):
+        raise
+    except RemoteError as error:
+        context.tell("progress", what="mirror", text=f"the next one: {error.message}")
+    else:
+        prune(folder, {each.name for each in found})
+
+
+def prune(folder: Path, keep: Collection[str]) -> None:
+    """Removes checkpoints of this side but those named; a folder without a manifest was never whole."""
+    for path in folder.glob("step-*"):
+        if path.name not in keep:
+            shutil.rmtree(path)
 
 
 def pull(context: RunContext, checkpoints: Sequence[Checkpoint], folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.core.errors import LinkLost, Unreachable
-from orchestrator.stages import gone
+from orchestrator.stages import gone, guard
 from orchestrator.stages.checkpoints import pull
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.follow import mirror_until_end
@@ -28,6 +28,7 @@ def fetch(context: RunContext) -> None:
 
 def _fetch(context: RunContext) -> None:
     run = context.run
+    guard.extend(context)
     context.agent.stop(run.id)  # a stop that came between two stages may have left it running
     context.mirror.mkdir(parents=True, exist_ok=True, mode=0o700)
     mirror_until_end(context)

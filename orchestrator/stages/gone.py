@@ -38,6 +38,8 @@ def lost(context: RunContext) -> str:
     run = context.run
     if not context.ledger.attempts(run.id):
         return "nothing had been trained"
+    if run.safe_step is not None and run.safe_step >= (run.total_steps or 0) > 0:
+        return "its last checkpoint is here and verified"
     seen = f"the last step seen was {run.step or 0} of {run.total_steps or '?'}"
     if run.safe_step is None:
         return f"no checkpoint is here, all of it is lost ({seen})"

@@ -7,21 +7,19 @@ from typing import Any
 
 from orchestrator.core.errors import AgentError
 from orchestrator.remote.agent import Agent
-from orchestrator.stages import guard
+from orchestrator.stages import box_guard, guard
 from orchestrator.stages.context import RunContext
-
-LEASE_S = 1800.0
-"""A job that neither progresses nor is watched for this long is ended."""
 
 
 def run_job(context: RunContext, agent: Agent, job: str, digest: str, spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Starts the job, or attaches to it, and returns its exit record. Raises LinkLost; calling again goes on."""
+    """Starts the job, or attaches to it, and returns its exit record. Raises LinkLost; calling again goes on. A job
+    that neither progresses nor is watched for the time of a lease is ended."""
 
     def show(progress: dict[str, Any]) -> None:
         context.tell("progress", **{"what": job, **progress})
         guard.extend(context)
 
-    state = agent.start(job, context.run_id, digest, spec)
+    state = agent.start(job, context.run_id, digest, {**spec, "lease_s": box_guard.lease_s()})
     return state.exit or agent.wait(context.run_id, job, show, digest)
 
 

@@ -10,9 +10,9 @@ from orchestrator.core.limits import train_deadline_s
 from orchestrator.core.plan import Plan, train_config
 from orchestrator.core.states import State
 from orchestrator.ledger.records import Attempt
-from orchestrator.stages import guard
+from orchestrator.stages import box_guard, guard
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.jobs import LEASE_S, has_job, run_job
+from orchestrator.stages.jobs import has_job, run_job
 from trainer.contract import RunConfig
 
 GRACE_S = 300
@@ -56,7 +56,7 @@ def _spec(context: RunContext, config: RunConfig) -> dict[str, Any]:
         "config": config.to_json(),
         "gpus": options["gpus"],
         "threads_per_rank": max(1, options["cpus"] // context.plan.ranks),
-        "lease_s": LEASE_S,
+        "lease_s": box_guard.lease_s(),
         "deadline_s": _deadline_s(context),
         "hold_s": _hold_s(context),
         "grace_s": GRACE_S,

@@ -58,8 +58,9 @@ def _give_back(context: RunContext) -> None:
 def _destroy(context: RunContext) -> None:
     """Its jobs end with it. Frees the secrets first where it still answers: memory outlives some machines."""
     try:
-        _end_jobs(context)
-        box_guard.finish(context)
+        if not context.rental.data.get("gone_at"):
+            _end_jobs(context)
+            box_guard.finish(context)
     except RemoteError as error:
         context.tell("seen", f"{error.message}; it is destroyed all the same")
     context.disconnect()

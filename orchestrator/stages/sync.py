@@ -26,7 +26,7 @@ def sync(context: RunContext) -> None:
     source = _push_trainer(context)
     data = _place_dataset(context, _dataset(context))
     resume_from = _push_checkpoint(context)
-    context.note(source=source, data=data, resume_from=resume_from)
+    context.note(source=source, data=data, resume_from_there=resume_from)
 
 
 def source_digest(package: Path) -> str:
