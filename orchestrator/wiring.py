@@ -128,7 +128,8 @@ def open_shell(home: Path, address: Address, *, accept_new: bool = False, deadli
 
 def detect_local_machine() -> MachineType:
     """This machine's type: its GPUs by nvidia-smi, else CPU ranks."""
-    shell = LocalShell(Address())
-    answer = shell.run(["sh", "-c", "nvidia-smi --query-gpu=name --format=csv,noheader || true"], deadline_s=10)
-    names = [line.strip() for line in answer.stdout.decode(errors="replace").splitlines() if line.strip()]
-    return machines.local_machine(names, os.cpu_count() or 1)
+    query = "nvidia-smi --query-gpu=name,memory.total --format=csv,noheader,nounits || true"
+    answer = LocalShell(Address()).run(["sh", "-c", query], deadline_s=10)
+    cards = [line.rpartition(",") for line in answer.stdout.decode(errors="replace").splitlines() if "," in line]
+    memory_gib = min((float(mib) / 1024 for _, _, mib in cards if mib.strip().isdigit()), default=0.0)
+    return machines.local_machine([name.strip() for name, _, _ in cards], os.cpu_count() or 1, memory_gib)
