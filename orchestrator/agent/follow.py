@@ -59,7 +59,7 @@ class _Heart:
             raise Refusal(
                 "needs-input", "%s of run %s is gone without an end; start it again" % (self.job.name, self.job.run)
             )
-        if found["state"] == "running" and now_s - self.renewed_at_s > lease.renew_every_s(self.job.lease_s):
+        if now_s - self.renewed_at_s > lease.renew_every_s(self.job.lease_s):
             self.renewed_at_s = now_s
             lease.renew(self.job.lease_folder, self.job.lease_s, None)
         self.say({"kind": "heartbeat", "time_s": time.time(), "status": status.of_run(self.job.places, self.job.run)})

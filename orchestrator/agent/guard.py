@@ -24,6 +24,7 @@ from .places import RUN_PATTERN, Places
 from .refusal import Refusal
 
 READY_WITHIN_S = 10.0
+ANSWER_WITHIN_S = 3.0
 STOPPING_S = 60.0
 """On top of a training's own grace: the longest that its stopping may take."""
 NONE = {"kind": "none", "armed": False, "ends_at": None}
@@ -47,7 +48,15 @@ def arm(places: Places, request: dict[str, Any]) -> dict[str, Any]:
     guard_key.put(places.root, key)
     files.write_json(_file(places, "order.json"), order)
     _start(places)
+    _await_first_answer(places)
     return status(places)
+
+
+def _await_first_answer(places: Places) -> None:
+    """For a moment: so that the answer can say whether the key works. An API that is slow is waited for elsewhere."""
+    ends = time.monotonic() + ANSWER_WITHIN_S
+    while time.monotonic() < ends and notes(places).get("accepted") is None and not notes(places).get("problem"):
+        time.sleep(0.02)
 
 
 def _positive(request: dict[str, Any], key: str) -> float:

@@ -1,0 +1,165 @@
+"""A rented machine whose laptop is gone ends itself. The oracle is the cloud's own books."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.clouds import RehearsalCloud
+from tests.stories.conftest import newest_run, wait_until
+
+INVENTORY = """
+[hosts.box]
+provider = "rehearsal"
+machine = "8xA100-40GB-simulated"
+guard = "key-on-box"
+"""
+LEASE_S = 6
+SETTINGS = """
+[limits]
+hold_h = 0.001
+[machines."8xA100-40GB-simulated"]
+micro_batch = 4
+"""
+
+
+@pytest.fixture
+def cloud(tmp_path: Path) -> Iterator[RehearsalCloud]:
+    with RehearsalCloud(tmp_path / "cloud", minute_s=1) as cloud:
+        yield cloud
+
+
+@pytest.fixture
+def recipe(tiny: Callable[..., str], tmp_path: Path) -> Path:
+    path = tmp_path / "guarded.toml"
+    path.write_text(f'extends = "{tiny(300)}"\nname = "guarded"\n{SETTINGS}')
+    (tmp_path / "inventory.toml").write_text(INVENTORY)
+    return path
+
+
+def environment(tmp_path: Path, cloud: RehearsalCloud, lease_s: float) -> dict[str, str]:
+    own = {"GPTCTL_HOME": str(tmp_path / "home"), "GPTCTL_REHEARSAL": str(cloud.state), "GPTCTL_LEASE_S": str(lease_s)}
+    return {**os.environ, **own, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+
+
+def gptctl(tmp_path: Path, cloud: RehearsalCloud, *words: str, lease_s: float = LEASE_S) -> subprocess.Popen[str]:
+    argv = [sys.executable, "-m", "orchestrator", *words]
+    return subprocess.Popen(
+        argv, cwd=tmp_path, env=environment(tmp_path, cloud, lease_s), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def killed_when(process: subprocess.Popen[str], tmp_path: Path, what: Callable[[], Any]) -> str:
+    """SIGKILL as soon as `what` is true; the run's id."""
+    try:
+        wait_until(lambda: process.poll() is not None or what(), 60)
+        assert process.poll() is None, process.communicate()
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    run = newest_run(tmp_path / "home")
+    assert run is not None
+    return run
+
+
+def told(home: Path, kind: str, stage: str) -> bool:
+    """Whether the ledger has that event."""
+    if not (home / "ledger.db").exists():
+        return False
+    with sqlite3.connect(f"file:{home}/ledger.db?mode=ro", uri=True, timeout=10) as connection:
+        try:
+            found = connection.execute("SELECT 1 FROM events WHERE kind = ? AND stage = ?", (kind, stage)).fetchone()
+        except sqlite3.OperationalError:
+            return False  # the schema is not written yet
+    return found is not None
+
+
+def rental_data(home: Path) -> dict[str, Any]:
+    with sqlite3.connect(f"file:{home}/ledger.db?mode=ro", uri=True, timeout=10) as connection:
+        return dict(json.loads(connection.execute("SELECT data FROM rentals").fetchone()[0]))
+
+
+def test_killed_while_preparing_the_machine_ends_itself_with_its_lease(
+    tmp_path: Path, cloud: RehearsalCloud, recipe: Path
+) -> None:
+    home = tmp_path / "home"
+    process = gptctl(tmp_path, cloud, "run", str(recipe), "--host", "box", "--yes")
+    run = killed_when(process, tmp_path, lambda: told(home, "stage_finished", "acquire"))
+    assert rental_data(home)["guard"]["kind"] == "key-on-box"
+    assert len(cloud.books()["alive"]) == 1
+    wait_until(lambda: not cloud.books()["alive"], 10 * LEASE_S)
+
+    resumed = gptctl(tmp_path, cloud, "resume", run)
+    out, err = resumed.communicate(timeout=60)
+    assert resumed.returncode == 6, out + err
+    assert "its guard ended" in err and "nothing had been trained" in err
+    assert sum(cloud.books()["launches_by_intent"].values()) == 1
+    assert cloud.books()["alive"] == []
+
+
+def test_killed_while_training_the_machine_trains_on_holds_and_ends_itself(
+    tmp_path: Path, cloud: RehearsalCloud, recipe: Path
+) -> None:
+    home = tmp_path / "home"
+    process = gptctl(tmp_path, cloud, "run", str(recipe), "--host", "box", "--yes")
+    run = killed_when(process, tmp_path, lambda: (home / "runs").glob("*/metrics.jsonl") and trained(home, 50))
+    (instance_id,) = cloud.books()["alive"]
+    exit_file = cloud.home(instance_id) / ".gptctl" / "jobs" / run / "train" / "exit.json"
+    wait_until(exit_file.exists, 60)
+    assert json.loads(exit_file.read_text())["outcome"] == "finished"
+    wait_until(lambda: not cloud.books()["alive"], 10 * LEASE_S)
+    assert [asked["status"] for asked in cloud.requests("/terminate")] == [200]
+
+    announced = rental_data(home)["guard"]
+    assert announced["armed"] and cloud.row(instance_id)["terminated_at"] <= announced["ends_at"]
+    resumed = gptctl(tmp_path, cloud, "resume", run)
+    out, err = resumed.communicate(timeout=60)
+    assert resumed.returncode == 6, out + err
+    assert "its guard ended" in err and "is lost" in err
+    assert sum(cloud.books()["launches_by_intent"].values()) == 1
+
+
+def trained(home: Path, step: int) -> bool:
+    """Whether the mirror has that step."""
+    files = list((home / "runs").glob("*/metrics.jsonl"))
+    lines = files[0].read_text().splitlines() if files else []
+    return bool(lines) and json.loads(lines[-1])["step"] >= step
+
+
+def test_the_api_key_is_in_the_accounts_file_and_in_memory_and_nowhere_else(
+    tmp_path: Path, cloud: RehearsalCloud, recipe: Path
+) -> None:
+    process = gptctl(tmp_path, cloud, "run", str(recipe), "--host", "box", "--yes", lease_s=600)
+    seen: list[Path] = []
+    while process.poll() is None:
+        seen += holders(cloud.key)
+    out, err = process.communicate()
+    assert process.returncode == 0, out + err
+    assert seen == [] and cloud.key not in out + err
+    own_file = Path(cloud.entry["key_file"])
+    written = [file for file in tmp_path.rglob("*") if file.is_file() and not file.is_symlink()]
+    assert [file for file in written if cloud.key.encode() in file.read_bytes()] == [own_file]
+    assert not any(cloud.key.encode() in file.read_bytes() for file in Path("/dev/shm").glob("gptctl-guard-*"))
+
+
+def holders(key: str) -> list[Path]:
+    """Command lines and environments of living processes that show the key."""
+    files = [process / name for process in Path("/proc").glob("[0-9]*") for name in ("cmdline", "environ")]
+    return [file for file in files if key.encode() in content(file)]
+
+
+def content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b""
