@@ -38,7 +38,7 @@ def announcing(ledger: Ledger, run_id: str, listener: Callable[[Event], None]) -
             rental = ledger.rental(run.rental_id) if run.rental_id else None
             told = worth_telling(event, run, rental, cost_usd=_spent(ledger, run))
             if told is not None:
-                notify(ledger, run_id, *told)
+                notify(ledger, run_id, *told, listener=listener)
 
     return hear
 

@@ -15,6 +15,7 @@ from typing import Any
 from orchestrator.core.inventory import HostSpec
 from orchestrator.core.machines import all_machine_types, assumed, bundled_offers
 from orchestrator.core.recipe import Recipe
+from orchestrator.core.settings import Settings
 from orchestrator.core.tables import Table
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -80,7 +81,48 @@ For machines of a cloud; this version has no cloud provider yet, so these are ch
     )
 
 
-PAGES: Mapping[str, Callable[[], str]] = {"recipe.md": recipe_page, "inventory.md": inventory_page}
+def config_page() -> str:
+    """docs/config.md"""
+    return (
+        MADE
+        + """
+# Settings reference
+
+`config.toml` in `GPTCTL_HOME` holds what is yours and the same for every run. It may be missing. No secret belongs in
+it: an address that holds one is written `"env:NAME"`, and the variable NAME holds the address.
+
+```toml
+[limits]
+max_usd_per_month = 200
+
+[notify]                                         # pip install 'gptctl[notify]' for urls; a command needs nothing
+urls = [
+  "ntfys://ntfy.sh/a-topic-nobody-guesses",      # ntfy: the topic is all that protects it
+  "env:TELEGRAM_URL",                            # export TELEGRAM_URL=tgram://BOT_TOKEN/CHAT_ID
+  "env:SLACK_URL",                               # export SLACK_URL=https://hooks.slack.com/services/A/B/C
+  "https://example.com/hook",                    # any other webhook gets JSON: title, message, type
+]
+command = ["notify-send", "{title}", "{text}"]
+events = ["finished", "failed", "still-billing"]
+
+[watcher]
+ping_url = "env:HEALTHCHECK_URL"
+```
+
+`gptctl notify` shows whom it would tell, `gptctl notify --test` tells them. A run tells each thing once; who cannot be
+reached is a warning, never the end of a run. Other services: https://appriseit.com/services.
+"""
+        + "".join(
+            f"\n## [{name}]\n{inspect.getdoc(inner)}\n" + _table(inner) for name, inner in _inner_tables(Settings)
+        )
+    )
+
+
+PAGES: Mapping[str, Callable[[], str]] = {
+    "recipe.md": recipe_page,
+    "inventory.md": inventory_page,
+    "config.md": config_page,
+}
 
 
 def _sections(model: type[Table], prefix: str) -> str:

@@ -56,17 +56,25 @@ def notify(
     *,
     now: Callable[[], float] = time.time,
     environment: Mapping[str, str] | None = None,
+    listener: Callable[[Event], None] | None = None,
 ) -> bool:
     """Tells it to whom the user's config names, once per run and event; whether somebody was told by this call.
 
     It is noted before it is sent: a process that is killed meanwhile does not tell it twice. What could not be
-    delivered may be tried again by the next call.
+    delivered may be tried again by the next call. A warning is kept among the run's events; `listener` hears it too.
     """
+
+    def warn(words: str, **data: str) -> None:
+        warning = Event("warning", now(), None, words, data)
+        ledger.tell(run_id, warning)
+        if listener is not None:
+            listener(warning)
+
     around = os.environ if environment is None else environment
     try:
         settings = load_settings(ledger.home).notify
     except UserError as error:
-        ledger.tell(run_id, Event("warning", now(), None, f"nobody was notified: {error.message}", {"event": event}))
+        warn(f"nobody was notified: {error.message}")
         return False
     if event not in settings.events or not (settings.urls or settings.command) or _told(ledger, run_id, event):
         return False
@@ -74,8 +82,7 @@ def notify(
     message = Message(event, run_id, f"gptctl: {run_id} {_words(event)}", text)
     problems = deliver(settings, message, around)
     if problems:
-        what = f"notifying of {event}: {'; '.join(problems)}"
-        ledger.tell(run_id, Event("warning", now(), None, what, {"undelivered": event}))
+        warn(f"notifying of {event}: {'; '.join(problems)}", undelivered=event)
     return not problems
 
 

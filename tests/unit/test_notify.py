@@ -7,13 +7,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from orchestrator.announce import worth_telling
 from orchestrator.core.errors import UserError
+from orchestrator.core.events import Event
 from orchestrator.core.settings import Notify, load_settings
-from orchestrator.ledger.records import RunRecord
+from orchestrator.core.states import Outcome
+from orchestrator.ledger.records import Rental, RunRecord
 from orchestrator.ledger.store import Ledger
 from orchestrator.remote.notify import Message, deliver, notify, ping, send_test
 from tests.conftest import Gptctl
@@ -192,3 +196,38 @@ def test_the_command_line_tries_it(gptctl: Gptctl, gptctl_home: Path, receiver: 
     assert shown.returncode == 0 and "env:HOOK" in shown.stdout
     assert CANARY not in done.stderr + refused.stdout + refused.stderr + shown.stdout + shown.stderr
     assert CANARY.encode() not in everything_in(gptctl_home)
+
+
+RENTAL = Rental("r", "lambda", "box", "8xA100-40GB", 1.0, "i-1", 15.92)
+HOME = Rental("h", "ssh", "box", "1x3090", 1.0, "box", 0.11)
+
+
+@pytest.mark.parametrize(
+    ("kind", "stage", "outcome", "rental", "happening", "says"),
+    [
+        ("stage_finished", "acquire", None, RENTAL, "capacity", "$15.92/h"),
+        ("stage_finished", "acquire", None, HOME, None, ""),
+        ("stage_finished", "launch", None, RENTAL, "started", "1,000 steps of tiny"),
+        ("stage_finished", "launch", None, HOME, "started", "no rent"),
+        ("stage_started", "fetch", "finished", RENTAL, "finished", "val loss 3.211, $13.10 so far"),
+        ("stage_started", "fetch", "failed", RENTAL, "failed", "NaN"),
+        ("stage_started", "fetch", "never_started", HOME, "failed", "NaN"),
+        ("stage_started", "fetch", "preempted", RENTAL, "preempted", "step 617"),
+        ("stage_started", "fetch", "limit", RENTAL, "over-budget", "$13.10"),
+        ("stage_started", "fetch", "stopped", RENTAL, None, ""),
+        ("stage_failed", "release", "finished", RENTAL, "still-billing", "gptctl release"),
+        ("stage_failed", "fetch", "finished", RENTAL, "still-billing", "i-1 ($15.92/h)"),
+        ("stage_failed", "release", "finished", HOME, None, ""),
+        ("stage_failed", "release", "finished", replace(RENTAL, state="released"), None, ""),
+        ("stage_failed", "sync", None, RENTAL, None, ""),
+    ],
+)
+def test_what_is_worth_telling(
+    kind: str, stage: str, outcome: str | None, rental: Rental, happening: str | None, says: str
+) -> None:
+    run = RunRecord(
+        RUN, "tiny", "box", "8xA100-40GB", 1.0, step=617, total_steps=1000, loss=3.3, val_loss=3.211,
+        outcome=Outcome(outcome) if outcome else None, cause="NaN" if outcome else "",
+    )  # fmt: skip
+    told = worth_telling(Event(kind, 1.0, stage, "no answer"), run, rental, cost_usd=13.1)
+    assert (told[0] if told else None) == happening and says in (told[1] if told else "")
