@@ -75,6 +75,12 @@ def _finish(places: Places, request: dict[str, Any], say: Say) -> None:
     say(finish(places, request))
 
 
+def _host_key(places: Places, request: dict[str, Any], say: Say) -> None:
+    from . import host_key
+
+    say({"host_key": host_key.install() if request.get("install") else host_key.stage()})
+
+
 def _manifest(places: Places, request: dict[str, Any], say: Say) -> None:
     from .manifest import manifest
 
@@ -100,6 +106,7 @@ VERBS: dict[str, Callable[[Places, dict[str, Any], Say], None]] = {
     "renew": _renew,
     "arm": _arm,
     "finish": _finish,
+    "host-key": _host_key,
     "manifest": _manifest,
     "safe": _safe,
     "release": _release,

@@ -166,6 +166,10 @@ class Agent:
         """The guard drops the key's file, and ends the machine within_s from now if it is still there."""
         self._call("finish", {"within_s": within_s})
 
+    def host_key(self, *, install: bool) -> dict[str, Any]:
+        """A new host key for the machine's sshd: made and named, or put in place. `changeable` false says `why`."""
+        return dict(self._call("host-key", {"install": install}, deadline_s=60.0)["host_key"])
+
     def renew(self, run: str | None, duration_s: float, deadline_s: float | None = None) -> dict[str, Any]:
         """Lets the run go on for duration_s from now, but never past its deadline, deadline_s from now.
         Without a run: lets the machine go on."""

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.core.errors import UserError
+from orchestrator.remote.landing import landing
 
 SAFE_IDENTITY = re.compile(r"[A-Za-z0-9\[][A-Za-z0-9._:%\[\]-]*")
 """No space, comma, `*`, `?`, `!`, `|` or `#`: each means something else to OpenSSH in this file."""
@@ -67,6 +68,17 @@ def pin(path: Path, identity: str, key: HostKey) -> None:
             with open(descriptor, "a", encoding="utf-8") as file:
                 file.write(f"{name} {key.kind} {key.base64}\n")
                 os.fchmod(file.fileno(), 0o600)
+
+
+def repin(path: Path, identity: str, keys: Sequence[HostKey]) -> None:
+    """The identity's keys are exactly these from now on: the old and the new one while a machine changes its key."""
+    name = checked_identity(identity)
+    with _locked(path):
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        others = [line for line in lines if line.split()[:1] != [name]]
+        ours = [f"{name} {key.kind} {key.base64}" for key in dict.fromkeys(keys)]
+        with landing(path) as file:
+            file.write("".join(f"{line}\n" for line in [*others, *ours]).encode())
 
 
 def vouched(user_file: Path, names: Sequence[str]) -> tuple[HostKey, ...]:

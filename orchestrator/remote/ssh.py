@@ -197,11 +197,11 @@ class SshShell:
 class _AskTrust:
     """A paramiko.MissingHostKeyPolicy: asked after the key exchange and before a user name is sent."""
 
-    def __init__(self, trust: Trust, endpoint: Endpoint, fingerprint: str | None) -> None:
-        self.trust, self.endpoint, self.fingerprint = trust, endpoint, fingerprint
+    def __init__(self, decide: Callable[[HostKey], None]) -> None:
+        self.decide = decide
 
     def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
-        self.trust.admit(self.endpoint, self.fingerprint, _host_key(key))
+        self.decide(_host_key(key))
 
 
 def _dial(endpoint: Endpoint, trust: Trust, fingerprint: str | None, until: float) -> list[fabric.Connection]:
@@ -216,7 +216,7 @@ def _dial(endpoint: Endpoint, trust: Trust, fingerprint: str | None, until: floa
             undo.callback(_shut, road)
             link = _fabric(endpoint, road, expected, left_s)
             undo.callback(link.client.close)
-            link.client.set_missing_host_key_policy(_AskTrust(trust, endpoint, fingerprint))
+            link.client.set_missing_host_key_policy(_AskTrust(partial(trust.decide, endpoint, fingerprint, expected)))
             with _cut_after(left_s, partial(_shut, road)):
                 link.open()
             link.transport.set_keepalive(SILENCE_S)
@@ -263,7 +263,9 @@ def _fabric(
         connect_kwargs=settings,
     )
     name = endpoint.host if endpoint.port == paramiko.config.SSH_PORT else f"[{endpoint.host}]:{endpoint.port}"
-    for key in expected:
+    kinds = [key.kind for key in expected]
+    # paramiko holds one key of a kind; of several, while a machine changes its own, _AskTrust knows.
+    for key in expected if len(kinds) == len(set(kinds)) else ():
         entry = paramiko.hostkeys.HostKeyEntry.from_line(f"{name} {key.kind} {key.base64}")
         if entry is not None and entry.key is not None:
             link.client.get_host_keys().add(name, key.kind, entry.key)

@@ -31,6 +31,13 @@ class Trust:
             return keys
         return known_hosts.vouched(self.user_file, endpoint.vouched_names)
 
+    def decide(self, endpoint: Endpoint, fingerprint: str | None, expected: Sequence[HostKey], shown: HostKey) -> None:
+        """For a key that is not the one and only we go by: one of several, or a first contact."""
+        if not expected:
+            self.admit(endpoint, fingerprint, shown)
+        elif shown not in expected:
+            raise self.changed(endpoint, expected, shown)
+
     def admit(self, endpoint: Endpoint, fingerprint: str | None, shown: HostKey) -> None:
         """Pin the key of a first contact. HostKeyChanged, HostKeyUnknown: nothing but our version string was sent."""
         if fingerprint is not None and fingerprint.rstrip("=") != shown.fingerprint:
