@@ -18,6 +18,7 @@ from orchestrator.cli.failures import run_folder
 from orchestrator.cli.home import open_ledger
 from orchestrator.cli.plan import planned, show_plan, typed_limits
 from orchestrator.cli.rows import spent
+from orchestrator.cli.watcher import warn_if_unwatched
 from orchestrator.cli.words import duration, money
 from orchestrator.core.errors import StillBilling, UserError
 from orchestrator.core.events import Event
@@ -70,6 +71,7 @@ def run(wish: Wish, *, yes: bool, as_json: bool) -> int:
         request = _request(wish, ledger, recipe, host)
         show_plan(request.plan)
         check_guard(request.plan, host, unguarded=wish.unguarded)
+        warn_if_unwatched(ledger.home, host)
         _rehearse(wish, host)
         if not _agreed(wish, ledger, request, yes):
             render.talk("nothing was started")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from orchestrator.cli.home import open_ledger
 from orchestrator.cli.rows import COLUMNS, NUMBERS, cells, rental_row, run_row
 from orchestrator.core.states import State
-from orchestrator.ledger.records import RunRecord
+from orchestrator.ledger.records import Rental, RunRecord
 from orchestrator.ledger.store import Ledger
 
 LOOK_S = 2.0
@@ -52,14 +54,29 @@ def collect(ledger: Ledger, wanted: str | None, *, look_s: float = LOOK_S) -> di
     served: dict[str | None, list[RunRecord]] = defaultdict(list)
     for run in together:
         served[run.rental_id].append(run)
+    rows = [run_row(run, rentals.get(run.rental_id or ""), intervals.get(run.id, ()), now) for run in runs]
+    _look_for_watcher(ledger.home, rows, rentals, now)
     return {
-        "runs": [run_row(run, rentals.get(run.rental_id or ""), intervals.get(run.id, ()), now) for run in runs],
+        "runs": rows,
         "rentals": [
             rental_row(rental, served.get(rental.id, []), intervals)
             for rental in rentals.values()
             if wanted is None or rental.id in served
         ],
     }
+
+
+def _look_for_watcher(home: Path, rows: list[dict[str, Any]], rentals: Mapping[str, Rental], now: float) -> None:
+    """A machine that a watcher guards is guarded while that watcher is alive: `watcher_seen_s`, None for no sign."""
+    watched = [row for row in rows if row["guard"]["kind"] == "watcher" and row["state"] != State.ENDED]
+    if not watched:
+        return
+    # Only now: reading the settings loads pydantic.
+    from orchestrator.core.watching import watcher_alive
+
+    for row in watched:
+        age_s = watcher_alive(home, now, rentals[row["rental"]].provider)
+        row["guard"] = {**row["guard"], "armed": row["guard"]["armed"] and age_s is not None, "watcher_seen_s": age_s}
 
 
 def show(found: dict[str, Any], *, everything: bool, as_json: bool, redraw: bool = False) -> None:
@@ -75,5 +92,8 @@ def show(found: dict[str, Any], *, everything: bool, as_json: bool, redraw: bool
     render.show_table(COLUMNS, [cells(row) for row in rows if row["id"] not in hidden], right=NUMBERS, redraw=redraw)
     if not rows:
         render.talk("no runs yet. Next: gptctl run quickstart --host local")
+    for row in rows:
+        if row["guard"].get("watcher_seen_s", 0) is None:
+            render.talk(f"no sign of a watcher for {row['id']} in 15 minutes; see docs/guards.md", style="yellow")
     if hidden:
         render.talk(f"{len(hidden)} older runs are not shown; --all shows them")

@@ -11,7 +11,7 @@ from orchestrator.accounts import accounts_of
 from orchestrator.cli import render
 from orchestrator.cli.home import open_home
 from orchestrator.core.errors import UserError
-from orchestrator.core.inventory import load_inventory
+from orchestrator.core.inventory import HostSpec, load_inventory
 from orchestrator.core.settings import load_settings
 from orchestrator.core.watching import watcher_alive
 from orchestrator.timer import OUR_VARIABLES, first_pass, needed_variables, put_in_place, write_files
@@ -61,3 +61,13 @@ def _talk(kind: str | None, line: str, folder: Path, *, alive: bool) -> None:
         return
     passed = "a first pass went well" if alive else "a first pass was made, and not every account answered"
     print(f"the watcher runs every five minutes, by {kind}; {passed}", flush=True)
+
+
+def warn_if_unwatched(home: Path, host: HostSpec) -> None:
+    """Before money is spent: a host that a watcher is to guard, and no sign of one here."""
+    if host.paid and host.guard == "watcher" and watcher_alive(home, time.time(), host.provider) is None:
+        render.talk(
+            f"warning: no watcher has been seen here in 15 minutes; nothing else ends a forgotten {host.name}. "
+            "On a computer that is always on: gptctl orphans --install-timer",
+            style="yellow",
+        )

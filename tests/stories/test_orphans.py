@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.ledger.store import Ledger
 from tests.clouds import RehearsalCloud
 from tests.conftest import Gptctl
 
@@ -188,3 +189,49 @@ def test_two_hundred_machines_take_one_list_each_time(cloud: RehearsalCloud, gpt
     found = json.loads(gptctl("orphans", "--json").stdout)["machines"]
     assert len(found) == 200 and first in {row["instance_id"] for row in found}
     assert lists(cloud) - before == 1
+
+
+def test_status_knows_whether_somebody_watches(cloud: RehearsalCloud, gptctl: Gptctl, gptctl_home: Path) -> None:
+    rent(cloud, "one", SOON_S, run="tiny-1120-aaaaaa")
+    assert gptctl("orphans", "--adopt").returncode == 0
+    with Ledger.open(gptctl_home, time.time) as ledger:
+        (rental,) = ledger.rentals()
+        guard = {"kind": "watcher", "armed": True, "ends_at": time.time() + SOON_S}
+        ledger.update_rental(rental.id, data={**rental.data, "guard": guard})
+    (unwatched,) = json.loads(gptctl("status", "--json").stdout)["runs"]
+    assert (unwatched["guard"]["armed"], unwatched["guard"]["watcher_seen_s"]) == (False, None)
+    assert "no sign of a watcher" in gptctl("status").stderr
+    assert gptctl("orphans", "--reap").returncode == 0
+    (watched,) = json.loads(gptctl("status", "--json").stdout)["runs"]
+    assert watched["guard"]["armed"] is True and watched["guard"]["watcher_seen_s"] < 60
+    assert "no sign of a watcher" not in gptctl("status").stderr
+
+
+def test_a_run_that_nobody_watches_is_warned_of(cloud: RehearsalCloud, gptctl: Gptctl) -> None:
+    asked = gptctl("run", "quickstart", "--host", "sim")
+    assert asked.returncode == 2 and "no watcher has been seen" in asked.stderr
+    assert gptctl("orphans", "--reap").returncode == 0
+    assert "no watcher has been seen" not in gptctl("run", "quickstart", "--host", "sim").stderr
+    assert cloud.books()["instances"] == []
+
+
+def test_the_lambda_provider_over_the_same_api_and_its_key_nowhere(
+    cloud: RehearsalCloud, gptctl: Gptctl, gptctl_home: Path, tmp_path: Path
+) -> None:
+    entry = f'[hosts.lam]\nprovider = "lambda"\nmachine = "8xA100-40GB"\nendpoint = "{cloud.entry["url"]}"\n'
+    (tmp_path / "inventory.toml").write_text(entry)
+    late, soon = rent(cloud, "late", LATE_S), rent(cloud, "soon", SOON_S)
+    done = gptctl("orphans", "--reap", "--yes", "--json", "-v", env={"LAMBDA_API_KEY": cloud.key})
+    assert done.returncode == 0, done.stderr
+    assert cloud.books()["alive"] == [soon]
+    wrong = gptctl("orphans", "-v", env={"LAMBDA_API_KEY": "secret_wrong_" + cloud.key})
+    assert wrong.returncode == 3 and "could not be asked" in wrong.stderr
+    said = done.stdout + done.stderr + wrong.stdout + wrong.stderr
+    written = b"".join(path.read_bytes() for path in gptctl_home.rglob("*") if path.is_file())
+    assert cloud.key not in said and cloud.key.encode() not in written
+    tokens = [
+        json.loads(line)["instance"]["jupyter_token"]
+        for line in (cloud.state / "books.jsonl").open()
+        if late in line and '"launched"' in line
+    ]
+    assert tokens and all(token not in said and token.encode() not in written for token in tokens)
