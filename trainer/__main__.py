@@ -156,3 +156,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    sys.stdout.flush()
+    os._exit(
+        0
+    )  # everything is on disk: what the libraries' threads do while the interpreter ends can only spoil the code
