@@ -49,6 +49,10 @@ PIP = ["-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--r
 INDEXES = "https://download.pytorch.org/whl/"
 LEAST_PYTHON = "3.10"
 ENV_PATTERN = re.compile(r"[a-z0-9]{1,64}\Z")
+BROKEN = re.compile(
+    r"error 802|system not yet initialized|uncorrectable ECC|unspecified launch failure|NCCL error", re.IGNORECASE
+)
+"""Complaints of the machine itself: another interpreter will hear the same, and a new one costs minutes."""
 Say = Callable[[Dict[str, Any]], None]
 
 
@@ -78,6 +82,8 @@ def install(job: Job, say: Say) -> dict[str, Any]:
         missing = found.get("why") or unsatisfied(found, wanted)
         if not missing:
             return _record(wanted, kind, python, found)
+        if BROKEN.search(missing):
+            raise Refusal("bad-gpu", "%s: %s" % (python, missing), "its GPUs do not compute: give the machine back")
         refused.append("%s: %s" % (python, missing))
         say({"step": "refused", "python": python, "why": missing})
     raise Refusal(

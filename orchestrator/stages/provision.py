@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.core.errors import MachineUnfit
@@ -82,10 +83,10 @@ def _interpreter(context: RunContext, facts: dict[str, Any]) -> dict[str, Any]:
     """The record of the chosen interpreter: known from before, or found by the agent's install job."""
     spec = install_spec(context, facts)
     known = facts["envs"].get(spec["env"])
-    if known and known["boot_id"] == facts["boot_id"] and known["driver"] == facts["driver"]:
+    if known and is_fresh(known, facts):
         return dict(known)
     context.say("choosing an interpreter (a new environment takes a few minutes)")
-    exit_record = run_job(context, context.agent, "install", f"{spec['env']}-{facts['boot_id'][:8]}", spec)
+    exit_record = run_job(context, context.agent, "install", f"{spec['env']}-{facts['boot_id']}", spec)
     if exit_record["outcome"] != "finished":
         raise MachineUnfit(
             f"provision: no interpreter on {context.host.name} computes: " + " | ".join(exit_record["last_lines"][-5:]),
@@ -93,6 +94,12 @@ def _interpreter(context: RunContext, facts: dict[str, Any]) -> dict[str, Any]:
             f"gptctl check {context.host.name}",
         )
     return dict(exit_record["result"])
+
+
+def is_fresh(known: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
+    """Whether that probe was made in this very boot, with this driver: a card may break between two. A kernel that
+    hides its boot id leaves nothing to go by."""
+    return bool(facts["boot_id"]) and (known["boot_id"], known["driver"]) == (facts["boot_id"], facts["driver"])
 
 
 def install_spec(context: RunContext, facts: dict[str, Any]) -> dict[str, Any]:

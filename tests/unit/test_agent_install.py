@@ -168,3 +168,16 @@ def test_versions_compare_by_their_numbers(version: str, clauses: str, good: boo
 def test_requirement_lines_are_taken_apart() -> None:
     assert versions.name("safetensors>=0.5") == "safetensors" and versions.rest("safetensors>=0.5") == ">=0.5"
     assert versions.name("numpy") == "numpy" and versions.rest("numpy") == ""
+
+
+def test_a_machine_whose_cards_complain_is_refused_at_once_and_nothing_is_built(box: Box, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    make_wheel(tmp_path, "torch", "2.13.0", 'raise RuntimeError("CUDA error 802: system not yet initialized")')
+    python = make_python(broken, tmp_path / "torch-2.13.0-py3-none-any.whl")
+    spec = {"python": None, "candidates": [python, python], "requirements": [], "torch": ">=2.9", "env": "e1",
+            "cuda": False, "allow_build": True}  # fmt: skip
+    box.call("start", job="install", run="r-1", digest="d", spec=spec)
+    ended = box.wait(job="install")
+    assert ended["outcome"] == "failed"
+    assert any(line.startswith("bad-gpu: ") and "802" in line for line in ended["last_lines"])
+    assert not (box.root / "envs" / "e1").exists()
