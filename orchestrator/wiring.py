@@ -23,7 +23,6 @@ from orchestrator.core.states import State
 from orchestrator.ledger.identity import new_rental_id, new_run_id
 from orchestrator.ledger.records import Rental, RunRecord
 from orchestrator.ledger.store import Ledger
-from orchestrator.remote import ssh
 from orchestrator.remote.local import LocalShell
 from orchestrator.stages.context import RunContext
 
@@ -123,6 +122,9 @@ def open_shell(home: Path, address: Address, *, accept_new: bool = False, deadli
     """A connection to a machine; this one needs none."""
     if address.host is None:
         return LocalShell(address)
+    # Only now: the SSH library costs more time than a whole `gptctl plan`.
+    from orchestrator.remote import ssh
+
     return ssh.connect(address, known_hosts=home / "known_hosts", accept_new=accept_new, connect_deadline_s=deadline_s)
 
 
