@@ -23,7 +23,7 @@ from pathlib import Path
 
 from orchestrator.accounts import Account
 from orchestrator.core.errors import ProviderError, UserError
-from orchestrator.core.orphans import ENDED, Orphan, past_in_both, survey
+from orchestrator.core.orphans import ENDED, Orphan, deadline, past_in_both, survey
 from orchestrator.core.ports import Instance
 from orchestrator.core.settings import load_settings, revealed
 from orchestrator.core.watching import mark_path
@@ -84,13 +84,15 @@ def reap(
     seen: Sight,
     rows: Sequence[Orphan],
     *,
+    by_id: bool = False,
     within_s: float = GONE_WITHIN_S,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[Reaped]:
     """Ends these machines and lists until each is gone, twice; what is not within within_s is said to be there.
 
-    Ending is repeatable, so a machine that stays is told again.
+    Ending is repeatable, so a machine that stays is told again, unless its deadline was moved meanwhile; one that was
+    named by_id has no deadline to respect.
     """
     wanted = {(row.provider, row.instance_id): row for row in rows}
     targets = {key: each for key, each in seen.instances.items() if (each.provider, each.instance_id) in wanted}
@@ -99,7 +101,7 @@ def reap(
     while targets and any(count < 2 for count in missed.values()) and clock() < until:
         sleep(LOOK_EVERY_S)
         for name in {key[0] for key, count in missed.items() if count < 2}:
-            _count_missing(seen.accounts[name], missed, problems)
+            _count_missing(seen, name, missed, problems, by_id=by_id)
     return [
         Reaped(wanted[each.provider, each.instance_id], missed[key] >= 2, problems[key])
         for key, each in targets.items()
@@ -115,22 +117,25 @@ def _end(account: Account, instance: Instance) -> str:
     return ""
 
 
-def _count_missing(account: Account, missed: dict[tuple[str, str], int], problems: dict[tuple[str, str], str]) -> None:
+def _count_missing(
+    seen: Sight, name: str, missed: dict[tuple[str, str], int], problems: dict[tuple[str, str], str], *, by_id: bool
+) -> None:
     """One more list of this account: what it does not show is missing once more; what is still alive is told again."""
+    ours = [key for key, times in missed.items() if key[0] == name and times < 2]
     try:
-        there = {each.instance_id: each for each in account.provider.machines()}
+        there = {each.instance_id: each for each in seen.accounts[name].provider.machines()}
     except (ProviderError, UserError) as error:
-        for key in missed:
-            if key[0] == account.name:
-                problems[key] = error.message
+        problems.update(dict.fromkeys(ours, error.message))
         return
-    for key, times in missed.items():
-        if key[0] != account.name or times >= 2:
-            continue
+    for key in ours:
         found = there.get(key[1])
-        missed[key] = times + 1 if found is None or found.status in ("terminated", "preempted") else 0
-        if found is not None and found.status not in ENDED:
-            problems[key] = _end(account, found) or "it was told to end, and is still listed as running"
+        missed[key] = missed[key] + 1 if found is None or found.status in ("terminated", "preempted") else 0
+        if found is None or found.status in ENDED:
+            continue
+        if by_id or deadline(found) == deadline(seen.instances[key]):
+            problems[key] = _end(seen.accounts[name], found) or "it was told to end, and is still listed as running"
+        else:
+            problems[key] = "its deadline was moved meanwhile: left alone"
 
 
 def leave_mark(home: Path, seen: Sight, reaped: Sequence[Reaped], environment: Mapping[str, str] | None = None) -> None:
@@ -145,6 +150,7 @@ def leave_mark(home: Path, seen: Sight, reaped: Sequence[Reaped], environment: M
         "time": seen.at,
         "ok": ok,
         "providers": sorted({account.provider.name for account in seen.accounts.values()}),
+        "stuck": [each.row.instance_id for each in stuck],
         "result": "; ".join([words, *(f"{name}: {text}" for name, text in seen.problems.items())]),
     }
     with landing(mark_path(home)) as file:

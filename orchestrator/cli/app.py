@@ -257,43 +257,7 @@ def release(
     return it.release(run, force=force, yes=yes, as_json=as_json)
 
 
-@verb
-def cost(
-    run: options.Run = None,
-    *,
-    reconcile: Annotated[
-        Path | None, typer.Option("--reconcile", metavar="FILE.csv", help="Compare with a provider's invoice.")
-    ] = None,
-    as_json: options.Json = False,
-    verbose: options.Verbose = False,
-) -> int:
-    """Show what runs cost: dollars, GPU hours, energy.
-
-    Dollars by stage and per billion tokens, kWh from board power, CO2e; of one run or of all.
-    """
-    if reconcile is not None:
-        from orchestrator.cli import reconcile as books
-
-        return books.reconcile(reconcile, as_json=as_json)
-    from orchestrator.cli import cost as it
-
-    return it.cost(run, as_json=as_json)
-
-
-@verb
-def hosts(
-    offline: options.Offline = False,
-    stop_rehearsal: Annotated[
-        bool, typer.Option("--stop-rehearsal", help="End the rehearsal cloud and its simulated machines.")
-    ] = False,
-    inventory: options.Inventory = None,
-    as_json: options.Json = False,
-    verbose: options.Verbose = False,
-) -> int:
-    """List the hosts: which answer now, what they cost, and where there is capacity."""
-    from orchestrator.cli import hosts as it
-
-    return it.stop_rehearsal() if stop_rehearsal else it.hosts(inventory, offline=offline, as_json=as_json)
+app_money.register(verb)
 
 
 @verb
@@ -354,6 +318,3 @@ def sample(
 
     wanted = it.Wanted(prompt or [], step, tokens, temperature, seed)
     return it.sample(run, wanted, on_host=on_host, as_json=as_json)
-
-
-app_money.register(verb)

@@ -1,13 +1,51 @@
-"""Signatures and help of the verbs about money and machines that are left behind; see app.py, which registers them."""
+"""Signatures and help of the verbs about machines and money; app.py says how they work, and registers them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from orchestrator.cli import options
+
+
+def cost(
+    run: options.Run = None,
+    *,
+    reconcile: Annotated[
+        Path | None, typer.Option("--reconcile", metavar="FILE.csv", help="Compare with a provider's invoice.")
+    ] = None,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Show what runs cost: dollars, GPU hours, energy.
+
+    Dollars by stage and per billion tokens, kWh from board power, CO2e; of one run or of all.
+    """
+    if reconcile is not None:
+        from orchestrator.cli import reconcile as books
+
+        return books.reconcile(reconcile, as_json=as_json)
+    from orchestrator.cli import cost as it
+
+    return it.cost(run, as_json=as_json)
+
+
+def hosts(
+    offline: options.Offline = False,
+    stop_rehearsal: Annotated[
+        bool, typer.Option("--stop-rehearsal", help="End the rehearsal cloud and its simulated machines.")
+    ] = False,
+    inventory: options.Inventory = None,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """List the hosts: which answer now, price, capacity."""
+    from orchestrator.cli import hosts as it
+
+    return it.stop_rehearsal() if stop_rehearsal else it.hosts(inventory, offline=offline, as_json=as_json)
 
 
 def orphans(
@@ -76,5 +114,5 @@ def notify(
 
 def register(verb: Callable[[Callable[..., int]], Callable[..., int]]) -> None:
     """Adds them to the app; `verb` explains their failures."""
-    for body in (offers, orphans, notify):
+    for body in (cost, hosts, offers, orphans, notify):
         verb(body)

@@ -17,8 +17,9 @@ from orchestrator.core.errors import LedgerDamaged, UserError
 from orchestrator.core.inventory import load_inventory
 from orchestrator.core.orphans import Orphan, named
 from orchestrator.core.states import State, worst
+from orchestrator.core.watching import last_mark
 from orchestrator.ledger.store import Ledger
-from orchestrator.remote.notify import notify
+from orchestrator.remote.notify import notify, notify_without_run
 from orchestrator.watch import Reaped, Sight, due, leave_mark, look, reap
 
 COLUMNS = ("INSTANCE", "RENTAL", "MACHINE", "STATUS", "AGE", "$/H", "AT MOST", "ENDS", "KNOWN", "NOTE")
@@ -75,15 +76,15 @@ def _reap(
     if wanted is not None:
         rows = named(seen.rows, wanted)
         agreed = yes or render.ask(_question(home, rows), f"gptctl orphans --reap {wanted}")
-        return seen, reap(seen, rows) if agreed else []
+        return seen, reap(seen, rows, by_id=True) if agreed else []
     time.sleep(BETWEEN_LISTS_S)
     first, seen = seen, look(accounts, known)
     rows = due(first, seen)
     reaped: list[Reaped] = []
     if rows and (yes or _agreed_on_terminal(rows)):
         reaped = reap(seen, rows)
-    leave_mark(home, seen, reaped)
     _tell(home, reaped)
+    leave_mark(home, seen, reaped)
     return seen, reaped
 
 
@@ -124,17 +125,28 @@ def _run(home: Path, row: Orphan) -> str:
 
 
 def _tell(home: Path, reaped: Sequence[Reaped]) -> None:
-    """Notifies of what was ended and what would not end, for runs this ledger knows."""
+    """Notifies of what was ended and of what would not end, the latter once and not at every pass."""
+    mark = last_mark(home)
     for each in reaped:
-        if not each.row.known:
-            continue
+        name = f"{each.row.instance_id} ({each.row.machine}, {money(each.row.price_per_hour_usd)}/h)"
+        event, text = "reaped", f"{name} was past its deadline and has been ended"
+        if not each.gone:
+            event, text = "still-billing", f"{name} is past its deadline and would not end: {each.problem}"
+        if each.gone or mark is None or each.row.instance_id not in mark.stuck:
+            _tell_of(home, each.row, event, text)
+
+
+def _tell_of(home: Path, row: Orphan, event: str, text: str) -> None:
+    """By its runs, where this ledger knows them."""
+    if row.known:
         with Ledger.open(home, time.time) as ledger:
-            for run in ledger.runs(rental_id=each.row.rental):
-                name = f"{each.row.instance_id} ({each.row.machine}, {money(each.row.price_per_hour_usd)}/h)"
-                if each.gone:
-                    notify(ledger, run.id, "reaped", f"{name} was past its deadline and has been ended")
-                else:
-                    notify(ledger, run.id, "still-billing", f"{name} is past its deadline and would not end")
+            runs = ledger.runs(rental_id=row.rental)
+            for run in runs:
+                notify(ledger, run.id, event, text, listener=lambda warning: render.talk(warning.text))
+        if runs:
+            return
+    for problem in notify_without_run(home, event, row.rental, text):
+        render.talk(f"notifying of {event}: {problem}", style="yellow")
 
 
 def _show(seen: Sight, reaped: Sequence[Reaped], *, as_json: bool) -> int:

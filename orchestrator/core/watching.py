@@ -28,6 +28,8 @@ class Mark:
     ok: bool
     providers: tuple[str, ...] = ()
     result: str = ""
+    stuck: tuple[str, ...] = ()
+    """Instances that would not end."""
 
 
 def mark_path(home: Path) -> Path:
@@ -41,7 +43,8 @@ def last_mark(home: Path) -> Mark | None:
     try:
         found: Any = json.loads(mark_path(home).read_text(encoding="utf-8"))
         providers = tuple(str(name) for name in found["providers"])
-        return Mark(float(found["time"]), bool(found["ok"]), providers, str(found.get("result", "")))
+        stuck = tuple(str(name) for name in found.get("stuck", ()))
+        return Mark(float(found["time"]), bool(found["ok"]), providers, str(found.get("result", "")), stuck)
     except (OSError, ValueError, KeyError, TypeError, UserError):
         return None
 

@@ -22,6 +22,7 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from orchestrator.core.errors import UserError
@@ -60,8 +61,8 @@ def notify(
 ) -> bool:
     """Tells it to whom the user's config names, once per run and event; whether somebody was told by this call.
 
-    It is noted before it is sent: a process that is killed meanwhile does not tell it twice. What could not be
-    delivered may be tried again by the next call. A warning is kept among the run's events; `listener` hears it too.
+    It is noted before it is sent: a process that is killed meanwhile does not tell it twice. What reached nobody may
+    be tried again by the next call. A warning is kept among the run's events; `listener` hears it too.
     """
 
     def warn(words: str, **data: str) -> None:
@@ -76,14 +77,15 @@ def notify(
     except UserError as error:
         warn(f"nobody was notified: {error.message}")
         return False
-    if event not in settings.events or not (settings.urls or settings.command) or _told(ledger, run_id, event):
+    if event not in settings.events or not _number_of(settings) or _told(ledger, run_id, event):
         return False
     ledger.tell(run_id, Event(NOTIFIED, now(), None, event, {"event": event}))
     message = Message(event, run_id, f"gptctl: {run_id} {_words(event)}", text)
     problems = deliver(settings, message, around)
+    nobody = len(problems) == _number_of(settings)
     if problems:
-        warn(f"notifying of {event}: {'; '.join(problems)}", undelivered=event)
-    return not problems
+        warn(f"notifying of {event}: {'; '.join(problems)}", **({"undelivered": event} if nobody else {}))
+    return not nobody
 
 
 def _told(ledger: Ledger, run_id: str, event: str) -> bool:
@@ -95,6 +97,25 @@ def _told(ledger: Ledger, run_id: str, event: str) -> bool:
 
 def _words(event: str) -> str:
     return event.replace("-", " ")
+
+
+def notify_without_run(
+    home: Path, event: str, subject: str, text: str, environment: Mapping[str, str] | None = None
+) -> list[str]:
+    """Tells of a machine whose run this ledger does not know. Whether it was told before, the caller knows.
+
+    Returns what went wrong, one line each. Raises UserError for a config.toml that cannot be read.
+    """
+    settings = load_settings(home).notify
+    if event not in settings.events:
+        return []
+    message = Message(event, "", f"gptctl: {subject} {_words(event)}", text)
+    return deliver(settings, message, os.environ if environment is None else environment)
+
+
+def _number_of(settings: Notify) -> int:
+    """How many there are to tell."""
+    return len(settings.urls) + bool(settings.command)
 
 
 def deliver(settings: Notify, message: Message, environment: Mapping[str, str]) -> list[str]:
@@ -171,7 +192,7 @@ def _by_command(words: Sequence[str], message: Message, environment: Mapping[str
 
 def send_test(settings: Notify, environment: Mapping[str, str]) -> list[str]:
     """Sends a test to everybody. Returns what went wrong; raises UserError when nobody is named."""
-    if not (settings.urls or settings.command):
+    if not _number_of(settings):
         raise UserError(
             "config.toml names nobody to notify", 'add urls = ["ntfys://ntfy.sh/TOPIC"] under [notify]; docs/config.md'
         )

@@ -6,14 +6,23 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orchestrator.accounts import Account
+from orchestrator.core.errors import ProviderError
+from orchestrator.core.inventory import HostSpec
+from orchestrator.core.machines import machine_type
+from orchestrator.core.ports import Instance
+from orchestrator.core.standing import StandingMachine
 from orchestrator.ledger.store import Ledger
+from orchestrator.watch import due, look, reap
 from tests.clouds import RehearsalCloud
 from tests.conftest import Gptctl
+from tests.receiver import Receiver
 
 INVENTORY = """
 [hosts.sim]
@@ -235,3 +244,45 @@ def test_the_lambda_provider_over_the_same_api_and_its_key_nowhere(
         if late in line and '"launched"' in line
     ]
     assert tokens and all(token not in said and token.encode() not in written for token in tokens)
+
+
+def test_the_watcher_tells_what_it_ended_although_no_ledger_knows_it(
+    cloud: RehearsalCloud, gptctl: Gptctl, gptctl_home: Path
+) -> None:
+    gptctl_home.mkdir(exist_ok=True)
+    with Receiver() as receiver:
+        (gptctl_home / "config.toml").write_text(f'[notify]\nurls = ["{receiver.url}/hook"]\n')
+        late = rent(cloud, "late", LATE_S)
+        assert gptctl("orphans", "--reap").returncode == 0
+        (told,) = [got.json() for got in receiver.received]
+        assert told["title"] == "gptctl: late reaped" and late in told["message"] and "$15.92/h" in told["message"]
+
+
+def test_a_deadline_that_is_moved_while_it_will_not_end_is_respected() -> None:
+    now = 1_800_000_000.0
+    late = Instance("sim", "i-1", "8xH100", rental_id="r", name="gptctl-r-until-5", price_per_hour_usd=1.0)
+    moved = replace(late, name=f"gptctl-r-until-{int(now) + 900}")
+
+    @dataclass
+    class Stubborn(StandingMachine):
+        """Refuses the first order; by the next list somebody has moved the deadline."""
+
+        orders: int = 0
+
+        def machines(self) -> list[Instance]:
+            return [moved if self.orders else late]
+
+        def release(self, instance: Instance) -> None:
+            self.orders += 1
+            raise ProviderError("not now")
+
+    host = HostSpec(name="sim", provider="lambda", machine="8xH100")
+    provider = Stubborn("sim", host, machine_type("8xH100"))
+    sight = look([Account("sim", provider, (host,))], {}, lambda: now)
+    ticks = iter(range(0, 1000, 50))
+    (outcome,) = reap(sight, due(sight, sight), clock=lambda: next(ticks), sleep=lambda _: None)
+    assert (outcome.gone, provider.orders) == (False, 1) and "moved" in outcome.problem
+    provider.orders = 0
+    ticks = iter(range(0, 1000, 50))
+    (outcome,) = reap(sight, due(sight, sight), by_id=True, clock=lambda: next(ticks), sleep=lambda _: None)
+    assert not outcome.gone and provider.orders > 1

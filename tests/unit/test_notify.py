@@ -231,3 +231,12 @@ def test_what_is_worth_telling(
     )  # fmt: skip
     told = worth_telling(Event(kind, 1.0, stage, "no answer"), run, rental, cost_usd=13.1)
     assert (told[0] if told else None) == happening and says in (told[1] if told else "")
+
+
+def test_what_reached_somebody_is_not_sent_again(ledger: Ledger, receiver: Receiver) -> None:
+    configure(ledger, f'[notify]\nurls = ["{receiver.url}/hook", "json://127.0.0.1:9/dead"]')
+    heard: list[Event] = []
+    assert notify(ledger, RUN, "finished", "done", listener=heard.append) is True
+    assert notify(ledger, RUN, "finished", "done") is False
+    assert len(receiver.received) == 1
+    assert kinds(ledger) == ["notified", "warning"] and [event.kind for event in heard] == ["warning"]
