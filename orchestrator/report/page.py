@@ -14,14 +14,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 BARS = "▁▂▃▄▅▆▇█"
 DASH = "-"
 
 
 def render(facts: Mapping[str, Any]) -> str:
     """The page, ending in one newline."""
+    # Only now: every command that may drive a run loads this module, and few render a page.
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         undefined=StrictUndefined,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from orchestrator.core.errors import RemoteError
 from orchestrator.core.ports import Address
-from orchestrator.remote import known_hosts, ssh
+from orchestrator.remote import known_hosts
 from orchestrator.remote.known_hosts import HostKey
 from orchestrator.stages.context import RunContext
 
@@ -50,6 +50,9 @@ def _stays(context: RunContext, why: str) -> None:
 
 def _shows(context: RunContext, address: Address, key: HostKey) -> bool:
     """Whether a fresh connection gets to see exactly this key."""
+    # Only now: a host without SSH does without the SSH library.
+    from orchestrator.remote import ssh
+
     until = time.monotonic() + SEEN_WITHIN_S
     with tempfile.TemporaryDirectory(prefix="gptctl-") as folder:
         only = Path(folder) / "known_hosts"
