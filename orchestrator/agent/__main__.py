@@ -152,8 +152,9 @@ def _answer(places: Places, verb: str) -> int:
 
 
 def _request() -> dict[str, Any]:
+    """The first line of stdin; what comes after it is a follower's sign of life."""
     try:
-        request = json.loads(sys.stdin.buffer.read() or b"{}")
+        request = json.loads(sys.stdin.buffer.readline() or b"{}")
     except ValueError as error:
         raise Refusal("bad-request", "stdin is no JSON: %s" % error) from error
     if not isinstance(request, dict):

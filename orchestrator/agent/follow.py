@@ -10,6 +10,8 @@ Example::
 from __future__ import annotations
 
 import base64
+import os
+import select
 import time
 from typing import Any, Callable, Iterator
 
@@ -24,11 +26,11 @@ CHUNK_BYTES = 1 << 18
 
 
 def follow(places: Places, request: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> None:
-    """Says lines until the job has ended and everything was sent."""
+    """Says lines until the job has ended and everything was sent; stops without an end when the reader is gone."""
     job = jobs.find(places, request.get("run", ""), str(request.get("job", "train")), request.get("digest"))
     offsets = _offsets(job, request.get("offsets") or {})
-    beat = _Heart(job, say)
-    while True:
+    beat, reader = _Heart(job, say), _Reader(request.get("silence_s"))
+    while reader.is_there():
         beat.beat()
         # Looked at before reading: what was written until the end was written by now.
         exit_record = beat.ended()
@@ -39,6 +41,25 @@ def follow(places: Places, request: dict[str, Any], say: Callable[[dict[str, Any
             say({"kind": "ended", "exit": exit_record})
             return
         time.sleep(LOOK_S)
+
+
+class _Reader:
+    """Whoever asked: with `silence_s` it keeps stdin open and sends newlines. A link that died without a word, or a
+    laptop that sleeps, sends none; then nobody follows, and the lease must not be renewed in its name."""
+
+    def __init__(self, silence_s: float | None) -> None:
+        self.silence_s = silence_s
+        self.heard_at_s = time.monotonic()
+
+    def is_there(self) -> bool:
+        if self.silence_s is None:
+            return True
+        # Read first: what has long arrived counts, however late this process gets its turn.
+        if select.select([0], [], [], 0)[0]:
+            if not os.read(0, 4096):
+                return False
+            self.heard_at_s = time.monotonic()
+        return time.monotonic() - self.heard_at_s < self.silence_s
 
 
 class _Heart:

@@ -143,10 +143,11 @@ class Shell(Protocol):
 
     def run(self, argv: Sequence[str], *, stdin: bytes = b"", deadline_s: float = 30.0) -> Result: ...
     def lines(
-        self, argv: Sequence[str], *, stdin: bytes = b"", silence_s: float = 10.0
+        self, argv: Sequence[str], *, stdin: bytes = b"", silence_s: float = 10.0, pulse_s: float = 0.0
     ) -> AbstractContextManager[Iterator[bytes]]:
         """Lines of stdout as they come, without the newline. Silence longer than silence_s raises LinkLost; a code
-        other than 0 at the end raises CommandFailed. Leaving the context closes the channel."""
+        other than 0 at the end raises CommandFailed. Leaving the context closes the channel. With pulse_s the
+        command's stdin stays open and gets a newline every pulse_s seconds; on this machine a pipe tells as much."""
         ...
 
     def put(self, local: Path, remote: str, *, mode: int = 0o644, deadline_s: float = 120.0) -> None:

@@ -68,6 +68,9 @@ HINTS = {
     "no-folder": "set `folder` in the machine's inventory entry to a place this user may write",
 }
 STOP_MARGIN_S = 60.0
+PULSE_S = 2.0
+SILENCE_S = 10.0
+"""A follower over SSH is heard every PULSE_S; after SILENCE_S without a word the machine knows that it is gone."""
 
 
 class Agent:
@@ -120,7 +123,9 @@ class Agent:
         """The job's files from these byte offsets on, with a heartbeat every 2 s, until it has ended. The last line is
         Ended. Without a digest the newest job of that name is meant. Raises LinkLost after 10 s of silence; call again
         with the offsets reached."""
-        request = {"run": run, "job": job, "digest": digest, "offsets": dict(offsets)}
+        request: dict[str, Any] = {"run": run, "job": job, "digest": digest, "offsets": dict(offsets)}
+        if self.shell.openssh() is not None:
+            request["silence_s"] = SILENCE_S
         with self._stream("follow", request) as answers:
             yield (follow_line(answer) for answer in answers)
 
@@ -210,7 +215,7 @@ class Agent:
         for _ in range(2):
             if missing is not None:
                 self._ship(missing["error"]["path"])
-            with self._lines(verb, stdin) as raw:
+            with self._lines(verb, stdin, PULSE_S if "silence_s" in request else 0.0) as raw:
                 answers = filter(None, map(json_object, raw))
                 first = _first(verb, answers)
                 if missing is None and _is_missing(first):
@@ -219,8 +224,8 @@ class Agent:
                 yield (_accepted(verb, answer) for answer in itertools.chain([first], answers))
                 return
 
-    def _lines(self, verb: str, stdin: bytes) -> AbstractContextManager[Iterator[bytes]]:
-        return _opened(self.shell.lines(self._argv(verb), stdin=stdin))
+    def _lines(self, verb: str, stdin: bytes, pulse_s: float) -> AbstractContextManager[Iterator[bytes]]:
+        return _opened(self.shell.lines(self._argv(verb), stdin=stdin, pulse_s=pulse_s))
 
     def _last(self, verb: str, request: Mapping[str, Any]) -> dict[str, Any]:
         """The last line of a verb that takes its time and sends heartbeats meanwhile."""

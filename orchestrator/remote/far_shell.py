@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO
 
@@ -76,6 +77,14 @@ def split_lines(chunks: Iterable[bytes], limit_bytes: int) -> Iterator[bytes]:
             raise flood("a line", limit_bytes)
     if last := b"".join(pieces):
         yield last
+
+
+def pulsing(stdin: bytes, pulse_s: float, ended: threading.Event) -> Iterator[bytes]:
+    """What a command reads: its request and, with pulse_s, a newline every so often for as long as somebody is here.
+    Over a link that died without a word the command hears nothing more."""
+    yield stdin + (b"\n" if pulse_s else b"")
+    while pulse_s and not ended.wait(pulse_s):
+        yield b"\n"
 
 
 def flood(what: str, limit_bytes: int) -> VerificationFailed:

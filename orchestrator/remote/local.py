@@ -52,7 +52,7 @@ class LocalShell:
         return Result(tuple(argv), process.returncode, stdout, stderr)
 
     def lines(
-        self, argv: Sequence[str], *, stdin: bytes = b"", silence_s: float = 10.0
+        self, argv: Sequence[str], *, stdin: bytes = b"", silence_s: float = 10.0, pulse_s: float = 0.0
     ) -> AbstractContextManager[Iterator[bytes]]:
         return _lines(argv, stdin, silence_s)
 

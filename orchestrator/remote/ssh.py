@@ -87,9 +87,9 @@ class SshShell:
         return Result(tuple(argv), code, b"".join(received), stderr)
 
     def lines(
-        self, argv: Sequence[str], *, stdin: bytes = b"", silence_s: float = 10.0
+        self, argv: Sequence[str], *, stdin: bytes = b"", silence_s: float = 10.0, pulse_s: float = 0.0
     ) -> AbstractContextManager[Iterator[bytes]]:
-        return self._lines(argv, stdin, silence_s)
+        return self._lines(argv, stdin, silence_s, pulse_s)
 
     def put(self, local: Path, remote: str, *, mode: int = 0o644, deadline_s: float = 120.0) -> None:
         with local.open("rb") as file:
@@ -139,11 +139,12 @@ class SshShell:
             _shut(channel)
 
     @contextmanager
-    def _lines(self, argv: Sequence[str], stdin: bytes, silence_s: float) -> Iterator[Iterator[bytes]]:
+    def _lines(self, argv: Sequence[str], stdin: bytes, silence_s: float, pulse_s: float) -> Iterator[Iterator[bytes]]:
         channel = self._start(argv, silence_s)
+        chunks = far_shell.pulsing(stdin, pulse_s, channel.status_event)
         try:
             errors = _collect_stderr(channel)
-            threading.Thread(target=_feed, args=(channel, [stdin]), daemon=True).start()
+            threading.Thread(target=_feed, args=(channel, chunks), daemon=True).start()
             channel.settimeout(silence_s)
             yield self._each_line(channel, argv, silence_s, errors)
         finally:

@@ -40,10 +40,10 @@ class CountingShell:
         return self.shell.run(argv, stdin=stdin, deadline_s=deadline_s)
 
     def lines(
-        self, argv: Sequence[str], *, stdin: bytes = b"", silence_s: float = 10.0
+        self, argv: Sequence[str], *, stdin: bytes = b"", silence_s: float = 10.0, pulse_s: float = 0.0
     ) -> AbstractContextManager[Iterator[bytes]]:
         self.commands.append(tuple(argv))
-        return self.shell.lines(argv, stdin=stdin, silence_s=silence_s)
+        return self.shell.lines(argv, stdin=stdin, silence_s=silence_s, pulse_s=pulse_s)
 
     def put(self, local: Path, remote: str, *, mode: int = 0o644, deadline_s: float = 120.0) -> None:
         self.puts.append(remote)
