@@ -6,29 +6,46 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 
+class CannotRun(Exception):
+    """What a benchmark needs is not on this machine: no root, no card. Its row says so; nothing has failed."""
+
+
 @dataclass(frozen=True)
 class Figure:
-    """`ours` and `theirs` in `unit`; `value` is what the aim is about (a ratio, or ours itself)."""
+    """`ours` and `theirs` in `unit`; `value` is what the aim is about (a ratio, or ours itself).
+
+    `met` is None where nothing was aimed at; `ours` is None where nothing was measured, and `why` says why.
+    """
 
     name: str
-    ours: float
+    ours: float | None
     unit: str
-    aim: str
-    met: bool
+    aim: str = ""
+    met: bool | None = None
     theirs: float | None = None
     against: str = ""
     value: float | None = None
+    why: str = ""
 
     def line(self) -> str:
         """For the table."""
-        theirs = f"{self.theirs:.3g} {self.unit} {self.against}" if self.theirs is not None else ""
+        if self.ours is None:
+            return f"{self.name:<44} {'-':>9} {'':<6} {self.why}"
+        theirs = f"{number(self.theirs)} {self.unit} {self.against}" if self.theirs is not None else ""
         value = f"{self.value:.2f}x" if self.value is not None else ""
-        word = "met" if self.met else "NOT met"
-        return f"{self.name:<44} {self.ours:>9.3g} {self.unit:<6} {theirs:<34} {value:>7}  {self.aim:<24} {word}"
+        word = {True: "met", False: "NOT met", None: ""}[self.met]
+        return (
+            f"{self.name:<44} {number(self.ours):>9} {self.unit:<6} {theirs:<34} {value:>7}  {self.aim:<16} {word}"
+        ).rstrip()
 
     def to_json(self) -> dict[str, Any]:
         """For bench-results/."""
         return asdict(self)
+
+
+def number(value: float) -> str:
+    """Three significant digits, and never fewer than the integer has."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def at_most(name: str, ours: float, theirs: float, unit: str, against: str, factor: float) -> Figure:
@@ -45,4 +62,9 @@ def at_least(name: str, ours: float, theirs: float, unit: str, against: str, fac
 
 def within(name: str, ours: float, unit: str, limit: float) -> Figure:
     """Less is better, against a fixed limit."""
-    return Figure(name, ours, unit, f"at most {limit:g} {unit}", ours <= limit)
+    return Figure(name, ours, unit, f"at most {limit:g} {unit}".rstrip(), ours <= limit)
+
+
+def not_measured(name: str, why: str) -> Figure:
+    """A row that says why it has no figure."""
+    return Figure(name, None, "", why=why)

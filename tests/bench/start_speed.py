@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -60,7 +61,9 @@ class Place:
 
     def gptctl(self, *args: str) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "orchestrator", *args]
-        return subprocess.run(argv, env=self.env, cwd=self.folder, check=True, capture_output=True, text=True)
+        return subprocess.run(
+            argv, env=self.env, cwd=self.folder, check=True, capture_output=True, text=True, timeout=120
+        )
 
     def run(self, steps: int, *more: str) -> subprocess.CompletedProcess[str]:
         where = ("--host", self.box.name, "--inventory", str(self.inventory), "--yes", "--again")
@@ -81,14 +84,14 @@ def seconds(act: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def help_speed() -> Figure:
+def help_speed(rounds: int) -> Figure:
     """`gptctl --help` against `python -c pass`."""
     plain, ours = [sys.executable, "-c", "pass"], [sys.executable, "-m", "orchestrator", "--help"]
 
     def call(argv: list[str]) -> float:
         return seconds(lambda: subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, cwd=REPOSITORY))
 
-    times = [(call(plain), call(ours)) for _ in range(4 * ROUNDS)]
+    times = [(call(plain), call(ours)) for _ in range(rounds)]
     python_s, help_s = (statistics.median(each) for each in zip(*times, strict=True))
     return at_most("gptctl --help", help_s, python_s, "s", "python -c pass", HELP_FACTOR)
 
@@ -110,11 +113,11 @@ def until_output(log: Callable[[], Path | None], start: Callable[[], object]) ->
     return took
 
 
-def warm_start(here: Place) -> Figure:
+def warm_start(here: Place, rounds: int) -> Figure:
     """`gptctl run` on a host that has everything, against rsync + nohup torchrun by hand."""
     here.run(10)
     mine, theirs = [], []
-    for number in range(ROUNDS):
+    for number in range(rounds):
         known = set(here.runs.iterdir())
         mine.append(until_output(lambda known=known: _new_log(here, known), lambda: _start(here)))
         here.gptctl("resume")
@@ -171,10 +174,10 @@ def _wait_for_end(run: Path) -> None:
     time.sleep(1)
 
 
-def unchanged_sync(here: Place) -> Figure:
+def unchanged_sync(here: Place, rounds: int) -> Figure:
     """The sync stage of a run whose trainer and data are on the machine already, as the ledger timed it."""
     took = []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         here.run(10)
         newest = max((here.folder / "home" / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
         took.append(json.loads((newest / "cost.json").read_text())["hours_by_stage"]["sync"] * 3600)
@@ -191,25 +194,32 @@ def log_latency(here: Place) -> Figure:
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     ) as process:  # fmt: skip
         assert process.stderr is not None
-        for line in process.stderr:
-            found = STEP.search(line)
-            if found:
-                shown.setdefault(int(found[1]), time.time())
+        late = threading.Timer(120, process.kill)
+        late.start()
+        try:
+            for line in process.stderr:
+                found = STEP.search(line)
+                if found:
+                    shown.setdefault(int(found[1]), time.time())
+        finally:
+            late.cancel()
+            process.kill()
     newest = max(here.runs.iterdir(), key=lambda path: path.stat().st_mtime)
     written = [json.loads(line) for line in (newest / "metrics.jsonl").read_text().splitlines()]
     late = [shown[line["step"]] - line["time"] for line in written if line["step"] in shown]
     return within(f"log line to terminal, median of {len(late)}", statistics.median(late), "s", LATENCY_LIMIT_S)
 
 
-def figures() -> Iterator[Figure]:
+def figures(*, quick: bool) -> Iterator[Figure]:
     """All of them, in order."""
-    yield help_speed()
+    rounds = 2 if quick else ROUNDS
+    yield help_speed(4 * rounds)
     with place() as here:
-        yield warm_start(here)
-        yield unchanged_sync(here)
+        yield warm_start(here, rounds)
+        yield unchanged_sync(here, rounds)
         yield log_latency(here)
 
 
 if __name__ == "__main__":
-    for figure in figures():
+    for figure in figures(quick=False):
         print(figure.line(), flush=True)

@@ -1,4 +1,4 @@
-"""How long `gptctl status --json` takes with many runs in the ledger, beside `python -c pass`, in one call.
+"""How long commands take that ask nobody: `status --json` with many runs in the ledger, and `plan` offline.
 
     python tests/bench/status_speed.py                    # 1,000 runs; a table on stdout, JSON by --json FILE
     python tests/bench/status_speed.py --runs 10000
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from orchestrator.core.events import Event
@@ -26,10 +26,12 @@ from orchestrator.core.plan import make_plan
 from orchestrator.core.recipe import load_recipe
 from orchestrator.core.states import Outcome, State
 from orchestrator.ledger import Ledger, Rental, RunRecord, new_rental_id, new_run_id
+from tests.bench.figure import Figure, within
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STAGES = ("acquire", "provision", "sync", "launch", "follow", "fetch", "report", "release")
 LIMIT_S = 0.4
+PLAN_LIMIT_S = 0.5
 
 
 def fill(home: Path, runs: int) -> None:
@@ -59,7 +61,7 @@ def seconds(argv: Sequence[str], home: Path) -> tuple[float, float]:
     """Wall and processor time of one call that must succeed."""
     began, before = time.perf_counter(), os.times()
     environment = {**os.environ, "GPTCTL_HOME": str(home)}
-    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, env=environment, cwd=REPOSITORY)
+    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, env=environment, cwd=REPOSITORY, timeout=60)
     wall_s, after = time.perf_counter() - began, os.times()
     return wall_s, sum(after[2:4]) - sum(before[2:4])
 
@@ -71,8 +73,9 @@ def measure(runs: int, rounds: int) -> dict[str, float]:
         fill(home, runs)
         command = [sys.executable, "-m", "orchestrator", "status", "--json"]
         answer = subprocess.run(
-            command, check=True, capture_output=True, env={**os.environ, "GPTCTL_HOME": str(home)}, cwd=REPOSITORY
-        )
+            command, check=True, capture_output=True, env={**os.environ, "GPTCTL_HOME": str(home)}, cwd=REPOSITORY,
+            timeout=60,
+        )  # fmt: skip
         times = [(seconds([sys.executable, "-c", "pass"], home), seconds(command, home)) for _ in range(rounds)]
         return {
             "runs": len(json.loads(answer.stdout)["runs"]),
@@ -82,6 +85,21 @@ def measure(runs: int, rounds: int) -> dict[str, float]:
             "limit_s": LIMIT_S,
             "ledger_bytes": sum(path.stat().st_size for path in home.glob("ledger.db*")),
         }
+
+
+def plan_seconds(rounds: int) -> float:
+    """Best wall time of `gptctl plan --offline` over all machine types."""
+    with tempfile.TemporaryDirectory() as folder:
+        argv = [sys.executable, "-m", "orchestrator", "plan", "chinchilla_163m_baseline", "--offline", "--json"]
+        return min(seconds(argv, Path(folder) / "home")[0] for _ in range(rounds))
+
+
+def figures(*, quick: bool) -> Iterator[Figure]:
+    """The rows of `make bench`."""
+    rounds = 3 if quick else 7
+    found = measure(1000, rounds)
+    yield within("gptctl status --json with 1,000 runs", found["status_json_s"], "s", LIMIT_S)
+    yield within("gptctl plan, all machine types, offline", plan_seconds(rounds), "s", PLAN_LIMIT_S)
 
 
 def main() -> None:

@@ -18,7 +18,6 @@ import argparse
 import contextlib
 import dataclasses
 import json
-import math
 import os
 import subprocess
 import sys
@@ -36,7 +35,7 @@ from safetensors.numpy import save_file
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tests.bench.figure import Figure, at_least, within  # noqa: E402
+from tests.bench.figure import Figure, at_least, not_measured, within  # noqa: E402
 from tests.trainer.plain_gpt import PlainAdamW, PlainGPT  # noqa: E402
 from trainer.arithmetic import flop_per_token  # noqa: E402
 from trainer.contract import DataConfig, ModelConfig, RunConfig, TrainConfig  # noqa: E402
@@ -247,18 +246,37 @@ def table(rows: list[dict[str, object]]) -> str:
     return "\n".join(lines)
 
 
-def figures() -> Iterator[Figure]:
+def figures(*, quick: bool) -> Iterator[Figure]:
     """The rows as lines of `make bench`."""
-    for case in cases(None, []):
+    for case in cases(None, ["quickstart-fp32"] if quick else []):
         row = measure(case, rounds=1)
         mine, theirs = row["ours"], row["baseline"]
         assert isinstance(mine, dict)
         assert isinstance(theirs, dict)
-        rate, other = mine.get("tokens_per_second", 0.0), theirs.get("tokens_per_second", 0.0)
-        aim = 5.0 if case.device == "cuda" else 1.5 if case.model is GPT2 else 1.0
-        yield at_least(f"trainer, {case.name}", rate, other or math.nan, "tok/s", "reference step", aim)
-        share = mine.get("overhead_share", math.nan)
-        yield within(f"trainer, {case.name}, data and logging", 100 * share, "%", OVERHEAD_LIMIT_PERCENT)
+        name = f"trainer, {case.name}"
+        if "failed" in mine or "failed" in theirs:
+            yield not_measured(name, f"failed: {'ours' if 'failed' in mine else 'the baseline, for lack of memory'}")
+            continue
+        aim = 5.0 if case.device == "cuda" else 1.5 if case.model is GPT2 else None
+        rates = (mine["tokens_per_second"], theirs["tokens_per_second"])
+        yield _compared(name, *rates, "tok/s", aim)
+        cpu = (1 / mine["cpu_s_per_step"], 1 / theirs["cpu_s_per_step"])
+        yield _compared(f"{name}, by processor time", *cpu, "step/s", None)
+        yield Figure(
+            f"{name}, memory", mine["memory_gib"], "GiB", theirs=theirs["memory_gib"], against="reference step",
+            value=mine["memory_gib"] / theirs["memory_gib"],
+        )  # fmt: skip
+        yield within(f"{name}, data and logging", 100 * mine["overhead_share"], "%", OVERHEAD_LIMIT_PERCENT)
+        if isinstance(row["mfu"], float):
+            yield Figure(f"{name}, model FLOP utilisation", 100 * row["mfu"], "%")
+    if not torch.cuda.is_available():
+        yield not_measured("trainer, gpt2-163m-cuda", "no GPU was available")
+
+
+def _compared(name: str, ours: float, theirs: float, unit: str, aim: float | None) -> Figure:
+    if aim is not None:
+        return at_least(name, ours, theirs, unit, "reference step", aim)
+    return Figure(name, ours, unit, theirs=theirs, against="reference step", value=ours / theirs)
 
 
 def main() -> None:
