@@ -41,7 +41,8 @@ def gptctl_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     user.mkdir()
     monkeypatch.setenv("GPTCTL_HOME", str(home))
     monkeypatch.setenv("HOME", str(user))
-    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    for name in ("SSH_AUTH_SOCK", "COLUMNS"):  # a test runner's workers may say how wide they are
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     return home

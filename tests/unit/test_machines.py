@@ -23,7 +23,14 @@ def test_the_bundled_machines_have_cards_and_peaks() -> None:
     assert all(
         machine.gpu and machine.gpu.memory_gib >= 16 and machine.ranks == machine.count
         for machine in all_machine_types()
+        if machine.runs_as is None
     )
+
+
+def test_a_simulated_machine_costs_as_the_real_one_and_computes_on_this_computer() -> None:
+    simulated, real = machine_type("8xA100-40GB-simulated"), machine_type("8xA100-40GB")
+    assert (simulated.gpu, simulated.gpus) == (real.gpu, 8)
+    assert (simulated.ranks, simulated.cuda) == (2, False)
 
 
 def test_another_number_of_a_known_card_and_cpu_ranks_are_machine_types() -> None:
