@@ -22,6 +22,7 @@ from orchestrator.ledger.records import RENTAL_OPEN, Rental, RunRecord
 from orchestrator.ledger.store import Ledger
 from orchestrator.pipeline import STAGES, drive, outcome_code, perform
 from orchestrator.remote.agent import Agent, Checkpoint
+from orchestrator.stages import box_guard
 from orchestrator.stages.checkpoints import pull
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.follow import mirror_now
@@ -158,7 +159,16 @@ def look(home: Path, runs: Sequence[RunRecord], deadline_s: float = 2.0) -> list
             thread.join(max(0.0, deadline - time.monotonic()))
         for run in asked:
             ledger.update_run(run.id, **_seen(answers.get(run.id), rentals[run.id]))
+            _note_guard(ledger, run, answers.get(run.id) or {})
         return [ledger.run(run.id) if run in asked else run for run in runs]
+
+
+def _note_guard(ledger: Ledger, run: RunRecord, answer: dict[str, Any]) -> None:
+    """What the machine says of its guard; whoever drives the run writes that down by itself."""
+    rental = ledger.rental(run.rental_id or "")
+    known, state = rental.data.get("guard") or {}, answer.get("guard") or {}
+    if box_guard.KIND in (known.get("kind"), state.get("kind")) and state and holder(ledger.home, run.id) is None:
+        ledger.update_rental(rental.id, data={**rental.data, "guard": box_guard.told_by(known, state, time.time())})
 
 
 def _worth_asking(run: RunRecord) -> bool:

@@ -124,7 +124,8 @@ def finish(places: Places, within_s: float) -> dict[str, Any]:
 def status(places: Places) -> dict[str, Any]:
     """What protects this machine now; changes nothing. Armed: a guard runs, and its key was accepted when last tried.
 
-    `left_s`: until it acts as things stand; `deadline_left_s`: until it acts whatever happens.
+    `left_s`: until it acts as things stand; `deadline_left_s`: until it acts whatever happens; `holding`: how many
+    checkpoints of ended trainings lie here that nobody fetched.
     """
     if files.read_json(_file(places, "order.json")) is None:
         return dict(NONE)
@@ -136,6 +137,7 @@ def status(places: Places) -> dict[str, Any]:
         "ends_at": None,  # durations travel: this machine's clock may be wrong
         "left_s": left_s(places, dict(known.get("ended") or {})) if own else None,
         "deadline_left_s": own.get("deadline_left_s"),
+        "holding": sum(len(_held(places, run)) for run in _runs(places)),
         "ending": alive and bool(known.get("ending")),
         "problem": known.get("problem") if alive else _why_not(places),
     }
@@ -151,10 +153,20 @@ def left_s(places: Places, ended: dict[str, float], *, look: Any = jobs.look) ->
     ended: when each run's training was first seen ended, on CLOCK_BOOTTIME; new ends are added to it.
     """
     own = lease.read(places.guard) or {"left_s": 0.0, "deadline_left_s": None}
-    runs = [name for name in files.listing(places.jobs) if RUN_PATTERN.match(name)]
-    needed = max([own["left_s"], *(_needed_s(places, run, ended, look) for run in runs)])
+    needed = max([own["left_s"], *(_needed_s(places, run, ended, look) for run in _runs(places))])
     deadline = own["deadline_left_s"]
     return float(needed if deadline is None else min(needed, deadline))
+
+
+def _runs(places: Places) -> list[str]:
+    return [name for name in files.listing(places.jobs) if RUN_PATTERN.match(name)]
+
+
+def _held(places: Places, run: str) -> list[int]:
+    """Steps that wait to be fetched."""
+    train = jobs.load(places, run, "train")
+    over = train is not None and os.path.exists(train.file("exit.json"))
+    return unfetched(places.run(run)) if over else []
 
 
 def _needed_s(places: Places, run: str, ended: dict[str, float], look: Any) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 
 from orchestrator.cli.home import open_ledger
 from orchestrator.cli.rows import COLUMNS, NUMBERS, cells, rental_row, run_row
+from orchestrator.cli.words import moment
 from orchestrator.core.states import State
 from orchestrator.ledger.records import Rental, RunRecord
 from orchestrator.ledger.store import Ledger
@@ -95,5 +96,19 @@ def show(found: dict[str, Any], *, everything: bool, as_json: bool, redraw: bool
     for row in rows:
         if row["guard"].get("watcher_seen_s", 0) is None:
             render.talk(f"no sign of a watcher for {row['id']} in 15 minutes; see docs/guards.md", style="yellow")
+    for line in filter(None, map(_guard_line, rows)):
+        render.talk(line, style="yellow")
     if hidden:
         render.talk(f"{len(hidden)} older runs are not shown; --all shows them")
+
+
+def _guard_line(row: dict[str, Any]) -> str:
+    """What its owner should know about the guard on a machine; empty when all is well, or over."""
+    guard = row["guard"]
+    if row["state"] == State.ENDED or guard["kind"] != "key-on-box":
+        return ""
+    if not guard["armed"]:
+        return f"{row['id']}: the guard on its machine is not armed: {guard.get('problem') or 'it is not there yet'}"
+    if guard.get("holding"):
+        return f"{row['id']}: holding {guard['holding']} checkpoints, ends {moment(guard.get('acts_at'))}"
+    return ""

@@ -25,6 +25,7 @@ LEASE_VARIABLE = "GPTCTL_LEASE_S"
 RENEW_EVERY_S = 60.0
 ARMED_WITHIN_S = 40.0
 FINISH_WITHIN_S = 60.0
+SAME_S = 30.0
 
 
 def lease_s() -> float:
@@ -107,12 +108,22 @@ def note(context: RunContext, state: Mapping[str, Any]) -> None:
 
 
 def told_by(known: Mapping[str, Any], state: Mapping[str, Any], now: float) -> dict[str, Any]:
-    """`guard` of the rental after the machine's own word. `ends_at`: the latest moment at which it acts, UTC epoch
-    seconds; within some seconds of what was known it stays, so that a heartbeat is no news."""
+    """`guard` of the rental after the machine's own word. `ends_at`: the latest moment at which it acts; `acts_at`:
+    when it acts if nobody asks for the machine again; UTC epoch seconds."""
     if state.get("kind") != KIND:
         return {**known, "kind": KIND, "armed": False}
-    left_s = state.get("deadline_left_s")
-    ends_at = known.get("ends_at")
-    if left_s is not None and (ends_at is None or abs(now + left_s - ends_at) > 30):
-        ends_at = now + left_s
-    return {"kind": KIND, "armed": bool(state["armed"]), "ends_at": ends_at, "problem": state.get("problem")}
+    return {
+        "kind": KIND,
+        "armed": bool(state["armed"]),
+        "ends_at": _moment(known.get("ends_at"), now, state.get("deadline_left_s")),
+        "acts_at": _moment(known.get("acts_at"), now, state.get("left_s")),
+        "problem": state.get("problem"),
+        "holding": state.get("holding") or 0,
+    }
+
+
+def _moment(known: float | None, now: float, left_s: float | None) -> float | None:
+    """Stays within some seconds of what was known, so that a heartbeat is no news."""
+    if left_s is None or (known is not None and abs(now + left_s - known) <= min(SAME_S, lease_s() / 4)):
+        return known
+    return now + left_s

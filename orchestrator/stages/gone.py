@@ -11,7 +11,7 @@ from orchestrator.stages import boot, box_guard, guard
 from orchestrator.stages.context import RunContext
 
 SLACK_S = 35.0
-"""Between the last look from here and the last renewal over there."""
+"""What was told of the guard may be this old, and clocks run apart."""
 
 
 def was_ended(context: RunContext) -> bool:
@@ -51,7 +51,7 @@ def _ended_by_guard(context: RunContext) -> bool:
     known = context.rental.data.get("guard") or {}
     if not known.get("armed") or _is_preempted(context):
         return False
-    return _deadline_passed(context) or (known["kind"] == box_guard.KIND and _lease_over(context))
+    return _deadline_passed(context) or _passed(context, "acts_at")
 
 
 def _why(context: RunContext) -> str:
@@ -61,14 +61,13 @@ def _why(context: RunContext) -> str:
 
 
 def _deadline_passed(context: RunContext) -> bool:
-    ends_at = (context.rental.data.get("guard") or {}).get("ends_at")
-    return ends_at is not None and context.now() >= ends_at - SLACK_S
+    return _passed(context, "ends_at")
 
 
-def _lease_over(context: RunContext) -> bool:
-    seen_at = max(context.run.seen_at or 0.0, context.rental.data.get("reached") or 0.0)
-    lease_s = box_guard.lease_s()
-    return context.now() - seen_at >= lease_s - min(SLACK_S, lease_s / 2)
+def _passed(context: RunContext, moment: str) -> bool:
+    """`acts_at` moves with every renewal over there: the guard cannot have acted before the last one we were told."""
+    at = (context.rental.data.get("guard") or {}).get(moment)
+    return at is not None and context.now() >= at - min(SLACK_S, box_guard.lease_s() / 2)
 
 
 def _is_preempted(context: RunContext) -> bool:

@@ -114,6 +114,9 @@ def test_killed_while_training_the_machine_trains_on_holds_and_ends_itself(
     process = gptctl(tmp_path, cloud, "run", str(recipe), "--host", "box", "--yes")
     run = killed_when(process, tmp_path, lambda: (home / "runs").glob("*/metrics.jsonl") and trained(home, 50))
     (instance_id,) = cloud.books()["alive"]
+    asked = gptctl(tmp_path, cloud, "status", "--json")
+    (row,) = json.loads(asked.communicate(timeout=60)[0])["runs"]
+    assert row["guard"]["armed"] and row["guard"]["acts_at"] <= row["guard"]["ends_at"]
     exit_file = cloud.home(instance_id) / ".gptctl" / "jobs" / run / "train" / "exit.json"
     wait_until(exit_file.exists, 60)
     assert json.loads(exit_file.read_text())["outcome"] == "finished"
