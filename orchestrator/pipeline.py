@@ -80,10 +80,12 @@ def drive(home: Path, run_id: str, listener: Callable[[Event], None], *, until: 
         try:
             walk(context, until)
         except KeyboardInterrupt:
+            if context.run.state == State.ENDING and may_bill(context):
+                raise StillBilling(*still_costs(context, "left before the machine was given back")) from None
             detach(context)
         except GptctlError as error:
-            if may_bill(context):
-                raise StillBilling(*still_costs(context, error)) from error
+            if may_bill(context) and not isinstance(error, StillBilling):
+                raise StillBilling(*still_costs(context, error.message)) from error
             raise
         finally:
             context.disconnect()
@@ -156,22 +158,22 @@ def may_bill(context: RunContext) -> bool:
     return context.provider.paid and rental.state == RENTAL_OPEN and (rental.instance_id is not None or asked)
 
 
-def still_costs(context: RunContext, error: GptctlError) -> tuple[str, str]:
-    """The message and hint of an error that leaves a machine behind."""
+def still_costs(context: RunContext, why: str) -> tuple[str, str]:
+    """The message and hint of whatever leaves a machine behind."""
     rental = context.rental
     what = rental.instance_id or "a machine whose launch has no answer yet"
     return (
-        f"{error.message}. {what} may still be billing at ${rental.price_per_hour_usd:.2f}/h",
+        f"{why}. {what} may still be billing at ${rental.price_per_hour_usd:.2f}/h",
         f"gptctl resume {context.run_id}, or gptctl release {context.run_id}",
     )
 
 
 def exit_code(context: RunContext) -> int:
     """What the process returns for a run as it stands: by outcome; 0 while it trains on without us, 7 while a machine
-    waits for a training that never began."""
+    waits for a training that never began, or for its end."""
     run = context.run
-    if run.outcome is None:
-        return 7 if may_bill(context) and run.state != State.TRAINING else 0
+    if run.state not in (State.TRAINING, State.ENDED) and may_bill(context):
+        return 7
     return outcome_code(run)
 
 
