@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.core.errors import LinkLost, RemoteError, Unreachable
+from orchestrator.core.errors import CommandFailed, LinkLost, RemoteError, Unreachable
 from orchestrator.core.states import Outcome, Seen, State
 from orchestrator.remote.agent import Data, Ended, Heartbeat
 from orchestrator.stages import boot, box_guard, gone
@@ -35,7 +35,7 @@ def follow(context: RunContext) -> None:
         heard = context.now()
         try:
             return _conclude(context, mirror_until_end(context))
-        except (LinkLost, Unreachable) as error:
+        except (LinkLost, Unreachable, CommandFailed) as error:  # CommandFailed: our session there was killed
             if context.provider.paid and boot.was_preempted(context):
                 return gone.conclude(context)
             seen_at = context.run.seen_at or 0.0
