@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,25 +24,30 @@ import pytest
 
 from tests.clouds import RehearsalCloud
 from tests.conftest import gptctl_command
-from tests.stories.conftest import digests, newest_run
+from tests.hosts import free_address
+from tests.stories.conftest import digests, end, events, newest_run, wait_until
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 RECIPE = """
-extends = "{quickstart}"
 name = "tiny"
 [model]
+vocab_size = 257
 context_length = 32
 n_layer = 1
 n_head = 2
 n_embd = 32
+[data]
+source = "{data}"
+tokenizer = "bytes"
+[data.validation]
+tokens = 2_048
 [train]
 tokens = {tokens}
 global_batch = 8
+precision = "fp32"
 log_every = 5
 checkpoint_every = 20
 validate_every = 20
-[data.validation]
-tokens = 2_048
 [machines.8xA100-40GB-simulated]
 micro_batch = 4
 """
@@ -54,7 +60,10 @@ python = "{python}"
 max_cost_usd = 10
 {more}
 """
-rows: list[str] = []
+WAITING = ("F5 spot notice of two minutes: needs EC2's machines", "F32 on EC2: the machine powers itself off")
+DATA_BLOCKS = 2000
+"""Of 500 bytes: 500,000 tokens."""
+rows: dict[str, str] = {}
 passed: list[str] = []
 
 
@@ -66,16 +75,19 @@ class Rehearsal:
     cloud: RehearsalCloud
     fault: str
     env: dict[str, str] = field(default_factory=dict)
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
     def home(self) -> Path:
         return self.folder / "home"
 
-    def write(self, *, steps: int = 60, guard: str = "watcher", more: str = "") -> None:
-        """The recipe and the inventory."""
-        quickstart = REPOSITORY / "recipes" / "quickstart.toml"
-        (self.folder / "tiny.toml").write_text(RECIPE.format(quickstart=quickstart, tokens=steps * 256))
-        (self.folder / "inventory.toml").write_text(HOST.format(guard=guard, python=sys.executable, more=more))
+    def write(self, *, steps: int = 60, guard: str = "watcher", python: str = sys.executable, more: str = "") -> None:
+        """The data, the recipe and the inventory."""
+        data = self.folder / "corpus"
+        data.mkdir(exist_ok=True)
+        (data / "train.bin").write_bytes(bytes(byte for value in range(250) for byte in (value, 0)) * DATA_BLOCKS)
+        (self.folder / "tiny.toml").write_text(RECIPE.format(data=data, tokens=steps * 256))
+        (self.folder / "inventory.toml").write_text(HOST.format(guard=guard, python=python, more=more))
 
     def gptctl(self, *args: str, deadline_s: float = 180) -> subprocess.CompletedProcess[str]:
         """Runs the real command line to its end."""
@@ -87,9 +99,68 @@ class Rehearsal:
     def start(self, *args: str) -> subprocess.Popen[str]:
         """Runs it in the background, its words in background.log."""
         with (self.folder / "background.log").open("a") as log:
-            return subprocess.Popen(
+            started = subprocess.Popen(
                 gptctl_command(*args), env=self.env, cwd=self.folder, stdout=log, stderr=log, text=True
             )
+        self.started.append(started)
+        return started
+
+    def crash(self, at: int, when: str, *args: str) -> subprocess.CompletedProcess[str]:
+        """Runs it until SIGKILL at a write to the ledger; see crashing.py."""
+        argv = [sys.executable, "-m", "tests.faults.crashing", str(at), when, *args]
+        return subprocess.run(
+            argv, env=self.env, cwd=self.folder, capture_output=True, text=True, timeout=180, check=False
+        )
+
+    def begin(self, *more: str) -> subprocess.Popen[str]:
+        """`gptctl run` of the tiny recipe in the background."""
+        return self.start("run", "tiny.toml", "--host", "cloud", "--yes", *more)
+
+    def until(self, *marks: str, deadline_s: float = 90) -> None:
+        """Until the newest run's ledger has one of these, such as `stage_started:sync`."""
+
+        def seen() -> bool:
+            run_id = newest_run(self.home)
+            return run_id is not None and bool({*marks} & {*events(self.home, run_id)})
+
+        wait_until(seen, deadline_s, 0.01)
+
+    def killed_at(self, *marks: str) -> None:
+        """Runs in the background until one of these events, and ends it by SIGKILL."""
+        process = self.begin()
+        try:
+            self.until(*marks)
+        finally:
+            end(process)
+
+    def trained(self, step: int) -> bool:
+        """Whether the log that is mirrored here has that step."""
+        for file in (self.home / "runs").glob("*/metrics.jsonl"):
+            steps = [json.loads(line)["step"] for line in file.read_text().splitlines(True) if line.endswith("\n")]
+            return bool(steps) and steps[-1] >= step
+        return False
+
+    def words(self) -> str:
+        """What the runs in the background said."""
+        return (self.folder / "background.log").read_text()
+
+    def machine(self) -> str:
+        """The id of the one living machine of ours."""
+        (found,) = (row["id"] for row in self.cloud.books()["instances"] if row["alive"] and not row["foreign"])
+        return str(found)
+
+    @contextmanager
+    def no_network(self, *, api: bool = True) -> Iterator[None]:
+        """Every packet to and from every machine, and the API, is dropped without a word. Needs root."""
+        ports = [str(self.cloud.entry["ssh_port"])] + [self.cloud.entry["url"].rpartition(":")[2]] * api
+        rules = [["INPUT", "-p", "tcp", side, port, "-j", "DROP"] for port in ports for side in ("--dport", "--sport")]
+        try:
+            for rule in rules:
+                subprocess.run(["iptables", "-w", "-I", *rule], check=True, timeout=20)
+            yield
+        finally:
+            for rule in rules:
+                subprocess.run(["iptables", "-w", "-D", *rule], check=False, timeout=20)
 
     def run(self, *more: str, inject: str = "") -> subprocess.CompletedProcess[str]:
         """`gptctl run` of the tiny recipe on the cloud."""
@@ -117,7 +188,7 @@ class Rehearsal:
         living = sorted(row["id"] for row in ours if row["alive"])
         billed_s = sum(row["billed_minutes"] * row["minute_s"] for row in ours)
         missing = self._lost_checkpoints()
-        rows.append(f"{self.fault:<58} buys {buys}  alive {len(living)}  billed {billed_s:>4.0f} s  lost {missing}")
+        rows[self.fault] = f"buys {buys}  alive {len(living)}  billed {billed_s:>4.0f} s  lost {missing}"
         assert buys <= 1, books["launches_by_intent"]
         assert living == sorted(alive)
         assert missing == lost
@@ -155,9 +226,7 @@ class Rehearsal:
         assert round(least * 100) - 1 <= cents <= round(most * 100) + 1, (least, cents, most)
 
     def _rentals(self) -> list[dict[str, Any]]:
-        import sqlite3
-
-        with sqlite3.connect(f"file:{self.home}/ledger.db?mode=ro", uri=True) as connection:
+        with closing(sqlite3.connect(f"file:{self.home}/ledger.db?mode=ro", uri=True)) as connection:
             found = connection.execute("SELECT data FROM rentals").fetchall()
         return [json.loads(data).get("bill") for (data,) in found]
 
@@ -165,16 +234,17 @@ class Rehearsal:
 @pytest.fixture
 def rehearse(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Rehearsal]]:
     """`rehearse("F17 launch ok, response lost")`: a fresh cloud, home and host."""
-    clouds = []
+    made: list[Rehearsal] = []
 
     def make(fault: str, *options: str, boot_s: float = 0.3, **entry: Any) -> Rehearsal:
-        cloud = RehearsalCloud(tmp_path / "cloud", *options, boot_s=boot_s)
+        cloud = RehearsalCloud(tmp_path / "cloud", f"--ssh-port={free_address()[1]}", *options, boot_s=boot_s)
         cloud.__enter__()
-        clouds.append(cloud)
+        rows[fault] = "did not get to its end"
         user = tmp_path / "user-home"
         user.mkdir(exist_ok=True)
-        made = Rehearsal(tmp_path, cloud, fault)
-        made.env = {
+        place = Rehearsal(tmp_path, cloud, fault)
+        made.append(place)
+        place.env = {
             **os.environ,
             "GPTCTL_HOME": str(tmp_path / "home"),
             "GPTCTL_REHEARSAL": str(cloud.state),
@@ -182,29 +252,28 @@ def rehearse(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callabl
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": str(REPOSITORY),
         }
-        made.write(**entry)
-        return made
+        place.write(**entry)
+        return place
 
     yield make
-    for cloud in clouds:
-        cloud.__exit__()
+    for place in made:
+        for process in place.started:
+            end(process)
+        place.cloud.__exit__()
+
+
+def survived(fault: str) -> None:
+    """A row without a cloud: nothing was bought."""
+    rows[fault] = "buys 0  alive 0  billed    0 s  lost 0"
+    passed.append(fault)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """The table, and the line that counts."""
+    """The table, what waits for EC2, and the line that counts."""
     if rows:
         terminalreporter.section("faults")
-        for row in rows:
-            terminalreporter.write_line(row)
+        for fault, words in rows.items():
+            terminalreporter.write_line(f"{fault:<62} {words}")
+        for fault in WAITING:
+            terminalreporter.write_line(f"{fault:<62} waiting")
         terminalreporter.write_line(f"{len(rows)} faults, {len(passed)} survived")
-
-
-def wait_for(what: Callable[[], Any], deadline_s: float = 60) -> Any:
-    """The first true value."""
-    until = time.monotonic() + deadline_s
-    while time.monotonic() < until:
-        found = what()
-        if found:
-            return found
-        time.sleep(0.05)
-    raise AssertionError("not in time")

@@ -1,0 +1,89 @@
+"""The link and the laptop: Wi-Fi that goes, a lid that closes, in every stage of a run on a rented machine."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+from tests.faults.conftest import Rehearsal
+from tests.stories.conftest import wait_until
+
+pytestmark = pytest.mark.faults
+STAGES = ("acquire", "provision", "sync", "launch", "follow", "fetch", "release")
+
+
+def ended(process: subprocess.Popen[str], within_s: float) -> bool:
+    """Whether it ends by itself in that time."""
+    try:
+        process.wait(within_s)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_network_for_a_while(rehearse: Callable[..., Rehearsal], stage: str) -> None:
+    place = rehearse(f"network gone for a while: {stage}", steps=200)
+    process = place.begin()
+    place.until(f"stage_started:{stage}")
+    with place.no_network():
+        ended(process, 15)
+        row = place.newest()
+        assert stage in ("fetch", "release") or row["outcome"] is None, "silence is no verdict"
+    if not ended(process, 90) or process.returncode:
+        process.kill()
+        process.wait()
+        resumed = place.gptctl("resume", place.run_id())
+        assert resumed.returncode == 0, place.words() + resumed.stderr
+    assert "Traceback" not in place.words()
+    place.check()
+
+
+def test_asleep_while_data_goes_out(rehearse: Callable[..., Rehearsal]) -> None:
+    place = rehearse("F1 asleep in sync, then no link")
+    process = place.begin()
+    place.until("stage_started:sync")
+    process.send_signal(signal.SIGSTOP)
+    with place.no_network(api=False):
+        assert not ended(process, 3)
+        process.send_signal(signal.SIGCONT)
+        ended(process, 25)
+    if not ended(process, 60) or process.returncode:
+        resumed = place.gptctl("resume", place.run_id())
+        assert resumed.returncode == 0, place.words() + resumed.stderr
+    place.check()
+
+
+def test_the_link_breaks_while_following(rehearse: Callable[..., Rehearsal]) -> None:
+    place = rehearse("F2 link lost in the log stream", steps=400)
+    process = place.begin()
+    wait_until(lambda: place.trained(5), 60)
+    with place.no_network(api=False):
+        place.until("seen:follow", deadline_s=20)
+    assert process.wait(120) == 0, place.words()
+    place.check()
+    lines = (place.home / "runs" / place.run_id() / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == len(set(lines)) == 400 // 5
+
+
+def test_sessions_are_dropped(rehearse: Callable[..., Rehearsal]) -> None:
+    place = rehearse("F2 every session dropped")
+    run = place.run(inject="ssh-drop@10")
+    assert run.returncode == 0, run.stderr
+    assert place.cloud.fired() == ["ssh-drop"]
+    place.check()
+
+
+def test_the_laptop_sleeps_through_the_training(rehearse: Callable[..., Rehearsal]) -> None:
+    place = rehearse("laptop asleep from step 5 until long after the end", steps=200)
+    process = place.begin()
+    wait_until(lambda: place.trained(5), 60)
+    process.send_signal(signal.SIGSTOP)
+    exits = place.cloud.home(place.machine()) / ".gptctl" / "jobs" / place.run_id() / "train" / "exit.json"
+    wait_until(exits.exists, 90)
+    process.send_signal(signal.SIGCONT)
+    assert process.wait(90) == 0, place.words()
+    place.check()

@@ -1,0 +1,167 @@
+"""The machine: it reboots, vanishes, changes its key, its clock is wrong, a process on it dies, a file there is damaged."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.clouds import command_lines
+from tests.faults.conftest import Rehearsal
+from tests.hosts import make_key
+from tests.stories.conftest import end, wait_until
+
+pytestmark = pytest.mark.faults
+LATE_PYTHON = """#!/bin/sh
+# A machine whose clock is ten minutes ahead, as far as Python programs can tell.
+export PYTHONPATH="{folder}${{PYTHONPATH:+:$PYTHONPATH}}"
+exec {python} "$@"
+"""
+LATE = """
+import time
+_true = time.time
+time.time = lambda: _true() + {ahead_s}
+"""
+
+
+def ranks(place: Rehearsal) -> list[int]:
+    """The trainer's processes on the machine."""
+    folder = str(place.cloud.machine_folder(place.machine()))
+    return sorted(
+        pid
+        for pid, words in command_lines().items()
+        if "trainer" in words and "torch.distributed.run" not in words and any(folder in word for word in words)
+    )
+
+
+def test_it_reboots(rehearse: Callable[..., Rehearsal]) -> None:
+    place = rehearse("F4 the machine reboots", steps=400)
+    run = place.run(inject="reboot@50")
+    for _ in range(3):
+        if place.newest()["state"] == "ended":
+            break
+        run = place.gptctl("resume", place.run_id())
+    assert place.cloud.fired() == ["reboot"]
+    assert "Traceback" not in run.stderr
+    place.check(outcome=None)
+    assert place.newest()["outcome"] in ("finished", "failed")
+    assert place.newest()["safe_step"] >= 40
+
+
+def test_it_is_taken_away(rehearse: Callable[..., Rehearsal]) -> None:
+    place = rehearse("F6 the machine vanishes without notice", steps=400)
+    run = place.run(inject="preempt@100")
+    assert run.returncode == 3, run.stderr
+    assert "--resume-from" in run.stdout + run.stderr
+    assert place.newest()["safe_step"] >= 60, "more than one checkpoint interval is lost"
+    place.check(outcome="preempted")
+
+
+def test_one_rank_is_killed(rehearse: Callable[..., Rehearsal]) -> None:
+    place = rehearse("F13 one rank dies", steps=4000)
+    process = place.begin()
+    wait_until(lambda: place.trained(40), 60)
+    os.kill(ranks(place)[-1], signal.SIGKILL)
+    assert process.wait(120) == 5, place.words()
+    place.check(outcome="failed")
+    assert place.newest()["safe_step"] >= 20
+
+
+def test_everything_of_the_training_is_killed(rehearse: Callable[..., Rehearsal]) -> None:
+    place = rehearse("F9 the kernel kills the training: out of memory", steps=4000)
+    process = place.begin()
+    wait_until(lambda: place.trained(40), 60)
+    for pid in ranks(place):
+        os.kill(pid, signal.SIGKILL)
+    assert process.wait(120) == 5, place.words()
+    place.check(outcome="failed")
+
+
+def test_the_host_key_changes(rehearse: Callable[..., Rehearsal]) -> None:
+    place = rehearse("F28 another host key in mid-run", steps=1000)
+    process = place.begin()
+    wait_until(lambda: place.trained(20), 60)
+    end(process)
+    folder = place.cloud.machine_folder(place.machine()) / "etc" / "ssh"
+    old = {path.name: path.read_bytes() for path in folder.glob("ssh_host_ed25519_key*")}
+    make_key(folder / "ssh_host_ed25519_key")
+    hang_up(place)
+    stopped = place.gptctl("resume", place.run_id())
+    assert stopped.returncode in (4, 7), stopped.stderr
+    assert stopped.stderr.count("SHA256:") >= 2, stopped.stderr
+    for name, content in old.items():
+        (folder / name).write_bytes(content)
+    hang_up(place)
+    resumed = place.gptctl("resume", place.run_id())
+    assert resumed.returncode == 0, resumed.stderr
+    place.check()
+
+
+def hang_up(place: Rehearsal) -> None:
+    """The machine's sshd reads its key again."""
+    (file,) = place.cloud.machine_folder(place.machine()).rglob("sshd.pid")
+    os.kill(int(file.read_text()), signal.SIGHUP)
+
+
+def test_an_address_comes_again(rehearse: Callable[..., Rehearsal]) -> None:
+    place = rehearse("F29 the address of an ended machine")
+    assert place.run().returncode == 0
+    again = place.run("--again", inject="reused-ip")
+    assert again.returncode == 0, again.stderr
+    assert place.cloud.fired() == ["reused-ip"]
+    place.check()
+
+
+@pytest.mark.parametrize("ahead_s", [600, -600])
+def test_its_clock_is_wrong(rehearse: Callable[..., Rehearsal], tmp_path: Path, ahead_s: int) -> None:
+    shim = tmp_path / "shim"
+    shim.mkdir()
+    (shim / "sitecustomize.py").write_text(LATE.format(ahead_s=ahead_s))
+    python = shim / "python3"
+    python.write_text(LATE_PYTHON.format(folder=shim, python=sys.executable))
+    python.chmod(0o755)
+    place = rehearse(f"F27 the machine's clock is {ahead_s:+} s off", f"--python={python}")
+    place.write(python=str(python))
+    run = place.run()
+    assert run.returncode == 0, run.stderr
+    place.check()
+    assert 0 <= place.newest()["cost_usd"] < 1.5
+
+
+def test_data_is_cut_short_over_there(rehearse: Callable[..., Rehearsal]) -> None:
+    place = rehearse("F30 dataset truncated on the machine")
+    place.killed_at("stage_finished:sync")
+    cut = 0
+    for path in (place.cloud.home(place.machine()) / ".gptctl" / "data").rglob("*"):
+        if path.is_file() and path.stat().st_size > 10_000:
+            os.truncate(path, path.stat().st_size - 9)
+            cut += 1
+    assert cut
+    resumed = place.gptctl("resume", place.run_id())
+    assert resumed.returncode == 0, resumed.stderr
+    place.check()
+
+
+def test_a_bit_flips_in_a_checkpoint(rehearse: Callable[..., Rehearsal]) -> None:
+    place = rehearse("F15 one byte of the newest checkpoint flipped", steps=100)
+    process = place.begin()
+    wait_until(lambda: place.trained(5), 60)
+    process.send_signal(signal.SIGSTOP)
+    folder = place.cloud.home(place.machine()) / ".gptctl" / "runs" / place.run_id()
+    wait_until((folder / "exit.json").exists, 90)
+    weights = folder / "checkpoints" / "latest" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    process.send_signal(signal.SIGCONT)
+    assert process.wait(120) in (4, 7), place.words()
+    assert place.machine(), "the machine with the damaged checkpoint was thrown away"
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    resumed = place.gptctl("resume", place.run_id())
+    assert resumed.returncode == 0, resumed.stderr
+    place.check()
