@@ -99,6 +99,7 @@ def test_half_a_key_left_by_a_crash_is_made_again(box: Sshd, open_shell: Open) -
     new = key_of(agent.host_key(install=False)["public"])
     agent.host_key(install=True)
     until(lambda: shows(open_shell, new))
+    assert current(box) == new
 
 
 def test_installing_without_a_staged_key_changes_nothing(box: Sshd, open_shell: Open) -> None:

@@ -138,6 +138,7 @@ def test_renewing_moves_the_end_but_never_past_the_deadline(box: Box, api: Api) 
 def test_the_deadline_ends_the_machine_whatever_the_lease_says(box: Box, api: Api) -> None:
     armed(box, api, lease_s=500, deadline_s=2)
     until(lambda: api.count("POST") > 0)
+    assert status(box)["deadline_left_s"] <= 0
 
 
 def test_the_lease_of_a_run_keeps_the_machine(box: Box, api: Api) -> None:
@@ -169,6 +170,7 @@ def test_a_guard_that_was_killed_is_started_again_by_the_training(box: Box, api:
     first = notes(box)["guard"]
     os.kill(first["pid"], signal.SIGKILL)
     until(lambda: notes(box).get("guard") != first and status(box)["armed"])
+    assert not processes.is_alive(first)
 
 
 def test_a_killed_guard_is_not_armed_and_says_so(box: Box, api: Api) -> None:
@@ -246,6 +248,7 @@ def test_holding_ends_after_its_hours(box: Box, api: Api) -> None:
     checkpoint(box, 3)
     armed(box, api, lease_s=0.5)
     until(lambda: api.count("POST") > 0)
+    assert status(box)["holding"] == 1
 
 
 def checkpoint(box: Box, step: int) -> Path:
