@@ -6,7 +6,7 @@ PY = $(VENV)/bin/python
 # Pinned only where there is no torch yet: a torch that somebody chose is never replaced.
 CONSTRAIN = $$($(PY) -c 'import torch' 2>/dev/null || echo '-c constraints.txt')
 
-.PHONY: demo test check bench soak docs clean
+.PHONY: demo test check bench faults two-crashes soak soak-rehearsal docs clean
 
 demo: $(VENV)/.trainer            ## a whole run on this machine: plan, train, fetch, cost
 	$(VENV)/bin/gptctl run recipes/quickstart.toml --host local --yes
@@ -25,6 +25,18 @@ check: $(VENV)/.dev               ## lint, format, types, layers
 bench: $(VENV)/.dev               ## figures side by side, as a table and in bench-results/; never a pass or a fail
 	.ci/system-packages
 	$(PY) -m tests.bench
+
+faults: $(VENV)/.dev              ## the fault table: one row each, on the cloud to rehearse on; about half an hour, as root
+	.ci/system-packages
+	$(PY) -m pytest -m faults -p no:cacheprovider --deselect tests/faults/test_crashes.py::test_killed_twice
+
+two-crashes: $(VENV)/.dev         ## the command line killed twice in a row: machines bought per intent, machines left
+	.ci/system-packages
+	$(PY) -m pytest -s tests/faults/test_crashes.py::test_killed_twice
+
+soak-rehearsal: $(VENV)/.dev      ## 200 rented runs killed at random moments; RUNS=10 for fewer
+	.ci/system-packages
+	$(PY) -m tests.faults.soak --runs $(or $(RUNS),200)
 
 soak: $(VENV)/.dev                ## the long tests
 	.ci/system-packages
