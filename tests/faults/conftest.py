@@ -63,8 +63,10 @@ max_cost_usd = 10
 WAITING = ("F5 spot notice of two minutes: needs EC2's machines", "F32 on EC2: the machine powers itself off")
 DATA_BLOCKS = 2000
 """Of 500 bytes: 500,000 tokens."""
-rows: dict[str, str] = {}
-passed: list[str] = []
+UNTOLD = "did not get to its end"
+
+
+PLACES = pytest.StashKey[list["Rehearsal"]]()
 
 
 @dataclass
@@ -76,6 +78,8 @@ class Rehearsal:
     fault: str
     env: dict[str, str] = field(default_factory=dict)
     started: list[subprocess.Popen[str]] = field(default_factory=list)
+    figures: dict[str, str] = field(default_factory=dict)
+    """The row as it is printed; one dict for all rows of a test."""
 
     @property
     def home(self) -> Path:
@@ -195,11 +199,6 @@ class Rehearsal:
             assert self.newest()["outcome"] == outcome
         if not living:
             self._check_cost(sum(row["cost_cents"] for row in ours))
-        self.survived()
-
-    def survived(self) -> None:
-        """The row holds."""
-        passed.append(self.fault)
 
     def summed_up(self, books: dict[str, Any], missing: int = 0) -> None:
         """The row's figures, from the cloud's books."""
@@ -207,7 +206,7 @@ class Rehearsal:
         ours = [row for row in books["instances"] if not row["foreign"]]
         alive = sum(row["alive"] for row in ours)
         billed_s = sum(row["billed_minutes"] * row["minute_s"] for row in ours)
-        rows[self.fault] = f"buys {buys}  alive {alive}  billed {billed_s:>4.0f} s  lost {missing}"
+        self.figures[self.fault] = f"buys {buys}  alive {alive}  billed {billed_s:>4.0f} s  lost {missing}"
 
     def _lost_checkpoints(self) -> int:
         """Checkpoints that were said to be safe and whose bytes are not here."""
@@ -236,6 +235,8 @@ class Rehearsal:
         assert round(least * 100) - 1 <= cents <= round(most * 100) + 1, (least, cents, most)
 
     def _rentals(self) -> list[dict[str, Any]]:
+        if not (self.home / "ledger.db").exists():
+            return []
         with closing(sqlite3.connect(f"file:{self.home}/ledger.db?mode=ro", uri=True)) as connection:
             found = connection.execute("SELECT data FROM rentals").fetchall()
         return [json.loads(data).get("bill") for (data,) in found]
@@ -244,15 +245,14 @@ class Rehearsal:
 @pytest.fixture
 def rehearse(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Rehearsal]]:
     """`rehearse("F17 launch ok, response lost")`: a fresh cloud, home and host."""
-    made: list[Rehearsal] = []
+    made = request.node.stash.setdefault(PLACES, [])
 
     def make(fault: str, *options: str, boot_s: float = 0.3, **entry: Any) -> Rehearsal:
         cloud = RehearsalCloud(tmp_path / "cloud", f"--ssh-port={free_address()[1]}", *options, boot_s=boot_s)
         cloud.__enter__()
-        rows[fault] = "did not get to its end"
         user = tmp_path / "user-home"
         user.mkdir(exist_ok=True)
-        place = Rehearsal(tmp_path, cloud, fault)
+        place = Rehearsal(tmp_path, cloud, fault, figures={fault: UNTOLD})
         made.append(place)
         place.env = {
             **os.environ,
@@ -272,18 +272,34 @@ def rehearse(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callabl
         place.cloud.__exit__()
 
 
-def survived(fault: str) -> None:
-    """A row without a cloud: nothing was bought."""
-    rows[fault] = "buys 0  alive 0  billed    0 s  lost 0"
-    passed.append(fault)
+@pytest.fixture
+def row(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """`row("F14 ...")`: a row without a cloud, on which nothing is bought."""
+    return lambda fault: request.node.user_properties.append((fault, "buys 0  alive 0  billed    0 s  lost 0"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """The rows of a test go with its report."""
+    if call.when == "call" and "rehearse" in getattr(item, "fixturenames", ()):
+        for place in item.stash.get(PLACES, []):
+            item.user_properties += place.figures.items()
+    return (yield)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """The table, what waits for EC2, and the line that counts."""
-    if rows:
-        terminalreporter.section("faults")
-        for fault, words in rows.items():
-            terminalreporter.write_line(f"{fault:<62} {words}")
-        for fault in WAITING:
-            terminalreporter.write_line(f"{fault:<62} waiting")
-        terminalreporter.write_line(f"{len(rows)} faults, {len(passed)} survived")
+    told = {kind: terminalreporter.stats.get(kind, []) for kind in ("passed", "failed")}
+    rows = {
+        kind: [row for report in reports if report.when == "call" for row in report.user_properties]
+        for kind, reports in told.items()
+    }
+    if not any(rows.values()):
+        return
+    terminalreporter.section("faults")
+    for kind, words in (("passed", ""), ("failed", "  FAILED")):
+        for fault, figures in rows[kind]:
+            terminalreporter.write_line(f"{fault:<62} {figures}{words}")
+    for fault in WAITING:
+        terminalreporter.write_line(f"{fault:<62} waiting")
+    terminalreporter.write_line(f"{sum(map(len, rows.values()))} faults, {len(rows['passed'])} survived")

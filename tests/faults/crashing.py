@@ -17,7 +17,6 @@ import sys
 from typing import Any
 
 WHEN = ("before", "after")
-count = 0
 
 
 class Crashing(sqlite3.Connection):
@@ -25,12 +24,12 @@ class Crashing(sqlite3.Connection):
 
     at = 0
     when = "before"
+    commits = 0
+    """Of this process, over all its connections."""
 
     def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
-        global count
-        commits = sql == "COMMIT"
-        count += commits
-        due = commits and count == self.at
+        Crashing.commits += sql == "COMMIT"
+        due = sql == "COMMIT" and Crashing.commits == self.at
         if due and self.when == "before":
             os.kill(os.getpid(), signal.SIGKILL)
         done = super().execute(sql, *parameters)
@@ -50,7 +49,7 @@ def main() -> None:
     try:
         gptctl()
     finally:
-        print(f"commits: {count}", file=sys.stderr)
+        print(f"commits: {Crashing.commits}", file=sys.stderr)
 
 
 if __name__ == "__main__":

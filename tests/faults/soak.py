@@ -93,7 +93,7 @@ def judged(home: Path, kills: int) -> Result:
         lost = int(listed is None or digests(latest) != {name: each["sha256"] for name, each in listed.items()})
     metrics = folder / "metrics.jsonl"
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()] if metrics.exists() else []
-    wanted = list(range(LOG_EVERY, STEPS + 1, LOG_EVERY)) if row["outcome"] == "finished" else sorted(set(steps))
+    wanted = [1, *range(LOG_EVERY, STEPS + 1, LOG_EVERY)] if row["outcome"] == "finished" else sorted(set(steps))
     wrong = len(set(wanted) ^ set(steps)) + len(steps) - len(set(steps))
     return Result(kills, str(row["outcome"]), lost, wrong)
 
@@ -119,8 +119,8 @@ def main() -> int:
     lost, wrong = sum(each.lost for each in results), sum(each.wrong for each in results)
     finished = sum(each.outcome == "finished" for each in results)
     print(
-        f"{chosen.runs} runs, {sum(each.kills for each in results)} kills, {finished} finished: machines left {left}, "
-        f"most bought per intent {max(bought, default=0)}, verified checkpoints lost {lost}, lines doubled or lost {wrong}"
+        f"{chosen.runs} runs, {sum(each.kills for each in results)} kills, {finished} finished: "
+        f"machines left {left}, most bought per intent {max(bought, default=0)}, verified checkpoints lost {lost}, lines doubled or lost {wrong}"
     )
     return int(bool(left or lost or wrong) or max(bought, default=0) > 1 or finished < chosen.runs)
 

@@ -1,4 +1,4 @@
-"""The account's key is looked for everywhere while a whole run goes on and after it: it is nowhere but where it belongs."""
+"""The account's key is looked for everywhere during a whole run and after it: it is only where it belongs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def command_lines() -> list[Path]:
 
 @pytest.mark.parametrize("guard", ["watcher", "key-on-box"])
 def test_the_api_key_appears_nowhere(rehearse: Callable[..., Rehearsal], guard: str) -> None:
-    """In argv of any process, in any file but the account's own, in any word that was said; with failures on the way."""
+    """In any argv, in any file but the account's own, in any word that was said; with failures on the way."""
     place = rehearse(f"S6 canary API key, guard {guard}", guard=guard)
     key = place.cloud.key.encode()
     shown: set[str] = set()

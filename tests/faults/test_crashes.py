@@ -66,7 +66,6 @@ def test_killed_twice(rehearse: Callable[..., Rehearsal], lag: bool, capsys: pyt
     assert not any(left), [each for each in left if each]
     assert most == 1 and not books["alive"]
     place.summed_up(books)
-    place.survived()
 
 
 def _twice(place: Rehearsal, number: int, scenario: tuple[int, str, int, str]) -> str:

@@ -29,9 +29,7 @@ LEASE_S = 8
         ("the new name is not taken at first", "rename-ignored"),
     ],
 )
-def test_answers_that_lie_once_the_machine_is_up(
-    rehearse: Callable[..., Rehearsal], fault: str, inject: str
-) -> None:
+def test_answers_that_lie_once_the_machine_is_up(rehearse: Callable[..., Rehearsal], fault: str, inject: str) -> None:
     place = rehearse(fault)
     process = place.begin()
     place.until("stage_finished:acquire")
@@ -94,7 +92,9 @@ def test_a_watcher_ends_what_the_laptop_left(rehearse: Callable[..., Rehearsal])
     place.killed_at("stage_finished:provision")
     machine = place.machine()
     row = place.cloud.get(f"instances/{machine}")
-    over = f"{row['name'].rpartition('-')[0]}-{int(time.time()) - 400}"  # 90 minutes later, as the machine's name sees it
+    over = (
+        f"{row['name'].rpartition('-')[0]}-{int(time.time()) - 400}"  # 90 minutes later, as the machine's name sees it
+    )
     place.cloud.post(f"instances/{machine}", {"name": over})
     assert place.gptctl("orphans").returncode == 7
     reaped = place.gptctl("orphans", "--reap", "--json")

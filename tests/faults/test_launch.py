@@ -29,9 +29,7 @@ pytestmark = pytest.mark.faults
         ("foreign machines in the account", "decoys"),
     ],
 )
-def test_the_run_finishes_and_nothing_is_left(
-    rehearse: Callable[..., Rehearsal], fault: str, inject: str
-) -> None:
+def test_the_run_finishes_and_nothing_is_left(rehearse: Callable[..., Rehearsal], fault: str, inject: str) -> None:
     place = rehearse(fault)
     run = place.run(inject=inject)
     assert run.returncode == 0, run.stderr

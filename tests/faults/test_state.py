@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import Rehearsal, survived
+from tests.faults.conftest import Rehearsal
 from tests.hosts import Sshd
 from tests.stories.conftest import end, wait_until
 
@@ -90,7 +90,7 @@ def test_the_state_folder_is_deleted_under_a_living_driver(rehearse: Callable[..
 @pytest.mark.parametrize("content", [b"", b"SQLite format 3\0 and then nothing"])
 def test_a_damaged_ledger_launches_nothing(rehearse: Callable[..., Rehearsal], content: bytes) -> None:
     place = rehearse(f"F34 ledger cut to {len(content)} bytes")
-    place.gptctl("status")
+    place.home.mkdir(mode=0o700)
     (place.home / "ledger.db").write_bytes(content)
     for leftover in place.home.glob("ledger.db-*"):
         leftover.unlink()
@@ -148,10 +148,10 @@ TRAINER = {
 
 
 @pytest.mark.parametrize("fault", TRAINER)
-def test_faults_of_the_trainer_alone(fault: str, tmp_path: Path) -> None:
+def test_faults_of_the_trainer_alone(fault: str, tmp_path: Path, row: Callable[[str], None]) -> None:
     """A training needs no cloud to go wrong: its own tests are the rows."""
+    row(fault)
     place = Path(__file__).parent.parent / "trainer"
     argv = [sys.executable, "-m", "pytest", "-q", "--basetemp", str(tmp_path / "t"), f"{place}/{TRAINER[fault]}"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=300, cwd=place.parent.parent)
     assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout[-3000:]
-    survived(fault)
