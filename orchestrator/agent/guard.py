@@ -124,8 +124,8 @@ def finish(places: Places, within_s: float) -> dict[str, Any]:
 def status(places: Places) -> dict[str, Any]:
     """What protects this machine now; changes nothing. Armed: a guard runs, and its key was accepted when last tried.
 
-    `left_s`: until it acts as things stand; `deadline_left_s`: until it acts whatever happens; `holding`: how many
-    checkpoints of ended trainings lie here that nobody fetched.
+    `left_s`: until it acts as things stand; `lease_left_s`: before that it certainly does not; `deadline_left_s`: until
+    it acts whatever happens; `holding`: how many checkpoints of ended trainings lie here that nobody fetched.
     """
     if files.read_json(_file(places, "order.json")) is None:
         return dict(NONE)
@@ -136,6 +136,7 @@ def status(places: Places) -> dict[str, Any]:
         "armed": alive and bool(known.get("accepted")),
         "ends_at": None,  # durations travel: this machine's clock may be wrong
         "left_s": left_s(places, dict(known.get("ended") or {})) if own else None,
+        "lease_left_s": _lease_left_s(places, own) if own else None,
         "deadline_left_s": own.get("deadline_left_s"),
         "holding": sum(len(_held(places, run)) for run in _runs(places)),
         "ending": alive and bool(known.get("ending")),
@@ -156,6 +157,13 @@ def left_s(places: Places, ended: dict[str, float], *, look: Any = jobs.look) ->
     needed = max([own["left_s"], *(_needed_s(places, run, ended, look) for run in _runs(places))])
     deadline = own["deadline_left_s"]
     return float(needed if deadline is None else min(needed, deadline))
+
+
+def _lease_left_s(places: Places, own: dict[str, Any]) -> float:
+    """Without what a training adds by running: it may end at any moment."""
+    found = [own, *filter(None, (lease.read(places.jobs_of(run)) for run in _runs(places)))]
+    left = max(float(each["left_s"]) for each in found)
+    return left if own["deadline_left_s"] is None else min(left, own["deadline_left_s"])
 
 
 def _runs(places: Places) -> list[str]:

@@ -109,7 +109,7 @@ def note(context: RunContext, state: Mapping[str, Any]) -> None:
 
 def told_by(known: Mapping[str, Any], state: Mapping[str, Any], now: float) -> dict[str, Any]:
     """`guard` of the rental after the machine's own word. `ends_at`: the latest moment at which it acts; `acts_at`:
-    when it acts if nobody asks for the machine again; UTC epoch seconds."""
+    when it acts if all goes on as it is; `leased_until`: before that it does not act. UTC epoch seconds."""
     if state.get("kind") != KIND:
         return {**known, "kind": KIND, "armed": False}
     return {
@@ -117,6 +117,7 @@ def told_by(known: Mapping[str, Any], state: Mapping[str, Any], now: float) -> d
         "armed": bool(state["armed"]),
         "ends_at": _moment(known.get("ends_at"), now, state.get("deadline_left_s")),
         "acts_at": _moment(known.get("acts_at"), now, state.get("left_s")),
+        "leased_until": _moment(known.get("leased_until"), now, state.get("lease_left_s")),
         "problem": state.get("problem"),
         "holding": state.get("holding") or 0,
     }

@@ -51,7 +51,7 @@ def _ended_by_guard(context: RunContext) -> bool:
     known = context.rental.data.get("guard") or {}
     if not known.get("armed") or _is_preempted(context):
         return False
-    return _deadline_passed(context) or _passed(context, "acts_at")
+    return _deadline_passed(context) or _passed(context, "leased_until")
 
 
 def _why(context: RunContext) -> str:
@@ -65,7 +65,7 @@ def _deadline_passed(context: RunContext) -> bool:
 
 
 def _passed(context: RunContext, moment: str) -> bool:
-    """`acts_at` moves with every renewal over there: the guard cannot have acted before the last one we were told."""
+    """A lease only ever gets longer: the guard cannot have acted before the end that we were told last."""
     at = (context.rental.data.get("guard") or {}).get(moment)
     return at is not None and context.now() >= at - min(SLACK_S, box_guard.lease_s() / 2)
 

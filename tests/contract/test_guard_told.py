@@ -6,21 +6,24 @@ from orchestrator.cli.status import _guard_line
 from orchestrator.stages.box_guard import told_by
 
 ARMED = {
-    "kind": "key-on-box", "armed": True, "ends_at": None, "left_s": 1800.0, "deadline_left_s": 7200.0,
-    "problem": None, "holding": 0, "ending": False,
+    "kind": "key-on-box", "armed": True, "ends_at": None, "left_s": 2160.0, "lease_left_s": 1800.0,
+    "deadline_left_s": 7200.0, "problem": None, "holding": 0, "ending": False,
 }  # fmt: skip
 
 
 def test_durations_become_moments_of_this_sides_clock() -> None:
     told = told_by({}, ARMED, now=1000.0)
-    assert (told["armed"], told["acts_at"], told["ends_at"]) == (True, 2800.0, 8200.0)
+    assert (told["armed"], told["leased_until"], told["acts_at"], told["ends_at"]) == (True, 2800.0, 3160.0, 8200.0)
 
 
 def test_a_heartbeat_is_no_news_and_a_renewal_is() -> None:
     told = told_by({}, ARMED, now=1000.0)
-    assert told_by(told, {**ARMED, "left_s": 1795.0, "deadline_left_s": 7195.2}, now=1005.0) == told
+    assert (
+        told_by(told, {**ARMED, "left_s": 2155.0, "lease_left_s": 1795.0, "deadline_left_s": 7195.2}, now=1005.0)
+        == told
+    )
     renewed = told_by(told, {**ARMED, "deadline_left_s": 7140.0}, now=1060.0)
-    assert (renewed["acts_at"], renewed["ends_at"]) == (2860.0, 8200.0)
+    assert (renewed["leased_until"], renewed["acts_at"], renewed["ends_at"]) == (2860.0, 3220.0, 8200.0)
 
 
 def test_a_machine_without_its_guard_is_not_armed_but_its_deadline_is_remembered() -> None:
