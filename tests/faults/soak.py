@@ -120,7 +120,8 @@ def main() -> int:
     finished = sum(each.outcome == "finished" for each in results)
     print(
         f"{chosen.runs} runs, {sum(each.kills for each in results)} kills, {finished} finished: "
-        f"machines left {left}, most bought per intent {max(bought, default=0)}, verified checkpoints lost {lost}, lines doubled or lost {wrong}"
+        f"machines left {left}, most bought per intent {max(bought, default=0)}, "
+        f"verified checkpoints lost {lost}, lines doubled or lost {wrong}"
     )
     return int(bool(left or lost or wrong) or max(bought, default=0) > 1 or finished < chosen.runs)
 

@@ -92,9 +92,8 @@ def test_a_watcher_ends_what_the_laptop_left(rehearse: Callable[..., Rehearsal])
     place.killed_at("stage_finished:provision")
     machine = place.machine()
     row = place.cloud.get(f"instances/{machine}")
-    over = (
-        f"{row['name'].rpartition('-')[0]}-{int(time.time()) - 400}"  # 90 minutes later, as the machine's name sees it
-    )
+    # Its name as a watcher sees it an hour and a half later.
+    over = f"{row['name'].rpartition('-')[0]}-{int(time.time()) - 400}"
     place.cloud.post(f"instances/{machine}", {"name": over})
     assert place.gptctl("orphans").returncode == 7
     reaped = place.gptctl("orphans", "--reap", "--json")

@@ -1,4 +1,4 @@
-"""The machine: it reboots, vanishes, changes its key, its clock is wrong, a process on it dies, a file there is damaged."""
+"""The machine reboots, vanishes, changes its key; its clock is wrong; a process dies or a file is damaged there."""
 
 from __future__ import annotations
 
