@@ -92,7 +92,7 @@ def first_step(place: Place, rounds: int) -> Figure:
 
 def by_gptctl(place: Place, kept: Path) -> float:
     """One run that leaves after the launch; its config and its tokens are kept for the other side."""
-    done = place.gptctl("run", str(place.recipe), "--host", "box", "--yes", "-d")
+    done = place.gptctl("run", str(place.recipe), "--host", "box", "--yes", "-d", "--again")
     row = place.alive()
     if done.returncode or row is None:
         raise RuntimeError(f"gptctl run: exit {done.returncode}\n{done.stderr}")
