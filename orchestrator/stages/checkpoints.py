@@ -7,13 +7,16 @@ import shutil
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from orchestrator.core.errors import LinkLost, RemoteError, Unreachable
+from orchestrator.core.errors import AgentError, LinkLost, RemoteError, Unreachable
 from orchestrator.remote import transfer
 from orchestrator.remote.agent import Checkpoint
 from orchestrator.remote.landing import require_space
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.sync import progress
 from trainer import contract
+
+UNWRITABLE = ("disk-full", "read-only")
+"""The agent's words for a disk that takes no note."""
 
 
 def pull_newest(context: RunContext) -> None:
@@ -53,7 +56,7 @@ def pull(context: RunContext, checkpoints: Sequence[Checkpoint], folder: Path) -
             progress(context, found.name),
             manifest=contract.MANIFEST_FILE,
         )
-        context.agent.safe(context.run_id, found.step, found.manifest_sha256)
+        mark_safe(context, found)
         context.ledger.update_run(context.run_id, safe_step=max(found.step, context.run.safe_step or 0))
         for name, is_it in ((contract.LATEST, found.latest), (contract.BEST, found.best)):
             if is_it:
@@ -61,6 +64,16 @@ def pull(context: RunContext, checkpoints: Sequence[Checkpoint], folder: Path) -
     if checkpoints:
         total = sum(found.size_bytes for found in checkpoints)
         context.say(f"{len(checkpoints)} checkpoints here and verified ({total / 1e6:.1f} MB) in {folder}")
+
+
+def mark_safe(context: RunContext, found: Checkpoint) -> None:
+    """Tells the machine that it may remove this one. A machine that cannot note it keeps it, which harms nobody."""
+    try:
+        context.agent.safe(context.run_id, found.step, found.manifest_sha256)
+    except AgentError as error:
+        if error.code not in UNWRITABLE:
+            raise
+        context.tell("warning", f"{found.name} is here and verified; the machine cannot note it: {error.message}")
 
 
 def link(path: Path, target: str) -> None:
