@@ -136,7 +136,7 @@ class Progress:
         elif record.get("event") == contract.EVENT_CHECKPOINTED:
             self._checkpointed = True
         elif record.get("event") in (contract.EVENT_WARNING, contract.EVENT_MICRO_BATCH_REDUCED):
-            self.context.tell("warning", str(record.get("text") or record["event"]))
+            self.context.tell("warning", str(record.get("reason") or record.get("text") or record["event"]))
 
     def _metric(self, record: Mapping[str, Any]) -> None:
         plan, rate = self.context.plan, record.get("tokens_per_second") or 0.0
