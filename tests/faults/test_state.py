@@ -52,7 +52,7 @@ def test_no_room_for_checkpoints_there(rehearse: Callable[..., Rehearsal]) -> No
         process.send_signal(18)
         code = process.wait(120)
         words = place.words()
-        assert "Traceback" not in words.partition("last lines")[0], words
+        assert "\nTraceback" not in words, words
     assert code in (0, 4, 5, 7), words
     if code in (4, 7):
         released = place.gptctl("release", place.run_id(), "--force", "--yes")
@@ -84,7 +84,7 @@ def test_the_state_folder_is_deleted_under_a_living_driver(rehearse: Callable[..
     shutil.rmtree(place.home)
     reaped = place.gptctl("orphans", "--reap", machine, "--yes")
     assert reaped.returncode == 0 and f"destroyed {machine}" in reaped.stdout, reaped.stderr
-    place.check(outcome=None)
+    place.check(outcome=None, priced=False)
 
 
 @pytest.mark.parametrize("content", [b"", b"SQLite format 3\0 and then nothing"])
