@@ -58,7 +58,7 @@ def acquire(context: RunContext) -> None:
 
 
 def _use(context: RunContext) -> None:
-    if context.provider.paid:
+    if context.provider.paid and not context.rental.data.get("reached"):
         instance = boot.wait_until_active(context)
         context.ledger.update_rental(context.rental.id, address=asdict(_vouched(context, instance)))
     _reach(context)

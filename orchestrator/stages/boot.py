@@ -15,6 +15,7 @@ from orchestrator.stages.guard import held
 
 LOOK_EVERY_S = 2.0
 LONGEST_BOOT_MINUTES = 30.0
+TELL_EVERY_S = 10.0
 GONE = ("terminated", "preempted")
 GIVE_BACK_WITHIN_S = 600.0
 SEEN_KEYS = ("booting_at", "active_at", "alive_at", "gone_at")
@@ -28,10 +29,17 @@ class BadMachine(ProviderError):
 def wait_until_active(context: RunContext) -> Instance:
     """The machine once it is active with an address. Raises BadMachine for one that is unhealthy, gone or stuck."""
     usual = context.machine.boot_minutes or LONGEST_BOOT_MINUTES / 2
-    longest_s = 60 * max(2 * usual, context.provider.longest_boot_s / 60)
+    longest_s = max(2 * 60 * usual, context.provider.longest_boot_s)
     began, told = context.now(), 0.0
     while True:
-        found = _look(context)
+        asked = context.now()
+        try:
+            found = held(context)
+        except NoAnswer as error:
+            context.tell("seen", f"{error.message}; looking again")
+            time.sleep(LOOK_EVERY_S)
+            began += context.now() - asked  # an API that is silent says nothing about the machine
+            continue
         status = found.status if found else "not listed"
         if found and found.status == "active" and found.address is not None:
             if "active_at" not in context.rental.data:
@@ -42,18 +50,10 @@ def wait_until_active(context: RunContext) -> Instance:
             raise BadMachine(f"{context.rental.instance_id} is {status} after {waited_s / 60:.0f} min")
         if found:
             context.remember(booting_at=context.now())
-        if context.now() - told > 10:
+        if context.now() - told > TELL_EVERY_S:
             told = context.now()
             context.say(f"booting {waited_s / 60:.0f}m, usual {usual:.0f}m ({status})")
         time.sleep(LOOK_EVERY_S)
-
-
-def _look(context: RunContext) -> Instance | None:
-    try:
-        return held(context)
-    except NoAnswer as error:
-        context.tell("seen", f"{error.message}; looking again")
-        return None
 
 
 def is_gone(context: RunContext) -> bool:
