@@ -269,15 +269,28 @@ def check(
     recipe: Annotated[
         str | None, typer.Option("--recipe", metavar="RECIPE", help="Check the space for this one.")
     ] = None,
+    drill: Annotated[
+        bool, typer.Option("--drill", help="Rent the host's cheapest machine, and see whether its guard ends it.")
+    ] = False,
+    lease_s: Annotated[
+        # For rehearsals: the time between arming the guard and its deadline.
+        float, typer.Option("--lease-s", min=1, max=3600, hidden=True)
+    ] = 300.0,
     accept_new_host_key: options.AcceptKey = False,
     inventory: options.Inventory = None,
+    yes: options.Yes = False,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
     """Look for what would go wrong, here or on a host.
 
-    Each line says ok, warn or fail, with the fix.
+    Each line says ok, warn or fail, with the fix. With --drill a machine is rented for five minutes and left alone: the
+    price is asked for first, and exit 7 means that nothing ended it.
     """
+    if drill:
+        from orchestrator.cli import drill as alone
+
+        return alone.drill(host, inventory, lease_s=lease_s, yes=yes, as_json=as_json)
     from orchestrator.cli import check as it
 
     return it.check(host, recipe, inventory, accept_new=accept_new_host_key, as_json=as_json)
