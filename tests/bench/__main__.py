@@ -57,6 +57,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller files")
     parser.add_argument("--worker", choices=[bench.name for bench in BENCHES], help=argparse.SUPPRESS)
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that every `with` and `finally` cleans up
     if given.worker:
         return work(next(bench for bench in BENCHES if bench.name == given.worker), quick=given.quick)
     RESULTS.mkdir(exist_ok=True)
@@ -117,7 +118,6 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
 
 def work(bench: Bench, *, quick: bool) -> int:
     """The other side of measured(): one figure per line, as JSON. What children print is no figure."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that every `with` cleans up
     figures = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     try:
