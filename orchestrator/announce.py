@@ -24,7 +24,6 @@ ENDINGS = {
     Outcome.LIMIT: "over-budget",
 }
 """What an outcome is called there. Whoever typed stop need not be told."""
-ENDING_STAGES = ("fetch", "report", "release")
 WORTH_A_LOOK = frozenset({"stage_started", "stage_finished", "stage_failed"})
 
 
@@ -54,7 +53,18 @@ def worth_telling(event: Event, run: RunRecord, rental: Rental | None, *, cost_u
             return "started", f"{run.total_steps:,} steps of {run.recipe} on {run.host} ({run.machine}, {price})"
         case "stage_started", "fetch" if run.outcome in ENDINGS:
             return ENDINGS[run.outcome], _result(run, cost_usd)
-        case "stage_failed", stage if stage in ENDING_STAGES and rental and paid and _may_bill(rental):
+    return _still_up(event, run, rental, price) if paid and rental and _may_bill(rental) else None
+
+
+def _still_up(event: Event, run: RunRecord, rental: Rental, price: str) -> tuple[str, str] | None:
+    """What becomes of a paid machine whose run is over."""
+    match event.kind, event.stage:
+        case "stage_failed", "fetch":
+            what = f"{rental.instance_id} ({price}) holds checkpoints that are not here"
+            return "held", f"{what}: {event.text}. Next: gptctl resume {run.id}"
+        case "stage_finished", "release" if run.keep:
+            return "held", f"{rental.instance_id} ({price}) is kept, as you wished. Next: gptctl release {run.id}"
+        case "stage_failed", "report" | "release":
             return "still-billing", f"{rental.instance_id} ({price}): {event.text}. Next: gptctl release {run.id}"
     return None
 

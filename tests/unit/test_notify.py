@@ -216,7 +216,10 @@ HOME = Rental("h", "ssh", "box", "1x3090", 1.0, "box", 0.11)
         ("stage_started", "fetch", "limit", RENTAL, "over-budget", "$13.10"),
         ("stage_started", "fetch", "stopped", RENTAL, None, ""),
         ("stage_failed", "release", "finished", RENTAL, "still-billing", "gptctl release"),
-        ("stage_failed", "fetch", "finished", RENTAL, "still-billing", "i-1 ($15.92/h)"),
+        ("stage_failed", "report", "finished", RENTAL, "still-billing", "i-1 ($15.92/h)"),
+        ("stage_failed", "fetch", "finished", RENTAL, "held", "i-1 ($15.92/h) holds checkpoints that are not here"),
+        ("stage_failed", "fetch", "finished", None, None, ""),
+        ("stage_finished", "release", "finished", RENTAL, None, ""),
         ("stage_failed", "release", "finished", HOME, None, ""),
         ("stage_failed", "release", "finished", replace(RENTAL, state="released"), None, ""),
         ("stage_failed", "sync", None, RENTAL, None, ""),
@@ -231,6 +234,14 @@ def test_what_is_worth_telling(
     )  # fmt: skip
     told = worth_telling(Event(kind, 1.0, stage, "no answer"), run, rental, cost_usd=13.1)
     assert (told[0] if told else None) == happening and says in (told[1] if told else "")
+
+
+def test_a_kept_machine_is_told_of_while_it_is_up() -> None:
+    kept = RunRecord(RUN, "tiny", "box", "8xA100-40GB", 1.0, keep=True)
+    told = worth_telling(Event("stage_finished", 1.0, "release"), kept, RENTAL, cost_usd=0.0)
+    assert told == ("held", f"i-1 ($15.92/h) is kept, as you wished. Next: gptctl release {RUN}")
+    released = replace(RENTAL, state="released")
+    assert worth_telling(Event("stage_finished", 1.0, "release"), kept, released, cost_usd=0.0) is None
 
 
 def test_what_reached_somebody_is_not_sent_again(ledger: Ledger, receiver: Receiver) -> None:
