@@ -8,7 +8,7 @@ unless that run is kept.
 from __future__ import annotations
 
 from orchestrator.core.billing import bill, observed
-from orchestrator.core.errors import RemoteError
+from orchestrator.core.errors import RemoteError, UserError
 from orchestrator.core.ports import Instance
 from orchestrator.core.states import State
 from orchestrator.ledger.records import RENTAL_RELEASED
@@ -61,7 +61,7 @@ def _destroy(context: RunContext) -> None:
         if not context.rental.data.get("gone_at"):
             _end_jobs(context)
             box_guard.finish(context)
-    except RemoteError as error:
+    except (RemoteError, UserError) as error:  # a login key that is missing here must keep no machine alive
         context.tell("seen", f"{error.message}; it is destroyed all the same")
     context.disconnect()
     boot.give_back(context)
