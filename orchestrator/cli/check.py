@@ -7,33 +7,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
+from orchestrator.cli import check_host, check_laptop, render
+from orchestrator.cli.findings import FAIL, OK, Finding
+from orchestrator.cli.home import open_home
 from orchestrator.core.errors import RemoteError, UserError
 from orchestrator.core.inventory import load_inventory
 from orchestrator.core.recipe import load_recipe
-
-OK, WARN, FAIL = "ok", "warn", "fail"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line: what was looked at, how it is, the evidence, and what to do about it."""
-
-    what: str
-    level: str
-    found: str
-    fix: str = ""
 
 
 def check(
     host_name: str | None, recipe_name: str | None, inventory: Path | None, *, accept_new: bool, as_json: bool
 ) -> int:
     """Prints the findings as they are known; the exit code is that of a failing laptop (2) or machine (4), else 0."""
-    from orchestrator.cli import check_host, check_laptop
-    from orchestrator.cli.home import open_home
-
     recipe = load_recipe(recipe_name) if recipe_name else None
     home = open_home()
     if host_name is None:
@@ -49,8 +37,6 @@ def check(
 
 def _table(findings: Iterator[Finding]) -> list[Finding]:
     """One line at a time: a look at a machine takes seconds, and the first lines already tell something."""
-    from orchestrator.cli import render
-
     seen = []
     for each in findings:
         render.show_finding(each.level, each.what, each.found, each.fix if each.level != OK else "")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cli.check import FAIL, OK, WARN, Finding
+from orchestrator.cli.findings import FAIL, OK, WARN, Finding
 from orchestrator.cli.machine_here import machine_of
 from orchestrator.cli.reach import shell_to
 from orchestrator.cli.words import clean, duration, size

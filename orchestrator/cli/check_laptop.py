@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from orchestrator.cli.check import FAIL, OK, WARN, Finding
+from orchestrator.cli.findings import FAIL, OK, WARN, Finding
 from orchestrator.cli.words import size
 from orchestrator.core.errors import UserError
 from orchestrator.core.forecast import kept_bytes
