@@ -55,7 +55,7 @@ def test_killed_twice(rehearse: Callable[..., Rehearsal], lag: bool, capsys: pyt
     if lag:
         place.cloud.inject("list-lag@5*forever")
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        left = list(pool.map(lambda each: _twice(place, *each), range(len(scenarios)), scenarios))
+        left = list(pool.map(lambda each: _twice(place, *each), enumerate(scenarios)))
     books = place.cloud.books()
     most = max(books["launches_by_intent"].values())
     with capsys.disabled():

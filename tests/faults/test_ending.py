@@ -51,7 +51,7 @@ def test_the_end_is_ignored_and_the_user_leaves(rehearse: Callable[..., Rehearsa
     process = place.begin()
     place.until("stage_started:release")
     wait_until(lambda: "terminate-ignored" in place.cloud.fired(), 30)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 7, place.words()
     machine = place.machine()
     assert machine in place.words() and "15.92" in place.words()
