@@ -68,7 +68,7 @@ def seconds(argv: Sequence[str], home: Path) -> tuple[float, float]:
 
 def measure(runs: int, rounds: int) -> dict[str, float]:
     """Best seconds of each command, and the number of runs that the answer really had."""
-    # In memory: filling commits 44,000 times, which is minutes of fsync on a slow disk; reading comes from memory anyway.
+    # In memory: filling commits 44,000 times, minutes of fsync on a slow disk; it is read from memory anyway.
     memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
     with tempfile.TemporaryDirectory(dir=memory) as folder:
         home = Path(folder) / "home"
