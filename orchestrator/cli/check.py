@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from orchestrator.cli import check_host, check_laptop, render
+from orchestrator.cli import check_cloud, check_host, check_laptop, render
 from orchestrator.cli.findings import FAIL, OK, Finding
 from orchestrator.cli.home import open_home
 from orchestrator.core.errors import RemoteError, UserError
@@ -21,7 +21,7 @@ from orchestrator.core.recipe import load_recipe
 def check(
     host_name: str | None, recipe_name: str | None, inventory: Path | None, *, accept_new: bool, as_json: bool
 ) -> int:
-    """Prints the findings as they are known; the exit code is that of a failing laptop (2) or machine (4), else 0."""
+    """Prints the findings as they are known; the exit code is that of a failing laptop (2) or host (4), else 0."""
     recipe = load_recipe(recipe_name) if recipe_name else None
     home = open_home()
     if host_name is None:
@@ -29,7 +29,8 @@ def check(
         failed = UserError.exit_code
     else:
         host = load_inventory(inventory, home).host(host_name)
-        findings = check_host.findings(home, host, recipe, accept_new=accept_new)
+        there = check_host.findings(home, host, recipe, accept_new=accept_new)
+        findings = check_cloud.findings(home, host) if host.paid else there
         failed = RemoteError.exit_code
     found = _json(findings, host_name) if as_json else _table(findings)
     return failed if any(each.level == FAIL for each in found) else 0
