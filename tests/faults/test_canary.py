@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,12 @@ def content(file: Path) -> bytes:
         return file.read_bytes() if file.is_file() else b""
     except OSError:  # it ended, or is not for us to read
         return b""
+
+
+def below(folder: Path) -> Iterator[Path]:
+    """Every file below, also while the folder is being removed."""
+    for place, _, names in os.walk(folder):
+        yield from (Path(place) / name for name in names)
 
 
 def command_lines() -> list[Path]:
@@ -49,13 +56,13 @@ def test_the_api_key_appears_nowhere(rehearse: Callable[..., Rehearsal], guard: 
         looks += 1
         shown |= {str(file) for file in holders(key, command_lines())}
         homes |= set(place.cloud.state.glob("machines/*"))
-        shown |= {str(file) for home in homes for file in holders(key, home.rglob("*"))}
+        shown |= {str(file) for home in homes for file in holders(key, below(home))}
     said, _ = process.communicate()
     assert process.returncode == 0, said
     assert looks >= LEAST_LOOKS and homes
     assert key not in said
     own = Path(place.cloud.entry["key_file"])
-    shown |= {str(file) for file in holders(key, (one for one in place.folder.rglob("*") if one != own))}
-    shown |= {str(file) for file in holders(key, Path("/dev/shm").rglob("*"))}
+    shown |= {str(file) for file in holders(key, (one for one in below(place.folder) if one != own))}
+    shown |= {str(file) for file in holders(key, below(Path("/dev/shm")))}
     assert shown == set()
     place.check()
