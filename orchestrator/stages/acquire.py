@@ -39,6 +39,10 @@ ASK_AGAIN_S = 60.0
 LOOK_EVERY_S = 5.0
 
 
+class Unseen(ProviderError):
+    """A launch whose answer was lost, and whose machine no list showed for long enough."""
+
+
 def acquire(context: RunContext) -> None:
     """Leaves the rental with an instance id, an address and a machine that answered."""
     context.advance(State.ACQUIRING)
@@ -46,7 +50,7 @@ def acquire(context: RunContext) -> None:
         return gone.conclude(context)
     for attempt in range(1, MOST_MACHINES + 1):
         if context.rental.instance_id is None:
-            _hold(context, _found(context) or _bought(context))
+            hold(context, find(context) or _bought(context))
         try:
             return _use(context)
         except boot.BadMachine as error:
@@ -66,7 +70,7 @@ def _use(context: RunContext) -> None:
     rekey.rekey(context)
 
 
-def _hold(context: RunContext, instance: Instance) -> None:
+def hold(context: RunContext, instance: Instance) -> None:
     """What is bought is written down at once; the address of a cloud's machine comes later."""
     context.ledger.update_rental(
         context.rental.id,
@@ -76,7 +80,7 @@ def _hold(context: RunContext, instance: Instance) -> None:
     )
 
 
-def _found(context: RunContext) -> Instance | None:
+def find(context: RunContext) -> Instance | None:
     """A machine that an earlier, interrupted acquire of this rental got; others of this rental are ended.
 
     An intent whose answer is unknown is looked for until lists have been clean long enough to close it as unseen.
@@ -96,7 +100,7 @@ def _found(context: RunContext) -> Instance | None:
         time.sleep(LOOK_EVERY_S)
     if open_ids:
         _close(context, INTENT_UNSEEN)
-        raise ProviderError(
+        raise Unseen(
             f"the launch was never seen in {context.provider.settle_s / 60:.0f} min of lists; nothing seems bought",
             "gptctl orphans looks again; then run again",
         )
@@ -172,11 +176,11 @@ def _buy(context: RunContext, offer: Offer) -> Instance:
         Intent(request.intent_id, context.rental.id, context.now(), request={"region": offer.region, "sku": offer.sku})
     )
     try:
-        # No retry: a request whose answer is lost may still have bought a machine; _found() decides on the next look.
+        # No retry: a request whose answer is lost may still have bought a machine; find() decides on the next look.
         instance = context.provider.acquire(request)
     except AmbiguousLaunch as error:
         context.tell("warning", f"{error.message}; looking for the machine by its tag")
-        found = _found(context)
+        found = find(context)
         assert found is not None  # an open intent is adopted, or closed as unseen, which raises
         return found
     except NoAnswer:

@@ -12,7 +12,7 @@ from orchestrator.core.errors import RemoteError, UserError
 from orchestrator.core.ports import Instance
 from orchestrator.core.states import State
 from orchestrator.ledger.records import RENTAL_RELEASED
-from orchestrator.stages import boot, box_guard
+from orchestrator.stages import acquire, boot, box_guard
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.report import report
 
@@ -55,8 +55,22 @@ def _give_back(context: RunContext) -> None:
     context.ledger.update_rental(context.rental.id, state=RENTAL_RELEASED, released_at=context.now())
 
 
+def _look_for_lost(context: RunContext) -> None:
+    """A launch without an answer may have bought a machine: nothing is called released before it was looked for."""
+    if context.rental.instance_id is None and context.ledger.intents(context.rental.id, open_only=True):
+        try:
+            found = acquire.find(context)
+        except acquire.Unseen as error:
+            context.say(error.message)
+        else:
+            if found is not None:
+                acquire.hold(context, found)
+                context.remember(booting_at=context.rental.created_at, active_at=context.now())
+
+
 def _destroy(context: RunContext) -> None:
     """Its jobs end with it. Frees the secrets first where it still answers: memory outlives some machines."""
+    _look_for_lost(context)
     try:
         if not context.rental.data.get("gone_at"):
             _end_jobs(context)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.faults.conftest import Rehearsal
+from tests.stories.conftest import wait_until
 
 pytestmark = pytest.mark.faults
 
@@ -60,3 +61,16 @@ def test_the_run_never_starts_and_nothing_is_left(
     assert word in run.stderr
     assert "Traceback" not in run.stderr
     place.check(outcome="limit" if code == 6 else "never_started")
+
+
+def test_released_while_its_launch_has_no_answer(rehearse: Callable[..., Rehearsal]) -> None:
+    """The machine was bought, nobody was told, gptctl was killed while looking: release looks first."""
+    place = rehearse("released while the launch has no answer")
+    place.cloud.inject("timeout-after-effect,list-lag@20*6")
+    process = place.start("run", "tiny.toml", "--host", "cloud", "--yes")
+    wait_until(lambda: "timeout-after-effect" in place.cloud.fired(), 60)
+    process.kill()
+    process.wait()
+    released = place.gptctl("release", "--yes")
+    assert "destroyed" in released.stderr, released.stderr
+    place.check(outcome="stopped")
