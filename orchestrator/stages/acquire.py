@@ -49,8 +49,12 @@ def acquire(context: RunContext) -> None:
     if gone.was_ended(context):
         return gone.conclude(context)
     for attempt in range(1, MOST_MACHINES + 1):
-        if context.rental.instance_id is None:
-            hold(context, find(context) or _bought(context))
+        if context.rental.instance_id is not None:
+            _close(context, INTENT_BOUGHT, context.rental.instance_id)
+        elif (found := find(context)) is not None:
+            hold(context, found, INTENT_ADOPTED)
+        else:
+            _buy_somewhere(context)
         try:
             return _use(context)
         except boot.BadMachine as error:
@@ -70,14 +74,18 @@ def _use(context: RunContext) -> None:
     rekey.rekey(context)
 
 
-def hold(context: RunContext, instance: Instance) -> None:
-    """What is bought is written down at once; the address of a cloud's machine comes later."""
+def hold(context: RunContext, instance: Instance, state: str, price_per_hour_usd: float | None = None) -> None:
+    """What is bought is written down at once, and only then its intent is closed: killed in between, the machine is
+    held; the other way round it would be nobody's. The address of a cloud's machine comes later."""
+    price = context.rental.price_per_hour_usd if price_per_hour_usd is None else price_per_hour_usd
     context.ledger.update_rental(
         context.rental.id,
         instance_id=instance.instance_id,
         ends_at=instance.ends_at,
+        price_per_hour_usd=price,
         address=asdict(instance.address) if instance.address else {},
     )
+    _close(context, state, instance.instance_id)
 
 
 def find(context: RunContext) -> Instance | None:
@@ -92,7 +100,6 @@ def find(context: RunContext) -> Instance | None:
     while True:
         for instance in _ours(context):
             if instance.intent_id in open_ids or not context.provider.paid:
-                _close(context, INTENT_ADOPTED, instance)
                 return instance
             context.provider.release(instance)
         if context.now() >= until:
@@ -118,13 +125,13 @@ def _ours(context: RunContext) -> list[Instance]:
     ]
 
 
-def _close(context: RunContext, state: str, instance: Instance | None = None) -> None:
-    answer = {"instance_id": instance.instance_id} if instance else {}
+def _close(context: RunContext, state: str, instance_id: str | None = None) -> None:
+    answer = {"instance_id": instance_id} if instance_id else {}
     for intent in context.ledger.intents(context.rental.id, open_only=True):
         context.ledger.close_intent(intent.id, state, answer)
 
 
-def _bought(context: RunContext) -> Instance:
+def _buy_somewhere(context: RunContext) -> None:
     """Asks for each offer in turn, once; with --wait, round after round. Refusals close their intent."""
     while True:
         reasons = []
@@ -168,7 +175,7 @@ def _offers(context: RunContext) -> list[Offer]:
             time.sleep(ASK_AGAIN_S)
 
 
-def _buy(context: RunContext, offer: Offer) -> Instance:
+def _buy(context: RunContext, offer: Offer) -> None:
     request = LaunchRequest(context.rental.id, str(uuid4()), offer)
     if context.provider.paid:
         request = _guarded(context, request)
@@ -182,15 +189,13 @@ def _buy(context: RunContext, offer: Offer) -> Instance:
         context.tell("warning", f"{error.message}; looking for the machine by its tag")
         found = find(context)
         assert found is not None  # an open intent is adopted, or closed as unseen, which raises
-        return found
+        return hold(context, found, INTENT_ADOPTED, offer.price_per_hour_usd)
     except NoAnswer:
         raise  # nothing was sent or it is unknown: the intent stays open and is looked for on the next call
     except ProviderError as error:
         context.ledger.close_intent(request.intent_id, INTENT_REFUSED, {"error": error.message})
         raise
-    context.ledger.close_intent(request.intent_id, INTENT_BOUGHT, {"instance_id": instance.instance_id})
-    context.ledger.update_rental(context.rental.id, price_per_hour_usd=offer.price_per_hour_usd)
-    return instance
+    hold(context, instance, INTENT_BOUGHT, offer.price_per_hour_usd)
 
 
 def _guarded(context: RunContext, request: LaunchRequest) -> LaunchRequest:

@@ -11,7 +11,7 @@ from orchestrator.core.billing import bill, observed
 from orchestrator.core.errors import RemoteError, UserError
 from orchestrator.core.ports import Instance
 from orchestrator.core.states import State
-from orchestrator.ledger.records import RENTAL_RELEASED
+from orchestrator.ledger.records import INTENT_ADOPTED, RENTAL_RELEASED
 from orchestrator.stages import acquire, boot, box_guard
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.report import report
@@ -64,7 +64,7 @@ def _look_for_lost(context: RunContext) -> None:
             context.say(error.message)
         else:
             if found is not None:
-                acquire.hold(context, found)
+                acquire.hold(context, found, INTENT_ADOPTED)
                 context.remember(booting_at=context.rental.created_at, active_at=context.now())
 
 
