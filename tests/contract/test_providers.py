@@ -28,7 +28,18 @@ def test_every_module_makes_a_provider_of_its_own_name(name: str) -> None:
     made = providers.load(name).provider(host, machine_type("1x3090"))
     assert made.name == name
     assert made.paid == (name not in UNPAID)
-    for verb in ("offers", "machines", "acquire", "release", "ended_at", "set_deadline", "guard", "end_call", "allow_caller"):
+    verbs = (
+        "offers",
+        "machines",
+        "acquire",
+        "release",
+        "ended_at",
+        "set_deadline",
+        "guard",
+        "end_call",
+        "allow_caller",
+    )
+    for verb in verbs:
         assert callable(getattr(made, verb))
 
 
