@@ -151,23 +151,20 @@ def _examine(path: Path) -> None:
     size_bytes = path.stat().st_size
     if size_bytes == 0:
         raise damaged(path, "it is empty (0 bytes)")
-    if size_bytes % _page_size_bytes(path) and not path.with_name(f"{path.name}-wal").exists():
-        # SQLite would pad the last page with zeros and see nothing. Beside a log, the log repairs that page.
-        raise damaged(path, f"its {size_bytes} bytes end within a page")
+    log = path.with_name(f"{path.name}-wal").exists()  # looked for now: opening makes one
     with contextlib.closing(_connect(f"{path.absolute().as_uri()}?mode=ro", wal=False)) as connection:
         verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if verdict != "ok":
             raise damaged(path, str(verdict).replace("\n", ", "))
+        # SQLite is asked, and the file never opened here: closing it would drop this process's locks on it (POSIX),
+        # another gptctl would take the log for abandoned, and what we then write would be lost.
+        page_bytes = connection.execute("PRAGMA page_size").fetchone()[0]
+        if size_bytes % page_bytes and not log:
+            # SQLite pads the last page with zeros and sees nothing. Beside a log, the log repairs that page.
+            raise damaged(path, f"its {size_bytes} bytes end within a page")
         tables = connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'runs'").fetchone()[0]
     if not tables:
         raise damaged(path, "it is a database without gptctl's tables")
-
-
-def _page_size_bytes(path: Path) -> int:
-    """From the file's header (SQLite file format, section 1.3); 1 for a file without one, which SQLite then refuses."""
-    with path.open("rb") as file:
-        header = file.read(100)
-    return int.from_bytes(header[16:18], "big") or 1 if header.startswith(b"SQLite format 3\0") else 1
 
 
 def _connect(uri: str, wal: bool = True) -> sqlite3.Connection:

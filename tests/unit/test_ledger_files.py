@@ -313,3 +313,17 @@ def test_sigkill_while_the_ledger_is_created_never_leaves_an_unsound_one(tmp_pat
         process.wait(timeout=60)
         with Ledger.open(tmp_path / str(attempt), time.time) as ledger:
             assert ledger.runs() == []
+
+
+def test_what_is_written_beside_readers_that_come_and_go_is_there(tmp_path: Path) -> None:
+    """Two connections in one process, as `gptctl run` has them: the second's opening must not cost the first its
+    locks, or the last reader to leave takes the log away under both."""
+    home = tmp_path / "home"
+    look = "print(len(list(Ledger.open(home, time.time).runs())))"
+    make(home, 1)
+    with Ledger.open(home, time.time) as ledger, Ledger.open(home, time.time) as second:
+        assert output(program("with Ledger.open(home, time.time): pass", home)) == ""
+        run = ledger.runs()[0]
+        second.update_run(run.id, step=7)
+        assert output(program(look, home)).strip() == "1"
+        assert output(program("print(Ledger.open(home, time.time).runs()[0].step)", home)).strip() == "7"
