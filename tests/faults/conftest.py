@@ -46,8 +46,8 @@ tokens = {tokens}
 global_batch = 8
 precision = "fp32"
 log_every = 5
-checkpoint_every = 20
-validate_every = 20
+checkpoint_every = {every}
+validate_every = {every}
 [machines.8xA100-40GB-simulated]
 micro_batch = 4
 """
@@ -58,7 +58,6 @@ machine = "8xA100-40GB-simulated"
 guard = "{guard}"
 python = "{python}"
 max_cost_usd = 10
-{more}
 """
 WAITING = ("F5 spot notice of two minutes: needs EC2's machines", "F32 on EC2: the machine powers itself off")
 DATA_BLOCKS = 2000
@@ -85,13 +84,15 @@ class Rehearsal:
     def home(self) -> Path:
         return Path(self.env["GPTCTL_HOME"])
 
-    def write(self, *, steps: int = 60, guard: str = "watcher", python: str = sys.executable, more: str = "") -> None:
+    def write(
+        self, *, steps: int = 60, every: int = 20, guard: str = "watcher", python: str = sys.executable, more: str = ""
+    ) -> None:
         """The data, the recipe and the inventory."""
         data = self.folder / "corpus"
         data.mkdir(exist_ok=True)
         (data / "train.bin").write_bytes(bytes(byte for value in range(250) for byte in (value, 0)) * DATA_BLOCKS)
-        (self.folder / "tiny.toml").write_text(RECIPE.format(data=data, tokens=steps * 256))
-        (self.folder / "inventory.toml").write_text(HOST.format(guard=guard, python=python, more=more))
+        (self.folder / "tiny.toml").write_text(RECIPE.format(data=data, tokens=steps * 256, every=every))
+        (self.folder / "inventory.toml").write_text(HOST.format(guard=guard, python=python))
 
     def gptctl(self, *args: str, deadline_s: float = 180) -> subprocess.CompletedProcess[str]:
         """Runs the real command line to its end."""

@@ -53,9 +53,9 @@ def test_it_reboots(rehearse: Callable[..., Rehearsal]) -> None:
 
 
 def test_it_is_taken_away(rehearse: Callable[..., Rehearsal]) -> None:
-    place = rehearse("F6 the machine vanishes without notice", steps=4000)
+    place = rehearse("F6 the machine vanishes without notice", steps=4000, every=200)
     process = place.begin()
-    safe = wait_until(lambda: place.trained(20) and place.newest()["safe_step"], 90)
+    safe = wait_until(lambda: place.trained(200) and place.newest()["safe_step"], 90)
     place.cloud.inject("preempt@0")
     assert process.wait(120) == 3, place.words()
     assert f"--resume-from {place.run_id()}" in place.words()
