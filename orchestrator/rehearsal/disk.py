@@ -41,10 +41,12 @@ MaxStartups 100:30:200
 MaxSessions 100
 PrintMotd no
 Subsystem sftp {sftp}
+SetEnv HOME={folder}/home
 ForceCommand {folder}/login
 """
 
-# Every session starts with a clean environment: nothing of whoever started the cloud reaches the machine.
+# Every session starts with a clean environment: nothing of whoever started the cloud reaches the machine. SetEnv, since
+# sshd runs the forced command by the user's shell, and bash reads ~/.bashrc then: slow at best, and it may hang.
 LOGIN = """#!/bin/sh
 cd {home} || exit
 exec env -i {variables} SSH_CONNECTION="$SSH_CONNECTION" TERM="${{TERM:-dumb}}" \\
