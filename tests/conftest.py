@@ -19,6 +19,8 @@ from tests.namespaces import NamespaceHost
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+os.environ.pop("COLUMNS", None)  # a test runner's workers say how wide they are; what gptctl prints into a pipe is wide
+
 
 class Gptctl(Protocol):
     """Runs the real command line and returns what it said and how it ended."""
@@ -41,8 +43,7 @@ def gptctl_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     user.mkdir()
     monkeypatch.setenv("GPTCTL_HOME", str(home))
     monkeypatch.setenv("HOME", str(user))
-    for name in ("SSH_AUTH_SOCK", "COLUMNS"):  # a test runner's workers may say how wide they are
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     return home
