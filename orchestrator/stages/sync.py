@@ -56,7 +56,13 @@ def _dataset(context: RunContext) -> Dataset:
     recipe = context.recipe
     if recipe.data.prepare is not None:
         return token_shards.resolve(prepared_folder(context))
-    return token_shards.resolve(Path(recipe.data.source or "").expanduser())
+    source = recipe.data.source or ""
+    if "://" in source:
+        raise UserError(
+            f"data.source: {source} can be planned with, not yet fetched: only files of this computer can",
+            "download the token files, then: --set data.source=FOLDER",
+        )
+    return token_shards.resolve(Path(source).expanduser())
 
 
 def _place_dataset(context: RunContext, dataset: Dataset) -> dict[str, object]:
