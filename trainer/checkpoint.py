@@ -31,9 +31,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from trainer.contract import (
-    BEST,
     CHECKPOINTS,
-    LATEST,
     MANIFEST_FILE,
     META_FILE,
     MODEL_FILE,
@@ -43,14 +41,8 @@ from trainer.contract import (
     checkpoint_name,
     checkpoint_step,
 )
+from trainer.manifest import CheckpointError, Meta, checkpoint_folder, read_meta, sha256_of, verify
 from trainer.model import GPT
-
-Meta = dict[str, Any]
-HASH_BLOCK_BYTES = 4 * 1024**2
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is damaged, incomplete, foreign or missing. Names the folder, the file and what is wrong."""
 
 
 @dataclass(frozen=True)
@@ -188,14 +180,6 @@ def write_durably(path: Path, write: Callable[[HashingFile], object]) -> dict[st
     return {"size_bytes": file.size, "sha256": file.digest.hexdigest()}
 
 
-def sha256_of(file: IO[bytes]) -> str:
-    """Digest of the rest of an open file. By hand: hashlib.file_digest needs Python 3.11, and machines have 3.10."""
-    digest = hashlib.sha256()
-    while block := file.read(HASH_BLOCK_BYTES):
-        digest.update(block)
-    return digest.hexdigest()
-
-
 def write_manifest(folder: Path, files: dict[str, Any]) -> None:
     """Replaces the manifest by rename, so that it is never half there, and makes the folder durable."""
     fresh = folder / (TEMPORARY_PREFIX + MANIFEST_FILE)
@@ -215,41 +199,6 @@ def sync_folder(folder: Path) -> None:
 
 def _as_json(value: object) -> bytes:
     return (json.dumps(value, indent=1) + "\n").encode()
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The files of MANIFEST.json: {name: {"size_bytes", "sha256"}}. Raises CheckpointError."""
-    try:
-        files = json.loads((folder / MANIFEST_FILE).read_text())["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder.name}: no readable {MANIFEST_FILE} ({error})") from error
-    if not isinstance(files, dict) or not all(_is_entry(name, entry) for name, entry in files.items()):
-        raise CheckpointError(f"{folder.name}: {MANIFEST_FILE} does not list plain files with size_bytes and sha256")
-    return files
-
-
-def _is_entry(name: str, entry: object) -> bool:
-    """A name with a path in it would let a foreign manifest read outside its folder."""
-    return Path(name).name == name and isinstance(entry, dict) and {"size_bytes", "sha256"} <= entry.keys()
-
-
-def verify(folder: Path) -> dict[str, Any]:
-    """Reads every listed file and compares size and sha256; returns the list. Raises CheckpointError.
-
-    2 GB take about 2 seconds. Files that are not listed are ignored.
-    """
-    files = read_manifest(folder)
-    for name, entry in files.items():
-        try:
-            with (folder / name).open("rb") as file:
-                size, digest = os.fstat(file.fileno()).st_size, sha256_of(file)
-        except OSError as error:
-            raise CheckpointError(f"{folder.name}: {name} cannot be read: {error.strerror or error}") from error
-        if size != entry["size_bytes"]:
-            raise CheckpointError(f"{folder.name}: {name} has {size} bytes, its manifest says {entry['size_bytes']}")
-        if digest != entry["sha256"]:
-            raise CheckpointError(f"{folder.name}: {name} does not have the sha256 of its manifest: it is damaged")
-    return files
 
 
 @dataclass(frozen=True)
@@ -280,17 +229,6 @@ def find_newest(run_folder: Path) -> Found:
     return Found(None, 0, rejected)
 
 
-def read_meta(folder: Path) -> Meta:
-    """meta.json of a checkpoint. Raises CheckpointError."""
-    try:
-        meta = json.loads((folder / META_FILE).read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder.name}: no readable {META_FILE} ({error})") from error
-    if not isinstance(meta, dict):
-        raise CheckpointError(f"{folder.name}: {META_FILE} is not an object")
-    return meta
-
-
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """Tensors by name, on the CPU. Raises CheckpointError."""
     try:
@@ -314,15 +252,6 @@ def read_trainer_state(folder: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise CheckpointError(f"{folder.name}: {TRAINER_STATE_FILE} is not one of ours")
     return state
-
-
-def checkpoint_folder(path: Path) -> Path:
-    """The checkpoint meant by path: itself, or of a run folder its best, else its latest. Raises CheckpointError."""
-    candidates = (path, path / CHECKPOINTS / BEST, path / CHECKPOINTS / LATEST)
-    for folder in candidates:
-        if (folder / MANIFEST_FILE).is_file():
-            return folder.resolve()
-    raise CheckpointError(f"{path}: neither a checkpoint ({MANIFEST_FILE} in it) nor a run folder that has one")
 
 
 def load_model(path: Path, device: torch.device) -> tuple[GPT, Meta]:

@@ -25,9 +25,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from trainer.checkpoint import CheckpointError, checkpoint_folder, load_model
+from trainer.checkpoint import load_model
 from trainer.contract import CONFIG, ContractError, DataConfig, RunConfig
 from trainer.data import DataError, TokenStream
+from trainer.manifest import CheckpointError, checkpoint_folder
 from trainer.model import GPT
 from trainer.tokenizer import TokenizerError, open_tokenizer, token_bytes
 

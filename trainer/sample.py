@@ -18,9 +18,10 @@ from pathlib import Path
 
 import torch
 
-from trainer.checkpoint import CheckpointError, load_model
+from trainer.checkpoint import load_model
 from trainer.contract import DataConfig
 from trainer.generate import Sampling, SamplingError, continuations
+from trainer.manifest import CheckpointError
 from trainer.tokenizer import TokenizerError, open_tokenizer
 
 

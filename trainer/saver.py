@@ -21,17 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-from trainer.checkpoint import (
-    CheckpointError,
-    Snapshot,
-    checkpoint_steps,
-    read_manifest,
-    read_meta,
-    size_bytes,
-    sync_folder,
-    write_checkpoint,
-    write_manifest,
-)
+from trainer.checkpoint import Snapshot, checkpoint_steps, size_bytes, sync_folder, write_checkpoint, write_manifest
 from trainer.contract import (
     BEST,
     CHECKPOINTS,
@@ -46,6 +36,7 @@ from trainer.contract import (
     checkpoint_step,
     kept_steps,
 )
+from trainer.manifest import CheckpointError, read_manifest, read_meta
 
 DAMAGED_PREFIX = "damaged-"
 """Folders that did not verify are renamed, not deleted: they are evidence until the disk gets short."""

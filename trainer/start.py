@@ -25,19 +25,11 @@ from torch.optim import Optimizer
 from trainer.arithmetic import split_batch
 from trainer.canary import STEPS as CANARY_STEPS
 from trainer.canary import compile_fault
-from trainer.checkpoint import (
-    CheckpointError,
-    Found,
-    checkpoint_folder,
-    find_newest,
-    read_meta,
-    read_trainer_state,
-    read_weights,
-    verify,
-)
+from trainer.checkpoint import Found, find_newest, read_trainer_state, read_weights
 from trainer.contract import EVENT_RESUMED, EVENT_WARNING, ContractError, RunConfig, TrainConfig
 from trainer.data import Share, TrainingData
 from trainer.dist import World, from_leader, parallel, sum_over_ranks
+from trainer.manifest import CheckpointError, checkpoint_folder, read_meta, verify
 from trainer.metrics import Journal
 from trainer.model import GPT
 from trainer.optim import build_optimizers, learning_rate, load_state_by_name, make_scaler

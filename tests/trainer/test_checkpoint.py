@@ -16,15 +16,12 @@ from hypothesis import strategies as st
 
 from tests.trainer.small_runs import TINY, write_run
 from trainer.checkpoint import (
-    CheckpointError,
     Snapshot,
     checkpoint_steps,
     find_newest,
     load_model,
-    read_manifest,
     read_trainer_state,
     read_weights,
-    verify,
     write_checkpoint,
     write_manifest,
 )
@@ -40,6 +37,7 @@ from trainer.contract import (
     RunConfig,
     kept_steps,
 )
+from trainer.manifest import CheckpointError, read_manifest, verify
 from trainer.model import GPT
 from trainer.saver import DAMAGED_PREFIX, Saver, clean_up
 

@@ -24,11 +24,12 @@ from tests.trainer.training import (
     write_config,
 )
 from trainer.canary import compile_fault
-from trainer.checkpoint import find_newest, read_meta
+from trainer.checkpoint import find_newest
 from trainer.contract import CHECKPOINTS, METRIC_KEYS, METRICS, STOP, TrainConfig
 from trainer.data import Share, open_data, prefetched
 from trainer.dist import World
 from trainer.loop import TrainingError, seed_step, train_step
+from trainer.manifest import read_meta
 from trainer.metrics import Journal, PartClock, Tally, Window, read_lines
 from trainer.model import GPT
 from trainer.start import Engine, Run, choose_precision, prepare

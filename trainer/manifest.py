@@ -1,0 +1,97 @@
+"""What a checkpoint folder says about itself, read and verified without torch: MANIFEST.json, sha256, meta.json.
+
+checkpoint.py writes such folders and loads what is in them; programs that need no torch, such as the export, come here.
+It must not know what a tensor is.
+
+Example::
+
+    folder = checkpoint_folder(Path("runs/quickstart"))       # its best checkpoint, else its latest
+    files = verify(folder, only=("model.safetensors", "meta.json"))
+    shape = read_meta(folder)["model"]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import IO, Any
+
+from trainer.contract import BEST, CHECKPOINTS, LATEST, MANIFEST_FILE, META_FILE
+
+Meta = dict[str, Any]
+HASH_BLOCK_BYTES = 4 * 1024**2
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is damaged, incomplete, foreign or missing. Names the folder, the file and what is wrong."""
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The files of MANIFEST.json: {name: {"size_bytes", "sha256"}}. Raises CheckpointError."""
+    try:
+        files = json.loads((folder / MANIFEST_FILE).read_text())["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder.name}: no readable {MANIFEST_FILE} ({error})") from error
+    if not isinstance(files, dict) or not all(_is_entry(name, entry) for name, entry in files.items()):
+        raise CheckpointError(f"{folder.name}: {MANIFEST_FILE} does not list plain files with size_bytes and sha256")
+    return files
+
+
+def _is_entry(name: str, entry: object) -> bool:
+    """A name with a path in it would let a foreign manifest read outside its folder."""
+    return Path(name).name == name and isinstance(entry, dict) and {"size_bytes", "sha256"} <= entry.keys()
+
+
+def verify(folder: Path, only: Collection[str] | None = None) -> dict[str, Any]:
+    """Reads every listed file, or `only` these, and compares size and sha256; returns the list.
+
+    Raises CheckpointError, also where one of `only` is not listed. 2 GB take about 2 seconds. Files that are not listed
+    are ignored.
+    """
+    files = read_manifest(folder)
+    for name in sorted(set(only or ()) - files.keys()):
+        raise CheckpointError(f"{folder.name}: its {MANIFEST_FILE} does not list {name}")
+    for name, entry in files.items():
+        if only is not None and name not in only:
+            continue
+        try:
+            with (folder / name).open("rb") as file:
+                size, digest = os.fstat(file.fileno()).st_size, sha256_of(file)
+        except OSError as error:
+            raise CheckpointError(f"{folder.name}: {name} cannot be read: {error.strerror or error}") from error
+        if size != entry["size_bytes"]:
+            raise CheckpointError(f"{folder.name}: {name} has {size} bytes, its manifest says {entry['size_bytes']}")
+        if digest != entry["sha256"]:
+            raise CheckpointError(f"{folder.name}: {name} does not have the sha256 of its manifest: it is damaged")
+    return files
+
+
+def sha256_of(file: IO[bytes]) -> str:
+    """Digest of the rest of an open file. By hand: hashlib.file_digest needs Python 3.11, and machines have 3.10."""
+    digest = hashlib.sha256()
+    while block := file.read(HASH_BLOCK_BYTES):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def read_meta(folder: Path) -> Meta:
+    """meta.json of a checkpoint. Raises CheckpointError."""
+    try:
+        meta = json.loads((folder / META_FILE).read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder.name}: no readable {META_FILE} ({error})") from error
+    if not isinstance(meta, dict):
+        raise CheckpointError(f"{folder.name}: {META_FILE} is not an object")
+    return meta
+
+
+def checkpoint_folder(path: Path) -> Path:
+    """The checkpoint meant by path: itself, or of a run folder its best, else its latest. Raises CheckpointError."""
+    candidates = (path, path / CHECKPOINTS / BEST, path / CHECKPOINTS / LATEST)
+    for folder in candidates:
+        if (folder / MANIFEST_FILE).is_file():
+            return folder.resolve()
+    raise CheckpointError(f"{path}: neither a checkpoint ({MANIFEST_FILE} in it) nor a run folder that has one")
