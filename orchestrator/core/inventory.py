@@ -75,6 +75,10 @@ class HostSpec(Table):
     """Regions to rent in, best first; empty: all."""
     image: Line | None = None
     """Machine image to start from; absent: the provider's usual one with a GPU driver."""
+    spot: bool = False
+    """Rent on the spot market: cheaper, and taken away at two minutes' notice."""
+    metadata_endpoint: Annotated[str, StringConstraints(pattern=r"^https?://[A-Za-z0-9.:\[\]-]+$")] | None = None
+    """Replaces the address at which a machine asks about itself (EC2: http://169.254.169.254)."""
     guard: Literal["none", "self", "watcher", "key-on-box"] = "none"
     """What ends a forgotten rented machine."""
     checkpoint_store: Line | None = None

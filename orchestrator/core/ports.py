@@ -110,6 +110,8 @@ class Provider(Protocol):
     """How long a machine that was bought may stay out of lists, or out of reach once it is active."""
     longest_boot_s: float
     """After this long a machine that still boots is given back."""
+    ends_by_power_off: bool
+    """Whether a machine that powers itself off is ended and billed no more: what guard `self` stands on."""
 
     def offers(self, deadline_s: float = 30.0) -> Sequence[Offer]: ...
     def machines(self) -> Sequence[Instance]: ...
@@ -120,6 +122,10 @@ class Provider(Protocol):
     def guard(self, instance: Instance) -> Guard: ...
     def end_call(self, instance: Instance) -> EndCall | None: ...
     def allow_caller(self, instance: Instance) -> None: ...
+    def notice_url(self, instance: Instance) -> str | None:
+        """Where the machine may ask, as EC2's instance metadata (version 2) answers, whether it is about to be taken
+        away; None: nobody would tell."""
+        ...
 
 
 @dataclass(frozen=True)

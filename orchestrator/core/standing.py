@@ -23,6 +23,7 @@ class StandingMachine:
     paid: bool = False
     settle_s: float = 0.0
     longest_boot_s: float = 0.0
+    ends_by_power_off: bool = False
 
     def offers(self, deadline_s: float = 30.0) -> Sequence[Offer]:
         """The one machine, at the inventory's price."""
@@ -57,6 +58,10 @@ class StandingMachine:
 
     def allow_caller(self, instance: Instance) -> None:
         """It has no firewall of ours."""
+
+    def notice_url(self, instance: Instance) -> str | None:
+        """Nobody takes it away."""
+        return None
 
     @property
     def _price_per_hour_usd(self) -> float:

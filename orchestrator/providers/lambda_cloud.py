@@ -87,6 +87,7 @@ class LambdaCloud:
     paid: bool = True
     settle_s: float = 600.0
     longest_boot_s: float = 1800.0
+    ends_by_power_off: bool = False
 
     @cached_property
     def _api(self) -> LambdaApi:
@@ -278,6 +279,10 @@ class LambdaCloud:
 
     def allow_caller(self, instance: Instance) -> None:
         """Port 22 is open on every machine; the account's firewall rules are the user's own."""
+
+    def notice_url(self, instance: Instance) -> str | None:
+        """Machines are rented on demand here: nobody gives notice."""
+        return None
 
 
 def _named_deadline(request: LaunchRequest) -> float | None:

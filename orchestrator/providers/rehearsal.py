@@ -107,6 +107,7 @@ class RehearsalProvider:
     paid: bool = True
     settle_s: float = 20.0
     longest_boot_s: float = 120.0
+    ends_by_power_off: bool = False
 
     def offers(self, deadline_s: float = 30.0) -> Sequence[Offer]:
         """Those of the cloud that runs, else the bundled prices. Marked simulated either way."""
@@ -159,6 +160,10 @@ class RehearsalProvider:
 
     def allow_caller(self, instance: Instance) -> None:
         """Its machines are on this computer."""
+
+    def notice_url(self, instance: Instance) -> str | None:
+        """As LambdaCloud.notice_url."""
+        return self._cloud({}).notice_url(instance)
 
     def _cloud(self, entry: dict[str, Any]) -> LambdaCloud:
         def connect() -> LambdaApi:

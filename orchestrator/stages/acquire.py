@@ -21,12 +21,13 @@ from orchestrator.core.errors import (
     NoCapacity,
     ProviderError,
     RemoteError,
+    UserError,
 )
 from orchestrator.core.orphans import RUN_TAG
 from orchestrator.core.ports import Address, Instance, LaunchRequest, Offer
 from orchestrator.core.states import State
 from orchestrator.ledger.records import INTENT_ADOPTED, INTENT_BOUGHT, INTENT_REFUSED, INTENT_UNSEEN, Intent
-from orchestrator.remote.cloud_init import user_data
+from orchestrator.remote.cloud_init import Timer, user_data
 from orchestrator.remote.keys import new_key_pair
 from orchestrator.remote.known_hosts import HostKey
 from orchestrator.stages import boot, box_guard, gone, guard, rekey
@@ -204,12 +205,26 @@ def _guarded(context: RunContext, request: LaunchRequest) -> LaunchRequest:
     ends_at = budget and budget + guard.GRACE_S
     tags = {RUN_TAG: context.run_id}  # so that another ledger can adopt the run with the machine
     request = replace(request, ends_at=ends_at, first_ends_at=guard.first_deadline(context), tags=tags)
-    if context.host.host_key == "first-contact":
-        return request
-    pair = new_key_pair(request.rental_id)
-    kind, key, *_ = pair.public.split()
-    context.remember(host_key=HostKey(kind, key).fingerprint)
-    return replace(request, user_data=user_data(pair))
+    return replace(request, user_data=_first_boot(context, request))
+
+
+def _first_boot(context: RunContext, request: LaunchRequest) -> str:
+    """The user data: a host key that is pinned before the machine exists, and the timer of a machine that ends itself.
+    Raises UserError where that would end no bill."""
+    timer, pair = None, None
+    if context.host.guard == "self":
+        if not context.provider.ends_by_power_off:
+            raise UserError(
+                f'{context.host.name}: guard "self" is none on {context.host.provider}, where a machine that powers '
+                "itself off is billed on",
+                'set guard = "watcher" or "key-on-box"; docs/guards.md',
+            )
+        timer = Timer(request.rental_id, int(guard.FIRST_S))
+    if context.host.host_key != "first-contact":
+        pair = new_key_pair(request.rental_id)
+        kind, key, *_ = pair.public.split()
+        context.remember(host_key=HostKey(kind, key).fingerprint)
+    return user_data(pair, timer)
 
 
 def _vouched(context: RunContext, instance: Instance) -> Address:

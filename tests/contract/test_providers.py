@@ -38,6 +38,7 @@ def test_every_module_makes_a_provider_of_its_own_name(name: str) -> None:
         "guard",
         "end_call",
         "allow_caller",
+        "notice_url",
     )
     for verb in verbs:
         assert callable(getattr(made, verb))
@@ -57,6 +58,7 @@ def test_a_standing_machine_is_always_there_and_survives_release(name: str) -> N
     assert provider.ended_at(taken) is None
     assert provider.guard(taken).kind == "none"
     assert provider.end_call(taken) is None
+    assert provider.notice_url(taken) is None and not provider.ends_by_power_off
 
 
 @pytest.mark.parametrize("name", STANDING)
