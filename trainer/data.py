@@ -21,40 +21,22 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError, safe_open
 
 from trainer.contract import RunConfig
+from trainer.token_file import DataError, TokenFile, open_token_file
 
 Ids = npt.NDArray[np.int64]
-
-LLM_C_MAGIC = 20240520
-LLM_C_HEADER_BYTES = 1024
-SAFETENSORS_TYPES = ("U16", "U32", "I32")
-
-
-class DataError(ValueError):
-    """Token files that are damaged, of an unknown kind, too short, or do not fit the vocabulary. Names the file."""
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One file. `tokens[a:b]` reads only that part from disk."""
-
-    path: Path
-    tokens: Any
-    count: int
 
 
 @dataclass(frozen=True)
 class TokenStream:
     """Several shards as one sequence of token ids. Opening reads headers only; 20 GB cost no time and no memory."""
 
-    shards: tuple[Shard, ...]
+    shards: tuple[TokenFile, ...]
     starts: tuple[int, ...]
     vocab_size: int | None
 
@@ -63,7 +45,7 @@ class TokenStream:
         """Opens the files in the given order. Ids >= vocab_size are refused when they are read. Raises DataError."""
         if not files:
             raise DataError("no token files are named")
-        shards = tuple(_open_shard(Path(path)) for path in files)
+        shards = tuple(open_token_file(Path(path)) for path in files)
         starts = tuple(itertools.accumulate((shard.count for shard in shards), initial=0))
         return TokenStream(shards, starts, vocab_size)
 
@@ -83,7 +65,7 @@ class TokenStream:
             start, count = start + take, count - take
         return np.concatenate(pieces) if pieces else np.empty(0, np.int64)
 
-    def _read_from(self, shard: Shard, offset: int, count: int) -> Ids:
+    def _read_from(self, shard: TokenFile, offset: int, count: int) -> Ids:
         ids: Ids = np.asarray(shard.tokens[offset : offset + count]).astype(np.int64)
         if self.vocab_size is not None and (ids.max() >= self.vocab_size or ids.min() < 0):
             at = int(np.argmax((ids >= self.vocab_size) | (ids < 0)))
@@ -92,56 +74,6 @@ class TokenStream:
                 "the file was made with another tokenizer, or is damaged"
             )
         return ids
-
-
-def _open_shard(path: Path) -> Shard:
-    """By magic, then suffix: llm.c has a magic number, safetensors a JSON header, nanoGPT's .bin nothing at all."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(LLM_C_HEADER_BYTES)
-        size = path.stat().st_size
-        if int.from_bytes(head[:4], "little") == LLM_C_MAGIC:
-            return _open_llm_c(path, head, size)
-        if head[8:9] == b"{" or path.suffix == ".safetensors":
-            return _open_safetensors(path)
-        if path.suffix == ".bin":
-            return _open_headerless(path, size)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    raise DataError(f"{path}: neither safetensors nor an llm.c or nanoGPT .bin file")
-
-
-def _open_llm_c(path: Path, head: bytes, size: int) -> Shard:
-    if len(head) < LLM_C_HEADER_BYTES:
-        raise DataError(f"{path}: truncated: {size} bytes are less than the header of an llm.c shard")
-    _, version, count = (int(word) for word in np.frombuffer(head, dtype="<i4")[:3])
-    if version != 1:
-        raise DataError(f"{path}: llm.c shard of version {version}; only version 1 (GPT-2, uint16) is known")
-    expected = LLM_C_HEADER_BYTES + 2 * count
-    if size != expected:
-        raise DataError(f"{path}: truncated or damaged: {count} tokens make {expected} bytes, the file has {size}")
-    return Shard(path, np.memmap(path, dtype="<u2", mode="r", offset=LLM_C_HEADER_BYTES), count)
-
-
-def _open_safetensors(path: Path) -> Shard:
-    try:
-        file: Any = safe_open(path, framework="np")
-        names = list(file.keys())
-        if "tokens" not in names:
-            raise DataError(f"{path}: has no tensor named tokens, only {', '.join(names) or 'nothing'}")
-        tokens = file.get_slice("tokens")
-    except SafetensorError as error:
-        raise DataError(f"{path}: truncated or damaged: {error}") from error
-    shape, kind = tokens.get_shape(), tokens.get_dtype()
-    if len(shape) != 1 or kind not in SAFETENSORS_TYPES:
-        raise DataError(f"{path}: tokens must be a 1-D uint16, uint32 or int32 tensor, found {kind} of shape {shape}")
-    return Shard(path, tokens, shape[0])
-
-
-def _open_headerless(path: Path, size: int) -> Shard:
-    if size == 0 or size % 2:
-        raise DataError(f"{path}: truncated or damaged: {size} bytes are not a whole number of uint16 tokens")
-    return Shard(path, np.memmap(path, dtype="<u2", mode="r"), size // 2)
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,10 @@ import torch
 
 from trainer.checkpoint import load_model
 from trainer.contract import CONFIG, ContractError, DataConfig, RunConfig
-from trainer.data import DataError, TokenStream
+from trainer.data import TokenStream
 from trainer.manifest import CheckpointError, checkpoint_folder
 from trainer.model import GPT
+from trainer.token_file import DataError
 from trainer.tokenizer import TokenizerError, open_tokenizer, token_bytes
 
 Autocast = Callable[[], AbstractContextManager[object]]

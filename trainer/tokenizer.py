@@ -14,9 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+import numpy.typing as npt
 import tiktoken
 
 BYTES = "bytes"
+BYTES_ENCODING = "bytes256"
 END_OF_TEXT = "<|endoftext|>"
 
 
@@ -28,7 +31,7 @@ def open_tokenizer(name: str) -> tiktoken.Encoding:
     """The encoding of that name. Raises TokenizerError for an unknown name or a vocabulary that cannot be fetched."""
     if name == BYTES:
         return tiktoken.Encoding(
-            "bytes256",
+            BYTES_ENCODING,
             pat_str=r"(?s).",
             mergeable_ranks={bytes([value]): value for value in range(256)},
             special_tokens={END_OF_TEXT: 256},
@@ -43,6 +46,13 @@ def open_tokenizer(name: str) -> tiktoken.Encoding:
             f"the vocabulary of tokenizer {name!r} could not be downloaded: {error}. "
             f"Fill TIKTOKEN_CACHE_DIR on a machine with network, or use the tokenizer {BYTES!r}"
         ) from error
+
+
+def encode(encoding: tiktoken.Encoding, text: str) -> npt.NDArray[np.unsignedinteger]:
+    """The ids of a text, in which marks are text like any other: what `encode_ordinary` gives, without its list."""
+    if encoding.name == BYTES_ENCODING:
+        return np.frombuffer(text.encode(), np.uint8)  # the ids are the bytes
+    return encoding.encode_to_numpy(text, disallowed_special=())
 
 
 def decode(encoding: tiktoken.Encoding, ids: Iterable[int]) -> str:
