@@ -1,0 +1,205 @@
+"""`python -m trainer.export`: a checkpoint as a folder that others can load, written whole or not at all.
+
+`hf` is a native GPT2LMHeadModel with its tokenizer, for plain AutoModelForCausalLM and pipelines, without custom code;
+`safetensors` is the trainer's own tensors with their shape beside them. It needs numpy and safetensors, and tiktoken
+where the tokenizer is one of tiktoken's; no torch. It must not change the checkpoint, nor a folder that is not its own.
+
+Example::
+
+    python -m trainer.export runs/quickstart --format hf --to exports/quickstart
+    python -m trainer.export runs/quickstart/checkpoints/step-000800 --format safetensors --to plain
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+import sys
+import time
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from trainer.arithmetic import parameter_count
+from trainer.contract import META_FILE, MODEL_FILE, TEMPORARY_PREFIX, DataConfig, ModelConfig
+from trainer.huggingface import NotExpressible, as_gpt2, gpt2_config, missing_biases, read_shape
+from trainer.manifest import CheckpointError, checkpoint_folder, read_meta, sha256_of, verify
+from trainer.tokenizer_files import Vocabulary, VocabularyError, open_vocabulary, tokenizer_files
+
+RECORD = "gptctl.json"
+"""In every export: where it comes from, and the files that are its own. A folder without it is somebody else's."""
+NO_TOKENIZER = "none"
+HEADROOM_BYTES = 32_000_000
+"""For the tokenizer, the card and the file system's own needs, beyond the weights."""
+
+
+class ExportError(ValueError):
+    """What cannot be exported, or not to there. Says what is in the way."""
+
+
+def export(asked: argparse.Namespace) -> dict[str, Any]:
+    """Writes the folder and returns what it holds: the line that the program prints."""
+    began = time.monotonic()
+    source = checkpoint_folder(asked.checkpoint)
+    own = verify(source, only=(MODEL_FILE, META_FILE))
+    meta = read_meta(source)
+    to = asked.to.absolute()
+    refuse_foreign(to)
+    refuse_full_disk(to, own[MODEL_FILE]["size_bytes"])
+    fresh = to.with_name(TEMPORARY_PREFIX + to.name)
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        fresh.mkdir(parents=True)
+        facts = write_hf(source, meta, asked.tokenizer, fresh) if asked.format == "hf" else write_plain(source, fresh)
+        for companion in sorted(asked.companions.iterdir()) if asked.companions else ():
+            shutil.copyfile(companion, fresh / companion.name)
+        record = {
+            "format": asked.format,
+            "step": meta.get("step"),
+            "checkpoint_sha256": own[MODEL_FILE]["sha256"],
+            **facts,
+            "files": {path.name: _entry(path) for path in sorted(fresh.iterdir())},
+        }
+        write_text(fresh / RECORD, json.dumps(record, indent=1) + "\n")
+        put_in_place(fresh, to)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return {"event": "exported", "to": str(to), **record, "seconds": round(time.monotonic() - began, 3)}
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"size_bytes": path.stat().st_size, "sha256": sha256_of(file)}
+
+
+def write_hf(source: Path, meta: Mapping[str, Any], tokenizer: str | None, to: Path) -> dict[str, Any]:
+    """config.json, generation_config.json, model.safetensors and the tokenizer. Raises NotExpressible, ExportError."""
+    model = read_shape(meta.get("model"))
+    vocabulary = vocabulary_of(tokenizer or meta.get("tokenizer") or DataConfig.tokenizer, model)
+    end_of_text = vocabulary.end_of_text if vocabulary else None
+    with safe_open(source / MODEL_FILE, framework="numpy") as file:
+        found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a dict
+        tensors = as_gpt2(model, found, file.get_tensor)
+    save_file(tensors, to / MODEL_FILE, metadata={"format": "pt"})  # the word that transformers looks for
+    marks = {"bos_token_id": end_of_text, "eos_token_id": end_of_text, "pad_token_id": end_of_text}
+    write_json(to / "config.json", gpt2_config(model, end_of_text))
+    write_json(to / "generation_config.json", {"max_length": model.context_length, **marks})
+    for name, text in tokenizer_files(vocabulary, model.context_length).items() if vocabulary else ():
+        write_text(to / name, text)
+    return {
+        "model": dataclasses.asdict(model),
+        "tokenizer": vocabulary.name if vocabulary else None,
+        "parameters": parameter_count(model),
+        "zero_biases": sum(missing_biases(model).values()),
+    }
+
+
+def vocabulary_of(name: str, model: ModelConfig) -> Vocabulary | None:
+    """The tokenizer's vocabulary, or None for `none`. Raises ExportError where it is larger than the model's."""
+    if name == NO_TOKENIZER:
+        return None
+    vocabulary = open_vocabulary(name)
+    highest = max(vocabulary.ranks.values())
+    if highest >= model.vocab_size:
+        raise ExportError(
+            f"tokenizer {name} has ids up to {highest}, but the model knows {model.vocab_size}: "
+            f"name the right one with --tokenizer, or --tokenizer {NO_TOKENIZER}"
+        )
+    return vocabulary.within(model.vocab_size)
+
+
+def write_plain(source: Path, to: Path) -> dict[str, Any]:
+    """The checkpoint's weights as they are, and what says their shape."""
+    shutil.copyfile(source / MODEL_FILE, to / MODEL_FILE)
+    shutil.copyfile(source / META_FILE, to / META_FILE)
+    with safe_open(to / MODEL_FILE, framework="numpy") as file:
+        shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 - not a dict
+    return {"parameters": sum(int(np.prod(shape)) for shape in shapes), "zero_biases": 0}
+
+
+def refuse_foreign(to: Path) -> None:
+    """An export replaces an older export as a whole, and nothing else. Raises ExportError."""
+    if to.is_symlink() or (to.exists() and not to.is_dir()):
+        raise ExportError(f"{to} is there already and is no folder: choose another --to")
+    names = {path.name for path in to.iterdir()} if to.is_dir() else set()
+    if not names:
+        return
+    if RECORD not in names:
+        raise ExportError(f"{to} is not empty and not an export ({_few(names)}): choose another --to")
+    try:
+        known = json.loads((to / RECORD).read_text(encoding="utf-8"))["files"].keys()
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ExportError(f"{to}: its {RECORD} cannot be read: choose another --to") from error
+    strange = names - known - {RECORD}
+    if strange:
+        raise ExportError(
+            f"{to} holds an export and files that are not part of it ({_few(strange)}): choose another --to"
+        )
+
+
+def _few(names: Collection[str]) -> str:
+    shown = sorted(names)
+    return ", ".join(shown[:4]) + (f" and {len(shown) - 4} more" if len(shown) > 4 else "")
+
+
+def refuse_full_disk(to: Path, weights_bytes: int) -> None:
+    """Before the first byte. Raises ExportError with both figures."""
+    existing = next(folder for folder in to.parents if folder.exists())
+    need, free = weights_bytes + HEADROOM_BYTES, shutil.disk_usage(existing).free
+    if free < need:
+        raise ExportError(f"{to} needs {need / 1e9:.2f} GB, and its disk has {free / 1e9:.2f} GB free")
+
+
+def put_in_place(fresh: Path, to: Path) -> None:
+    """By rename. An older export goes aside first; dying in between leaves that one under its temporary name."""
+    aside = fresh.with_name(fresh.name + "-replaced")
+    shutil.rmtree(aside, ignore_errors=True)
+    if to.exists():
+        to.rename(aside)
+    fresh.rename(to)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Indented, in UTF-8."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """UTF-8 with plain line ends, whatever the system's."""
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m trainer.export", description="A checkpoint that others can load.")
+    parser.add_argument("checkpoint", type=Path, metavar="RUN_OR_CHECKPOINT", help="a run (its best checkpoint) or one")
+    parser.add_argument("--format", choices=("hf", "safetensors"), default="hf", help="default: hf")
+    parser.add_argument(
+        "--to", type=Path, required=True, metavar="DIR", help="a folder that is empty, new, or an export"
+    )
+    parser.add_argument("--tokenizer", help=f"bytes, a tiktoken name or {NO_TOKENIZER} (default: the checkpoint's)")
+    parser.add_argument("--companions", type=Path, metavar="DIR", help="files that go beside, such as README.md")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The program: 0 with one line of JSON on stdout, 1 with the reason on stderr."""
+    try:
+        print(json.dumps(export(_parse(arguments))), flush=True)
+    except (CheckpointError, ExportError, NotExpressible, VocabularyError) as error:
+        print(f"export: {error}", file=sys.stderr)
+        return 1
+    except (SafetensorError, OSError) as error:
+        print(f"export: cannot read or write: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
