@@ -7,6 +7,7 @@
     ├── ProviderError        exit 3   the cloud said no, or said nothing
     │   ├── NoCapacity                a documented refusal: nothing was bought
     │   ├── BadCredentials
+    │   ├── StorageError              a dataset or store: not there, or not for us
     │   ├── NoAnswer                  its API is down, slow or talks nonsense: decides nothing, try again later
     │   └── AmbiguousLaunch           the answer was lost: only looking decides, never a second request
     ├── RemoteError          exit 4   the machine
@@ -66,6 +67,14 @@ class NoCapacity(ProviderError):
 
 class BadCredentials(ProviderError):
     """The provider does not accept the key."""
+
+
+class StorageError(ProviderError):
+    """A place where data or checkpoints lie said no. `missing`: because there is nothing of that name."""
+
+    def __init__(self, message: str, hint: str = "", *, missing: bool = False) -> None:
+        super().__init__(message, hint)
+        self.missing = missing
 
 
 class NoAnswer(ProviderError):

@@ -172,14 +172,17 @@ class Shell(Protocol):
 
 @dataclass(frozen=True)
 class Part:
-    """A byte range to move: `url` may be presigned and is a secret."""
+    """Bytes offset .. offset + size_bytes of `url`, to be moved; `url` may be presigned, which makes it a secret, and
+    `headers` may hold a token: both travel by stdin only."""
 
-    url: str
+    url: str = field(repr=False)
     offset: int
     size_bytes: int
     destination: str
     sha256: str | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    expires_at: float | None = None
+    """UTC epoch seconds after which the URL is refused; None: never."""
 
 
 @dataclass(frozen=True)
@@ -187,15 +190,58 @@ class StoredFile:
     """A file behind a URI, with the strongest digest there is."""
 
     name: str
+    """Its place below the URI it was listed for, `/` between folders; checked: nothing leads elsewhere."""
     size_bytes: int
     sha256: str | None = None
+    uri: str = ""
+    """Of this file alone, pinned to the very bytes where the scheme can: what read and download_plan take."""
+    version: str = ""
+    """What changes when the bytes change: a commit, an etag, a modification time. Empty where nothing says so."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    """How a machine stores one file by itself: `puts` in the order of its bytes, each a PUT of that range. With more
+    than one, the ETags that were answered go to complete_url, as the XML of CompleteMultipartUpload."""
+
+    name: str
+    puts: Sequence[Part]
+    complete_url: str | None = field(default=None, repr=False)
+    abandon_url: str | None = field(default=None, repr=False)
+    """DELETE frees what was sent of an upload in several puts that is never completed."""
 
 
 class Storage(Protocol):
-    """Where data and checkpoints lie. Gives plans, moves no bytes: the machine pulls by itself."""
+    """Where data and checkpoints lie. Gives plans: the machine pulls and stores by itself, and the only bytes that
+    come through here are the few that `read` is asked for.
+
+    Raises UserError for a URI that cannot be or a name that leads elsewhere, StorageError when it is not there or not
+    for us (the message says which credential would help), NoAnswer when the service is silent.
+    """
 
     scheme: str
 
-    def manifest(self, uri: str) -> Sequence[StoredFile]: ...
-    def download_plan(self, uri: str, start: int = 0, stop: int | None = None) -> Sequence[Part]: ...
-    def upload_plan(self, uri: str, files: Sequence[StoredFile]) -> Sequence[Part]: ...
+    def manifest(self, uri: str) -> Sequence[StoredFile]:
+        """The files of a folder in name order, or the one file that the URI names."""
+        ...
+
+    def read(self, uri: str, start: int, size_bytes: int) -> bytes:
+        """Some bytes of one file, fewer only at its end: for headers and manifests, 16 MiB at most."""
+        ...
+
+    def download_plan(
+        self, uri: str, destination: str, start: int = 0, size_bytes: int | None = None, expires_s: float = 21_600
+    ) -> Part:
+        """How a machine gets these bytes of one file; all of them without size_bytes. expires_s: for how long the
+        plan should hold, where it ends at all; `expires_at` says what came of it."""
+        ...
+
+    def upload_plan(self, uri: str, files: Sequence[StoredFile], expires_s: float = 21_600) -> Sequence[Upload]:
+        """How a machine stores these files below the URI, in their order. A size may be an upper bound. Raises
+        UserError where the scheme cannot be written to from a machine."""
+        ...
+
+    def grants_end_at(self) -> float | None:
+        """UTC epoch seconds when our own credentials end, and every plan with them; None: they do not, or none are
+        needed."""
+        ...

@@ -162,6 +162,60 @@ class WebApi:
         )
 
 
+@dataclass(frozen=True)
+class RawAnswer:
+    """An answer as it came, its body cut where the caller had enough. `headers`: names in lower case."""
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    content: bytes = field(repr=False)
+
+
+def send(method: str, url: str, headers: Mapping[str, str], most_bytes: int, deadline_s: float) -> RawAnswer:
+    """One request, no redirect followed; the body is read up to most_bytes, and the rest is never asked for.
+
+    Raises NoAnswer, which names the host and never the query, and UserError for a URL that cannot be.
+    """
+    where = urlsplit(url)
+    if where.scheme not in ("http", "https") or not where.hostname:
+        raise UserError(f"{url.partition('?')[0]!r} is no http or https address", "write it as https://HOST/PATH")
+    sent = {"User-Agent": "gptctl", "Accept-Encoding": "identity", **headers}
+    try:
+        return asyncio.run(_send(httpx.Request(method, url, headers=sent), most_bytes, deadline_s))
+    except TimeoutError:
+        why = f"nothing within {deadline_s:.0f} s"
+    except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, ValueError) as error:
+        why = CONTROL.sub(" ", str(error) or type(error).__name__)[:300]
+    raise NoAnswer(
+        f"{where.netloc}: no answer to {method} {where.path}: {why}", f"is {where.netloc} reachable from here?"
+    )
+
+
+async def _send(request: httpx.Request, most_bytes: int, deadline_s: float) -> RawAnswer:
+    url = str(request.url)
+    async with (
+        asyncio.timeout(deadline_s),
+        httpx.AsyncClient(
+            timeout=deadline_s,
+            follow_redirects=False,
+            verify=url.startswith("https://"),
+            trust_env=not is_loopback(url),
+        ) as client,
+    ):
+        response = await client.send(request, stream=True)
+        try:
+            received = bytearray()
+            if request.method != "HEAD" and not response.is_redirect:
+                async for chunk in response.aiter_bytes():
+                    received += chunk
+                    if len(received) >= most_bytes:
+                        break
+            names = {name.lower(): value for name, value in response.headers.items()}
+            return RawAnswer(response.status_code, names, bytes(received[:most_bytes]))
+        finally:
+            await response.aclose()
+
+
 def is_loopback(url: str) -> bool:
     """Whether the address is this computer itself."""
     host = urlsplit(url).hostname or ""
@@ -190,14 +244,14 @@ def _answer(response: httpx.Response, content: bytes) -> Answer:
         if status < 400:
             raise
         body = None
-    return Answer(status, body, _retry_after_s(response.headers.get("retry-after", "")))
+    return Answer(status, body, retry_after_s(response.headers.get("retry-after", "")))
 
 
 def _refuse(word: str) -> None:
     raise ValueError(f"{word} is no JSON")
 
 
-def _retry_after_s(text: str) -> float:
+def retry_after_s(text: str) -> float:
     """Seconds from now, given as a number or a date; 0 when absent or unreadable."""
     if re.fullmatch(r"\d{1,6}", text.strip()):
         return float(text)
