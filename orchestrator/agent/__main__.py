@@ -28,9 +28,16 @@ def _facts(places: Places, request: dict[str, Any], say: Say) -> None:
 
 
 def _start(places: Places, request: dict[str, Any], say: Say) -> None:
-    from . import jobs
+    from . import jobs, presence
 
-    say(jobs.start(jobs.Job.of_request(places, request), request.get("secrets") or {}))
+    presence.attend(places, presence.CALLED_S)
+    job, secrets = jobs.Job.of_request(places, request), request.get("secrets") or {}
+    if job.name == "offload":
+        from . import store_urls
+
+        store_urls.keep(job, secrets)  # also for one that runs: that is how it gets new ones
+        secrets = {}
+    say(jobs.start(job, secrets))
 
 
 def _status(places: Places, request: dict[str, Any], say: Say) -> None:
@@ -82,8 +89,10 @@ def _host_key(places: Places, request: dict[str, Any], say: Say) -> None:
 
 
 def _manifest(places: Places, request: dict[str, Any], say: Say) -> None:
+    from . import presence
     from .manifest import manifest
 
+    presence.attend(places, presence.CALLED_S)
     say(manifest(places.run(request.get("run", ""))))
 
 

@@ -14,7 +14,7 @@ import signal
 import time
 from typing import Any, Callable, Dict
 
-from . import files, guard, jobs, lease, processes, stopping
+from . import files, guard, jobs, lease, presence, processes, stopping
 from .jobs import Job
 from .places import Places, checked_run
 from .refusal import Refusal
@@ -51,6 +51,7 @@ def renew(places: Places, request: dict[str, Any]) -> dict[str, Any]:
     """Durations from now; never past the deadline. Without a run the machine's own lease, which only a guard has."""
     if request.get("run") is None:
         guard.renew(places, _seconds(request, "duration_s", lease.DEFAULT_S))
+        presence.attend(places, presence.CALLED_S)
         return {"lease": lease.read(places.guard)}
     folder = places.jobs_of(request.get("run", ""))
     if not os.path.isdir(folder):

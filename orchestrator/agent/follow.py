@@ -15,7 +15,7 @@ import select
 import time
 from typing import Any, Callable, Iterator
 
-from . import files, jobs, lease, status
+from . import files, jobs, lease, presence, status, stored
 from .jobs import Job
 from .places import Places
 from .refusal import Refusal
@@ -38,6 +38,7 @@ def follow(places: Places, request: dict[str, Any], say: Callable[[dict[str, Any
             say(line)
             beat.beat()
         if exit_record is not None:
+            presence.attend(places, presence.CALLED_S)  # whoever followed fetches now
             say({"kind": "ended", "exit": exit_record})
             return
         time.sleep(LOOK_S)
@@ -75,7 +76,9 @@ class _Heart:
         if now_s - self.beat_at_s < HEARTBEAT_S:
             return
         self.beat_at_s = now_s
+        presence.attend(self.job.places, presence.FOLLOWED_S)
         found = jobs.revive(self.job)
+        stored.revive(self.job.places, self.job.run)
         if found["state"] == "lost" and not self.job.is_train:
             raise Refusal(
                 "needs-input", "%s of run %s is gone without an end; start it again" % (self.job.name, self.job.run)

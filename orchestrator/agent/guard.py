@@ -19,12 +19,13 @@ import sys
 import time
 from typing import Any
 
-from . import cloud_call, detach, files, guard_key, jobs, lease, manifest, processes
+from . import cloud_call, detach, files, guard_key, jobs, lease, manifest, presence, processes, stored
 from .places import RUN_PATTERN, Places
 from .refusal import Refusal
 
 READY_WITHIN_S = 10.0
 ANSWER_WITHIN_S = 3.0
+STORING_S = 30.0
 STOPPING_S = 60.0
 """On top of a training's own grace: the longest that its stopping may take."""
 NONE = {"kind": "none", "armed": False, "ends_at": None}
@@ -154,14 +155,30 @@ def left_s(places: Places, ended: dict[str, float], *, look: Any = jobs.look) ->
     ended: when each run's training was first seen ended, on CLOCK_BOOTTIME; new ends are added to it.
     """
     own = lease.read(places.guard) or {"left_s": 0.0, "deadline_left_s": None}
+    if is_done(places) and not presence.somebody_is_here(places):
+        return 0.0
     needed = max([own["left_s"], *(_needed_s(places, run, ended, look) for run in _runs(places))])
     deadline = own["deadline_left_s"]
     return float(needed if deadline is None else min(needed, deadline))
 
 
+def is_done(places: Places) -> bool:
+    """Whether every training here has ended with all that is kept verified in its store, and nothing else is asked of
+    this machine: then no lease keeps it. The order `then` of the offload says whether it may go."""
+    found = [stored.job_of(places, run) for run in _runs(places) if jobs.load(places, run, "train")]
+    return bool(found) and all(job is not None and _is_done(places, job) for job in found)
+
+
+def _is_done(places: Places, offload: jobs.Job) -> bool:
+    done = offload.spec.get("then") == "end" and stored.is_done(places, offload.run)
+    return done and not unfetched(places.run(offload.run))
+
+
 def _lease_left_s(places: Places, own: dict[str, Any]) -> float:
     """Without what a training adds by running: it may end at any moment."""
     found = [own, *filter(None, (lease.read(places.jobs_of(run)) for run in _runs(places)))]
+    if is_done(places):  # then only somebody who is here keeps it
+        return 0.0
     left = max(float(each["left_s"]) for each in found)
     return left if own["deadline_left_s"] is None else min(left, own["deadline_left_s"])
 
@@ -190,8 +207,11 @@ def _needed_s(places: Places, run: str, ended: dict[str, float], look: Any) -> f
         return needed + float(train.spec.get("grace_s", 300)) + STOPPING_S
     if state in ("ended", "lost") and unfetched(places.run(run)):
         since = ended.setdefault(run, lease.now_s())
+        stored.revive(places, run)
         hold_s = train.spec.get("hold_s")
         held = float("inf") if hold_s is None else float(hold_s) - (lease.now_s() - since)
+        if (stored.state(places, run) or {}).get("state") == "uploading":
+            held = max(held, STORING_S)  # what is on its way arrives
         return max(needed, held)
     return needed
 

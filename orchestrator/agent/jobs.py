@@ -25,6 +25,7 @@ from .refusal import Refusal
 
 READY_DEADLINE_S = 40.0
 LOCK_DEADLINE_S = 45.0
+AGAIN_AFTER_S = 2.0
 
 
 class Job:
@@ -152,6 +153,9 @@ def _start_locked(job: Job, secrets: dict[str, Any], lock: int) -> str:
 def revive(job: Job) -> dict[str, Any]:
     """Looks, and gives a job that lost its supervisor a new one, which goes on watching or writes down the end."""
     found = look(job)
+    if _is_to_go_on(job, found):
+        start(job, {})
+        return look(job)
     if found["state"] in ("none", "ended") or found["supervised"]:
         return found
     if found["state"] == "lost" and not job.is_train:
@@ -164,6 +168,23 @@ def revive(job: Job) -> dict[str, Any]:
     finally:
         os.close(lock)
     return look(job)
+
+
+def _is_to_go_on(job: Job, found: dict[str, Any]) -> bool:
+    """An offload works until it has finished or was asked to stop: one that was killed starts again, not at once."""
+    if job.name != "offload" or found["state"] not in ("lost", "ended"):
+        return False
+    ended = found["exit"] or {}
+    killed = found["state"] == "lost" or ended.get("outcome") == "failed"
+    return killed and time.time() - float(ended.get("ended_at") or 0.0) >= AGAIN_AFTER_S
+
+
+def revive_quietly(job: Job) -> dict[str, Any]:
+    """As revive, for those who look after others' jobs: what cannot be done now is done at the next look."""
+    try:
+        return revive(job)
+    except (Refusal, OSError):
+        return look(job)
 
 
 def wait_for_end(job: Job, deadline_s: float) -> bool:

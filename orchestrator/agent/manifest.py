@@ -37,7 +37,7 @@ def checkpoints(run_folder: str) -> list[dict[str, Any]]:
     folder = os.path.join(run_folder, contract.CHECKPOINTS)
     found = [entry for entry in (_read(folder, name) for name in files.listing(folder)) if entry]
     best, latest = linked_step(run_folder, contract.BEST), linked_step(run_folder, contract.LATEST)
-    kept = contract.kept_steps([entry["step"] for entry in found], best, _retention(run_folder))
+    kept = contract.kept_steps([entry["step"] for entry in found], best, retention(run_folder))
     for entry in found:
         step = entry["step"]
         entry.update({"kept": step in kept, "best": step == best, "latest": step == latest})
@@ -121,7 +121,8 @@ def _read(folder: str, name: str) -> dict[str, Any] | None:
     } if complete else None  # fmt: skip
 
 
-def _retention(run_folder: str) -> contract.RetentionConfig:
+def retention(run_folder: str) -> contract.RetentionConfig:
+    """What the run keeps, from its config.json."""
     stored = (files.read_json(os.path.join(run_folder, contract.CONFIG)) or {}).get("retention") or {}
     known = {key: stored[key] for key in ("keep_last", "keep_every") if isinstance(stored.get(key), int)}
     return contract.RetentionConfig(**known)

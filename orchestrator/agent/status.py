@@ -14,7 +14,7 @@ from typing import Any
 
 from trainer import contract
 
-from . import files, guard, jobs, lease, manifest, watchdog
+from . import files, guard, jobs, lease, manifest, stored, watchdog
 from .jobs import Job
 from .places import RUN_PATTERN, Places
 from .refusal import Refusal
@@ -51,6 +51,7 @@ def of_run(places: Places, run: str) -> dict[str, Any]:
         "latest": manifest.linked_step(folder, contract.LATEST),
         "best": manifest.linked_step(folder, contract.BEST),
         "safe": manifest.safe_steps(folder),
+        "store": stored.state(places, run),
         "holding": files.read_json(train.file("holding.json")) if train else None,
         "sizes": {name: files.size_bytes(path) for name, path in train.followed_files().items()} if train else {},
         "warnings": _warnings(folder, recent),

@@ -21,7 +21,7 @@ from typing import Any, Callable, Sequence
 
 from trainer import contract
 
-from . import ending, files, guard, jobs, lease, locks, manifest, processes, programs, stopping
+from . import ending, files, guard, jobs, lease, locks, manifest, processes, programs, stopping, stored
 from .jobs import Job
 from .places import Places
 from .programs import Program
@@ -32,6 +32,7 @@ TICK_S = 0.5
 DUMP_S = 2.0
 WATCHDOG_GRACE_S = 60.0
 SAME_RUN_WAIT_S = 5.0
+LOOK_AFTER_EVERY_S = 5.0
 
 
 def main(places: Places, arguments: Sequence[str]) -> int:
@@ -55,6 +56,9 @@ def main(places: Places, arguments: Sequence[str]) -> int:
     _tell(ready_fd, {"ready": True})
     os.close(lock_fd)
     finish(job, program, wake)
+    if job.name == stored.JOB:
+        time.sleep(jobs.AGAIN_AFTER_S)
+        jobs.revive_quietly(job)  # it was killed: another supervisor goes on with it
     return 0
 
 
@@ -138,8 +142,9 @@ def _watch(job: Job, program: Program, wake: Callable[[float], None]) -> None:
     steps = StepWatch(job.run_folder, settings, time.monotonic()) if job.is_train else None
     progress = _Progress(job)
     while program.poll() is None:
-        progress.renew_lease()
-        _end_by_lease(job)
+        if job.name != stored.JOB:  # which ends with its machine, and whose hold the guard counts
+            progress.renew_lease()
+            _end_by_lease(job)
         verdict = steps.verdict(time.monotonic()) if steps else None
         if verdict and not stopping.read_request(job):
             _dump_stacks(job, wake)
@@ -158,9 +163,12 @@ class _Progress:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.sizes = self._sizes()
-        self.renewed_at_s = time.monotonic()
+        self.renewed_at_s = self.looked_at_s = time.monotonic()
 
     def renew_lease(self) -> None:
+        if self.job.is_train and time.monotonic() - self.looked_at_s > LOOK_AFTER_EVERY_S:
+            self.looked_at_s = time.monotonic()
+            stored.revive(self.job.places, self.job.run)
         if time.monotonic() - self.renewed_at_s < lease.renew_every_s(self.job.lease_s):
             return
         sizes = self._sizes()

@@ -17,7 +17,6 @@ import time
 from typing import Any
 
 from . import cloud_call, files, guard, guard_key, jobs, lease, processes
-from .jobs import Job
 from .places import Places
 from .refusal import Refusal
 
@@ -76,7 +75,7 @@ class Watchman:
     def _left_s(self) -> float:
         ended = dict(self.notes["ended"])
         try:
-            left_s = guard.left_s(self.places, ended, look=_look_after)
+            left_s = guard.left_s(self.places, ended, look=jobs.revive_quietly)
         except (OSError, Refusal, ValueError, TypeError, KeyError) as error:
             # What the runs need cannot be read: the machine lives until its deadline, and no longer.
             self._note(problem="cannot tell what is needed: %s" % type(error).__name__)
@@ -137,11 +136,3 @@ class Watchman:
             files.write_json(os.path.join(self.places.guard, "state.json"), self.notes)
         except OSError as error:
             print("cannot write state.json: %s" % error.strerror, flush=True)  # a full disk must not stop the guard
-
-
-def _look_after(job: Job) -> dict[str, Any]:
-    """A training that lost its supervisor gets a new one, which stops it in time or writes down its end."""
-    try:
-        return jobs.revive(job)
-    except (Refusal, OSError):
-        return jobs.look(job)

@@ -1,4 +1,4 @@
-"""The jobs that the agent does itself, each as a program of its own under the supervisor: install and pull.
+"""The jobs that the agent does itself, each a program of its own under the supervisor: install, pull and offload.
 
 Secrets come on stdin; progress goes to stdout as JSON lines, the last of which is the result; the rest goes to stderr.
 
@@ -39,6 +39,10 @@ def _work(job: jobs.Job, secrets: dict[str, Any]) -> dict[str, Any]:
         from .install import install
 
         return install(job, say)
+    if job.name == "offload":
+        from .offload import offload
+
+        return offload(job, say)
     from .pull import pull
 
     return pull(job, secrets, say)

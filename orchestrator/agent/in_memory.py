@@ -1,0 +1,74 @@
+"""Secrets on this machine: files in memory (tmpfs), for this user alone, and nowhere else.
+
+They go with the power, so a rebooted machine has none and says so. What is kept here must never be written to a disk,
+an argv, an environment or a log.
+
+Example::
+
+    put("guard", root, "secret"); read("guard", root)        # 'secret'
+    forget("guard", root)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+
+from . import files
+from .refusal import Refusal
+
+FOLDER = "/dev/shm"
+
+
+def path(kind: str, owner: str) -> str:
+    """The file of one secret: one per user and owner, since machines of a rehearsal share this folder."""
+    digest = hashlib.sha256(owner.encode()).hexdigest()[:16]
+    return os.path.join(FOLDER, "gptctl-%s-%d-%s" % (kind, os.getuid(), digest))
+
+
+def put(kind: str, owner: str, secret: str) -> None:
+    """Writes it, mode 0600. Raises Refusal where that folder is no tmpfs."""
+    if not _is_tmpfs(FOLDER):
+        raise Refusal("no-tmpfs", "%s is not in memory here: no secret is written to a disk" % FOLDER)
+    temporary = "%s.%d" % (path(kind, owner), os.getpid())
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(temporary, flags, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secret)
+        os.rename(temporary, path(kind, owner))
+    except OSError:
+        files.remove(temporary)
+        raise
+
+
+def read(kind: str, owner: str) -> str | None:
+    """The secret; None where there is none, or where the file could be somebody else's."""
+    try:
+        descriptor = os.open(path(kind, owner), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with os.fdopen(descriptor) as file:
+        found = os.fstat(file.fileno())
+        ours = found.st_uid == os.getuid() and stat.S_ISREG(found.st_mode) and not found.st_mode & 0o077
+        return file.read() if ours else None
+
+
+def written_at(kind: str, owner: str) -> float:
+    """Changes whenever the secret is replaced; 0 where there is none."""
+    try:
+        return os.stat(path(kind, owner)).st_mtime
+    except OSError:
+        return 0.0
+
+
+def forget(kind: str, owner: str) -> None:
+    """Removes the file; twice is fine."""
+    files.remove(path(kind, owner))
+
+
+def _is_tmpfs(folder: str) -> bool:
+    with open("/proc/self/mounts") as mounts:
+        kinds = [line.split()[2] for line in mounts if line.split()[1] == folder]
+    return kinds[-1:] in (["tmpfs"], ["ramfs"])

@@ -1,0 +1,255 @@
+"""The offload job: every kept checkpoint goes to the store while the training goes on, without the laptop.
+
+A checkpoint is marked SAFE when the store gave back its manifest and every file with the promised size and sha256, and
+not before. Trouble is written down and tried again, ever less often, for as long as the machine lives. When the
+training has ended and everything is there, the logs follow, and the job has finished.
+
+Example, spec (the URLs come as secrets, see store_urls.py)::
+
+    {"store": "s3://bucket/prefix/RUN", "then": "end"}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Callable, Dict
+
+from trainer import contract
+
+from . import files, jobs, manifest, objects, store_urls, stored
+from .jobs import Job
+from .objects import StoreTrouble
+
+LOOK_EVERY_S = 1.0
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 30.0
+LOOK_AFTER_EVERY_S = 5.0
+SAY_EVERY_S = 1.0
+STREAMS = 3
+LOGS = (contract.METRICS, contract.EVENTS, contract.LOG)
+Say = Callable[[Dict[str, Any]], None]
+
+
+class NeedsUrls(Exception):
+    """There are no URLs, or they are over: only the laptop can make new ones."""
+
+
+def offload(job: Job, say: Say) -> dict[str, Any]:
+    """Returns when the training has ended and all that is kept is safe: `{"safe": [steps], "store": uri}`."""
+    work = Offload(job, say)
+    pause_s, looked_after_s = FIRST_PAUSE_S, time.monotonic()
+    while True:
+        changed = store_urls.changed_at(job)
+        try:
+            if work.step():
+                return {"safe": sorted(work.index.checkpoints), "store": job.spec.get("store")}
+            pause_s, wait_s = FIRST_PAUSE_S, LOOK_EVERY_S
+        except NeedsUrls as needs:
+            work.tell("needs-input", str(needs))
+            wait_s = LONGEST_PAUSE_S
+        except (StoreTrouble, OSError) as error:
+            work.tell("trouble", error.text if isinstance(error, StoreTrouble) else str(error.strerror or error))
+            wait_s, pause_s = pause_s, min(2 * pause_s, LONGEST_PAUSE_S)
+        ends = time.monotonic() + wait_s
+        while time.monotonic() < ends and store_urls.changed_at(job) == changed:
+            time.sleep(min(0.2, wait_s))
+        if time.monotonic() - looked_after_s > LOOK_AFTER_EVERY_S:
+            looked_after_s = time.monotonic()
+            _look_after(job)
+
+
+class Offload:
+    """What one process of the job knows: the index, what it said last, how many bytes moved."""
+
+    def __init__(self, job: Job, say: Say) -> None:
+        self.job = job
+        self.say = say
+        self.index = stored.Index.load(job)
+        self.known: dict[str, Any] = {}
+        self.probed = False
+        self.lock = threading.Lock()
+        self.bytes_done = self.bytes_total = 0
+        self.said_at = 0.0
+        self.urls: dict[str, Any] = {}
+        self.logs_of_step: int | None = None
+
+    def step(self) -> bool:
+        """One look, and what it asks for. True when nothing is left to do, ever."""
+        self.urls = self._urls()
+        if not self.probed:
+            self._probe()
+        # Asked first: what the training wrote until its end was written by then.
+        ended = self._ended()
+        todo = self._todo()
+        for entry in todo:
+            self._store(entry)
+            if ended is None and self._ended() is not None:
+                return False
+        if ended is None:
+            self.tell("waiting")
+            return False
+        if not self._todo():
+            self._finish(ended)
+            return True
+        return False
+
+    def _urls(self) -> dict[str, Any]:
+        found = store_urls.read(self.job)
+        if found is None:
+            raise NeedsUrls("the URLs of the store are gone (a reboot): gptctl resume %s" % self.job.run)
+        if store_urls.left_s(found) <= 0:
+            raise NeedsUrls("the URLs of the store have expired: gptctl resume %s" % self.job.run)
+        return found
+
+    def _probe(self) -> None:
+        """Whether the store takes an object and gives back the same: before anything is trained."""
+        content = ("gptctl %s\n" % self.job.run).encode()
+        sent = objects.put_bytes(self.urls["probe"], content)
+        if objects.look(self.urls["probe"]["get"]) != sent:
+            raise StoreTrouble("the store gave back other bytes than it was given")
+        objects.remove(self.urls["probe"]["delete"])
+        self.probed = True
+
+    def _ended(self) -> dict[str, Any] | None:
+        train = jobs.load(self.job.places, self.job.run, "train")
+        return files.read_json(train.file("exit.json")) if train else None
+
+    def _todo(self) -> list[dict[str, Any]]:
+        """Kept checkpoints that are nowhere else yet: best, latest, then the newest."""
+        found = [entry for entry in manifest.checkpoints(self.job.run_folder) if entry["kept"] and not self._has(entry)]
+        return sorted(found, key=lambda entry: (not entry["best"], not entry["latest"], -entry["step"]))
+
+    def _has(self, entry: dict[str, Any]) -> bool:
+        """Mirrored to the laptop is safe too, but not in the store."""
+        return entry["safe"] and entry["step"] in self.index.checkpoints
+
+    def _store(self, entry: dict[str, Any]) -> None:
+        """One checkpoint: its files, the manifest last, all of it read back; then the index, then SAFE."""
+        folder = store_urls.folder_for(self.urls, entry["name"], self.index.folders)
+        if folder is None:
+            raise NeedsUrls("no URLs are left for %s, which nobody planned" % entry["name"])
+        self.index.save()
+        slots = store_urls.slots_of(self.urls, folder)
+        names = [*entry["files"], contract.MANIFEST_FILE]
+        if not set(names) <= set(slots):
+            raise NeedsUrls("no URL was made for %s" % ", ".join(sorted(set(names) - set(slots))))
+        self.bytes_done, self.bytes_total = 0, 2 * sum(each["size_bytes"] for each in entry["files"].values())
+        self.tell("uploading", step=entry["step"])
+        try:
+            self._send_files(entry, slots)
+        except FileNotFoundError:
+            return  # retention took it, or made it weights only: the next look tells
+        self.index.add(entry, folder)
+        self.index.link(*self._links())
+        self._send_logs()
+        self._send_index()
+        manifest.mark_safe(self.job.run_folder, entry["step"], entry["manifest_sha256"])
+        self._prune()
+        self.tell("waiting")
+
+    def _send_files(self, entry: dict[str, Any], slots: dict[str, Any]) -> None:
+        with ThreadPoolExecutor(STREAMS) as pool:
+            sent = [pool.submit(self._send_file, entry, name, slots[name]) for name in entry["files"]]
+            for each in sent:
+                each.result()
+        path = self._path(entry, contract.MANIFEST_FILE)
+        with open(path, "rb") as file:
+            content = file.read()
+        if hashlib.sha256(content).hexdigest() != entry["manifest_sha256"]:
+            raise FileNotFoundError(path)
+        self._same(contract.MANIFEST_FILE, objects.put_bytes(slots[contract.MANIFEST_FILE], content),
+                   slots[contract.MANIFEST_FILE]["get"])  # fmt: skip
+
+    def _send_file(self, entry: dict[str, Any], name: str, slot: dict[str, Any]) -> None:
+        promised = entry["files"][name]
+        wanted = objects.Content(int(promised["size_bytes"]), str(promised["sha256"]))
+        if self._is_there(slot["get"], wanted):
+            return
+        sent = objects.put(slot, self._path(entry, name), wanted.size_bytes, self._count)
+        if sent != wanted:
+            raise StoreTrouble("%s of %s is damaged on this machine: it is not stored" % (name, entry["name"]))
+        self._same(name, sent, slot["get"])
+
+    def _is_there(self, url: str, wanted: objects.Content) -> bool:
+        """Only after a restart: what an earlier process of this job stored need not be sent again."""
+        if self.job.starts() < 2:
+            return False
+        try:
+            return objects.look(url, self._count) == wanted
+        except StoreTrouble:
+            return False
+
+    def _same(self, name: str, sent: objects.Content, url: str) -> None:
+        found = objects.look(url, self._count)
+        if found != sent:
+            raise StoreTrouble(
+                "%s came back from the store with %d bytes, sha256 %s; sent were %d bytes, %s"
+                % (name, found.size_bytes, found.sha256[:12], sent.size_bytes, sent.sha256[:12])
+            )
+
+    def _path(self, entry: dict[str, Any], name: str) -> str:
+        return os.path.join(self.job.run_folder, contract.CHECKPOINTS, entry["name"], name)
+
+    def _links(self) -> tuple[int | None, int | None]:
+        folder = self.job.run_folder
+        return manifest.linked_step(folder, contract.BEST), manifest.linked_step(folder, contract.LATEST)
+
+    def _send_logs(self) -> None:
+        """As far as they are written: what happened until here must not go with the machine."""
+        for name in LOGS:
+            path, slot = os.path.join(self.job.run_folder, name), self.urls["files"][name]
+            if os.path.exists(path):
+                sent = objects.put(slot, path, files.size_bytes(path))
+                self._same(name, sent, slot["get"])
+                self.index.files[name] = {"size_bytes": sent.size_bytes, "sha256": sent.sha256}
+
+    def _send_index(self) -> None:
+        self.index.save()
+        slot = self.urls["index"]
+        self._same("the index", objects.put_bytes(slot, self.index.content()), slot["get"])
+
+    def _prune(self) -> None:
+        """What retention keeps no longer leaves the index first, then the store: the manifest before the files."""
+        gone = self.index.let_go(self._links()[0], manifest.retention(self.job.run_folder))
+        if not gone:
+            return
+        self._send_index()
+        for entry in gone:
+            slots = store_urls.slots_of(self.urls, entry["folder"])
+            for name in [contract.MANIFEST_FILE, *entry["files"]]:
+                if "delete" in slots.get(name, {}):
+                    objects.remove(slots[name]["delete"])
+
+    def _finish(self, ended: dict[str, Any]) -> None:
+        self.index.link(*self._links())
+        self._send_logs()
+        self.index.ended = ended
+        self._send_index()
+        self.tell("safe")
+
+    def _count(self, size_bytes: int) -> None:
+        with self.lock:
+            self.bytes_done += size_bytes
+            if time.monotonic() - self.said_at > SAY_EVERY_S:
+                self.said_at = time.monotonic()
+                self.say({"step": "offload", "bytes_done": self.bytes_done, "bytes_total": self.bytes_total})
+
+    def tell(self, state: str, problem: str | None = None, **more: Any) -> None:
+        """Writes down what `status` shows, if it is news."""
+        safe = sorted(self.index.checkpoints)
+        known = dict(more, state=state, problem=problem, safe=safe, probed=self.probed)
+        if known != self.known:
+            self.known = known
+            files.write_json(self.job.file(stored.STATE), known)
+            self.say(dict(known, step="offload"))
+
+
+def _look_after(job: Job) -> None:
+    """Its own supervisor, and the training's, if they were killed: there may be nobody else here."""
+    for each in (job, jobs.load(job.places, job.run, "train")):
+        if each is not None:
+            jobs.revive_quietly(each)
