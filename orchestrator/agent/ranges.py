@@ -122,4 +122,16 @@ def _copy(descriptor: int, piece: Piece, path: str) -> Why:
 def _refused(error: urllib.error.HTTPError, host: str | None) -> Why:
     wait = error.headers.get("Retry-After", "") if error.headers else ""
     wait_s = min(float(wait), 120.0) if wait.isdigit() else None
-    return Why("%s answers %d %s" % (host, error.code, error.reason), error.code in WORTH_ANOTHER_TRY, wait_s)
+    text = "%s answers %d %s%s" % (host, error.code, error.reason, _said(error))
+    return Why(text, error.code in WORTH_ANOTHER_TRY, wait_s)
+
+
+def _said(error: urllib.error.HTTPError) -> str:
+    """What a store of the S3 kind says about it, without the rest of its answer, which repeats the request."""
+    try:
+        body = error.read(4096).decode("utf-8", "replace")
+    except (OSError, http.client.HTTPException):
+        return ""
+    found = [re.search("<%s>([^<>]{1,120})</%s>" % (name, name), body) for name in ("Code", "Message")]
+    said = ": ".join(match.group(1) for match in found if match)
+    return " (%s)" % said if said else ""

@@ -183,6 +183,12 @@ class Part:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     expires_at: float | None = None
     """UTC epoch seconds after which the URL is refused; None: never."""
+    literal: bytes | None = field(default=None, repr=False)
+    """Bytes to write in place of what a URL has, such as the new header of a slice."""
+    before: bytes = field(default=b"", repr=False)
+    """What sha256 covers in front of these bytes, and the destination does not hold."""
+    of_bytes: int | None = None
+    """Size of the whole file at the URL; another one there means that it changed."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,54 @@
+"""Files of any storage scheme on this computer, whole and verified: what `data prepare` reads its text from.
+
+This computer's own agent pulls them, as a machine does: in parallel, resumed at the byte, once per content. A path
+stays where it is. What lies in GPTCTL_HOME/machine/data may be deleted at any time.
+
+Example: `bring_here(home, "hf://me/corpus/data/*.parquet", show)` -> [Path(".../train-00000.parquet"), ...]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from orchestrator import storage
+from orchestrator.core.ports import Part, Storage, StoredFile
+from orchestrator.remote.agent import Agent
+from orchestrator.remote.local import LocalShell
+from orchestrator.remote.progress import Transfer
+from orchestrator.remote.pulling import pull
+
+
+def bring_here(
+    home: Path, uri: str, tell: Callable[[Transfer], None], wanted: Callable[[str], bool] = lambda name: True
+) -> list[Path]:
+    """The files that the URI names (a file, a folder, a pattern), in name order; `wanted` chooses among their names.
+
+    Raises StorageError, VerificationFailed, or MachineUnfit for a disk that is too small, all before a file counts.
+    """
+    store = storage.of(uri)
+    files = [each for each in store.manifest(uri) if wanted(each.name)]
+    if store.scheme == storage.PATH:
+        return [Path(each.uri) for each in files]
+    if not files:
+        return []
+    content = hashlib.sha256(repr([(f.uri, f.version, f.sha256, f.size_bytes) for f in files]).encode()).hexdigest()[
+        :16
+    ]
+    here = Agent(LocalShell(), str(home / "machine"), sys.executable)
+    pull(here, f"download-{content}", lambda: _whole(store, files, f"data/{content}"), tell)
+    return [Path(here.root) / "data" / content / each.name for each in files]
+
+
+def _whole(store: Storage, files: Sequence[StoredFile], folder: str) -> list[Part]:
+    return [
+        replace(
+            store.download_plan(each.uri, f"{folder}/{each.name}", 0, each.size_bytes),
+            sha256=each.sha256,
+            of_bytes=each.size_bytes,
+        )
+        for each in files
+    ]
