@@ -167,7 +167,7 @@ def _note_guard(ledger: Ledger, run: RunRecord, answer: dict[str, Any]) -> None:
     """What the machine says of its guard; whoever drives the run writes that down by itself."""
     rental = ledger.rental(run.rental_id or "")
     known, state = rental.data.get("guard") or {}, answer.get("guard") or {}
-    if box_guard.KIND in (known.get("kind"), state.get("kind")) and state and holder(ledger.home, run.id) is None:
+    if {known.get("kind"), state.get("kind")} & {*box_guard.KINDS} and state and holder(ledger.home, run.id) is None:
         ledger.update_rental(rental.id, data={**rental.data, "guard": box_guard.told_by(known, state, time.time())})
 
 

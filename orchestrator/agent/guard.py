@@ -1,13 +1,16 @@
-"""The guard of a rented machine: it ends the machine it runs on, through the provider's API, when nobody needs it.
+"""The guard of a rented machine: it ends the machine it runs on, by the provider's API or by power-off, when nobody
+needs it.
 
 The machine is needed as long as its own lease runs (renewed by whoever prepares it), a run's lease runs (renewed by
 progress and by followers), a training stops, or kept checkpoints lie here that nobody fetched and the run's `hold_s`
 is not over; never past the deadline. The process depends on nothing else: not on the laptop, a supervisor or a
-training. It does not come back after a reboot, because the key in memory is gone; then `armed` is false.
+training. With a key it does not come back after a reboot, because the key in memory is gone; then `armed` is false.
+Guard `self` needs no key: its timer is armed from the boot on (power.py), and this process comes back with the machine.
 
 Example (through the agent's verbs)::
 
     arm(places, {"instance_id": "i-1", "end": {"url", "body"}, "look_url", "lease_s", "deadline_s", "secrets": {...}})
+    arm(places, {"kind": "self", "instance_id": "i-1", "rental": "8xa100-1126-k3f9qa", "lease_s", "deadline_s"})
     status(places)       # {'kind': 'key-on-box', 'armed': True, 'left_s': 1799.0, ...}
     finish(places, 60)   # the key's file goes, the machine a minute later
 """
@@ -19,7 +22,7 @@ import sys
 import time
 from typing import Any
 
-from . import cloud_call, detach, files, guard_key, jobs, lease, manifest, presence, processes, stored
+from . import cloud_call, detach, ends, files, guard_key, jobs, lease, manifest, power, presence, processes, stored
 from .places import RUN_PATTERN, Places
 from .refusal import Refusal
 
@@ -28,29 +31,56 @@ ANSWER_WITHIN_S = 3.0
 STORING_S = 30.0
 STOPPING_S = 60.0
 """On top of a training's own grace: the longest that its stopping may take."""
+KEY_ON_BOX, SELF = "key-on-box", "self"
 NONE = {"kind": "none", "armed": False, "ends_at": None}
 
 
 def arm(places: Places, request: dict[str, Any]) -> dict[str, Any]:
-    """Takes the key, the order and the deadline, and sees to it that a guard runs. Again: renews all of them."""
-    key = (request.get("secrets") or {}).get("api_key")
-    if not isinstance(key, str) or not key:
-        raise Refusal("needs-input", "the guard needs the key of the provider's API")
+    """Takes the order, the lease and the deadline, and sees to it that a guard runs. Again: renews all of them."""
     lease_s, deadline_s = _positive(request, "lease_s"), _positive(request, "deadline_s")
-    order = {
-        "instance_id": str(request.get("instance_id")),
-        "end": {"url": cloud_call.checked_url((request.get("end") or {}).get("url")), "body": request["end"]["body"]},
-        "look_url": cloud_call.checked_url(request.get("look_url")),
-        "lease_s": lease_s,
-        "boot_id": processes.boot_id(),
-    }
+    by_power = request.get("kind") == SELF
+    order = _power_order(request) if by_power else _key_order(request)
+    order.update(instance_id=str(request.get("instance_id")), lease_s=lease_s, boot_id=processes.boot_id())
     files.make_folder(places.guard)
     lease.renew(places.guard, lease_s, deadline_s)
-    guard_key.put(places.root, key)
+    if by_power:
+        _take_timer(places, order["rental"], min(left_s(places, {}) + ends.slack(lease_s), deadline_s))
+    else:
+        guard_key.put(places.root, request["secrets"]["api_key"])
     files.write_json(_file(places, "order.json"), order)
     _start(places)
     _await_first_answer(places)
     return status(places)
+
+
+def _key_order(request: dict[str, Any]) -> dict[str, Any]:
+    key = (request.get("secrets") or {}).get("api_key")
+    if not isinstance(key, str) or not key:
+        raise Refusal("needs-input", "the guard needs the key of the provider's API")
+    end = {"url": cloud_call.checked_url((request.get("end") or {}).get("url")), "body": request["end"]["body"]}
+    return {"kind": KEY_ON_BOX, "end": end, "look_url": cloud_call.checked_url(request.get("look_url"))}
+
+
+def _power_order(request: dict[str, Any]) -> dict[str, Any]:
+    """Only for the machine whose launch put a timer of this very rental on it: no other computer is powered off."""
+    rental, timer = request.get("rental"), power.look()
+    if not isinstance(rental, str) or not rental:
+        raise Refusal("bad-request", "the guard needs the rental whose machine this is")
+    if timer is None or timer["rental"] != rental:
+        raise Refusal(
+            "no-timer",
+            "this machine has no timer of rental %s that powers it off: its launch did not put one here" % rental,
+            "cloud-init's log on the machine says why: /var/log/cloud-init-output.log",
+        )
+    return {"kind": SELF, "rental": rental}
+
+
+def _take_timer(places: Places, rental: str, seconds: float) -> None:
+    """The timer now goes by this lease. The guard's process moves it on, and comes back after a reboot."""
+    program = [sys.executable, "-I", "-S", places.program, "guard"]
+    trouble = power.move(rental, seconds) or power.start_at_boot(rental, program)
+    if trouble:
+        raise Refusal("no-timer", "the timer that powers this machine off: %s" % trouble.text)
 
 
 def _await_first_answer(places: Places) -> None:
@@ -71,10 +101,12 @@ def _file(places: Places, name: str) -> str:
     return os.path.join(places.guard, name)
 
 
-def order(places: Places) -> dict[str, Any] | None:
-    """What arm was told, if that was since this boot: an earlier boot's key is gone."""
+def order_of(places: Places) -> dict[str, Any] | None:
+    """What arm was told, if that still holds: an earlier boot's key is gone, a timer needs none."""
     found = files.read_json(_file(places, "order.json"))
-    return found if found and found.get("boot_id") == processes.boot_id() else None
+    if found is None or found.get("kind") == SELF:
+        return found
+    return found if found.get("boot_id") == processes.boot_id() else None
 
 
 def notes(places: Places) -> dict[str, Any]:
@@ -89,7 +121,8 @@ def is_alive(places: Places) -> bool:
 
 def revive(places: Places) -> None:
     """Starts a guard that was killed. Nothing where none was armed, or where its key went with a reboot."""
-    if order(places) and not is_alive(places) and guard_key.read(places.root):
+    order = order_of(places)
+    if order and not is_alive(places) and (order["kind"] == SELF or guard_key.read(places.root)):
         _start(places)
 
 
@@ -107,7 +140,7 @@ def _start(places: Places) -> None:
 
 def renew(places: Places, duration_s: float) -> None:
     """Keeps the machine for so long from now, never past the deadline. Nothing where no guard is armed."""
-    if order(places):
+    if order_of(places):
         lease.renew(places.guard, duration_s, None)
 
 
@@ -116,7 +149,7 @@ def finish(places: Places, within_s: float) -> dict[str, Any]:
 
     The key's file goes at once: from here on it is in the guard's memory only.
     """
-    if order(places):
+    if order_of(places):
         lease.renew(places.guard, within_s, within_s)
         guard_key.forget(places.root)
     return status(places)
@@ -128,12 +161,14 @@ def status(places: Places) -> dict[str, Any]:
     `left_s`: until it acts as things stand; `lease_left_s`: before that it certainly does not; `deadline_left_s`: until
     it acts whatever happens; `holding`: how many checkpoints of ended trainings lie here that nobody fetched.
     """
-    if files.read_json(_file(places, "order.json")) is None:
-        return dict(NONE)
+    order = files.read_json(_file(places, "order.json"))
+    if order is None:
+        return _status_of_timer(power.look())
+    kind = order.get("kind", KEY_ON_BOX)
     known, own = notes(places), lease.read(places.guard) or {}
     alive = is_alive(places)
-    return {
-        "kind": "key-on-box",
+    found = {
+        "kind": kind,
         "armed": alive and bool(known.get("accepted")),
         "ends_at": None,  # durations travel: this machine's clock may be wrong
         "left_s": left_s(places, dict(known.get("ended") or {})) if own else None,
@@ -143,10 +178,32 @@ def status(places: Places) -> dict[str, Any]:
         "ending": alive and bool(known.get("ending")),
         "problem": known.get("problem") if alive else _why_not(places),
     }
+    return _with_timer(found, power.look(), alive) if kind == SELF else found
+
+
+def _with_timer(found: dict[str, Any], timer: dict[str, Any] | None, alive: bool) -> dict[str, Any]:
+    """Guard `self` is armed as long as its timer runs, whatever became of the process; which then only acts sooner."""
+    timer_s = timer["left_s"] if timer else None
+    found.update(armed=timer_s is not None, timer_left_s=timer_s, by=timer["by"] if timer else "none")
+    if not alive and timer_s is not None:
+        found.update(left_s=timer_s, lease_left_s=min(timer_s, found["lease_left_s"] or 0.0))
+    return found
+
+
+def _status_of_timer(timer: dict[str, Any] | None) -> dict[str, Any]:
+    """Of a machine that no agent was armed on yet: its own timer, or nothing."""
+    if timer is None:
+        return dict(NONE)
+    left = timer["left_s"]
+    return {
+        **NONE, "kind": SELF, "armed": left is not None, "left_s": left, "lease_left_s": left, "deadline_left_s": left,
+        "timer_left_s": left, "by": timer["by"], "holding": 0, "ending": False,
+        "problem": None if left is not None else "the timer that powers this machine off does not run",
+    }  # fmt: skip
 
 
 def _why_not(places: Places) -> str:
-    return "the guard's process was killed" if order(places) else "the machine was restarted: its key is gone"
+    return "the guard's process was killed" if order_of(places) else "the machine was restarted: its key is gone"
 
 
 def left_s(places: Places, ended: dict[str, float], *, look: Any = jobs.look) -> float:

@@ -1,7 +1,8 @@
 """The guard's process: looks every second whether the machine is still needed, and ends it when it is not.
 
-One per machine, held by a lock. The provider may be down and the key revoked: it asks again, ever less often, and
-writes down what was wrong. Tries the key long before it is needed, so that `status` can tell.
+One per machine, held by a lock. How it ends the machine is not its business (ends.py): a provider may be down and a
+key revoked, so it asks again, ever less often, and writes down what was wrong. It tries long before it is needed, so
+that `status` can tell.
 
 Example (started by guard.arm, never by hand)::
 
@@ -16,12 +17,11 @@ import resource
 import time
 from typing import Any
 
-from . import cloud_call, files, guard, guard_key, jobs, lease, processes
+from . import cloud_call, ends, files, guard, jobs, lease, processes
 from .places import Places
 from .refusal import Refusal
 
 TICK_S = 1.0
-CHECK_EVERY_S = 300.0
 FIRST_PAUSE_S = 2.0
 LONGEST_PAUSE_S = 60.0
 
@@ -40,11 +40,12 @@ def main(places: Places) -> int:
 
 
 class Watchman:
-    """What the process knows: its key, the end it announced, and when it asks next."""
+    """What the process knows: its way to end the machine, the end it announced, and when it asks next."""
 
     def __init__(self, places: Places) -> None:
         self.places = places
-        self.key: str | None = None
+        self.way: ends.ByKey | ends.ByPower | None = None
+        self.said = ""
         self.pause_s = FIRST_PAUSE_S
         self.ask_at_s = 0.0
         ended = guard.notes(places).get("ended") or {}
@@ -54,23 +55,29 @@ class Watchman:
 
     def tick(self) -> float:
         """One look. Returns the seconds until something is due."""
-        order = guard.order(self.places)
+        order = guard.order_of(self.places)
         if order is None:
             return TICK_S
         self._keep_lease(order)
-        # A key that was replaced counts; one whose file is gone is still in memory.
-        fresh = guard_key.read(self.places.root)
-        if fresh and fresh != self.key:
-            self.key, self.ask_at_s = fresh, 0.0
+        way = self._way(order)
+        if way.is_renewed():
+            self.ask_at_s = 0.0
         left_s = self._left_s()
         if (left_s <= 0) != self.notes["ending"]:
             self._note(ending=left_s <= 0)
             self.ask_at_s, self.pause_s = 0.0, FIRST_PAUSE_S
         if left_s <= 0:
-            self._end(order)
+            self._end(way)
         else:
-            self._check(order)
+            self._check(way, left_s)
         return left_s if left_s > 0 else TICK_S
+
+    def _way(self, order: dict[str, Any]) -> ends.ByKey | ends.ByPower:
+        """A new order of another kind is a new way; else the one with the key in its memory goes on."""
+        if self.way is None or (order != self.way.order and order.get("kind") != self.way.order.get("kind")):
+            self.way = ends.of(self.places, order)
+        self.way.order = order
+        return self.way
 
     def _left_s(self) -> float:
         ended = dict(self.notes["ended"])
@@ -90,24 +97,21 @@ class Watchman:
             found = lease.renew(self.places.guard, order["lease_s"], self.known["deadline_left_s"])
         self.known = found
 
-    def _end(self, order: dict[str, Any]) -> None:
-        if lease.now_s() >= self.ask_at_s and self.key:
-            trouble = cloud_call.call(order["end"]["url"], self.key, order["end"]["body"])
-            self._said(trouble, "ended %s" % order["instance_id"])
-            if trouble is None:
-                guard_key.forget(self.places.root)  # should the machine live on, the key is still in memory
+    def _end(self, way: ends.ByKey | ends.ByPower) -> None:
+        if lease.now_s() >= self.ask_at_s and way.is_able():
+            self._said(way.end(), "ended %s" % way.order["instance_id"])
             self._again_in(self.pause_s)
             self.pause_s = min(2 * self.pause_s, LONGEST_PAUSE_S)
 
-    def _check(self, order: dict[str, Any]) -> None:
-        """Whether the API can be reached from here and takes the key."""
-        if lease.now_s() < self.ask_at_s or not self.key:
+    def _check(self, way: ends.ByKey | ends.ByPower, left_s: float) -> None:
+        """Whether it could end the machine, were it time."""
+        if lease.now_s() < self.ask_at_s or not way.is_able():
             return
-        trouble = cloud_call.call(order["look_url"], self.key)
-        self._said(trouble, "the API accepts the key")
+        trouble = way.check(left_s, (self.known or {}).get("deadline_left_s"))
+        self._said(trouble, way.well)
         if trouble is None:
             self.pause_s = FIRST_PAUSE_S
-            return self._again_in(CHECK_EVERY_S)
+            return self._again_in(way.check_every_s)
         self._again_in(self.pause_s)
         self.pause_s = min(2 * self.pause_s, LONGEST_PAUSE_S)
 
@@ -116,12 +120,13 @@ class Watchman:
 
     def _said(self, trouble: cloud_call.Trouble | None, good: str) -> None:
         text = trouble.text if trouble else good
-        if self.notes.get("problem") != (trouble and text) or trouble is None:
+        if text != self.said:
             print(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), text, flush=True)
+            self.said = text
         if trouble is None:
             self._note(accepted=True, problem=None)
         elif trouble.refused:
-            self._note(accepted=False, problem="%s: the key is refused" % text)
+            self._note(accepted=False, problem=text)
         else:
             self._note(problem=text)  # a key that was accepted once is not worse for an API that is down
 

@@ -67,7 +67,11 @@ def _guard(host: HostSpec) -> Finding:
     if host.guard == "none":
         fix = f'guard = "watcher" or "key-on-box" in [hosts.{host.name}]; docs/guards.md'
         return Finding("guard", FAIL, "none: nothing would end a forgotten machine", fix)
-    who = {"watcher": "gptctl orphans --reap on another computer", "key-on-box": "the machine itself, with the API key"}
+    who = {
+        "watcher": "gptctl orphans --reap on another computer",
+        "key-on-box": "the machine itself, with the API key",
+        "self": "the machine powers itself off, which ends its bill; no key is on it",
+    }
     proof = f"gptctl check {host.name} --drill proves it"
     return Finding("guard", OK, f"{host.guard}: {who.get(host.guard, 'the provider')}; {proof}")
 

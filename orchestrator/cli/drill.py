@@ -22,7 +22,7 @@ from orchestrator.ledger.store import Ledger
 from orchestrator.market import ask_for
 from orchestrator.wiring import RunRequest
 
-GUARDS = ("watcher", "key-on-box")
+GUARDS = ("watcher", "key-on-box", "self")
 ANY_RECIPE = "quickstart"
 """Nothing of it is trained; a run has one."""
 

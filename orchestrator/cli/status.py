@@ -105,7 +105,7 @@ def show(found: dict[str, Any], *, everything: bool, as_json: bool, redraw: bool
 def _guard_line(row: dict[str, Any]) -> str:
     """What its owner should know about the guard on a machine; empty when all is well, or over."""
     guard = row["guard"]
-    if row["state"] == State.ENDED or guard["kind"] != "key-on-box":
+    if row["state"] == State.ENDED or guard["kind"] not in ("key-on-box", "self"):
         return ""
     if not guard["armed"]:
         return f"{row['id']}: the guard on its machine is not armed: {guard.get('problem') or 'it is not there yet'}"

@@ -163,6 +163,17 @@ class Agent:
         }
         return dict(self._call("arm", request, deadline_s=60.0)["guard"])
 
+    def arm_self(self, instance_id: str, rental_id: str, *, lease_s: float, deadline_s: float) -> dict[str, Any]:
+        """As arm, for a machine whose launch put a timer on it that powers it off: it needs no key."""
+        request = {
+            "kind": "self",
+            "instance_id": instance_id,
+            "rental": rental_id,
+            "lease_s": lease_s,
+            "deadline_s": deadline_s,
+        }
+        return dict(self._call("arm", request, deadline_s=60.0)["guard"])
+
     def guard(self) -> dict[str, Any]:
         """What the machine says of its guard: see docs/agent.md."""
         return dict(self.status()["guard"])

@@ -80,7 +80,8 @@ arm_process() {
     return 0
 }
 
-started() { cut -d' ' -f22 "/proc/$1/stat" 2> /dev/null; }
+# When it was started, in the kernel's ticks; nothing for one that is gone or a zombie.
+started() { sed -n 's/^.*) [^Z] //p' "/proc/$1/stat" 2> /dev/null | cut -d' ' -f19; }
 
 # The pid of the process that waits, if it still does.
 process() {

@@ -1,7 +1,8 @@
-"""The guard on the box: gives a rented machine the key to end itself, and keeps what is known about it true.
+"""The guard on the box: lets a rented machine end itself, and keeps what is known about it true.
 
-Armed at the first contact and again whenever acquire meets the machine (a reboot costs it the key); asked for before
-anything trains; told to finish when the machine is given back. Hosts without `guard = "key-on-box"` are left alone.
+`key-on-box` gets the key of the provider's API; `self` needs none, since powering itself off ends such a machine. Armed
+at the first contact and again whenever acquire meets the machine (a reboot costs it the key); asked for before
+anything trains; told to finish when the machine is given back. Hosts with another guard are left alone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from orchestrator.core.limits import budget_s
 from orchestrator.core.ports import Instance
 from orchestrator.stages.context import RunContext
 
-KIND = "key-on-box"
+SELF = "self"
+KINDS = ("key-on-box", SELF)
 LEASE_S = 1800.0
 """How long a machine goes on that nobody asks for and on which nothing progresses."""
 LEASE_VARIABLE = "GPTCTL_LEASE_S"
@@ -38,7 +40,7 @@ def lease_s() -> float:
 
 def wanted(context: RunContext) -> bool:
     """Whether this run's machine guards itself."""
-    return context.provider.paid and context.host.guard == KIND
+    return context.provider.paid and context.host.guard in KINDS
 
 
 def arm(context: RunContext) -> None:
@@ -47,14 +49,32 @@ def arm(context: RunContext) -> None:
         return
     rental = context.rental
     instance = Instance(rental.provider, rental.instance_id or "", rental.machine, rental_id=rental.id)
-    call = context.provider.end_call(instance)
     whole_s = budget_s(context.plan)
-    if call is None or whole_s is None:
-        why = "nothing limits this run" if call else f"{rental.provider} has no call for it"
-        raise MachineUnfit(f"{context.host.name} cannot end itself: {why}", "set max_cost_usd, or another guard")
+    if whole_s is None:
+        raise _cannot(context, "nothing limits this run")
     left_s = max(1.0, rental.created_at + whole_s - context.now())
-    note(context, context.agent.arm(instance.instance_id, call, lease_s=lease_s(), deadline_s=left_s))
+    note(context, _order(context, instance, left_s))
     context.guard_renewed_at = context.now()
+
+
+def _order(context: RunContext, instance: Instance, deadline_s: float) -> dict[str, Any]:
+    if context.host.guard == SELF:
+        try:
+            return context.agent.arm_self(
+                instance.instance_id, context.rental.id, lease_s=lease_s(), deadline_s=deadline_s
+            )
+        except AgentError as error:
+            if error.code != "no-timer":
+                raise
+            raise _cannot(context, error.message) from error
+    call = context.provider.end_call(instance)
+    if call is None:
+        raise _cannot(context, f"{context.rental.provider} has no call for it")
+    return context.agent.arm(instance.instance_id, call, lease_s=lease_s(), deadline_s=deadline_s)
+
+
+def _cannot(context: RunContext, why: str) -> MachineUnfit:
+    return MachineUnfit(f"{context.host.name} cannot end itself: {why}", "set max_cost_usd, or another guard")
 
 
 def require(context: RunContext) -> None:
@@ -102,7 +122,7 @@ def finish(context: RunContext) -> None:
 def note(context: RunContext, state: Mapping[str, Any]) -> None:
     """Keeps what the machine says of its guard, if that is news."""
     known = context.rental.data.get("guard") or {}
-    told = told_by(known, state, context.now())
+    told = told_by({"kind": context.host.guard, **known}, state, context.now())
     if wanted(context) and told != known:
         context.remember(guard=told)
 
@@ -110,10 +130,11 @@ def note(context: RunContext, state: Mapping[str, Any]) -> None:
 def told_by(known: Mapping[str, Any], state: Mapping[str, Any], now: float) -> dict[str, Any]:
     """`guard` of the rental after the machine's own word. `ends_at`: the latest moment at which it acts; `acts_at`:
     when it acts if all goes on as it is; `leased_until`: before that it does not act. UTC epoch seconds."""
-    if state.get("kind") != KIND:
-        return {**known, "kind": KIND, "armed": False}
+    kind = state.get("kind")
+    if kind not in KINDS:
+        return {**known, "kind": known.get("kind", "none"), "armed": False}
     return {
-        "kind": KIND,
+        "kind": kind,
         "armed": bool(state["armed"]),
         "ends_at": _moment(known.get("ends_at"), now, state.get("deadline_left_s")),
         "acts_at": _moment(known.get("acts_at"), now, state.get("left_s")),
