@@ -50,6 +50,7 @@ def test_where_there_is_no_shutdown_a_shell_sleeps_and_calls_poweroff(tmp_path: 
     machine = SelfMachine(tmp_path / "bare", without="shutdown")
     machine.boot()
     machine.run("in", RENTAL, "1")
+    assert machine.left()[1] == "sh"
     until(lambda: machine.off == 1)
 
 
