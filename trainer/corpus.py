@@ -262,10 +262,7 @@ def _extent(stream: BinaryIO, start: int, mark: bytes | None) -> Extent:
 
 
 def _pieces(stream: BinaryIO, on_disk: BinaryIO, offset: int, extent: Extent) -> Iterator[Record]:
-    """The document from `offset` on; nothing but its end where it is not valid, since it is skipped whole."""
-    if not extent.valid:
-        yield Record(Piece(b"", extent, first=True, last=True), extent.stop + len(MARK), None, on_disk.tell())
-        return
+    """The document from `offset` on."""
     while offset < extent.stop:
         stream.seek(offset)
         raw = stream.read(min(PIECE_BYTES, extent.stop - offset))
@@ -279,9 +276,11 @@ def _pieces(stream: BinaryIO, on_disk: BinaryIO, offset: int, extent: Extent) ->
 
 def _cut(raw: bytes) -> int:
     """Where to cut: after the last letter that white space follows; in a text without one, between characters."""
-    text = raw.decode(errors="ignore")  # the last character may be cut in two
+    text = raw.decode(errors="surrogateescape")  # no byte is lost, not even of a last character that is cut in two
     for window in (2**12, 2**16, len(text)):
         found = deque(CUT.finditer(text, max(0, len(text) - window)), maxlen=1)
         if found:
-            return len(text[: found[0].end()].encode())
-    return len(text.encode())
+            return len(text[: found[0].end()].encode(errors="surrogateescape"))
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    decoder.decode(raw)
+    return len(raw) - len(decoder.getstate()[0])

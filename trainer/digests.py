@@ -12,9 +12,11 @@ Example::
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypedDict
 
+DATASET = "dataset.json"
 BLOCK_BYTES = 16 * 2**20
 CHUNK_BYTES = 2**20
 
@@ -60,10 +62,12 @@ class Digest:
         )
 
 
-def digest_file(path: Path) -> Digests:
-    """Reads the file once. Raises OSError."""
-    digest = Digest()
+def digest_file(path: Path, tell: Callable[[int], None] = lambda done_bytes: None) -> Digests:
+    """Reads the file once, telling how far it is. Raises OSError."""
+    digest, done_bytes = Digest(), 0
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
+            done_bytes += len(chunk)
+            tell(done_bytes)
     return digest.entry()

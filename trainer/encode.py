@@ -29,6 +29,12 @@ from trainer.token_file import StoredIds
 from trainer.tokenizer import encode, open_tokenizer
 
 INVALID, EMPTY = "invalid_utf8", "empty"
+SKIP, REPLACE = "skip", "replace"
+POLICIES = {
+    SKIP: "a document that is not UTF-8 is left out and counted",
+    REPLACE: "a document that is not UTF-8 is counted, and U+FFFD stands for what is wrong in it",
+}
+"""What happens to invalid UTF-8."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +48,12 @@ class Order:
     column: str
     held_out_every: int
     """One document in this many, by its hash, is for validation; 0: none."""
+    invalid: str = SKIP
 
 
 @dataclass(frozen=True)
 class Document:
-    """One document or a piece of a large one. What is skipped has a reason and no text."""
+    """One document or a piece of a large one. What is skipped has a reason and no text; `broken`: not all UTF-8."""
 
     text: str
     sha256: str
@@ -54,6 +61,7 @@ class Document:
     first: bool = True
     last: bool = True
     skipped: str = ""
+    broken: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,10 +87,11 @@ def encode_batch(batch: Batch, order: Order) -> Encoded:
     kept: list[Document] = []
     parts: list[StoredIds] = []
     lengths: list[int] = []
-    skipped = {INVALID: 0, EMPTY: 0}
-    for document in documents(batch, order.column):
+    invalid = empty = 0
+    for document in documents(batch, order.column, order.invalid):
+        invalid += document.first and document.broken
+        empty += document.skipped == EMPTY
         if document.skipped:
-            skipped[document.skipped] += 1
             continue
         ids = encode(encoding, document.text)
         parts += [ids.astype(order.dtype), *(mark if document.last else [])]
@@ -96,8 +105,8 @@ def encode_batch(batch: Batch, order: Order) -> Encoded:
         np.array([document.last for document in kept], np.bool_),
         np.array([is_held_out(document.sha256, order.held_out_every) for document in kept], np.bool_),
         tuple(bytes.fromhex(document.sha256) for document in kept),
-        skipped[INVALID],
-        skipped[EMPTY],
+        invalid,
+        empty,
     )
 
 
@@ -106,37 +115,40 @@ def is_held_out(sha256: str, every: int) -> bool:
     return every > 0 and int(sha256, 16) % every == 0
 
 
-def documents(batch: Batch, column: str) -> Iterator[Document]:
+def documents(batch: Batch, column: str, invalid: str) -> Iterator[Document]:
     """The batch's documents, the skipped ones too."""
     offset = batch.start
     for record in batch.records:
         if isinstance(record, Piece):
-            yield _piece(record)
+            yield _piece(record, invalid)
             continue
         raw = record
         if batch.kind == JSON_LINES:
             raw = _text_of_line(batch.path, offset, record, column)
             offset += len(record)
-        yield _document(raw)
+        yield _document(raw, invalid)
 
 
-def _document(raw: bytes) -> Document:
+def _document(raw: bytes, invalid: str) -> Document:
     if not raw.strip():
         return Document("", "", 0, skipped=EMPTY)
     try:
-        text = raw.decode()
+        text, broken = raw.decode(), False
     except UnicodeDecodeError:
-        return Document("", "", 0, skipped=INVALID)
+        text, broken = raw.decode(errors="replace"), True
+    if broken and invalid == SKIP:
+        return Document("", "", 0, skipped=INVALID, broken=True)
     if not text.strip():  # Unicode knows more white space than ASCII
         return Document("", "", 0, skipped=EMPTY)
-    return Document(text, hashlib.sha256(raw).hexdigest(), len(raw))
+    return Document(text, hashlib.sha256(raw).hexdigest(), len(raw), broken=broken)
 
 
-def _piece(piece: Piece) -> Document:
-    extent = piece.extent
-    if not extent.valid:
-        return Document("", "", 0, skipped=INVALID)
-    return Document(piece.raw.decode(), extent.sha256, extent.stop - extent.start, piece.first, piece.last)
+def _piece(piece: Piece, invalid: str) -> Document:
+    extent, broken = piece.extent, not piece.extent.valid
+    if broken and invalid == SKIP:
+        return Document("", "", 0, first=piece.first, skipped=INVALID, broken=True)
+    text = piece.raw.decode(errors="replace")
+    return Document(text, extent.sha256, extent.stop - extent.start, piece.first, piece.last, broken=broken)
 
 
 def _text_of_line(path: Path, offset: int, line: bytes, column: str) -> bytes:

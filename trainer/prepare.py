@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer.corpus import PYTHON_STDLIB, Place, SourceFile, find_files, read_batches
-from trainer.digests import digest_file
-from trainer.encode import Document, Order, documents, encode_batch
+from trainer.digests import DATASET, digest_file
+from trainer.encode import POLICIES, SKIP, Document, Order, documents, encode_batch
 from trainer.parallel import WorkerLost, ordered
 from trainer.parquet import CorpusError
 from trainer.progress import Progress, say
@@ -37,7 +37,7 @@ from trainer.shard import FileEntry, Layout, dtype_for, write_whole
 from trainer.split import Done, Limits, Split, chained
 from trainer.token_file import KINDS, SAFETENSORS, DataError
 from trainer.tokenizer import END_OF_TEXT, TokenizerError, open_tokenizer
-from trainer.workplace import DATASET, Workplace, WorkplaceError
+from trainer.workplace import Workplace, WorkplaceError
 
 STDLIB_BYTES = 6_000_000
 """The standard library is cut here: a few megabytes are plenty for a minute's training and are prepared in a second."""
@@ -48,7 +48,6 @@ FEWEST_DOCUMENTS_TO_SPLIT = 100
 SHARD_TOKENS = 100_000_000
 SMALL_BYTES = 16_000_000
 """Below this much text other processes would take longer to start than to work."""
-INVALID_POLICY = "a document that is not UTF-8 is left out and counted"
 
 
 class PrepareError(ValueError):
@@ -72,6 +71,8 @@ class Request:
     shard_tokens: int = SHARD_TOKENS
     hold_out_every: int = HOLD_OUT_EVERY
     """One document in this many is for validation; 0: none."""
+    invalid: str = SKIP
+    """What happens to a document that is not UTF-8: skip or replace."""
 
 
 def prepare(request: Request, paths: Sequence[str], to: Path, workers: int = 1) -> dict[str, object]:
@@ -89,8 +90,8 @@ def prepare(request: Request, paths: Sequence[str], to: Path, workers: int = 1) 
     if existing is not None:
         say("unchanged", to=str(to), tokens=existing["tokens"])
         return existing
-    every = request.hold_out_every if _enough_to_split(files, request.column) else 0
-    order = Order(request.tokenizer, mark, layout.dtype, request.column, every)
+    every = request.hold_out_every if _enough_to_split(files, request) else 0
+    order = Order(request.tokenizer, mark, layout.dtype, request.column, every, request.invalid)
     with (
         Workplace(to, {**asdict(request), "every": every}, files) as workplace,
         closing(_open_split(workplace, layout, limits)) as split,
@@ -158,23 +159,24 @@ def _dataset(request: Request, done: Done, files: dict[str, FileEntry], order: O
             "policy": "after",
         },
         "split": {"by": "sha256 of the document", "held_out_every": order.held_out_every},
-        "skipped": {"invalid_utf8": done.invalid, "empty": done.empty, "policy": INVALID_POLICY},
+        "skipped": {"invalid_utf8": done.invalid, "empty": done.empty, "policy": POLICIES[request.invalid]},
         "documents": sum(entry["documents"] for entry in files.values()),
         "tokens": sum(entry["tokens"] for entry in files.values()),
         "files": files,
     }
 
 
-def _enough_to_split(files: Sequence[SourceFile], column: str) -> bool:
+def _enough_to_split(files: Sequence[SourceFile], request: Request) -> bool:
     """Looks at no more documents than it takes to know."""
-    some = itertools.islice(_readable(files, column), FEWEST_DOCUMENTS_TO_SPLIT)
+    some = itertools.islice(_readable(files, request), FEWEST_DOCUMENTS_TO_SPLIT)
     return sum(1 for _ in some) == FEWEST_DOCUMENTS_TO_SPLIT
 
 
-def _readable(files: Sequence[SourceFile], column: str) -> Iterator[Document]:
+def _readable(files: Sequence[SourceFile], request: Request) -> Iterator[Document]:
     """Every document (a large one once), without those that are skipped."""
-    for batch in read_batches(files, Place(), column):
-        yield from (each for each in documents(batch, column) if each.first and not each.skipped)
+    for batch in read_batches(files, Place(), request.column):
+        found = documents(batch, request.column, request.invalid)
+        yield from (each for each in found if each.first and not each.skipped)
 
 
 def _separator_id(request: Request) -> int | None:
@@ -194,16 +196,16 @@ def _existing(to: Path, request: Request, files: Sequence[SourceFile], limits: L
         if dataset["request"] != asdict(request):
             return None
         whole = all(digest_file(to / name)["sha256"] == entry["sha256"] for name, entry in dataset["files"].items())
-        same = whole and dataset["source_sha256"] == _source_sha256(files, request.column, limits)
+        same = whole and dataset["source_sha256"] == _source_sha256(files, request, limits)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # absent, torn or foreign: prepare anew
     return dataset if same else None
 
 
-def _source_sha256(files: Sequence[SourceFile], column: str, limits: Limits) -> str:
+def _source_sha256(files: Sequence[SourceFile], request: Request, limits: Limits) -> str:
     """What Split makes of the same documents, without tokenising them."""
     known, count, size_bytes = "", 0, 0
-    for document in _readable(files, column):
+    for document in _readable(files, request):
         if not limits.allow(count, size_bytes, document.size_bytes):
             break
         known = chained(known, bytes.fromhex(document.sha256))
@@ -228,6 +230,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--hold-out-every", type=int, default=HOLD_OUT_EVERY, help="one document in N for validation; 0: none"
     )
+    parser.add_argument("--invalid", choices=tuple(POLICIES), default=SKIP, help="documents that are not UTF-8")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     parser.add_argument("--to", type=Path, required=True, help="folder for the token files and dataset.json")
     asked = parser.parse_args(arguments)
@@ -241,7 +244,7 @@ def main(arguments: list[str] | None = None) -> int:
     asked = _parse(arguments)
     request = Request(
         asked.named or " ".join(asked.source), asked.tokenizer, asked.separator, asked.documents, asked.bytes,
-        asked.column, asked.format, asked.shard_tokens, asked.hold_out_every,
+        asked.column, asked.format, asked.shard_tokens, asked.hold_out_every, asked.invalid,
     )  # fmt: skip
     try:
         prepare(request, asked.source, asked.to, asked.workers)

@@ -56,7 +56,8 @@ class Done:
         """Why there may be nothing."""
         if self.full:
             return "the limit is too small for its first document"
-        return f"{self.empty} documents are empty, {self.invalid} are not UTF-8"
+        broken = f"{self.invalid} not UTF-8 (--invalid replace keeps them)" if self.invalid else "none not UTF-8"
+        return f"{self.empty} documents are empty, {broken}"
 
 
 class Split:

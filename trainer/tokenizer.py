@@ -42,8 +42,9 @@ def open_tokenizer(name: str) -> tiktoken.Encoding:
         known = ", ".join([BYTES, *sorted(tiktoken.list_encoding_names())])
         raise TokenizerError(f"no tokenizer is called {name!r}; known: {known}") from error
     except OSError as error:  # requests' network errors are OSErrors
+        reason = str(error).partition(" (Caused by")[0]
         raise TokenizerError(
-            f"the vocabulary of tokenizer {name!r} could not be downloaded: {error}. "
+            f"the vocabulary of tokenizer {name!r} could not be downloaded: {reason}. "
             f"Fill TIKTOKEN_CACHE_DIR on a machine with network, or use the tokenizer {BYTES!r}"
         ) from error
 
@@ -71,7 +72,7 @@ def decode(encoding: tiktoken.Encoding, ids: Iterable[int]) -> str:
 def _is_known(encoding: tiktoken.Encoding, token: int) -> bool:
     try:
         encoding.decode_single_token_bytes(token)
-    except KeyError:
+    except (KeyError, OverflowError):  # a damaged file's ids may be negative
         return False
     return True
 

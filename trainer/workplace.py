@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from trainer.corpus import SourceFile
+from trainer.digests import DATASET
 from trainer.shard import write_whole
 
-DATASET = "dataset.json"
 FOLDER = ".prepare"
 STATE = "state.json"
 KEEP_EVERY_S = 5.0

@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli import app_money, options
+from orchestrator.cli import app_data, app_money, options
 from orchestrator.cli.failures import explained
 
 EPILOG = (
@@ -258,6 +258,7 @@ def release(
 
 
 app_money.register(verb)
+app_data.register(lambda group: app.add_typer(group, name="data"))
 
 
 @verb

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -50,8 +51,16 @@ def reference() -> str:
     """docs/cli.md."""
     command = typer.main.get_command(app)
     names = command.list_commands(command.make_context("gptctl", [], resilient_parsing=True))  # type: ignore[attr-defined]
-    pages = [f"## gptctl {name}\n\n```text\n{_help([name])}\n```\n" for name in names]
+    paths = [path for name in names for path in ([name], *_below(command, name))]
+    pages = [f"## gptctl {' '.join(path)}\n\n```text\n{_help(path)}\n```\n" for path in paths]
     return "\n".join([INTRODUCTION, f"```text\n{_help([])}\n```\n", *pages])
+
+
+def _below(command: Any, name: str) -> list[list[str]]:
+    """The commands of a group."""
+    context = command.make_context("gptctl", [], resilient_parsing=True)
+    group = command.get_command(context, name)
+    return [[name, each] for each in getattr(group, "commands", {})]
 
 
 def _help(path: list[str]) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console, Group, RenderableType
@@ -24,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.view import DONE, FAILED, PENDING, RUNNING, Mark, View, fold, metric_line, progress_line
-from orchestrator.cli.words import clean, duration
+from orchestrator.cli.words import clean, duration, number
 from orchestrator.core.errors import UserError
 from orchestrator.core.events import Event
 
@@ -111,6 +111,37 @@ def teller(title: str) -> Iterator[Tell]:
     live_teller = LiveTeller(out, View(title=title))
     with Live(get_renderable=live_teller.draw, console=out, refresh_per_second=8, redirect_stdout=False):
         yield live_teller
+
+
+@contextmanager
+def gauge() -> Iterator[Callable[[Mapping[str, object]], None]]:
+    """Something to tell one program's progress to: a bar if stderr is a terminal, else a line every few seconds."""
+    out = console(result=False)
+    if not out.is_terminal or os.environ.get("TERM") == "dumb":
+        lines = LineTeller(out)
+        yield lambda progress: lines(Event("progress", time.time(), data=progress))
+        return
+    bar = Gauge()
+    with Live(get_renderable=bar.draw, console=out, refresh_per_second=8, transient=True, redirect_stdout=False):
+        yield bar
+
+
+class Gauge:
+    """The newest progress, drawn by Rich's refresh thread."""
+
+    def __init__(self) -> None:
+        self.progress: Mapping[str, object] = {}
+
+    def __call__(self, progress: Mapping[str, object]) -> None:
+        self.progress = progress
+
+    def draw(self) -> RenderableType:
+        """A bar, and the line that a pipe would get."""
+        if not self.progress:
+            return Text("")
+        done, total = (number(self.progress.get(key)) or 0.0 for key in ("done", "total"))
+        bar = ProgressBar(total=total or 1.0, completed=done, width=40)
+        return Group(bar, Text(progress_line(self.progress)))
 
 
 class LineTeller:

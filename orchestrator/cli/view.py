@@ -122,6 +122,8 @@ def progress_line(progress: Mapping[str, object]) -> str:
         f"({100 * (done or 0) / total:.0f}%)" if total else "",
         f"{amount(rate)}/s" if rate else "",
         f"ETA {duration(eta_s)}" if eta_s is not None else "",
+        f"{count(value['tokens'])} tokens" if value.get("tokens") else "",
+        f"{count(value['tokens_per_second'])} tok/s" if value.get("tokens_per_second") else "",
     ]
     return "  ".join(part for part in parts if part)
 

@@ -1,0 +1,215 @@
+"""Text to tokens by the command line: three kinds of files, one content, and what is said about damaged ones."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from tests.conftest import Gptctl
+from tests.trainer.texts import as_json_lines, as_text, gpt2_vocabulary, paragraphs
+from trainer.contract import DataConfig, ModelConfig, RunConfig, TrainConfig
+
+
+def losses_of(tmp_path: Path, folder: Path) -> list[float]:
+    """The first losses of a small model on this dataset, exactly as the trainer writes them."""
+    files = {path.stem: str(path) for path in folder.iterdir() if path.suffix != ".json"}
+    run = tmp_path / f"run-{folder.name}"
+    run.mkdir()
+    config = RunConfig(
+        model=ModelConfig(vocab_size=50257, context_length=32, n_layer=1, n_head=1, n_embd=8, tie_embeddings=True),
+        data=DataConfig(
+            train_files=(files["train"],), validation_files=(files["validation"],), validation_tokens=320,
+            order="shuffled",
+        ),
+        train=TrainConfig(
+            steps=4, global_batch=2, micro_batch=2, precision="fp32", log_every=1, validate_every=4, checkpoint_every=4
+        ),
+        device="cpu",
+    )  # fmt: skip
+    (run / "config.json").write_text(config.to_json())
+    subprocess.run([sys.executable, "-m", "trainer", str(run)], check=True, capture_output=True)
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    validated = [json.loads(line).get("val_loss") for line in (run / "events.jsonl").read_text().splitlines()]
+    return [json.loads(line)["loss"] for line in lines] + [value for value in validated if value is not None]
+
+
+def test_one_corpus_in_three_kinds_of_files(gptctl: Gptctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(gpt2_vocabulary(tmp_path / "vocabulary")))
+    source = as_text(tmp_path / "corpus.txt", paragraphs(10_500_000))
+    assert source.stat().st_size > 10_000_000
+    prepared = gptctl("data", "prepare", "corpus.txt", "--to", "a-safetensors", "--json")
+    assert prepared.returncode == 0, prepared.stderr
+    dataset = json.loads(prepared.stdout)
+    assert dataset["source"] == "corpus.txt"
+    for kind in ("llmc", "nanogpt"):
+        done = gptctl("data", "convert", "a-safetensors", "--format", kind, "--to", f"a-{kind}")
+        assert done.returncode == 0, done.stderr
+    # What is converted is, to the last byte, what would have been prepared.
+    direct = gptctl("data", "prepare", "corpus.txt", "--to", "direct", "--format", "llmc", "--workers", "1")
+    assert direct.returncode == 0, direct.stderr
+    for name in ("train.bin", "validation.bin", "dataset.json"):
+        assert (tmp_path / "direct" / name).read_bytes() == (tmp_path / "a-llmc" / name).read_bytes()
+
+    looks = {}
+    for kind in ("safetensors", "llmc", "nanogpt"):
+        assert gptctl("data", "verify", f"a-{kind}").returncode == 0
+        looked = gptctl("data", "inspect", f"a-{kind}", "--json")
+        assert looked.returncode == 0, looked.stderr
+        looks[kind] = json.loads(looked.stdout)
+        assert looks[kind].pop("format") == kind
+        looks[kind].pop("path")
+        looks[kind]["files"] = [
+            {key: value for key, value in file.items() if key not in ("name", "format", "size_bytes")}
+            for file in looks[kind]["files"]
+        ]
+    assert looks["safetensors"] == looks["llmc"] == looks["nanogpt"]
+    assert looks["llmc"]["tokens"] == dataset["tokens"] > 2_000_000
+    assert looks["llmc"]["documents"] == dataset["documents"]
+    assert looks["llmc"]["problems"] == []
+    assert sum(each["count"] for each in looks["llmc"]["histogram"]) == dataset["tokens"]
+
+    curves = [losses_of(tmp_path, tmp_path / f"a-{kind}") for kind in ("safetensors", "llmc", "nanogpt")]
+    assert len(curves[0]) >= 5
+    assert curves[0] == curves[1] == curves[2]
+
+
+def test_a_newcomers_way_from_text_to_a_look(gptctl: Gptctl, tmp_path: Path) -> None:
+    as_json_lines(tmp_path / "lines.jsonl", paragraphs(900_000))
+    prepared = gptctl("data", "prepare", "lines.jsonl", "--tokenizer", "bytes", "--to", "out")
+    assert prepared.returncode == 0, prepared.stderr
+    assert "tokens of bytes (257 ids, safetensors, uint16)" in prepared.stdout
+    again = gptctl("data", "prepare", "lines.jsonl", "--tokenizer", "bytes", "--to", "out")
+    assert "unchanged: out holds" in again.stdout
+    looked = gptctl("data", "inspect", "out")
+    assert looked.returncode == 0
+    for words in ("tokenizer  bytes, 257 ids", "begins with", "most frequent", "validation.safetensors"):
+        assert words in looked.stdout
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('name = "mine"\n[model]\nvocab_size = 257\n[data]\nsource = "out"\n')
+    assert gptctl("plan", "mine.toml", "--offline").returncode == 0
+
+
+def damage(folder: Path, how: str) -> None:
+    """One of the ways in which a dataset breaks."""
+    path = folder / "train-00001.bin"
+    if how == "flip":
+        content = bytearray(path.read_bytes())
+        content[20_000_000] ^= 1
+        path.write_bytes(content)
+    elif how == "short":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif how == "missing":
+        path.unlink()
+    elif how == "swap":
+        other = folder / "train-00000.bin"
+        path.rename(folder / "x")
+        other.rename(path)
+        (folder / "x").rename(other)
+    elif how == "foreign":
+        (folder / "train-00009.bin").write_bytes(b"\0\0")
+    else:
+        about = folder / "dataset.json"
+        about.write_text(about.read_text().replace('"train-00001.bin"', '"../train-00001.bin"'))
+
+
+DAMAGES = {
+    "flip": "train-00001.bin: block 1 of 2 is damaged (bytes 16777216 to 20001023)",
+    "short": "train-00001.bin: is 100 bytes shorter than it was",
+    "missing": "train-00001.bin: is missing",
+    "swap": "train-00000.bin: holds the content of train-00001.bin: were the two swapped?",
+    "foreign": "train-00009.bin is not in dataset.json",
+    "path": "../train-00001.bin: is no plain file name",
+}
+
+
+def test_verify_says_what_is_damaged_and_where(gptctl: Gptctl, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("ab cd ef " * 2_300_000)
+    prepared = gptctl(
+        "data", "prepare", "text.txt", "--tokenizer", "bytes", "--format", "llmc", "--shard-tokens", "10000000",
+        "--to", "good",
+    )  # fmt: skip
+    assert prepared.returncode == 0, prepared.stderr
+    for how, message in DAMAGES.items():
+        folder = tmp_path / how
+        shutil.copytree(tmp_path / "good", folder)
+        damage(folder, how)
+        verified = gptctl("data", "verify", how, "--json")
+        assert verified.returncode == 4
+        assert message in verified.stderr
+        found = json.loads(verified.stdout)
+        assert found["ok"] is False
+        if how == "flip":
+            assert [file["damaged_blocks"] for file in found["files"]] == [[], [1], []]
+        shutil.rmtree(folder)
+
+
+def test_inspect_finds_what_is_wrong_with_ids_and_files(gptctl: Gptctl, tmp_path: Path) -> None:
+    good = np.arange(1, 250, dtype=np.uint16).repeat(100)
+    beyond = good.copy()
+    beyond[777] = 300
+    holes = np.concatenate([good, np.zeros(9_000, np.uint16), good])
+    save_file({"tokens": beyond}, tmp_path / "beyond.safetensors")
+    holes.tofile(tmp_path / "holes.bin")
+    (tmp_path / "odd.bin").write_bytes(b"123")
+    (tmp_path / "empty.bin").write_bytes(b"")
+    save_file({"tokens": np.array([5, -7, 2**31 - 1], np.int32)}, tmp_path / "wild.safetensors")
+    save_file({"other": good}, tmp_path / "other.safetensors")
+    for name, problem in {
+        "beyond.safetensors": "token 777 has id 300, but the vocabulary has 257 ids",
+        "holes.bin": "4096 zeros in a row from token 28672: never written?",
+        "odd.bin": "truncated or damaged: 3 bytes are not a whole number of uint16 tokens",
+        "empty.bin": "truncated or damaged: 0 bytes",
+        "wild.safetensors": "token 1 has id -7, but the vocabulary has 257 ids",
+        "other.safetensors": "has no tensor named tokens, only other",
+    }.items():
+        looked = gptctl("data", "inspect", name, "--tokenizer", "bytes")
+        assert looked.returncode == 2, name
+        assert f"problem: {name}: {problem}" in looked.stderr
+        assert "Traceback" not in looked.stderr
+
+
+def test_convert_refuses_what_would_lose_something(gptctl: Gptctl, tmp_path: Path) -> None:
+    save_file({"tokens": np.array([5, 70_000], np.uint32)}, tmp_path / "wide.safetensors")
+    refused = gptctl("data", "convert", "wide.safetensors", "--format", "llmc", "--to", "wide.bin")
+    assert refused.returncode == 2
+    assert "token 1 has id 70000, which uint16 cannot hold" in refused.stderr
+    assert [path.name for path in tmp_path.glob("*wide*")] == ["wide.safetensors"]
+    np.arange(10, dtype=np.uint16).tofile(tmp_path / "train.bin")
+    assert gptctl("data", "convert", "train.bin", "--format", "safetensors", "--to", "x").returncode == 0
+    twice = gptctl("data", "convert", "train.bin", "--format", "safetensors", "--to", "x")
+    assert (twice.returncode, "exists: give --overwrite" in twice.stderr) == (2, True)
+    itself = gptctl("data", "convert", "train.bin", "--format", "nanogpt", "--to", "train.bin", "--overwrite")
+    assert (itself.returncode, "is the source itself" in itself.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["prepare", "nothing.txt", "--to", "out"], "names no text file; give a file, a folder or a glob in quotes"),
+        (["prepare", "empty.txt", "--to", "out"], "holds no text: 1 documents are empty"),
+        (["prepare", "latin.txt", "--to", "out"], "1 not UTF-8 (--invalid replace keeps them)"),
+        (["prepare", "good.txt", "--to", "good.txt"], "good.txt"),
+        (["prepare", "good.txt", "--to", "out", "--tokenizer", "gtp2"], "no tokenizer is called 'gtp2'; known: bytes"),
+        (["inspect", "nothing"], "nothing does not exist"),
+        (["inspect", "."], "has no train* or val* token file"),
+        (["verify", "."], "has no dataset.json that lists files"),
+    ],
+)
+def test_bad_input_is_one_line(gptctl: Gptctl, tmp_path: Path, arguments: list[str], message: str) -> None:
+    (tmp_path / "empty.txt").write_text(" \n")
+    (tmp_path / "latin.txt").write_bytes("für".encode("latin-1"))
+    (tmp_path / "good.txt").write_text("good")
+    bytes_too = ["--tokenizer", "bytes"] if arguments[0] == "prepare" and "--tokenizer" not in arguments else []
+    done = gptctl("data", *arguments, *bytes_too)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len([line for line in done.stderr.splitlines() if line.startswith("gptctl: ")]) <= 2
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,145 @@
+"""`python -m trainer.convert`: token files of one kind to another, id for id, in constant memory.
+
+Each file appears whole or not at all, dataset.json last; what is there already is never overwritten unasked. The ids
+are looked at on the way: what the new kind or the vocabulary cannot hold is refused.
+
+Example::
+
+    python -m trainer.convert data/fineweb --format llmc --to data/fineweb-llmc
+    python -m trainer.convert train.bin --format safetensors --to train.safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer.digests import DATASET
+from trainer.folder import NoDataset, TokenDataset, find_dataset
+from trainer.progress import Progress, say
+from trainer.shard import FileEntry, Layout, write_token_file, write_whole
+from trainer.token_file import KINDS, SAFETENSORS, SUFFIXES, DataError, TokenFile, open_token_file
+
+CHUNK_TOKENS = 2**20
+
+
+class ConvertError(ValueError):
+    """It cannot be written there, or not as this kind."""
+
+
+def convert(source: Path, kind: str, to: Path, *, overwrite: bool = False) -> dict[str, Any]:
+    """Writes the files in folder `to` (or as file `to`), and returns what was written.
+
+    Raises NoDataset, DataError, ConvertError, and OSError for a folder that cannot be written.
+    """
+    dataset = find_dataset(source)
+    files = [open_token_file(path) for path in dataset.files]
+    targets = _targets(dataset, kind, to)
+    _refuse(targets, dataset, to, overwrite=overwrite)
+    dtype = _dtype(files, kind, dataset.about)
+    progress = Progress(sum(path.stat().st_size for path in dataset.files))
+    folder = targets[0].parent
+    folder.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        (folder / DATASET).unlink(missing_ok=True)  # from here on the folder is unfinished, and says so
+    entries: dict[str, FileEntry] = {}
+    done_bytes = 0
+    for file, target in zip(files, targets, strict=True):
+        documents = _entry(dataset.about, file.path.name).get("documents", 0)
+        tell = _telling(progress, done_bytes)
+        layout = Layout(kind, dtype, file.count)
+        entries[target.name] = write_token_file(target, layout, file.count, _ids(file, dtype, tell), documents)
+        done_bytes += file.path.stat().st_size
+    if source.is_dir():
+        about = _about(dataset, kind, dtype, entries)
+        write_whole(folder / DATASET, (json.dumps(about, indent=1) + "\n").encode())
+    return {"to": str(to), "format": kind, "dtype": dtype, "files": entries}
+
+
+def _targets(dataset: TokenDataset, kind: str, to: Path) -> list[Path]:
+    suffix = SUFFIXES[kind]
+    if dataset.path.is_file() and to.suffix in SUFFIXES.values() and not to.is_dir():
+        if to.suffix != suffix:
+            raise ConvertError(f"{to}: a {kind} file is called *{suffix}")
+        return [to]
+    return [to / f"{path.stem}{suffix}" for path in dataset.files]
+
+
+def _refuse(targets: list[Path], dataset: TokenDataset, to: Path, *, overwrite: bool) -> None:
+    if len(set(targets)) < len(targets):
+        raise ConvertError(f"{dataset.path} has two files that would both become {targets[0].name}")
+    if {path.resolve() for path in dataset.files} & {path.resolve() for path in targets}:
+        raise ConvertError(f"{to} is the source itself: choose another name")
+    if dataset.path.is_dir() and dataset.path.resolve() == to.resolve():
+        raise ConvertError(f"{to} is the source itself, and a folder holds one kind: choose another folder")
+    existing = next((path for path in targets if path.exists()), None)
+    if existing is not None and not overwrite:
+        raise ConvertError(f"{existing} exists: give --overwrite, or choose another name")
+    if dataset.path.is_dir() and to.is_dir():
+        strangers = {path for path in to.iterdir() if path.suffix in SUFFIXES.values()} - set(targets)
+        if strangers:
+            raise ConvertError(f"{to} holds other token files ({min(strangers).name}): choose another folder")
+
+
+def _dtype(files: list[TokenFile], kind: str, about: Mapping[str, Any]) -> str:
+    """16 bits wherever they may do; whether they do is seen at each id."""
+    vocab_size = about.get("vocab_size")
+    if kind != SAFETENSORS or (isinstance(vocab_size, int) and vocab_size <= 2**16):
+        return "uint16"
+    return "uint16" if all(file.dtype == "uint16" for file in files) else "uint32"
+
+
+def _ids(file: TokenFile, dtype: str, tell: Callable[[int], None]) -> Iterator[bytes]:
+    largest = np.iinfo(dtype).max
+    for start in range(0, file.count, CHUNK_TOKENS):
+        ids = file.read(start, CHUNK_TOKENS)
+        wrong = (ids < 0) | (ids > largest)
+        if wrong.any():
+            at = int(np.argmax(wrong))
+            raise ConvertError(f"{file.path}: token {start + at} has id {ids[at]}, which {dtype} cannot hold")
+        yield ids.astype(np.dtype(dtype).newbyteorder("<")).tobytes()
+        tell(start * np.dtype(file.dtype).itemsize)
+
+
+def _telling(progress: Progress, before_bytes: int) -> Callable[[int], None]:
+    return lambda size_bytes: progress.tell(before_bytes + size_bytes, 0, 0)
+
+
+def _about(dataset: TokenDataset, kind: str, dtype: str, entries: dict[str, FileEntry]) -> dict[str, Any]:
+    """dataset.json of the new folder: what was known, with the new files. As if it had been prepared so."""
+    about = dict(dataset.about) or {"source": str(dataset.path)}
+    if "request" in about:
+        about["request"] = {**about["request"], "format": kind}
+    tokens = sum(entry["tokens"] for entry in entries.values())
+    return {**about, "format": kind, "dtype": dtype, "tokens": tokens, "files": entries}
+
+
+def _entry(about: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    entry: Mapping[str, Any] = about.get("files", {}).get(name, {})
+    return entry
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The program: 0 with one JSON line at the end, 1 with the reason on stderr."""
+    parser = argparse.ArgumentParser(prog="python -m trainer.convert", description="Token files of another kind.")
+    parser.add_argument("source", type=Path, help="a token file, or a folder with train* and val*")
+    parser.add_argument("--format", choices=KINDS, required=True)
+    parser.add_argument("--to", type=Path, required=True, help="a folder; for one file also a file")
+    parser.add_argument("--overwrite", action="store_true", help="replace files of the same name")
+    asked = parser.parse_args(arguments)
+    try:
+        say("converted", **convert(asked.source, asked.format, asked.to, overwrite=asked.overwrite))
+    except (NoDataset, DataError, ConvertError, OSError) as error:
+        print(f"convert: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,225 @@
+"""`python -m trainer.inspect_tokens`: what is in token files of any kind, and what is wrong with them.
+
+Reads every id once, in constant memory, and prints one JSON line at the end: counts, type, the beginning as text, how
+often which ids occur, and problems in words. A problem is not a failure of this program. It changes nothing.
+
+Example::
+
+    python -m trainer.inspect_tokens data/train.bin --tokenizer gpt2
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tiktoken
+
+from trainer.folder import NoDataset, TokenDataset, find_dataset
+from trainer.progress import Progress, say
+from trainer.token_file import DataError, TokenFile, open_token_file
+from trainer.tokenizer import TokenizerError, decode, open_tokenizer
+
+CHUNK_TOKENS = 4 * 2**20
+HEAD_TOKENS = 64
+MOST_FREQUENT = 10
+BINS = 16
+LARGEST_ID = 2**20
+"""Ids beyond this are told as a problem, not counted one by one: damage may look like four billion."""
+HOLE_TOKENS = 4096
+"""So many zeros in a row, at a multiple of it, are a hole that was never written, and not text."""
+
+
+@dataclass
+class Tally:
+    """What the ids of one or several files amount to."""
+
+    counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    tokens: int = 0
+    beyond: int = 0
+    smallest: int | None = None
+    largest: int | None = None
+
+    def add(self, ids: npt.NDArray[np.int64]) -> None:
+        """One more chunk."""
+        low, high = int(ids.min()), int(ids.max())
+        self.smallest = low if self.smallest is None else min(self.smallest, low)
+        self.largest = high if self.largest is None else max(self.largest, high)
+        known = ids[(ids >= 0) & (ids < LARGEST_ID)] if low < 0 or high >= LARGEST_ID else ids
+        counts = np.bincount(known, minlength=len(self.counts))
+        counts[: len(self.counts)] += self.counts
+        self.counts = counts
+        self.tokens += len(ids)
+        self.beyond += len(ids) - len(known)
+
+
+def inspect(dataset: TokenDataset, tokenizer: str | None, head_tokens: int = HEAD_TOKENS) -> dict[str, Any]:
+    """Everything about the dataset, as JSON goes. Raises TokenizerError for a tokenizer that was asked for."""
+    name = tokenizer or dataset.tokenizer
+    encoding, problems = _encoding(name, asked_for=tokenizer is not None)
+    vocab_size = encoding.n_vocab if encoding else dataset.about.get("vocab_size")
+    tally, files, head = Tally(), [], np.zeros(0, np.int64)
+    progress = Progress(sum(path.stat().st_size for path in dataset.files))
+    done_bytes = 0
+    for path in dataset.files:
+        found, file = _look(path, vocab_size, tally, _telling(progress, done_bytes))
+        done_bytes += path.stat().st_size
+        if file is not None and not len(head):
+            head = file.read(0, head_tokens).astype(np.int64)
+        found["problems"] += _against_about(path.name, found, dataset.about)
+        problems += [f"{path.name}: {problem}" for problem in found["problems"]]
+        files.append(found)
+    missing = sorted(set(dataset.about.get("files", {})) - {path.name for path in dataset.files})
+    if dataset.path.is_dir():
+        problems += [f"{each} is in dataset.json and missing" for each in missing]
+    ends = dataset.about.get("separator", {}).get("ids") or ([encoding.eot_token] if encoding else [])
+    return {
+        "path": str(dataset.path),
+        "format": _one([file["format"] for file in files]),
+        "dtype": _one([file["dtype"] for file in files]),
+        "tokenizer": name,
+        "vocab_size": vocab_size,
+        "tokens": tally.tokens,
+        "documents": int(tally.counts[ends[0]]) if ends and ends[0] < len(tally.counts) else None,
+        "min_id": tally.smallest,
+        "max_id": tally.largest,
+        "distinct_ids": int(np.count_nonzero(tally.counts)),
+        "histogram": _histogram(tally, vocab_size),
+        "most_frequent": _most_frequent(tally, encoding),
+        "head": {"ids": head.tolist(), "text": decode(encoding, head.tolist()) if encoding else None},
+        "files": files,
+        "problems": problems,
+    }
+
+
+def _telling(progress: Progress, before_bytes: int) -> Callable[[int], None]:
+    return lambda done_bytes: progress.tell(before_bytes + done_bytes, 0, 0)
+
+
+def _look(
+    path: Path, vocab_size: int | None, tally: Tally, tell: Callable[[int], None]
+) -> tuple[dict[str, Any], TokenFile | None]:
+    """One file's facts, its ids added to the tally; no TokenFile where it cannot be read."""
+    found: dict[str, Any] = {"name": path.name, "size_bytes": path.stat().st_size, "format": None, "dtype": None}
+    try:
+        file = open_token_file(path)
+    except DataError as error:
+        return {**found, "tokens": None, "problems": [str(error).removeprefix(f"{path}: ")]}, None
+    own = Tally()
+    problems: list[str] = [] if file.count else ["holds no tokens"]
+    for start, ids in _chunks(file):
+        own.add(ids)
+        tally.add(ids)
+        problems += _wrong_ids(ids, start, vocab_size) + _holes(ids, start)
+        tell(start * np.dtype(file.dtype).itemsize)
+    found |= {"format": file.kind, "dtype": file.dtype, "tokens": file.count}
+    return {**found, "min_id": own.smallest, "max_id": own.largest, "problems": _first_few(problems)}, file
+
+
+def _chunks(file: TokenFile) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+    for start in range(0, file.count, CHUNK_TOKENS):
+        yield start, file.read(start, CHUNK_TOKENS).astype(np.int64)
+
+
+def _wrong_ids(ids: npt.NDArray[np.int64], start: int, vocab_size: int | None) -> list[str]:
+    limit = LARGEST_ID if vocab_size is None else vocab_size
+    wrong = (ids < 0) | (ids >= limit)
+    if not wrong.any():
+        return []
+    at = int(np.argmax(wrong))
+    than = f"the vocabulary has {limit} ids" if vocab_size is not None else "no tokenizer is that large"
+    return [f"token {start + at} has id {ids[at]}, but {than}"]
+
+
+def _holes(ids: npt.NDArray[np.int64], start: int) -> list[str]:
+    whole = len(ids) // HOLE_TOKENS * HOLE_TOKENS
+    empty = ~ids[:whole].reshape(-1, HOLE_TOKENS).any(axis=1)
+    if not empty.any():
+        return []
+    return [f"{HOLE_TOKENS} zeros in a row from token {start + int(np.argmax(empty)) * HOLE_TOKENS}: never written?"]
+
+
+def _first_few(problems: list[str]) -> list[str]:
+    return problems if len(problems) <= 3 else [*problems[:3], f"and {len(problems) - 3} more of these"]
+
+
+def _against_about(name: str, found: dict[str, Any], about: Any) -> list[str]:
+    entry = about.get("files", {}).get(name)
+    if about and entry is None:
+        return ["is not in dataset.json"]
+    if entry and found["tokens"] is not None and found["tokens"] != entry.get("tokens"):
+        return [f"has {found['tokens']} tokens, and dataset.json says {entry.get('tokens')}"]
+    return []
+
+
+def _encoding(name: str | None, *, asked_for: bool) -> tuple[tiktoken.Encoding | None, list[str]]:
+    if name is None:
+        return None, []
+    try:
+        return open_tokenizer(name), []
+    except TokenizerError as error:
+        if asked_for:
+            raise
+        return None, [f"not decoded: {error}"]
+
+
+def _one(values: Sequence[str | None]) -> str | None:
+    return " and ".join(sorted({value for value in values if value})) or None
+
+
+def _histogram(tally: Tally, vocab_size: int | None) -> list[dict[str, Any]]:
+    """Equal ranges of ids over the vocabulary, or up to the largest id where it is not known."""
+    size = max(len(tally.counts), vocab_size or 0)
+    if not tally.tokens or not size:
+        return []
+    width = -(-size // BINS)
+    sums = np.pad(tally.counts, (0, width * BINS - len(tally.counts))).reshape(BINS, width).sum(axis=1)
+    return [
+        {"from": at * width, "to": min((at + 1) * width, size) - 1, "count": int(count), "share": count / tally.tokens}
+        for at, count in enumerate(sums.tolist()) if at * width < size
+    ]  # fmt: skip
+
+
+def _most_frequent(tally: Tally, encoding: tiktoken.Encoding | None) -> list[dict[str, Any]]:
+    order = np.argsort(-tally.counts, kind="stable")[:MOST_FREQUENT]
+    return [
+        {
+            "id": int(each),
+            "count": int(tally.counts[each]),
+            "share": int(tally.counts[each]) / tally.tokens,
+            "text": decode(encoding, [int(each)]) if encoding else None,
+        }
+        for each in order
+        if tally.counts[each]
+    ]
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer.inspect_tokens", description="Say what is in token files, and what is wrong with them."
+    )
+    parser.add_argument("path", type=Path, help="a token file, or a folder with train* and val*")
+    parser.add_argument("--tokenizer", help="bytes or a tiktoken name (default: as dataset.json says)")
+    parser.add_argument("--head", type=int, default=HEAD_TOKENS, help="tokens to show as text (default: 64)")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The program: 0 with one JSON line at the end, 1 with the reason on stderr."""
+    asked = _parse(arguments)
+    try:
+        say("inspected", **inspect(find_dataset(asked.path), asked.tokenizer, asked.head))
+    except (NoDataset, TokenizerError, OSError) as error:
+        print(f"inspect: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
