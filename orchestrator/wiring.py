@@ -23,6 +23,7 @@ from orchestrator.core.states import State
 from orchestrator.ledger.identity import new_rental_id, new_run_id
 from orchestrator.ledger.records import Rental, RunRecord
 from orchestrator.ledger.store import Ledger
+from orchestrator.remote import own_version
 from orchestrator.remote.local import LocalShell
 from orchestrator.stages.context import RunContext
 
@@ -65,6 +66,7 @@ def new_run(ledger: Ledger, request: RunRequest, now: float) -> RunRecord:
         rental_id=rental_id,
         plan=request.plan.to_json(),
         options={
+            "made_by": own_version.made_by(),
             "accept_new_host_key": request.accept_new_host_key,
             "resume_from": request.resume_from,
             "wait": request.wait,

@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli import app_data, app_money, options
+from orchestrator.cli import app_data, app_models, app_money, options
 from orchestrator.cli.failures import explained
 
 EPILOG = (
@@ -332,3 +332,6 @@ def sample(
 
     wanted = it.Wanted(prompt or [], step, tokens, temperature, seed)
     return it.sample(run, wanted, on_host=on_host, as_json=as_json)
+
+
+app_models.register(verb)

@@ -20,6 +20,8 @@ SUFFIXES = (".safetensors", ".bin")
 LLM_C_MAGIC = 20240520
 LLM_C_HEADER_BYTES = 1024
 TOKEN_BYTES = {"U16": 2, "U32": 4, "I32": 4}
+PREPARED = "dataset.json"
+"""Beside the shards where `data prepare` made them."""
 MAX_HEADER_BYTES = 100_000_000
 """The safetensors library refuses larger headers too."""
 
@@ -65,6 +67,21 @@ def resolve(source: Path) -> Dataset:
             "name the training shards train*, the validation shards val*",
         )
     return Dataset(train, validation)
+
+
+def described(dataset: Dataset, identity: str) -> dict[str, object]:
+    """What is known of a dataset, for the run's record and the model card: counts, its digest, and where the folder
+    was prepared by gptctl also the number of documents."""
+    facts: dict[str, object] = {
+        "train_tokens": dataset.train_tokens,
+        "validation_tokens": dataset.validation_tokens or None,
+        "digest": identity,
+    }
+    try:
+        prepared = json.loads((dataset.train[0].path.parent / PREPARED).read_text(encoding="utf-8"))
+        return {**facts, "documents": int(prepared["documents"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return facts
 
 
 def digest(shards: tuple[Shard, ...], known: dict[str, str]) -> str:

@@ -43,10 +43,15 @@ PARTS = {
 def write_report(run: RunRecord, intervals: Sequence[StageInterval], cost: Cost, mirror: Path) -> None:
     """Writes the four files, each one whole or not at all. Raises UserError when the disk here refuses."""
     facts = collect(run, intervals, cost, mirror)
-    _write(mirror / RECIPE, tomli_w.dumps(_without_nulls(run.recipe_data)))
+    _write(mirror / RECIPE, recipe_text(run))
     _write(mirror / COST, _json({**cost.to_json(run.id), "hours_by_stage": _hours(intervals)}))
     _write(mirror / REPORT_JSON, _json(facts))
     _write(mirror / REPORT_PAGE, render(facts))
+
+
+def recipe_text(run: RunRecord) -> str:
+    """recipe.toml: the run's recipe with everything resolved."""
+    return tomli_w.dumps(_without_nulls(run.recipe_data))
 
 
 def collect(run: RunRecord, intervals: Sequence[StageInterval], cost: Cost, mirror: Path) -> dict[str, Any]:

@@ -22,11 +22,13 @@ HELD_OUT_FRACTION = 0.01
 
 
 def sync(context: RunContext) -> None:
-    """Leaves `source` (PYTHONPATH on the machine) and `data` (resolved DataConfig fields) in the run's record."""
+    """Leaves `source` (PYTHONPATH there), `data` (DataConfig fields) and `dataset` (what it is) in the run's record."""
     source = _push_trainer(context)
-    data = _place_dataset(context, _dataset(context))
+    dataset = _dataset(context)
+    data = _place_dataset(context, dataset)
     resume_from = _push_checkpoint(context)
-    context.note(source=source, data=data, resume_from_there=resume_from)
+    known = token_shards.described(dataset, _dataset_digest(context, dataset.train + dataset.validation))
+    context.note(source=source, data=data, dataset=known, resume_from_there=resume_from)
 
 
 def source_digest(package: Path) -> str:
