@@ -49,6 +49,10 @@ EVENT_FINISHED = "finished"
 EVENT_FAILED = "failed"
 EVENT_WARNING = "warning"
 EVENT_SAMPLED = "sampled"
+EVENT_EVALUATING = "evaluating"
+"""Every now and then during a long evaluation, so that silence means trouble: "done" of "of" tokens."""
+EVENT_EVALUATED = "evaluated"
+"""The loss on one of the slices: "slice" [start, tokens], "loss" in nats per token, "perplexity", "tokens_sha256"."""
 
 # Keys of a line in metrics.jsonl that readers may rely on. More keys are welcome.
 METRIC_KEYS = ("step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "mfu", "memory_gib", "time")
@@ -164,6 +168,9 @@ class RunConfig:
     """`auto`, `cuda` or `cpu`."""
     prompts: typing.Tuple[str, ...] = ()
     """Sampled once at the end by rank 0."""
+    slices: typing.Tuple[typing.Tuple[int, int], ...] = ()
+    """Pairs of first token and length in the validation files, else in the training stream: their loss is measured by
+    all ranks after the last step, with the weights of that step."""
 
     def to_json(self) -> str:
         """The text of config.json, indented, ending in a newline."""

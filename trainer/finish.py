@@ -1,6 +1,6 @@
-"""Everything after the last step: leaving the ranks, the last checkpoint, the samples, the closing event.
+"""Everything after the last step: the slices, leaving the ranks, the last checkpoint, the samples, the closing event.
 
-It must not train, and no rank waits here for another but at the first barrier.
+It must not train, and once the slices are measured no rank waits for another but at the barrier.
 
 Example::
 
@@ -23,6 +23,7 @@ from trainer.dist import leave
 from trainer.generate import Sampling, generate
 from trainer.model import GPT
 from trainer.saver import Saver
+from trainer.slices import measure_slices
 from trainer.start import Engine, Run
 from trainer.tokenizer import TokenizerError, decode, open_tokenizer
 
@@ -30,10 +31,13 @@ SAMPLE_TOKENS = 64
 
 
 def finish(run: Run, engine: Engine, saver: Saver | None, step: int) -> str:
-    """Leaves the process group first: a slow disk or a long sample on rank 0 must not run the others into a timeout.
+    """Measures the slices with all ranks; then leaves the process group, because a slow disk or a long sample on rank 0
+    must not run the others into a timeout.
 
     Returns the outcome: finished, or stopped when `step` is not the last one.
     """
+    if step >= run.config.train.steps:
+        measure_slices(run, engine, step)
     leave(run.world)
     if saver is not None:
         saver.close()

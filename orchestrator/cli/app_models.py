@@ -42,7 +42,46 @@ def export(
     return it.export(run, wish, as_json=as_json)
 
 
+def evaluate(
+    run: options.Run = None,
+    *,
+    checkpoint: Annotated[
+        str, typer.Option("--checkpoint", metavar="best|latest|STEP", help="Which one to measure.")
+    ] = "best",
+    slices: Annotated[
+        list[str] | None,
+        typer.Option("--slice", metavar="START+TOKENS", help="Tokens to measure the loss on; repeatable."),
+    ] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option("--data", metavar="FILE", help="Other token files than the run's own; repeatable."),
+    ] = None,
+    choices: Annotated[
+        list[Path] | None,
+        typer.Option("--choices", metavar="FILE.jsonl", help="Multiple choice as in HellaSwag; repeatable."),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option("--precision", metavar="fp32|bf16|fp16", help="Default: the run's on a GPU, else fp32."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Sequences or questions at once.")] = 8,
+    on_host: Annotated[bool, typer.Option("--on-host", help="On the run's machine instead of here.")] = False,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Measure a trained model: loss, perplexity, bits per byte, multiple choice.
+
+    Without --slice and --choices: the recipe's slices, else what it validated on. Results are kept for compare, report
+    and the model card.
+    """
+    from orchestrator.cli import eval as it
+
+    wish = it.Wish(checkpoint, slices or [], data or [], choices or [], precision, batch_size)
+    return it.evaluate(run, wish, on_host=on_host, as_json=as_json)
+
+
 def register(verb: Callable[[Callable[..., int]], Callable[..., int]]) -> None:
     """Adds them to the app; `verb` explains their failures."""
-    for body in (export,):
+    evaluate.__name__ = "eval"  # the command's name, which Python keeps for itself
+    for body in (evaluate, export):
         verb(body)

@@ -1,36 +1,28 @@
 """`gptctl sample`: a trained model writes, here from a fetched checkpoint, or on the run's machine.
 
-The writing is done by the trainer's own program in an interpreter that has torch; nothing of it is imported here.
+The writing is done by the trainer's own program in an interpreter that has torch; nothing of it is imported here. What
+it writes is kept in the ledger, for the report and the model card.
 """
 
 from __future__ import annotations
 
 import json
-import sys
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.cli.checkpoint_here import checkpoint_here
 from orchestrator.cli.home import open_ledger
 from orchestrator.cli.reach import agent_of
+from orchestrator.cli.trainer_program import here, results, there
 from orchestrator.cli.words import clean
-from orchestrator.core.errors import CommandFailed, UserError
-from orchestrator.core.ports import Shell
 from orchestrator.ledger.records import RunRecord
 from orchestrator.ledger.store import Ledger
-from orchestrator.remote.agent import Agent
 from orchestrator.remote.local import LocalShell
+from orchestrator.report.evaluations import sampled
 from trainer import contract
-
-DEADLINE_S = 900.0
-PROGRAM = """\
-import sys
-sys.path.append(sys.argv.pop(1))
-from trainer.sample import main
-sys.exit(main(sys.argv[1:]))
-"""
-"""The trainer's folder comes last on the path: where it is a site-packages, the interpreter's own torch must win."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +38,7 @@ class Wanted:
     def arguments(self, checkpoint: str) -> list[str]:
         """Of `trainer.sample`."""
         numbers = ("--tokens", str(self.tokens), "--temperature", str(self.temperature), "--seed", str(self.seed))
-        return [checkpoint, *(word for prompt in self.prompts for word in (f"--prompt={prompt}",)), *numbers, "--json"]
+        return [checkpoint, *(f"--prompt={prompt}" for prompt in self.prompts), *numbers, "--json"]
 
 
 def sample(run_id: str | None, wanted: Wanted, *, on_host: bool, as_json: bool) -> int:
@@ -54,6 +46,7 @@ def sample(run_id: str | None, wanted: Wanted, *, on_host: bool, as_json: bool) 
     with open_ledger() as ledger:
         run = ledger.find_run(run_id)
         checkpoint, samples = _there(ledger, run, wanted) if on_host else _here(ledger, run, wanted)
+        _keep(ledger, run, wanted, checkpoint, samples)
     if as_json:
         print(json.dumps({"run": run.id, "checkpoint": checkpoint, "samples": samples}, indent=1))
         return 0
@@ -63,41 +56,29 @@ def sample(run_id: str | None, wanted: Wanted, *, on_host: bool, as_json: bool) 
 
 
 def _here(ledger: Ledger, run: RunRecord, wanted: Wanted) -> tuple[str, list[dict[str, Any]]]:
-    folder = ledger.home / "runs" / run.id / contract.CHECKPOINTS / _name(wanted.step)
-    if not folder.is_dir():
-        step = f" --step {wanted.step}" if wanted.step is not None else ""
-        raise UserError(f"{run.id}: {folder.name} is not here", f"gptctl fetch {run.id}{step}, or --on-host")
+    folder = str(checkpoint_here(ledger.home, run.id, _name(wanted.step)))
     shell = LocalShell()
-    python = _interpreter(ledger.home, shell)
-    source = str(Path(contract.__file__).parent.parent)
-    return str(folder), _write(shell, python, source, wanted.arguments(str(folder)))
+    program = here(ledger.home, shell, "sample")
+    return folder, results(shell, program, wanted.arguments(folder), lambda line: None)
 
 
 def _there(ledger: Ledger, run: RunRecord, wanted: Wanted) -> tuple[str, list[dict[str, Any]]]:
-    python, source = run.options.get("python"), run.options.get("source")
-    if not python or not source:
-        raise UserError(f"{run.id} has not come far enough to have a trainer on {run.host}", f"gptctl resume {run.id}")
+    program = there(run, "sample")
     with agent_of(ledger, run) as agent:
         folder = f"{agent.root}/runs/{run.id}/{contract.CHECKPOINTS}/{_name(wanted.step)}"
-        return folder, _write(agent.shell, python, source, wanted.arguments(folder))
+        return folder, results(agent.shell, program, wanted.arguments(folder), lambda line: None)
+
+
+def _keep(ledger: Ledger, run: RunRecord, wanted: Wanted, checkpoint: str, samples: Sequence[dict[str, Any]]) -> None:
+    """Of a checkpoint whose step is known: `best` of a machine may mean another one tomorrow."""
+    step = contract.checkpoint_step(Path(checkpoint).resolve().name) if wanted.step is None else wanted.step
+    settings = {key: value for key, value in asdict(wanted).items() if key not in ("prompts", "step")}
+    if step is None:
+        return
+    for each in samples:
+        kept = {"prompt": each["prompt"], **settings, "text": each["text"]}
+        ledger.add_evaluation(sampled(run.id, step, kept, time.time()))
 
 
 def _name(step: int | None) -> str:
     return contract.BEST if step is None else contract.checkpoint_name(step)
-
-
-def _interpreter(home: Path, shell: Shell) -> str:
-    """A Python here that has all the trainer needs: this one, or an environment that a run on host `local` built."""
-    facts = Agent(shell, str(home / "machine"), sys.executable).facts(sys.executable)
-    able = [str(each["path"]) for each in facts["interpreters"] if each.get("trainer")]
-    if not able:
-        raise UserError("no Python here has torch", f"{sys.executable} -m pip install 'gptctl[trainer]', or --on-host")
-    return able[0]
-
-
-def _write(shell: Shell, python: str, source: str, arguments: Sequence[str]) -> list[dict[str, Any]]:
-    result = shell.run([python, "-c", PROGRAM, source, *arguments], deadline_s=DEADLINE_S)
-    if result.code != 0:
-        said = result.stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"code {result.code}"]
-        raise CommandFailed(f"sample failed: {clean(said[0])}", "gptctl check looks at the Python that was used")
-    return [json.loads(line) for line in result.stdout.splitlines() if line.startswith(b"{")]

@@ -204,6 +204,7 @@ def train_config(
         peak_flops_per_gpu=machine.peak_flops_per_gpu(train.precision, train.tf32),
         device="cuda" if machine.cuda else "cpu",
         prompts=recipe.eval.prompts,
+        slices=recipe.eval.slices,
     )
 
 

@@ -7,11 +7,12 @@ It must not reach a machine or decide what to do: the stages look at the world a
 
 from orchestrator.ledger.identity import new_rental_id, new_run_id
 from orchestrator.ledger.lock import Holder, RunLock, holder
-from orchestrator.ledger.records import Attempt, Intent, RateRecord, Rental, RunRecord, StageInterval
+from orchestrator.ledger.records import Attempt, Evaluation, Intent, RateRecord, Rental, RunRecord, StageInterval
 from orchestrator.ledger.store import Ledger
 
 __all__ = [
     "Attempt",
+    "Evaluation",
     "Holder",
     "Intent",
     "Ledger",

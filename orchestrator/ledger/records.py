@@ -1,4 +1,4 @@
-"""What the ledger keeps, as frozen values: rentals, runs, attempts, intents and measured rates.
+"""What the ledger keeps, as frozen values: rentals, runs, attempts, intents, measured rates and evaluations.
 
 A field's name is its column's name, its unit and its meaning. Times are UTC epoch seconds, money is USD before tax.
 This module must not import sqlite3: a record is a value that any layer above may hold.
@@ -134,6 +134,23 @@ class RateRecord:
     measured_at: float
     compiled: bool
     precision: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a checkpoint of a run scored on one thing, or wrote: unique by run, step, kind and name."""
+
+    run_id: str
+    step: int
+    kind: str
+    """`slice` (loss on a slice of tokens), `choices` (multiple choice) or `sample` (a text)."""
+    name: str
+    """Of a slice `START+TOKENS`, of choices their file's name, of a sample the sha256 of prompt and settings."""
+    measured_at: float
+    loss: float | None = None
+    """Nats per token, of a slice."""
+    result: dict[str, Any] = field(default_factory=dict)
+    """All that the trainer's program said: perplexity, bits_per_byte, tokens_sha256, accuracy, text and so on."""
 
 
 @dataclass(frozen=True)

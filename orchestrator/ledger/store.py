@@ -29,6 +29,7 @@ from orchestrator.ledger.records import (
     INTENT_OPEN,
     RENTAL_OPEN,
     Attempt,
+    Evaluation,
     Intent,
     RateRecord,
     Rental,
@@ -127,13 +128,9 @@ class Ledger:
         return found[0]
 
     def runs(
-        self,
-        *,
-        limit: int | None = None,
-        unfinished_only: bool = False,
-        rental_id: str | None = None,
+        self, *, limit: int | None = None, unfinished_only: bool = False, rental_id: str | None = None,
         host: str | None = None,
-    ) -> list[RunRecord]:
+    ) -> list[RunRecord]:  # fmt: skip
         """Newest first. `unfinished_only` leaves out ended runs."""
         wanted = {"rental_id = ?": rental_id, "host = ?": host, "state <> ?": "ended" if unfinished_only else None}
         terms = {term: value for term, value in wanted.items() if value is not None}
@@ -147,14 +144,9 @@ class Ledger:
             raise self._no_run(run_id)
 
     def set_state(
-        self,
-        run_id: str,
-        state: State,
-        *,
-        outcome: Outcome | None = None,
-        cause: str = "",
+        self, run_id: str, state: State, *, outcome: Outcome | None = None, cause: str = "",
         cause_code: int | None = None,
-    ) -> RunRecord:
+    ) -> RunRecord:  # fmt: skip
         """Moves a run forward and returns it as it then is; the same state again changes nothing.
 
         `ending` takes the outcome in the same transaction; the first outcome stays for good. Raises ValueError for a
@@ -268,7 +260,7 @@ class Ledger:
         with self._translated():
             return float(self._connection.execute(sql, (since,)).fetchone()[0])
 
-    # Intents, attempts, rates
+    # Intents, attempts, rates, evaluations
 
     def add_intent(self, intent: Intent) -> None:
         """On disk when this returns: only then may the request be sent."""
@@ -298,12 +290,20 @@ class Ledger:
 
     def add_rate(self, rate: RateRecord) -> None:
         """Keeps a measured throughput; a later one of the same run replaces it."""
-        sql, values = rows.insert("rates", rate)
-        self._execute(sql.replace("INSERT", "INSERT OR REPLACE", 1), *values)
+        self._insert("rates", rate, "INSERT OR REPLACE")
 
     def rates(self) -> list[RateRecord]:
         """Newest first."""
         return self._select(RateRecord, "SELECT * FROM rates ORDER BY measured_at DESC")
+
+    def add_evaluation(self, evaluation: Evaluation) -> None:
+        """Keeps what a checkpoint scored; measuring the same again replaces it."""
+        self._insert("evaluations", evaluation, "INSERT OR REPLACE")
+
+    def evaluations(self, run_id: str | None = None) -> list[Evaluation]:
+        """Of one run or of all, by step, kind and name."""
+        sql = "SELECT * FROM evaluations WHERE ?1 IS NULL OR run_id = ?1 ORDER BY run_id, step, kind, name"
+        return self._select(Evaluation, sql, run_id)
 
     # Below: the only lines that touch the connection
 
@@ -328,9 +328,9 @@ class Ledger:
         with self._writing() as connection:
             return connection.execute(sql, values).rowcount
 
-    def _insert(self, table: str, record: object) -> None:
+    def _insert(self, table: str, record: object, how: str = "INSERT") -> None:
         sql, values = rows.insert(table, record)
-        self._execute(sql, *values)
+        self._execute(sql.replace("INSERT", how, 1), *values)
 
     def _update(
         self, table: str, kind: type, key: dict[str, rows.Value], fields: dict[str, object], frozen: frozenset[str]

@@ -15,12 +15,13 @@ import math
 import os
 import statistics
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainer.contract import EVENT_SAMPLED, EVENT_VALIDATED, EVENTS, METRICS
+from trainer.contract import EVENT_SAMPLED, EVENT_STARTED, EVENT_VALIDATED, EVENTS, METRICS
 
+CURVES = ("loss", "lr", "grad_norm", "tokens_per_second", "memory_gib", "tokens", "time")
 _TAIL_BYTES = 4096
 
 
@@ -50,6 +51,12 @@ class Training:
     """The most that any line reports; of the process where there is no GPU."""
     samples: tuple[Mapping[str, Any], ...] = ()
     """The trainer's `sampled` events."""
+    steps: tuple[int, ...] = ()
+    """Of the lines of metrics, rising."""
+    columns: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
+    """The numbers of those lines by key (CURVES), one per step; None where a line has none, or no finite one."""
+    started: Mapping[str, Any] = field(default_factory=dict)
+    """The trainer's last `started` event: torch, device, ranks, parameters."""
 
     @property
     def first_loss(self) -> float | None:
@@ -83,6 +90,9 @@ def read_training(folder: Path) -> Training:
         mfu=_median(rows, "mfu"),
         memory_gib=max(_numbers(rows, "memory_gib"), default=None),
         samples=tuple(row for row in events if row.get("event") == EVENT_SAMPLED),
+        steps=tuple(row["step"] for row in rows),
+        columns={key: tuple(_number(row.get(key)) for row in rows) for key in CURVES},
+        started=next((row for row in reversed(events) if row.get("event") == EVENT_STARTED), {}),
     )
 
 
@@ -119,7 +129,7 @@ def last_line(path: Path) -> dict[str, Any] | None:
 
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:  # a torn line never parses: an object is whole with its last brace
-        value = json.loads(line, parse_constant=_no_number)
+        value = _DECODER.decode(line.decode())
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
@@ -127,6 +137,10 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 def _no_number(_: str) -> None:
     """NaN and Infinity: no JSON, though Python writes them; a report that repeats them could not be read."""
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_number)
+"""Made once: with an option, json.loads makes one for each line."""
 
 
 def _by_step(path: Path) -> list[dict[str, Any]]:

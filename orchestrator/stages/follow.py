@@ -135,6 +135,9 @@ class Progress:
             self.row["val_loss"] = record.get("val_loss")
         elif record.get("event") == contract.EVENT_CHECKPOINTED:
             self._checkpointed = True
+        elif record.get("event") == contract.EVENT_EVALUATED:
+            start, tokens = record.get("slice") or (None, None)
+            self.context.say(f"loss {record.get('loss')} on the slice {start}+{tokens}")
         elif record.get("event") in (contract.EVENT_WARNING, contract.EVENT_MICRO_BATCH_REDUCED):
             self.context.tell("warning", str(record.get("reason") or record.get("text") or record["event"]))
 

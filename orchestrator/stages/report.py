@@ -5,10 +5,12 @@ from __future__ import annotations
 from orchestrator.core.cost import run_cost
 from orchestrator.core.states import Outcome
 from orchestrator.ledger.records import RateRecord
-from orchestrator.report.metrics import read_training
+from orchestrator.report.evaluations import from_events
+from orchestrator.report.metrics import read_lines, read_training
 from orchestrator.report.summary import write_report
 from orchestrator.stages.context import RunContext
 from trainer.arithmetic import flop_per_token
+from trainer.contract import EVENTS
 
 LEAST_STEPS = 100
 """Shorter runs say more about starting up than about speed."""
@@ -17,11 +19,18 @@ LEAST_STEPS = 100
 def report(context: RunContext) -> None:
     """Writes the files anew; running it twice gives the same files."""
     context.mirror.mkdir(parents=True, exist_ok=True, mode=0o700)
+    keep_evaluations(context)
     run, intervals = context.run, context.ledger.intervals(context.run_id)
     tokens = run.step * context.plan.tokens // context.plan.steps
     cost = run_cost(intervals, machine=context.machine, tokens=tokens, host=context.host)
     write_report(run, intervals, cost, context.mirror)
     keep_rate(context)
+
+
+def keep_evaluations(context: RunContext) -> None:
+    """What the trainer measured and wrote at the end, for whoever compares runs."""
+    for found in from_events(context.run_id, read_lines(context.mirror / EVENTS)):
+        context.ledger.add_evaluation(found)
 
 
 def keep_rate(context: RunContext) -> None:

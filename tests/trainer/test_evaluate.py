@@ -1,10 +1,12 @@
 """The validation loss against its definition, its split over ranks, and the program on good and bad folders."""
 
+import hashlib
 import json
 import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -76,7 +78,8 @@ def test_bytes_of_targets_leave_out_marks(tmp_path: Path) -> None:
 def evaluate(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, list[dict[str, float]], str]:
     code = main([str(argument) for argument in arguments])
     out, err = capsys.readouterr()
-    return code, [json.loads(line) for line in out.splitlines()], err
+    lines = [json.loads(line) for line in out.splitlines()]
+    return code, [line for line in lines if line["kind"] != "checkpoint"], err
 
 
 def test_the_program_on_a_run_and_on_its_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,6 +92,8 @@ def test_the_program_on_a_run_and_on_its_checkpoint(tmp_path: Path, capsys: pyte
     assert line["slice"] == [40, 330]
     assert line["tokens"] == 320
     assert line["loss"] == pytest.approx(expected.mean, rel=1e-6)
+    ids = np.frombuffer(python_source(1000)[40 : 40 + 321], np.uint8).astype("<u4")
+    assert line["tokens_sha256"] == hashlib.sha256(ids.tobytes()).hexdigest()
     assert line["perplexity"] == pytest.approx(math.exp(expected.mean), rel=1e-6)
     assert line["bits_per_byte"] == pytest.approx(expected.mean / math.log(2), rel=1e-6)  # one byte per token
     code, lines, _ = evaluate(

@@ -18,7 +18,7 @@ import pytest
 
 from orchestrator.core.errors import LedgerDamaged, UserError
 from orchestrator.core.states import State
-from orchestrator.ledger import Ledger, RunRecord, database
+from orchestrator.ledger import Evaluation, Ledger, RunRecord, database
 from orchestrator.ledger.database import FILE
 
 PREAMBLE = """
@@ -154,6 +154,21 @@ def test_a_ledger_of_a_newer_gptctl_says_upgrade(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="newer gptctl") as refused:
         Ledger.open(path.parent, time.time)
     assert "upgrade" in refused.value.hint
+
+
+def test_a_ledger_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
+    path = make(tmp_path / "home", runs=2)
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE evaluations")
+        connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    with Ledger.open(path.parent, time.time) as ledger:
+        run_id = ledger.runs()[0].id
+        for loss in (3.5, 3.4):
+            ledger.add_evaluation(Evaluation(run_id, 40, "slice", "0+9", 1.0, loss, {"tokens": 9}))
+    with Ledger.open(path.parent, time.time) as ledger:
+        assert ledger.evaluations(run_id) == [Evaluation(run_id, 40, "slice", "0+9", 1.0, 3.4, {"tokens": 9})]
+        assert len(ledger.runs()) == 2 and ledger.evaluations() == ledger.evaluations(run_id)
 
 
 def test_modes_are_private_whatever_the_umask(tmp_path: Path) -> None:

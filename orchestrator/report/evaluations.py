@@ -1,0 +1,79 @@
+"""Between what the trainer says of a checkpoint and what the ledger keeps: slices, multiple choice, samples.
+
+It must not measure, and must not write: the report stage and `gptctl eval` do.
+
+    for found in from_events(run.id, read_lines(mirror / "events.jsonl")):
+        ledger.add_evaluation(found)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from orchestrator.ledger.records import Evaluation
+from trainer.contract import EVENT_EVALUATED, EVENT_SAMPLED
+
+SLICE, CHOICES, SAMPLE = "slice", "choices", "sample"
+
+
+def from_events(run_id: str, events: Iterable[Mapping[str, Any]]) -> Iterator[Evaluation]:
+    """What the trainer measured and wrote at the end of a training, by its own events."""
+    for event in events:
+        step, time = event.get("step"), event.get("time")
+        if not isinstance(step, int) or not isinstance(time, int | float):
+            continue
+        if event.get("event") == EVENT_EVALUATED:
+            found = from_line(run_id, step, {"kind": SLICE, **event}, float(time))
+            if found is not None:
+                yield found
+        elif event.get("event") == EVENT_SAMPLED:
+            yield sampled(run_id, step, {"prompt": event.get("prompt"), "text": event.get("text")}, float(time))
+
+
+def from_line(run_id: str, step: int, line: Mapping[str, Any], time: float) -> Evaluation | None:
+    """A line of `trainer.evaluate`; None for one that is no result (a NaN loss is one, without a loss)."""
+    result = {key: value for key, value in line.items() if key not in ("kind", "event", "step", "time")}
+    loss = line.get("loss")
+    sound = isinstance(loss, int | float) and not isinstance(loss, bool) and math.isfinite(loss)
+    if line.get("kind") == SLICE and isinstance(line.get("slice"), list) and len(line["slice"]) == 2:
+        name = "{}+{}".format(*line["slice"])
+        return Evaluation(run_id, step, SLICE, name, time, float(loss) if sound and loss is not None else None, result)
+    if line.get("kind") == CHOICES and isinstance(line.get("accuracy"), int | float):
+        return Evaluation(run_id, step, CHOICES, str(line.get("name")), time, None, result)
+    return None
+
+
+def sampled(run_id: str, step: int, result: Mapping[str, Any], time: float) -> Evaluation:
+    """A text, by the prompt and the settings it was written with: the same again is the same sample."""
+    settings = {key: value for key, value in result.items() if key != "text"}
+    name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    return Evaluation(run_id, step, SAMPLE, name, time, None, dict(result))
+
+
+def table(found: Sequence[Evaluation]) -> list[dict[str, Any]]:
+    """Slices and choices as JSON rows: what report.json, the model card and `compare` read. By step, then name."""
+    return [
+        {
+            "step": each.step,
+            "kind": each.kind,
+            "name": each.name,
+            "loss": each.loss,
+            **{key: each.result.get(key) for key in KEYS[each.kind]},
+            "measured_at": each.measured_at,
+        }
+        for each in found
+        if each.kind in KEYS
+    ]
+
+
+KEYS = {
+    SLICE: ("slice", "tokens", "tokens_sha256", "perplexity", "bits_per_byte", "precision", "tokenizer"),
+    CHOICES: (
+        "accuracy", "accuracy_stderr", "accuracy_norm", "accuracy_norm_stderr", "accuracy_per_token", "chance",
+        "questions", "file_sha256", "precision", "tokenizer",
+    ),
+}  # fmt: skip
