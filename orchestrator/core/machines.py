@@ -162,6 +162,11 @@ def bundled_offers(machine: str) -> tuple[Offer, ...]:
     return tuple(offer for offer in _prices() if offer.machine == machine)
 
 
+def bundled_offers_of(provider: str) -> tuple[Offer, ...]:
+    """Last known prices of one provider: what it sells that we have a name for."""
+    return tuple(offer for offer in _prices() if offer.provider == provider)
+
+
 def published_rates() -> tuple[PublishedRate, ...]:
     """Speeds others have reported."""
     return tuple(

@@ -36,6 +36,10 @@ class Offer:
     price_per_hour_usd: float
     sku: str = ""
     region: str = ""
+    zone: str = ""
+    """The part of the region it would stand in, where the provider has such parts."""
+    spot: bool = False
+    """On the spot market: cheaper, and taken away at short notice."""
     available: bool = True
     quoted_at: float | None = None
     """UTC epoch seconds when the provider said so; None for a bundled or inventory price."""
@@ -52,7 +56,7 @@ class Instance:
     machine: str
     address: Address | None = None
     status: str = "active"
-    """booting, active, unhealthy, terminating, terminated or preempted."""
+    """booting, active, unhealthy, stopped (off, and not ended), terminating, terminated or preempted."""
     rental_id: str | None = None
     intent_id: str | None = None
     price_per_hour_usd: float = 0.0
@@ -62,6 +66,11 @@ class Instance:
     tags: Mapping[str, str] = field(default_factory=dict)
     name: str = ""
     region: str = ""
+    zone: str = ""
+    image: str = ""
+    """The machine image it was made from, by its id."""
+    why: str = ""
+    """What the provider says of how it came to this status; empty where it says nothing."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,8 @@ class LaunchRequest:
     """The nearer deadline in the machine's name, which set_deadline moves; absent: ends_at."""
     user_data: str = field(default="", repr=False)
     """What cloud-init applies at the first boot. Holds the host's private key."""
+    disk_gib: int = 0
+    """What the run needs of disk, where its size is chosen at launch; 0: whatever comes with the machine."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +123,8 @@ class Provider(Protocol):
     """After this long a machine that still boots is given back."""
     ends_by_power_off: bool
     """Whether a machine that powers itself off is ended and billed no more: what guard `self` stands on."""
+    billing_unit_s: float
+    """What is billed in started units of, a minute at least."""
 
     def offers(self, deadline_s: float = 30.0) -> Sequence[Offer]: ...
     def machines(self) -> Sequence[Instance]: ...
@@ -125,6 +138,11 @@ class Provider(Protocol):
     def notice_url(self, instance: Instance) -> str | None:
         """Where the machine may ask, as EC2's instance metadata (version 2) answers, whether it is about to be taken
         away; None: nobody would tell."""
+        ...
+
+    def tidy(self, rental_id: str) -> Sequence[str]:
+        """Removes what was made beside the rental's machine, once that is gone; what cannot go yet, in words with the
+        command that removes it."""
         ...
 
 

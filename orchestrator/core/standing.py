@@ -24,6 +24,7 @@ class StandingMachine:
     settle_s: float = 0.0
     longest_boot_s: float = 0.0
     ends_by_power_off: bool = False
+    billing_unit_s: float = 1.0
 
     def offers(self, deadline_s: float = 30.0) -> Sequence[Offer]:
         """The one machine, at the inventory's price."""
@@ -62,6 +63,10 @@ class StandingMachine:
     def notice_url(self, instance: Instance) -> str | None:
         """Nobody takes it away."""
         return None
+
+    def tidy(self, rental_id: str) -> Sequence[str]:
+        """Nothing was made beside it."""
+        return ()
 
     @property
     def _price_per_hour_usd(self) -> float:

@@ -88,6 +88,7 @@ class LambdaCloud:
     settle_s: float = 600.0
     longest_boot_s: float = 1800.0
     ends_by_power_off: bool = False
+    billing_unit_s: float = 60.0
 
     @cached_property
     def _api(self) -> LambdaApi:
@@ -283,6 +284,10 @@ class LambdaCloud:
     def notice_url(self, instance: Instance) -> str | None:
         """Machines are rented on demand here: nobody gives notice."""
         return None
+
+    def tidy(self, rental_id: str) -> Sequence[str]:
+        """The login key stays registered, for the next machine; nothing else is made beside one."""
+        return ()
 
 
 def _named_deadline(request: LaunchRequest) -> float | None:

@@ -108,6 +108,7 @@ class RehearsalProvider:
     settle_s: float = 20.0
     longest_boot_s: float = 120.0
     ends_by_power_off: bool = False
+    billing_unit_s: float = 60.0
 
     def offers(self, deadline_s: float = 30.0) -> Sequence[Offer]:
         """Those of the cloud that runs, else the bundled prices. Marked simulated either way."""
@@ -164,6 +165,10 @@ class RehearsalProvider:
     def notice_url(self, instance: Instance) -> str | None:
         """As LambdaCloud.notice_url."""
         return self._cloud({}).notice_url(instance)
+
+    def tidy(self, rental_id: str) -> Sequence[str]:
+        """As LambdaCloud.tidy."""
+        return ()
 
     def _cloud(self, entry: dict[str, Any]) -> LambdaCloud:
         def connect() -> LambdaApi:
