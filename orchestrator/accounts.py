@@ -52,8 +52,10 @@ def _with_a_key(environment: Mapping[str, str]) -> list[str]:
 
 
 def _account(name: str, endpoint: str | None, hosts: tuple[HostSpec, ...]) -> Account:
-    everywhere = hosts[0].model_copy(update={"regions": ()})
-    provider = providers.load(name).provider(everywhere, _machine_of(hosts[0]))
+    module = providers.load(name)
+    joined = getattr(module, "everywhere", None)
+    everywhere = joined(hosts) if joined else hosts[0].model_copy(update={"regions": ()})
+    provider = module.provider(everywhere, _machine_of(hosts[0]))
     return Account(f"{name} at {endpoint}" if endpoint else name, provider, hosts)
 
 

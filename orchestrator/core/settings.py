@@ -78,8 +78,19 @@ class Watcher(Table):
     """Called after every good pass, for a dead man's alarm such as healthchecks.io; may be `env:NAME`."""
 
 
+class Aws(Table):
+    """How provider `ec2` asks its way."""
+
+    caller_address_url: Line = "https://checkip.amazonaws.com"
+    """Answers with the address under which the network knows this computer; port 22 is opened for that one alone."""
+    settle_s: float = Field(default=300.0, gt=0, le=3600)
+    """Seconds that a machine may stay out of lists after its launch, or out of reach once it runs."""
+
+
 class Settings(Table):
     """The whole file."""
+
+    aws: Aws = Aws()
 
     limits: MonthlyLimits = MonthlyLimits()
     notify: Notify = Notify()

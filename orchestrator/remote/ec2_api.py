@@ -45,10 +45,10 @@ CAPACITY: Final = {
 """Refusals after which another zone, or a later moment, may do."""
 BUSY: Final = frozenset({"RequestLimitExceeded", "Throttling", "ThrottlingException"})
 QUOTA: Final = frozenset({"VcpuLimitExceeded", "InstanceLimitExceeded", "MaxSpotInstanceCountExceeded"})
-CREDENTIALS: Final = frozenset(
-    "AuthFailure InvalidClientTokenId UnrecognizedClientException ExpiredToken ExpiredTokenException RequestExpired "
-    "SignatureDoesNotMatch InvalidSignatureException IncompleteSignature InvalidAccessKeyId "
-    "MissingAuthenticationToken MissingAuthenticationTokenException".split()
+CREDENTIALS = re.compile(
+    "AuthFailure|InvalidClientTokenId|UnrecognizedClientException|ExpiredToken(Exception)?|RequestExpired|"
+    "SignatureDoesNotMatch|InvalidSignatureException|IncompleteSignature|InvalidAccessKeyId|"
+    "MissingAuthenticationToken(Exception)?"
 )
 UNAUTHORIZED: Final = frozenset({"UnauthorizedOperation", "AccessDenied", "AccessDeniedException"})
 OTHERS: Final = {
@@ -203,7 +203,7 @@ def caller_address(url: str) -> str:
 
 def is_documented(code: str) -> bool:
     """Whether a launch that was answered with this code bought nothing, by AWS's own list of client errors."""
-    known = {*CAPACITY, *QUOTA, *CREDENTIALS, *UNAUTHORIZED, *OTHERS}
+    known = {*CAPACITY, *QUOTA, *UNAUTHORIZED, *OTHERS}
     return code not in AMBIGUOUS and (code in known or DOCUMENTED.fullmatch(code) is not None)
 
 
@@ -229,7 +229,7 @@ def _refusal(region: str, operation: str, error: Any) -> ProviderError:
     code, text = str(told.get("Code", ""))[:100].removeprefix("Client."), str(told.get("Message", ""))[:500]
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
     message = f"AWS {region}: {code}: {text}"
-    if code in CREDENTIALS:
+    if CREDENTIALS.fullmatch(code):
         return BadCredentials(message, LOGIN_HINT)
     if code in UNAUTHORIZED:
         named = ACTION.search(text)
@@ -246,8 +246,8 @@ def _refusal(region: str, operation: str, error: Any) -> ProviderError:
 
 def _no_answer(library: Any, region: str, error: Exception) -> ProviderError:
     """What it means that there was no answer. Texts of botocore name endpoints and profiles, and no secret."""
-    logins = ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "SSOError", "ProfileNotFound",
-              "TokenRetrievalError", "SSOTokenLoadError", "UnauthorizedSSOTokenError", "LoginError")  # fmt: skip
+    logins = ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "SSOError", "LoginError",
+              "ProfileNotFound", "TokenRetrievalError")  # fmt: skip
     kinds = tuple(getattr(library, name) for name in logins if hasattr(library, name))
     if isinstance(error, kinds):
         return BadCredentials(f"AWS: {error}", LOGIN_HINT)
