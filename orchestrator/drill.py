@@ -171,7 +171,7 @@ def _drilled(context: RunContext, armed_at: float) -> Drilled:
     gone_at = rental.data.get("gone_at")
     span = observed({**boot.seen_of(rental), "gone_at": gone_at or context.now()})
     settled = rental.data.get("bill")
-    so_far = bill(span, rental.price_per_hour_usd).cost_usd if span else 0.0
+    so_far = bill(span, rental.price_per_hour_usd, context.provider.billing_unit_s).cost_usd if span else 0.0
     return Drilled(
         run=context.run_id,
         rental=rental.id,

@@ -93,5 +93,7 @@ def offer_for(host: HostSpec | None, machine: MachineType, offers: Sequence[Offe
 
 def _is_for(host: HostSpec | None, offer: Offer) -> bool:
     if host is None:
-        return True
-    return offer.provider == host.provider and (not offer.region or not host.regions or offer.region in host.regions)
+        return not offer.spot
+    return (offer.provider, offer.spot) == (host.provider, host.spot) and (
+        not offer.region or not host.regions or offer.region in host.regions
+    )

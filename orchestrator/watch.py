@@ -102,6 +102,9 @@ def reap(
         sleep(LOOK_EVERY_S)
         for name in {key[0] for key, count in missed.items() if count < 2}:
             _count_missing(seen, name, missed, problems, by_id=by_id)
+    for key, each in targets.items():
+        if missed[key] >= 2 and each.rental_id:
+            problems[key] = _tidied(seen.accounts[key[0]], each.rental_id) or problems[key]
     return [
         Reaped(wanted[each.provider, each.instance_id], missed[key] >= 2, problems[key])
         for key, each in targets.items()
@@ -115,6 +118,14 @@ def _end(account: Account, instance: Instance) -> str:
     except (ProviderError, UserError) as error:
         return error.message
     return ""
+
+
+def _tidied(account: Account, rental_id: str) -> str:
+    """Asks once for what was made beside the machine. What stays costs nothing."""
+    try:
+        return "; ".join(account.provider.tidy(rental_id))
+    except (ProviderError, UserError) as error:
+        return error.message
 
 
 def _count_missing(

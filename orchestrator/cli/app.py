@@ -273,6 +273,7 @@ def check(
     drill: Annotated[
         bool, typer.Option("--drill", help="Rent the host's cheapest machine, and see whether its guard ends it.")
     ] = False,
+    policy: Annotated[bool, typer.Option("--policy", help="Print the least that the cloud has to allow.")] = False,
     lease_s: Annotated[
         # For rehearsals: the time between arming the guard and its deadline.
         float, typer.Option("--lease-s", min=1, max=3600, hidden=True)
@@ -288,6 +289,10 @@ def check(
     Each line says ok, warn or fail, with the fix. With --drill a machine is rented for five minutes and left alone: the
     price is asked for first, and exit 7 means that nothing ended it.
     """
+    if policy:
+        from orchestrator.cli import check_cloud
+
+        return check_cloud.policy(host, inventory)
     if drill:
         from orchestrator.cli import drill as alone
 

@@ -5,20 +5,23 @@ It buys nothing and reaches no machine; `--drill` does.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from orchestrator import providers
 from orchestrator.cli.findings import FAIL, OK, WARN, Finding
 from orchestrator.cli.machine_here import machine_of
 from orchestrator.cli.words import duration, money
 from orchestrator.core.errors import ProviderError, UserError
-from orchestrator.core.inventory import HostSpec
+from orchestrator.core.home import home_folder
+from orchestrator.core.inventory import HostSpec, load_inventory
 from orchestrator.core.watching import watcher_alive
 from orchestrator.market import ask_for, offer_for
 from orchestrator.wiring import provider_of
 
-UNPROVEN = frozenset({"lambda"})
+UNPROVEN = frozenset({"lambda", "ec2"})
 """Providers on whose images of today nobody has seen an injected host key work."""
 
 
@@ -30,6 +33,18 @@ def findings(home: Path, host: HostSpec) -> Iterator[Finding]:
     yield _guard(host)
     if host.guard == "watcher":
         yield _watcher(home, host)
+
+
+def policy(host_name: str | None, inventory: Path | None) -> int:
+    """Prints what the credentials have to be allowed, as the provider's own document. Raises UserError without one."""
+    if host_name is None:
+        raise UserError("--policy is for a host", "gptctl hosts lists them")
+    host = load_inventory(inventory, home_folder()).host(host_name)
+    document = getattr(providers.load(host.provider), "policy", None)
+    if document is None:
+        raise UserError(f"{host_name}: {host.provider} has no policies: its keys may do everything or nothing")
+    print(json.dumps(document(), indent=2))
+    return 0
 
 
 def _account(home: Path, host: HostSpec) -> Finding:

@@ -1,6 +1,7 @@
 """What a provider will charge for one machine, from what was seen of it. Pure.
 
-Billing runs from the moment the machine was healthy to its end, per started minute. Either end is known exactly (from
+Billing runs from the moment the machine was healthy to its end, per started unit: a minute, or a second of which the
+first sixty are billed in any case. Either end is known exactly (from
 an audit log) or lies between two looks; then the bill is shown as its upper bound with what it may be less.
 
 Example::
@@ -32,7 +33,7 @@ class Bill:
 
     cost_usd: float
     less_usd: float
-    minutes: int
+    minutes: float
     span: Span
 
     def to_json(self) -> dict[str, Any]:
@@ -40,16 +41,18 @@ class Bill:
         return asdict(self)
 
 
-def bill(span: Span, price_per_hour_usd: float) -> Bill:
+def bill(span: Span, price_per_hour_usd: float, unit_s: float = MINUTE_S) -> Bill:
     """The bill at the launch-time price."""
-    most = _minutes(span.ended[1] - span.active[0])
-    least = _minutes(span.ended[0] - span.active[1])
-    price_per_minute_usd = price_per_hour_usd / 60
-    return Bill(most * price_per_minute_usd, (most - least) * price_per_minute_usd, most, span)
+    most = _billed_s(span.ended[1] - span.active[0], unit_s)
+    least = _billed_s(span.ended[0] - span.active[1], unit_s)
+    price_per_s_usd = price_per_hour_usd / 3600
+    return Bill(most * price_per_s_usd, (most - least) * price_per_s_usd, most / MINUTE_S, span)
 
 
-def _minutes(seconds: float) -> int:
-    return max(0, math.ceil(seconds / MINUTE_S - 1e-9))
+def _billed_s(seconds: float, unit_s: float) -> float:
+    """A machine that ran at all is billed for a minute at least."""
+    units = max(0, math.ceil(seconds / unit_s - 1e-9))
+    return max(units * unit_s, MINUTE_S) if units else 0.0
 
 
 def observed(seen: Mapping[str, Any], audited_end: float | None = None) -> Span | None:

@@ -74,6 +74,14 @@ def kept_bytes(recipe: Recipe, steps: int) -> int:
     return min(written, kept) * checkpoint_bytes(recipe.model.config(), train.optimizer)
 
 
+def disk_gib(recipe: Recipe, steps: int, tokens: int) -> int:
+    """What a run needs of a disk that is chosen at launch: system, environment, tokens, what is kept and what is being
+    written, and a fifth on top."""
+    data = min(tokens, recipe.data.tokens or tokens) * BYTES_PER_TOKEN
+    written = kept_bytes(recipe, steps) + 2 * checkpoint_bytes(recipe.model.config(), recipe.train.optimizer)
+    return int(assumed()["system_gib"]) + math.ceil(1.2 * (data + written) / 2**30)
+
+
 def spread(hours: Mapping[str, float], price_per_hour_usd: float | None, uncertainty: float) -> dict[str, float | None]:
     """Dollars by stage, and the range of the total when training is off by +- `uncertainty`."""
     if price_per_hour_usd is None:

@@ -29,6 +29,9 @@ LOCAL = "local"
 UNPAID = frozenset({"local", "ssh"})
 """Providers that buy nothing: whatever price their hosts carry, nobody bills them by the hour."""
 
+SPOT_MARKETS = frozenset({"ec2"})
+"""Providers that sell the same machines cheaper and take them away at short notice."""
+
 SECRET_KEYS = re.compile(r"(api|access|secret)_?key|token|password|passphrase|secret|credential", re.IGNORECASE)
 API_KEY_VARIABLES = {"lambda": "LAMBDA_API_KEY", "ec2": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"}
 
@@ -72,7 +75,7 @@ class HostSpec(Table):
     max_hours: float | None = Field(default=None, gt=0, le=100_000)
     """Longest time of one run on this host."""
     regions: tuple[Name, ...] = ()
-    """Regions to rent in, best first; empty: all."""
+    """Regions to rent in, best first; empty: all (`ec2`: the one that the AWS configuration names)."""
     image: Line | None = None
     """Machine image to start from; absent: the provider's usual one with a GPU driver."""
     spot: bool = False
@@ -104,6 +107,12 @@ class HostSpec(Table):
     def _says_its_machine(self) -> Self:
         if self.machine is None and self.provider != LOCAL:
             raise ValueError('needs `machine`, such as machine = "1x3090"')
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_spot_market(self) -> Self:
+        if self.spot and self.provider not in SPOT_MARKETS:
+            raise ValueError(f"spot = true: {self.provider} has no spot market; {one_of(SPOT_MARKETS)} has one")
         return self
 
     @property

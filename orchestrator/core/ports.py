@@ -117,8 +117,12 @@ class Provider(Protocol):
     name: str
     paid: bool
     """Whether acquire buys something. `ssh` and `local` machines are never paid, whatever price they carry."""
-    settle_s: float
-    """How long a machine that was bought may stay out of lists, or out of reach once it is active."""
+
+    @property
+    def settle_s(self) -> float:
+        """How long a machine that was bought may stay out of lists, or out of reach once it is active."""
+        ...
+
     longest_boot_s: float
     """After this long a machine that still boots is given back."""
     ends_by_power_off: bool

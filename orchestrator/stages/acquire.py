@@ -23,6 +23,7 @@ from orchestrator.core.errors import (
     RemoteError,
     UserError,
 )
+from orchestrator.core.forecast import disk_gib
 from orchestrator.core.orphans import RUN_TAG
 from orchestrator.core.ports import Address, Instance, LaunchRequest, Offer
 from orchestrator.core.states import State
@@ -86,6 +87,8 @@ def hold(context: RunContext, instance: Instance, state: str, price_per_hour_usd
         price_per_hour_usd=price,
         address=asdict(instance.address) if instance.address else {},
     )
+    told = {"region": instance.region, "zone": instance.zone, "image": instance.image}
+    context.remember(**{name: value for name, value in told.items() if value})
     _close(context, state, instance.instance_id)
 
 
@@ -140,7 +143,7 @@ def _buy_somewhere(context: RunContext) -> None:
             try:
                 return _buy(context, offer)
             except NoCapacity as error:
-                reasons.append(f"{offer.region}: {error.message}")
+                reasons.append(f"{offer.zone or offer.region}: {error.message}")
         why = "; ".join(reasons) or "no region lists capacity"
         if not context.run.options.get("wait"):
             raise NoCapacity(f"{context.host.name}: {why}", "add --wait to ask until there is one")
@@ -154,8 +157,10 @@ def _candidates(context: RunContext) -> Iterator[Offer]:
         yield Offer(context.rental.provider, context.rental.machine, context.rental.price_per_hour_usd, source="plan")
         return
     agreed = context.plan.price_per_hour_usd
-    offers = [offer for offer in _offers(context) if offer.machine == context.machine.name and offer.available]
-    for offer in sorted(offers, key=lambda each: each.price_per_hour_usd):
+    fitting = [
+        offer for offer in _offers(context) if (offer.machine, offer.spot) == (context.machine.name, context.host.spot)
+    ]
+    for offer in sorted((each for each in fitting if each.available), key=lambda each: each.price_per_hour_usd):
         if agreed is not None and offer.price_per_hour_usd > agreed + 1e-9:
             raise LimitReached(
                 f"{context.host.name} costs ${offer.price_per_hour_usd:.2f}/h now, agreed were ${agreed:.2f}/h",
@@ -181,7 +186,12 @@ def _buy(context: RunContext, offer: Offer) -> None:
     if context.provider.paid:
         request = _guarded(context, request)
     context.ledger.add_intent(
-        Intent(request.intent_id, context.rental.id, context.now(), request={"region": offer.region, "sku": offer.sku})
+        Intent(
+            request.intent_id,
+            context.rental.id,
+            context.now(),
+            request={"region": offer.region, "zone": offer.zone, "sku": offer.sku},
+        )
     )
     try:
         # No retry: a request whose answer is lost may still have bought a machine; find() decides on the next look.
@@ -204,7 +214,8 @@ def _guarded(context: RunContext, request: LaunchRequest) -> LaunchRequest:
     budget = guard.budget_deadline(context)
     ends_at = budget and budget + guard.GRACE_S
     tags = {RUN_TAG: context.run_id}  # so that another ledger can adopt the run with the machine
-    request = replace(request, ends_at=ends_at, first_ends_at=guard.first_deadline(context), tags=tags)
+    disk = disk_gib(context.recipe, context.plan.steps, context.plan.tokens)
+    request = replace(request, ends_at=ends_at, first_ends_at=guard.first_deadline(context), tags=tags, disk_gib=disk)
     return replace(request, user_data=_first_boot(context, request))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 
-from orchestrator.core.errors import NoAnswer, ProviderError, StillBilling
+from orchestrator.core.errors import BadCredentials, NoAnswer, ProviderError, StillBilling
 from orchestrator.core.ports import Instance
 from orchestrator.ledger.records import Rental
 from orchestrator.stages.context import RunContext
@@ -17,7 +17,10 @@ LOOK_EVERY_S = 2.0
 LONGEST_BOOT_MINUTES = 30.0
 TELL_EVERY_S = 10.0
 GONE = ("terminated", "preempted")
+LOST = (*GONE, "stopped")
+"""Nothing goes on there; one that is only stopped has still to be ended."""
 GIVE_BACK_WITHIN_S = 600.0
+TIDY_WITHIN_S = 90.0
 SEEN_KEYS = ("booting_at", "active_at", "alive_at", "gone_at")
 """What is noted of a machine's life, in rental.data."""
 
@@ -46,8 +49,9 @@ def wait_until_active(context: RunContext) -> Instance:
                 context.remember(active_at=context.now())
             return found
         waited_s = context.now() - began
-        if (found and found.status in ("unhealthy", "terminating", *GONE)) or waited_s > longest_s:
-            raise BadMachine(f"{context.rental.instance_id} is {status} after {waited_s / 60:.0f} min")
+        if (found and found.status in ("unhealthy", "terminating", *LOST)) or waited_s > longest_s:
+            why = f": {found.why}" if found and found.why else ""
+            raise BadMachine(f"{context.rental.instance_id} is {status} after {waited_s / 60:.0f} min{why}")
         if found:
             context.remember(booting_at=context.now())
         if context.now() - told > TELL_EVERY_S:
@@ -57,10 +61,10 @@ def wait_until_active(context: RunContext) -> Instance:
 
 
 def is_gone(context: RunContext) -> bool:
-    """Whether the provider says, in two lists, that the machine is no more."""
+    """Whether the provider says, in two lists, that the machine is no more, or was switched off."""
     for _ in range(2):
         found = held(context)
-        if found is not None and found.status not in GONE:
+        if found is not None and found.status not in LOST:
             return False
         time.sleep(LOOK_EVERY_S / 2)
     return True
@@ -70,7 +74,7 @@ def was_preempted(context: RunContext) -> bool:
     """A silent machine: did its provider take it away? An API that does not answer says nothing."""
     try:
         return is_gone(context)
-    except NoAnswer:
+    except (NoAnswer, BadCredentials):
         return False
 
 
@@ -86,7 +90,9 @@ def give_back(context: RunContext) -> None:
             raise still_billing(context, trouble or "the provider still lists it")
         try:
             found = held(context)
-            if found is None or found.status in GONE:
+            if found is None and _may_be_too_new(context):
+                context.provider.release(_unlisted(context))
+            elif found is None or found.status in GONE:
                 gone_in_a_row += 1
                 context.remember(gone_at=context.rental.data.get("gone_at") or context.now())
             else:
@@ -98,6 +104,32 @@ def give_back(context: RunContext) -> None:
             context.tell("warning", f"release: {trouble}; trying again")
         time.sleep(LOOK_EVERY_S)
     context.say(f"destroyed {rental.instance_id}")
+
+
+def _may_be_too_new(context: RunContext) -> bool:
+    """A machine that no list has ever shown, and that was bought a moment ago, is not gone: lists lag."""
+    if seen_of(context.rental):
+        return False
+    bought = max((intent.created_at for intent in context.ledger.intents(context.rental.id)), default=0.0)
+    return context.now() - bought < min(context.provider.settle_s, GIVE_BACK_WITHIN_S / 2)
+
+
+def _unlisted(context: RunContext) -> Instance:
+    rental = context.rental
+    region = str(rental.data.get("region", ""))
+    return Instance(rental.provider, rental.instance_id or "", rental.machine, rental_id=rental.id, region=region)
+
+
+def tidy(context: RunContext) -> None:
+    """Removes what was made beside a machine that is gone. What stays in use costs nothing: it is named, and left."""
+    until = context.now() + TIDY_WITHIN_S
+    try:
+        while (left := context.provider.tidy(context.rental.id)) and context.now() < until:
+            time.sleep(LOOK_EVERY_S)
+    except ProviderError as error:
+        left = [f"{error.message}; gptctl release {context.run_id} does not look again"]
+    for each in left:
+        context.tell("warning", f"left behind: {each}")
 
 
 def still_billing(context: RunContext, why: str) -> StillBilling:

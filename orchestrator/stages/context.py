@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestrator.core.errors import UserError
+from orchestrator.core.errors import ProviderError, UserError
 from orchestrator.core.events import EPHEMERAL, Event
 from orchestrator.core.inventory import HostSpec
 from orchestrator.core.machines import MachineType
 from orchestrator.core.plan import Plan
-from orchestrator.core.ports import Address, Provider, Shell
+from orchestrator.core.ports import Address, Instance, Provider, Shell
 from orchestrator.core.recipe import Recipe
 from orchestrator.core.states import State, is_forward
 from orchestrator.ledger.records import Rental, RunRecord
@@ -78,8 +78,21 @@ class RunContext:
     def shell(self) -> Shell:
         """The connection to the rental, opened on first use."""
         if self._shell is None:
+            self._let_in()
             self._shell = self.connect(Address(**self.rental.address))
         return self._shell
+
+    def _let_in(self) -> None:
+        """This computer may have another address than at the last connection, and a firewall of ours goes by it. Where
+        that cannot be looked at, the connection is tried all the same."""
+        rental = self.rental
+        if self.provider.paid and rental.instance_id is not None:
+            region = str(rental.data.get("region", ""))
+            there = Instance(rental.provider, rental.instance_id, rental.machine, rental_id=rental.id, region=region)
+            try:
+                self.provider.allow_caller(there)
+            except ProviderError as error:
+                self.tell("seen", f"{error.message}; connecting all the same")
 
     @property
     def agent(self) -> Agent:

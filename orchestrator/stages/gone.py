@@ -5,7 +5,8 @@ Only the provider can say gone; a machine that is silent is neither dead nor ali
 
 from __future__ import annotations
 
-from orchestrator.core.errors import NoAnswer
+from orchestrator.core.errors import BadCredentials, NoAnswer
+from orchestrator.core.ports import Instance
 from orchestrator.core.states import Outcome, State
 from orchestrator.stages import boot, box_guard, guard
 from orchestrator.stages.context import RunContext
@@ -28,7 +29,11 @@ def conclude(context: RunContext) -> None:
         outcome, cause = Outcome.LIMIT, f"its guard ended {what}: {_why(context)}"
     else:
         outcome, cause = Outcome.PREEMPTED, f"{name} took {what} away"
-    context.remember(gone_at=context.rental.data.get("gone_at") or context.now())
+    found = _found(context)
+    if found is not None and found.why:
+        cause = f"{what} is {found.status}: {found.why}"
+    if found is None or found.status in boot.GONE:  # one that is only stopped is ended by `release`
+        context.remember(gone_at=context.rental.data.get("gone_at") or context.now())
     context.ledger.set_state(context.run_id, State.ENDING, outcome=outcome, cause=cause)
     context.tell("preempted" if outcome == Outcome.PREEMPTED else "warning", f"{cause}; {lost(context)}")
 
@@ -72,8 +77,13 @@ def _passed(context: RunContext, moment: str) -> bool:
 
 def _is_preempted(context: RunContext) -> bool:
     """Whether the provider says so in that word."""
-    try:
-        found = guard.held(context)
-    except NoAnswer:
-        return False
+    found = _found(context)
     return found is not None and found.status == "preempted"
+
+
+def _found(context: RunContext) -> Instance | None:
+    """As its provider describes it; None where it is not listed, or nobody answers."""
+    try:
+        return guard.held(context)
+    except (NoAnswer, BadCredentials):
+        return None

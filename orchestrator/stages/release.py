@@ -79,6 +79,7 @@ def _destroy(context: RunContext) -> None:
         context.tell("seen", f"{error.message}; it is destroyed all the same")
     context.disconnect()
     boot.give_back(context)
+    boot.tidy(context)
     context.ledger.close_stage(context.interval)  # what comes after it is gone costs nothing
     _settle(context)
 
@@ -89,7 +90,7 @@ def _settle(context: RunContext) -> None:
     price = context.rental.price_per_hour_usd
     lives = [*context.rental.data.get("given_back", []), boot.seen_of(context.rental)]
     spans = [observed(life, audited if life is lives[-1] else None) for life in lives]
-    bills = [bill(span, price).to_json() for span in spans if span is not None]
+    bills = [bill(span, price, context.provider.billing_unit_s).to_json() for span in spans if span is not None]
     cost_usd = sum(each["cost_usd"] for each in bills)
     context.ledger.settle(context.rental.id, cost_usd)
     context.remember(
