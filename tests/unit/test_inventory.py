@@ -79,7 +79,7 @@ def test_the_bundled_inventory_loads_with_every_example_switched_on(tmp_path: Pa
     text = (REPOSITORY / "inventory.toml").read_text()
     live = re.sub(r"^# (\[hosts\.|\w+ = )", r"\1", text, flags=re.MULTILINE)
     hosts = load(tmp_path, live.replace('"SHA256:..."', f'"SHA256:{"a" * 43}"')).hosts
-    assert {"local", "home-3090", "colleagues-8x4090", "rehearsal-8xa100", "lambda-8xa100"} == set(hosts)
+    assert {"local", "home-3090", "colleagues-8x4090", "rehearsal-8xa100", "lambda-8xa100", "aws-8xa100"} == set(hosts)
     assert set(load(tmp_path, text).hosts) == {"local", "rehearsal-8xa100"}
 
 
