@@ -73,6 +73,8 @@ class Request:
     """One document in this many is for validation; 0: none."""
     invalid: str = SKIP
     """What happens to a document that is not UTF-8: skip or replace."""
+    revision: str | None = None
+    """The commit of a source that was downloaded."""
 
 
 def prepare(request: Request, paths: Sequence[str], to: Path, workers: int = 1) -> dict[str, object]:
@@ -220,6 +222,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         help=f"{PYTHON_STDLIB}, or a file, a folder or a quoted glob of text, JSON Lines or Parquet; repeatable",
     )  # fmt: skip
     parser.add_argument("--named", help="what dataset.json calls the source (default: as --source says)")
+    parser.add_argument("--revision", help="the commit of a source that was downloaded, for dataset.json")
     parser.add_argument("--tokenizer", default="gpt2", help="bytes (no download) or a tiktoken name (default: gpt2)")
     parser.add_argument("--separator", default=END_OF_TEXT, help="special token after each document; '' for none")
     parser.add_argument("--column", default="text", help="JSON key or Parquet column with the text (default: text)")
@@ -244,7 +247,7 @@ def main(arguments: list[str] | None = None) -> int:
     asked = _parse(arguments)
     request = Request(
         asked.named or " ".join(asked.source), asked.tokenizer, asked.separator, asked.documents, asked.bytes,
-        asked.column, asked.format, asked.shard_tokens, asked.hold_out_every, asked.invalid,
+        asked.column, asked.format, asked.shard_tokens, asked.hold_out_every, asked.invalid, asked.revision,
     )  # fmt: skip
     try:
         prepare(request, asked.source, asked.to, asked.workers)

@@ -14,12 +14,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator import storage
 from orchestrator.cli.data_program import run_program
-from orchestrator.cli.render import show_table
+from orchestrator.cli.home import open_home
+from orchestrator.cli.render import gauge, show_table, talk
 from orchestrator.cli.words import count, size
-from orchestrator.core.errors import UserError
+from orchestrator.core.text_files import choose
+from orchestrator.downloads import bring_here
+from orchestrator.remote.progress import Transfer
 
 PYTHON_STDLIB = "python-stdlib"
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where the text lies on this computer, and the commits that it was downloaded at."""
+
+    paths: Sequence[str]
+    revision: str = ""
 
 
 @dataclass(frozen=True)
@@ -37,7 +49,7 @@ class Wish:
     workers: int | None
     invalid: str
 
-    def arguments(self, paths: Sequence[str], to: Path) -> list[str]:
+    def arguments(self, found: Found, to: Path) -> list[str]:
         """Of trainer.prepare. Paths are absolute, because the program starts elsewhere."""
         numbers = {
             "--documents": self.documents,
@@ -46,8 +58,9 @@ class Wish:
             "--workers": self.workers,
         }
         return [
-            *(f"--source={path}" for path in paths),
+            *(f"--source={path}" for path in found.paths),
             f"--named={' '.join(self.sources)}",
+            *([f"--revision={found.revision}"] if found.revision else []),
             f"--tokenizer={self.tokenizer}",
             f"--format={self.kind}",
             f"--column={self.column}",
@@ -60,8 +73,7 @@ class Wish:
 
 def prepare(wish: Wish, to: Path, *, as_json: bool) -> int:
     """Prepares, and prints dataset.json's content (`--json`: with the folder as `to`)."""
-    paths = [_local(source) for source in wish.sources]
-    last = run_program("prepare", wish.arguments(paths, to))
+    last = run_program("prepare", wish.arguments(find(wish.sources), to))
     dataset = json.loads((to / "dataset.json").read_text())
     if as_json:
         print(json.dumps({"to": str(to), "unchanged": last.get("event") == "unchanged", **dataset}, indent=1))
@@ -70,12 +82,43 @@ def prepare(wish: Wish, to: Path, *, as_json: bool) -> int:
     return 0
 
 
-def _local(source: str) -> str:
-    if source == PYTHON_STDLIB:
-        return source
-    if "://" in source:
-        raise UserError(f"{source} is not a local file", "download it first, or name a file, a folder or a glob")
-    return os.path.abspath(Path(source).expanduser())
+def find(sources: Sequence[str]) -> Found:
+    """Paths of this computer for all sources; what lies elsewhere is downloaded first, once per content."""
+    paths: list[str] = []
+    revisions: list[str] = []
+    for source in sources:
+        if source == PYTHON_STDLIB:
+            paths.append(source)
+        elif "://" in source:
+            brought, revision = _bring(source)
+            paths += brought
+            revisions += [revision] if revision else []
+        else:
+            paths.append(os.path.abspath(Path(source).expanduser()))
+    return Found(paths, " ".join(revisions))
+
+
+def _bring(uri: str) -> tuple[list[str], str]:
+    """Local paths of a URI's text files, and the commit of a repository."""
+    files = storage.of(uri).manifest(uri)
+    chosen = set(choose([each.name for each in files], uri))
+    size_bytes = sum(each.size_bytes for each in files if each.name in chosen)
+    talk(f"{uri}: {len(chosen)} of {len(files)} files, {size(size_bytes)}, are downloaded to this computer")
+    with gauge() as show:
+        paths = bring_here(open_home(), uri, lambda moved: show(_progress(moved)), lambda name: name in chosen)
+    version = next((each.version for each in files), "")
+    return [str(path) for path in paths], version if uri.startswith("hf://") else ""
+
+
+def _progress(moved: Transfer) -> dict[str, object]:
+    return {
+        "what": "download",
+        "done": moved.bytes_done,
+        "total": moved.bytes_total,
+        "unit": "bytes",
+        "rate": moved.rate_bytes_per_s,
+        "eta_s": moved.eta_s,
+    }
 
 
 def _show(dataset: dict[str, Any], to: Path, *, unchanged: bool) -> None:

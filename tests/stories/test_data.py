@@ -9,10 +9,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 from safetensors.numpy import save_file
 
 from tests.conftest import Gptctl
+from tests.file_server import Hub
 from tests.trainer.texts import as_json_lines, as_text, gpt2_vocabulary, paragraphs
 from trainer.contract import DataConfig, ModelConfig, RunConfig, TrainConfig
 
@@ -213,3 +216,31 @@ def test_bad_input_is_one_line(gptctl: Gptctl, tmp_path: Path, arguments: list[s
     assert len([line for line in done.stderr.splitlines() if line.startswith("gptctl: ")]) <= 2
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_text_of_the_hub_is_downloaded_and_prepared(gptctl: Gptctl, tmp_path: Path) -> None:
+    texts = paragraphs(600_000)
+    half = len(texts) // 2
+    for name, part in {"0": texts[:half], "1": texts[half:], "validation": ["held out by its owner"]}.items():
+        pyarrow.parquet.write_table(pyarrow.table({"text": part}), tmp_path / f"{name}.parquet")
+    with Hub() as hub:
+        files = {f"data/train-{number}.parquet": tmp_path / f"{number}.parquet" for number in "01"}
+        more = {"data/validation-0.parquet": tmp_path / "validation.parquet", "README.md": b"# stories"}
+        commit = hub.publish("me/stories", {**files, **more}, token="hf_right")
+        there = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": "hf_right", "HF_HOME": str(tmp_path / "hf")}
+        arguments = ("data", "prepare", "hf://me/stories", "--tokenizer", "bytes", "--to", "out", "--json")
+        refused = gptctl(*arguments, env={**there, "HF_TOKEN": ""})
+        assert refused.returncode != 0
+        assert "hf://me/stories does not exist, or is private, and there is no token" in refused.stderr
+        done = gptctl(*arguments, env=there)
+        assert done.returncode == 0, done.stderr
+        again = gptctl(*arguments, env=there)
+        assert json.loads(again.stdout)["unchanged"]
+    assert "2 of 4 files" in done.stderr
+    assert "hf_right" not in done.stderr + done.stdout
+    dataset = json.loads(done.stdout)
+    assert (dataset["source"], dataset["request"]["revision"]) == ("hf://me/stories", commit)
+    assert dataset["documents"] == len(texts)
+    as_text(tmp_path / "same.txt", texts)
+    local = gptctl("data", "prepare", "same.txt", "--tokenizer", "bytes", "--to", "local", "--json")
+    assert json.loads(local.stdout)["files"] == dataset["files"]
