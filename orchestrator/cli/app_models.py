@@ -80,8 +80,25 @@ def evaluate(
     return it.evaluate(run, wish, on_host=on_host, as_json=as_json)
 
 
+def report(
+    run: options.Run = None,
+    *,
+    html: options.Html = None,
+    charts: options.Charts = None,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Write a run's report: figures, curves, cost, samples, as text and as a page.
+
+    Works while a run goes on, too. The page is one file without network, readable on a phone, light or dark.
+    """
+    from orchestrator.cli import report as it
+
+    return it.report(run, html=html, charts=charts, as_json=as_json)
+
+
 def register(verb: Callable[[Callable[..., int]], Callable[..., int]]) -> None:
     """Adds them to the app; `verb` explains their failures."""
     evaluate.__name__ = "eval"  # the command's name, which Python keeps for itself
-    for body in (evaluate, export):
+    for body in (evaluate, export, report):
         verb(body)

@@ -32,3 +32,7 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the traceback of a failure.")]
 Step = Annotated[int | None, typer.Option("--step", metavar="N", min=0, help="The checkpoint of this step.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Ask no cloud; use the bundled prices with their dates.")]
+Html = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the page there, one file.")]
+Charts = Annotated[
+    Path | None, typer.Option("--charts", metavar="DIR", help="Write the charts there, as PNG and SVG (extra charts).")
+]

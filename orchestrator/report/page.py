@@ -32,7 +32,7 @@ def render(facts: Mapping[str, Any]) -> str:
     )
     filters = {
         "text": text, "fenced": fenced, "number": number, "figure": figure, "usd": usd, "when": when, "hours": hours,
-        "size": size, "spark": spark,
+        "size": size, "spark": spark, "share": share,
     }  # fmt: skip
     environment.filters.update(filters)
     return environment.get_template("report.md.j2").render(facts).rstrip() + "\n"
@@ -91,6 +91,11 @@ def size(value: int) -> str:
         if value >= least:
             return f"{value / least:.2f} {unit}"
     return f"{value} B"
+
+
+def share(value: float | None) -> str:
+    """A fraction in percent."""
+    return DASH if value is None else f"{100 * value:.1f} %"
 
 
 def spark(points: Sequence[Sequence[float]], width: int = 60) -> str:

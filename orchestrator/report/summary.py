@@ -1,9 +1,9 @@
-"""The report of one run: report.json, report.md, cost.json and recipe.toml in the run's mirror.
+"""The report of one run: report.json, report.md, report.html, cost.json and recipe.toml in the run's mirror.
 
 Everything comes from the ledger and the mirrored files, and every figure was measured or is shown as the plan's. What
 nobody measured is null in the JSON and a dash on the page. It must not ask a machine; writing it again replaces it.
 
-    write_report(ledger.run(run_id), ledger.intervals(run_id), cost, home / "runs" / run_id)
+    write_report(ledger.run(run_id), ledger.intervals(run_id), cost, home / "runs" / run_id, told)
 """
 
 from __future__ import annotations
@@ -11,22 +11,28 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
 from orchestrator.core.cost import Cost
+from orchestrator.core.events import Event
 from orchestrator.core.states import Outcome
-from orchestrator.ledger.records import RunRecord, StageInterval
+from orchestrator.ledger.records import Evaluation, RunRecord, StageInterval
 from orchestrator.remote.landing import landing
 from orchestrator.report.checkpoints import Checkpoint, read_checkpoints
-from orchestrator.report.metrics import Point, Training, read_training
+from orchestrator.report.curves import cost_chart, thinned, training_charts
+from orchestrator.report.evaluations import SAMPLE, table
+from orchestrator.report.metrics import Training, read_training
 from orchestrator.report.page import render
+from orchestrator.report.run_page import run_page
 from trainer.contract import CHECKPOINTS
 
 REPORT_JSON = "report.json"
 REPORT_PAGE = "report.md"
+REPORT_HTML = "report.html"
 COST = "cost.json"
 RECIPE = "recipe.toml"
 
@@ -40,13 +46,27 @@ PARTS = {
 """Which stages make up a part of the plan."""
 
 
-def write_report(run: RunRecord, intervals: Sequence[StageInterval], cost: Cost, mirror: Path) -> None:
-    """Writes the four files, each one whole or not at all. Raises UserError when the disk here refuses."""
-    facts = collect(run, intervals, cost, mirror)
+@dataclass(frozen=True)
+class Told:
+    """What else the ledger knows of a run."""
+
+    evaluations: Sequence[Evaluation] = ()
+    events: Sequence[Event] = ()
+
+
+def write_report(
+    run: RunRecord, intervals: Sequence[StageInterval], cost: Cost, mirror: Path, told: Told | None = None
+) -> dict[str, Any]:
+    """Writes the files, each one whole or not at all; returns what report.json says. Raises UserError when the disk
+    here refuses."""
+    training, known = read_training(mirror), told or Told()
+    facts = collect(run, intervals, cost, mirror, told=known, training=training)
     _write(mirror / RECIPE, recipe_text(run))
     _write(mirror / COST, _json({**cost.to_json(run.id), "hours_by_stage": _hours(intervals)}))
     _write(mirror / REPORT_JSON, _json(facts))
     _write(mirror / REPORT_PAGE, render(facts))
+    _write(mirror / REPORT_HTML, run_page(facts, run_charts(facts, training), run.recipe_data, known.events, mirror))
+    return facts
 
 
 def recipe_text(run: RunRecord) -> str:
@@ -54,25 +74,47 @@ def recipe_text(run: RunRecord) -> str:
     return tomli_w.dumps(_without_nulls(run.recipe_data))
 
 
-def collect(run: RunRecord, intervals: Sequence[StageInterval], cost: Cost, mirror: Path) -> dict[str, Any]:
+def run_charts(facts: Mapping[str, Any], training: Training) -> list[dict[str, Any]]:
+    """All charts of a report, in their order."""
+    cost = cost_chart(facts["stages"])
+    return [*training_charts(training), *([cost] if cost else [])]
+
+
+def collect(
+    run: RunRecord,
+    intervals: Sequence[StageInterval],
+    cost: Cost,
+    mirror: Path,
+    *,
+    told: Told | None = None,
+    training: Training | None = None,
+) -> dict[str, Any]:
     """Everything the report says, as JSON values: hours, USD, bytes and UTC epoch seconds."""
-    training = read_training(mirror)
+    training, known = training or read_training(mirror), told or Told()
     checkpoints = read_checkpoints(mirror / CHECKPOINTS)
     return {
         "run": _run(run),
         "machine": _machine(run),
+        "environment": _environment(run, training),
         "model": {"parameters": run.plan.get("parameters"), **run.recipe_data.get("model", {})},
         "training": _training(run, training),
-        "losses": [[point.step, point.value] for point in _thinned(training.losses, 200)],
+        "losses": [[point.step, point.value] for point in thinned(training.losses, 200)],
         "validations": [[point.step, point.value] for point in training.validations],
         "parts": _parts(run, intervals, cost),
         "stages": [_stage(interval) for interval in intervals],
         "checkpoints": [_checkpoint(checkpoint) for checkpoint in checkpoints],
         "lost": _lost(run, training, checkpoints),
         "cost": cost.to_json(run.id),
-        "samples": [_sample(sample) for sample in training.samples],
+        "evaluations": table(known.evaluations),
+        "samples": _samples(training, known.evaluations),
         "reproduce": _reproduce(run, mirror),
     }
+
+
+def _environment(run: RunRecord, training: Training) -> dict[str, Any]:
+    """What the figures depend on beside the recipe, as the trainer itself said."""
+    started = {key: training.started.get(key) for key in ("torch", "device", "ranks")}
+    return {**started, "precision": run.recipe_data.get("train", {}).get("precision")}
 
 
 def _run(run: RunRecord) -> dict[str, Any]:
@@ -159,6 +201,13 @@ def _checkpoint(found: Checkpoint) -> dict[str, Any]:
     }
 
 
+def _samples(training: Training, evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
+    """The trainer's own at the end, then what `gptctl sample` wrote since. The ledger may know both: each once."""
+    written = [{"step": each.step, **each.result} for each in evaluations if each.kind == SAMPLE]
+    found = [_sample(sample) for sample in (*training.samples, *written)]
+    return [sample for number, sample in enumerate(found) if sample not in found[:number]]
+
+
 def _sample(event: Mapping[str, Any]) -> dict[str, Any]:
     """`text` is the whole sample, the prompt at its beginning."""
     prompt, text = str(event.get("prompt") or ""), str(event.get("text") or "")
@@ -186,12 +235,6 @@ def _reproduce(run: RunRecord, mirror: Path) -> str:
     words = ["gptctl", "run", str(mirror / RECIPE), "--host", run.host]
     resumed = run.options.get("resume_from")
     return shlex.join(words + (["--resume-from", str(resumed)] if resumed else []))
-
-
-def _thinned(points: Sequence[Point], most: int) -> Sequence[Point]:
-    """At most about `most` points, evenly spaced, the last one always among them."""
-    every = max(1, -(-len(points) // most))
-    return [point for index, point in enumerate(points) if index % every == 0 or index == len(points) - 1]
 
 
 def _without_nulls(value: Any) -> Any:

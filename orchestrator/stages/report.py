@@ -1,4 +1,4 @@
-"""Report: report.json, report.md and cost.json beside the checkpoints, from the ledger and the mirrored files only."""
+"""Report: report.json, .md and .html, and cost.json, beside the checkpoints; from ledger and mirrored files only."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from orchestrator.core.states import Outcome
 from orchestrator.ledger.records import RateRecord
 from orchestrator.report.evaluations import from_events
 from orchestrator.report.metrics import read_lines, read_training
-from orchestrator.report.summary import write_report
+from orchestrator.report.summary import Told, write_report
 from orchestrator.stages.context import RunContext
 from trainer.arithmetic import flop_per_token
 from trainer.contract import EVENTS
@@ -23,7 +23,8 @@ def report(context: RunContext) -> None:
     run, intervals = context.run, context.ledger.intervals(context.run_id)
     tokens = run.step * context.plan.tokens // context.plan.steps
     cost = run_cost(intervals, machine=context.machine, tokens=tokens, host=context.host)
-    write_report(run, intervals, cost, context.mirror)
+    told = Told(context.ledger.evaluations(run.id), context.ledger.events(run.id))
+    write_report(run, intervals, cost, context.mirror, told)
     keep_rate(context)
 
 

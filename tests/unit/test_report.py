@@ -179,7 +179,7 @@ def test_writing_again_replaces_and_a_full_disk_is_a_user_error(tmp_path: Path) 
     first = written(a_run(), mirror)
     assert written(a_run(), mirror) == first
     assert {path.name for path in mirror.iterdir() if path.is_file()} == {
-        "report.json", "report.md", "cost.json", "recipe.toml", "metrics.jsonl", "events.jsonl",
+        "report.json", "report.md", "report.html", "cost.json", "recipe.toml", "metrics.jsonl", "events.jsonl",
     }  # fmt: skip
     assert all((mirror / name).stat().st_mode & 0o777 == 0o600 for name in ("report.json", "report.md", "cost.json"))
     (mirror / "report.md").unlink()

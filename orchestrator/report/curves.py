@@ -1,0 +1,146 @@
+"""Curves as the charts show them: thinned to what a screen can tell apart, smoothed where that is said, rounded.
+
+A curve of more points than PIXELS keeps, of each of as many stretches of lines, the lowest and the highest one, so that
+no spike is lost and the shape is that of the whole. The same values go into the HTML pages and, by drawing.py, into PNG
+and SVG files. It must not know how a chart looks.
+
+    for chart in training_charts(read_training(mirror)):
+        chart["title"], chart["xs"], chart["series"]
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from orchestrator.report.metrics import Point, Training
+
+PIXELS = 800
+"""Stretches of a curve; each keeps two points at most."""
+SMOOTH_PART = 100
+"""The mean runs over a hundredth of the lines."""
+LEAST_TO_SMOOTH = 60
+
+Values = Sequence[float | None]
+
+
+def training_charts(training: Training) -> list[dict[str, Any]]:
+    """Loss, learning rate, gradient norm, throughput and memory over the steps; a chart without a value is left out."""
+    columns = training.columns
+    charts = [
+        _loss(training),
+        _chart("lr", "Learning rate", "", training, [("learning rate", "line", columns.get("lr", ()))]),
+        _smoothed("grad_norm", "Gradient norm", "before clipping", training),
+        _smoothed("tokens_per_second", "Throughput", "tokens per second", training),
+        _chart("memory_gib", "Memory", "GiB", training, [("memory", "line", columns.get("memory_gib", ()))]),
+    ]
+    return [chart for chart in charts if any(value is not None for each in chart["series"] for value in each["values"])]
+
+
+def _loss(training: Training) -> dict[str, Any]:
+    chart = _smoothed("loss", "Loss", "nats per token", training, "training loss")
+    return with_points(chart, "validation loss", training.validations)
+
+
+def _smoothed(key: str, title: str, unit: str, training: Training, label: str = "") -> dict[str, Any]:
+    values = training.columns.get(key, ())
+    width = window(len(values))
+    name = label or title.lower()
+    if width == 1:
+        return _chart(key, title, unit, training, [(name, "line", values)])
+    curves = [(name, "faint", values), (f"mean of {width} lines", "line", running_mean(values, width))]
+    return _chart(key, title, unit, training, curves)
+
+
+def _chart(
+    key: str, title: str, unit: str, training: Training, curves: Sequence[tuple[str, str, Values]]
+) -> dict[str, Any]:
+    """The first curve decides which steps are kept."""
+    kept = extremes(curves[0][2]) if curves[0][2] else []
+    return {
+        "key": key,
+        "title": title,
+        "unit": unit,
+        "x": "step",
+        "xs": [training.steps[index] for index in kept],
+        "series": [
+            {"label": label, "kind": kind, "values": [rounded(values[index]) for index in kept]}
+            for label, kind, values in curves
+        ],
+    }
+
+
+def with_points(chart: dict[str, Any], label: str, points: Iterable[Point]) -> dict[str, Any]:
+    """The chart with one more series that has its own, fewer xs; where it has none it is None."""
+    own = {point.step: rounded(point.value) for point in thinned(list(points), PIXELS)}
+    xs = sorted({*chart["xs"], *own})
+    places = {x: index for index, x in enumerate(chart["xs"])}
+    series = [
+        {**each, "values": [each["values"][places[x]] if x in places else None for x in xs]} for each in chart["series"]
+    ]
+    return {**chart, "xs": xs, "series": [*series, {"label": label, "kind": "points", "values": [*map(own.get, xs)]}]}
+
+
+def cost_chart(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Dollars over the hours since the first stage began; None where nothing was paid. A report's own stages."""
+    if not any(stage["cost_usd"] for stage in stages):
+        return None
+    begin = stages[0]["started_at"]
+    xs, values, spent = [0.0], [0.0], 0.0
+    for stage in stages:
+        start_h = (stage["started_at"] - begin) / 3600
+        if start_h > xs[-1]:
+            xs.append(start_h)
+            values.append(spent)
+        spent += stage["cost_usd"]
+        xs.append(max(xs[-1], start_h + stage["seconds"] / 3600))
+        values.append(spent)
+    series = [{"label": "cost", "kind": "line", "values": [rounded(value) for value in values]}]
+    known = [rounded(x) for x in xs]
+    return {"key": "cost", "title": "Cost", "unit": "USD before tax", "x": "hours", "xs": known, "series": series}
+
+
+def extremes(values: Values, pixels: int = PIXELS) -> list[int]:
+    """Indices of the points to keep: all of a short curve, else the lowest and highest of each stretch, and both ends.
+
+    Points without a value are left out of a thinned curve.
+    """
+    if len(values) <= 2 * pixels:
+        return [*range(len(values))]
+    kept = {0, len(values) - 1}
+    for pixel in range(pixels):
+        stretch = range(pixel * len(values) // pixels, (pixel + 1) * len(values) // pixels)
+        known = [index for index in stretch if values[index] is not None]
+        if known:
+            kept.add(min(known, key=lambda index: values[index] or 0.0))
+            kept.add(max(known, key=lambda index: values[index] or 0.0))
+    return sorted(kept)
+
+
+def window(lines: int) -> int:
+    """How many lines the mean runs over: an odd number, 1 where there is too little to smooth."""
+    return lines // SMOOTH_PART // 2 * 2 + 1 if lines >= 3 * SMOOTH_PART else 5 if lines >= LEAST_TO_SMOOTH else 1
+
+
+def running_mean(values: Values, width: int) -> list[float | None]:
+    """Centred; at both ends over what is there. Lines without a value do not count."""
+    sums = [*itertools.accumulate((value or 0.0 for value in values), initial=0.0)]
+    counts = [*itertools.accumulate((value is not None for value in values), initial=0)]
+    half, end = width // 2, len(values)
+    spans = ((max(0, index - half), min(end, index + half + 1)) for index in range(end))
+    return [
+        (sums[stop] - sums[start]) / (counts[stop] - counts[start]) if counts[stop] > counts[start] else None
+        for start, stop in spans
+    ]
+
+
+def thinned(points: Sequence[Point], most: int) -> Sequence[Point]:
+    """At most about `most` points, evenly spaced, the last one always among them."""
+    every = max(1, -(-len(points) // most))
+    return [point for index, point in enumerate(points) if index % every == 0 or index == len(points) - 1]
+
+
+def rounded(value: float | None) -> float | None:
+    """To six significant digits: more than a chart can show, and a third of the bytes."""
+    return None if value is None else float(f"{value:.6g}")
