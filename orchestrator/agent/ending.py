@@ -6,7 +6,7 @@ It must not end anything; it is told that everything is over.
 Example::
 
     record = write_exit(job, code=0, started_at=1.0)
-    record["outcome"]            # 'finished', 'stopped', 'failed' or 'limit'
+    record["outcome"]            # 'finished', 'stopped', 'failed', 'limit' or 'preempted'
 """
 
 from __future__ import annotations

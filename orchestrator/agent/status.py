@@ -14,7 +14,7 @@ from typing import Any
 
 from trainer import contract
 
-from . import files, guard, jobs, lease, manifest, stored, watchdog
+from . import files, guard, jobs, lease, manifest, notice, stored, watchdog
 from .jobs import Job
 from .places import RUN_PATTERN, Places
 from .refusal import Refusal
@@ -54,8 +54,14 @@ def of_run(places: Places, run: str) -> dict[str, Any]:
         "store": stored.state(places, run),
         "holding": files.read_json(train.file("holding.json")) if train else None,
         "sizes": {name: files.size_bytes(path) for name, path in train.followed_files().items()} if train else {},
+        "notice": _notice(train),
         "warnings": _warnings(folder, recent),
     }
+
+
+def _notice(train: Job | None) -> dict[str, Any] | None:
+    """What the provider said of taking the machine away."""
+    return files.read_json(train.file(notice.FILE)) if train else None
 
 
 def _job_entry(job: Job) -> dict[str, Any]:

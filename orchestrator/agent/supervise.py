@@ -21,7 +21,7 @@ from typing import Any, Callable, Sequence
 
 from trainer import contract
 
-from . import ending, files, guard, jobs, lease, locks, manifest, processes, programs, stopping, stored
+from . import ending, files, guard, jobs, lease, locks, manifest, notice, processes, programs, stopping, stored
 from .jobs import Job
 from .places import Places
 from .programs import Program
@@ -140,11 +140,12 @@ def _watch(job: Job, program: Program, wake: Callable[[float], None]) -> None:
     """Returns when the program is gone."""
     settings = job.spec.get("watchdog") or {}
     steps = StepWatch(job.run_folder, settings, time.monotonic()) if job.is_train else None
-    progress = _Progress(job)
+    progress, notices = _Progress(job), _Notices(job)
     while program.poll() is None:
         if job.name != stored.JOB:  # which ends with its machine, and whose hold the guard counts
             progress.renew_lease()
             _end_by_lease(job)
+        notices.act()
         verdict = steps.verdict(time.monotonic()) if steps else None
         if verdict and not stopping.read_request(job):
             _dump_stacks(job, wake)
@@ -179,6 +180,31 @@ class _Progress:
 
     def _sizes(self) -> list[int]:
         return [files.size_bytes(path) for path in self.job.followed_files().values()]
+
+
+class _Notices:
+    """Where a spec says whom to ask whether the machine is taken away: writes down what was said, and stops the job in
+    time for a last checkpoint."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        asked = job.spec.get("notice")
+        self.watch = notice.Watch(str(asked["url"])) if job.is_train and asked else None
+        self.known: dict[str, Any] = {}
+
+    def act(self) -> None:
+        if self.watch is None:
+            return
+        taken, warning = self.watch.taken(), self.watch.warning()
+        told = {"taken": taken, "warning": warning}
+        if told == self.known or not (taken or warning or self.known):
+            return
+        self.known = told
+        files.write_json(self.job.file(notice.FILE), dict(told, at=time.time()))
+        if taken is not None:
+            grace_s = min(float(self.job.spec.get("grace_s", 300)), max(0.0, taken["left_s"] - notice.RESERVE_S))
+            reason = "the provider takes this machine away (%s at %s)" % (taken["action"], taken["time"] or "once")
+            stopping.request_stop(self.job, "preempted", reason, grace_s)
 
 
 def _end_by_lease(job: Job) -> None:

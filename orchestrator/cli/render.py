@@ -39,9 +39,9 @@ PIPE_WIDTH = 200
 SPOKEN = frozenset({"said", "seen", "plan_amended", "detached"})
 PREFIXES = {
     "stage_started": "...", "stage_finished": "done",
-    "warning": "warning:", "failed": "failed:",
+    "warning": "warning:", "failed": "failed:", "notice": "notice:", "preempted": "preempted:",
 }  # fmt: skip
-LASTING = frozenset({"warning", "failed", "plan_amended", "detached"})
+LASTING = frozenset({"warning", "failed", "notice", "preempted", "plan_amended", "detached"})
 """Kinds that stay on a terminal, above the live view."""
 
 SIGNS = {PENDING: "·", RUNNING: "●", DONE: "✓", FAILED: "✗"}

@@ -29,7 +29,7 @@ LOCAL = "local"
 UNPAID = frozenset({"local", "ssh"})
 """Providers that buy nothing: whatever price their hosts carry, nobody bills them by the hour."""
 
-SPOT_MARKETS = frozenset({"ec2"})
+SPOT_MARKETS = frozenset({"ec2", "rehearsal"})
 """Providers that sell the same machines cheaper and take them away at short notice."""
 
 SECRET_KEYS = re.compile(r"(api|access|secret)_?key|token|password|passphrase|secret|credential", re.IGNORECASE)

@@ -23,6 +23,7 @@ from orchestrator.core.forecast import Quote, ending, hours_by_stage, quote, spr
 from orchestrator.core.inventory import HostSpec
 from orchestrator.core.limits import ceiling_usd, combine
 from orchestrator.core.machines import MachineType, assumed, machine_type
+from orchestrator.core.notice import in_time
 from orchestrator.core.ports import Offer
 from orchestrator.core.rates import MeasuredRate, Rate, expected_rate
 from orchestrator.core.recipe import Limits, Recipe
@@ -164,7 +165,11 @@ def make_plan(
         paid=price.paid,
         limits=tightest.model_dump(),
         ceiling_usd=ceiling,
-        warnings=tuple(_warnings(recipe, machine, price, epochs=epochs, now=now) + _no_limit(price, tightest, ceiling)),
+        warnings=(
+            *_warnings(recipe, machine, price, epochs=epochs, now=now),
+            *_no_limit(price, tightest, ceiling),
+            *([in_time(recipe, host, steps / (3600 * hours["train"]))] if host and host.spot else []),
+        ),
     )
 
 

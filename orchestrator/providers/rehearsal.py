@@ -31,6 +31,8 @@ from orchestrator.remote.lambda_api import LambdaApi
 STATE_VARIABLE = "GPTCTL_REHEARSAL"
 """Another state folder than GPTCTL_HOME/rehearsal: a cloud that survives the loss of the home folder."""
 START_DEADLINE_S = 60.0
+ON_POWER_OFF = {"on-power-off": "terminate"}
+"""What this cloud takes for EC2's InstanceInitiatedShutdownBehavior; other machines are billed on, as Lambda's are."""
 
 
 def provider(host: HostSpec, machine: MachineType) -> Provider:
@@ -107,7 +109,7 @@ class RehearsalProvider:
     paid: bool = True
     settle_s: float = 20.0
     longest_boot_s: float = 120.0
-    ends_by_power_off: bool = False
+    ends_by_power_off: bool = True
     billing_unit_s: float = 60.0
 
     def offers(self, deadline_s: float = 30.0) -> Sequence[Offer]:
@@ -116,11 +118,17 @@ class RehearsalProvider:
         if entry is None:
             return self._bundled()
         offers = self._cloud(entry).offers(deadline_s)
-        return [replace(offer, source="rehearsal API (simulated)") for offer in offers]
+        return [replace(offer, spot=self.host.spot, source="rehearsal API (simulated)") for offer in offers]
 
     def _bundled(self) -> list[Offer]:
         return [
-            replace(offer, provider=self.name, machine=self.machine.name, source=f"simulated, {offer.source}")
+            replace(
+                offer,
+                provider=self.name,
+                machine=self.machine.name,
+                spot=self.host.spot,
+                source=f"simulated, {offer.source}",
+            )
             for offer in _sold_as(self.machine.name)
         ]
 
@@ -133,6 +141,8 @@ class RehearsalProvider:
     def acquire(self, request: LaunchRequest) -> Instance:
         """As LambdaCloud.acquire; a bundled offer names no region, so the cloud's first one is taken."""
         cloud = self._cloud(running() or start())
+        if self.host.guard == "self":
+            request = replace(request, tags={**request.tags, **ON_POWER_OFF})
         if request.offer.region:
             return cloud.acquire(request)
         sold = [offer for offer in cloud.offers() if offer.machine == self.machine.name]
@@ -163,8 +173,8 @@ class RehearsalProvider:
         """Its machines are on this computer."""
 
     def notice_url(self, instance: Instance) -> str | None:
-        """As LambdaCloud.notice_url."""
-        return self._cloud({}).notice_url(instance)
+        """A spot machine's metadata, which the cloud itself answers for."""
+        return f"{(running() or start())['url']}/metadata/{instance.instance_id}" if self.host.spot else None
 
     def tidy(self, rental_id: str) -> Sequence[str]:
         """As LambdaCloud.tidy."""

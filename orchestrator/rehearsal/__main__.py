@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--minute-s", type=float, default=DEFAULTS.minute_s, help="length of a billing minute")
     parser.add_argument("--linger-s", type=float, default=DEFAULTS.linger_s, help="a terminated machine stays listed")
     parser.add_argument("--hang-s", type=float, default=DEFAULTS.hang_s, help="before a connection is dropped")
+    parser.add_argument("--notice-s", type=float, default=DEFAULTS.notice_s, help="from a spot notice to the end")
     parser.add_argument("--ssh-port", type=int, default=DEFAULTS.ssh_port, help="of every machine")
     parser.add_argument("--python", default=DEFAULTS.python, help="what python3 is on the machines")
     parser.add_argument("--strict-rate", action="store_true", help="1 request per second, 1 launch per 12 s")
@@ -113,7 +114,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def _settings(given: argparse.Namespace) -> Settings:
     return Settings(
         boot_s=given.boot_s, minute_s=given.minute_s, linger_s=given.linger_s, ssh_port=given.ssh_port,
-        python=given.python, hang_s=given.hang_s, strict_rate=given.strict_rate,
+        python=given.python, hang_s=given.hang_s, notice_s=given.notice_s, strict_rate=given.strict_rate,
     )  # fmt: skip
 
 

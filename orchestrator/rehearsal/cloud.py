@@ -51,6 +51,8 @@ class Settings:
     """What `python3` is on the machines."""
     hang_s: float = 0.2
     """Seconds before a connection that gets no answer is closed."""
+    notice_s: float = 120.0
+    """Seconds from the notice that a spot machine is taken away to the moment it is."""
     strict_rate: bool = False
     """Enforce Lambda's limits: 1 request per second, 1 launch per 12 s."""
 
@@ -253,6 +255,25 @@ class Cloud:
         """The provider takes the machine back."""
         self._end(instance, "preempted")
 
+    def give_notice(self, instance: Instance) -> None:
+        """The instance metadata says that the machine will be taken away, and in time it is."""
+        with self._lock:
+            event = self._books.append("notice", id=instance.id, taken_at=time.time() + self.settings.notice_s)
+        self._in_background(self._take_when_due(event), instance)
+
+    def recommend_rebalance(self, instance: Instance) -> None:
+        """The instance metadata says that the machine is likely to be taken away."""
+        with self._lock:
+            self._books.append("rebalance", id=instance.id)
+
+    def _take_when_due(self, event: dict[str, Any]) -> Callable[[Instance], None]:
+        def take(instance: Instance) -> None:
+            time.sleep(max(0.0, event["taken_at"] - time.time()))
+            if instances_at(self._books.events)[instance.id].status == "active":
+                self.preempt(instance)
+
+        return take
+
     def _end(self, instance: Instance, status: str) -> None:
         self._record_end(instance, status)
         self._in_background(self._wipe, instance)
@@ -284,6 +305,9 @@ class Cloud:
                 self._in_background(self._wipe, instance)
             elif instance.status == "active":
                 self._in_background(self._keep_on, instance)
+                for event in self._books.events:
+                    if event["event"] == "notice" and event["id"] == instance.id:
+                        self._in_background(self._take_when_due(event), instance)
 
     def _keep_on(self, instance: Instance) -> None:
         disk = self.disk(instance)

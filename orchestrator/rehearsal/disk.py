@@ -26,6 +26,9 @@ HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
 POWERED_OFF = "powered-off"
 """Exists once the operating system was shut down from inside; such a machine stays off, and is billed on."""
 
+HALTED = "halted"
+"""Exists as well where that was `halt`, which leaves the power on."""
+
 SSHD_CONFIG = """
 Port {port}
 ListenAddress {address}
@@ -62,6 +65,26 @@ exec "$@"
 """
 SIGNAL_FIRST_PROCESS = """#!/bin/sh
 kill -{signal} $(cat {folder}/first_process.pid)
+"""
+# As sysvinit's: it waits in the foreground, for minutes, and -c ends the one that waits.
+SHUTDOWN = """#!/bin/sh
+minutes=0 signal=TERM
+for word in "$@"; do
+    case "$word" in
+        -c) [ -r {folder}/shutdown.pid ] && kill $(cat {folder}/shutdown.pid); exit ;;
+        -r) signal=USR1 ;;
+        +*) minutes=${{word#+}} ;;
+    esac
+done
+if [ "$minutes" -gt 0 ]; then
+    echo $$ > {folder}/shutdown.pid
+    sleep $((60 * minutes))
+fi
+kill -$signal $(cat {folder}/first_process.pid)
+"""
+HALT = """#!/bin/sh
+touch {folder}/halted
+kill -TERM $(cat {folder}/first_process.pid)
 """
 SYSTEMCTL = """#!/bin/sh
 case "$*" in
@@ -145,11 +168,15 @@ def _config(disk: Disk, user_data: str) -> dict[str, Any]:
         return {}
 
 
-def _commands(config: dict[str, Any]) -> list[list[str]]:
-    """bootcmd, runcmd and a script as argvs, in cloud-init's order."""
-    listed = [*(config.get("bootcmd") or []), *(config.get("runcmd") or [])]
-    found = [[str(word) for word in one] if isinstance(one, list) else ["sh", "-c", str(one)] for one in listed]
-    return [*found, ["sh", "-c", config["script"]]] if "script" in config else found
+def _commands(config: dict[str, Any]) -> dict[str, list[list[str]]]:
+    """argvs: bootcmd at every boot and before anything else; runcmd and a script once, as cloud-init's last act."""
+    found = {
+        when: [[str(word) for word in one] if isinstance(one, list) else ["sh", "-c", str(one)] for one in listed or []]
+        for when, listed in (("every_boot", config.get("bootcmd")), ("once", config.get("runcmd")))
+    }
+    if "script" in config:
+        found["once"].append(["sh", "-c", config["script"]])
+    return found
 
 
 def _host_key(disk: Disk, given: dict[str, str]) -> None:
@@ -179,10 +206,9 @@ def _programs(disk: Disk) -> None:
         "bin/systemctl": SYSTEMCTL.format(folder=quoted),
         "bin/sshd": f'#!/bin/sh\nexec {sshd_program()} -f {quoted}/etc/ssh/sshd_config "$@"\n',
         "bin/python3": f'#!/bin/sh\nexec {shlex.quote(disk.python)} "$@"\n',
-        **{
-            f"bin/{word}": SIGNAL_FIRST_PROCESS.format(signal="TERM", folder=quoted)
-            for word in ("shutdown", "poweroff", "halt")
-        },
+        "bin/shutdown": SHUTDOWN.format(folder=quoted),
+        "bin/poweroff": SIGNAL_FIRST_PROCESS.format(signal="TERM", folder=quoted),
+        "bin/halt": HALT.format(folder=quoted),
         "bin/reboot": SIGNAL_FIRST_PROCESS.format(signal="USR1", folder=quoted),
     }
     for name, text in programs.items():

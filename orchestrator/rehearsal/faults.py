@@ -62,6 +62,10 @@ KINDS: dict[str, Kind] = {
     # what machines do later
     "ssh-drop": Kind("once a run there has reached step ARG, every SSH session is cut", "1"),
     "preempt": Kind("once a run there has reached step ARG, the machine is taken away", "1"),
+    "notice": Kind(
+        "once a run there has reached step ARG, the machine is told that it is taken away in two minutes", "1"
+    ),
+    "rebalance": Kind("once a run there has reached step ARG, the machine is told that it may be taken away", "1"),
     "reboot": Kind("once a run there has reached step ARG, the machine reboots", "1"),
     # what ending does
     "terminate-ignored": Kind(

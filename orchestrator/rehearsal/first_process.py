@@ -57,8 +57,11 @@ def main(folder: Path) -> None:
 
 def _run(folder: Path) -> None:
     """Keeps sshd up, as an init system would, and reaps whatever ends."""
+    commands = _commands(folder)
+    for argv in commands["every_boot"]:
+        _run_command(folder, argv)
     sshd = _start_sshd(folder)
-    _run_boot_commands(folder)
+    _run_later(folder, commands["once"])
     while True:
         pid, _ = os.wait()
         if pid == sshd.pid:
@@ -92,17 +95,27 @@ def _start_sshd(folder: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(argv, stdin=subprocess.DEVNULL, start_new_session=True, env=_environment())
 
 
-def _run_boot_commands(folder: Path) -> None:
-    """Those of the user data, one after another, once per machine, while it is already reachable: cloud-init's end."""
+def _commands(folder: Path) -> dict[str, list[list[str]]]:
+    """Of the user data; what is to run once per machine is not found there again."""
     file = folder / "boot.json"
-    commands = json.loads(file.read_text()) if file.exists() else []
-    file.unlink(missing_ok=True)
+    none: dict[str, list[list[str]]] = {"every_boot": [], "once": []}
+    found = {**none, **(json.loads(file.read_text()) if file.exists() else {})}
+    file.write_text(json.dumps({**found, "once": []}))
+    return found
+
+
+def _run_later(folder: Path, commands: list[list[str]]) -> None:
+    """One after another, while the machine is already reachable: cloud-init's end."""
 
     def run() -> None:
         for argv in commands:
-            subprocess.Popen(argv, cwd=folder / "home", env=_environment(), stdin=subprocess.DEVNULL).wait()
+            _run_command(folder, argv)
 
     threading.Thread(target=run, daemon=True).start()
+
+
+def _run_command(folder: Path, argv: list[str]) -> None:
+    subprocess.Popen(argv, cwd=folder / "home", env=_environment(), stdin=subprocess.DEVNULL).wait()
 
 
 def _environment() -> dict[str, str]:

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.rehearsal import processes
-from orchestrator.rehearsal.disk import POWERED_OFF, Disk, log
+from orchestrator.rehearsal.disk import HALTED, POWERED_OFF, Disk, log
 
 UP_WITHIN_S = 15.0
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
@@ -74,6 +74,11 @@ def is_on(disk: Disk) -> bool:
 def was_shut_down(disk: Disk) -> bool:
     """Whether its operating system was shut down from inside."""
     return (disk.folder / POWERED_OFF).exists()
+
+
+def is_powered_off(disk: Disk) -> bool:
+    """Whether it was shut down down to the power; `halt` only stops the system."""
+    return was_shut_down(disk) and not (disk.folder / HALTED).exists()
 
 
 def kill(disk: Disk) -> None:

@@ -6,6 +6,8 @@ purchases and pacing. The control paths need the key too, and are no part of the
     POST /rehearsal/inject {"faults": "500@list*2"} or {"clear": "NAME"} ("" clears all)
     GET  /rehearsal/faults, GET /rehearsal/books
 
+/metadata/INSTANCE is what a machine asks about itself, without a key.
+
 Example: `Server(cloud, key, port=0).serve_forever()`
 """
 
@@ -20,7 +22,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from orchestrator.rehearsal import api, watch
+from orchestrator.rehearsal import api, metadata, watch
 from orchestrator.rehearsal.books import Journal, read_books
 from orchestrator.rehearsal.cloud import Cloud
 from orchestrator.rehearsal.lies import Answer, Dropped, spoil, stop_before
@@ -111,6 +113,8 @@ class Handler(BaseHTTPRequestHandler):
         if parts.path.startswith("/rehearsal/"):
             self._check_key()
             return Answer(200, self._control(parts.path, body))
+        if parts.path.startswith(metadata.PREFIX):
+            return metadata.answer(self.server.cloud, self.command, parts.path, self.headers)
         operation, act, argument = api.route(self.command, parts.path)
         faults = self.server.cloud.faults
         spoiled = stop_before(faults, operation)

@@ -1,4 +1,5 @@
-"""Faults that wait for a run on a machine to reach a step: sessions cut, reboot, preemption.
+"""Faults that wait for a run on a machine to reach a step: sessions cut, reboot, notice, preemption; and machines that
+were launched to be terminated when they power themselves off, and did.
 
 It reads the trainer's metrics.jsonl in the run folders and changes nothing there.
 
@@ -16,16 +17,19 @@ from orchestrator.rehearsal.books import Instance
 from orchestrator.rehearsal.cloud import Cloud
 from orchestrator.rehearsal.disk import Disk
 
-WAITING = ("ssh-drop", "reboot", "preempt")
+WAITING = ("ssh-drop", "reboot", "notice", "rebalance", "preempt")
+ON_POWER_OFF = ("on-power-off", "terminate")
+"""The tag of a machine whose power-off is its end; that of any other is billed on."""
 
 
 def look(cloud: Cloud) -> None:
     """Fires what is due on every active machine of ours."""
-    if not any(cloud.faults.peek(name) for name in WAITING):
-        return
+    armed = [name for name in WAITING if cloud.faults.peek(name)]
     for instance in cloud.instances().values():
         if instance.status == "active" and not instance.foreign:
-            for name in WAITING:
+            if ON_POWER_OFF in instance.tags and machines.is_powered_off(cloud.disk(instance)):
+                cloud.terminate(instance)
+            for name in armed:
                 _fire_when_due(cloud, name, instance)
 
 
@@ -41,6 +45,10 @@ def _fire_when_due(cloud: Cloud, name: str, instance: Instance) -> None:
         machines.drop_sessions(disk)
     elif name == "reboot":
         machines.reboot(disk)
+    elif name == "notice":
+        cloud.give_notice(instance)
+    elif name == "rebalance":
+        cloud.recommend_rebalance(instance)
     else:
         cloud.preempt(instance)
 

@@ -109,6 +109,7 @@ class Progress:
         self.partial: dict[str, bytes] = {}
         self.row: dict[str, Any] = {}
         self.written_at = 0.0
+        self.notice: Mapping[str, Any] = {}
         self._checkpointed = False
 
     def take_checkpointed(self) -> bool:
@@ -164,7 +165,20 @@ class Progress:
         )
         if "guard" in status:
             box_guard.note(self.context, status["guard"])
+        self._tell_notice(status.get("notice") or {})
         self.context.ledger.touch_stage(self.context.interval, now)
+
+    def _tell_notice(self, notice: Mapping[str, Any]) -> None:
+        """What the provider said of taking the machine away, once."""
+        if notice == self.notice or self.context.run.state != State.TRAINING:
+            return
+        self.notice = notice
+        if notice.get("taken"):
+            left_s = float(notice["taken"]["left_s"])
+            text = f"the provider takes the machine away in {left_s:.0f} s: the training saves a checkpoint and ends"
+            self.context.tell("notice", text, **notice["taken"])
+        elif notice.get("warning"):
+            self.context.tell("warning", str(notice["warning"]))
 
 
 def _conclude(context: RunContext, exit_record: Mapping[str, Any]) -> None:
@@ -183,3 +197,5 @@ def _conclude(context: RunContext, exit_record: Mapping[str, Any]) -> None:
         context.tell("warning", f"training {outcome}: {reason}")
         for line in exit_record.get("last_lines", ())[-10:]:
             context.tell("log", str(line))
+    elif outcome == Outcome.PREEMPTED:
+        context.tell("preempted", f"{reason}; fetching what was saved while the machine is there")

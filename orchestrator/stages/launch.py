@@ -8,6 +8,7 @@ from typing import Any
 from orchestrator.core.errors import AgentError, LimitReached, MachineUnfit
 from orchestrator.core.limits import train_deadline_s
 from orchestrator.core.plan import Plan, train_config
+from orchestrator.core.ports import Instance
 from orchestrator.core.states import State
 from orchestrator.ledger.records import Attempt
 from orchestrator.stages import box_guard, guard
@@ -60,7 +61,15 @@ def _spec(context: RunContext, config: RunConfig) -> dict[str, Any]:
         "deadline_s": _deadline_s(context),
         "hold_s": _hold_s(context),
         "grace_s": GRACE_S,
+        **_notice(context),
     }
+
+
+def _notice(context: RunContext) -> dict[str, Any]:
+    """Whom the machine asks whether it is about to be taken away; nothing where nobody would say."""
+    rental = context.rental
+    url = context.provider.notice_url(Instance(rental.provider, rental.instance_id or "", rental.machine))
+    return {"notice": {"url": url}} if url else {}
 
 
 def _hold_s(context: RunContext) -> float | None:
