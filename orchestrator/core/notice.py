@@ -28,8 +28,9 @@ def in_time(recipe: Recipe, host: HostSpec, steps_per_second: float) -> str:
     move_s = (2 if host.checkpoint_store else 1) * size_mb / rate
     whole_s = POLL_S + step_s + save_s + move_s
     where = "to the store and back" if host.checkpoint_store else "here, if gptctl follows"
+    size = f"{size_mb / 1000:.2f} GB" if size_mb >= 100 else f"{size_mb:.1f} MB"
     parts = (
-        f"{size_mb / 1000:.3g} GB are safe in {whole_s:.0f} s ({POLL_S:.0f} s to hear of it, {step_s:.0f} s to the "
+        f"{size} are safe in {whole_s:.0f} s ({POLL_S:.0f} s to hear of it, {step_s:.0f} s to the "
         f"next logged step, {save_s:.0f} s to save, {move_s:.0f} s {where} at {rate:g} MB/s, assumed)"
     )
     if whole_s <= NOTICE_S:
