@@ -17,6 +17,7 @@ Example::
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -99,7 +100,7 @@ def write_token_file(
     temporary, digest, moved = path.with_name(TEMPORARY_PREFIX + path.name), Digest(), 0
     try:
         with temporary.open("wb") as file:
-            for data in (header(layout.kind, layout.dtype, count), *([] if not count else chunks)):
+            for data in itertools.chain([header(layout.kind, layout.dtype, count)], chunks):
                 moved += file.write(data)
                 digest.update(data)
             file.flush()

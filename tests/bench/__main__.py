@@ -44,6 +44,7 @@ BENCHES = (
     Bench("start", "tests.bench.start_speed", 480),
     Bench("commands", "tests.bench.status_speed", 120),
     Bench("cloud", "tests.bench.cloud_speed", 300),
+    Bench("data", "tests.bench.data_speed", 300),
     Bench("transfer", "tests.bench.transfer", 300),
     Bench("network", "tests.bench.network", 180),
     Bench("trainer", "tests.bench.trainer_speed", 600),

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ import tiktoken
 from safetensors.numpy import load_file
 
 from tests.trainer.texts import as_json_lines, as_text, gpt2_vocabulary, paragraphs
-from trainer import corpus, prepare
+from trainer import corpus, prepare, shard
 from trainer.data import TokenStream
 from trainer.tokenizer import open_tokenizer
 
@@ -269,3 +270,17 @@ def test_a_vocabulary_that_16_bits_cannot_hold(tmp_path: Path, capsys: pytest.Ca
     with pytest.raises(ValueError, match="16-bit ids, and this vocabulary has 100277: use safetensors"):
         prepare.dtype_for("llmc", 100_277)
     assert capsys.readouterr().err == ""
+
+
+def test_a_shard_is_never_in_memory_whole(tmp_path: Path) -> None:
+    chunk, number = bytes(2**20), 48
+    tracemalloc.start()
+    try:
+        layout = shard.Layout("safetensors", "uint16", 10**9)
+        chunks = (bytearray(chunk) for _ in range(number))
+        entry = shard.write_token_file(tmp_path / "large.safetensors", layout, number * 2**19, chunks, 1)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert entry["size_bytes"] > number * 2**20
+    assert peak_bytes < 6 * 2**20
