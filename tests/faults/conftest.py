@@ -59,7 +59,7 @@ guard = "{guard}"
 python = "{python}"
 max_cost_usd = 10
 """
-WAITING = ("F5 spot notice of two minutes: needs EC2's machines", "F32 on EC2: the machine powers itself off")
+WAITING = ("F32 on EC2: the machine powers itself off",)
 DATA_BLOCKS = 2000
 """Of 500 bytes: 500,000 tokens."""
 UNTOLD = "did not get to its end"
