@@ -12,6 +12,7 @@ from __future__ import annotations
 import getpass
 import http.client
 import json
+import os
 import subprocess
 import sys
 import time
@@ -29,8 +30,16 @@ API = "/api/v1"
 class RehearsalCloud:
     """A context manager; leaving it ends the server and every machine. `state` holds its books."""
 
-    def __init__(self, state: Path, *options: str, boot_s: float = 0.1, minute_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        state: Path,
+        *options: str,
+        boot_s: float = 0.1,
+        minute_s: float = 60.0,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self.state = state
+        self._env = env
         self._options = [f"--boot-s={boot_s}", f"--minute-s={minute_s}", "--linger-s=0.5", "--hang-s=0", *options]
         self.entry: dict[str, Any] = {}
 
@@ -52,7 +61,7 @@ class RehearsalCloud:
 
     def program(self, *arguments: str) -> dict[str, Any]:
         """Runs the program and returns the JSON it prints."""
-        done = rehearsal("--state", str(self.state), *arguments)
+        done = rehearsal("--state", str(self.state), *arguments, env=self._env)
         assert done.returncode == 0, done.stderr
         return dict(json.loads(done.stdout))
 
@@ -173,10 +182,12 @@ class RehearsalCloud:
         return self.machine_folder(instance_id) / "home"
 
 
-def rehearsal(*arguments: str) -> subprocess.CompletedProcess[str]:
+def rehearsal(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Runs the program."""
     argv = [sys.executable, "-m", "orchestrator.rehearsal", *arguments]
-    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(
+        argv, env={**os.environ, **(env or {})}, capture_output=True, text=True, check=False, timeout=60
+    )
 
 
 def until(true: Callable[[], bool], within_s: float = WITHIN_S) -> None:

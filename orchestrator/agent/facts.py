@@ -33,6 +33,7 @@ def facts(places: Places, python: str | None) -> dict[str, Any]:
         "user": processes.user_name(),
         "home": os.path.expanduser("~"),
         "arch": platform.machine(),
+        "system": {"os": _os_name(), "kernel": platform.release()},
         "boot_id": processes.boot_id(),
         "uptime_s": lease.now_s(),
         "time_s": time.time(),
@@ -61,6 +62,16 @@ def environments(places: Places) -> dict[str, dict[str, Any]]:
         if record and os.access(str(record.get("python")), os.X_OK):
             found[os.path.basename(path)[: -len(".json")]] = record
     return found
+
+
+def _os_name() -> str:
+    """PRETTY_NAME of the image; empty where nothing tells."""
+    try:
+        with open("/etc/os-release") as file:
+            names = [line.partition("=")[2].strip().strip('"') for line in file if line.startswith("PRETTY_NAME=")]
+    except OSError:
+        return ""
+    return names[0] if names else ""
 
 
 def _memory() -> dict[str, int | None]:

@@ -32,7 +32,7 @@ from orchestrator.rehearsal.faults import Faults
 HIDDEN_S = 5.0
 """How long a region without capacity is not listed."""
 ADDRESS_TRIES = 100
-BOOT_FAULTS = ("stuck-booting", "unhealthy", "unhealthy-billed", "bad-gpu", "host-key-ignored")
+BOOT_FAULTS = ("stuck-booting", "unhealthy", "unhealthy-billed", "bad-gpu", "newer-image", "host-key-ignored")
 
 
 @dataclass(frozen=True)
@@ -162,8 +162,7 @@ class Cloud:
             instance = self._new_instance(order)
             disk = self.disk(instance)
             public_key = next(key["public_key"] for key in self._keys.values() if key["name"] == order.ssh_key_name)
-            write_disk(disk, public_key, order.user_data, bad_gpu="bad-gpu" in instance.faults,
-                       ignore_host_key="host-key-ignored" in instance.faults)  # fmt: skip
+            write_disk(disk, public_key, order.user_data, faults=instance.faults)
             self._record_launch(instance)
         self._in_background(self._boot, instance)
         return instance.id

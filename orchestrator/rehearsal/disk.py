@@ -3,7 +3,7 @@
 Nothing outside the folder is ever written: a file that user data puts at /etc/x lands in FOLDER/disk/etc/x. A command
 such as `shutdown` meant for the machine would otherwise switch off the computer of whoever rehearses.
 
-Example: `write_disk(Disk(folder, "127.80.3.9", 2222, sys.executable), authorized_key, user_data, bad_gpu=False)`
+Example: `write_disk(Disk(folder, "127.80.3.9", 2222, sys.executable), authorized_key, user_data)`
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import shlex
 import shutil
 import subprocess
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,14 @@ class Broken:
 
 sys.meta_path.insert(0, Broken())
 """
+# What is isolated (-I) imports nothing of ours, so it is told by the interpreter it believes to run in.
+NEWER_PYTHON = """#!/bin/sh
+[ "$1 $2" = "-I -S" ] || exec {python} "$@"
+exec {python} -I -S -c 'import platform, sys
+platform.release = lambda: "99.0-newer-image"
+code, sys.argv = sys.argv[4], ["-c", *sys.argv[5:]]
+exec(code)' "$@"
+"""
 
 
 @dataclass(frozen=True)
@@ -136,16 +145,18 @@ class Disk:
                 "LANG": "C.UTF-8", **bad}  # fmt: skip
 
 
-def write_disk(disk: Disk, authorized_key: str, user_data: str, *, bad_gpu: bool, ignore_host_key: bool) -> None:
-    """Everything a machine has before it boots. The folder must not exist yet."""
+def write_disk(disk: Disk, authorized_key: str, user_data: str, *, faults: Collection[str] = ()) -> None:
+    """Everything a machine has before it boots. The folder must not exist yet. faults: as in faults.py."""
     ssh = disk.home / ".ssh"
     ssh.mkdir(parents=True, mode=0o700)
     (ssh / "authorized_keys").write_text(authorized_key.strip() + "\n")
     config = _config(disk, user_data)
-    _host_key(disk, {} if ignore_host_key else config.get("ssh_keys") or {})
-    if bad_gpu:
+    _host_key(disk, {} if "host-key-ignored" in faults else config.get("ssh_keys") or {})
+    if "bad-gpu" in faults:
         _put(disk.folder / "bad-gpu" / "sitecustomize.py", BAD_GPU)
     _programs(disk)
+    if "newer-image" in faults:
+        _put(disk.folder / "bin" / "python3", NEWER_PYTHON.format(python=shlex.quote(disk.python)), mode=0o755)
     for entry in config.get("write_files") or []:
         _write_file(disk, entry)
     for key in config.get("ssh_authorized_keys") or []:

@@ -56,6 +56,7 @@ KINDS: dict[str, Kind] = {
     "unhealthy": Kind("a machine becomes unhealthy instead of active, and is not billed"),
     "unhealthy-billed": Kind("a machine becomes unhealthy instead of active, and is billed"),
     "bad-gpu": Kind("a machine on which torch fails with CUDA error 802"),
+    "newer-image": Kind("a machine whose image is newer than that of the others"),
     "active-without-ip": Kind("a machine is active ARG seconds before its address is shown", "3"),
     "host-key-ignored": Kind("a machine whose image ignores the injected host key"),
     "reused-ip": Kind("a machine gets the address of the one that ended last"),

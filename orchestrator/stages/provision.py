@@ -13,6 +13,7 @@ from typing import Any
 
 from orchestrator.core.errors import MachineUnfit
 from orchestrator.core.states import State
+from orchestrator.stages import drift
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.jobs import run_job
 from trainer.arithmetic import checkpoint_bytes
@@ -36,6 +37,7 @@ def provision(context: RunContext) -> None:
         cpus=facts["cpus"],
         gpus=[gpu["uuid"] for gpu in facts["gpus"]][: context.plan.ranks] if context.machine.cuda else [],
     )
+    drift.record(context, facts, interpreter["torch"])
     context.say(f"{facts['hostname']}: torch {interpreter['torch']} in {interpreter['python']}")
 
 

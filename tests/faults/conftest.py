@@ -14,7 +14,7 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +28,7 @@ from tests.hosts import free_address
 from tests.stories.conftest import digests, end, events, newest_run, wait_until
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
+CLOCK = Path(__file__).resolve().parent / "clock"
 RECIPE = """
 name = "tiny"
 [model]
@@ -57,7 +58,7 @@ provider = "rehearsal"
 machine = "8xA100-40GB-simulated"
 guard = "{guard}"
 python = "{python}"
-max_cost_usd = 10
+max_cost_usd = {most_usd}
 """
 WAITING = ("F32 on EC2: the machine powers itself off",)
 DATA_BLOCKS = 2000
@@ -85,14 +86,20 @@ class Rehearsal:
         return Path(self.env["GPTCTL_HOME"])
 
     def write(
-        self, *, steps: int = 60, every: int = 20, guard: str = "watcher", python: str = sys.executable, more: str = ""
+        self,
+        *,
+        steps: int = 60,
+        every: int = 20,
+        guard: str = "watcher",
+        python: str = sys.executable,
+        most_usd: float = 10,
     ) -> None:
         """The data, the recipe and the inventory."""
         data = self.folder / "corpus"
         data.mkdir(exist_ok=True)
         (data / "train.bin").write_bytes(bytes(byte for value in range(250) for byte in (value, 0)) * DATA_BLOCKS)
         (self.folder / "tiny.toml").write_text(RECIPE.format(data=data, tokens=steps * 256, every=every))
-        (self.folder / "inventory.toml").write_text(HOST.format(guard=guard, python=python))
+        (self.folder / "inventory.toml").write_text(HOST.format(guard=guard, python=python, most_usd=most_usd))
 
     def gptctl(self, *args: str, deadline_s: float = 180) -> subprocess.CompletedProcess[str]:
         """Runs the real command line to its end."""
@@ -145,6 +152,10 @@ class Rehearsal:
             return bool(steps) and steps[-1] >= step
         return False
 
+    def exit_file(self) -> Path:
+        """Where the machine says how the newest run's training ended."""
+        return self.cloud.home(self.machine()) / ".gptctl" / "jobs" / self.run_id() / "train" / "exit.json"
+
     def words(self) -> str:
         """What the runs in the background said."""
         return (self.folder / "background.log").read_text()
@@ -167,11 +178,22 @@ class Rehearsal:
             for rule in rules:
                 subprocess.run(["iptables", "-w", "-D", *rule], check=False, timeout=20)
 
-    def run(self, *more: str, inject: str = "") -> subprocess.CompletedProcess[str]:
+    @contextmanager
+    def caller_at(self, address: str) -> Iterator[None]:
+        """New connections to the machines come from this address. Needs root."""
+        port = str(self.cloud.entry["ssh_port"])
+        rule = ["POSTROUTING", "-o", "lo", "-p", "tcp", "--dport", port, "-j", "SNAT", "--to-source", address]
+        try:
+            subprocess.run(["iptables", "-w", "-t", "nat", "-I", *rule], check=True, timeout=20)
+            yield
+        finally:
+            subprocess.run(["iptables", "-w", "-t", "nat", "-D", *rule], check=False, timeout=20)
+
+    def run(self, *more: str, inject: str = "", deadline_s: float = 180) -> subprocess.CompletedProcess[str]:
         """`gptctl run` of the tiny recipe on the cloud."""
         if inject:
             self.cloud.inject(inject)
-        return self.gptctl("run", "tiny.toml", "--host", "cloud", "--yes", *more)
+        return self.gptctl("run", "tiny.toml", "--host", "cloud", "--yes", *more, deadline_s=deadline_s)
 
     def status(self) -> dict[str, Any]:
         return dict(json.loads(self.gptctl("status", "--json").stdout))
@@ -251,8 +273,10 @@ def rehearse(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callabl
     """`rehearse("F17 launch ok, response lost")`: a fresh cloud, home and host."""
     made = request.node.stash.setdefault(PLACES, [])
 
-    def make(fault: str, *options: str, boot_s: float = 0.3, **entry: Any) -> Rehearsal:
-        cloud = RehearsalCloud(tmp_path / "cloud", f"--ssh-port={free_address()[1]}", *options, boot_s=boot_s)
+    def make(
+        fault: str, *options: str, boot_s: float = 0.3, env: Mapping[str, str] | None = None, **entry: Any
+    ) -> Rehearsal:
+        cloud = RehearsalCloud(tmp_path / "cloud", f"--ssh-port={free_address()[1]}", *options, boot_s=boot_s, env=env)
         cloud.__enter__()
         user = tmp_path / "user-home"
         user.mkdir(exist_ok=True)
@@ -265,6 +289,7 @@ def rehearse(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callabl
             "HOME": str(user),
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": str(REPOSITORY),
+            **(env or {}),
         }
         place.write(**entry)
         return place
@@ -274,6 +299,45 @@ def rehearse(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callabl
         for process in place.started:
             end(process)
         place.cloud.__exit__()
+
+
+PYTHON = """#!/bin/sh
+# The python3 of a machine whose clocks a test moves, the agent's included, which runs isolated.
+export GPTCTL_TEST_WALL={wall} GPTCTL_TEST_STEADY={steady}
+[ "$1" = -I ] && exec {python} -I -S {clock}/isolated.py "$0" "$@"
+export PYTHONPATH="{clock}${{PYTHONPATH:+:$PYTHONPATH}}"
+exec {python} "$@"
+"""
+
+
+class Clocks:
+    """Clocks that a test moves: `python` is that of the machines, `env` for the command line and the cloud."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.wall, self.steady = folder / "wall", folder / "steady"
+        self.python = folder / "python3"
+        self.env = {
+            "GPTCTL_TEST_WALL": str(self.wall),
+            "GPTCTL_TEST_STEADY": str(self.steady),
+            "PYTHONPATH": f"{REPOSITORY}:{CLOCK}",
+        }
+        # On a machine, which is awake, all clocks go on with the wall's.
+        text = PYTHON.format(wall=self.wall, steady=self.wall, python=sys.executable, clock=CLOCK)
+        self.python.write_text(text)
+        self.python.chmod(0o755)
+
+    def move(self, seconds: float, *, asleep: bool = False) -> None:
+        """Puts all clocks forward; of a laptop that is asleep only the wall's."""
+        for file in (self.wall, *([] if asleep else [self.steady])):
+            file.with_suffix(".new").write_text(str(seconds))
+            file.with_suffix(".new").replace(file)
+
+
+@pytest.fixture
+def clocks(tmp_path: Path) -> Clocks:
+    """`rehearse("...", f"--python={clocks.python}", env=clocks.env, python=str(clocks.python))`, then `move()`."""
+    return Clocks(tmp_path / "clocks")
 
 
 @pytest.fixture

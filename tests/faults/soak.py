@@ -111,7 +111,7 @@ def main() -> int:
         data.mkdir()
         (data / "train.bin").write_bytes(bytes(byte for value in range(250) for byte in (value, 0)) * 200)
         (folder / "tiny.toml").write_text(RECIPE.format(data=data, tokens=STEPS * 256, every=10))
-        (folder / "inventory.toml").write_text(HOST.format(guard="watcher", python=sys.executable))
+        (folder / "inventory.toml").write_text(HOST.format(guard="watcher", python=sys.executable, most_usd=10))
         with RehearsalCloud(folder / "cloud", f"--ssh-port={free_address()[1]}", boot_s=1.0) as cloud:
             results = soak(folder, cloud, chosen.runs, random.Random(chosen.seed))
             books = cloud.books()

@@ -28,11 +28,15 @@ pytestmark = pytest.mark.faults
         ("lists ten seconds late", "list-lag@10*3"),
         ("active before its address is known", "active-without-ip"),
         ("foreign machines in the account", "decoys"),
+        ("F20 unhealthy and billed all the same, the next one good", "unhealthy-billed"),
+        ("F20 stuck booting, the next one good", "stuck-booting"),
+        ("F19 one region sold out, the next one has a machine", "no-capacity"),
+        ("F22 end answered 200, the machine not named", "terminate-ignored@unlisted"),
     ],
 )
 def test_the_run_finishes_and_nothing_is_left(rehearse: Callable[..., Rehearsal], fault: str, inject: str) -> None:
     place = rehearse(fault)
-    run = place.run(inject=inject)
+    run = place.run(inject=inject, deadline_s=400)
     assert run.returncode == 0, run.stderr
     assert place.cloud.fired(), "the fault never happened"
     place.check()

@@ -9,10 +9,11 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.faults.conftest import Rehearsal
+from tests.faults.conftest import Clocks, Rehearsal
 from tests.stories.conftest import wait_until
 
 pytestmark = pytest.mark.faults
+HOUR_S = 3600.0
 STAGES = ("acquire", "provision", "sync", "launch", "follow", "fetch", "release")
 
 
@@ -26,12 +27,18 @@ def ended(process: subprocess.Popen[str], within_s: float) -> bool:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_no_network_for_a_while(rehearse: Callable[..., Rehearsal], stage: str) -> None:
-    place = rehearse(f"network gone for a while: {stage}", steps=200)
+def test_no_network_for_an_hour(rehearse: Callable[..., Rehearsal], clocks: Clocks, stage: str) -> None:
+    """All clocks go on by an hour while no packet comes through: of the laptop, of the machine and of the cloud."""
+    place = rehearse(
+        f"Wi-Fi gone for an hour: {stage}", f"--python={clocks.python}", env=clocks.env, steps=200, most_usd=100,
+        python=str(clocks.python),
+    )  # fmt: skip
     process = place.begin()
     place.until(f"stage_started:{stage}")
     with place.no_network():
-        ended(process, 15)
+        if not ended(process, 15):
+            clocks.move(HOUR_S)
+            ended(process, 15)
         row = place.newest()
         assert stage in ("fetch", "release") or row["outcome"] is None, "silence is no verdict"
     if not ended(process, 90) or process.returncode:
@@ -83,8 +90,36 @@ def test_the_laptop_sleeps_through_the_training(rehearse: Callable[..., Rehearsa
     process = place.begin()
     wait_until(lambda: place.trained(5), 60)
     process.send_signal(signal.SIGSTOP)
-    exits = place.cloud.home(place.machine()) / ".gptctl" / "jobs" / place.run_id() / "train" / "exit.json"
-    wait_until(exits.exists, 90)
+    wait_until(place.exit_file().exists, 90)
     process.send_signal(signal.SIGCONT)
     assert process.wait(90) == 0, place.words()
+    place.check()
+
+
+def test_the_laptop_sleeps_for_an_hour(rehearse: Callable[..., Rehearsal], clocks: Clocks) -> None:
+    """Its wall clock goes on, its steady clock does not; the machine waits for it, and that hour is on the bill."""
+    place = rehearse(
+        "laptop asleep for an hour", f"--python={clocks.python}", env=clocks.env, steps=200, most_usd=100,
+        python=str(clocks.python),
+    )  # fmt: skip
+    process = place.begin()
+    wait_until(lambda: place.trained(5), 60)
+    process.send_signal(signal.SIGSTOP)
+    wait_until(place.exit_file().exists, 90)
+    clocks.move(HOUR_S, asleep=True)
+    process.send_signal(signal.SIGCONT)
+    assert process.wait(90) == 0, place.words()
+    place.check()
+    assert 15.92 < place.newest()["cost_usd"] < 2 * 15.92
+
+
+def test_the_caller_gets_another_address(rehearse: Callable[..., Rehearsal]) -> None:
+    """Another Wi-Fi in mid-run: every connection is dead, and the next one comes from somewhere else."""
+    place = rehearse("the caller's address changes", steps=400)
+    process = place.begin()
+    wait_until(lambda: place.trained(5), 60)
+    with place.caller_at("127.0.0.77"):
+        place.cloud.inject("ssh-drop@0")
+        assert process.wait(120) == 0, place.words()
+    assert place.cloud.fired() == ["ssh-drop"]
     place.check()

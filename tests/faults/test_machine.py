@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from tests.clouds import command_lines
-from tests.faults.conftest import Rehearsal
+from tests.faults.conftest import Clocks, Rehearsal
 from tests.hosts import make_key
 from tests.stories.conftest import end, wait_until
 
 pytestmark = pytest.mark.faults
-LATE_PYTHON = """#!/bin/sh
-# A machine whose clock is ten minutes ahead, as far as Python programs can tell.
-export PYTHONPATH="{folder}${{PYTHONPATH:+:$PYTHONPATH}}"
-exec {python} "$@"
-"""
-LATE = """
-import time
-_true = time.time
-time.time = lambda: _true() + {ahead_s}
-"""
 
 
 def ranks(place: Rehearsal) -> list[int]:
@@ -118,18 +107,25 @@ def test_an_address_comes_again(rehearse: Callable[..., Rehearsal]) -> None:
     place.check()
 
 
+def test_its_image_is_a_newer_one(rehearse: Callable[..., Rehearsal]) -> None:
+    place = rehearse("F35 image newer than that of the run before", steps=20)
+    first = place.run()
+    assert first.returncode == 0 and "is not what it was" not in first.stderr, first.stderr
+    before = place.run_id()
+    again = place.run("--again", inject="newer-image")
+    assert again.returncode == 0, again.stderr
+    assert f"is not what it was for {before}: kernel" in again.stderr and "-> 99.0-newer-image" in again.stderr
+    place.check()
+
+
 @pytest.mark.parametrize("ahead_s", [600, -600])
-def test_its_clock_is_wrong(rehearse: Callable[..., Rehearsal], tmp_path: Path, ahead_s: int) -> None:
-    shim = tmp_path / "shim"
-    shim.mkdir()
-    (shim / "sitecustomize.py").write_text(LATE.format(ahead_s=ahead_s))
-    python = shim / "python3"
-    python.write_text(LATE_PYTHON.format(folder=shim, python=sys.executable))
-    python.chmod(0o755)
-    place = rehearse(f"F27 the machine's clock is {ahead_s:+} s off", f"--python={python}")
-    place.write(python=str(python))
+def test_its_clock_is_wrong(rehearse: Callable[..., Rehearsal], clocks: Clocks, ahead_s: int) -> None:
+    clocks.move(ahead_s)
+    place = rehearse(f"F27 the machine's clock is {ahead_s:+} s off", f"--python={clocks.python}")
+    place.write(python=str(clocks.python))
     run = place.run()
     assert run.returncode == 0, run.stderr
+    assert re.search(rf"the clock of cloud is off by \{f'{ahead_s:+}'[:2]}\d\d s", run.stderr), run.stderr
     place.check()
     assert 0 <= place.newest()["cost_usd"] < 1.5
 
