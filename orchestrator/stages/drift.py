@@ -21,7 +21,7 @@ def record(context: RunContext, facts: Mapping[str, Any], torch: str) -> None:
     """Notes what this machine runs, and says what is other than in the newest earlier run on the same host."""
     system = facts.get("system") or {}
     found = {
-        "image": context.host.image,
+        "image": context.rental.data.get("image") or context.host.image,
         "os": system.get("os"),
         "kernel": system.get("kernel"),
         "driver": facts["driver"],

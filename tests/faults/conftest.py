@@ -156,6 +156,11 @@ class Rehearsal:
         """Where the machine says how the newest run's training ended."""
         return self.cloud.home(self.machine()) / ".gptctl" / "jobs" / self.run_id() / "train" / "exit.json"
 
+    def trains_nowhere(self) -> bool:
+        """Whether every training that began on a machine has said how it ended."""
+        jobs = self.cloud.state.glob("machines/*/home/.gptctl/jobs/*/train")
+        return all((job / "exit.json").exists() for job in jobs)
+
     def words(self) -> str:
         """What the runs in the background said."""
         return (self.folder / "background.log").read_text()
