@@ -30,9 +30,11 @@ def findings(home: Path, host: HostSpec) -> Iterator[Finding]:
     yield _account(home, host)
     yield _offer(host)
     yield _host_key(host)
-    yield _guard(host)
+    yield _guard(home, host)
     if host.guard == "watcher":
         yield _watcher(home, host)
+    if host.spot:
+        yield _spot(host)
 
 
 def policy(host_name: str | None, inventory: Path | None) -> int:
@@ -78,9 +80,14 @@ def _host_key(host: HostSpec) -> Finding:
     return Finding("host key", WARN, f"{found} is given back before anything is sent", fix)
 
 
-def _guard(host: HostSpec) -> Finding:
+def _guard(home: Path, host: HostSpec) -> Finding:
+    by_power_off = provider_of(host, machine_of(host), home).ends_by_power_off
+    usual = '"self"' if by_power_off else '"watcher" or "key-on-box"'
+    fix = f"guard = {usual} in [hosts.{host.name}]; docs/guards.md"
+    if host.guard == "self" and not by_power_off:
+        what = f"self: on {host.provider} a machine that powers itself off is billed on, so none is rented"
+        return Finding("guard", FAIL, what, fix)
     if host.guard == "none":
-        fix = f'guard = "watcher" or "key-on-box" in [hosts.{host.name}]; docs/guards.md'
         return Finding("guard", FAIL, "none: nothing would end a forgotten machine", fix)
     who = {
         "watcher": "gptctl orphans --reap on another computer",
@@ -89,6 +96,15 @@ def _guard(host: HostSpec) -> Finding:
     }
     proof = f"gptctl check {host.name} --drill proves it"
     return Finding("guard", OK, f"{host.guard}: {who.get(host.guard, 'the provider')}; {proof}")
+
+
+def _spot(host: HostSpec) -> Finding:
+    """A machine that may be taken away, and what becomes of the last checkpoint then."""
+    what = "taken away at two minutes' notice; the training then saves and ends as preempted, and the last checkpoint "
+    if host.checkpoint_store:
+        return Finding("spot", OK, f"{what}goes to {host.checkpoint_store}")
+    fix = f"set checkpoint_store in [hosts.{host.name}]; gptctl plan says whether two minutes are enough"
+    return Finding("spot", WARN, f"{what}is lost unless gptctl follows: nothing else fetches it in time", fix)
 
 
 def _watcher(home: Path, host: HostSpec) -> Finding:

@@ -69,10 +69,14 @@ def check_guard(plan: Plan, host: HostSpec, *, unguarded: bool) -> None:
     """Raises UserError for a machine that would be paid for and that nothing ends when it is forgotten."""
     if not plan.paid or host.guard != "none" or unguarded:
         return
+    watcher = (
+        'guard = "watcher"   and run once on a machine that is always on:  gptctl orphans --install-timer   '
+        "(or type --unguarded)"
+    )
+    itself = 'guard = "self"   which needs nothing else: the machine powers itself off   (or type --unguarded)'
     raise UserError(
         f"nothing would end {host.name} if it were forgotten: its guard is none",
-        f'put into [hosts.{host.name}]:  guard = "watcher"   and run once on a machine that is always on:  '
-        "gptctl orphans --install-timer   (or type --unguarded)",
+        f"put into [hosts.{host.name}]:  {itself if host.provider == 'ec2' else watcher}",
     )
 
 
