@@ -11,11 +11,12 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator import storage
 from orchestrator.core.ports import Part, Storage, StoredFile
+from orchestrator.core.text_files import choose
 from orchestrator.remote.agent import Agent
 from orchestrator.remote.local import LocalShell
 from orchestrator.remote.progress import Transfer
@@ -52,3 +53,22 @@ def _whole(store: Storage, files: Sequence[StoredFile], folder: str) -> list[Par
         )
         for each in files
     ]
+
+
+@dataclass(frozen=True)
+class Text:
+    """Files of text on this computer; `revision` is the commit of a repository, else empty."""
+
+    paths: Sequence[str]
+    revision: str = ""
+
+
+def bring_text(home: Path, uri: str, tell: Callable[[Transfer], None], say: Callable[[str], None]) -> Text:
+    """The files of a URI that `data prepare` reads; says first how many there are, and how large."""
+    files = storage.of(uri).manifest(uri)
+    chosen = set(choose([each.name for each in files], uri))
+    size_gb = sum(each.size_bytes for each in files if each.name in chosen) / 1e9
+    say(f"{uri}: {len(chosen)} of {len(files)} files, {size_gb:.3f} GB, are downloaded to this computer")
+    paths = bring_here(home, uri, tell, lambda name: name in chosen)
+    version = next((each.version for each in files), "")
+    return Text([str(path) for path in paths], version if storage.scheme_of(uri) == "hf" else "")

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator import providers
+from orchestrator import downloads, providers
 from orchestrator.core import machines
 from orchestrator.core.events import Event
 from orchestrator.core.inventory import HostSpec
@@ -25,6 +25,7 @@ from orchestrator.ledger.records import Rental, RunRecord
 from orchestrator.ledger.store import Ledger
 from orchestrator.remote import own_version
 from orchestrator.remote.local import LocalShell
+from orchestrator.remote.progress import Transfer
 from orchestrator.stages.context import RunContext
 
 LOCAL = "local"
@@ -112,7 +113,13 @@ def open_context(home: Path, ledger: Ledger, run_id: str, listener: Callable[[Ev
         connect=lambda address: open_shell(home, address, accept_new=accept_new),
         now=time.time,
         listener=listener,
+        bring_text=lambda uri, tell: _bring_text(home, uri, tell),
     )
+
+
+def _bring_text(home: Path, uri: str, tell: Callable[[Transfer], None]) -> tuple[Sequence[str], str]:
+    text = downloads.bring_text(home, uri, tell, lambda said: None)
+    return text.paths, text.revision
 
 
 def provider_of(host: HostSpec, machine: MachineType, home: Path) -> Provider:

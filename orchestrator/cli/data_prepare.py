@@ -14,24 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator import storage
 from orchestrator.cli.data_program import run_program
 from orchestrator.cli.home import open_home
 from orchestrator.cli.render import gauge, show_table, talk
 from orchestrator.cli.words import count, size
-from orchestrator.core.text_files import choose
-from orchestrator.downloads import bring_here
+from orchestrator.downloads import Text, bring_text
 from orchestrator.remote.progress import Transfer
 
 PYTHON_STDLIB = "python-stdlib"
-
-
-@dataclass(frozen=True)
-class Found:
-    """Where the text lies on this computer, and the commits that it was downloaded at."""
-
-    paths: Sequence[str]
-    revision: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,7 +39,7 @@ class Wish:
     workers: int | None
     invalid: str
 
-    def arguments(self, found: Found, to: Path) -> list[str]:
+    def arguments(self, found: Text, to: Path) -> list[str]:
         """Of trainer.prepare. Paths are absolute, because the program starts elsewhere."""
         numbers = {
             "--documents": self.documents,
@@ -82,32 +72,20 @@ def prepare(wish: Wish, to: Path, *, as_json: bool) -> int:
     return 0
 
 
-def find(sources: Sequence[str]) -> Found:
+def find(sources: Sequence[str]) -> Text:
     """Paths of this computer for all sources; what lies elsewhere is downloaded first, once per content."""
-    paths: list[str] = []
-    revisions: list[str] = []
-    for source in sources:
-        if source == PYTHON_STDLIB:
-            paths.append(source)
-        elif "://" in source:
-            brought, revision = _bring(source)
-            paths += brought
-            revisions += [revision] if revision else []
-        else:
-            paths.append(os.path.abspath(Path(source).expanduser()))
-    return Found(paths, " ".join(revisions))
+    found = [_find(source) for source in sources]
+    revisions = " ".join(each.revision for each in found if each.revision)
+    return Text([path for each in found for path in each.paths], revisions)
 
 
-def _bring(uri: str) -> tuple[list[str], str]:
-    """Local paths of a URI's text files, and the commit of a repository."""
-    files = storage.of(uri).manifest(uri)
-    chosen = set(choose([each.name for each in files], uri))
-    size_bytes = sum(each.size_bytes for each in files if each.name in chosen)
-    talk(f"{uri}: {len(chosen)} of {len(files)} files, {size(size_bytes)}, are downloaded to this computer")
+def _find(source: str) -> Text:
+    if source == PYTHON_STDLIB:
+        return Text([source])
+    if "://" not in source:
+        return Text([os.path.abspath(Path(source).expanduser())])
     with gauge() as show:
-        paths = bring_here(open_home(), uri, lambda moved: show(_progress(moved)), lambda name: name in chosen)
-    version = next((each.version for each in files), "")
-    return [str(path) for path in paths], version if uri.startswith("hf://") else ""
+        return bring_text(open_home(), source, lambda moved: show(_progress(moved)), talk)
 
 
 def _progress(moved: Transfer) -> dict[str, object]:

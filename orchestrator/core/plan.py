@@ -270,6 +270,9 @@ def _with_total(hours: Mapping[str, float]) -> dict[str, float]:
 
 def _warnings(recipe: Recipe, machine: MachineType, price: Quote, *, epochs: float | None, now: float) -> list[str]:
     said = []
+    wanted = recipe.data.prepare
+    if wanted is not None and "://" in wanted.source:
+        said.append(f"{wanted.source} is downloaded and prepared on this computer, before a machine is rented")
     if epochs is not None and epochs > 1:
         said.append(f"{epochs:.2f} epochs: the data is seen again, reshuffled")
     if machine.gpu and machine.cuda and recipe.train.precision == "bf16" and not machine.gpu.has_bf16:

@@ -92,13 +92,17 @@ class Prepare(Table):
     """Text to turn into tokens, once, before the run."""
 
     source: Line
-    """`python-stdlib` (the source files of Python's own library: nothing is downloaded), a text file or a folder."""
+    """`python-stdlib` (the source files of Python's own library: nothing is downloaded); a file, a folder or a pattern
+    of text, JSON Lines or Parquet; or such files at `hf://OWNER/NAME`, `s3://` or `https://`, which are downloaded to
+    this computer first. It is prepared here, before a machine is rented."""
     tokenizer: Line = "gpt2"
     """`bytes` (257 ids, no vocabulary download) or a tiktoken name such as `gpt2`."""
     separator: Annotated[str, StringConstraints(max_length=100)] = "<|endoftext|>"
     """Special token between two documents; empty: none."""
     documents: Annotated[int, Field(ge=1)] | None = None
     """At most this many documents, in name order; without it: all."""
+    column: Line = "text"
+    """The JSON key or the Parquet column that holds the text."""
 
 
 class Data(Table):

@@ -10,7 +10,7 @@ Example::
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,7 @@ from orchestrator.core.states import State, is_forward
 from orchestrator.ledger.records import Rental, RunRecord
 from orchestrator.ledger.store import Ledger
 from orchestrator.remote.agent import Agent
+from orchestrator.remote.progress import Transfer
 
 
 @dataclass
@@ -43,6 +44,8 @@ class RunContext:
     connect: Callable[[Address], Shell]
     now: Callable[[], float]
     listener: Callable[[Event], None]
+    bring_text: Callable[[str, Callable[[Transfer], None]], tuple[Sequence[str], str]]
+    """Downloads a URI's text to this computer: its paths there, and the commit."""
     stage: str | None = None
     interval: int = 0
     """The ledger's id of the stage interval that is open, which costs money while it is."""

@@ -1,42 +1,87 @@
 """`[data.prepare]`: tokens made once where the CLI runs, by the trainer's own program in an interpreter that has it.
 
-A detached job of this machine's agent, so that a CLI that dies loses nothing. Not a stage of its own: sync calls it.
+A detached job of this machine's agent, so that a CLI that dies loses nothing. Not a stage of its own: acquire calls it
+before it buys a machine, and sync on any other.
 """
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 
 from orchestrator.core.errors import UserError
+from orchestrator.core.recipe import Prepare
 from orchestrator.remote.agent import Agent
 from orchestrator.remote.local import LocalShell
+from orchestrator.remote.progress import Transfer
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.jobs import run_job
 from trainer import contract
+
+PYTHON_STDLIB = "python-stdlib"
 
 
 def prepared_folder(context: RunContext) -> Path:
     """The folder with the prepared dataset; prepares it if it is not there. dataset.json marks a whole one."""
     wanted = context.recipe.data.prepare
     assert wanted is not None
-    arguments = _arguments(context)
-    digest = hashlib.sha256(json.dumps(arguments).encode()).hexdigest()[:16]
+    source, request = _absolute(wanted.source), _request(wanted)
+    digest = hashlib.sha256(json.dumps([f"--source={source}", *request]).encode()).hexdigest()[:16]
     folder = context.home / "data" / digest
-    if not (folder / "dataset.json").is_file():
-        context.say(f"preparing {wanted.source} with tokenizer {wanted.tokenizer} (once)")
-        _prepare(context, arguments, digest, folder)
+    if not (folder / "dataset.json").is_file() or _has_newer(source, folder / "dataset.json"):
+        context.say(f"preparing {wanted.source} with tokenizer {wanted.tokenizer} on this computer (once)")
+        _prepare(context, [*_source(context, source), *request], digest, folder)
     return folder
 
 
-def _arguments(context: RunContext) -> list[str]:
-    """Of `python -m trainer.prepare`; what they are decides what the dataset is."""
-    wanted = context.recipe.data.prepare
-    assert wanted is not None
-    arguments = ["--source", wanted.source, "--tokenizer", wanted.tokenizer, "--separator", wanted.separator]
-    return [*arguments, "--documents", str(wanted.documents)] if wanted.documents else arguments
+def before_buying(context: RunContext) -> None:
+    """Prepares while no machine costs anything; sync finds it done."""
+    if context.provider.paid and context.recipe.data.prepare is not None:
+        prepared_folder(context)
+
+
+def _request(wanted: Prepare) -> list[str]:
+    """Arguments of `python -m trainer.prepare` without the source: with it, what decides what the dataset is."""
+    arguments = [f"--tokenizer={wanted.tokenizer}", f"--separator={wanted.separator}", f"--column={wanted.column}"]
+    return [*arguments, f"--documents={wanted.documents}"] if wanted.documents else arguments
+
+
+def _absolute(source: str) -> str:
+    """The same source from any folder: a path counts from where gptctl was started."""
+    here = "://" not in source and source != PYTHON_STDLIB
+    return os.path.abspath(Path(source).expanduser()) if here else source
+
+
+def _has_newer(source: str, dataset: Path) -> bool:
+    """Whether text on this computer was changed since; the program then looks whether its content was, too."""
+    if "://" in source or source == PYTHON_STDLIB:
+        return False
+    paths = Path(source).rglob("*") if Path(source).is_dir() else map(Path, glob.glob(source, recursive=True))
+    since = dataset.stat().st_mtime
+    return any(path.stat().st_mtime > since for path in paths if path.is_file())
+
+
+def _source(context: RunContext, source: str) -> list[str]:
+    """Where the text lies on this computer; what lies elsewhere is downloaded first, once per content."""
+    if "://" not in source:
+        return [f"--source={source}"]
+    paths, revision = context.bring_text(source, lambda moved: _tell(context, moved))
+    return [
+        *(f"--source={path}" for path in paths),
+        f"--named={source}",
+        *([f"--revision={revision}"] * bool(revision)),
+    ]
+
+
+def _tell(context: RunContext, moved: Transfer) -> None:
+    context.tell(
+        "progress", what="text", done=moved.bytes_done, total=moved.bytes_total, unit="bytes",
+        rate=moved.rate_bytes_per_s, eta_s=moved.eta_s,
+    )  # fmt: skip
 
 
 def _prepare(context: RunContext, arguments: list[str], digest: str, folder: Path) -> None:

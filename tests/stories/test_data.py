@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -244,3 +245,38 @@ def test_text_of_the_hub_is_downloaded_and_prepared(gptctl: Gptctl, tmp_path: Pa
     as_text(tmp_path / "same.txt", texts)
     local = gptctl("data", "prepare", "same.txt", "--tokenizer", "bytes", "--to", "local", "--json")
     assert json.loads(local.stdout)["files"] == dataset["files"]
+
+
+HUB_RECIPE = """
+extends = "{tiny}"
+name = "from-the-hub"
+[data.prepare]
+source = "hf://me/stories/data/*.parquet"
+column = "story"
+documents = 150
+"""
+
+
+def test_a_recipe_prepares_text_of_the_hub_once(
+    gptctl: Gptctl, gptctl_home: Path, tmp_path: Path, tiny: Callable[..., str]
+) -> None:
+    table = pyarrow.table({"story": paragraphs(700_000)})
+    pyarrow.parquet.write_table(table, tmp_path / "0.parquet")
+    recipe = tmp_path / "hub.toml"
+    recipe.write_text(HUB_RECIPE.format(tiny=tiny(10)))
+    with Hub() as hub:
+        commit = hub.publish("me/stories", {"data/train-0.parquet": tmp_path / "0.parquet"})
+        there = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": "", "HF_HOME": str(tmp_path / "hf")}
+        planned = gptctl("plan", str(recipe), "--host", "local", "--offline", "--json", env=there)
+        (plan,) = json.loads(planned.stdout)["plans"]
+        assert any("downloaded and prepared on this computer" in warning for warning in plan["warnings"])
+        first = gptctl("run", str(recipe), "--host", "local", "--yes", env=there)
+        assert first.returncode == 0, first.stderr
+    (about,) = (gptctl_home / "data").glob("*/dataset.json")
+    dataset = json.loads(about.read_text())
+    assert (dataset["source"], dataset["request"]["revision"]) == ("hf://me/stories/data/*.parquet", commit)
+    assert dataset["documents"] == 150
+    before = about.stat().st_mtime_ns
+    again = gptctl("run", str(recipe), "--host", "local", "--yes", env=there)  # the Hub is gone: nothing is asked of it
+    assert again.returncode == 0, again.stderr
+    assert about.stat().st_mtime_ns == before
