@@ -20,11 +20,31 @@ from tests.file_server import Hub
 from tests.trainer.texts import as_json_lines, as_text, gpt2_vocabulary, paragraphs
 from trainer.contract import DataConfig, ModelConfig, RunConfig, TrainConfig
 
+RUNS = """
+import sys
+from trainer.__main__ import main
+runs = sys.argv[1:]
+for run in runs:
+    sys.argv = ["trainer", run]
+    main()
+"""
 
-def losses_of(tmp_path: Path, folder: Path) -> list[float]:
-    """The first losses of a small model on this dataset, exactly as the trainer writes them."""
+
+def curves_of(tmp_path: Path, folders: list[Path]) -> list[list[float]]:
+    """The first losses of a small model on each dataset, exactly as the trainer writes them."""
+    runs = [configured(tmp_path / f"run-{folder.name}", folder) for folder in folders]
+    subprocess.run([sys.executable, "-c", RUNS, *map(str, runs)], check=True, capture_output=True)
+    curves = []
+    for run in runs:
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+        curves.append([line["loss"] for line in lines] + [each["val_loss"] for each in events if "val_loss" in each])
+    return curves
+
+
+def configured(run: Path, folder: Path) -> Path:
+    """A run folder of four steps on the token files of the folder."""
     files = {path.stem: str(path) for path in folder.iterdir() if path.suffix != ".json"}
-    run = tmp_path / f"run-{folder.name}"
     run.mkdir()
     config = RunConfig(
         model=ModelConfig(vocab_size=50257, context_length=32, n_layer=1, n_head=1, n_embd=8, tie_embeddings=True),
@@ -38,10 +58,7 @@ def losses_of(tmp_path: Path, folder: Path) -> list[float]:
         device="cpu",
     )  # fmt: skip
     (run / "config.json").write_text(config.to_json())
-    subprocess.run([sys.executable, "-m", "trainer", str(run)], check=True, capture_output=True)
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    validated = [json.loads(line).get("val_loss") for line in (run / "events.jsonl").read_text().splitlines()]
-    return [json.loads(line)["loss"] for line in lines] + [value for value in validated if value is not None]
+    return run
 
 
 def test_one_corpus_in_three_kinds_of_files(gptctl: Gptctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +96,7 @@ def test_one_corpus_in_three_kinds_of_files(gptctl: Gptctl, tmp_path: Path, monk
     assert looks["llmc"]["problems"] == []
     assert sum(each["count"] for each in looks["llmc"]["histogram"]) == dataset["tokens"]
 
-    curves = [losses_of(tmp_path, tmp_path / f"a-{kind}") for kind in ("safetensors", "llmc", "nanogpt")]
+    curves = curves_of(tmp_path, [tmp_path / f"a-{kind}" for kind in ("safetensors", "llmc", "nanogpt")])
     assert len(curves[0]) >= 5
     assert curves[0] == curves[1] == curves[2]
 
