@@ -152,6 +152,25 @@ def verify(
     return it.verify(path, as_json=as_json)
 
 
+@data.command()
+@explained
+def push(
+    path: Annotated[Path, typer.Argument(metavar="DIR", help="A folder with dataset.json.")],
+    to: Annotated[str, typer.Argument(metavar="s3://BUCKET/PREFIX", help="Where to.")],
+    *,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another dataset there.")] = False,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Send a prepared dataset to a bucket, verified on both sides.
+
+    What is there already is not sent again. Credentials and endpoint as the AWS command line has them.
+    """
+    from orchestrator.cli import data_push as it
+
+    return it.push(path, to, overwrite=overwrite, as_json=as_json)
+
+
 def register(add: Callable[[typer.Typer], None]) -> None:
     """Adds the group to the app."""
     add(data)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -111,11 +111,11 @@ class S3Storage:
         keys = [f"{prefix}/{checked(each.name, uri)}".lstrip("/") for each in files]
         return [self._upload(bucket, key, each, expires_s) for key, each in zip(keys, files, strict=True)]
 
-    def upload(self, path: Path, uri: str) -> None:
-        """Stores a file of this computer. Raises StorageError."""
+    def upload(self, path: Path, uri: str, tell: Callable[[int], None] = lambda sent_bytes: None) -> None:
+        """Stores a file of this computer, telling of bytes as they leave, from several threads. Raises StorageError."""
         bucket, key = split_uri(uri, "s3")
         with _translated(uri):
-            self.client.upload_file(str(path), bucket, key, Config=TRANSFER)
+            self.client.upload_file(str(path), bucket, key, Config=TRANSFER, Callback=tell)
 
     def put(self, uri: str, content: bytes) -> None:
         """Stores a few bytes."""
