@@ -39,6 +39,8 @@ class RunRequest:
     host: HostSpec
     machine: MachineType
     plan: Plan
+    alternatives: tuple[Plan, ...] = ()
+    """Plans on other machine types of the host, agreed to as well."""
     name: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     note: str | None = None
@@ -71,6 +73,7 @@ def new_run(ledger: Ledger, request: RunRequest, now: float) -> RunRecord:
             "accept_new_host_key": request.accept_new_host_key,
             "resume_from": request.resume_from,
             "wait": request.wait,
+            "alternatives": [plan.to_json() for plan in request.alternatives],
         },
         state=State.PLANNED,
         created_at=now,

@@ -6,6 +6,11 @@ from orchestrator.core.inventory import HostSpec
 from orchestrator.core.machines import MachineType, machine_type
 
 
+def machines_of(host: HostSpec) -> list[MachineType]:
+    """Every machine type that this host may be, the one it names first."""
+    return [machine_of(host), *map(machine_type, host.machines)]
+
+
 def machine_of(host: HostSpec) -> MachineType:
     """The host's machine type. Only `local` may leave it open; then nvidia-smi and the cores decide."""
     if host.machine is not None:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from orchestrator.cli import render
 from orchestrator.cli.home import open_ledger
-from orchestrator.cli.machine_here import machine_of
+from orchestrator.cli.machine_here import machines_of
 from orchestrator.cli.offers import show_problems
 from orchestrator.cli.words import NOTHING, count, hours, money
-from orchestrator.core.errors import UserError
+from orchestrator.core.errors import LimitReached, UserError
 from orchestrator.core.inventory import HostSpec, load_inventory
 from orchestrator.core.limits import check_plan
 from orchestrator.core.machines import MachineType, all_machine_types
@@ -47,7 +47,7 @@ def plan(
     chosen = [inventory.host(each) for each in host_names] or list(inventory.hosts.values())
     market = Market(tuple(bundled())) if offline else ask_for(chosen)
     planner = Planner(recipe, dataset_tokens(recipe, must_exist=False), limits, rates, market.offers)
-    places: list[tuple[HostSpec | None, MachineType]] = [(host, machine_of(host)) for host in chosen]
+    places: list[tuple[HostSpec | None, MachineType]] = [(host, each) for host in chosen for each in machines_of(host)]
     if not host_names:
         places += [(None, machine) for machine in all_machine_types() if machine.runs_as is None]
     plans = in_order([planner.plan(host, machine) for host, machine in places])
@@ -98,14 +98,26 @@ class Planner:
         return replace(made, warnings=(*made.warnings, f"{offer.provider} lists no capacity now"))
 
 
-def planned(recipe: Recipe, host: HostSpec, rates: Sequence[RateRecord], limits: Limits) -> tuple[MachineType, Plan]:
-    """The machine and the plan of one run. Raises UserError if it cannot work, LimitReached if it costs too much."""
-    machine = machine_of(host)
+def planned(recipe: Recipe, host: HostSpec, rates: Sequence[RateRecord], limits: Limits) -> list[Plan]:
+    """One plan per machine type of the host that will do, the one to try first at the head: with capacity before
+    without, then by dollars per run. Raises UserError if none can work, LimitReached if all cost too much."""
     market = ask_for([host])
-    made = Planner(recipe, dataset_tokens(recipe, must_exist=True), limits, rates, market.offers).plan(host, machine)
+    planner = Planner(recipe, dataset_tokens(recipe, must_exist=True), limits, rates, market.offers)
+    made: list[tuple[bool, float, int, Plan]] = []
+    problems: list[UserError | LimitReached] = []
+    for machine in machines_of(host):
+        plan = planner.plan(host, machine)
+        try:
+            check_plan(plan)
+        except (UserError, LimitReached) as error:
+            problems.append(error)
+        else:
+            offer = offer_for(host, machine, market.offers) if host.paid else None
+            made.append((offer is not None and not offer.available, plan.cost_usd["total"] or 0.0, len(made), plan))
     show_problems(market)
-    check_plan(made)
-    return machine, made
+    if not made:
+        raise problems[0]
+    return [plan for *_, plan in sorted(made, key=lambda each: each[:3])]
 
 
 def dataset_tokens(recipe: Recipe, *, must_exist: bool) -> int | None:
@@ -148,6 +160,13 @@ def show_plan(plan: Plan) -> None:
         render.talk(f"{name:<7} {text}")
     for warning in plan.warnings:
         render.talk(f"warning {warning}", style="yellow")
+
+
+def show_alternatives(plans: Sequence[Plan]) -> None:
+    """Machine types that are rented instead where the planned one is not to be had."""
+    for plan in plans:
+        total, price = money(plan.cost_usd["total"]), money(plan.price_per_hour_usd)
+        render.talk(f"or else {plan.machine}: {total} in {hours(plan.hours['total'])} at {price}/h")
 
 
 def _show_table(plans: Sequence[Plan]) -> None:

@@ -16,7 +16,7 @@ from orchestrator.cli import render
 from orchestrator.cli.ending import how_to_go_on, show_ending
 from orchestrator.cli.failures import run_folder
 from orchestrator.cli.home import open_ledger
-from orchestrator.cli.plan import planned, show_plan, typed_limits
+from orchestrator.cli.plan import planned, show_alternatives, show_plan, typed_limits
 from orchestrator.cli.rows import spent
 from orchestrator.cli.watcher import warn_if_unwatched
 from orchestrator.cli.words import duration, money
@@ -24,6 +24,7 @@ from orchestrator.core.errors import StillBilling, UserError
 from orchestrator.core.events import Event
 from orchestrator.core.inventory import HostSpec, load_inventory
 from orchestrator.core.limits import check_guard, check_month, month_start
+from orchestrator.core.machines import machine_type
 from orchestrator.core.recipe import Recipe, load_recipe
 from orchestrator.core.settings import load_settings
 from orchestrator.core.states import State
@@ -70,6 +71,7 @@ def run(wish: Wish, *, yes: bool, as_json: bool) -> int:
         host = _host(wish, ledger)
         request = _request(wish, ledger, recipe, host)
         show_plan(request.plan)
+        show_alternatives(request.alternatives)
         check_guard(request.plan, host, unguarded=wish.unguarded)
         warn_if_unwatched(ledger.home, host)
         _rehearse(wish, host)
@@ -97,14 +99,16 @@ def _host(wish: Wish, ledger: Ledger) -> HostSpec:
 
 def _request(wish: Wish, ledger: Ledger, recipe: Recipe, host: HostSpec) -> RunRequest:
     limits = typed_limits(wish.max_cost_usd, wish.max_hours, wish.max_price_per_hour_usd)
-    machine, plan = planned(recipe, host, ledger.rates(), limits)
+    plan, *others = planned(recipe, host, ledger.rates(), limits)
     monthly = load_settings(ledger.home).limits.max_usd_per_month
-    check_month(plan, ledger.spend_since(month_start(time.time())), monthly)
+    dearest = max((plan, *others), key=lambda each: each.cost_usd["total"] or 0.0)
+    check_month(dearest, ledger.spend_since(month_start(time.time())), monthly)
     return RunRequest(
         recipe=recipe,
         host=host,
-        machine=machine,
+        machine=machine_type(plan.machine),
         plan=plan,
+        alternatives=tuple(others),
         name=_text("--name", wish.name),
         labels=_labels(wish.labels),
         note=_text("--note", wish.note),

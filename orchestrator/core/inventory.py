@@ -50,6 +50,8 @@ class HostSpec(Table):
     """Where it comes from: `local`, `ssh` (a machine that is already on) or a cloud."""
     machine: Name | None = None
     """Machine type, such as `1x3090`, `8xA100-40GB` or `2xCPU`; only host `local` detects it by itself."""
+    machines: tuple[Name, ...] = ()
+    """Further machine types to rent: of those with capacity, the one whose run costs least is taken."""
     address: AddressText | None = None
     """Provider `ssh`: name, address or ~/.ssh/config alias. The host's own name in the inventory when absent."""
     port: int | None = Field(default=None, ge=1, le=65_535)
@@ -93,20 +95,26 @@ class HostSpec(Table):
     grid_kg_co2e_per_kwh: float | None = Field(default=None, ge=0, le=3)
     """Carbon intensity of its electricity."""
 
-    @field_validator("machine")
+    @field_validator("machine", "machines")
     @classmethod
-    def _machine_is_known(cls, name: str | None) -> str | None:
-        if name is not None:
+    def _machine_is_known(cls, given: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        for name in (given,) if isinstance(given, str) else given or ():
             try:
                 machine_type(name)
             except UserError as error:
                 raise ValueError(f"{error.message} ({error.hint})") from error
-        return name
+        return given
 
     @model_validator(mode="after")
     def _says_its_machine(self) -> Self:
         if self.machine is None and self.provider != LOCAL:
             raise ValueError('needs `machine`, such as machine = "1x3090"')
+        return self
+
+    @model_validator(mode="after")
+    def _may_choose_its_machine(self) -> Self:
+        if self.machines and not self.paid:
+            raise ValueError(f"machines: a machine of provider {self.provider} is what it is; name it in `machine`")
         return self
 
     @model_validator(mode="after")

@@ -125,11 +125,12 @@ class RehearsalProvider:
             replace(
                 offer,
                 provider=self.name,
-                machine=self.machine.name,
+                machine=name,
                 spot=self.host.spot,
                 source=f"simulated, {offer.source}",
             )
-            for offer in _sold_as(self.machine.name)
+            for name in self._names
+            for offer in _sold_as(name)
         ]
 
     def machines(self) -> Sequence[Instance]:
@@ -145,7 +146,7 @@ class RehearsalProvider:
             request = replace(request, tags={**request.tags, **ON_POWER_OFF})
         if request.offer.region:
             return cloud.acquire(request)
-        sold = [offer for offer in cloud.offers() if offer.machine == self.machine.name]
+        sold = [offer for offer in cloud.offers() if offer.machine == request.offer.machine]
         sold = [replace(request.offer, sku=offer.sku, region=offer.region) for offer in sold]
         return cloud.acquire(replace(request, offer=sold[0]) if sold else request)
 
@@ -180,12 +181,18 @@ class RehearsalProvider:
         """As LambdaCloud.tidy."""
         return ()
 
+    @property
+    def _names(self) -> list[str]:
+        """The host's machine types, this run's last: what it is called here goes before."""
+        others = [name for name in (self.host.machine, *self.host.machines) if name and name != self.machine.name]
+        return [*others, self.machine.name]
+
     def _cloud(self, entry: dict[str, Any]) -> LambdaCloud:
         def connect() -> LambdaApi:
             key = Path(entry["key_file"]).read_text(encoding="utf-8").strip()
             return open_api("the rehearsal cloud", entry["url"], key, every_s={})
 
-        skus = {offer.sku: self.machine.name for offer in _sold_as(self.machine.name)}
+        skus = {offer.sku: name for name in self._names for offer in _sold_as(name)}
         port, user = entry.get("ssh_port", 22), getpass.getuser()
         return LambdaCloud(self.name, self.host, self.machine, connect, port, user, names=skus)
 

@@ -24,7 +24,9 @@ from orchestrator.core.errors import (
     UserError,
 )
 from orchestrator.core.forecast import disk_gib
+from orchestrator.core.machines import machine_type
 from orchestrator.core.orphans import RUN_TAG
+from orchestrator.core.plan import Plan
 from orchestrator.core.ports import Address, Instance, LaunchRequest, Offer
 from orchestrator.core.states import State
 from orchestrator.ledger.records import INTENT_ADOPTED, INTENT_BOUGHT, INTENT_REFUSED, INTENT_UNSEEN, Intent
@@ -153,21 +155,51 @@ def _buy_somewhere(context: RunContext) -> None:
 
 
 def _candidates(context: RunContext) -> Iterator[Offer]:
-    """Offers of the planned machine with capacity, cheapest first, at no more than the price agreed to."""
+    """Offers of the planned machine types with capacity, by dollars per run, at no more than the price agreed to."""
     if not context.provider.paid:
         yield Offer(context.rental.provider, context.rental.machine, context.rental.price_per_hour_usd, source="plan")
         return
-    agreed = context.plan.price_per_hour_usd
+    plans = {plan.machine: plan for plan in (context.plan, *_alternatives(context))}
     fitting = [
-        offer for offer in _offers(context) if (offer.machine, offer.spot) == (context.machine.name, context.host.spot)
+        offer
+        for offer in _offers(context)
+        if offer.machine in plans and offer.spot == context.host.spot and offer.available
     ]
-    for offer in sorted((each for each in fitting if each.available), key=lambda each: each.price_per_hour_usd):
+    dear: Offer | None = None
+    for offer in sorted(fitting, key=lambda each: each.price_per_hour_usd * plans[each.machine].hours["total"]):
+        agreed = plans[offer.machine].price_per_hour_usd
         if agreed is not None and offer.price_per_hour_usd > agreed + 1e-9:
-            raise LimitReached(
-                f"{context.host.name} costs ${offer.price_per_hour_usd:.2f}/h now, agreed were ${agreed:.2f}/h",
-                "run again to see and accept the new price",
-            )
-        yield offer
+            dear = dear or offer
+        else:
+            yield offer
+    if dear is not None:
+        agreed = plans[dear.machine].price_per_hour_usd or 0.0
+        raise LimitReached(
+            f"{context.host.name} costs ${dear.price_per_hour_usd:.2f}/h now, agreed were ${agreed:.2f}/h",
+            "run again to see and accept the new price",
+        )
+
+
+def _alternatives(context: RunContext) -> list[Plan]:
+    """The plans on other machine types that were agreed to."""
+    return [Plan.from_json(each) for each in context.run.options.get("alternatives") or ()]
+
+
+def _switch(context: RunContext, machine: str) -> None:
+    """The run goes on another of its machine types: nothing is held yet, so plan and rental simply follow."""
+    plans = [context.plan, *_alternatives(context)]
+    plan = next(each for each in plans if each.machine == machine)
+    context.say(f"{machine} instead of {context.machine.name}")
+    context.machine = machine_type(machine)
+    others = [each.to_json() for each in plans if each.machine != machine]
+    context.ledger.update_rental(context.rental.id, machine=machine)
+    context.ledger.update_run(
+        context.run_id,
+        machine=machine,
+        plan=plan.to_json(),
+        total_steps=plan.steps,
+        options={**context.run.options, "alternatives": others},
+    )
 
 
 def _offers(context: RunContext) -> list[Offer]:
@@ -183,6 +215,8 @@ def _offers(context: RunContext) -> list[Offer]:
 
 
 def _buy(context: RunContext, offer: Offer) -> None:
+    if {context.machine.name, context.rental.machine} != {offer.machine}:
+        _switch(context, offer.machine)
     request = LaunchRequest(context.rental.id, str(uuid4()), offer)
     if context.provider.paid:
         request = _guarded(context, request)

@@ -67,6 +67,17 @@ def test_the_run_never_starts_and_nothing_is_left(
     place.check(outcome="limit" if code == 6 else "never_started")
 
 
+def test_another_machine_type_where_the_first_is_not_to_be_had(rehearse: Callable[..., Rehearsal]) -> None:
+    place = rehearse("F19 refused in every region, another machine type is rented")
+    inventory = place.folder / "inventory.toml"
+    inventory.write_text(inventory.read_text() + 'machines = ["8xH100-simulated"]\n')
+    run = place.run("--set", "machines.8xH100-simulated.micro_batch=4", inject="listed-but-refused*3")
+    assert run.returncode == 0, run.stderr
+    assert "or else 8xH100-simulated" in run.stderr and "8xH100-simulated instead of 8xA100" in run.stderr
+    assert place.newest()["machine"] == "8xH100-simulated" and place.newest()["price_per_hour_usd"] == 31.92
+    place.check()
+
+
 def test_released_while_its_launch_has_no_answer(rehearse: Callable[..., Rehearsal]) -> None:
     """The machine was bought, nobody was told, gptctl was killed while looking: release looks first."""
     place = rehearse("released while the launch has no answer")
