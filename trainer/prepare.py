@@ -20,12 +20,15 @@ import hashlib
 import itertools
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from trainer.corpus import PYTHON_STDLIB, Place, SourceFile, find_files, read_batches
 from trainer.digests import DATASET, digest_file
@@ -36,7 +39,7 @@ from trainer.progress import Progress, say
 from trainer.shard import FileEntry, Layout, dtype_for, write_whole
 from trainer.split import Done, Limits, Split, chained
 from trainer.token_file import KINDS, SAFETENSORS, DataError
-from trainer.tokenizer import END_OF_TEXT, TokenizerError, open_tokenizer
+from trainer.tokenizer import BYTES, END_OF_TEXT, TokenizerError, open_tokenizer
 from trainer.workplace import Workplace, WorkplaceError
 
 STDLIB_BYTES = 6_000_000
@@ -46,6 +49,9 @@ HOLD_OUT_EVERY = 20
 FEWEST_DOCUMENTS_TO_SPLIT = 100
 """With fewer documents all go into the training file, and a run holds out its tail (as the recipe reference says)."""
 SHARD_TOKENS = 100_000_000
+FEWEST_TOKENS_PER_BYTE = 0.15
+"""Of a byte-pair encoding; English prose has about 0.22."""
+PARQUET_SUFFIX, GZIP = ".parquet", ".gz"
 SMALL_BYTES = 16_000_000
 """Below this much text other processes would take longer to start than to work."""
 
@@ -92,6 +98,8 @@ def prepare(request: Request, paths: Sequence[str], to: Path, workers: int = 1) 
     if existing is not None:
         say("unchanged", to=str(to), tokens=existing["tokens"])
         return existing
+    if limits == Limits():
+        _require_space(to, request, files, layout)
     every = request.hold_out_every if _enough_to_split(files, request) else 0
     order = Order(request.tokenizer, mark, layout.dtype, request.column, every, request.invalid)
     with (
@@ -105,6 +113,20 @@ def prepare(request: Request, paths: Sequence[str], to: Path, workers: int = 1) 
         dataset = _settle(split, workplace, request, order)
     say("prepared", to=str(to), tokens=dataset["tokens"], documents=dataset["documents"], files=dataset["files"])
     return dataset
+
+
+def _require_space(to: Path, request: Request, files: Sequence[SourceFile], layout: Layout) -> None:
+    """Refuses before the first byte what cannot end well: even the fewest tokens that text ever makes do not fit."""
+    if files[0].path.suffix in (PARQUET_SUFFIX, GZIP):
+        return  # nobody knows how much text that is
+    each = 1.0 if request.tokenizer == BYTES else FEWEST_TOKENS_PER_BYTE
+    needed_bytes = sum(file.size_bytes for file in files) * each * np.dtype(layout.dtype).itemsize
+    existing = next(folder for folder in (to.absolute(), *to.absolute().parents) if folder.exists())
+    free_bytes = shutil.disk_usage(existing).free
+    if needed_bytes > free_bytes:
+        raise PrepareError(
+            f"{to} needs at least {needed_bytes / 1e9:.3f} GB, and its disk has {free_bytes / 1e9:.3f} GB free"
+        )
 
 
 def _open_split(workplace: Workplace, layout: Layout, limits: Limits) -> Split:

@@ -284,3 +284,13 @@ def test_a_shard_is_never_in_memory_whole(tmp_path: Path) -> None:
         tracemalloc.stop()
     assert entry["size_bytes"] > number * 2**20
     assert peak_bytes < 6 * 2**20
+
+
+def test_a_disk_that_is_too_small_is_refused_before_the_first_byte(
+    tmp_path: Path, small_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = as_text(tmp_path / "text.txt", paragraphs(700_000))
+    assert prepare.main(["--source", str(source), "--tokenizer", "bytes", "--to", str(small_disk / "out")]) == 1
+    said = capsys.readouterr().err
+    assert "needs at least 0.001 GB, and its disk has 0.00" in said or "needs at least 0.002 GB" in said
+    assert not (small_disk / "out").exists()
