@@ -140,7 +140,8 @@ class Gauge:
         if not self.progress:
             return Text("")
         done, total = (number(self.progress.get(key)) or 0.0 for key in ("done", "total"))
-        bar = ProgressBar(total=total or 1.0, completed=done, width=40)
+        bar = Table.grid()  # a bar alone ends no line
+        bar.add_row(ProgressBar(total=total or 1.0, completed=done, width=40))
         return Group(bar, Text(progress_line(self.progress)))
 
 
