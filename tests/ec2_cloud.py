@@ -349,7 +349,7 @@ class Ec2Cloud:
         key = self.backend.key_pairs[instance.key_name].material_public.decode()
         given = instance.user_data or ""
         text = base64.b64decode(str(given)).decode() if not str(given).startswith("#") else str(given)
-        write_disk(disk, key, text, bad_gpu=False, ignore_host_key=False)
+        write_disk(disk, key, text)
         self._disks[instance_id] = disk
         machines.power_on(disk)
 

@@ -6,14 +6,18 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.faults.conftest import Rehearsal
-from tests.stories.conftest import end, wait_until
+from tests.conftest import gptctl_command
+from tests.ec2_cloud import Ec2Cloud
+from tests.faults.conftest import DATA_BLOCKS, RECIPE, Rehearsal
+from tests.stories.conftest import end, newest_run, wait_until
+from tests.unit.test_agent_notice import Metadata, in_s
 
 pytestmark = pytest.mark.faults
 
@@ -99,3 +103,56 @@ def test_its_timer_and_its_guard_are_killed(rehearse: Callable[..., Rehearsal]) 
     assert place.gptctl("stop", place.run_id(), "--yes").returncode == 0
     assert process.wait(120) == 0, place.words()
     place.check(outcome="stopped")
+
+
+def test_the_deadline_moves(rehearse: Callable[..., Rehearsal]) -> None:
+    place = rehearse("F32 guard self: the deadline moves with a second run")
+    spot(place)
+    assert place.run("--keep", "--max-hours", "0.3").returncode == 0
+    settings = place.cloud.machine_folder(place.machine()) / "lib" / "gptctl-self"
+    first = place.newest()
+    assert set_to_s(settings) < 1080 and first["guard"]["ends_at"]
+    again = place.gptctl("run", "tiny.toml", "--on", first["rental"], "--again", "--yes", "--keep")
+    assert again.returncode == 0, again.stderr
+    second = place.newest()
+    assert second["guard"]["armed"] and second["guard"]["ends_at"] > first["guard"]["ends_at"] + 900
+    wait_until(lambda: 1080 < set_to_s(settings) < 10 / 15.92 * 3600, 30)
+    assert place.gptctl("release", second["id"], "--yes").returncode == 0
+    assert place.gptctl("release", first["id"], "--yes").returncode == 0
+    place.check()
+
+
+def set_to_s(settings: Path) -> float:
+    """What the timer was set to last: a kept machine stays until its deadline."""
+    return float((settings / "left").read_text().split()[0])
+
+
+def test_a_notice_on_ec2(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    metadata = Metadata()
+    data = tmp_path / "corpus"
+    data.mkdir()
+    (data / "train.bin").write_bytes(bytes(byte for value in range(250) for byte in (value, 0)) * DATA_BLOCKS)
+    recipe = RECIPE.format(data=data, tokens=4000 * 256, every=2000).replace("8xA100-40GB-simulated", "2xCPU")
+    (tmp_path / "tiny.toml").write_text(recipe)
+    with Ec2Cloud(tmp_path) as cloud:
+        more = f'guard = "self"\nspot = true\nmetadata_endpoint = "{metadata.url}"'
+        (tmp_path / "inventory.toml").write_text(cloud.host_entry(more=more))
+        argv = gptctl_command("run", "tiny.toml", "--host", "cloud", "--yes")
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        process = subprocess.Popen(argv, env=cloud.env, cwd=tmp_path, **pipes)  # type: ignore[call-overload]
+        home = tmp_path / "home"
+        wait_until(lambda: process.poll() is not None or any(home.glob("runs/*/metrics.jsonl")), 120)
+        metadata.documents["instance-action"] = in_s(120)
+        _, words = process.communicate(timeout=150)
+        assert process.returncode == 3, words
+        assert f"--resume-from {newest_run(home)}" in words
+        found = json.loads(cloud.gptctl("status", "--json").stdout)["runs"][0]
+        assert found["outcome"] == "preempted" and 0 < found["safe_step"] < 2000
+        assert cloud.living() == [] and cloud.buys_per_token() == 1
+        assert cloud.left() == {"instances": 0, "volumes": 0, "security groups": 0}
+    metadata.shutdown()
+    metadata.server_close()
+    figures = (
+        f"buys {cloud.buys_per_token()}  alive 0  billed {sum(each.billed_s for each in cloud.books):>4.0f} s  lost 0"
+    )
+    request.node.user_properties.append(("F5 spot notice on EC2", figures))

@@ -63,3 +63,16 @@ def test_no_guard_and_no_account_are_failures(check: Check) -> None:
 def test_a_price_above_the_limit_is_a_failure(check: Check) -> None:
     code, found = check('guard = "watcher"', "max_price_per_hour_usd = 1.0")
     assert code == 4 and found["offer"]["level"] == "fail" and "max_price_per_hour_usd" in found["offer"]["found"]
+
+
+def test_power_off_is_no_guard_where_it_ends_no_bill(check: Check) -> None:
+    code, found = check('guard = "self"')
+    assert code == 4 and found["guard"]["level"] == "fail" and "billed on" in found["guard"]["found"]
+
+
+def test_a_spot_host_without_a_store_is_warned_of(gptctl: Gptctl, tmp_path: Path) -> None:
+    entry = '[hosts.s]\nprovider = "rehearsal"\nmachine = "8xA100-40GB-simulated"\nguard = "self"\nspot = true\n'
+    (tmp_path / "inventory.toml").write_text(entry)
+    found = {each["what"]: each for each in json.loads(gptctl("check", "s", "--json").stdout)["checks"]}
+    assert found["guard"]["level"] == "ok" and "powers itself off" in found["guard"]["found"]
+    assert found["spot"]["level"] == "warn" and "checkpoint_store" in found["spot"]["fix"]

@@ -96,3 +96,17 @@ def test_under_a_watcher_the_machine_is_billed_until_it_comes() -> None:
 def test_a_machine_of_ones_own_keeps_its_checkpoints() -> None:
     made = plan(machine="1x3090", host=HostSpec(name="box", machine="1x3090"))
     assert "checkpoints wait on the machine" in made.ending
+
+
+def test_a_spot_host_is_told_whether_two_minutes_are_enough() -> None:
+    host = {"name": "cloud", "provider": "ec2", "machine": "8xA100-40GB", "spot": True}
+    size_mb = checkpoint_bytes(load_recipe("chinchilla_163m", search=[RECIPES]).model.config()) / 1e6
+    stored = plan(host=HostSpec(checkpoint_store="s3://bucket/x", **host), offer=OFFER)  # type: ignore[arg-type]
+    (words,) = [warning for warning in stored.warnings if warning.startswith("spot")]
+    step_s = 10 * 3600 * stored.hours["train"] / stored.steps
+    whole_s = 5 + step_s + size_mb / 500 + 2 * size_mb / 100
+    assert "are enough: 1.96 GB are safe in" in words and f" {whole_s:.0f} s (" in words and whole_s < 60
+    alone = plan(host=HostSpec(**host), offer=OFFER)  # type: ignore[arg-type]
+    (words,) = [warning for warning in alone.warnings if warning.startswith("spot")]
+    assert "NOT enough" in words and f"{size_mb / 6:.0f} s here" in words and "set checkpoint_store" in words
+    assert not any("spot" in warning for warning in plan(host=cloud(), offer=OFFER).warnings)
