@@ -56,8 +56,10 @@ class Place:
         (folder / "inventory.toml").write_text(INVENTORY)
         self.recipe = folder / "first-step.toml"
         self.recipe.write_text(RECIPE.format(quickstart=REPOSITORY / "recipes/quickstart.toml", tokens=TOKENS))
+        # Compiled modules are kept, as they are for whoever installed gptctl: else every command compiles all it loads.
+        mine = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         self.env = {
-            **os.environ,
+            **mine,
             "GPTCTL_HOME": str(folder / "home"),
             "GPTCTL_REHEARSAL": str(cloud.state),
             "PYTHONPATH": str(REPOSITORY),
