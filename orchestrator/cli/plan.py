@@ -26,6 +26,7 @@ from orchestrator.ledger.records import RateRecord
 from orchestrator.market import Market, ask_for, bundled, offer_for
 
 COLUMNS = ("HOST", "MACHINE", "BATCH", "STEPS", "TOK/S", "TIME", "COST", "$/H", "NOTE")
+MOST_TYPED = {"max_cost": 10_000_000, "max_hours": 100_000, "max_price": 10_000}
 NUMBERS = ("STEPS", "TOK/S", "TIME", "COST", "$/H")
 
 
@@ -67,6 +68,8 @@ def typed_limits(
     for name, value in typed.items():
         if value is not None and not value > 0:
             raise UserError(f"--{name.replace('_', '-')} {value:g}: must be above 0")
+        if value is not None and value > (most := MOST_TYPED[name]):
+            raise UserError(f"--{name.replace('_', '-')} {value:g}: must be at most {most:,}; that limits nothing")
     return Limits(max_cost_usd=max_cost_usd, max_hours=max_hours, max_price_per_hour_usd=max_price_per_hour_usd)
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.core import machines
-from orchestrator.core.errors import ProviderError
+from orchestrator.core.errors import ProviderError, UserError
 from orchestrator.core.home import home_folder
 from orchestrator.core.inventory import SECRET_KEYS, HostSpec
 from orchestrator.core.machines import MachineType
@@ -31,6 +31,7 @@ from orchestrator.remote.lambda_api import LambdaApi
 STATE_VARIABLE = "GPTCTL_REHEARSAL"
 """Another state folder than GPTCTL_HOME/rehearsal: a cloud that survives the loss of the home folder."""
 START_DEADLINE_S = 60.0
+BAD_ARGUMENTS = 2
 ON_POWER_OFF = {"on-power-off": "terminate"}
 """What this cloud takes for EC2's InstanceInitiatedShutdownBehavior; other machines are billed on, as Lambda's are."""
 
@@ -95,6 +96,8 @@ def _program(*arguments: str) -> dict[str, Any]:
         raise ProviderError(f"the rehearsal cloud did not answer within {START_DEADLINE_S:.0f} s") from error
     if done.returncode:
         words = done.stderr.strip().splitlines()[-1:] or ["no word"]
+        if done.returncode == BAD_ARGUMENTS:
+            raise UserError(words[0].rpartition("error: ")[2], hint="docs/rehearsal.md says what each fault does")
         raise ProviderError(f"the rehearsal cloud: {words[0]}", hint=f"see {state_folder() / 'server.log'}")
     return dict(json.loads(done.stdout))
 
