@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.core.errors import NoCapacity, ProviderError
+from orchestrator.core.errors import NoCapacity, UserError
 from orchestrator.core.inventory import HostSpec
 from orchestrator.core.machines import machine_type
 from orchestrator.core.ports import LaunchRequest, Provider
@@ -70,7 +70,7 @@ def test_faults_reach_a_cloud_that_runs(provider: Provider) -> None:
     rehearsal.start("no-capacity")
     with pytest.raises(NoCapacity):
         provider.acquire(request(provider))
-    with pytest.raises(ProviderError, match="unknown fault"):
+    with pytest.raises(UserError, match="unknown fault"):
         rehearsal.start("no-such-fault")
 
 

@@ -58,6 +58,7 @@ def test_a_run_name_must_be_printable(gptctl: Gptctl, name: str) -> None:
         (("plan", "quickstart", "--host", "lokal"), ("no host 'lokal'", "did you mean local?")),
         (("plan", "quickstart", "--inventory", "nowhere.toml"), ("nowhere.toml", "gptctl init")),
         (("plan", "quickstart", "--max-cost", "-1"), ("--max-cost", "above 0")),
+        (("plan", "quickstart", "--max-cost", "1e11"), ("--max-cost", "at most 10,000,000")),
         (("plan", "quickstart", "--max-hours", "nan"), ("--max-hours", "above 0")),
         (("run", "quickstart"), ("no host given", "known: local", "gptctl run quickstart --host local")),
         (("run", "quickstart", "--host", "local"), ("no terminal", "gptctl run quickstart --host local --yes")),
