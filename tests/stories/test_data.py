@@ -80,7 +80,6 @@ def test_one_corpus_in_three_kinds_of_files(gptctl: Gptctl, tmp_path: Path, monk
 
     looks = {}
     for kind in ("safetensors", "llmc", "nanogpt"):
-        assert gptctl("data", "verify", f"a-{kind}").returncode == 0
         looked = gptctl("data", "inspect", f"a-{kind}", "--json")
         assert looked.returncode == 0, looked.stderr
         looks[kind] = json.loads(looked.stdout)
@@ -274,7 +273,7 @@ documents = 150
 """
 
 
-def test_a_recipe_prepares_text_of_the_hub_once(
+def test_a_recipe_prepares_text_of_the_hub(
     gptctl: Gptctl, gptctl_home: Path, tmp_path: Path, tiny: Callable[..., str]
 ) -> None:
     table = pyarrow.table({"story": paragraphs(700_000)})
@@ -293,7 +292,3 @@ def test_a_recipe_prepares_text_of_the_hub_once(
     dataset = json.loads(about.read_text())
     assert (dataset["source"], dataset["request"]["revision"]) == ("hf://me/stories/data/*.parquet", commit)
     assert dataset["documents"] == 150
-    before = about.stat().st_mtime_ns
-    again = gptctl("run", str(recipe), "--host", "local", "--yes", env=there)  # the Hub is gone: nothing is asked of it
-    assert again.returncode == 0, again.stderr
-    assert about.stat().st_mtime_ns == before
