@@ -32,6 +32,8 @@ def draw(charts: Sequence[Mapping[str, Any]], folder: Path, title: str) -> list[
     try:  # Only here: an extra, and half a second
         # Only now: an extra, half a second to load, and nothing else needs it.
         from matplotlib import rc_context
+
+        # Only with it.
         from matplotlib.figure import Figure
     except ImportError:
         raise UserError("charts as files need matplotlib", "pip install 'gptctl[charts]'") from None

@@ -30,6 +30,8 @@ def render(template: str, values: Mapping[str, Any], charts: Sequence[Mapping[st
     """The whole page."""
     # Only now: every command that may drive a run loads this module, and few render a page.
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    # Only with it.
     from markupsafe import Markup
 
     environment = Environment(

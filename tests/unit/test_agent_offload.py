@@ -151,6 +151,7 @@ def test_a_cut_upload_a_killed_program_and_a_killed_supervisor_cost_nothing(box:
     until(lambda: bool(processes.is_alive(box.state(job="offload")["supervisor"])))
     checkpoint(box, 20)
     until(lambda: safe(box) == [10, 20])
+    assert box.starts(job="offload") >= 2
 
 
 def test_urls_that_ran_out_or_were_lost_in_a_reboot_are_asked_for(box: Box, server: ObjectServer) -> None:
