@@ -133,7 +133,8 @@ def give_up(context: RunContext, error: GptctlError) -> None:
     context.ledger.set_state(
         context.run_id, State.ENDING, outcome=outcome, cause=error.message, cause_code=error.exit_code
     )
-    context.tell("failed", error.message, hint=error.hint)
+    hint = f" Next: {error.hint}" if error.hint else ""
+    context.tell("failed", error.message + hint, hint=error.hint)
 
 
 def detach(context: RunContext) -> None:

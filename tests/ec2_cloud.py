@@ -105,6 +105,8 @@ class Ec2Cloud:
     faults: list[Fault] = field(default_factory=list)
     fired: list[Fault] = field(default_factory=list)
     env: dict[str, str] = field(default_factory=dict)
+    on_call: Callable[[str, str], None] = lambda action, when: None
+    """Told of every call, `before` it has an effect and `after`."""
     _orders: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     _disks: dict[str, Disk] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -208,6 +210,25 @@ class Ec2Cloud:
         """The most that one intent bought."""
         return max(Counter(each.token for each in self.books).values(), default=0)
 
+    def machine(self) -> str:
+        """The one living instance."""
+        (found,) = self.living()
+        return found
+
+    def group(self) -> dict[str, Any]:
+        """The one security group beside the default one."""
+        found = self.client().describe_security_groups()["SecurityGroups"]
+        (ours,) = [each for each in found if each["GroupName"] != "default"]
+        return dict(ours)
+
+    def open_to(self) -> set[str]:
+        """Who may come in."""
+        return {each["CidrIp"] for rule in self.group()["IpPermissions"] for each in rule["IpRanges"]}
+
+    def drop_sessions(self, instance_id: str) -> None:
+        """Every SSH connection to it breaks; what runs there goes on."""
+        machines.drop_sessions(self._disks[instance_id])
+
     def folder_of(self, instance_id: str) -> Path:
         """The home folder on that machine."""
         return self._disks[instance_id].home
@@ -217,6 +238,11 @@ class Ec2Cloud:
         self._end(
             instance_id, "Server.SpotInstanceTermination: Spot instance termination", "Server.SpotInstanceTermination"
         )
+
+    def end_from_console(self, instance_id: str) -> None:
+        """Somebody presses the button."""
+        self.client().terminate_instances(InstanceIds=[instance_id])
+        self._ended(instance_id)
 
     def stop_from_console(self, instance_id: str) -> None:
         """Off, and not ended: its volume is billed on."""
@@ -241,9 +267,11 @@ class Ec2Cloud:
             service = {"GetProducts": "pricing", "GetParameter": "ssm"}.get(action, "ec2")
             self.actions.append(f"{service}:{action}")
             fault = self._fault(action)
+        self.on_call(action, "before")
         if fault and not fault.after:
             return self._fail(fault, environ, start, bool(target))
         answer = self._done(action, form, environ, body)
+        self.on_call(action, "after")
         if fault:
             return self._fail(fault, environ, start, bool(target))
         return _reply(start, *answer)

@@ -235,13 +235,13 @@ def _refusal(region: str, operation: str, error: Any) -> ProviderError:
         named = ACTION.search(text)
         action = named[1] if named else f"ec2:{operation.title().replace('_', '')}"
         return Refused(f"AWS {region}: these credentials may not do {action}", POLICY_HINT, code=code)
-    if code in CAPACITY:
-        return Refused(message, CAPACITY[code], code=code)
+    busy = code in BUSY and operation != "run_instances"  # a launch that is refused for it is refused, and that counts
+    if busy or not code or (status >= 500 and code not in CAPACITY):
+        return NoAnswer(f"AWS {region}: status {status} {code}".rstrip(), "try again later")
     if code in QUOTA:
         return Quota(message, "ask for more: Service Quotas, Amazon EC2", code=code)
-    if status >= 500 or not code or (code in BUSY and operation != "run_instances"):
-        return NoAnswer(f"AWS {region}: status {status} {code}".rstrip(), "try again later")
-    return Refused(message, OTHERS.get(code, "").replace("REGION", region), code=code)
+    hint = CAPACITY.get(code) or OTHERS.get(code, "")
+    return Refused(message, hint.replace("REGION", region), code=code)
 
 
 def _no_answer(library: Any, region: str, error: Exception) -> ProviderError:

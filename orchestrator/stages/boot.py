@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 
-from orchestrator.core.errors import BadCredentials, NoAnswer, ProviderError, StillBilling
+from orchestrator.core.errors import BadCredentials, NoAnswer, ProviderError, StillBilling, UserError
 from orchestrator.core.ports import Instance
 from orchestrator.ledger.records import Rental
 from orchestrator.stages.context import RunContext
@@ -126,7 +126,7 @@ def tidy(context: RunContext) -> None:
     try:
         while (left := context.provider.tidy(context.rental.id)) and context.now() < until:
             time.sleep(LOOK_EVERY_S)
-    except ProviderError as error:
+    except (ProviderError, UserError) as error:
         left = [f"{error.message}; gptctl release {context.run_id} does not look again"]
     for each in left:
         context.tell("warning", f"left behind: {each}")
