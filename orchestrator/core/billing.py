@@ -56,15 +56,25 @@ def _billed_s(seconds: float, unit_s: float) -> float:
 
 
 def observed(seen: Mapping[str, Any], audited_end: float | None = None) -> Span | None:
-    """The span from what acquire and release noted about a rental; None for a machine that was never healthy.
+    """The span from what acquire and release noted about a rental; None for a machine that never came up.
 
-    seen: `booting_at` (last look before it was active), `active_at`, `alive_at` (last seen alive), `gone_at`.
+    seen: `booting_at` (last look before it was active), `active_at`, `alive_at` (last seen alive), `gone_at`;
+    `unhealthy_at` of one that came up unhealthy: whether those are billed, provider and users disagree.
     """
     active_at = seen.get("active_at")
     if active_at is None:
-        return None
+        return _perhaps_billed(seen)
     active = (float(seen.get("booting_at") or active_at), float(active_at))
     if audited_end is not None:
         return Span(active, (audited_end, audited_end))
     gone_at = float(seen.get("gone_at") or seen.get("alive_at") or active_at)
     return Span(active, (min(float(seen.get("alive_at") or active_at), gone_at), gone_at))
+
+
+def _perhaps_billed(seen: Mapping[str, Any]) -> Span | None:
+    """From nothing to all the time that it was unhealthy."""
+    if seen.get("unhealthy_at") is None:
+        return None
+    up_at = float(seen["unhealthy_at"])
+    gone_at = float(seen.get("gone_at") or seen.get("alive_at") or up_at)
+    return Span((float(seen.get("booting_at") or up_at), up_at), (up_at, gone_at))

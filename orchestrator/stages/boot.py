@@ -21,7 +21,7 @@ LOST = (*GONE, "stopped")
 """Nothing goes on there; one that is only stopped has still to be ended."""
 GIVE_BACK_WITHIN_S = 600.0
 TIDY_WITHIN_S = 90.0
-SEEN_KEYS = ("booting_at", "active_at", "alive_at", "gone_at")
+SEEN_KEYS = ("booting_at", "unhealthy_at", "active_at", "alive_at", "gone_at")
 """What is noted of a machine's life, in rental.data."""
 
 
@@ -44,20 +44,25 @@ def wait_until_active(context: RunContext) -> Instance:
             began += context.now() - asked  # an API that is silent says nothing about the machine
             continue
         status = found.status if found else "not listed"
+        _note(context, status, asked)
         if found and found.status == "active" and found.address is not None:
-            if "active_at" not in context.rental.data:
-                context.remember(active_at=context.now())
             return found
         waited_s = context.now() - began
         if (found and found.status in ("unhealthy", "terminating", *LOST)) or waited_s > longest_s:
             why = f": {found.why}" if found and found.why else ""
             raise BadMachine(f"{context.rental.instance_id} is {status} after {waited_s / 60:.0f} min{why}")
-        if found:
-            context.remember(booting_at=context.now())
         if context.now() - told > TELL_EVERY_S:
             told = context.now()
             context.say(f"booting {waited_s / 60:.0f}m, usual {usual:.0f}m ({status})")
         time.sleep(LOOK_EVERY_S)
+
+
+def _note(context: RunContext, status: str, asked: float) -> None:
+    """For the bill, which may begin right after a look that showed it booting, and before its address is known."""
+    if status == "booting":
+        context.remember(booting_at=asked)
+    elif status in ("active", "unhealthy") and context.rental.data.get(f"{status}_at") is None:
+        context.remember(**{f"{status}_at": context.now()})
 
 
 def is_gone(context: RunContext) -> bool:
