@@ -29,17 +29,26 @@ def export(
     language: Annotated[
         str | None, typer.Option("--language", metavar="CODE", help="Of the training text, e.g. en.")
     ] = None,
+    push: Annotated[
+        str | None, typer.Option("--push", metavar="OWNER/NAME", help="Also upload it to the Hugging Face Hub.")
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Let everybody see it. Default: private.")] = False,
+    revision: Annotated[
+        str | None, typer.Option("--revision", metavar="BRANCH", help="Of the repository. Default: main, if free.")
+    ] = None,
+    yes: options.Yes = False,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
     """Make a model folder that others can load, with its card.
 
     A native GPT2LMHeadModel with tokenizer files: AutoModelForCausalLM and pipelines load it without custom code.
+    --push shows what goes where, and asks.
     """
     from orchestrator.cli import export as it
 
-    wish = it.Wish(kind, to, checkpoint, tokenizer, license_id, language)
-    return it.export(run, wish, as_json=as_json)
+    wish = it.Wish(kind, to, checkpoint, tokenizer, license_id, language, push, public, revision)
+    return it.export(run, wish, yes=yes, as_json=as_json)
 
 
 def evaluate(

@@ -17,6 +17,7 @@ from typing import Any
 
 from orchestrator.cli import render
 from orchestrator.cli.home import open_ledger
+from orchestrator.cli.push import Target, check, push
 from orchestrator.cli.words import clean, duration, size
 from orchestrator.core.cost import run_cost
 from orchestrator.core.errors import CommandFailed, UserError
@@ -56,25 +57,51 @@ class Wish:
     tokenizer: str | None = None
     license: str | None = None
     language: str | None = None
+    push: str | None = None
+    public: bool = False
+    revision: str | None = None
+
+    @property
+    def target(self) -> Target | None:
+        """The repository of --push."""
+        return None if self.push is None else Target(self.push, self.revision, self.public)
 
 
-def export(run_id: str | None, wish: Wish, *, as_json: bool) -> int:
-    """Prints the folder and its files, or `{"run", "step", "to", "format", "files", ...}`."""
+def export(run_id: str | None, wish: Wish, *, yes: bool, as_json: bool) -> int:
+    """Prints the folder and its files, or `{"run", "step", "to", "format", "files", "pushed", ...}`."""
     _check(wish)
     with open_ledger() as ledger:
         run = ledger.find_run(run_id)
         done = make_folder(ledger, run, wish)
+    if wish.target is not None:
+        done["pushed"] = _push(wish.target, done, yes=yes)
     if as_json:
         print(json.dumps(done, indent=1))
         return 0
     for name, entry in done["files"].items():
         print(f"{size(entry['size_bytes']):>10}  {name}")
     print(done["to"])
+    if done.get("pushed"):
+        print(done["pushed"]["url"])
     _say(done, wish)
     return 0
 
 
+def _push(target: Target, done: Mapping[str, Any], *, yes: bool) -> dict[str, Any] | None:
+    folder = Path(done["to"])
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    message = f"{done['run']}, step {done['step']}, by {made_by()}"
+    pushed = push(target, folder, sizes, yes=yes, message=message)
+    if pushed is None:
+        render.talk(f"nothing was uploaded; the folder is {folder}")
+    return pushed
+
+
 def _check(wish: Wish) -> None:
+    if wish.target is not None:
+        check(wish.target)
+    elif wish.public or wish.revision:
+        raise UserError("--public and --revision say how to upload, and --push is missing", "add --push OWNER/NAME")
     if wish.kind not in FORMATS:
         raise UserError(f"--format {wish.kind}: must be {' or '.join(FORMATS)}", "gptctl export --help")
     if wish.license is not None and not LICENSE_PATTERN.fullmatch(wish.license):
@@ -137,7 +164,7 @@ def write_companions(ledger: Ledger, run: RunRecord, checkpoint: Path, wish: Wis
     trained = run.step * run.plan["tokens"] // run.plan["steps"]
     spent = run_cost(intervals, machine=machine_type(run.machine), tokens=trained, host=host)
     exported = card.Exported(run, meta, run.options.get("dataset") or {})
-    chosen = card.Wish(wish.kind, wish.license, wish.language, made_by=made_by())
+    chosen = card.Wish(wish.kind, wish.license, wish.language, wish.push, made_by=made_by())
     page = card.model_card(exported, collect(run, intervals, spent, mirror), chosen)
     (to / CARD).write_text(page, encoding="utf-8", newline="\n")
     (to / RECIPE).write_text(recipe_text(run), encoding="utf-8", newline="\n")
