@@ -96,9 +96,12 @@ def require(context: RunContext) -> None:
 
 
 def renew(context: RunContext) -> None:
-    """Preparing progresses: the machine is needed. At most once a minute; a lost link is the caller's to notice."""
+    """Preparing progresses: the machine is needed. At most once a minute; a lost link is the caller's to notice. Text
+    is prepared before there is a machine: then nothing is connected to, least of all this computer."""
     every_s = min(RENEW_EVERY_S, lease_s() / 4)
     if not wanted(context) or context.now() - context.guard_renewed_at < every_s:
+        return
+    if context.rental.address.get("host") is None:
         return
     with suppress(RemoteError):
         context.agent.renew(None, lease_s())
