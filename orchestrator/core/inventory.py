@@ -32,6 +32,9 @@ UNPAID = frozenset({"local", "ssh"})
 SPOT_MARKETS = frozenset({"ec2", "rehearsal"})
 """Providers that sell the same machines cheaper and take them away at short notice."""
 
+FILE_SYSTEM_SELLERS = frozenset({"lambda", "rehearsal"})
+"""Providers whose file systems outlive the machines that they are attached to."""
+
 SECRET_KEYS = re.compile(r"(api|access|secret)_?key|token|password|passphrase|secret|credential", re.IGNORECASE)
 API_KEY_VARIABLES = {"lambda": "LAMBDA_API_KEY", "ec2": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"}
 
@@ -78,6 +81,8 @@ class HostSpec(Table):
     """Longest time of one run on this host."""
     regions: tuple[Name, ...] = ()
     """Regions to rent in, best first; empty: all (`ec2`: the one that the AWS configuration names)."""
+    file_systems: tuple[Name, ...] = ()
+    """Lambda: persistent file systems to attach, at /lambda/nfs/NAME. Machines are then rented in their region only."""
     image: Line | None = None
     """Machine image to start from; absent: the provider's usual one with a GPU driver."""
     spot: bool = False
@@ -121,6 +126,12 @@ class HostSpec(Table):
     def _has_a_spot_market(self) -> Self:
         if self.spot and self.provider not in SPOT_MARKETS:
             raise ValueError(f"spot = true: {self.provider} has no spot market; {one_of(SPOT_MARKETS)} has one")
+        return self
+
+    @model_validator(mode="after")
+    def _has_file_systems(self) -> Self:
+        if self.file_systems and self.provider not in FILE_SYSTEM_SELLERS:
+            raise ValueError(f"file_systems: {self.provider} attaches none; {one_of(FILE_SYSTEM_SELLERS)} does")
         return self
 
     @property

@@ -30,6 +30,7 @@ from orchestrator.core.inventory import HostSpec
 from orchestrator.core.limits import DEAREST_PER_HOUR_USD
 from orchestrator.core.machines import MachineType
 from orchestrator.core.ports import Address, EndCall, Guard, Instance, LaunchRequest, Offer, Provider
+from orchestrator.core.suggest import one_of
 from orchestrator.remote import lambda_api
 from orchestrator.remote.keys import login_key_file, login_public_key
 from orchestrator.remote.lambda_api import InstanceType, LambdaApi, Machine, Missing, Sold
@@ -99,7 +100,30 @@ class LambdaCloud:
 
         Raises ProviderError when the price of this host's machine type is 0, negative or absurd.
         """
-        return [offer for sold in self._api.types(deadline_s) for offer in self._offers_of(sold)]
+        homes = self._file_system_regions()
+        found = [offer for sold in self._api.types(deadline_s) for offer in self._offers_of(sold)]
+        return [
+            offer if not homes or offer.region in homes else replace(offer, region="", available=False)
+            for offer in found
+        ]
+
+    def _file_system_regions(self) -> set[str]:
+        """Where the host's file systems lie, which is where they can be attached. Empty: it has none.
+
+        Raises ProviderError for one that the account does not have, or for two that lie apart.
+        """
+        if not self.host.file_systems:
+            return set()
+        known = {one.name: one.region.name for one in self._api.file_systems()}
+        for name in self.host.file_systems:
+            if name not in known:
+                what = f"{self.name}: the account has no file system {name!r}; it has: {one_of(known)}"
+                raise ProviderError(what, hint=f"correct file_systems of host {self.host.name}, or make it there")
+        homes = {known[name] for name in self.host.file_systems}
+        if len(homes) > 1:
+            what = f"{self.name}: file systems {one_of(self.host.file_systems)} lie in {one_of(homes)}"
+            raise ProviderError(what, hint="a machine can only have those of its own region: name fewer")
+        return homes
 
     def _offers_of(self, sold: Sold) -> list[Offer]:
         kind, price = sold.instance_type, sold.instance_type.price_cents_per_hour / 100
@@ -192,7 +216,8 @@ class LambdaCloud:
             "tags": [{"key": key, "value": value} for key, value in {**request.tags, **ours, **ends_at}.items()],
         }
         user_data = {"user_data": request.user_data} if request.user_data else {}
-        return {**order, **user_data, **self._image(offer.region)}
+        files = {"file_system_names": list(self.host.file_systems)} if self.host.file_systems else {}
+        return {**order, **user_data, **files, **self._image(offer.region)}
 
     def _ssh_key_name(self) -> str:
         """The account's name of our login key, which is registered once, under a name made of its content."""

@@ -42,6 +42,8 @@ class Instance:
     ssh_key_name: str = ""
     image: str = ""
     hostname: str = ""
+    file_systems: tuple[str, ...] = ()
+    """Names only: nothing is mounted, the machine has an empty folder where it would lie."""
     ip: str = ""
     tags: tuple[tuple[str, str], ...] = ()
     jupyter_token: str = ""

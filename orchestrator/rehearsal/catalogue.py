@@ -58,15 +58,21 @@ IMAGES: list[Json] = [
     for number, region in enumerate(REGIONS.values(), start=0xA1)
 ]
 
-FILE_SYSTEMS: list[Json] = [
-    {
-        "id": f"{0xF5:032x}",
-        "name": "somebody-elses-files",
-        "mount_point": "/lambda/nfs/somebody-elses-files",
+
+def _file_system(number: int, name: str, region: str) -> Json:
+    return {
+        "id": f"{number:032x}",
+        "name": name,
+        "mount_point": f"/lambda/nfs/{name}",
         "created": "2026-08-01T00:00:00Z",
         "created_by": {"id": f"{0xC0:032x}", "email": "colleague@example.com", "status": "active"},
         "is_in_use": False,
-        "region": REGIONS["us-west-1"],
+        "region": REGIONS[region],
         "bytes_used": 0,
     }
+
+
+FILE_SYSTEMS: list[Json] = [
+    _file_system(0xF5, "somebody-elses-files", "us-west-1"),
+    _file_system(0xF6, "datasets", "us-east-1"),
 ]

@@ -66,6 +66,7 @@ class Order:
     ssh_key_name: str
     name: str = ""
     hostname: str = ""
+    file_systems: tuple[str, ...] = ()
     image: str = ""
     user_data: str = ""
     tags: tuple[tuple[str, str], ...] = ()
@@ -180,6 +181,7 @@ class Cloud:
             id=uuid.uuid4().hex, name=order.name, type=order.type, region=order.region,
             price_cents_per_hour=self.price_cents(order.type), minute_s=self.settings.minute_s,
             launched_at=time.time(), ssh_key_name=order.ssh_key_name, image=order.image, hostname=order.hostname,
+            file_systems=order.file_systems,
             tags=order.tags, ip=self._free_address(), jupyter_token=secrets.token_hex(16),
             boot_s=self.settings.boot_s,
         )  # fmt: skip

@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from orchestrator.rehearsal.catalogue import IMAGES, REGIONS, TYPES
+from orchestrator.rehearsal.catalogue import FILE_SYSTEMS, IMAGES, REGIONS, TYPES
 from orchestrator.rehearsal.cloud import Cloud, Order
-from orchestrator.rehearsal.refusal import Refusal, capacity, invalid, missing, quota
+from orchestrator.rehearsal.refusal import Refusal, capacity, elsewhere, invalid, missing, quota
 
 TAG_KEY = re.compile(r"^[a-z][a-z0-9-:]+$")
 HOSTNAME = re.compile(r"^[a-z0-9][0-9a-z-]{0,62}$")
@@ -37,6 +37,7 @@ def read(cloud: Cloud, body: Any) -> Order:
         ssh_key_name=keys[0],
         name=name(body),
         hostname=_hostname(body.get("hostname")),
+        file_systems=_file_systems(body.get("file_system_names", []), body["region_name"]),
         image=_image(body.get("image")),
         user_data=_user_data(body.get("user_data", "")),
         tags=_tags(body.get("tags", [])),
@@ -91,6 +92,18 @@ def _hostname(given: Any) -> str:
     if given is not None and not (isinstance(given, str) and HOSTNAME.match(given)):
         raise invalid(f"hostname must match {HOSTNAME.pattern}.")
     return given or ""
+
+
+def _file_systems(given: Any, region: str) -> tuple[str, ...]:
+    """Those of the account that lie in the region."""
+    if not isinstance(given, list):
+        raise invalid("file_system_names must be a list.")
+    for wanted in given:
+        _exists("file system", wanted, [one["name"] for one in FILE_SYSTEMS])
+    homes = [one["region"]["name"] for one in FILE_SYSTEMS if one["name"] in given]
+    if any(home != region for home in homes):
+        raise elsewhere()
+    return tuple(given)
 
 
 def _image(given: Any) -> str:

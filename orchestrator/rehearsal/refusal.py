@@ -27,6 +27,12 @@ def missing(message: str) -> Refusal:
     return Refusal(404, "global/object-does-not-exist", message, "Choose one that is listed.")
 
 
+def elsewhere() -> Refusal:
+    """A file system is attached to machines of its region only."""
+    code = "instance-operations/launch/file-system-in-wrong-region"
+    return Refusal(400, code, "The file system is in another region.", "Launch in the file system's region.")
+
+
 def capacity() -> Refusal:
     return Refusal(400, CAPACITY, "Not enough capacity to fulfill launch request.")
 

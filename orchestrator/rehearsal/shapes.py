@@ -20,7 +20,7 @@ def instance(one: Instance) -> Json:
         "name": one.name,
         "status": one.status,
         "ssh_key_names": [one.ssh_key_name],
-        "file_system_names": [],
+        "file_system_names": list(one.file_systems),
         "region": REGIONS[one.region],
         "instance_type": {**TYPES[one.type], "price_cents_per_hour": one.price_cents_per_hour},
         "hostname": one.hostname or f"rehearsal-{one.id[:8]}",

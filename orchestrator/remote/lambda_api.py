@@ -145,6 +145,13 @@ class Image(Part):
     region: Named
 
 
+class FileSystem(Part):
+    """Storage that outlives the machines it is attached to."""
+
+    name: str
+    region: Named
+
+
 class AuditEvent(Part):
     """Somebody did something to some resources."""
 
@@ -202,6 +209,10 @@ class LambdaApi:
     def images(self) -> list[Image]:
         """All regions' images."""
         return self._get("/images", list[Image])
+
+    def file_systems(self) -> list[FileSystem]:
+        """The account's persistent file systems, whoever made them."""
+        return self._get("/file-systems", list[FileSystem])
 
     def launch(self, order: Mapping[str, Any], intent_id: str) -> str:
         """ONE request; the instance's id. NoCapacity, BadCredentials, ProviderError: documented, nothing was bought.

@@ -443,3 +443,27 @@ def test_nobody_listens(gptctl_home: Path) -> None:
                        lambda: api)  # fmt: skip
     with pytest.raises(NoAnswer, match="no answer to GET /instance-types"):
         made.offers(deadline_s=0.5)
+
+
+def test_file_systems_are_attached_in_their_region_only(cloud: RehearsalCloud) -> None:
+    account = Account(cloud, file_systems=("datasets",))
+    offered = [offer for offer in account.provider.offers() if offer.machine == "8xA100-40GB"]
+    assert {offer.region for offer in offered if offer.available} == {"us-east-1"}
+    bought = account.provider.acquire(account.request(offer=account.offer(region="us-east-1")))
+    (shown,) = [one for one in cloud.ask("GET", "/api/v1/instances")[1]["data"] if one["id"] == bought.instance_id]
+    assert shown["file_system_names"] == ["datasets"]
+    account.provider.release(bought)
+    with pytest.raises(ProviderError, match="wrong-region"):
+        account.provider.acquire(account.request())
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [(("no-such",), "no file system 'no-such'"), (("datasets", "somebody-elses-files"), "lie in us-east-1, us-west-1")],
+)
+def test_file_systems_that_cannot_be_attached_are_refused_before_anything_is_bought(
+    cloud: RehearsalCloud, names: tuple[str, ...], said: str
+) -> None:
+    account = Account(cloud, file_systems=names)
+    with pytest.raises(ProviderError, match=said):
+        account.provider.offers()
