@@ -450,7 +450,8 @@ def test_file_systems_are_attached_in_their_region_only(cloud: RehearsalCloud) -
     offered = [offer for offer in account.provider.offers() if offer.machine == "8xA100-40GB"]
     assert {offer.region for offer in offered if offer.available} == {"us-east-1"}
     bought = account.provider.acquire(account.request(offer=account.offer(region="us-east-1")))
-    (shown,) = [one for one in cloud.ask("GET", "/api/v1/instances")[1]["data"] if one["id"] == bought.instance_id]
+    account.seen(bought.instance_id)
+    (shown,) = [one for one in account.exchanges[-1].answer["data"] if one["id"] == bought.instance_id]
     assert shown["file_system_names"] == ["datasets"]
     account.provider.release(bought)
     with pytest.raises(ProviderError, match="wrong-region"):
