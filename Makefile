@@ -6,6 +6,9 @@ PY = $(VENV)/bin/python
 # Pinned only where there is no torch yet: a torch that somebody chose is never replaced.
 CONSTRAIN = $$($(PY) -c 'import torch' 2>/dev/null || echo '-c constraints.txt')
 
+# Every `gptctl` that tests and benchmarks start would compile its modules anew: twice the processor time (measured).
+export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: demo test check bench faults two-crashes soak soak-rehearsal docs clean
 
 demo: $(VENV)/.trainer            ## a whole run on this machine: plan, train, fetch, cost
