@@ -50,9 +50,10 @@ def export(asked: argparse.Namespace) -> dict[str, Any]:
     own = verify(source, only=(MODEL_FILE, META_FILE))
     meta = read_meta(source)
     to = asked.to.absolute()
+    put_back(to)
     refuse_foreign(to)
     refuse_full_disk(to, own[MODEL_FILE]["size_bytes"])
-    fresh = to.with_name(TEMPORARY_PREFIX + to.name)
+    fresh = fresh_of(to)
     shutil.rmtree(fresh, ignore_errors=True)
     try:
         fresh.mkdir(parents=True)
@@ -69,6 +70,7 @@ def export(asked: argparse.Namespace) -> dict[str, Any]:
         write_text(fresh / RECORD, json.dumps(record, indent=1) + "\n")
         put_in_place(fresh, to)
     finally:
+        put_back(to)
         shutil.rmtree(fresh, ignore_errors=True)
     return {"event": "exported", "to": str(to), **record, "seconds": round(time.monotonic() - began, 3)}
 
@@ -156,14 +158,36 @@ def refuse_full_disk(to: Path, weights_bytes: int) -> None:
         raise ExportError(f"{to} needs {need / 1e9:.2f} GB, and its disk has {free / 1e9:.2f} GB free")
 
 
+def fresh_of(to: Path) -> Path:
+    """Where an export is made; what lies there is nobody's."""
+    return to.with_name(TEMPORARY_PREFIX + to.name)
+
+
+def aside_of(to: Path) -> Path:
+    """Where an older export waits between the two renames: there while `to` is not, and whole."""
+    return to.with_name(f"{TEMPORARY_PREFIX}{to.name}-replaced")
+
+
 def put_in_place(fresh: Path, to: Path) -> None:
-    """By rename. An older export goes aside first; dying in between leaves that one under its temporary name."""
-    aside = fresh.with_name(fresh.name + "-replaced")
-    shutil.rmtree(aside, ignore_errors=True)
+    """By rename, the older export aside first. It is deleted under the name `fresh`, so that a part of it never lies
+    where put_back() looks."""
     if to.exists():
-        to.rename(aside)
+        to.rename(aside_of(to))
     fresh.rename(to)
-    shutil.rmtree(aside, ignore_errors=True)
+    if aside_of(to).exists():
+        aside_of(to).rename(fresh)
+
+
+def put_back(to: Path) -> None:
+    """The older export of one that died between the two renames; beside a newer one it is no longer wanted."""
+    aside = aside_of(to)
+    if not aside.exists():
+        return
+    if not to.exists():
+        aside.rename(to)
+    else:
+        shutil.rmtree(fresh_of(to), ignore_errors=True)
+        aside.rename(fresh_of(to))
 
 
 def write_json(path: Path, value: object) -> None:

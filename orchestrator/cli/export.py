@@ -6,6 +6,7 @@ from the ledger and the mirrored files, and both arrive together.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import sys
@@ -29,7 +30,11 @@ from orchestrator.remote.agent import Agent
 from orchestrator.remote.local import LocalShell
 from orchestrator.remote.own_version import made_by
 from orchestrator.report import card
-from orchestrator.report.summary import RECIPE, collect, recipe_text
+from orchestrator.report.curves import training_charts
+from orchestrator.report.evaluations import table
+from orchestrator.report.metrics import Training, read_training
+from orchestrator.report.published import shown_recipe
+from orchestrator.report.summary import RECIPE, Told, collect
 from trainer import contract
 
 FORMATS = ("hf", "safetensors")
@@ -156,18 +161,34 @@ def checkpoint_here(mirror: Path, run_id: str, wanted: str) -> Path:
 
 
 def write_companions(ledger: Ledger, run: RunRecord, checkpoint: Path, wish: Wish, to: Path) -> None:
-    """The card, and the recipe that trains it again."""
+    """The card with its chart, and the recipe that trains it again."""
     mirror = ledger.home / "runs" / run.id
     intervals = ledger.intervals(run.id)
     meta = _meta(checkpoint)
     host = HostSpec.from_resolved(run.host_data) if run.host_data else None
     trained = run.step * run.plan["tokens"] // run.plan["steps"]
     spent = run_cost(intervals, machine=machine_type(run.machine), tokens=trained, host=host)
-    exported = card.Exported(run, meta, run.options.get("dataset") or {})
-    chosen = card.Wish(wish.kind, wish.license, wish.language, wish.push, made_by=made_by())
-    page = card.model_card(exported, collect(run, intervals, spent, mirror), chosen)
+    training, told = read_training(mirror), Told(ledger.evaluations(run.id))
+    exported = card.Exported(run, meta, run.options.get("dataset") or {}, table(told.evaluations))
+    chart = _chart(training, to, run.id)
+    chosen = card.Wish(wish.kind, wish.license, wish.language, wish.push, chart, made_by())
+    page = card.model_card(exported, collect(run, intervals, spent, mirror, told=told, training=training), chosen)
     (to / CARD).write_text(page, encoding="utf-8", newline="\n")
-    (to / RECIPE).write_text(recipe_text(run), encoding="utf-8", newline="\n")
+    (to / RECIPE).write_text(shown_recipe(run.recipe_data), encoding="utf-8", newline="\n")
+
+
+def _chart(training: Training, to: Path, title: str) -> str | None:
+    """The file's name; None where there is no curve, or nothing to draw it with."""
+    losses = [each for each in training_charts(training) if each["key"] == "loss"]
+    if not losses:
+        return None
+    if importlib.util.find_spec("matplotlib") is None:
+        render.talk("the card has no loss chart: that takes pip install 'gptctl[charts]'")
+        return None
+    # Only now: without the extra, everything else of an export still works.
+    from orchestrator.report.drawing import draw
+
+    return draw(losses, to, title, kinds=("png",))[0].name
 
 
 def _meta(checkpoint: Path) -> dict[str, Any]:

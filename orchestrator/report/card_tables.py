@@ -14,6 +14,7 @@ from typing import Any
 from orchestrator.core.machines import MachineType
 from orchestrator.ledger.records import RunRecord
 from orchestrator.report.page import figure, hours, number, text, usd
+from orchestrator.report.published import shown_source
 from trainer.arithmetic import parameter_count
 from trainer.contract import ModelConfig
 
@@ -61,12 +62,12 @@ def model(meta: Mapping[str, Any]) -> list[Row]:
 
 
 def source_name(recipe: Mapping[str, Any]) -> str:
-    """Where the data came from. Of a path only its last part: folders of a private computer are nobody's business."""
+    """Where the data came from, as anybody may read it."""
     table = recipe.get("data") or {}
     source = str(table.get("source") or (table.get("prepare") or {}).get("source") or "")
     if source == "python-stdlib":
         return "the source files of Python's standard library"
-    return source if "://" in source else PurePath(source).name
+    return shown_source(source)
 
 
 def data(recipe: Mapping[str, Any], dataset: Mapping[str, Any], meta: Mapping[str, Any]) -> list[Row]:
@@ -160,21 +161,33 @@ def _machine(run: RunRecord, machine: MachineType) -> str:
     return f"{text(run.machine)} ({machine.count} x {text(machine.gpu.name)})"
 
 
-def cost(facts: Mapping[str, Any]) -> list[Row]:
-    """Money where a machine had a price; energy as the upper bound that it is."""
+def cost(facts: Mapping[str, Any], machine: MachineType, host: Mapping[str, Any]) -> list[Row]:
+    """Money where a machine had a price; energy as the upper bound that it is, with what of it is assumed."""
     spent, price = facts["cost"], facts["machine"].get("price_per_hour_usd")
     energy = spent.get("energy_kwh")
     intensity = spent.get("grid_kg_co2e_per_kwh")
+    grid = f"{figure(intensity)} kg per kWh" if energy else ""
+    if host.get("grid_kg_co2e_per_kwh") is None:
+        grid += " (assumed)"
     rate = spent.get("usd_per_billion_tokens")
     return _rows(
         [
             ("Cost", f"{usd(spent['cost_usd'])} before tax, at {usd(price)} per hour" if price else None),
             ("Cost per billion tokens", usd(rate) if price and rate is not None else None),
             ("GPU hours", figure(spent["gpu_hours"]) if spent.get("gpu_hours") else None),
-            ("Energy", f"at most {figure(energy)} kWh: full power for the whole time" if energy else None),
-            ("CO2e", f"at most {figure(spent['co2e_kg'])} kg, at {figure(intensity)} kg per kWh" if energy else None),
+            ("Energy", f"at most {figure(energy)} kWh: {_power(machine, host)} for the whole time" if energy else None),
+            ("CO2e", f"at most {figure(spent['co2e_kg'])} kg, at {grid}" if energy else None),
         ]
     )
+
+
+def _power(machine: MachineType, host: Mapping[str, Any]) -> str:
+    """Nobody measured it: a card's is its data sheet's, a machine's without a card is assumed."""
+    own = host.get("board_power_w")
+    watts = number(own or machine.board_power_w)
+    if machine.gpu is None:
+        return f"{watts} W" if own else f"an assumed {watts} W"
+    return f"{number(machine.gpus)} x {watts} W, " + ("as stated for the host," if own else "the card's limit,")
 
 
 def losses(
@@ -185,14 +198,24 @@ def losses(
     if isinstance(meta.get("loss"), float):
         found.append({"name": "Training batch", "loss": meta["loss"], "anchor": None, "validation": False})
     if isinstance(meta.get("val_loss"), float):
-        found.append({"name": _validation_name(recipe), "loss": meta["val_loss"], "anchor": None, "validation": True})
+        chosen = (recipe.get("data") or {}).get("validation") or {}
+        anchor = _anchor([chosen.get("start_token"), chosen.get("tokens")], meta, recipe)
+        found.append({"name": _validation_name(recipe), "loss": meta["val_loss"], "anchor": anchor, "validation": True})
     for row in evaluations:
         if row.get("kind") == SLICE and row.get("step") == meta.get("step") and row.get("loss") is not None:
-            start, count = row["slice"]
-            name = f"Tokens {number(start)} to {number(start + count)}"
-            found.append({"name": name, "loss": row["loss"], "anchor": _anchor(row, meta, recipe), "validation": True})
+            found.append({"loss": row["loss"], "validation": True, **_measured_on(row, meta, recipe)})
     dataset = {"dataset": source_name(recipe) or "tokens"}
-    return [{**each, **dataset, "shown": number(each["loss"], 4)} for each in found]
+    return [{**dataset, **each, "shown": number(each["loss"], 4)} for each in found]
+
+
+def _measured_on(row: Mapping[str, Any], meta: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Name and anchor of a slice. Other data than the run's own are named `FILE:START+TOKENS`, and have no anchor."""
+    start, count = row["slice"]
+    file, _, _ = str(row.get("name")).rpartition(":")
+    name = f"tokens {number(start)} to {number(start + count)}"
+    if file:
+        return {"name": f"{file}, {name}", "anchor": None, "dataset": file}
+    return {"name": name.capitalize(), "anchor": _anchor(row["slice"], meta, recipe)}
 
 
 def _validation_name(recipe: Mapping[str, Any]) -> str:
@@ -200,9 +223,9 @@ def _validation_name(recipe: Mapping[str, Any]) -> str:
     return f"Validation, {number(chosen['tokens'])} tokens" if chosen.get("tokens") else "Validation"
 
 
-def _anchor(row: Mapping[str, Any], meta: Mapping[str, Any], recipe: Mapping[str, Any]) -> float | None:
+def _anchor(chosen: Sequence[Any], meta: Mapping[str, Any], recipe: Mapping[str, Any]) -> float | None:
     same = (
-        list(row["slice"]) == REFERENCE_SLICE
+        list(chosen) == REFERENCE_SLICE
         and str((recipe.get("data") or {}).get("source")).rstrip("/") == REFERENCE_SOURCE
         and meta["model"]["context_length"] == REFERENCE_CONTEXT
         and meta.get("tokenizer") == "gpt2"

@@ -27,7 +27,9 @@ STYLE = {
 }  # fmt: skip
 
 
-def draw(charts: Sequence[Mapping[str, Any]], folder: Path, title: str) -> list[Path]:
+def draw(
+    charts: Sequence[Mapping[str, Any]], folder: Path, title: str, kinds: Sequence[str] = ("png", "svg")
+) -> list[Path]:
     """Each chart as NAME.png and NAME.svg. Raises UserError without matplotlib, or where the folder refuses."""
     try:  # Only here: an extra, and half a second
         # Only now: an extra, half a second to load, and nothing else needs it.
@@ -44,7 +46,7 @@ def draw(charts: Sequence[Mapping[str, Any]], folder: Path, title: str) -> list[
             with rc_context(STYLE):
                 figure = Figure(figsize=SIZE_INCHES, layout="constrained", facecolor="white")
                 _fill(figure.add_subplot(), chart, title)
-                for kind in ("png", "svg"):
+                for kind in kinds:
                     written.append(folder / f"{chart['key']}.{kind}")
                     figure.savefig(written[-1], dpi=DPI, metadata={"Date": None} if kind == "svg" else None)
     except OSError as error:

@@ -61,7 +61,7 @@ def write_report(
     here refuses."""
     training, known = read_training(mirror), told or Told()
     facts = collect(run, intervals, cost, mirror, told=known, training=training)
-    _write(mirror / RECIPE, recipe_text(run))
+    _write(mirror / RECIPE, recipe_text(run.recipe_data))
     _write(mirror / COST, _json({**cost.to_json(run.id), "hours_by_stage": _hours(intervals)}))
     _write(mirror / REPORT_JSON, _json(facts))
     _write(mirror / REPORT_PAGE, render(facts))
@@ -69,9 +69,9 @@ def write_report(
     return facts
 
 
-def recipe_text(run: RunRecord) -> str:
-    """recipe.toml: the run's recipe with everything resolved."""
-    return tomli_w.dumps(_without_nulls(run.recipe_data))
+def recipe_text(resolved: Mapping[str, Any]) -> str:
+    """recipe.toml: a run's recipe with everything resolved."""
+    return tomli_w.dumps(_without_nulls(resolved))
 
 
 def run_charts(facts: Mapping[str, Any], training: Training) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
 ids = tokenizer("def ", return_tensors="pt").input_ids
 print(type(model).__name__, tokenizer.decode(model.generate(ids, max_new_tokens=12, do_sample=False)[0]))
 """
+WATTS = 65
 NUMBER = re.compile(r"(?<![\w.+-])\d[\d,]*(?:\.\d+)?(?![\w.+-])")
 
 
@@ -59,6 +60,7 @@ def traced(home: Path, folder: Path, cost: Mapping[str, Any]) -> dict[str, str]:
     meta = json.loads((folder / "checkpoints" / "best" / "meta.json").read_text())
     dataset = json.loads(next((home / "data").glob("*/dataset.json")).read_text())
     (started,) = (event for event in events if event["event"] == "started")
+    (evaluated,) = (event for event in events if event["event"] == "evaluated" and event["step"] == meta["step"])
     (validated,) = (event for event in events if event["event"] == "validated" and event["step"] == meta["step"])
     train, shape = row["recipe_data"]["train"], meta["model"]
     files = dataset["files"]
@@ -90,10 +92,11 @@ def traced(home: Path, folder: Path, cost: Mapping[str, Any]) -> dict[str, str]:
         "Time in all": lasted(sum(hours.values())),
         "Tokens per second": f"{statistics.median(line['tokens_per_second'] for line in metrics):,.0f} (median)",
         "Memory, highest": f"{max(line['memory_gib'] for line in metrics):.1f} GiB",
-        "Energy": f"at most {three_digits(cost['energy_kwh'])} kWh: full power for the whole time",
-        "CO2e": f"at most {three_digits(cost['co2e_kg'])} kg, at {cost['grid_kg_co2e_per_kwh']} kg per kWh",
+        "Energy": f"at most {three_digits(cost['energy_kwh'])} kWh: an assumed {WATTS} W for the whole time",
+        "CO2e": f"at most {three_digits(cost['co2e_kg'])} kg, at {cost['grid_kg_co2e_per_kwh']} kg per kWh (assumed)",
         "Training batch": f"{metrics[-1]['loss']:.4f}",
         "Validation, 8,192 tokens": f"{validated['val_loss']:.4f}",
+        "Tokens 1,024 to 5,120": f"{evaluated['loss']:.4f}",
         "Recipe": f"tiny, sha256 `{row['recipe_digest']}`",
         "Trainer's source, sha256": f"`{Path(row['options']['source']).name}`",
         "Trained by": row["options"]["made_by"],
@@ -116,13 +119,15 @@ def check_card(page: str, expected: Mapping[str, str], allowed: set[str]) -> Non
 def test_a_trained_run_becomes_a_folder_that_transformers_loads(
     gptctl: Gptctl, gptctl_home: Path, tmp_path: Path, tiny: Callable[..., str]
 ) -> None:
-    assert gptctl("run", tiny(120), "--host", "local", "--yes").returncode == 0
+    slices = "eval.slices=[[1024,4096]]"
+    assert gptctl("run", tiny(120), "--host", "local", "--set", slices, "--yes").returncode == 0
     done = gptctl("export", "--license", "apache-2.0", "--language", "code", "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     folder = Path(told["to"])
     assert folder == tmp_path / "exports" / told["run"]
-    assert {"README.md", "config.json", "model.safetensors", "tokenizer.json", "recipe.toml"} <= told["files"].keys()
+    parts = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "recipe.toml", "loss.png"}
+    assert parts <= told["files"].keys()
 
     offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
     loaded = subprocess.run(
@@ -137,9 +142,12 @@ def test_a_trained_run_becomes_a_folder_that_transformers_loads(
     check_card(page, expected, {str(told["zero_biases"]), "32"})
     front = yaml.safe_load(page.split("---\n")[1])
     assert (front["license"], front["language"], front["library_name"]) == ("apache-2.0", "code", "transformers")
-    (result,) = ModelCard(page).data.eval_results
+    assert "](loss.png)" in page
+    assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
+    validated, sliced = ModelCard(page).data.eval_results
     meta = json.loads((gptctl_home / "runs" / told["run"] / "checkpoints" / "best" / "meta.json").read_text())
-    assert (result.metric_type, result.metric_value) == ("loss", meta["val_loss"])
+    assert (validated.metric_type, validated.metric_value) == ("loss", meta["val_loss"])
+    assert f"{sliced.metric_value:.4f}" == expected["Tokens 1,024 to 5,120"]
 
     assert gptctl("plan", str(folder / "recipe.toml"), "--host", "local").returncode == 0
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import Gptctl
 from tests.hub_uploads import READ_TOKEN, TOKEN, UploadHub
+from tests.trainer.texts import as_text, paragraphs
 
 MODEL = "model.safetensors"
 Push = Callable[..., subprocess.CompletedProcess[str]]
@@ -25,7 +26,8 @@ def hub() -> Iterator[UploadHub]:
 def test_an_export_goes_to_the_hub_and_nothing_is_lost_or_shown(
     gptctl: Gptctl, gptctl_home: Path, tmp_path: Path, tiny: Callable[..., str], hub: UploadHub
 ) -> None:
-    assert gptctl("run", tiny(20), "--host", "local", "--yes").returncode == 0
+    source = f"data.prepare.source={as_text(tmp_path / 'corpus.txt', paragraphs(2_000_000))}"
+    assert gptctl("run", tiny(20), "--host", "local", "--set", source, "--yes").returncode == 0
 
     def push(*arguments: str, token: str = TOKEN, code: int = 0) -> subprocess.CompletedProcess[str]:
         environment = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": token, "HF_HOME": str(tmp_path / "hf")}
@@ -73,6 +75,9 @@ def check_what_survives(push: Push, hub: UploadHub, folder: Path) -> None:
     assert done["pushed"]["commit"] == repo.head()
     here = {path.name: path.read_bytes() for path in Path(done["to"]).iterdir()}
     assert repo.files() == here
+    assert [name for name, content in here.items() if str(folder).encode() in content] == []
+    assert 'source = "corpus.txt"' in here["recipe.toml"].decode()
+    assert "corpus.txt" in here["README.md"].decode()
     assert f'model="{"me/model"}"' in here["README.md"].decode()
 
     uploads = hub.count("PUT", "/objects/")

@@ -70,6 +70,18 @@ for name in ("torch", "transformers", "tiktoken", "huggingface_hub"):
 from trainer.export import main
 sys.exit(main(sys.argv[1:]))
 """
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from trainer.export import main
+
+def hook(event, arguments):      # before the rename is made
+    if event == "os.rename" and Path(arguments[1]).name == "out":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(hook)
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -266,6 +278,26 @@ def test_an_export_replaces_an_export_and_nothing_else(tmp_path: Path, capsys: p
     assert "not empty and not an export (thesis.tex)" in refused(capsys, checkpoint, "--to", foreign)
     assert "no folder" in refused(capsys, checkpoint, "--to", foreign / "thesis.tex")
     assert listing(foreign) == {"thesis.tex": b"mine"}
+
+
+def test_an_export_killed_between_its_renames_keeps_the_older_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, out = grown(tmp_path / "run"), tmp_path / "out"
+    export(capsys, checkpoint, "--to", out)
+    older = listing(out)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(checkpoint), "--to", str(out), "--format", "safetensors"],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == -9, done.stderr
+    assert not out.exists()
+    assert "no tokenizer is called" in refused(capsys, checkpoint, "--to", out, "--tokenizer", "nonesuch")
+    assert listing(out) == older
+    assert sorted(os.listdir(tmp_path)) == ["out", "run"]
+    export(capsys, checkpoint, "--to", out, "--format", "safetensors")
+    assert sorted(os.listdir(out)) == sorted([RECORD, MODEL_FILE, "meta.json"])
+    assert sorted(os.listdir(tmp_path)) == ["out", "run"]
 
 
 def test_a_disk_that_is_too_small_is_refused_with_both_figures(

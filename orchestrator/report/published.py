@@ -1,0 +1,49 @@
+"""What of a run others may see: its recipe and its sources without the folders of a private computer, without keys.
+
+Where text or tokens lay on somebody's disk, only the last part of the path is told; of an address, neither a name and
+password nor a query, which is where presigned URLs carry their signature. It must not change what the ledger keeps.
+
+    shown_source("/home/ann/thesis/corpus.txt")                     # corpus.txt
+    shown_source("https://bucket.example/tokens.bin?X-Amz-Signature=1")   # https://bucket.example/tokens.bin
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from orchestrator.report.summary import recipe_text
+
+LOCAL_SCHEMES = ("", "file", "path")
+WEB = ("http", "https")
+LEFT_OUT = """\
+# {key} is not all of the address that was used: the folders of a private computer, or keys, are left out.
+# To train this again, name your own copy: --set {key}=PATH
+"""
+
+
+def shown_source(source: str) -> str:
+    """A source as anybody may read it."""
+    parts = urlsplit(source) if "://" in source else None
+    if parts is None or parts.scheme in LOCAL_SCHEMES:
+        return PurePath(source).name
+    if parts.scheme not in WEB:  # there, a question mark is part of a pattern
+        return source
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def shown_recipe(resolved: Mapping[str, Any]) -> str:
+    """recipe.toml for others. What is left out of it is said at its top."""
+    recipe = dict(resolved)
+    data = recipe["data"] = dict(recipe.get("data") or {})
+    if data.get("prepare"):
+        data["prepare"] = dict(data["prepare"])
+    left_out = ""
+    for key, table in (("data.source", data), ("data.prepare.source", data.get("prepare") or {})):
+        source = table.get("source")
+        if source and shown_source(source) != source:
+            table["source"] = shown_source(source)
+            left_out += LEFT_OUT.format(key=key)
+    return left_out + recipe_text(recipe)
