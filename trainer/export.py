@@ -19,8 +19,9 @@ import shutil
 import sys
 import time
 from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -39,6 +40,13 @@ HEADROOM_BYTES = 32_000_000
 """For the tokenizer, the card and the file system's own needs, beyond the weights."""
 
 
+class Tokenizer(NamedTuple):
+    """None and nothing where the model is exported without one."""
+
+    vocabulary: Vocabulary | None
+    files: Mapping[str, str]
+
+
 class ExportError(ValueError):
     """What cannot be exported, or not to there. Says what is in the way."""
 
@@ -47,17 +55,21 @@ def export(asked: argparse.Namespace) -> dict[str, Any]:
     """Writes the folder and returns what it holds: the line that the program prints."""
     began = time.monotonic()
     source = checkpoint_folder(asked.checkpoint)
-    own = verify(source, only=(MODEL_FILE, META_FILE))
-    meta = read_meta(source)
     to = asked.to.absolute()
     put_back(to)
     refuse_foreign(to)
+    with ThreadPoolExecutor(1) as beside:  # hashing leaves the interpreter free for it
+        tokenizer = beside.submit(made_tokenizer, source, asked)
+        own = verify(source, only=(MODEL_FILE, META_FILE))
+    meta = read_meta(source)
     refuse_full_disk(to, own[MODEL_FILE]["size_bytes"])
     fresh = fresh_of(to)
     shutil.rmtree(fresh, ignore_errors=True)
     try:
         fresh.mkdir(parents=True)
-        facts = write_hf(source, meta, asked.tokenizer, fresh) if asked.format == "hf" else write_plain(source, fresh)
+        facts = (
+            write_hf(source, meta, tokenizer.result(), fresh) if asked.format == "hf" else write_plain(source, fresh)
+        )
         for companion in sorted(asked.companions.iterdir()) if asked.companions else ():
             shutil.copyfile(companion, fresh / companion.name)
         record = {
@@ -80,10 +92,19 @@ def _entry(path: Path) -> dict[str, Any]:
         return {"size_bytes": path.stat().st_size, "sha256": sha256_of(file)}
 
 
-def write_hf(source: Path, meta: Mapping[str, Any], tokenizer: str | None, to: Path) -> dict[str, Any]:
-    """config.json, generation_config.json, model.safetensors and the tokenizer. Raises NotExpressible, ExportError."""
+def made_tokenizer(source: Path, asked: argparse.Namespace) -> Tokenizer:
+    """The vocabulary and its files' texts; nothing for a format without. Raises NotExpressible, ExportError."""
+    if asked.format != "hf":
+        return Tokenizer(None, {})
+    meta = read_meta(source)
     model = read_shape(meta.get("model"))
-    vocabulary = vocabulary_of(tokenizer or meta.get("tokenizer") or DataConfig.tokenizer, model)
+    vocabulary = vocabulary_of(asked.tokenizer or meta.get("tokenizer") or DataConfig.tokenizer, model)
+    return Tokenizer(vocabulary, tokenizer_files(vocabulary, model.context_length) if vocabulary else {})
+
+
+def write_hf(source: Path, meta: Mapping[str, Any], tokenizer: Tokenizer, to: Path) -> dict[str, Any]:
+    """config.json, generation_config.json, model.safetensors and the tokenizer. Raises NotExpressible."""
+    model, vocabulary = read_shape(meta.get("model")), tokenizer.vocabulary
     end_of_text = vocabulary.end_of_text if vocabulary else None
     with safe_open(source / MODEL_FILE, framework="numpy") as file:
         found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a dict
@@ -92,7 +113,7 @@ def write_hf(source: Path, meta: Mapping[str, Any], tokenizer: str | None, to: P
     marks = {"bos_token_id": end_of_text, "eos_token_id": end_of_text, "pad_token_id": end_of_text}
     write_json(to / "config.json", gpt2_config(model, end_of_text))
     write_json(to / "generation_config.json", {"max_length": model.context_length, **marks})
-    for name, text in tokenizer_files(vocabulary, model.context_length).items() if vocabulary else ():
+    for name, text in tokenizer.files.items():
         write_text(to / name, text)
     return {
         "model": dataclasses.asdict(model),

@@ -130,7 +130,7 @@ def letters_of_bytes() -> dict[int, str]:
 
 
 def _spell(token: bytes, letters: Mapping[int, str]) -> str:
-    return "".join(letters[value] for value in token)
+    return token.decode("latin-1").translate(letters)  # one character a byte
 
 
 def is_gpt2_pattern(pattern: str | None) -> bool:
