@@ -106,8 +106,36 @@ def report(
     return it.report(run, html=html, charts=charts, as_json=as_json)
 
 
+def compare(
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="RUN...", help="Ids, names, or beginnings of ids.")
+    ] = None,
+    *,
+    baseline: Annotated[
+        str | None,
+        typer.Option("--baseline", metavar="RUN", help="What the others are held against. Default: the first."),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option("--label", metavar="KEY=VALUE", help="Also all runs with this label; repeatable."),
+    ] = None,
+    html: options.Html = None,
+    charts: options.Charts = None,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Rank runs by their test slice, else their validation.
+
+    Each against the baseline, in standard deviations of the seed: below two is noise. Shows what differs in recipe,
+    machine and software.
+    """
+    from orchestrator.cli import compare as it
+
+    return it.compare_runs(runs or [], baseline, label or [], html=html, charts=charts, as_json=as_json)
+
+
 def register(verb: Callable[[Callable[..., int]], Callable[..., int]]) -> None:
     """Adds them to the app; `verb` explains their failures."""
     evaluate.__name__ = "eval"  # the command's name, which Python keeps for itself
-    for body in (evaluate, export, report):
+    for body in (compare, evaluate, export, report):
         verb(body)

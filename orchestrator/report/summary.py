@@ -62,7 +62,7 @@ def write_report(
     training, known = read_training(mirror), told or Told()
     facts = collect(run, intervals, cost, mirror, told=known, training=training)
     _write(mirror / RECIPE, recipe_text(run.recipe_data))
-    _write(mirror / COST, _json({**cost.to_json(run.id), "hours_by_stage": _hours(intervals)}))
+    _write(mirror / COST, _json({**cost.to_json(run.id), "hours_by_stage": stage_hours(intervals)}))
     _write(mirror / REPORT_JSON, _json(facts))
     _write(mirror / REPORT_PAGE, render(facts))
     _write(mirror / REPORT_HTML, run_page(facts, run_charts(facts, training), run.recipe_data, known.events, mirror))
@@ -152,7 +152,7 @@ def _training(run: RunRecord, training: Training) -> dict[str, Any]:
 
 def _parts(run: RunRecord, intervals: Sequence[StageInterval], cost: Cost) -> list[dict[str, Any]]:
     """Plan against truth, part by part, the total last."""
-    hours = _hours(intervals)
+    hours = stage_hours(intervals)
     planned_h, planned_usd = run.plan.get("hours") or {}, run.plan.get("cost_usd") or {}
     wholes = {**PARTS, "total": tuple(hours)}
     return [
@@ -167,7 +167,7 @@ def _parts(run: RunRecord, intervals: Sequence[StageInterval], cost: Cost) -> li
     ]
 
 
-def _hours(intervals: Iterable[StageInterval]) -> dict[str, float]:
+def stage_hours(intervals: Iterable[StageInterval]) -> dict[str, float]:
     """Hours by stage, in the order of their first interval."""
     hours: dict[str, float] = {}
     for interval in intervals:

@@ -1,0 +1,88 @@
+"""The HTML page and the charts of a comparison, from what comparison.py says. It must not compare.
+
+html = compare_page(found, compare_charts(runs))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from orchestrator.report.comparison import Compared, interpolated, validation_curve
+from orchestrator.report.curves import rounded, running_mean, window
+from orchestrator.report.html import render
+
+COLORS = 8
+POINTS = 400
+"""Of each run's training loss, evenly spaced after smoothing."""
+
+Curve = list[tuple[float, float]]
+
+
+def compare_page(found: Mapping[str, Any], charts: Sequence[Mapping[str, Any]], title: str) -> str:
+    """The page as text."""
+    colors = {run_id: number % COLORS for number, run_id in enumerate(_in_order(charts, found))}
+    by_id = {row["id"]: row for row in found["runs"]}
+    labels = {run_id: display(row) for run_id, row in by_id.items()}
+    values = {**found, "title": title, "colors": colors, "labels": labels, "by_id": by_id}
+    return render("compare.html.j2", values, charts)
+
+
+def _in_order(charts: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) -> list[str]:
+    return list(charts[0]["order"]) if charts else [row["id"] for row in found["runs"]]
+
+
+def display(row: Mapping[str, Any]) -> str:
+    """What a run is called where there is little room."""
+    return str(row["name"] or row["id"])
+
+
+def compare_charts(runs: Sequence[Compared]) -> list[dict[str, Any]]:
+    """Validation and training loss over tokens, validation loss over hours of training; a chart without lines goes."""
+    kinds: tuple[tuple[str, str, str, str, Callable[[Compared], Curve]], ...] = (
+        ("validation", "Validation loss", "tokens", "points", validation_curve),
+        ("training", "Training loss", "tokens", "line", training_curve),
+        ("hours", "Validation loss by time", "hours of training", "points", validation_by_hours),
+    )
+    charts = []
+    for key, title, x, kind, curve_of in kinds:
+        curves = [curve_of(each) for each in runs]
+        if any(curves):
+            unit = "nats per token" + (", smoothed" if kind == "line" else "")
+            charts.append({"key": key, "title": title, "unit": unit, "x": x, **_lines(runs, curves, kind)})
+    return charts
+
+
+def _lines(runs: Sequence[Compared], curves: Sequence[Curve], kind: str) -> dict[str, Any]:
+    xs = sorted({x for curve in curves for x, _ in curve})
+    series = []
+    for number, (each, curve) in enumerate(zip(runs, curves, strict=True)):
+        known = dict(curve)
+        values = [rounded(known.get(x)) for x in xs]
+        label = each.run.name or each.run.id
+        series.append({"label": label, "kind": kind, "color": f"--c{number % COLORS}", "values": values})
+    return {"xs": [rounded(x) for x in xs], "series": series, "order": [each.run.id for each in runs]}
+
+
+def training_curve(each: Compared) -> Curve:
+    """Tokens and smoothed loss, thinned evenly."""
+    losses, tokens = each.training.columns.get("loss", ()), each.training.columns.get("tokens", ())
+    means = running_mean(losses, window(len(losses)))
+    every = max(1, -(-len(means) // POINTS))
+    known = [
+        (seen, mean)
+        for index, (seen, mean) in enumerate(zip(tokens, means, strict=True))
+        if seen is not None and mean is not None and (index % every == 0 or index == len(means) - 1)
+    ]
+    return known
+
+
+def validation_by_hours(each: Compared) -> Curve:
+    """Hours since the first logged line, by the machine's clock, and loss."""
+    times = each.training.columns.get("time", ())
+    known = [(float(step), time) for step, time in zip(each.training.steps, times, strict=True) if time is not None]
+    if len(known) < 2:
+        return []
+    begin = known[0][1]
+    placed = [(interpolated(known, point.step), point.value) for point in each.training.validations]
+    return [((time - begin) / 3600, loss) for time, loss in placed if time is not None]
