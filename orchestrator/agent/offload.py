@@ -111,7 +111,8 @@ class Offload:
         sent = objects.put_bytes(self.urls["probe"], content)
         if objects.look(self.urls["probe"]["get"]) != sent:
             raise StoreTrouble("the store gave back other bytes than it was given")
-        objects.remove(self.urls["probe"]["delete"])
+        if "delete" in self.urls["probe"]:
+            objects.remove(self.urls["probe"]["delete"])
         self.probed = True
 
     def _ended(self) -> dict[str, Any] | None:

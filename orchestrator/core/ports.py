@@ -237,6 +237,8 @@ class Upload:
     complete_url: str | None = field(default=None, repr=False)
     abandon_url: str | None = field(default=None, repr=False)
     """DELETE frees what was sent of an upload in several puts that is never completed."""
+    remove_url: str | None = field(default=None, repr=False)
+    """DELETE takes the stored file away again, where the scheme can."""
 
 
 class Storage(Protocol):

@@ -140,9 +140,10 @@ class S3Storage:
 
     def _upload(self, bucket: str, key: str, file: StoredFile, expires_s: float) -> Upload:
         place = {"Bucket": bucket, "Key": key}
+        remove, _ = self._presigned("delete_object", place, expires_s)
         if file.size_bytes <= LARGEST_PUT_BYTES:
             url, ends_at = self._presigned("put_object", place, expires_s)
-            return Upload(file.name, (Part(url, 0, file.size_bytes, "", expires_at=ends_at),))
+            return Upload(file.name, (Part(url, 0, file.size_bytes, "", expires_at=ends_at),), remove_url=remove)
         with _translated(f"s3://{bucket}/{key}"):
             made = self.client.create_multipart_upload(**place)["UploadId"]
         place = {**place, "UploadId": made}
@@ -153,7 +154,7 @@ class S3Storage:
             puts.append(Part(url, start, min(PART_BYTES, file.size_bytes - start), "", expires_at=ends_at))
         complete, _ = self._presigned("complete_multipart_upload", place, expires_s)
         abandon, _ = self._presigned("abort_multipart_upload", place, expires_s)
-        return Upload(file.name, tuple(puts), complete, abandon)
+        return Upload(file.name, tuple(puts), complete, abandon, remove)
 
     def _presigned(self, method: str, place: Mapping[str, Any], expires_s: float) -> tuple[str, float]:
         """The URL, and when it ends: as asked, never later than the credentials or the longest that S3 allows."""
