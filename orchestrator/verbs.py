@@ -11,25 +11,29 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from orchestrator.core.errors import GptctlError, RunLocked, UserError
 from orchestrator.core.events import Event
+from orchestrator.core.inventory import HostSpec
 from orchestrator.core.ports import Address
 from orchestrator.core.states import Outcome, Seen, State
+from orchestrator.core.stored import StoredCheckpoint, run_uri, told_by
 from orchestrator.ledger.lock import RunLock, holder
 from orchestrator.ledger.records import RENTAL_OPEN, Rental, RunRecord
 from orchestrator.ledger.store import Ledger
 from orchestrator.pipeline import STAGES, drive, outcome_code, perform
 from orchestrator.remote.agent import Agent, Checkpoint
-from orchestrator.stages import box_guard
+from orchestrator.stages import box_guard, from_store, offload
 from orchestrator.stages.checkpoints import pull
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.follow import mirror_now
 from orchestrator.wiring import open_context, open_shell
 from trainer import contract
+from trainer.contract import checkpoint_name
 
 Listener = Callable[[Event], None]
+Found = TypeVar("Found", Checkpoint, StoredCheckpoint)
 GRACE_S = 300.0
 
 
@@ -106,20 +110,50 @@ def fetch_run(
         try:
             if not ledger.attempts(run_id):
                 raise UserError(f"{run_id} never trained: there is nothing to fetch", f"gptctl status {run_id}")
-            wanted = _wanted(context.agent.manifest(run_id), run_id, all_=all_, step=step)
-            _mirror_logs(context)
-            context.mirror.mkdir(parents=True, exist_ok=True, mode=0o700)
-            pull(context, wanted, folder)
+            wanted: Sequence[Checkpoint | StoredCheckpoint] = (
+                _from_store(context, folder, all_=all_, step=step)
+                if _is_gone(context)
+                else _from_machine(context, folder, all_=all_, step=step)
+            )
         finally:
             context.disconnect()
         checkpoints = [
-            {"step": found.step, "path": str(folder / found.name), "size_bytes": found.size_bytes, "verified": True}
+            {
+                "step": found.step,
+                "path": str(folder / checkpoint_name(found.step)),
+                "size_bytes": found.size_bytes,
+                "verified": True,
+            }
             for found in wanted
         ]
         return {"run": run_id, "to": str(folder.parent), "checkpoints": checkpoints}
 
 
-def _wanted(found: Sequence[Checkpoint], run_id: str, *, all_: bool, step: int | None) -> list[Checkpoint]:
+def _is_gone(context: RunContext) -> bool:
+    """Whether there is no machine to ask any more, and a store instead."""
+    rental = context.rental
+    return offload.wanted(context) and (rental.state != RENTAL_OPEN or bool(rental.data.get("gone_at")))
+
+
+def _from_machine(context: RunContext, folder: Path, *, all_: bool, step: int | None) -> Sequence[Checkpoint]:
+    found = _wanted(context.agent.manifest(context.run_id), context.run_id, all_=all_, step=step)
+    _mirror_logs(context)
+    context.mirror.mkdir(parents=True, exist_ok=True, mode=0o700)
+    pull(context, found, folder)
+    return found
+
+
+def _from_store(context: RunContext, folder: Path, *, all_: bool, step: int | None) -> Sequence[StoredCheckpoint]:
+    place = offload.uri(context)
+    index = offload.read_index(context, place)
+    found = _wanted(index.checkpoints, context.run_id, all_=all_, step=step)
+    from_store.bring_logs(context, place, index.files)
+    from_store.bring(context, place, found, folder)
+    return found
+
+
+def _wanted(found: Sequence[Found], run_id: str, *, all_: bool, step: int | None) -> list[Found]:
+    """All, best and latest, or those of a step. Raises UserError naming the steps there are."""
     if step is not None:
         chosen = [each for each in found if each.step == step]
         if not chosen:
@@ -159,6 +193,7 @@ def look(home: Path, runs: Sequence[RunRecord], deadline_s: float = 2.0) -> list
             thread.join(max(0.0, deadline - time.monotonic()))
         for run in asked:
             ledger.update_run(run.id, **_seen(answers.get(run.id), rentals[run.id]))
+            _note_store(ledger, run, answers.get(run.id) or {})
             _note_guard(ledger, run, answers.get(run.id) or {})
         return [ledger.run(run.id) if run in asked else run for run in runs]
 
@@ -169,6 +204,17 @@ def _note_guard(ledger: Ledger, run: RunRecord, answer: dict[str, Any]) -> None:
     known, state = rental.data.get("guard") or {}, answer.get("guard") or {}
     if {known.get("kind"), state.get("kind")} & {*box_guard.KINDS} and state and holder(ledger.home, run.id) is None:
         ledger.update_rental(rental.id, data={**rental.data, "guard": box_guard.told_by(known, state, time.time())})
+
+
+def _note_store(ledger: Ledger, run: RunRecord, answer: dict[str, Any]) -> None:
+    """What the machine says of the store; the newest step that is safe anywhere else counts."""
+    safe = max(map(int, answer.get("safe") or []), default=0)
+    if safe > (ledger.run(run.id).safe_step or 0):
+        ledger.update_run(run.id, safe_step=safe)
+    uri = HostSpec.from_resolved(run.host_data).checkpoint_store
+    if uri is not None and answer.get("store") and holder(ledger.home, run.id) is None:
+        told = told_by(run_uri(uri, run.id), answer["store"])
+        ledger.update_run(run.id, options={**ledger.run(run.id).options, "store": told})
 
 
 def _worth_asking(run: RunRecord) -> bool:

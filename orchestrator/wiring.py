@@ -10,8 +10,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from orchestrator import downloads, providers
+from orchestrator import downloads, providers, storage
 from orchestrator.core import machines
 from orchestrator.core.events import Event
 from orchestrator.core.inventory import HostSpec
@@ -49,7 +50,10 @@ class RunRequest:
     accept_new_host_key: bool = False
     on_rental: str | None = None
     resume_from: str | None = None
-    """A checkpoint folder on this side."""
+    """A checkpoint's folder on this side, or its URI."""
+    resume_step: int = 0
+    resume_files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Its files, with what they must be: name to {"size_bytes", "sha256"}."""
 
 
 def new_run(ledger: Ledger, request: RunRequest, now: float) -> RunRecord:
@@ -72,6 +76,8 @@ def new_run(ledger: Ledger, request: RunRequest, now: float) -> RunRecord:
             "made_by": own_version.made_by(),
             "accept_new_host_key": request.accept_new_host_key,
             "resume_from": request.resume_from,
+            "resume_step": request.resume_step,
+            "resume_files": {name: dict(entry) for name, entry in request.resume_files.items()},
             "wait": request.wait,
             "alternatives": [plan.to_json() for plan in request.alternatives],
         },
@@ -117,6 +123,7 @@ def open_context(home: Path, ledger: Ledger, run_id: str, listener: Callable[[Ev
         now=time.time,
         listener=listener,
         bring_text=lambda uri, tell: _bring_text(home, uri, tell),
+        storage=storage.of,
     )
 
 

@@ -93,7 +93,7 @@ def run(
     sets: options.Set = None,
     resume_from: Annotated[
         str | None,
-        typer.Option("--resume-from", metavar="RUN", help="Start from the newest checkpoint of another run."),
+        typer.Option("--resume-from", metavar="RUN", help="Start from a checkpoint: RUN, s3://... or a folder."),
     ] = None,
     max_cost: options.MaxCost = None,
     max_hours: options.MaxHours = None,

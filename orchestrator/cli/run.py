@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from orchestrator import origins, stores
 from orchestrator.cli import render
 from orchestrator.cli.ending import how_to_go_on, show_ending
 from orchestrator.cli.failures import run_folder
@@ -25,16 +26,17 @@ from orchestrator.core.events import Event
 from orchestrator.core.inventory import HostSpec, load_inventory
 from orchestrator.core.limits import check_guard, check_month, month_start
 from orchestrator.core.machines import machine_type
+from orchestrator.core.plan import Plan
 from orchestrator.core.recipe import Recipe, load_recipe
 from orchestrator.core.settings import load_settings
 from orchestrator.core.states import State
 from orchestrator.core.suggest import one_of
 from orchestrator.ledger.records import RENTAL_OPEN, RunRecord
 from orchestrator.ledger.store import Ledger
+from orchestrator.origins import Origin
 from orchestrator.pipeline import drive, outcome_code
 from orchestrator.verbs import release_run, stop_run
 from orchestrator.wiring import RunRequest, new_run
-from trainer.contract import CHECKPOINTS, LATEST
 
 LONGEST_TEXT = 500
 
@@ -74,6 +76,7 @@ def run(wish: Wish, *, yes: bool, as_json: bool) -> int:
         show_alternatives(request.alternatives)
         check_guard(request.plan, host, unguarded=wish.unguarded)
         warn_if_unwatched(ledger.home, host)
+        _check_store(wish, request.plan, host)
         _rehearse(wish, host)
         if not _agreed(wish, ledger, request, yes):
             render.talk("nothing was started")
@@ -99,6 +102,7 @@ def _host(wish: Wish, ledger: Ledger) -> HostSpec:
 
 def _request(wish: Wish, ledger: Ledger, recipe: Recipe, host: HostSpec) -> RunRequest:
     limits = typed_limits(wish.max_cost_usd, wish.max_hours, wish.max_price_per_hour_usd)
+    origin = _origin(ledger, wish.resume_from, recipe)
     plan, *others = planned(recipe, host, ledger.rates(), limits)
     monthly = load_settings(ledger.home).limits.max_usd_per_month
     dearest = max((plan, *others), key=lambda each: each.cost_usd["total"] or 0.0)
@@ -116,7 +120,9 @@ def _request(wish: Wish, ledger: Ledger, recipe: Recipe, host: HostSpec) -> RunR
         wait=wish.wait,
         accept_new_host_key=wish.accept_new_host_key,
         on_rental=wish.on,
-        resume_from=_checkpoint(ledger, wish.resume_from),
+        resume_from=origin.place if origin else None,
+        resume_step=origin.step if origin else 0,
+        resume_files=origin.files if origin else {},
     )
 
 
@@ -148,15 +154,28 @@ def _labels(given: list[str]) -> dict[str, str]:
     return labels
 
 
-def _checkpoint(ledger: Ledger, wanted: str | None) -> str | None:
-    """The newest checkpoint of another run, on this side."""
+def _origin(ledger: Ledger, wanted: str | None, recipe: Recipe) -> Origin | None:
+    """The checkpoint to go on from: it is there, and its model is the recipe's."""
     if wanted is None:
         return None
-    other = ledger.find_run(wanted)
-    latest = ledger.home / "runs" / other.id / CHECKPOINTS / LATEST
-    if not latest.is_dir():
-        raise UserError(f"{other.id} has no checkpoint here to resume from", f"gptctl fetch {other.id}")
-    return str(latest.resolve())
+    origin = origins.find(ledger, wanted)
+    origins.check_shape(origin, recipe.model.config())
+    render.talk(f"goes on from step {origin.step}: {origin.place}")
+    return origin
+
+
+def _check_store(wish: Wish, plan: Plan, host: HostSpec) -> None:
+    """A store that cannot be written to, or not for long enough, shows before a dollar is spent."""
+    if host.checkpoint_store is None:
+        return
+    stores.check(host.checkpoint_store)
+    short = stores.short_of(plan, host.checkpoint_store, time.time())
+    if short and wish.detach:
+        raise UserError(
+            f"-d: {short}: nobody would renew its URLs", "leave -d away, set --max-hours, or use other credentials"
+        )
+    if short:
+        render.talk(f"warning: {short}; a gptctl that follows renews that", style="yellow")
 
 
 def _agreed(wish: Wish, ledger: Ledger, request: RunRequest, yes: bool) -> bool:

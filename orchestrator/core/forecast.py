@@ -101,21 +101,36 @@ def ending(
         return "depends on the host entry: none is chosen"
     if not host.paid:
         return "training goes on without the laptop; checkpoints wait on the machine until fetched"
-    if host.checkpoint_store and host.guard in ("self", "key-on-box"):
-        return f"best + latest go to {host.checkpoint_store}, then the machine ends itself"
-    hold_h = _hold_hours(price, limits, ceiling, hours)
-    dollars = f" (${hold_h * price.per_hour_usd:.0f})" if price.per_hour_usd else ""
-    if host.checkpoint_store:
-        return (
-            f"best + latest go to {host.checkpoint_store}; billed up to {hold_h:.1f} h{dollars} more, until the watcher"
+    stored = f"best + latest go to {host.checkpoint_store}, then " if host.checkpoint_store else ""
+    if host.guard == "none":
+        rate = f" (${price.per_hour_usd:g}/h)" if price.per_hour_usd else ""
+        return f"{stored}the machine is billed{rate} until you come back: guard none ends nothing"
+    if host.guard == "watcher":  # which knows the deadline alone: it comes no sooner, whatever hold_h says
+        end_h = _end_hour(price, limits, ceiling, hours)
+        left_h = max(0.0, end_h - (hours["total"] - hours["fetch"]))
+        until = (
+            f"billed up to {left_h:.1f} h{_dollars(left_h, price)} more, until the watcher ends it at hour {end_h:.1f}"
         )
-    return f"held up to {hold_h:.1f} h{dollars}, then ended and checkpoints lost: set checkpoint_store"
+        return f"{stored}{until}" if stored else f"{until}, checkpoints lost: set checkpoint_store"
+    if stored:
+        return f"{stored}the machine ends itself"
+    hold_h = _hold_hours(price, limits, ceiling, hours)
+    return f"held up to {hold_h:.1f} h{_dollars(hold_h, price)}, then ended and checkpoints lost: set checkpoint_store"
+
+
+def _dollars(hours: float, price: Quote) -> str:
+    return f" (${hours * price.per_hour_usd:.0f})" if price.per_hour_usd else ""
+
+
+def _end_hour(price: Quote, limits: Limits, ceiling: float | None, hours: Mapping[str, float]) -> float:
+    """Hours from the launch to the budget deadline."""
+    ends = [limits.max_hours] if limits.max_hours is not None else []
+    if ceiling is not None and price.per_hour_usd:
+        ends.append(ceiling / price.per_hour_usd)
+    return min(ends, default=hours["total"])
 
 
 def _hold_hours(price: Quote, limits: Limits, ceiling: float | None, hours: Mapping[str, float]) -> float:
     """Hours left from the end of training to the budget deadline, cut by hold_h."""
-    ends = [limits.max_hours] if limits.max_hours is not None else []
-    if ceiling is not None and price.per_hour_usd:
-        ends.append(ceiling / price.per_hour_usd)
-    left = max(0.0, min(ends, default=hours["total"]) - (hours["total"] - hours["fetch"]))
+    left = max(0.0, _end_hour(price, limits, ceiling, hours) - (hours["total"] - hours["fetch"]))
     return left if limits.hold_h is None else min(left, limits.hold_h)

@@ -12,7 +12,7 @@ from orchestrator.remote import transfer
 from orchestrator.remote.agent import Checkpoint
 from orchestrator.remote.landing import require_space
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.sync import progress
+from orchestrator.stages.progress import progress
 from trainer import contract
 
 UNWRITABLE = ("disk-full", "read-only")

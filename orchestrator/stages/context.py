@@ -21,7 +21,7 @@ from orchestrator.core.events import EPHEMERAL, Event
 from orchestrator.core.inventory import HostSpec
 from orchestrator.core.machines import MachineType
 from orchestrator.core.plan import Plan
-from orchestrator.core.ports import Address, Instance, Provider, Shell
+from orchestrator.core.ports import Address, Instance, Provider, Shell, Storage
 from orchestrator.core.recipe import Recipe
 from orchestrator.core.states import State, is_forward
 from orchestrator.ledger.records import Rental, RunRecord
@@ -46,6 +46,8 @@ class RunContext:
     listener: Callable[[Event], None]
     bring_text: Callable[[str, Callable[[Transfer], None]], tuple[Sequence[str], str]]
     """Downloads a URI's text to this computer: its paths there, and the commit."""
+    storage: Callable[[str], Storage]
+    """The storage that answers for a URI."""
     stage: str | None = None
     interval: int = 0
     """The ledger's id of the stage interval that is open, which costs money while it is."""

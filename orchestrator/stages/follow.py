@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.core.errors import CommandFailed, LinkLost, RemoteError, Unreachable
-from orchestrator.core.states import Outcome, Seen, State
+from orchestrator.core.states import Seen, State
 from orchestrator.remote.agent import Data, Ended, Heartbeat
-from orchestrator.stages import boot, box_guard, gone
+from orchestrator.stages import boot, box_guard, gone, offload, verdict
 from orchestrator.stages.checkpoints import pull_newest
 from orchestrator.stages.context import RunContext
 from trainer import contract
@@ -34,7 +34,7 @@ def follow(context: RunContext) -> None:
     while True:
         heard = context.now()
         try:
-            return _conclude(context, mirror_until_end(context))
+            return verdict.conclude(context, mirror_until_end(context))
         except (LinkLost, Unreachable, CommandFailed) as error:  # CommandFailed: our session there was killed
             if context.provider.paid and boot.was_preempted(context):
                 return gone.conclude(context)
@@ -60,7 +60,7 @@ def mirror_until_end(context: RunContext) -> dict[str, Any]:
             if isinstance(line, Data):
                 append(context.mirror / line.file, line.offset, line.data)
                 progress.data(line.file, line.data)
-                if context.provider.paid and progress.take_checkpointed():
+                if context.provider.paid and not offload.wanted(context) and progress.take_checkpointed():
                     pull_newest(context)
             elif isinstance(line, Heartbeat):
                 progress.heartbeat(line.status)
@@ -166,6 +166,8 @@ class Progress:
         if "guard" in status:
             box_guard.note(self.context, status["guard"])
         self._tell_notice(status.get("notice") or {})
+        if status:
+            offload.look_after(self.context, status)
         self.context.ledger.touch_stage(self.context.interval, now)
 
     def _tell_notice(self, notice: Mapping[str, Any]) -> None:
@@ -179,23 +181,3 @@ class Progress:
             self.context.tell("notice", text, **notice["taken"])
         elif notice.get("warning"):
             self.context.tell("warning", str(notice["warning"]))
-
-
-def _conclude(context: RunContext, exit_record: Mapping[str, Any]) -> None:
-    """The verdict: exit.json decides; torchrun's code is evidence."""
-    outcome = Outcome(exit_record["outcome"])
-    reason = str(exit_record.get("reason") or "")
-    context.ledger.update_run(context.run_id, eta_s=None)
-    for attempt in context.ledger.attempts(context.run_id)[-1:]:
-        # Durations travel, not dates: the machine's clock may be off.
-        ended_at = min(context.now(), attempt.started_at + float(exit_record["duration_s"]))
-        context.ledger.end_away(context.run_id, ended_at)
-        context.ledger.update_attempt(context.run_id, attempt.number, ended_at=ended_at, last_step=context.run.step)
-    context.note(exit=dict(exit_record))
-    context.ledger.set_state(context.run_id, State.ENDING, outcome=outcome, cause=reason)
-    if outcome in (Outcome.FAILED, Outcome.LIMIT):
-        context.tell("warning", f"training {outcome}: {reason}")
-        for line in exit_record.get("last_lines", ())[-10:]:
-            context.tell("log", str(line))
-    elif outcome == Outcome.PREEMPTED:
-        context.tell("preempted", f"{reason}; fetching what was saved while the machine is there")

@@ -5,10 +5,15 @@ Only the provider can say gone; a machine that is silent is neither dead nor ali
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from orchestrator.core.errors import BadCredentials, NoAnswer
 from orchestrator.core.ports import Instance
 from orchestrator.core.states import Outcome, State
-from orchestrator.stages import boot, box_guard, guard
+from orchestrator.core.stored import StoreIndex
+from orchestrator.report.metrics import read_training
+from orchestrator.stages import boot, box_guard, from_store, guard, offload, verdict
 from orchestrator.stages.context import RunContext
 
 SLACK_S = 35.0
@@ -25,6 +30,9 @@ def was_ended(context: RunContext) -> bool:
 def conclude(context: RunContext) -> None:
     """Leaves the run ending: by its limit if a guard ended the machine, else preempted. Says what is lost."""
     what, name = context.rental.instance_id, context.rental.provider
+    index = recover(context)
+    if index is not None and index.ended is not None:
+        return _over(context, index.ended)
     if _ended_by_guard(context):
         outcome, cause = Outcome.LIMIT, f"its guard ended {what}: {_why(context)}"
     else:
@@ -38,17 +46,42 @@ def conclude(context: RunContext) -> None:
     context.tell("preempted" if outcome == Outcome.PREEMPTED else "warning", f"{cause}; {lost(context)}")
 
 
+def recover(context: RunContext) -> StoreIndex | None:
+    """What the machine left in the store: its logs come here, and its newest checkpoint there is safe."""
+    index = offload.index(context)
+    if index is None:
+        return None
+    newest = index.newest()
+    if newest is not None and newest.step > (context.run.safe_step or 0):
+        context.ledger.update_run(context.run_id, safe_step=newest.step)
+    from_store.bring_logs(context, offload.uri(context), index.files)
+    training = read_training(context.mirror)
+    if training.step > (context.run.step or 0):
+        context.ledger.update_run(
+            context.run_id, step=training.step, loss=training.last_loss, val_loss=training.last_val_loss, eta_s=None
+        )
+    return index
+
+
+def _over(context: RunContext, exit_record: Mapping[str, Any]) -> None:
+    """It ended as was planned: the training is over, all that is kept lies in the store, and then the machine went."""
+    context.remember(gone_at=context.rental.data.get("gone_at") or context.now())
+    context.say(f"{context.rental.instance_id} is gone; everything that is kept lies in {offload.uri(context)}")
+    verdict.conclude(context, exit_record)
+
+
 def lost(context: RunContext) -> str:
     """What went with the machine, as far as this side knows."""
     run = context.run
     if not context.ledger.attempts(run.id):
         return "nothing had been trained"
+    where = f"in {offload.uri(context)}" if offload.wanted(context) else "here"
     if run.safe_step is not None and run.safe_step >= (run.total_steps or 0) > 0:
-        return "its last checkpoint is here and verified"
+        return f"its last checkpoint is {where} and verified"
     seen = f"the last step seen was {run.step or 0} of {run.total_steps or '?'}"
     if run.safe_step is None:
-        return f"no checkpoint is here, all of it is lost ({seen})"
-    return f"the newest checkpoint here is of step {run.safe_step}, what came after it is lost ({seen})"
+        return f"no checkpoint is {where}, all of it is lost ({seen})"
+    return f"the newest checkpoint {where} is of step {run.safe_step}, what came after it is lost ({seen})"
 
 
 def _ended_by_guard(context: RunContext) -> bool:

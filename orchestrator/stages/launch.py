@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.core.errors import AgentError, LimitReached, MachineUnfit
@@ -11,7 +12,7 @@ from orchestrator.core.plan import Plan, train_config
 from orchestrator.core.ports import Instance
 from orchestrator.core.states import State
 from orchestrator.ledger.records import Attempt
-from orchestrator.stages import box_guard, guard
+from orchestrator.stages import box_guard, guard, offload
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.jobs import has_job, run_job
 from trainer.contract import RunConfig
@@ -25,6 +26,7 @@ def launch(context: RunContext) -> None:
     if not has_job(context, "train"):
         _amend_plan(context)
         guard.arm(context)
+        offload.require(context)
         _start(context)
     context.advance(State.TRAINING)
 
@@ -45,7 +47,11 @@ def _start(context: RunContext) -> None:
 def resolved_config(context: RunContext, plan: Plan) -> RunConfig:
     """config.json: recipe and plan with everything looked up. The same on every call: launching is repeatable."""
     options = context.run.options
-    return train_config(context.recipe, plan, resume_from=options.get("resume_from_there"), **options["data"])
+    config = train_config(context.recipe, plan, resume_from=options.get("resume_from_there"), **options["data"])
+    if not offload.wanted(context):
+        return config
+    # What the store does not have yet stays, however fast the next ones come.
+    return replace(config, retention=replace(config.retention, require_safe=True))
 
 
 def _spec(context: RunContext, config: RunConfig) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.core import shards as token_shards
@@ -12,9 +11,10 @@ from orchestrator.core.errors import UserError
 from orchestrator.core.shards import Dataset, Shard
 from orchestrator.remote import transfer
 from orchestrator.remote.landing import landing
-from orchestrator.stages import guard
 from orchestrator.stages.context import RunContext
+from orchestrator.stages.origin import place_checkpoint
 from orchestrator.stages.prepare import prepared_folder
+from orchestrator.stages.progress import progress
 from trainer import contract
 
 MAX_HELD_OUT_TOKENS = 10_000_000
@@ -26,7 +26,7 @@ def sync(context: RunContext) -> None:
     source = _push_trainer(context)
     dataset = _dataset(context)
     data = _place_dataset(context, dataset)
-    resume_from = _push_checkpoint(context)
+    resume_from = place_checkpoint(context)
     known = token_shards.described(dataset, _dataset_digest(context, dataset.train + dataset.validation))
     context.note(source=source, data=data, dataset=known, resume_from_there=resume_from)
 
@@ -113,34 +113,3 @@ def _validation_slice(context: RunContext, dataset: Dataset) -> dict[str, object
             f"set data.validation.tokens to at most {max(available - chosen.start_token, 0)}",
         )
     return {"validation_start_token": chosen.start_token, "validation_tokens": chosen.tokens}
-
-
-def _push_checkpoint(context: RunContext) -> str | None:
-    """The checkpoint of `--resume-from` on the machine, or None. Comes from this side's verified mirror."""
-    folder = context.run.options.get("resume_from")
-    if folder is None:
-        return None
-    source = Path(str(folder))
-    destination = f"{context.agent.root}/runs/{context.run_id}/resume/{source.name}"
-    names = [*json.loads((source / contract.MANIFEST_FILE).read_text())["files"], contract.MANIFEST_FILE]
-    for name in names:
-        transfer.push_file(context.shell, source / name, f"{destination}/{name}", progress(context, name))
-    return destination
-
-
-def progress(context: RunContext, what: str) -> Callable[[transfer.Transfer], None]:
-    """A listener that turns a transfer's counts into progress events."""
-
-    def tell(moved: transfer.Transfer) -> None:
-        context.tell(
-            "progress",
-            what=what,
-            done=moved.bytes_done,
-            total=moved.bytes_total,
-            unit="bytes",
-            rate=moved.rate_bytes_per_s,
-            eta_s=moved.eta_s,
-        )
-        guard.extend(context)
-
-    return tell

@@ -11,7 +11,7 @@ from orchestrator.ledger.records import Rental, RunRecord, StageInterval
 RUN_KEYS = {
     "id", "name", "recipe", "host", "machine", "rental", "state", "outcome", "stage", "step", "total_steps", "loss",
     "val_loss", "tokens_per_second", "mfu", "eta_s", "cost_usd", "price_per_hour_usd", "seen", "seen_s", "seen_via",
-    "safe_step", "guard",
+    "safe_step", "store", "guard",
 }  # fmt: skip
 RENTAL_KEYS = {"id", "provider", "instance_id", "machine", "price_per_hour_usd", "cost_usd", "runs"}
 

@@ -246,7 +246,7 @@ def test_the_ending_names_store_and_dollars() -> None:
     offer = Offer("lambda", "8xA100-40GB", 16.0, source="lambda API")
     stored = HostSpec(**cloud, checkpoint_store="s3://bucket/x", guard="key-on-box")  # type: ignore[arg-type]
     assert plan(recipe(), host=stored, offer=offer).ending.endswith("then the machine ends itself")
-    held = plan(recipe(), host=HostSpec(**cloud), offer=offer).ending  # type: ignore[arg-type]
+    held = plan(recipe(), host=HostSpec(**cloud, guard="key-on-box"), offer=offer).ending  # type: ignore[arg-type]
     assert held.startswith("held up to ")
     assert held.endswith("checkpoints lost: set checkpoint_store")
     assert "$" in held

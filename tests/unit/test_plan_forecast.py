@@ -73,7 +73,7 @@ def test_eight_cards_speak_for_one_without_a_loss() -> None:
 
 
 def test_held_until_the_budget_deadline_or_hold_h() -> None:
-    host = cloud()
+    host = cloud(guard="key-on-box")
     until_deadline = plan("limits.max_hours=5", host=host, offer=OFFER)
     left = 5 - (until_deadline.hours["total"] - until_deadline.hours["fetch"])
     assert until_deadline.ending.startswith(f"held up to {left:.1f} h (${left * 16:.0f})")
@@ -86,9 +86,14 @@ def test_held_until_the_budget_deadline_or_hold_h() -> None:
 
 def test_under_a_watcher_the_machine_is_billed_until_it_comes() -> None:
     host = cloud(checkpoint_store="s3://bucket/x", guard="watcher")
-    made = plan("limits.max_hours=10", host=host, offer=OFFER)
-    assert "billed up to" in made.ending
-    assert "ends itself" not in made.ending
+    made = plan("limits.max_hours=5", "limits.hold_h=0.5", host=host, offer=OFFER)
+    left = 5 - (made.hours["total"] - made.hours["fetch"])
+    assert made.ending == (
+        "best + latest go to s3://bucket/x, then "
+        f"billed up to {left:.1f} h (${16 * left:.0f}) more, until the watcher ends it at hour 5.0"
+    )
+    unguarded = plan(host=cloud(checkpoint_store="s3://bucket/x"), offer=OFFER)
+    assert unguarded.ending.endswith("billed ($16/h) until you come back: guard none ends nothing")
     without_store = plan("limits.max_hours=10", host=cloud(guard="key-on-box"), offer=OFFER)
     assert without_store.ending.endswith("checkpoints lost: set checkpoint_store")
 

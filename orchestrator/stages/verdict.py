@@ -1,0 +1,32 @@
+"""The verdict on a training that is over, from its exit record: outcome, cause and times go into the ledger.
+
+It asks no machine: the record came from one, or from the store it left it in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.core.states import Outcome, State
+from orchestrator.stages.context import RunContext
+
+
+def conclude(context: RunContext, exit_record: Mapping[str, Any]) -> None:
+    """Leaves the run ending: exit.json decides; torchrun's code is evidence."""
+    outcome = Outcome(exit_record["outcome"])
+    reason = str(exit_record.get("reason") or "")
+    context.ledger.update_run(context.run_id, eta_s=None)
+    for attempt in context.ledger.attempts(context.run_id)[-1:]:
+        # Durations travel, not dates: the machine's clock may be off.
+        ended_at = min(context.now(), attempt.started_at + float(exit_record["duration_s"]))
+        context.ledger.end_away(context.run_id, ended_at)
+        context.ledger.update_attempt(context.run_id, attempt.number, ended_at=ended_at, last_step=context.run.step)
+    context.note(exit=dict(exit_record))
+    context.ledger.set_state(context.run_id, State.ENDING, outcome=outcome, cause=reason)
+    if outcome in (Outcome.FAILED, Outcome.LIMIT):
+        context.tell("warning", f"training {outcome}: {reason}")
+        for line in exit_record.get("last_lines", ())[-10:]:
+            context.tell("log", str(line))
+    elif outcome == Outcome.PREEMPTED:
+        context.tell("preempted", f"{reason}; fetching what was saved while the machine is there")
