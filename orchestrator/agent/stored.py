@@ -94,7 +94,7 @@ def state(places: Places, run: str) -> dict[str, Any] | None:
     job = job_of(places, run)
     if job is None:
         return None
-    known = files.read_json(job.file(STATE)) or {"state": "starting", "problem": None, "safe": []}
+    known = files.read_json(job.file(STATE)) or {"state": "starting", "problem": None, "safe": [], "probed": False}
     return dict(known, store=job.spec.get("store"), finished=_is_finished(job))
 
 

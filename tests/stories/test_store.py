@@ -30,6 +30,13 @@ machine = "1xCPU"
 EVERY = 300
 """Of the run that is cut off: some seconds, in which one checkpoint is stored and read back."""
 TOKENS_PER_STEP = 256
+CUT_OFF = f"""
+[train]
+checkpoint_every = {EVERY}
+validate_every = {EVERY}
+schedule = "constant"
+warmup_fraction = 0.0
+"""
 SETTINGS = """
 [limits]
 hold_h = 0.001
@@ -105,7 +112,7 @@ def test_a_machine_taken_without_notice_loses_one_interval_and_another_goes_on_f
     tiny: Callable[..., str],
     s3: S3Server,  # noqa: F811
 ) -> None:
-    path = recipe(place, tiny, 9000, f"[train]\ncheckpoint_every = {EVERY}\nvalidate_every = {EVERY}\n")
+    path = recipe(place, tiny, 9000, CUT_OFF)
     process = place.begin("run", path, "--host", "box", "--yes")
     wait_until(lambda: process.poll() is not None or steps_stored(s3, place), 240)
     assert process.poll() is None, process.communicate()
