@@ -44,7 +44,7 @@ from orchestrator.rehearsal.disk import Disk, write_disk
 from tests.conftest import REPOSITORY, gptctl_command
 from tests.hosts import free_address
 
-REGION = "us-east-1"
+REGION, OTHER_REGION = "us-east-1", "us-west-2"
 IMAGE, IMAGE_NAME = "ami-0d1ab1e5", "Deep Learning Base OSS Nvidia Driver GPU AMI (Ubuntu 22.04) 20260901"
 VALIDATION = {
     "MOTO_EC2_ENABLE_INSTANCE_TYPE_VALIDATION": "1",
@@ -145,11 +145,12 @@ class Ec2Cloud:
         return get_backend("ec2")[DEFAULT_ACCOUNT_ID][REGION]
 
     def _seed(self) -> None:
-        image = Ami(
-            self.backend, IMAGE, name=IMAGE_NAME, owner_id="898082745236", owner_alias="amazon",
-            virtualization_type="hvm", architecture="x86_64", description="a driver and nothing else",
-        )  # fmt: skip
-        self.backend.amis[IMAGE] = image
+        for region in (REGION, OTHER_REGION):
+            backend = get_backend("ec2")[DEFAULT_ACCOUNT_ID][region]
+            backend.amis[IMAGE] = Ami(
+                backend, IMAGE, name=IMAGE_NAME, owner_id="898082745236", owner_alias="amazon",
+                virtualization_type="hvm", architecture="x86_64", description="a driver and nothing else",
+            )  # fmt: skip
 
     def _make_home(self) -> None:
         home, user = self.folder / "home", self.folder / "user-home"
@@ -361,7 +362,7 @@ class Ec2Cloud:
         wanted = {each["Field"]: each["Value"] for each in asked["Filters"]}
         sku = wanted["instanceType"]
         rows = []
-        for region, more in ((REGION, 1.0), ("us-west-2", 1.0), ("eu-west-1", 1.1)):
+        for region, more in ((REGION, 1.0), (OTHER_REGION, 1.0), ("eu-west-1", 1.1)):
             price = {
                 "priceDimensions": {"x": {"unit": "Hrs", "pricePerUnit": {"USD": f"{self.prices[sku] * more:.10f}"}}}
             }

@@ -27,6 +27,8 @@ from orchestrator.market import Market, ask_for, bundled, offer_for
 
 COLUMNS = ("HOST", "MACHINE", "BATCH", "STEPS", "TOK/S", "TIME", "COST", "$/H", "NOTE")
 MOST_TYPED = {"max_cost": 10_000_000, "max_hours": 100_000, "max_price": 10_000}
+BEFORE_BUYING_WITHIN_S = 10.0
+"""Longer than to show prices: above a bundled price that stands in for a silent cloud's, nothing is bought."""
 NUMBERS = ("STEPS", "TOK/S", "TIME", "COST", "$/H")
 
 
@@ -104,7 +106,7 @@ class Planner:
 def planned(recipe: Recipe, host: HostSpec, rates: Sequence[RateRecord], limits: Limits) -> list[Plan]:
     """One plan per machine type of the host that will do, the one to try first at the head: with capacity before
     without, then by dollars per run. Raises UserError if none can work, LimitReached if all cost too much."""
-    market = ask_for([host])
+    market = ask_for([host], BEFORE_BUYING_WITHIN_S)
     planner = Planner(recipe, dataset_tokens(recipe, must_exist=True), limits, rates, market.offers)
     made: list[tuple[bool, float, int, Plan]] = []
     problems: list[UserError | LimitReached] = []

@@ -6,6 +6,7 @@
     │   └── LedgerDamaged             the database cannot be read; nothing was changed
     ├── ProviderError        exit 3   the cloud said no, or said nothing
     │   ├── NoCapacity                a documented refusal: nothing was bought
+    │   ├── QuotaUsedUp               no more machines of that kind in that region; another region may do
     │   ├── BadCredentials
     │   ├── StorageError              a dataset or store: not there, or not for us
     │   ├── NoAnswer                  its API is down, slow or talks nonsense: decides nothing, try again later
@@ -63,6 +64,10 @@ class ProviderError(GptctlError):
 
 class NoCapacity(ProviderError):
     """The provider refused for lack of capacity, in words it documents: nothing was bought."""
+
+
+class QuotaUsedUp(ProviderError):
+    """The account may not have so many machines of that kind in that region: nothing was bought. Another may do."""
 
 
 class BadCredentials(ProviderError):

@@ -22,7 +22,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, TypeVar
 
-from orchestrator.core.errors import AmbiguousLaunch, BadCredentials, NoAnswer, NoCapacity, ProviderError, UserError
+from orchestrator.core.errors import (
+    AmbiguousLaunch,
+    BadCredentials,
+    NoAnswer,
+    NoCapacity,
+    ProviderError,
+    QuotaUsedUp,
+    UserError,
+)
 from orchestrator.core.suggest import did_you_mean
 
 EXTRA_HINT = "pip install 'gptctl[aws]'"
@@ -79,7 +87,7 @@ class Refused(ProviderError):
         self.code = code
 
 
-class Quota(Refused):
+class Quota(Refused, QuotaUsedUp):
     """The account may not have so many machines of that kind."""
 
 

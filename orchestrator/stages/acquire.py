@@ -20,6 +20,7 @@ from orchestrator.core.errors import (
     NoAnswer,
     NoCapacity,
     ProviderError,
+    QuotaUsedUp,
     RemoteError,
     UserError,
 )
@@ -141,12 +142,23 @@ def _buy_somewhere(context: RunContext) -> None:
     """Asks for each offer in turn, once; with --wait, round after round. Refusals close their intent."""
     prepare.before_buying(context)
     while True:
-        reasons = []
-        for offer in _candidates(context):
-            try:
-                return _buy(context, offer)
-            except NoCapacity as error:
-                reasons.append(f"{offer.zone or offer.region}: {error.message}")
+        reasons: list[str] = []
+        quotas: dict[tuple[str, str], QuotaUsedUp] = {}
+        try:
+            for offer in _candidates(context):
+                if (offer.region, offer.machine) in quotas:
+                    continue  # a quota holds for all zones of its region
+                try:
+                    return _buy(context, offer)
+                except NoCapacity as error:
+                    reasons.append(f"{offer.zone or offer.region}: {error.message}")
+                except QuotaUsedUp as error:
+                    quotas[offer.region, offer.machine] = error
+                    reasons.append(f"{offer.region}: {error.message}; {error.hint}")
+        except LimitReached as error:
+            raise LimitReached("; ".join([*reasons, error.message]), error.hint) from error
+        if quotas and len(quotas) == len(reasons):
+            raise next(iter(quotas.values()))  # waiting does not help
         why = "; ".join(reasons) or "no region lists capacity"
         if not context.run.options.get("wait"):
             raise NoCapacity(f"{context.host.name}: {why}", "add --wait to ask until there is one")
@@ -176,7 +188,7 @@ def _candidates(context: RunContext) -> Iterator[Offer]:
         agreed = plans[dear.machine].price_per_hour_usd or 0.0
         raise LimitReached(
             f"{context.host.name} costs ${dear.price_per_hour_usd:.2f}/h now, agreed were ${agreed:.2f}/h",
-            "run again to see and accept the new price",
+            "gptctl offers shows the prices of now; run again to see and accept the new one",
         )
 
 

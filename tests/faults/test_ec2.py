@@ -104,6 +104,18 @@ def test_the_launch_is_refused_and_nothing_is_left(
     place.check(outcome="never_started")
 
 
+def test_a_quota_of_one_region_leads_to_the_next_region(rent: Callable[..., Ec2Place]) -> None:
+    """Asked once in each region, not in each of its zones."""
+    place = rent("EC2 quota of one region: the next is asked")
+    _replace('"us-east-1"]', '"us-east-1", "us-west-2"]')(place.cloud)
+    place.cloud.inject("RunInstances", "VcpuLimitExceeded")
+    place.cloud.inject("RunInstances", "VcpuLimitExceeded")
+    run = place.run()
+    assert run.returncode == 3 and "L-1216C47A" in run.stderr, run.stderr
+    assert place.cloud.actions.count("ec2:RunInstances") == len(place.cloud.fired) == 2
+    place.check(outcome="never_started")
+
+
 def _replace(old: str, new: str) -> Callable[[Ec2Cloud], None]:
     def replace(cloud: Ec2Cloud) -> None:
         file = cloud.folder / "inventory.toml"
