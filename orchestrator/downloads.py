@@ -40,8 +40,8 @@ def bring_here(
         :16
     ]
     here = Agent(LocalShell(), str(home / "machine"), sys.executable)
-    pull(here, f"download-{content}", lambda: _whole(store, files, f"data/{content}"), tell)
-    return [Path(here.root) / "data" / content / each.name for each in files]
+    pulled = pull(here, f"download-{content}", lambda: _whole(store, files, f"data/{content}"), tell)
+    return [Path(each.path) for each in pulled.values()]
 
 
 def _whole(store: Storage, files: Sequence[StoredFile], folder: str) -> list[Part]:

@@ -120,10 +120,10 @@ def open_context(home: Path, ledger: Ledger, run_id: str, listener: Callable[[Ev
         machine=machine,
         provider=provider_of(host, machine, home),
         connect=lambda address: open_shell(home, address, accept_new=accept_new),
+        storage=storage.of,
         now=time.time,
         listener=listener,
         bring_text=lambda uri, tell: _bring_text(home, uri, tell),
-        storage=storage.of,
     )
 
 

@@ -26,6 +26,7 @@ from .refusal import Refusal
 MOST_CHECKED_BYTES = 64 << 20
 """A source with a digest, up to this size, is one piece: checked when it arrives, and fetched again alone."""
 READ_BYTES = 1 << 20
+GAP = b"\xff" * READ_BYTES
 
 
 class Assembly:
@@ -73,6 +74,10 @@ class Assembly:
         for piece in self.pieces:
             if piece.source.literal is not None:
                 os.pwrite(self.descriptor, piece.source.literal, piece.place)
+                piece.done_bytes = piece.size_bytes
+            if piece.source.gap and piece.done_bytes < piece.size_bytes:
+                for start in range(0, piece.size_bytes, READ_BYTES):
+                    os.pwrite(self.descriptor, GAP[: piece.size_bytes - start], piece.place + start)
                 piece.done_bytes = piece.size_bytes
 
     def _layout(self) -> list[Any]:

@@ -4,8 +4,9 @@ A file is built under a temporary name beside its place and renamed when every p
 final name sees the whole file. URLs and headers are secrets: they come by stdin and appear in no file and no message.
 
 Destinations lie below the agent's folder, or below `folder` of the spec. A part may be `literal` bytes (base64) in
-place of a URL: the new header of a file that is cut from a larger one. `before` (base64) is what a part's digest covers
-in front of it and the file here does not hold: the old header. `of_bytes` is the size of the whole file at the URL.
+place of a URL: the new header of a file that is cut from a larger one; or a `gap`, which is filled with 0xff. `before`
+(base64) is what a part's digest covers in front of it and the file here does not hold: the old header. `of_bytes` is
+the size of the whole file at the URL.
 
 Example, spec and secrets::
 
@@ -85,7 +86,7 @@ def _source(part: dict[str, Any], secret: dict[str, Any]) -> Source:
         raise Refusal("bad-request", "pull: a literal part of %d bytes says %d" % (len(literal), size))
     return Source(
         str(secret.get("url", "")), dict(secret.get("headers") or {}), offset, size, part.get("sha256"),
-        literal, _bytes(part.get("before") or ""), part.get("of_bytes"),
+        literal, _bytes(part.get("before") or ""), part.get("of_bytes"), bool(part.get("gap")),
     )  # fmt: skip
 
 

@@ -37,6 +37,8 @@ class Source(NamedTuple):
     """What sha256 covers in front of this part, and the file here does not hold."""
     of_bytes: int | None = None
     """Size of the whole file at the URL, as it was announced."""
+    gap: bool = False
+    """Nothing comes: the bytes are all 0xff."""
 
 
 class Why(NamedTuple):

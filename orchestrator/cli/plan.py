@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from orchestrator import storage
 from orchestrator.cli import render
 from orchestrator.cli.home import open_ledger
 from orchestrator.cli.machine_here import machines_of
 from orchestrator.cli.offers import show_problems
-from orchestrator.cli.words import NOTHING, count, hours, money
+from orchestrator.cli.words import NOTHING, count, hours, money, size
 from orchestrator.core.errors import LimitReached, UserError
 from orchestrator.core.inventory import HostSpec, load_inventory
 from orchestrator.core.limits import check_plan
@@ -24,6 +26,8 @@ from orchestrator.core.recipe import Limits, Recipe, load_recipe
 from orchestrator.core.shards import resolve
 from orchestrator.ledger.records import RateRecord
 from orchestrator.market import Market, ask_for, bundled, offer_for
+from orchestrator.remote.token_files import StoredDataset, stored_dataset, token_files
+from orchestrator.stages.staged_files import staged_data
 
 COLUMNS = ("HOST", "MACHINE", "BATCH", "STEPS", "TOK/S", "TIME", "COST", "$/H", "NOTE")
 MOST_TYPED = {"max_cost": 10_000_000, "max_hours": 100_000, "max_price": 10_000}
@@ -106,8 +110,10 @@ class Planner:
 def planned(recipe: Recipe, host: HostSpec, rates: Sequence[RateRecord], limits: Limits) -> list[Plan]:
     """One plan per machine type of the host that will do, the one to try first at the head: with capacity before
     without, then by dollars per run. Raises UserError if none can work, LimitReached if all cost too much."""
+    dataset = dataset_elsewhere(recipe)
+    tokens = dataset.train_tokens if dataset else dataset_tokens(recipe, must_exist=True)
     market = ask_for([host], BEFORE_BUYING_WITHIN_S)
-    planner = Planner(recipe, dataset_tokens(recipe, must_exist=True), limits, rates, market.offers)
+    planner = Planner(recipe, tokens, limits, rates, market.offers)
     made: list[tuple[bool, float, int, Plan]] = []
     problems: list[UserError | LimitReached] = []
     for machine in machines_of(host):
@@ -122,7 +128,31 @@ def planned(recipe: Recipe, host: HostSpec, rates: Sequence[RateRecord], limits:
     show_problems(market)
     if not made:
         raise problems[0]
-    return [plan for *_, plan in sorted(made, key=lambda each: each[:3])]
+    plans = [plan for *_, plan in sorted(made, key=lambda each: each[:3])]
+    return plans if dataset is None else [replace(plan, data=_pulled(recipe, dataset, plan.steps)) for plan in plans]
+
+
+def dataset_elsewhere(recipe: Recipe) -> StoredDataset | None:
+    """The dataset that a machine will pull, as its headers say; None for one that lies or is made on this side.
+
+    Raises what its storage raises: better now than on a machine that costs money.
+    """
+    source = recipe.data.source
+    if source is None or "://" not in source or recipe.data.prepare is not None:
+        return None
+    store = storage.of(source)
+    return stored_dataset(store, source, token_files(store, source))
+
+
+def _pulled(recipe: Recipe, dataset: StoredDataset, steps: int) -> dict[str, Any]:
+    staged = staged_data(dataset, recipe, steps)
+    return {
+        "source": recipe.data.source,
+        "needed_bytes": staged.needed_bytes,
+        "pulled_bytes": staged.pulled_bytes,
+        "dataset_bytes": dataset.size_bytes,
+        "verified_by": staged.verified_by,
+    }
 
 
 def dataset_tokens(recipe: Recipe, *, must_exist: bool) -> int | None:
@@ -159,6 +189,7 @@ def show_plan(plan: Plan) -> None:
             "cost",
             f"{money(plan.cost_usd['total'])}{between} at {money(plan.price_per_hour_usd)}/h ({plan.price_source})",
         ),
+        *([("data", _data_words(plan.data))] if plan.data else []),
         ("ending", plan.ending),
     ]
     for name, text in lines:
@@ -172,6 +203,11 @@ def show_alternatives(plans: Sequence[Plan]) -> None:
     for plan in plans:
         total, price = money(plan.cost_usd["total"]), money(plan.price_per_hour_usd)
         render.talk(f"or else {plan.machine}: {total} in {hours(plan.hours['total'])} at {price}/h")
+
+
+def _data_words(data: Mapping[str, Any]) -> str:
+    part = f"{size(data['pulled_bytes'])} of {size(data['dataset_bytes'])}"
+    return f"the machine pulls {part} from {data['source']}; verified by {data['verified_by']}"
 
 
 def _show_table(plans: Sequence[Plan]) -> None:

@@ -55,6 +55,7 @@ def run_row(run: RunRecord, rental: Rental | None, intervals: Sequence[StageInte
         "seen_via": run.seen_via,
         "safe_step": run.safe_step,
         "store": run.options.get("store"),
+        "data": run.options.get("staged"),
         "guard": (rental.data.get("guard") if rental else None) or {**NO_GUARD, "ends_at": rental and rental.ends_at},
         "labels": run.labels,
         "note": run.note,

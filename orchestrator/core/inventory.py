@@ -69,6 +69,8 @@ class HostSpec(Table):
     """Rented machines: pin the key injected at launch, or whatever the machine shows first."""
     folder: Line = "~/.gptctl"
     """Where gptctl lives on the machine; give a folder on the large disk."""
+    data_folder: Annotated[str, StringConstraints(pattern=r"^/[^\x00-\x1f]+$", max_length=1_000)] | None = None
+    """Where datasets lie, as an absolute path, such as a file system that outlives the machine; absent: in `folder`."""
     python: Line | None = None
     """Interpreter that has torch, when gptctl should not choose one."""
     price_per_hour_usd: PricePerHourUsd | None = None

@@ -72,6 +72,9 @@ class Plan:
     ceiling_usd: float | None
     """What the run may cost at most; None on a machine nobody bills."""
     warnings: tuple[str, ...] = ()
+    data: Mapping[str, Any] | None = None
+    """What is pulled of a dataset elsewhere: source, needed_bytes, pulled_bytes, dataset_bytes, verified_by. None where
+    it was not looked at, or lies on this side."""
 
     @property
     def digest(self) -> str:
@@ -181,17 +184,21 @@ def train_config(
     validation_files: Sequence[str] = (),
     validation_start_token: int = 0,
     validation_tokens: int = 0,
+    window: tuple[int, int | None] | None = None,
     resume_from: str | None = None,
 ) -> RunConfig:
-    """config.json of this run: recipe and plan, with the files as they lie on the machine. The same on every call."""
+    """config.json of this run: recipe and plan, with the files as they lie on the machine. The same on every call.
+
+    window: first token and length of the training window in these files, where they are cut from the recipe's.
+    """
     machine, train = machine_type(plan.machine), recipe.train
     same = {field.name for field in dataclasses.fields(TrainConfig)} & set(type(train).model_fields)
     values = {name: getattr(train, name) for name in sorted(same)}
     data = DataConfig(
         train_files=tuple(train_files),
         validation_files=tuple(validation_files),
-        start_token=recipe.data.start_token,
-        tokens=recipe.data.tokens,
+        start_token=window[0] if window else recipe.data.start_token,
+        tokens=window[1] if window else recipe.data.tokens,
         order=recipe.data.order,
         validation_start_token=validation_start_token,
         validation_tokens=validation_tokens,

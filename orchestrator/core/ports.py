@@ -207,6 +207,8 @@ class Part:
     """UTC epoch seconds after which the URL is refused; None: never."""
     literal: bytes | None = field(default=None, repr=False)
     """Bytes to write in place of what a URL has, such as the new header of a slice."""
+    gap: bool = False
+    """Bytes that nobody reads: filled with 0xff, a token id beyond every vocabulary."""
     before: bytes = field(default=b"", repr=False)
     """What sha256 covers in front of these bytes, and the destination does not hold."""
     of_bytes: int | None = None

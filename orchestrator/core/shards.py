@@ -10,20 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.core.errors import UserError
+from orchestrator.core.token_layout import FIRST_BYTES, SUFFIXES, header_bytes, layout_of
 
-SUFFIXES = (".safetensors", ".bin")
-LLM_C_MAGIC = 20240520
-LLM_C_HEADER_BYTES = 1024
-TOKEN_BYTES = {"U16": 2, "U32": 4, "I32": 4}
 PREPARED = "dataset.json"
 """Beside the shards where `data prepare` made them."""
-MAX_HEADER_BYTES = 100_000_000
-"""The safetensors library refuses larger headers too."""
 
 
 @dataclass(frozen=True)
@@ -100,44 +94,7 @@ def digest(shards: tuple[Shard, ...], known: dict[str, str]) -> str:
 
 def _shard(path: Path) -> Shard:
     size = path.stat().st_size
-    tokens = _safetensors_tokens(path, size) if path.suffix == ".safetensors" else _bin_tokens(path, size)
-    if tokens == 0:
-        raise UserError(f"data.source: {path} holds no tokens", "prepare the dataset again")
-    return Shard(path, size, tokens)
-
-
-def _bin_tokens(path: Path, size_bytes: int) -> int:
     with path.open("rb") as file:
-        head = file.read(12)
-    if len(head) == 12 and struct.unpack("<3i", head)[0] == LLM_C_MAGIC:
-        tokens = struct.unpack("<3i", head)[2]
-        if size_bytes != LLM_C_HEADER_BYTES + 2 * tokens:
-            raise UserError(
-                f"data.source: {path} says {tokens} tokens but has {size_bytes} bytes",
-                "the file is truncated: copy it again",
-            )
-        return int(tokens)
-    if size_bytes % 2:
-        raise UserError(f"data.source: {path} has an odd size of {size_bytes} bytes", "uint16 tokens take two bytes")
-    return size_bytes // 2
-
-
-def _safetensors_tokens(path: Path, size_bytes: int) -> int:
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
-        if not 0 < length <= min(size_bytes - 8, MAX_HEADER_BYTES):
-            raise UserError(f"data.source: {path} is no safetensors file", "check that the download is complete")
-        try:
-            tensor = json.loads(file.read(length))["tokens"]
-            width, (start, stop) = TOKEN_BYTES[tensor["dtype"]], tensor["data_offsets"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"data.source: {path} has no 1-D `tokens` tensor of uint16, uint32 or int32",
-                "see docs/trainer.md for the formats",
-            ) from error
-    if size_bytes != 8 + length + stop:
-        raise UserError(
-            f"data.source: {path} has {size_bytes} bytes where its header needs {8 + length + stop}",
-            "the file is truncated: copy it again",
-        )
-    return int((stop - start) // width)
+        head = file.read(FIRST_BYTES)
+        head += file.read(max(0, header_bytes(path.name, head) - len(head)))
+    return Shard(path, size, layout_of(str(path), size, head).tokens)

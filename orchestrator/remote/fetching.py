@@ -22,7 +22,10 @@ from orchestrator.core.errors import NoAnswer
 from orchestrator.remote.web import RawAnswer, retry_after_s, send
 
 MOST_REDIRECTS = 5
-DEADLINE_S = 60.0
+SILENCE_S = 20.0
+"""For how long a server that does not answer is asked again."""
+BUSY_S = 120.0
+"""For how long one is that says that it is busy."""
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 8.0
 REDIRECTS = (301, 302, 303, 307, 308)
@@ -54,18 +57,17 @@ def fetch(
     headers: Mapping[str, str] | None = None,
     first: int | None = None,
     size_bytes: int = 16 << 20,
-    deadline_s: float = DEADLINE_S,
 ) -> Fetched:
     """At most size_bytes of the answer's body; with `first`, of the file from there on. Raises NoAnswer."""
-    ends, pause_s = time.monotonic() + deadline_s, FIRST_PAUSE_S
+    began, pause_s = time.monotonic(), FIRST_PAUSE_S
     asked = {**(headers or {}), **({} if first is None else {"Range": f"bytes={first}-{first + size_bytes - 1}"})}
     while True:
-        wait_s = pause_s
+        wait_s, ends = pause_s, began + SILENCE_S
         try:
-            answer = _through_redirects(url, method, asked, size_bytes, max(0.1, ends - time.monotonic()))
+            answer = _through_redirects(url, method, asked, size_bytes)
             if answer.status not in BUSY:
                 return Fetched(answer.status, answer.headers, answer.content)
-            wait_s = max(pause_s, retry_after_s(answer.headers.get("retry-after", "")))
+            wait_s, ends = max(pause_s, retry_after_s(answer.headers.get("retry-after", ""))), began + BUSY_S
             raise NoAnswer(
                 f"{urlsplit(url).netloc} answers {answer.status} to {method} {urlsplit(url).path}",
                 "it is busy or limits requests; try again later",
@@ -77,13 +79,11 @@ def fetch(
         pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
 
 
-def _through_redirects(
-    url: str, method: str, headers: Mapping[str, str], most_bytes: int, deadline_s: float
-) -> RawAnswer:
+def _through_redirects(url: str, method: str, headers: Mapping[str, str], most_bytes: int) -> RawAnswer:
     """The first answer that is no redirect."""
     asked, began = dict(headers), origin(url)
     for _ in range(MOST_REDIRECTS + 1):
-        answer = send(method, url, asked, most_bytes, deadline_s)
+        answer = send(method, url, asked, most_bytes, SILENCE_S)
         if answer.status not in REDIRECTS:
             return answer
         url = urljoin(url, answer.headers.get("location", ""))

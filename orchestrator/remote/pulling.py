@@ -16,12 +16,12 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.core.errors import AgentError, GptctlError, MachineUnfit, StorageError, VerificationFailed
 from orchestrator.core.ports import Part
 from orchestrator.remote.agent import Agent
-from orchestrator.remote.agent_answers import FileEntry
 from orchestrator.remote.progress import Transfer
 
 ROUNDS = 3
@@ -29,6 +29,15 @@ ROUNDS = 3
 AGAIN = ("source-refused", "source-lost", "needs-input", "wrong-bytes")
 LEASE_S = 1800.0
 Tell = Callable[[Transfer], None]
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """A file that is whole on the machine; `path` is absolute there."""
+
+    path: str
+    size_bytes: int
+    sha256: str
 
 
 def pull(
@@ -39,8 +48,8 @@ def pull(
     *,
     folder: str | None = None,
     lease_s: float = LEASE_S,
-) -> dict[str, FileEntry]:
-    """Destination, as the parts name it, to size and sha256 there. Calling again attaches, or finds it all there.
+) -> dict[str, Pulled]:
+    """Destination, as the parts name it, to what lies there now. Calling again attaches, or finds it all there.
 
     folder: below which destinations lie; absent: the agent's own. Raises StorageError when the source does not give
     it, VerificationFailed for wrong bytes, MachineUnfit for a full disk, LinkLost when the link breaks (call again).
@@ -54,10 +63,10 @@ def pull(
         ended = state.exit or agent.wait(run, "pull", _Rate(tell, parts), digest)
         if ended["outcome"] == "finished":
             names = dict.fromkeys(part.destination for part in parts)
-            files = ended["result"]["files"].values()
+            files = ended["result"]["files"].items()
             return {
-                name: FileEntry(int(each["size_bytes"]), str(each["sha256"]))
-                for name, each in zip(names, files, strict=True)
+                name: Pulled(str(path), int(each["size_bytes"]), str(each["sha256"]))
+                for name, (path, each) in zip(names, files, strict=True)
             }
         code, failure = _failure(ended)
         if code not in AGAIN:
@@ -76,6 +85,7 @@ def _spec(parts: Sequence[Part]) -> dict[str, Any]:
                 "destination": part.destination,
                 "sha256": part.sha256,
                 "literal": None if part.literal is None else base64.b64encode(part.literal).decode(),
+                "gap": part.gap,
                 "before": base64.b64encode(part.before).decode(),
                 "of_bytes": part.of_bytes,
             }

@@ -97,6 +97,7 @@ def collect(
         "machine": _machine(run),
         "environment": _environment(run, training),
         "model": {"parameters": run.plan.get("parameters"), **run.recipe_data.get("model", {})},
+        "data": run.options.get("staged"),
         "training": _training(run, training),
         "losses": [[point.step, point.value] for point in thinned(training.losses, 200)],
         "validations": [[point.step, point.value] for point in training.validations],

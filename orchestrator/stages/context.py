@@ -42,12 +42,12 @@ class RunContext:
     machine: MachineType
     provider: Provider
     connect: Callable[[Address], Shell]
+    storage: Callable[[str], Storage]
+    """What answers for a URI."""
     now: Callable[[], float]
     listener: Callable[[Event], None]
     bring_text: Callable[[str, Callable[[Transfer], None]], tuple[Sequence[str], str]]
     """Downloads a URI's text to this computer: its paths there, and the commit."""
-    storage: Callable[[str], Storage]
-    """The storage that answers for a URI."""
     stage: str | None = None
     interval: int = 0
     """The ledger's id of the stage interval that is open, which costs money while it is."""

@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from orchestrator.core import shards as token_shards
-from orchestrator.core.errors import UserError
 from orchestrator.core.shards import Dataset, Shard
+from orchestrator.core.slices import validation_slice
 from orchestrator.remote import transfer
 from orchestrator.remote.landing import landing
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.origin import place_checkpoint
 from orchestrator.stages.prepare import prepared_folder
 from orchestrator.stages.progress import progress
+from orchestrator.stages.staging import pull_dataset, push_cut
 from trainer import contract
-
-MAX_HELD_OUT_TOKENS = 10_000_000
-HELD_OUT_FRACTION = 0.01
 
 
 def sync(context: RunContext) -> None:
     """Leaves `source` (PYTHONPATH there), `data` (DataConfig fields) and `dataset` (what it is) in the run's record."""
     source = _push_trainer(context)
-    dataset = _dataset(context)
-    data = _place_dataset(context, dataset)
+    data = place_data(context)
     resume_from = place_checkpoint(context)
-    known = token_shards.described(dataset, _dataset_digest(context, dataset.train + dataset.validation))
-    context.note(source=source, data=data, dataset=known, resume_from_there=resume_from)
+    context.note(source=source, data=data, resume_from_there=resume_from)
 
 
 def source_digest(package: Path) -> str:
@@ -54,37 +51,43 @@ def _push_trainer(context: RunContext) -> str:
     return folder
 
 
-def _dataset(context: RunContext) -> Dataset:
-    recipe = context.recipe
-    if recipe.data.prepare is not None:
-        return token_shards.resolve(prepared_folder(context))
-    source = recipe.data.source or ""
-    if "://" in source:
-        raise UserError(
-            f"data.source: {source} can be planned with, not yet fetched: only files of this computer can",
-            "download the token files, then: --set data.source=FOLDER",
-        )
-    return token_shards.resolve(Path(source).expanduser())
-
-
-def _place_dataset(context: RunContext, dataset: Dataset) -> dict[str, object]:
-    """Where the files are on the machine, and the validation slice, as fields of the trainer's DataConfig."""
-    shards = dataset.train + dataset.validation
+def place_data(context: RunContext) -> dict[str, object]:
+    """Where the files are on the machine, and what of them is read, as fields of the trainer's DataConfig."""
+    source = context.recipe.data.source or ""
+    if context.recipe.data.prepare is None and "://" in source:
+        return pull_dataset(context, source)
+    folder = prepared_folder(context) if context.recipe.data.prepare else Path(source).expanduser()
+    dataset = token_shards.resolve(folder)
+    digest = _dataset_digest(context, _all(dataset))
+    context.note(dataset=token_shards.described(dataset, digest))
     if context.shell.openssh() is None:
-        places = {shard: str(shard.path.resolve()) for shard in shards}
-    else:
-        folder = f"{context.agent.root}/data/{_dataset_digest(context, shards)}"
-        places = {shard: _push_shard(context, shard, folder) for shard in shards}
+        return _in_place(context, dataset, {shard: str(shard.path.resolve()) for shard in _all(dataset)})
+    cut = push_cut(context, folder, dataset, lambda path, digest: _push(context, path, digest))
+    if cut is not None:
+        return cut
+    return _in_place(context, dataset, {shard: _push(context, shard.path, digest) for shard in _all(dataset)})
+
+
+def _all(dataset: Dataset) -> tuple[Shard, ...]:
+    return dataset.train + dataset.validation
+
+
+def _in_place(context: RunContext, dataset: Dataset, places: Mapping[Shard, str]) -> dict[str, object]:
+    """The whole files, read where they are."""
+    start, tokens = validation_slice(context.recipe, dataset.train_tokens, dataset.validation_tokens)
     return {
         "train_files": [places[shard] for shard in dataset.train],
         "validation_files": [places[shard] for shard in dataset.validation],
-        **_validation_slice(context, dataset),
+        "validation_start_token": start,
+        "validation_tokens": tokens,
     }
 
 
-def _push_shard(context: RunContext, shard: Shard, folder: str) -> str:
-    destination = f"{folder}/{shard.path.name}"
-    transfer.push_file(context.shell, shard.path, destination, progress(context, shard.path.name))
+def _push(context: RunContext, path: Path, digest: str) -> str:
+    """Sends a file into the folder of its digest, unless it is there."""
+    folder = context.host.data_folder or context.agent.root
+    destination = f"{folder}/data/{digest}/{path.name}"
+    transfer.push_file(context.shell, path, destination, progress(context, path.name))
     return destination
 
 
@@ -97,19 +100,3 @@ def _dataset_digest(context: RunContext, shards: tuple[Shard, ...]) -> str:
         with landing(cache) as file:
             file.write(json.dumps(known, indent=1).encode())
     return digest
-
-
-def _validation_slice(context: RunContext, dataset: Dataset) -> dict[str, object]:
-    """The recipe's slice; without one, the validation files whole, or the last 1 % (10 M at most) of the stream."""
-    chosen = context.recipe.data.validation
-    available = dataset.validation_tokens or dataset.train_tokens
-    if chosen is None:
-        whole = dataset.validation_tokens or int(dataset.train_tokens * HELD_OUT_FRACTION)
-        return {"validation_start_token": 0, "validation_tokens": min(whole, MAX_HELD_OUT_TOKENS)}
-    if chosen.start_token + chosen.tokens > available:
-        raise UserError(
-            f"data.validation: tokens {chosen.start_token} to {chosen.start_token + chosen.tokens} "
-            f"are beyond the {available} there are",
-            f"set data.validation.tokens to at most {max(available - chosen.start_token, 0)}",
-        )
-    return {"validation_start_token": chosen.start_token, "validation_tokens": chosen.tokens}

@@ -1,0 +1,141 @@
+"""Data onto the machine, as much of it as the run reads: pulled there by the machine itself, or cut here and pushed.
+
+The machine's agent pulls from hf://, s3:// and http(s)://; nothing comes through this computer but headers. Only what
+lies on this computer is sent from here. Where the source vouches for no digest, what was seen first must be seen ever
+after. Not a stage of its own: sync calls it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from orchestrator.core.errors import VerificationFailed
+from orchestrator.core.ports import Part, Storage, StoredFile
+from orchestrator.core.shards import Dataset
+from orchestrator.remote.agent import Agent
+from orchestrator.remote.landing import landing
+from orchestrator.remote.local import LocalShell
+from orchestrator.remote.pulling import Pulled, pull
+from orchestrator.remote.token_files import StoredDataset, stored_dataset, token_files
+from orchestrator.stages import box_guard
+from orchestrator.stages.context import RunContext
+from orchestrator.stages.progress import progress
+from orchestrator.stages.staged_files import StagedData, StagedFile, staged_data
+
+FIRST_SEEN = "first-seen.json"
+CUT_BELOW = 0.99
+"""Files of this computer are sent whole when this much of them is needed: a cut takes a copy here first."""
+
+
+def pull_dataset(context: RunContext, uri: str) -> dict[str, object]:
+    """Pulls what the run needs of a dataset elsewhere, verified; returns fields of the trainer's DataConfig."""
+    store = context.storage(uri)
+    dataset = _dataset(context, store, uri)
+    staged = staged_data(dataset, context.recipe, context.plan.steps)
+    context.note(dataset=described(dataset, staged))
+    context.say(
+        f"data: {staged.pulled_bytes / 1e6:,.2f} MB of {uri}, {staged.needed_bytes / 1e6:,.2f} MB are needed; "
+        f"verified by {staged.verified_by}"
+    )
+    pulled = pull(
+        context.agent,
+        context.run_id,
+        lambda: [part for file in staged.files for part in file.parts(store)],
+        progress(context, "data"),
+        folder=context.host.data_folder,
+        lease_s=box_guard.lease_s(),
+    )
+    for file in staged.files:
+        check_seen(context.home / FIRST_SEEN, file, pulled[file.destination])
+    _note(context, uri, staged)
+    return fields(staged, {file.identity: pulled[file.destination].path for file in staged.files})
+
+
+def push_cut(
+    context: RunContext, source: Path, dataset: Dataset, push: Callable[[Path, str], str]
+) -> dict[str, object] | None:
+    """Cuts what the run needs of files of this computer, and pushes that; None where they had better go whole.
+
+    push(file, digest) sends one file into the folder of that digest and returns its place on the machine.
+    """
+    store = context.storage(str(source))
+    files = token_files(store, str(source))
+    staged = staged_data(stored_dataset(store, str(source), files), context.recipe, context.plan.steps)
+    whole = sum(shard.size_bytes for shard in dataset.train + dataset.validation)
+    if staged.pulled_bytes >= CUT_BELOW * whole:
+        return None
+    context.say(f"data: {staged.pulled_bytes / 1e6:,.2f} MB of {whole / 1e6:,.2f} MB are needed and sent")
+    here = Agent(LocalShell(), str(context.home / "machine"), sys.executable)
+    cut = pull(here, context.run_id, lambda: _parts(store, staged.files), progress(context, "cut"))
+    places = {
+        file.identity: push(Path(cut[file.destination].path), cut[file.destination].sha256[:16])
+        for file in staged.files
+    }
+    _note(context, str(source), staged)
+    return fields(staged, places)
+
+
+def fields(staged: StagedData, places: Mapping[str, str]) -> dict[str, object]:
+    """What the trainer is told; `places` are paths on the machine by a file's identity."""
+    return {
+        "train_files": [places[file.identity] for file in staged.train],
+        "validation_files": [places[file.identity] for file in staged.validation],
+        **staged.fields,
+    }
+
+
+def check_seen(path: Path, file: StagedFile, pulled: Pulled) -> None:
+    """The bytes are those that were seen the first time under this identity, which is kept in `path`."""
+    promised = file.source.file.sha256 if file.is_whole else None
+    known: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
+    expected = promised or known.get(file.identity)
+    if expected is None:
+        with landing(path) as written:
+            written.write(json.dumps({**known, file.identity: pulled.sha256}, indent=1).encode())
+    elif expected != pulled.sha256:
+        why = "promised" if promised else "seen first"
+        raise VerificationFailed(
+            f"data: {file.source.file.name} has sha256 {pulled.sha256}, {why} was {expected}",
+            f"the source changed under the same name. If that is meant, remove the line from {path}; "
+            f"the file on the machine is {pulled.path}",
+        )
+
+
+def described(dataset: StoredDataset, staged: StagedData) -> dict[str, object]:
+    """What is known of it, for the record and the model card; the digest covers what is pulled."""
+    content = "\n".join(f"{file.source.file.name}\0{file.identity}" for file in staged.files)
+    return {
+        "train_tokens": dataset.train_tokens,
+        "validation_tokens": dataset.validation_tokens or None,
+        "digest": hashlib.sha256(content.encode()).hexdigest()[:16],
+    }
+
+
+def _dataset(context: RunContext, store: Storage, uri: str) -> StoredDataset:
+    """The same files on every call of this run, whatever the source lists meanwhile."""
+    known = context.run.options.get("data_listed")
+    files = [StoredFile(**each) for each in known] if known else token_files(store, uri)
+    if not known:
+        context.note(data_listed=[asdict(each) for each in files])
+    return stored_dataset(store, uri, files)
+
+
+def _parts(store: Storage, files: Sequence[StagedFile]) -> list[Part]:
+    return [part for file in files for part in file.parts(store)]
+
+
+def _note(context: RunContext, uri: str, staged: StagedData) -> None:
+    """For status and report: what the data is, and what vouches for it."""
+    context.note(
+        staged={
+            "source": uri,
+            "needed_bytes": staged.needed_bytes,
+            "pulled_bytes": staged.pulled_bytes,
+            "verified_by": staged.verified_by,
+        }
+    )
