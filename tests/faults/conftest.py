@@ -60,7 +60,7 @@ guard = "{guard}"
 python = "{python}"
 max_cost_usd = {most_usd}
 """
-WAITING = ("F32 on EC2: the machine powers itself off",)
+WAITING: tuple[str, ...] = ()
 DATA_BLOCKS = 2000
 """Of 500 bytes: 500,000 tokens."""
 UNTOLD = "did not get to its end"
