@@ -67,14 +67,11 @@ def _lines(runs: Sequence[Compared], curves: Sequence[Curve], kind: str) -> dict
 def training_curve(each: Compared) -> Curve:
     """Tokens and smoothed loss, thinned evenly."""
     losses, tokens = each.training.columns.get("loss", ()), each.training.columns.get("tokens", ())
-    means = running_mean(losses, window(len(losses)))
-    every = max(1, -(-len(means) // POINTS))
-    known = [
-        (seen, mean)
-        for index, (seen, mean) in enumerate(zip(tokens, means, strict=True))
-        if seen is not None and mean is not None and (index % every == 0 or index == len(means) - 1)
-    ]
-    return known
+    every, end = max(1, -(-len(losses) // POINTS)), len(losses)
+    kept = [index for index in range(end) if index % every == 0 or index == end - 1]
+    means = running_mean(losses, window(end), at=kept)
+    known = ((tokens[index], mean) for index, mean in zip(kept, means, strict=True))
+    return [(seen, mean) for seen, mean in known if seen is not None and mean is not None]
 
 
 def validation_by_hours(each: Compared) -> Curve:

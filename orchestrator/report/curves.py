@@ -27,59 +27,48 @@ Values = Sequence[float | None]
 
 def training_charts(training: Training) -> list[dict[str, Any]]:
     """Loss, learning rate, gradient norm, throughput and memory over the steps; a chart without a value is left out."""
-    columns = training.columns
     charts = [
         _loss(training),
-        _chart("lr", "Learning rate", "", training, [("learning rate", "line", columns.get("lr", ()))]),
-        _smoothed("grad_norm", "Gradient norm", "before clipping", training),
-        _smoothed("tokens_per_second", "Throughput", "tokens per second", training),
-        _chart("memory_gib", "Memory", "GiB", training, [("memory", "line", columns.get("memory_gib", ()))]),
+        _chart("lr", "Learning rate", "", training),
+        _chart("grad_norm", "Gradient norm", "before clipping", training, smooth=True),
+        _chart("tokens_per_second", "Throughput", "tokens per second", training, smooth=True),
+        _chart("memory_gib", "Memory", "GiB", training),
     ]
     return [chart for chart in charts if any(value is not None for each in chart["series"] for value in each["values"])]
 
 
 def _loss(training: Training) -> dict[str, Any]:
-    chart = _smoothed("loss", "Loss", "nats per token", training, "training loss")
+    chart = _chart("loss", "Loss", "nats per token", training, label="training loss", smooth=True)
     return with_points(chart, "validation loss", training.validations)
 
 
-def _smoothed(key: str, title: str, unit: str, training: Training, label: str = "") -> dict[str, Any]:
-    values = training.columns.get(key, ())
-    width = window(len(values))
-    name = label or title.lower()
-    if width == 1:
-        return _chart(key, title, unit, training, [(name, "line", values)])
-    curves = [(name, "faint", values), (f"mean of {width} lines", "line", running_mean(values, width))]
-    return _chart(key, title, unit, training, curves)
-
-
 def _chart(
-    key: str, title: str, unit: str, training: Training, curves: Sequence[tuple[str, str, Values]]
+    key: str, title: str, unit: str, training: Training, *, label: str = "", smooth: bool = False
 ) -> dict[str, Any]:
-    """The first curve decides which steps are kept."""
-    kept = extremes(curves[0][2]) if curves[0][2] else []
-    return {
-        "key": key,
-        "title": title,
-        "unit": unit,
-        "x": "step",
-        "xs": [training.steps[index] for index in kept],
-        "series": [
-            {"label": label, "kind": kind, "values": [rounded(values[index]) for index in kept]}
-            for label, kind, values in curves
-        ],
-    }
+    """A column over the steps; with `smooth`, and lines enough, it is pale behind its own mean."""
+    values = training.columns.get(key, ())
+    kept = extremes(values)
+    width = window(len(values)) if smooth else 1
+    series = [_series(label or title.lower(), "line" if width == 1 else "faint", [values[index] for index in kept])]
+    if width > 1:
+        series.append(_series(f"mean of {width} lines", "line", running_mean(values, width, at=kept)))
+    steps = [training.steps[index] for index in kept]
+    return {"key": key, "title": title, "unit": unit, "x": "step", "xs": steps, "series": series}
+
+
+def _series(label: str, kind: str, values: Values) -> dict[str, Any]:
+    return {"label": label, "kind": kind, "values": [rounded(value) for value in values]}
 
 
 def with_points(chart: dict[str, Any], label: str, points: Iterable[Point]) -> dict[str, Any]:
     """The chart with one more series that has its own, fewer xs; where it has none it is None."""
-    own = {point.step: rounded(point.value) for point in thinned(list(points), PIXELS)}
+    own = {point.step: point.value for point in thinned(list(points), PIXELS)}
     xs = sorted({*chart["xs"], *own})
     places = {x: index for index, x in enumerate(chart["xs"])}
     series = [
         {**each, "values": [each["values"][places[x]] if x in places else None for x in xs]} for each in chart["series"]
     ]
-    return {**chart, "xs": xs, "series": [*series, {"label": label, "kind": "points", "values": [*map(own.get, xs)]}]}
+    return {**chart, "xs": xs, "series": [*series, _series(label, "points", [*map(own.get, xs)])]}
 
 
 def cost_chart(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -96,8 +85,7 @@ def cost_chart(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         spent += stage["cost_usd"]
         xs.append(max(xs[-1], start_h + stage["seconds"] / 3600))
         values.append(spent)
-    series = [{"label": "cost", "kind": "line", "values": [rounded(value) for value in values]}]
-    known = [rounded(x) for x in xs]
+    known, series = [rounded(x) for x in xs], [_series("cost", "line", values)]
     return {"key": "cost", "title": "Cost", "unit": "USD before tax", "x": "hours", "xs": known, "series": series}
 
 
@@ -110,11 +98,11 @@ def extremes(values: Values, pixels: int = PIXELS) -> list[int]:
         return [*range(len(values))]
     kept = {0, len(values) - 1}
     for pixel in range(pixels):
-        stretch = range(pixel * len(values) // pixels, (pixel + 1) * len(values) // pixels)
-        known = [index for index in stretch if values[index] is not None]
+        start, stop = pixel * len(values) // pixels, (pixel + 1) * len(values) // pixels
+        known = [value for value in values[start:stop] if value is not None]
         if known:
-            kept.add(min(known, key=lambda index: values[index] or 0.0))
-            kept.add(max(known, key=lambda index: values[index] or 0.0))
+            kept.add(values.index(min(known), start, stop))
+            kept.add(values.index(max(known), start, stop))
     return sorted(kept)
 
 
@@ -123,12 +111,12 @@ def window(lines: int) -> int:
     return lines // SMOOTH_PART // 2 * 2 + 1 if lines >= 3 * SMOOTH_PART else 5 if lines >= LEAST_TO_SMOOTH else 1
 
 
-def running_mean(values: Values, width: int) -> list[float | None]:
-    """Centred; at both ends over what is there. Lines without a value do not count."""
+def running_mean(values: Values, width: int, at: Iterable[int] | None = None) -> list[float | None]:
+    """Centred; at both ends over what is there. Lines without a value do not count. `at`: these indices only."""
     sums = [*itertools.accumulate((value or 0.0 for value in values), initial=0.0)]
     counts = [*itertools.accumulate((value is not None for value in values), initial=0)]
     half, end = width // 2, len(values)
-    spans = ((max(0, index - half), min(end, index + half + 1)) for index in range(end))
+    spans = ((max(0, index - half), min(end, index + half + 1)) for index in (range(end) if at is None else at))
     return [
         (sums[stop] - sums[start]) / (counts[stop] - counts[start]) if counts[stop] > counts[start] else None
         for start, stop in spans

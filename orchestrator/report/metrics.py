@@ -14,19 +14,20 @@ import json
 import math
 import os
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from trainer.contract import EVENT_SAMPLED, EVENT_STARTED, EVENT_VALIDATED, EVENTS, METRICS
 
-CURVES = ("loss", "lr", "grad_norm", "tokens_per_second", "memory_gib", "tokens", "time")
+CURVES = ("loss", "lr", "grad_norm", "tokens_per_second", "memory_gib", "tokens", "time", "mfu")
 _TAIL_BYTES = 4096
 
+Column = tuple[float | None, ...]
 
-@dataclass(frozen=True)
-class Point:
+
+class Point(NamedTuple):
     """A value at a step."""
 
     step: int
@@ -53,7 +54,7 @@ class Training:
     """The trainer's `sampled` events."""
     steps: tuple[int, ...] = ()
     """Of the lines of metrics, rising."""
-    columns: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
+    columns: Mapping[str, Column] = field(default_factory=dict)
     """The numbers of those lines by key (CURVES), one per step; None where a line has none, or no finite one."""
     started: Mapping[str, Any] = field(default_factory=dict)
     """The trainer's last `started` event: torch, device, ranks, parameters."""
@@ -77,21 +78,21 @@ class Training:
 
 def read_training(folder: Path) -> Training:
     """Reads a run folder or its mirror; an empty or missing one gives an empty Training."""
-    rows = _by_step(folder / METRICS)
+    steps, columns = _columns(folder / METRICS)
     events = list(read_lines(folder / EVENTS))
     validated = {row["step"]: row for row in events if row.get("event") == EVENT_VALIDATED and _is_step(row)}
-    last = rows[-1] if rows else {}
+    measured = sorted(validated)
     return Training(
-        losses=_points(rows, "loss"),
-        validations=_points([validated[step] for step in sorted(validated)], "val_loss"),
-        step=last.get("step", 0),
-        tokens=int(_number(last.get("tokens")) or 0),
-        tokens_per_second=_median(rows, "tokens_per_second"),
-        mfu=_median(rows, "mfu"),
-        memory_gib=max(_numbers(rows, "memory_gib"), default=None),
+        losses=_points(steps, columns["loss"]),
+        validations=_points(measured, _numbers(validated[step].get("val_loss") for step in measured)),
+        step=steps[-1] if steps else 0,
+        tokens=int(columns["tokens"][-1] or 0) if steps else 0,
+        tokens_per_second=_median(columns["tokens_per_second"]),
+        mfu=_median(columns["mfu"]),
+        memory_gib=max(filter(None, columns["memory_gib"]), default=None),
         samples=tuple(row for row in events if row.get("event") == EVENT_SAMPLED),
-        steps=tuple(row["step"] for row in rows),
-        columns={key: tuple(_number(row.get(key)) for row in rows) for key in CURVES},
+        steps=steps,
+        columns=columns,
         started=next((row for row in reversed(events) if row.get("event") == EVENT_STARTED), {}),
     )
 
@@ -129,10 +130,11 @@ def last_line(path: Path) -> dict[str, Any] | None:
 
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:  # a torn line never parses: an object is whole with its last brace
-        value = _DECODER.decode(line.decode())
+        text = line.decode().strip()
+        value, end = _DECODER.raw_decode(text)
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
+    return value if end == len(text) and isinstance(value, dict) else None
 
 
 def _no_number(_: str) -> None:
@@ -143,13 +145,19 @@ _DECODER = json.JSONDecoder(parse_constant=_no_number)
 """Made once: with an option, json.loads makes one for each line."""
 
 
-def _by_step(path: Path) -> list[dict[str, Any]]:
-    """One row per step, in order; what a resumed training wrote again replaces the older line."""
-    rows: dict[int, dict[str, Any]] = {}
+def _columns(path: Path) -> tuple[tuple[int, ...], dict[str, Column]]:
+    """Steps, rising, and the numbers of their lines by key.
+
+    What a resumed training wrote again replaces the older line. Of a line only these values are kept: 100,000 whole
+    ones are 150 MB, and the garbage collector would look through all of them again and again.
+    """
+    rows: dict[int, tuple[Any, ...]] = {}
     for row in read_lines(path):
         if _is_step(row):
-            rows[row["step"]] = row
-    return [rows[step] for step in sorted(rows)]
+            rows[row["step"]] = tuple(map(row.get, CURVES))
+    steps = tuple(sorted(rows))
+    columns = zip(*(rows[step] for step in steps), strict=True) if steps else [()] * len(CURVES)
+    return steps, dict(zip(CURVES, map(_numbers, columns), strict=True))
 
 
 def _is_step(row: Mapping[str, Any]) -> bool:
@@ -157,18 +165,25 @@ def _is_step(row: Mapping[str, Any]) -> bool:
 
 
 def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    try:
+        return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    except OverflowError:  # an integer of hundreds of digits
+        return None
 
 
-def _numbers(rows: list[dict[str, Any]], key: str) -> list[float]:
-    return [value for row in rows if (value := _number(row.get(key)))]
+def _numbers(values: Iterable[object]) -> Column:
+    """Each as _number says. Most columns hold finite floats alone, which three calls tell of all of them at once."""
+    column: tuple[Any, ...] = tuple(values)
+    if set(map(type, column)) == {float} and all(map(math.isfinite, column)):
+        return column
+    return tuple(map(_number, column))
 
 
-def _median(rows: list[dict[str, Any]], key: str) -> float | None:
-    values = _numbers(rows, key)
+def _median(column: Column) -> float | None:
+    """Zeros do not count: they say that nothing was measured."""
+    values = [*filter(None, column)]
     return statistics.median(values) if values else None
 
 
-def _points(rows: list[dict[str, Any]], key: str) -> tuple[Point, ...]:
-    found = ((row["step"], _number(row.get(key))) for row in rows)
-    return tuple(Point(step, value) for step, value in found if value is not None)
+def _points(steps: Sequence[int], column: Column) -> tuple[Point, ...]:
+    return tuple(Point(step, value) for step, value in zip(steps, column, strict=True) if value is not None)

@@ -200,6 +200,15 @@ def test_torn_and_strange_lines_are_left_out(tmp_path: Path) -> None:
     assert last_line(tmp_path / "absent") is None and list(read_lines(tmp_path / "absent")) == []
 
 
+def test_a_column_holds_finite_numbers_and_what_is_none_is_none(tmp_path: Path) -> None:
+    huge, text = "1" + "0" * 400, ['{"step": 1, "loss": 2, "lr": 0.5}', '{"step": 2, "loss": 1e999, "lr": "x"}']
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*text, f'{{"step": 3, "loss": {huge}, "lr": 0.25}} ', ""]))
+    training = read_training(tmp_path)
+    assert training.steps == (1, 2, 3) and training.tokens == 0
+    assert training.columns["loss"] == (2.0, None, None) and training.columns["lr"] == (0.5, None, 0.25)
+    assert training.columns["mfu"] == (None, None, None) and training.mfu is None
+
+
 def test_of_two_lines_for_a_step_the_later_counts(tmp_path: Path) -> None:
     lines = [metric(step) for step in (10, 20, 30)] + [metric(step, loss=1.0) for step in (20, 30, 40)]
     (tmp_path / "metrics.jsonl").write_text("".join(lines))
