@@ -46,6 +46,7 @@ BENCHES = (
     Bench("cloud", "tests.bench.cloud_speed", 300),
     Bench("data", "tests.bench.data_speed", 300),
     Bench("export", "tests.bench.export_speed", 240),
+    Bench("report", "tests.bench.report_speed", 120),
     Bench("staging", "tests.bench.staging_speed", 240),
     Bench("transfer", "tests.bench.transfer", 300),
     Bench("network", "tests.bench.network", 180),
