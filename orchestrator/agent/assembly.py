@@ -16,6 +16,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import threading
 import time
 from typing import Any, Callable, Iterator
 
@@ -46,6 +47,8 @@ class Assembly:
         self._whole = hashlib.sha256()
         self._found: dict[int, str] = {}
         self._given_up = False
+        self._notes_lock = threading.Lock()
+        """One thread notes what has arrived while another finds wrong bytes and removes the note."""
         while not self._open():
             time.sleep(0.2)
 
@@ -90,11 +93,12 @@ class Assembly:
     def save(self) -> None:
         """Notes what has arrived: bytes first, then the note that they are there."""
         done = [piece.done_bytes for piece in self.pieces]
-        if self.is_there or self._given_up or done == self._saved:
-            return
-        os.fdatasync(self.descriptor)
-        files.write_json(self.notes, {"layout": self._layout(), "done": done})
-        self._saved = done
+        with self._notes_lock:
+            if self.is_there or self._given_up or done == self._saved:
+                return
+            os.fdatasync(self.descriptor)
+            files.write_json(self.notes, {"layout": self._layout(), "done": done})
+            self._saved = done
 
     def check(self, piece: Piece) -> bool:
         """Whether the bytes of a piece that stands for its whole source have the promised digest."""
@@ -138,10 +142,11 @@ class Assembly:
 
     def refuse_bytes(self, why: str) -> None:
         """Wrong bytes count for nothing: raises Refusal. Of many checked pieces, the right ones are kept."""
-        self._given_up = True
-        if self.is_there or len(self.sources) == 1:
-            files.remove(self.destination if self.is_there else self.temporary)
-            files.remove(self.notes)
+        with self._notes_lock:
+            self._given_up = True
+            if self.is_there or len(self.sources) == 1:
+                files.remove(self.destination if self.is_there else self.temporary)
+                files.remove(self.notes)
         raise Refusal(
             "wrong-bytes",
             "%s: %s" % (self.destination, why),

@@ -9,11 +9,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+CUTOFF = 0.55
+"""Of difflib's ratio, 0 to 1: below it a word is another word."""
+
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word most like `word`, or None when none is like it."""
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.55)
-    return matches[0] if matches else None
+    """The known word most like `word`, or None when none is like it. Of two alike, the one with the same letters."""
+    matches = difflib.get_close_matches(word, list(known), n=5, cutoff=CUTOFF)
+    letters = sorted(word)
+    return min(matches, key=lambda match: (sorted(match) != letters, matches.index(match)), default=None)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -69,6 +69,7 @@ n_embd = 32
 [data]
 source = "{source}"
 tokenizer = "bytes"
+order = "shuffled"
 [data.validation]
 tokens = 2_048
 [train]

@@ -75,7 +75,7 @@ def test_at_two_minutes_notice_the_checkpoint_is_saved_fetched_and_goes_on_elsew
     assert process.returncode == 3, err
     assert cloud.fired() == ["notice"]
     run = newest_run(tmp_path / "home")
-    assert "notice: the provider takes the machine away in" in err and f"--resume-from {run}" in err
+    assert "preempted: the provider takes this machine away" in err and f"--resume-from {run}" in err
     assert "preempted" in out
     ended = status(tmp_path, cloud)
     step = ended["safe_step"]
