@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import shutil
 import sys
 import time
@@ -23,14 +24,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from trainer.arithmetic import parameter_count
 from trainer.contract import META_FILE, MODEL_FILE, TEMPORARY_PREFIX, DataConfig, ModelConfig
-from trainer.huggingface import NotExpressible, as_gpt2, gpt2_config, missing_biases, read_shape
+from trainer.huggingface import NotExpressible, Stored, as_gpt2, gpt2_config, missing_biases, read_shape
 from trainer.manifest import CheckpointError, checkpoint_folder, read_meta, sha256_of, verify
+from trainer.tensor_file import write_tensors
 from trainer.tokenizer_files import Vocabulary, VocabularyError, open_vocabulary, tokenizer_files
 
 RECORD = "gptctl.json"
@@ -38,6 +38,10 @@ RECORD = "gptctl.json"
 NO_TOKENIZER = "none"
 HEADROOM_BYTES = 32_000_000
 """For the tokenizer, the card and the file system's own needs, beyond the weights."""
+
+
+Entry = dict[str, Any]
+"""size_bytes and sha256 of a file."""
 
 
 class Tokenizer(NamedTuple):
@@ -67,7 +71,7 @@ def export(asked: argparse.Namespace) -> dict[str, Any]:
     shutil.rmtree(fresh, ignore_errors=True)
     try:
         fresh.mkdir(parents=True)
-        facts = (
+        facts, weights = (
             write_hf(source, meta, tokenizer.result(), fresh) if asked.format == "hf" else write_plain(source, fresh)
         )
         for companion in sorted(asked.companions.iterdir()) if asked.companions else ():
@@ -77,7 +81,9 @@ def export(asked: argparse.Namespace) -> dict[str, Any]:
             "step": meta.get("step"),
             "checkpoint_sha256": own[MODEL_FILE]["sha256"],
             **facts,
-            "files": {path.name: _entry(path) for path in sorted(fresh.iterdir())},
+            "files": {
+                path.name: weights if path.name == MODEL_FILE else _entry(path) for path in sorted(fresh.iterdir())
+            },
         }
         write_text(fresh / RECORD, json.dumps(record, indent=1) + "\n")
         put_in_place(fresh, to)
@@ -87,7 +93,7 @@ def export(asked: argparse.Namespace) -> dict[str, Any]:
     return {"event": "exported", "to": str(to), **record, "seconds": round(time.monotonic() - began, 3)}
 
 
-def _entry(path: Path) -> dict[str, Any]:
+def _entry(path: Path) -> Entry:
     with path.open("rb") as file:
         return {"size_bytes": path.stat().st_size, "sha256": sha256_of(file)}
 
@@ -102,25 +108,28 @@ def made_tokenizer(source: Path, asked: argparse.Namespace) -> Tokenizer:
     return Tokenizer(vocabulary, tokenizer_files(vocabulary, model.context_length) if vocabulary else {})
 
 
-def write_hf(source: Path, meta: Mapping[str, Any], tokenizer: Tokenizer, to: Path) -> dict[str, Any]:
-    """config.json, generation_config.json, model.safetensors and the tokenizer. Raises NotExpressible."""
+def write_hf(source: Path, meta: Mapping[str, Any], tokenizer: Tokenizer, to: Path) -> tuple[dict[str, Any], Entry]:
+    """config.json, generation_config.json, model.safetensors and the tokenizer; returns what they are, and the weights'
+    entry. Raises NotExpressible."""
     model, vocabulary = read_shape(meta.get("model")), tokenizer.vocabulary
     end_of_text = vocabulary.end_of_text if vocabulary else None
     with safe_open(source / MODEL_FILE, framework="numpy") as file:
-        found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a dict
-        tensors = as_gpt2(model, found, file.get_tensor)
-    save_file(tensors, to / MODEL_FILE, metadata={"format": "pt"})  # the word that transformers looks for
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        found = {name: Stored(each.get_dtype(), tuple(each.get_shape())) for name, each in slices.items()}
+        planned = as_gpt2(model, found, file.get_tensor)
+        weights = write_tensors(to / MODEL_FILE, planned, {"format": "pt"})  # the word that transformers looks for
     marks = {"bos_token_id": end_of_text, "eos_token_id": end_of_text, "pad_token_id": end_of_text}
     write_json(to / "config.json", gpt2_config(model, end_of_text))
     write_json(to / "generation_config.json", {"max_length": model.context_length, **marks})
     for name, text in tokenizer.files.items():
         write_text(to / name, text)
-    return {
+    facts = {
         "model": dataclasses.asdict(model),
         "tokenizer": vocabulary.name if vocabulary else None,
         "parameters": parameter_count(model),
         "zero_biases": sum(missing_biases(model).values()),
     }
+    return facts, weights
 
 
 def vocabulary_of(name: str, model: ModelConfig) -> Vocabulary | None:
@@ -137,13 +146,13 @@ def vocabulary_of(name: str, model: ModelConfig) -> Vocabulary | None:
     return vocabulary.within(model.vocab_size)
 
 
-def write_plain(source: Path, to: Path) -> dict[str, Any]:
-    """The checkpoint's weights as they are, and what says their shape."""
+def write_plain(source: Path, to: Path) -> tuple[dict[str, Any], Entry]:
+    """The checkpoint's weights as they are, and what says their shape; returns the same as write_hf()."""
     shutil.copyfile(source / MODEL_FILE, to / MODEL_FILE)
     shutil.copyfile(source / META_FILE, to / META_FILE)
     with safe_open(to / MODEL_FILE, framework="numpy") as file:
         shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 - not a dict
-    return {"parameters": sum(int(np.prod(shape)) for shape in shapes), "zero_biases": 0}
+    return {"parameters": sum(math.prod(shape) for shape in shapes), "zero_biases": 0}, _entry(to / MODEL_FILE)
 
 
 def refuse_foreign(to: Path) -> None:

@@ -5,7 +5,7 @@ must not import torch or transformers; numpy is enough.
 
 Example::
 
-    tensors = as_gpt2(model, read)      # read("blocks.0.qkv.weight") -> array
+    planned = as_gpt2(model, found, read)      # read("blocks.0.qkv.weight") -> array
     config = gpt2_config(model, end_of_text=50256)
 """
 
@@ -13,15 +13,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trainer.arithmetic import VOCABULARY_MULTIPLE
 from trainer.contract import ModelConfig
-
-Array = NDArray[Any]
+from trainer.tensor_file import ITEM_BYTES, Array, Planned
 
 TABLES = {"token_embedding.weight": "transformer.wte.weight", "head.weight": "lm_head.weight"}
 """Tensors with a row per token id."""
@@ -39,6 +37,13 @@ OF_A_BLOCK = {
     "mlp_up": "mlp.c_fc",
     "mlp_down": "mlp.c_proj",
 }
+
+
+class Stored(NamedTuple):
+    """What a safetensors header says of a tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
 
 
 class NotExpressible(ValueError):
@@ -103,8 +108,8 @@ def gpt2_name(name: str) -> str:
     return f"transformer.h.{layer}.{OF_A_BLOCK[part]}.{kind}"
 
 
-def as_gpt2(model: ModelConfig, found: Mapping[str, tuple[int, ...]], read: Callable[[str], Array]) -> dict[str, Array]:
-    """All tensors under GPT-2's names, one read after the other. `found` has the shapes that the file has.
+def as_gpt2(model: ModelConfig, found: Mapping[str, Stored], read: Callable[[str], Array]) -> dict[str, Planned]:
+    """All tensors under GPT-2's names, each read when it is asked for. `found` says what the file has.
 
     Padded vocabulary rows are left out. Raises NotExpressible, naming the tensor that is not one of the model.
     """
@@ -112,11 +117,12 @@ def as_gpt2(model: ModelConfig, found: Mapping[str, tuple[int, ...]], read: Call
     for name in sorted(expected.keys() ^ found.keys()):
         raise NotExpressible(f"tensor {name} is {'missing' if name in expected else 'not part of this model'}")
     for name, shape in expected.items():
-        if found[name] not in (shape, padded(name, shape)):
-            raise NotExpressible(f"tensor {name} has shape {found[name]}, expected {shape}")
-    tensors = {gpt2_name(name): _laid_out(name, read(name)[: shape[0]]) for name, shape in expected.items()}
-    zeros = {name: np.zeros(length, dtype=np.float32) for name, length in missing_biases(model).items()}
-    return {**tensors, **zeros}
+        if found[name].shape not in (shape, padded(name, shape)):
+            raise NotExpressible(f"tensor {name} has shape {found[name].shape}, expected {shape}")
+        if found[name].dtype not in ITEM_BYTES:
+            raise NotExpressible(f"tensor {name} has type {found[name].dtype}; known: {', '.join(ITEM_BYTES)}")
+    tensors = {gpt2_name(name): _laid_out(name, shape, found[name].dtype, read) for name, shape in expected.items()}
+    return {**tensors, **{name: _zeros(length) for name, length in missing_biases(model).items()}}
 
 
 def padded(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -126,9 +132,14 @@ def padded(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return (-(-shape[0] // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE, *shape[1:])
 
 
-def _laid_out(name: str, tensor: Array) -> Array:
-    turned = tensor.T if name.startswith("blocks.") and tensor.ndim == 2 else tensor
-    return np.ascontiguousarray(turned)
+def _laid_out(name: str, shape: tuple[int, ...], dtype: str, read: Callable[[str], Array]) -> Planned:
+    if name.startswith("blocks.") and len(shape) == 2:
+        return Planned(dtype, shape[::-1], lambda: read(name).T)
+    return Planned(dtype, shape, lambda: read(name)[: shape[0]])
+
+
+def _zeros(length: int) -> Planned:
+    return Planned("F32", (length,), lambda: np.zeros(length, dtype=np.float32))
 
 
 def gpt2_config(model: ModelConfig, end_of_text: int | None) -> dict[str, Any]:

@@ -16,8 +16,9 @@ import hashlib
 import json
 import os
 from collections.abc import Collection
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from trainer.contract import BEST, CHECKPOINTS, LATEST, MANIFEST_FILE, META_FILE
 
@@ -69,11 +70,12 @@ def verify(folder: Path, only: Collection[str] | None = None) -> dict[str, Any]:
     return files
 
 
-def sha256_of(file: IO[bytes]) -> str:
+def sha256_of(file: BufferedIOBase) -> str:
     """Digest of the rest of an open file. By hand: hashlib.file_digest needs Python 3.11, and machines have 3.10."""
     digest = hashlib.sha256()
-    while block := file.read(HASH_BLOCK_BYTES):
-        digest.update(block)
+    block = memoryview(bytearray(HASH_BLOCK_BYTES))  # one for all: new ones would cost as much as half the hashing
+    while length := file.readinto(block):
+        digest.update(block[:length])
     return digest.hexdigest()
 
 

@@ -335,6 +335,14 @@ def test_weights_of_another_model_are_named(broken: Path, tmp_path: Path, capsys
     assert "position_embedding.weight has shape (32, 32), expected (64, 32)" in message
 
 
+def test_weights_in_a_type_without_a_numpy_twin_are_named(
+    broken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replace_weights(broken, {name: tensor.bfloat16() for name, tensor in load_file(broken / MODEL_FILE).items()})
+    message = refused(capsys, broken, "--to", tmp_path / "out")
+    assert "tensor token_embedding.weight has type BF16; known: F64, F32, F16" in message
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
