@@ -7,20 +7,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cli.machine_here import machine_of
+from orchestrator.cli.machine_here import machines_of
 from orchestrator.cli.words import NOTHING, money
 from orchestrator.core.home import home_folder
 from orchestrator.core.inventory import HostSpec, Inventory, load_inventory
+from orchestrator.core.machines import MachineType, machine_type
 
 COLUMNS = ("HOST", "PROVIDER", "MACHINE", "ADDRESS", "STATE", "$/H", "CAPACITY", "KEY")
 
 
 def hosts(file: Path | None, *, offline: bool, as_json: bool) -> int:
-    """Prints every host, `local` included. `offline`: asks neither machines nor clouds."""
+    """Prints every host, `local` included, one row per machine type. `offline`: asks neither machines nor clouds."""
     from orchestrator.cli import render
 
     inventory = load_inventory(file, home_folder())
-    rows = [_row(host) for host in inventory.hosts.values()]
+    rows = [_row(host, machine) for host in inventory.hosts.values() for machine in machines_of(host)]
     if not offline:
         _add_live(inventory, rows)
     if as_json:
@@ -41,14 +42,14 @@ def stop_rehearsal() -> int:
     return 0
 
 
-def _row(host: HostSpec) -> dict[str, Any]:
+def _row(host: HostSpec, machine: MachineType) -> dict[str, Any]:
     address = host.reach()
     port = f":{address.port}" if address.port else ""
     user = f"{address.user}@" if address.user else ""
     return {
         "host": host.name,
         "provider": host.provider,
-        "machine": machine_of(host).name,
+        "machine": machine.name,
         "address": f"{user}{address.host}{port}" if address.host and not host.paid else None,
         "ssh_key": host.ssh_key,
         "price_per_hour_usd": host.price_per_hour_usd,
@@ -63,7 +64,6 @@ def _row(host: HostSpec) -> dict[str, Any]:
 
 def _add_live(inventory: Inventory, rows: list[dict[str, Any]]) -> None:
     """Asks every machine and cloud at once, and puts what they said into the rows."""
-    from orchestrator.core.machines import machine_type
     from orchestrator.market import ask_for, offer_for
     from orchestrator.presence import look_at
 
@@ -73,7 +73,7 @@ def _add_live(inventory: Inventory, rows: list[dict[str, Any]]) -> None:
         host = inventory.hosts[row["host"]]
         row["state"] = states[host.name]
         if host.paid:
-            offer = offer_for(host, machine_type(host.machine or ""), market.offers)
+            offer = offer_for(host, machine_type(row["machine"]), market.offers)
             row["price_per_hour_usd"] = offer.price_per_hour_usd if offer else None
             row["price_source"] = offer.source if offer else None
             row["capacity"] = None if offer is None or offer.quoted_at is None else offer.available

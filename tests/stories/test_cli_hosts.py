@@ -85,3 +85,10 @@ def test_hosts_lists_the_inventory_and_local(gptctl: Gptctl, inventory: Path, bo
 def test_two_hosts_in_one_plan(gptctl: Gptctl, inventory: Path, machines: Callable[..., Sshd]) -> None:
     plans = json.loads(gptctl("plan", "quickstart", "--host", "box", "--host", "local", "--json").stdout)["plans"]
     assert {plan["host"]: plan["price_per_hour_usd"] for plan in plans} == {"local": 0.0, "box": 0.36}
+
+
+def test_a_host_of_several_machine_types_has_a_row_for_each(gptctl: Gptctl, tmp_path: Path) -> None:
+    entry = '[hosts.sim]\nprovider = "rehearsal"\nmachine = "8xA100-40GB-simulated"\nmachines = ["8xH100"]\n'
+    (tmp_path / "inventory.toml").write_text(entry)
+    rows = json.loads(gptctl("hosts", "--offline", "--json").stdout)["hosts"]
+    assert [row["machine"] for row in rows if row["host"] == "sim"] == ["8xA100-40GB-simulated", "8xH100"]
