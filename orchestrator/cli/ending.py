@@ -44,10 +44,12 @@ def show_ending(ledger: Ledger, run_id: str, *, as_json: bool) -> None:
     folder = ledger.home / "runs" / run_id
     for line in (*_checkpoints(folder / CHECKPOINTS), *_samples(folder / EVENTS)):
         print(line, flush=True)
-    if run.outcome in GOES_ON_ELSEWHERE and (folder / CHECKPOINTS / LATEST).is_dir():
-        render.talk(
-            f"to go on from its newest checkpoint: gptctl run {run.recipe} --host {run.host} --resume-from {run_id}"
-        )
+    if run.outcome in GOES_ON_ELSEWHERE:
+        again = f"gptctl run {run.recipe} --host {run.host}"
+        if (folder / CHECKPOINTS / LATEST).is_dir():
+            render.talk(f"to go on from its newest checkpoint: {again} --resume-from {run_id}")
+        elif run.outcome is Outcome.PREEMPTED:
+            render.talk(f"to start it again: {again}")
     if run.state is not State.ENDED:
         render.talk(f"not ended yet ({run.state}). Next: gptctl resume {run_id}")
 

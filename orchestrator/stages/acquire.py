@@ -39,6 +39,7 @@ from orchestrator.stages.context import RunContext
 
 MOST_MACHINES = 3
 """How many bad machines of one run are given back before it is given up."""
+NONE_LISTED = "no region lists capacity"
 ASK_AGAIN_S = 60.0
 """Between two rounds over all regions, with --wait."""
 LOOK_EVERY_S = 5.0
@@ -152,17 +153,19 @@ def _buy_somewhere(context: RunContext) -> None:
                     return _buy(context, offer)
                 except NoCapacity as error:
                     reasons.append(f"{offer.zone or offer.region}: {error.message}")
+                    context.say(reasons[-1])
                 except QuotaUsedUp as error:
                     quotas[offer.region, offer.machine] = error
                     reasons.append(f"{offer.region}: {error.message}; {error.hint}")
+                    context.say(reasons[-1])
         except LimitReached as error:
             raise LimitReached("; ".join([*reasons, error.message]), error.hint) from error
         if quotas and len(quotas) == len(reasons):
             raise next(iter(quotas.values()))  # waiting does not help
-        why = "; ".join(reasons) or "no region lists capacity"
         if not context.run.options.get("wait"):
+            why = "; ".join(reasons) or NONE_LISTED
             raise NoCapacity(f"{context.host.name}: {why}", "add --wait to ask until there is one")
-        context.say(f"no capacity ({why}); asking again in {ASK_AGAIN_S:.0f} s")
+        context.say(f"{'no capacity' if reasons else NONE_LISTED}; asking again in {ASK_AGAIN_S:.0f} s")
         time.sleep(ASK_AGAIN_S)
 
 

@@ -12,7 +12,6 @@ from orchestrator.core.errors import BadCredentials, NoAnswer
 from orchestrator.core.ports import Instance
 from orchestrator.core.states import Outcome, State
 from orchestrator.core.stored import StoreIndex
-from orchestrator.report.metrics import read_training
 from orchestrator.stages import boot, box_guard, from_store, guard, offload, verdict
 from orchestrator.stages.context import RunContext
 
@@ -49,17 +48,12 @@ def conclude(context: RunContext) -> None:
 def recover(context: RunContext) -> StoreIndex | None:
     """What the machine left in the store: its logs come here, and its newest checkpoint there is safe."""
     index = offload.index(context)
-    if index is None:
-        return None
-    newest = index.newest()
-    if newest is not None and newest.step > (context.run.safe_step or 0):
-        context.ledger.update_run(context.run_id, safe_step=newest.step)
-    from_store.bring_logs(context, offload.uri(context), index.files)
-    training = read_training(context.mirror)
-    if training.step > (context.run.step or 0):
-        context.ledger.update_run(
-            context.run_id, step=training.step, loss=training.last_loss, val_loss=training.last_val_loss, eta_s=None
-        )
+    if index is not None:
+        newest = index.newest()
+        if newest is not None and newest.step > (context.run.safe_step or 0):
+            context.ledger.update_run(context.run_id, safe_step=newest.step)
+        from_store.bring_logs(context, offload.uri(context), index.files)
+    verdict.count_steps(context)
     return index
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.core.states import Outcome, State
+from orchestrator.report.metrics import read_training
 from orchestrator.stages.context import RunContext
 
 
@@ -17,6 +18,7 @@ def conclude(context: RunContext, exit_record: Mapping[str, Any]) -> None:
     outcome = Outcome(exit_record["outcome"])
     reason = str(exit_record.get("reason") or "")
     context.ledger.update_run(context.run_id, eta_s=None)
+    count_steps(context)
     for attempt in context.ledger.attempts(context.run_id)[-1:]:
         # Durations travel, not dates: the machine's clock may be off.
         ended_at = min(context.now(), attempt.started_at + float(exit_record["duration_s"]))
@@ -30,3 +32,12 @@ def conclude(context: RunContext, exit_record: Mapping[str, Any]) -> None:
             context.tell("log", str(line))
     elif outcome == Outcome.PREEMPTED:
         context.tell("preempted", f"{reason}; fetching what was saved while the machine is there")
+
+
+def count_steps(context: RunContext) -> None:
+    """The last line that came here may be younger than the run's row, which a killed follower did not write any more."""
+    training = read_training(context.mirror)
+    if training.step >= max(1, context.run.step or 0):
+        context.ledger.update_run(
+            context.run_id, step=training.step, loss=training.last_loss, val_loss=training.last_val_loss, eta_s=None
+        )

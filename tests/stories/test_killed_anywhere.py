@@ -3,6 +3,7 @@ exactly one training ever ran, and the curve is the unbroken run's to the last b
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
@@ -35,6 +36,8 @@ def finish(gptctl: Gptctl, home: Path, run_id: str) -> None:
     last = gptctl("resume", run_id)
     assert last.returncode == 0, last.stderr
     assert starts(home / "machine", run_id) == 1
+    (row,) = json.loads(gptctl("status", "--json").stdout)["runs"]
+    assert row["step"] == row["total_steps"] and row["loss"] == losses(home / "runs" / run_id)[-1][1]
     assert events(home, run_id)[-1] == "stage_finished:release" or "state_changed:release" in events(home, run_id)
 
 
