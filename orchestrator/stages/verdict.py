@@ -35,7 +35,7 @@ def conclude(context: RunContext, exit_record: Mapping[str, Any]) -> None:
 
 
 def count_steps(context: RunContext) -> None:
-    """The last line that came here may be younger than the run's row, which a killed follower did not write any more."""
+    """Into the run's row, which a follower that was killed did not write any more, what the lines here say."""
     training = read_training(context.mirror)
     if training.step >= max(1, context.run.step or 0):
         context.ledger.update_run(
