@@ -1,20 +1,20 @@
-"""`gptctl plan`, and the plan that `gptctl run` shows before it asks. Reads files and the ledger, asks for prices."""
+"""`gptctl plan`, and the plan that `gptctl run` shows before it asks. Reads files and the ledger, asks for prices and
+for the headers of the data."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from orchestrator import storage
 from orchestrator.cli import render
 from orchestrator.cli.home import open_ledger
 from orchestrator.cli.machine_here import machines_of
 from orchestrator.cli.offers import show_problems
-from orchestrator.cli.words import NOTHING, count, hours, money, size
+from orchestrator.cli.plan_data import ask, data_lines, data_words, look
+from orchestrator.cli.words import NOTHING, count, hours, money
 from orchestrator.core.errors import LimitReached, UserError
 from orchestrator.core.inventory import HostSpec, load_inventory
 from orchestrator.core.limits import check_plan
@@ -26,8 +26,6 @@ from orchestrator.core.recipe import Limits, Recipe, load_recipe
 from orchestrator.core.shards import resolve
 from orchestrator.ledger.records import RateRecord
 from orchestrator.market import Market, ask_for, bundled, offer_for
-from orchestrator.remote.token_files import StoredDataset, stored_dataset, token_files
-from orchestrator.stages.staged_files import staged_data
 
 COLUMNS = ("HOST", "MACHINE", "BATCH", "STEPS", "TOK/S", "TIME", "COST", "$/H", "NOTE")
 MOST_TYPED = {"max_cost": 10_000_000, "max_hours": 100_000, "max_price": 10_000}
@@ -52,16 +50,21 @@ def plan(
         inventory = load_inventory(file, ledger.home)
         rates = ledger.rates()
     chosen = [inventory.host(each) for each in host_names] or list(inventory.hosts.values())
+    tokens, asked = dataset_tokens(recipe, must_exist=False), ask(recipe, offline=offline)
     market = Market(tuple(bundled())) if offline else ask_for(chosen)
-    planner = Planner(recipe, dataset_tokens(recipe, must_exist=False), limits, rates, market.offers)
+    source = asked()
+    planner = Planner(recipe, tokens or source.train_tokens, limits, rates, market.offers)
     places: list[tuple[HostSpec | None, MachineType]] = [(host, each) for host in chosen for each in machines_of(host)]
     if not host_names:
         places += [(None, machine) for machine in all_machine_types() if machine.runs_as is None]
-    plans = in_order([planner.plan(host, machine) for host, machine in places])
+    made = [(host, planner.plan(host, machine)) for host, machine in places]
+    plans = in_order([replace(plan, data=source.told(host, plan.steps)) for host, plan in made])
     if as_json:
         print(json.dumps({"plans": [each.to_json() for each in plans]}, indent=1))
         return 0
     _show_table(plans)
+    for line in data_lines(plans):
+        render.talk(f"data: {line}")
     show_problems(market)
     return 0
 
@@ -110,10 +113,10 @@ class Planner:
 def planned(recipe: Recipe, host: HostSpec, rates: Sequence[RateRecord], limits: Limits) -> list[Plan]:
     """One plan per machine type of the host that will do, the one to try first at the head: with capacity before
     without, then by dollars per run. Raises UserError if none can work, LimitReached if all cost too much."""
-    dataset = dataset_elsewhere(recipe)
-    tokens = dataset.train_tokens if dataset else dataset_tokens(recipe, must_exist=True)
+    tokens = dataset_tokens(recipe, must_exist=True)
+    source = look(recipe)
     market = ask_for([host], BEFORE_BUYING_WITHIN_S)
-    planner = Planner(recipe, tokens, limits, rates, market.offers)
+    planner = Planner(recipe, tokens or source.train_tokens, limits, rates, market.offers)
     made: list[tuple[bool, float, int, Plan]] = []
     problems: list[UserError | LimitReached] = []
     for machine in machines_of(host):
@@ -129,30 +132,7 @@ def planned(recipe: Recipe, host: HostSpec, rates: Sequence[RateRecord], limits:
     if not made:
         raise problems[0]
     plans = [plan for *_, plan in sorted(made, key=lambda each: each[:3])]
-    return plans if dataset is None else [replace(plan, data=_pulled(recipe, dataset, plan.steps)) for plan in plans]
-
-
-def dataset_elsewhere(recipe: Recipe) -> StoredDataset | None:
-    """The dataset that a machine will pull, as its headers say; None for one that lies or is made on this side.
-
-    Raises what its storage raises: better now than on a machine that costs money.
-    """
-    source = recipe.data.source
-    if source is None or "://" not in source or recipe.data.prepare is not None:
-        return None
-    store = storage.of(source)
-    return stored_dataset(store, source, token_files(store, source))
-
-
-def _pulled(recipe: Recipe, dataset: StoredDataset, steps: int) -> dict[str, Any]:
-    staged = staged_data(dataset, recipe, steps)
-    return {
-        "source": recipe.data.source,
-        "needed_bytes": staged.needed_bytes,
-        "pulled_bytes": staged.pulled_bytes,
-        "dataset_bytes": dataset.size_bytes,
-        "verified_by": staged.verified_by,
-    }
+    return [replace(plan, data=source.moved(host, plan.steps)) for plan in plans]
 
 
 def dataset_tokens(recipe: Recipe, *, must_exist: bool) -> int | None:
@@ -189,7 +169,7 @@ def show_plan(plan: Plan) -> None:
             "cost",
             f"{money(plan.cost_usd['total'])}{between} at {money(plan.price_per_hour_usd)}/h ({plan.price_source})",
         ),
-        *([("data", _data_words(plan.data))] if plan.data else []),
+        *([("data", data_words(plan.data))] if plan.data else []),
         ("ending", plan.ending),
     ]
     for name, text in lines:
@@ -203,11 +183,6 @@ def show_alternatives(plans: Sequence[Plan]) -> None:
     for plan in plans:
         total, price = money(plan.cost_usd["total"]), money(plan.price_per_hour_usd)
         render.talk(f"or else {plan.machine}: {total} in {hours(plan.hours['total'])} at {price}/h")
-
-
-def _data_words(data: Mapping[str, Any]) -> str:
-    part = f"{size(data['pulled_bytes'])} of {size(data['dataset_bytes'])}"
-    return f"the machine pulls {part} from {data['source']}; verified by {data['verified_by']}"
 
 
 def _show_table(plans: Sequence[Plan]) -> None:

@@ -73,8 +73,8 @@ class Plan:
     """What the run may cost at most; None on a machine nobody bills."""
     warnings: tuple[str, ...] = ()
     data: Mapping[str, Any] | None = None
-    """What is pulled of a dataset elsewhere: source, needed_bytes, pulled_bytes, dataset_bytes, verified_by. None where
-    it was not looked at, or lies on this side."""
+    """What goes to the machine: source, way (pulled, sent, in place), needed_bytes, pulled_bytes, dataset_bytes,
+    verified_by; figures null where `unknown` says why. None where nobody looked."""
 
     @property
     def digest(self) -> str:

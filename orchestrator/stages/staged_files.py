@@ -26,6 +26,8 @@ from orchestrator.core.token_layout import slice_header
 from orchestrator.remote.token_files import StoredDataset, TokenFile
 
 WHOLE, BLOCKS, FIRST_SEEN = "whole-file sha256", "block list", "first seen"
+CUT_BELOW = 0.99
+"""Files of this computer are sent whole when this much of them is needed: a cut takes a copy here first."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,10 @@ class StagedData:
     @property
     def pulled_bytes(self) -> int:
         return sum(each.pulled_bytes for each in self.files)
+
+    def sent_bytes(self, dataset_bytes: int) -> int:
+        """What is sent where the files, of so many bytes, lie on this computer."""
+        return self.pulled_bytes if self.pulled_bytes < CUT_BELOW * dataset_bytes else dataset_bytes
 
     @property
     def verified_by(self) -> str:

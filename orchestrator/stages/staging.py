@@ -28,8 +28,6 @@ from orchestrator.stages.progress import progress
 from orchestrator.stages.staged_files import StagedData, StagedFile, staged_data
 
 FIRST_SEEN = "first-seen.json"
-CUT_BELOW = 0.99
-"""Files of this computer are sent whole when this much of them is needed: a cut takes a copy here first."""
 
 
 def pull_dataset(context: RunContext, uri: str) -> dict[str, object]:
@@ -67,7 +65,7 @@ def push_cut(
     files = token_files(store, str(source))
     staged = staged_data(stored_dataset(store, str(source), files), context.recipe, context.plan.steps)
     whole = sum(shard.size_bytes for shard in dataset.train + dataset.validation)
-    if staged.pulled_bytes >= CUT_BELOW * whole:
+    if staged.sent_bytes(whole) == whole:
         return None
     context.say(f"data: {staged.pulled_bytes / 1e6:,.2f} MB of {whole / 1e6:,.2f} MB are needed and sent")
     here = Agent(LocalShell(), str(context.home / "machine"), sys.executable)
