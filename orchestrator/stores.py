@@ -13,38 +13,27 @@ import time
 from uuid import uuid4
 
 from orchestrator import storage
-from orchestrator.core.errors import BadCredentials, NoAnswer, StorageError, UserError
+from orchestrator.core.errors import BadCredentials, NoAnswer, StorageError
 from orchestrator.core.limits import budget_s
 from orchestrator.core.plan import Plan
 from orchestrator.core.ports import StoredFile
-from orchestrator.core.stored import GRANT_S
+from orchestrator.core.stored import GRANT_S, check_scheme
 from orchestrator.remote import web
 
 DEADLINE_S = 20.0
 CHECK_S = 600.0
-SCHEMES = ("s3",)
 
 
 def check(uri: str) -> None:
     """Writes an empty object below the store and takes it away. Raises UserError, BadCredentials, StorageError or
     NoAnswer, each with what would help."""
-    checked_scheme(uri)
+    check_scheme(uri)
     (upload,) = storage.of(uri).upload_plan(uri, [StoredFile(f"gptctl-check-{uuid4().hex[:8]}", 0)], CHECK_S)
     answer = web.send("PUT", upload.puts[0].url, {"Content-Length": "0"}, 4096, DEADLINE_S)
     if not 200 <= answer.status < 300:
         raise _refusal(uri, answer.status, answer.content)
     if upload.remove_url is not None:
         web.send("DELETE", upload.remove_url, {}, 4096, DEADLINE_S)
-
-
-def checked_scheme(uri: str) -> None:
-    """Raises UserError for a store that machines cannot write to."""
-    scheme = storage.scheme_of(uri)
-    if scheme not in SCHEMES:
-        raise UserError(
-            f"checkpoint_store {uri}: checkpoints can be kept in an S3 bucket only, not in {scheme}",
-            'set checkpoint_store = "s3://BUCKET/PREFIX", or leave it away: a live gptctl mirrors them here',
-        )
 
 
 def _refusal(uri: str, status: int, said: bytes) -> Exception:

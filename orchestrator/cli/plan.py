@@ -24,6 +24,7 @@ from orchestrator.core.ports import Offer
 from orchestrator.core.rates import MeasuredRate
 from orchestrator.core.recipe import Limits, Recipe, load_recipe
 from orchestrator.core.shards import resolve
+from orchestrator.core.stored import check_scheme
 from orchestrator.ledger.records import RateRecord
 from orchestrator.market import Market, ask_for, bundled, offer_for
 
@@ -50,6 +51,8 @@ def plan(
         inventory = load_inventory(file, ledger.home)
         rates = ledger.rates()
     chosen = [inventory.host(each) for each in host_names] or list(inventory.hosts.values())
+    for store in filter(None, (host.checkpoint_store for host in chosen)):
+        check_scheme(store)
     tokens, asked = dataset_tokens(recipe, must_exist=False), ask(recipe, offline=offline)
     market = Market(tuple(bundled())) if offline else ask_for(chosen)
     source = asked()

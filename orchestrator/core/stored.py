@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from orchestrator.core.errors import VerificationFailed
+from orchestrator.core.errors import UserError, VerificationFailed
 from orchestrator.core.stored_names import checked
 from trainer.arithmetic import checkpoint_bytes
 from trainer.contract import (
@@ -38,6 +38,28 @@ GRANT_S = 6 * 86_400.0
 SPARES = 4
 """Folders for saves that nobody planned: a stop, a limit, a preemption notice."""
 SMALL_BYTES = 4 << 20
+SCHEMES = ("s3",)
+ANY_S3 = "in any S3 (AWS_ENDPOINT_URL_S3 names one that is not Amazon's)"
+NOT_YET = {
+    "ssh": "a machine's checkpoints cannot be stored over SSH",
+    "hf": "checkpoints with their optimizer state cannot be stored on the Hub",
+}
+INSTEAD = {
+    "ssh": "served by an S3 server on that host, such as MinIO (AWS_ENDPOINT_URL_S3=http://HOST:9000)",
+    "hf": f"{ANY_S3}, and afterwards gptctl export RUN --push OWNER/NAME puts the model on the Hub",
+}
+
+
+def check_scheme(uri: str) -> None:
+    """Raises UserError for a store that machines cannot write to, with what to write instead."""
+    scheme = uri.partition("://")[0] if "://" in uri else ""
+    if scheme in SCHEMES:
+        return
+    raise UserError(
+        f"checkpoint_store {uri}: {NOT_YET.get(scheme, 'machines cannot write there')}; only s3:// is supported",
+        f'write checkpoint_store = "s3://BUCKET/PREFIX", {INSTEAD.get(scheme, ANY_S3)}; or leave it away: a '
+        "gptctl that follows the run mirrors its checkpoints to this computer",
+    )
 
 
 def run_uri(store: str, run_id: str) -> str:

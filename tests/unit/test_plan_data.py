@@ -99,3 +99,26 @@ def _few(folder: Path) -> str:
     path = folder / "few.bin"
     path.write_bytes(bytes(2 * 5_000))
     return str(path)
+
+
+@pytest.mark.parametrize(
+    ("store", "why", "instead"),
+    [
+        ("ssh://home/mnt/models", "cannot be stored over SSH; only s3:// is supported", "an S3 server on that host"),
+        ("hf://me/models", "cannot be stored on the Hub; only s3:// is supported", "gptctl export RUN --push"),
+        ("ftp://home/models", "machines cannot write there; only s3:// is supported", "in any S3"),
+        ("/mnt/models", "machines cannot write there; only s3:// is supported", "in any S3"),
+    ],
+)
+def test_a_store_that_machines_cannot_write_to_is_refused_with_what_to_write_instead(
+    gptctl: Gptctl, tmp_path: Path, store: str, why: str, instead: str
+) -> None:
+    (tmp_path / "inventory.toml").write_text(f'{INVENTORY}checkpoint_store = "{store}"\n')
+    for words in (
+        ["plan", "quickstart", "--host", "box", "--offline"],
+        ["run", "quickstart", "--host", "box", "--yes"],
+    ):
+        refused = gptctl(*words)
+        assert refused.returncode == 2, refused.stderr
+        assert f"checkpoint_store {store}: " in refused.stderr and why in refused.stderr
+        assert 'write checkpoint_store = "s3://BUCKET/PREFIX", ' in refused.stderr and instead in refused.stderr
