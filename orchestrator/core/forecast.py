@@ -76,10 +76,26 @@ def kept_bytes(recipe: Recipe, steps: int) -> int:
 
 def disk_gib(recipe: Recipe, steps: int, tokens: int) -> int:
     """What a run needs of a disk that is chosen at launch: system, environment, tokens, what is kept and what is being
-    written, and a fifth on top."""
-    data = min(tokens, recipe.data.tokens or tokens) * BYTES_PER_TOKEN
+    written, and a fifth on top. tokens: that are read, or more."""
+    return int(assumed()["system_gib"]) + math.ceil(1.2 * sum(_disk_bytes(recipe, steps, tokens)) / 2**30)
+
+
+def disk_trouble(recipe: Recipe, disk: int | None, steps: int, tokens: int) -> tuple[str, str]:
+    """(why it cannot fit, what to be warned of) on a disk of so many GiB that is there as it is; empty where all is
+    well or nobody knows."""
+    data, checkpoints = (size / 2**30 for size in _disk_bytes(recipe, steps, tokens))
+    if disk is None or disk_gib(recipe, steps, tokens) <= disk:
+        return "", ""
+    need = f"data {data:,.1f} GiB, checkpoints {checkpoints:,.1f} GiB; its disk has {disk:,} GiB"
+    if data + checkpoints > disk:
+        return f"{need}: lower keep_last or keep_every keeps fewer, or train on fewer tokens", ""
+    return "", f"the disk may be too small beside the system: {need}"
+
+
+def _disk_bytes(recipe: Recipe, steps: int, tokens: int) -> tuple[int, int]:
+    """Of the tokens, and of the checkpoints: those kept, one being written, one that retention takes next."""
     written = kept_bytes(recipe, steps) + 2 * checkpoint_bytes(recipe.model.config(), recipe.train.optimizer)
-    return int(assumed()["system_gib"]) + math.ceil(1.2 * (data + written) / 2**30)
+    return min(tokens, recipe.data.tokens or tokens) * BYTES_PER_TOKEN, written
 
 
 def spread(hours: Mapping[str, float], price_per_hour_usd: float | None, uncertainty: float) -> dict[str, float | None]:

@@ -50,7 +50,7 @@ def check_plan(plan: Plan) -> None:
     """Raises UserError for a plan that does not fit or has an absurd price, LimitReached for one beyond a limit."""
     where = f"plan: {plan.recipe} on {plan.host or plan.machine}"
     if not plan.fits:
-        raise UserError(f"{where}: {plan.why}", hint="change global_batch or micro_batch, or choose another machine")
+        raise UserError(f"{where}: {plan.why}", hint="change that in the recipe, or choose another machine")
     price = plan.price_per_hour_usd
     if plan.paid and (price is None or not 0 < price <= DEAREST_PER_HOUR_USD):
         raise UserError(f"{where}: a price of {price} USD per hour is refused", hint="gptctl plan shows the offers")

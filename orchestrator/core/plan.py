@@ -19,7 +19,7 @@ from typing import Any
 
 from orchestrator.core.batch import choose_batch, split
 from orchestrator.core.errors import UserError
-from orchestrator.core.forecast import Quote, ending, hours_by_stage, quote, spread
+from orchestrator.core.forecast import Quote, disk_trouble, ending, hours_by_stage, quote, spread
 from orchestrator.core.inventory import HostSpec
 from orchestrator.core.limits import ceiling_usd, combine
 from orchestrator.core.machines import MachineType, assumed, machine_type
@@ -140,6 +140,9 @@ def make_plan(
     price = quote(host, machine, offer)
     hours = _with_total(hours_by_stage(recipe, host, machine, steps=steps, tokens=tokens, rate=rate))
     cost = spread(hours, price.per_hour_usd, rate.uncertainty)
+    too_large, tight = disk_trouble(
+        recipe, offer.disk_gib if offer else None, steps, min(tokens, dataset_tokens or tokens)
+    )
     tightest = combine(recipe, machine, host, limits)
     ceiling = ceiling_usd(tightest, price, cost["total"])
     return Plan(
@@ -157,8 +160,8 @@ def make_plan(
         tokens_per_second=rate.tokens_per_second,
         rate_source=rate.source,
         uncertainty=rate.uncertainty,
-        fits=batch.fits,
-        why=batch.why,
+        fits=batch.fits and not too_large,
+        why=batch.why or too_large,
         hours=hours,
         cost_usd=cost,
         price_per_hour_usd=price.per_hour_usd,
@@ -171,6 +174,7 @@ def make_plan(
         warnings=(
             *_warnings(recipe, machine, price, epochs=epochs, now=now),
             *_no_limit(price, tightest, ceiling),
+            *([tight] if tight else []),
             *([in_time(recipe, host, steps / (3600 * hours["train"]))] if host and host.spot else []),
         ),
     )

@@ -45,6 +45,8 @@ class Offer:
     """UTC epoch seconds when the provider said so; None for a bundled or inventory price."""
     source: str = ""
     """Where the price comes from, in words: `inventory`, `lambda API`, `bundled 2026-08-18`."""
+    disk_gib: int | None = None
+    """Of its own disk; None where nobody knows, and where it is made as large as a run needs it."""
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,10 @@ class LambdaCloud:
                 return []
             what = f"{self.name} offers {kind.name} for {price:.2f} USD per hour: refused"
             raise ProviderError(what, hint="compare with https://lambda.ai/pricing, and try again later")
-        offer = Offer(self.name, machine, price, kind.name, quoted_at=time.time(), source=f"{self.name} API")
+        offer = Offer(
+            self.name, machine, price, kind.name,
+            quoted_at=time.time(), source=f"{self.name} API", disk_gib=kind.specs.storage_gib,
+        )  # fmt: skip
         listed = [region.name for region in sold.regions_with_capacity_available]
         regions = [name for name in self.host.regions if name in listed] if self.host.regions else listed
         return [replace(offer, region=name) for name in regions] or [replace(offer, available=False)]

@@ -69,6 +69,7 @@ class Specs(Part):
     """Of an instance type."""
 
     gpus: int
+    storage_gib: int | None = None
 
 
 class InstanceType(Part):

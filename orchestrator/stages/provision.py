@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.core.errors import MachineUnfit
+from orchestrator.core.forecast import kept_bytes
 from orchestrator.core.states import State
 from orchestrator.stages import drift
 from orchestrator.stages.context import RunContext
@@ -61,15 +62,15 @@ def check_gpus(context: RunContext, facts: dict[str, Any]) -> None:
 
 
 def check_disk(context: RunContext, facts: dict[str, Any]) -> None:
-    """Raises MachineUnfit when the checkpoints to keep do not fit on the machine's disk."""
+    """Raises MachineUnfit when the checkpoints to keep do not fit on the machine's disk. The data is the pull's own
+    business: it may lie there already."""
     free = facts["disk"]["free_bytes"]
-    train = context.recipe.train
-    keep = train.keep_last + 2  # the best one, and the one being written
-    needed = keep * checkpoint_bytes(context.recipe.model.config(), train.optimizer)
+    each = checkpoint_bytes(context.recipe.model.config(), context.recipe.train.optimizer)
+    needed = kept_bytes(context.recipe, context.plan.steps) + each  # and the one being written
     if free < needed:
         raise MachineUnfit(
             f"provision: {free / 1e9:.2f} GB free under {context.rental.folder} on {context.host.name}, "
-            f"{needed / 1e9:.2f} GB needed for {keep} checkpoints",
+            f"{needed / 1e9:.2f} GB needed for {needed // each} checkpoints",
             "free some space there, or set `folder` of the host to a larger disk",
         )
 

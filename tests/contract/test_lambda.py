@@ -179,7 +179,7 @@ def test_an_absurd_price_is_refused(own_cloud: RehearsalCloud, percent: int) -> 
 def test_offers_follow_the_host_entrys_regions_and_say_where_nothing_is_left(cloud: RehearsalCloud) -> None:
     account = Account(cloud, regions=("us-east-1", "us-west-1", "asia-1"))
     of_ours = [one for one in account.provider.offers() if one.machine == "8xA100-40GB"]
-    assert [one.region for one in of_ours] == ["us-east-1", "us-west-1"]
+    assert [(one.region, one.disk_gib) for one in of_ours] == [("us-east-1", 6144), ("us-west-1", 6144)]
     cloud.inject("sold-out@us-east-1,sold-out@us-west-1*forever")
     of_ours = [one for one in account.provider.offers() if one.machine == "8xA100-40GB"]
     assert [one.region for one in of_ours] == ["us-west-1"]

@@ -19,9 +19,15 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 CLOUD = HostSpec(name="cloud", provider="lambda", machine="8xA100-40GB", guard="watcher")
 
 
-def plan(*overrides: str, host: HostSpec = CLOUD, price: float = 10.0, limits: Limits | None = None) -> Plan:
+def plan(
+    *overrides: str,
+    host: HostSpec = CLOUD,
+    price: float = 10.0,
+    limits: Limits | None = None,
+    disk_gib: int | None = None,
+) -> Plan:
     recipe = load_recipe("chinchilla_163m_baseline", overrides, search=[RECIPES])
-    offer = Offer("lambda", "8xA100-40GB", price, source="lambda API")
+    offer = Offer("lambda", "8xA100-40GB", price, source="lambda API", disk_gib=disk_gib)
     return make_plan(recipe, host, machine_type("8xA100-40GB"), offer, now=1_795_000_000.0, limits=limits)
 
 
@@ -79,6 +85,17 @@ def test_a_plan_that_does_not_fit_is_refused_before_its_limits() -> None:
     with pytest.raises(GptctlError, match="nearest that does is 96") as caught:
         check_plan(plan("train.global_batch=100", "limits.max_cost_usd=1"))
     assert caught.value.exit_code == 2
+
+
+def test_a_disk_too_small_for_data_and_checkpoints_is_refused_before_buying() -> None:
+    every = ("train.checkpoint_every=617", "train.keep_every=617")  # 53 of 1.9 GB, and 6.5 GB of tokens
+    with pytest.raises(UserError, match=r"data 6\.1 GiB, checkpoints \d\d\d\.\d GiB; its disk has 100 GiB: lower"):
+        check_plan(plan(*every, disk_gib=100))
+    tight = plan(*every, disk_gib=150)
+    check_plan(tight)
+    assert any("the disk may be too small beside the system" in each for each in tight.warnings)
+    for roomy in (plan(*every, disk_gib=1000), plan(*every), plan(disk_gib=100)):
+        assert roomy.fits and not any("disk" in each for each in roomy.warnings)
 
 
 def test_the_budget_ends_at_the_nearer_of_money_and_hours() -> None:
