@@ -22,4 +22,11 @@ def charts_into(folder: Path, charts: Sequence[Mapping[str, Any]], title: str) -
     """Each chart as PNG and SVG. Raises UserError without the extra `charts`, or for a folder that refuses."""
     from orchestrator.report.drawing import draw
 
-    return draw(charts, folder, title)
+    new = not folder.exists()
+    written = draw(charts, folder, title)
+    # Made to be shown to others, as the page is: what gptctl keeps for itself is private by its umask.
+    if new:
+        folder.chmod(0o755)
+    for path in written:
+        path.chmod(0o644)
+    return written

@@ -5,11 +5,11 @@ html = compare_page(found, compare_charts(runs))
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.report.comparison import Compared, interpolated, validation_curve
-from orchestrator.report.curves import rounded, running_mean, window
+from orchestrator.report.curves import clock, rounded, running_mean, window
 from orchestrator.report.html import render
 
 COLORS = 8
@@ -38,19 +38,27 @@ def display(row: Mapping[str, Any]) -> str:
 
 
 def compare_charts(runs: Sequence[Compared]) -> list[dict[str, Any]]:
-    """Validation and training loss over tokens, validation loss over hours of training; a chart without lines goes."""
-    kinds: tuple[tuple[str, str, str, str, Callable[[Compared], Curve]], ...] = (
-        ("validation", "Validation loss", "tokens", "points", validation_curve),
-        ("training", "Training loss", "tokens", "line", training_curve),
-        ("hours", "Validation loss by time", "hours of training", "points", validation_by_hours),
+    """Validation and training loss over tokens, validation loss over time; a chart without lines goes."""
+    smooth = any(window(len(each.training.columns.get("loss", ()))) > 1 for each in runs)
+    timed, unit = _timed(runs)
+    kinds = (
+        ("validation", "Validation loss", "tokens", "points", [validation_curve(each) for each in runs]),
+        ("training", "Training loss", "tokens", "line", [training_curve(each) for each in runs]),
+        ("time", "Validation loss by time", f"{unit} of training", "points", timed),
     )
     charts = []
-    for key, title, x, kind, curve_of in kinds:
-        curves = [curve_of(each) for each in runs]
+    for key, title, x, kind, curves in kinds:
         if any(curves):
-            unit = "nats per token" + (", smoothed" if kind == "line" else "")
-            charts.append({"key": key, "title": title, "unit": unit, "x": x, **_lines(runs, curves, kind)})
+            measured = "nats per token" + (", smoothed" if smooth and key == "training" else "")
+            charts.append({"key": key, "title": title, "unit": measured, "x": x, **_lines(runs, curves, kind)})
     return charts
+
+
+def _timed(runs: Sequence[Compared]) -> tuple[list[Curve], str]:
+    """validation_by_hours of each in a unit that suits the longest, and that unit."""
+    curves = [validation_by_hours(each) for each in runs]
+    unit, per_hour = clock(max((hours for curve in curves for hours, _ in curve), default=0.0))
+    return [[(hours * per_hour, loss) for hours, loss in curve] for curve in curves], unit
 
 
 def _lines(runs: Sequence[Compared], curves: Sequence[Curve], kind: str) -> dict[str, Any]:

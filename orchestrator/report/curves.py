@@ -72,7 +72,7 @@ def with_points(chart: dict[str, Any], label: str, points: Iterable[Point]) -> d
 
 
 def cost_chart(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Dollars over the hours since the first stage began; None where nothing was paid. A report's own stages."""
+    """Dollars over the time since the first stage began; None where nothing was paid. A report's own stages."""
     if not any(stage["cost_usd"] for stage in stages):
         return None
     begin = stages[0]["started_at"]
@@ -85,8 +85,15 @@ def cost_chart(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         spent += stage["cost_usd"]
         xs.append(max(xs[-1], start_h + stage["seconds"] / 3600))
         values.append(spent)
-    known, series = [rounded(x) for x in xs], [_series("cost", "line", values)]
-    return {"key": "cost", "title": "Cost", "unit": "USD before tax", "x": "hours", "xs": known, "series": series}
+    unit, per_hour = clock(xs[-1])
+    known, series = [rounded(x * per_hour) for x in xs], [_series("cost", "line", values)]
+    return {"key": "cost", "title": "Cost", "unit": "USD before tax", "x": unit, "xs": known, "series": series}
+
+
+def clock(hours: float) -> tuple[str, float]:
+    """The unit in which an axis of that length reads well, and how many of it an hour has."""
+    units = (("seconds", 3600.0), ("minutes", 60.0))
+    return next(((unit, per_hour) for unit, per_hour in units if hours * per_hour < 120), ("hours", 1.0))
 
 
 def extremes(values: Values, pixels: int = PIXELS) -> list[int]:

@@ -39,8 +39,8 @@ def render(template: str, values: Mapping[str, Any], charts: Sequence[Mapping[st
         autoescape=True, finalize=_harmless,
     )  # fmt: skip
     environment.filters.update(
-        number=page.number, figure=page.figure, usd=page.usd, when=page.when, hours=page.hours, size=page.size,
-        bars=bars, share=page.share, block=block,
+        number=page.number, short=page.short, figure=page.figure, usd=page.usd, when=page.when, hours=page.hours,
+        size=page.size, bars=bars, share=page.share, block=block,
     )  # fmt: skip
     style, scripts = _style(), [_asset(name) for name in SCRIPTS]
     return environment.get_template(template).render(

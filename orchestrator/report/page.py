@@ -58,6 +58,14 @@ def number(value: float | None, digits: int = 0) -> str:
     return DASH if value is None else f"{value:,.{digits}f}"
 
 
+def short(value: float | None) -> str:
+    """`950`, `26.5k`, `3.26B`: for columns of counts, where three digits tell rows apart."""
+    if value is None:
+        return DASH
+    unit, scale = next((each for each in (("B", 1e9), ("M", 1e6), ("k", 1e3)) if value >= 0.9995 * each[1]), ("", 1.0))
+    return f"{value / scale:.3g}{unit}" if unit else f"{value:.0f}"
+
+
 def figure(value: float) -> str:
     """Three significant digits, never in powers of ten."""
     digits = 2 if abs(value) >= 1 or value == 0 else 2 - math.floor(math.log10(abs(value)))

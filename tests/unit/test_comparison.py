@@ -11,6 +11,7 @@ import pytest
 from orchestrator.ledger import Evaluation
 from orchestrator.report.compare_page import compare_charts, compare_page
 from orchestrator.report.comparison import Compared, compare, differences, interpolated
+from orchestrator.report.curves import clock
 from orchestrator.report.deviation import PUBLISHED, pooled
 from orchestrator.report.metrics import Point, Training
 from tests.browser import Browser
@@ -90,6 +91,20 @@ def test_what_does_not_compare_has_no_rank_and_says_why() -> None:
     assert "tokenizer bytes, not gpt2" in row_of(found, "bytes")["why"]
     assert row_of(found, "going")["why"].startswith("not finished: ")
     assert "one run only" in compare(runs[:1], "id-base")["notes"][0]
+    assert (
+        "None" not in compare_page(found, compare_charts(runs), "Three runs").split("<footer>")[0].split("</style>")[1]
+    )
+
+
+def test_time_is_shown_in_a_unit_that_suits_and_no_mean_is_named_that_is_none() -> None:
+    assert [clock(hours)[0] for hours in (0.0, 0.04, 0.5, 1.99, 2.0, 13.0)] == [
+        "seconds",
+        *["minutes"] * 3,
+        *["hours"] * 2,
+    ]
+    charts = {chart["key"]: chart for chart in compare_charts([a_compared("base", 3.5)])}
+    assert (charts["time"]["x"], charts["time"]["xs"]) == ("minutes of training", [0.0, 60.0])
+    assert charts["training"]["unit"] == "nats per token"
 
 
 def test_between_two_validations_lies_a_straight_line() -> None:
