@@ -92,6 +92,10 @@ class Browser:
         )
         return self._shown
 
+    def before_each(self, script: str) -> None:
+        """JavaScript that runs in every page opened from now on, before the page's own; its policy does not see it."""
+        self._call("Page.addScriptToEvaluateOnNewDocument", source=script)
+
     def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression in the page."""
         return self._call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")

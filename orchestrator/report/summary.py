@@ -221,9 +221,9 @@ def _lost(run: RunRecord, training: Training, checkpoints: Sequence[Checkpoint])
     broken = [str(found.step) for found in checkpoints if not found.complete]
     said = []
     if training.step and newest is None:
-        said.append(f"all {training.step} steps: no checkpoint is here")
+        said.append(f"all {training.step:,} steps: no checkpoint is here")
     elif newest is not None and newest < training.step:
-        said.append(f"steps {newest + 1} to {training.step}: trained after the newest checkpoint that is here")
+        said.append(f"steps {newest + 1:,} to {training.step:,}: trained after the newest checkpoint that is here")
     if broken:
         said.append(f"the checkpoints of step {', '.join(broken)}: files are missing or cut short here")
     if run.outcome is Outcome.PREEMPTED:

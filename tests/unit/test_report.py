@@ -260,4 +260,7 @@ def test_figures_read_well() -> None:
         "3.21 GB",
     ]
     assert [page.figure(value) for value in (0.0, 0.288, 0.000362, 12.345)] == ["0.00", "0.288", "0.000362", "12.35"]
+    assert [page.short(value) for value in (None, 0, 950, 999.6, 26_543, 3_260_252_160)] == [
+        "-", "0", "950", "1k", "26.5k", "3.26B",
+    ]  # fmt: skip
     assert page.number(math.pi, 2) == "3.14" and page.number(None) == "-" and page.number(33_165) == "33,165"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
 import re
 from pathlib import Path
@@ -97,6 +98,44 @@ def test_a_long_curve_keeps_its_spikes_and_stays_small(tmp_path: Path) -> None:
     assert loss["series"][0]["values"][loss["xs"].index(77_777)] == pytest.approx(12, rel=1e-3)
     assert loss["series"][1]["label"] == "mean of 1001 lines"
     assert len(json.dumps(training_charts(training))) < 300_000
+
+
+RECORD = """
+window.texts = [];
+const plain = CanvasRenderingContext2D.prototype.fillText;
+CanvasRenderingContext2D.prototype.fillText = function(text, x, y) {
+  const place = this.canvas.closest("figure").querySelector(".plot").id;
+  if (this.textAlign === "right") window.texts.push([place, text]);
+  return plain.apply(this, arguments);
+};
+"""
+UNITS = {"k": 1e3, "M": 1e6, "B": 1e9}
+
+
+def tick(text: str) -> float:
+    return float(text.rstrip("kMB").replace(",", "")) * UNITS.get(text[-1], 1)
+
+
+def drawn_with_a_span_of(span: float, folder: Path, browser: Browser) -> list[tuple[str, list[str]]]:
+    """The labels at the left of each chart."""
+    run, low = a_run(), {"loss": 0.0, "lr": span / 4, "grad_norm": span * 3, "memory_gib": 0.7 * span}
+    lines = [
+        metric(step, **{key: value + span * (step % 11) / 10 for key, value in low.items()}) for step in range(1, 12)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(lines))
+    write_report(run, STAGES, run_cost(STAGES, machine=machine_type(run.machine), tokens=0), folder)
+    assert browser.open(folder / "report.html").complaints == []
+    texts = browser.evaluate("window.texts")
+    return [(f"{span} {key}", [text for where, text in texts if where == f"plot-{key}"]) for key in low]
+
+
+def test_ticks_are_as_far_apart_as_they_say(tmp_path: Path) -> None:
+    with Browser() as browser:
+        browser.before_each(RECORD)
+        for span in (0.7, 2.0, 0.09, 1.1e-4, 1.3e-6, 12_000.0, 70_000.0, 1.1e6):
+            for which, texts in drawn_with_a_span_of(span, tmp_path, browser):
+                steps = [after - before for before, after in itertools.pairwise(map(tick, texts))]
+                assert steps and max(steps) - min(steps) < 1e-6 * max(steps) + 1e-12, (which, texts)
 
 
 def test_thinning_and_smoothing_by_hand() -> None:

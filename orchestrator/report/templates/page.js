@@ -12,13 +12,19 @@
     const digits = Number.isInteger(value) || Math.abs(value) >= 1e4 ? 0 : Math.abs(value) >= 100 ? 1 : 4;
     return value.toLocaleString("en-US", {minimumFractionDigits: digits, maximumFractionDigits: digits});
   };
+  // Decimals without which two ticks would read alike or a tick would lie: 1 for 0.5, 2 for 0.25.
+  const needed = step => {
+    const whole = digits => Math.abs(step * 10 ** digits - Math.round(step * 10 ** digits)) < 1e-6 * Math.abs(step) * 10 ** digits;
+    return [0, 1, 2, 3, 4, 5].find(whole) ?? 6;
+  };
   const ticks = (plot, splits, axis, space, step) => splits.map(value => {
     if (value === null) return "";
     const top = Math.max(...splits.map(Math.abs));
-    if (top < 1e-3 && value !== 0) return value.toExponential(1).replace(".0e", "e");
+    if (value === 0) return "0";
+    if (top < 1e-3) return value.toExponential(needed(value / 10 ** Math.floor(Math.log10(Math.abs(value)) + 1e-9)));
     const [by, unit] = top >= 1e4 ? scales.find(([by]) => top >= by) : [1, ""];
-    const digits = Math.min(6, Math.max(0, Math.ceil(-Math.log10(step / by) - 1e-9)));
-    return (value / by).toLocaleString("en-US", {minimumFractionDigits: digits, maximumFractionDigits: digits}) + (value ? unit : "");
+    const digits = needed(step / by);
+    return (value / by).toLocaleString("en-US", {minimumFractionDigits: digits, maximumFractionDigits: digits}) + unit;
   });
   const gutter = (plot, values) => 18 + 7 * Math.max(2, ...(values || []).map(text => text.length));
 
@@ -40,7 +46,7 @@
       scales: {x: {time: false}},
       series: [{label: chart.x, value: (plot, value) => exact(value)}, ...chart.series.map(line)],
       axes: [
-        {...axis, size: 40, gap: 4, label: chart.x, labelFont: font, labelSize: 18, labelGap: 0, space: 70},
+        {...axis, size: 24, gap: 4, label: chart.x, labelFont: font, labelSize: 18, labelGap: 0, space: 70},
         {...axis, size: gutter, gap: 6, space: 36},
       ],
       legend: {live: true, markers: {width: 0, fill: (plot, index) => plot.series[index].stroke()}},
