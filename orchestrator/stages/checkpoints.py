@@ -63,9 +63,8 @@ def pull(context: RunContext, checkpoints: Sequence[Checkpoint], folder: Path) -
                 link(folder / name, found.name)
     if checkpoints:
         total = sum(found.size_bytes for found in checkpoints)
-        context.say(
-            f"{len(checkpoints)} checkpoint{'s' * (len(checkpoints) != 1)} here and verified ({total / 1e6:.1f} MB) in {folder}"
-        )
+        count = f"{len(checkpoints)} checkpoint{'s' * (len(checkpoints) != 1)}"
+        context.say(f"{count} here and verified ({total / 1e6:.1f} MB) in {folder}")
 
 
 def mark_safe(context: RunContext, found: Checkpoint) -> None:
