@@ -39,7 +39,8 @@ def drill(host_name: str | None, file: Path | None, *, lease_s: float, yes: bool
             render.talk("nothing was rented")
             return 0
         started = new_drill(ledger, request, time.time())
-        render.talk(f"{started.id}: renting one {request.machine.name}")
+        price = money(request.plan.price_per_hour_usd)
+        render.talk(f"{started.id}: renting one {request.machine.name} at {price}/h, {_costs(request, lease_s)}")
         try:
             with render.teller(f"{started.id} on {host.name}") as tell:
                 drilled = drive_drill(ledger.home, started.id, tell, lease_s)
@@ -66,12 +67,17 @@ def _request(ledger: Ledger, host: HostSpec, lease_s: float) -> RunRequest:
 
 
 def _question(request: RunRequest, lease_s: float) -> str:
+    price = money(request.plan.price_per_hour_usd)
+    return (
+        f"Rent one {request.machine.name} at {price}/h, and leave it to its guard ({request.host.guard}) to end "
+        f"it {duration(lease_s)} later? That costs {_costs(request, lease_s)}."
+    )
+
+
+def _costs(request: RunRequest, lease_s: float) -> str:
     price = request.plan.price_per_hour_usd or 0.0
     soon, late = (seconds / 3600 * price for seconds in (lease_s, lease_s + patience_s(lease_s)))
-    return (
-        f"Rent one {request.machine.name} at {money(price)}/h, and leave it to its guard ({request.host.guard}) to end "
-        f"it {duration(lease_s)} later? About {money(soon)}; {money(late)} until you are told that nothing ended it."
-    )
+    return f"about {money(soon)}, or {money(late)} until you are told that nothing ended it"
 
 
 def _left(ledger: Ledger, run_id: str) -> int:
