@@ -30,8 +30,8 @@ from orchestrator.remote.local import LocalShell
 from orchestrator.report.evaluations import CHOICES, SLICE, from_line
 from trainer import contract
 
-COLUMNS = ("STEP", "WHAT", "LOSS", "PERPLEXITY", "BITS/BYTE", "ACC", "ACC NORM", "ACC/TOKEN", "N")
-NUMBERS = ("STEP", "LOSS", "PERPLEXITY", "BITS/BYTE", "ACC", "ACC NORM", "ACC/TOKEN", "N")
+OF_SLICES = ("LOSS", "PERPLEXITY", "BITS/BYTE", "TOKENS")
+OF_CHOICES = ("ACC", "ACC NORM", "ACC/TOKEN", "CHANCE", "QUESTIONS")
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,10 @@ def evaluate(run_id: str | None, wish: Wish, *, on_host: bool, as_json: bool) ->
             raise UserError(f"there is no file {file}")
     with open_ledger() as ledger:
         run = ledger.find_run(run_id)
+        from orchestrator.cli import render
+
+        where = f"on {run.host}" if on_host else "here"
+        render.talk(f"measuring {name} of {run.id} {where}: {', '.join(_subjects(run, wish))}")
         work = _there if on_host else _here
         lines = work(ledger, run, wish, name)
         found = _kept(ledger, run, wish, lines)
@@ -61,10 +65,39 @@ def evaluate(run_id: str | None, wish: Wish, *, on_host: bool, as_json: bool) ->
         rows = [{"step": each.step, "kind": each.kind, "name": each.name, **each.result} for each in found]
         print(json.dumps({"run": run.id, "step": found[0].step if found else None, "evaluations": rows}, indent=1))
         return 0
+    _show(run, found)
+    return 0
+
+
+def _subjects(run: RunRecord, wish: Wish) -> list[str]:
+    """What is about to be measured, in words: it may take minutes."""
+    files = [f"choices {file.name}" for file in wish.choices]
+    if files and not wish.slices:
+        return files
+    known = run.options.get("data") or {}
+    own = "its validation data" if known.get("validation_files") else "its training data"
+    data = wish.data[0].name if wish.data else own
+    slices = [f"slice {start}+{tokens} of {data}" for start, tokens in _slices(run, wish)]
+    return files + (slices or [f"all of {data}" if wish.data else f"the held-out end of {data}"])
+
+
+def _show(run: RunRecord, found: Sequence[Evaluation]) -> None:
+    """A table with the columns that have something in them, then what they mean."""
     from orchestrator.cli import render
 
-    render.show_table(COLUMNS, [_cells(each) for each in found], right=NUMBERS)
-    return 0
+    kinds = {each.kind for each in found}
+    numbers = (*(OF_SLICES if SLICE in kinds else ()), *(OF_CHOICES if CHOICES in kinds else ()))
+    rows = [[f"{each.step:,}", f"{each.kind} {each.name}", *_cells(each, numbers)] for each in found]
+    render.show_table(("STEP", "WHAT", *numbers), rows, right=("STEP", *numbers))
+    for each in found:
+        asked, measured = (each.result.get("slice") or (0, 0))[1], each.result.get("tokens") or 0
+        if asked - measured >= run.recipe_data["model"]["context_length"]:
+            render.talk(f"{each.kind} {each.name}: the data hold only {measured:,} of these tokens")
+    if SLICE in kinds:
+        render.talk("LOSS is in nats per token, lower is better; PERPLEXITY is e to the loss")
+    if CHOICES in kinds:
+        render.talk("ACC picks the likeliest ending; ACC NORM the likeliest per byte, ACC/TOKEN per token")
+    render.talk(f"kept: gptctl report {run.id}, compare and export show it")
 
 
 def _here(ledger: Ledger, run: RunRecord, wish: Wish, name: str) -> list[dict[str, Any]]:
@@ -204,19 +237,24 @@ def _kept(ledger: Ledger, run: RunRecord, wish: Wish, lines: Sequence[dict[str, 
     return list(found.values())
 
 
-def _cells(each: Evaluation) -> list[str]:
+def _cells(each: Evaluation, columns: Sequence[str]) -> list[str]:
     result = each.result
-    shares = [_share(result.get(key)) for key in ("accuracy", "accuracy_norm", "accuracy_per_token")]
-    count = result.get("questions") if each.kind == CHOICES else result.get("tokens")
-    return [
-        f"{each.step:,}",
-        each.name,
-        decimal(each.loss, 4),
-        decimal(result.get("perplexity"), 2),
-        decimal(result.get("bits_per_byte"), 4),
-        *shares,
-        f"{count or 0:,}",
-    ]
+    shown = {
+        "LOSS": decimal(each.loss, 4),
+        "PERPLEXITY": decimal(result.get("perplexity"), 2),
+        "BITS/BYTE": decimal(result.get("bits_per_byte"), 4),
+        "TOKENS": _number(result.get("tokens")),
+        "ACC": _share(result.get("accuracy")),
+        "ACC NORM": _share(result.get("accuracy_norm")),
+        "ACC/TOKEN": _share(result.get("accuracy_per_token")),
+        "CHANCE": _share(result.get("chance")),
+        "QUESTIONS": _number(result.get("questions")),
+    }
+    return [shown[column] for column in columns]
+
+
+def _number(value: int | None) -> str:
+    return NOTHING if value is None else f"{value:,}"
 
 
 def _share(value: float | None) -> str:

@@ -13,7 +13,8 @@ from typing import Any
 
 from orchestrator.cli.words import NOTHING, count, decimal, duration, money
 from orchestrator.core.states import Seen, State
-from orchestrator.ledger.records import Rental, RunRecord, StageInterval
+from orchestrator.ledger.records import Evaluation, Rental, RunRecord, StageInterval
+from orchestrator.report.evaluations import table
 
 COLUMNS = ("RUN", "RECIPE", "HOST", "STAGE", "STEP", "LOSS", "VAL", "TOK/S", "ETA", "COST", "$/H", "SEEN")
 NUMBERS = ("STEP", "LOSS", "VAL", "TOK/S", "ETA", "COST", "$/H")
@@ -28,7 +29,13 @@ def spent(intervals: Sequence[StageInterval]) -> float:
     )
 
 
-def run_row(run: RunRecord, rental: Rental | None, intervals: Sequence[StageInterval], now: float) -> dict[str, Any]:
+def run_row(
+    run: RunRecord,
+    rental: Rental | None,
+    intervals: Sequence[StageInterval],
+    now: float,
+    evaluations: Sequence[Evaluation] = (),
+) -> dict[str, Any]:
     """One element of `runs`. Times are seconds, money USD; what is not known is null."""
     return {
         "id": run.id,
@@ -57,6 +64,7 @@ def run_row(run: RunRecord, rental: Rental | None, intervals: Sequence[StageInte
         "store": run.options.get("store"),
         "data": run.options.get("staged"),
         "guard": (rental.data.get("guard") if rental else None) or {**NO_GUARD, "ends_at": rental and rental.ends_at},
+        "evaluations": table(evaluations),
         "labels": run.labels,
         "note": run.note,
         "keep": run.keep,

@@ -13,7 +13,7 @@ from orchestrator.cli.home import open_ledger
 from orchestrator.cli.rows import COLUMNS, NUMBERS, cells, rental_row, run_row
 from orchestrator.cli.words import moment
 from orchestrator.core.states import State
-from orchestrator.ledger.records import Rental, RunRecord
+from orchestrator.ledger.records import Evaluation, Rental, RunRecord
 from orchestrator.ledger.store import Ledger
 
 LOOK_S = 2.0
@@ -51,11 +51,17 @@ def collect(ledger: Ledger, wanted: str | None, *, look_s: float = LOOK_S) -> di
     # A rental's row names all its runs, also where only one of them was asked for.
     together = runs if wanted is None else ledger.runs(rental_id=runs[0].rental_id or "") or runs
     intervals = ledger.all_intervals() if wanted is None else {run.id: ledger.intervals(run.id) for run in together}
+    scores: dict[str, list[Evaluation]] = defaultdict(list)
+    for each in ledger.evaluations(None if wanted is None else runs[0].id, samples=False):
+        scores[each.run_id].append(each)
     now = time.time()
     served: dict[str | None, list[RunRecord]] = defaultdict(list)
     for run in together:
         served[run.rental_id].append(run)
-    rows = [run_row(run, rentals.get(run.rental_id or ""), intervals.get(run.id, ()), now) for run in runs]
+    rows = [
+        run_row(run, rentals.get(run.rental_id or ""), intervals.get(run.id, ()), now, scores.get(run.id, ()))
+        for run in runs
+    ]
     _look_for_watcher(ledger.home, rows, rentals, now)
     return {
         "runs": rows,

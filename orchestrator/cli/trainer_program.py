@@ -64,7 +64,7 @@ def there(run: RunRecord, module: str) -> Program:
 def results(
     shell: Shell, program: Program, arguments: Sequence[str], on_line: Callable[[dict[str, Any]], None]
 ) -> list[dict[str, Any]]:
-    """Its JSON lines, each also told as it comes. Raises CommandFailed with the program's own last words."""
+    """Its JSON lines, each also told as it comes. Raises UserError or CommandFailed (see failed)."""
     found = []
     try:
         with shell.lines(program.argv(arguments), silence_s=SILENCE_S) as lines:
@@ -77,8 +77,13 @@ def results(
     return found
 
 
-def failed(module: str, evidence: str) -> CommandFailed:
-    """The error of a program that ended badly: its own last words, without the command line before them."""
+def failed(module: str, evidence: str) -> UserError | CommandFailed:
+    """The error of a program that ended badly, in its own last words, without the command line before them.
+
+    A line that begins with the program's name is its own explanation, of what it was given; any other is a crash.
+    """
     said = clean(evidence).strip().splitlines()[-1:] or ["no reason given"]
-    words = said[0].rpartition(f"{module}: ")[2]
+    _, explained, words = said[0].rpartition(f"{module}: ")
+    if explained:
+        return UserError(words.removeprefix("error: "))
     return CommandFailed(f"{module}: {words}", "gptctl check looks at the Python that was used")

@@ -300,10 +300,10 @@ class Ledger:
         """Keeps what a checkpoint scored; measuring the same again replaces it."""
         self._insert("evaluations", evaluation, "INSERT OR REPLACE")
 
-    def evaluations(self, run_id: str | None = None) -> list[Evaluation]:
-        """Of one run or of all, by step, kind and name."""
-        sql = "SELECT * FROM evaluations WHERE ?1 IS NULL OR run_id = ?1 ORDER BY run_id, step, kind, name"
-        return self._select(Evaluation, sql, run_id)
+    def evaluations(self, run_id: str | None = None, *, samples: bool = True) -> list[Evaluation]:
+        """Of one run or of all, by step, kind and name; without `samples`, what was measured alone."""
+        sql = "SELECT * FROM evaluations WHERE (?1 IS NULL OR run_id = ?1) AND (?2 OR kind <> 'sample')"
+        return self._select(Evaluation, f"{sql} ORDER BY run_id, step, kind, name", run_id, samples)
 
     # Below: the only lines that touch the connection
 

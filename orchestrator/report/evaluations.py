@@ -36,9 +36,11 @@ def from_events(run_id: str, events: Iterable[Mapping[str, Any]]) -> Iterator[Ev
 
 def from_line(run_id: str, step: int, line: Mapping[str, Any], time: float) -> Evaluation | None:
     """A line of `trainer.evaluate`; None for one that is no result (a NaN loss is one, without a loss)."""
-    result = {key: value for key, value in line.items() if key not in ("kind", "event", "step", "time")}
-    loss = line.get("loss")
-    sound = isinstance(loss, int | float) and not isinstance(loss, bool) and math.isfinite(loss)
+    known = ((key, value) for key, value in line.items() if key not in ("kind", "event", "step", "time"))
+    # JSON has no NaN and no infinity: of a model that has diverged, loss and perplexity are null.
+    result = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in known}
+    loss = result.get("loss")
+    sound = isinstance(loss, int | float) and not isinstance(loss, bool)
     if line.get("kind") == SLICE and isinstance(line.get("slice"), list) and len(line["slice"]) == 2:
         name = "{}+{}".format(*line["slice"])
         return Evaluation(run_id, step, SLICE, name, time, float(loss) if sound and loss is not None else None, result)

@@ -3,7 +3,8 @@
     python tests/bench/status_speed.py                    # 1,000 runs; a table on stdout, JSON by --json FILE
     python tests/bench/status_speed.py --runs 10000
 
-The ledger is a real one: each run has its recipe, plan, rental, eight stages and twenty-four events. All have ended, so
+The ledger is a real one: each run has its recipe, plan, rental, eight stages, twenty-four events and what was measured
+of it: two slices and a sample. All have ended, so
 no machine is asked. Calls alternate and the best of each counts, because other programs on the machine only ever make
 one slower; the processor time beside it says how busy the machine was. Never a timed test.
 """
@@ -25,7 +26,8 @@ from orchestrator.core.machines import machine_type
 from orchestrator.core.plan import make_plan
 from orchestrator.core.recipe import load_recipe
 from orchestrator.core.states import Outcome, State
-from orchestrator.ledger import Ledger, Rental, RunRecord, new_rental_id, new_run_id
+from orchestrator.ledger import Evaluation, Ledger, Rental, RunRecord, new_rental_id, new_run_id
+from orchestrator.report.evaluations import from_line, sampled
 from tests.bench.figure import Figure, within
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -54,7 +56,24 @@ def fill(home: Path, runs: int) -> None:
                 for kind in ("stage_started", "said", "stage_finished"):
                     ledger.tell(run.id, Event(kind, now, stage, "connecting"))
                 ledger.close_stage(interval)
+            for each in scores(run.id, now):
+                ledger.add_evaluation(each)
             ledger.set_state(run.id, State.ENDED, outcome=Outcome.FINISHED)
+
+
+def scores(run_id: str, now: float) -> list[Evaluation]:
+    """What `[eval]` with two slices and one prompt leaves behind."""
+    told = {
+        "tokens": 983_040,
+        "tokens_sha256": "0" * 64,
+        "perplexity": 33.1,
+        "bits_per_byte": 1.08,
+        "precision": "bf16",
+    }
+    slices = [from_line(run_id, 33_165, {"kind": "slice", "slice": [start, 983_040], "loss": 3.5, **told}, now)
+              for start in (0, 50_000_000)]  # fmt: skip
+    sample = sampled(run_id, 33_165, {"prompt": "Every effort moves you", "text": "Every effort " * 40}, now)
+    return [*filter(None, slices), sample]
 
 
 def seconds(argv: Sequence[str], home: Path) -> tuple[float, float]:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import replace
 
+import pytest
+
 from orchestrator.cli.rows import COLUMNS, cells, rental_row, run_row, spent
+from orchestrator.cli.trainer_program import failed
+from orchestrator.core.errors import CommandFailed, GptctlError, UserError
 from orchestrator.core.states import Outcome, Seen, State
 from orchestrator.ledger.records import Rental, RunRecord, StageInterval
+from orchestrator.report.evaluations import from_line
 
 RUN_KEYS = {
     "id", "name", "recipe", "host", "machine", "rental", "state", "outcome", "stage", "step", "total_steps", "loss",
     "val_loss", "tokens_per_second", "mfu", "eta_s", "cost_usd", "price_per_hour_usd", "seen", "seen_s", "seen_via",
-    "safe_step", "store", "guard",
+    "safe_step", "store", "guard", "evaluations",
 }  # fmt: skip
 RENTAL_KEYS = {"id", "provider", "instance_id", "machine", "price_per_hour_usd", "cost_usd", "runs"}
 
@@ -35,6 +42,38 @@ def test_the_documented_keys_are_all_there() -> None:
     rental = rental_row(RENTAL, [RUN], {RUN.id: INTERVALS})
     assert set(rental) >= RENTAL_KEYS
     assert (rental["runs"], rental["cost_usd"]) == ([RUN.id], 0.1)
+
+
+def test_what_was_measured_is_in_the_row_and_a_loss_that_is_no_number_is_null() -> None:
+    lines = [
+        {"kind": "slice", "slice": [0, 64], "loss": 3.5, "perplexity": 33.1, "tokens": 64},
+        {"kind": "slice", "slice": [64, 64], "loss": math.nan, "perplexity": math.nan, "tokens": 64},
+        {"kind": "checkpoint", "step": 50},
+    ]
+    found = [each for line in lines if (each := from_line(RUN.id, 50, line, 1.0)) is not None]
+    row = run_row(RUN, RENTAL, INTERVALS, 100.0, found)
+    assert [(each["step"], each["name"], each["loss"], each["perplexity"]) for each in row["evaluations"]] == [
+        (50, "0+64", 3.5, 33.1),
+        (50, "64+64", None, None),
+    ]
+    json.dumps(row, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "kind", "message"),
+    [
+        ("python ended with code 1: evaluate: q.jsonl: no question in it", UserError, "q.jsonl: no question in it"),
+        ("usage\npython -m trainer.evaluate: error: bad choice: 'x'", UserError, "bad choice: 'x'"),
+        ("Traceback\nModuleNotFoundError: no torch", CommandFailed, "evaluate: ModuleNotFoundError: no torch"),
+        ("", CommandFailed, "evaluate: no reason given"),
+    ],
+)
+def test_what_a_program_says_of_its_input_is_the_users_and_a_crash_is_not(
+    evidence: str, kind: type[GptctlError], message: str
+) -> None:
+    error = failed("evaluate", evidence)
+    assert (type(error), error.message) == (kind, message)
+    assert ("gptctl check" in error.hint) == (kind is CommandFailed)
 
 
 def test_a_run_without_a_rental_has_nulls() -> None:
