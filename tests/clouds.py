@@ -15,8 +15,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -206,6 +208,26 @@ def processes_with(word: str) -> list[int]:
 def words_of_processes(prefix: str) -> list[str]:
     """Words of command lines of living processes that begin so."""
     return [word for words in command_lines().values() for word in words if word.startswith(prefix)]
+
+
+@contextmanager
+def said_in_command_lines(*words: str) -> Iterator[set[str]]:
+    """Which of the words any process had in its argv, looked at all the time: what anybody's `ps` would have shown."""
+    found: set[str] = set()
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.1):
+            argvs = [" ".join(argv) for argv in command_lines().values()]
+            found.update(word for word in words if any(word in argv for argv in argvs))
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield found
+    finally:
+        ended.set()
+        thread.join()
 
 
 def command_lines() -> dict[int, list[str]]:
