@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -213,7 +214,7 @@ def test_killed_at_every_write_of_a_whole_run(rent: Callable[..., Ec2Place]) -> 
     command: tuple[str, ...] = ("run", "tiny.toml", "--host", "cloud", "--yes")
     while (done := place.crash(at, WHEN[kills % 2], *command)).returncode == -9:
         kills, at = kills + 1, at + 1
-        if (place.home / "ledger.db").exists() and '"id"' in place.cloud.gptctl("status", "--json").stdout:
+        if (place.home / "ledger.db").exists() and json.loads(place.cloud.gptctl("status", "--json").stdout)["runs"]:
             command = ("resume",)
     assert done.returncode == 0, done.stderr
     assert kills > 20
