@@ -80,9 +80,10 @@ def disk_gib(recipe: Recipe, steps: int, tokens: int) -> int:
     return int(assumed()["system_gib"]) + math.ceil(1.2 * sum(_disk_bytes(recipe, steps, tokens)) / 2**30)
 
 
-def disk_trouble(recipe: Recipe, disk: int | None, steps: int, tokens: int) -> tuple[str, str]:
-    """(why it cannot fit, what to be warned of) on a disk of so many GiB that is there as it is; empty where all is
-    well or nobody knows."""
+def disk_trouble(recipe: Recipe, offer: Offer | None, steps: int, tokens: int) -> tuple[str, str]:
+    """(why it cannot fit, what to be warned of) on the disk that is offered as it is; empty where all is well or
+    nobody knows."""
+    disk = offer.disk_gib if offer else None
     data, checkpoints = (size / 2**30 for size in _disk_bytes(recipe, steps, tokens))
     if disk is None or disk_gib(recipe, steps, tokens) <= disk:
         return "", ""

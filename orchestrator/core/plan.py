@@ -140,9 +140,7 @@ def make_plan(
     price = quote(host, machine, offer)
     hours = _with_total(hours_by_stage(recipe, host, machine, steps=steps, tokens=tokens, rate=rate))
     cost = spread(hours, price.per_hour_usd, rate.uncertainty)
-    too_large, tight = disk_trouble(
-        recipe, offer.disk_gib if offer else None, steps, min(tokens, dataset_tokens or tokens)
-    )
+    too_large, tight = disk_trouble(recipe, offer, steps, min(tokens, dataset_tokens or tokens))
     tightest = combine(recipe, machine, host, limits)
     ceiling = ceiling_usd(tightest, price, cost["total"])
     return Plan(
@@ -173,9 +171,7 @@ def make_plan(
         ceiling_usd=ceiling,
         warnings=(
             *_warnings(recipe, machine, price, epochs=epochs, now=now),
-            *_no_limit(price, tightest, ceiling),
-            *([tight] if tight else []),
-            *([in_time(recipe, host, steps / (3600 * hours["train"]))] if host and host.spot else []),
+            *filter(None, (_no_limit(price, tightest, ceiling), tight, _notice(recipe, host, steps, hours))),
         ),
     )
 
@@ -294,7 +290,11 @@ def _warnings(recipe: Recipe, machine: MachineType, price: Quote, *, epochs: flo
     return said
 
 
-def _no_limit(price: Quote, limits: Limits, ceiling: float | None) -> list[str]:
+def _no_limit(price: Quote, limits: Limits, ceiling: float | None) -> str:
     if not price.paid or limits.max_cost_usd is not None or ceiling is None:
-        return []
-    return [f"no limit given: ends at ${ceiling:.2f}, twice the estimate and at least one hour"]
+        return ""
+    return f"no limit given: ends at ${ceiling:.2f}, twice the estimate and at least one hour"
+
+
+def _notice(recipe: Recipe, host: HostSpec | None, steps: int, hours: Mapping[str, float]) -> str:
+    return in_time(recipe, host, steps / (3600 * hours["train"])) if host and host.spot else ""
