@@ -154,6 +154,11 @@ def _buy_somewhere(context: RunContext) -> None:
                 except NoCapacity as error:
                     reasons.append(f"{offer.zone or offer.region}: {error.message}")
                     context.say(reasons[-1])
+                except NoAnswer as error:
+                    if not context.run.options.get("wait"):
+                        raise
+                    reasons.append(error.message)
+                    context.say(error.message)
                 except QuotaUsedUp as error:
                     quotas[offer.region, offer.machine] = error
                     reasons.append(f"{offer.region}: {error.message}; {error.hint}")
@@ -251,9 +256,8 @@ def _buy(context: RunContext, offer: Offer) -> None:
         found = find(context)
         assert found is not None  # an open intent is adopted, or closed as unseen, which raises
         return hold(context, found, INTENT_ADOPTED, offer.price_per_hour_usd)
-    except NoAnswer:
-        raise  # nothing was sent or it is unknown: the intent stays open and is looked for on the next call
     except ProviderError as error:
+        # NoAnswer too: by the port's contract the order was not sent; what comes before it had no answer.
         context.ledger.close_intent(request.intent_id, INTENT_REFUSED, {"error": error.message})
         raise
     hold(context, instance, INTENT_BOUGHT, offer.price_per_hour_usd)
