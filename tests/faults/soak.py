@@ -3,8 +3,8 @@
     python -m tests.faults.soak --runs 200 --seed 7
 
 Prints one line per run and the sums; exits 1 unless all of them are 0. Each run has 20 steps and a GPTCTL_HOME of its
-own, is killed by SIGKILL up to three times, and then resumed to its end. One killed between the written intent and the order
-ends as never started: nothing was bought, and gptctl says to run again.
+own, is killed by SIGKILL up to three times, and then resumed to its end. One killed between the written intent and the
+order ends as never started: nothing was bought, and gptctl says to run again.
 """
 
 from __future__ import annotations
@@ -121,7 +121,8 @@ def main() -> int:
     finished = sum(each.outcome == "finished" for each in results)
     unbought = sum(each.outcome == "never_started" for each in results)  # killed before its order was sent
     print(
-        f"{chosen.runs} runs, {sum(each.kills for each in results)} kills, {finished} finished, {unbought} never started: "
+        f"{chosen.runs} runs, {sum(each.kills for each in results)} kills, "
+        f"{finished} finished, {unbought} never started: "
         f"machines left {left}, most bought per intent {max(bought, default=0)}, "
         f"verified checkpoints lost {lost}, lines doubled or lost {wrong}"
     )
