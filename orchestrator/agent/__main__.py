@@ -30,7 +30,7 @@ def _facts(places: Places, request: dict[str, Any], say: Say) -> None:
 def _start(places: Places, request: dict[str, Any], say: Say) -> None:
     from . import jobs, presence
 
-    presence.attend(places, presence.CALLED_S)
+    presence.called(places)
     job, secrets = jobs.Job.of_request(places, request), request.get("secrets") or {}
     if job.name == "offload":
         from . import store_urls
@@ -92,7 +92,7 @@ def _manifest(places: Places, request: dict[str, Any], say: Say) -> None:
     from . import presence
     from .manifest import manifest
 
-    presence.attend(places, presence.CALLED_S)
+    presence.called(places)
     say(manifest(places.run(request.get("run", ""))))
 
 

@@ -51,7 +51,7 @@ def renew(places: Places, request: dict[str, Any]) -> dict[str, Any]:
     """Durations from now; never past the deadline. Without a run the machine's own lease, which only a guard has."""
     if request.get("run") is None:
         guard.renew(places, _seconds(request, "duration_s", lease.DEFAULT_S))
-        presence.attend(places, presence.CALLED_S)
+        presence.called(places)
         return {"lease": lease.read(places.guard)}
     folder = places.jobs_of(request.get("run", ""))
     if not os.path.isdir(folder):

@@ -38,7 +38,7 @@ def follow(places: Places, request: dict[str, Any], say: Callable[[dict[str, Any
             say(line)
             beat.beat()
         if exit_record is not None:
-            presence.attend(places, presence.CALLED_S)  # whoever followed fetches now
+            presence.called(places)  # whoever followed fetches now
             say({"kind": "ended", "exit": exit_record})
             return
         time.sleep(LOOK_S)

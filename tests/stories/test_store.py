@@ -30,6 +30,7 @@ machine = "1xCPU"
 EVERY = 300
 """Of the run that is cut off: some seconds, in which one checkpoint is stored and read back."""
 TOKENS_PER_STEP = 256
+SAFE_WITHIN_S = 60
 CUT_OFF = f"""
 [train]
 checkpoint_every = {EVERY}
@@ -107,6 +108,12 @@ def steps_stored(s3: S3Server, place: Place) -> list[int]:  # noqa: F811
     return [each["step"] for each in stored(s3, place, str(run))["checkpoints"]] if listed["KeyCount"] else []
 
 
+def seconds_to_safe(home: Path) -> list[float]:
+    """From the manifest of each checkpoint on the machine to the agent's mark that the store gave all of it back."""
+    marks = home.rglob("step-*/SAFE")
+    return [mark.stat().st_mtime - (mark.parent / "MANIFEST.json").stat().st_mtime for mark in marks]
+
+
 def test_a_machine_taken_without_notice_loses_one_interval_and_another_goes_on_from_the_store(
     place: Place,
     tiny: Callable[..., str],
@@ -117,6 +124,9 @@ def test_a_machine_taken_without_notice_loses_one_interval_and_another_goes_on_f
     wait_until(lambda: process.poll() is not None or steps_stored(s3, place), 240)
     assert process.poll() is None, process.communicate()
     (instance_id,) = place.cloud.books()["alive"]
+    safe_s = wait_until(lambda: seconds_to_safe(place.cloud.home(instance_id)), 60)
+    print(f"\nfrom a checkpoint's manifest to safe in the store: {max(safe_s):.1f} s")
+    assert max(safe_s) < SAFE_WITHIN_S
     place.cloud.terminate(instance_id)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 3, err
