@@ -121,6 +121,9 @@ def _looked(recipe: Recipe) -> Source:
 def data_words(data: Mapping[str, Any]) -> str:
     """One line for people."""
     source, way = clean(str(data["source"])), data["way"]
+    if data["unknown"] == NOT_PREPARED:
+        then = "read where they lie" if way == IN_PLACE else "sent to the machine"
+        return f"tokens are prepared from {source} on this computer and {then}; their size shows then"
     if data["unknown"]:
         part = f"unknown: {clean(data['unknown'])}"
     elif way == IN_PLACE:
