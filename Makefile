@@ -31,7 +31,7 @@ bench: $(VENV)/.dev               ## figures side by side, as a table and in ben
 
 faults: $(VENV)/.dev              ## the fault table: one row each, on the cloud to rehearse on; about half an hour, as root
 	.ci/system-packages
-	OMP_NUM_THREADS=1 $(PY) -m pytest -m faults -n 3 -p no:cacheprovider --deselect tests/faults/test_crashes.py::test_killed_twice
+	OMP_NUM_THREADS=1 $(PY) -m pytest tests/faults -m faults -n 3 -p no:cacheprovider --deselect tests/faults/test_crashes.py::test_killed_twice
 
 two-crashes: $(VENV)/.dev         ## the command line killed twice in a row: machines bought per intent, machines left
 	.ci/system-packages
