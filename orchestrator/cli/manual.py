@@ -9,7 +9,6 @@ Example::
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ import typer
 
 from orchestrator.cli.app import app
 
-WIDTH = 80
+WIDTH = 78
+"""What Typer makes of a terminal of 80 columns."""
 HELP = Path(__file__).with_name("help.txt")
 REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
 
@@ -64,10 +64,9 @@ def _below(command: Any, name: str) -> list[list[str]]:
 
 
 def _help(path: list[str]) -> str:
-    # Typer measures the terminal; a page must not depend on the one it was made in.
-    os.environ["COLUMNS"] = str(WIDTH)
+    # A page must not depend on the terminal it was made in, nor change the environment: tests run in this process too.
     command = typer.main.get_command(app)
-    context = command.make_context("gptctl", [], resilient_parsing=True)
+    context = command.make_context("gptctl", [], resilient_parsing=True, terminal_width=WIDTH)
     for name in path:
         command = command.get_command(context, name)  # type: ignore[attr-defined]
         context = command.make_context(name, [], parent=context, resilient_parsing=True)
