@@ -20,18 +20,11 @@ import urllib.request
 from typing import Any
 
 from .refusal import Refusal
+from .trouble import Trouble
 
 DEADLINE_S = 20.0
 MOST_BYTES = 1 << 20
 REFUSED = (401, 403)
-
-
-class Trouble:
-    """Why a request did not do: in words, without the key; `refused` when the key itself is not accepted."""
-
-    def __init__(self, text: str, refused: bool = False) -> None:
-        self.text = text
-        self.refused = refused
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

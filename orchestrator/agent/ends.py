@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import cloud_call, guard_key, lease, power
-from .cloud_call import Trouble
+from . import guard_key, lease, power
 from .places import Places
+from .trouble import Trouble
 
 
 def of(places: Places, order: dict[str, Any]) -> ByKey | ByPower:
@@ -52,6 +52,8 @@ class ByKey:
         return self._call(self.order["look_url"])
 
     def _call(self, url: str, body: dict[str, Any] | None = None) -> Trouble | None:
+        from . import cloud_call  # a third of the time of every status, which makes no call
+
         trouble = cloud_call.call(url, self.key or "", body)
         return (
             Trouble("%s: the key is refused" % trouble.text, refused=True) if trouble and trouble.refused else trouble

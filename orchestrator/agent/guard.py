@@ -22,7 +22,7 @@ import sys
 import time
 from typing import Any
 
-from . import cloud_call, detach, ends, files, guard_key, jobs, lease, manifest, power, presence, processes, stored
+from . import detach, ends, files, guard_key, jobs, lease, manifest, power, presence, processes, stored
 from .places import RUN_PATTERN, Places
 from .refusal import Refusal
 
@@ -54,6 +54,8 @@ def arm(places: Places, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _key_order(request: dict[str, Any]) -> dict[str, Any]:
+    from . import cloud_call  # not for a status, which makes no call
+
     key = (request.get("secrets") or {}).get("api_key")
     if not isinstance(key, str) or not key:
         raise Refusal("needs-input", "the guard needs the key of the provider's API")

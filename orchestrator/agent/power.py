@@ -17,7 +17,7 @@ import subprocess
 from typing import Any, Sequence
 
 from . import processes
-from .cloud_call import Trouble
+from .trouble import Trouble
 
 PROGRAM = "gptctl-self"
 WITHIN_S = 30.0

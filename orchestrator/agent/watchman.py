@@ -17,9 +17,10 @@ import resource
 import time
 from typing import Any
 
-from . import cloud_call, ends, files, guard, jobs, lease, processes
+from . import ends, files, guard, jobs, lease, processes
 from .places import Places
 from .refusal import Refusal
+from .trouble import Trouble
 
 TICK_S = 1.0
 FIRST_PAUSE_S = 2.0
@@ -118,7 +119,7 @@ class Watchman:
     def _again_in(self, pause_s: float) -> None:
         self.ask_at_s = lease.now_s() + pause_s
 
-    def _said(self, trouble: cloud_call.Trouble | None, good: str) -> None:
+    def _said(self, trouble: Trouble | None, good: str) -> None:
         text = trouble.text if trouble else good
         if text != self.said:
             print(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), text, flush=True)

@@ -24,7 +24,7 @@ LLM_C_HEADER_BYTES = 1024
 TOKEN_BYTES = {"U16": 2, "U32": 4, "I32": 4}
 MAX_HEADER_BYTES = 100_000_000
 """The safetensors library refuses larger headers too."""
-FIRST_BYTES = 65_536
+FIRST_BYTES = 1024
 """Enough of the beginning for nearly every file; header_bytes says where it is not."""
 
 

@@ -34,7 +34,7 @@ from orchestrator.ledger.records import INTENT_ADOPTED, INTENT_BOUGHT, INTENT_RE
 from orchestrator.remote.cloud_init import Timer, user_data
 from orchestrator.remote.keys import new_key_pair
 from orchestrator.remote.known_hosts import HostKey
-from orchestrator.stages import boot, box_guard, gone, guard, prepare, rekey
+from orchestrator.stages import boot, box_guard, data_here, gone, guard, rekey
 from orchestrator.stages.context import RunContext
 
 MOST_MACHINES = 3
@@ -141,7 +141,7 @@ def _close(context: RunContext, state: str, instance_id: str | None = None) -> N
 
 def _buy_somewhere(context: RunContext) -> None:
     """Asks for each offer in turn, once; with --wait, round after round. Refusals close their intent."""
-    prepare.before_buying(context)
+    data_here.before_buying(context)
     while True:
         reasons: list[str] = []
         quotas: dict[tuple[str, str], QuotaUsedUp] = {}

@@ -14,6 +14,8 @@ from orchestrator.stages.context import RunContext
 from orchestrator.stages.guard import held
 
 LOOK_EVERY_S = 2.0
+FIRST_LOOKS_S = 0.25
+"""Between looks at a machine that was bought just now: some are up within a second, and the provider keeps its pace."""
 LONGEST_BOOT_MINUTES = 30.0
 TELL_EVERY_S = 10.0
 GONE = ("terminated", "preempted")
@@ -54,7 +56,7 @@ def wait_until_active(context: RunContext) -> Instance:
         if context.now() - told > TELL_EVERY_S:
             told = context.now()
             context.say(f"booting {waited_s / 60:.0f}m, usual {usual:.0f}m ({status})")
-        time.sleep(LOOK_EVERY_S)
+        time.sleep(min(LOOK_EVERY_S, max(FIRST_LOOKS_S, waited_s / 4)))
 
 
 def _note(context: RunContext, status: str, asked: float) -> None:

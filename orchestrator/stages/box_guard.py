@@ -43,18 +43,21 @@ def wanted(context: RunContext) -> bool:
     return context.provider.paid and context.host.guard in KINDS
 
 
-def arm(context: RunContext) -> None:
-    """Hands over the key, the lease and the deadline. Repeating renews them; whether it works, `require` waits for."""
+def arm(context: RunContext) -> dict[str, Any]:
+    """Hands over the key, the lease and the deadline; returns what the machine says of its guard, nothing where it is
+    not to have one. Repeating renews them; whether it works, `require` waits for."""
     if not wanted(context):
-        return
+        return {}
     rental = context.rental
     instance = Instance(rental.provider, rental.instance_id or "", rental.machine, rental_id=rental.id)
     whole_s = budget_s(context.plan)
     if whole_s is None:
         raise _cannot(context, "nothing limits this run")
     left_s = max(1.0, rental.created_at + whole_s - context.now())
-    note(context, _order(context, instance, left_s))
+    found = _order(context, instance, left_s)
+    note(context, found)
     context.guard_renewed_at = context.now()
+    return found
 
 
 def _order(context: RunContext, instance: Instance, deadline_s: float) -> dict[str, Any]:
@@ -81,9 +84,9 @@ def require(context: RunContext) -> None:
     """Returns once the machine says that its guard is armed: it runs, and the API took its key. Raises MachineUnfit."""
     if not wanted(context):
         return
-    arm(context)
+    found = arm(context)
     until = time.monotonic() + ARMED_WITHIN_S
-    while not (found := context.agent.guard())["armed"]:
+    while not found["armed"]:
         if time.monotonic() > until:
             note(context, found)
             why = found.get("problem") or "it has not reached the provider's API yet"
@@ -92,6 +95,7 @@ def require(context: RunContext) -> None:
                 'nothing was trained; set guard = "watcher", or correct the key, and run again',
             )
         time.sleep(0.2)
+        found = context.agent.guard()
     note(context, found)
 
 

@@ -1,7 +1,7 @@
 """`[data.prepare]`: tokens made once where the CLI runs, by the trainer's own program in an interpreter that has it.
 
-A detached job of this machine's agent, so that a CLI that dies loses nothing. Not a stage of its own: acquire calls it
-before it buys a machine, and sync on any other.
+A detached job of this machine's agent, so that a CLI that dies loses nothing. Not a stage of its own: data_here asks
+for it, before a machine is bought.
 """
 
 from __future__ import annotations
@@ -36,12 +36,6 @@ def prepared_folder(context: RunContext) -> Path:
         context.say(f"preparing {wanted.source} with tokenizer {wanted.tokenizer} on this computer (once)")
         _prepare(context, [*_source(context, source), *request], digest, folder)
     return folder
-
-
-def before_buying(context: RunContext) -> None:
-    """Prepares while no machine costs anything; sync finds it done."""
-    if context.provider.paid and context.recipe.data.prepare is not None:
-        prepared_folder(context)
 
 
 def _request(wanted: Prepare) -> list[str]:

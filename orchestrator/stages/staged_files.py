@@ -84,10 +84,8 @@ class StagedFile:
     @property
     def verified_by(self) -> str:
         if self.source.blocks is not None and self.verified_bytes:
-            left = self.pulled_bytes - self.verified_bytes
-            return (
-                BLOCKS if not left else f"{BLOCKS} ({self.verified_bytes / self.pulled_bytes:.0%}), then {FIRST_SEEN}"
-            )
+            percent = 100 * self.verified_bytes // self.pulled_bytes
+            return BLOCKS if percent == 100 else f"{BLOCKS} ({percent}%), then {FIRST_SEEN}"
         return WHOLE if self.verified_bytes else FIRST_SEEN
 
     def parts(self, store: Storage) -> list[Part]:

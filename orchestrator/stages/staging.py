@@ -1,25 +1,20 @@
-"""Data onto the machine, as much of it as the run reads: pulled there by the machine itself, or cut here and pushed.
+"""Data onto the machine, as much of it as the run reads, pulled there by the machine itself.
 
-The machine's agent pulls from hf://, s3:// and http(s)://; nothing comes through this computer but headers. Only what
-lies on this computer is sent from here. Where the source vouches for no digest, what was seen first must be seen ever
-after. Not a stage of its own: sync calls it.
+Its agent pulls from hf://, s3:// and http(s)://; nothing comes through this computer but headers. Where the source
+vouches for no digest, what was seen first must be seen ever after. Not a stage of its own: sync calls it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from orchestrator.core.errors import VerificationFailed
-from orchestrator.core.ports import Part, Storage, StoredFile
-from orchestrator.core.shards import Dataset
-from orchestrator.remote.agent import Agent
+from orchestrator.core.ports import Storage, StoredFile
 from orchestrator.remote.landing import landing
-from orchestrator.remote.local import LocalShell
 from orchestrator.remote.pulling import Pulled, pull
 from orchestrator.remote.token_files import StoredDataset, stored_dataset, token_files
 from orchestrator.stages import box_guard
@@ -50,32 +45,8 @@ def pull_dataset(context: RunContext, uri: str) -> dict[str, object]:
     )
     for file in staged.files:
         check_seen(context.home / FIRST_SEEN, file, pulled[file.destination])
-    _note(context, uri, staged)
+    note_staged(context, uri, staged)
     return fields(staged, {file.identity: pulled[file.destination].path for file in staged.files})
-
-
-def push_cut(
-    context: RunContext, source: Path, dataset: Dataset, push: Callable[[Path, str], str]
-) -> dict[str, object] | None:
-    """Cuts what the run needs of files of this computer, and pushes that; None where they had better go whole.
-
-    push(file, digest) sends one file into the folder of that digest and returns its place on the machine.
-    """
-    store = context.storage(str(source))
-    files = token_files(store, str(source))
-    staged = staged_data(stored_dataset(store, str(source), files), context.recipe, context.plan.steps)
-    whole = sum(shard.size_bytes for shard in dataset.train + dataset.validation)
-    if staged.sent_bytes(whole) == whole:
-        return None
-    context.say(f"data: {staged.pulled_bytes / 1e6:,.2f} MB of {whole / 1e6:,.2f} MB are needed and sent")
-    here = Agent(LocalShell(), str(context.home / "machine"), sys.executable)
-    cut = pull(here, context.run_id, lambda: _parts(store, staged.files), progress(context, "cut"))
-    places = {
-        file.identity: push(Path(cut[file.destination].path), cut[file.destination].sha256[:16])
-        for file in staged.files
-    }
-    _note(context, str(source), staged)
-    return fields(staged, places)
 
 
 def fields(staged: StagedData, places: Mapping[str, str]) -> dict[str, object]:
@@ -123,11 +94,7 @@ def _dataset(context: RunContext, store: Storage, uri: str) -> StoredDataset:
     return stored_dataset(store, uri, files)
 
 
-def _parts(store: Storage, files: Sequence[StagedFile]) -> list[Part]:
-    return [part for file in files for part in file.parts(store)]
-
-
-def _note(context: RunContext, uri: str, staged: StagedData) -> None:
+def note_staged(context: RunContext, uri: str, staged: StagedData) -> None:
     """For status and report: what the data is, and what vouches for it."""
     context.note(
         staged={

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping
 from pathlib import Path
 
-from orchestrator.core import shards as token_shards
-from orchestrator.core.shards import Dataset, Shard
-from orchestrator.core.slices import validation_slice
 from orchestrator.remote import transfer
-from orchestrator.remote.landing import landing
+from orchestrator.stages import data_here
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.origin import place_checkpoint
-from orchestrator.stages.prepare import prepared_folder
 from orchestrator.stages.progress import progress
-from orchestrator.stages.staging import pull_dataset, push_cut
+from orchestrator.stages.staging import pull_dataset
 from trainer import contract
 
 
@@ -53,34 +47,14 @@ def _push_trainer(context: RunContext) -> str:
 
 def place_data(context: RunContext) -> dict[str, object]:
     """Where the files are on the machine, and what of them is read, as fields of the trainer's DataConfig."""
-    source = context.recipe.data.source or ""
-    if context.recipe.data.prepare is None and "://" in source:
-        return pull_dataset(context, source)
-    folder = prepared_folder(context) if context.recipe.data.prepare else Path(source).expanduser()
-    dataset = token_shards.resolve(folder)
-    digest = _dataset_digest(context, _all(dataset))
-    context.note(dataset=token_shards.described(dataset, digest))
+    if data_here.is_elsewhere(context):
+        return pull_dataset(context, context.recipe.data.source or "")
     if context.shell.openssh() is None:
-        return _in_place(context, dataset, {shard: str(shard.path.resolve()) for shard in _all(dataset)})
-    cut = push_cut(context, folder, dataset, lambda path, digest: _push(context, path, digest))
-    if cut is not None:
-        return cut
-    return _in_place(context, dataset, {shard: _push(context, shard.path, digest) for shard in _all(dataset)})
-
-
-def _all(dataset: Dataset) -> tuple[Shard, ...]:
-    return dataset.train + dataset.validation
-
-
-def _in_place(context: RunContext, dataset: Dataset, places: Mapping[Shard, str]) -> dict[str, object]:
-    """The whole files, read where they are."""
-    start, tokens = validation_slice(context.recipe, dataset.train_tokens, dataset.validation_tokens)
-    return {
-        "train_files": [places[shard] for shard in dataset.train],
-        "validation_files": [places[shard] for shard in dataset.validation],
-        "validation_start_token": start,
-        "validation_tokens": tokens,
-    }
+        _, dataset, _ = data_here.found_here(context)
+        return data_here.in_place(
+            context, dataset, {shard: str(shard.path.resolve()) for shard in data_here.all_shards(dataset)}
+        )
+    return data_here.send(context, lambda path, digest: _push(context, path, digest))
 
 
 def _push(context: RunContext, path: Path, digest: str) -> str:
@@ -89,14 +63,3 @@ def _push(context: RunContext, path: Path, digest: str) -> str:
     destination = f"{folder}/data/{digest}/{path.name}"
     transfer.push_file(context.shell, path, destination, progress(context, path.name))
     return destination
-
-
-def _dataset_digest(context: RunContext, shards: tuple[Shard, ...]) -> str:
-    cache = context.home / "data-digests.json"
-    known = json.loads(cache.read_text()) if cache.is_file() else {}
-    before = len(known)
-    digest = token_shards.digest(shards, known)
-    if len(known) != before:
-        with landing(cache) as file:
-            file.write(json.dumps(known, indent=1).encode())
-    return digest

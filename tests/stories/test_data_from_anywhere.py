@@ -37,12 +37,12 @@ from tests.stories.conftest import end, newest_run, wait_until
 __all__ = ["s3", "s3_server"]
 
 TOKEN = "hf_canary_story_55e1"
-BLOCK = 16 << 10
-STEPS = 6000
+BLOCK = 128 << 10
+STEPS = 60_000
 NEEDED = 2 * (STEPS * 256 + 1) + 2 * (8192 + 1)
-SHARD_TOKENS = 1_000_000
-HEADERS = 5 * 65_536 + 200_000
-"""What is read of five files before the pull, and what the protocols say around it, in bytes."""
+SHARD_TOKENS = 10_000_000
+MOST = 1.01
+"""Of what is needed, over the wire: headers, lists of digests, what the protocols say, and what the faults repeat."""
 RECIPE = """
 name = "anywhere"
 [model]
@@ -167,12 +167,12 @@ def test_four_sources_one_dataset(
     with said_in_command_lines(TOKEN, SECRET) as said, Meter(s3.ports["proxy"]) as bucket_meter:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{bucket_meter.port}")
         results["hf"] = synced("hf://me/tokens")
-        moved["hf"] = hub.storage.sent_bytes - BLOCK  # the block with the wrong byte came twice
+        moved["hf"] = hub.storage.sent_bytes
 
         for uri in (f"s3://{bucket}/prefix", web.url("/data/")):  # found by its digest, it is not pulled again
             again = synced(uri)
             assert {**again, "staged": None} == {**results["hf"], "staged": None}
-        assert web.sent_bytes < 500_000 and bucket_meter.down_bytes < 500_000  # headers
+        assert max(web.sent_bytes, bucket_meter.down_bytes) < (MOST - 1) * NEEDED  # headers
 
         web.faults.cut_after = 1 << 20
         web.sent_bytes = bucket_meter.down_bytes = 0
@@ -187,10 +187,10 @@ def test_four_sources_one_dataset(
     assert len(files["hf"]) == 3 and files["hf"] == files["s3"] == files["http"] == files["path"]
     for scheme, found in results.items():
         staged = found["staged"]
-        print(f"\n{scheme}: transferred {moved[scheme]:,} for {staged['pulled_bytes']:,} pulled, {NEEDED:,} needed")
-        assert NEEDED == staged["needed_bytes"] <= staged["pulled_bytes"] <= 1.01 * NEEDED
+        more = moved[scheme] / NEEDED - 1
+        print(f"\n{scheme}: transferred {moved[scheme]:,} ({more:+.2%}) for {NEEDED:,} needed, cut at every megabyte")
+        assert NEEDED == staged["needed_bytes"] <= staged["pulled_bytes"] <= moved[scheme] <= MOST * NEEDED
         assert staged["verified_by"].startswith("block list")
-        assert staged["pulled_bytes"] <= moved[scheme] <= staged["pulled_bytes"] + HEADERS
     assert leaked(tmp_path, TOKEN, SECRET) == []
 
 
@@ -252,7 +252,7 @@ def test_a_private_dataset_trains_and_a_killed_pull_goes_on(
     dataset: dict[str, bytes], gptctl: Gptctl, gptctl_home: Path, hub: Hub, box: Sshd, tmp_path: Path
 ) -> None:
     hub.publish("me/tokens", dataset, token=TOKEN)
-    (tmp_path / "anywhere.toml").write_text(RECIPE.format(source="hf://me/tokens", tokens=60 * 256))
+    (tmp_path / "anywhere.toml").write_text(RECIPE.format(source="hf://me/tokens", tokens=300 * 256))
     inventory = tmp_path / "inventory.toml"
     inventory.write_text(box.inventory_entry(extra=f'python = "{sys.executable}"\n'))
     command = ["run", "anywhere.toml", "--host", "box", "--inventory", str(inventory), "--yes"]

@@ -169,16 +169,16 @@ def test_the_staged_part_is_the_same_run(tmp_path_factory: pytest.TempPathFactor
 
 
 def test_a_prefix_is_the_window_and_one_more_and_block_borders_are_taken_where_they_cost_little(tmp_path: Path) -> None:
-    publish(tmp_path / "s", "safetensors", [100_000], 500, digests="blocks")
-    recipe = recipe_of(tmp_path / "s", 1000, validation={"start_token": 0, "tokens": 24})
-    whole, part, staged = both(tmp_path / "s", recipe, 1000, tmp_path / "made")
-    assert staged.needed_bytes == 2 * (1000 * 32 + 1) + 2 * 25
+    publish(tmp_path / "s", "safetensors", [200_000], 500, digests="blocks")
+    recipe = recipe_of(tmp_path / "s", 2000, validation={"start_token": 0, "tokens": 24})
+    whole, part, staged = both(tmp_path / "s", recipe, 2000, tmp_path / "made")
+    assert staged.needed_bytes == 2 * (2000 * 32 + 1) + 2 * 25
     assert staged.train[0].verified_by == "block list"
     assert staged.train[0].pulled_bytes - staged.train[0].needed_bytes < BLOCK
     assert same_run(whole, part)
     small = staged_in(tmp_path / "s", recipe_of(tmp_path / "s", 20), 20).train[0]
     assert small.pulled_bytes == small.needed_bytes and small.verified_by.startswith("block list (")
-    all_of_it = staged_in(tmp_path / "s", recipe_of(tmp_path / "s", 4000), 4000).train[0]
+    all_of_it = staged_in(tmp_path / "s", recipe_of(tmp_path / "s", 8000), 8000).train[0]
     assert all_of_it.is_whole and all_of_it.verified_by == "block list"
 
 
