@@ -30,6 +30,8 @@ from botocore.config import Config
 from tests.hosts import dies_with_us
 
 KEY, SECRET = "test:tester", "canary-s3-secret-84c1"
+READER = "test:reader", "canary-s3-reader-77d0"
+"""Key and secret of a user who may do in a bucket what its access list allows."""
 REGION = "us-east-1"
 START_S = 60.0
 KINDS = {"account": 6202, "container": 6201, "object": 6200}
@@ -83,7 +85,7 @@ location = {region}
 [filter:tempauth]
 use = egg:swift#tempauth
 user_test_tester = {secret} .admin
-user_test_reader = canary-s3-reader-77d0
+user_test_reader = {reader}
 [filter:bulk]
 use = egg:swift#bulk
 [filter:slo]
@@ -199,6 +201,7 @@ class S3Server:
             "memcached": self.ports["memcached"],
             "region": REGION,
             "secret": SECRET,
+            "reader": READER[1],
         }
         for kind in KINDS:
             text = STORAGE_CONF.format(kind=kind, port=self.ports[kind], **known)

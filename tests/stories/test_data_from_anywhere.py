@@ -7,9 +7,7 @@ import hashlib
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +16,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from orchestrator.core.errors import GptctlError, VerificationFailed
-from orchestrator.core.inventory import load_inventory
-from orchestrator.core.machines import machine_type
-from orchestrator.core.plan import make_plan
-from orchestrator.core.recipe import load_recipe
-from orchestrator.ledger.store import Ledger
-from orchestrator.stages.context import RunContext
 from orchestrator.stages.sync import place_data
-from orchestrator.wiring import RunRequest, new_run, open_context
 from tests.clouds import said_in_command_lines
 from tests.conftest import Gptctl, gptctl_command
+from tests.contexts import context_of
 from tests.file_server import FileServer, Hub
 from tests.hosts import Sshd
 from tests.meter import Meter
@@ -104,26 +96,15 @@ def web(dataset: dict[str, bytes]) -> Iterator[FileServer]:
 def synced(gptctl_home: Path, box: Sshd, tmp_path: Path) -> Iterator[Callable[..., dict[str, Any]]]:
     """`synced(uri)`: what sync leaves in the record of a new run on the box, with all it told."""
     inventory = tmp_path / "inventory.toml"
-    contexts: list[RunContext] = []
 
     def go(uri: str, extra: str = "", steps: int = STEPS, port: int | None = None) -> dict[str, Any]:
         entry = box.inventory_entry(extra=extra)
         inventory.write_text(entry.replace(f"port = {box.port}\n", f"port = {port or box.port}\n"))
         recipe_file = tmp_path / "anywhere.toml"
         recipe_file.write_text(RECIPE.format(source=uri, tokens=steps * 256))
-        recipe, host = load_recipe(str(recipe_file)), load_inventory(inventory, gptctl_home).host("box")
-        machine = machine_type("2xCPU")
-        plan = make_plan(recipe, host, machine, None, now=time.time())
-        with Ledger.open(gptctl_home, time.time) as ledger:
-            run = new_run(ledger, RunRequest(recipe, host, machine, plan), time.time())
-            ledger.update_rental(str(run.rental_id), address=asdict(host.reach()))
-            context = open_context(gptctl_home, ledger, run.id, lambda event: None)
-            contexts.append(context)
-            try:
-                data = place_data(context)
-                return {**data, "staged": context.run.options.get("staged")}
-            finally:
-                context.disconnect()
+        with context_of(gptctl_home, recipe_file, inventory) as context:
+            data = place_data(context)
+            return {**data, "staged": context.run.options.get("staged")}
 
     yield go
 

@@ -1,0 +1,37 @@
+"""A run as a stage meets it, on a machine with a real sshd, for tests of one stage.
+
+with context_of(home, recipe_file, inventory_file) as context:
+    place_data(context)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from orchestrator.core.inventory import load_inventory
+from orchestrator.core.machines import machine_type
+from orchestrator.core.plan import make_plan
+from orchestrator.core.recipe import load_recipe
+from orchestrator.ledger.store import Ledger
+from orchestrator.stages.context import RunContext
+from orchestrator.wiring import RunRequest, new_run, open_context
+
+
+@contextmanager
+def context_of(home: Path, recipe_file: Path, inventory: Path) -> Iterator[RunContext]:
+    """A new run of the recipe on host `box`, whose machine is held already."""
+    recipe, host = load_recipe(str(recipe_file)), load_inventory(inventory, home).host("box")
+    machine = machine_type("2xCPU")
+    plan = make_plan(recipe, host, machine, None, now=time.time())
+    with Ledger.open(home, time.time) as ledger:
+        run = new_run(ledger, RunRequest(recipe, host, machine, plan), time.time())
+        ledger.update_rental(str(run.rental_id), address=asdict(host.reach()))
+        context = open_context(home, ledger, run.id, lambda event: None)
+        try:
+            yield context
+        finally:
+            context.disconnect()
