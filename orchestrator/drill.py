@@ -131,7 +131,7 @@ def _prepare(context: RunContext, lease_s: float) -> None:
     perform(context, ACQUIRE)
     budget_s = context.now() + lease_s - context.rental.created_at
     context.ledger.update_run(context.run_id, plan=_ending_after(context.plan, budget_s).to_json())
-    guard.arm(context)
+    guard.arm(context, {})
 
 
 def _abandon(context: RunContext, error: GptctlError) -> None:

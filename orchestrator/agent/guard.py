@@ -132,7 +132,7 @@ def _start(places: Places) -> None:
     """One guard per machine: a second process finds the lock taken and goes."""
     ends = time.monotonic() + READY_WITHIN_S
     if not is_alive(places):
-        detach.spawn([sys.executable, "-I", "-S", places.program, "guard"], _file(places, "log"), [])
+        detach.spawn([sys.executable, "-I", "-S", places.code, "guard"], _file(places, "log"), [])
     while not is_alive(places):
         if time.monotonic() > ends:
             said = files.tail(_file(places, "log"), 500).decode(errors="replace").strip()

@@ -233,7 +233,7 @@ def _supervise(job: Job, secrets: dict[str, Any], lock: int) -> None:
     ready_read, ready_write = os.pipe()
     secret_read, secret_write = os.pipe()
     name = os.path.basename(job.folder)
-    argv = [sys.executable, "-I", "-S", job.places.program, "supervise", job.run, name]
+    argv = [sys.executable, "-I", "-S", job.places.code, "supervise", job.run, name]
     keep = [secret_read, ready_write, lock]
     detach.spawn([*argv, *map(str, keep)], job.file("supervisor.log"), keep)
     os.close(secret_read)

@@ -3,6 +3,7 @@
 Example::
 
     places = Places("/root/.gptctl/agent/agent-3f9c0d2a71b8e456.pyz")
+    [sys.executable, "-I", "-S", places.code, "guard"]     # another process of the same agent
     places.job("quickstart-1120-k3f9qa", "train", digest)   # /root/.gptctl/jobs/quickstart-1120-k3f9qa/train
 """
 
@@ -19,10 +20,12 @@ JOBS = ("install", "pull", "prepare", "probe", "train", "evaluate", "offload")
 
 
 class Places:
-    """The folders of the agent whose zipapp lies at `program`: ROOT is the parent of that file's folder."""
+    """The folders of the agent that runs from `code`: its zipapp, or that zipapp unpacked beside it for this boot.
+    ROOT is the parent of its folder. `program` is the zipapp in either case: what a next boot can count on."""
 
-    def __init__(self, program: str) -> None:
-        self.program = os.path.abspath(program)
+    def __init__(self, code: str) -> None:
+        self.code = os.path.abspath(code)
+        self.program = self.code if self.code.endswith(".pyz") else self.code.rpartition("-")[0] + ".pyz"
         self.root = os.path.dirname(os.path.dirname(self.program))
         self.agent = os.path.join(self.root, "agent")
         self.envs = os.path.join(self.root, "envs")

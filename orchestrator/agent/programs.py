@@ -85,7 +85,7 @@ def record_start(job: Job, pid: int) -> None:
 def argv_of(job: Job) -> list[str]:
     """The command line. Raises Refusal for a spec that lacks something."""
     if job.name in ("install", "pull", "offload"):
-        return [sys.executable, "-I", "-S", job.places.program, "work", job.run, os.path.basename(job.folder)]
+        return [sys.executable, "-I", "-S", job.places.code, "work", job.run, os.path.basename(job.folder)]
     if not job.is_train:
         return [str(word) for word in wanted(job, "argv", list)]
     # Ranks talk over loopback only: the host name may not resolve, and the store must not face the network.

@@ -34,7 +34,7 @@ from orchestrator.ledger.records import INTENT_ADOPTED, INTENT_BOUGHT, INTENT_RE
 from orchestrator.remote.cloud_init import Timer, user_data
 from orchestrator.remote.keys import new_key_pair
 from orchestrator.remote.known_hosts import HostKey
-from orchestrator.stages import boot, box_guard, data_here, gone, guard, rekey
+from orchestrator.stages import boot, box_guard, data_here, gone, guard
 from orchestrator.stages.context import RunContext
 
 MOST_MACHINES = 3
@@ -77,7 +77,6 @@ def _use(context: RunContext) -> None:
         context.ledger.update_rental(context.rental.id, address=asdict(_vouched(context, instance)))
     _reach(context)
     box_guard.arm(context)
-    rekey.rekey(context)
 
 
 def hold(context: RunContext, instance: Instance, state: str, price_per_hour_usd: float | None = None) -> None:

@@ -50,14 +50,18 @@ def arm(context: RunContext) -> dict[str, Any]:
         return {}
     rental = context.rental
     instance = Instance(rental.provider, rental.instance_id or "", rental.machine, rental_id=rental.id)
-    whole_s = budget_s(context.plan)
-    if whole_s is None:
-        raise _cannot(context, "nothing limits this run")
-    left_s = max(1.0, rental.created_at + whole_s - context.now())
-    found = _order(context, instance, left_s)
+    found = _order(context, instance, _left_s(context))
     note(context, found)
     context.guard_renewed_at = context.now()
     return found
+
+
+def _left_s(context: RunContext) -> float:
+    """Until the budget deadline."""
+    whole_s = budget_s(context.plan)
+    if whole_s is None:
+        raise _cannot(context, "nothing limits this run")
+    return max(1.0, context.rental.created_at + whole_s - context.now())
 
 
 def _order(context: RunContext, instance: Instance, deadline_s: float) -> dict[str, Any]:
@@ -80,11 +84,14 @@ def _cannot(context: RunContext, why: str) -> MachineUnfit:
     return MachineUnfit(f"{context.host.name} cannot end itself: {why}", "set max_cost_usd, or another guard")
 
 
-def require(context: RunContext) -> None:
-    """Returns once the machine says that its guard is armed: it runs, and the API took its key. Raises MachineUnfit."""
+def require(context: RunContext, seen: Mapping[str, Any]) -> None:
+    """Returns once the machine says that its guard is armed: it runs, and the API took its key. Raises MachineUnfit.
+    `seen`: what it said just now; it is armed anew unless that is as it should be."""
     if not wanted(context):
         return
-    found = arm(context)
+    deadline_s = seen.get("deadline_left_s") if seen.get("armed") else None
+    as_ordered = deadline_s is not None and abs(deadline_s - _left_s(context)) <= SAME_S
+    found = dict(seen) if as_ordered else arm(context)
     until = time.monotonic() + ARMED_WITHIN_S
     while not found["armed"]:
         if time.monotonic() > until:

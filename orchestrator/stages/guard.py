@@ -6,7 +6,9 @@ deadline, and a list has to show it. On machines nobody bills there is nothing t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 from orchestrator.core.errors import MachineUnfit
 from orchestrator.core.limits import budget_s
@@ -43,14 +45,14 @@ def extend(context: RunContext) -> None:
         _set(context, later)
 
 
-def arm(context: RunContext) -> None:
+def arm(context: RunContext, seen: Mapping[str, Any]) -> None:
     """The budget deadline is in the name and seen there, and a guard on the machine is armed. Raises before anything
-    is trained if it cannot be."""
+    is trained if it cannot be. `seen`: what the machine said of its guard just now."""
     ends_at = budget_deadline(context)
     if not context.provider.paid or ends_at is None:
         return
     _set(context, ends_at)
-    box_guard.require(context)
+    box_guard.require(context, seen)
 
 
 def _set(context: RunContext, ends_at: float) -> None:

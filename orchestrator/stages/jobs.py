@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.core.errors import AgentError
-from orchestrator.remote.agent import Agent
+from orchestrator.remote.agent import Agent, JobState
 from orchestrator.stages import box_guard, guard
 from orchestrator.stages.context import RunContext
 
@@ -19,16 +19,21 @@ def run_job(context: RunContext, agent: Agent, job: str, digest: str, spec: Mapp
         context.tell("progress", **{"what": job, **progress})
         guard.extend(context)
 
-    state = agent.start(job, context.run_id, digest, {**spec, "lease_s": box_guard.lease_s()})
+    state = start_job(context, agent, job, digest, spec)
     return state.exit or agent.wait(context.run_id, job, show, digest)
 
 
-def has_job(context: RunContext, job: str) -> bool:
-    """Whether the machine knows this job of the run, in whatever state."""
+def start_job(context: RunContext, agent: Agent, job: str, digest: str, spec: Mapping[str, Any]) -> JobState:
+    """Starts the job, or attaches to it, and leaves it to itself."""
+    return agent.start(job, context.run_id, digest, {**spec, "lease_s": box_guard.lease_s()})
+
+
+def machine_status(context: RunContext) -> dict[str, Any]:
+    """What the machine knows of this run, in whatever state: its `jobs` by name, and the machine's `guard`."""
     try:
         status = context.agent.status(context.run_id)
     except AgentError as error:
         if error.code == "no-such-run":
-            return False
+            return {"jobs": {}}
         raise
-    return job in status["runs"][context.run_id]["jobs"]
+    return dict(status["runs"][context.run_id])

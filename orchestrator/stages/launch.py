@@ -14,7 +14,7 @@ from orchestrator.core.states import State
 from orchestrator.ledger.records import Attempt
 from orchestrator.stages import box_guard, guard, offload
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.jobs import has_job, run_job
+from orchestrator.stages.jobs import machine_status, run_job
 from trainer.contract import RunConfig
 
 GRACE_S = 300
@@ -23,9 +23,10 @@ TAKEN = ("gpus-taken", "gpus-busy", "cpu-taken")
 
 def launch(context: RunContext) -> None:
     """Leaves a train job that runs or has ended, and the run in state training."""
-    if not has_job(context, "train"):
+    known = machine_status(context)
+    if "train" not in known["jobs"]:
         _amend_plan(context)
-        guard.arm(context)
+        guard.arm(context, known.get("guard") or {})
         offload.require(context)
         _start(context)
     context.advance(State.TRAINING)
