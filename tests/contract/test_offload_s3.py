@@ -19,18 +19,14 @@ from orchestrator.stages.context import RunContext
 from orchestrator.storage import s3 as storage_s3
 from tests.contexts import context_of
 from tests.hosts import Sshd
+from tests.recipes import SMALL
 from tests.s3_server import READER, S3Server, s3, s3_server
 
 __all__ = ["s3", "s3_server"]
 
-RECIPE = """
-name = "stored"
-[model]
-vocab_size = 257
-context_length = 32
-n_layer = 1
-n_head = 2
-n_embd = 32
+RECIPE = (
+    f'name = "stored"{SMALL}'
+    + """
 [data]
 source = "/nowhere/train.bin"
 tokenizer = "bytes"
@@ -43,6 +39,7 @@ precision = "fp32"
 [machines.2xCPU]
 micro_batch = 4
 """
+)
 
 
 @pytest.fixture

@@ -25,33 +25,11 @@ import pytest
 from tests.clouds import RehearsalCloud
 from tests.conftest import gptctl_command
 from tests.hosts import free_address
+from tests.recipes import write_small
 from tests.stories.conftest import digests, end, events, newest_run, wait_until
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 CLOCK = Path(__file__).resolve().parent / "clock"
-RECIPE = """
-name = "tiny"
-[model]
-vocab_size = 257
-context_length = 32
-n_layer = 1
-n_head = 2
-n_embd = 32
-[data]
-source = "{data}"
-tokenizer = "bytes"
-[data.validation]
-tokens = 2_048
-[train]
-tokens = {tokens}
-global_batch = 8
-precision = "fp32"
-log_every = 5
-checkpoint_every = {every}
-validate_every = {every}
-[machines.8xA100-40GB-simulated]
-micro_batch = 4
-"""
 HOST = """
 [hosts.cloud]
 provider = "rehearsal"
@@ -61,8 +39,6 @@ python = "{python}"
 max_cost_usd = {most_usd}
 """
 WAITING: tuple[str, ...] = ()
-DATA_BLOCKS = 2000
-"""Of 500 bytes: 500,000 tokens."""
 UNTOLD = "did not get to its end"
 
 
@@ -95,10 +71,7 @@ class Rehearsal:
         most_usd: float = 10,
     ) -> None:
         """The data, the recipe and the inventory."""
-        data = self.folder / "corpus"
-        data.mkdir(exist_ok=True)
-        (data / "train.bin").write_bytes(bytes(byte for value in range(250) for byte in (value, 0)) * DATA_BLOCKS)
-        (self.folder / "tiny.toml").write_text(RECIPE.format(data=data, tokens=steps * 256, every=every))
+        write_small(self.folder, steps=steps, every=every)
         (self.folder / "inventory.toml").write_text(HOST.format(guard=guard, python=python, most_usd=most_usd))
 
     def gptctl(self, *args: str, deadline_s: float = 180) -> subprocess.CompletedProcess[str]:

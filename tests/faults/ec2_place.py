@@ -14,32 +14,9 @@ from typing import Any
 
 from tests.conftest import gptctl_command
 from tests.ec2_cloud import Ec2Cloud
+from tests.recipes import write_small
 from tests.stories.conftest import digests, end, events, newest_run, wait_until
 
-RECIPE = """
-name = "tiny"
-[model]
-vocab_size = 257
-context_length = 32
-n_layer = 1
-n_head = 2
-n_embd = 32
-[data]
-source = "{data}"
-tokenizer = "bytes"
-[data.validation]
-tokens = 2_048
-[train]
-tokens = {tokens}
-global_batch = 8
-precision = "fp32"
-log_every = 5
-checkpoint_every = {every}
-validate_every = {every}
-[machines.2xCPU]
-micro_batch = 4
-"""
-DATA_BLOCKS = 2000
 UNTOLD = "did not get to its end"
 
 
@@ -64,10 +41,7 @@ class Ec2Place:
     ) -> None:
         """The data, the recipe and the inventory."""
         folder = self.cloud.folder
-        data = folder / "corpus"
-        data.mkdir(exist_ok=True)
-        (data / "train.bin").write_bytes(bytes(byte for value in range(250) for byte in (value, 0)) * DATA_BLOCKS)
-        (folder / "tiny.toml").write_text(RECIPE.format(data=data, tokens=steps * 256, every=every))
+        write_small(folder, steps=steps, every=every, machine="2xCPU")
         (folder / "inventory.toml").write_text(self.cloud.host_entry(machine=machine, more=more))
 
     def run(self, *more: str) -> subprocess.CompletedProcess[str]:

@@ -23,8 +23,9 @@ from typing import Any
 
 from tests.clouds import RehearsalCloud
 from tests.conftest import gptctl_command
-from tests.faults.conftest import HOST, RECIPE, REPOSITORY
+from tests.faults.conftest import HOST, REPOSITORY
 from tests.hosts import free_address
+from tests.recipes import write_small
 from tests.stories.conftest import digests, newest_run
 
 STEPS, LOG_EVERY = 20, 5
@@ -108,10 +109,7 @@ def main() -> int:
     print(f"{chosen.runs} runs, --seed {chosen.seed}")
     with tempfile.TemporaryDirectory(prefix="gptctl-soak-") as temporary:
         folder = Path(temporary)
-        data = folder / "corpus"
-        data.mkdir()
-        (data / "train.bin").write_bytes(bytes(byte for value in range(250) for byte in (value, 0)) * 200)
-        (folder / "tiny.toml").write_text(RECIPE.format(data=data, tokens=STEPS * 256, every=10))
+        write_small(folder, steps=STEPS, every=10)
         (folder / "inventory.toml").write_text(HOST.format(guard="watcher", python=sys.executable, most_usd=10))
         with RehearsalCloud(folder / "cloud", f"--ssh-port={free_address()[1]}", boot_s=1.0) as cloud:
             results = soak(folder, cloud, chosen.runs, random.Random(chosen.seed))

@@ -15,7 +15,8 @@ import pytest
 
 from tests.conftest import gptctl_command
 from tests.ec2_cloud import Ec2Cloud
-from tests.faults.conftest import DATA_BLOCKS, RECIPE, Rehearsal
+from tests.faults.conftest import Rehearsal
+from tests.recipes import write_small
 from tests.stories.conftest import end, newest_run, wait_until
 from tests.unit.test_agent_notice import Metadata, in_s
 
@@ -129,11 +130,7 @@ def set_to_s(settings: Path) -> float:
 
 def test_a_notice_on_ec2(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     metadata = Metadata()
-    data = tmp_path / "corpus"
-    data.mkdir()
-    (data / "train.bin").write_bytes(bytes(byte for value in range(250) for byte in (value, 0)) * DATA_BLOCKS)
-    recipe = RECIPE.format(data=data, tokens=4000 * 256, every=2000).replace("8xA100-40GB-simulated", "2xCPU")
-    (tmp_path / "tiny.toml").write_text(recipe)
+    write_small(tmp_path, steps=4000, every=2000, machine="2xCPU")
     with Ec2Cloud(tmp_path) as cloud:
         more = f'guard = "self"\nspot = true\nmetadata_endpoint = "{metadata.url}"'
         (tmp_path / "inventory.toml").write_text(cloud.host_entry(more=more))

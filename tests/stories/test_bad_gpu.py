@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 from tests.clouds import RehearsalCloud
-from tests.stories.test_guard_on_box import INVENTORY, gptctl
+from tests.stories.rented import gptctl
+from tests.stories.test_guard_on_box import INVENTORY
 
 RECIPE = """
 extends = "{quickstart}"

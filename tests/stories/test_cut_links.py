@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tests.conftest import Gptctl, gptctl_command
 from tests.hosts import Sshd
+from tests.recipes import SMALL, write_tokens
 from tests.stories.conftest import digests, events, losses, newest_run, starts, wait_until
 
 NOTICED_WITHIN_S = 10
@@ -38,9 +39,7 @@ def notice(process: subprocess.Popen[str]) -> None:
 
 def test_cut_while_data_goes_out(gptctl: Gptctl, gptctl_home: Path, box: Sshd, tmp_path: Path) -> None:
     data = tmp_path / "corpus" / "train.bin"
-    data.parent.mkdir()
-    block = bytes(byte for value in range(250) for byte in (value, 0)) * 2000
-    data.write_bytes(block * (DATASET_BYTES // len(block)))
+    write_tokens(data, DATASET_BYTES)
     source = tmp_path / "plain.toml"
     source.write_text(PLAIN.format(source=data.parent))
 
@@ -58,14 +57,9 @@ def test_cut_while_data_goes_out(gptctl: Gptctl, gptctl_home: Path, box: Sshd, t
     assert starts(box.home / ".gptctl", run_id) == 1
 
 
-PLAIN = """
-name = "plain"
-[model]
-vocab_size = 257
-context_length = 32
-n_layer = 1
-n_head = 2
-n_embd = 32
+PLAIN = (
+    f'name = "plain"{SMALL}'
+    + """
 [data]
 source = "{source}"
 tokenizer = "bytes"
@@ -79,6 +73,7 @@ precision = "fp32"
 [machines.2xCPU]
 micro_batch = 4
 """
+)
 
 
 def test_cut_while_checkpoints_come_home(

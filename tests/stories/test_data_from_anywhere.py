@@ -23,6 +23,7 @@ from tests.contexts import context_of
 from tests.file_server import FileServer, Hub
 from tests.hosts import Sshd
 from tests.meter import Meter
+from tests.recipes import SMALL
 from tests.s3_server import SECRET, S3Server, s3, s3_server
 from tests.stories.conftest import end, newest_run, wait_until
 
@@ -35,14 +36,9 @@ NEEDED = 2 * (STEPS * 256 + 1) + 2 * (8192 + 1)
 SHARD_TOKENS = 10_000_000
 MOST = 1.01
 """Of what is needed, over the wire: headers, lists of digests, what the protocols say, and what the faults repeat."""
-RECIPE = """
-name = "anywhere"
-[model]
-vocab_size = 257
-context_length = 32
-n_layer = 1
-n_head = 2
-n_embd = 32
+RECIPE = (
+    f'name = "anywhere"{SMALL}'
+    + """
 [data]
 source = "{source}"
 tokenizer = "bytes"
@@ -59,6 +55,7 @@ precision = "fp32"
 [machines.2xCPU]
 micro_batch = 4
 """
+)
 
 
 @pytest.fixture(scope="module")

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sqlite3
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.clouds import RehearsalCloud
-from tests.stories.conftest import newest_run, wait_until
+from tests.stories.conftest import wait_until
+from tests.stories.rented import SETTINGS, cloud, gptctl, killed_when
+
+__all__ = ["cloud"]
 
 INVENTORY = """
 [hosts.box]
@@ -24,18 +23,6 @@ machine = "8xA100-40GB-simulated"
 guard = "key-on-box"
 """
 LEASE_S = 6
-SETTINGS = """
-[limits]
-hold_h = 0.001
-[machines."8xA100-40GB-simulated"]
-micro_batch = 4
-"""
-
-
-@pytest.fixture
-def cloud(tmp_path: Path) -> Iterator[RehearsalCloud]:
-    with RehearsalCloud(tmp_path / "cloud", minute_s=1) as cloud:
-        yield cloud
 
 
 @pytest.fixture
@@ -44,32 +31,6 @@ def recipe(tiny: Callable[..., str], tmp_path: Path) -> Path:
     path.write_text(f'extends = "{tiny(300)}"\nname = "guarded"\n{SETTINGS}')
     (tmp_path / "inventory.toml").write_text(INVENTORY)
     return path
-
-
-def environment(tmp_path: Path, cloud: RehearsalCloud, lease_s: float) -> dict[str, str]:
-    own = {"GPTCTL_HOME": str(tmp_path / "home"), "GPTCTL_REHEARSAL": str(cloud.state), "GPTCTL_LEASE_S": str(lease_s)}
-    return {**os.environ, **own, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
-
-
-def gptctl(tmp_path: Path, cloud: RehearsalCloud, *words: str, lease_s: float = LEASE_S) -> subprocess.Popen[str]:
-    argv = [sys.executable, "-m", "orchestrator", *words]
-    return subprocess.Popen(
-        argv, cwd=tmp_path, env=environment(tmp_path, cloud, lease_s), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def killed_when(process: subprocess.Popen[str], tmp_path: Path, what: Callable[[], Any]) -> str:
-    """SIGKILL as soon as `what` is true; the run's id."""
-    try:
-        wait_until(lambda: process.poll() is not None or what(), 60)
-        assert process.poll() is None, process.communicate()
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    run = newest_run(tmp_path / "home")
-    assert run is not None
-    return run
 
 
 def told(home: Path, kind: str, stage: str) -> bool:
@@ -93,13 +54,13 @@ def test_killed_while_preparing_the_machine_ends_itself_with_its_lease(
     tmp_path: Path, cloud: RehearsalCloud, recipe: Path
 ) -> None:
     home = tmp_path / "home"
-    process = gptctl(tmp_path, cloud, "run", str(recipe), "--host", "box", "--yes")
+    process = gptctl(tmp_path, cloud, "run", str(recipe), "--host", "box", "--yes", lease_s=LEASE_S)
     run = killed_when(process, tmp_path, lambda: told(home, "stage_finished", "acquire"))
     assert rental_data(home)["guard"]["kind"] == "key-on-box"
     assert len(cloud.books()["alive"]) == 1
     wait_until(lambda: not cloud.books()["alive"], 10 * LEASE_S)
 
-    resumed = gptctl(tmp_path, cloud, "resume", run)
+    resumed = gptctl(tmp_path, cloud, "resume", run, lease_s=LEASE_S)
     out, err = resumed.communicate(timeout=60)
     assert resumed.returncode == 6, out + err
     assert "its guard ended" in err and "nothing had been trained" in err
@@ -111,10 +72,10 @@ def test_killed_while_training_the_machine_trains_on_holds_and_ends_itself(
     tmp_path: Path, cloud: RehearsalCloud, recipe: Path
 ) -> None:
     home = tmp_path / "home"
-    process = gptctl(tmp_path, cloud, "run", str(recipe), "--host", "box", "--yes")
+    process = gptctl(tmp_path, cloud, "run", str(recipe), "--host", "box", "--yes", lease_s=LEASE_S)
     run = killed_when(process, tmp_path, lambda: (home / "runs").glob("*/metrics.jsonl") and trained(home, 50))
     (instance_id,) = cloud.books()["alive"]
-    asked = gptctl(tmp_path, cloud, "status", "--json")
+    asked = gptctl(tmp_path, cloud, "status", "--json", lease_s=LEASE_S)
     (row,) = json.loads(asked.communicate(timeout=60)[0])["runs"]
     assert row["guard"]["armed"] and row["guard"]["acts_at"] <= row["guard"]["ends_at"]
     exit_file = cloud.home(instance_id) / ".gptctl" / "jobs" / run / "train" / "exit.json"
@@ -125,7 +86,7 @@ def test_killed_while_training_the_machine_trains_on_holds_and_ends_itself(
 
     announced = rental_data(home)["guard"]
     assert announced["armed"] and cloud.row(instance_id)["terminated_at"] <= announced["ends_at"]
-    resumed = gptctl(tmp_path, cloud, "resume", run)
+    resumed = gptctl(tmp_path, cloud, "resume", run, lease_s=LEASE_S)
     out, err = resumed.communicate(timeout=60)
     assert resumed.returncode == 6, out + err
     assert "its guard ended" in err and "is lost" in err

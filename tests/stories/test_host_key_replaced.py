@@ -12,7 +12,8 @@ import pytest
 from orchestrator.core.machines import all_machine_types
 from tests.clouds import RehearsalCloud
 from tests.stories.conftest import wait_until
-from tests.stories.test_guard_on_box import INVENTORY, gptctl, killed_when
+from tests.stories.rented import gptctl, killed_when
+from tests.stories.test_guard_on_box import INVENTORY
 
 KEY = "etc/ssh/ssh_host_ed25519_key.pub"
 

@@ -6,9 +6,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,9 @@ import pytest
 
 from tests.clouds import RehearsalCloud
 from tests.stories.conftest import newest_run, wait_until
+from tests.stories.rented import SETTINGS, cloud, gptctl
+
+__all__ = ["cloud"]
 
 INVENTORY = """
 [hosts.spot]
@@ -26,18 +27,6 @@ spot = true
 [hosts.local]
 """
 TOKENS_PER_STEP = 256
-SETTINGS = """
-[limits]
-hold_h = 0.001
-[machines."8xA100-40GB-simulated"]
-micro_batch = 4
-"""
-
-
-@pytest.fixture
-def cloud(tmp_path: Path) -> Iterator[RehearsalCloud]:
-    with RehearsalCloud(tmp_path / "cloud", minute_s=1) as cloud:
-        yield cloud
 
 
 @pytest.fixture
@@ -46,19 +35,6 @@ def recipe(tiny: Callable[..., str], tmp_path: Path) -> Path:
     path.write_text(f'extends = "{tiny(2000)}"\nname = "spotted"\n{SETTINGS}')
     (tmp_path / "inventory.toml").write_text(INVENTORY)
     return path
-
-
-def environment(tmp_path: Path, cloud: RehearsalCloud, lease_s: float) -> dict[str, str]:
-    own = {"GPTCTL_HOME": str(tmp_path / "home"), "GPTCTL_REHEARSAL": str(cloud.state), "GPTCTL_LEASE_S": str(lease_s)}
-    return {**os.environ, **own, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
-
-
-def gptctl(tmp_path: Path, cloud: RehearsalCloud, *words: str, lease_s: float = 60) -> subprocess.Popen[str]:
-    argv = [sys.executable, "-m", "orchestrator", *words]
-    return subprocess.Popen(
-        argv, cwd=tmp_path, env=environment(tmp_path, cloud, lease_s), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
 
 
 def status(tmp_path: Path, cloud: RehearsalCloud) -> dict[str, Any]:

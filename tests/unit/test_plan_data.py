@@ -13,17 +13,13 @@ import pytest
 
 from tests.conftest import Gptctl
 from tests.file_server import FileServer
+from tests.recipes import SMALL
 
 TOKENS = 100_000
 STEPS, PER_STEP = 20, 4 * 32
-RECIPE = """
-name = "little"
-[model]
-vocab_size = 257
-context_length = 32
-n_layer = 1
-n_head = 2
-n_embd = 32
+RECIPE = (
+    f'name = "little"{SMALL}'
+    + """
 [data]
 source = "{source}"
 tokenizer = "bytes"
@@ -34,6 +30,7 @@ tokens = 900
 tokens = {tokens}
 global_batch = 4
 """
+)
 INVENTORY = '[hosts.box]\nprovider = "ssh"\nmachine = "2xCPU"\naddress = "127.0.0.1"\n'
 
 

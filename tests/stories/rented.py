@@ -1,0 +1,63 @@
+"""A rented machine of the rehearsal cloud and the `gptctl` that drives it, as its own process with a home of its own.
+
+    gptctl(tmp_path, cloud, "run", str(recipe), "--host", "box", "--yes", lease_s=6)
+
+Recipes that extend another one add SETTINGS: what is kept unfetched is held for seconds only.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.clouds import RehearsalCloud
+from tests.stories.conftest import newest_run, wait_until
+
+SETTINGS = """
+[limits]
+hold_h = 0.001
+[machines."8xA100-40GB-simulated"]
+micro_batch = 4
+"""
+
+
+@pytest.fixture
+def cloud(tmp_path: Path) -> Iterator[RehearsalCloud]:
+    """Up for the test, with minutes of a second."""
+    with RehearsalCloud(tmp_path / "cloud", minute_s=1) as cloud:
+        yield cloud
+
+
+def environment(tmp_path: Path, cloud: RehearsalCloud, lease_s: float) -> dict[str, str]:
+    """Of a process whose GPTCTL_HOME is `tmp_path/home`."""
+    own = {"GPTCTL_HOME": str(tmp_path / "home"), "GPTCTL_REHEARSAL": str(cloud.state), "GPTCTL_LEASE_S": str(lease_s)}
+    return {**os.environ, **own, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+
+
+def gptctl(tmp_path: Path, cloud: RehearsalCloud, *words: str, lease_s: float = 60) -> subprocess.Popen[str]:
+    """Starts it in `tmp_path`."""
+    argv = [sys.executable, "-m", "orchestrator", *words]
+    return subprocess.Popen(
+        argv, cwd=tmp_path, env=environment(tmp_path, cloud, lease_s), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def killed_when(process: subprocess.Popen[str], tmp_path: Path, what: Callable[[], Any]) -> str:
+    """SIGKILL as soon as `what` is true; the run's id."""
+    try:
+        wait_until(lambda: process.poll() is not None or what(), 60)
+        assert process.poll() is None, process.communicate()
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    run = newest_run(tmp_path / "home")
+    assert run is not None
+    return run
