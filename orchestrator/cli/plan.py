@@ -51,8 +51,7 @@ def plan(
         inventory = load_inventory(file, ledger.home)
         rates = ledger.rates()
     chosen = [inventory.host(each) for each in host_names] or list(inventory.hosts.values())
-    for store in filter(None, (host.checkpoint_store for host in chosen)):
-        check_scheme(store)
+    chosen = [host for host in chosen if _has_usable_store(host, is_named=bool(host_names))]
     tokens, asked = dataset_tokens(recipe, must_exist=False), ask(recipe, offline=offline)
     market = Market(tuple(bundled())) if offline else ask_for(chosen)
     source = asked()
@@ -70,6 +69,19 @@ def plan(
         render.talk(f"data: {line}")
     show_problems(market)
     return 0
+
+
+def _has_usable_store(host: HostSpec, *, is_named: bool) -> bool:
+    """Whether machines can write to its store; one that was asked for by name is refused. Raises UserError."""
+    try:
+        if host.checkpoint_store is not None:
+            check_scheme(host.checkpoint_store)
+    except UserError as error:
+        if is_named:
+            raise
+        render.talk(f"host {host.name} is left out: {error.message}; {error.hint}")
+        return False
+    return True
 
 
 def typed_limits(

@@ -119,3 +119,13 @@ def test_a_store_that_machines_cannot_write_to_is_refused_with_what_to_write_ins
         assert refused.returncode == 2, refused.stderr
         assert f"checkpoint_store {store}: " in refused.stderr and why in refused.stderr
         assert 'write checkpoint_store = "s3://BUCKET/PREFIX", ' in refused.stderr and instead in refused.stderr
+
+
+def test_a_host_with_such_a_store_is_left_out_of_a_plan_of_all(gptctl: Gptctl, tmp_path: Path) -> None:
+    other = INVENTORY.replace("[hosts.box]", "[hosts.other]")
+    (tmp_path / "inventory.toml").write_text(f'{INVENTORY}checkpoint_store = "/mnt/models"\n{other}')
+    done = gptctl("plan", "quickstart", "--offline", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "host box is left out: checkpoint_store /mnt/models: machines cannot write there" in done.stderr
+    hosts = {plan["host"] for plan in json.loads(done.stdout)["plans"]}
+    assert "other" in hosts and "box" not in hosts
