@@ -13,27 +13,39 @@ import time
 from uuid import uuid4
 
 from orchestrator import storage
-from orchestrator.core.errors import BadCredentials, NoAnswer, StorageError
+from orchestrator.core.errors import BadCredentials, NoAnswer, StorageError, UserError
 from orchestrator.core.limits import budget_s
 from orchestrator.core.plan import Plan
 from orchestrator.core.ports import StoredFile
 from orchestrator.core.stored import GRANT_S, check_scheme
-from orchestrator.remote import web
+from orchestrator.remote import hub_store, web
 
 DEADLINE_S = 20.0
 CHECK_S = 600.0
 
 
-def check(uri: str) -> None:
-    """Writes an empty object below the store and takes it away. Raises UserError, BadCredentials, StorageError or
-    NoAnswer, each with what would help."""
+def check(uri: str, *, hub_token_on_machine: bool = False) -> None:
+    """Writes an empty object below the store and takes it away; of a repository of the Hub it asks what the token may.
+    Raises UserError, BadCredentials, StorageError or NoAnswer, each with what would help."""
     check_scheme(uri)
+    if uri.startswith("hf://"):
+        return _check_hub(uri, hub_token_on_machine)
     (upload,) = storage.of(uri).upload_plan(uri, [StoredFile(f"gptctl-check-{uuid4().hex[:8]}", 0)], CHECK_S)
     answer = web.send("PUT", upload.puts[0].url, {"Content-Length": "0"}, 4096, DEADLINE_S)
     if not 200 <= answer.status < 300:
         raise _refusal(uri, answer.status, answer.content)
     if upload.remove_url is not None:
         web.send("DELETE", upload.remove_url, {}, 4096, DEADLINE_S)
+
+
+def _check_hub(uri: str, allowed: bool) -> None:
+    """Never without a word of the user's: the machine gets a token."""
+    if not allowed:
+        raise UserError(
+            f"checkpoint_store {uri}: the machine would get a token of yours, {hub_store.TOKEN_VARIABLE}",
+            "set hub_token_on_machine = true in the host's entry if it may; s3:// stores need no credential there",
+        )
+    hub_store.check(uri)
 
 
 def _refusal(uri: str, status: int, said: bytes) -> Exception:

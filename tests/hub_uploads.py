@@ -1,7 +1,8 @@
 """A Hub on loopback that takes models: repositories, branches, LFS objects, commits, as huggingface_hub asks for them.
 
 It refuses what the Hub refuses (a wrong token, an object whose sha256 is another one, a commit on another parent, front
-matter that is no YAML) and answers with 429 or 5xx when a test wants that. Reading datasets is tests/file_server.py.
+matter that is no YAML) and answers with 429 or 5xx when a test wants that. Files are read by resolve, large ones by a
+redirect to a signed address. Reading datasets is tests/file_server.py.
 
     with UploadHub() as hub:
         hub.fail("commit", 503, times=2)
@@ -26,9 +27,11 @@ import yaml
 
 TOKEN = "hf_canarycanarycanarycanarycanary0001"
 READ_TOKEN = "hf_readonlyreadonlyreadonlyreadonly01"
+STORE_TOKEN = "hf_storestorestorestorestorestore0001"
+"""Fine-grained; `UploadHub.granted` says what it may write to."""
 FIRST_COMMIT = "0" * 40
 LARGE_BYTES = 1 << 20
-LARGE_NAMES = (".safetensors", ".png")
+LARGE_NAMES = (".safetensors", ".pt", ".png")
 
 
 @dataclass
@@ -72,6 +75,12 @@ class UploadHub:
         self.objects: dict[str, bytes] = {}
         self.asked: list[tuple[str, str, str | None]] = []
         self.faults: list[Fault] = []
+        self.granted = ["me/runs"]
+        self.part_bytes: int | None = None
+        """Larger objects are taken in parts of this size."""
+        self.lies: set[str] = set()
+        """Ends of paths whose bytes come back changed."""
+        self.parts: dict[str, dict[int, bytes]] = {}
         self.lock = threading.RLock()
         handler = type("BoundHandler", (Handler,), {"hub": self})
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -141,30 +150,36 @@ class Handler(BaseHTTPRequestHandler):
         return whole
 
     def answer(self, status: int, value: object, **headers: str) -> None:
-        data = json.dumps(value).encode()
+        data = value if isinstance(value, bytes) else json.dumps(value).encode()
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+        if asked and isinstance(value, bytes):
+            first, last = int(asked[1]), min(int(asked[2] or len(data)), len(data) - 1)
+            headers["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
+            status, data = 206, data[first : last + 1]
+        if isinstance(value, dict) and "Location" in value:
+            headers["Location"] = value["Location"]
+        if isinstance(value, dict) and "code" in value:
+            headers |= {"X-Error-Code": value["code"], "X-Error-Message": value["error"]}
         self.send_response(status)
         for name, text in {"Content-Type": "application/json", "Content-Length": str(len(data)), **headers}.items():
             self.send_header(name, text)
-        if isinstance(value, dict) and "code" in value:
-            self.send_header("X-Error-Code", value["code"])
-            self.send_header("X-Error-Message", value["error"])
         self.end_headers()
         self.wfile.write(data)
 
     def act(self, path: str, body: bytes) -> tuple[int, Any]:  # noqa: PLR0911 - one per kind of address
         if path.startswith("/objects/"):  # a presigned address: no token
-            oid = path.rsplit("/", 1)[1]
-            if "signature" not in parse_qs(urlsplit(self.path).query) or hashlib.sha256(body).hexdigest() != oid:
-                return 403, {"error": "SignatureDoesNotMatch"}
-            self.hub.objects[oid] = body
-            return 200, {}
+            return self.stored(path.rsplit("/", 1)[1], parse_qs(urlsplit(self.path).query), body)
         if path == "/api/validate-yaml":
             return self.validated(json.loads(body)["content"])
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
-        if token not in (TOKEN, READ_TOKEN):
+        if token not in (TOKEN, READ_TOKEN, STORE_TOKEN):
             return 401, {"error": "Invalid credentials in Authorization header"}
         if token == READ_TOKEN and self.command != "GET":
             return 403, {"error": 'You don\'t have the rights to create a model under the namespace "me"'}
+        if path == "/api/whoami-v2":
+            return 200, {"type": "user", "name": "me", "auth": {"accessToken": self.described(token)}}
+        if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+            return self.resolved(match[1], unquote(match[2]), unquote(match[3]))
         if path == "/api/repos/create":
             return self.created(json.loads(body))
         if match := re.fullmatch(r"/([^/]+/[^/]+)\.git/info/lfs/objects/(batch|verify)", path):
@@ -173,9 +188,51 @@ class Handler(BaseHTTPRequestHandler):
         if match is None:
             return 404, {"error": f"no such address: {path}"}
         repo = self.hub.repos.get(match[1])
+        if token == STORE_TOKEN and self.command != "GET" and match[1] not in self.hub.granted:
+            return 403, {"error": "this token may not write to that repository"}
         if repo is None:
             return 404, {"error": "Repository not found", "code": "RepoNotFound"}
         return self.of_repository(match[1], repo, match[2] or "revision", unquote(match[3] or "main"), body)
+
+    def stored(self, oid: str, asked: dict[str, list[str]], body: bytes) -> tuple[int, Any]:
+        """What a signed address does: gives an object, takes one whole, or in parts that are then joined."""
+        hub = self.hub
+        if "signature" not in asked or self.headers.get("Authorization"):
+            return 403, {"error": "SignatureDoesNotMatch"}
+        if self.command == "GET":
+            content = hub.objects[oid]
+            lies = any(end in asked.get("path", [""])[0] for end in hub.lies)
+            return 200, bytes([content[0] ^ 1]) + content[1:] if lies else content
+        if "part" in asked:
+            hub.parts.setdefault(oid, {})[int(asked["part"][0])] = body
+            return 200, {}
+        if self.command == "POST":
+            said = [each["partNumber"] for each in json.loads(body)["parts"]]
+            body = b"".join(hub.parts[oid][number] for number in said)
+        if hashlib.sha256(body).hexdigest() != oid:
+            return 403, {"error": "SignatureDoesNotMatch"}
+        hub.objects[oid] = body
+        return 200, {}
+
+    def described(self, token: str) -> dict[str, Any]:
+        if token != STORE_TOKEN:
+            return {"role": "write" if token == TOKEN else "read"}
+        scoped = [
+            {"entity": {"type": "model", "name": name}, "permissions": ["repo.content.read", "repo.write"]}
+            for name in self.hub.granted
+        ]
+        return {"role": "fineGrained", "fineGrained": {"global": [], "scoped": scoped}}
+
+    def resolved(self, name: str, revision: str, path: str) -> tuple[int, Any]:
+        repo = self.hub.repos.get(name)
+        found = repo.at(revision) if repo else None
+        if found is None or path not in found[1]:
+            return 404, {"error": "Entry not found", "code": "EntryNotFound"}
+        content = found[1][path]
+        if not is_large(path, len(content)):
+            return 200, content
+        oid = hashlib.sha256(content).hexdigest()
+        return 302, {"Location": f"{self.hub.endpoint}/objects/{oid}?signature=secret&path={path}"}
 
     def validated(self, content: str) -> tuple[int, Any]:
         try:
@@ -203,8 +260,12 @@ class Handler(BaseHTTPRequestHandler):
     def place(self, name: str, wanted: dict[str, Any]) -> dict[str, Any]:
         if wanted["oid"] in self.hub.objects:
             return wanted
+        href, header, size = f"{self.hub.endpoint}/objects/{wanted['oid']}?signature=secret", {}, self.hub.part_bytes
+        if size and wanted["size"] > size:
+            numbers = range(1, -(-wanted["size"] // size) + 1)
+            header = {"chunk_size": str(size), **{f"{number:05d}": f"{href}&part={number}" for number in numbers}}
         actions = {
-            "upload": {"href": f"{self.hub.endpoint}/objects/{wanted['oid']}?signature=secret", "header": {}},
+            "upload": {"href": href, "header": header},
             "verify": {"href": f"{self.hub.endpoint}/{name}.git/info/lfs/objects/verify", "header": {}},
         }
         return {**wanted, "actions": actions}
@@ -243,7 +304,13 @@ class Handler(BaseHTTPRequestHandler):
             value = line["value"]
             if line["key"] == "lfsFile" and value["oid"] not in self.hub.objects:
                 return 400, {"error": f"LFS pointer to a missing object: {value['path']}"}
+            if line["key"] == "deletedFile":
+                if files.pop(value["path"], None) is None:
+                    return 400, {"error": f"no such file: {value['path']}"}
+                continue
             large = line["key"] == "lfsFile"
+            if not large and is_large(value["path"], len(base64.b64decode(value["content"]))):
+                return 400, {"error": f"{value['path']} has to be an LFS object"}
             files[value["path"]] = self.hub.objects[value["oid"]] if large else base64.b64decode(value["content"])
         commit = hashlib.sha1(json.dumps([header, sorted(files)]).encode() + repo.head(branch).encode()).hexdigest()
         repo.branches[branch].append((commit, files))

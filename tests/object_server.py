@@ -60,7 +60,7 @@ class ObjectServer(http.server.ThreadingHTTPServer):
         return {
             "lasts_s": lasts_s,
             "probe": self.slot("probe"),
-            "index": self.slot("INDEX.json"),
+            "index": self.slot("CHECKPOINTS.json"),
             "files": {name: self.slot(name) for name in LOGS},
             "steps": named,
             "spare": {name: {file: self.slot(f"{name}/{file}") for file in files} for name in spares},

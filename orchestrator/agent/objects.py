@@ -24,6 +24,8 @@ SILENCE_S = 60.0
 BLOCK_BYTES = 1 << 20
 MOST_BYTES = 64 << 20
 """Of an object that is read into memory: lists and records, never weights."""
+REDIRECTS = (301, 302, 303, 307, 308)
+MOST_REDIRECTS = 4
 Tick = Callable[[int], None]
 
 
@@ -80,13 +82,13 @@ def put(slot: dict[str, Any], path: str, size_bytes: int, tick: Tick = nothing) 
     if "parts" in slot:
         return _put_parts(slot, path, size_bytes, tick)
     with open(path, "rb") as file:
-        digest, _ = _send(slot["put"], file, size_bytes, tick)
-    return Content(size_bytes, digest)
+        sent, _ = send(slot["put"], file, size_bytes, tick)
+    return Content(size_bytes, sent)
 
 
 def put_bytes(slot: dict[str, Any], content: bytes) -> Content:
     """A small object."""
-    with _ask(slot["put"], "PUT", content, len(content)) as answer:
+    with ask(slot["put"], "PUT", content, len(content)) as answer:
         answer.read(BLOCK_BYTES)
     return Content(len(content), hashlib.sha256(content).hexdigest())
 
@@ -113,7 +115,7 @@ def _send_part(url: str, file: BinaryIO, start: int, size_bytes: int, tick: Tick
     for last in (False, True):
         file.seek(start)
         try:
-            return _send(url, file, size_bytes, tick)[1]
+            return send(url, file, size_bytes, tick)[1]
         except StoreTrouble as trouble:
             if last or trouble.stale:
                 raise
@@ -126,25 +128,37 @@ def _complete(url: str, tags: list[str]) -> None:
         for number, tag in enumerate(tags, start=1)
     )
     body = ("<CompleteMultipartUpload>%s</CompleteMultipartUpload>" % rows).encode()
-    with _ask(url, "POST", body, len(body)) as answer:
+    with ask(url, "POST", body, len(body)) as answer:
         said = answer.read(BLOCK_BYTES)
     # S3 may answer 200 and tell of the failure in the body.
     if b"<Error>" in said:
         raise StoreTrouble("the store could not join the parts: %s" % _words(said))
 
 
-def _send(url: str, file: BinaryIO, size_bytes: int, tick: Tick) -> tuple[str, str]:
-    """sha256 of what was sent, and the store's ETag."""
+def send(
+    url: str, file: BinaryIO, size_bytes: int, tick: Tick, headers: dict[str, str] | None = None
+) -> tuple[str, str]:
+    """PUTs a stretch of a file, from where it stands. sha256 of what was sent, and the store's ETag."""
     body = _Body(file, size_bytes, tick)
-    with _ask(url, "PUT", body, size_bytes) as answer:
+    with ask(url, "PUT", body, size_bytes, headers=headers) as answer:
         answer.read(BLOCK_BYTES)
         return body.digest.hexdigest(), str(answer.headers.get("ETag", ""))
 
 
-def look(url: str, tick: Tick = nothing) -> Content:
-    """Size and digest of what the store gives back, every byte of it."""
+def digest(file: BinaryIO, size_bytes: int, tick: Tick = nothing) -> str:
+    """sha256 of so much of a file, from its beginning."""
+    file.seek(0)
+    body = _Body(file, size_bytes, tick)
+    while body.read():
+        pass
+    return body.digest.hexdigest()
+
+
+def look(url: str, tick: Tick = nothing, headers: dict[str, str] | None = None) -> Content:
+    """Size and digest of what the store gives back, every byte of it. With headers, which may hold a token, redirects
+    are followed without them."""
     digest, size = hashlib.sha256(), 0
-    with _ask(url, "GET") as answer:
+    with ask(url, "GET", headers=headers, redirects=0 if headers is None else MOST_REDIRECTS) as answer:
         for block in _blocks(answer):
             digest.update(block)
             size += len(block)
@@ -154,7 +168,7 @@ def look(url: str, tick: Tick = nothing) -> Content:
 
 def read(url: str) -> bytes:
     """A small object."""
-    with _ask(url, "GET") as answer:
+    with ask(url, "GET") as answer:
         return bytes(answer.read(MOST_BYTES))
 
 
@@ -172,7 +186,7 @@ def read_json(url: str) -> dict[str, Any]:
 def remove(url: str) -> None:
     """Takes the object away; one that is not there is fine."""
     try:
-        with _ask(url, "DELETE") as answer:
+        with ask(url, "DELETE") as answer:
             answer.read(BLOCK_BYTES)
     except Missing:
         pass
@@ -194,18 +208,31 @@ def _blocks(answer: Any) -> Any:
         raise StoreTrouble("the answer broke off after %d of %s bytes" % (got, expected))
 
 
-def _ask(url: str, method: str, body: Any = None, size_bytes: int | None = None) -> Any:
-    headers = {"User-Agent": "gptctl-offload"}
+def ask(
+    url: str,
+    method: str,
+    body: Any = None,
+    size_bytes: int | None = None,
+    *,
+    headers: dict[str, str] | None = None,
+    redirects: int = 0,
+) -> Any:
+    """One request. headers: more than the usual ones; they go to this very address alone."""
+    named = {"User-Agent": "gptctl-offload"}
     if size_bytes is not None:
-        headers.update({"Content-Length": str(size_bytes), "Content-Type": "application/octet-stream"})
+        named.update({"Content-Length": str(size_bytes), "Content-Type": "application/octet-stream"})
     host = urllib.parse.urlsplit(url).hostname
     handlers: list[Any] = [_NoRedirect()]
     if _is_this_machine(host):
         handlers.append(urllib.request.ProxyHandler({}))
     try:
-        request = urllib.request.Request(url, body, headers, method=method)
+        request = urllib.request.Request(url, body, dict(named, **(headers or {})), method=method)
         return urllib.request.build_opener(*handlers).open(request, timeout=SILENCE_S)
     except urllib.error.HTTPError as error:
+        location = error.headers.get("Location") if redirects and error.code in REDIRECTS else None
+        if location:
+            error.close()
+            return ask(urllib.parse.urljoin(url, location), method, redirects=redirects - 1)
         raise _refused(error, host) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         # URLError wraps the reason; neither names path nor query. A ValueError's text could.

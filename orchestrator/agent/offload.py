@@ -4,7 +4,9 @@ A checkpoint is marked SAFE when the store gave back its manifest and every file
 not before. Trouble is written down and tried again, ever less often, for as long as the machine lives. When the
 training has ended and everything is there, the logs follow, and the job has finished.
 
-Example, spec (the URLs come as secrets, see store_urls.py)::
+The store is one behind URLs (url_store.py) or a repository of the Hub (hub_store.py).
+
+Example, spec (the URLs or the token come as secrets, see store_urls.py)::
 
     {"store": "s3://bucket/prefix/RUN", "then": "end"}
 """
@@ -15,14 +17,18 @@ import hashlib
 import os
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, Dict
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable
 
 from trainer import contract
 
 from . import files, jobs, manifest, objects, store_urls, stored
 from .jobs import Job
 from .objects import StoreTrouble
+from .url_store import INDEX, PROBE, UrlStore, files_of
+
+if TYPE_CHECKING:
+    from .hub_store import HubStore
 
 LOOK_EVERY_S = 1.0
 FIRST_PAUSE_S = 1.0
@@ -74,12 +80,11 @@ class Offload:
         self.lock = threading.Lock()
         self.bytes_done = self.bytes_total = 0
         self.said_at = 0.0
-        self.urls: dict[str, Any] = {}
-        self.logs_of_step: int | None = None
+        self.store: UrlStore | HubStore = UrlStore({})
 
     def step(self) -> bool:
         """One look, and what it asks for. True when nothing is left to do, ever."""
-        self.urls = self._urls()
+        self.store = store_behind(self._urls())
         if not self.probed:
             self._probe()
         # Asked first: what the training wrote until its end was written by then.
@@ -107,12 +112,12 @@ class Offload:
 
     def _probe(self) -> None:
         """Whether the store takes an object and gives back the same: before anything is trained."""
-        content = ("gptctl %s\n" % self.job.run).encode()
-        sent = objects.put_bytes(self.urls["probe"], content)
-        if objects.look(self.urls["probe"]["get"]) != sent:
+        sent = self.store.put_bytes(PROBE, ("gptctl %s\n" % self.job.run).encode())
+        self.store.settle("probe")
+        if self.store.look(PROBE) != sent:
             raise StoreTrouble("the store gave back other bytes than it was given")
-        if "delete" in self.urls["probe"]:
-            objects.remove(self.urls["probe"]["delete"])
+        self.store.remove([PROBE])
+        self.store.settle("probe")
         self.probed = True
 
     def _ended(self) -> dict[str, Any] | None:
@@ -130,66 +135,72 @@ class Offload:
 
     def _store(self, entry: dict[str, Any]) -> None:
         """One checkpoint: its files, the manifest last, all of it read back; then the index, then SAFE."""
-        folder = store_urls.folder_for(self.urls, entry["name"], self.index.folders)
+        folder = self.store.folder_for(entry["name"], self.index.folders)
         if folder is None:
             raise NeedsUrls("no URLs are left for %s, which nobody planned" % entry["name"])
         self.index.save()
-        slots = store_urls.slots_of(self.urls, folder)
-        names = [*entry["files"], contract.MANIFEST_FILE]
-        if not set(names) <= set(slots):
-            raise NeedsUrls("no URL was made for %s" % ", ".join(sorted(set(names) - set(slots))))
+        missing = self.store.missing(files_of(folder, list(entry["files"])))
+        if missing:
+            raise NeedsUrls("no URL was made for %s" % ", ".join(sorted(map(os.path.basename, missing))))
         self.bytes_done, self.bytes_total = 0, 2 * sum(each["size_bytes"] for each in entry["files"].values())
         self.tell("uploading", step=entry["step"])
         try:
-            self._send_files(entry, slots)
+            self._send_files(entry, folder)
         except FileNotFoundError:
             return  # retention took it, or made it weights only: the next look tells
         self.index.add(entry, folder)
         self.index.link(*self._links())
-        self._send_logs()
-        self._send_index()
+        self._send_logs_and_index()
         manifest.mark_safe(self.job.run_folder, entry["step"], entry["manifest_sha256"])
         self._prune()
         self.tell("waiting")
 
-    def _send_files(self, entry: dict[str, Any], slots: dict[str, Any]) -> None:
+    def _send_files(self, entry: dict[str, Any], folder: str) -> None:
         with ThreadPoolExecutor(STREAMS) as pool:
-            sent = [pool.submit(self._send_file, entry, name, slots[name]) for name in entry["files"]]
-            for each in sent:
-                each.result()
+            _all(pool.submit(self._send_file, entry, name, folder) for name in entry["files"])
+            self.store.settle(entry["name"])
+            _all(pool.submit(self._same, *each) for each in self._promised(entry, folder))
         path = self._path(entry, contract.MANIFEST_FILE)
         with open(path, "rb") as file:
             content = file.read()
         if hashlib.sha256(content).hexdigest() != entry["manifest_sha256"]:
             raise FileNotFoundError(path)
-        self._same(contract.MANIFEST_FILE, objects.put_bytes(slots[contract.MANIFEST_FILE], content),
-                   slots[contract.MANIFEST_FILE]["get"])  # fmt: skip
+        place = "%s/%s" % (folder, contract.MANIFEST_FILE)
+        sent = self.store.put_bytes(place, content)
+        self.store.settle(entry["name"])
+        self._same(place, sent)
 
-    def _send_file(self, entry: dict[str, Any], name: str, slot: dict[str, Any]) -> None:
-        promised = entry["files"][name]
+    def _promised(self, entry: dict[str, Any], folder: str) -> list[tuple[str, objects.Content]]:
+        """Place and content of each file, as the manifest has it."""
+        return [
+            ("%s/%s" % (folder, name), objects.Content(int(each["size_bytes"]), str(each["sha256"])))
+            for name, each in entry["files"].items()
+        ]
+
+    def _send_file(self, entry: dict[str, Any], name: str, folder: str) -> None:
+        promised, place = entry["files"][name], "%s/%s" % (folder, name)
         wanted = objects.Content(int(promised["size_bytes"]), str(promised["sha256"]))
-        if self._is_there(slot["get"], wanted):
+        if self._is_there(place, wanted):
             return
-        sent = objects.put(slot, self._path(entry, name), wanted.size_bytes, self._count)
+        sent = self.store.put(place, self._path(entry, name), wanted.size_bytes, wanted.sha256, self._count)
         if sent != wanted:
             raise StoreTrouble("%s of %s is damaged on this machine: it is not stored" % (name, entry["name"]))
-        self._same(name, sent, slot["get"])
 
-    def _is_there(self, url: str, wanted: objects.Content) -> bool:
+    def _is_there(self, place: str, wanted: objects.Content) -> bool:
         """Only after a restart: what an earlier process of this job stored need not be sent again."""
         if self.job.starts() < 2:
             return False
         try:
-            return objects.look(url, self._count) == wanted
+            return self.store.look(place, self._count) == wanted
         except StoreTrouble:
             return False
 
-    def _same(self, name: str, sent: objects.Content, url: str) -> None:
-        found = objects.look(url, self._count)
+    def _same(self, place: str, sent: objects.Content) -> None:
+        found = self.store.look(place, self._count)
         if found != sent:
             raise StoreTrouble(
                 "%s came back from the store with %d bytes, sha256 %s; sent were %d bytes, %s"
-                % (name, found.size_bytes, found.sha256[:12], sent.size_bytes, sent.sha256[:12])
+                % (os.path.basename(place), found.size_bytes, found.sha256[:12], sent.size_bytes, sent.sha256[:12])
             )
 
     def _path(self, entry: dict[str, Any], name: str) -> str:
@@ -199,37 +210,41 @@ class Offload:
         folder = self.job.run_folder
         return manifest.linked_step(folder, contract.BEST), manifest.linked_step(folder, contract.LATEST)
 
-    def _send_logs(self) -> None:
-        """As far as they are written: what happened until here must not go with the machine."""
+    def _send_logs_and_index(self) -> None:
+        """As far as the logs are written: what happened until here must not go with the machine."""
+        sent = {}
         for name in LOGS:
-            path, slot = os.path.join(self.job.run_folder, name), self.urls["files"][name]
+            path = os.path.join(self.job.run_folder, name)
             if os.path.exists(path):
-                sent = objects.put(slot, path, files.size_bytes(path))
-                self._same(name, sent, slot["get"])
-                self.index.files[name] = {"size_bytes": sent.size_bytes, "sha256": sent.sha256}
+                with open(path, "rb") as file:
+                    size = files.size_bytes(path)
+                    wanted = objects.digest(file, size)
+                sent[name] = self.store.put(name, path, size, wanted)
+                self.index.files[name] = {"size_bytes": sent[name].size_bytes, "sha256": sent[name].sha256}
+        self._send_index(sent)
 
-    def _send_index(self) -> None:
+    def _send_index(self, sent: dict[str, objects.Content]) -> None:
+        """With what was sent beside it: all of it is read back."""
         self.index.save()
-        slot = self.urls["index"]
-        self._same("the index", objects.put_bytes(slot, self.index.content()), slot["get"])
+        sent = dict(sent, **{INDEX: self.store.put_bytes(INDEX, self.index.content())})
+        self.store.settle("the index")
+        for place, content in sent.items():
+            self._same(place, content)
 
     def _prune(self) -> None:
         """What retention keeps no longer leaves the index first, then the store: the manifest before the files."""
         gone = self.index.let_go(self._links()[0], manifest.retention(self.job.run_folder))
         if not gone:
             return
-        self._send_index()
+        self._send_index({})
         for entry in gone:
-            slots = store_urls.slots_of(self.urls, entry["folder"])
-            for name in [contract.MANIFEST_FILE, *entry["files"]]:
-                if "delete" in slots.get(name, {}):
-                    objects.remove(slots[name]["delete"])
+            self.store.remove(files_of(entry["folder"], list(entry["files"])))
+        self.store.settle("what is kept no longer")
 
     def _finish(self, ended: dict[str, Any]) -> None:
         self.index.link(*self._links())
-        self._send_logs()
         self.index.ended = ended
-        self._send_index()
+        self._send_logs_and_index()
         self.tell("safe")
 
     def _count(self, size_bytes: int) -> None:
@@ -247,6 +262,21 @@ class Offload:
             self.known = known
             files.write_json(self.job.file(stored.STATE), known)
             self.say(dict(known, step="offload"))
+
+
+def _all(started: Iterable[Future[None]]) -> None:
+    """All at once; the first failure is raised, when the others have ended."""
+    for each in list(started):
+        each.result()
+
+
+def store_behind(secrets: dict[str, Any]) -> UrlStore | HubStore:
+    """The store that these secrets open."""
+    if "hub" not in secrets:
+        return UrlStore(secrets)
+    from .hub_store import HubStore
+
+    return HubStore(secrets["hub"])
 
 
 def _look_after(job: Job) -> None:

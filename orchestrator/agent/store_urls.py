@@ -7,6 +7,10 @@ Example of what is kept (every slot: {"put" or "parts", "part_bytes" and "comple
 
     {"lasts_s": 518400, "probe": SLOT, "index": SLOT, "files": {"metrics.jsonl": SLOT, ...},
      "steps": {"step-000617": {"model.safetensors": SLOT, ...}}, "spare": {"spare-01": {...}}}
+
+or, for a repository of the Hub (hub_store.py), which ends when its token does::
+
+    {"lasts_s": 518400, "hub": {"endpoint", "repo", "token", "folder"}}
 """
 
 from __future__ import annotations
@@ -25,8 +29,9 @@ def keep(job: Job, secrets: dict[str, Any]) -> None:
     """Replaces what is known. Nothing where no URLs came: those that are kept still count."""
     if not secrets:
         return
-    if not isinstance(secrets.get("steps"), dict) or not isinstance(secrets.get("lasts_s"), (int, float)):
-        raise Refusal("bad-request", "offload: its secrets need `steps` and `lasts_s`")
+    way = secrets.get("hub", secrets.get("steps"))
+    if not isinstance(way, dict) or not isinstance(secrets.get("lasts_s"), (int, float)):
+        raise Refusal("bad-request", "offload: its secrets need `lasts_s` and `steps` or `hub`")
     stamp = {"boot_id": processes.boot_id(), "received_boottime": lease.now_s()}
     in_memory.put(KIND, job.folder, json.dumps(dict(secrets, **stamp)))
 

@@ -168,7 +168,7 @@ def _check_store(wish: Wish, plan: Plan, host: HostSpec) -> None:
     """A store that cannot be written to, or not for long enough, shows before a dollar is spent."""
     if host.checkpoint_store is None:
         return
-    stores.check(host.checkpoint_store)
+    stores.check(host.checkpoint_store, hub_token_on_machine=host.hub_token_on_machine)
     short = stores.short_of(plan, host.checkpoint_store, time.time())
     if short and wish.detach:
         raise UserError(

@@ -94,7 +94,9 @@ class HostSpec(Table):
     guard: Literal["none", "self", "watcher", "key-on-box"] = "none"
     """What ends a forgotten rented machine."""
     checkpoint_store: Line | None = None
-    """Where kept checkpoints go by themselves, such as `s3://BUCKET/PREFIX`."""
+    """Where kept checkpoints go by themselves: `s3://BUCKET/PREFIX`, or `hf://OWNER/NAME`, a private repository."""
+    hub_token_on_machine: bool = False
+    """Lets the machine have HF_STORE_TOKEN, which `checkpoint_store = "hf://..."` needs."""
     endpoint: Annotated[str, StringConstraints(pattern=r"^https?://[A-Za-z0-9.:\[\]-]+$")] | None = None
     """Replaces scheme and host of the provider's API."""
     board_power_w: float | None = Field(default=None, gt=0, le=100_000)

@@ -11,6 +11,7 @@ Example::
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -38,33 +39,41 @@ GRANT_S = 6 * 86_400.0
 SPARES = 4
 """Folders for saves that nobody planned: a stop, a limit, a preemption notice."""
 SMALL_BYTES = 4 << 20
-SCHEMES = ("s3",)
+SCHEMES = ("s3", "hf")
 ANY_S3 = "in any S3 (AWS_ENDPOINT_URL_S3 names one that is not Amazon's)"
-NOT_YET = {
-    "ssh": "a machine's checkpoints cannot be stored over SSH",
-    "hf": "checkpoints with their optimizer state cannot be stored on the Hub",
-}
-INSTEAD = {
-    "ssh": "served by an S3 server on that host, such as MinIO (AWS_ENDPOINT_URL_S3=http://HOST:9000)",
-    "hf": f"{ANY_S3}, and afterwards gptctl export RUN --push OWNER/NAME puts the model on the Hub",
-}
+HUB_FORM = re.compile(r"hf://(?:models/)?([\w.-]+/[\w.-]+)((?:/[\w.-]+)*)/?")
+NOT_YET = {"ssh": "a machine's checkpoints cannot be stored over SSH"}
+INSTEAD = {"ssh": "served by an S3 server on that host, such as MinIO (AWS_ENDPOINT_URL_S3=http://HOST:9000)"}
 
 
 def check_scheme(uri: str) -> None:
     """Raises UserError for a store that machines cannot write to, with what to write instead."""
     scheme = uri.partition("://")[0] if "://" in uri else ""
+    if scheme == "hf":
+        hub_place(uri)
     if scheme in SCHEMES:
         return
     raise UserError(
-        f"checkpoint_store {uri}: {NOT_YET.get(scheme, 'machines cannot write there')}; only s3:// is supported",
+        f"checkpoint_store {uri}: {NOT_YET.get(scheme, 'machines cannot write there')}; s3:// and hf:// are supported",
         f'write checkpoint_store = "s3://BUCKET/PREFIX", {INSTEAD.get(scheme, ANY_S3)}; or leave it away: a '
         "gptctl that follows the run mirrors its checkpoints to this computer",
     )
 
 
+def hub_place(uri: str) -> tuple[str, str]:
+    """(OWNER/NAME, folder in it) of a store on the Hub. Raises UserError."""
+    found = HUB_FORM.fullmatch(uri)
+    if found is None:
+        raise UserError(f"checkpoint_store {uri} is no repository of the Hub", "write it as hf://OWNER/NAME")
+    return found[1], found[2].strip("/")
+
+
 def run_uri(store: str, run_id: str) -> str:
-    """Where a run's checkpoints lie."""
-    return f"{store.rstrip('/')}/{run_id}"
+    """Where a run's checkpoints lie. Of the Hub's repositories a store is a model's, whatever else hf:// may mean."""
+    scheme, _, place = store.rstrip("/").partition("://")
+    if scheme == "hf" and not place.startswith("models/"):
+        place = f"models/{place}"
+    return f"{scheme}://{place}/{run_id}"
 
 
 def planned_steps(steps: int, every: int) -> list[int]:

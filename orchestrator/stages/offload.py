@@ -1,4 +1,5 @@
-"""Offload: the machine stores its checkpoints by itself, with URLs that are made here and travel by stdin.
+"""Offload: the machine stores its checkpoints by itself, with URLs that are made here, or a token of the Hub's, which
+travel by stdin.
 
 Started before the training, and not left alone before the machine has put an object into the store and got it back.
 Handing over URLs again renews them. No byte of a checkpoint comes through here.
@@ -14,6 +15,7 @@ from typing import Any
 from orchestrator.core import stored
 from orchestrator.core.errors import AgentError, GptctlError, MachineUnfit, ProviderError, StorageError, UserError
 from orchestrator.core.ports import StoredFile, Upload
+from orchestrator.remote import hub_store
 from orchestrator.stages import guard
 from orchestrator.stages.context import RunContext
 
@@ -66,6 +68,8 @@ def require(context: RunContext) -> None:
 def urls(context: RunContext) -> dict[str, Any]:
     """The secrets of the job; see agent/store_urls.py for what is in them."""
     place, plan, recipe = uri(context), context.plan, context.recipe
+    if place.startswith("hf://"):
+        return {"hub": hub_store.access(place), "lasts_s": stored.GRANT_S}
     sizes = stored.file_sizes(recipe.model.config(), recipe.train.optimizer)
     every = recipe.train.checkpoint_every
     steps = [name for name in stored.planned_folders(plan.steps, every) if _is_to_come(context, name)]

@@ -16,6 +16,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ class HubStorage:
     def upload_plan(self, uri: str, files: Sequence[StoredFile], expires_s: float = 0.0) -> Sequence[Upload]:
         raise UserError(
             f"{uri}: a machine cannot store on the Hub with a URL alone",
-            "use s3://BUCKET/PREFIX as store; gptctl export --push uploads a finished model",
+            "name it as checkpoint_store, or use s3://; gptctl export --push uploads a finished model",
         )
 
     def grants_end_at(self) -> float | None:
@@ -177,16 +178,18 @@ def storage() -> Storage:
 
 
 def find_token(environment: Mapping[str, str]) -> tuple[str | None, str]:
-    """The token and where it was found: HF_TOKEN, else the file of the Hub's own command line."""
+    """The token and where it was found: HF_TOKEN, else the file of the Hub's own command line,
+    else the token with which machines store checkpoints."""
     token = environment.get("HF_TOKEN", "").strip()
     if token:
         return token, "HF_TOKEN"
     home = environment.get("HF_HOME") or Path(environment.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
     path = Path(environment.get("HF_TOKEN_PATH") or Path(home) / "token").expanduser()
-    try:
-        return path.read_text().strip() or None, str(path)
-    except OSError:
-        return None, ""
+    with suppress(OSError):
+        if token := path.read_text().strip():
+            return token, str(path)
+    token = environment.get("HF_STORE_TOKEN", "").strip()  # better than none, for what a machine stored with it
+    return token or None, "HF_STORE_TOKEN" if token else ""
 
 
 def parse(uri: str) -> Place:

@@ -84,7 +84,7 @@ def safe(box: Box) -> list[int]:
 
 
 def index(server: ObjectServer) -> dict[str, Any]:
-    return dict(json.loads(server.objects["INDEX.json"]))
+    return dict(json.loads(server.objects["CHECKPOINTS.json"]))
 
 
 def test_every_checkpoint_is_safe_while_training_goes_on_and_what_is_not_kept_leaves_the_store(

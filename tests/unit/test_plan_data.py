@@ -101,10 +101,10 @@ def _few(folder: Path) -> str:
 @pytest.mark.parametrize(
     ("store", "why", "instead"),
     [
-        ("ssh://home/mnt/models", "cannot be stored over SSH; only s3:// is supported", "an S3 server on that host"),
-        ("hf://me/models", "cannot be stored on the Hub; only s3:// is supported", "gptctl export RUN --push"),
-        ("ftp://home/models", "machines cannot write there; only s3:// is supported", "in any S3"),
-        ("/mnt/models", "machines cannot write there; only s3:// is supported", "in any S3"),
+        ("ssh://home/mnt/models", "over SSH; s3:// and hf:// are supported", "an S3 server on that host"),
+        ("ftp://home/models", "machines cannot write there; s3:// and hf:// are supported", "in any S3"),
+        ("hf://models", "is no repository of the Hub", "hf://OWNER/NAME"),
+        ("/mnt/models", "machines cannot write there; s3:// and hf:// are supported", "in any S3"),
     ],
 )
 def test_a_store_that_machines_cannot_write_to_is_refused_with_what_to_write_instead(
@@ -117,8 +117,8 @@ def test_a_store_that_machines_cannot_write_to_is_refused_with_what_to_write_ins
     ):
         refused = gptctl(*words)
         assert refused.returncode == 2, refused.stderr
-        assert f"checkpoint_store {store}: " in refused.stderr and why in refused.stderr
-        assert 'write checkpoint_store = "s3://BUCKET/PREFIX", ' in refused.stderr and instead in refused.stderr
+        assert f"checkpoint_store {store}" in refused.stderr and why in refused.stderr
+        assert "write " in refused.stderr and instead in refused.stderr
 
 
 def test_a_host_with_such_a_store_is_left_out_of_a_plan_of_all(gptctl: Gptctl, tmp_path: Path) -> None:
