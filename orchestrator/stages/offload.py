@@ -24,6 +24,8 @@ PROBED_WITHIN_S = 60.0
 LOOK_EVERY_S = 0.5
 TROUBLE_S = 60.0
 """For how long a store may be in trouble before what it lacks is fetched from the machine."""
+TOKEN_S = 366 * 86_400.0
+"""A token of the Hub ends when its owner says so, which the Hub tells the machine."""
 RENEW_BEFORE = 0.5
 """Of their life: URLs that are older are renewed by whoever follows."""
 
@@ -69,7 +71,7 @@ def urls(context: RunContext) -> dict[str, Any]:
     """The secrets of the job; see agent/store_urls.py for what is in them."""
     place, plan, recipe = uri(context), context.plan, context.recipe
     if place.startswith("hf://"):
-        return {"hub": hub_store.access(place), "lasts_s": stored.GRANT_S}
+        return {"hub": hub_store.access(place), "lasts_s": TOKEN_S}
     sizes = stored.file_sizes(recipe.model.config(), recipe.train.optimizer)
     every = recipe.train.checkpoint_every
     steps = [name for name in stored.planned_folders(plan.steps, every) if _is_to_come(context, name)]
