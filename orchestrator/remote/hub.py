@@ -49,8 +49,11 @@ class Remote:
 
 
 def endpoint() -> str:
-    """Scheme and host of the Hub that is talked to."""
-    return os.environ.get("HF_ENDPOINT", PUBLIC).rstrip("/")
+    """Scheme and host of the Hub that is talked to: HF_ENDPOINT, else the public one. Raises UserError."""
+    found = os.environ.get("HF_ENDPOINT", "").rstrip("/") or PUBLIC
+    if not found.startswith(("https://", "http://")):
+        raise UserError(f"HF_ENDPOINT = {found!r} is no address", "set it to https://HOST, or unset it")
+    return found
 
 
 def web_address(repo: str, revision: str) -> str:

@@ -21,8 +21,8 @@ from typing import Any
 from orchestrator.core.errors import BadCredentials, StorageError, UserError
 from orchestrator.core.stored import hub_place
 from orchestrator.remote.fetching import fetch
+from orchestrator.remote.hub import endpoint
 
-PUBLIC = "https://huggingface.co"
 TOKEN_VARIABLE = "HF_STORE_TOKEN"
 TOKENS = "https://huggingface.co/settings/tokens"
 WRITING = re.compile(r"write|admin|repo\.content\.write")
@@ -37,7 +37,7 @@ def access(uri: str) -> dict[str, str]:
             f"{uri}: there is no {TOKEN_VARIABLE}",
             f"make a fine-grained token that may write to {repo} alone ({TOKENS}) and export {TOKEN_VARIABLE}=hf_...",
         )
-    return {"endpoint": _endpoint(), "repo": repo, "folder": folder, "token": token}
+    return {"endpoint": endpoint(), "repo": repo, "folder": folder, "token": token}
 
 
 def check(uri: str) -> None:
@@ -88,10 +88,3 @@ def _ask(place: Mapping[str, str], path: str, refusal: str) -> dict[str, Any]:
             f"{place['endpoint']} answers {answer.status} to {path}", "try again later; check HF_ENDPOINT"
         )
     return value
-
-
-def _endpoint() -> str:
-    endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or PUBLIC
-    if not endpoint.startswith(("https://", "http://")):
-        raise UserError(f"HF_ENDPOINT = {endpoint!r} is no address", "set it to https://HOST, or unset it")
-    return endpoint

@@ -36,8 +36,7 @@ from orchestrator.remote.known_hosts import HostKey
 from orchestrator.remote.landing import landing
 from orchestrator.remote.trust import Trust
 
-CHUNK_BYTES = 256 * 1024
-FLOOD_BYTES = 64 << 20
+CHUNK_BYTES, FLOOD_BYTES = 256 << 10, 64 << 20
 STDERR_CHUNKS = 1024
 SIGNALLED_WAIT_S = 0.5
 SOCKET_OPTIONS = {

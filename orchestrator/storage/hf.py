@@ -26,8 +26,8 @@ from orchestrator.core.errors import StorageError, UserError
 from orchestrator.core.ports import Part, Storage, StoredFile, Upload
 from orchestrator.core.stored_names import WILD, checked, matching
 from orchestrator.remote.fetching import Fetched, fetch, origin
+from orchestrator.remote.hub import PUBLIC, endpoint
 
-PUBLIC = "https://huggingface.co"
 FORM = re.compile(r"hf://((?:datasets|models)/)?([\w.-]+/[\w.-]+)(?:@([\w./%+-]+?))?(?:/(.*))?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 NEXT_PAGE = re.compile(r'<([^>]+)>;\s*rel="next"')
@@ -171,10 +171,7 @@ class HubStorage:
 def storage() -> Storage:
     """HF_ENDPOINT, HF_TOKEN and the token file from the environment."""
     token, source = find_token(os.environ)
-    endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or PUBLIC
-    if not endpoint.startswith(("https://", "http://")):
-        raise UserError(f"HF_ENDPOINT = {endpoint!r} is no address", "set it to https://HOST, or unset it")
-    return HubStorage(endpoint, token, source)
+    return HubStorage(endpoint(), token, source)
 
 
 def find_token(environment: Mapping[str, str]) -> tuple[str | None, str]:

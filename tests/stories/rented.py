@@ -20,6 +20,12 @@ import pytest
 from tests.clouds import RehearsalCloud
 from tests.stories.conftest import newest_run, wait_until
 
+BOX = """
+[hosts.box]
+provider = "rehearsal"
+machine = "8xA100-40GB-simulated"
+guard = "key-on-box"
+"""
 SETTINGS = """
 [limits]
 hold_h = 0.001

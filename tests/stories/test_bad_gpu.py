@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 
 from tests.clouds import RehearsalCloud
-from tests.stories.rented import gptctl
-from tests.stories.test_guard_on_box import INVENTORY
+from tests.stories.rented import BOX, gptctl
 
 RECIPE = """
 extends = "{quickstart}"
@@ -19,7 +18,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 
 def test_a_bad_gpu_ends_the_run_before_it_started_and_the_machine_is_given_back(tmp_path: Path) -> None:
-    (tmp_path / "inventory.toml").write_text(INVENTORY)
+    (tmp_path / "inventory.toml").write_text(BOX)
     recipe = tmp_path / "unlucky.toml"
     recipe.write_text(RECIPE.format(quickstart=REPOSITORY / "recipes" / "quickstart.toml"))
     with RehearsalCloud(tmp_path / "cloud") as cloud:

@@ -12,16 +12,10 @@ import pytest
 
 from tests.clouds import RehearsalCloud
 from tests.stories.conftest import wait_until
-from tests.stories.rented import SETTINGS, cloud, gptctl, killed_when
+from tests.stories.rented import BOX, SETTINGS, cloud, gptctl, killed_when
 
 __all__ = ["cloud"]
 
-INVENTORY = """
-[hosts.box]
-provider = "rehearsal"
-machine = "8xA100-40GB-simulated"
-guard = "key-on-box"
-"""
 LEASE_S = 6
 
 
@@ -29,7 +23,7 @@ LEASE_S = 6
 def recipe(tiny: Callable[..., str], tmp_path: Path) -> Path:
     path = tmp_path / "guarded.toml"
     path.write_text(f'extends = "{tiny(300)}"\nname = "guarded"\n{SETTINGS}')
-    (tmp_path / "inventory.toml").write_text(INVENTORY)
+    (tmp_path / "inventory.toml").write_text(BOX)
     return path
 
 

@@ -12,8 +12,7 @@ import pytest
 from orchestrator.core.machines import all_machine_types
 from tests.clouds import RehearsalCloud
 from tests.stories.conftest import wait_until
-from tests.stories.rented import gptctl, killed_when
-from tests.stories.test_guard_on_box import INVENTORY
+from tests.stories.rented import BOX, gptctl, killed_when
 
 KEY = "etc/ssh/ssh_host_ed25519_key.pub"
 
@@ -29,7 +28,7 @@ def recipe(tiny: Callable[..., str], tmp_path: Path) -> Path:
     machine = next(each.name for each in all_machine_types() if each.name.endswith("-simulated"))
     path = tmp_path / "rekeyed.toml"
     path.write_text(f'extends = "{tiny(20)}"\nname = "rekeyed"\n[machines."{machine}"]\nmicro_batch = 4\n')
-    (tmp_path / "inventory.toml").write_text(INVENTORY)
+    (tmp_path / "inventory.toml").write_text(BOX)
     return path
 
 

@@ -12,19 +12,11 @@ import pytest
 from tests.clouds import RehearsalCloud, said_in_command_lines
 from tests.hub_uploads import STORE_TOKEN, TOKEN, Repository, UploadHub
 from tests.stories.conftest import digests, losses, newest_run, wait_until
-from tests.stories.rented import SETTINGS, cloud, gptctl
+from tests.stories.rented import BOX, SETTINGS, cloud, gptctl
 
 __all__ = ["cloud"]
-INVENTORY = """
-[hosts.box]
-provider = "rehearsal"
-machine = "8xA100-40GB-simulated"
-guard = "key-on-box"
-checkpoint_store = "hf://me/runs"
-{more}
-[hosts.local]
-machine = "1xCPU"
-"""
+STORE = 'checkpoint_store = "hf://me/runs"\n'
+LOCAL = '[hosts.local]\nmachine = "1xCPU"\n'
 STEPS = 500
 
 
@@ -44,11 +36,11 @@ def test_with_the_laptop_away_everything_goes_to_the_hub_and_another_machine_goe
 ) -> None:
     recipe = tmp_path / "hubbed.toml"
     recipe.write_text(f'extends = "{tiny(STEPS)}"\nname = "hubbed"\n{SETTINGS}[machines.1xCPU]\nmicro_batch = 4\n')
-    (tmp_path / "inventory.toml").write_text(INVENTORY.format(more=""))
+    (tmp_path / "inventory.toml").write_text(BOX + STORE + LOCAL)
     refused = gptctl(tmp_path, cloud, "run", str(recipe), "--host", "box", "--yes")
     _, err = refused.communicate(timeout=60)
     assert refused.returncode == 2 and "hub_token_on_machine = true" in err
-    (tmp_path / "inventory.toml").write_text(INVENTORY.format(more="hub_token_on_machine = true"))
+    (tmp_path / "inventory.toml").write_text(f"{BOX}{STORE}hub_token_on_machine = true\n{LOCAL}")
 
     with said_in_command_lines(STORE_TOKEN) as said:
         process = gptctl(tmp_path, cloud, "run", str(recipe), "--host", "box", "--yes", lease_s=6)
