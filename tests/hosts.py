@@ -155,10 +155,12 @@ class Sshd:
             self._process = None
 
     def kill(self) -> None:
-        """sshd and every session of it, at once. What detached itself (setsid, reparented) lives on."""
+        """sshd and every session of it, at once. What detached itself (setsid, reparented) lives on.
+
+        From the top down: a session that outlives its command by a moment would still report how that ended."""
         self.stop()
         while self._sessions:
-            kill(self._sessions.pop())
+            kill(self._sessions.pop(0))
 
     def power_off(self) -> None:
         """Everything that ever started here, detached jobs included."""
