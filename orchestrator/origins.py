@@ -3,7 +3,7 @@ bought. It must not move it; sync does.
 
 Example::
 
-    origin = find(ledger, "chinchilla-1120-k3f9qa")        # or s3://bucket/prefix/RUN[/step-000617], or a folder
+    origin = find(ledger, "chinchilla-1120-k3f9qa", storage.of)  # or s3://bucket/prefix/RUN[/step-000617], or a folder
     check_shape(origin, recipe.model.config())
 """
 
@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator import storage
 from orchestrator.core import stored
 from orchestrator.core.errors import GptctlError, StorageError, UserError, VerificationFailed
+from orchestrator.core.ports import Storage
 from orchestrator.core.stored import StoredCheckpoint
 from orchestrator.ledger.records import RunRecord
 from orchestrator.ledger.store import Ledger
@@ -33,6 +33,8 @@ from trainer.contract import (
     ModelConfig,
     checkpoint_step,
 )
+
+StorageOf = Callable[[str], Storage]
 
 
 @dataclass(frozen=True)
@@ -48,14 +50,14 @@ class Origin:
     """The model as its meta.json describes it."""
 
 
-def find(ledger: Ledger, wanted: str) -> Origin:
+def find(ledger: Ledger, wanted: str, storage_of: StorageOf) -> Origin:
     """The newest checkpoint of what was named that training can go on from. Raises UserError when there is none."""
     if "://" in wanted:
-        return _in_store(wanted.rstrip("/"))
+        return _in_store(wanted.rstrip("/"), storage_of)
     folder = Path(wanted).expanduser()
     if "/" in wanted or folder.is_dir():
         return _in_folder(folder)
-    return _of_run(ledger, ledger.find_run(wanted))
+    return _of_run(ledger, ledger.find_run(wanted), storage_of)
 
 
 def check_shape(origin: Origin, wanted: ModelConfig) -> None:
@@ -68,7 +70,7 @@ def check_shape(origin: Origin, wanted: ModelConfig) -> None:
         )
 
 
-def _of_run(ledger: Ledger, run: RunRecord) -> Origin:
+def _of_run(ledger: Ledger, run: RunRecord, storage_of: StorageOf) -> Origin:
     """The mirror's newest, or the store's, where that is newer."""
     found: list[Origin] = []
     trouble = ""
@@ -77,7 +79,7 @@ def _of_run(ledger: Ledger, run: RunRecord) -> Origin:
     store = run.host_data.get("checkpoint_store")
     if store:
         try:
-            found.append(_in_store(stored.run_uri(store, run.id)))
+            found.append(_in_store(stored.run_uri(store, run.id), storage_of))
         except GptctlError as error:
             trouble = f"; {error.message}"
     if not found:
@@ -116,18 +118,18 @@ def _json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _in_store(uri: str) -> Origin:
+def _in_store(uri: str, storage_of: StorageOf) -> Origin:
     """A run's folder in a store, or one checkpoint of it."""
-    place, checkpoint = _chosen(uri)
+    storage = storage_of(uri)
+    place, checkpoint = _chosen(uri, storage)
     if not checkpoint.resumable:
         raise UserError(f"--resume-from {place}: it has no {TRAINER_STATE_FILE}: weights alone", "name another step")
-    meta = json.loads(storage.of(place).read(f"{place}/{META_FILE}", 0, stored.SMALL_BYTES))
+    meta = json.loads(storage.read(f"{place}/{META_FILE}", 0, stored.SMALL_BYTES))
     return Origin(place, int(meta.get("step") or checkpoint.step), checkpoint.files, meta.get("model") or {})
 
 
-def _chosen(uri: str) -> tuple[str, StoredCheckpoint]:
+def _chosen(uri: str, found: Storage) -> tuple[str, StoredCheckpoint]:
     """(URI of the checkpoint's folder, what is in it). Raises UserError naming what there is."""
-    found = storage.of(uri)
     with suppress(StorageError):
         index = stored.read_index(found.read(f"{uri}/{stored.INDEX}", 0, stored.MOST_INDEX_BYTES), uri)
         newest = index.newest(resumable=True)

@@ -3,7 +3,7 @@
 What a machine will do with presigned URLs is done here once with an empty object: a bucket without write permission, a
 wrong region or a clock that is off is found before the first dollar. It must not move checkpoints.
 
-Example: `check("s3://bucket/prefix")` raises StorageError with the store's own words
+Example: `check(uri, storage.of(uri))`, of "s3://bucket/prefix", raises StorageError with the store's own words
 """
 
 from __future__ import annotations
@@ -16,21 +16,25 @@ from orchestrator import storage
 from orchestrator.core.errors import BadCredentials, NoAnswer, StorageError, UserError
 from orchestrator.core.limits import budget_s
 from orchestrator.core.plan import Plan
-from orchestrator.core.ports import StoredFile
+from orchestrator.core.ports import Storage, StoredFile
 from orchestrator.core.stored import GRANT_S, check_scheme
 from orchestrator.remote import hub_store, web
+from orchestrator.remote.home_box import HomeBoxStorage
 
 DEADLINE_S = 20.0
 CHECK_S = 600.0
 
 
-def check(uri: str, *, hub_token_on_machine: bool = False) -> None:
-    """Writes an empty object below the store and takes it away; of a repository of the Hub it asks what the token may.
-    Raises UserError, BadCredentials, StorageError or NoAnswer, each with what would help."""
+def check(uri: str, storage: Storage, *, hub_token_on_machine: bool = False, needs_bytes: int = 0) -> None:
+    """Writes an empty object below the store and takes it away; of a repository of the Hub it asks what the token may,
+    of a home box whether it has what it needs to keep `needs_bytes`. Raises UserError, BadCredentials, StorageError,
+    NoAnswer or RemoteError, each with what would help."""
     check_scheme(uri)
+    if isinstance(storage, HomeBoxStorage):
+        return storage.check(uri, needs_bytes)
     if uri.startswith("hf://"):
         return _check_hub(uri, hub_token_on_machine)
-    (upload,) = storage.of(uri).upload_plan(uri, [StoredFile(f"gptctl-check-{uuid4().hex[:8]}", 0)], CHECK_S)
+    (upload,) = storage.upload_plan(uri, [StoredFile(f"gptctl-check-{uuid4().hex[:8]}", 0)], CHECK_S)
     answer = web.send("PUT", upload.puts[0].url, {"Content-Length": "0"}, 4096, DEADLINE_S)
     if not 200 <= answer.status < 300:
         raise _refusal(uri, answer.status, answer.content)

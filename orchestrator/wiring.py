@@ -15,16 +15,18 @@ from typing import Any
 from orchestrator import downloads, providers, storage
 from orchestrator.core import machines
 from orchestrator.core.events import Event
+from orchestrator.core.home_box import HomeBox, by_ssh_alone, is_home, parts
 from orchestrator.core.inventory import HostSpec
 from orchestrator.core.machines import MachineType
 from orchestrator.core.plan import Plan
-from orchestrator.core.ports import Address, Provider, Shell
+from orchestrator.core.ports import Address, Provider, Shell, Storage
 from orchestrator.core.recipe import Recipe
 from orchestrator.core.states import State
 from orchestrator.ledger.identity import new_rental_id, new_run_id
 from orchestrator.ledger.records import Rental, RunRecord
 from orchestrator.ledger.store import Ledger
 from orchestrator.remote import own_version
+from orchestrator.remote.home_box import HomeBoxStorage
 from orchestrator.remote.local import LocalShell
 from orchestrator.remote.progress import Transfer
 from orchestrator.stages.context import RunContext
@@ -54,6 +56,8 @@ class RunRequest:
     resume_step: int = 0
     resume_files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Its files, with what they must be: name to {"size_bytes", "sha256"}."""
+    home_boxes: tuple[HomeBox, ...] = ()
+    """Those that its store or the checkpoint to go on from lie on."""
 
 
 def new_run(ledger: Ledger, request: RunRequest, now: float) -> RunRecord:
@@ -78,6 +82,7 @@ def new_run(ledger: Ledger, request: RunRequest, now: float) -> RunRecord:
             "resume_from": request.resume_from,
             "resume_step": request.resume_step,
             "resume_files": {name: dict(entry) for name, entry in request.resume_files.items()},
+            "home_boxes": [box.to_json() for box in request.home_boxes],
             "wait": request.wait,
             "alternatives": [plan.to_json() for plan in request.alternatives],
         },
@@ -111,6 +116,11 @@ def open_context(home: Path, ledger: Ledger, run_id: str, listener: Callable[[Ev
     host = HostSpec.from_resolved(run.host_data)
     machine = machines.machine_type(run.machine)
     accept_new = bool(run.options.get("accept_new_host_key"))
+    boxes = [HomeBox.from_json(each) for each in run.options.get("home_boxes") or []]
+
+    def connect(address: Address) -> Shell:
+        return open_shell(home, address, accept_new=accept_new)
+
     return RunContext(
         home=home,
         ledger=ledger,
@@ -119,12 +129,22 @@ def open_context(home: Path, ledger: Ledger, run_id: str, listener: Callable[[Ev
         host=host,
         machine=machine,
         provider=provider_of(host, machine, home),
-        connect=lambda address: open_shell(home, address, accept_new=accept_new),
-        storage=storage.of,
+        connect=connect,
+        storage=lambda uri: storage_of(uri, lambda name: _named(boxes, name), connect),
         now=time.time,
         listener=listener,
         bring_text=lambda uri, tell: _bring_text(home, uri, tell),
     )
+
+
+def storage_of(uri: str, box_of: Callable[[str], HomeBox], connect: Callable[[Address], Shell]) -> Storage:
+    """What answers for a URI. box_of: the home box of an ssh:// URI."""
+    return HomeBoxStorage(box_of(uri), connect) if is_home(uri) else storage.of(uri)
+
+
+def _named(boxes: Sequence[HomeBox], uri: str) -> HomeBox:
+    name = parts(uri)[0]
+    return next((box for box in boxes if box.name == name), None) or by_ssh_alone(uri)
 
 
 def _bring_text(home: Path, uri: str, tell: Callable[[Transfer], None]) -> tuple[Sequence[str], str]:

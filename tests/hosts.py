@@ -165,10 +165,14 @@ class Sshd:
     def power_off(self) -> None:
         """Everything that ever started here, detached jobs included."""
         self.kill()
-        mark = f"HOME={self.home}".encode()
-        while found := [pid for pid in _pids() if mark in _proc(pid, "environ").split(b"\0") and not _is_zombie(pid)]:
+        while found := self.processes():
             for pid in found:
                 kill(pid)
+
+    def processes(self) -> list[int]:
+        """What ever started here and lives, detached jobs included."""
+        mark = f"HOME={self.home}".encode()
+        return [pid for pid in _pids() if mark in _proc(pid, "environ").split(b"\0") and not _is_zombie(pid)]
 
     def restart(self, *, new_host_key: bool = False) -> None:
         """Come up again on the same address and port, as a reboot does, or with another key, as a stranger would."""

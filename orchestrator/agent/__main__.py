@@ -37,6 +37,11 @@ def _start(places: Places, request: dict[str, Any], say: Say) -> None:
 
         store_urls.keep(job, secrets)  # also for one that runs: that is how it gets new ones
         secrets = {}
+    if job.name == "keep":
+        from . import keep
+
+        keep.take_secrets(job, secrets)
+        secrets = {}
     say(jobs.start(job, secrets))
 
 
@@ -123,7 +128,7 @@ VERBS: dict[str, Callable[[Places, dict[str, Any], Say], None]] = {
 
 
 def main(argv: list[str]) -> int:
-    """Runs one verb. `supervise`, `work` and `guard` are the agent's own programs; they take no request."""
+    """Runs one verb. `supervise`, `work`, `guard` and `link` are the agent's own programs; they take no request."""
     os.umask(0o077)
     places = Places(argv[0])
     verb = argv[1] if len(argv) > 1 else ""
@@ -135,6 +140,10 @@ def main(argv: list[str]) -> int:
         from .work import main as work
 
         return work(places, argv[2:])
+    if verb == "link":
+        from .store_link import main as link
+
+        return link(places, argv[2:])
     if verb == "guard":
         from .watchman import main as guard
 

@@ -42,9 +42,21 @@ def release(places: Places, request: dict[str, Any], say: Say) -> None:
     """Ends every job of the run and forgets its lease; locks and secrets go with the processes. Twice is fine."""
     run = checked_run(request.get("run"))
     ended = [job.name for job in jobs.of_run(places, run) if _stopped(job, RELEASE_GRACE_S, say)["state"] == "ended"]
+    _forget_secrets(places, run)
     if os.path.isdir(places.jobs_of(run)):
         lease.forget(places.jobs_of(run))
     say({"released": True, "ended": ended})
+
+
+def _forget_secrets(places: Places, run: str) -> None:
+    """What the store's jobs had in memory, and the line that lets a home box in."""
+    from . import admission, in_memory
+
+    for job in jobs.of_run(places, run):
+        if job.is_unattended:
+            for kind in in_memory.KINDS:
+                in_memory.forget(kind, job.folder)
+    admission.remove(run)
 
 
 def renew(places: Places, request: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from . import files
 from .refusal import Refusal
 
 FOLDER = "/dev/shm"
+KINDS = ("store", "line", "keep-key", "keep-hosts")
+"""What a job that stores or keeps has here."""
 
 
 def path(kind: str, owner: str) -> str:

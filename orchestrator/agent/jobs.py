@@ -54,6 +54,11 @@ class Job:
         return self.name == "train"
 
     @property
+    def is_unattended(self) -> bool:
+        """Whether it goes on until it has finished: no lease ends it, and a killed one starts again."""
+        return self.name in ("offload", "keep")
+
+    @property
     def lease_s(self) -> float:
         """For how long a renewal lets the job go on."""
         return float(self.spec.get("lease_s") or lease.DEFAULT_S)
@@ -171,8 +176,8 @@ def revive(job: Job) -> dict[str, Any]:
 
 
 def _is_to_go_on(job: Job, found: dict[str, Any]) -> bool:
-    """An offload works until it has finished or was asked to stop: one that was killed starts again, not at once."""
-    if job.name != "offload" or found["state"] not in ("lost", "ended"):
+    """What works until it has finished or was asked to stop: one that was killed starts again, not at once."""
+    if not job.is_unattended or found["state"] not in ("lost", "ended"):
         return False
     ended = found["exit"] or {}
     killed = found["state"] == "lost" or ended.get("outcome") == "failed"

@@ -56,7 +56,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-class _Body:
+class Body:
     """A stretch of a file as http.client reads it: in larger blocks than it asks for, hashed on their way."""
 
     def __init__(self, file: BinaryIO, size_bytes: int, tick: Tick) -> None:
@@ -77,6 +77,11 @@ def nothing(_: int) -> None:
     """A tick nobody counts."""
 
 
+def of_bytes(content: bytes) -> Content:
+    """What a few bytes are."""
+    return Content(len(content), hashlib.sha256(content).hexdigest())
+
+
 def put(slot: dict[str, Any], path: str, size_bytes: int, tick: Tick = nothing) -> Content:
     """The first size_bytes of the file become the object. Raises StoreTrouble, and OSError for the file."""
     if "parts" in slot:
@@ -90,7 +95,7 @@ def put_bytes(slot: dict[str, Any], content: bytes) -> Content:
     """A small object."""
     with ask(slot["put"], "PUT", content, len(content)) as answer:
         answer.read(BLOCK_BYTES)
-    return Content(len(content), hashlib.sha256(content).hexdigest())
+    return of_bytes(content)
 
 
 def _put_parts(slot: dict[str, Any], path: str, size_bytes: int, tick: Tick) -> Content:
@@ -139,7 +144,7 @@ def send(
     url: str, file: BinaryIO, size_bytes: int, tick: Tick, headers: dict[str, str] | None = None
 ) -> tuple[str, str]:
     """PUTs a stretch of a file, from where it stands. sha256 of what was sent, and the store's ETag."""
-    body = _Body(file, size_bytes, tick)
+    body = Body(file, size_bytes, tick)
     with ask(url, "PUT", body, size_bytes, headers=headers) as answer:
         answer.read(BLOCK_BYTES)
         return body.digest.hexdigest(), str(answer.headers.get("ETag", ""))
@@ -148,7 +153,7 @@ def send(
 def digest(file: BinaryIO, size_bytes: int, tick: Tick = nothing) -> str:
     """sha256 of so much of a file, from its beginning."""
     file.seek(0)
-    body = _Body(file, size_bytes, tick)
+    body = Body(file, size_bytes, tick)
     while body.read():
         pass
     return body.digest.hexdigest()

@@ -4,7 +4,7 @@ A checkpoint is marked SAFE when the store gave back its manifest and every file
 not before. Trouble is written down and tried again, ever less often, for as long as the machine lives. When the
 training has ended and everything is there, the logs follow, and the job has finished.
 
-The store is one behind URLs (url_store.py) or a repository of the Hub (hub_store.py).
+The store is one behind URLs (url_store.py), a repository of the Hub (hub_store.py) or a home box (home_store.py).
 
 Example, spec (the URLs or the token come as secrets, see store_urls.py)::
 
@@ -28,6 +28,7 @@ from .objects import StoreTrouble
 from .url_store import INDEX, PROBE, UrlStore, files_of
 
 if TYPE_CHECKING:
+    from .home_store import HomeStore
     from .hub_store import HubStore
 
 LOOK_EVERY_S = 1.0
@@ -52,6 +53,7 @@ def offload(job: Job, say: Say) -> dict[str, Any]:
         changed = store_urls.changed_at(job)
         try:
             if work.step():
+                store_urls.forget(job)
                 return {"safe": sorted(work.index.checkpoints), "store": job.spec.get("store")}
             pause_s, wait_s = FIRST_PAUSE_S, LOOK_EVERY_S
         except NeedsUrls as needs:
@@ -80,11 +82,11 @@ class Offload:
         self.lock = threading.Lock()
         self.bytes_done = self.bytes_total = 0
         self.said_at = 0.0
-        self.store: UrlStore | HubStore = UrlStore({})
+        self.store: UrlStore | HubStore | HomeStore = UrlStore({})
 
     def step(self) -> bool:
         """One look, and what it asks for. True when nothing is left to do, ever."""
-        self.store = store_behind(self._urls())
+        self.store = store_behind(self.job, self._urls())
         if not self.probed:
             self._probe()
         # Asked first: what the training wrote until its end was written by then.
@@ -245,6 +247,7 @@ class Offload:
         self.index.link(*self._links())
         self.index.ended = ended
         self._send_logs_and_index()
+        self.store.end(self.job)
         self.tell("safe")
 
     def _count(self, size_bytes: int) -> None:
@@ -270,13 +273,17 @@ def _all(started: Iterable[Future[None]]) -> None:
         each.result()
 
 
-def store_behind(secrets: dict[str, Any]) -> UrlStore | HubStore:
+def store_behind(job: Job, secrets: dict[str, Any]) -> UrlStore | HubStore | HomeStore:
     """The store that these secrets open."""
-    if "hub" not in secrets:
-        return UrlStore(secrets)
-    from .hub_store import HubStore
+    if "home" in secrets:
+        from . import home_store
 
-    return HubStore(secrets["hub"])
+        return home_store.of(job, secrets["home"])
+    if "hub" in secrets:
+        from .hub_store import HubStore
+
+        return HubStore(secrets["hub"])
+    return UrlStore(secrets)
 
 
 def _look_after(job: Job) -> None:

@@ -16,7 +16,7 @@ import re
 from .refusal import Refusal
 
 RUN_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]{0,39}\Z")
-JOBS = ("install", "pull", "prepare", "probe", "train", "evaluate", "offload")
+JOBS = ("install", "pull", "prepare", "probe", "train", "evaluate", "offload", "keep")
 
 
 class Places:

@@ -84,7 +84,7 @@ def record_start(job: Job, pid: int) -> None:
 
 def argv_of(job: Job) -> list[str]:
     """The command line. Raises Refusal for a spec that lacks something."""
-    if job.name in ("install", "pull", "offload"):
+    if job.name in ("install", "pull", "offload", "keep"):
         return [sys.executable, "-I", "-S", job.places.code, "work", job.run, os.path.basename(job.folder)]
     if not job.is_train:
         return [str(word) for word in wanted(job, "argv", list)]

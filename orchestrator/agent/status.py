@@ -52,11 +52,18 @@ def of_run(places: Places, run: str) -> dict[str, Any]:
         "best": manifest.linked_step(folder, contract.BEST),
         "safe": manifest.safe_steps(folder),
         "store": stored.state(places, run),
+        "keep": _keep(found),
         "holding": files.read_json(train.file("holding.json")) if train else None,
         "sizes": {name: files.size_bytes(path) for name, path in train.followed_files().items()} if train else {},
         "notice": _notice(train),
         "warnings": _warnings(folder, recent),
     }
+
+
+def _keep(found: list[Job]) -> dict[str, Any] | None:
+    """On a home box: how its calls to the machine that trains go."""
+    kept = [job for job in found if job.name == "keep"]
+    return files.read_json(kept[-1].file(stored.KEEP_STATE)) if kept else None
 
 
 def _notice(train: Job | None) -> dict[str, Any] | None:

@@ -11,6 +11,10 @@ Example of what is kept (every slot: {"put" or "parts", "part_bytes" and "comple
 or, for a repository of the Hub (hub_store.py), which ends when its token does::
 
     {"lasts_s": 518400, "hub": {"endpoint", "repo", "token", "folder"}}
+
+or, for a home box that calls (home_store.py), the line that lets its key in::
+
+    {"lasts_s": 518400, "home": {"authorized": 'restrict,command="..." ssh-ed25519 AAAA...'}}
 """
 
 from __future__ import annotations
@@ -29,9 +33,9 @@ def keep(job: Job, secrets: dict[str, Any]) -> None:
     """Replaces what is known. Nothing where no URLs came: those that are kept still count."""
     if not secrets:
         return
-    way = secrets.get("hub", secrets.get("steps"))
+    way = secrets.get("hub") or secrets.get("home") or secrets.get("steps")
     if not isinstance(way, dict) or not isinstance(secrets.get("lasts_s"), (int, float)):
-        raise Refusal("bad-request", "offload: its secrets need `lasts_s` and `steps` or `hub`")
+        raise Refusal("bad-request", "offload: its secrets need `lasts_s` and `steps`, `hub` or `home`")
     stamp = {"boot_id": processes.boot_id(), "received_boottime": lease.now_s()}
     in_memory.put(KIND, job.folder, json.dumps(dict(secrets, **stamp)))
 

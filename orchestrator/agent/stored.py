@@ -22,6 +22,8 @@ from .jobs import Job
 from .places import Places
 
 STATE = "store.json"
+KEEP_STATE = "keep.json"
+"""Of the job on a home box, see keep.py."""
 JOB = "offload"
 
 

@@ -56,7 +56,7 @@ def main(places: Places, arguments: Sequence[str]) -> int:
     _tell(ready_fd, {"ready": True})
     os.close(lock_fd)
     finish(job, program, wake)
-    if job.name == stored.JOB:
+    if job.is_unattended:
         time.sleep(jobs.AGAIN_AFTER_S)
         jobs.revive_quietly(job)  # it was killed: another supervisor goes on with it
     return 0
@@ -142,7 +142,7 @@ def _watch(job: Job, program: Program, wake: Callable[[float], None]) -> None:
     steps = StepWatch(job.run_folder, settings, time.monotonic()) if job.is_train else None
     progress, notices = _Progress(job), _Notices(job)
     while program.poll() is None:
-        if job.name != stored.JOB:  # which ends with its machine, and whose hold the guard counts
+        if not job.is_unattended:  # an offload ends with its machine, and the guard counts its hold
             progress.renew_lease()
             _end_by_lease(job)
         notices.act()

@@ -17,6 +17,7 @@ from typing import Any, Sequence
 from trainer import contract
 
 from . import objects, store_urls
+from .jobs import Job
 from .objects import Content, Tick, nothing
 
 INDEX = "CHECKPOINTS.json"
@@ -57,6 +58,9 @@ class UrlStore:
             url = (self._slot(place) or {}).get("delete")
             if url:
                 objects.remove(url)
+
+    def end(self, job: Job) -> None:
+        """Nothing: nobody waits for it."""
 
     def _slot(self, place: str) -> dict[str, Any] | None:
         folder, name = os.path.split(place)

@@ -1,4 +1,5 @@
-"""The jobs that the agent does itself, each a program of its own under the supervisor: install, pull and offload.
+"""The jobs that the agent does itself, each a program of its own under the supervisor: install, pull, offload and
+keep.
 
 Secrets come on stdin; progress goes to stdout as JSON lines, the last of which is the result; the rest goes to stderr.
 
@@ -43,6 +44,10 @@ def _work(job: jobs.Job, secrets: dict[str, Any]) -> dict[str, Any]:
         from .offload import offload
 
         return offload(job, say)
+    if job.name == "keep":
+        from .keep import keep
+
+        return keep(job, say)
     from .pull import pull
 
     return pull(job, secrets, say)

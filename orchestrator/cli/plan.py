@@ -16,7 +16,8 @@ from orchestrator.cli.offers import show_problems
 from orchestrator.cli.plan_data import ask, data_lines, data_words, look
 from orchestrator.cli.words import NOTHING, count, hours, money
 from orchestrator.core.errors import LimitReached, UserError
-from orchestrator.core.inventory import HostSpec, load_inventory
+from orchestrator.core.home_box import is_home
+from orchestrator.core.inventory import HostSpec, Inventory, load_inventory
 from orchestrator.core.limits import check_plan
 from orchestrator.core.machines import MachineType, all_machine_types
 from orchestrator.core.plan import Plan, in_order, make_plan, mark
@@ -51,7 +52,7 @@ def plan(
         inventory = load_inventory(file, ledger.home)
         rates = ledger.rates()
     chosen = [inventory.host(each) for each in host_names] or list(inventory.hosts.values())
-    chosen = [host for host in chosen if _has_usable_store(host, is_named=bool(host_names))]
+    chosen = [host for host in chosen if _has_usable_store(host, inventory, is_named=bool(host_names))]
     tokens, asked = dataset_tokens(recipe, must_exist=False), ask(recipe, offline=offline)
     market = Market(tuple(bundled())) if offline else ask_for(chosen)
     source = asked()
@@ -71,11 +72,13 @@ def plan(
     return 0
 
 
-def _has_usable_store(host: HostSpec, *, is_named: bool) -> bool:
+def _has_usable_store(host: HostSpec, inventory: Inventory, *, is_named: bool) -> bool:
     """Whether machines can write to its store; one that was asked for by name is refused. Raises UserError."""
     try:
         if host.checkpoint_store is not None:
             check_scheme(host.checkpoint_store)
+            if is_home(host.checkpoint_store):
+                inventory.home_box(host.checkpoint_store)
     except UserError as error:
         if is_named:
             raise

@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,10 +24,12 @@ from orchestrator.cli.watcher import warn_if_unwatched
 from orchestrator.cli.words import duration, money
 from orchestrator.core.errors import StillBilling, UserError
 from orchestrator.core.events import Event
-from orchestrator.core.inventory import HostSpec, load_inventory
+from orchestrator.core.forecast import kept_bytes
+from orchestrator.core.home_box import is_home
+from orchestrator.core.inventory import HostSpec, Inventory, load_inventory
 from orchestrator.core.limits import check_guard, check_month, month_start
 from orchestrator.core.machines import machine_type
-from orchestrator.core.plan import Plan
+from orchestrator.core.ports import Address, Shell, Storage
 from orchestrator.core.recipe import Recipe, load_recipe
 from orchestrator.core.settings import load_settings
 from orchestrator.core.states import State
@@ -36,7 +39,7 @@ from orchestrator.ledger.store import Ledger
 from orchestrator.origins import Origin
 from orchestrator.pipeline import drive, outcome_code
 from orchestrator.verbs import release_run, stop_run
-from orchestrator.wiring import RunRequest, new_run
+from orchestrator.wiring import RunRequest, new_run, open_shell, storage_of
 
 LONGEST_TEXT = 500
 
@@ -70,13 +73,14 @@ def run(wish: Wish, *, yes: bool, as_json: bool) -> int:
     """Plans, asks, and drives a new run. Returns the exit code of its outcome, 0 when detached."""
     recipe = load_recipe(wish.recipe, wish.sets)
     with open_ledger() as ledger:
-        host = _host(wish, ledger)
-        request = _request(wish, ledger, recipe, host)
+        inventory = load_inventory(wish.inventory, ledger.home)
+        host = _host(wish, ledger, inventory)
+        request = _request(wish, ledger, recipe, host, inventory)
         show_plan(request.plan)
         show_alternatives(request.alternatives)
         check_guard(request.plan, host, unguarded=wish.unguarded)
         warn_if_unwatched(ledger.home, host)
-        _check_store(wish, request.plan, host)
+        _check_store(wish, request, _storages(wish, ledger, inventory))
         _rehearse(wish, host)
         if not _agreed(wish, ledger, request, yes):
             render.talk("nothing was started")
@@ -85,7 +89,7 @@ def run(wish: Wish, *, yes: bool, as_json: bool) -> int:
         return follow_through(ledger, started, detach=wish.detach, as_json=as_json)
 
 
-def _host(wish: Wish, ledger: Ledger) -> HostSpec:
+def _host(wish: Wish, ledger: Ledger, inventory: Inventory) -> HostSpec:
     """The host entry: the one named, or for --on the one that the rental's last run was given."""
     if wish.on is not None:
         rental = ledger.rental(wish.on)
@@ -94,15 +98,14 @@ def _host(wish: Wish, ledger: Ledger) -> HostSpec:
         if wish.host not in (None, rental.host):
             raise UserError(f"{rental.id} is on host {rental.host}, not {wish.host}", "leave --host away")
         return HostSpec.from_resolved(ledger.runs(rental_id=rental.id, limit=1)[0].host_data)
-    inventory = load_inventory(wish.inventory, ledger.home)
     if wish.host is None:
         raise UserError(f"no host given; known: {one_of(inventory.hosts)}", _command("--host", "local"))
     return inventory.host(wish.host)
 
 
-def _request(wish: Wish, ledger: Ledger, recipe: Recipe, host: HostSpec) -> RunRequest:
+def _request(wish: Wish, ledger: Ledger, recipe: Recipe, host: HostSpec, inventory: Inventory) -> RunRequest:
     limits = typed_limits(wish.max_cost_usd, wish.max_hours, wish.max_price_per_hour_usd)
-    origin = _origin(ledger, wish.resume_from, recipe)
+    origin = _origin(ledger, wish.resume_from, recipe, _storages(wish, ledger, inventory))
     plan, *others = planned(recipe, host, ledger.rates(), limits)
     monthly = load_settings(ledger.home).limits.max_usd_per_month
     dearest = max((plan, *others), key=lambda each: each.cost_usd["total"] or 0.0)
@@ -123,7 +126,19 @@ def _request(wish: Wish, ledger: Ledger, recipe: Recipe, host: HostSpec) -> RunR
         resume_from=origin.place if origin else None,
         resume_step=origin.step if origin else 0,
         resume_files=origin.files if origin else {},
+        home_boxes=tuple(
+            inventory.home_box(uri) for uri in (host.checkpoint_store, origin and origin.place) if uri and is_home(uri)
+        ),
     )
+
+
+def _storages(wish: Wish, ledger: Ledger, inventory: Inventory) -> Callable[[str], Storage]:
+    """What answers for a URI before there is a run; a home box as the inventory has it now."""
+
+    def connect(address: Address) -> Shell:
+        return open_shell(ledger.home, address, accept_new=wish.accept_new_host_key)
+
+    return lambda uri: storage_of(uri, inventory.home_box, connect)
 
 
 def _rehearse(wish: Wish, host: HostSpec) -> None:
@@ -154,22 +169,28 @@ def _labels(given: list[str]) -> dict[str, str]:
     return labels
 
 
-def _origin(ledger: Ledger, wanted: str | None, recipe: Recipe) -> Origin | None:
+def _origin(ledger: Ledger, wanted: str | None, recipe: Recipe, storages: Callable[[str], Storage]) -> Origin | None:
     """The checkpoint to go on from: it is there, and its model is the recipe's."""
     if wanted is None:
         return None
-    origin = origins.find(ledger, wanted)
+    origin = origins.find(ledger, wanted, storages)
     origins.check_shape(origin, recipe.model.config())
     render.talk(f"goes on from step {origin.step}: {origin.place}")
     return origin
 
 
-def _check_store(wish: Wish, plan: Plan, host: HostSpec) -> None:
+def _check_store(wish: Wish, request: RunRequest, storages: Callable[[str], Storage]) -> None:
     """A store that cannot be written to, or not for long enough, shows before a dollar is spent."""
-    if host.checkpoint_store is None:
+    host, store = request.host, request.host.checkpoint_store
+    if store is None:
         return
-    stores.check(host.checkpoint_store, hub_token_on_machine=host.hub_token_on_machine)
-    short = stores.short_of(plan, host.checkpoint_store, time.time())
+    stores.check(
+        store,
+        storages(store),
+        hub_token_on_machine=host.hub_token_on_machine,
+        needs_bytes=kept_bytes(request.recipe, request.plan.steps),
+    )
+    short = stores.short_of(request.plan, store, time.time())
     if short and wish.detach:
         raise UserError(
             f"-d: {short}: nobody would renew its URLs", "leave -d away, set --max-hours, or use other credentials"

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from orchestrator.core.errors import UserError
+from orchestrator.core.home_box import HomeBox, by_ssh_alone, is_home, parts
 from orchestrator.core.machines import machine_type
 from orchestrator.core.ports import Address
 from orchestrator.core.suggest import nearest, one_of
@@ -94,7 +95,8 @@ class HostSpec(Table):
     guard: Literal["none", "self", "watcher", "key-on-box"] = "none"
     """What ends a forgotten rented machine."""
     checkpoint_store: Line | None = None
-    """Where kept checkpoints go by themselves: `s3://BUCKET/PREFIX`, or `hf://OWNER/NAME`, a private repository."""
+    """Where kept checkpoints go by themselves: `s3://BUCKET/PREFIX`, `hf://OWNER/NAME` (a private repository), or
+    `ssh://HOST/FOLDER`, a computer of yours that calls the machine and keeps them."""
     hub_token_on_machine: bool = False
     """Lets the machine have HF_STORE_TOKEN, which `checkpoint_store = "hf://..."` needs."""
     endpoint: Annotated[str, StringConstraints(pattern=r"^https?://[A-Za-z0-9.:\[\]-]+$")] | None = None
@@ -136,6 +138,14 @@ class HostSpec(Table):
     def _has_file_systems(self) -> Self:
         if self.file_systems and self.provider not in FILE_SYSTEM_SELLERS:
             raise ValueError(f"file_systems: {self.provider} attaches none; {one_of(FILE_SYSTEM_SELLERS)} does")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_called(self) -> Self:
+        if self.provider == LOCAL and is_home(self.checkpoint_store):
+            raise ValueError(
+                "checkpoint_store: a home box calls machines over SSH, and this computer is not one of them"
+            )
         return self
 
     @property
@@ -181,6 +191,19 @@ class Inventory:
         raise UserError(
             f"there is no host {name!r} in {self.path or 'any inventory'}; known: {one_of(self.hosts)}", hint
         )
+
+    def home_box(self, uri: str) -> HomeBox:
+        """The box that ssh://HOST/FOLDER names: one of ours by its name, else whatever ssh itself would make of it."""
+        name, _ = parts(uri)
+        host = self.hosts.get(name)
+        if host is None:
+            return by_ssh_alone(uri)
+        if host.provider != "ssh":
+            raise UserError(
+                f"{uri}: {name} is of provider {host.provider}; a home box is one that is always there",
+                "name a host of provider ssh",
+            )
+        return HomeBox(name, host.reach(), host.folder)
 
 
 def load_inventory(path: Path | None, home: Path) -> Inventory:

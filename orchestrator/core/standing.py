@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from orchestrator.core.inventory import HostSpec
 from orchestrator.core.machines import MachineType
-from orchestrator.core.ports import EndCall, Guard, Instance, LaunchRequest, Offer
+from orchestrator.core.ports import EndCall, Guard, Instance, LaunchRequest, Offer, Shell
 
 
 @dataclass
@@ -57,7 +57,7 @@ class StandingMachine:
         """Nobody ends it."""
         return None
 
-    def allow_caller(self, instance: Instance) -> None:
+    def allow_caller(self, instance: Instance, via: Shell | None = None) -> None:
         """It has no firewall of ours."""
 
     def notice_url(self, instance: Instance) -> str | None:

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from orchestrator.core import home_box
 from orchestrator.core.errors import UserError, VerificationFailed
 from orchestrator.core.stored_names import checked
 from trainer.arithmetic import checkpoint_bytes
@@ -39,11 +40,9 @@ GRANT_S = 6 * 86_400.0
 SPARES = 4
 """Folders for saves that nobody planned: a stop, a limit, a preemption notice."""
 SMALL_BYTES = 4 << 20
-SCHEMES = ("s3", "hf")
+SCHEMES = ("s3", "hf", "ssh")
 ANY_S3 = "in any S3 (AWS_ENDPOINT_URL_S3 names one that is not Amazon's)"
 HUB_FORM = re.compile(r"hf://(?:models/)?([\w.-]+/[\w.-]+)((?:/[\w.-]+)*)/?")
-NOT_YET = {"ssh": "a machine's checkpoints cannot be stored over SSH"}
-INSTEAD = {"ssh": "served by an S3 server on that host, such as MinIO (AWS_ENDPOINT_URL_S3=http://HOST:9000)"}
 
 
 def check_scheme(uri: str) -> None:
@@ -51,12 +50,14 @@ def check_scheme(uri: str) -> None:
     scheme = uri.partition("://")[0] if "://" in uri else ""
     if scheme == "hf":
         hub_place(uri)
+    if scheme == "ssh":
+        home_box.by_ssh_alone(uri)
     if scheme in SCHEMES:
         return
     raise UserError(
-        f"checkpoint_store {uri}: {NOT_YET.get(scheme, 'machines cannot write there')}; s3:// and hf:// are supported",
-        f'write checkpoint_store = "s3://BUCKET/PREFIX", {INSTEAD.get(scheme, ANY_S3)}; or leave it away: a '
-        "gptctl that follows the run mirrors its checkpoints to this computer",
+        f"checkpoint_store {uri}: machines cannot write there; s3://, hf:// and ssh:// are supported",
+        f'write checkpoint_store = "s3://BUCKET/PREFIX", {ANY_S3}; or leave it away: a gptctl that follows the run '
+        "mirrors its checkpoints to this computer",
     )
 
 

@@ -27,7 +27,7 @@ from orchestrator.core.home import home_folder
 from orchestrator.core.inventory import HostSpec
 from orchestrator.core.limits import DEAREST_PER_HOUR_USD
 from orchestrator.core.machines import MachineType, bundled_offers_of
-from orchestrator.core.ports import Address, EndCall, Guard, Instance, LaunchRequest, Offer, Provider
+from orchestrator.core.ports import Address, EndCall, Guard, Instance, LaunchRequest, Offer, Provider, Shell
 from orchestrator.core.settings import Aws, load_settings
 from orchestrator.remote import ec2_beside, ec2_policy, ec2_prices
 from orchestrator.remote.ec2_api import Ec2Api, Quota, at_once, caller_address
@@ -304,12 +304,14 @@ class Ec2:
         """Of a spot machine: the instance metadata, which tells two minutes before it is taken away."""
         return (self.host.metadata_endpoint or METADATA) if self.host.spot else None
 
-    def allow_caller(self, instance: Instance) -> None:
-        """Opens the rental's security group to the address that this computer has now, and to no other."""
-        caller = caller_address(self._settings.caller_address_url)
+    def allow_caller(self, instance: Instance, via: Shell | None = None) -> None:
+        """Opens the rental's security group to the address that this computer has now, or a home box; their earlier
+        addresses lose it."""
+        caller = caller_address(self._settings.caller_address_url, via)
+        rule = ec2_beside.RULE if via is None else ec2_beside.HOME_RULE
         for region in self._where(instance):
             for group in ec2_beside.groups(self.api, region, instance.rental_id or ""):
-                ec2_beside.allow(self.api, region, group, port=self._port, caller=caller)
+                ec2_beside.allow(self.api, region, group, port=self._port, caller=caller, rule=rule)
 
     def tidy(self, rental_id: str) -> Sequence[str]:
         """Removes the rental's security group, in whatever region it was made."""

@@ -29,7 +29,7 @@ from orchestrator.core.home import home_folder
 from orchestrator.core.inventory import HostSpec
 from orchestrator.core.limits import DEAREST_PER_HOUR_USD
 from orchestrator.core.machines import MachineType
-from orchestrator.core.ports import Address, EndCall, Guard, Instance, LaunchRequest, Offer, Provider
+from orchestrator.core.ports import Address, EndCall, Guard, Instance, LaunchRequest, Offer, Provider, Shell
 from orchestrator.core.suggest import one_of
 from orchestrator.remote import lambda_api
 from orchestrator.remote.keys import login_key_file, login_public_key
@@ -306,7 +306,7 @@ class LambdaCloud:
         """What the machine's own guard asks for; it ends this machine, with the account's key."""
         return self._api.end_call(instance.instance_id)
 
-    def allow_caller(self, instance: Instance) -> None:
+    def allow_caller(self, instance: Instance, via: Shell | None = None) -> None:
         """Port 22 is open on every machine; the account's firewall rules are the user's own."""
 
     def notice_url(self, instance: Instance) -> str | None:

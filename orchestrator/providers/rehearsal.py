@@ -24,7 +24,7 @@ from orchestrator.core.errors import ProviderError, UserError
 from orchestrator.core.home import home_folder
 from orchestrator.core.inventory import SECRET_KEYS, HostSpec
 from orchestrator.core.machines import MachineType
-from orchestrator.core.ports import EndCall, Guard, Instance, LaunchRequest, Offer, Provider
+from orchestrator.core.ports import EndCall, Guard, Instance, LaunchRequest, Offer, Provider, Shell
 from orchestrator.providers.lambda_cloud import LambdaCloud, open_api
 from orchestrator.remote.lambda_api import LambdaApi
 
@@ -173,7 +173,7 @@ class RehearsalProvider:
         """As LambdaCloud.end_call: the machine is on this computer too, and asks the same address."""
         return self._cloud(running() or start()).end_call(instance)
 
-    def allow_caller(self, instance: Instance) -> None:
+    def allow_caller(self, instance: Instance, via: Shell | None = None) -> None:
         """Its machines are on this computer."""
 
     def notice_url(self, instance: Instance) -> str | None:

@@ -31,12 +31,14 @@ from orchestrator.core.errors import (
     QuotaUsedUp,
     UserError,
 )
+from orchestrator.core.ports import Shell
 from orchestrator.core.suggest import did_you_mean
 
 EXTRA_HINT = "pip install 'gptctl[aws]'"
 LOGIN_HINT = "log in again (aws sso login), or set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 POLICY_HINT = "gptctl check HOST --policy prints the least policy; attach it to this user or role"
 CONNECT_S, READ_S, LAUNCH_S = 5, 20, 60
+WHO = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=5).read(100).decode())"
 MOST_TRIES = 5
 AT_ONCE = 16
 
@@ -195,14 +197,19 @@ class Ec2Api:
             raise _no_answer(library, region, error) from error
 
 
-def caller_address(url: str) -> str:
-    """The IPv4 address under which the network knows this computer, as a service tells that answers with it alone.
+def caller_address(url: str, via: Shell | None = None) -> str:
+    """The IPv4 address under which the network knows this computer, or the one at the other end of `via`, as a service
+    tells that answers with it alone.
 
     Raises NoAnswer.
     """
     try:
-        with urllib.request.urlopen(url, timeout=CONNECT_S) as answer:
-            return str(ipaddress.IPv4Address(answer.read(100).decode("ascii", "replace").strip()))
+        if via is not None:
+            said = via.run(["python3", "-I", "-S", "-c", WHO, url], deadline_s=2 * CONNECT_S).stdout
+        else:
+            with urllib.request.urlopen(url, timeout=CONNECT_S) as answer:
+                said = answer.read(100)
+        return str(ipaddress.IPv4Address(said.decode("ascii", "replace").strip()))
     except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         what = f"{url} does not say which address this computer has: {error}"
         hint = "port 22 is opened for that address alone; set aws.caller_address_url in config.toml"

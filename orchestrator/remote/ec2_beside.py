@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from orchestrator.core.errors import NoAnswer, ProviderError
 from orchestrator.remote.ec2_api import Ec2Api, Refused
@@ -21,6 +21,7 @@ IMAGE = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-
 """The public parameter that names the newest of AWS's images with a GPU driver."""
 IMAGE_NAME = "Deep Learning Base OSS Nvidia Driver GPU AMI (Ubuntu 22.04) *"
 RULE = "gptctl, whoever drives this rental"
+HOME_RULE = "gptctl, the home box that keeps its checkpoints"
 """How a rule of ours is told from one that somebody else put into our group."""
 IN_USE = ("DependencyViolation", "InvalidGroup.InUse")
 ROOT_GIB = 8
@@ -106,27 +107,32 @@ def groups(api: Ec2Api, region: str, rental_id: str) -> list[Any]:
     return api.rows(region, "describe_security_groups", "SecurityGroups", Filters=filters)
 
 
-def allow(api: Ec2Api, region: str, group: Mapping[str, Any], *, port: int, caller: str) -> None:
-    """Opens the port to the caller's address, then takes away our rules for other addresses."""
-    ours = [
-        (rule["FromPort"], each["CidrIp"])
-        for rule in group.get("IpPermissions", [])
-        for each in rule.get("IpRanges", [])
-        if each.get("Description") == RULE
-    ]
-    wanted = (port, f"{caller}/32")
+class Opening(NamedTuple):
+    """A rule that lets one address in; its description says whose it is."""
+
+    port: int
+    cidr: str
+    description: str
+
+
+def allow(api: Ec2Api, region: str, group: Mapping[str, Any], *, port: int, caller: str, rule: str = RULE) -> None:
+    """Opens the port to the caller's address, then takes away the rules of that name for other addresses."""
+    ours = {
+        Opening(found["FromPort"], each["CidrIp"], rule)
+        for found in group.get("IpPermissions", [])
+        for each in found.get("IpRanges", [])
+        if each.get("Description") == rule
+    }
+    wanted = Opening(port, f"{caller}/32", rule)
     if wanted not in ours:
         _change(api, region, "authorize_security_group_ingress", group, wanted, done="InvalidPermission.Duplicate")
-    for old in set(ours) - {wanted}:
+    for old in ours - {wanted}:
         _change(api, region, "revoke_security_group_ingress", group, old, done="InvalidPermission.NotFound")
 
 
-def _change(
-    api: Ec2Api, region: str, operation: str, group: Mapping[str, Any], rule: tuple[int, str], *, done: str
-) -> None:
-    port, cidr = rule
-    ranges = [{"CidrIp": cidr, "Description": RULE}]
-    what = [{"IpProtocol": "tcp", "FromPort": port, "ToPort": port, "IpRanges": ranges}]
+def _change(api: Ec2Api, region: str, operation: str, group: Mapping[str, Any], opening: Opening, *, done: str) -> None:
+    ranges = [{"CidrIp": opening.cidr, "Description": opening.description}]
+    what = [{"IpProtocol": "tcp", "FromPort": opening.port, "ToPort": opening.port, "IpRanges": ranges}]
     try:
         api.call(region, operation, GroupId=group["GroupId"], IpPermissions=what)
     except Refused as error:

@@ -1,5 +1,6 @@
 """What lies in a checkpoint store, brought to a machine or to this side: pulled from the store itself, in parallel,
-going on at the byte, verified before it counts. On this side the agent of this computer does it as well.
+going on at the byte, verified before it counts. On this side the agent of this computer does it as well. What lies on a
+home box comes here by SSH, as from any machine.
 
 Example: `bring(context, "s3://bucket/prefix/RUN", [checkpoint], context.mirror / "checkpoints")`
 """
@@ -19,11 +20,13 @@ from orchestrator.core.errors import RemoteError
 from orchestrator.core.ports import Address
 from orchestrator.core.stored import StoredCheckpoint
 from orchestrator.remote.agent import Agent
+from orchestrator.remote.home_box import HomeBoxStorage
 from orchestrator.remote.landing import require_space
 from orchestrator.remote.local import LocalShell
 from orchestrator.stages import guard
 from orchestrator.stages.checkpoints import link
 from orchestrator.stages.context import RunContext
+from orchestrator.stages.progress import progress
 from trainer import contract
 
 PULL_S = 86_400.0
@@ -52,15 +55,29 @@ def _show(context: RunContext, line: Mapping[str, Any]) -> None:
     guard.extend(context)
 
 
+def pull_here(
+    context: RunContext, place: str, files: Mapping[str, Mapping[str, Any]], landing: str, *, what: str
+) -> Path:
+    """These files of the folder `place`, on this side: verified, in the folder `landing` of the local machine's own."""
+    agent = _here(context)
+    folder = Path(agent.root) / landing
+    storage = context.storage(place)
+    if isinstance(storage, HomeBoxStorage):
+        storage.pull(place, files, folder, progress(context, what))
+    else:
+        pull(context, agent, place, files, landing)
+    return folder
+
+
 def bring(context: RunContext, place: str, checkpoints: Sequence[StoredCheckpoint], folder: Path) -> None:
     """Checkpoints of a run's folder in the store, to this side: verified, under their steps' names, and linked."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     missing = [each for each in checkpoints if not is_here(folder / contract.checkpoint_name(each.step), each)]
     require_space(folder, sum(each.size_bytes for each in missing))
-    agent, landing = _here(context), f"store/{context.run_id}"
     for each in missing:
-        pull(context, agent, f"{place}/{each.folder}", each.files, f"{landing}/{each.folder}")
-        _move(Path(agent.root) / landing / each.folder, folder / contract.checkpoint_name(each.step))
+        landing = f"store/{context.run_id}/{each.folder}"
+        here = pull_here(context, f"{place}/{each.folder}", each.files, landing, what=each.folder)
+        _move(here, folder / contract.checkpoint_name(each.step))
     for each in checkpoints:
         for name, is_it in ((contract.LATEST, each.latest), (contract.BEST, each.best)):
             if is_it:
@@ -69,7 +86,6 @@ def bring(context: RunContext, place: str, checkpoints: Sequence[StoredCheckpoin
 
 def bring_logs(context: RunContext, place: str, files: Mapping[str, Mapping[str, Any]]) -> None:
     """The run's own files, where the store has more of them than there is here."""
-    agent, landing = _here(context), f"store/{context.run_id}/logs"
     context.mirror.mkdir(parents=True, exist_ok=True, mode=0o700)
     longer = {
         name: entry
@@ -79,9 +95,9 @@ def bring_logs(context: RunContext, place: str, files: Mapping[str, Mapping[str,
     }
     if not longer:
         return
-    pull(context, agent, place, longer, landing)
+    here = pull_here(context, place, longer, f"store/{context.run_id}/logs", what="logs")
     for name in longer:
-        shutil.move(Path(agent.root) / landing / name, context.mirror / name)
+        shutil.move(here / name, context.mirror / name)
 
 
 def _size(path: Path) -> int:

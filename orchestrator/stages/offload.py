@@ -1,5 +1,5 @@
 """Offload: the machine stores its checkpoints by itself, with URLs that are made here, or a token of the Hub's, which
-travel by stdin.
+travel by stdin; or along the line of a home box (keeper.py).
 
 Started before the training, and not left alone before the machine has put an object into the store and got it back.
 Handing over URLs again renews them. No byte of a checkpoint comes through here.
@@ -13,10 +13,19 @@ from contextlib import suppress
 from typing import Any
 
 from orchestrator.core import stored
-from orchestrator.core.errors import AgentError, GptctlError, MachineUnfit, ProviderError, StorageError, UserError
+from orchestrator.core.errors import (
+    AgentError,
+    GptctlError,
+    MachineUnfit,
+    ProviderError,
+    RemoteError,
+    StorageError,
+    UserError,
+)
 from orchestrator.core.ports import StoredFile, Upload
+from orchestrator.core.states import State
 from orchestrator.remote import hub_store
-from orchestrator.stages import guard
+from orchestrator.stages import guard, keeper
 from orchestrator.stages.context import RunContext
 
 JOB = "offload"
@@ -24,8 +33,8 @@ PROBED_WITHIN_S = 60.0
 LOOK_EVERY_S = 0.5
 TROUBLE_S = 60.0
 """For how long a store may be in trouble before what it lacks is fetched from the machine."""
-TOKEN_S = 366 * 86_400.0
-"""A token of the Hub ends when its owner says so, which the Hub tells the machine."""
+LONG_S = 366 * 86_400.0
+"""A token of the Hub ends when its owner says so, which the Hub tells the machine; a home box's key with the run."""
 RENEW_BEFORE = 0.5
 """Of their life: URLs that are older are renewed by whoever follows."""
 
@@ -42,8 +51,15 @@ def uri(context: RunContext) -> str:
 
 def start(context: RunContext) -> None:
     """Hands over URLs: to a new job, or to the one that runs, for which they are new ones."""
+    if not keeper.wanted(context):
+        return _start_job(context, urls(context))
+    call = keeper.new_call(context)
+    _start_job(context, {"home": {"authorized": call.authorized}, "lasts_s": LONG_S})
+    (keeper.start_again if context.run.state == State.TRAINING else keeper.start)(context, call)
+
+
+def _start_job(context: RunContext, secrets: Mapping[str, Any]) -> None:
     spec = {"store": uri(context), "then": "hold" if context.run.keep else "end"}
-    secrets = urls(context)
     context.agent.start(JOB, context.run_id, uri(context), spec, secrets)
     context.note(store_urls={"made_at": context.now(), "lasts_s": secrets["lasts_s"]})
 
@@ -52,7 +68,10 @@ def require(context: RunContext) -> None:
     """Returns once the machine itself has written to the store and read back. Raises MachineUnfit."""
     if not wanted(context):
         return
-    start(context)
+    try:
+        start(context)
+    except RemoteError as error:
+        raise MachineUnfit(f"launch: {uri(context)}: {error.message}", error.hint) from error
     until = time.monotonic() + PROBED_WITHIN_S
     while True:
         state = context.agent.status(context.run_id)["runs"][context.run_id].get("store") or {}
@@ -60,18 +79,23 @@ def require(context: RunContext) -> None:
             return
         if state.get("problem") or time.monotonic() > until:
             raise MachineUnfit(
-                f"launch: {context.host.name} cannot store checkpoints in {uri(context)}: "
-                f"{state.get('problem') or 'no answer from the store'}",
+                f"launch: {context.host.name} cannot store checkpoints in {uri(context)}: {_why_not(context, state)}",
                 "nothing was trained; correct the bucket's policy, its quota or checkpoint_store, and run again",
             )
         time.sleep(0.2)
+
+
+def _why_not(context: RunContext, state: Mapping[str, Any]) -> str:
+    said = str(state.get("problem") or "no answer from the store")
+    box = keeper.problem(context) if keeper.wanted(context) else ""
+    return f"{said} (it says: {box})" if box else said
 
 
 def urls(context: RunContext) -> dict[str, Any]:
     """The secrets of the job; see agent/store_urls.py for what is in them."""
     place, plan, recipe = uri(context), context.plan, context.recipe
     if place.startswith("hf://"):
-        return {"hub": hub_store.access(place), "lasts_s": TOKEN_S}
+        return {"hub": hub_store.access(place), "lasts_s": LONG_S}
     sizes = stored.file_sizes(recipe.model.config(), recipe.train.optimizer)
     every = recipe.train.checkpoint_every
     steps = [name for name in stored.planned_folders(plan.steps, every) if _is_to_come(context, name)]
@@ -138,10 +162,16 @@ def look_after(context: RunContext, status: Mapping[str, Any]) -> None:
     note(context, status)
     made = context.run.options.get("store_urls") or {}
     age_s = context.now() - float(made.get("made_at") or 0.0)
-    lost = (found or {}).get("state") == "needs-input" and age_s > PROBED_WITHIN_S
+    # A home box that does not call may have been restarted: it gets another key.
+    lost = (found or {}).get("state") in _helpless(context) and age_s > PROBED_WITHIN_S
     if found is not None and (lost or age_s > RENEW_BEFORE * float(made.get("lasts_s") or 0.0)):
         with suppress(AgentError):
             start(context)
+
+
+def _helpless(context: RunContext) -> tuple[str, ...]:
+    """States of the store that only this side can end."""
+    return ("needs-input", "trouble") if keeper.wanted(context) else ("needs-input",)
 
 
 def note(context: RunContext, status: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from orchestrator.core.home_box import is_home
 from orchestrator.remote import transfer
 from orchestrator.stages import from_store
 from orchestrator.stages.context import RunContext
@@ -21,6 +22,9 @@ def place_checkpoint(context: RunContext) -> str | None:
     name = contract.checkpoint_name(int(options.get("resume_step") or 0))
     relative = f"runs/{context.run_id}/resume/{name}"
     destination = f"{context.agent.root}/{relative}"
+    if is_home(str(source)):  # no machine can pull from there
+        what = f"store/{context.run_id}/resume/{name}"
+        source = from_store.pull_here(context, str(source), options["resume_files"], what, what=name)
     if "://" in str(source):
         context.say(f"the machine pulls {source}")
         from_store.pull(context, context.agent, str(source), options["resume_files"], relative)

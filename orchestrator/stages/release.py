@@ -12,7 +12,7 @@ from orchestrator.core.errors import RemoteError, UserError
 from orchestrator.core.ports import Instance
 from orchestrator.core.states import State
 from orchestrator.ledger.records import INTENT_ADOPTED, RENTAL_RELEASED
-from orchestrator.stages import acquire, boot, box_guard
+from orchestrator.stages import acquire, boot, box_guard, keeper
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.report import report
 
@@ -44,6 +44,7 @@ def _others(context: RunContext) -> bool:
 def _end_jobs(context: RunContext) -> None:
     if context.rental.data.get("reached"):
         context.agent.release(context.run_id)
+    keeper.stop(context)
 
 
 def _give_back(context: RunContext) -> None:
@@ -75,6 +76,8 @@ def _destroy(context: RunContext) -> None:
         if not context.rental.data.get("gone_at"):
             _end_jobs(context)
             box_guard.finish(context)
+        else:
+            keeper.stop(context)
     except (RemoteError, UserError) as error:  # a login key that is missing here must keep no machine alive
         context.tell("seen", f"{error.message}; it is destroyed all the same")
     context.disconnect()

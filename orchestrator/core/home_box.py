@@ -1,0 +1,67 @@
+"""A home box: a computer of the user's that is always on, which keeps a run's checkpoints. What its address says.
+
+    ssh://HOST/FOLDER       HOST: an entry of the inventory with provider `ssh`, or [USER@]NAME[:PORT] as for ssh itself
+
+Example: `parts("ssh://nas/mnt/models")` -> ("nas", "/mnt/models")
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from orchestrator.core.errors import UserError
+from orchestrator.core.ports import Address
+
+SCHEME = "ssh"
+FOLDER = "~/.gptctl"
+"""Where the agent lives on a box that is no entry of the inventory."""
+FORM = re.compile(r"ssh://([^/\s]+)((?:/[^/\x00-\x1f]+)+)/?")
+LOGIN = re.compile(
+    r"(?:(?P<user>[A-Za-z0-9_][A-Za-z0-9_.-]{0,63})@)?(?P<name>[A-Za-z0-9_][A-Za-z0-9_.-]{0,253})(?::(?P<port>\d{1,5}))?"
+)
+
+
+@dataclass(frozen=True)
+class HomeBox:
+    """How it is reached from here, and where gptctl's agent lives on it."""
+
+    name: str
+    """As in the URI: what stands between ssh:// and the folder."""
+    address: Address
+    agent_folder: str = FOLDER
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> HomeBox:
+        """The box that to_json() came from."""
+        return cls(str(value["name"]), Address(**value["address"]), str(value["agent_folder"]))
+
+
+def is_home(uri: str | None) -> bool:
+    """Whether this is a place on a home box."""
+    return uri is not None and uri.startswith(f"{SCHEME}://")
+
+
+def parts(uri: str) -> tuple[str, str]:
+    """(HOST, absolute folder). Raises UserError for what is no ssh:// place, or leads round by `..`."""
+    found = FORM.fullmatch(uri)
+    if found is None or ".." in found[2].split("/"):
+        raise UserError(
+            f"{uri} is no place on a home box", "write it as ssh://HOST/FOLDER; the folder's path is absolute"
+        )
+    return found[1], found[2]
+
+
+def by_ssh_alone(uri: str) -> HomeBox:
+    """A box that no inventory names: what ssh would be given. Raises UserError."""
+    name, _ = parts(uri)
+    found = LOGIN.fullmatch(name)
+    port = int(found["port"]) if found and found["port"] else None
+    if found is None or (port is not None and not 1 <= port <= 65_535):
+        raise UserError(f"{uri}: {name!r} is no host for ssh", "write ssh://[USER@]NAME[:PORT]/FOLDER")
+    return HomeBox(name, Address(found["name"], port, found["user"], identity=f"[{found['name']}]:{port or 22}"))

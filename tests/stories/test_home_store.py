@@ -1,0 +1,70 @@
+"""A box at home calls the rented machine and keeps what that stores: with the laptop away nothing is lost, the machine
+ends by itself, and another goes on from what lies at home. Two real sshds; the oracles are the cloud's books and the
+box's disk."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.clouds import RehearsalCloud
+from tests.hosts import Sshd, inventory_entry_of
+from tests.stories.conftest import digests, losses, newest_run, wait_until
+from tests.stories.rented import BOX, SETTINGS, cloud, gptctl
+
+__all__ = ["cloud"]
+STEPS = 500
+
+
+@pytest.fixture
+def nas(tmp_path: Path) -> Iterator[Sshd]:
+    with Sshd(tmp_path, name="nas") as nas:
+        yield nas
+
+
+def inventory(nas: Sshd, folder: Path) -> str:
+    store = f'checkpoint_store = "ssh://nas{folder}"\n'
+    return BOX + store + inventory_entry_of(nas, machine_type="1xCPU", extra="") + '[hosts.local]\nmachine = "2xCPU"\n'
+
+
+def test_with_the_laptop_away_everything_goes_home_and_another_machine_goes_on_from_there(
+    tmp_path: Path, cloud: RehearsalCloud, tiny: Callable[..., str], nas: Sshd
+) -> None:
+    recipe, kept, home = tmp_path / "homeward.toml", tmp_path / "kept", tmp_path / "home"
+    recipe.write_text(f'extends = "{tiny(STEPS)}"\nname = "homeward"\n{SETTINGS}')
+    (tmp_path / "inventory.toml").write_text(inventory(nas, kept))
+    process = gptctl(tmp_path, cloud, "run", str(recipe), "--host", "box", "--yes", lease_s=6)
+    wait_until(lambda: process.poll() is not None or list(home.glob("runs/*/metrics.jsonl")), 200)
+    process.send_signal(signal.SIGKILL)
+    _, err = process.communicate()
+    run = str(newest_run(home))
+    assert list(home.glob("runs/*/metrics.jsonl")), err
+    wait_until(lambda: not cloud.books()["alive"], 180)
+
+    index = json.loads((kept / run / "CHECKPOINTS.json").read_text())
+    assert index["ended"]["outcome"] == "finished"
+    assert max(each["step"] for each in index["checkpoints"]) == STEPS
+    assert not list(kept.rglob(".part-*"))
+    wait_until(lambda: not nas.processes(), 30)
+    assert gptctl(tmp_path, cloud, "resume", run).wait(120) == 0
+    fetched = gptctl(tmp_path, cloud, "fetch", run, "--json")
+    out, err = fetched.communicate(timeout=120)
+    assert fetched.returncode == 0, err
+    (latest,) = [each for each in json.loads(out)["checkpoints"] if each["step"] == STEPS]
+    promised = json.loads((Path(latest["path"]) / "MANIFEST.json").read_text())["files"]
+    assert digests(Path(latest["path"])) == {name: entry["sha256"] for name, entry in promised.items()}
+
+    more = gptctl(
+        tmp_path, cloud, "run", str(recipe), "--host", "local", "--resume-from", f"ssh://nas{kept}/{run}", "--yes",
+        "--set", f"train.tokens={(STEPS + 20) * 256}",
+    )  # fmt: skip
+    _, err = more.communicate(timeout=170)
+    assert more.returncode == 0 and f"goes on from step {STEPS}: ssh://nas{kept}/{run}" in err, err
+    assert losses(home / "runs" / str(newest_run(home)))[-1][0] == STEPS + 20
+    private = b"-----BEGIN OPENSSH PRIVATE KEY-----"
+    holders = [path for path in [*kept.rglob("*"), *nas.home.rglob("*")] if path.is_file()]
+    assert not [path for path in holders if private in path.read_bytes()], "the box's key lies on no disk"
