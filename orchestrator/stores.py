@@ -17,7 +17,7 @@ from orchestrator.core.errors import BadCredentials, NoAnswer, StorageError, Use
 from orchestrator.core.limits import budget_s
 from orchestrator.core.plan import Plan
 from orchestrator.core.ports import Storage, StoredFile
-from orchestrator.core.stored import GRANT_S, check_scheme
+from orchestrator.core.stored import GRANT_S
 from orchestrator.remote import hub_store, web
 from orchestrator.remote.home_box import HomeBoxStorage
 
@@ -29,7 +29,6 @@ def check(uri: str, storage: Storage, *, hub_token_on_machine: bool = False, nee
     """Writes an empty object below the store and takes it away; of a repository of the Hub it asks what the token may,
     of a home box whether it has what it needs to keep `needs_bytes`. Raises UserError, BadCredentials, StorageError,
     NoAnswer or RemoteError, each with what would help."""
-    check_scheme(uri)
     if isinstance(storage, HomeBoxStorage):
         return storage.check(uri, needs_bytes)
     if uri.startswith("hf://"):

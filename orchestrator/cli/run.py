@@ -33,6 +33,7 @@ from orchestrator.core.ports import Address, Shell, Storage
 from orchestrator.core.recipe import Recipe, load_recipe
 from orchestrator.core.settings import load_settings
 from orchestrator.core.states import State
+from orchestrator.core.stored import check_scheme
 from orchestrator.core.suggest import one_of
 from orchestrator.ledger.records import RENTAL_OPEN, RunRecord
 from orchestrator.ledger.store import Ledger
@@ -75,6 +76,8 @@ def run(wish: Wish, *, yes: bool, as_json: bool) -> int:
     with open_ledger() as ledger:
         inventory = load_inventory(wish.inventory, ledger.home)
         host = _host(wish, ledger, inventory)
+        if host.checkpoint_store is not None:
+            check_scheme(host.checkpoint_store)
         request = _request(wish, ledger, recipe, host, inventory)
         show_plan(request.plan)
         show_alternatives(request.alternatives)

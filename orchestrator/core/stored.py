@@ -51,7 +51,7 @@ def check_scheme(uri: str) -> None:
     if scheme == "hf":
         hub_place(uri)
     if scheme == "ssh":
-        home_box.by_ssh_alone(uri)
+        _check_home(uri)
     if scheme in SCHEMES:
         return
     raise UserError(
@@ -59,6 +59,13 @@ def check_scheme(uri: str) -> None:
         f'write checkpoint_store = "s3://BUCKET/PREFIX", {ANY_S3}; or leave it away: a gptctl that follows the run '
         "mirrors its checkpoints to this computer",
     )
+
+
+def _check_home(uri: str) -> None:
+    try:
+        home_box.by_ssh_alone(uri)
+    except UserError as error:
+        raise UserError(f"checkpoint_store {error.message}", error.hint) from error
 
 
 def hub_place(uri: str) -> tuple[str, str]:

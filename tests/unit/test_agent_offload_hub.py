@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator import storage
 from orchestrator.agent import in_memory, objects
 from orchestrator.agent.hub_store import HubStore
 from orchestrator.core.errors import BadCredentials, GptctlError
@@ -127,7 +128,7 @@ def test_a_token_or_a_repository_that_will_not_do_shows_before_buying(
     monkeypatch.setenv("HF_STORE_TOKEN", token)
     hub.granted, hub.repos[REPO].private = granted, private
     with pytest.raises(GptctlError, match=why) as refused:
-        check(f"hf://{REPO}", hub_token_on_machine=True)
+        check(f"hf://{REPO}", storage.of(f"hf://{REPO}"), hub_token_on_machine=True)
     assert token not in f"{refused.value.message}{refused.value.hint}" or not token
     assert refused.value.hint
     with pytest.raises(GptctlError, match="the machine would get a token of yours"):
@@ -137,7 +138,7 @@ def test_a_token_or_a_repository_that_will_not_do_shows_before_buying(
 def test_the_right_token_will_do(hub: UploadHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
     monkeypatch.setenv("HF_STORE_TOKEN", STORE_TOKEN)
-    check(f"hf://{REPO}", hub_token_on_machine=True)
+    check(f"hf://{REPO}", storage.of(f"hf://{REPO}"), hub_token_on_machine=True)
     with pytest.raises(BadCredentials, match="me/gone does not exist"):
         hub.granted = ["me/gone"]
         check("hf://me/gone", hub_token_on_machine=True)

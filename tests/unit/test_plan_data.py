@@ -101,10 +101,13 @@ def _few(folder: Path) -> str:
 @pytest.mark.parametrize(
     ("store", "why", "instead"),
     [
-        ("ssh://home/mnt/models", "over SSH; s3:// and hf:// are supported", "an S3 server on that host"),
-        ("ftp://home/models", "machines cannot write there; s3:// and hf:// are supported", "in any S3"),
+        ("ssh://home", "is no place on a home box", "ssh://HOST/FOLDER"),
+        ("ssh://home/mnt/../etc", "is no place on a home box", "the folder's path is absolute"),
+        ("ssh://home:70000/mnt", "is no host for ssh", "ssh://[USER@]NAME[:PORT]/FOLDER"),
+        ("ssh://-oProxyCommand=x/mnt", "is no host for ssh", "ssh://[USER@]NAME[:PORT]/FOLDER"),
+        ("ftp://home/models", "machines cannot write there; s3://, hf:// and ssh:// are supported", "in any S3"),
         ("hf://models", "is no repository of the Hub", "hf://OWNER/NAME"),
-        ("/mnt/models", "machines cannot write there; s3:// and hf:// are supported", "in any S3"),
+        ("/mnt/models", "machines cannot write there; s3://, hf:// and ssh:// are supported", "in any S3"),
     ],
 )
 def test_a_store_that_machines_cannot_write_to_is_refused_with_what_to_write_instead(

@@ -1,0 +1,107 @@
+"""A home box that keeps a rented machine's checkpoints, and what befalls it. A real sshd at home, real machines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.agent import in_memory
+from tests.ec2_cloud import Ec2Cloud
+from tests.faults.conftest import Rehearsal
+from tests.faults.ec2_place import Ec2Place
+from tests.hosts import Sshd, inventory_entry_of
+from tests.stories.conftest import wait_until
+
+pytestmark = pytest.mark.faults
+
+
+@pytest.fixture
+def nas(tmp_path: Path) -> Iterator[Sshd]:
+    with Sshd(tmp_path, name="nas") as nas:
+        yield nas
+
+
+def keep_at(folder: Path, nas: Sshd, kept: Path) -> None:
+    """The host `cloud` of the folder's inventory stores on the box."""
+    text = (folder / "inventory.toml").read_text()
+    store = f'[hosts.cloud]\ncheckpoint_store = "ssh://nas{kept}"\n'
+    entry = inventory_entry_of(nas, machine_type="1xCPU", extra="")
+    (folder / "inventory.toml").write_text(text.replace("[hosts.cloud]\n", store) + entry)
+
+
+def steps_in(kept: Path) -> list[int]:
+    indices = [json.loads(path.read_text()) for path in kept.glob("*/CHECKPOINTS.json")]
+    return [each["step"] for index in indices for each in index["checkpoints"]]
+
+
+def restart_without_memory(nas: Sshd) -> None:
+    """As a reboot: every process is gone, and what lay in memory."""
+    folders = [str(path) for path in nas.home.glob(".gptctl/jobs/*/*")]
+    nas.restart()
+    for folder in folders:
+        for kind in in_memory.KINDS:
+            in_memory.forget(kind, folder)
+
+
+def test_a_box_that_was_restarted_gets_another_key(
+    rehearse: Callable[..., Rehearsal], nas: Sshd, tmp_path: Path
+) -> None:
+    place = rehearse("home box restarted while it trains", steps=3000, every=1000)
+    keep_at(place.folder, nas, tmp_path / "kept")
+    process = place.begin()
+    wait_until(lambda: place.trained(10) or process.poll() is not None, 120)
+    restart_without_memory(nas)
+    assert process.wait(300) == 0, place.words()
+    assert 3000 in steps_in(tmp_path / "kept")
+    assert "warning: the store: the " in place.words(), "that the line broke was said"
+    place.check()
+
+
+def test_a_box_that_cannot_reach_the_machine_costs_minutes_and_is_named(
+    rehearse: Callable[..., Rehearsal], nas: Sshd, tmp_path: Path
+) -> None:
+    place = rehearse("home box cannot call the machine")
+    keep_at(place.folder, nas, tmp_path / "kept")
+    program = nas.folder / "bin" / "ssh"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho 'ssh: connect to host: No route to host' >&2\nexit 255\n")
+    program.chmod(0o755)
+    login = nas.folder / "login"
+    login.write_text(login.read_text().replace("PATH=/", f"PATH={program.parent}:/"))
+    done = place.gptctl("run", "tiny.toml", "--host", "cloud", "--yes")
+    assert done.returncode and "cannot store checkpoints in ssh://nas" in done.stderr, done.stderr
+    assert "No route to host" in done.stderr
+    place.check(outcome="never_started")
+
+
+def test_a_box_that_is_off_is_found_before_anything_is_bought(
+    rehearse: Callable[..., Rehearsal], nas: Sshd, tmp_path: Path
+) -> None:
+    place = rehearse("home box off before the launch")
+    keep_at(place.folder, nas, tmp_path / "kept")
+    nas.power_off()
+    done = place.gptctl("run", "tiny.toml", "--host", "cloud", "--yes")
+    assert done.returncode == 4, done.stderr
+    assert not place.cloud.books()["launches_by_intent"]
+    place.check(outcome=None)
+
+
+def test_ec2_lets_the_box_in_and_the_run_ends_at_home(
+    nas: Sshd, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    with Ec2Cloud(tmp_path) as cloud:
+        place = Ec2Place(cloud, "EC2 checkpoints go to a home box", request.node.user_properties)
+        place.write(steps=600, every=200)
+        keep_at(cloud.folder, nas, tmp_path / "kept")
+        process = place.begin()
+        place.until("stage_started:sync")
+        cloud.caller = "127.0.0.88"  # what the box is told when it asks for its address
+        place.until_step(100)
+        assert {"127.0.0.1/32", "127.0.0.88/32"} <= cloud.open_to()
+        assert process.wait(180) == 0, place.words()
+        assert 600 in steps_in(tmp_path / "kept")
+        place.check()
+        place.close()
