@@ -71,7 +71,7 @@ class RehearsalCloud:
         """An ed25519 pair beside the state."""
         file = self.state / name
         make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(file)]
-        subprocess.run(make, check=True, timeout=20)
+        subprocess.run(make, check=True, timeout=80)
         return file
 
     # The API
@@ -81,7 +81,7 @@ class RehearsalCloud:
     ) -> tuple[int, dict[str, Any]]:
         """(HTTP status, JSON); status 0 when the connection was closed without an answer. Follows no redirect."""
         url = path if path.startswith("/rehearsal") else f"{API}/{path}"
-        connection = http.client.HTTPConnection(self.entry["url"].removeprefix("http://"), timeout=30)
+        connection = http.client.HTTPConnection(self.entry["url"].removeprefix("http://"), timeout=120)
         try:
             sent = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json", **(headers or {})}
             connection.request(method, url, None if body is None else json.dumps(body), sent)
@@ -158,7 +158,7 @@ class RehearsalCloud:
     def ssh(self, instance_id: str, command: str, *options: str) -> subprocess.CompletedProcess[str]:
         """Runs a command there with the real ssh."""
         argv = [*self.ssh_argv(instance_id), *options, command]
-        return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60, stdin=subprocess.DEVNULL)
+        return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=240, stdin=subprocess.DEVNULL)
 
     def ssh_argv(self, instance_id: str) -> list[str]:
         address = self.get(f"instances/{instance_id}")["ip"]
@@ -172,7 +172,7 @@ class RehearsalCloud:
         """SHA256:... of the key the machine shows."""
         address = self.get(f"instances/{instance_id}")["ip"]
         scan = ["ssh-keyscan", "-p", str(self.entry["ssh_port"]), "-t", "ed25519", address]
-        shown = subprocess.run(scan, capture_output=True, text=True, check=True, timeout=20).stdout
+        shown = subprocess.run(scan, capture_output=True, text=True, check=True, timeout=80).stdout
         file = self.state / "shown.pub"
         file.write_text(" ".join(shown.split()[1:3]) + "\n")
         return fingerprint(file)

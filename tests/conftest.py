@@ -31,7 +31,7 @@ class Gptctl(Protocol):
         stdin: str = "",
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
-        deadline_s: float = 120,
+        deadline_s: float = 480,
     ) -> subprocess.CompletedProcess[str]: ...
 
 
@@ -58,7 +58,7 @@ def gptctl(gptctl_home: Path, tmp_path: Path) -> Gptctl:
         stdin: str = "",
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
-        deadline_s: float = 120,
+        deadline_s: float = 480,
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             gptctl_command(*args),

@@ -177,7 +177,7 @@ class Ec2Cloud:
             f'user = "{getpass.getuser()}"\npython = "{sys.executable}"\nmax_cost_usd = 10\n{more}\n'
         )
 
-    def gptctl(self, *args: str, deadline_s: float = 180) -> subprocess.CompletedProcess[str]:
+    def gptctl(self, *args: str, deadline_s: float = 720) -> subprocess.CompletedProcess[str]:
         """Runs the real command line against this cloud."""
         return subprocess.run(
             gptctl_command(*args), env=self.env, cwd=self.folder, capture_output=True, text=True,

@@ -133,11 +133,11 @@ def test_the_key_lets_in_for_that_one_command(pair: Pair, tmp_path: Path) -> Non
     ssh = ["ssh", "-F", "none", "-i", str(key), "-p", str(pair.sshd.port), "-o", "IdentitiesOnly=yes", "-o",
            "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o",
            "ExitOnForwardFailure=yes", f"{pair.sshd.user}@{pair.sshd.host}"]  # fmt: skip
-    found = subprocess.run([*ssh, "cat /etc/hostname"], input=b"", capture_output=True, timeout=30, check=False)
+    found = subprocess.run([*ssh, "cat /etc/hostname"], input=b"", capture_output=True, timeout=120, check=False)
     assert found.stdout.startswith(b"PUT /probe HTTP/1.1"), found
     assert Path("/etc/hostname").read_bytes() not in found.stdout
     forwarded = subprocess.run(
-        [*ssh[:-1], "-N", "-R", "127.0.0.1:0:127.0.0.1:22", ssh[-1]], capture_output=True, timeout=30, check=False
+        [*ssh[:-1], "-N", "-R", "127.0.0.1:0:127.0.0.1:22", ssh[-1]], capture_output=True, timeout=120, check=False
     )
     assert forwarded.returncode and b"forwarding" in forwarded.stderr.lower(), forwarded.stderr
 

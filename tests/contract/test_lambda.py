@@ -415,7 +415,7 @@ def test_processes_share_one_pace(cloud: RehearsalCloud, gptctl_home: Path) -> N
     command = [sys.executable, "-c", script, cloud.entry["url"], cloud.key]
     before = len(cloud.requests("/instances"))
     running = [subprocess.Popen(command) for _ in range(2)]
-    assert [process.wait(timeout=60) for process in running] == [0, 0]
+    assert [process.wait(timeout=240) for process in running] == [0, 0]
     started = [one["started"] for one in cloud.requests("/instances")[before:]]
     assert len(started) == 8
     assert min(later - earlier for earlier, later in pairwise(started)) >= 0.3

@@ -83,7 +83,7 @@ def test_a_changed_key_stops_everything_and_shows_both(box: Sshd, pins: Path, tm
         assert before in caught.value.message and box.fingerprint in caught.value.message
         assert str(pins) in caught.value.hint
     assert openssh is not None
-    refused = subprocess.run([*openssh, "touch canary"], capture_output=True, timeout=30, check=False)
+    refused = subprocess.run([*openssh, "touch canary"], capture_output=True, timeout=120, check=False)
     assert refused.returncode == 255
     assert not (box.home / "canary").exists()
     assert "Accepted" not in seen_by(box) and "user root" not in seen_by(box)
@@ -232,7 +232,7 @@ def bulk(shell: SshShell, command: str) -> str:
     """What the ssh of bulk transfer gets for a command."""
     argv = shell.openssh()
     assert argv is not None
-    return subprocess.run([*argv, command], capture_output=True, text=True, timeout=30, check=True).stdout
+    return subprocess.run([*argv, command], capture_output=True, text=True, timeout=120, check=True).stdout
 
 
 @pytest.mark.parametrize("host", ["-oProxyCommand=touch canary", "", "a b", "a\nb"])

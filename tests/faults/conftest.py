@@ -74,7 +74,7 @@ class Rehearsal:
         write_small(self.folder, steps=steps, every=every)
         (self.folder / "inventory.toml").write_text(HOST.format(guard=guard, python=python, most_usd=most_usd))
 
-    def gptctl(self, *args: str, deadline_s: float = 180) -> subprocess.CompletedProcess[str]:
+    def gptctl(self, *args: str, deadline_s: float = 720) -> subprocess.CompletedProcess[str]:
         """Runs the real command line to its end."""
         return subprocess.run(
             gptctl_command(*args), env=self.env, cwd=self.folder, capture_output=True, text=True, timeout=deadline_s,
@@ -94,14 +94,14 @@ class Rehearsal:
         """Runs it until SIGKILL at a write to the ledger; see crashing.py."""
         argv = [sys.executable, "-m", "tests.faults.crashing", str(at), when, *args]
         return subprocess.run(
-            argv, env=self.env, cwd=self.folder, capture_output=True, text=True, timeout=180, check=False
+            argv, env=self.env, cwd=self.folder, capture_output=True, text=True, timeout=720, check=False
         )
 
     def begin(self, *more: str) -> subprocess.Popen[str]:
         """`gptctl run` of the tiny recipe in the background."""
         return self.start("run", "tiny.toml", "--host", "cloud", "--yes", *more)
 
-    def until(self, *marks: str, deadline_s: float = 90) -> None:
+    def until(self, *marks: str, deadline_s: float = 360) -> None:
         """Until the newest run's ledger has one of these, such as `stage_started:sync`."""
 
         def seen() -> bool:
@@ -150,11 +150,11 @@ class Rehearsal:
         rules = [["INPUT", "-p", "tcp", side, port, "-j", "DROP"] for port in ports for side in ("--dport", "--sport")]
         try:
             for rule in rules:
-                subprocess.run(["iptables", "-w", "-I", *rule], check=True, timeout=20)
+                subprocess.run(["iptables", "-w", "-I", *rule], check=True, timeout=80)
             yield
         finally:
             for rule in rules:
-                subprocess.run(["iptables", "-w", "-D", *rule], check=False, timeout=20)
+                subprocess.run(["iptables", "-w", "-D", *rule], check=False, timeout=80)
 
     @contextmanager
     def caller_at(self, address: str) -> Iterator[None]:
@@ -162,12 +162,12 @@ class Rehearsal:
         port = str(self.cloud.entry["ssh_port"])
         rule = ["POSTROUTING", "-o", "lo", "-p", "tcp", "--dport", port, "-j", "SNAT", "--to-source", address]
         try:
-            subprocess.run(["iptables", "-w", "-t", "nat", "-I", *rule], check=True, timeout=20)
+            subprocess.run(["iptables", "-w", "-t", "nat", "-I", *rule], check=True, timeout=80)
             yield
         finally:
-            subprocess.run(["iptables", "-w", "-t", "nat", "-D", *rule], check=False, timeout=20)
+            subprocess.run(["iptables", "-w", "-t", "nat", "-D", *rule], check=False, timeout=80)
 
-    def run(self, *more: str, inject: str = "", deadline_s: float = 180) -> subprocess.CompletedProcess[str]:
+    def run(self, *more: str, inject: str = "", deadline_s: float = 720) -> subprocess.CompletedProcess[str]:
         """`gptctl run` of the tiny recipe on the cloud."""
         if inject:
             self.cloud.inject(inject)

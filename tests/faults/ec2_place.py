@@ -62,7 +62,7 @@ class Ec2Place:
         """Runs it until SIGKILL at a write to the ledger; see crashing.py."""
         argv = [sys.executable, "-m", "tests.faults.crashing", str(at), when, *args]
         return subprocess.run(
-            argv, env=self.cloud.env, cwd=self.cloud.folder, capture_output=True, text=True, timeout=180, check=False
+            argv, env=self.cloud.env, cwd=self.cloud.folder, capture_output=True, text=True, timeout=720, check=False
         )
 
     def close(self) -> None:
@@ -73,7 +73,7 @@ class Ec2Place:
         """What the command in the background said."""
         return (self.cloud.folder / "background.log").read_text()
 
-    def until(self, *marks: str, deadline_s: float = 120) -> None:
+    def until(self, *marks: str, deadline_s: float = 480) -> None:
         """Until the newest run's ledger has one of these, such as `stage_started:sync`."""
 
         def seen() -> bool:

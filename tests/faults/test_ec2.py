@@ -174,7 +174,7 @@ def test_the_machine_goes_while_it_trains(
     process = place.begin()
     place.until_step(250)
     what(place.cloud, place.cloud.machine())
-    assert process.wait(120) == 3, place.words()
+    assert process.wait(480) == 3, place.words()
     assert cause in place.words() and "destroyed" in place.words()
     place.check(outcome="preempted")
 
@@ -191,7 +191,7 @@ def test_the_callers_address_changes(rent: Callable[..., Ec2Place]) -> None:
     place.cloud.caller = "127.0.0.77"
     place.cloud.drop_sessions(place.cloud.machine())
     wait_until(lambda: place.cloud.open_to() == {"127.0.0.77/32", "198.51.100.7/32"}, 60, 0.2)
-    assert process.wait(180) == 0, place.words()
+    assert process.wait(720) == 0, place.words()
     place.check()
 
 
@@ -204,7 +204,7 @@ def test_the_login_expires_while_it_trains(rent: Callable[..., Ec2Place]) -> Non
     wait_until(lambda: "ExpiredToken" in place.words(), 120, 0.2)
     assert process.poll() is None and len(place.cloud.living()) == 1
     place.cloud.faults.clear()
-    assert process.wait(180) == 0, place.words()
+    assert process.wait(720) == 0, place.words()
     place.check()
 
 

@@ -54,7 +54,7 @@ def test_a_box_that_was_restarted_gets_another_key(
     process = place.begin()
     wait_until(lambda: place.trained(10) or process.poll() is not None, 120)
     restart_without_memory(nas)
-    assert process.wait(300) == 0, place.words()
+    assert process.wait(1200) == 0, place.words()
     assert 3000 in steps_in(tmp_path / "kept")
     assert "warning: the store: the " in place.words(), "that the line broke was said"
     place.check()
@@ -101,7 +101,7 @@ def test_ec2_lets_the_box_in_and_the_run_ends_at_home(
         cloud.caller = "127.0.0.88"  # what the box is told when it asks for its address
         place.until_step(100)
         assert {"127.0.0.1/32", "127.0.0.88/32"} <= cloud.open_to()
-        assert process.wait(180) == 0, place.words()
+        assert process.wait(720) == 0, place.words()
         assert 600 in steps_in(tmp_path / "kept")
         place.check()
         place.close()

@@ -46,7 +46,7 @@ def test_it_is_taken_away(rehearse: Callable[..., Rehearsal]) -> None:
     process = place.begin()
     safe = wait_until(lambda: place.trained(200) and place.newest()["safe_step"], 90)
     place.cloud.inject("preempt@0")
-    assert process.wait(120) == 3, place.words()
+    assert process.wait(480) == 3, place.words()
     assert f"--resume-from {place.run_id()}" in place.words()
     assert place.newest()["safe_step"] >= safe
     place.check(outcome="preempted")
@@ -57,7 +57,7 @@ def test_one_rank_is_killed(rehearse: Callable[..., Rehearsal]) -> None:
     process = place.begin()
     wait_until(lambda: place.trained(40), 60)
     os.kill(ranks(place)[-1], signal.SIGKILL)
-    assert process.wait(120) == 5, place.words()
+    assert process.wait(480) == 5, place.words()
     place.check(outcome="failed")
     assert place.newest()["safe_step"] >= 20
 
@@ -68,7 +68,7 @@ def test_everything_of_the_training_is_killed(rehearse: Callable[..., Rehearsal]
     wait_until(lambda: place.trained(40), 60)
     for pid in ranks(place):
         os.kill(pid, signal.SIGKILL)
-    assert process.wait(120) == 5, place.words()
+    assert process.wait(480) == 5, place.words()
     place.check(outcome="failed")
 
 
@@ -156,7 +156,7 @@ def test_a_bit_flips_in_a_checkpoint(rehearse: Callable[..., Rehearsal]) -> None
     content[-1] ^= 1
     weights.write_bytes(content)
     process.send_signal(signal.SIGCONT)
-    assert process.wait(120) in (4, 7), place.words()
+    assert process.wait(480) in (4, 7), place.words()
     assert place.machine(), "the machine with the damaged checkpoint was thrown away"
     content[-1] ^= 1
     weights.write_bytes(content)

@@ -15,6 +15,8 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
+PATIENCE = 4
+"""By how much busier than usual a machine may be."""
 TINY = """
 extends = "{quickstart}"
 name = "tiny"
@@ -68,8 +70,9 @@ def newest_run(home: Path) -> str | None:
 
 
 def wait_until(what: Callable[[], Any], deadline_s: float, interval_s: float = 0.02) -> Any:
-    """The first true value of `what`, or an assertion with what was waited for."""
-    deadline = time.monotonic() + deadline_s
+    """The first true value of `what`, or an assertion with what was waited for. deadline_s: on a machine of its own; it
+    ends a wait that hangs, and says nothing of speed."""
+    deadline = time.monotonic() + PATIENCE * deadline_s
     while time.monotonic() < deadline:
         found = what()
         if found:

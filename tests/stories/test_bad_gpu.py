@@ -24,12 +24,12 @@ def test_a_bad_gpu_ends_the_run_before_it_started_and_the_machine_is_given_back(
     with RehearsalCloud(tmp_path / "cloud") as cloud:
         cloud.inject("bad-gpu")
         process = gptctl(tmp_path, cloud, "run", str(recipe), "--host", "box", "--yes", lease_s=300)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=480)
         assert process.returncode == 4, out + err
         assert "CUDA error 802" in err and "sync" not in err
         assert cloud.fired() == ["bad-gpu"]
         assert cloud.books()["alive"] == [] and len(cloud.books()["instances"]) == 1
 
         asked = gptctl(tmp_path, cloud, "status", "--json")
-        (run,) = json.loads(asked.communicate(timeout=60)[0])["runs"]
+        (run,) = json.loads(asked.communicate(timeout=240)[0])["runs"]
         assert run["outcome"] == "never_started"

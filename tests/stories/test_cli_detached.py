@@ -62,5 +62,5 @@ def test_status_watches_until_ctrl_c(gptctl_home: Path, tmp_path: Path) -> None:
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 0
+    assert process.wait(80) == 0
     assert "\x1b" not in (tmp_path / "out").read_text()

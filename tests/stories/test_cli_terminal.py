@@ -43,7 +43,7 @@ class Terminal:
         )  # fmt: skip
         os.close(slave)
 
-    def wait_for(self, text: str, deadline_s: float = 90) -> None:
+    def wait_for(self, text: str, deadline_s: float = 360) -> None:
         """Reads until the text (a regular expression) has appeared."""
         deadline = time.monotonic() + deadline_s
         while not re.search(text, self.shown):
@@ -53,7 +53,7 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self.master, text.encode())
 
-    def wait(self, deadline_s: float = 60) -> int:
+    def wait(self, deadline_s: float = 240) -> int:
         """The exit code, once everything has been read."""
         deadline = time.monotonic() + deadline_s
         while self.process.poll() is None:
@@ -158,7 +158,7 @@ def test_sigterm_leaves_in_order(gptctl: Gptctl, gptctl_home: Path, tiny: Callab
         assert time.monotonic() < deadline and process.poll() is None, log.read_text()
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0
+    assert process.wait(120) == 0
     assert "the training goes on" in log.read_text()
     assert gptctl("stop", "--yes", deadline_s=180).returncode == 0
 
@@ -177,7 +177,7 @@ class Left:
     def gptctl(self, *args: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "GPTCTL_HOME": str(self.home), "OMP_NUM_THREADS": "1", "HOME": str(self.folder)}
         return subprocess.run(
-            gptctl_command(*args), capture_output=True, text=True, check=False, timeout=180, cwd=self.folder,
+            gptctl_command(*args), capture_output=True, text=True, check=False, timeout=720, cwd=self.folder,
             env={**environment, "PYTHONPATH": str(REPOSITORY)},
         )  # fmt: skip
 

@@ -137,7 +137,7 @@ def test_ctrl_c_says_what_ends_it_and_resuming_a_drill_only_gives_it_back(
         if "still listed" in line:
             process.send_signal(signal.SIGINT)
             break
-    err = " ".join(("".join(said) + process.communicate(timeout=60)[1]).split())
+    err = " ".join(("".join(said) + process.communicate(timeout=240)[1]).split())
     (machine,) = cloud.books()["alive"]
     assert process.returncode == 7 and f"gptctl orphans --reap {machine}" in err and "by its guard at 20" in err, err
     assert told_to_end(cloud) == 0

@@ -55,7 +55,7 @@ def test_killed_while_preparing_the_machine_ends_itself_with_its_lease(
     wait_until(lambda: not cloud.books()["alive"], 10 * LEASE_S)
 
     resumed = gptctl(tmp_path, cloud, "resume", run, lease_s=LEASE_S)
-    out, err = resumed.communicate(timeout=60)
+    out, err = resumed.communicate(timeout=240)
     assert resumed.returncode == 6, out + err
     assert "its guard ended" in err and "nothing had been trained" in err
     assert sum(cloud.books()["launches_by_intent"].values()) == 1
@@ -70,7 +70,7 @@ def test_killed_while_training_the_machine_trains_on_holds_and_ends_itself(
     run = killed_when(process, tmp_path, lambda: (home / "runs").glob("*/metrics.jsonl") and trained(home, 50))
     (instance_id,) = cloud.books()["alive"]
     asked = gptctl(tmp_path, cloud, "status", "--json", lease_s=LEASE_S)
-    (row,) = json.loads(asked.communicate(timeout=60)[0])["runs"]
+    (row,) = json.loads(asked.communicate(timeout=240)[0])["runs"]
     assert row["guard"]["armed"] and row["guard"]["acts_at"] <= row["guard"]["ends_at"]
     exit_file = cloud.home(instance_id) / ".gptctl" / "jobs" / run / "train" / "exit.json"
     wait_until(exit_file.exists, 60)
@@ -81,7 +81,7 @@ def test_killed_while_training_the_machine_trains_on_holds_and_ends_itself(
     announced = rental_data(home)["guard"]
     assert announced["armed"] and cloud.row(instance_id)["terminated_at"] <= announced["ends_at"]
     resumed = gptctl(tmp_path, cloud, "resume", run, lease_s=LEASE_S)
-    out, err = resumed.communicate(timeout=60)
+    out, err = resumed.communicate(timeout=240)
     assert resumed.returncode == 6, out + err
     assert "its guard ended" in err and "is lost" in err
     assert sum(cloud.books()["launches_by_intent"].values()) == 1

@@ -50,9 +50,9 @@ def test_with_the_laptop_away_everything_goes_home_and_another_machine_goes_on_f
     assert max(each["step"] for each in index["checkpoints"]) == STEPS
     assert not list(kept.rglob(".part-*"))
     wait_until(lambda: not nas.processes(), 30)
-    assert gptctl(tmp_path, cloud, "resume", run).wait(120) == 0
+    assert gptctl(tmp_path, cloud, "resume", run).wait(480) == 0
     fetched = gptctl(tmp_path, cloud, "fetch", run, "--json")
-    out, err = fetched.communicate(timeout=120)
+    out, err = fetched.communicate(timeout=480)
     assert fetched.returncode == 0, err
     (latest,) = [each for each in json.loads(out)["checkpoints"] if each["step"] == STEPS]
     promised = json.loads((Path(latest["path"]) / "MANIFEST.json").read_text())["files"]
@@ -62,7 +62,7 @@ def test_with_the_laptop_away_everything_goes_home_and_another_machine_goes_on_f
         tmp_path, cloud, "run", str(recipe), "--host", "local", "--resume-from", f"ssh://nas{kept}/{run}", "--yes",
         "--set", f"train.tokens={(STEPS + 20) * 256}",
     )  # fmt: skip
-    _, err = more.communicate(timeout=170)
+    _, err = more.communicate(timeout=680)
     assert more.returncode == 0 and f"goes on from step {STEPS}: ssh://nas{kept}/{run}" in err, err
     assert losses(home / "runs" / str(newest_run(home)))[-1][0] == STEPS + 20
     private = b"-----BEGIN OPENSSH PRIVATE KEY-----"

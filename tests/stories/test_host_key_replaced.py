@@ -65,7 +65,7 @@ def test_killed_between_the_steps_it_is_resumed_with_one_new_key_pinned(
     assert resumed.poll() is None, resumed.communicate()
     (now,) = pins(tmp_path)
     assert now == installed(cloud) != born
-    out, err = resumed.communicate(timeout=120)
+    out, err = resumed.communicate(timeout=480)
     assert resumed.returncode == 0, out + err
     assert "keeps the host key" not in err
     assert cloud.books()["alive"] == [] and len(cloud.books()["instances"]) == 1

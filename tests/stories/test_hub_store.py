@@ -38,7 +38,7 @@ def test_with_the_laptop_away_everything_goes_to_the_hub_and_another_machine_goe
     recipe.write_text(f'extends = "{tiny(STEPS)}"\nname = "hubbed"\n{SETTINGS}[machines.1xCPU]\nmicro_batch = 4\n')
     (tmp_path / "inventory.toml").write_text(BOX + STORE + LOCAL)
     refused = gptctl(tmp_path, cloud, "run", str(recipe), "--host", "box", "--yes")
-    _, err = refused.communicate(timeout=60)
+    _, err = refused.communicate(timeout=240)
     assert refused.returncode == 2 and "hub_token_on_machine = true" in err
     (tmp_path / "inventory.toml").write_text(f"{BOX}{STORE}hub_token_on_machine = true\n{LOCAL}")
 
@@ -58,9 +58,9 @@ def test_with_the_laptop_away_everything_goes_to_the_hub_and_another_machine_goe
     assert max(each["step"] for each in index["checkpoints"]) == STEPS
     assert sum(cloud.books()["launches_by_intent"].values()) == 1
 
-    assert gptctl(tmp_path, cloud, "resume", run).wait(120) == 0
+    assert gptctl(tmp_path, cloud, "resume", run).wait(480) == 0
     fetched = gptctl(tmp_path, cloud, "fetch", run, "--json")
-    out, err = fetched.communicate(timeout=120)
+    out, err = fetched.communicate(timeout=480)
     assert fetched.returncode == 0, err
     (latest,) = [each for each in json.loads(out)["checkpoints"] if each["step"] == STEPS]
     promised = json.loads((Path(latest["path"]) / "MANIFEST.json").read_text())["files"]
@@ -70,7 +70,7 @@ def test_with_the_laptop_away_everything_goes_to_the_hub_and_another_machine_goe
         tmp_path, cloud, "run", str(recipe), "--host", "local", "--resume-from", f"hf://models/me/runs/{run}", "--yes",
         "--set", f"train.tokens={(STEPS + 20) * 256}",
     )  # fmt: skip
-    _, err = more.communicate(timeout=170)
+    _, err = more.communicate(timeout=680)
     assert more.returncode == 0 and f"goes on from step {STEPS}: hf://models/me/runs/{run}" in err, err
     assert losses(home / "runs" / str(newest_run(home)))[-1][0] == STEPS + 20
     everything = [path for path in tmp_path.rglob("*") if path.is_file() and not path.is_symlink()]
@@ -78,6 +78,6 @@ def test_with_the_laptop_away_everything_goes_to_the_hub_and_another_machine_goe
 
     monkeypatch.setenv("HF_STORE_TOKEN", TOKEN)
     broad = gptctl(tmp_path, cloud, "run", str(recipe), "--host", "box", "--yes", "--again")
-    _, err = broad.communicate(timeout=60)
+    _, err = broad.communicate(timeout=240)
     assert broad.returncode == 3 and "may write to everything of me" in err and TOKEN not in err
     assert sum(cloud.books()["launches_by_intent"].values()) == 1, "nothing was bought"

@@ -38,7 +38,7 @@ def recipe(tiny: Callable[..., str], tmp_path: Path) -> Path:
 
 
 def status(tmp_path: Path, cloud: RehearsalCloud) -> dict[str, Any]:
-    out, err = gptctl(tmp_path, cloud, "status", "--json").communicate(timeout=60)
+    out, err = gptctl(tmp_path, cloud, "status", "--json").communicate(timeout=240)
     assert out, err
     return dict(json.loads(out)["runs"][0])
 
@@ -47,7 +47,7 @@ def test_at_two_minutes_notice_the_checkpoint_is_saved_fetched_and_goes_on_elsew
     tmp_path: Path, cloud: RehearsalCloud, recipe: Path
 ) -> None:
     process = gptctl(tmp_path, cloud, "run", str(recipe), "--host", "spot", "--inject", "notice@50", "--yes")
-    out, err = process.communicate(timeout=170)
+    out, err = process.communicate(timeout=680)
     assert process.returncode == 3, err
     assert cloud.fired() == ["notice"]
     run = newest_run(tmp_path / "home")
@@ -63,7 +63,7 @@ def test_at_two_minutes_notice_the_checkpoint_is_saved_fetched_and_goes_on_elsew
         tmp_path, cloud, "run", str(recipe), "--host", "local", "--resume-from", str(run), "--yes",
         "--set", f"train.tokens={(step + 5) * TOKENS_PER_STEP}",
     )  # fmt: skip
-    out, err = again.communicate(timeout=120)
+    out, err = again.communicate(timeout=480)
     assert again.returncode == 0, err
     metrics = (tmp_path / "home" / "runs" / str(newest_run(tmp_path / "home")) / "metrics.jsonl").read_text()
     assert json.loads(metrics.splitlines()[0])["step"] > step
@@ -97,7 +97,7 @@ def test_with_the_laptop_gone_a_machine_without_a_key_powers_itself_off_and_is_t
         for pid in trainers(json.loads(supervisor.read_text())):
             os.kill(pid, signal.SIGKILL)  # nothing progresses any more, and nobody follows
     wait_until(lambda: not cloud.books()["alive"], 90)
-    assert gptctl(tmp_path, cloud, "resume", lease_s=20).wait(60) == 6
+    assert gptctl(tmp_path, cloud, "resume", lease_s=20).wait(240) == 6
     assert status(tmp_path, cloud)["outcome"] == "limit"
 
 

@@ -66,7 +66,7 @@ class Place:
 
     def gptctl(self, *words: str) -> tuple[int, str, str]:
         process = self.begin(*words)
-        out, err = process.communicate(timeout=170)
+        out, err = process.communicate(timeout=680)
         return process.returncode, out, err
 
     def status(self) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def test_a_machine_taken_without_notice_loses_one_interval_and_another_goes_on_f
     print(f"\nfrom a checkpoint's manifest to safe in the store: {max(safe_s):.1f} s")
     assert max(safe_s) < SAFE_WITHIN_S
     place.cloud.terminate(instance_id)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=480)
     assert process.returncode == 3, err
     run = place.run()
     ended = place.status()

@@ -161,7 +161,7 @@ def test_the_librarys_own_classes_and_pipeline_load_it_offline(
     offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "empty")}
     done = subprocess.run(
         [sys.executable, "-c", LIBRARY, str(tmp_path / "out")],
-        capture_output=True, text=True, env=offline, cwd=tmp_path, check=False, timeout=120,
+        capture_output=True, text=True, env=offline, cwd=tmp_path, check=False, timeout=480,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
@@ -197,7 +197,7 @@ def test_no_torch_is_needed(tmp_path: Path) -> None:
     checkpoint = grown(tmp_path / "run")
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT, str(checkpoint), "--to", str(tmp_path / "out")],
-        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, check=False, timeout=60,
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, check=False, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "tokenizer.json").is_file()
@@ -288,7 +288,7 @@ def test_an_export_killed_between_its_renames_keeps_the_older_one(
     older = listing(out)
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(checkpoint), "--to", str(out), "--format", "safetensors"],
-        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, check=False, timeout=60,
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, check=False, timeout=240,
     )  # fmt: skip
     assert done.returncode == -9, done.stderr
     assert not out.exists()

@@ -133,7 +133,7 @@ def test_asked_to_stop_it_saves_and_exits_cleanly_and_can_go_on(tmp_path: Path, 
             os.kill(process.pid, signal.SIGTERM)
         else:
             (folder / STOP).touch()
-        assert process.wait(60) == 0
+        assert process.wait(240) == 0
     stopped = verdict(folder)
     assert stopped["outcome"] == "stopped"
     assert stopped["total_steps"] == 100_000

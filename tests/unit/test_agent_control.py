@@ -68,7 +68,7 @@ def test_a_training_that_finished_while_asked_to_stop_is_finished(box: Box) -> N
     # What a trainer does that is through with its last step when the request comes.
     (box.root / "runs" / "r-1" / "exit.json").write_text(json.dumps({"outcome": "finished", "step": 3}))
     processes.kill_all(str(box.folder()))
-    answer = json.loads(stopping.communicate(timeout=60)[0].splitlines()[-1])
+    answer = json.loads(stopping.communicate(timeout=240)[0].splitlines()[-1])
     assert answer["exit"]["outcome"] == "finished" and answer["exit"]["reason"] == ""
 
 

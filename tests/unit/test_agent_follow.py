@@ -119,7 +119,7 @@ def test_a_follower_ends_when_nobody_reads_any_more(box: Box) -> None:
     reader.stdin.close()
     reader.stdout.readline()
     reader.stdout.close()
-    assert reader.wait(timeout=30) == 1
+    assert reader.wait(timeout=120) == 1
     assert reader.stderr.read() == b""
     reader.stderr.close()
     assert box.job()["state"] == "running"

@@ -41,7 +41,7 @@ def test_a_training_runs_once_and_leaves_its_exit(box: Box) -> None:
 def test_ten_starts_at_once_start_one_training(box: Box) -> None:
     request = box.train_request("r-1", steps=30)
     starters = [box.background("start", **request) for _ in range(10)]
-    states = [json.loads(starter.communicate(timeout=60)[0])["state"] for starter in starters]
+    states = [json.loads(starter.communicate(timeout=240)[0])["state"] for starter in starters]
     assert sorted(states)[-1] == "started" and states.count("started") == 1
     assert box.wait()["outcome"] == "finished"
     assert box.starts() == 1

@@ -132,7 +132,7 @@ def test_a_token_or_a_repository_that_will_not_do_shows_before_buying(
     assert token not in f"{refused.value.message}{refused.value.hint}" or not token
     assert refused.value.hint
     with pytest.raises(GptctlError, match="the machine would get a token of yours"):
-        check(f"hf://{REPO}")
+        check(f"hf://{REPO}", storage.of(f"hf://{REPO}"))
 
 
 def test_the_right_token_will_do(hub: UploadHub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,4 +141,4 @@ def test_the_right_token_will_do(hub: UploadHub, monkeypatch: pytest.MonkeyPatch
     check(f"hf://{REPO}", storage.of(f"hf://{REPO}"), hub_token_on_machine=True)
     with pytest.raises(BadCredentials, match="me/gone does not exist"):
         hub.granted = ["me/gone"]
-        check("hf://me/gone", hub_token_on_machine=True)
+        check("hf://me/gone", storage.of("hf://me/gone"), hub_token_on_machine=True)

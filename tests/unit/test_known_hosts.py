@@ -46,7 +46,7 @@ def test_many_processes_pin_without_losing_a_line(tmp_path: Path) -> None:
         f"pin(Path({str(file)!r}), 'shared', HostKey('k', sys.argv[1]))"
     )
     processes = [subprocess.Popen([sys.executable, "-c", program, f"p{number}"]) for number in range(4)]
-    assert [process.wait(60) for process in processes] == [0] * 4
+    assert [process.wait(240) for process in processes] == [0] * 4
     assert len(file.read_text().splitlines()) == 4 * 20 + 1
     assert len(pinned(file, "shared")) == 1
 

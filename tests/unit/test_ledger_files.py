@@ -38,7 +38,7 @@ def program(body: str, *arguments: object, prefix: tuple[str, ...] = ()) -> subp
 
 
 def output(process: subprocess.Popen[str]) -> str:
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     return out
 
@@ -113,7 +113,7 @@ def test_of_two_creators_the_first_wins(tmp_path: Path) -> None:
 def test_damage_beside_a_hot_wal_leaves_both_files_as_they_are(tmp_path: Path) -> None:
     path = make(tmp_path / "home")
     body = "ledger = Ledger.open(home, time.time)\nledger.update_run('run-1', step=7)\nos.kill(os.getpid(), 9)"
-    program(body, path.parent).wait(timeout=60)
+    program(body, path.parent).wait(timeout=240)
     wal = path.with_name(f"{FILE}-wal")
     assert wal.stat().st_size > 0, "the kill left a write-ahead log"
     path.write_bytes(random.Random(2).randbytes(path.stat().st_size))
@@ -309,7 +309,7 @@ def test_sigkill_at_any_moment_leaves_whole_transactions(tmp_path: Path) -> None
         assert process.stdout is not None and process.stdout.readline() == "open\n"
         time.sleep(rng.uniform(0.0, 0.1))
         process.send_signal(signal.SIGKILL)
-        process.wait(timeout=60)
+        process.wait(timeout=240)
         with Ledger.open(tmp_path / "home", time.time) as ledger:
             for run in ledger.runs():
                 told = [event.data["to"] for event in ledger.events(run.id)]
@@ -325,7 +325,7 @@ def test_sigkill_while_the_ledger_is_created_never_leaves_an_unsound_one(tmp_pat
         assert process.stdout is not None and process.stdout.readline() == "up\n"
         time.sleep(rng.uniform(0.0, 0.02))
         process.send_signal(signal.SIGKILL)
-        process.wait(timeout=60)
+        process.wait(timeout=240)
         with Ledger.open(tmp_path / str(attempt), time.time) as ledger:
             assert ledger.runs() == []
 

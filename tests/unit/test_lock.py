@@ -54,7 +54,7 @@ def hold(home: Path) -> subprocess.Popen[str]:
 
 def kill(process: subprocess.Popen[str]) -> None:
     process.send_signal(signal.SIGKILL)
-    process.wait(timeout=30)
+    process.wait(timeout=120)
 
 
 def record(home: Path, **changes: object) -> Path:
@@ -111,7 +111,7 @@ def test_never_two_inside(tmp_path: Path) -> None:
     processes = [subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     wins = 0
     for process in processes:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=240)
         assert process.returncode == 0, err
         wins += out.count("won")
     assert wins >= 30

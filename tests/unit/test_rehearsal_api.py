@@ -214,7 +214,7 @@ def test_sold_out_is_seen_in_the_list(quiet: RehearsalCloud) -> None:
 )
 def test_ambiguous_launches(cloud: RehearsalCloud, fault: str, status: int, buys: int) -> None:
     cloud.inject(fault)
-    connection = http.client.HTTPConnection(cloud.entry["url"].removeprefix("http://"), timeout=20)
+    connection = http.client.HTTPConnection(cloud.entry["url"].removeprefix("http://"), timeout=80)
     try:
         body = json.dumps(cloud.order(tags=INTENT))
         connection.request("POST", f"{API}/{LAUNCH}", body, {"Authorization": f"Bearer {cloud.key}"})
@@ -315,7 +315,7 @@ def test_a_rename_that_does_nothing(cloud: RehearsalCloud) -> None:
 
 def test_too_many_requests_says_when_to_come_again(quiet: RehearsalCloud) -> None:
     quiet.inject("429@list")
-    connection = http.client.HTTPConnection(quiet.entry["url"].removeprefix("http://"), timeout=20)
+    connection = http.client.HTTPConnection(quiet.entry["url"].removeprefix("http://"), timeout=80)
     connection.request("GET", f"{API}/instances", headers={"Authorization": f"Bearer {quiet.key}"})
     answer = connection.getresponse()
     assert (answer.status, answer.headers["Retry-After"]) == (429, "1")
@@ -333,7 +333,7 @@ def test_a_revoked_key_stays_revoked_until_it_is_cleared(cloud: RehearsalCloud) 
 
 def test_a_redirect_leads_to_another_host(quiet: RehearsalCloud) -> None:
     quiet.inject("redirect@launch")
-    connection = http.client.HTTPConnection(quiet.entry["url"].removeprefix("http://"), timeout=20)
+    connection = http.client.HTTPConnection(quiet.entry["url"].removeprefix("http://"), timeout=80)
     connection.request("POST", f"{API}/{LAUNCH}", "{}", {"Authorization": f"Bearer {quiet.key}"})
     answer = connection.getresponse()
     assert answer.status == 302
@@ -342,7 +342,7 @@ def test_a_redirect_leads_to_another_host(quiet: RehearsalCloud) -> None:
 
 def test_a_giant_answer_is_a_gigabyte(quiet: RehearsalCloud) -> None:
     quiet.inject("giant-answer")
-    connection = http.client.HTTPConnection(quiet.entry["url"].removeprefix("http://"), timeout=20)
+    connection = http.client.HTTPConnection(quiet.entry["url"].removeprefix("http://"), timeout=80)
     connection.request("GET", f"{API}/instances", headers={"Authorization": f"Bearer {quiet.key}"})
     answer = connection.getresponse()
     assert int(answer.headers["Content-Length"]) > 1 << 30

@@ -74,7 +74,7 @@ def test_the_host_key_can_be_replaced_over_the_first_session(cloud: RehearsalClo
     said = dict(line.split(" ", 1) for line in cloud.ssh(box, "sudo -n sshd -T").stdout.splitlines() if " " in line)
     new = cloud.make_key("new_host_key")
     put = [*cloud.ssh_argv(box), f"sudo tee {said['hostkey']} >/dev/null && sudo kill -HUP $(cat {said['pidfile']})"]
-    subprocess.run(put, input=new.read_bytes(), check=True, timeout=30)
+    subprocess.run(put, input=new.read_bytes(), check=True, timeout=120)
     until(lambda: cloud.shown_host_key(box) == fingerprint(new.with_suffix(".pub")))
     assert cloud.shown_host_key(box) != before
 
@@ -98,9 +98,9 @@ def test_files_can_be_copied_with_sftp_and_rsync(cloud: RehearsalCloud, tmp_path
     source.mkdir()
     (source / "a").write_text("a")
     *ssh, target = cloud.ssh_argv(box)
-    subprocess.run(["rsync", "-a", "-e", " ".join(ssh), f"{source}/", f"{target}:there/"], check=True, timeout=60)
+    subprocess.run(["rsync", "-a", "-e", " ".join(ssh), f"{source}/", f"{target}:there/"], check=True, timeout=240)
     copy = ["scp", *("-P" if word == "-p" else word for word in ssh[1:]), str(source / "a"), f"{target}:there/b"]
-    subprocess.run(copy, check=True, capture_output=True, timeout=60)
+    subprocess.run(copy, check=True, capture_output=True, timeout=240)
     assert cloud.ssh(box, "cat there/a there/b").stdout == "aa"
 
 
@@ -174,7 +174,7 @@ def test_sessions_are_cut_once_a_run_is_under_way_and_jobs_live_on(cloud: Rehear
         assert follower.stdout is not None and follower.stdout.readline() == "up\n"
         assert cloud.fired() == []
         write_step(cloud, box, 5)
-        assert follower.wait(timeout=20) == 255
+        assert follower.wait(timeout=80) == 255
     assert cloud.fired() == ["ssh-drop"]
     assert alive(pids) == pids
     assert cloud.ssh(box, "echo again").stdout == "again\n"

@@ -259,6 +259,6 @@ def test_a_signal_ends_the_waiting(api: Api, tmp_path: Path, number: signal.Sign
     _, server = api(hang)
     command = [sys.executable, "-c", WAITING, server.url, str(tmp_path / "turns.json")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert asked.wait(30)
+        assert asked.wait(120)
         process.send_signal(number)
-        assert process.communicate(timeout=30)[0] == "left\n"
+        assert process.communicate(timeout=120)[0] == "left\n"
