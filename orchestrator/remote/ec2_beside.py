@@ -116,17 +116,22 @@ class Opening(NamedTuple):
 
 
 def allow(api: Ec2Api, region: str, group: Mapping[str, Any], *, port: int, caller: str, rule: str = RULE) -> None:
-    """Opens the port to the caller's address, then takes away the rules of that name for other addresses."""
-    ours = {
-        Opening(found["FromPort"], each["CidrIp"], rule)
+    """Opens the port to the caller's address, then takes away the rules of that name for other addresses.
+
+    There is one rule per address, whoever's it is: a home box that shares its address with the driver gets the rule, so
+    that it stays when the driver moves on.
+    """
+    known = {
+        Opening(found["FromPort"], each["CidrIp"], str(each.get("Description")))
         for found in group.get("IpPermissions", [])
         for each in found.get("IpRanges", [])
-        if each.get("Description") == rule
     }
-    wanted = Opening(port, f"{caller}/32", rule)
-    if wanted not in ours:
+    wanted, drivers = Opening(port, f"{caller}/32", rule), Opening(port, f"{caller}/32", RULE)
+    if wanted not in known:
+        if drivers in known:
+            _change(api, region, "revoke_security_group_ingress", group, drivers, done="InvalidPermission.NotFound")
         _change(api, region, "authorize_security_group_ingress", group, wanted, done="InvalidPermission.Duplicate")
-    for old in ours - {wanted}:
+    for old in {each for each in known if each.description == rule} - {wanted}:
         _change(api, region, "revoke_security_group_ingress", group, old, done="InvalidPermission.NotFound")
 
 

@@ -53,6 +53,8 @@ class RunContext:
     """The ledger's id of the stage interval that is open, which costs money while it is."""
     guard_renewed_at: float = 0.0
     """When the lease of the guard on the machine was last renewed from here."""
+    sent_ahead: tuple[str, dict[str, object]] | None = None
+    """Where the trainer's source and the data went, if this process has sent them before their turn."""
     _shell: Shell | None = field(default=None, repr=False)
     _agent: Agent | None = field(default=None, repr=False)
 

@@ -52,6 +52,17 @@ def found_here(context: RunContext) -> tuple[Path, Dataset, str]:
     return folder, dataset, digest
 
 
+def size_bytes(context: RunContext) -> int:
+    """How much is sent from here at most; large where that is not known yet, since text has to be prepared first."""
+    cut = context.run.options.get("data_cut")
+    if cut:
+        return sum(int(made["size_bytes"]) for made in cut.values())
+    if context.recipe.data.prepare is not None:
+        return sys.maxsize
+    dataset = token_shards.resolve(Path(context.recipe.data.source or "").expanduser())
+    return sum(shard.size_bytes for shard in all_shards(dataset))
+
+
 def all_shards(dataset: Dataset) -> tuple[Shard, ...]:
     return dataset.train + dataset.validation
 

@@ -42,6 +42,12 @@ def chosen(context: RunContext, facts: Mapping[str, Any]) -> dict[str, Any]:
     return dict(exit_record["result"])
 
 
+def first_choice(context: RunContext, facts: Mapping[str, Any]) -> str | None:
+    """The one that is tried first; None where an environment has to be made."""
+    candidates = [found["path"] for found in facts["interpreters"] if found.get("torch")]
+    return context.host.python or next(iter(candidates), None)
+
+
 def _digest(facts: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
     return f"{spec['env']}-{facts['boot_id']}"
 

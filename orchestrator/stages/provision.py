@@ -1,5 +1,5 @@
 """Provision: the machine is what the plan ordered, nobody else knows its host key, and an interpreter there computes on
-every GPU. A large torch takes its time to load: the key is changed meanwhile."""
+every GPU. A large torch takes its time to load: the key is changed meanwhile, and what is little goes out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from orchestrator.core.errors import MachineUnfit
 from orchestrator.core.forecast import kept_bytes
 from orchestrator.core.states import State
-from orchestrator.stages import drift, interpreter, rekey
+from orchestrator.stages import drift, interpreter, rekey, sync
 from orchestrator.stages.context import RunContext
 from trainer.arithmetic import checkpoint_bytes
 
@@ -24,6 +24,7 @@ def provision(context: RunContext) -> None:
     check_clock(context, facts)
     interpreter.begin(context, facts)
     rekey.rekey(context)
+    sync.send_ahead(context, interpreter.first_choice(context, facts))
     chosen = interpreter.chosen(context, facts)
     context.note(
         python=chosen["python"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import NamedTuple
 
 from orchestrator.remote import transfer
 from orchestrator.stages import data_here
@@ -13,11 +14,31 @@ from orchestrator.stages.progress import progress
 from orchestrator.stages.staging import pull_dataset
 from trainer import contract
 
+LITTLE_BYTES = 64 << 20
+"""Of data: so much goes out while the machine is busy with something else, and nothing has to be shown."""
+
+
+class Sent(NamedTuple):
+    """Where the trainer's source and the data are on the machine."""
+
+    source: str
+    data: dict[str, object]
+
+
+def send_ahead(context: RunContext, python: str | None) -> None:
+    """What is little and lies here goes out before its turn; sync finds it sent by this very process. `python` will
+    most likely train: it compiles the source once, where every rank would compile it anew."""
+    if data_here.is_elsewhere(context) or data_here.size_bytes(context) > LITTLE_BYTES:
+        return
+    context.sent_ahead = Sent(_push_trainer(context), place_data(context))
+    if python is not None:
+        context.shell.run([python, "-m", "compileall", "-q", context.sent_ahead[0]])
+
 
 def sync(context: RunContext) -> None:
     """Leaves `source` (PYTHONPATH there), `data` (DataConfig fields) and `dataset` (what it is) in the run's record."""
-    source = _push_trainer(context)
-    data = place_data(context)
+    sent = context.sent_ahead or Sent(_push_trainer(context), place_data(context))
+    source, data = sent
     resume_from = place_checkpoint(context)
     context.note(source=source, data=data, resume_from_there=resume_from)
 

@@ -88,9 +88,8 @@ def test_with_the_laptop_gone_a_machine_without_a_key_powers_itself_off_and_is_t
     assert process.poll() is None, process.communicate()[1]
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    row = status(tmp_path, cloud)
-    guard = row["guard"]
-    assert (guard["kind"], guard["armed"]) == ("self", True) and guard["ends_at"] >= guard["acts_at"]
+    row = wait_until(lambda: (row := status(tmp_path, cloud))["guard"]["armed"] and row, 30)
+    assert row["guard"]["kind"] == "self" and row["guard"]["ends_at"] >= row["guard"]["acts_at"]
     (alive,) = cloud.books()["alive"]
     assert row["rental"] in (cloud.machine_folder(alive) / "lib" / "gptctl-self" / "settings").read_text()
     for supervisor in cloud.home(alive).glob(".gptctl/jobs/*/train/state.json"):
