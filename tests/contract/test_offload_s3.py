@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import resource
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -82,6 +83,27 @@ def test_a_file_too_large_for_one_put_goes_in_presigned_parts(
     objects.remove(slot["delete"])
     with pytest.raises(objects.Missing):
         objects.look(slot["get"])
+
+
+@pytest.mark.soak
+def test_a_file_of_more_than_four_gib_goes_in_the_parts_that_users_get(
+    s3: S3Server, run_with: Callable[[str], RunContext], tmp_path: Path
+) -> None:
+    size = storage_s3.LARGEST_PUT_BYTES + storage_s3.PART_BYTES + 7
+    context = run_with(s3.bucket())
+    slot = offload.Grants(context, offload.uri(context)).slot("model.safetensors", size)
+    assert len(slot["parts"]) == 18
+    path = tmp_path / "model.safetensors"
+    with path.open("wb") as file:
+        for start in range(0, size, storage_s3.PART_BYTES):  # holes between, other bytes in every part
+            file.seek(start)
+            file.write(os.urandom(7))
+        file.truncate(size)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    sent = objects.put(slot, str(path), size)
+    assert sent.size_bytes == size and objects.look(slot["get"]) == sent
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10, "KiB: blocks, never a part"
+    objects.remove(slot["delete"])
 
 
 def test_urls_are_renewed_by_whoever_follows_before_they_end(
