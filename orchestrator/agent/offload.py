@@ -145,7 +145,7 @@ class Offload:
         if missing:
             raise NeedsUrls("no URL was made for %s" % ", ".join(sorted(map(os.path.basename, missing))))
         self.bytes_done, self.bytes_total = 0, 2 * sum(each["size_bytes"] for each in entry["files"].values())
-        self.tell("uploading", step=entry["step"])
+        self.tell("uploading", self.known.get("problem"), step=entry["step"])  # which lasts until this has gone well
         try:
             self._send_files(entry, folder)
         except FileNotFoundError:

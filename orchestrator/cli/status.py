@@ -102,10 +102,19 @@ def show(found: dict[str, Any], *, everything: bool, as_json: bool, redraw: bool
     for row in rows:
         if row["guard"].get("watcher_seen_s", 0) is None:
             render.talk(f"no sign of a watcher for {row['id']} in 15 minutes; see docs/guards.md", style="yellow")
-    for line in filter(None, map(_guard_line, rows)):
+    for line in filter(None, [*map(_guard_line, rows), *map(_store_line, rows)]):
         render.talk(line, style="yellow")
     if hidden:
         render.talk(f"{len(hidden)} older runs are not shown; --all shows them")
+
+
+def _store_line(row: dict[str, Any]) -> str:
+    """What is wrong with the store of a run that goes on, and what is safe there; empty when nothing is."""
+    store = row["store"] or {}
+    if row["state"] == State.ENDED or not store.get("problem"):
+        return ""
+    safe = f"step {store['safe_step']}" if store.get("safe_step") is not None else "nothing"
+    return f"{row['id']}: the store: {store['problem']}; {safe} is safe there, and the machine tries again"
 
 
 def _guard_line(row: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from orchestrator.core.errors import StorageError, UserError
+from orchestrator.core.errors import StorageError, Unreachable, UserError
 from orchestrator.core.home_box import HomeBox, parts
 from orchestrator.core.ports import Address, Part, Shell, StoredFile, Upload
 from orchestrator.remote import transfer
@@ -61,7 +61,10 @@ class HomeBoxStorage:
     @contextmanager
     def shell(self) -> Iterator[Shell]:
         """A connection of its own, closed at the end."""
-        shell = self._connect(self.box.address)
+        try:
+            shell = self._connect(self.box.address)
+        except Unreachable as error:
+            raise Unreachable(f"home box {self.box.name}: {error.message}", error.hint) from error
         try:
             yield shell
         finally:

@@ -23,7 +23,6 @@ from orchestrator.core.errors import (
     UserError,
 )
 from orchestrator.core.ports import StoredFile, Upload
-from orchestrator.core.states import State
 from orchestrator.remote import hub_store
 from orchestrator.stages import guard, keeper
 from orchestrator.stages.context import RunContext
@@ -49,13 +48,14 @@ def uri(context: RunContext) -> str:
     return stored.run_uri(context.host.checkpoint_store or "", context.run_id)
 
 
-def start(context: RunContext) -> None:
-    """Hands over URLs: to a new job, or to the one that runs, for which they are new ones."""
+def start(context: RunContext, *, again: bool = False) -> None:
+    """Hands over URLs: to a new job, or to the one that runs, for which they are new ones. again: a home box that is
+    away now is left alone."""
     if not keeper.wanted(context):
         return _start_job(context, urls(context))
     call = keeper.new_call(context)
     _start_job(context, {"home": {"authorized": call.authorized}, "lasts_s": LONG_S})
-    (keeper.start_again if context.run.state == State.TRAINING else keeper.start)(context, call)
+    (keeper.start_again if again else keeper.start)(context, call)
 
 
 def _start_job(context: RunContext, secrets: Mapping[str, Any]) -> None:
@@ -166,7 +166,7 @@ def look_after(context: RunContext, status: Mapping[str, Any]) -> None:
     lost = (found or {}).get("state") in _helpless(context) and age_s > PROBED_WITHIN_S
     if found is not None and (lost or age_s > RENEW_BEFORE * float(made.get("lasts_s") or 0.0)):
         with suppress(AgentError):
-            start(context)
+            start(context, again=True)
 
 
 def _helpless(context: RunContext) -> tuple[str, ...]:
@@ -192,8 +192,8 @@ def settle(context: RunContext) -> frozenset[int]:
     if not wanted(context):
         return frozenset()
     with suppress(AgentError, ProviderError, UserError):  # the URLs it has may do
-        start(context)
-    troubled_since: float | None = None
+        start(context, again=True)
+    trouble = _Trouble()
     while True:
         status = context.agent.status(context.run_id)["runs"][context.run_id]
         state = status.get("store")
@@ -202,16 +202,29 @@ def settle(context: RunContext) -> frozenset[int]:
         note(context, status)
         if state.get("finished"):
             return frozenset(state["safe"])
-        if state["state"] in ("trouble", "needs-input"):
-            troubled_since = troubled_since or time.monotonic()
-            if time.monotonic() - troubled_since > TROUBLE_S:
-                context.tell("warning", f"{uri(context)}: {state['problem']}; fetching from the machine instead")
-                return frozenset(state["safe"])
-        else:
-            troubled_since = None
+        if trouble.lasts_s(state["state"]) > TROUBLE_S:
+            context.tell("warning", f"{uri(context)}: {state['problem']}; fetching from the machine instead")
+            return frozenset(state["safe"])
         context.tell("progress", what=JOB, text=f"storing checkpoints in {uri(context)}")
         guard.extend(context)
         time.sleep(LOOK_EVERY_S)
+
+
+class _Trouble:
+    """For how long a store has been in trouble. Between two tries it says something else for a while."""
+
+    def __init__(self) -> None:
+        self.first_s: float | None = None
+        self.last_s = 0.0
+
+    def lasts_s(self, state: str) -> float:
+        """0 while it is well, and again once it has been for half of TROUBLE_S."""
+        now = time.monotonic()
+        if state in ("trouble", "needs-input"):
+            self.first_s, self.last_s = self.first_s or now, now
+        elif now - self.last_s > TROUBLE_S / 2:
+            self.first_s = None
+        return now - self.first_s if self.first_s is not None else 0.0
 
 
 def index(context: RunContext) -> stored.StoreIndex | None:

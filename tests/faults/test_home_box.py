@@ -58,6 +58,25 @@ def test_a_box_that_was_restarted_gets_another_key(
     assert 3000 in steps_in(tmp_path / "kept")
     (record,) = nas.home.glob(".gptctl/jobs/*/keep-*/starts.jsonl")
     assert len(record.read_text().splitlines()) == 2, "it called again, after it was given another key"
+    fetched = place.gptctl("fetch", "--all")
+    assert fetched.returncode == 0, fetched.stderr
+    place.check()
+
+
+def test_a_box_that_goes_off_for_good_costs_no_checkpoint(
+    rehearse: Callable[..., Rehearsal], nas: Sshd, tmp_path: Path
+) -> None:
+    place = rehearse("home box off before the end", steps=1500, every=500)
+    keep_at(place.folder, nas, tmp_path / "kept")
+    process = place.begin()
+    wait_until(lambda: 500 in steps_in(tmp_path / "kept") or process.poll() is not None, 120)
+    nas.power_off()
+    wait_until(lambda: place.newest()["store"]["problem"] or process.poll() is not None, 120, 1)
+    shown = place.gptctl("status")
+    assert process.poll() is not None or "the store: the " in shown.stderr, shown.stderr
+    assert process.wait(1200) == 0, place.words()
+    assert "fetching from the machine instead" in place.words()
+    assert list((place.home / "runs").glob("*/checkpoints/step-001500"))
     place.check()
 
 
@@ -85,7 +104,7 @@ def test_a_box_that_is_off_is_found_before_anything_is_bought(
     keep_at(place.folder, nas, tmp_path / "kept")
     nas.power_off()
     done = place.gptctl("run", "tiny.toml", "--host", "cloud", "--yes")
-    assert done.returncode == 4, done.stderr
+    assert done.returncode == 4 and "home box nas" in done.stderr, done.stderr
     assert not place.cloud.books()["launches_by_intent"]
     place.check(outcome=None)
 
