@@ -42,7 +42,10 @@ def _start(places: Places, request: dict[str, Any], say: Say) -> None:
 
         keep.take_secrets(job, secrets)
         secrets = {}
-    say(jobs.start(job, secrets))
+    answer = jobs.start(job, secrets)
+    if answer["state"] == "ended":
+        jobs.forget_secrets(job)
+    say(answer)
 
 
 def _status(places: Places, request: dict[str, Any], say: Say) -> None:

@@ -50,12 +50,10 @@ def release(places: Places, request: dict[str, Any], say: Say) -> None:
 
 def _forget_secrets(places: Places, run: str) -> None:
     """What the store's jobs had in memory, and the line that lets a home box in."""
-    from . import admission, in_memory
+    from . import admission
 
     for job in jobs.of_run(places, run):
-        if job.is_unattended:
-            for kind in in_memory.KINDS:
-                in_memory.forget(kind, job.folder)
+        jobs.forget_secrets(job)
     admission.remove(run)
 
 

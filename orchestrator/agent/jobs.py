@@ -19,7 +19,7 @@ import sys
 import time
 from typing import Any
 
-from . import detach, files, lease, processes
+from . import detach, files, in_memory, lease, processes
 from .places import Places, checked_run
 from .refusal import Refusal
 
@@ -153,6 +153,12 @@ def _start_locked(job: Job, secrets: dict[str, Any], lock: int) -> str:
     if job.is_train and found["state"] == "lost":
         return "ended" if wait_for_end(job, 10.0) else "running"
     return "started"
+
+
+def forget_secrets(job: Job) -> None:
+    """What a job that stores or keeps has in memory: it has ended."""
+    for kind in in_memory.KINDS if job.is_unattended else ():
+        in_memory.forget(kind, job.folder)
 
 
 def revive(job: Job) -> dict[str, Any]:

@@ -191,8 +191,9 @@ def settle(context: RunContext) -> frozenset[int]:
     """Waits until the machine has stored all that is kept, as long as that goes on; the steps that are in the store."""
     if not wanted(context):
         return frozenset()
-    with suppress(AgentError, ProviderError, UserError):  # the URLs it has may do
-        start(context, again=True)
+    if not _is_finished(context):
+        with suppress(AgentError, ProviderError, UserError):  # the URLs it has may do
+            start(context, again=True)
     trouble = _Trouble()
     while True:
         status = context.agent.status(context.run_id)["runs"][context.run_id]
@@ -208,6 +209,10 @@ def settle(context: RunContext) -> frozenset[int]:
         context.tell("progress", what=JOB, text=f"storing checkpoints in {uri(context)}")
         guard.extend(context)
         time.sleep(LOOK_EVERY_S)
+
+
+def _is_finished(context: RunContext) -> bool:
+    return bool((context.agent.status(context.run_id)["runs"][context.run_id].get("store") or {}).get("finished"))
 
 
 class _Trouble:

@@ -7,10 +7,12 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable, Iterator
+from os.path import exists
 from pathlib import Path
 
 import pytest
 
+from orchestrator.agent import in_memory
 from tests.clouds import RehearsalCloud
 from tests.hosts import Sshd, inventory_entry_of
 from tests.stories.conftest import digests, losses, newest_run, wait_until
@@ -65,6 +67,10 @@ def test_with_the_laptop_away_everything_goes_home_and_another_machine_goes_on_f
     _, err = more.communicate(timeout=680)
     assert more.returncode == 0 and f"goes on from step {STEPS}: ssh://nas{kept}/{run}" in err, err
     assert losses(home / "runs" / str(newest_run(home)))[-1][0] == STEPS + 20
+    folders = list(nas.home.glob(".gptctl/jobs/*/*"))
+    assert folders and not [
+        one for one in folders for kind in in_memory.KINDS if exists(in_memory.path(kind, str(one)))
+    ]
     private = b"-----BEGIN OPENSSH PRIVATE KEY-----"
     holders = [path for path in [*kept.rglob("*"), *nas.home.rglob("*")] if path.is_file()]
     assert not [path for path in holders if private in path.read_bytes()], "the box's key lies on no disk"
