@@ -4,7 +4,7 @@ What arrives is written beside its place, goes on at the byte after a broken lin
 whole and synced. What is asked for is read again from the disk: size and sha256 go back, the bytes stay.
 
     POST /PLACE      X-Sha256, X-Size-Bytes of a file to come  ->  {"have_bytes"} of that very file, from an earlier try
-    PUT /PLACE       X-Sha256, Content-Range                   ->  200 when these bytes are on the disk
+    PUT /PLACE       X-Sha256, X-Size-Bytes, X-Offset          ->  200 when these bytes are on the disk
     GET /PLACE                                                 ->  {"size_bytes", "sha256"} of what lies there
     DELETE /PLACE                                              ->  200, there or not
     POST /end                                                  ->  200: nothing more will come
@@ -26,7 +26,7 @@ from .objects import BLOCK_BYTES, Content
 
 PLACE = re.compile(r"/((?:[A-Za-z0-9][\w.-]{0,99}/)?[A-Za-z0-9][\w.-]{0,99})")
 SHA256 = re.compile(r"[0-9a-f]{64}")
-RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15})")
+NUMBER = re.compile(r"\d{1,15}")
 PART = ".part-"
 SPARE_BYTES = 1 << 30
 """Stays free on the disk: somebody lives here."""
@@ -89,6 +89,8 @@ class FolderService(BaseHTTPRequestHandler):
             self.close_connection = True  # what is still on its way has no place
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body)
         self.wfile.flush()
@@ -106,13 +108,18 @@ class FolderService(BaseHTTPRequestHandler):
             raise Refused(400, "a file needs its X-Sha256")
         return os.path.join(os.path.dirname(path), "%s%s-%s" % (PART, digest[:16], os.path.basename(path)))
 
+    def _number(self, name: str) -> int:
+        text = str(self.headers.get(name, ""))
+        if not NUMBER.fullmatch(text):
+            raise Refused(400, "a file needs its %s" % name)
+        return int(text)
+
     def _have(self) -> dict[str, Any]:
         """How much of a file to come is here; whether the rest has room is said before its first byte."""
-        size_text = str(self.headers.get("X-Size-Bytes", ""))
-        if not size_text.isdigit():
-            raise Refused(400, "a file needs its X-Size-Bytes")
-        path = self._path()
-        have, size = files.size_bytes(self._part(path)), int(size_text)
+        path, size = self._path(), self._number("X-Size-Bytes")
+        have = files.size_bytes(self._part(path))
+        if have > size:
+            raise Refused(400, "%d bytes of it are here, and it has %d" % (have, size))
         files.make_folder(os.path.dirname(path))
         disk = os.statvfs(os.path.dirname(path))
         free = disk.f_bavail * disk.f_frsize
@@ -123,20 +130,19 @@ class FolderService(BaseHTTPRequestHandler):
 
     def _take(self) -> dict[str, Any]:
         """Adds bytes to a file to come; with the last ones it is at its place, and on the disk."""
-        found = RANGE.fullmatch(str(self.headers.get("Content-Range", "")))
-        if found is None:
-            raise Refused(400, "bytes need their Content-Range")
-        start, last, total = map(int, found.groups())
         path = self._path()
         part = self._part(path)
+        start, length, total = map(self._number, ("X-Offset", "Content-Length", "X-Size-Bytes"))
+        if start + length > total:
+            raise Refused(400, "it has %d bytes, and %d would be here" % (total, start + length))
         files.make_folder(os.path.dirname(path))
-        with open(part, "ab") as file:
-            if file.tell() != start or last >= total:
+        with open(part, "ab" if start else "wb") as file:  # from the beginning: whatever was here
+            if file.tell() != start:
                 raise Refused(409, "%d bytes are here, and what came begins at %d" % (file.tell(), start))
-            self._receive(file, last + 1 - start)
+            self._receive(file, length)
             file.flush()
             os.fsync(file.fileno())
-        if last + 1 == total:
+        if start + length == total:
             os.replace(part, path)
             files.sync_folder(os.path.dirname(path))
         return {}

@@ -78,10 +78,9 @@ class HomeStore:
             sent = objects.digest(file, size_bytes)
             if sent != sha256:  # whoever calls says so: nothing damaged leaves
                 return Content(size_bytes, sent)
-            start = have if have < size_bytes else 0
-            tick(start)
-            file.seek(start)
-            self._send(place, objects.Body(file, size_bytes - start, tick), start, size_bytes, sha256)
+            tick(have)
+            file.seek(have)
+            self._send(place, objects.Body(file, size_bytes - have, tick), have, size_bytes, sha256)
         return Content(size_bytes, sent)
 
     def put_bytes(self, place: str, content: bytes) -> Content:
@@ -113,7 +112,8 @@ class HomeStore:
     def _send(self, place: str, body: Any, start: int, size_bytes: int, sha256: str) -> None:
         headers = {
             "X-Sha256": sha256,
-            "Content-Range": "bytes %d-%d/%d" % (start, size_bytes - 1, size_bytes),
+            "X-Size-Bytes": str(size_bytes),
+            "X-Offset": str(start),
             "Content-Length": str(size_bytes - start),
         }
         self._ask("PUT", place, body, headers)
