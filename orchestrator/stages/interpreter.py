@@ -34,8 +34,9 @@ def chosen(context: RunContext, facts: Mapping[str, Any]) -> dict[str, Any]:
         return known
     exit_record = run_job(context, context.agent, JOB, _digest(facts, spec), spec)
     if exit_record["outcome"] != "finished":
+        said = exit_record["last_lines"][-5:] or [str(exit_record["reason"])]
         raise MachineUnfit(
-            f"provision: no interpreter on {context.host.name} computes: " + " | ".join(exit_record["last_lines"][-5:]),
+            f"provision: no interpreter on {context.host.name} computes: " + " | ".join(said),
             f"set `python` of host {context.host.name} to one that imports torch >= 2.9, or look with: "
             f"gptctl check {context.host.name}",
         )

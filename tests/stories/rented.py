@@ -1,6 +1,6 @@
 """A rented machine of the rehearsal cloud and the `gptctl` that drives it, as its own process with a home of its own.
 
-    gptctl(tmp_path, cloud, "run", str(recipe), "--host", "box", "--yes", lease_s=6)
+    gptctl(tmp_path, cloud, "run", str(recipe), "--host", "box", "--yes", lease_s=20)
 
 Recipes that extend another one add SETTINGS: what is kept unfetched is held for seconds only.
 """

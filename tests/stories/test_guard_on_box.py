@@ -16,7 +16,7 @@ from tests.stories.rented import BOX, SETTINGS, cloud, gptctl, killed_when
 
 __all__ = ["cloud"]
 
-LEASE_S = 6
+LEASE_S = 16
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def test_with_the_laptop_away_everything_goes_home_and_another_machine_goes_on_f
     recipe, kept, home = tmp_path / "homeward.toml", tmp_path / "kept", tmp_path / "home"
     recipe.write_text(f'extends = "{tiny(STEPS)}"\nname = "homeward"\n{SETTINGS}')
     (tmp_path / "inventory.toml").write_text(inventory(nas, kept))
-    process = gptctl(tmp_path, cloud, "run", str(recipe), "--host", "box", "--yes", lease_s=6)
+    process = gptctl(tmp_path, cloud, "run", str(recipe), "--host", "box", "--yes", lease_s=20)
     wait_until(lambda: process.poll() is not None or list(home.glob("runs/*/metrics.jsonl")), 200)
     process.send_signal(signal.SIGKILL)
     _, err = process.communicate()

@@ -43,7 +43,7 @@ def test_with_the_laptop_away_everything_goes_to_the_hub_and_another_machine_goe
     (tmp_path / "inventory.toml").write_text(f"{BOX}{STORE}hub_token_on_machine = true\n{LOCAL}")
 
     with said_in_command_lines(STORE_TOKEN) as said:
-        process = gptctl(tmp_path, cloud, "run", str(recipe), "--host", "box", "--yes", lease_s=6)
+        process = gptctl(tmp_path, cloud, "run", str(recipe), "--host", "box", "--yes", lease_s=20)
         home = tmp_path / "home"
         wait_until(lambda: process.poll() is not None or list(home.glob("runs/*/metrics.jsonl")), 200)
         process.send_signal(signal.SIGKILL)

@@ -17,6 +17,9 @@ import pytest
 from orchestrator.agent import processes
 from tests.agent_box import Box, until
 
+STEPS = 500
+"""Of a training that has to last while others are killed: ten seconds."""
+
 
 @pytest.fixture
 def box(tmp_path: Path) -> Iterator[Box]:
@@ -109,20 +112,20 @@ def test_the_job_is_in_a_session_of_its_own(box: Box) -> None:
 
 
 def test_a_killed_supervisor_is_replaced_and_the_training_goes_on(box: Box) -> None:
-    box.start(steps=100)
+    box.start(steps=STEPS)
     box.until_steps(5)
     first = box.state()
     os.kill(first["supervisor"]["pid"], signal.SIGKILL)
     until(lambda: not box.job()["supervised"])
     assert box.job()["state"] == "running"
-    assert box.start(steps=100)["state"] == "running"
+    assert box.start(steps=STEPS)["state"] == "running"
     second = box.state()
     assert second["program"] == first["program"]
     assert second["supervisor"] != first["supervisor"] and box.job()["supervised"]
     ended = box.wait()
-    assert (ended["outcome"], ended["trainer"]["step"], ended["code"]) == ("finished", 100, None)
+    assert (ended["outcome"], ended["trainer"]["step"], ended["code"]) == ("finished", STEPS, None)
     assert box.starts() == 1
-    assert len(box.metrics()) == 100
+    assert len(box.metrics()) == STEPS
 
 
 def test_a_cpu_stays_taken_while_the_training_of_a_killed_supervisor_runs(box: Box) -> None:
