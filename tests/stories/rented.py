@@ -7,6 +7,7 @@ Recipes that extend another one add SETTINGS: what is kept unfetched is held for
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.clouds import RehearsalCloud
-from tests.stories.conftest import newest_run, wait_until
+from tests.stories.conftest import digests, newest_run, wait_until
 
 BOX = """
 [hosts.box]
@@ -67,3 +68,14 @@ def killed_when(process: subprocess.Popen[str], tmp_path: Path, what: Callable[[
     run = newest_run(tmp_path / "home")
     assert run is not None
     return run
+
+
+def resumed_and_fetched(tmp_path: Path, cloud: RehearsalCloud, run: str, step: int) -> None:
+    """A run that ended with nobody there: resuming reads its end, and its checkpoint of `step` comes here whole."""
+    assert gptctl(tmp_path, cloud, "resume", run).wait(480) == 0
+    fetched = gptctl(tmp_path, cloud, "fetch", run, "--json")
+    out, err = fetched.communicate(timeout=480)
+    assert fetched.returncode == 0, err
+    (latest,) = [each for each in json.loads(out)["checkpoints"] if each["step"] == step]
+    promised = json.loads((Path(latest["path"]) / "MANIFEST.json").read_text())["files"]
+    assert digests(Path(latest["path"])) == {name: entry["sha256"] for name, entry in promised.items()}

@@ -15,8 +15,8 @@ import pytest
 from orchestrator.agent import in_memory
 from tests.clouds import RehearsalCloud
 from tests.hosts import Sshd, inventory_entry_of
-from tests.stories.conftest import digests, losses, newest_run, wait_until
-from tests.stories.rented import BOX, SETTINGS, cloud, gptctl
+from tests.stories.conftest import losses, newest_run, wait_until
+from tests.stories.rented import BOX, SETTINGS, cloud, gptctl, resumed_and_fetched
 
 __all__ = ["cloud"]
 STEPS = 500
@@ -52,13 +52,7 @@ def test_with_the_laptop_away_everything_goes_home_and_another_machine_goes_on_f
     assert max(each["step"] for each in index["checkpoints"]) == STEPS
     assert not list(kept.rglob(".part-*"))
     wait_until(lambda: not nas.processes(), 30)
-    assert gptctl(tmp_path, cloud, "resume", run).wait(480) == 0
-    fetched = gptctl(tmp_path, cloud, "fetch", run, "--json")
-    out, err = fetched.communicate(timeout=480)
-    assert fetched.returncode == 0, err
-    (latest,) = [each for each in json.loads(out)["checkpoints"] if each["step"] == STEPS]
-    promised = json.loads((Path(latest["path"]) / "MANIFEST.json").read_text())["files"]
-    assert digests(Path(latest["path"])) == {name: entry["sha256"] for name, entry in promised.items()}
+    resumed_and_fetched(tmp_path, cloud, run, STEPS)
 
     more = gptctl(
         tmp_path, cloud, "run", str(recipe), "--host", "local", "--resume-from", f"ssh://nas{kept}/{run}", "--yes",

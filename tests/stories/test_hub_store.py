@@ -11,8 +11,8 @@ import pytest
 
 from tests.clouds import RehearsalCloud, said_in_command_lines
 from tests.hub_uploads import STORE_TOKEN, TOKEN, Repository, UploadHub
-from tests.stories.conftest import digests, losses, newest_run, wait_until
-from tests.stories.rented import BOX, SETTINGS, cloud, gptctl
+from tests.stories.conftest import losses, newest_run, wait_until
+from tests.stories.rented import BOX, SETTINGS, cloud, gptctl, resumed_and_fetched
 
 __all__ = ["cloud"]
 STORE = 'checkpoint_store = "hf://me/runs"\n'
@@ -58,13 +58,7 @@ def test_with_the_laptop_away_everything_goes_to_the_hub_and_another_machine_goe
     assert max(each["step"] for each in index["checkpoints"]) == STEPS
     assert sum(cloud.books()["launches_by_intent"].values()) == 1
 
-    assert gptctl(tmp_path, cloud, "resume", run).wait(480) == 0
-    fetched = gptctl(tmp_path, cloud, "fetch", run, "--json")
-    out, err = fetched.communicate(timeout=480)
-    assert fetched.returncode == 0, err
-    (latest,) = [each for each in json.loads(out)["checkpoints"] if each["step"] == STEPS]
-    promised = json.loads((Path(latest["path"]) / "MANIFEST.json").read_text())["files"]
-    assert digests(Path(latest["path"])) == {name: entry["sha256"] for name, entry in promised.items()}
+    resumed_and_fetched(tmp_path, cloud, run, STEPS)
 
     more = gptctl(
         tmp_path, cloud, "run", str(recipe), "--host", "local", "--resume-from", f"hf://models/me/runs/{run}", "--yes",
