@@ -16,17 +16,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from orchestrator.agent import processes
 from orchestrator.remote.agent_package import agent_package
+from tests.waiting import DEADLINE_S, until
 
 AGENT_PYTHON = os.environ.get("GPTCTL_TEST_AGENT_PYTHON", sys.executable)
-DEADLINE_S = 240.0
-"""Ends a wait that hangs; on a quiet machine nothing here takes a tenth of it."""
 
 TORCHRUN = """
 import os, subprocess, sys
@@ -175,14 +172,6 @@ def _whole(path: Path) -> bool:
         return isinstance(json.loads(path.read_text()), dict)
     except ValueError:
         return False
-
-
-def until(condition: Callable[[], bool], deadline_s: float = DEADLINE_S) -> None:
-    """Waits for the condition; fails the test when it does not come."""
-    ends = time.monotonic() + deadline_s
-    while not condition():
-        assert time.monotonic() < ends, "the condition did not come true in time"
-        time.sleep(0.02)
 
 
 def followed_bytes(answers: list[dict[str, Any]], file: str) -> bytes:

@@ -15,17 +15,15 @@ import json
 import os
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 from orchestrator.rehearsal.books import read_books
+from tests.canary import command_lines
 from tests.hosts import fingerprint
+from tests.waiting import until
 
-WITHIN_S = 20.0
 API = "/api/v1"
 
 
@@ -188,16 +186,8 @@ def rehearsal(*arguments: str, env: Mapping[str, str] | None = None) -> subproce
     """Runs the program."""
     argv = [sys.executable, "-m", "orchestrator.rehearsal", *arguments]
     return subprocess.run(
-        argv, env={**os.environ, **(env or {})}, capture_output=True, text=True, check=False, timeout=60
+        argv, env={**os.environ, **(env or {})}, capture_output=True, text=True, check=False, timeout=240
     )
-
-
-def until(true: Callable[[], bool], within_s: float = WITHIN_S) -> None:
-    """Waits until it is true; fails with the condition's source position when it does not become so."""
-    end = time.monotonic() + within_s
-    while not true():
-        assert time.monotonic() < end, f"not within {within_s} s: line {true.__code__.co_firstlineno}"
-        time.sleep(0.02)
 
 
 def processes_with(word: str) -> list[int]:
@@ -208,35 +198,3 @@ def processes_with(word: str) -> list[int]:
 def words_of_processes(prefix: str) -> list[str]:
     """Words of command lines of living processes that begin so."""
     return [word for words in command_lines().values() for word in words if word.startswith(prefix)]
-
-
-@contextmanager
-def said_in_command_lines(*words: str) -> Iterator[set[str]]:
-    """Which of the words any process had in its argv, looked at all the time: what anybody's `ps` would have shown."""
-    found: set[str] = set()
-    ended = threading.Event()
-
-    def look() -> None:
-        while not ended.wait(0.1):
-            argvs = [" ".join(argv) for argv in command_lines().values()]
-            found.update(word for word in words if any(word in argv for argv in argvs))
-
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    try:
-        yield found
-    finally:
-        ended.set()
-        thread.join()
-
-
-def command_lines() -> dict[int, list[str]]:
-    """The argv of every living process, by pid."""
-    found = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                found[int(folder.name)] = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            except OSError:  # it ended meanwhile
-                continue
-    return found

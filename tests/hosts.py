@@ -29,7 +29,7 @@ from orchestrator.core.ports import Address
 
 SSHD = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin") or "/usr/sbin/sshd"
 CLEAN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-UP_WITHIN_S = 10.0
+UP_WITHIN_S = 60.0
 SMALL_DISK_BYTES = 1 << 20
 
 CONFIG = """
@@ -185,14 +185,14 @@ class Sshd:
         """Drop every packet of this machine's port, both ways, without a word to either side. Needs root."""
         for direction, side in (("INPUT", "--dport"), ("INPUT", "--sport")):
             rule = [direction, "-p", "tcp", "-d" if side == "--dport" else "-s", self.host, side, str(self.port)]
-            subprocess.run(["iptables", "-w", "-I", *rule, "-j", "DROP"], check=True, timeout=20)
+            subprocess.run(["iptables", "-w", "-I", *rule, "-j", "DROP"], check=True, timeout=120)
             self._rules.append(rule)
 
     def heal(self) -> None:
         """Take the rules of `cut` away."""
         while self._rules:
             rule = self._rules.pop()
-            subprocess.run(["iptables", "-w", "-D", *rule, "-j", "DROP"], check=True, timeout=20)
+            subprocess.run(["iptables", "-w", "-D", *rule, "-j", "DROP"], check=True, timeout=120)
 
     @property
     def identity(self) -> str:
@@ -259,18 +259,18 @@ def make_key(file: Path, *, kind: str = "ed25519") -> None:
     """A new key pair under this name, in place of an old one."""
     file.unlink(missing_ok=True)
     file.with_name(file.name + ".pub").unlink(missing_ok=True)
-    subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-f", str(file)], check=True, timeout=20)
+    subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-f", str(file)], check=True, timeout=120)
 
 
 @contextmanager
 def small_disk(folder: Path, size_bytes: int = SMALL_DISK_BYTES) -> Iterator[Path]:
     """A file system of its own with little room. Needs root."""
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(folder)], check=True, timeout=20)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(folder)], check=True, timeout=120)
     try:
         yield folder
     finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True, timeout=20)
+        subprocess.run(["umount", "-l", str(folder)], check=True, timeout=120)
 
 
 def dies_with_us() -> list[str]:

@@ -21,7 +21,8 @@ from orchestrator.core.ports import Instance, LaunchRequest, Offer
 from orchestrator.providers.lambda_cloud import LambdaCloud, open_api
 from orchestrator.remote.lambda_api import LambdaApi
 from orchestrator.remote.web import Answer, WebApi
-from tests.clouds import RehearsalCloud, until
+from tests.clouds import RehearsalCloud
+from tests.waiting import until
 
 RENTAL = "8xa100-1120-abcdef"
 

@@ -32,7 +32,7 @@ SUPERNET = "10.196.0.0/14"
 FIRST = IPv4Address("10.197.0.0")
 SUBNETS = 16384
 DISK_BYTES = 4 << 30
-UP_WITHIN_S = 30.0
+UP_WITHIN_S = 120.0
 USER = "gpt"
 CGROUPS = ("systemd", "unified", "memory", "pids", "cpu", "cpuacct")
 
@@ -268,19 +268,25 @@ class NamespaceHost:
     def _wait_until_up(self) -> None:
         until = time.monotonic() + UP_WITHIN_S
         while time.monotonic() < until and self._process is not None and self._process.poll() is None:
-            with socket.socket() as probe:
-                probe.settimeout(2)
-                if probe.connect_ex((self.host, 22)) == 0 and probe.recv(4) == b"SSH-":
-                    return
+            if self._greets():
+                return
             time.sleep(0.02)
         raise RuntimeError(f"{self.name} did not come up: {(self.folder / 'boot.log').read_text()[-2000:]}")
 
+    def _greets(self) -> bool:
+        """Whether sshd says who it is. One that is only just starting may refuse, reset, or accept and say nothing."""
+        try:
+            with socket.create_connection((self.host, 22), timeout=2) as probe:
+                return probe.recv(4) == b"SSH-"
+        except OSError:
+            return False
+
     def _inside(self, *argv: str) -> None:
-        subprocess.run(["ip", "netns", "exec", self.netns, *argv], check=True, timeout=30)
+        subprocess.run(["ip", "netns", "exec", self.netns, *argv], check=True, timeout=120)
 
 
 def _ip(*argv: str) -> None:
-    subprocess.run(["ip", *argv], check=True, timeout=30)
+    subprocess.run(["ip", *argv], check=True, timeout=120)
 
 
 def _remove_cgroup(folder: Path) -> None:

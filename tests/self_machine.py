@@ -49,7 +49,7 @@ class SelfMachine:
     def boot(self) -> None:
         """Runs the commands of the user data, and sees that only this folder's programs were found."""
         for argv in self.bootcmd:
-            subprocess.run(argv, env={"PATH": self.path}, check=True, timeout=20)
+            subprocess.run(argv, env={"PATH": self.path}, check=True, timeout=120)
         settings = (self.folder / "lib" / "gptctl-self" / "settings").read_text()
         for name in STAND_INS:
             assert f"{name}='{self.bin / name}'" in settings, settings
@@ -57,7 +57,7 @@ class SelfMachine:
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [str(self.bin / "gptctl-self"), *words],
-            env={"PATH": self.path}, capture_output=True, text=True, check=False, timeout=20,
+            env={"PATH": self.path}, capture_output=True, text=True, check=False, timeout=120,
         )  # fmt: skip
 
     def left(self) -> tuple[str, str, str]:

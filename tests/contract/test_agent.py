@@ -21,6 +21,7 @@ from orchestrator.remote.agent_package import agent_package, agent_sources
 from orchestrator.remote.local import LocalShell
 from orchestrator.remote.ssh import connect
 from tests.agent_box import Box
+from tests.canary import below, holders
 from tests.hosts import Sshd
 
 RUN = "r-1"
@@ -132,8 +133,8 @@ def test_secrets_reach_the_job_and_no_argv_environment_or_file(counted: Counting
     result = agent.wait(RUN, "prepare", lambda line: None)["result"]
     assert result == {"got": canary[::-1], "leaked": False, "looked": True}
     assert all(canary not in word for argv in counted.commands for word in argv)
-    files = [path for path in Path(agent.root).rglob("*") if path.is_file()]
-    assert len(files) > 5 and not [path for path in files if canary.encode() in path.read_bytes()]
+    files = below(Path(agent.root))
+    assert len(files) > 5 and not holders(canary, files)
 
 
 def test_stop_and_renew_and_errors_arrive_as_words(counted: CountingShell) -> None:

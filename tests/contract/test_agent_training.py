@@ -17,7 +17,8 @@ import trainer
 from orchestrator.agent import processes
 from orchestrator.remote.agent import Agent, Data, Ended
 from orchestrator.remote.local import LocalShell
-from tests.agent_box import Box, until
+from tests.agent_box import Box
+from tests.waiting import until
 from trainer.contract import DataConfig, ModelConfig, RunConfig, TrainConfig
 
 RUN = "real-1120-abcdef"

@@ -12,8 +12,8 @@ from orchestrator.core.ports import Shell
 from orchestrator.remote.agent import Agent
 from orchestrator.remote.known_hosts import HostKey, pinned, repin
 from orchestrator.remote.ssh import connect
-from tests.clouds import until
 from tests.hosts import Sshd
+from tests.waiting import until
 
 Open = Callable[..., Shell]
 

@@ -16,10 +16,11 @@ import pytest
 
 from orchestrator.agent import in_memory, processes
 from orchestrator.remote.keys import new_key_pair
-from tests.agent_box import AGENT_PYTHON, Box, until
-from tests.clouds import said_in_command_lines
+from tests.agent_box import AGENT_PYTHON, Box
+from tests.canary import below, content, holders, said_in_command_lines
 from tests.hosts import CONFIG, Sshd
 from tests.unit.test_agent_offload import RUN, checkpoint, safe, store, train
+from tests.waiting import until
 
 KINDS = ("store", "line", "keep-key", "keep-hosts")
 MARK = "gptctl-store-r-1"
@@ -57,7 +58,7 @@ class Pair:
         return dict(self.nas.call("status", run=RUN)["runs"][RUN]["keep"] or {})
 
     def ssh_clients(self) -> list[int]:
-        return [pid for pid in self.nas.processes(RUN, "keep") if Path(f"/proc/{pid}/comm").read_text() == "ssh\n"]
+        return [pid for pid in self.nas.processes(RUN, "keep") if content(Path(f"/proc/{pid}/comm")) == b"ssh\n"]
 
     def index(self) -> dict[str, Any]:
         return dict(json.loads((self.kept / "CHECKPOINTS.json").read_text()))
@@ -112,10 +113,7 @@ def test_every_checkpoint_comes_home_and_what_is_not_kept_leaves_it(pair: Pair) 
     assert [each["step"] for each in pair.index()["checkpoints"]] == [20, 30]
     assert pair.index()["ended"]["outcome"] == "stopped"
     assert pair.authorized.read_text() == others, "the key is let in no more, and other lines are as they were"
-    kept = [
-        path for root in (pair.nas.root, pair.machine.root, pair.kept) for path in root.rglob("*") if path.is_file()
-    ]
-    assert not [path for path in kept if b"BEGIN OPENSSH PRIVATE" in path.read_bytes()]
+    assert not holders("BEGIN OPENSSH PRIVATE", below(pair.nas.root, pair.machine.root, pair.kept))
     for kind in KINDS:
         for box in (pair.nas, pair.machine):
             assert not [

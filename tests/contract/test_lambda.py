@@ -31,8 +31,10 @@ from orchestrator.providers.lambda_cloud import LambdaCloud
 from orchestrator.remote import known_hosts, lambda_api, ssh
 from orchestrator.remote.cloud_init import user_data
 from orchestrator.remote.keys import new_key_pair
-from tests.clouds import RehearsalCloud, until
+from tests.canary import below, content
+from tests.clouds import RehearsalCloud
 from tests.lambda_account import RENTAL, Account
+from tests.waiting import until
 
 LAUNCH = "/instance-operations/launch"
 
@@ -376,7 +378,7 @@ def test_the_jupyter_login_in_every_list_goes_nowhere(
     account.cloud.inject("wrong-types*forever")
     with pytest.raises(NoAnswer) as caught:
         account.provider.machines()
-    written = b"".join(file.read_bytes() for file in gptctl_home.rglob("*") if file.is_file())
+    written = b"".join(content(file) for file in below(gptctl_home))
     said = repr(instance) + repr(caught.value) + caught.value.hint + repr(account.web)
     assert token not in said + written.decode(errors="replace")
     assert account.cloud.key not in said + written.decode(errors="replace")

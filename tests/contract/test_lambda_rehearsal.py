@@ -13,7 +13,7 @@ from orchestrator.core.inventory import HostSpec
 from orchestrator.core.machines import machine_type
 from orchestrator.core.ports import LaunchRequest, Provider
 from orchestrator.providers import rehearsal
-from tests.clouds import until
+from tests.waiting import until
 
 
 @pytest.fixture

@@ -14,9 +14,10 @@ from jsonschema import ValidationError
 from orchestrator.core.errors import ProviderError
 from orchestrator.remote.cloud_init import user_data
 from orchestrator.remote.keys import new_key_pair
-from tests.clouds import RehearsalCloud, until
+from tests.clouds import RehearsalCloud
 from tests.lambda_account import Account, Exchange
 from tests.lambda_schemas import ANSWERS, answer_validator, operation, request_validator
+from tests.waiting import until
 
 REFUSED = {
     ("post", "/instance-operations/launch"): {400, 401, 404},

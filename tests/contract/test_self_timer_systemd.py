@@ -13,9 +13,9 @@ from orchestrator.core.ports import Shell
 from orchestrator.remote.agent import Agent
 from orchestrator.remote.cloud_init import Timer, user_data
 from orchestrator.remote.ssh import connect
-from tests.agent_box import until
 from tests.namespaces import NamespaceHost
 from tests.self_machine import RENTAL
+from tests.waiting import until
 
 
 @pytest.fixture

@@ -2,40 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.canary import below, holders, of_processes
 from tests.conftest import gptctl_command
 from tests.faults.conftest import Rehearsal
 
 pytestmark = pytest.mark.faults
 LEAST_LOOKS = 20
-
-
-def holders(key: bytes, files: Iterable[Path]) -> list[Path]:
-    """Those of these files that contain it."""
-    return [file for file in files if key in content(file)]
-
-
-def content(file: Path) -> bytes:
-    try:
-        return file.read_bytes() if file.is_file() else b""
-    except OSError:  # it ended, or is not for us to read
-        return b""
-
-
-def below(folder: Path) -> Iterator[Path]:
-    """Every file below, also while the folder is being removed."""
-    for place, _, names in os.walk(folder):
-        yield from (Path(place) / name for name in names)
-
-
-def command_lines() -> list[Path]:
-    return list(Path("/proc").glob("[0-9]*/cmdline"))
 
 
 @pytest.mark.parametrize("guard", ["watcher", "key-on-box"])
@@ -54,9 +32,9 @@ def test_the_api_key_appears_nowhere(rehearse: Callable[..., Rehearsal], guard: 
     homes: set[Path] = set()
     while process.poll() is None:
         looks += 1
-        shown |= {str(file) for file in holders(key, command_lines())}
+        shown |= {str(file) for file in holders(key, of_processes("cmdline"))}
         homes |= set(place.cloud.state.glob("machines/*"))
-        shown |= {str(file) for home in homes for file in holders(key, below(home))}
+        shown |= {str(file) for file in holders(key, below(*homes))}
     said, _ = process.communicate()
     assert process.returncode == 0, said
     assert looks >= LEAST_LOOKS and homes

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.clouds import command_lines
+from tests.canary import command_lines
 from tests.faults.conftest import Clocks, Rehearsal
 from tests.hosts import make_key
 from tests.stories.conftest import end, wait_until

@@ -6,12 +6,13 @@ import hashlib
 import json
 import sqlite3
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.waiting import until
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
@@ -72,13 +73,7 @@ def newest_run(home: Path) -> str | None:
 def wait_until(what: Callable[[], Any], deadline_s: float, interval_s: float = 0.02) -> Any:
     """The first true value of `what`, or an assertion with what was waited for. deadline_s: on a machine of its own; it
     ends a wait that hangs, and says nothing of speed."""
-    deadline = time.monotonic() + PATIENCE * deadline_s
-    while time.monotonic() < deadline:
-        found = what()
-        if found:
-            return found
-        time.sleep(interval_s)
-    raise AssertionError(f"not within {deadline_s} s: {what}")
+    return until(what, PATIENCE * deadline_s, interval_s)
 
 
 def starts(machine_folder: Path, run_id: str) -> int:

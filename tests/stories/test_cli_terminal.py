@@ -153,7 +153,7 @@ def test_sigterm_leaves_in_order(gptctl: Gptctl, gptctl_home: Path, tiny: Callab
         process = subprocess.Popen(
             gptctl_command("run", tiny(3000), "--host", "local", "--yes"), stdout=out, stderr=out, cwd=tmp_path
         )
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 360
     while "step 10 " not in log.read_text():
         assert time.monotonic() < deadline and process.poll() is None, log.read_text()
         time.sleep(0.1)

@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.canary import below
 from tests.conftest import Gptctl, gptctl_command
 from tests.hosts import Sshd
 from tests.recipes import SMALL, write_tokens
 from tests.stories.conftest import digests, events, losses, newest_run, starts, wait_until
 
 NOTICED_WITHIN_S = 10
-LEAVING_S = 5
+LEAVING_S = 15
 """For gptctl to say so and end, on a loaded machine."""
 DATASET_BYTES = 400_000_000
 
@@ -45,7 +46,7 @@ def test_cut_while_data_goes_out(gptctl: Gptctl, gptctl_home: Path, box: Sshd, t
 
     process = begin(gptctl_home, str(source), box)
     far = box.home / ".gptctl" / "data"
-    wait_until(lambda: any(path.stat().st_size > 1_000_000 for path in far.rglob("*") if path.is_file()), 60, 0.005)
+    wait_until(lambda: any(path.stat().st_size > 1_000_000 for path in below(far)), 60, 0.005)
     box.cut()
     notice(process)
     run_id = newest_run(gptctl_home)

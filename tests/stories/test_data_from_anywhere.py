@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from orchestrator.core.errors import GptctlError, VerificationFailed
 from orchestrator.stages.sync import place_data
-from tests.clouds import said_in_command_lines
+from tests.canary import below, holders, said_in_command_lines
 from tests.conftest import Gptctl, gptctl_command
 from tests.contexts import context_of
 from tests.file_server import FileServer, Hub
@@ -114,9 +114,9 @@ def on_machine(data: dict[str, Any]) -> list[str]:
 
 
 def leaked(folder: Path, *canaries: str) -> list[str]:
-    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    files = below(folder)
     assert files
-    return [str(path) for path in files for word in canaries if word.encode() in path.read_bytes()]
+    return [str(path) for word in canaries for path in holders(word, files)]
 
 
 def test_four_sources_one_dataset(

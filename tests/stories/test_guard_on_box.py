@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.canary import below, holders, of_processes
 from tests.clouds import RehearsalCloud
 from tests.stories.conftest import wait_until
 from tests.stories.rented import BOX, SETTINGS, cloud, gptctl, killed_when
@@ -100,24 +101,10 @@ def test_the_api_key_is_in_the_accounts_file_and_in_memory_and_nowhere_else(
     process = gptctl(tmp_path, cloud, "run", str(recipe), "--host", "box", "--yes", lease_s=600)
     seen: list[Path] = []
     while process.poll() is None:
-        seen += holders(cloud.key)
+        seen += holders(cloud.key, of_processes("cmdline", "environ"))
     out, err = process.communicate()
     assert process.returncode == 0, out + err
     assert seen == [] and cloud.key not in out + err
     own_file = Path(cloud.entry["key_file"])
-    written = [file for file in tmp_path.rglob("*") if file.is_file() and not file.is_symlink()]
-    assert [file for file in written if cloud.key.encode() in file.read_bytes()] == [own_file]
-    assert not any(cloud.key.encode() in file.read_bytes() for file in Path("/dev/shm").glob("gptctl-guard-*"))
-
-
-def holders(key: str) -> list[Path]:
-    """Command lines and environments of living processes that show the key."""
-    files = [process / name for process in Path("/proc").glob("[0-9]*") for name in ("cmdline", "environ")]
-    return [file for file in files if key.encode() in content(file)]
-
-
-def content(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError:
-        return b""
+    assert holders(cloud.key, below(tmp_path)) == [own_file]
+    assert not holders(cloud.key, Path("/dev/shm").glob("gptctl-guard-*"))

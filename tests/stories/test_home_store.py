@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.agent import in_memory
+from tests.canary import below, holders
 from tests.clouds import RehearsalCloud
 from tests.hosts import Sshd, inventory_entry_of
 from tests.stories.conftest import losses, newest_run, wait_until
@@ -65,6 +66,5 @@ def test_with_the_laptop_away_everything_goes_home_and_another_machine_goes_on_f
     assert folders and not [
         one for one in folders for kind in in_memory.KINDS if exists(in_memory.path(kind, str(one)))
     ]
-    private = b"-----BEGIN OPENSSH PRIVATE KEY-----"
-    holders = [path for path in [*kept.rglob("*"), *nas.home.rglob("*")] if path.is_file()]
-    assert not [path for path in holders if private in path.read_bytes()], "the box's key lies on no disk"
+    private = "-----BEGIN OPENSSH PRIVATE KEY-----"
+    assert not holders(private, below(kept, nas.home)), "the box's key lies on no disk"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.clouds import RehearsalCloud, said_in_command_lines
+from tests.canary import below, holders, said_in_command_lines
+from tests.clouds import RehearsalCloud
 from tests.hub_uploads import STORE_TOKEN, TOKEN, Repository, UploadHub
 from tests.stories.conftest import losses, newest_run, wait_until
 from tests.stories.rented import BOX, SETTINGS, cloud, gptctl, resumed_and_fetched
@@ -67,8 +68,7 @@ def test_with_the_laptop_away_everything_goes_to_the_hub_and_another_machine_goe
     _, err = more.communicate(timeout=680)
     assert more.returncode == 0 and f"goes on from step {STEPS}: hf://models/me/runs/{run}" in err, err
     assert losses(home / "runs" / str(newest_run(home)))[-1][0] == STEPS + 20
-    everything = [path for path in tmp_path.rglob("*") if path.is_file() and not path.is_symlink()]
-    assert not [path for path in everything if STORE_TOKEN.encode() in path.read_bytes()]
+    assert not holders(STORE_TOKEN, below(tmp_path))
 
     monkeypatch.setenv("HF_STORE_TOKEN", TOKEN)
     broad = gptctl(tmp_path, cloud, "run", str(recipe), "--host", "box", "--yes", "--again")

@@ -20,6 +20,7 @@ from orchestrator.core.ports import Instance
 from orchestrator.core.standing import StandingMachine
 from orchestrator.ledger.store import Ledger
 from orchestrator.watch import due, look, reap
+from tests.canary import below, content
 from tests.clouds import RehearsalCloud
 from tests.conftest import Gptctl
 from tests.receiver import Receiver
@@ -236,7 +237,7 @@ def test_the_lambda_provider_over_the_same_api_and_its_key_nowhere(
     wrong = gptctl("orphans", "-v", env={"LAMBDA_API_KEY": "secret_wrong_" + cloud.key})
     assert wrong.returncode == 3 and "could not be asked" in wrong.stderr
     said = done.stdout + done.stderr + wrong.stdout + wrong.stderr
-    written = b"".join(path.read_bytes() for path in gptctl_home.rglob("*") if path.is_file())
+    written = b"".join(content(path) for path in below(gptctl_home))
     assert cloud.key not in said and cloud.key.encode() not in written
     tokens = [
         json.loads(line)["instance"]["jupyter_token"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.canary import below, holders
 from tests.conftest import Gptctl
 from tests.hub_uploads import READ_TOKEN, TOKEN, UploadHub
 from tests.trainer.texts import as_text, paragraphs
@@ -43,7 +44,7 @@ def test_an_export_goes_to_the_hub_and_nothing_is_lost_or_shown(
     check_what_is_not_replaced(push, hub)
     check_who_may_see(push, hub)
     assert not [asked for asked in hub.asked if asked[1].startswith("/objects/") and asked[2]]
-    assert [path for path in tmp_path.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()] == []
+    assert holders(TOKEN, below(tmp_path)) == []
 
 
 def check_what_is_asked_first(push: Push, hub: UploadHub) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.canary import below, holders
 from tests.clouds import RehearsalCloud
 from tests.s3_server import SECRET, S3Server, s3, s3_server  # noqa: F401
 from tests.stories.conftest import digests, losses, newest_run, wait_until
@@ -136,7 +137,7 @@ def test_a_machine_taken_without_notice_loses_one_interval_and_another_goes_on_f
     index = stored(s3, place, run)
     assert safe == max(each["step"] for each in index["checkpoints"])
     assert 0 <= last - safe <= EVERY, (last, safe)
-    assert SECRET not in "".join(_texts(place.cloud.home(instance_id)))
+    assert holders(SECRET, below(place.cloud.home(instance_id))) == []
 
     code, _, err = place.gptctl(
         "run", path, "--host", "local", "--resume-from", f"s3://{place.bucket}/models/{run}", "--yes",
@@ -187,10 +188,3 @@ def test_with_the_laptop_away_at_the_end_the_machine_ends_and_everything_is_fetc
     promised = json.loads((folder / "MANIFEST.json").read_text())["files"]
     assert digests(folder) == {name: entry["sha256"] for name, entry in promised.items()}
     assert sum(place.cloud.books()["launches_by_intent"].values()) == 1
-
-
-def _texts(folder: Path) -> Iterator[str]:
-    """What lies on the machine's disk, apart from weights."""
-    for file in folder.rglob("*"):
-        if file.is_file() and file.stat().st_size < 5_000_000:
-            yield file.read_text(errors="replace")

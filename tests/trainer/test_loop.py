@@ -20,9 +20,9 @@ from tests.trainer.training import (
     started,
     train_here,
     verdict,
-    wait_until,
     write_config,
 )
+from tests.waiting import until
 from trainer.canary import compile_fault
 from trainer.checkpoint import find_newest
 from trainer.contract import CHECKPOINTS, METRIC_KEYS, METRICS, STOP, TrainConfig
@@ -128,7 +128,7 @@ def test_dropouts_seed_is_its_steps_and_ranks_own() -> None:
 def test_asked_to_stop_it_saves_and_exits_cleanly_and_can_go_on(tmp_path: Path, how: str) -> None:
     folder = new_run(tmp_path / "run", steps=100_000, checkpoint_every=50_000, validate_every=50_000)
     with started(folder) as process:
-        wait_until(lambda: last_step(folder) > 5, "5 steps")
+        until(lambda: last_step(folder) > 5)
         if how == "signal":
             os.kill(process.pid, signal.SIGTERM)
         else:
@@ -149,11 +149,11 @@ def test_asked_to_stop_it_saves_and_exits_cleanly_and_can_go_on(tmp_path: Path, 
 def test_sigusr1_shows_what_every_thread_does_and_training_goes_on(tmp_path: Path) -> None:
     folder = new_run(tmp_path / "run", steps=100_000)
     with started(folder) as process:
-        wait_until(lambda: last_step(folder) > 5, "5 steps")
+        until(lambda: last_step(folder) > 5)
         os.kill(process.pid, signal.SIGUSR1)
-        wait_until(lambda: "most recent call first" in (folder / "train.log").read_text(errors="replace"), "stacks")
+        until(lambda: "most recent call first" in (folder / "train.log").read_text(errors="replace"))
         before = last_step(folder)
-        wait_until(lambda: last_step(folder) > before + 5, "more steps")
+        until(lambda: last_step(folder) > before + 5)
     assert "loop.py" in (folder / "train.log").read_text(errors="replace")
 
 

@@ -24,9 +24,9 @@ from tests.trainer.training import (
     started,
     train_here,
     verdict,
-    wait_until,
     write_config,
 )
+from tests.waiting import until
 from trainer.contract import CHECKPOINTS, STOP
 from trainer.data import Share, open_data, prefetched
 from trainer.dist import World
@@ -113,7 +113,7 @@ def rank_processes(launcher: int) -> list[int]:
 def test_a_killed_rank_ends_the_run_with_the_cause(tmp_path: Path) -> None:
     folder = new_run(tmp_path / "run", steps=100_000, micro_batch=2, checkpoint_every=50)
     with started(folder, ranks=2) as process:
-        wait_until(lambda: last_step(folder) > 60, "60 steps")
+        until(lambda: last_step(folder) > 60)
         os.kill(rank_processes(process.pid)[1], signal.SIGKILL)
         assert process.wait(240) != 0
     assert verdict(folder)["outcome"] == "failed"
@@ -125,9 +125,9 @@ def test_a_killed_rank_ends_the_run_with_the_cause(tmp_path: Path) -> None:
 def test_a_frozen_rank_ends_the_run_after_the_timeout(tmp_path: Path) -> None:
     folder = new_run(tmp_path / "run", steps=100_000, micro_batch=2, process_group_timeout_s=3.0)
     with started(folder, ranks=2) as process:
-        wait_until(lambda: last_step(folder) > 10, "10 steps")
+        until(lambda: last_step(folder) > 10)
         os.kill(rank_processes(process.pid)[1], signal.SIGSTOP)
-        wait_until((folder / "exit.json").exists, "exit.json")
+        until((folder / "exit.json").exists)
         assert verdict(folder)["outcome"] == "failed"
         assert "lost another rank, killed or frozen" in verdict(folder)["reason"]
 
@@ -135,7 +135,7 @@ def test_a_frozen_rank_ends_the_run_after_the_timeout(tmp_path: Path) -> None:
 def test_sigterm_to_one_rank_stops_both_in_good_order(tmp_path: Path) -> None:
     folder = new_run(tmp_path / "run", steps=100_000, micro_batch=2, checkpoint_every=1000)
     with started(folder, ranks=2) as process:
-        wait_until(lambda: last_step(folder) > 20, "20 steps")
+        until(lambda: last_step(folder) > 20)
         os.kill(rank_processes(process.pid)[1], signal.SIGTERM)
         assert process.wait(240) == 0
     stopped = verdict(folder)

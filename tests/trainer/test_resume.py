@@ -12,17 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.trainer.small_runs import TINY
-from tests.trainer.training import (
-    events,
-    last_step,
-    losses,
-    new_run,
-    run_to_end,
-    started,
-    train_here,
-    verdict,
-    wait_until,
-)
+from tests.trainer.training import events, last_step, losses, new_run, run_to_end, started, train_here, verdict
+from tests.waiting import until
 from trainer.contract import CHECKPOINTS, LATEST, METRICS, MODEL_FILE, ModelConfig
 from trainer.metrics import read_lines
 
@@ -44,7 +35,7 @@ def assert_same_weights(one: Path, other: Path) -> None:
 
 def kill_after(folder: Path, step: int) -> None:
     with started(folder) as process:
-        wait_until(lambda: last_step(folder) >= step or process.poll() is not None, f"step {step}")
+        until(lambda: last_step(folder) >= step or process.poll() is not None)
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
 

@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -106,14 +105,6 @@ def run_to_end(folder: Path, ranks: int = 1, program: tuple[str, ...] = MODULE) 
     """Trains in processes of their own; returns the exit code."""
     with started(folder, ranks, program) as process:
         return process.wait(DEADLINE_S)
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Polls; AssertionError names what did not happen in time."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"did not happen: {what}"
-        time.sleep(0.01)
 
 
 def last_step(folder: Path) -> int:

@@ -13,7 +13,8 @@ import pytest
 
 from orchestrator.agent import lease, processes
 from orchestrator.agent.watchdog import StepWatch
-from tests.agent_box import Box, until
+from tests.agent_box import Box
+from tests.waiting import until
 
 QUICK_WATCH = {"factor": 20, "least_s": 1.0, "first_step_s": 2.0, "grace_s": 1.0}
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.agent_box import Box, followed_bytes, until
+from tests.agent_box import Box, followed_bytes
+from tests.waiting import until
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.agent import locks, processes
-from tests.agent_box import Box, until
+from tests.agent_box import Box
+from tests.waiting import until
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.agent import processes
-from tests.agent_box import Box, until
+from tests.agent_box import Box
+from tests.waiting import until
 
 STEPS = 500
 """Of a training that has to last while others are killed: ten seconds."""

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from orchestrator.agent import notice
-from tests.agent_box import Box, until
+from tests.agent_box import Box
+from tests.waiting import until
 
 LONG_AGO = b'{"action": "stop", "time": "2020-01-01T00:00:00Z"}'
 

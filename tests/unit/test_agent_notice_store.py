@@ -3,12 +3,13 @@ itself off, without waiting to be taken."""
 
 from __future__ import annotations
 
-from tests.agent_box import Box, until
+from tests.agent_box import Box
 from tests.object_server import ObjectServer
 from tests.self_machine import SelfMachine
 from tests.unit.test_agent_guard_self import machine, order
 from tests.unit.test_agent_notice import Metadata, in_s, metadata
 from tests.unit.test_agent_offload import FILES, RUN, box, checkpoint, index, safe, server, start
+from tests.waiting import until
 
 __all__ = ["box", "machine", "metadata", "server"]
 
@@ -28,7 +29,7 @@ def test_the_last_checkpoint_is_stored_and_the_machine_ends(
     until(lambda: box.call("status", run=RUN)["runs"][RUN]["notice"] is not None)
     assert safe(box) == [10] and machine.off == 0
     server.refuse.clear()
-    until(lambda: machine.off > 0, deadline_s=60)
+    until(lambda: machine.off > 0)
     assert box.wait()["outcome"] == index(server)["ended"]["outcome"] == "preempted"
     assert [each["step"] for each in index(server)["checkpoints"]] == [10, 50]
     assert server.objects["spare-01/model.safetensors"] == (last / "model.safetensors").read_bytes()

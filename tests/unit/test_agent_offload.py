@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from orchestrator.agent import in_memory, objects, processes
-from tests.agent_box import Box, until
+from tests.agent_box import Box
 from tests.object_server import SIGNATURE, ObjectServer
 from tests.unit.test_agent_guard import Api, api, order
+from tests.waiting import until
 
 __all__ = ["api"]
 FILES = ("model.safetensors", "MANIFEST.json")

@@ -16,10 +16,11 @@ from orchestrator.agent import in_memory, objects
 from orchestrator.agent.hub_store import HubStore
 from orchestrator.core.errors import BadCredentials, GptctlError
 from orchestrator.stores import check
-from tests.agent_box import Box, until
-from tests.clouds import said_in_command_lines
+from tests.agent_box import Box
+from tests.canary import said_in_command_lines
 from tests.hub_uploads import READ_TOKEN, STORE_TOKEN, TOKEN, Repository, UploadHub
 from tests.unit.test_agent_offload import RUN, box, checkpoint, safe, store, train
+from tests.waiting import until
 
 __all__ = ["box"]
 REPO = "me/runs"

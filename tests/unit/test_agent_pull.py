@@ -17,7 +17,9 @@ from typing import Any
 
 import pytest
 
-from tests.agent_box import Box, until
+from tests.agent_box import Box
+from tests.canary import below, holders
+from tests.waiting import until
 
 CONTENT = random.Random(3).randbytes(3_000_000)
 TOKEN = "canary-5d2c77"
@@ -214,9 +216,9 @@ def test_no_secret_is_written_anywhere(box: Box, server: Server) -> None:
     pulled(box, request(server.url, digest="e"))
     unreachable = pulled(box, request("http://127.0.0.1:9/x?" + TOKEN, digest="f"))
     assert unreachable["last_lines"][0].startswith("source-lost: pull of train.bin: 127.0.0.1: ")
-    files = [path for path in box.root.rglob("*") if path.is_file()]
+    files = below(box.root)
     assert len(files) > 20
-    assert [path for path in files if TOKEN.encode() in path.read_bytes()] == []
+    assert holders(TOKEN, files) == []
 
 
 def test_a_local_file_is_pulled_too_and_what_is_there_is_not_pulled_again(

@@ -20,6 +20,7 @@ from orchestrator.core.states import Outcome
 from orchestrator.ledger.records import Rental, RunRecord
 from orchestrator.ledger.store import Ledger
 from orchestrator.remote.notify import Message, deliver, notify, ping, send_test
+from tests.canary import below, content
 from tests.conftest import Gptctl
 from tests.receiver import Receiver
 
@@ -50,7 +51,7 @@ def kinds(ledger: Ledger) -> list[str]:
 
 
 def everything_in(folder: Path) -> bytes:
-    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    return b"".join(content(path) for path in below(folder))
 
 
 def test_a_webhook_gets_json(receiver: Receiver) -> None:

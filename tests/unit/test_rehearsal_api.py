@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.clouds import API, RehearsalCloud, until
+from tests.clouds import API, RehearsalCloud
+from tests.waiting import until
 
 INTENT = [{"key": "gptctl-intent", "value": "i1"}]
 LAUNCH = "instance-operations/launch"

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.clouds import RehearsalCloud, processes_with, until
+from tests.canary import content
+from tests.clouds import RehearsalCloud, processes_with
 from tests.hosts import fingerprint
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ def detached(cloud: RehearsalCloud, instance_id: str, prefix: str = "") -> list[
 
 
 def alive(pids: list[int]) -> list[int]:
-    return [pid for pid in pids if Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for pid in pids if content(Path(f"/proc/{pid}/cmdline"))]
 
 
 def test_a_launched_machine_answers_ssh_in_a_clean_home(cloud: RehearsalCloud) -> None:

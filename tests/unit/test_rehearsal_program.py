@@ -15,7 +15,8 @@ import pytest
 
 from orchestrator.rehearsal.faults import KINDS
 from orchestrator.rehearsal.processes import identity
-from tests.clouds import RehearsalCloud, rehearsal, until, words_of_processes
+from tests.clouds import RehearsalCloud, rehearsal, words_of_processes
+from tests.waiting import until
 
 ORCHESTRATOR = Path(__file__).resolve().parents[2] / "orchestrator"
 LAUNCH = "instance-operations/launch"

@@ -10,8 +10,8 @@ import pytest
 
 from orchestrator.remote.cloud_init import Timer, user_data
 from orchestrator.remote.keys import new_key_pair
-from tests.agent_box import until
 from tests.self_machine import RENTAL, SelfMachine
+from tests.waiting import until
 
 EC2_MOST_BYTES = 16_384
 

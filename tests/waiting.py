@@ -1,0 +1,25 @@
+"""Waiting for something that another process does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+DEADLINE_S = 240.0
+"""Ends a wait that hangs, and says nothing of speed: the machine that runs the tests may be busy."""
+
+
+def until(what: Callable[[], Any], deadline_s: float = DEADLINE_S, interval_s: float = 0.02) -> Any:
+    """The first true value of `what`, or an assertion with where it is written. What vanishes while it is looked at, a
+    file that is moved or a process that ends, is not there yet."""
+    ends = time.monotonic() + deadline_s
+    while True:
+        try:
+            found = what()
+        except (FileNotFoundError, NotADirectoryError, ProcessLookupError):
+            found = None
+        if found:
+            return found
+        assert time.monotonic() < ends, f"not within {deadline_s:g} s: {getattr(what, '__code__', what)}"
+        time.sleep(interval_s)
