@@ -127,24 +127,36 @@ class Sshd:
         (self.folder / "sshd_config").write_text(config)
 
     def start(self) -> None:
-        """Start sshd and wait until it accepts connections."""
+        """Start sshd and wait until it listens. A session that is being killed may hold the port a little longer."""
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(exist_ok=True)  # "Missing privilege separation directory" otherwise
+        until = time.monotonic() + UP_WITHIN_S
+        while not self._listens(said := self._start_once(until)):
+            if "already in use" not in said or time.monotonic() > until:
+                raise RuntimeError(f"sshd did not start: {said or 'no log'}")
+            time.sleep(0.05)
+
+    def _start_once(self, until: float) -> str:
+        """What it says in its log until it listens or has ended. No connection is made: one would be a session."""
         log = self.folder / "sshd.log"
+        before = log.stat().st_size if log.exists() else 0
         self._process = subprocess.Popen(
             [*dies_with_us(), SSHD, "-D", "-f", str(self.folder / "sshd_config"), "-E", str(log)],
             env={"PATH": CLEAN_PATH},
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
-        until = time.monotonic() + UP_WITHIN_S
-        while time.monotonic() < until and self._process.poll() is None:
-            with socket.socket() as probe:
-                probe.settimeout(1)
-                if probe.connect_ex((self.host, self.port)) == 0:
-                    return
+        said = ""
+        while time.monotonic() < until and not self._listens(said):
+            ended = self._process.poll() is not None
+            said = log.read_bytes()[before:].decode(errors="replace") if log.exists() else ""
+            if ended:
+                break
             time.sleep(0.01)
-        raise RuntimeError(f"sshd did not start: {log.read_text() if log.exists() else 'no log'}")
+        return said
+
+    def _listens(self, said: str) -> bool:
+        return f"Server listening on {self.host} port {self.port}" in said
 
     def stop(self) -> None:
         """No new connections; those that are open live on, as with a stopped sshd service."""

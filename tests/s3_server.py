@@ -33,7 +33,7 @@ KEY, SECRET = "test:tester", "canary-s3-secret-84c1"
 READER = "test:reader", "canary-s3-reader-77d0"
 """Key and secret of a user who may do in a bucket what its access list allows."""
 REGION = "us-east-1"
-START_S = 60.0
+START_S = 240.0
 KINDS = {"account": 6202, "container": 6201, "object": 6200}
 SYSTEM_PYTHON = "/usr/bin/python3"
 
