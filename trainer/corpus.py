@@ -1,8 +1,8 @@
 """Text files, JSON Lines and Parquet as one stream of raw documents, in bounded memory, from any place on.
 
 The order is that of the files' paths and of what stands in them; it depends on nothing else. Documents leave as bytes
-in batches of about a mebibyte, each with the place after it, so that reading can go on there in another process after
-a kill. A text file's documents are parted by the end-of-text mark; one that is larger than a batch should be comes in
+in batches of half a mebibyte, each with the place after it, so that reading can go on there in another process after a
+kill. A text file's documents are parted by the end-of-text mark; one that is larger than a batch should be comes in
 pieces, cut where no tokenizer joins anything: before the white space after a letter. It must not know about tokens.
 
 Example::
@@ -36,7 +36,7 @@ TEXT, JSON_LINES, PARQUET = "text", "JSON Lines", "Parquet"
 SUFFIXES = {".txt": TEXT, ".jsonl": JSON_LINES, ".ndjson": JSON_LINES, ".json": JSON_LINES, ".parquet": PARQUET}
 """Any other suffix is text, where the file is named itself; a folder is searched for these but .json."""
 GZIP = ".gz"
-BATCH_BYTES = 2**20
+BATCH_BYTES = 2**19
 BATCH_RECORDS = 10_000
 PIECE_BYTES = 4 * 2**20
 """A text document beyond this is read twice: for its hash, which decides the side of the split, and for its tokens."""

@@ -24,7 +24,7 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-AHEAD_PER_WORKER = 3
+AHEAD_PER_WORKER = 2
 
 
 class WorkerLost(RuntimeError):

@@ -33,6 +33,7 @@ import numpy as np
 from trainer.corpus import PYTHON_STDLIB, Place, SourceFile, find_files, read_batches
 from trainer.digests import DATASET, digest_file
 from trainer.encode import POLICIES, SKIP, Document, Order, documents, encode_batch
+from trainer.host_memory import return_freed_memory
 from trainer.parallel import WorkerLost, ordered
 from trainer.parquet import CorpusError
 from trainer.progress import Progress, say
@@ -267,6 +268,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """The program: 0 when the folder holds the dataset, 1 with the reason on stderr."""
     asked = _parse(arguments)
+    return_freed_memory()
     request = Request(
         asked.named or " ".join(asked.source), asked.tokenizer, asked.separator, asked.documents, asked.bytes,
         asked.column, asked.format, asked.shard_tokens, asked.hold_out_every, asked.invalid, asked.revision,
