@@ -17,7 +17,7 @@ demo: $(VENV)/.trainer            ## a whole run on this machine: plan, train, f
 
 test: $(VENV)/.dev                ## everything but the soak tests, against real sshd machines
 	.ci/system-packages
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 4 --dist worksteal -m "not soak and not faults"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 4 --dist loadgroup -m "not soak and not faults"
 
 check: $(VENV)/.dev               ## lint, format, types, layers
 	$(VENV)/bin/ruff check .

@@ -13,13 +13,19 @@ from typing import Protocol
 import pytest
 
 from orchestrator.remote.ssh import SshShell, connect
-from tests import hosts
+from tests import hosts, order
 from tests.hosts import Sshd
 from tests.namespaces import NamespaceHost
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 os.environ.pop("COLUMNS", None)  # a test runner's workers say how wide they are; what gptctl prints into a pipe is wide
+
+
+@pytest.hookimpl(tryfirst=True)  # before the worker's own, which reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order.keep_together(items)
+    items[:] = order.spread(items)
 
 
 class Gptctl(Protocol):

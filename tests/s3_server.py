@@ -53,7 +53,10 @@ fallocate_reserve = 0
 pipeline = {kind}-server
 [app:{kind}-server]
 use = egg:swift#{kind}
+conn_timeout = 20
+node_timeout = 60
 """
+"""Swift calls a server dead that does not take a connection within half a second; on a busy machine it only sleeps."""
 
 PROXY_CONF = """
 [DEFAULT]
@@ -70,6 +73,10 @@ pipeline = catch_errors proxy-logging cache s3api tempauth bulk slo dlo proxy-se
 use = egg:swift#proxy
 allow_account_management = true
 account_autocreate = true
+conn_timeout = 20
+node_timeout = 60
+post_quorum_timeout = 20
+error_suppression_limit = 1000
 [filter:catch_errors]
 use = egg:swift#catch_errors
 [filter:proxy-logging]
@@ -77,6 +84,8 @@ use = egg:swift#proxy_logging
 [filter:cache]
 use = egg:swift#memcache
 memcache_servers = 127.0.0.1:{memcached}
+connect_timeout = 20
+io_timeout = 60
 [filter:s3api]
 use = egg:swift#s3api
 s3_acl = true

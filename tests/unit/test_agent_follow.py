@@ -82,17 +82,17 @@ def test_a_reader_with_more_than_there_is_is_told(box: Box) -> None:
 
 
 def test_a_follower_gives_a_killed_supervisors_job_a_new_one(box: Box) -> None:
-    box.start(steps=200)
+    box.start(steps=600)
     box.until_steps(3)
     os.kill(box.state()["supervisor"]["pid"], signal.SIGKILL)
     answers = box.lines("follow", run="r-1", job="train", offsets={})
     assert answers[-1]["exit"]["outcome"] == "finished"
-    assert followed_bytes(answers, "metrics.jsonl").count(b"\n") == 200
+    assert followed_bytes(answers, "metrics.jsonl").count(b"\n") == 600
     assert box.starts() == 1
 
 
 def test_a_lost_training_ends_for_its_follower(box: Box) -> None:
-    box.start(steps=500)
+    box.start(steps=100_000)
     box.until_steps(3)
     os.kill(box.state()["supervisor"]["pid"], signal.SIGKILL)
     for pid in box.processes():
@@ -113,7 +113,7 @@ def test_a_lost_program_needs_its_input_again(box: Box) -> None:
 
 
 def test_a_follower_ends_when_nobody_reads_any_more(box: Box) -> None:
-    box.start(steps=2000)
+    box.start(steps=100_000)
     reader = subprocess.Popen(box.argv("follow"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert reader.stdin and reader.stdout and reader.stderr
     reader.stdin.write(b'{"run": "r-1", "job": "train"}')

@@ -69,14 +69,14 @@ def test_a_machine_without_a_driver_has_no_gpus(box: Box, driver: Callable[[str]
 def test_a_training_locks_its_gpus_and_sees_no_others(
     box: Box, driver: Callable[[str], None], uuids: list[str]
 ) -> None:
-    assert box.start(steps=2000, spec_gpus=uuids[:1])["state"] == "started"
+    assert box.start(steps=100_000, spec_gpus=uuids[:1])["state"] == "started"
     until(lambda: len(box.ranks()) == 2)
     assert {processes.environment(rank)["CUDA_VISIBLE_DEVICES"] for rank in box.ranks()} == {uuids[0]}
     refused = box.start(run="r-2", spec_gpus=uuids)["error"]
     assert refused["code"] == "gpus-taken" and f"GPU {uuids[0]} is taken by run r-1" in refused["message"]
     # Other GPUs of the machine, and its CPU, are free for others.
-    assert box.start(run="r-3", steps=2000, spec_gpus=uuids[1:])["state"] == "started"
-    assert box.start(run="r-4", steps=2000)["state"] == "started"
+    assert box.start(run="r-3", steps=100_000, spec_gpus=uuids[1:])["state"] == "started"
+    assert box.start(run="r-4", steps=100_000)["state"] == "started"
     assert {processes.environment(rank)["CUDA_VISIBLE_DEVICES"] for rank in box.ranks("r-4")} <= {""}
     held = {lock["run"] for lock in box.call("facts")["locks"] if lock["run"].startswith("r-")}
     assert held == {"r-1", "r-3", "r-4"}
@@ -89,7 +89,7 @@ def test_gpus_on_which_others_compute_are_refused_by_name(
     refused = box.start(spec_gpus=uuids)["error"]
     assert refused["code"] == "gpus-busy"
     assert f"/usr/bin/blender (pid {os.getpid()}, user {processes.user_name()}) on {uuids[1]}" in refused["message"]
-    assert box.start(spec_gpus=uuids[:1], steps=2000)["state"] == "started"
+    assert box.start(spec_gpus=uuids[:1], steps=100_000)["state"] == "started"
     driver("")
     assert box.start(run="r-2", spec_gpus=uuids[1:], steps=3)["state"] == "started"
     assert box.wait("r-2")["outcome"] == "finished"

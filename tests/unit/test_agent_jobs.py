@@ -18,7 +18,9 @@ from orchestrator.agent import processes
 from tests.agent_box import Box
 from tests.waiting import until
 
-STEPS = 500
+STEPS = 1000
+"""Ten seconds: enough for every look at a training that is to be seen at its end."""
+ENDLESS = 100_000
 """Of a training that has to last while others are killed: ten seconds."""
 
 
@@ -91,8 +93,8 @@ def test_supervisors_killed_at_any_moment_lead_to_one_training(box: Box, seed: i
 
 
 def test_another_digest_is_refused_and_another_run_names_the_holder(box: Box) -> None:
-    box.start(steps=200)
-    assert box.start(digest="e", steps=200)["error"]["code"] == "digest-differs"
+    box.start(steps=ENDLESS)
+    assert box.start(digest="e", steps=ENDLESS)["error"]["code"] == "digest-differs"
     refused = box.start(run="r-2")["error"]
     assert refused["code"] == "cpu-taken"
     assert "run r-1" in refused["message"] and str(box.state()["supervisor"]["pid"]) in refused["message"]
@@ -104,7 +106,7 @@ def test_another_digest_is_refused_and_another_run_names_the_holder(box: Box) ->
 
 
 def test_the_job_is_in_a_session_of_its_own(box: Box) -> None:
-    box.start(steps=200)
+    box.start(steps=ENDLESS)
     state = box.state()
     for process in (state["supervisor"]["pid"], state["program"]["pid"]):
         assert os.getsid(process) != os.getsid(0)
@@ -130,27 +132,27 @@ def test_a_killed_supervisor_is_replaced_and_the_training_goes_on(box: Box) -> N
 
 
 def test_a_cpu_stays_taken_while_the_training_of_a_killed_supervisor_runs(box: Box) -> None:
-    box.start(steps=500)
+    box.start(steps=ENDLESS)
     os.kill(box.state()["supervisor"]["pid"], signal.SIGKILL)
     until(lambda: not box.job()["supervised"])
     assert box.start(run="r-2")["error"]["code"] == "cpu-taken"
 
 
 def test_everything_killed_is_lost_until_somebody_starts_it_again(box: Box) -> None:
-    box.start(steps=500)
+    box.start(steps=ENDLESS)
     box.until_steps(3)
     os.kill(box.state()["supervisor"]["pid"], signal.SIGKILL)
     processes.kill_all(str(box.folder()))
     lost = box.job()
     assert (lost["state"], lost["exit"], lost["starts"]) == ("lost", None, 1)
-    answer = box.start(steps=500)
+    answer = box.start(steps=ENDLESS)
     assert answer["state"] == "ended"
     assert answer["exit"]["outcome"] == "failed" and "no exit record" in answer["exit"]["reason"]
     assert box.starts() == 1
 
 
 def test_ranks_that_outlive_torchrun_are_cleared_away(box: Box) -> None:
-    box.start(steps=2000)
+    box.start(steps=ENDLESS)
     until(lambda: len(box.ranks()) == 2)
     os.kill(box.state()["program"]["pid"], signal.SIGKILL)
     ended = box.wait()
@@ -167,18 +169,18 @@ def test_a_failing_rank_fails_the_training_with_its_last_words(box: Box) -> None
 
 @pytest.mark.parametrize("torn", ["", "{", "[1, 2]", '{"supervisor": {"pid"'])
 def test_a_torn_state_file_hides_no_training(box: Box, torn: str) -> None:
-    box.start(steps=100)
+    box.start(steps=STEPS)
     os.kill(box.state()["supervisor"]["pid"], signal.SIGKILL)
     (box.folder() / "state.json").write_text(torn)
     assert box.job()["state"] == "running"
-    assert box.start(steps=100)["state"] == "running"
+    assert box.start(steps=STEPS)["state"] == "running"
     assert box.wait()["outcome"] == "finished"
     assert box.starts() == 1
 
 
 @pytest.mark.parametrize("change", [{"boot_id": "another boot"}, {"start_ticks": 1}])
 def test_a_pid_of_another_boot_or_another_start_is_not_the_job(box: Box, change: dict[str, object]) -> None:
-    box.start(steps=500)
+    box.start(steps=ENDLESS)
     state = box.state()
     os.kill(state["supervisor"]["pid"], signal.SIGKILL)
     processes.kill_all(str(box.folder()))
