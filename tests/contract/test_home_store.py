@@ -3,7 +3,6 @@ honours restricted keys, as everywhere in the world."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -131,9 +130,12 @@ def test_the_key_lets_in_for_that_one_command(pair: Pair, tmp_path: Path) -> Non
     ssh = ["ssh", "-F", "none", "-i", str(key), "-p", str(pair.sshd.port), "-o", "IdentitiesOnly=yes", "-o",
            "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o",
            "ExitOnForwardFailure=yes", f"{pair.sshd.user}@{pair.sshd.host}"]  # fmt: skip
-    found = subprocess.run([*ssh, "cat /etc/hostname"], input=b"", capture_output=True, timeout=120, check=False)
-    assert found.stdout.startswith(b"PUT /probe HTTP/1.1"), found
-    assert Path("/etc/hostname").read_bytes() not in found.stdout
+    asked = [*ssh, "cat /etc/hostname"]
+    with subprocess.Popen(asked, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as caller:
+        assert caller.stdin and caller.stdout
+        assert caller.stdout.readline() == b"PUT /probe HTTP/1.1\r\n"
+        caller.stdin.close()  # only now: whoever hangs up at once may be told nothing
+        assert Path("/etc/hostname").read_bytes() not in caller.stdout.read()
     forwarded = subprocess.run(
         [*ssh[:-1], "-N", "-R", "127.0.0.1:0:127.0.0.1:22", ssh[-1]], capture_output=True, timeout=120, check=False
     )
@@ -198,12 +200,8 @@ def test_a_full_disk_at_home_is_said_with_the_figure_before_the_first_byte(pair:
     pair.start_offload()
     pair.start_keep()
     until(lambda: store(pair.machine)["probed"])
-    folder = checkpoint(pair.machine, 10, 1000)
     free = os.statvfs(pair.kept).f_bavail * os.statvfs(pair.kept).f_frsize
-    with open(folder / "model.safetensors", "ab") as file:
-        file.truncate(free)  # sparse: it takes no room here
-    promised = {"model.safetensors": {"size_bytes": free, "sha256": hashlib.sha256(b"").hexdigest()}}
-    (folder / "MANIFEST.json").write_text(json.dumps({"files": promised}))
+    checkpoint(pair.machine, 10, grown_to=free)
     until(lambda: "GB are to come" in (store(pair.machine)["problem"] or ""))
     assert "the home box" in store(pair.machine)["problem"]
     assert not list(pair.kept.rglob(".part-*")) and safe(pair.machine) == []

@@ -14,6 +14,7 @@ import pytest
 
 from orchestrator.agent import in_memory, objects, processes
 from tests.agent_box import Box
+from tests.canary import below, holders
 from tests.object_server import SIGNATURE, ObjectServer
 from tests.unit.test_agent_guard import Api, api, order
 from tests.waiting import until
@@ -50,14 +51,16 @@ def in_memory_files(box: Box) -> list[str]:
     return [in_memory.path("store", folder) for folder in folders] + [in_memory.path("guard", str(box.root))]
 
 
-def checkpoint(box: Box, step: int, size: int = 200_000, *, best: bool = False) -> Path:
-    """A complete checkpoint under its name at once, as the trainer's rename makes it, and the links."""
+def checkpoint(box: Box, step: int, size: int = 200_000, *, best: bool = False, grown_to: int = 0) -> Path:
+    """A complete checkpoint under its name at once, as the trainer's rename makes it, and the links. grown_to: as if it
+    had so many bytes; they take no room on the disk."""
     root = box.root / "runs" / RUN / "checkpoints"
     fresh, folder = root / f".tmp-{step}", root / f"step-{step:06d}"
     fresh.mkdir(parents=True)
     content = bytes([step % 256]) * size
     (fresh / "model.safetensors").write_bytes(content)
-    entry = {"size_bytes": size, "sha256": hashlib.sha256(content).hexdigest()}
+    os.truncate(fresh / "model.safetensors", max(size, grown_to))
+    entry = {"size_bytes": max(size, grown_to), "sha256": hashlib.sha256(content).hexdigest()}
     (fresh / "MANIFEST.json").write_text(json.dumps({"files": {"model.safetensors": entry}}))
     fresh.rename(folder)
     for link in ("latest", *(["best"] if best else [])):
@@ -168,7 +171,7 @@ def test_urls_that_ran_out_or_were_lost_in_a_reboot_are_asked_for(box: Box, serv
     checkpoint(box, 10)
     start(box, server.urls(["step-000010"], FILES))
     until(lambda: safe(box) == [10])
-    assert not [path for path in box.root.rglob("*") if path.is_file() and SIGNATURE.encode() in path.read_bytes()]
+    assert not holders(SIGNATURE, below(box.root))
 
 
 def test_more_checkpoints_than_urls_wait_on_the_machine(box: Box, server: ObjectServer) -> None:
@@ -203,6 +206,6 @@ def test_a_machine_with_everything_in_the_store_and_nobody_here_ends_at_once(
     assert box.call("status")["guard"]["left_s"] > 0 and api.count("POST") == 0
     (box.root / "guard" / "presence" / "lease.json").unlink()
     if then == "end":
-        until(lambda: api.count("POST") == 1)
+        until(lambda: api.count("POST") >= 1)
     else:
         assert box.call("status")["guard"]["left_s"] > 200
