@@ -285,12 +285,14 @@ class Cloud:
                 self._books.append("ended", id=instance.id, status=status)
 
     def _wipe(self, instance: Instance) -> None:
-        """No process is left; a terminated instance leaves the lists a little later."""
+        """No process is left; a terminated instance leaves the lists a little later, or, by a fault, much later."""
         with self._machine_locks[instance.id]:
             if not instance.foreign:
                 machines.destroy(self.disk(instance))
             now = instances_at(self._books.events)[instance.id]
             if now.status == "terminating":
+                if slow := self.faults.take("slow-terminate", on=instance.id):
+                    time.sleep(float(slow.argument))
                 self._books.append("wiped", id=instance.id, gone_at=time.time() + self.settings.linger_s)
 
     # Living on

@@ -74,6 +74,7 @@ KINDS: dict[str, Kind] = {
     ),
     "terminate-500": Kind("terminate answers 500 and does nothing"),
     "terminate-401": Kind("terminate answers 401 and does nothing"),
+    "slow-terminate": Kind("a machine that is told to end does, and is listed as ending for ARG seconds", "20"),
     "rename-ignored": Kind("rename answers 200 with the new name and keeps the old one"),
     # what the API does; ARG is an operation: types launch list get rename terminate keys images audit, or any
     "429": Kind("too many requests, with Retry-After: 1; ARG: the operation", "any"),

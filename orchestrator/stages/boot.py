@@ -78,11 +78,25 @@ def is_gone(context: RunContext) -> bool:
 
 
 def was_preempted(context: RunContext) -> bool:
-    """A silent machine: did its provider take it away? An API that does not answer says nothing."""
+    """A silent machine: did its provider take it away? One that is just ending is waited for: how it ended is told
+    only then, and nothing answers there any more. An API that does not answer says nothing."""
+    until, told = context.now() + GIVE_BACK_WITHIN_S, 0.0
     try:
-        return is_gone(context)
+        while ending := _is_ending(context):
+            if context.now() > until:
+                break
+            if context.now() - told > TELL_EVERY_S:
+                told = context.now()
+                context.say(f"{context.rental.instance_id} is ending; waiting until it is gone")
+            time.sleep(LOOK_EVERY_S / 2)
+        return ending or is_gone(context)
     except (NoAnswer, BadCredentials):
         return False
+
+
+def _is_ending(context: RunContext) -> bool:
+    found = held(context)
+    return found is not None and found.status == "terminating"
 
 
 def give_back(context: RunContext) -> None:

@@ -114,6 +114,18 @@ def test_the_box_ends_itself_when_the_laptop_is_gone(rehearse: Callable[..., Reh
     place.check(outcome="limit")
 
 
+def test_resumed_while_the_machine_is_still_ending(rehearse: Callable[..., Rehearsal]) -> None:
+    place = rehearse("F32 resumed while the machine is just ending", guard="key-on-box")
+    place.cloud.inject("slow-terminate@20")
+    place.env["GPTCTL_LEASE_S"] = str(LEASE_S)
+    place.killed_at("stage_finished:acquire")
+    wait_until(lambda: not place.cloud.books()["alive"], 10 * LEASE_S)
+    resumed = place.gptctl("resume", place.run_id())
+    assert "is ending; waiting until it is gone" in resumed.stderr
+    assert resumed.returncode == 6, resumed.stderr
+    place.check(outcome="limit")
+
+
 def test_the_lease_is_over_during_fetch(rehearse: Callable[..., Rehearsal]) -> None:
     place = rehearse("F33 the lease runs out during the fetch", guard="key-on-box")
     (place.folder / "tiny.toml").write_text((place.folder / "tiny.toml").read_text() + "[limits]\nhold_h = 0.001\n")
