@@ -6,6 +6,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+PATIENCE = 4
+"""By how much busier than usual a machine may be: what keeps a promise in seconds may take so many times as long here.
+How long it takes is a figure, and tests/bench prints it."""
 DEADLINE_S = 240.0
 """Ends a wait that hangs, and says nothing of speed: the machine that runs the tests may be busy."""
 

@@ -22,6 +22,7 @@ from orchestrator.remote.ssh import SshShell, connect
 from orchestrator.remote.transfer import push_file
 from tests.contract.test_transfer import a_file, entry
 from tests.hosts import Sshd, make_key
+from tests.waiting import PATIENCE
 
 NOTICED_WITHIN_S = 10.0
 
@@ -265,7 +266,7 @@ def test_nobody_there_refused_silent_and_wrong_key_are_unreachable(box: Sshd, pi
         started = time.monotonic()
         with pytest.raises(Unreachable, match="no answer"):
             connect(box.address(), known_hosts=pins, connect_deadline_s=1)
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < PATIENCE * 5
     with pytest.raises(Unreachable):
         connect(replace(box.address(), host="no-such-host.invalid"), known_hosts=pins)
 
@@ -277,7 +278,7 @@ def test_a_cut_link_is_noticed_by_a_waiting_command_and_by_a_silent_stream(box: 
         started = time.monotonic()
         with pytest.raises(LinkLost):
             next(lines)
-        assert time.monotonic() - started < NOTICED_WITHIN_S
+        assert time.monotonic() - started < PATIENCE * NOTICED_WITHIN_S
     with pytest.raises(LinkLost):
         shell.run(["true"])
     with pytest.raises(Unreachable):

@@ -12,12 +12,10 @@ from typing import Any
 
 import pytest
 
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
-PATIENCE = 4
-"""By how much busier than usual a machine may be."""
 TINY = """
 extends = "{quickstart}"
 name = "tiny"
