@@ -206,7 +206,7 @@ def test_a_key_that_is_refused_is_not_armed_until_a_new_one_comes(box: Box, api:
 
 
 def test_a_key_that_is_revoked_is_tried_again_and_works_when_it_is_back(box: Box, api: Api) -> None:
-    armed(box, api, lease_s=3)
+    armed(box, api, lease_s=8)
     api.status["POST"] = 401
     until(lambda: api.count("POST") >= 2)
     found = status(box)
@@ -226,19 +226,19 @@ def test_it_follows_no_redirect_with_the_key(box: Box, api: Api) -> None:
 
 def test_finish_takes_the_file_away_and_ends_the_machine_soon(box: Box, api: Api) -> None:
     armed(box, api)
-    answer = box.call("finish", within_s=2)["guard"]
-    assert answer["deadline_left_s"] <= 2
+    answer = box.call("finish", within_s=6)["guard"]
+    assert answer["deadline_left_s"] <= 6
     assert guard_key.read(str(box.root)) is None and api.count("POST") == 0
     until(lambda: api.count("POST") > 0)
 
 
 def test_kept_checkpoints_that_nobody_fetched_hold_the_machine(box: Box, api: Api) -> None:
-    box.start(steps=3, spec_lease_s=0.5, spec_hold_s=6)
+    box.start(steps=3, spec_lease_s=0.5, spec_hold_s=100)
     box.wait()
     folder = checkpoint(box, 3)
     armed(box, api, lease_s=0.5)
     time.sleep(2.5)
-    assert api.count("POST") == 0 and 0 < status(box)["left_s"] <= 6
+    assert api.count("POST") == 0 and 0 < status(box)["left_s"] <= 100
     assert status(box)["holding"] == 1
     (folder / "SAFE").touch()
     until(lambda: api.count("POST") > 0)
@@ -263,7 +263,7 @@ def checkpoint(box: Box, step: int) -> Path:
 
 
 def test_the_key_is_in_one_file_of_mode_0600_and_nowhere_else(box: Box, api: Api) -> None:
-    armed(box, api, lease_s=3)
+    armed(box, api, lease_s=8)
     key_file = Path(guard_key.path(str(box.root)))
     assert key_file.read_text() == CANARY and key_file.stat().st_mode & 0o777 == 0o600
     until(lambda: api.count("POST") > 0)

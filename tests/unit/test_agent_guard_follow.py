@@ -38,10 +38,10 @@ def kinds(process: subprocess.Popen[bytes]) -> set[str]:
 
 
 def test_it_goes_on_while_it_is_heard_and_stops_when_it_is_not(box: Box) -> None:
-    process = follower(box, 4)
+    process = follower(box, 8)
     assert process.stdin is not None
     for _ in range(15):
-        time.sleep(0.4)
+        time.sleep(0.6)
         process.stdin.write(b"\n")
         process.stdin.flush()
     assert process.poll() is None
