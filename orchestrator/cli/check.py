@@ -1,6 +1,7 @@
 """`gptctl check`: what would go wrong, found before it does. Each finding is ok, warn or fail, with the fix.
 
-It changes nothing: what it writes on a machine is the agent itself, and it starts no job.
+It changes nothing: what it writes on a machine is the agent itself, in a store an empty object that it takes away, and
+it starts no job.
 """
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 
-from orchestrator.cli import check_cloud, check_host, check_laptop, render
+from orchestrator.cli import check_cloud, check_host, check_laptop, check_store, render
 from orchestrator.cli.findings import FAIL, OK, Finding
 from orchestrator.cli.home import open_home
 from orchestrator.core.errors import RemoteError, UserError
@@ -28,9 +30,11 @@ def check(
         findings = check_laptop.findings(home, inventory, recipe)
         failed = UserError.exit_code
     else:
-        host = load_inventory(inventory, home).host(host_name)
+        known = load_inventory(inventory, home)
+        host = known.host(host_name)
         there = check_host.findings(home, host, recipe, accept_new=accept_new)
-        findings = check_cloud.findings(home, host) if host.paid else there
+        store = check_store.findings(home, host, known, recipe, accept_new=accept_new)
+        findings = chain(check_cloud.findings(home, host) if host.paid else there, store)
         failed = RemoteError.exit_code
     found = _json(findings, host_name) if as_json else _table(findings)
     return failed if any(each.level == FAIL for each in found) else 0

@@ -1,0 +1,43 @@
+"""Whether a machine could store its checkpoints where its host's entry says: tried from here, as `run` does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from orchestrator import stores
+from orchestrator.cli.findings import FAIL, OK, Finding
+from orchestrator.core.errors import GptctlError
+from orchestrator.core.forecast import kept_bytes
+from orchestrator.core.inventory import HostSpec, Inventory
+from orchestrator.core.ports import Address, Shell
+from orchestrator.core.recipe import Recipe
+from orchestrator.core.stored import check_scheme
+from orchestrator.wiring import open_shell, storage_of
+
+MOST_STEPS = 10**9
+
+
+def findings(
+    home: Path, host: HostSpec, inventory: Inventory, recipe: Recipe | None, *, accept_new: bool
+) -> Iterator[Finding]:
+    """One finding, or none for a host without a store. Writes an empty object there and takes it away."""
+    uri = host.checkpoint_store
+    if uri is None:
+        return
+
+    def connect(address: Address) -> Shell:
+        return open_shell(home, address, accept_new=accept_new)
+
+    try:
+        check_scheme(uri)
+        stores.check(
+            uri,
+            storage_of(uri, inventory.home_box, connect),
+            hub_token_on_machine=host.hub_token_on_machine,
+            needs_bytes=kept_bytes(recipe, MOST_STEPS) if recipe else 0,
+        )
+    except GptctlError as error:
+        yield Finding("store", FAIL, error.message, error.hint or "")
+    else:
+        yield Finding("store", OK, f"{uri} can be written to")
