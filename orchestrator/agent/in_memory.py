@@ -18,13 +18,14 @@ import stat
 from . import files
 from .refusal import Refusal
 
-FOLDER = "/dev/shm"
+FOLDER = os.environ.get("GPTCTL_MEMORY") or "/dev/shm"
+"""A machine of a rehearsal has one of its own, which goes with its power."""
 KINDS = ("store", "line", "keep-key", "keep-hosts")
 """What a job that stores or keeps has here."""
 
 
 def path(kind: str, owner: str) -> str:
-    """The file of one secret: one per user and owner, since machines of a rehearsal share this folder."""
+    """The file of one secret: one per user and owner, of which there may be several here."""
     digest = hashlib.sha256(owner.encode()).hexdigest()[:16]
     return os.path.join(FOLDER, "gptctl-%s-%d-%s" % (kind, os.getuid(), digest))
 
@@ -71,6 +72,12 @@ def forget(kind: str, owner: str) -> None:
 
 
 def _is_tmpfs(folder: str) -> bool:
+    """By the file system that was mounted last at this folder or nearest above it."""
     with open("/proc/self/mounts") as mounts:
-        kinds = [line.split()[2] for line in mounts if line.split()[1] == folder]
-    return kinds[-1:] in (["tmpfs"], ["ramfs"])
+        found = [line.split()[1:3] for line in mounts]
+    above = [(len(place), order, kind) for order, (place, kind) in enumerate(found) if _is_below(folder, place)]
+    return bool(above) and max(above)[2] in ("tmpfs", "ramfs")
+
+
+def _is_below(folder: str, place: str) -> bool:
+    return (folder + "/").startswith(place.rstrip("/") + "/")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import getpass
+import hashlib
 import json
 import os
 import shlex
@@ -26,6 +27,10 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
 POWERED_OFF = "powered-off"
 """Exists once the operating system was shut down from inside; such a machine stays off, and is billed on."""
+
+SHARED_MEMORY = Path("/dev/shm")
+MEMORY_VARIABLE = "GPTCTL_MEMORY"
+"""Names a machine's own folder in memory: the agent keeps secrets there."""
 
 HALTED = "halted"
 """Exists as well where that was `halt`, which leaves the power on."""
@@ -132,6 +137,12 @@ class Disk:
         return self.folder / "home"
 
     @property
+    def memory(self) -> Path:
+        """What this machine has for files in memory: a folder of its own, which goes with its power."""
+        digest = hashlib.sha256(str(self.folder).encode()).hexdigest()[:16]
+        return SHARED_MEMORY / f"gptctl-rehearsal-{os.getuid()}-{digest}"
+
+    @property
     def mark(self) -> bytes:
         """What every process of the machine carries in its environment, and nobody else's does."""
         return f"HOME={self.home}".encode()
@@ -142,7 +153,7 @@ class Disk:
         user = getpass.getuser()
         path = f"{self.folder / 'bin'}:{SYSTEM_PATH}"
         return {"HOME": str(self.home), "USER": user, "LOGNAME": user, "SHELL": "/bin/sh", "PATH": path,
-                "LANG": "C.UTF-8", **bad}  # fmt: skip
+                "LANG": "C.UTF-8", MEMORY_VARIABLE: str(self.memory), **bad}  # fmt: skip
 
 
 def write_disk(disk: Disk, authorized_key: str, user_data: str, *, faults: Collection[str] = ()) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 
 from orchestrator.rehearsal import processes
-from orchestrator.rehearsal.disk import POWERED_OFF
+from orchestrator.rehearsal.disk import MEMORY_VARIABLE, POWERED_OFF
 
 PR_SET_CHILD_SUBREAPER = 36
 RESTART_PAUSE_S = 0.2
@@ -44,7 +45,10 @@ def main(folder: Path) -> None:
     signal.signal(signal.SIGTERM, _power_off)
     signal.signal(signal.SIGUSR1, _reboot)
     threading.Thread(target=_end_without_folder, args=(folder,), daemon=True).start()
+    memory = Path(os.environ[MEMORY_VARIABLE])
     while True:
+        _forget(memory)
+        memory.mkdir(mode=0o700, parents=True)
         try:
             _run(folder)
         except Reboot:
@@ -52,7 +56,8 @@ def main(folder: Path) -> None:
         except PowerOff:
             if folder.exists():
                 (folder / POWERED_OFF).touch()
-            return _end_everything()
+            _end_everything()
+            return _forget(memory)
 
 
 def _run(folder: Path) -> None:
@@ -88,6 +93,10 @@ def _end_everything() -> None:
         for pid in found:
             processes.send(pid, signal.SIGKILL)
         time.sleep(processes.SWEEP_PAUSE_S)
+
+
+def _forget(memory: Path) -> None:
+    shutil.rmtree(memory, ignore_errors=True)
 
 
 def _start_sshd(folder: Path) -> subprocess.Popen[bytes]:

@@ -87,8 +87,9 @@ def kill(disk: Disk) -> None:
 
 
 def destroy(disk: Disk) -> None:
-    """Ends every process and removes the disk. Twice is fine."""
+    """Ends every process and removes disk and memory. Twice is fine."""
     kill(disk)
+    shutil.rmtree(disk.memory, ignore_errors=True)
     shutil.rmtree(disk.folder, ignore_errors=True)
 
 

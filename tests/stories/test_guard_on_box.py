@@ -107,4 +107,4 @@ def test_the_api_key_is_in_the_accounts_file_and_in_memory_and_nowhere_else(
     assert seen == [] and cloud.key not in out + err
     own_file = Path(cloud.entry["key_file"])
     assert holders(cloud.key, below(tmp_path)) == [own_file]
-    assert not holders(cloud.key, Path("/dev/shm").glob("gptctl-guard-*"))
+    assert not holders(cloud.key, below(*Path("/dev/shm").glob("gptctl-*")))

@@ -45,7 +45,8 @@ def test_a_launched_machine_answers_ssh_in_a_clean_home(cloud: RehearsalCloud) -
     home = str(cloud.home(box))
     assert f"HOME={home}" in said and said[-2:] == [".ssh", home]
     names = {line.partition("=")[0] for line in said if "=" in line}
-    assert names == {"HOME", "USER", "LOGNAME", "SHELL", "PATH", "LANG", "TERM", "PWD", "SSH_CONNECTION"}
+    usual = {"HOME", "USER", "LOGNAME", "SHELL", "PATH", "LANG", "TERM", "PWD", "SSH_CONNECTION"}
+    assert names == usual | {"GPTCTL_MEMORY"}
 
 
 def test_only_the_key_named_at_launch_is_let_in(cloud: RehearsalCloud) -> None:
@@ -149,6 +150,20 @@ def test_a_reboot_ends_what_ran_and_comes_back(cloud: RehearsalCloud) -> None:
     cloud.ssh(box, "echo kept > file; sudo reboot")
     until(lambda: alive(pids) == [])
     until(lambda: cloud.ssh(box, "cat file").stdout == "kept\n")
+
+
+def test_its_memory_is_its_own_and_goes_with_its_power(cloud: RehearsalCloud) -> None:
+    box, other = cloud.up(), cloud.up()
+    mine, its = (Path(cloud.ssh(each, 'cd "$GPTCTL_MEMORY" && touch key && pwd').stdout[:-1]) for each in (box, other))
+    assert mine.parent == its.parent == Path("/dev/shm") and mine != its
+    assert mine.stat().st_mode & 0o777 == 0o700
+    cloud.ssh(box, "sudo reboot")
+    until(lambda: cloud.ssh(box, 'ls -A "$GPTCTL_MEMORY" && echo up').stdout == "up\n")
+    assert (its / "key").exists()
+    cloud.ssh(other, "sudo poweroff")
+    until(lambda: not its.exists())
+    cloud.terminate(box)
+    until(lambda: not mine.exists())
 
 
 def test_torch_fails_on_a_machine_with_a_bad_gpu_and_only_there(cloud: RehearsalCloud) -> None:
