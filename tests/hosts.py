@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, Self
 
+from orchestrator.agent import in_memory
 from orchestrator.core.ports import Address
 
 SSHD = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin") or "/usr/sbin/sshd"
@@ -120,6 +121,7 @@ class Sshd:
     def __exit__(self, *_: object) -> None:
         self.heal()
         self.power_off()
+        self.lose_memory()
 
     def rewrite_config(self) -> None:
         """sshd's settings from ours; after a change of `port`, restart."""
@@ -180,6 +182,12 @@ class Sshd:
         while found := self.processes():
             for pid in found:
                 kill(pid)
+
+    def lose_memory(self) -> None:
+        """What jobs keep in memory, all machines of this kind in one folder; a real machine's goes with its power."""
+        for folder in self.home.glob(".gptctl/jobs/*/*"):
+            for kind in in_memory.KINDS:
+                in_memory.forget(kind, str(folder))
 
     def processes(self) -> list[int]:
         """What ever started here and lives, detached jobs included."""

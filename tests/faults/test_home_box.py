@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.agent import in_memory
 from tests.ec2_cloud import Ec2Cloud
 from tests.faults.conftest import Rehearsal
 from tests.faults.ec2_place import Ec2Place
@@ -39,11 +38,9 @@ def steps_in(kept: Path) -> list[int]:
 
 def restart_without_memory(nas: Sshd) -> None:
     """As a reboot: every process is gone, and what lay in memory."""
-    folders = [str(path) for path in nas.home.glob(".gptctl/jobs/*/*")]
-    nas.restart()
-    for folder in folders:
-        for kind in in_memory.KINDS:
-            in_memory.forget(kind, folder)
+    nas.power_off()
+    nas.lose_memory()
+    nas.start()
 
 
 def test_a_box_that_was_restarted_gets_another_key(
