@@ -15,13 +15,12 @@ from orchestrator.cli.machine_here import machine_of
 from orchestrator.cli.reach import shell_to
 from orchestrator.cli.words import clean, duration, size
 from orchestrator.core.errors import GptctlError, MachineUnfit
-from orchestrator.core.forecast import BYTES_PER_TOKEN, kept_bytes
+from orchestrator.core.forecast import BYTES_PER_TOKEN, kept_about, tokens_about
 from orchestrator.core.inventory import HostSpec
 from orchestrator.core.machines import MachineType
 from orchestrator.core.ports import Shell
 from orchestrator.core.recipe import Recipe
 from orchestrator.remote.agent import Agent
-from trainer.arithmetic import chinchilla_tokens
 
 SKEW_WARN_S, SKEW_FAIL_S = 2.0, 60.0
 ENVIRONMENT_BYTES = {True: 8_000_000_000, False: 1_500_000_000}
@@ -155,10 +154,10 @@ def _disk(facts: dict[str, Any], recipe: Recipe | None, machine: MachineType) ->
 
 def _needed(facts: dict[str, Any], recipe: Recipe, machine: MachineType) -> int:
     """Data, kept checkpoints and one being written, and an environment where none is."""
-    tokens = recipe.train.tokens if isinstance(recipe.train.tokens, int) else chinchilla_tokens(recipe.model.config())
+    tokens = tokens_about(recipe)
     data = min(tokens, recipe.data.tokens or tokens) * BYTES_PER_TOKEN
     built = any(each.get("trainer") for each in facts["interpreters"])
-    return data + kept_bytes(recipe, 10**9) + (0 if built else ENVIRONMENT_BYTES[machine.cuda])
+    return data + kept_about(recipe) + (0 if built else ENVIRONMENT_BYTES[machine.cuda])
 
 
 def _tools(facts: dict[str, Any]) -> Finding:

@@ -17,7 +17,7 @@ from pathlib import Path
 from orchestrator.cli.findings import FAIL, OK, WARN, Finding
 from orchestrator.cli.words import size
 from orchestrator.core.errors import UserError
-from orchestrator.core.forecast import kept_bytes
+from orchestrator.core.forecast import kept_about
 from orchestrator.core.inventory import load_inventory
 from orchestrator.core.recipe import Recipe
 from orchestrator.ledger.store import Ledger
@@ -100,7 +100,7 @@ def _inventory(given: Path | None, home: Path) -> Finding:
 
 def _disk(home: Path, recipe: Recipe | None) -> Finding:
     free = shutil.disk_usage(home).free
-    needed = kept_bytes(recipe, 10**9) if recipe else 0
+    needed = kept_about(recipe) if recipe else 0
     text = f"{size(free)} free for {home}" + (f", kept checkpoints take {size(needed)}" if recipe else "")
     fix = "free some space, or point GPTCTL_HOME at another disk"
     if free < max(NO_SPACE_BYTES, needed):

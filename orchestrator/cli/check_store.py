@@ -8,14 +8,12 @@ from pathlib import Path
 from orchestrator import stores
 from orchestrator.cli.findings import FAIL, OK, Finding
 from orchestrator.core.errors import GptctlError
-from orchestrator.core.forecast import kept_bytes
+from orchestrator.core.forecast import kept_about
 from orchestrator.core.inventory import HostSpec, Inventory
 from orchestrator.core.ports import Address, Shell
 from orchestrator.core.recipe import Recipe
 from orchestrator.core.stored import check_scheme
 from orchestrator.wiring import open_shell, storage_of
-
-MOST_STEPS = 10**9
 
 
 def findings(
@@ -35,7 +33,7 @@ def findings(
             uri,
             storage_of(uri, inventory.home_box, connect),
             hub_token_on_machine=host.hub_token_on_machine,
-            needs_bytes=kept_bytes(recipe, MOST_STEPS) if recipe else 0,
+            needs_bytes=kept_about(recipe) if recipe else 0,
         )
     except GptctlError as error:
         yield Finding("store", FAIL, error.message, error.hint or "")

@@ -15,7 +15,7 @@ from orchestrator.core.machines import MachineType, assumed, bundled_offers
 from orchestrator.core.ports import Offer
 from orchestrator.core.rates import Rate
 from orchestrator.core.recipe import Limits, Recipe
-from trainer.arithmetic import checkpoint_bytes
+from trainer.arithmetic import checkpoint_bytes, chinchilla_tokens, steps_for
 
 BYTES_PER_TOKEN = 2
 """Token files are uint16 for every vocabulary up to 65,536."""
@@ -72,6 +72,20 @@ def kept_bytes(recipe: Recipe, steps: int) -> int:
     written = math.ceil(steps / train.checkpoint_every)
     kept = train.keep_last + 1 + (steps // train.keep_every if train.keep_every else 0)
     return min(written, kept) * checkpoint_bytes(recipe.model.config(), train.optimizer)
+
+
+def tokens_about(recipe: Recipe) -> int:
+    """Tokens of the training, by the recipe alone: "all" of data whose length it does not tell counts as 20 per
+    parameter."""
+    wanted = recipe.train.tokens
+    if isinstance(wanted, int):
+        return wanted
+    return (recipe.data.tokens if wanted == "all" else None) or chinchilla_tokens(recipe.model.config())
+
+
+def kept_about(recipe: Recipe) -> int:
+    """kept_bytes, by the recipe alone."""
+    return kept_bytes(recipe, steps_for(tokens_about(recipe), recipe.train.global_batch, recipe.model.context_length))
 
 
 def disk_gib(recipe: Recipe, steps: int, tokens: int) -> int:

@@ -32,6 +32,17 @@ def test_check_looks_at_everything_a_run_needs(gptctl: Gptctl, inventory: Path) 
     assert "MB/s" in found["network"]["found"] or "GB/s" in found["network"]["found"]
 
 
+def test_check_counts_what_a_recipe_keeps_of_its_own_steps(
+    gptctl: Gptctl, inventory: Path, tiny: Callable[..., str], tmp_path: Path
+) -> None:
+    keeping = tmp_path / "keeping.toml"
+    keeping.write_text(f'extends = "{tiny(100)}"\nname = "keeping"\n[train]\ncheckpoint_every = 10\nkeep_every = 10\n')
+    for host in ((), ("box",)):
+        done = gptctl("check", *host, "--recipe", str(keeping), "--json")
+        found = {each["what"]: each for each in json.loads(done.stdout)["checks"]}
+        assert found["disk"]["level"] == "ok", found["disk"]
+
+
 def test_check_prints_lines_with_fixes(gptctl: Gptctl, inventory: Path, box: Sshd) -> None:
     inventory.write_text(inventory.read_text().replace("2xCPU", "1x3090"))
     done = gptctl("check", "box")

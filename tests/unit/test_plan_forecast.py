@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.core.forecast import kept_about, tokens_about
 from orchestrator.core.inventory import HostSpec
 from orchestrator.core.machines import machine_type
 from orchestrator.core.plan import Plan, make_plan
@@ -115,3 +116,16 @@ def test_a_spot_host_is_told_whether_two_minutes_are_enough() -> None:
     (words,) = [warning for warning in alone.warnings if warning.startswith("spot")]
     assert "NOT enough" in words and f"{size_mb / 6:.0f} s here" in words and "set checkpoint_store" in words
     assert not any("spot" in warning for warning in plan(host=cloud(), offer=OFFER).warnings)
+
+
+def test_without_a_plan_the_recipe_alone_tells_how_much_is_kept() -> None:
+    every = ("train.checkpoint_every=500", "train.keep_every=1000", "train.keep_last=2", "train.tokens=3_260_190_720")
+    recipe = load_recipe("chinchilla_163m_baseline", every, search=[RECIPES])
+    assert tokens_about(recipe) == 3_260_190_720
+    batch = recipe.train.global_batch * recipe.model.context_length
+    kept = 2 + 1 + -(-3_260_190_720 // batch) // 1000
+    assert kept_about(recipe) == kept * checkpoint_bytes(recipe.model.config(), recipe.train.optimizer)
+    everything = load_recipe(
+        "chinchilla_163m_baseline", ["train.tokens='all'", "data.tokens=1_000_000"], search=[RECIPES]
+    )
+    assert tokens_about(everything) == 1_000_000
