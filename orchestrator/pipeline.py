@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from orchestrator.announce import announcing
 from orchestrator.core.errors import (
     AgentError,
     AmbiguousLaunch,
@@ -30,9 +29,10 @@ from orchestrator.core.errors import (
 )
 from orchestrator.core.events import Event
 from orchestrator.core.states import EXIT_CODES, Outcome, State, is_forward, worst
-from orchestrator.ledger.lock import RunLock
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RENTAL_OPEN, RunRecord
-from orchestrator.ledger.store import Ledger
+from orchestrator.ledger.run_lock import RunLock
+from orchestrator.notify.run_events import announcing
 from orchestrator.stages.acquire import acquire
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.fetch import fetch

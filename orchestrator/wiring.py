@@ -12,24 +12,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestrator import downloads, providers, storage
+from orchestrator import providers, storage
 from orchestrator.core import machines
+from orchestrator.core.config.home_box import HomeBox, by_ssh_alone, is_home, parts
+from orchestrator.core.config.inventory import HostSpec
+from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.events import Event
-from orchestrator.core.home_box import HomeBox, by_ssh_alone, is_home, parts
-from orchestrator.core.inventory import HostSpec
 from orchestrator.core.machines import MachineType
-from orchestrator.core.plan import Plan
+from orchestrator.core.planning.plan import Plan
 from orchestrator.core.ports import Address, Provider, Shell, Storage
-from orchestrator.core.recipe import Recipe
 from orchestrator.core.states import State
+from orchestrator.datasets import downloads
 from orchestrator.ledger.identity import new_rental_id, new_run_id
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import Rental, RunRecord
-from orchestrator.ledger.store import Ledger
-from orchestrator.remote import own_version
-from orchestrator.remote.home_box import HomeBoxStorage
-from orchestrator.remote.local import LocalShell
-from orchestrator.remote.progress import Transfer
+from orchestrator.remote.shell.local_shell import LocalShell
+from orchestrator.remote.transfer_progress import Transfer
+from orchestrator.runs import own_version
 from orchestrator.stages.context import RunContext
+from orchestrator.stores.home_box import HomeBoxStorage
 
 LOCAL = "local"
 
@@ -162,9 +163,11 @@ def open_shell(home: Path, address: Address, *, accept_new: bool = False, deadli
     if address.host is None:
         return LocalShell(address)
     # Only now: the SSH library costs more time than a whole `gptctl plan`.
-    from orchestrator.remote import ssh
+    from orchestrator.remote.shell import ssh_shell
 
-    return ssh.connect(address, known_hosts=home / "known_hosts", accept_new=accept_new, connect_deadline_s=deadline_s)
+    return ssh_shell.connect(
+        address, known_hosts=home / "known_hosts", accept_new=accept_new, connect_deadline_s=deadline_s
+    )
 
 
 def detect_local_machine() -> MachineType:

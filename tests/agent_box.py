@@ -19,8 +19,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from orchestrator.agent import processes
-from orchestrator.remote.agent_package import agent_package
+from orchestrator.agent.system import processes
+from orchestrator.remote.agent_client.package import agent_package
 from tests.waiting import DEADLINE_S, until
 
 AGENT_PYTHON = os.environ.get("GPTCTL_TEST_AGENT_PYTHON", sys.executable)

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from orchestrator.rehearsal.books import read_books
+from orchestrator.rehearsal.books.books import read_books
 from tests.canary import command_lines
 from tests.hosts import fingerprint
 from tests.waiting import until

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import pytest
 
-from orchestrator.remote.ssh import SshShell, connect
+from orchestrator.remote.shell.ssh_shell import SshShell, connect
 from tests import hosts, order
 from tests.hosts import Sshd
 from tests.namespaces import NamespaceHost

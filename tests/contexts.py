@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from orchestrator.core.inventory import load_inventory
+from orchestrator.core.config.inventory import load_inventory
+from orchestrator.core.config.recipe import load_recipe
 from orchestrator.core.machines import machine_type
-from orchestrator.core.plan import make_plan
-from orchestrator.core.recipe import load_recipe
-from orchestrator.ledger.store import Ledger
+from orchestrator.core.planning.plan import make_plan
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.stages.context import RunContext
 from orchestrator.wiring import RunRequest, new_run, open_context
 

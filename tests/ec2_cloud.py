@@ -39,8 +39,8 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from orchestrator.core.machines import bundled_offers_of
-from orchestrator.rehearsal import machines
-from orchestrator.rehearsal.disk import Disk, write_disk
+from orchestrator.rehearsal.machines import machine as machines
+from orchestrator.rehearsal.machines.disk import Disk, write_disk
 from tests.conftest import REPOSITORY, gptctl_command
 from tests.hosts import free_address
 

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
-from orchestrator.core.inventory import HostSpec
+from orchestrator.core.config.inventory import HostSpec
+from orchestrator.core.config.recipe import Recipe
+from orchestrator.core.config.settings import Settings
+from orchestrator.core.config.toml_tables import Table
 from orchestrator.core.machines import all_machine_types, assumed, bundled_offers
-from orchestrator.core.recipe import Recipe
-from orchestrator.core.settings import Settings
-from orchestrator.core.tables import Table
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 MADE = "<!-- made by python -m tests.generate_docs -->\n"

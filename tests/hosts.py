@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, Self
 
-from orchestrator.agent import in_memory
+from orchestrator.agent.system import memory_files
 from orchestrator.core.ports import Address
 
 SSHD = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin") or "/usr/sbin/sshd"
@@ -186,8 +186,8 @@ class Sshd:
     def lose_memory(self) -> None:
         """What jobs keep in memory, all machines of this kind in one folder; a real machine's goes with its power."""
         for folder in self.home.glob(".gptctl/jobs/*/*"):
-            for kind in in_memory.KINDS:
-                in_memory.forget(kind, str(folder))
+            for kind in memory_files.KINDS:
+                memory_files.forget(kind, str(folder))
 
     def processes(self) -> list[int]:
         """What ever started here and lives, detached jobs included."""

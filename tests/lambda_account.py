@@ -15,12 +15,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.core.inventory import HostSpec
+from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.machines import machine_type
 from orchestrator.core.ports import Instance, LaunchRequest, Offer
-from orchestrator.providers.lambda_cloud import LambdaCloud, open_api
-from orchestrator.remote.lambda_api import LambdaApi
-from orchestrator.remote.web import Answer, WebApi
+from orchestrator.providers.lambda_cloud.api import LambdaApi
+from orchestrator.providers.lambda_cloud.provider import LambdaCloud, open_api
+from orchestrator.remote.web.json_api import Answer, WebApi
 from tests.clouds import RehearsalCloud
 from tests.waiting import until
 

@@ -31,12 +31,19 @@ from trainer.contract import (
     ContractError,
     RunConfig,
 )
-from trainer.dist import from_leader, join
-from trainer.host_memory import keep_freed_memory
-from trainer.loop import Progress, StopRequest, train
-from trainer.metrics import Journal
-from trainer.restart import MARK, answer_out_of_memory, current_micro_batch, is_marked, start_again, watch
-from trainer.start import Run
+from trainer.training.allocator import keep_freed_memory
+from trainer.training.loop import Progress, StopRequest, train
+from trainer.training.metrics import Journal
+from trainer.training.ranks import from_leader, join
+from trainer.training.smaller_batch import (
+    MARK,
+    answer_out_of_memory,
+    current_micro_batch,
+    is_marked,
+    start_again,
+    watch,
+)
+from trainer.training.start import Run
 
 USAGE = "usage: torchrun --standalone --nproc_per_node=N -m trainer RUN_DIR   (or: python -m trainer RUN_DIR)"
 

@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from trainer.digests import DATASET
-from trainer.folder import NoDataset, TokenDataset, find_dataset
-from trainer.progress import Progress, say
-from trainer.shard import FileEntry, Layout, write_token_file, write_whole
-from trainer.token_file import KINDS, SAFETENSORS, SUFFIXES, DataError, TokenFile, open_token_file
+from trainer.corpus.progress import Progress, say
+from trainer.tokens.digests import DATASET
+from trainer.tokens.folder import NoDataset, TokenDataset, find_dataset
+from trainer.tokens.token_file import KINDS, SAFETENSORS, SUFFIXES, DataError, TokenFile, open_token_file
+from trainer.tokens.token_writers import FileEntry, Layout, write_token_file, write_whole
 
 CHUNK_TOKENS = 2**20
 

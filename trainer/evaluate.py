@@ -27,14 +27,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from trainer.checkpoint import load_model
-from trainer.choices import ChoicesError, score_file
+from trainer.checkpoints.checkpoint import load_model
+from trainer.checkpoints.manifest import CheckpointError, checkpoint_folder
 from trainer.contract import CONFIG, ContractError, DataConfig, RunConfig
-from trainer.data import TokenStream
-from trainer.manifest import CheckpointError, checkpoint_folder
-from trainer.model import GPT
-from trainer.token_file import DataError
-from trainer.tokenizer import TokenizerError, open_tokenizer, token_bytes
+from trainer.model.gpt import GPT
+from trainer.model.multiple_choice import ChoicesError, score_file
+from trainer.tokens.batches import TokenStream
+from trainer.tokens.token_file import DataError
+from trainer.tokens.tokenizer import TokenizerError, open_tokenizer, token_bytes
 
 Autocast = Callable[[], AbstractContextManager[object]]
 

@@ -27,11 +27,11 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 
 from trainer.arithmetic import parameter_count
+from trainer.checkpoints.manifest import CheckpointError, checkpoint_folder, read_meta, sha256_of, verify
 from trainer.contract import META_FILE, MODEL_FILE, TEMPORARY_PREFIX, DataConfig, ModelConfig
-from trainer.huggingface import NotExpressible, Stored, as_gpt2, gpt2_config, missing_biases, read_shape
-from trainer.manifest import CheckpointError, checkpoint_folder, read_meta, sha256_of, verify
-from trainer.tensor_file import write_tensors
-from trainer.tokenizer_files import Vocabulary, VocabularyError, open_vocabulary, tokenizer_files
+from trainer.model.hugging_face import NotExpressible, Stored, as_gpt2, gpt2_config, missing_biases, read_shape
+from trainer.model.tokenizer_files import Vocabulary, VocabularyError, open_vocabulary, tokenizer_files
+from trainer.tokens.tensor_file import write_tensors
 
 RECORD = "gptctl.json"
 """In every export: where it comes from, and the files that are its own. A folder without it is somebody else's."""

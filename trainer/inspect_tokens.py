@@ -21,10 +21,10 @@ import numpy as np
 import numpy.typing as npt
 import tiktoken
 
-from trainer.folder import NoDataset, TokenDataset, find_dataset
-from trainer.progress import Progress, say
-from trainer.token_file import DataError, TokenFile, open_token_file
-from trainer.tokenizer import TokenizerError, decode, open_tokenizer
+from trainer.corpus.progress import Progress, say
+from trainer.tokens.folder import NoDataset, TokenDataset, find_dataset
+from trainer.tokens.token_file import DataError, TokenFile, open_token_file
+from trainer.tokens.tokenizer import TokenizerError, decode, open_tokenizer
 
 CHUNK_TOKENS = 4 * 2**20
 HEAD_TOKENS = 64

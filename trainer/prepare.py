@@ -30,18 +30,18 @@ from typing import Any
 
 import numpy as np
 
-from trainer.corpus import PYTHON_STDLIB, Place, SourceFile, find_files, read_batches
-from trainer.digests import DATASET, digest_file
-from trainer.encode import POLICIES, SKIP, Document, Order, documents, encode_batch
-from trainer.host_memory import return_freed_memory
-from trainer.parallel import WorkerLost, ordered
-from trainer.parquet import CorpusError
-from trainer.progress import Progress, say
-from trainer.shard import FileEntry, Layout, dtype_for, write_whole
-from trainer.split import Done, Limits, Split, chained
-from trainer.token_file import KINDS, SAFETENSORS, DataError
-from trainer.tokenizer import BYTES, END_OF_TEXT, TokenizerError, open_tokenizer
-from trainer.workplace import Workplace, WorkplaceError
+from trainer.corpus.documents import PYTHON_STDLIB, Place, SourceFile, find_files, read_batches
+from trainer.corpus.encode import POLICIES, SKIP, Document, Order, documents, encode_batch
+from trainer.corpus.parquet import CorpusError
+from trainer.corpus.pool import WorkerLost, ordered
+from trainer.corpus.progress import Progress, say
+from trainer.corpus.split import Done, Limits, Split, chained
+from trainer.corpus.work_folder import Workplace, WorkplaceError
+from trainer.tokens.digests import DATASET, digest_file
+from trainer.tokens.token_file import KINDS, SAFETENSORS, DataError
+from trainer.tokens.token_writers import FileEntry, Layout, dtype_for, write_whole
+from trainer.tokens.tokenizer import BYTES, END_OF_TEXT, TokenizerError, open_tokenizer
+from trainer.training.allocator import return_freed_memory
 
 STDLIB_BYTES = 6_000_000
 """The standard library is cut here: a few megabytes are plenty for a minute's training and are prepared in a second."""

@@ -27,11 +27,11 @@ import torch
 from torch.optim import Optimizer
 
 from trainer.arithmetic import GIB, divisors, largest_micro_batch, split_batch
-from trainer.canary import compile_fault
 from trainer.contract import ContractError, RunConfig
-from trainer.model import GPT
-from trainer.optim import build_optimizers
-from trainer.start import Autocast, autocast_to, choose_precision
+from trainer.model.gpt import GPT
+from trainer.model.optimizers import build_optimizers
+from trainer.training.compile_check import compile_fault
+from trainer.training.start import Autocast, autocast_to, choose_precision
 
 HEADROOM_GIB = 0.5
 """Left free beside the measured peak: NCCL's buffers and the validation's own shapes come later."""

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import torch
 
-from trainer.checkpoint import load_model
+from trainer.checkpoints.checkpoint import load_model
+from trainer.checkpoints.manifest import CheckpointError
 from trainer.contract import DataConfig
-from trainer.generate import Sampling, SamplingError, continuations
-from trainer.manifest import CheckpointError
-from trainer.tokenizer import TokenizerError, open_tokenizer
+from trainer.model.generate import Sampling, SamplingError, continuations
+from trainer.tokens.tokenizer import TokenizerError, open_tokenizer
 
 
 def _run(asked: argparse.Namespace) -> None:

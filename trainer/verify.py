@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.digests import DATASET, Digests, digest_file
-from trainer.folder import NoDataset, read_about
-from trainer.progress import Progress, say
+from trainer.corpus.progress import Progress, say
+from trainer.tokens.digests import DATASET, Digests, digest_file
+from trainer.tokens.folder import NoDataset, read_about
 
 
 def verify(path: Path) -> dict[str, Any]:

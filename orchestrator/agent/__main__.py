@@ -11,8 +11,8 @@ import os
 import sys
 from typing import Any, Callable, Dict
 
-from .places import Places
-from .refusal import Refusal, from_os_error
+from .system.paths import Places
+from .system.refusal import Refusal, from_os_error
 
 Say = Callable[[Dict[str, Any]], None]
 
@@ -28,19 +28,20 @@ def _facts(places: Places, request: dict[str, Any], say: Say) -> None:
 
 
 def _start(places: Places, request: dict[str, Any], say: Say) -> None:
-    from . import jobs, presence
+    from .guard import attendance
+    from .job import jobs
 
-    presence.called(places)
+    attendance.called(places)
     job, secrets = jobs.Job.of_request(places, request), request.get("secrets") or {}
     if job.name == "offload":
-        from . import store_urls
+        from .checkpoints import store_access
 
-        store_urls.keep(job, secrets)  # also for one that runs: that is how it gets new ones
+        store_access.keep(job, secrets)  # also for one that runs: that is how it gets new ones
         secrets = {}
     if job.name == "keep":
-        from . import keep
+        from .checkpoints import home_box_caller
 
-        keep.take_secrets(job, secrets)
+        home_box_caller.take_secrets(job, secrets)
         secrets = {}
     answer = jobs.start(job, secrets)
     if answer["state"] == "ended":
@@ -79,9 +80,9 @@ def _renew(places: Places, request: dict[str, Any], say: Say) -> None:
 
 
 def _arm(places: Places, request: dict[str, Any], say: Say) -> None:
-    from . import guard
+    from .guard import order
 
-    say({"guard": guard.arm(places, request)})
+    say({"guard": order.arm(places, request)})
 
 
 def _finish(places: Places, request: dict[str, Any], say: Say) -> None:
@@ -91,21 +92,21 @@ def _finish(places: Places, request: dict[str, Any], say: Say) -> None:
 
 
 def _host_key(places: Places, request: dict[str, Any], say: Say) -> None:
-    from . import host_key
+    from .setup import host_key
 
     say({"host_key": host_key.install() if request.get("install") else host_key.stage()})
 
 
 def _manifest(places: Places, request: dict[str, Any], say: Say) -> None:
-    from . import presence
-    from .manifest import manifest
+    from .checkpoints.manifest import manifest
+    from .guard import attendance
 
-    presence.called(places)
+    attendance.called(places)
     say(manifest(places.run(request.get("run", ""))))
 
 
 def _safe(places: Places, request: dict[str, Any], say: Say) -> None:
-    from .manifest import mark_safe
+    from .checkpoints.manifest import mark_safe
 
     step, digest = request.get("step"), request.get("manifest_sha256")
     if not isinstance(step, int) or not isinstance(digest, str):
@@ -136,19 +137,19 @@ def main(argv: list[str]) -> int:
     places = Places(argv[0])
     verb = argv[1] if len(argv) > 1 else ""
     if verb == "supervise":
-        from .supervise import main as supervise
+        from .supervisor import main as supervise
 
         return supervise(places, argv[2:])
     if verb == "work":
-        from .work import main as work
+        from .own_jobs import main as work
 
         return work(places, argv[2:])
     if verb == "link":
-        from .store_link import main as link
+        from .checkpoints.home_box_link import main as link
 
         return link(places, argv[2:])
     if verb == "guard":
-        from .watchman import main as guard
+        from .guard.process import main as guard
 
         return guard(places)
     return _answer(places, verb)

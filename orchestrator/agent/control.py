@@ -14,10 +14,12 @@ import signal
 import time
 from typing import Any, Callable, Dict
 
-from . import files, guard, jobs, lease, presence, processes, stopping
-from .jobs import Job
-from .places import Places, checked_run
-from .refusal import Refusal
+from .guard import attendance, order
+from .job import jobs, stopping
+from .job.jobs import Job
+from .system import files, lease, processes
+from .system.paths import Places, checked_run
+from .system.refusal import Refusal
 
 HEARTBEAT_S = 2.0
 AFTER_GRACE_S = 45.0
@@ -50,18 +52,18 @@ def release(places: Places, request: dict[str, Any], say: Say) -> None:
 
 def _forget_secrets(places: Places, run: str) -> None:
     """What the store's jobs had in memory, and the line that lets a home box in."""
-    from . import admission
+    from .checkpoints import authorized_keys
 
     for job in jobs.of_run(places, run):
         jobs.forget_secrets(job)
-    admission.remove(run)
+    authorized_keys.remove(run)
 
 
 def renew(places: Places, request: dict[str, Any]) -> dict[str, Any]:
     """Durations from now; never past the deadline. Without a run the machine's own lease, which only a guard has."""
     if request.get("run") is None:
-        guard.renew(places, _seconds(request, "duration_s", lease.DEFAULT_S))
-        presence.called(places)
+        order.renew(places, _seconds(request, "duration_s", lease.DEFAULT_S))
+        attendance.called(places)
         return {"lease": lease.read(places.guard)}
     folder = places.jobs_of(request.get("run", ""))
     if not os.path.isdir(folder):
@@ -72,7 +74,7 @@ def renew(places: Places, request: dict[str, Any]) -> dict[str, Any]:
 
 def finish(places: Places, request: dict[str, Any]) -> dict[str, Any]:
     """Hands the machine's end over to the asker; the guard does it if it is still there within_s from now."""
-    return {"guard": guard.finish(places, max(1.0, _seconds(request, "within_s", 60.0)))}
+    return {"guard": order.finish(places, max(1.0, _seconds(request, "within_s", 60.0)))}
 
 
 def _seconds(request: dict[str, Any], key: str, default: float) -> float:

@@ -17,8 +17,9 @@ import tempfile
 import time
 from typing import Any
 
-from . import files, gpus, interpreters, lease, locks, processes
-from .places import Places
+from .setup import interpreters
+from .system import files, gpus, lease, locks, processes
+from .system.paths import Places
 
 TOOLS = ("rsync", "tar", "ssh", "gcc", "uv")
 

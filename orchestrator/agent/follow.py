@@ -15,10 +15,14 @@ import select
 import time
 from typing import Any, Callable, Iterator
 
-from . import files, jobs, lease, presence, status, stored
-from .jobs import Job
-from .places import Places
-from .refusal import Refusal
+from . import status
+from .checkpoints import store_index
+from .guard import attendance
+from .job import jobs
+from .job.jobs import Job
+from .system import files, lease
+from .system.paths import Places
+from .system.refusal import Refusal
 
 HEARTBEAT_S = 2.0
 LOOK_S = 0.1
@@ -38,7 +42,7 @@ def follow(places: Places, request: dict[str, Any], say: Callable[[dict[str, Any
             say(line)
             beat.beat()
         if exit_record is not None:
-            presence.called(places)  # whoever followed fetches now
+            attendance.called(places)  # whoever followed fetches now
             say({"kind": "ended", "exit": exit_record})
             return
         time.sleep(LOOK_S)
@@ -76,9 +80,9 @@ class _Heart:
         if now_s - self.beat_at_s < HEARTBEAT_S:
             return
         self.beat_at_s = now_s
-        presence.attend(self.job.places, presence.FOLLOWED_S)
+        attendance.attend(self.job.places, attendance.FOLLOWED_S)
         found = jobs.revive(self.job)
-        stored.revive(self.job.places, self.job.run)
+        store_index.revive(self.job.places, self.job.run)
         if found["state"] == "lost" and not self.job.is_train:
             raise Refusal(
                 "needs-input", "%s of run %s is gone without an end; start it again" % (self.job.name, self.job.run)

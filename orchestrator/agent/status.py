@@ -14,10 +14,13 @@ from typing import Any
 
 from trainer import contract
 
-from . import files, guard, jobs, lease, manifest, notice, stored, watchdog
-from .jobs import Job
-from .places import RUN_PATTERN, Places
-from .refusal import Refusal
+from .checkpoints import manifest, store_index
+from .guard import order
+from .job import jobs, spot_notice, watchdog
+from .job.jobs import Job
+from .system import files, lease
+from .system.paths import RUN_PATTERN, Places
+from .system.refusal import Refusal
 
 COLLAPSE = 0.5
 RECENT_LINES = 50
@@ -31,7 +34,7 @@ def status(places: Places, run: str | None) -> dict[str, Any]:
         raise Refusal("no-such-run", "no run %s on this machine" % run)
     wanted = [run] if run is not None else known
     runs = {name: of_run(places, name) for name in wanted}
-    return {"runs": runs, "guard": guard.status(places), "time_s": time.time()}
+    return {"runs": runs, "guard": order.status(places), "time_s": time.time()}
 
 
 def of_run(places: Places, run: str) -> dict[str, Any]:
@@ -44,14 +47,14 @@ def of_run(places: Places, run: str) -> dict[str, Any]:
     return {
         "jobs": {name: entry for name, entry in entries.items() if entry["state"] != "none"},
         "lease": lease.read(places.jobs_of(run)),
-        "guard": guard.status(places),
+        "guard": order.status(places),
         "step": recent[0].get("step") if recent else None,
         "metrics": recent[0] if recent else None,
         "checkpoints": manifest.steps(folder),
         "latest": manifest.linked_step(folder, contract.LATEST),
         "best": manifest.linked_step(folder, contract.BEST),
         "safe": manifest.safe_steps(folder),
-        "store": stored.state(places, run),
+        "store": store_index.state(places, run),
         "keep": _keep(found),
         "holding": files.read_json(train.file("holding.json")) if train else None,
         "sizes": {name: files.size_bytes(path) for name, path in train.followed_files().items()} if train else {},
@@ -63,12 +66,12 @@ def of_run(places: Places, run: str) -> dict[str, Any]:
 def _keep(found: list[Job]) -> dict[str, Any] | None:
     """On a home box: how its calls to the machine that trains go."""
     kept = [job for job in found if job.name == "keep"]
-    return files.read_json(kept[-1].file(stored.KEEP_STATE)) if kept else None
+    return files.read_json(kept[-1].file(store_index.KEEP_STATE)) if kept else None
 
 
 def _notice(train: Job | None) -> dict[str, Any] | None:
     """What the provider said of taking the machine away."""
-    return files.read_json(train.file(notice.FILE)) if train else None
+    return files.read_json(train.file(spot_notice.FILE)) if train else None
 
 
 def _job_entry(job: Job) -> dict[str, Any]:

@@ -16,8 +16,11 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli import app_data, app_models, app_money, options
+from orchestrator.cli import options
+from orchestrator.cli.data import data_commands
 from orchestrator.cli.failures import explained
+from orchestrator.cli.machines import machine_commands
+from orchestrator.cli.models import model_commands
 
 EPILOG = (
     "Start with: gptctl run quickstart --host local. "
@@ -65,7 +68,7 @@ def init(
     verbose: options.Verbose = False,
 ) -> int:
     """Copy the bundled recipes and inventory.toml here. Existing files are kept."""
-    from orchestrator.cli import init as it
+    from orchestrator.cli.runs import init as it
 
     return it.init(folder)
 
@@ -117,7 +120,7 @@ def run(
     Shows the plan, asks, then: acquire, provision, sync, launch, follow, fetch, report, release.
     Ctrl-C detaches: the training goes on. Killed anywhere, `gptctl resume` continues.
     """
-    from orchestrator.cli import run as it
+    from orchestrator.cli.runs import run as it
 
     wish = it.Wish(
         recipe, host, on, detach, keep, again, name, label or [], note, sets or [], resume_from, max_cost, max_hours,
@@ -145,7 +148,7 @@ def plan(
 
     Asks the clouds of the inventory for their prices, for two seconds at most.
     """
-    from orchestrator.cli import plan as it
+    from orchestrator.cli.runs import plan as it
 
     limits = it.typed_limits(max_cost, max_hours)
     return it.plan(recipe, host or [], sets or [], limits, inventory, offline=offline, as_json=as_json)
@@ -164,7 +167,7 @@ def status(
 
     The machines of unfinished ones are asked, all at once, for two seconds at most.
     """
-    from orchestrator.cli import status as it
+    from orchestrator.cli.runs import status as it
 
     return it.status(run, watch=watch, everything=everything, as_json=as_json)
 
@@ -179,7 +182,7 @@ def logs(
     verbose: options.Verbose = False,
 ) -> int:
     """Print the log; with -f go on live. Ctrl-C only stops looking."""
-    from orchestrator.cli import logs as it
+    from orchestrator.cli.runs import logs as it
 
     return it.logs(run, follow=follow, metrics=metrics, lines=lines)
 
@@ -202,7 +205,7 @@ def fetch(
 
     Without options: the best and the latest checkpoint.
     """
-    from orchestrator.cli import fetch as it
+    from orchestrator.cli.runs import fetch as it
 
     return it.fetch(run, to=to, everything=everything, step=step, as_json=as_json)
 
@@ -215,7 +218,7 @@ def stop(
 
     It saves a checkpoint, which is fetched, and the machine is released.
     """
-    from orchestrator.cli import run as it
+    from orchestrator.cli.runs import run as it
 
     return it.stop(run, yes=yes, as_json=as_json)
 
@@ -232,7 +235,7 @@ def resume(
 
     Only what is missing is done, and nothing is asked again. Works at every stage.
     """
-    from orchestrator.cli import run as it
+    from orchestrator.cli.runs import run as it
 
     return it.resume(run, detach=detach, as_json=as_json)
 
@@ -252,13 +255,13 @@ def release(
 
     Its jobs end and locks are freed. A machine of your own is never switched off.
     """
-    from orchestrator.cli import run as it
+    from orchestrator.cli.runs import run as it
 
     return it.release(run, force=force, yes=yes, as_json=as_json)
 
 
-app_money.register(verb)
-app_data.register(lambda group: app.add_typer(group, name="data"))
+machine_commands.register(verb)
+data_commands.register(lambda group: app.add_typer(group, name="data"))
 
 
 @verb
@@ -290,14 +293,14 @@ def check(
     price is asked for first, and exit 7 means that nothing ended it.
     """
     if policy:
-        from orchestrator.cli import check_cloud
+        from orchestrator.cli.checks import cloud
 
-        return check_cloud.policy(host, inventory)
+        return cloud.policy(host, inventory)
     if drill:
-        from orchestrator.cli import drill as alone
+        from orchestrator.cli.checks import drill as alone
 
         return alone.drill(host, inventory, lease_s=lease_s, yes=yes, as_json=as_json)
-    from orchestrator.cli import check as it
+    from orchestrator.cli.checks import check as it
 
     return it.check(host, recipe, inventory, accept_new=accept_new_host_key, as_json=as_json)
 
@@ -314,7 +317,7 @@ def ssh(
 
     With the same key, port and pinned host key that gptctl uses.
     """
-    from orchestrator.cli import ssh as it
+    from orchestrator.cli.machines import ssh as it
 
     return it.ssh(target, command or [], inventory, accept_new=accept_new_host_key)
 
@@ -333,10 +336,10 @@ def sample(
     verbose: options.Verbose = False,
 ) -> int:
     """Let a trained model write, from a fetched checkpoint."""
-    from orchestrator.cli import sample as it
+    from orchestrator.cli.models import sample as it
 
     wanted = it.Wanted(prompt or [], step, tokens, temperature, seed)
     return it.sample(run, wanted, on_host=on_host, as_json=as_json)
 
 
-app_models.register(verb)
+model_commands.register(verb)

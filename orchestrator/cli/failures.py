@@ -60,7 +60,7 @@ def explain(error: Exception, *, verbose: bool) -> int:
     """Prints what failed and what to do next; returns the exit code."""
     import traceback
 
-    from orchestrator.cli.words import clean
+    from orchestrator.cli.screen.formats import clean
     from orchestrator.core.errors import GptctlError
 
     trace = "".join(traceback.format_exception(error))
@@ -80,7 +80,7 @@ def explain(error: Exception, *, verbose: bool) -> int:
 
 def _keep(trace: str) -> Path | None:
     """Appends the traceback to a file in the run's folder, else in GPTCTL_HOME: the first that works."""
-    from orchestrator.core.home import home_folder
+    from orchestrator.core.config.gptctl_home import home_folder
 
     for folder in (run_folder.get(), home_folder()):
         if folder is None or not folder.is_dir():

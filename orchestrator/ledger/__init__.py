@@ -6,9 +6,9 @@ It must not reach a machine or decide what to do: the stages look at the world a
 """
 
 from orchestrator.ledger.identity import new_rental_id, new_run_id
-from orchestrator.ledger.lock import Holder, RunLock, holder
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import Attempt, Evaluation, Intent, RateRecord, Rental, RunRecord, StageInterval
-from orchestrator.ledger.store import Ledger
+from orchestrator.ledger.run_lock import Holder, RunLock, holder
 
 __all__ = [
     "Attempt",

@@ -13,8 +13,8 @@ import pkgutil
 from typing import Protocol, cast
 
 from orchestrator.core import ports
+from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.errors import UserError
-from orchestrator.core.inventory import HostSpec
 from orchestrator.core.machines import MachineType
 from orchestrator.core.suggest import did_you_mean, one_of
 

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.core import machines
+from orchestrator.core.config.gptctl_home import home_folder
+from orchestrator.core.config.inventory import SECRET_KEYS, HostSpec
 from orchestrator.core.errors import ProviderError, UserError
-from orchestrator.core.home import home_folder
-from orchestrator.core.inventory import SECRET_KEYS, HostSpec
 from orchestrator.core.machines import MachineType
 from orchestrator.core.ports import EndCall, Guard, Instance, LaunchRequest, Offer, Provider, Shell
-from orchestrator.providers.lambda_cloud import LambdaCloud, open_api
-from orchestrator.remote.lambda_api import LambdaApi
+from orchestrator.providers.lambda_cloud.api import LambdaApi
+from orchestrator.providers.lambda_cloud.provider import LambdaCloud, open_api
 
 STATE_VARIABLE = "GPTCTL_REHEARSAL"
 """Another state folder than GPTCTL_HOME/rehearsal: a cloud that survives the loss of the home folder."""

@@ -7,10 +7,10 @@ Example: `provider(host, machine).machines()[0].address.host`
 
 from __future__ import annotations
 
-from orchestrator.core.inventory import HostSpec
+from orchestrator.core.config.inventory import HostSpec
+from orchestrator.core.fleet.own_machine import StandingMachine
 from orchestrator.core.machines import MachineType
 from orchestrator.core.ports import Provider
-from orchestrator.core.standing import StandingMachine
 
 
 def provider(host: HostSpec, machine: MachineType) -> Provider:

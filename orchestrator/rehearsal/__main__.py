@@ -13,12 +13,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from orchestrator.rehearsal import daemon
-from orchestrator.rehearsal.books import read_books
+from orchestrator.rehearsal.api.server import Server
+from orchestrator.rehearsal.books.books import read_books
 from orchestrator.rehearsal.cloud import Cloud, Settings
-from orchestrator.rehearsal.disk import sshd_program
 from orchestrator.rehearsal.faults import KINDS, parse
-from orchestrator.rehearsal.server import Server
+from orchestrator.rehearsal.machines import daemon
+from orchestrator.rehearsal.machines.disk import sshd_program
 
 DEFAULTS = Settings()
 SOME_ADDRESS = "127.63.255.254"

@@ -23,11 +23,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.rehearsal import machines
-from orchestrator.rehearsal.books import FILE_NAME, Instance, Journal, instances_at
+from orchestrator.rehearsal.books.books import FILE_NAME, Instance, Journal, instances_at
 from orchestrator.rehearsal.catalogue import REGIONS, TYPES
-from orchestrator.rehearsal.disk import Disk, write_disk
 from orchestrator.rehearsal.faults import Faults
+from orchestrator.rehearsal.machines import machine
+from orchestrator.rehearsal.machines.disk import Disk, write_disk
 
 HIDDEN_S = 5.0
 """How long a region without capacity is not listed."""
@@ -204,7 +204,7 @@ class Cloud:
         for _ in range(ADDRESS_TRIES):
             high, middle, low = 64 + secrets.randbelow(64), 1 + secrets.randbelow(254), 1 + secrets.randbelow(254)
             address = f"127.{high}.{middle}.{low}"
-            if address not in taken and not machines.answers(self._disk_at("probe", address)):
+            if address not in taken and not machine.answers(self._disk_at("probe", address)):
                 return address
         raise RuntimeError(f"something answers at port {self.settings.ssh_port} of every loopback address")
 
@@ -227,7 +227,7 @@ class Cloud:
         with self._machine_locks[instance.id]:
             if not self._still_boots(instance):
                 return
-            machines.power_on(self.disk(instance))
+            machine.power_on(self.disk(instance))
             with self._lock:
                 if self._still_boots(instance):
                     self._record_boot(instance)
@@ -288,7 +288,7 @@ class Cloud:
         """No process is left; a terminated instance leaves the lists a little later, or, by a fault, much later."""
         with self._machine_locks[instance.id]:
             if not instance.foreign:
-                machines.destroy(self.disk(instance))
+                machine.destroy(self.disk(instance))
             now = instances_at(self._books.events)[instance.id]
             if now.status == "terminating":
                 if slow := self.faults.take("slow-terminate", on=instance.id):
@@ -315,8 +315,8 @@ class Cloud:
     def _keep_on(self, instance: Instance) -> None:
         disk = self.disk(instance)
         with self._machine_locks[instance.id]:
-            if disk.folder.exists() and not machines.is_on(disk) and not machines.was_shut_down(disk):
-                machines.power_on(disk)
+            if disk.folder.exists() and not machine.is_on(disk) and not machine.was_shut_down(disk):
+                machine.power_on(disk)
 
     def terminate_all(self) -> None:
         """Ends every machine of ours before it returns."""

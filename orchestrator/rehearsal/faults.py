@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.rehearsal.books import Journal
+from orchestrator.rehearsal.books.books import Journal
 from orchestrator.rehearsal.catalogue import REGIONS
 
 FILE_NAME = "faults.jsonl"

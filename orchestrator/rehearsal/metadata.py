@@ -14,7 +14,7 @@ import time
 from email.message import Message
 
 from orchestrator.rehearsal.cloud import Cloud
-from orchestrator.rehearsal.lies import Answer
+from orchestrator.rehearsal.list_faults import Answer
 
 PREFIX = "/metadata/"
 PATH = re.compile(r"^/metadata/(?P<id>[0-9a-f]+)/latest/(?P<what>.*)$")

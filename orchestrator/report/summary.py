@@ -17,17 +17,17 @@ from typing import Any
 
 import tomli_w
 
-from orchestrator.core.cost import Cost
 from orchestrator.core.events import Event
+from orchestrator.core.money.cost import Cost
 from orchestrator.core.states import Outcome
 from orchestrator.ledger.records import Evaluation, RunRecord, StageInterval
-from orchestrator.remote.landing import landing
-from orchestrator.report.checkpoints import Checkpoint, read_checkpoints
-from orchestrator.report.curves import cost_chart, thinned, training_charts
+from orchestrator.remote.whole_files import landing
 from orchestrator.report.evaluations import SAMPLE, table
+from orchestrator.report.local_checkpoints import Checkpoint, read_checkpoints
 from orchestrator.report.metrics import Training, read_training
-from orchestrator.report.page import render
-from orchestrator.report.run_page import run_page
+from orchestrator.report.pages.curves import cost_chart, thinned, training_charts
+from orchestrator.report.pages.markdown import render
+from orchestrator.report.pages.run_page import run_page
 from trainer.contract import CHECKPOINTS
 
 REPORT_JSON = "report.json"

@@ -24,18 +24,20 @@ from orchestrator.core.errors import (
     RemoteError,
     UserError,
 )
-from orchestrator.core.forecast import disk_gib
+from orchestrator.core.fleet.orphans import RUN_TAG
 from orchestrator.core.machines import machine_type
-from orchestrator.core.orphans import RUN_TAG
-from orchestrator.core.plan import Plan
+from orchestrator.core.planning.forecast import disk_gib
+from orchestrator.core.planning.plan import Plan
 from orchestrator.core.ports import Address, Instance, LaunchRequest, Offer
 from orchestrator.core.states import State
 from orchestrator.ledger.records import INTENT_ADOPTED, INTENT_BOUGHT, INTENT_REFUSED, INTENT_UNSEEN, Intent
-from orchestrator.remote.cloud_init import Timer, user_data
-from orchestrator.remote.keys import new_key_pair
-from orchestrator.remote.known_hosts import HostKey
-from orchestrator.stages import boot, box_guard, data_here, gone, guard
+from orchestrator.remote.shell.key_pairs import new_key_pair
+from orchestrator.remote.shell.known_hosts import HostKey
 from orchestrator.stages.context import RunContext
+from orchestrator.stages.data import sent_data
+from orchestrator.stages.machine import boot, box_guard, deadline
+from orchestrator.stages.machine.cloud_init import Timer, user_data
+from orchestrator.stages.outcome import machine_gone
 
 MOST_MACHINES = 3
 """How many bad machines of one run are given back before it is given up."""
@@ -52,8 +54,8 @@ class Unseen(ProviderError):
 def acquire(context: RunContext) -> None:
     """Leaves the rental with an instance id, an address and a machine that answered."""
     context.advance(State.ACQUIRING)
-    if gone.was_ended(context):
-        return gone.conclude(context)
+    if machine_gone.was_ended(context):
+        return machine_gone.conclude(context)
     for attempt in range(1, MOST_MACHINES + 1):
         if context.rental.instance_id is not None:
             _close(context, INTENT_BOUGHT, context.rental.instance_id)
@@ -140,7 +142,7 @@ def _close(context: RunContext, state: str, instance_id: str | None = None) -> N
 
 def _buy_somewhere(context: RunContext) -> None:
     """Asks for each offer in turn, once; with --wait, round after round. Refusals close their intent."""
-    data_here.before_buying(context)
+    sent_data.before_buying(context)
     while True:
         reasons: list[str] = []
         quotas: dict[tuple[str, str], QuotaUsedUp] = {}
@@ -264,11 +266,13 @@ def _buy(context: RunContext, offer: Offer) -> None:
 
 def _guarded(context: RunContext, request: LaunchRequest) -> LaunchRequest:
     """With its deadlines, and with a host key made here, which is pinned before the machine exists."""
-    budget = guard.budget_deadline(context)
-    ends_at = budget and budget + guard.GRACE_S
+    budget = deadline.budget_deadline(context)
+    ends_at = budget and budget + deadline.GRACE_S
     tags = {RUN_TAG: context.run_id}  # so that another ledger can adopt the run with the machine
     disk = disk_gib(context.recipe, context.plan.steps, context.plan.tokens)
-    request = replace(request, ends_at=ends_at, first_ends_at=guard.first_deadline(context), tags=tags, disk_gib=disk)
+    request = replace(
+        request, ends_at=ends_at, first_ends_at=deadline.first_deadline(context), tags=tags, disk_gib=disk
+    )
     return replace(request, user_data=_first_boot(context, request))
 
 
@@ -283,7 +287,7 @@ def _first_boot(context: RunContext, request: LaunchRequest) -> str:
                 "itself off is billed on",
                 'set guard = "watcher" or "key-on-box"; docs/guards.md',
             )
-        timer = Timer(request.rental_id, int(guard.FIRST_S))
+        timer = Timer(request.rental_id, int(deadline.FIRST_S))
     if context.host.host_key != "first-contact":
         pair = new_key_pair(request.rental_id)
         kind, key, *_ = pair.public.split()

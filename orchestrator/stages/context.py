@@ -16,18 +16,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orchestrator.core.config.inventory import HostSpec
+from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.errors import ProviderError, UserError
 from orchestrator.core.events import EPHEMERAL, Event
-from orchestrator.core.inventory import HostSpec
 from orchestrator.core.machines import MachineType
-from orchestrator.core.plan import Plan
+from orchestrator.core.planning.plan import Plan
 from orchestrator.core.ports import Address, Instance, Provider, Shell, Storage
-from orchestrator.core.recipe import Recipe
 from orchestrator.core.states import State, is_forward
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import Rental, RunRecord
-from orchestrator.ledger.store import Ledger
-from orchestrator.remote.agent import Agent
-from orchestrator.remote.progress import Transfer
+from orchestrator.remote.agent_client.client import Agent
+from orchestrator.remote.transfer_progress import Transfer
 
 
 @dataclass

@@ -14,10 +14,12 @@ from typing import Any
 
 from orchestrator.core.errors import CommandFailed, LinkLost, RemoteError, Unreachable
 from orchestrator.core.states import Seen, State
-from orchestrator.remote.agent import Data, Ended, Heartbeat
-from orchestrator.stages import boot, box_guard, gone, offload, verdict
-from orchestrator.stages.checkpoints import pull_newest
+from orchestrator.remote.agent_client.client import Data, Ended, Heartbeat
+from orchestrator.stages.checkpoints import store_job
+from orchestrator.stages.checkpoints.copies import pull_newest
 from orchestrator.stages.context import RunContext
+from orchestrator.stages.machine import boot, box_guard
+from orchestrator.stages.outcome import machine_gone, training_end
 from trainer import contract
 
 MIRRORED = (contract.METRICS, contract.EVENTS, contract.LOG)
@@ -34,10 +36,10 @@ def follow(context: RunContext) -> None:
     while True:
         heard = context.now()
         try:
-            return verdict.conclude(context, mirror_until_end(context))
+            return training_end.conclude(context, mirror_until_end(context))
         except (LinkLost, Unreachable, CommandFailed) as error:  # CommandFailed: our session there was killed
             if context.provider.paid and boot.was_preempted(context):
-                return gone.conclude(context)
+                return machine_gone.conclude(context)
             seen_at = context.run.seen_at or 0.0
             if seen_at >= heard:
                 wait_s, silent_since = FIRST_WAIT_S, None
@@ -60,7 +62,7 @@ def mirror_until_end(context: RunContext) -> dict[str, Any]:
             if isinstance(line, Data):
                 append(context.mirror / line.file, line.offset, line.data)
                 progress.data(line.file, line.data)
-                if context.provider.paid and not offload.wanted(context) and progress.take_checkpointed():
+                if context.provider.paid and not store_job.wanted(context) and progress.take_checkpointed():
                     pull_newest(context)
             elif isinstance(line, Heartbeat):
                 progress.heartbeat(line.status)
@@ -167,7 +169,7 @@ class Progress:
             box_guard.note(self.context, status["guard"])
         self._tell_notice(status.get("notice") or {})
         if status:
-            offload.look_after(self.context, status)
+            store_job.look_after(self.context, status)
         self.context.ledger.touch_stage(self.context.interval, now)
 
     def _tell_notice(self, notice: Mapping[str, Any]) -> None:

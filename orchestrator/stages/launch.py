@@ -7,14 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 from orchestrator.core.errors import AgentError, LimitReached, MachineUnfit
-from orchestrator.core.limits import train_deadline_s
-from orchestrator.core.plan import Plan, train_config
+from orchestrator.core.planning.limits import train_deadline_s
+from orchestrator.core.planning.plan import Plan, train_config
 from orchestrator.core.ports import Instance
 from orchestrator.core.states import State
 from orchestrator.ledger.records import Attempt
-from orchestrator.stages import box_guard, guard, offload
+from orchestrator.stages.checkpoints import store_job
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.jobs import machine_status, run_job
+from orchestrator.stages.machine import box_guard, deadline
+from orchestrator.stages.machine.jobs import machine_status, run_job
 from trainer.contract import RunConfig
 
 GRACE_S = 300
@@ -26,8 +27,8 @@ def launch(context: RunContext) -> None:
     known = machine_status(context)
     if "train" not in known["jobs"]:
         _amend_plan(context)
-        guard.arm(context, known.get("guard") or {})
-        offload.require(context)
+        deadline.arm(context, known.get("guard") or {})
+        store_job.require(context)
         _start(context)
     context.advance(State.TRAINING)
 
@@ -49,7 +50,7 @@ def resolved_config(context: RunContext, plan: Plan) -> RunConfig:
     """config.json: recipe and plan with everything looked up. The same on every call: launching is repeatable."""
     options = context.run.options
     config = train_config(context.recipe, plan, resume_from=options.get("resume_from_there"), **options["data"])
-    if not offload.wanted(context):
+    if not store_job.wanted(context):
         return config
     # What the store does not have yet stays, however fast the next ones come.
     return replace(config, retention=replace(config.retention, require_safe=True))

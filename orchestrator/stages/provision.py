@@ -6,10 +6,11 @@ from __future__ import annotations
 from typing import Any
 
 from orchestrator.core.errors import MachineUnfit
-from orchestrator.core.forecast import kept_bytes
+from orchestrator.core.planning.forecast import kept_bytes
 from orchestrator.core.states import State
-from orchestrator.stages import drift, interpreter, rekey, sync
+from orchestrator.stages import sync
 from orchestrator.stages.context import RunContext
+from orchestrator.stages.machine import drift, interpreter, new_host_key
 from trainer.arithmetic import checkpoint_bytes
 
 MAX_CLOCK_SKEW_S = 60
@@ -23,7 +24,7 @@ def provision(context: RunContext) -> None:
     check_disk(context, facts)
     check_clock(context, facts)
     interpreter.begin(context, facts)
-    rekey.rekey(context)
+    new_host_key.rekey(context)
     sync.send_ahead(context, interpreter.first_choice(context, facts))
     chosen = interpreter.chosen(context, facts)
     context.note(

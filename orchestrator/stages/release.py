@@ -7,13 +7,15 @@ unless that run is kept.
 
 from __future__ import annotations
 
-from orchestrator.core.billing import bill, observed
 from orchestrator.core.errors import RemoteError, UserError
+from orchestrator.core.money.billing import bill, observed
 from orchestrator.core.ports import Instance
 from orchestrator.core.states import State
 from orchestrator.ledger.records import INTENT_ADOPTED, RENTAL_RELEASED
-from orchestrator.stages import acquire, boot, box_guard, keeper
+from orchestrator.stages import acquire
+from orchestrator.stages.checkpoints import home_box_job
 from orchestrator.stages.context import RunContext
+from orchestrator.stages.machine import boot, box_guard
 from orchestrator.stages.report import report
 
 
@@ -44,7 +46,7 @@ def _others(context: RunContext) -> bool:
 def _end_jobs(context: RunContext) -> None:
     if context.rental.data.get("reached"):
         context.agent.release(context.run_id)
-    keeper.stop(context)
+    home_box_job.stop(context)
 
 
 def _give_back(context: RunContext) -> None:
@@ -77,7 +79,7 @@ def _destroy(context: RunContext) -> None:
             _end_jobs(context)
             box_guard.finish(context)
         else:
-            keeper.stop(context)
+            home_box_job.stop(context)
     except (RemoteError, UserError) as error:  # a login key that is missing here must keep no machine alive
         context.tell("seen", f"{error.message}; it is destroyed all the same")
     context.disconnect()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.core.cost import run_cost
+from orchestrator.core.money.cost import run_cost
 from orchestrator.core.states import Outcome
 from orchestrator.ledger.records import RateRecord
 from orchestrator.report.evaluations import from_events

@@ -6,12 +6,12 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
-from orchestrator.remote import transfer
-from orchestrator.stages import data_here
+from orchestrator.remote.transfer import transfer
+from orchestrator.stages.checkpoints.resume_from import place_checkpoint
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.origin import place_checkpoint
-from orchestrator.stages.progress import progress
-from orchestrator.stages.staging import pull_dataset
+from orchestrator.stages.data import sent_data
+from orchestrator.stages.data.pulled_data import pull_dataset
+from orchestrator.stages.machine.progress import progress
 from trainer import contract
 
 LITTLE_BYTES = 64 << 20
@@ -28,7 +28,7 @@ class Sent(NamedTuple):
 def send_ahead(context: RunContext, python: str | None) -> None:
     """What is little and lies here goes out before its turn; sync finds it sent by this very process. `python` will
     most likely train: it compiles the source once, where every rank would compile it anew."""
-    if data_here.is_elsewhere(context) or data_here.size_bytes(context) > LITTLE_BYTES:
+    if sent_data.is_elsewhere(context) or sent_data.size_bytes(context) > LITTLE_BYTES:
         return
     context.sent_ahead = Sent(_push_trainer(context), place_data(context))
     if python is not None:
@@ -53,7 +53,7 @@ def source_digest(package: Path) -> str:
 
 def source_files(package: Path) -> list[str]:
     """The trainer's modules, sorted."""
-    return sorted(path.name for path in package.glob("*.py"))
+    return sorted(path.relative_to(package).as_posix() for path in package.rglob("*.py"))
 
 
 def _push_trainer(context: RunContext) -> str:
@@ -68,14 +68,14 @@ def _push_trainer(context: RunContext) -> str:
 
 def place_data(context: RunContext) -> dict[str, object]:
     """Where the files are on the machine, and what of them is read, as fields of the trainer's DataConfig."""
-    if data_here.is_elsewhere(context):
+    if sent_data.is_elsewhere(context):
         return pull_dataset(context, context.recipe.data.source or "")
     if context.shell.openssh() is None:
-        _, dataset, _ = data_here.found_here(context)
-        return data_here.in_place(
-            context, dataset, {shard: str(shard.path.resolve()) for shard in data_here.all_shards(dataset)}
+        _, dataset, _ = sent_data.found_here(context)
+        return sent_data.in_place(
+            context, dataset, {shard: str(shard.path.resolve()) for shard in sent_data.all_shards(dataset)}
         )
-    return data_here.send(context, lambda path, digest: _push(context, path, digest))
+    return sent_data.send(context, lambda path, digest: _push(context, path, digest))
 
 
 def _push(context: RunContext, path: Path, digest: str) -> str:

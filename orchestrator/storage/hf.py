@@ -24,9 +24,9 @@ from urllib.parse import quote, urljoin
 
 from orchestrator.core.errors import StorageError, UserError
 from orchestrator.core.ports import Part, Storage, StoredFile, Upload
-from orchestrator.core.stored_names import WILD, checked, matching
-from orchestrator.remote.fetching import Fetched, fetch, origin
-from orchestrator.remote.hub import PUBLIC, endpoint
+from orchestrator.core.safe_names import WILD, checked, matching
+from orchestrator.remote.web.hugging_face import PUBLIC, endpoint
+from orchestrator.remote.web.range_reads import Fetched, fetch, origin
 
 FORM = re.compile(r"hf://((?:datasets|models)/)?([\w.-]+/[\w.-]+)(?:@([\w./%+-]+?))?(?:/(.*))?")
 COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -13,11 +13,11 @@ import posixpath
 from collections.abc import Sequence
 from urllib.parse import quote, unquote, urlsplit
 
-from orchestrator.core.dataset_index import DATASET, Promised, read_index
+from orchestrator.core.datasets.dataset_index import DATASET, Promised, read_index
 from orchestrator.core.errors import StorageError, UserError
 from orchestrator.core.ports import Part, Storage, StoredFile, Upload
-from orchestrator.core.stored_names import checked
-from orchestrator.remote.fetching import Fetched, fetch
+from orchestrator.core.safe_names import checked
+from orchestrator.remote.web.range_reads import Fetched, fetch
 
 NO_WRITE = "a machine cannot write to a web address"
 

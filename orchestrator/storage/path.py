@@ -15,7 +15,7 @@ from pathlib import Path
 
 from orchestrator.core.errors import StorageError, UserError
 from orchestrator.core.ports import Part, Storage, StoredFile, Upload
-from orchestrator.core.stored_names import WILD
+from orchestrator.core.safe_names import WILD
 
 
 class PathStorage:

@@ -29,7 +29,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from orchestrator.core.errors import BadCredentials, NoAnswer, StorageError
 from orchestrator.core.ports import Part, Storage, StoredFile, Upload
-from orchestrator.core.stored_names import WILD, checked, matching, split_uri
+from orchestrator.core.safe_names import WILD, checked, matching, split_uri
 
 LARGEST_PUT_BYTES = 4 << 30
 """S3 itself takes 5 GB in one PUT; others less than that by a little."""

@@ -18,7 +18,7 @@ HEAVY = {"fabric", "paramiko", "boto3", "pydantic", "httpx", "torch", "numpy", "
 OLD_PYTHON = (
     ROOT / "trainer/contract.py",
     ROOT / "trainer/arithmetic.py",
-    *sorted(ROOT.glob("orchestrator/agent/*.py")),
+    *sorted(ROOT.glob("orchestrator/agent/**/*.py")),
 )
 """What runs on a machine's own old Python 3.8."""
 

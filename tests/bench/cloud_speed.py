@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from orchestrator.rehearsal.books import read_books
+from orchestrator.rehearsal.books.books import read_books
 from tests.bench.figure import Figure, at_most, within
 from tests.clouds import RehearsalCloud
 

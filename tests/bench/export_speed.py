@@ -24,14 +24,14 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from orchestrator.core.config.recipe import load_recipe
 from orchestrator.core.machines import machine_type
-from orchestrator.core.plan import make_plan
-from orchestrator.core.recipe import load_recipe
+from orchestrator.core.planning.plan import make_plan
 from orchestrator.ledger import Ledger, RunRecord, new_run_id
 from tests.bench.figure import Figure, within
 from tests.trainer.texts import gpt2_vocabulary
 from trainer.contract import BEST, CHECKPOINTS, MANIFEST_FILE, META_FILE, METRICS, MODEL_FILE, ModelConfig
-from trainer.huggingface import expected_shapes
+from trainer.model.hugging_face import expected_shapes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GPT2_SMALL = ModelConfig(

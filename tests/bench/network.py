@@ -23,8 +23,8 @@ from pathlib import Path
 import fabric
 
 from orchestrator.core.errors import LinkLost
-from orchestrator.remote.ssh import SshShell, connect
-from orchestrator.remote.transfer import push_file
+from orchestrator.remote.shell.ssh_shell import SshShell, connect
+from orchestrator.remote.transfer.transfer import push_file
 from tests.bench.figure import Figure, not_measured
 from tests.bench.transfer import MIB, NEEDS_ROOT, Row, machine, random_file, stopwatch
 from tests.hosts import Machine, Sshd

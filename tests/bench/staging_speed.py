@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.core.ports import Part
-from orchestrator.remote.agent import Agent
-from orchestrator.remote.local import LocalShell
-from orchestrator.remote.pulling import pull
+from orchestrator.remote.agent_client.client import Agent
+from orchestrator.remote.agent_client.pull_job import pull
+from orchestrator.remote.shell.local_shell import LocalShell
 from tests.bench.figure import Figure, at_least
 
 BLOCK_BYTES = 16 << 20

@@ -21,10 +21,10 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from orchestrator.core.config.recipe import load_recipe
 from orchestrator.core.events import Event
 from orchestrator.core.machines import machine_type
-from orchestrator.core.plan import make_plan
-from orchestrator.core.recipe import load_recipe
+from orchestrator.core.planning.plan import make_plan
 from orchestrator.core.states import Outcome, State
 from orchestrator.ledger import Evaluation, Ledger, Rental, RunRecord, new_rental_id, new_run_id
 from orchestrator.report.evaluations import from_line, sampled

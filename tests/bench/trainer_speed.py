@@ -39,11 +39,11 @@ from tests.bench.figure import Figure, at_least, not_measured, within  # noqa: E
 from tests.trainer.plain_gpt import PlainAdamW, PlainGPT  # noqa: E402
 from trainer.arithmetic import flop_per_token  # noqa: E402
 from trainer.contract import DataConfig, ModelConfig, RunConfig, TrainConfig  # noqa: E402
-from trainer.dist import join  # noqa: E402
-from trainer.host_memory import keep_freed_memory  # noqa: E402
-from trainer.loop import Progress, StopRequest, train  # noqa: E402
-from trainer.metrics import Journal, memory_gib  # noqa: E402
-from trainer.start import Run  # noqa: E402
+from trainer.training.allocator import keep_freed_memory  # noqa: E402
+from trainer.training.loop import Progress, StopRequest, train  # noqa: E402
+from trainer.training.metrics import Journal, memory_gib  # noqa: E402
+from trainer.training.ranks import join  # noqa: E402
+from trainer.training.start import Run  # noqa: E402
 
 QUICKSTART = ModelConfig(vocab_size=257, context_length=128, n_layer=4, n_head=4, n_embd=96)
 GPT2 = ModelConfig(tie_embeddings=True)

@@ -25,8 +25,8 @@ from functools import partial
 from pathlib import Path
 
 from orchestrator.core.ports import Shell
-from orchestrator.remote.ssh import connect
-from orchestrator.remote.transfer import pull_file, push_file, push_tree
+from orchestrator.remote.shell.ssh_shell import connect
+from orchestrator.remote.transfer.transfer import pull_file, push_file, push_tree
 from tests.bench.figure import CannotRun, Figure, not_measured
 from tests.hosts import Machine, Sshd
 from tests.namespaces import NamespaceHost

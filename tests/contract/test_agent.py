@@ -15,11 +15,11 @@ import pytest
 
 from orchestrator.core.errors import AgentError, GptctlError, MachineUnfit
 from orchestrator.core.ports import Result, Shell
-from orchestrator.remote.agent import Agent, Checkpoint, Data, Ended, FileEntry, Heartbeat
-from orchestrator.remote.agent_answers import checkpoint as checked
-from orchestrator.remote.agent_package import agent_package, agent_sources
-from orchestrator.remote.local import LocalShell
-from orchestrator.remote.ssh import connect
+from orchestrator.remote.agent_client.answers import checkpoint as checked
+from orchestrator.remote.agent_client.client import Agent, Checkpoint, Data, Ended, FileEntry, Heartbeat
+from orchestrator.remote.agent_client.package import agent_package, agent_sources
+from orchestrator.remote.shell.local_shell import LocalShell
+from orchestrator.remote.shell.ssh_shell import connect
 from tests.agent_box import Box
 from tests.canary import below, holders
 from tests.hosts import Sshd

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 import trainer
-from orchestrator.agent import processes
-from orchestrator.remote.agent import Agent, Data, Ended
-from orchestrator.remote.local import LocalShell
+from orchestrator.agent.system import processes
+from orchestrator.remote.agent_client.client import Agent, Data, Ended
+from orchestrator.remote.shell.local_shell import LocalShell
 from tests.agent_box import Box
 from tests.waiting import until
 from trainer.contract import DataConfig, ModelConfig, RunConfig, TrainConfig

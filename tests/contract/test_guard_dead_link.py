@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.agent import processes
+from orchestrator.agent.system import processes
 from orchestrator.core.errors import LinkLost
-from orchestrator.remote.agent import SILENCE_S, Agent, Heartbeat
-from orchestrator.remote.ssh import connect
+from orchestrator.remote.agent_client.client import SILENCE_S, Agent, Heartbeat
+from orchestrator.remote.shell.ssh_shell import connect
 from tests.canary import command_lines
 from tests.hosts import Sshd
 from tests.waiting import until

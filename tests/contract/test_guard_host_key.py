@@ -9,9 +9,9 @@ import pytest
 
 from orchestrator.core.errors import HostKeyChanged
 from orchestrator.core.ports import Shell
-from orchestrator.remote.agent import Agent
-from orchestrator.remote.known_hosts import HostKey, pinned, repin
-from orchestrator.remote.ssh import connect
+from orchestrator.remote.agent_client.client import Agent
+from orchestrator.remote.shell.known_hosts import HostKey, pinned, repin
+from orchestrator.remote.shell.ssh_shell import connect
 from tests.hosts import Sshd
 from tests.waiting import until
 

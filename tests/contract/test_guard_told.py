@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from orchestrator.cli.status import _guard_line
-from orchestrator.stages.box_guard import told_by
+from orchestrator.cli.runs.status import _guard_line
+from orchestrator.stages.machine.box_guard import told_by
 
 ARMED = {
     "kind": "key-on-box", "armed": True, "ends_at": None, "left_s": 2160.0, "lease_left_s": 1800.0,

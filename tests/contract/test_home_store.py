@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.agent import in_memory, processes
-from orchestrator.remote.keys import new_key_pair
+from orchestrator.agent.system import memory_files, processes
+from orchestrator.remote.shell.key_pairs import new_key_pair
 from tests.agent_box import AGENT_PYTHON, Box
 from tests.canary import below, content, holders, said_in_command_lines
 from tests.hosts import CONFIG, Sshd
@@ -67,7 +67,7 @@ class Pair:
             box.end()
             for folder in (box.root / "jobs").glob("*/*"):
                 for kind in KINDS:
-                    Path(in_memory.path(kind, str(folder))).unlink(missing_ok=True)
+                    Path(memory_files.path(kind, str(folder))).unlink(missing_ok=True)
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_every_checkpoint_comes_home_and_what_is_not_kept_leaves_it(pair: Pair) 
     for kind in KINDS:
         for box in (pair.nas, pair.machine):
             assert not [
-                path for path in (box.root / "jobs").glob("*/*") if os.path.exists(in_memory.path(kind, str(path)))
+                path for path in (box.root / "jobs").glob("*/*") if os.path.exists(memory_files.path(kind, str(path)))
             ]
 
 

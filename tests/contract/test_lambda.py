@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.errors import (
     AmbiguousLaunch,
     BadCredentials,
@@ -23,14 +24,14 @@ from orchestrator.core.errors import (
     NoCapacity,
     ProviderError,
 )
-from orchestrator.core.inventory import HostSpec
 from orchestrator.core.machines import machine_type
 from orchestrator.core.ports import Guard, LaunchRequest
-from orchestrator.providers import lambda_cloud
-from orchestrator.providers.lambda_cloud import LambdaCloud
-from orchestrator.remote import known_hosts, lambda_api, ssh
-from orchestrator.remote.cloud_init import user_data
-from orchestrator.remote.keys import new_key_pair
+from orchestrator.providers.lambda_cloud import api as lambda_api
+from orchestrator.providers.lambda_cloud import provider
+from orchestrator.providers.lambda_cloud.provider import LambdaCloud
+from orchestrator.remote.shell import known_hosts, ssh_shell
+from orchestrator.remote.shell.key_pairs import new_key_pair
+from orchestrator.stages.machine.cloud_init import user_data
 from tests.canary import below, content
 from tests.clouds import RehearsalCloud
 from tests.lambda_account import RENTAL, Account
@@ -81,7 +82,7 @@ def test_a_machine_from_purchase_to_its_end(account: Account, gptctl_home: Path)
     assert (seen.tags, seen.machine, seen.status) == (instance.tags, "8xA100-40GB", "active")
     pins = gptctl_home / "known_hosts"
     known_hosts.pin(pins, seen.instance_id, known_hosts.HostKey(*key.public.split()[:2]))
-    shell = ssh.connect(seen.address, known_hosts=pins)
+    shell = ssh_shell.connect(seen.address, known_hosts=pins)
     assert shell.run(["echo", "hi"]).stdout == b"hi\n"
     shell.close()
 
@@ -267,7 +268,7 @@ def test_a_key_that_was_revoked_is_said_at_once_and_shown_nowhere(account: Accou
 
 @pytest.mark.parametrize("fault", ["", "rename-ignored", "list-lag@1*3", "500@rename", "timeout-after-effect@rename"])
 def test_a_deadline_is_set_when_a_list_shows_it(account: Account, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lambda_cloud, "LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(provider, "LOOK_EVERY_S", 0.05)
     instance = account.up()
     account.cloud.inject(fault)
     account.provider.set_deadline(instance, 1_900_000_000.7)
@@ -278,8 +279,8 @@ def test_a_deadline_is_set_when_a_list_shows_it(account: Account, fault: str, mo
 
 
 def test_a_deadline_no_list_shows_is_not_set(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lambda_cloud, "LOOK_EVERY_S", 0.05)
-    monkeypatch.setattr(lambda_cloud, "SEEN_WITHIN_S", 0.3)
+    monkeypatch.setattr(provider, "LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(provider, "SEEN_WITHIN_S", 0.3)
     instance = account.up()
     account.cloud.inject("rename-ignored*forever")
     with pytest.raises(NoAnswer, match="lists do not show it"):
@@ -324,7 +325,7 @@ def test_an_image_that_ignores_the_injected_key_is_noticed_before_anything_is_se
     assert seen.address is not None
     known_hosts.pin(gptctl_home / "known_hosts", seen.instance_id, known_hosts.HostKey(*key.public.split()[:2]))
     with pytest.raises(HostKeyChanged):
-        ssh.connect(seen.address, known_hosts=gptctl_home / "known_hosts")
+        ssh_shell.connect(seen.address, known_hosts=gptctl_home / "known_hosts")
 
 
 def test_an_unhealthy_machine_says_so_and_can_be_given_back(account: Account) -> None:
@@ -388,7 +389,7 @@ def test_without_a_key_it_says_which_variable(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delenv("LAMBDA_API_KEY", raising=False)
     host = HostSpec(name="box", provider="lambda", machine="8xH100")
     with pytest.raises(BadCredentials, match="LAMBDA_API_KEY is not set"):
-        lambda_cloud.provider(host, machine_type("8xH100")).offers()
+        provider.provider(host, machine_type("8xH100")).offers()
 
 
 def test_the_host_entrys_endpoint_user_and_port_are_kept(
@@ -399,7 +400,7 @@ def test_the_host_entrys_endpoint_user_and_port_are_kept(
     fields = {"provider": "lambda", "machine": "8xA100-40GB", "endpoint": cloud.entry["url"]}
     for user, port in (("ubuntu", 22), ("me", 2200)):
         own = {} if user == "ubuntu" else {"user": user, "port": port}
-        made = lambda_cloud.provider(HostSpec(name="box", **fields, **own), machine_type("8xA100-40GB"))
+        made = provider.provider(HostSpec(name="box", **fields, **own), machine_type("8xA100-40GB"))
         (seen,) = made.machines()
         assert seen.address is not None
         assert (seen.address.user, seen.address.port) == (user, port)
@@ -428,7 +429,7 @@ def test_lambdas_own_limits_are_never_hit(gptctl_home: Path, tmp_path: Path, mon
         time.sleep(1.0)  # the fixture's own request
         monkeypatch.setenv("LAMBDA_API_KEY", cloud.key)
         host = HostSpec(name="box", provider="lambda", machine="8xA100-40GB", endpoint=cloud.entry["url"])
-        made = lambda_cloud.provider(host, machine_type("8xA100-40GB"))
+        made = provider.provider(host, machine_type("8xA100-40GB"))
         offer = next(one for one in made.offers() if one.machine == "8xA100-40GB")
         made.acquire(LaunchRequest(RENTAL, "intent", offer))
         made.machines()
@@ -440,7 +441,7 @@ def test_nobody_listens(gptctl_home: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    api = lambda_cloud.open_api("Lambda Cloud", f"http://127.0.0.1:{port}", "key", {})
+    api = provider.open_api("Lambda Cloud", f"http://127.0.0.1:{port}", "key", {})
     made = LambdaCloud("lambda", HostSpec(name="b", provider="lambda", machine="8xH100"), machine_type("8xH100"),
                        lambda: api)  # fmt: skip
     with pytest.raises(NoAnswer, match="no answer to GET /instance-types"):

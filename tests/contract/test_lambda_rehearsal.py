@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.errors import NoCapacity, UserError
-from orchestrator.core.inventory import HostSpec
 from orchestrator.core.machines import machine_type
 from orchestrator.core.ports import LaunchRequest, Provider
 from orchestrator.providers import rehearsal

@@ -12,8 +12,8 @@ import pytest
 from jsonschema import ValidationError
 
 from orchestrator.core.errors import ProviderError
-from orchestrator.remote.cloud_init import user_data
-from orchestrator.remote.keys import new_key_pair
+from orchestrator.remote.shell.key_pairs import new_key_pair
+from orchestrator.stages.machine.cloud_init import user_data
 from tests.clouds import RehearsalCloud
 from tests.lambda_account import Account, Exchange
 from tests.lambda_schemas import ANSWERS, answer_validator, operation, request_validator

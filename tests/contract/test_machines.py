@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.core.errors import LinkLost, MachineUnfit, Unreachable
-from orchestrator.remote.ssh import SshShell, connect
-from orchestrator.remote.transfer import push_file
+from orchestrator.remote.shell.ssh_shell import SshShell, connect
+from orchestrator.remote.transfer.transfer import push_file
 from tests.contract.test_transfer import a_file, entry
 from tests.hosts import Sshd
 from tests.namespaces import NamespaceHost

@@ -13,9 +13,9 @@ from typing import Any
 import botocore.auth
 import pytest
 
-from orchestrator.agent import objects
+from orchestrator.agent.checkpoints import object_requests
 from orchestrator.core.errors import MachineUnfit, StorageError
-from orchestrator.stages import offload
+from orchestrator.stages.checkpoints import store_job
 from orchestrator.stages.context import RunContext
 from orchestrator.storage import s3 as storage_s3
 from tests.contexts import context_of
@@ -74,15 +74,15 @@ def test_a_file_too_large_for_one_put_goes_in_presigned_parts(
     monkeypatch.setattr(storage_s3, "LARGEST_PUT_BYTES", 6 << 20)
     monkeypatch.setattr(storage_s3, "PART_BYTES", 5 << 20)  # the smallest that S3 takes but for the last
     context = run_with(s3.bucket())
-    slot = offload.Grants(context, offload.uri(context)).slot("model.safetensors", size)
+    slot = store_job.Grants(context, store_job.uri(context)).slot("model.safetensors", size)
     assert len(slot["parts"]) == 3
     path = tmp_path / "model.safetensors"
     path.write_bytes(os.urandom(size))
-    sent = objects.put(slot, str(path), size)
-    assert sent.size_bytes == size and objects.look(slot["get"]) == sent
-    objects.remove(slot["delete"])
-    with pytest.raises(objects.Missing):
-        objects.look(slot["get"])
+    sent = object_requests.put(slot, str(path), size)
+    assert sent.size_bytes == size and object_requests.look(slot["get"]) == sent
+    object_requests.remove(slot["delete"])
+    with pytest.raises(object_requests.Missing):
+        object_requests.look(slot["get"])
 
 
 @pytest.mark.soak
@@ -91,7 +91,7 @@ def test_a_file_of_more_than_four_gib_goes_in_the_parts_that_users_get(
 ) -> None:
     size = storage_s3.LARGEST_PUT_BYTES + storage_s3.PART_BYTES + 7
     context = run_with(s3.bucket())
-    slot = offload.Grants(context, offload.uri(context)).slot("model.safetensors", size)
+    slot = store_job.Grants(context, store_job.uri(context)).slot("model.safetensors", size)
     assert len(slot["parts"]) == 18
     path = tmp_path / "model.safetensors"
     with path.open("wb") as file:
@@ -100,20 +100,20 @@ def test_a_file_of_more_than_four_gib_goes_in_the_parts_that_users_get(
             file.write(os.urandom(7))
         file.truncate(size)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    sent = objects.put(slot, str(path), size)
-    assert sent.size_bytes == size and objects.look(slot["get"]) == sent
+    sent = object_requests.put(slot, str(path), size)
+    assert sent.size_bytes == size and object_requests.look(slot["get"]) == sent
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10, "KiB: blocks, never a part"
-    objects.remove(slot["delete"])
+    object_requests.remove(slot["delete"])
 
 
 def test_urls_are_renewed_by_whoever_follows_before_they_end(
     s3: S3Server, run_with: Callable[[str], RunContext]
 ) -> None:
     context = run_with(s3.bucket())
-    offload.require(context)
+    store_job.require(context)
 
     def look_after() -> dict[str, Any]:
-        offload.look_after(context, context.agent.status(context.run_id)["runs"][context.run_id])
+        store_job.look_after(context, context.agent.status(context.run_id)["runs"][context.run_id])
         return dict(context.run.options["store_urls"])
 
     made = look_after()
@@ -141,7 +141,7 @@ def test_a_bucket_one_may_only_read_is_refused_before_anything_trains(
     with pytest.raises(StorageError, match="AccessDenied"):
         context.storage(f"s3://{bucket}").put(f"s3://{bucket}/models/y", b"2")
     with pytest.raises(MachineUnfit, match=r"cannot store checkpoints in .*AccessDenied") as refused:
-        offload.require(context)
+        store_job.require(context)
     assert "nothing was trained" in refused.value.hint and "policy" in refused.value.hint
     assert not context.agent.status(context.run_id)["runs"][context.run_id]["jobs"].get("train")
 
@@ -157,4 +157,4 @@ def test_a_wrong_clock_here_is_named(
             context.storage(f"s3://{bucket}").manifest(f"s3://{bucket}/models/")
     # URLs for six days that were signed eight days ago; of those from the future this server says nothing.
     with pytest.raises(MachineUnfit, match=r"cannot store checkpoints in .*(expired|clock)"):
-        offload.require(context)
+        store_job.require(context)

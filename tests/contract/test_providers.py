@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from orchestrator import providers
+from orchestrator.core.config.inventory import UNPAID, HostSpec
 from orchestrator.core.errors import UserError
-from orchestrator.core.inventory import UNPAID, HostSpec
 from orchestrator.core.machines import machine_type
 from orchestrator.core.ports import LaunchRequest, Provider
 

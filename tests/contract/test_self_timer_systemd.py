@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.core.ports import Shell
-from orchestrator.remote.agent import Agent
-from orchestrator.remote.cloud_init import Timer, user_data
-from orchestrator.remote.ssh import connect
+from orchestrator.remote.agent_client.client import Agent
+from orchestrator.remote.shell.ssh_shell import connect
+from orchestrator.stages.machine.cloud_init import Timer, user_data
 from tests.namespaces import NamespaceHost
 from tests.self_machine import RENTAL
 from tests.waiting import until

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from orchestrator.core.errors import CommandFailed, LinkLost, MachineUnfit, UserError
 from orchestrator.core.ports import Shell
-from orchestrator.remote.local import LocalShell
-from orchestrator.remote.ssh import connect
+from orchestrator.remote.shell.local_shell import LocalShell
+from orchestrator.remote.shell.ssh_shell import connect
 from tests.hosts import SMALL_DISK_BYTES, Sshd
 from tests.waiting import PATIENCE
 

@@ -18,8 +18,8 @@ import pytest
 
 from orchestrator.core.errors import HostKeyChanged, HostKeyUnknown, LinkLost, Unreachable, UserError
 from orchestrator.core.ports import Address
-from orchestrator.remote.ssh import SshShell, connect
-from orchestrator.remote.transfer import push_file
+from orchestrator.remote.shell.ssh_shell import SshShell, connect
+from orchestrator.remote.transfer.transfer import push_file
 from tests.contract.test_transfer import a_file, entry
 from tests.hosts import Sshd, make_key
 from tests.waiting import PATIENCE

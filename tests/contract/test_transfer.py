@@ -15,10 +15,10 @@ import pytest
 
 from orchestrator.core.errors import CommandFailed, MachineUnfit, UserError, VerificationFailed
 from orchestrator.core.ports import Shell
-from orchestrator.remote import far_side, ranges, transfer
-from orchestrator.remote.local import LocalShell
-from orchestrator.remote.ssh import connect
-from orchestrator.remote.transfer import Transfer, pull_file, pull_files, push_file, push_tree
+from orchestrator.remote.shell.local_shell import LocalShell
+from orchestrator.remote.shell.ssh_shell import connect
+from orchestrator.remote.transfer import far_program, parallel_ranges, transfer
+from orchestrator.remote.transfer.transfer import Transfer, pull_file, pull_files, push_file, push_tree
 from tests.hosts import SMALL_DISK_BYTES, Sshd
 
 NASTY_NAMES = [
@@ -139,7 +139,9 @@ def test_without_rsync_one_tar_stream_does_it_and_says_so(gptctl_home: Path, tmp
     assert any("no usable rsync on the machine" in each.note for each in told)
 
 
-@pytest.mark.parametrize("size_bytes", [0, 1, ranges.CHUNK_BYTES + 1, ranges.PARALLEL_FROM_BYTES + 12345])
+@pytest.mark.parametrize(
+    "size_bytes", [0, 1, parallel_ranges.CHUNK_BYTES + 1, parallel_ranges.PARALLEL_FROM_BYTES + 12345]
+)
 def test_a_file_goes_out_and_comes_back(any_shell: Shell, tmp_path: Path, size_bytes: int) -> None:
     source = a_file(tmp_path / "source", size_bytes)
     far, back, told = tmp_path / "f a'r" / "file", tmp_path / "back" / "file", list[Transfer]()
@@ -278,11 +280,11 @@ def test_secrets_of_a_project_never_arrive(any_shell: Shell, tmp_path: Path) -> 
 
 
 def test_a_part_with_other_bytes_is_noticed_thrown_away_and_sent_afresh(shell: Shell, tmp_path: Path) -> None:
-    source, far = a_file(tmp_path / "source", ranges.PARALLEL_FROM_BYTES + 999), tmp_path / "far" / "file"
-    plan = ranges.split(source.stat().st_size)
+    source, far = a_file(tmp_path / "source", parallel_ranges.PARALLEL_FROM_BYTES + 999), tmp_path / "far" / "file"
+    plan = parallel_ranges.split(source.stat().st_size)
     far.parent.mkdir()
     stamp = transfer.identity(source)[2]
-    part = Path(far_side.part_name(str(far), stamp))
+    part = Path(far_program.part_name(str(far), stamp))
     part.write_bytes(b"\0" * source.stat().st_size)
     Path(f"{part}.ranges").write_bytes(b"".join((each.size_bytes // 2).to_bytes(8, "little") for each in plan))
     with pytest.raises(VerificationFailed, match="arrived"):
@@ -323,7 +325,7 @@ def test_a_machine_that_sends_other_or_endless_bytes_gets_nothing_written(gptctl
 def test_a_changed_source_never_continues_the_old_part(shell: Shell, tmp_path: Path) -> None:
     source, far = a_file(tmp_path / "source", 3 << 20), tmp_path / "far" / "file"
     far.parent.mkdir()
-    old = Path(far_side.part_name(str(far), transfer.identity(source)[2]))
+    old = Path(far_program.part_name(str(far), transfer.identity(source)[2]))
     old.write_bytes(source.read_bytes())
     Path(f"{old}.ranges").write_bytes((3 << 20).to_bytes(8, "little"))
     a_file(source, 3 << 20)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import Rental, RunRecord
-from orchestrator.ledger.store import Ledger
 from tests.conftest import Gptctl
 
 NASTY = ['it\'s "quoted"', "line\nbreak", "semi;touch owned", "$(touch owned)", "-rf", "../up"]

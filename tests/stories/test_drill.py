@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from orchestrator.core.config.recipe import load_recipe
 from orchestrator.core.machines import machine_type
-from orchestrator.core.plan import make_plan
-from orchestrator.core.recipe import load_recipe
-from orchestrator.drill import LEASE_S, drill_plan, patience_s
+from orchestrator.core.planning.plan import make_plan
+from orchestrator.fleet.guard_drill import LEASE_S, drill_plan, patience_s
 from tests.clouds import RehearsalCloud
 from tests.conftest import Gptctl, gptctl_command
 from tests.stories.conftest import end, newest_run

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.agent import in_memory
+from orchestrator.agent.system import memory_files
 from tests.canary import below, holders
 from tests.clouds import RehearsalCloud
 from tests.hosts import Sshd, inventory_entry_of
@@ -64,7 +64,7 @@ def test_with_the_laptop_away_everything_goes_home_and_another_machine_goes_on_f
     assert losses(home / "runs" / str(newest_run(home)))[-1][0] == STEPS + 20
     folders = list(nas.home.glob(".gptctl/jobs/*/*"))
     assert folders and not [
-        one for one in folders for kind in in_memory.KINDS if exists(in_memory.path(kind, str(one)))
+        one for one in folders for kind in memory_files.KINDS if exists(memory_files.path(kind, str(one)))
     ]
     private = "-----BEGIN OPENSSH PRIVATE KEY-----"
     assert not holders(private, below(kept, nas.home)), "the box's key lies on no disk"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.remote.keys import login_key_file
+from orchestrator.remote.shell.key_pairs import login_key_file
 from tests.clouds import RehearsalCloud
 from tests.conftest import Gptctl
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from orchestrator.accounts import Account
+from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.errors import ProviderError
-from orchestrator.core.inventory import HostSpec
+from orchestrator.core.fleet.own_machine import StandingMachine
 from orchestrator.core.machines import machine_type
 from orchestrator.core.ports import Instance
-from orchestrator.core.standing import StandingMachine
-from orchestrator.ledger.store import Ledger
-from orchestrator.watch import due, look, reap
+from orchestrator.fleet.accounts import Account
+from orchestrator.fleet.watcher import due, look, reap
+from orchestrator.ledger.ledger import Ledger
 from tests.canary import below, content
 from tests.clouds import RehearsalCloud
 from tests.conftest import Gptctl

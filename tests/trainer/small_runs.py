@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 
-from trainer.checkpoint import Snapshot, write_checkpoint
+from trainer.checkpoints.checkpoint import Snapshot, write_checkpoint
 from trainer.contract import CHECKPOINTS, CONFIG, LATEST, DataConfig, ModelConfig, RunConfig
-from trainer.model import GPT
+from trainer.model.gpt import GPT
 
 TINY = ModelConfig(vocab_size=257, context_length=32, n_layer=2, n_head=2, n_embd=32)
 

@@ -22,7 +22,7 @@ from trainer.arithmetic import (
     steps_for,
 )
 from trainer.contract import ModelConfig
-from trainer.model import GPT
+from trainer.model.gpt import GPT
 
 SMALL = ModelConfig()
 TIED = replace(SMALL, tie_embeddings=True)

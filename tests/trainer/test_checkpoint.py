@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.trainer.small_runs import TINY, write_run
-from trainer.checkpoint import (
+from trainer.checkpoints.checkpoint import (
     Snapshot,
     checkpoint_steps,
     find_newest,
@@ -25,6 +25,7 @@ from trainer.checkpoint import (
     write_checkpoint,
     write_manifest,
 )
+from trainer.checkpoints.manifest import CheckpointError, read_manifest, verify
 from trainer.contract import (
     BEST,
     CHECKPOINTS,
@@ -37,9 +38,8 @@ from trainer.contract import (
     RunConfig,
     kept_steps,
 )
-from trainer.manifest import CheckpointError, read_manifest, verify
-from trainer.model import GPT
-from trainer.saver import DAMAGED_PREFIX, Saver, clean_up
+from trainer.model.gpt import GPT
+from trainer.training.saver import DAMAGED_PREFIX, Saver, clean_up
 
 Told = list[tuple[str, int, dict[str, Any]]]
 

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 
 from tests.trainer.small_runs import TINY, write_run, write_tokens
-from trainer.choices import ChoicesError, read_questions, score_file
 from trainer.evaluate import main
-from trainer.model import GPT
+from trainer.model.gpt import GPT
+from trainer.model.multiple_choice import ChoicesError, read_questions, score_file
 
 QUESTIONS = [
     {"ctx": "def add(a, b):", "endings": ["return a + b", "x", "import os and then something long"], "label": 0},

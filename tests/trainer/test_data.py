@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from tests.trainer.small_runs import python_source
 from trainer.contract import DataConfig, ModelConfig, RunConfig, TrainConfig
-from trainer.data import DataError, Share, TokenStream, TrainingData, open_data, prefetched
+from trainer.tokens.batches import DataError, Share, TokenStream, TrainingData, open_data, prefetched
 
 TEXT = np.frombuffer(python_source(5000), dtype=np.uint8).astype("<u2")
 CONTEXT = 16

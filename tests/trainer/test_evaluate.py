@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 
 from tests.trainer.small_runs import TINY, python_source, write_run, write_tokens
-from trainer.checkpoint import load_model
-from trainer.data import DataError, TokenStream
+from trainer.checkpoints.checkpoint import load_model
 from trainer.evaluate import LossSum, main, target_bytes, validation_loss
-from trainer.model import GPT
+from trainer.model.gpt import GPT
+from trainer.tokens.batches import DataError, TokenStream
 
 
 @pytest.fixture

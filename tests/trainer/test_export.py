@@ -25,12 +25,12 @@ from transformers.utils import logging
 
 from tests.trainer.small_runs import TINY, python_source, write_run
 from tests.trainer.training import REPOSITORY
-from trainer.checkpoint import load_model, write_manifest, write_weights
+from trainer.checkpoints.checkpoint import load_model, write_manifest, write_weights
+from trainer.checkpoints.manifest import read_manifest
 from trainer.contract import MODEL_FILE
 from trainer.export import RECORD, main
-from trainer.manifest import read_manifest
-from trainer.model import GPT, padded_vocabulary
-from trainer.tokenizer_files import END_OF_TEXT, Vocabulary, tokenizer_files
+from trainer.model.gpt import GPT, padded_vocabulary
+from trainer.model.tokenizer_files import END_OF_TEXT, Vocabulary, tokenizer_files
 
 SHAPES = {
     "untied": TINY,

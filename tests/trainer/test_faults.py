@@ -27,10 +27,10 @@ from tests.trainer.training import (
     write_config,
 )
 from trainer.__main__ import USAGE, Verdict, main
-from trainer.checkpoint import write_manifest
+from trainer.checkpoints.checkpoint import write_manifest
+from trainer.checkpoints.manifest import CheckpointError, read_manifest
 from trainer.contract import CHECKPOINTS, CONFIG, EXIT, STOP, TRAINER_STATE_FILE, RunConfig
-from trainer.loop import Progress
-from trainer.manifest import CheckpointError, read_manifest
+from trainer.training.loop import Progress
 
 
 def changed(folder: Path, section: str, **fields: Any) -> None:

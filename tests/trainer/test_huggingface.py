@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from trainer.contract import ModelConfig
-from trainer.model import GPT
+from trainer.model.gpt import GPT
 
 RELATIVE = 1e-5
 TENSORS_OF_A_BLOCK = {

@@ -10,8 +10,8 @@ import torch
 from tests.trainer.plain_gpt import PlainAdamW, PlainGPT
 from tests.trainer.small_runs import python_source, write_tokens
 from trainer.contract import DataConfig, ModelConfig, RunConfig, TrainConfig
-from trainer.data import TrainingData, open_data
-from trainer.model import GPT
+from trainer.model.gpt import GPT
+from trainer.tokens.batches import TrainingData, open_data
 
 STEPS = 120
 MODEL = ModelConfig(vocab_size=257, context_length=48, n_layer=2, n_head=2, n_embd=48)

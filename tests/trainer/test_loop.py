@@ -23,16 +23,16 @@ from tests.trainer.training import (
     write_config,
 )
 from tests.waiting import until
-from trainer.canary import compile_fault
-from trainer.checkpoint import find_newest
+from trainer.checkpoints.checkpoint import find_newest
+from trainer.checkpoints.manifest import read_meta
 from trainer.contract import CHECKPOINTS, METRIC_KEYS, METRICS, STOP, TrainConfig
-from trainer.data import Share, open_data, prefetched
-from trainer.dist import World
-from trainer.loop import TrainingError, seed_step, train_step
-from trainer.manifest import read_meta
-from trainer.metrics import Journal, PartClock, Tally, Window, read_lines
-from trainer.model import GPT
-from trainer.start import Engine, Run, choose_precision, prepare
+from trainer.model.gpt import GPT
+from trainer.tokens.batches import Share, open_data, prefetched
+from trainer.training.compile_check import compile_fault
+from trainer.training.loop import TrainingError, seed_step, train_step
+from trainer.training.metrics import Journal, PartClock, Tally, Window, read_lines
+from trainer.training.ranks import World
+from trainer.training.start import Engine, Run, choose_precision, prepare
 
 CPU = torch.device("cpu")
 

@@ -9,7 +9,7 @@ from tests.trainer.plain_gpt import PlainAdamW, PlainGPT
 from tests.trainer.small_runs import TINY
 from tests.trainer.training import losses, small_config, train_here, write_config
 from trainer.contract import RunConfig
-from trainer.model import GPT
+from trainer.model.gpt import GPT
 
 STEPS = 120
 RATE = 2e-3

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.trainer.small_runs import TINY
 from trainer.contract import ModelConfig
-from trainer.model import GPT, chunked_cross_entropy, loss_and_gradient
+from trainer.model.gpt import GPT, chunked_cross_entropy, loss_and_gradient
 
 SMALL = dataclasses.replace(TINY, n_embd=64, vocab_size=300)
 

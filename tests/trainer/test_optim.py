@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tests.trainer.small_runs import TINY
 from trainer.contract import TrainConfig
-from trainer.model import GPT
-from trainer.optim import (
+from trainer.model.gpt import GPT
+from trainer.model.optimizers import (
     build_optimizers,
     learning_rate,
     load_state_by_name,

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from trainer.data import TokenStream
 from trainer.prepare import main
-from trainer.tokenizer import decode, open_tokenizer
+from trainer.tokens.batches import TokenStream
+from trainer.tokens.tokenizer import decode, open_tokenizer
 
 END = 256
 

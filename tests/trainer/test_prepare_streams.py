@@ -21,9 +21,11 @@ from safetensors.numpy import load_file
 
 from tests.trainer.texts import as_json_lines, as_text, gpt2_vocabulary, paragraphs
 from tests.waiting import until
-from trainer import corpus, prepare, shard
-from trainer.data import TokenStream
-from trainer.tokenizer import open_tokenizer
+from trainer import prepare
+from trainer.corpus import documents
+from trainer.tokens import token_writers
+from trainer.tokens.batches import TokenStream
+from trainer.tokens.tokenizer import open_tokenizer
 
 END = 256
 
@@ -145,18 +147,18 @@ def test_text_json_lines_and_parquet_of_the_same_documents_are_the_same_dataset(
 
 @pytest.mark.parametrize("kind", ["text.txt", "lines.jsonl", "rows.parquet"])
 def test_reading_goes_on_at_any_place(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus, "BATCH_BYTES", 50_000)
+    monkeypatch.setattr(documents, "BATCH_BYTES", 50_000)
     texts = paragraphs(1_000_000)
     path = tmp_path / kind
     if kind == "rows.parquet":
         pyarrow.parquet.write_table(pyarrow.table({"text": texts}), path, row_group_size=300)
     else:
         (as_text if kind == "text.txt" else as_json_lines)(path, texts)
-    files = corpus.find_files([str(path)])
-    whole = list(corpus.read_batches(files, corpus.Place(), "text"))
+    files = documents.find_files([str(path)])
+    whole = list(documents.read_batches(files, documents.Place(), "text"))
     assert len(whole) > 10
     for number in (0, 4, len(whole) - 1):
-        rest = list(corpus.read_batches(files, whole[number].after, "text"))
+        rest = list(documents.read_batches(files, whole[number].after, "text"))
         assert [batch.records for batch in rest] == [batch.records for batch in whole[number + 1 :]]
 
 
@@ -164,8 +166,8 @@ def test_a_document_larger_than_memory_would_like_comes_in_pieces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(gpt2_vocabulary(tmp_path / "vocabulary")))
-    monkeypatch.setattr(corpus, "PIECE_BYTES", 200_000)
-    monkeypatch.setattr(corpus, "BATCH_BYTES", 70_001)
+    monkeypatch.setattr(documents, "PIECE_BYTES", 200_000)
+    monkeypatch.setattr(documents, "BATCH_BYTES", 70_001)
     large = "\n\n".join(paragraphs(1_000_000)) + " Größe, 字 und 🦜 am Ende"
     broken = b"x" * 300_000 + b"\xff" + b"y" * 300_000
     path = tmp_path / "text.txt"
@@ -177,10 +179,10 @@ def test_a_document_larger_than_memory_would_like_comes_in_pieces(
     assert tokens.tolist() == wanted
     assert dataset["documents"] == 3
     assert dataset["skipped"]["invalid_utf8"] == 1
-    files = corpus.find_files([str(path)])
-    whole = list(corpus.read_batches(files, corpus.Place(), "text"))
+    files = documents.find_files([str(path)])
+    whole = list(documents.read_batches(files, documents.Place(), "text"))
     for batch, following in itertools.pairwise(whole):
-        assert next(corpus.read_batches(files, batch.after, "text")).records == following.records
+        assert next(documents.read_batches(files, batch.after, "text")).records == following.records
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "llmc", "nanogpt"])
@@ -274,9 +276,9 @@ def test_a_shard_is_never_in_memory_whole(tmp_path: Path) -> None:
     chunk, number = bytes(2**20), 48
     tracemalloc.start()
     try:
-        layout = shard.Layout("safetensors", "uint16", 10**9)
+        layout = token_writers.Layout("safetensors", "uint16", 10**9)
         chunks = (bytearray(chunk) for _ in range(number))
-        entry = shard.write_token_file(tmp_path / "large.safetensors", layout, number * 2**19, chunks, 1)
+        entry = token_writers.write_token_file(tmp_path / "large.safetensors", layout, number * 2**19, chunks, 1)
         peak_bytes = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

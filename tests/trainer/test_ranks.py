@@ -28,11 +28,11 @@ from tests.trainer.training import (
 )
 from tests.waiting import until
 from trainer.contract import CHECKPOINTS, STOP
-from trainer.data import Share, open_data, prefetched
-from trainer.dist import World
-from trainer.loop import train_step
-from trainer.metrics import Journal, PartClock, Tally
-from trainer.start import Run, prepare
+from trainer.tokens.batches import Share, open_data, prefetched
+from trainer.training.loop import train_step
+from trainer.training.metrics import Journal, PartClock, Tally
+from trainer.training.ranks import World
+from trainer.training.start import Run, prepare
 
 STEPS = 50
 

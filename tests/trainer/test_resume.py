@@ -15,7 +15,7 @@ from tests.trainer.small_runs import TINY
 from tests.trainer.training import events, last_step, losses, new_run, run_to_end, started, train_here, verdict
 from tests.waiting import until
 from trainer.contract import CHECKPOINTS, LATEST, METRICS, MODEL_FILE, ModelConfig
-from trainer.metrics import read_lines
+from trainer.training.metrics import read_lines
 
 DROPOUT = dataclasses.replace(TINY, dropout=0.1)
 STEPS = 200

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from tests.trainer.small_runs import TINY, write_run
-from trainer.generate import Sampling, SamplingError, continuations, filtered, generate, next_token
-from trainer.model import GPT
+from trainer.model.generate import Sampling, SamplingError, continuations, filtered, generate, next_token
+from trainer.model.gpt import GPT
 from trainer.sample import main
-from trainer.tokenizer import TokenizerError, decode, open_tokenizer, token_bytes
+from trainer.tokens.tokenizer import TokenizerError, decode, open_tokenizer, token_bytes
 
 PROBABILITIES = torch.tensor([[0.5, 0.25, 0.15, 0.1]])
 

@@ -17,10 +17,10 @@ import torch
 from tests.hosts import descendants
 from tests.trainer.small_runs import TINY, python_source, write_tokens
 from trainer.contract import CONFIG, EVENTS, EXIT, METRICS, DataConfig, ModelConfig, RunConfig, TrainConfig
-from trainer.dist import World
-from trainer.loop import Progress, StopRequest, train
-from trainer.metrics import Journal, read_lines
-from trainer.start import Run
+from trainer.training.loop import Progress, StopRequest, train
+from trainer.training.metrics import Journal, read_lines
+from trainer.training.ranks import World
+from trainer.training.start import Run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEADLINE_S = 120

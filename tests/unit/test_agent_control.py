@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.agent import lease, processes
-from orchestrator.agent.watchdog import StepWatch
+from orchestrator.agent.job.watchdog import StepWatch
+from orchestrator.agent.system import lease, processes
 from tests.agent_box import Box
 from tests.waiting import until
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.agent import locks, processes
+from orchestrator.agent.system import locks, processes
 from tests.agent_box import Box
 from tests.waiting import until
 

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.agent import cloud_call, guard_key, lease, processes
-from orchestrator.agent.refusal import Refusal
+from orchestrator.agent.guard import api_call, api_key
+from orchestrator.agent.system import lease, processes
+from orchestrator.agent.system.refusal import Refusal
 from tests.agent_box import Box
 from tests.canary import below, holders, of_processes
 from tests.waiting import until
@@ -72,7 +73,7 @@ def box(tmp_path: Path) -> Iterator[Box]:
     guard = notes(box).get("guard") or {}
     if processes.is_alive(guard):
         os.kill(guard["pid"], signal.SIGKILL)
-    guard_key.forget(str(box.root))
+    api_key.forget(str(box.root))
     box.end()
 
 
@@ -119,7 +120,7 @@ def test_at_the_end_of_the_lease_it_ends_its_own_machine_and_forgets_the_keys_fi
     armed(box, api, lease_s=1)
     until(lambda: api.count("POST") > 0)
     assert ("POST", "/terminate", f"Bearer {CANARY}", {"instance_ids": ["i-1"]}) in api.asked
-    until(lambda: guard_key.read(str(box.root)) is None)
+    until(lambda: api_key.read(str(box.root)) is None)
 
 
 def test_a_machine_that_lives_on_after_the_end_is_ended_again(box: Box, api: Api) -> None:
@@ -213,7 +214,7 @@ def test_a_key_that_is_revoked_is_tried_again_and_works_when_it_is_back(box: Box
     assert not found["armed"] and found["ending"] and "401" in found["problem"]
     api.status["POST"] = 200
     until(lambda: status(box)["problem"] is None)
-    assert guard_key.read(str(box.root)) is None
+    assert api_key.read(str(box.root)) is None
 
 
 def test_it_follows_no_redirect_with_the_key(box: Box, api: Api) -> None:
@@ -228,7 +229,7 @@ def test_finish_takes_the_file_away_and_ends_the_machine_soon(box: Box, api: Api
     armed(box, api)
     answer = box.call("finish", within_s=6)["guard"]
     assert answer["deadline_left_s"] <= 6
-    assert guard_key.read(str(box.root)) is None and api.count("POST") == 0
+    assert api_key.read(str(box.root)) is None and api.count("POST") == 0
     until(lambda: api.count("POST") > 0)
 
 
@@ -264,7 +265,7 @@ def checkpoint(box: Box, step: int) -> Path:
 
 def test_the_key_is_in_one_file_of_mode_0600_and_nowhere_else(box: Box, api: Api) -> None:
     armed(box, api, lease_s=8)
-    key_file = Path(guard_key.path(str(box.root)))
+    key_file = Path(api_key.path(str(box.root)))
     assert key_file.read_text() == CANARY and key_file.stat().st_mode & 0o777 == 0o600
     until(lambda: api.count("POST") > 0)
     assert holders(CANARY, below(box.root)) == []
@@ -272,7 +273,7 @@ def test_the_key_is_in_one_file_of_mode_0600_and_nowhere_else(box: Box, api: Api
 
 
 def test_a_key_with_a_line_break_is_said_without_showing_it(api: Api) -> None:
-    trouble = cloud_call.call(f"{api.url}/x", f"{CANARY}\nX: y")
+    trouble = api_call.call(f"{api.url}/x", f"{CANARY}\nX: y")
     assert trouble is not None and CANARY not in trouble.text
     assert api.asked == []
 
@@ -280,7 +281,7 @@ def test_a_key_with_a_line_break_is_said_without_showing_it(api: Api) -> None:
 @pytest.mark.parametrize("url", ["http://198.51.100.7/api", "ftp://127.0.0.1/x", "", None, "https://"])
 def test_only_addresses_that_keep_the_key_secret_are_taken(url: str | None) -> None:
     with pytest.raises(Refusal, match="https"):
-        cloud_call.checked_url(url)
+        api_call.checked_url(url)
 
 
 @pytest.mark.parametrize(
@@ -291,19 +292,19 @@ def test_an_order_that_cannot_be_meant_is_refused_and_leaves_nothing(
 ) -> None:
     error = box.call("arm", **{**order(api), **change})["error"]
     assert error["code"] in ("bad-request", "needs-input")
-    assert not Path(guard_key.path(str(box.root))).exists()
+    assert not Path(api_key.path(str(box.root))).exists()
     assert re.search("guard needs", error["message"])
 
 
 def test_somebody_elses_file_is_not_taken_for_the_key(tmp_path: Path) -> None:
-    guard_key.put(str(tmp_path), CANARY)
-    file = Path(guard_key.path(str(tmp_path)))
+    api_key.put(str(tmp_path), CANARY)
+    file = Path(api_key.path(str(tmp_path)))
     try:
         file.chmod(0o644)
-        assert guard_key.read(str(tmp_path)) is None
+        assert api_key.read(str(tmp_path)) is None
         file.unlink()
         file.symlink_to(tmp_path / "elsewhere")
         (tmp_path / "elsewhere").write_text("theirs")
-        assert guard_key.read(str(tmp_path)) is None
+        assert api_key.read(str(tmp_path)) is None
     finally:
-        guard_key.forget(str(tmp_path))
+        api_key.forget(str(tmp_path))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.agent import processes
+from orchestrator.agent.system import processes
 from tests.agent_box import Box
 from tests.self_machine import RENTAL, SelfMachine
 from tests.unit.test_agent_guard import checkpoint, notes, status

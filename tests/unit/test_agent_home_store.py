@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.agent import home_store, objects
-from orchestrator.agent.folder_service import FolderService
-from orchestrator.agent.home_store import HomeStore
-from orchestrator.agent.objects import Missing, StoreTrouble
+from orchestrator.agent.checkpoints import home_box_store, object_requests
+from orchestrator.agent.checkpoints.folder_service import FolderService
+from orchestrator.agent.checkpoints.home_box_store import HomeStore
+from orchestrator.agent.checkpoints.object_requests import Missing, StoreTrouble
 
 PLACE = "step-000010/model.safetensors"
 
@@ -29,7 +29,7 @@ class Home:
 
     def call(self) -> None:
         line = socket.socket(socket.AF_UNIX)
-        line.connect(home_store.address(self.owner))
+        line.connect(home_box_store.address(self.owner))
         service = FolderService(str(self.folder), line.makefile("rb"), line.makefile("wb"))
         self.lines.append(line)
         self.services.append(service)
@@ -50,7 +50,7 @@ def home(tmp_path: Path) -> Home:
 def store(home: Home) -> Iterator[HomeStore]:
     store = HomeStore(home.owner)
     yield store
-    Path(home_store.address(home.owner)).unlink()
+    Path(home_box_store.address(home.owner)).unlink()
 
 
 def a_file(tmp_path: Path, content: bytes) -> tuple[str, int, str]:
@@ -63,7 +63,7 @@ def a_file(tmp_path: Path, content: bytes) -> tuple[str, int, str]:
 def test_what_is_put_lies_there_and_comes_back(home: Home, store: HomeStore, tmp_path: Path, content: bytes) -> None:
     home.call()
     sent = store.put(PLACE, *a_file(tmp_path, content))
-    assert store.look(PLACE) == sent == objects.of_bytes(content)
+    assert store.look(PLACE) == sent == object_requests.of_bytes(content)
     assert (home.folder / PLACE).read_bytes() == content
     assert store.put_bytes("metrics.jsonl", content) == store.look("metrics.jsonl")
     store.remove([PLACE, PLACE])
@@ -109,10 +109,10 @@ def test_a_file_that_is_damaged_here_is_not_sent(home: Home, store: HomeStore, t
 def test_a_broken_line_is_waited_for_once_and_a_new_one_goes_on(
     home: Home, store: HomeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(home_store, "CALLED_WITHIN_S", 0.0)
+    monkeypatch.setattr(home_box_store, "CALLED_WITHIN_S", 0.0)
     with pytest.raises(StoreTrouble, match="does not call"):
         store.put_bytes("probe", b"1")
-    monkeypatch.setattr(home_store, "CALLED_WITHIN_S", 20.0)
+    monkeypatch.setattr(home_box_store, "CALLED_WITHIN_S", 20.0)
     home.call()
     store.put_bytes("probe", b"1")
     home.lines[0].shutdown(socket.SHUT_RDWR)

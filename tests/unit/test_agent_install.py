@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.agent import versions
+from orchestrator.agent.setup import versions
 from tests.agent_box import Box
 
 TORCH = """

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.agent import processes
+from orchestrator.agent.system import processes
 from tests.agent_box import Box
 from tests.waiting import until
 

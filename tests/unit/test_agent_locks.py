@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.agent import locks
-from orchestrator.agent.refusal import Refusal
+from orchestrator.agent.system import locks
+from orchestrator.agent.system.refusal import Refusal
 
 HOLDER = {"run": "r-1", "user": "me", "pid": 12}
 HOLD = """

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.agent import manifest as agent_manifest
-from orchestrator.agent import status as agent_status
-from orchestrator.agent.refusal import Refusal
+from orchestrator.agent import status
+from orchestrator.agent.checkpoints import manifest
+from orchestrator.agent.system.refusal import Refusal
 from tests.agent_box import Box
 
 
@@ -38,7 +38,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def listed(run: Path) -> list[dict[str, Any]]:
-    return list(agent_manifest.manifest(str(run))["checkpoints"])
+    return list(manifest.manifest(str(run))["checkpoints"])
 
 
 def test_complete_checkpoints_with_their_flags(run: Path) -> None:
@@ -69,22 +69,22 @@ def test_a_short_or_missing_file_makes_no_checkpoint(run: Path) -> None:
 def test_safe_is_only_for_the_manifest_that_was_verified(run: Path) -> None:
     digest = listed(run)[0]["manifest_sha256"]
     with pytest.raises(Refusal) as refused:
-        agent_manifest.mark_safe(str(run), 10, "0" * 64)
+        manifest.mark_safe(str(run), 10, "0" * 64)
     assert refused.value.code == "manifest-differs"
     assert not any(entry["safe"] for entry in listed(run))
-    assert agent_manifest.mark_safe(str(run), 10, digest) == {"step": 10, "safe": True}
-    assert agent_manifest.mark_safe(str(run), 10, digest) == {"step": 10, "safe": True}
+    assert manifest.mark_safe(str(run), 10, digest) == {"step": 10, "safe": True}
+    assert manifest.mark_safe(str(run), 10, digest) == {"step": 10, "safe": True}
     assert [entry["safe"] for entry in listed(run)] == [True, False, False]
-    assert agent_manifest.safe_steps(str(run)) == [10]
+    assert manifest.safe_steps(str(run)) == [10]
     with pytest.raises(Refusal, match="no checkpoint of step 77"):
-        agent_manifest.mark_safe(str(run), 77, digest)
+        manifest.mark_safe(str(run), 77, digest)
 
 
 def test_flipped_bytes_are_not_verified(run: Path) -> None:
     entry = listed(run)[0]
-    assert agent_manifest.verified(str(run), entry)
+    assert manifest.verified(str(run), entry)
     (run / "checkpoints" / "step-000010" / "model.safetensors").write_bytes(b"weightz")
-    assert not agent_manifest.verified(str(run), entry)
+    assert not manifest.verified(str(run), entry)
 
 
 def test_after_the_end_status_says_what_is_held(tmp_path: Path) -> None:
@@ -120,14 +120,14 @@ def test_a_disk_too_small_for_what_is_to_come_is_forecast(run: Path) -> None:
         file.truncate(free)  # sparse: as large as all that is free
     config = {"train": {"steps": 100, "checkpoint_every": 10}, "retention": {"keep_last": 3}}
     (run / "config.json").write_text(json.dumps(config))
-    warnings = agent_status._warnings(str(run), [])
+    warnings = status._warnings(str(run), [])
     assert len(warnings) == 1 and "checkpoints of" in warnings[0]
     (run / "config.json").write_text(json.dumps({**config, "train": {"steps": 30, "checkpoint_every": 10}}))
-    assert agent_status._warnings(str(run), []) == []
+    assert status._warnings(str(run), []) == []
 
 
 def test_a_throughput_collapse_is_a_warning(run: Path) -> None:
     steady = [{"tokens_per_second": 1000.0 + step} for step in range(20)]
-    assert agent_status._warnings(str(run), steady) == []
-    warnings = agent_status._warnings(str(run), [{"tokens_per_second": 400.0}, *steady])
+    assert status._warnings(str(run), steady) == []
+    warnings = status._warnings(str(run), [{"tokens_per_second": 400.0}, *steady])
     assert len(warnings) == 1 and "throughput fell to 400" in warnings[0]

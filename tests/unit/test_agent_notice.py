@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.agent import notice
+from orchestrator.agent.job import spot_notice
 from tests.agent_box import Box
 from tests.waiting import until
 
@@ -109,7 +109,7 @@ def test_a_recommendation_is_only_a_warning(box: Box, metadata: Metadata) -> Non
 
 
 def test_a_token_that_expired_is_replaced(metadata: Metadata) -> None:
-    watch = notice.Watch(metadata.url, every_s=0.05)
+    watch = spot_notice.Watch(metadata.url, every_s=0.05)
     until(lambda: len(metadata.asked) > 4)
     metadata.tokens.append("second")
     metadata.documents["instance-action"] = in_s(60)
@@ -120,7 +120,7 @@ def test_a_token_that_expired_is_replaced(metadata: Metadata) -> None:
 def test_a_metadata_service_that_does_not_answer_is_worth_a_warning_and_no_verdict(metadata: Metadata) -> None:
     metadata.shutdown()
     metadata.server_close()
-    watch = notice.Watch(metadata.url, every_s=0.02)
+    watch = spot_notice.Watch(metadata.url, every_s=0.02)
     until(lambda: watch.warning() is not None)
     assert "does not answer" in (watch.warning() or "") and watch.taken() is None
 
@@ -130,5 +130,5 @@ def test_a_metadata_service_that_does_not_answer_is_worth_a_warning_and_no_verdi
     [(LONG_AGO, 120.0), (b"not json", 120.0), (b"[1]", 120.0), (b'{"action": 7, "time": null}', 120.0), (None, 90.0)],
 )
 def test_a_moment_that_cannot_be_meant_counts_as_two_minutes(document: bytes | None, left_s: float) -> None:
-    found = notice.read_notice(in_s(90) if document is None else document, time.time())
+    found = spot_notice.read_notice(in_s(90) if document is None else document, time.time())
     assert abs(found["left_s"] - left_s) <= 1.5

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.agent import in_memory, objects, processes
+from orchestrator.agent.checkpoints import object_requests
+from orchestrator.agent.system import memory_files, processes
 from tests.agent_box import Box
 from tests.canary import below, holders
 from tests.object_server import SIGNATURE, ObjectServer
@@ -48,7 +49,7 @@ def _text(path: Path) -> str:
 
 def in_memory_files(box: Box) -> list[str]:
     folders = [str(path) for path in (box.root / "jobs").glob("*/offload-*")]
-    return [in_memory.path("store", folder) for folder in folders] + [in_memory.path("guard", str(box.root))]
+    return [memory_files.path("store", folder) for folder in folders] + [memory_files.path("guard", str(box.root))]
 
 
 def checkpoint(box: Box, step: int, size: int = 200_000, *, best: bool = False, grown_to: int = 0) -> Path:
@@ -186,11 +187,11 @@ def test_a_large_file_goes_in_parts_and_comes_back_whole(server: ObjectServer, t
     path = tmp_path / "model.safetensors"
     path.write_bytes(os.urandom(2_500_000))
     slot = server.slot("big", part_bytes=1_000_000)
-    sent = objects.put(slot, str(path), 2_500_000)
-    assert server.objects["big"] == path.read_bytes() and objects.look(slot["get"]) == sent
+    sent = object_requests.put(slot, str(path), 2_500_000)
+    assert server.objects["big"] == path.read_bytes() and object_requests.look(slot["get"]) == sent
     assert sorted(server.parts["big"]) == [1, 2, 3]
-    with pytest.raises(objects.StoreTrouble, match="URLs for 19 parts"):
-        objects.put(server.slot("big", part_bytes=100_000), str(path), 2_500_000)
+    with pytest.raises(object_requests.StoreTrouble, match="URLs for 19 parts"):
+        object_requests.put(server.slot("big", part_bytes=100_000), str(path), 2_500_000)
 
 
 @pytest.mark.parametrize("then", ["end", "hold"])

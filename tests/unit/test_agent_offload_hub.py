@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from orchestrator import storage
-from orchestrator.agent import in_memory, objects
-from orchestrator.agent.hub_store import HubStore
+from orchestrator.agent.checkpoints import object_requests
+from orchestrator.agent.checkpoints.hub_store import HubStore
+from orchestrator.agent.system import memory_files
 from orchestrator.core.errors import BadCredentials, GptctlError
-from orchestrator.stores import check
+from orchestrator.stores.preflight import check
 from tests.agent_box import Box
 from tests.canary import said_in_command_lines
 from tests.hub_uploads import READ_TOKEN, STORE_TOKEN, TOKEN, Repository, UploadHub
@@ -90,7 +91,7 @@ def test_a_refused_token_is_said_and_a_new_one_goes_on(box: Box, hub: UploadHub)
     assert not store(box)["probed"]
     start(box, hub)
     until(lambda: store(box)["probed"])
-    path = Path(in_memory.path("store", str(next((box.root / "jobs").glob("*/offload-*")))))
+    path = Path(memory_files.path("store", str(next((box.root / "jobs").glob("*/offload-*")))))
     assert STORE_TOKEN in path.read_text() and path.stat().st_mode & 0o77 == 0
 
 
@@ -105,7 +106,7 @@ def test_a_very_large_object_goes_in_parts(hub: UploadHub, tmp_path: Path) -> No
     assert kept.look(place) == sent and sorted(hub.parts[sent.sha256]) == [1, 2, 3]
     again = HubStore(access(hub))
     assert again.put(place, str(path), len(content), sent.sha256) == sent, "the Hub has it: nothing is sent"
-    with pytest.raises(objects.StoreTrouble, match="403"):
+    with pytest.raises(object_requests.StoreTrouble, match="403"):
         path.write_bytes(content[::-1])
         hub.objects.clear()
         HubStore(access(hub)).put(place, str(path), len(content), sent.sha256)

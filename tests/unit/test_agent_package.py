@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.agent.__main__ import VERBS
-from orchestrator.remote.agent_package import agent_sources
+from orchestrator.remote.agent_client.package import agent_sources
 
 SOURCES = {name: text.decode() for name, text in agent_sources().items()}
 NEWER_METHODS = {"removeprefix", "removesuffix", "bit_count"}

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.core.cost import run_cost
-from orchestrator.core.inventory import HostSpec
+from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.machines import machine_type
+from orchestrator.core.money.cost import run_cost
 from orchestrator.ledger import Evaluation, RunRecord
-from orchestrator.report.card import Exported, Wish, model_card
+from orchestrator.report.card.card import Exported, Wish, model_card
 from orchestrator.report.evaluations import table
-from orchestrator.report.published import shown_recipe, shown_source
+from orchestrator.report.redaction import shown_recipe, shown_source
 from orchestrator.report.summary import Told, collect
 from tests.unit.test_report import HOSTILE, STAGES, a_mirror, a_run, metric
 from trainer.contract import ModelConfig

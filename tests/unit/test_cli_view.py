@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 from rich.console import Console
 
-from orchestrator.cli.render import LineTeller, LiveTeller
-from orchestrator.cli.view import DONE, FAILED, RUNNING, View, fold, metric_line, progress_line
+from orchestrator.cli.screen.live_view import DONE, FAILED, RUNNING, View, fold, metric_line, progress_line
+from orchestrator.cli.screen.screen import LineTeller, LiveTeller
 from orchestrator.core.events import Event
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.cli.words import clean, count, duration, hours, money, number, percent, size
+from orchestrator.cli.screen.formats import clean, count, duration, hours, money, number, percent, size
 
 
 @pytest.mark.parametrize(

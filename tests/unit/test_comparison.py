@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from orchestrator.ledger import Evaluation
-from orchestrator.report.compare_page import compare_charts, compare_page
-from orchestrator.report.comparison import Compared, compare, differences, interpolated
-from orchestrator.report.curves import clock
-from orchestrator.report.deviation import PUBLISHED, pooled
+from orchestrator.report.comparison.comparison import Compared, compare, differences, interpolated
+from orchestrator.report.comparison.page import compare_charts, compare_page
+from orchestrator.report.comparison.seed_noise import PUBLISHED, pooled
 from orchestrator.report.metrics import Point, Training
+from orchestrator.report.pages.curves import clock
 from tests.browser import Browser
 from tests.unit.test_report import a_run
 

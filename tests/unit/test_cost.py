@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from orchestrator.core.cost import energy, run_cost
-from orchestrator.core.inventory import HostSpec
+from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.machines import machine_type
+from orchestrator.core.money.cost import energy, run_cost
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.core.inventory import HostSpec
-from orchestrator.core.recipe import Data, Evaluation, Limits, MachineRow, Model, Prepare, Train, Validation
-from orchestrator.core.tables import Table
+from orchestrator.core.config.inventory import HostSpec
+from orchestrator.core.config.recipe import Data, Evaluation, Limits, MachineRow, Model, Prepare, Train, Validation
+from orchestrator.core.config.toml_tables import Table
 from tests.generate_docs import DOCS, PAGES
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.core.errors import StorageError, VerificationFailed
-from orchestrator.downloads import bring_here
-from orchestrator.remote.progress import Transfer
+from orchestrator.datasets.downloads import bring_here
+from orchestrator.remote.transfer_progress import Transfer
 from tests.file_server import Hub
 
 TOKEN = "hf_canary_19a0"

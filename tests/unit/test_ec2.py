@@ -19,15 +19,15 @@ from botocore.exceptions import (
 )
 from botocore.stub import Stubber
 
+from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.errors import AmbiguousLaunch, BadCredentials, NoAnswer, NoCapacity, ProviderError
-from orchestrator.core.inventory import HostSpec
 from orchestrator.core.machines import bundled_offers_of, machine_type
 from orchestrator.core.ports import Instance
-from orchestrator.providers.ec2 import Ec2, everywhere
-from orchestrator.remote import ec2_prices
-from orchestrator.remote.ec2_api import Ec2Api, Quota, Refused
-from orchestrator.remote.ec2_policy import least, quota_hint
-from orchestrator.remote.ec2_words import moment_in, status_of
+from orchestrator.providers.ec2 import prices as ec2_prices
+from orchestrator.providers.ec2.api import Ec2Api, Quota, Refused
+from orchestrator.providers.ec2.policy import least, quota_hint
+from orchestrator.providers.ec2.provider import Ec2, everywhere
+from orchestrator.providers.ec2.states import moment_in, status_of
 
 REGION = "us-east-1"
 ORDER = {"ClientToken": "t", "MinCount": 1, "MaxCount": 1}

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.core.config.inventory import HostSpec, Inventory, load_inventory
 from orchestrator.core.errors import UserError
-from orchestrator.core.inventory import HostSpec, Inventory, load_inventory
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BOX = '[hosts.box]\nmachine = "1x3090"\naddress = "192.168.1.20"\n'

@@ -12,16 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.errors import UserError
-from orchestrator.core.inventory import HostSpec
 from orchestrator.core.machines import machine_type
 from orchestrator.core.ports import Instance, LaunchRequest, Offer
 from orchestrator.ledger.identity import new_rental_id
-from orchestrator.providers import lambda_cloud
-from orchestrator.providers.lambda_cloud import NAME, LambdaCloud, machine_name
-from orchestrator.remote.cloud_init import user_data
-from orchestrator.remote.keys import login_key_file, login_public_key, new_key_pair
-from orchestrator.remote.lambda_api import LambdaApi, SshKey
+from orchestrator.providers.lambda_cloud import provider
+from orchestrator.providers.lambda_cloud.api import LambdaApi, SshKey
+from orchestrator.providers.lambda_cloud.provider import NAME, LambdaCloud, machine_name
+from orchestrator.remote.shell.key_pairs import login_key_file, login_public_key, new_key_pair
+from orchestrator.stages.machine.cloud_init import user_data
 from tests.lambda_schemas import LAUNCH, Draft202012Validator
 
 RENTALS = st.from_regex(r"[a-z0-9-]{1,40}", fullmatch=True)
@@ -52,7 +52,7 @@ def test_every_order_is_valid(rental: str, intent: object, ends_at: float, neare
     offer = Offer("lambda", "8xA100-40GB", 15.92, "gpu_8x_a100", "us-west-1")
     request = LaunchRequest(rental, str(intent), offer, ends_at, {"gptctl-run": "r"}, nearer, "#cloud-config")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lambda_cloud, "login_public_key", lambda home, ssh_key: PUBLIC)
+        patch.setattr(provider, "login_public_key", lambda home, ssh_key: PUBLIC)
         order = cloud._order(request)
     Draft202012Validator(LAUNCH).validate(order)
     tags = {tag["key"]: tag["value"] for tag in order["tags"]}
@@ -71,7 +71,7 @@ def test_a_rental_of_ours_fits() -> None:
 )
 def test_the_guard_is_what_can_be_seen_from_here(guard: str, ends_at: float | None, armed: bool) -> None:
     host = HostSpec.from_resolved({"name": "b", "provider": "lambda", "machine": "8xH100", "guard": guard})
-    made = lambda_cloud.provider(host, machine_type("8xH100"))
+    made = provider.provider(host, machine_type("8xH100"))
     seen = made.guard(Instance("lambda", "i", "8xH100", ends_at=ends_at))
     assert (seen.kind, seen.armed, seen.ends_at) == (guard, armed, ends_at)
 

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.announce import worth_telling
+from orchestrator.core.config.settings import Notify, load_settings
 from orchestrator.core.errors import UserError
 from orchestrator.core.events import Event
-from orchestrator.core.settings import Notify, load_settings
 from orchestrator.core.states import Outcome
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import Rental, RunRecord
-from orchestrator.ledger.store import Ledger
-from orchestrator.remote.notify import Message, deliver, notify, ping, send_test
+from orchestrator.notify.run_events import worth_telling
+from orchestrator.notify.send import Message, deliver, notify, ping, send_test
 from tests.canary import below, content
 from tests.conftest import Gptctl
 from tests.receiver import Receiver

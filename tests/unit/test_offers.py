@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.accounts import Account, accounts_of
+from orchestrator.core.config.inventory import HostSpec, Inventory, load_inventory
+from orchestrator.core.config.recipe import Limits, load_recipe
 from orchestrator.core.errors import LimitReached, ProviderError, UserError
-from orchestrator.core.inventory import HostSpec, Inventory, load_inventory
-from orchestrator.core.limits import check_month, month_start
+from orchestrator.core.fleet.own_machine import StandingMachine
 from orchestrator.core.machines import machine_type
-from orchestrator.core.plan import make_plan
+from orchestrator.core.planning.limits import check_month, month_start
+from orchestrator.core.planning.plan import make_plan
 from orchestrator.core.ports import Offer, Provider
-from orchestrator.core.recipe import Limits, load_recipe
-from orchestrator.core.standing import StandingMachine
-from orchestrator.market import ask, bundled, offer_for
+from orchestrator.fleet.accounts import Account, accounts_of
+from orchestrator.fleet.offers import ask, bundled, offer_for
 from tests.clouds import RehearsalCloud
 from tests.conftest import Gptctl
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.core.errors import UserError
-from orchestrator.core.orphans import GRACE_S, deadline, named, past_in_both, survey
+from orchestrator.core.fleet.orphans import GRACE_S, deadline, named, past_in_both, survey
 from orchestrator.core.ports import Instance
 
 NOW = 1_800_000_000.0

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.core.batch import split
+from orchestrator.core.config.inventory import HostSpec
+from orchestrator.core.config.recipe import Recipe, load_recipe
 from orchestrator.core.errors import UserError
-from orchestrator.core.inventory import HostSpec
 from orchestrator.core.machines import all_machine_types, machine_type
-from orchestrator.core.plan import Plan, in_order, make_plan, mark, train_config
+from orchestrator.core.planning.batch import split
+from orchestrator.core.planning.plan import Plan, in_order, make_plan, mark, train_config
+from orchestrator.core.planning.rates import MeasuredRate
 from orchestrator.core.ports import Offer
-from orchestrator.core.rates import MeasuredRate
-from orchestrator.core.recipe import Recipe, load_recipe
 from trainer.contract import RunConfig
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.core.forecast import kept_about, tokens_about
-from orchestrator.core.inventory import HostSpec
+from orchestrator.core.config.inventory import HostSpec
+from orchestrator.core.config.recipe import load_recipe
 from orchestrator.core.machines import machine_type
-from orchestrator.core.plan import Plan, make_plan
+from orchestrator.core.planning.forecast import kept_about, tokens_about
+from orchestrator.core.planning.plan import Plan, make_plan
+from orchestrator.core.planning.rates import MeasuredRate
 from orchestrator.core.ports import Offer
-from orchestrator.core.rates import MeasuredRate
-from orchestrator.core.recipe import load_recipe
 from trainer.arithmetic import checkpoint_bytes
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"

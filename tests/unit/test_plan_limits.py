@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.core.config.inventory import HostSpec
+from orchestrator.core.config.recipe import Limits, load_recipe
 from orchestrator.core.errors import GptctlError, LimitReached, UserError
-from orchestrator.core.inventory import HostSpec
-from orchestrator.core.limits import budget_s, check_plan, reserve_s, train_deadline_s
 from orchestrator.core.machines import machine_type
-from orchestrator.core.plan import Plan, make_plan
+from orchestrator.core.planning.limits import budget_s, check_plan, reserve_s, train_deadline_s
+from orchestrator.core.planning.plan import Plan, make_plan
 from orchestrator.core.ports import Offer
-from orchestrator.core.recipe import Limits, load_recipe
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 CLOUD = HostSpec(name="cloud", provider="lambda", machine="8xA100-40GB", guard="watcher")

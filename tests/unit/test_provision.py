@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.stages.interpreter import is_fresh
+from orchestrator.stages.machine.interpreter import is_fresh
 
 KNOWN = {"python": "/x/bin/python", "boot_id": "b-1", "driver": "580.65"}
 

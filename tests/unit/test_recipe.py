@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.core import recipe as recipes
+from orchestrator.core.config import recipe as recipes
+from orchestrator.core.config.recipe import Recipe, load_recipe
+from orchestrator.core.config.toml_tables import SIZE_LIMIT_BYTES, build
 from orchestrator.core.errors import UserError
-from orchestrator.core.recipe import Recipe, load_recipe
-from orchestrator.core.tables import SIZE_LIMIT_BYTES, build
 from trainer.contract import DataConfig, ModelConfig, RetentionConfig, TrainConfig
 
 REPOSITORY = Path(__file__).resolve().parents[2]

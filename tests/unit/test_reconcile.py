@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.core.errors import UserError
-from orchestrator.core.invoice import Charge, Entry, compare, read_charges
+from orchestrator.core.money.invoice import Charge, Entry, compare, read_charges
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import Rental, RunRecord
-from orchestrator.ledger.store import Ledger
 from tests.conftest import Gptctl
 
 DAY = 86_400.0

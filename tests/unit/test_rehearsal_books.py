@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.rehearsal import books
-from orchestrator.rehearsal.books import Instance, Journal, billed_minutes, cost_cents, instances_at, read_books
+from orchestrator.rehearsal.books import books
+from orchestrator.rehearsal.books.books import Instance, Journal, billed_minutes, cost_cents, instances_at, read_books
 
 LAUNCH = {"id": "a", "name": "box", "type": "gpu_8x_a100", "region": "us-west-1", "price_cents_per_hour": 1592,
           "minute_s": 60.0, "launched_at": 0.0, "tags": [["gptctl-intent", "i1"]]}  # fmt: skip

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from orchestrator.rehearsal.cloud_config import parse
+from orchestrator.rehearsal.machines.cloud_config import parse
 
 CONFIG = """#cloud-config
 # what a client sends

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.rehearsal.faults import KINDS
-from orchestrator.rehearsal.processes import identity
+from orchestrator.rehearsal.machines.processes import identity
 from tests.clouds import RehearsalCloud, rehearsal, words_of_processes
 from tests.waiting import until
 

@@ -15,16 +15,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.core.cost import run_cost
+from orchestrator.core.config.recipe import load_recipe
 from orchestrator.core.errors import UserError
 from orchestrator.core.machines import machine_type
-from orchestrator.core.plan import make_plan
-from orchestrator.core.recipe import load_recipe
+from orchestrator.core.money.cost import run_cost
+from orchestrator.core.planning.plan import make_plan
 from orchestrator.core.states import Outcome, State
 from orchestrator.ledger import RunRecord, StageInterval
-from orchestrator.report import page
-from orchestrator.report.checkpoints import read_checkpoints
+from orchestrator.report.local_checkpoints import read_checkpoints
 from orchestrator.report.metrics import last_line, read_lines, read_training
+from orchestrator.report.pages import markdown
 from orchestrator.report.summary import write_report
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -238,29 +238,36 @@ def test_checkpoints_without_a_readable_manifest_are_not_checkpoints(tmp_path: P
 
 @given(st.lists(st.floats(-1e9, 1e9), max_size=300))
 def test_a_sparkline_fits_and_shows_the_extremes(values: list[float]) -> None:
-    bars = page.spark([(index, value) for index, value in enumerate(values)])
+    bars = markdown.spark([(index, value) for index, value in enumerate(values)])
     assert len(bars) == (min(len(values), 60) if len(values) >= 2 else 0)
     if len(values) in range(2, 61) and max(values) > min(values):
         assert bars[values.index(max(values))] == "█" and bars[values.index(min(values))] == "▁"
 
 
 def test_figures_read_well() -> None:
-    assert [page.usd(value) for value in (None, 0.0, 0.000123, 0.1, 1234.5)] == [
+    assert [markdown.usd(value) for value in (None, 0.0, 0.000123, 0.1, 1234.5)] == [
         "-",
         "$0.00",
         "$0.00012",
         "$0.10",
         "$1,234.50",
     ]
-    assert [page.hours(value) for value in (None, 2.5, 0.25, 0.001)] == ["-", "2.50 h", "15.0 min", "3.6 s"]
-    assert [page.size(value) for value in (999, 1_500, 2_000_000, 3_210_000_000)] == [
+    assert [markdown.hours(value) for value in (None, 2.5, 0.25, 0.001)] == ["-", "2.50 h", "15.0 min", "3.6 s"]
+    assert [markdown.size(value) for value in (999, 1_500, 2_000_000, 3_210_000_000)] == [
         "999 B",
         "1.50 kB",
         "2.00 MB",
         "3.21 GB",
     ]
-    assert [page.figure(value) for value in (0.0, 0.288, 0.000362, 12.345)] == ["0.00", "0.288", "0.000362", "12.35"]
-    assert [page.short(value) for value in (None, 0, 950, 999.6, 26_543, 3_260_252_160)] == [
+    assert [markdown.figure(value) for value in (0.0, 0.288, 0.000362, 12.345)] == [
+        "0.00",
+        "0.288",
+        "0.000362",
+        "12.35",
+    ]
+    assert [markdown.short(value) for value in (None, 0, 950, 999.6, 26_543, 3_260_252_160)] == [
         "-", "0", "950", "1k", "26.5k", "3.26B",
     ]  # fmt: skip
-    assert page.number(math.pi, 2) == "3.14" and page.number(None) == "-" and page.number(33_165) == "33,165"
+    assert (
+        markdown.number(math.pi, 2) == "3.14" and markdown.number(None) == "-" and markdown.number(33_165) == "33,165"
+    )

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from orchestrator.core.cost import run_cost
 from orchestrator.core.events import Event
 from orchestrator.core.machines import machine_type
+from orchestrator.core.money.cost import run_cost
 from orchestrator.ledger import Evaluation
-from orchestrator.report.curves import extremes, running_mean, training_charts
-from orchestrator.report.drawing import draw
 from orchestrator.report.metrics import Training, read_training
+from orchestrator.report.pages.curves import extremes, running_mean, training_charts
+from orchestrator.report.pages.image_files import draw
 from orchestrator.report.summary import Told, run_charts, write_report
 from tests.browser import Browser
 from tests.unit.test_report import STAGES, a_mirror, a_run, metric

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.remote.cloud_init import Timer, user_data
-from orchestrator.remote.keys import new_key_pair
+from orchestrator.remote.shell.key_pairs import new_key_pair
+from orchestrator.stages.machine.cloud_init import Timer, user_data
 from tests.self_machine import RENTAL, SelfMachine
 from tests.waiting import until
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.core.config.settings import HAPPENINGS, Settings, load_settings, revealed
 from orchestrator.core.errors import UserError
-from orchestrator.core.settings import HAPPENINGS, Settings, load_settings, revealed
 
 CANARY = "canary-0123456789abcdef"
 

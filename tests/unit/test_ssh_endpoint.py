@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.core.errors import UserError
 from orchestrator.core.ports import Address
-from orchestrator.remote.endpoint import Endpoint, openssh_argv, resolve
+from orchestrator.remote.shell.ssh_endpoint import Endpoint, openssh_argv, resolve
 
 
 @pytest.fixture

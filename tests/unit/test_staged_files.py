@@ -15,13 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.errors import UserError
-from orchestrator.core.recipe import Recipe
-from orchestrator.remote.token_files import stored_dataset, token_files
-from orchestrator.stages.staged_files import StagedData, StagedFile, staged_data
+from orchestrator.datasets.remote_dataset import stored_dataset, token_files
+from orchestrator.datasets.staging_plan import StagedData, StagedFile, staged_data
 from orchestrator.storage import path as path_storage
 from trainer.contract import DataConfig, ModelConfig, RunConfig, TrainConfig
-from trainer.data import open_data
+from trainer.tokens.batches import open_data
 
 STORE = path_storage.storage()
 VOCAB = 500

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.core import templates
+from orchestrator.core.config import bundled_files
+from orchestrator.core.config.inventory import load_inventory
+from orchestrator.core.config.recipe import known_recipes, load_recipe
 from orchestrator.core.errors import UserError
-from orchestrator.core.inventory import load_inventory
-from orchestrator.core.recipe import known_recipes, load_recipe
 
 
 def test_what_comes_out_loads(tmp_path: Path) -> None:
-    copied = templates.copy_to(tmp_path / "new" / "project")
+    copied = bundled_files.copy_to(tmp_path / "new" / "project")
     folder = tmp_path / "new" / "project"
     assert copied.kept == ()
     assert {Path("inventory.toml"), Path("recipes/quickstart.toml")} < set(copied.written)
@@ -25,10 +25,10 @@ def test_what_comes_out_loads(tmp_path: Path) -> None:
 
 def test_what_is_there_stays(tmp_path: Path) -> None:
     (tmp_path / "inventory.toml").write_text("# mine\n")
-    copied = templates.copy_to(tmp_path)
+    copied = bundled_files.copy_to(tmp_path)
     assert copied.kept == (Path("inventory.toml"),)
     assert (tmp_path / "inventory.toml").read_text() == "# mine\n"
-    again = templates.copy_to(tmp_path)
+    again = bundled_files.copy_to(tmp_path)
     assert again.written == ()
     assert len(again.kept) == len(copied.written) + 1
 
@@ -36,7 +36,7 @@ def test_what_is_there_stays(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_one_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
-        templates.copy_to(tmp_path / "file")
+        bundled_files.copy_to(tmp_path / "file")
 
 
 def test_an_installed_wheel_has_them_inside_the_package(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_an_installed_wheel_has_them_inside_the_package(tmp_path: Path) -> None:
     (package / "templates" / "recipes").mkdir(parents=True)
     (package / "templates" / "recipes" / "one.toml").write_text("")
     (package / "templates" / "inventory.toml").write_text("")
-    assert templates.folder(package) == package / "templates"
-    copied = templates.copy_to(tmp_path / "out", source=templates.folder(package))
+    assert bundled_files.folder(package) == package / "templates"
+    copied = bundled_files.copy_to(tmp_path / "out", source=bundled_files.folder(package))
     assert copied.written == (Path("inventory.toml"), Path("recipes/one.toml"))
-    assert templates.folder(tmp_path / "checkout" / "orchestrator") == tmp_path / "checkout"
+    assert bundled_files.folder(tmp_path / "checkout" / "orchestrator") == tmp_path / "checkout"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from orchestrator.core.datasets.text_files import choose
 from orchestrator.core.errors import UserError
-from orchestrator.core.text_files import choose
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.core.config.settings import Settings
 from orchestrator.core.errors import UserError
-from orchestrator.core.settings import Settings
-from orchestrator.core.watching import MISSED_S, last_mark, watcher_alive
-from orchestrator.timer import first_pass, needed_variables, write_files
+from orchestrator.core.fleet.watcher_mark import MISSED_S, last_mark, watcher_alive
+from orchestrator.fleet.watcher_timer import first_pass, needed_variables, write_files
 from tests.clouds import RehearsalCloud
 from tests.conftest import Gptctl
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.core.errors import UserError
-from orchestrator.remote.code import choose, is_secret
+from orchestrator.remote.transfer.source_files import choose, is_secret
 
 SECRETS = [".env", ".env.local", "prod.env", "a/b.pem", "server.KEY", "id_rsa", "id_ed25519.pub", "id_anything"]
 SECRETS += [".git/config", "x/.ssh/config", ".aws/credentials", ".netrc", ".npmrc", "store.p12", ".git-credentials"]

@@ -10,10 +10,10 @@ import pytest
 
 import orchestrator
 from orchestrator.core.errors import VerificationFailed
-from orchestrator.remote import far_side
-from orchestrator.remote.far_shell import split_lines
-from orchestrator.remote.progress import Meter, Transfer
-from orchestrator.remote.ranges import PARALLEL_FROM_BYTES, STREAMS, Range, resumed, split
+from orchestrator.remote.shell.put_and_get import split_lines
+from orchestrator.remote.transfer import far_program
+from orchestrator.remote.transfer.parallel_ranges import PARALLEL_FROM_BYTES, STREAMS, Range, resumed, split
+from orchestrator.remote.transfer_progress import Meter, Transfer
 
 
 @pytest.mark.parametrize("size", [0, 1, 3, PARALLEL_FROM_BYTES, PARALLEL_FROM_BYTES + 1, 10**10 + 7])
@@ -56,7 +56,7 @@ def test_progress_is_told_now_and_then_and_not_for_every_byte() -> None:
 
 
 def test_the_far_half_needs_nothing_but_python_3_8() -> None:
-    tree = ast.parse(Path(far_side.__file__).read_text(), feature_version=(3, 8))
+    tree = ast.parse(Path(far_program.__file__).read_text(), feature_version=(3, 8))
     modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     modules |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert modules <= set(sys.stdlib_module_names)

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.core.errors import BadCredentials, NoAnswer, UserError
-from orchestrator.remote.pace import Pace
-from orchestrator.remote.web import Answer, WebApi
+from orchestrator.remote.web.json_api import Answer, WebApi
+from orchestrator.remote.web.request_pace import Pace
 from tests.waiting import PATIENCE
 
 KEY = "canary_key_0123456789"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.core.errors import UserError
-from orchestrator.remote.pace import IN_FLIGHT_S, Pace
+from orchestrator.remote.web.request_pace import IN_FLIGHT_S, Pace
 
 
 def taken(pace: Pace, *kinds: str) -> float:

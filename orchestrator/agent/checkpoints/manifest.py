@@ -1,0 +1,128 @@
+"""Checkpoints as they lie in the run folder: complete ones only, with what their own manifest promises.
+
+The trainer writes them, this module reads; the one thing it writes is the SAFE mark.
+
+Example::
+
+    manifest(run_folder)["checkpoints"][0]["manifest_sha256"]
+    mark_safe(run_folder, 617, manifest_sha256)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from typing import Any
+
+from trainer import contract
+
+from ..job.jobs import Job
+from ..system import files
+from ..system.refusal import Refusal
+
+FILES = (contract.CONFIG, contract.METRICS, contract.EVENTS, contract.LOG, contract.EXIT)
+
+
+def manifest(run_folder: str) -> dict[str, Any]:
+    """Every complete checkpoint, oldest first, and the sizes of the run folder's own files."""
+    if not os.path.isdir(run_folder):
+        raise Refusal("no-such-run", "no run folder %s on this machine" % run_folder)
+    sizes = {name: files.size_bytes(os.path.join(run_folder, name)) for name in FILES}
+    return {"checkpoints": checkpoints(run_folder), "files": sizes}
+
+
+def checkpoints(run_folder: str) -> list[dict[str, Any]]:
+    """Folders with a manifest whose files are all there in the promised sizes."""
+    folder = os.path.join(run_folder, contract.CHECKPOINTS)
+    found = [entry for entry in (_read(folder, name) for name in files.listing(folder)) if entry]
+    best, latest = linked_step(run_folder, contract.BEST), linked_step(run_folder, contract.LATEST)
+    kept = contract.kept_steps([entry["step"] for entry in found], best, retention(run_folder))
+    for entry in found:
+        step = entry["step"]
+        entry.update({"kept": step in kept, "best": step == best, "latest": step == latest})
+    return sorted(found, key=lambda entry: int(entry["step"]))
+
+
+def steps(run_folder: str) -> list[int]:
+    """Steps of the folders that have a manifest: what `status` shows without reading further."""
+    folder = os.path.join(run_folder, contract.CHECKPOINTS)
+    found = ((contract.checkpoint_step(name), os.path.join(folder, name)) for name in files.listing(folder))
+    return sorted(
+        step for step, path in found if step is not None and os.path.isfile(os.path.join(path, contract.MANIFEST_FILE))
+    )
+
+
+def safe_steps(run_folder: str) -> list[int]:
+    """Steps that carry a SAFE mark."""
+    return [step for step in steps(run_folder) if os.path.exists(_file(run_folder, step, contract.SAFE_FILE))]
+
+
+def linked_step(run_folder: str, link: str) -> int | None:
+    """The step that `latest` or `best` points to."""
+    try:
+        target = os.readlink(os.path.join(run_folder, contract.CHECKPOINTS, link))
+    except OSError:
+        return None
+    return contract.checkpoint_step(os.path.basename(target.rstrip("/")))
+
+
+def mark_safe(run_folder: str, step: int, manifest_sha256: str) -> dict[str, Any]:
+    """Writes SAFE if the manifest on disk is the one that was verified elsewhere. Twice is fine."""
+    try:
+        with open(_file(run_folder, step, contract.MANIFEST_FILE), "rb") as file:
+            found = hashlib.sha256(file.read()).hexdigest()
+    except OSError:
+        raise Refusal("no-such-checkpoint", "no checkpoint of step %d in %s" % (step, run_folder)) from None
+    if found != manifest_sha256:
+        raise Refusal("manifest-differs", "step %d: the manifest here is %s, not %s" % (step, found, manifest_sha256))
+    files.write_bytes(_file(run_folder, step, contract.SAFE_FILE), (found + "\n").encode())
+    return {"step": step, "safe": True}
+
+
+def write_holding(job: Job) -> None:
+    """After the end: which kept checkpoints lie here and whether their bytes are what the manifest says."""
+    kept = [entry for entry in checkpoints(job.run_folder) if entry["kept"]]
+    held = [{"step": entry["step"], "verified": verified(job.run_folder, entry)} for entry in kept]
+    files.write_json(job.file("holding.json"), {"checkpoints": held})
+
+
+def verified(run_folder: str, entry: dict[str, Any]) -> bool:
+    """Whether every file of the checkpoint has its promised sha256."""
+    return all(
+        files.sha256_of(_file(run_folder, entry["step"], name)) == promised["sha256"]
+        for name, promised in entry["files"].items()
+    )
+
+
+def _file(run_folder: str, step: int, name: str) -> str:
+    return os.path.join(run_folder, contract.CHECKPOINTS, contract.checkpoint_name(step), name)
+
+
+def _read(folder: str, name: str) -> dict[str, Any] | None:
+    step = contract.checkpoint_step(name)
+    path = os.path.join(folder, name)
+    if step is None or os.path.islink(path):
+        return None
+    try:
+        with open(os.path.join(path, contract.MANIFEST_FILE), "rb") as file:
+            content = file.read()
+        listed = {key: dict(value) for key, value in json.loads(content)["files"].items()}
+        complete = all(os.stat(os.path.join(path, key)).st_size == value["size_bytes"] for key, value in listed.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return {
+        "step": step,
+        "name": name,
+        "files": listed,
+        "manifest_sha256": hashlib.sha256(content).hexdigest(),
+        "manifest_size_bytes": len(content),
+        "safe": os.path.exists(os.path.join(path, contract.SAFE_FILE)),
+    } if complete else None  # fmt: skip
+
+
+def retention(run_folder: str) -> contract.RetentionConfig:
+    """What the run keeps, from its config.json."""
+    stored = (files.read_json(os.path.join(run_folder, contract.CONFIG)) or {}).get("retention") or {}
+    known = {key: stored[key] for key in ("keep_last", "keep_every") if isinstance(stored.get(key), int)}
+    return contract.RetentionConfig(**known)

@@ -1,0 +1,111 @@
+"""What a run has in its checkpoint store, as the machine knows it: the index object, and the state that `status` shows.
+
+The index is what makes a checkpoint findable: it names every one that was read back and verified, and at the end how
+the training ended. A copy lies in the job's folder, so that a killed offload goes on where it was.
+
+Example::
+
+    index = Index.load(job); index.add(entry, "step-000617"); index.content()
+    state(places, run)       # {'state': 'safe', 'safe_step': 617, 'problem': None, ...}, or None without a store
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from trainer import contract
+
+from ..job import jobs
+from ..job.jobs import Job
+from ..system import files
+from ..system.paths import Places
+
+STATE = "store.json"
+KEEP_STATE = "keep.json"
+"""Of the job on a home box, see keep.py."""
+JOB = "offload"
+
+
+class Index:
+    """The checkpoints in the store by step, and the run's other files there."""
+
+    def __init__(self, job: Job, known: dict[str, Any]) -> None:
+        self.path = job.file("index.json")
+        self.run = job.run
+        self.checkpoints: dict[int, dict[str, Any]] = {
+            int(entry["step"]): dict(entry) for entry in known.get("checkpoints") or []
+        }
+        self.files: dict[str, Any] = dict(known.get("files") or {})
+        self.ended: dict[str, Any] | None = known.get("ended")
+        self.folders: dict[str, str] = dict(known.get("folders") or {})
+        """Which spare folder an unplanned checkpoint got; also before it was whole there."""
+
+    @staticmethod
+    def load(job: Job) -> Index:
+        """What an earlier process of this job wrote down."""
+        return Index(job, files.read_json(job.file("index.json")) or {})
+
+    def add(self, entry: dict[str, Any], folder: str) -> None:
+        """A checkpoint that the store gave back whole."""
+        self.checkpoints[int(entry["step"])] = {
+            "step": entry["step"],
+            "folder": folder,
+            "files": entry["files"],
+            "manifest_sha256": entry["manifest_sha256"],
+            "manifest_size_bytes": entry["manifest_size_bytes"],
+        }
+
+    def link(self, best: int | None, latest: int | None) -> None:
+        """Notes which ones `best` and `latest` point to."""
+        for step, entry in self.checkpoints.items():
+            entry.update({"best": step == best, "latest": step == latest})
+
+    def let_go(self, best: int | None, retention: contract.RetentionConfig) -> list[dict[str, Any]]:
+        """Takes out what retention keeps no longer, and returns it, the oldest first."""
+        kept = contract.kept_steps(self.checkpoints, best, retention)
+        return [self.checkpoints.pop(step) for step in sorted(self.checkpoints) if step not in kept]
+
+    def content(self) -> bytes:
+        """The object's bytes."""
+        ordered = [self.checkpoints[step] for step in sorted(self.checkpoints)]
+        value = {"run": self.run, "checkpoints": ordered, "files": self.files, "ended": self.ended}
+        return (json.dumps(dict(value, folders=self.folders), indent=1) + "\n").encode()
+
+    def save(self) -> None:
+        """The copy on this machine."""
+        files.write_bytes(self.path, self.content())
+
+
+def job_of(places: Places, run: str) -> Job | None:
+    """The run's offload, the newest if there are several."""
+    names = [name for name in files.listing(places.jobs_of(run)) if name.startswith(JOB + "-")]
+    found = [job for job in (jobs.load(places, run, name) for name in names) if job]
+    return max(found, key=lambda job: os.stat(job.file("spec.json")).st_mtime_ns, default=None)
+
+
+def revive(places: Places, run: str) -> None:
+    """Starts an offload that was killed; it has its URLs as long as the machine was not restarted."""
+    job = job_of(places, run)
+    if job is not None:
+        jobs.revive_quietly(job)
+
+
+def state(places: Places, run: str) -> dict[str, Any] | None:
+    """What the offload last wrote down of itself; None where the run has no store."""
+    job = job_of(places, run)
+    if job is None:
+        return None
+    known = files.read_json(job.file(STATE)) or {"state": "starting", "problem": None, "safe": [], "probed": False}
+    return dict(known, store=job.spec.get("store"), finished=_is_finished(job))
+
+
+def is_done(places: Places, run: str) -> bool:
+    """Whether the training is over and everything that is kept lies verified in the store, the logs too."""
+    job = job_of(places, run)
+    return job is not None and _is_finished(job)
+
+
+def _is_finished(job: Job) -> bool:
+    return (files.read_json(job.file("exit.json")) or {}).get("outcome") == contract.OUTCOME_FINISHED

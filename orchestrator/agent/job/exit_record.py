@@ -1,0 +1,100 @@
+"""The record of how a job ended: exit.json, written once. Its outcome is the trainer's word, then the request's, then
+the exit code's: a finished training stays finished even if torchrun stumbles afterwards.
+
+It must not end anything; it is told that everything is over.
+
+Example::
+
+    record = write_exit(job, code=0, started_at=1.0)
+    record["outcome"]            # 'finished', 'stopped', 'failed', 'limit' or 'preempted'
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+from trainer import contract
+
+from ..system import files
+from .jobs import Job
+from .stopping import read_request
+
+LAST_LINES = 40
+
+
+def write_exit(job: Job, code: int | None, started_at: float | None) -> dict[str, Any]:
+    """Writes and returns exit.json. `code` None: nobody could learn it (the machine or the supervisor went away)."""
+    trainer = files.read_json(os.path.join(job.run_folder, contract.EXIT)) if job.is_train else None
+    request = read_request(job)
+    outcome = _outcome(job, code, trainer, request)
+    ended_at = time.time()
+    record = {
+        "code": code,
+        "signal": _signal_name(code),
+        "outcome": outcome,
+        "reason": _reason(job, code, trainer, request if outcome != contract.OUTCOME_FINISHED else None),
+        "started_at": started_at,
+        "ended_at": ended_at,
+        "duration_s": None if started_at is None else round(ended_at - started_at, 3),
+        "last_lines": last_lines(job),
+        "error": _error(job),
+        "trainer": trainer,
+        "result": _result(job) if outcome == contract.OUTCOME_FINISHED else None,
+    }
+    if record["result"] is not None:
+        files.write_json(job.file("result.json"), record["result"])
+    files.write_json(job.file("exit.json"), record)
+    return record
+
+
+def _outcome(job: Job, code: int | None, trainer: dict[str, Any] | None, request: dict[str, Any] | None) -> str:
+    said = (trainer or {}).get("outcome")
+    if said == contract.OUTCOME_FINISHED or (code == 0 and not job.is_train):
+        return contract.OUTCOME_FINISHED
+    if request:
+        return str(request["outcome"])
+    return str(said) if said else contract.OUTCOME_FAILED
+
+
+def _reason(job: Job, code: int | None, trainer: dict[str, Any] | None, request: dict[str, Any] | None) -> str:
+    said = str((trainer or {}).get("reason") or "")
+    if request:
+        # Without its own word the trainer was killed before it could save: worth saying.
+        unsaved = "" if said or trainer or not job.is_train else "; it was ended before it wrote its exit.json"
+        return "%s%s" % (request["reason"], unsaved)
+    if said or trainer:
+        return said
+    if code is None:
+        return "its processes are gone and left no exit record: killed, or the machine was restarted"
+    if code == 0:
+        return "ended with code 0 but without an exit.json" if job.is_train else ""
+    name = _signal_name(code)
+    return "killed by %s" % name if name else "ended with code %d" % code
+
+
+def _signal_name(code: int | None) -> str | None:
+    if code is None or code >= 0:
+        return None
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return str(-code)
+
+
+def last_lines(job: Job) -> list[str]:
+    """The last lines of the log, for the message."""
+    log = os.path.join(job.run_folder, contract.LOG) if job.is_train else job.file("log")
+    return files.tail(log).decode(errors="replace").splitlines()[-LAST_LINES:]
+
+
+def _error(job: Job) -> Any:
+    """torchrun's error file: what the first rank that failed said."""
+    stored = files.read_json(job.file("error.json"))
+    return stored.get("message", stored) if stored else None
+
+
+def _result(job: Job) -> dict[str, Any] | None:
+    return None if job.is_train else next(files.last_json_lines(job.file("progress.jsonl")), {})

@@ -1,0 +1,277 @@
+"""A job: its folder, what is known about it, and how it is started exactly once.
+
+A job's truth is its processes and its exit.json; state.json only says where to look. It must not watch a job; that is
+the supervisor's work, and any verb that meets a living job without a supervisor gives it a new one.
+
+Example::
+
+    job = Job.of_request(places, {"run": run, "job": "train", "digest": digest, "spec": spec})
+    start(job, secrets)          # {'job': 'train', 'run': ..., 'state': 'started', 'digest': ..., 'exit': None}
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import select
+import sys
+import time
+from typing import Any
+
+from ..system import detach, files, lease, memory_files, processes
+from ..system.paths import Places, checked_run
+from ..system.refusal import Refusal
+
+READY_DEADLINE_S = 40.0
+LOCK_DEADLINE_S = 45.0
+AGAIN_AFTER_S = 2.0
+
+
+class Job:
+    """Names and places of one job; looks nothing up by itself."""
+
+    def __init__(self, places: Places, run: str, name: str, digest: str, spec: dict[str, Any]) -> None:
+        self.places = places
+        self.run = run
+        self.name = name
+        self.digest = digest
+        self.spec = spec
+        self.folder = places.job(run, name, digest)
+        self.run_folder = places.run(run)
+        self.lease_folder = places.jobs_of(run)
+
+    @staticmethod
+    def of_request(places: Places, request: dict[str, Any]) -> Job:
+        """The job a `start` request describes. Raises Refusal for one that cannot be meant."""
+        for key, kind in (("job", str), ("run", str), ("digest", str), ("spec", dict)):
+            if not isinstance(request.get(key), kind):
+                raise Refusal("bad-request", "start needs %r as %s" % (key, kind.__name__))
+        return Job(places, request["run"], request["job"], request["digest"], request["spec"])
+
+    @property
+    def is_train(self) -> bool:
+        return self.name == "train"
+
+    @property
+    def is_unattended(self) -> bool:
+        """Whether it goes on until it has finished: no lease ends it, and a killed one starts again."""
+        return self.name in ("offload", "keep")
+
+    @property
+    def lease_s(self) -> float:
+        """For how long a renewal lets the job go on."""
+        return float(self.spec.get("lease_s") or lease.DEFAULT_S)
+
+    def file(self, name: str) -> str:
+        """Path of a file in the job's folder."""
+        return os.path.join(self.folder, name)
+
+    def followed_files(self) -> dict[str, str]:
+        """What `follow` streams: name -> path."""
+        if self.is_train:
+            from trainer import contract
+
+            return {
+                name: os.path.join(self.run_folder, name) for name in (contract.METRICS, contract.EVENTS, contract.LOG)
+            }
+        return {name: self.file(name) for name in ("progress.jsonl", "log")}
+
+    def starts(self) -> int:
+        """How many processes were ever started for this job."""
+        return files.count_lines(self.file("starts.jsonl"))
+
+
+def load(places: Places, run: str, folder_name: str) -> Job | None:
+    """The job whose folder has this name; None when there is none or its spec cannot be read."""
+    stored = files.read_json(os.path.join(places.jobs_of(run), folder_name, "spec.json"))
+    try:
+        return Job(places, run, stored["job"], stored["digest"], stored["spec"]) if stored else None
+    except KeyError:
+        return None
+
+
+def of_run(places: Places, run: str) -> list[Job]:
+    """Every job of the run, the oldest first."""
+    folder = places.jobs_of(run)
+    found = [job for job in (load(places, run, name) for name in files.listing(folder)) if job]
+    return sorted(found, key=lambda job: os.stat(job.file("spec.json")).st_mtime_ns)
+
+
+def find(places: Places, run: str, name: str, digest: str | None) -> Job:
+    """The job of that name; without a digest the newest. Raises Refusal `no-such-run` or `no-such-job`."""
+    if not os.path.isdir(places.jobs_of(checked_run(run))):
+        raise Refusal("no-such-run", "no run %s on this machine" % run)
+    wanted = [job for job in of_run(places, run) if job.name == name and digest in (None, job.digest)]
+    if not wanted:
+        raise Refusal("no-such-job", "run %s has no job %s here" % (run, name))
+    return wanted[-1]
+
+
+def look(job: Job) -> dict[str, Any]:
+    """What is: `state` none, running, lost or ended, the program's pid, whether a supervisor lives, and the exit.
+
+    `lost` means that it was started, nothing of it lives, and nobody wrote down how it ended.
+    """
+    state = files.read_json(job.file("state.json")) or {}
+    known = {"pid": (state.get("program") or {}).get("pid"), "started_at": state.get("started_at")}
+    ended = files.read_json(job.file("exit.json"))
+    if ended is not None:
+        return dict(known, state="ended", supervised=False, exit=ended)
+    supervised = processes.is_alive(state.get("supervisor"))
+    # The environment mark finds what a killed starter left without a record; it costs a walk through /proc.
+    if supervised or processes.is_alive(state.get("program")) or processes.of_job(job.folder):
+        return dict(known, state="running", supervised=supervised, exit=None)
+    return dict(known, state="lost" if job.starts() else "none", supervised=False, exit=None)
+
+
+def start(job: Job, secrets: dict[str, Any]) -> dict[str, Any]:
+    """Starts the job or attaches to it. An ended job stays ended if it is a training or did its work; else again."""
+    files.make_folder(job.folder)
+    lock = _locked(job)
+    try:
+        return _answer(job, _start_locked(job, secrets, lock))
+    finally:
+        os.close(lock)
+
+
+def _start_locked(job: Job, secrets: dict[str, Any], lock: int) -> str:
+    found = look(job)
+    if found["state"] != "none":
+        _check_digest(job)
+    if found["state"] == "ended" and (job.is_train or found["exit"].get("outcome") == "finished"):
+        return "ended"
+    if found["state"] == "running":
+        if not found["supervised"]:
+            _supervise(job, secrets, lock)
+        return "running"
+    if found["state"] == "ended":
+        files.remove(job.file("exit.json"))
+    stored = {"run": job.run, "job": job.name, "digest": job.digest, "spec": job.spec}
+    files.write_json(job.file("spec.json"), stored)
+    _supervise(job, secrets, lock)
+    if job.is_train and found["state"] == "lost":
+        return "ended" if wait_for_end(job, 10.0) else "running"
+    return "started"
+
+
+def forget_secrets(job: Job) -> None:
+    """What a job that stores or keeps has in memory: it has ended."""
+    for kind in memory_files.KINDS if job.is_unattended else ():
+        memory_files.forget(kind, job.folder)
+
+
+def revive(job: Job) -> dict[str, Any]:
+    """Looks, and gives a job that lost its supervisor a new one, which goes on watching or writes down the end."""
+    found = look(job)
+    if _is_to_go_on(job, found):
+        start(job, {})
+        return look(job)
+    if found["state"] in ("none", "ended") or found["supervised"]:
+        return found
+    if found["state"] == "lost" and not job.is_train:
+        return found
+    lock = _locked(job)
+    try:
+        found = look(job)
+        if found["state"] in ("running", "lost") and not found["supervised"]:
+            _supervise(job, {}, lock)
+    finally:
+        os.close(lock)
+    return look(job)
+
+
+def _is_to_go_on(job: Job, found: dict[str, Any]) -> bool:
+    """What works until it has finished or was asked to stop: one that was killed starts again, not at once."""
+    if not job.is_unattended or found["state"] not in ("lost", "ended"):
+        return False
+    ended = found["exit"] or {}
+    killed = found["state"] == "lost" or ended.get("outcome") == "failed"
+    return killed and time.time() - float(ended.get("ended_at") or 0.0) >= AGAIN_AFTER_S
+
+
+def revive_quietly(job: Job) -> dict[str, Any]:
+    """As revive, for those who look after others' jobs: what cannot be done now is done at the next look."""
+    try:
+        return revive(job)
+    except (Refusal, OSError):
+        return look(job)
+
+
+def wait_for_end(job: Job, deadline_s: float) -> bool:
+    """Whether exit.json appears in time."""
+    ends = time.monotonic() + deadline_s
+    while not os.path.exists(job.file("exit.json")):
+        if time.monotonic() > ends:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _check_digest(job: Job) -> None:
+    stored = files.read_json(job.file("spec.json")) or {}
+    if stored.get("digest", job.digest) != job.digest:
+        raise Refusal(
+            "digest-differs",
+            "run %s already has a training with other input (%s, not %s)" % (job.run, stored["digest"], job.digest),
+            "a changed recipe is a new run: gptctl run",
+        )
+
+
+def _answer(job: Job, state: str) -> dict[str, Any]:
+    exit_record = files.read_json(job.file("exit.json")) if state == "ended" else None
+    return {"job": job.name, "run": job.run, "state": state, "digest": job.digest, "exit": exit_record}
+
+
+def _locked(job: Job) -> int:
+    """A descriptor that holds the job's start lock: of two starters at once the second sees what the first did."""
+    descriptor = os.open(job.file("start.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    ends = time.monotonic() + LOCK_DEADLINE_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            if time.monotonic() > ends:
+                os.close(descriptor)
+                raise Refusal("start-busy", "another start of %s %s does not end" % (job.run, job.name)) from None
+            time.sleep(0.05)
+
+
+def _supervise(job: Job, secrets: dict[str, Any], lock: int) -> None:
+    """Starts a supervisor and waits until it has recorded what it does. It inherits the lock: if we are killed now,
+    no other starter comes before that record."""
+    ready_read, ready_write = os.pipe()
+    secret_read, secret_write = os.pipe()
+    name = os.path.basename(job.folder)
+    argv = [sys.executable, "-I", "-S", job.places.code, "supervise", job.run, name]
+    keep = [secret_read, ready_write, lock]
+    detach.spawn([*argv, *map(str, keep)], job.file("supervisor.log"), keep)
+    os.close(secret_read)
+    os.close(ready_write)
+    with os.fdopen(secret_write, "wb") as pipe:
+        try:
+            pipe.write(json.dumps(secrets).encode())
+            pipe.flush()
+        except BrokenPipeError:
+            pass
+    _await_ready(job, ready_read)
+
+
+def _await_ready(job: Job, ready: int) -> None:
+    said = b""
+    ends = time.monotonic() + READY_DEADLINE_S
+    with os.fdopen(ready, "rb", buffering=0) as pipe:
+        while b"\n" not in said:
+            if not select.select([pipe], [], [], max(0.0, ends - time.monotonic()))[0]:
+                raise Refusal(
+                    "no-supervisor", "the supervisor of %s did not answer in %d s" % (job.run, READY_DEADLINE_S)
+                )
+            chunk = pipe.read(65536)
+            if not chunk:
+                last = files.tail(job.file("supervisor.log"), 2000).decode(errors="replace").strip()
+                raise Refusal("no-supervisor", "the supervisor of %s ended at once: %s" % (job.run, last))
+            said += chunk
+    error = json.loads(said).get("error")
+    if error:
+        raise Refusal(error["code"], error["message"], error["hint"])

@@ -1,0 +1,160 @@
+"""What a job runs: the argv, the environment and the files its output goes to. Starts it, or adopts one that runs.
+
+No secret is put into an argv or an environment: a program that needs one reads it from stdin.
+
+Example::
+
+    program = spawn(job, {}, held=[5])
+    program.poll()               # None while it runs, else its exit code (negative: the signal)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import Any, Sequence
+
+from trainer import contract
+
+from ..system import files, processes
+from ..system.refusal import Refusal
+from .jobs import Job
+
+UNKNOWN_CODE = 255
+"""The code of an adopted program: only its parent could have learnt the real one."""
+
+
+class Program:
+    """A running program: our own child, or one that an earlier supervisor started."""
+
+    def __init__(self, known: dict[str, Any], child: subprocess.Popen[bytes] | None) -> None:
+        self.identity = known
+        self.child = child
+        self.pid = int(known["pid"])
+
+    @property
+    def adopted(self) -> bool:
+        return self.child is None
+
+    def poll(self) -> int | None:
+        """None while it runs."""
+        if self.child is not None:
+            return self.child.poll()
+        return None if processes.is_alive(self.identity) else UNKNOWN_CODE
+
+
+def find_running(job: Job) -> Program | None:
+    """The job's program, whoever started it: the recorded one, else the oldest process that carries the job's mark."""
+    state = files.read_json(job.file("state.json")) or {}
+    recorded = state.get("program")
+    if recorded and processes.is_alive(recorded):
+        return Program(recorded, None)
+    found = [known for known in map(processes.identity, processes.of_job(job.folder)) if known]
+    return Program(found[0], None) if found else None
+
+
+def spawn(job: Job, secrets: dict[str, Any], held: Sequence[int]) -> Program:
+    """Starts the job's program; it inherits the descriptors `held`, so that the locks outlive a killed supervisor."""
+    if job.name == "pull" and not secrets:
+        raise Refusal("needs-input", "pull of run %s: its URLs are only ever in memory; send them again" % job.run)
+    argv, cwd = argv_of(job), _cwd(job)
+    _prepare_folders(job, cwd)
+    output, errors = _outputs(job)
+    with open(output, "ab") as stdout, open(errors, "ab") as stderr:
+        try:
+            child = subprocess.Popen(
+                argv, cwd=cwd, env=_environment(job), stdin=subprocess.PIPE, stdout=stdout, stderr=stderr,
+                pass_fds=tuple(held), start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:
+            raise Refusal("bad-request", "cannot start %s: %s" % (argv[0], error.strerror)) from error
+    record_start(job, child.pid)
+    _give_secrets(child, secrets)
+    # A child that is already a zombie has no identity any more; its pid and our waitpid are enough then.
+    return Program(processes.identity(child.pid) or {"pid": child.pid}, child)
+
+
+def record_start(job: Job, pid: int) -> None:
+    """One line per process ever started: by whoever started it, or by whoever found it without a line."""
+    files.append_json(job.file("starts.jsonl"), {"pid": pid, "time": time.time()})
+
+
+def argv_of(job: Job) -> list[str]:
+    """The command line. Raises Refusal for a spec that lacks something."""
+    if job.name in ("install", "pull", "offload", "keep"):
+        return [sys.executable, "-I", "-S", job.places.code, "work", job.run, os.path.basename(job.folder)]
+    if not job.is_train:
+        return [str(word) for word in wanted(job, "argv", list)]
+    # Ranks talk over loopback only: the host name may not resolve, and the store must not face the network.
+    return [
+        wanted(job, "python", str), "-m", "torch.distributed.run",
+        "--nnodes=1", "--nproc-per-node=%d" % wanted(job, "ranks", int),
+        "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--rdzv-id=%s" % job.run, "--local-addr=127.0.0.1",
+        "--log-dir=%s" % job.file("ranks"),
+        "-m", "trainer", job.run_folder,
+    ]  # fmt: skip
+
+
+def wanted(job: Job, key: str, kind: type) -> Any:
+    """A field of the spec, of that type."""
+    value = job.spec.get(key)
+    if not isinstance(value, kind):
+        raise Refusal("bad-request", "%s: the spec needs %r as %s" % (job.name, key, kind.__name__))
+    return value
+
+
+def _environment(job: Job) -> dict[str, str]:
+    variables = dict(os.environ)
+    variables[processes.JOB_VARIABLE] = job.folder
+    variables["PYTHONUNBUFFERED"] = "1"
+    if job.spec.get("pythonpath"):
+        variables["PYTHONPATH"] = str(job.spec["pythonpath"])
+    if "gpus" in job.spec:
+        # Also when empty: a CPU training on a machine with GPUs must not touch those it holds no lock for.
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(job.spec["gpus"])
+    if job.is_train:
+        variables["OMP_NUM_THREADS"] = str(job.spec.get("threads_per_rank") or 1)
+        variables["TORCHELASTIC_ERROR_FILE"] = job.file("error.json")
+        variables["GLOO_SOCKET_IFNAME"] = variables["NCCL_SOCKET_IFNAME"] = "lo"
+    return variables
+
+
+def _cwd(job: Job) -> str:
+    return job.run_folder if job.is_train else str(job.spec.get("cwd") or job.folder)
+
+
+def _outputs(job: Job) -> tuple[str, str]:
+    """Where stdout and stderr go; a job that starts again begins with empty files."""
+    if job.is_train:
+        log = os.path.join(job.run_folder, contract.LOG)
+        return log, log
+    for name in ("progress.jsonl", "log"):
+        files.remove(job.file(name))
+    return job.file("progress.jsonl"), job.file("log")
+
+
+def _prepare_folders(job: Job, cwd: str) -> None:
+    if not job.is_train:
+        if not os.path.isdir(cwd):
+            raise Refusal("bad-request", "%s: no folder %s" % (job.name, cwd))
+        return
+    files.make_folder(job.run_folder)
+    config = job.spec.get("config")
+    if config is not None:
+        files.write_bytes(os.path.join(job.run_folder, contract.CONFIG), str(config).encode())
+    for name in (contract.STOP, contract.EXIT):
+        files.remove(os.path.join(job.run_folder, name))
+
+
+def _give_secrets(child: subprocess.Popen[bytes], secrets: dict[str, Any]) -> None:
+    assert child.stdin is not None
+    try:
+        if secrets:
+            child.stdin.write(json.dumps(secrets).encode())
+        child.stdin.close()
+    except BrokenPipeError:
+        # It ended before it read them: its exit says why.
+        pass

@@ -1,0 +1,82 @@
+"""Ending a program in steps: ask, wait, insist, kill.
+
+For a training the *ranks* are asked, not torchrun: torchrun would turn SIGTERM into exit code 1 and kill after 30 s,
+while a rank writes its checkpoint and exit.json first. A stop request is a file, so a supervisor that was killed and
+replaced still knows of it.
+
+Example::
+
+    request_stop(job, "stopped", "asked by the user", grace_s=300)
+    stop(job, program, read_request(job), wake)
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any, Callable
+
+from trainer import contract
+
+from ..system import files, processes
+from .jobs import Job
+from .program import Program
+
+AFTER_EXIT_S = 20.0
+"""How long torchrun may take to end after the trainer wrote its exit.json."""
+INSIST_S = 10.0
+
+
+def request_stop(job: Job, outcome: str, reason: str, grace_s: float) -> dict[str, Any]:
+    """Writes the request down. An earlier one keeps its outcome and reason; the shorter grace counts."""
+    old = files.read_json(job.file("stop.json")) or {}
+    ends = time.time() + grace_s
+    request = {
+        "outcome": old.get("outcome", outcome),
+        "reason": old.get("reason", reason),
+        "ends_at": min(old.get("ends_at", ends), ends),
+    }
+    files.write_json(job.file("stop.json"), request)
+    return request
+
+
+def read_request(job: Job) -> dict[str, Any] | None:
+    return files.read_json(job.file("stop.json"))
+
+
+def stop(job: Job, program: Program, wake: Callable[[float], None]) -> None:
+    """Returns when the program is gone. `wake(seconds)` waits, at most that long."""
+    _ask(job, program, wake)
+    if program.poll() is None:
+        processes.send([program.pid], signal.SIGTERM)
+        _wait(program, INSIST_S, wake)
+    if program.poll() is None:
+        processes.kill_all(job.folder)
+        _wait(program, INSIST_S, wake)
+
+
+def _ask(job: Job, program: Program, wake: Callable[[float], None]) -> None:
+    """SIGTERM once to whoever works, then patience: up to the grace, less once the trainer has said that it is done."""
+    exit_file = os.path.join(job.run_folder, contract.EXIT)
+    processes.send(processes.ranks(job.folder) if job.is_train else processes.of_job(job.folder), signal.SIGTERM)
+    if job.is_train:
+        # After the signal: a rank that sees the file first would be hit while it ends, and seem to have failed. Ranks
+        # that are only just starting find the file.
+        files.write_bytes(os.path.join(job.run_folder, contract.STOP), b"")
+    exit_seen_at: float | None = None
+    while program.poll() is None:
+        if job.is_train and exit_seen_at is None and os.path.exists(exit_file):
+            exit_seen_at = time.monotonic()
+        if exit_seen_at is not None and time.monotonic() - exit_seen_at > AFTER_EXIT_S:
+            return
+        # Read again each time: a release may have shortened the grace meanwhile.
+        if time.time() > (read_request(job) or {}).get("ends_at", 0.0):
+            return
+        wake(0.2)
+
+
+def _wait(program: Program, deadline_s: float, wake: Callable[[float], None]) -> None:
+    ends = time.monotonic() + deadline_s
+    while program.poll() is None and time.monotonic() < ends:
+        wake(0.2)

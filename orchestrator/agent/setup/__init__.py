@@ -1,0 +1,1 @@
+"""Makes this machine ready: its interpreter, its environment, its host key."""

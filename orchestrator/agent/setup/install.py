@@ -1,0 +1,246 @@
+"""The install job: the first interpreter that imports a new enough torch and computes on every GPU.
+
+In this order: the one given in the inventory, the environment we built before, a candidate that has everything, a
+vendor's torch with only what is missing added beside it, a new environment. No installed torch is ever replaced.
+
+Example, the result::
+
+    {"python": "/root/.gptctl/envs/3f9c/bin/python", "kind": "env", "torch": "2.13.0+cpu", "cuda": null, "gpus": []}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from typing import Any, Callable, Dict, Iterator
+
+from ..job.jobs import Job
+from ..system import files, gpus, processes
+from ..system.refusal import Refusal
+from . import versions
+
+PROBE = """
+import importlib.metadata, json, sys
+import torch
+def computes(device):
+    return float((torch.ones(64, 64, device=device) @ torch.ones(64, 64, device=device)).sum()) == 64.0 ** 3
+assert computes("cpu"), "a matrix product on the CPU came out wrong"
+count = torch.cuda.device_count()
+for index in range(count):
+    assert computes("cuda:%d" % index), "a matrix product on GPU %d came out wrong" % index
+if count > 1:
+    import torch.cuda.nccl
+    parts = [torch.ones(8, device="cuda:%d" % index) for index in range(count)]
+    torch.cuda.nccl.all_reduce(parts)
+    assert all(float(part[0]) == count for part in parts), "an all-reduce over the GPUs came out wrong"
+def version(name):
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+print(json.dumps({"torch": torch.__version__, "cuda": torch.version.cuda,
+                  "gpus": [torch.cuda.get_device_name(index) for index in range(count)],
+                  "packages": {name: version(name) for name in sys.argv[1:]}}))
+"""
+PROBE_DEADLINE_S = 240.0
+PIP = ["-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--retries", "2"]
+INDEXES = "https://download.pytorch.org/whl/"
+LEAST_PYTHON = "3.10"
+ENV_PATTERN = re.compile(r"[a-z0-9]{1,64}\Z")
+BROKEN = re.compile(
+    r"error 802|system not yet initialized|uncorrectable ECC|unspecified launch failure|NCCL error", re.IGNORECASE
+)
+"""Complaints of the machine itself: another interpreter will hear the same, and a new one costs minutes."""
+Say = Callable[[Dict[str, Any]], None]
+
+
+class Wanted:
+    """What the environment must satisfy, from the job's spec."""
+
+    def __init__(self, job: Job) -> None:
+        spec = job.spec
+        self.given: str | None = spec.get("python")
+        self.candidates = [str(path) for path in spec.get("candidates") or []]
+        self.torch = str(spec.get("torch") or "")
+        self.requirements = [line for line in spec.get("requirements") or [] if versions.name(line) != "torch"]
+        self.cuda = bool(spec.get("cuda"))
+        self.allow_build = bool(spec.get("allow_build"))
+        self.folder = os.path.join(job.places.envs, str(spec.get("env") or ""))
+        self.found, self.driver = gpus.look()
+
+
+def install(job: Job, say: Say) -> dict[str, Any]:
+    """The chosen interpreter; also kept as envs/HASH.json, so that facts knows it."""
+    wanted = Wanted(job)
+    if not ENV_PATTERN.match(str(job.spec.get("env"))):
+        raise Refusal("bad-request", "install: the spec needs 'env', the hash that names the environment")
+    refused: list[str] = []
+    for kind, python in _choices(wanted, refused, say):
+        found = probe(python, wanted)
+        missing = found.get("why") or unsatisfied(found, wanted)
+        if not missing:
+            return _record(wanted, kind, python, found)
+        if BROKEN.search(missing):
+            raise Refusal("bad-gpu", "%s: %s" % (python, missing), "its GPUs do not compute: give the machine back")
+        refused.append("%s: %s" % (python, missing))
+        say({"step": "refused", "python": python, "why": missing})
+    raise Refusal(
+        "no-interpreter",
+        "no interpreter imports torch%s and computes: %s" % (wanted.torch, "; ".join(refused) or "none found"),
+        "set `python` in the host's inventory entry to one that does",
+    )
+
+
+def _choices(wanted: Wanted, refused: list[str], say: Say) -> Iterator[tuple[str, str]]:
+    """(kind, interpreter) to try, cheapest first. Lazy: what comes later is only built when asked for."""
+    if wanted.given:
+        yield "given", wanted.given
+    built = os.path.join(wanted.folder, "bin", "python")
+    if os.access(built, os.X_OK):
+        yield "env", built
+    for python in wanted.candidates:
+        yield "found", python
+    if not wanted.allow_build:
+        return
+    base = _vendor(wanted)
+    if base:
+        say({"step": "build", "text": "adding what is missing beside the torch of %s" % base})
+        yield "vendor", build(wanted, base, True, refused)
+    base = _newest_python(wanted)
+    say({"step": "build", "text": "a new environment with torch%s on %s" % (wanted.torch, base)})
+    yield "built", build(wanted, base, False, refused)
+
+
+def probe(python: str, wanted: Wanted) -> dict[str, Any]:
+    """What PROBE printed in that interpreter, or `{"why": ...}` with the last line of its complaint."""
+    names = [versions.name(line) for line in wanted.requirements]
+    try:
+        done = subprocess.run(
+            [python, "-c", PROBE, *names],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=PROBE_DEADLINE_S,
+            check=False,
+        )
+    except OSError as error:
+        return {"why": error.strerror}
+    except subprocess.TimeoutExpired:
+        return {"why": "no answer within %d s" % PROBE_DEADLINE_S}
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines() or ["ended with code %d" % done.returncode]
+        return {"why": said[-1]}
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def unsatisfied(found: dict[str, Any], wanted: Wanted) -> str:
+    """What that interpreter lacks, in words; empty when it will do."""
+    if not versions.satisfies(found["torch"], wanted.torch):
+        return "torch is %s, wanted %s" % (found["torch"], wanted.torch)
+    if wanted.cuda and len(found["gpus"]) != len(wanted.found):
+        return "torch sees %d of %d GPUs" % (len(found["gpus"]), len(wanted.found))
+    if wanted.cuda and not found["gpus"]:
+        return "torch sees no GPU"
+    lacking = lacking_requirements(found, wanted)
+    return "lacks " + ", ".join(lacking) if lacking else ""
+
+
+def lacking_requirements(found: dict[str, Any], wanted: Wanted) -> list[str]:
+    """Requirement lines that the interpreter's packages do not meet."""
+    have = {line: found["packages"].get(versions.name(line)) for line in wanted.requirements}
+    return [
+        line for line, version in have.items() if not (version and versions.satisfies(version, versions.rest(line)))
+    ]
+
+
+def _vendor(wanted: Wanted) -> str | None:
+    """A candidate whose torch is good and computes, lacking only packages that can be added beside it."""
+    for python in wanted.candidates:
+        found = probe(python, wanted)
+        if "why" not in found and unsatisfied(found, wanted).startswith("lacks "):
+            return python
+    return None
+
+
+def _newest_python(wanted: Wanted) -> str:
+    """The base of a new environment: of the candidates the newest Python that the trainer runs on."""
+    known = []
+    for python in [*wanted.candidates, sys.executable]:
+        asked = subprocess.run(
+            [python, "-I", "-S", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
+        version = asked.stdout.decode().strip()
+        if asked.returncode == 0 and versions.satisfies(version, ">=" + LEAST_PYTHON):
+            known.append((versions.numbers(version), python))
+    if not known:
+        message = "no Python >= %s on this machine" % LEAST_PYTHON
+        raise Refusal("no-interpreter", message, "install one: apt install python3.11 python3.11-venv")
+    return max(known)[1]
+
+
+def build(wanted: Wanted, base: str, keep_torch: bool, refused: list[str]) -> str:
+    """A virtual environment at envs/HASH; with keep_torch it sees the base's packages, torch among them."""
+    files.make_folder(os.path.dirname(wanted.folder))
+    python = os.path.join(wanted.folder, "bin", "python")
+    options = ["--clear", *(["--system-site-packages"] if keep_torch else [])]
+    pip = [python, *PIP]
+    if _run([base, "-m", "venv", *options, wanted.folder]):
+        # Debian without python3-venv: an environment without its own pip, filled by the base's.
+        failed = _run([base, "-m", "venv", "--without-pip", *options, wanted.folder])
+        if failed:
+            refused.append("%s -m venv: %s" % (base, failed))
+            return base
+        pip = [base, "-m", "pip", "--python", python, *PIP[2:]]
+    if keep_torch:
+        _see_packages_of(base, wanted.folder)
+        lines = lacking_requirements({"packages": {}, **probe(python, wanted)}, wanted)
+    else:
+        lines = ["torch" + wanted.torch, *wanted.requirements]
+    failed = _run([*pip, *_index(wanted), *lines]) if lines else ""
+    if failed:
+        refused.append("pip install %s: %s" % (" ".join(lines), failed))
+    return python
+
+
+def _see_packages_of(base: str, folder: str) -> None:
+    """When the base is itself a virtual environment, --system-site-packages skips its packages: name them by a .pth."""
+    asked = subprocess.run(
+        [base, "-c", "import sysconfig; print(sysconfig.get_path('purelib')); print(sysconfig.get_path('platlib'))"],
+        stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, check=True,
+    )  # fmt: skip
+    libraries = os.path.join(folder, "lib")
+    for version in files.listing(libraries):
+        files.write_bytes(os.path.join(libraries, version, "site-packages", "zz-gptctl-base.pth"), asked.stdout)
+
+
+def _index(wanted: Wanted) -> list[str]:
+    """pip's extra index with the torch that fits: the small CPU build, or one that is not newer than the driver."""
+    if not wanted.cuda:
+        return ["--extra-index-url", INDEXES + "cpu"]
+    major = versions.numbers(wanted.driver or "0")[0]
+    return [] if major >= 580 else ["--extra-index-url", INDEXES + ("cu128" if major >= 570 else "cu126")]
+
+
+def _run(argv: list[str]) -> str:
+    """Empty when the command succeeded, else its last line. Its output goes to the job's log."""
+    last = ""
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            text = line.decode(errors="replace")
+            # Line by line: a log that grows keeps the lease alive, and the follower from doubting.
+            sys.stderr.write(text)
+            sys.stderr.flush()
+            last = text.strip() or last
+    return (last or "code %d" % process.returncode) if process.returncode else ""
+
+
+def _record(wanted: Wanted, kind: str, python: str, found: dict[str, Any]) -> dict[str, Any]:
+    record = {key: found[key] for key in ("torch", "cuda", "gpus")}
+    record.update({"python": python, "kind": kind, "boot_id": processes.boot_id(), "driver": wanted.driver})
+    files.make_folder(os.path.dirname(wanted.folder))
+    files.write_json(wanted.folder + ".json", record)
+    return record

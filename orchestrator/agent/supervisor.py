@@ -1,0 +1,251 @@
+"""The supervisor: one detached process per job, from its start to its exit.json.
+
+It starts the job's program, or adopts one that a killed supervisor left, holds the GPU locks, renews the lease while
+the job progresses, ends it when the lease, the watchdog or a request says so, and writes down how it ended. Calling it
+for a job in any state is right: it looks first.
+
+Example (started by jobs.start, never by hand)::
+
+    python3 agent-HASH.pyz supervise RUN train SECRETS_FD READY_FD LOCK_FD
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import time
+from typing import Any, Callable, Sequence
+
+from trainer import contract
+
+from .checkpoints import manifest, store_index
+from .guard import order
+from .job import exit_record, jobs, spot_notice, stopping
+from .job import program as programs
+from .job.jobs import Job
+from .job.program import Program
+from .job.watchdog import StepWatch
+from .system import files, lease, locks, processes
+from .system.paths import Places
+from .system.refusal import Refusal, from_os_error
+
+TICK_S = 0.5
+DUMP_S = 2.0
+WATCHDOG_GRACE_S = 60.0
+SAME_RUN_WAIT_S = 5.0
+LOOK_AFTER_EVERY_S = 5.0
+
+
+def main(places: Places, arguments: Sequence[str]) -> int:
+    """Supervises the job to its end. Before that, tells the starter over READY_FD whether it runs."""
+    run, folder_name = arguments[0], arguments[1]
+    secrets_fd, ready_fd, lock_fd = map(int, arguments[2:5])
+    for descriptor in (secrets_fd, ready_fd, lock_fd):
+        os.set_inheritable(descriptor, False)
+    with os.fdopen(secrets_fd, "rb") as pipe:
+        secrets = json.loads(pipe.read() or b"{}")
+    job = jobs.load(places, run, folder_name)
+    assert job is not None, "jobs.start wrote spec.json before it started this process"
+    wake = _waker()
+    try:
+        program = begin(job, secrets)
+    except (Refusal, OSError) as error:
+        refusal = error if isinstance(error, Refusal) else from_os_error(error)
+        files.remove(job.file("state.json"))
+        _tell(ready_fd, refusal.answer())
+        return 1
+    _tell(ready_fd, {"ready": True})
+    os.close(lock_fd)
+    finish(job, program, wake)
+    if job.is_unattended:
+        time.sleep(jobs.AGAIN_AFTER_S)
+        jobs.revive_quietly(job)  # it was killed: another supervisor goes on with it
+    return 0
+
+
+def _tell(ready_fd: int, answer: dict[str, Any]) -> None:
+    # A starter that was killed meanwhile does not matter; the job does.
+    with contextlib.suppress(BrokenPipeError):
+        os.write(ready_fd, (json.dumps(answer) + "\n").encode())
+    os.close(ready_fd)
+
+
+def begin(job: Job, secrets: dict[str, Any]) -> Program | None:
+    """The job's program: adopted if it runs, started if it never was. None: it is over and nobody wrote it down."""
+    state = files.read_json(job.file("state.json")) or {}
+    # Who supervises is written before anything is started, so a second starter never comes between.
+    state.update({"supervisor": processes.identity(os.getpid()), "job": job.name, "run": job.run, "digest": job.digest})
+    program = programs.find_running(job)
+    if program is not None and not job.starts():
+        programs.record_start(job, program.pid)
+    lost = program is None and job.is_train and job.starts() > 0
+    if program is None and not lost:
+        state.update({"program": None, "started_at": time.time()})
+        files.remove(job.file("stop.json"))
+    files.write_json(job.file("state.json"), state)
+    if lost:
+        return None
+    if program is None:
+        lease.renew(job.lease_folder, job.lease_s, job.spec.get("deadline_s"))
+        program = programs.spawn(job, secrets, _take_locks(job))
+    state["program"] = program.identity
+    files.write_json(job.file("state.json"), state)
+    return program
+
+
+def _take_locks(job: Job) -> list[int]:
+    """Descriptors of the locks this job needs. One that this run's own last job still holds is awaited."""
+    ends = time.monotonic() + SAME_RUN_WAIT_S
+    while True:
+        try:
+            return _locks_now(job)
+        except Refusal as refusal:
+            if "run %s " % job.run not in refusal.message or time.monotonic() > ends:
+                raise
+            time.sleep(0.1)
+
+
+def _locks_now(job: Job) -> list[int]:
+    holder = {"run": job.run, "user": processes.user_name(), "pid": os.getpid(), "started_at": time.time()}
+    uuids = job.spec.get("gpus") or []
+    if uuids:
+        held = locks.take_gpus(uuids, holder)
+        try:
+            from .system import gpus
+
+            gpus.refuse_busy(uuids)
+        except Refusal:
+            locks.let_go(held)
+            raise
+        return held
+    if job.is_train:
+        path = os.path.join(job.places.agent, "cpu.lock")
+        return [locks.take(path, holder, "cpu-taken", "this machine")]
+    return []
+
+
+def finish(job: Job, program: Program | None, wake: Callable[[float], None]) -> None:
+    """Watches until the end, clears away what is left, writes exit.json and what is held."""
+    code: int | None = None
+    if program is not None:
+        _watch(job, program, wake)
+        code = None if program.adopted else program.poll()
+    processes.kill_all(job.folder)
+    state = files.read_json(job.file("state.json")) or {}
+    exit_record.write_exit(job, code, state.get("started_at"))
+    if job.is_train:
+        manifest.write_holding(job)
+
+
+def _watch(job: Job, program: Program, wake: Callable[[float], None]) -> None:
+    """Returns when the program is gone."""
+    settings = job.spec.get("watchdog") or {}
+    steps = StepWatch(job.run_folder, settings, time.monotonic()) if job.is_train else None
+    progress, notices = _Progress(job), _Notices(job)
+    while program.poll() is None:
+        if not job.is_unattended:  # an offload ends with its machine, and the guard counts its hold
+            progress.renew_lease()
+            _end_by_lease(job)
+        notices.act()
+        verdict = steps.verdict(time.monotonic()) if steps else None
+        if verdict and not stopping.read_request(job):
+            _dump_stacks(job, wake)
+            stopping.request_stop(
+                job, contract.OUTCOME_FAILED, verdict, float(settings.get("grace_s", WATCHDOG_GRACE_S))
+            )
+        if stopping.read_request(job):
+            stopping.stop(job, program, wake)
+            return
+        wake(TICK_S)
+
+
+class _Progress:
+    """Renews the lease while the job's files grow."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.sizes = self._sizes()
+        self.renewed_at_s = self.looked_at_s = time.monotonic()
+
+    def renew_lease(self) -> None:
+        if self.job.is_train and time.monotonic() - self.looked_at_s > LOOK_AFTER_EVERY_S:
+            self.looked_at_s = time.monotonic()
+            store_index.revive(self.job.places, self.job.run)
+        if time.monotonic() - self.renewed_at_s < lease.renew_every_s(self.job.lease_s):
+            return
+        sizes = self._sizes()
+        if sizes != self.sizes:
+            order.revive(self.job.places)
+            self.sizes, self.renewed_at_s = sizes, time.monotonic()
+            lease.renew(self.job.lease_folder, self.job.lease_s, None)
+
+    def _sizes(self) -> list[int]:
+        return [files.size_bytes(path) for path in self.job.followed_files().values()]
+
+
+class _Notices:
+    """Where a spec says whom to ask whether the machine is taken away: writes down what was said, and stops the job in
+    time for a last checkpoint."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        asked = job.spec.get("notice")
+        self.watch = spot_notice.Watch(str(asked["url"])) if job.is_train and asked else None
+        self.known: dict[str, Any] = {}
+
+    def act(self) -> None:
+        if self.watch is None:
+            return
+        taken, warning = self.watch.taken(), self.watch.warning()
+        told = {"taken": taken, "warning": warning}
+        if told == self.known or not (taken or warning or self.known):
+            return
+        self.known = told
+        files.write_json(self.job.file(spot_notice.FILE), dict(told, at=time.time()))
+        if taken is not None:
+            grace_s = min(float(self.job.spec.get("grace_s", 300)), max(0.0, taken["left_s"] - spot_notice.RESERVE_S))
+            reason = "the provider takes this machine away (%s at %s)" % (taken["action"], taken["time"] or "once")
+            stopping.request_stop(self.job, "preempted", reason, grace_s)
+
+
+def _end_by_lease(job: Job) -> None:
+    """Asks for the end when the lease is over, and in time for a last checkpoint before the budget deadline."""
+    grace_s = float(job.spec.get("grace_s", 300))
+    # A lease file that was lost or torn must not make the job immortal: it begins anew.
+    left = lease.read(job.lease_folder) or lease.renew(job.lease_folder, job.lease_s, None)
+    deadline_left_s = left["deadline_left_s"]
+    if stopping.read_request(job):
+        return
+    if deadline_left_s is not None and deadline_left_s <= grace_s:
+        stopping.request_stop(job, "limit", "the budget deadline is reached", max(deadline_left_s, 0.0))
+    elif left["left_s"] <= 0:
+        stopping.request_stop(
+            job, "limit", "the lease ran out: nobody asked for this run and it made no progress", grace_s
+        )
+
+
+def _dump_stacks(job: Job, wake: Callable[[float], None]) -> None:
+    """SIGUSR1: the trainer's faulthandler writes every thread's stack into train.log."""
+    processes.send(processes.ranks(job.folder), signal.SIGUSR1)
+    ends = time.monotonic() + DUMP_S
+    while time.monotonic() < ends:
+        wake(DUMP_S)
+
+
+def _waker() -> Callable[[float], None]:
+    """A wait that ends early when a child dies or a stop request was announced by SIGTERM."""
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+
+    def wake(seconds: float) -> None:
+        if select.select([reading], [], [], seconds)[0]:
+            os.read(reading, 4096)
+
+    return wake

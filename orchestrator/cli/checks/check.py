@@ -1,0 +1,58 @@
+"""`gptctl check`: what would go wrong, found before it does. Each finding is ok, warn or fail, with the fix.
+
+It changes nothing: what it writes on a machine is the agent itself, in a store an empty object that it takes away, and
+it starts no job.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
+
+from orchestrator.cli.checks import cloud, laptop
+from orchestrator.cli.checks import host as check_host
+from orchestrator.cli.checks import store as check_store
+from orchestrator.cli.checks.finding import FAIL, OK, Finding
+from orchestrator.cli.open_ledger import open_home
+from orchestrator.cli.screen import screen
+from orchestrator.core.config.inventory import load_inventory
+from orchestrator.core.config.recipe import load_recipe
+from orchestrator.core.errors import RemoteError, UserError
+
+
+def check(
+    host_name: str | None, recipe_name: str | None, inventory: Path | None, *, accept_new: bool, as_json: bool
+) -> int:
+    """Prints the findings as they are known; the exit code is that of a failing laptop (2) or host (4), else 0."""
+    recipe = load_recipe(recipe_name) if recipe_name else None
+    home = open_home()
+    if host_name is None:
+        findings = laptop.findings(home, inventory, recipe)
+        failed = UserError.exit_code
+    else:
+        known = load_inventory(inventory, home)
+        host = known.host(host_name)
+        there = check_host.findings(home, host, recipe, accept_new=accept_new)
+        store = check_store.findings(home, host, known, recipe, accept_new=accept_new)
+        findings = chain(cloud.findings(home, host) if host.paid else there, store)
+        failed = RemoteError.exit_code
+    found = _json(findings, host_name) if as_json else _table(findings)
+    return failed if any(each.level == FAIL for each in found) else 0
+
+
+def _table(findings: Iterator[Finding]) -> list[Finding]:
+    """One line at a time: a look at a machine takes seconds, and the first lines already tell something."""
+    seen = []
+    for each in findings:
+        screen.show_finding(each.level, each.what, each.found, each.fix if each.level != OK else "")
+        seen.append(each)
+    return seen
+
+
+def _json(findings: Iterator[Finding], host_name: str | None) -> list[Finding]:
+    seen = list(findings)
+    print(json.dumps({"host": host_name, "checks": [asdict(each) for each in seen]}, indent=1))
+    return seen

@@ -1,0 +1,122 @@
+"""`gptctl check HOST --drill`: does a machine that is left alone end by itself? Rents one to find out."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from orchestrator.cli.machine_types import machine_of
+from orchestrator.cli.machines.watcher import warn_if_unwatched
+from orchestrator.cli.open_ledger import open_ledger
+from orchestrator.cli.runs.plan import Planner
+from orchestrator.cli.screen import screen
+from orchestrator.cli.screen.formats import duration, moment, money
+from orchestrator.core.config.inventory import HostSpec, load_inventory
+from orchestrator.core.config.recipe import Limits, load_recipe
+from orchestrator.core.config.settings import load_settings
+from orchestrator.core.errors import StillBilling, UserError
+from orchestrator.core.planning.limits import check_guard, check_month, check_plan, month_start
+from orchestrator.fleet.guard_drill import Drilled, drill_plan, drive_drill, new_drill, patience_s
+from orchestrator.fleet.offers import ask_for
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.wiring import RunRequest
+
+GUARDS = ("watcher", "key-on-box", "self")
+ANY_RECIPE = "quickstart"
+"""Nothing of it is trained; a run has one."""
+
+
+def drill(host_name: str | None, file: Path | None, *, lease_s: float, yes: bool, as_json: bool) -> int:
+    """Asks, rents, walks away and reports. Exit 7 for a machine that is still there when all its time is over."""
+    if host_name is None:
+        raise UserError("--drill needs a host to rent", "gptctl check HOST --drill")
+    with open_ledger() as ledger:
+        host = load_inventory(file, ledger.home).host(host_name)
+        request = _request(ledger, host, lease_s)
+        warn_if_unwatched(ledger.home, host)
+        if not (yes or screen.ask(_question(request, lease_s), f"gptctl check {host.name} --drill")):
+            screen.talk("nothing was rented")
+            return 0
+        started = new_drill(ledger, request, time.time())
+        price = money(request.plan.price_per_hour_usd)
+        screen.talk(f"{started.id}: renting one {request.machine.name} at {price}/h, {_costs(request, lease_s)}")
+        try:
+            with screen.teller(f"{started.id} on {host.name}") as tell:
+                drilled = drive_drill(ledger.home, started.id, tell, lease_s)
+        except KeyboardInterrupt:
+            return _left(ledger, started.id)
+    return _show(host, drilled, as_json=as_json)
+
+
+def _request(ledger: Ledger, host: HostSpec, lease_s: float) -> RunRequest:
+    """What is to be rented, within the limits of the host entry and the month."""
+    if not host.paid:
+        raise UserError(
+            f"{host.name} is {host.provider}: nobody rents it, so nothing need end it", "name a rented host"
+        )
+    recipe = load_recipe(ANY_RECIPE).model_copy(update={"name": "drill"})
+    machine = machine_of(host)
+    plan = drill_plan(Planner(recipe, None, Limits(), (), ask_for([host]).offers).plan(host, machine), lease_s)
+    check_guard(plan, host, unguarded=False)
+    if host.guard not in GUARDS:
+        raise UserError(f"{host.name}: guard {host.guard!r} has no drill", f"set guard to one of {', '.join(GUARDS)}")
+    check_plan(plan)
+    check_month(plan, ledger.spend_since(month_start(time.time())), load_settings(ledger.home).limits.max_usd_per_month)
+    return RunRequest(recipe=recipe, host=host, machine=machine, plan=plan)
+
+
+def _question(request: RunRequest, lease_s: float) -> str:
+    price = money(request.plan.price_per_hour_usd)
+    return (
+        f"Rent one {request.machine.name} at {price}/h, and leave it to its guard ({request.host.guard}) to end "
+        f"it {duration(lease_s)} later? That costs {_costs(request, lease_s)}."
+    )
+
+
+def _costs(request: RunRequest, lease_s: float) -> str:
+    price = request.plan.price_per_hour_usd or 0.0
+    soon, late = (seconds / 3600 * price for seconds in (lease_s, lease_s + patience_s(lease_s)))
+    return f"about {money(soon)}, or {money(late)} until you are told that nothing ended it"
+
+
+def _left(ledger: Ledger, run_id: str) -> int:
+    """Ctrl-C: what ends the machine now, and what else can."""
+    rental = ledger.rental(ledger.run(run_id).rental_id or "")
+    if rental.instance_id is None:
+        screen.talk(f"interrupted; whether a machine was bought shows: gptctl orphans, gptctl release {run_id}")
+        return StillBilling.exit_code
+    screen.talk(
+        f"interrupted; {rental.instance_id} ({money(rental.price_per_hour_usd)}/h) ends by its guard at "
+        f"{moment(rental.ends_at)}, or now: gptctl orphans --reap {rental.instance_id}. Then gptctl release {run_id} "
+        "settles its bill",
+        style="yellow",
+    )
+    return StillBilling.exit_code
+
+
+def _show(host: HostSpec, drilled: Drilled, *, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps({"host": host.name, "drill": drilled.to_json()}, indent=1))
+    elif drilled.gone_at is not None:
+        late_s = drilled.late_s or 0.0
+        when = f"{duration(abs(late_s))} {'after' if late_s >= 0 else 'before'} its deadline"
+        print(
+            f"{drilled.instance_id} ended by itself ({drilled.guard}): gone at {moment(drilled.gone_at)}, {when}; it "
+            f"cost {money(drilled.cost_usd)} ({drilled.run})",
+            flush=True,
+        )
+    else:
+        print(
+            f"{drilled.instance_id} did NOT end by itself: its deadline was {moment(drilled.ends_at)}, and it is still "
+            f"billing at {money(drilled.price_per_hour_usd)}/h, {money(drilled.cost_usd)} so far",
+            flush=True,
+        )
+    if drilled.died:
+        return 0
+    screen.talk(
+        f"its guard ({drilled.guard}) does not work. Next: gptctl orphans --reap {drilled.instance_id}, then gptctl "
+        f"release {drilled.run} settles its bill; docs/guards.md says how to set a guard up",
+        style="bold red",
+    )
+    return StillBilling.exit_code

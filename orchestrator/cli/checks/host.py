@@ -1,0 +1,192 @@
+"""What a machine needs to train: reach, key, clock, Python, GPUs that really compute, space, rate, no sleep."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cli.checks.finding import FAIL, OK, WARN, Finding
+from orchestrator.cli.connections import shell_to
+from orchestrator.cli.machine_types import machine_of
+from orchestrator.cli.screen.formats import clean, duration, size
+from orchestrator.core.config.inventory import HostSpec
+from orchestrator.core.config.recipe import Recipe
+from orchestrator.core.errors import GptctlError, MachineUnfit
+from orchestrator.core.machines import MachineType
+from orchestrator.core.planning.forecast import BYTES_PER_TOKEN, kept_about, tokens_about
+from orchestrator.core.ports import Shell
+from orchestrator.remote.agent_client.client import Agent
+
+SKEW_WARN_S, SKEW_FAIL_S = 2.0, 60.0
+ENVIRONMENT_BYTES = {True: 8_000_000_000, False: 1_500_000_000}
+"""With and without CUDA: torch and what it brings, where no interpreter has it yet."""
+LITTLE_BYTES = 5_000_000_000
+MEMORY_TAKEN_MIB = 1024
+SLOW_BYTES_PER_S = 1e6
+FIRST_PROBE_BYTES, SECOND_PROBE_BYTES = 1_000_000, 16_000_000
+TORCH_AT_LEAST = (2, 9)
+
+COMPUTE = """\
+import json, torch
+cuda = torch.cuda.is_available()
+places = ["cuda:%d" % i for i in range(torch.cuda.device_count())] if cuda else ["cpu"]
+for place in places:
+    a = torch.ones(512, 512, device=place)
+    assert float((a @ a).sum()) == 512.0 ** 3, place
+print(json.dumps({"torch": torch.__version__, "cuda": torch.version.cuda, "places": places}))
+"""
+"""A matrix product on every GPU whose result is known: a broken card is found here, not after hours."""
+
+
+def findings(home: Path, host: HostSpec, recipe: Recipe | None, *, accept_new: bool) -> Iterator[Finding]:
+    """From the outside in; what cannot be reached ends the list."""
+    machine = machine_of(host)
+    try:
+        started = time.monotonic()
+        with shell_to(home, host, accept_new=accept_new) as shell:
+            yield _reached(host, time.monotonic() - started)
+            # What is asked later depends on the agent's answer, so a machine without Python ends the list as well.
+            yield from _inside(shell, home, host, machine, recipe)
+    except GptctlError as error:
+        yield Finding("reach", FAIL, error.message, error.hint)
+
+
+def _reached(host: HostSpec, took_s: float) -> Finding:
+    address = host.reach()
+    if address.host is None:
+        return Finding("reach", OK, "this machine")
+    return Finding("reach", OK, f"{address.identity} in {took_s * 1000:.0f} ms, host key as pinned")
+
+
+def _inside(shell: Shell, home: Path, host: HostSpec, machine: MachineType, recipe: Recipe | None) -> Iterator[Finding]:
+    here = shell.address.host is None
+    folder, python = (str(home / "machine"), sys.executable) if here else (host.folder, "python3")
+    before = time.time()
+    try:
+        facts = Agent(shell, folder, host.python or python).facts(host.python or (python if here else None))
+    except MachineUnfit as error:
+        yield Finding("python", FAIL, error.message, error.hint)
+        return
+    yield _clock(facts, before, time.time())
+    yield _python(facts)
+    yield from _gpus(facts, machine)
+    yield _computes(shell, facts, machine)
+    yield _disk(facts, recipe, machine)
+    yield _tools(facts)
+    if not here:
+        yield _rate(shell)
+    yield from _home_box(facts)
+
+
+def _clock(facts: dict[str, Any], before: float, after: float) -> Finding:
+    """The machine's clock against ours, give or take the time the answer took."""
+    skew_s = facts["time_s"] - (before + after) / 2
+    beyond = max(0.0, abs(skew_s) - (after - before) / 2)
+    level = FAIL if beyond > SKEW_FAIL_S else WARN if beyond > SKEW_WARN_S else OK
+    return Finding("clock", level, f"off by {beyond:.1f} s" if beyond else "agrees", "sudo timedatectl set-ntp true")
+
+
+def _python(facts: dict[str, Any]) -> Finding:
+    own = f"{facts['python']['path']} {facts['python']['version']}"
+    able = [each for each in facts["interpreters"] if each.get("torch")]
+    if not able:
+        return Finding("python", OK, f"{own}; none has torch: the first run builds an environment")
+    listed = ", ".join(f"{each['path']} (torch {each['torch']})" for each in able[:3])
+    return Finding("python", OK, f"{own}; with torch: {listed}")
+
+
+def _gpus(facts: dict[str, Any], machine: MachineType) -> Iterator[Finding]:
+    cards = facts["gpus"]
+    if machine.gpus == 0:
+        extra = f", {len(cards)} GPUs not used by {machine.name}" if cards else ""
+        enough = facts["cpus"] >= machine.ranks
+        found = f"{facts['cpus']} cores for {machine.ranks} ranks{extra}"
+        yield Finding("cores", OK if enough else WARN, found, "" if enough else f'machine = "{facts["cpus"]}xCPU"')
+        return
+    names = ", ".join(sorted({card["name"] for card in cards})) or "none seen by nvidia-smi"
+    level = OK if len(cards) == machine.gpus else FAIL
+    fix = f"set `machine` to what is there, or repair the driver; {machine.name} has {machine.gpus}"
+    yield Finding("gpus", level, f"{len(cards)} of {machine.gpus}: {names}, driver {facts['driver'] or 'none'}", fix)
+    for card in cards:
+        taken = [f"{each['name']} (pid {each['pid']}, {each['memory_mib']} MiB)" for each in card["processes"]]
+        if taken or (card["memory_used_mib"] or 0) > MEMORY_TAKEN_MIB:
+            found = f"GPU {card['index']}: {card['memory_used_mib']} MiB taken by {', '.join(taken) or 'others'}"
+            yield Finding("gpu memory", WARN, found, "end those processes, or expect a smaller micro-batch")
+
+
+def _computes(shell: Shell, facts: dict[str, Any], machine: MachineType) -> Finding:
+    """A real computation in the first interpreter that a run would take."""
+    able = [each["path"] for each in facts["interpreters"] if each.get("torch")]
+    able = [path for path in able if _recent(path, facts)]
+    if not able:
+        return Finding("computes", WARN, "not tried: no interpreter has torch >= 2.9", "the first run installs it")
+    result = shell.run([able[0], "-c", COMPUTE], deadline_s=180)
+    if result.code != 0:
+        last = result.stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"code {result.code}"]
+        return Finding("computes", FAIL, f"{able[0]}: {clean(last[0])}", "repair this torch, or set `python`")
+    answer = json.loads(result.stdout.splitlines()[-1])
+    where = ", ".join(answer["places"])
+    if (machine.cuda and len(answer["places"]) < machine.gpus) or (machine.cuda and answer["cuda"] is None):
+        return Finding("computes", FAIL, f"torch {answer['torch']} sees only {where}", "install a CUDA torch for it")
+    return Finding("computes", OK, f"torch {answer['torch']} on {where}")
+
+
+def _recent(path: str, facts: dict[str, Any]) -> bool:
+    torch = next(each["torch"] for each in facts["interpreters"] if each["path"] == path)
+    digits = [part for part in torch.split("+")[0].split(".")[:2] if part.isdigit()]
+    return tuple(map(int, digits)) >= TORCH_AT_LEAST
+
+
+def _disk(facts: dict[str, Any], recipe: Recipe | None, machine: MachineType) -> Finding:
+    free = facts["disk"]["free_bytes"]
+    if not facts["writable"]:
+        return Finding("disk", FAIL, f"{facts['root']} cannot be written", "set `folder` in the inventory entry")
+    needed = LITTLE_BYTES if recipe is None else _needed(facts, recipe, machine)
+    text = f"{size(free)} free in {facts['root']}" + (f", {recipe.name} needs {size(needed)}" if recipe else "")
+    level = OK if free >= needed else FAIL if recipe else WARN
+    return Finding("disk", level, text, "free some space, or set `folder` to a larger disk")
+
+
+def _needed(facts: dict[str, Any], recipe: Recipe, machine: MachineType) -> int:
+    """Data, kept checkpoints and one being written, and an environment where none is."""
+    tokens = tokens_about(recipe)
+    data = min(tokens, recipe.data.tokens or tokens) * BYTES_PER_TOKEN
+    built = any(each.get("trainer") for each in facts["interpreters"])
+    return data + kept_about(recipe) + (0 if built else ENVIRONMENT_BYTES[machine.cuda])
+
+
+def _tools(facts: dict[str, Any]) -> Finding:
+    if facts["tools"].get("rsync"):
+        return Finding("tools", OK, "rsync")
+    if facts["tools"].get("tar"):
+        return Finding("tools", WARN, "no rsync: a tar stream sends everything each time", "sudo apt install rsync")
+    return Finding("tools", FAIL, "neither rsync nor tar", "sudo apt install rsync")
+
+
+def _rate(shell: Shell) -> Finding:
+    """Random bytes, so that nothing on the way can compress them; a second, larger probe on a quick link."""
+    for probe_bytes in (FIRST_PROBE_BYTES, SECOND_PROBE_BYTES):
+        payload = os.urandom(probe_bytes)
+        started = time.monotonic()
+        shell.run(["sh", "-c", "cat > /dev/null"], stdin=payload, deadline_s=120)
+        took_s = max(time.monotonic() - started, 1e-6)
+        if took_s > 1:
+            break
+    rate = probe_bytes / took_s
+    fix = f"1 GB takes {duration(1e9 / rate)}: let the machine pull its data, or use a cable"
+    return Finding("network", WARN if rate < SLOW_BYTES_PER_S else OK, f"{size(rate)}/s up, one stream", fix)
+
+
+def _home_box(facts: dict[str, Any]) -> Iterator[Finding]:
+    """What bites at home: a machine that goes to sleep, and a run that was there before."""
+    if facts["sleep_enabled"]:
+        fix = "sudo systemctl mask sleep.target suspend.target hibernate.target"
+        yield Finding("sleep", WARN, "this machine may go to sleep during a training", fix)
+    for lock in facts["locks"]:
+        holder = lock.get("run") or lock.get("holder") or lock
+        yield Finding("in use", WARN, f"held by {clean(str(holder))}", "gptctl status; gptctl stop RUN")

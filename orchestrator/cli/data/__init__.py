@@ -1,0 +1,1 @@
+"""`gptctl data`: prepare, inspect, convert, verify and push token files."""

@@ -1,0 +1,130 @@
+"""`gptctl data inspect`, `convert` and `verify`: token files looked at, by the trainer's own programs on this computer.
+
+Example::
+
+    inspect(Path("data/book"), tokenizer=None, head=64, as_json=False)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cli.data.program import run_program
+from orchestrator.cli.screen.formats import NOTHING, clean, count, percent, size
+from orchestrator.cli.screen.screen import show_table, talk
+from orchestrator.core.errors import VerificationFailed
+
+BAR_CELLS = 40
+PROBLEMS_SHOWN = 10
+
+
+def inspect(path: Path, tokenizer: str | None, head: int, *, as_json: bool) -> int:
+    """Prints the facts; 2 where there are problems."""
+    named = [f"--tokenizer={tokenizer}"] if tokenizer else []
+    found = run_program("inspect_tokens", [str(path.absolute()), *named, f"--head={head}"])
+    found.pop("event")
+    found["path"] = str(path)
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        _show(found)
+    return 2 if found["problems"] else 0
+
+
+def convert(path: Path, kind: str, to: Path, *, overwrite: bool, as_json: bool) -> int:
+    """Converts, and prints what was written."""
+    more = ["--overwrite"] if overwrite else []
+    arguments = [str(path.absolute()), f"--format={kind}", f"--to={to.absolute()}", *more]
+    done = run_program("convert", arguments)
+    done.pop("event")
+    done["to"] = str(to)
+    if as_json:
+        print(json.dumps(done, indent=1))
+        return 0
+    rows = [(name, f"{entry['tokens']:,}", size(entry["size_bytes"])) for name, entry in done["files"].items()]
+    show_table(("file", "tokens", "size"), rows, right=("tokens", "size"))
+    print(f"converted: {path} is in {to} as {done['format']} ({done['dtype']})")
+    return 0
+
+
+def verify(path: Path, *, as_json: bool) -> int:
+    """Prints what was compared. Raises VerificationFailed where something differs."""
+    found = run_program("verify", [str(path.absolute())], needs=())
+    found.pop("event")
+    found["path"] = str(path)
+    if as_json:
+        print(json.dumps(found, indent=1))
+    elif found["ok"]:
+        print(f"verified: {len(found['files'])} files, {size(found['size_bytes'])}, every byte as dataset.json says")
+    if found["ok"]:
+        return 0
+    raise VerificationFailed(
+        f"{path} is not what its dataset.json says: {_first(found['problems'])}",
+        "fetch or prepare the damaged files again; `gptctl data prepare` makes the same bytes from the same text",
+    )
+
+
+def _first(problems: Sequence[str]) -> str:
+    more = f"; and {len(problems) - PROBLEMS_SHOWN} more" if len(problems) > PROBLEMS_SHOWN else ""
+    return "; ".join(problems[:PROBLEMS_SHOWN]) + more
+
+
+def _show(found: dict[str, Any]) -> None:
+    show_table(
+        ("file", "format", "type", "tokens", "size", "ids"),
+        [
+            (
+                file["name"],
+                file["format"] or NOTHING,
+                file["dtype"] or NOTHING,
+                f"{file['tokens']:,}" if file["tokens"] is not None else NOTHING,
+                size(file["size_bytes"]),
+                f"{file.get('min_id')} to {file.get('max_id')}" if file.get("max_id") is not None else NOTHING,
+            )
+            for file in found["files"]
+        ],
+        right=("tokens", "size"),
+    )
+    known = f"{found['tokenizer']}, {found['vocab_size']:,} ids" if found["tokenizer"] else "unknown (try --tokenizer)"
+    print(f"\ntokens     {found['tokens']:,} ({count(found['tokens'])}), {found['distinct_ids']:,} different ids")
+    print(f"tokenizer  {known}")
+    if found["documents"] is not None:
+        print(f"documents  {found['documents']:,}")
+    _show_head(found["head"])
+    _show_histogram(found["histogram"])
+    _show_most_frequent(found["most_frequent"])
+    for problem in found["problems"][:PROBLEMS_SHOWN]:
+        talk(f"problem: {problem}", style="bold red")
+    if len(found["problems"]) > PROBLEMS_SHOWN:
+        talk(f"and {len(found['problems']) - PROBLEMS_SHOWN} more: --json lists all")
+
+
+def _show_head(head: dict[str, Any]) -> None:
+    if head["text"] is not None:
+        print("\nbegins with\n" + "\n".join(f"  {line}" for line in clean(head["text"]).splitlines()))
+    elif head["ids"]:
+        print(f"\nbegins with  {' '.join(str(each) for each in head['ids'][:32])}")
+
+
+def _show_histogram(bins: Sequence[dict[str, Any]]) -> None:
+    """Bars over equal ranges of ids; the longest fills the row, and whatever is not empty shows at least a dot."""
+    most = max((each["count"] for each in bins), default=0)
+    if not most:
+        return
+    print("\nids")
+    for each in bins:
+        cells = round(BAR_CELLS * each["count"] / most)
+        bar = "#" * cells or ("." if each["count"] else "")
+        amount = f"{percent(each['share']):>6} {count(each['count']):>6}"
+        print(f"  {each['from']:>7}-{each['to']:<7} {bar:<{BAR_CELLS}} {amount}")
+
+
+def _show_most_frequent(tokens: Sequence[dict[str, Any]]) -> None:
+    if tokens:
+        words = (
+            f"{json.dumps(each['text']) if each['text'] else each['id']} {percent(each['share'])}" for each in tokens
+        )
+        print("\nmost frequent  " + "  ".join(clean(word) for word in words))

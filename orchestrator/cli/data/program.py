@@ -1,0 +1,77 @@
+"""The trainer's data programs, run on this computer in a Python that has what they need, with their progress shown.
+
+Nothing of numpy or tiktoken is imported here. What the program says on stderr is the message of the failure.
+
+Example::
+
+    found = run_program("inspect_tokens", ["/data/train.bin"], needs=("numpy", "safetensors", "tiktoken"))
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cli.open_ledger import open_home
+from orchestrator.cli.screen.formats import clean, count
+from orchestrator.cli.screen.screen import gauge, talk
+from orchestrator.core.errors import CommandFailed, UserError
+from orchestrator.remote.agent_client.client import Agent
+from orchestrator.remote.shell.local_shell import LocalShell
+from trainer import contract
+
+SILENCE_S = 900.0
+"""A word a second is usual; opening a tokenizer may mean a download first."""
+NUMPY = ("numpy", "safetensors", "tiktoken")
+PROGRAM = """\
+import importlib, sys
+sys.path.append(sys.argv.pop(1))
+sys.exit(importlib.import_module("trainer." + sys.argv.pop(1)).main(sys.argv[1:]))
+"""
+"""The trainer's folder comes last on the path: where it is a site-packages, the interpreter's own packages must win."""
+
+
+def run_program(name: str, arguments: Sequence[str], needs: Sequence[str] = NUMPY) -> dict[str, Any]:
+    """The last JSON line of `python -m trainer.NAME ARGUMENTS`. UserError with what it says on stderr."""
+    shell = LocalShell()
+    argv = [interpreter(shell, needs), "-c", PROGRAM, str(Path(contract.__file__).parent.parent), name, *arguments]
+    last: dict[str, Any] = {}
+    try:
+        with shell.lines(argv, silence_s=SILENCE_S) as lines, gauge() as show:
+            for each in _said(lines):
+                if each["event"] == "progress":
+                    show({"what": name.split("_", maxsplit=1)[0], **each})
+                elif each["event"] == "resumed":
+                    talk(f"goes on after {count(each['documents'])} documents, {each['shards']} shards are finished")
+                last = dict(each)
+    except CommandFailed as error:
+        own = f"{name.split('_', maxsplit=1)[0]}: "
+        _, found, reason = error.message.rpartition(own)  # what it says itself; anything else is no user's mistake
+        if not found:
+            raise
+        raise UserError(f"data {own}{clean(reason)}") from error
+    return last
+
+
+def interpreter(shell: LocalShell, needs: Sequence[str]) -> str:
+    """This Python if it has the packages, else an environment that a run on host `local` built."""
+    if all(importlib.util.find_spec(package) for package in needs):
+        return sys.executable
+    facts = Agent(shell, str(open_home() / "machine"), sys.executable).facts(sys.executable)
+    able = [str(each["path"]) for each in facts["interpreters"] if each.get("trainer")]
+    if not able:
+        raise UserError(
+            f"this needs {', '.join(needs)}, and no Python here has them",
+            f"{sys.executable} -m pip install 'gptctl[trainer]'",
+        )
+    return able[0]
+
+
+def _said(lines: Iterable[bytes]) -> Iterable[Mapping[str, Any]]:
+    for line in lines:
+        if line.startswith(b"{"):
+            yield json.loads(line)

@@ -1,0 +1,1 @@
+"""Commands about machines and money: hosts, offers, orphans, cost, ssh, notify."""

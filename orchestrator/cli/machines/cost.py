@@ -1,0 +1,64 @@
+"""`gptctl cost`: what one run or all runs have cost, from the ledger alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from orchestrator.cli.open_ledger import open_ledger
+from orchestrator.cli.screen.formats import NOTHING, decimal, money
+from orchestrator.core.config.inventory import HostSpec
+from orchestrator.core.machines import machine_type
+from orchestrator.core.money.cost import run_cost
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.records import RunRecord, StageInterval
+
+COLUMNS = ("RUN", "COST", "$ PER 1e9 TOKENS", "GPU HOURS", "KWH", "KG CO2E", "BY STAGE")
+NUMBERS = ("COST", "$ PER 1e9 TOKENS", "GPU HOURS", "KWH", "KG CO2E")
+CENT = 0.005
+"""Stages below half a cent are left out of the table, not of the JSON."""
+
+
+def cost(wanted: str | None, *, as_json: bool) -> int:
+    """One row per run, newest first, and a total."""
+    with open_ledger() as ledger:
+        runs = ledger.runs() if wanted is None else [ledger.find_run(wanted)]
+        intervals = ledger.all_intervals() if wanted is None else {run.id: ledger.intervals(run.id) for run in runs}
+    costs = [_cost(run, intervals.get(run.id, [])) for run in runs]
+    if as_json:
+        print(json.dumps({"runs": costs}, indent=1))
+        return 0
+    from orchestrator.cli.screen import screen
+
+    rows = [_cells(each) for each in costs]
+    if len(costs) > 1:
+        rows.append(["total", money(sum(each["cost_usd"] for each in costs)), "", "", "", "", ""])
+    screen.show_table(COLUMNS, rows, right=NUMBERS)
+    screen.talk("USD before tax. Energy is an upper bound: full board power for the whole time.")
+    return 0
+
+
+def cost_of(ledger: Ledger, run: RunRecord) -> dict[str, Any]:
+    """The `cost` object of one run, as `gptctl cost --json` has it."""
+    return _cost(run, ledger.intervals(run.id))
+
+
+def _cost(run: RunRecord, intervals: Sequence[StageInterval]) -> dict[str, Any]:
+    host = HostSpec.from_resolved(run.host_data) if run.host_data else None
+    steps = run.plan.get("steps") or 0
+    tokens = run.step * run.plan["tokens"] // steps if steps else 0
+    return run_cost(intervals, machine=machine_type(run.machine), tokens=tokens, host=host).to_json(run.id)
+
+
+def _cells(each: dict[str, Any]) -> list[str]:
+    stages = [f"{stage} {money(usd)}" for stage, usd in each["by_stage"].items() if usd >= CENT]
+    return [
+        each["id"],
+        money(each["cost_usd"]),
+        money(each["usd_per_billion_tokens"]),
+        decimal(each["gpu_hours"], 2),
+        decimal(each["energy_kwh"], 3),
+        decimal(each["co2e_kg"], 3),
+        ", ".join(stages) or NOTHING,
+    ]

@@ -1,0 +1,85 @@
+"""`gptctl hosts`: the inventory as a table, with what answers now, prices and capacity."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cli.machine_types import machines_of
+from orchestrator.cli.screen.formats import NOTHING, money
+from orchestrator.core.config.gptctl_home import home_folder
+from orchestrator.core.config.inventory import HostSpec, Inventory, load_inventory
+from orchestrator.core.machines import MachineType, machine_type
+
+COLUMNS = ("HOST", "PROVIDER", "MACHINE", "ADDRESS", "STATE", "$/H", "CAPACITY", "KEY")
+
+
+def hosts(file: Path | None, *, offline: bool, as_json: bool) -> int:
+    """Prints every host, `local` included, one row per machine type. `offline`: asks neither machines nor clouds."""
+    from orchestrator.cli.screen import screen
+
+    inventory = load_inventory(file, home_folder())
+    rows = [_row(host, machine) for host in inventory.hosts.values() for machine in machines_of(host)]
+    if not offline:
+        _add_live(inventory, rows)
+    if as_json:
+        print(json.dumps({"inventory": str(inventory.path) if inventory.path else None, "hosts": rows}, indent=1))
+        return 0
+    screen.show_table(COLUMNS, [_cells(row) for row in rows], right=("$/H",))
+    screen.talk(f"from {inventory.path}" if inventory.path else "no inventory.toml here; gptctl init writes one")
+    return 0
+
+
+def stop_rehearsal() -> int:
+    """Ends the rehearsal cloud and every simulated machine of it. Fine when there is none."""
+    from orchestrator.cli.screen import screen
+    from orchestrator.providers import rehearsal
+
+    rehearsal.stop()
+    screen.talk("the rehearsal cloud is off, and its machines with it")
+    return 0
+
+
+def _row(host: HostSpec, machine: MachineType) -> dict[str, Any]:
+    address = host.reach()
+    port = f":{address.port}" if address.port else ""
+    user = f"{address.user}@" if address.user else ""
+    return {
+        "host": host.name,
+        "provider": host.provider,
+        "machine": machine.name,
+        "address": f"{user}{address.host}{port}" if address.host and not host.paid else None,
+        "ssh_key": host.ssh_key,
+        "price_per_hour_usd": host.price_per_hour_usd,
+        "price_source": None if host.price_per_hour_usd is None else "inventory",
+        "state": None,
+        "capacity": None,
+        "folder": host.folder,
+        "python": host.python,
+        "guard": host.guard,
+    }
+
+
+def _add_live(inventory: Inventory, rows: list[dict[str, Any]]) -> None:
+    """Asks every machine and cloud at once, and puts what they said into the rows."""
+    from orchestrator.fleet.offers import ask_for, offer_for
+    from orchestrator.fleet.reachability import look_at
+
+    states = look_at(inventory.hosts.values(), home_folder())
+    market = ask_for(inventory.hosts.values())
+    for row in rows:
+        host = inventory.hosts[row["host"]]
+        row["state"] = states[host.name]
+        if host.paid:
+            offer = offer_for(host, machine_type(row["machine"]), market.offers)
+            row["price_per_hour_usd"] = offer.price_per_hour_usd if offer else None
+            row["price_source"] = offer.source if offer else None
+            row["capacity"] = None if offer is None or offer.quoted_at is None else offer.available
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    left = [row[key] or NOTHING for key in ("host", "provider", "machine", "address", "state")]
+    capacity = {True: "yes", False: "none", None: NOTHING}[row["capacity"]]
+    return [*left, money(row["price_per_hour_usd"]), capacity, row["ssh_key"] or NOTHING]

@@ -1,0 +1,114 @@
+"""`gptctl offers`: what can be rented now, and for how much."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cli.open_ledger import open_home
+from orchestrator.cli.screen import screen
+from orchestrator.cli.screen.formats import NOTHING, moment, money
+from orchestrator.core.config.inventory import Inventory, load_inventory
+from orchestrator.core.errors import UserError
+from orchestrator.core.machines import machine_type
+from orchestrator.core.ports import Offer
+from orchestrator.fleet.accounts import accounts_of
+from orchestrator.fleet.offers import Market, ask, bundled
+
+COLUMNS = ("PROVIDER", "MACHINE", "GPU", "COUNT", "REGION", "CAPACITY", "$/H", "$/GPU H", "SOURCE")
+NUMBERS = ("COUNT", "$/H", "$/GPU H")
+SKU_COUNT = re.compile(r"(?:^|_)(\d{1,2})x")
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What to look for; None: anything."""
+
+    gpu: str | None
+    count: int | None
+    max_price: float | None
+
+
+def offers(wish: Wish, file: Path | None, *, offline: bool, as_json: bool) -> int:
+    """Prints the offers, cheapest first; those without capacity last."""
+    if wish.max_price is not None and not wish.max_price > 0:
+        raise UserError(f"--max-price {wish.max_price:g}: must be above 0")
+    market = market_of(load_inventory(file, open_home()), offline=offline)
+    rows = [row for row in map(_row, market.offers) if _fits(row, wish)]
+    rows.sort(key=lambda row: (row["available"] is False, row["price_per_hour_usd"], row["machine"], row["region"]))
+    if as_json:
+        print(json.dumps({"offers": rows, "problems": dict(market.problems)}, indent=1))
+        return 0
+    screen.show_table(COLUMNS, [_cells(row) for row in rows], right=NUMBERS)
+    show_problems(market)
+    if not rows:
+        screen.talk("nothing fits; leave --gpu, --count or --max-price away to see all")
+    return 0
+
+
+def market_of(inventory: Inventory, *, offline: bool) -> Market:
+    """The offers of the inventory's accounts; the bundled prices of everybody when there is no account or no asking."""
+    accounts = [] if offline else accounts_of(inventory)
+    return ask(accounts) if accounts else Market(tuple(bundled()))
+
+
+def show_problems(market: Market) -> None:
+    """Who could not be asked, as conversation."""
+    for name, text in market.problems.items():
+        screen.talk(f"{name}: {text}; its bundled prices stand in", style="yellow")
+
+
+def _row(offer: Offer) -> dict[str, Any]:
+    gpu, count = _cards(offer)
+    live = offer.quoted_at is not None
+    return {
+        "provider": offer.provider,
+        "machine": offer.machine,
+        "gpu": gpu,
+        "count": count,
+        "region": offer.region,
+        "zone": offer.zone or None,
+        "market": "spot" if offer.spot else "on demand",
+        "available": offer.available if live else None,
+        "price_per_hour_usd": offer.price_per_hour_usd,
+        "price_per_gpu_hour_usd": offer.price_per_hour_usd / count if count else None,
+        "source": offer.source,
+        "quoted_at": offer.quoted_at,
+        "sku": offer.sku,
+    }
+
+
+def _cards(offer: Offer) -> tuple[str | None, int | None]:
+    """Kind and number of cards, as far as the machine's name or the seller's own word for it tells."""
+    try:
+        machine = machine_type(offer.machine)
+    except UserError:
+        found = SKU_COUNT.search(offer.sku or offer.machine)
+        return None, int(found[1]) if found else None
+    return (machine.gpu.name if machine.gpu else None), machine.gpus
+
+
+def _fits(row: dict[str, Any], wish: Wish) -> bool:
+    words = f"{row['machine']} {row['gpu'] or ''} {row['sku']}".lower()
+    return (
+        (wish.gpu is None or wish.gpu.lower() in words)
+        and (wish.count is None or row["count"] == wish.count)
+        and (wish.max_price is None or row["price_per_hour_usd"] <= wish.max_price)
+    )
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    return [
+        row["provider"],
+        row["machine"],
+        row["gpu"] or NOTHING,
+        str(row["count"] or NOTHING),
+        (row["zone"] or row["region"] or NOTHING) + " spot" * (row["market"] == "spot"),
+        {True: "yes", False: "none", None: "not asked"}[row["available"]],
+        money(row["price_per_hour_usd"]),
+        money(row["price_per_gpu_hour_usd"]),
+        row["source"] + (f", {moment(row['quoted_at'])}" if row["quoted_at"] else ""),
+    ]

@@ -1,0 +1,200 @@
+"""`gptctl orphans`: every machine with our tag in every account, and the end of those that were left behind."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cli.open_ledger import open_home
+from orchestrator.cli.screen import screen
+from orchestrator.cli.screen.formats import NOTHING, duration, moment, money
+from orchestrator.core.config.inventory import load_inventory
+from orchestrator.core.errors import LedgerDamaged, UserError
+from orchestrator.core.fleet.orphans import Orphan, named
+from orchestrator.core.fleet.watcher_mark import last_mark
+from orchestrator.core.states import State, worst
+from orchestrator.fleet.accounts import Account, accounts_of
+from orchestrator.fleet.watcher import Reaped, Sight, due, leave_mark, look, reap
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.notify.send import notify, notify_without_run
+
+COLUMNS = ("INSTANCE", "RENTAL", "MACHINE", "STATUS", "AGE", "$/H", "AT MOST", "ENDS", "KNOWN", "NOTE")
+NUMBERS = ("AGE", "$/H", "AT MOST")
+BETWEEN_LISTS_S = 1.0
+STILL_BILLING = 7
+NO_ANSWER = 3
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What was typed after `gptctl orphans`."""
+
+    machine: str | None
+    reap: bool
+    adopt: bool
+    install_timer: bool
+    inventory: Path | None
+
+
+def orphans(wish: Wish, *, yes: bool, as_json: bool) -> int:
+    """Lists, and does what was asked. Exit 7 while a machine past its deadline is up, 3 when an account is silent."""
+    if sum((wish.reap, wish.adopt, wish.install_timer)) > 1 or (wish.machine and not (wish.reap or wish.adopt)):
+        raise UserError("orphans takes one of --reap [ID], --adopt [ID] and --install-timer", "gptctl orphans --help")
+    if wish.install_timer:
+        from orchestrator.cli.machines.watcher import install
+
+        return install(wish.inventory, yes=yes, as_json=as_json)
+    home = open_home()
+    accounts = accounts_of(load_inventory(wish.inventory, home))
+    known = _known(home)
+    seen = look(accounts, known)
+    reaped: list[Reaped] = []
+    if wish.reap:
+        seen, reaped = _reap(home, accounts, known, seen, wish.machine, yes=yes)
+    if wish.adopt:
+        seen = _adopt(home, seen, wish.machine)
+    return _show(seen, reaped, as_json=as_json)
+
+
+def _known(home: Path) -> dict[str, float]:
+    """When each rental of this ledger was made. A damaged ledger must not keep a forgotten machine alive."""
+    try:
+        with Ledger.open(home, time.time) as ledger:
+            return {rental.id: rental.created_at for rental in ledger.rentals()}
+    except LedgerDamaged as error:
+        screen.talk(f"{error.message}; going on without it", style="yellow")
+        return {}
+
+
+def _reap(
+    home: Path, accounts: Sequence[Account], known: Mapping[str, float], seen: Sight, wanted: str | None, *, yes: bool
+) -> tuple[Sight, list[Reaped]]:
+    if wanted is not None:
+        rows = named(seen.rows, wanted)
+        agreed = yes or screen.ask(_question(home, rows), f"gptctl orphans --reap {wanted}")
+        return seen, reap(seen, rows, by_id=True) if agreed else []
+    time.sleep(BETWEEN_LISTS_S)
+    first, seen = seen, look(accounts, known)
+    rows = due(first, seen)
+    reaped: list[Reaped] = []
+    if rows and (yes or _agreed_on_terminal(rows)):
+        reaped = reap(seen, rows)
+    _tell(home, reaped)
+    leave_mark(home, seen, reaped)
+    return seen, reaped
+
+
+def _adopt(home: Path, seen: Sight, wanted: str | None) -> Sight:
+    from orchestrator.fleet.adopt import adopt
+
+    with Ledger.open(home, time.time) as ledger:
+        for each in adopt(ledger, seen, named(seen.rows, wanted)):
+            following = f". Next: gptctl release {each.run}" if each.run else ""
+            screen.talk(f"{each.rental}: {each.what}{following}")
+        known = {rental.id for rental in ledger.rentals()}
+    return replace(seen, rows=[replace(row, known=row.rental in known) for row in seen.rows])
+
+
+def _agreed_on_terminal(rows: Sequence[Orphan]) -> bool:
+    """Without a terminal nobody need agree: that these machines end then was said when they were bought."""
+    if not screen.on_terminal():
+        return True
+    names = ", ".join(f"{row.instance_id} ({row.machine}, {money(row.price_per_hour_usd)}/h)" for row in rows)
+    return screen.ask(f"End {names}, past their deadline? What is on them is lost.", "gptctl orphans --reap")
+
+
+def _question(home: Path, rows: Sequence[Orphan]) -> str:
+    """Names price, age and, where this ledger knows one, the unfinished run."""
+    parts = [
+        f"{row.instance_id} ({row.machine}, {money(row.price_per_hour_usd)}/h, up {duration(row.age_s)}{run})"
+        for row, run in ((row, _run(home, row)) for row in rows)
+    ]
+    return f"End {', '.join(parts)}? What is on it is lost."
+
+
+def _run(home: Path, row: Orphan) -> str:
+    if not row.known:
+        return ""
+    with Ledger.open(home, time.time) as ledger:
+        open_runs = [run.id for run in ledger.runs(rental_id=row.rental) if run.state is not State.ENDED]
+    return f", run {', '.join(open_runs)} is on it" if open_runs else ""
+
+
+def _tell(home: Path, reaped: Sequence[Reaped]) -> None:
+    """Notifies of what was ended and of what would not end, the latter once and not at every pass."""
+    mark = last_mark(home)
+    for each in reaped:
+        name = f"{each.row.instance_id} ({each.row.machine}, {money(each.row.price_per_hour_usd)}/h)"
+        event, text = "reaped", f"{name} was past its deadline and has been ended"
+        if not each.gone:
+            event, text = "still-billing", f"{name} is past its deadline and would not end: {each.problem}"
+        if each.gone or mark is None or each.row.instance_id not in mark.stuck:
+            _tell_of(home, each.row, event, text)
+
+
+def _tell_of(home: Path, row: Orphan, event: str, text: str) -> None:
+    """By its runs, where this ledger knows them."""
+    if row.known:
+        with Ledger.open(home, time.time) as ledger:
+            runs = ledger.runs(rental_id=row.rental)
+            for run in runs:
+                notify(ledger, run.id, event, text, listener=lambda warning: screen.talk(warning.text))
+        if runs:
+            return
+    for problem in notify_without_run(home, event, row.rental, text):
+        screen.talk(f"notifying of {event}: {problem}", style="yellow")
+
+
+def _show(seen: Sight, reaped: Sequence[Reaped], *, as_json: bool) -> int:
+    gone = {(each.row.provider, each.row.instance_id) for each in reaped if each.gone}
+    rows = [row for row in seen.rows if (row.provider, row.instance_id) not in gone]
+    if as_json:
+        print(json.dumps(_json(seen, rows, reaped), indent=1))
+    else:
+        _talk_of(seen, rows, reaped)
+    stuck = any(not each.gone for each in reaped) or any(row.past for row in rows)
+    return worst(STILL_BILLING if stuck else 0, NO_ANSWER if seen.problems else 0)
+
+
+def _json(seen: Sight, rows: Sequence[Orphan], reaped: Sequence[Reaped]) -> dict[str, Any]:
+    ended = [{**each.row.to_json(), "gone": each.gone, "problem": each.problem} for each in reaped]
+    return {"machines": [row.to_json() for row in rows], "reaped": ended, "problems": dict(seen.problems)}
+
+
+def _talk_of(seen: Sight, rows: Sequence[Orphan], reaped: Sequence[Reaped]) -> None:
+    if rows:
+        screen.show_table(COLUMNS, [_cells(row) for row in rows], right=NUMBERS)
+    for each in reaped:
+        if each.gone:
+            print(f"destroyed {each.row.instance_id} ({each.row.rental})", flush=True)
+        else:
+            screen.talk(
+                f"{each.row.instance_id} is still there, at {money(each.row.price_per_hour_usd)}/h: {each.problem}. "
+                f"Next: gptctl orphans --reap {each.row.instance_id}",
+                style="bold red",
+            )
+    for name, text in seen.problems.items():
+        screen.talk(f"{name} could not be asked: {text}", style="yellow")
+    if not seen.accounts:
+        screen.talk("no cloud account here: no paid host in the inventory, and no API key is set")
+    elif not rows and not reaped and not seen.problems:
+        screen.talk(f"no machine of ours in {', '.join(seen.accounts)}")
+
+
+def _cells(row: Orphan) -> list[str]:
+    return [
+        row.instance_id,
+        row.rental,
+        row.machine,
+        row.status,
+        duration(row.age_s),
+        money(row.price_per_hour_usd),
+        money(row.cost_usd),
+        moment(row.ends_at) if row.ends_at is not None else "never",
+        "yes" if row.known else "no",
+        f"past its deadline: gptctl orphans --reap {row.instance_id}" if row.past else NOTHING,
+    ]

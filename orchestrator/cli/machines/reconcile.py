@@ -1,0 +1,94 @@
+"""`gptctl cost --reconcile FILE.csv`: our books against an invoice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.cli.open_ledger import open_ledger
+from orchestrator.cli.runs.status_rows import spent
+from orchestrator.cli.screen import screen
+from orchestrator.cli.screen.formats import NOTHING, money
+from orchestrator.core.config.inventory import UNPAID
+from orchestrator.core.errors import UserError
+from orchestrator.core.money.invoice import Charge, Entry, Line, compare, read_charges
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.records import Rental
+
+COLUMNS = ("RENTAL", "INSTANCE", "OURS", "INVOICE", "DIFFERENCE", "NOTE")
+NUMBERS = ("OURS", "INVOICE", "DIFFERENCE")
+MOST_BYTES = 16 << 20
+
+
+def reconcile(file: Path, *, as_json: bool) -> int:
+    """One row per rental that either side has; a total, and what of the invoice belongs to other machines."""
+    charges = _charges(file)
+    with open_ledger() as ledger:
+        lines = compare(charges, _entries(ledger))
+    ours = sum(line.ours_usd or 0.0 for line in lines)
+    matched = sum(line.invoice_usd or 0.0 for line in lines)
+    total = sum(charge.amount_usd for charge in charges)
+    if as_json:
+        sums = {"ours_usd": ours, "invoice_usd": matched, "other_usd": total - matched}
+        differing = sum(not line.agrees for line in lines)
+        print(json.dumps({"lines": [line.to_json() for line in lines], **sums, "differing": differing}, indent=1))
+        return 0
+    total_row = ["total", "", money(ours), money(matched), money(matched - ours), ""]
+    screen.show_table(COLUMNS, [*map(_cells, lines), total_row], right=NUMBERS)
+    if abs(total - matched) > 0.005:
+        screen.talk(f"{money(total - matched)} of the invoice is for machines that gptctl did not rent")
+    return 0
+
+
+def _charges(file: Path) -> Sequence[Charge]:
+    try:
+        if file.stat().st_size > MOST_BYTES:
+            raise UserError(f"{file} is larger than {MOST_BYTES >> 20} MiB, so it is no invoice", "check the path")
+        return read_charges(file.read_text(encoding="utf-8"), str(file))
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}", "check the path") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is no UTF-8 text", "export it as CSV (UTF-8)") from error
+
+
+def _entries(ledger: Ledger) -> list[Entry]:
+    intervals = ledger.all_intervals()
+    of_rental: dict[str, list[str]] = {}
+    for run in ledger.runs():
+        of_rental.setdefault(run.rental_id or "", []).append(run.id)
+    return [
+        _entry(
+            rental,
+            of_rental.get(rental.id, []),
+            sum(spent(intervals.get(run_id, ())) for run_id in of_rental.get(rental.id, [])),
+        )
+        for rental in ledger.rentals()
+        if rental.provider not in UNPAID
+    ]
+
+
+def _entry(rental: Rental, runs: Sequence[str], staged_usd: float) -> Entry:
+    """The bill once there is one; while a rental is open, or was never billed, the time in its stages."""
+    bill = rental.data.get("bill") or {}
+    given_back = [str(each.get("instance_id")) for each in rental.data.get("given_back", [])]
+    ids = tuple(each for each in (rental.instance_id, *given_back) if each)
+    cost_usd, less_usd = bill.get("cost_usd", staged_usd), bill.get("less_usd", staged_usd if not bill else 0.0)
+    return Entry(rental.id, ids, cost_usd, less_usd, rental.created_at, rental.released_at, tuple(runs))
+
+
+def _cells(line: Line) -> list[str]:
+    if line.rental is None:
+        note = "our name, and not in this ledger"
+    elif line.invoice_usd is None:
+        note = "not on the invoice"
+    else:
+        note = "agrees" if line.agrees else "differs"
+    return [
+        line.rental or NOTHING,
+        line.instance_id or NOTHING,
+        money(line.ours_usd) + (f" (-{money(line.less_usd)} at most)" if line.less_usd >= 0.005 else ""),
+        money(line.invoice_usd),
+        money(line.difference_usd),
+        note,
+    ]

@@ -1,0 +1,1 @@
+"""Commands about a trained model: evaluate, sample, export, push."""

@@ -1,0 +1,261 @@
+"""`gptctl eval`: what a checkpoint scores on slices of tokens and on multiple choice, here or on the run's machine.
+
+The measuring is done by the trainer's own program in an interpreter that has torch; nothing of it is imported here.
+Every result goes into the ledger, where compare, the report and the model card find it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cli.connections import agent_of
+from orchestrator.cli.models.local_checkpoint import checkpoint_here, checkpoint_named
+from orchestrator.cli.models.trainer_program import failed, here, results, there
+from orchestrator.cli.open_ledger import open_ledger
+from orchestrator.cli.screen.formats import NOTHING, decimal
+from orchestrator.core.errors import UserError
+from orchestrator.core.events import Event
+from orchestrator.core.machines import machine_type
+from orchestrator.core.states import State
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.records import Evaluation, RunRecord
+from orchestrator.remote.agent_client.client import Agent
+from orchestrator.remote.shell.local_shell import LocalShell
+from orchestrator.report.evaluations import CHOICES, SLICE, from_line
+from trainer import contract
+
+OF_SLICES = ("LOSS", "PERPLEXITY", "BITS/BYTE", "TOKENS")
+OF_CHOICES = ("ACC", "ACC NORM", "ACC/TOKEN", "CHANCE", "QUESTIONS")
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What to measure. Without slices and choices: the recipe's slices, else what it validated on."""
+
+    checkpoint: str
+    slices: Sequence[str]
+    data: Sequence[Path]
+    choices: Sequence[Path]
+    precision: str | None
+    batch_size: int
+
+
+def evaluate(run_id: str | None, wish: Wish, *, on_host: bool, as_json: bool) -> int:
+    """Prints a table, or `{"run", "step", "evaluations": [...]}`."""
+    name = checkpoint_named(wish.checkpoint)
+    for file in (*wish.choices, *(() if on_host else wish.data)):
+        if not file.is_file():
+            raise UserError(f"there is no file {file}")
+    with open_ledger() as ledger:
+        run = ledger.find_run(run_id)
+        from orchestrator.cli.screen import screen
+
+        where = f"on {run.host}" if on_host else "here"
+        screen.talk(f"measuring {name} of {run.id} {where}: {', '.join(_subjects(run, wish))}")
+        work = _there if on_host else _here
+        lines = work(ledger, run, wish, name)
+        found = _kept(ledger, run, wish, lines)
+    if as_json:
+        rows = [{"step": each.step, "kind": each.kind, "name": each.name, **each.result} for each in found]
+        print(json.dumps({"run": run.id, "step": found[0].step if found else None, "evaluations": rows}, indent=1))
+        return 0
+    _show(run, found)
+    return 0
+
+
+def _subjects(run: RunRecord, wish: Wish) -> list[str]:
+    """What is about to be measured, in words: it may take minutes."""
+    files = [f"choices {file.name}" for file in wish.choices]
+    if files and not wish.slices:
+        return files
+    known = run.options.get("data") or {}
+    own = "its validation data" if known.get("validation_files") else "its training data"
+    data = wish.data[0].name if wish.data else own
+    slices = [f"slice {start}+{tokens} of {data}" for start, tokens in _slices(run, wish)]
+    return files + (slices or [f"all of {data}" if wish.data else f"the held-out end of {data}"])
+
+
+def _show(run: RunRecord, found: Sequence[Evaluation]) -> None:
+    """A table with the columns that have something in them, then what they mean."""
+    from orchestrator.cli.screen import screen
+
+    kinds = {each.kind for each in found}
+    numbers = (*(OF_SLICES if SLICE in kinds else ()), *(OF_CHOICES if CHOICES in kinds else ()))
+    rows = [[f"{each.step:,}", f"{each.kind} {each.name}", *_cells(each, numbers)] for each in found]
+    screen.show_table(("STEP", "WHAT", *numbers), rows, right=("STEP", *numbers))
+    for each in found:
+        asked, measured = (each.result.get("slice") or (0, 0))[1], each.result.get("tokens") or 0
+        if asked - measured >= run.recipe_data["model"]["context_length"]:
+            screen.talk(f"{each.kind} {each.name}: the data hold only {measured:,} of these tokens")
+    if SLICE in kinds:
+        screen.talk("LOSS is in nats per token, lower is better; PERPLEXITY is e to the loss")
+    if CHOICES in kinds:
+        screen.talk("ACC picks the likeliest ending; ACC NORM the likeliest per byte, ACC/TOKEN per token")
+    screen.talk(f"kept: gptctl report {run.id}, compare and export show it")
+
+
+def _here(ledger: Ledger, run: RunRecord, wish: Wish, name: str) -> list[dict[str, Any]]:
+    folder = checkpoint_here(ledger.home, run.id, name)
+    data = [] if wish.choices and not wish.slices else _data_here(run, wish)
+    arguments = [str(folder), *_arguments(run, wish, [str(file) for file in data], [*wish.choices], "fp32")]
+    shell = LocalShell()
+    return results(shell, here(ledger.home, shell, "evaluate"), arguments, _meter())
+
+
+def _data_here(run: RunRecord, wish: Wish) -> list[Path]:
+    """The files named, else those the run validated or trained on, where they lie on this machine."""
+    if wish.data:
+        return [file.resolve() for file in wish.data]
+    known = run.options.get("data") or {}
+    files = [Path(file) for file in known.get("validation_files") or known.get("train_files") or ()]
+    if not files or not all(file.is_file() for file in files):
+        raise UserError(
+            f"{run.id}: the tokens it was measured on are on {run.host}, not here",
+            f"gptctl eval {run.id} --on-host, or --data FILE with the same tokens",
+        )
+    return files
+
+
+def _there(ledger: Ledger, run: RunRecord, wish: Wish, name: str) -> list[dict[str, Any]]:
+    """As a job of the machine's agent: it takes minutes, and asking for the same again joins it."""
+    if run.state is State.TRAINING:
+        raise UserError(
+            f"{run.id} is training: a second model beside it could take its memory",
+            f"gptctl fetch {run.id}, then gptctl eval {run.id} here",
+        )
+    program = there(run, "evaluate")
+    with agent_of(ledger, run) as agent:
+        folder = f"{agent.root}/runs/{run.id}/{contract.CHECKPOINTS}/{_step_there(agent, run, name)}"
+        choices = [_sent(agent, file) for file in wish.choices]
+        usual = str(run.recipe_data["train"]["precision"]) if machine_type(run.machine).cuda else "fp32"
+        # A path that is named is a path over there.
+        words = [folder, *_arguments(run, wish, [str(file) for file in wish.data], choices, usual)]
+        argv = [program.python, "-m", "trainer.evaluate", *words]
+        digest = hashlib.sha256(json.dumps(argv).encode()).hexdigest()[:16]
+        agent.start("evaluate", run.id, digest, {"argv": argv, "pythonpath": program.source, "cwd": agent.root})
+        lines: list[dict[str, Any]] = []
+        show = _meter()
+
+        def hear(line: dict[str, Any]) -> None:
+            lines.append(line)
+            show(line)
+
+        ended = agent.wait(run.id, "evaluate", hear, digest)
+    if ended["outcome"] != contract.OUTCOME_FINISHED:
+        raise failed("evaluate", "\n".join([str(ended.get("reason") or ""), *map(str, ended.get("last_lines") or ())]))
+    return lines
+
+
+def _step_there(agent: Agent, run: RunRecord, name: str) -> str:
+    """The folder that `best` or `latest` means now: the job's input must not change its meaning."""
+    for found in agent.manifest(run.id):
+        if name == found.name or (name == contract.BEST and found.best) or (name == contract.LATEST and found.latest):
+            return found.name
+    raise UserError(f"{run.id}: {name} is not on {run.host}", f"gptctl eval {run.id} --checkpoint best")
+
+
+def _sent(agent: Agent, file: Path) -> Path:
+    """Puts a file of choices over there, by its content; once."""
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    target = f"{agent.root}/eval/{digest}/{file.name}"
+    agent.shell.put(file, target)
+    return Path(target)
+
+
+def _arguments(run: RunRecord, wish: Wish, data: Sequence[str], choices: Sequence[Path], usual: str) -> list[str]:
+    """Of `trainer.evaluate`, after the checkpoint."""
+    words = [f"--batch-size={wish.batch_size}", "--precision", wish.precision or usual]
+    for file in choices:
+        words += ["--choices", str(file.resolve())]
+    if choices and not wish.slices:
+        return words
+    for start, tokens in _slices(run, wish):
+        words += ["--slice", str(start), str(tokens)]
+    known = run.options.get("data") or {}
+    if "--slice" not in words and not wish.data and not known.get("validation_files"):
+        words += ["--held-out", str(known.get("validation_tokens") or 0)]
+    return [*words, *(["--data", *data] if data else [])]
+
+
+def _slices(run: RunRecord, wish: Wish) -> list[tuple[int, int]]:
+    """What was typed, else the recipe's, else what the run validated on; none: the whole of the data."""
+    if wish.slices:
+        return [_slice(text) for text in wish.slices]
+    if wish.data:
+        return []
+    recipe, known = run.recipe_data.get("eval") or {}, run.options.get("data") or {}
+    if recipe.get("slices"):
+        return [(int(start), int(tokens)) for start, tokens in recipe["slices"]]
+    if known.get("validation_files") and known.get("validation_tokens"):
+        return [(int(known.get("validation_start_token") or 0), int(known["validation_tokens"]))]
+    return []
+
+
+def _slice(text: str) -> tuple[int, int]:
+    start, _, tokens = text.replace("_", "").partition("+")
+    if not (start.isascii() and start.isdigit() and tokens.isascii() and tokens.isdigit() and int(tokens)):
+        raise UserError(f"--slice {text}: must be START+TOKENS, such as 50_000_000+19_660_800")
+    return int(start), int(tokens)
+
+
+def _meter() -> Callable[[dict[str, Any]], None]:
+    """Shows the program's progress lines, a few seconds apart; results are shown at the end."""
+    from orchestrator.cli.screen.live_view import progress_line
+
+    def show(line: dict[str, Any]) -> None:
+        if "progress" in line:
+            from orchestrator.cli.screen import screen
+
+            event = Event("progress", 0.0, data={**line, "what": line["progress"]})
+            screen.talk(progress_line(event.data))
+
+    return show
+
+
+def _kept(ledger: Ledger, run: RunRecord, wish: Wish, lines: Sequence[dict[str, Any]]) -> list[Evaluation]:
+    """The results, each in the ledger. Other data than the run's own are named with their first file."""
+    step = next((line["step"] for line in lines if line.get("kind") == "checkpoint"), None)
+    if not isinstance(step, int):
+        raise UserError(f"{run.id}: its checkpoint does not say of which step it is")
+    found = {}
+    for line in lines:
+        each = from_line(run.id, step, line, time.time())
+        if each is None:
+            continue
+        if each.kind == SLICE and wish.data:
+            name = f"{wish.data[0].name}:{each.name}"
+            each = Evaluation(run.id, step, SLICE, name, each.measured_at, each.loss, each.result)
+        found[each.kind, each.name] = each  # a link that broke tells a line twice
+    for each in found.values():
+        ledger.add_evaluation(each)
+    return list(found.values())
+
+
+def _cells(each: Evaluation, columns: Sequence[str]) -> list[str]:
+    result = each.result
+    shown = {
+        "LOSS": decimal(each.loss, 4),
+        "PERPLEXITY": decimal(result.get("perplexity"), 2),
+        "BITS/BYTE": decimal(result.get("bits_per_byte"), 4),
+        "TOKENS": _number(result.get("tokens")),
+        "ACC": _share(result.get("accuracy")),
+        "ACC NORM": _share(result.get("accuracy_norm")),
+        "ACC/TOKEN": _share(result.get("accuracy_per_token")),
+        "CHANCE": _share(result.get("chance")),
+        "QUESTIONS": _number(result.get("questions")),
+    }
+    return [shown[column] for column in columns]
+
+
+def _number(value: int | None) -> str:
+    return NOTHING if value is None else f"{value:,}"
+
+
+def _share(value: float | None) -> str:
+    return NOTHING if value is None else f"{100 * value:.1f}%"

@@ -1,0 +1,227 @@
+"""`gptctl export`: a checkpoint of a run as a folder that others can load, with its model card.
+
+The tensors are the business of the trainer's own program, in an interpreter that has numpy; the card is made here,
+from the ledger and the mirrored files, and both arrive together.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cli.models.push import Target, check, push
+from orchestrator.cli.open_ledger import open_ledger
+from orchestrator.cli.screen import screen
+from orchestrator.cli.screen.formats import clean, duration, size
+from orchestrator.core.config.inventory import HostSpec
+from orchestrator.core.errors import CommandFailed, UserError
+from orchestrator.core.machines import machine_type
+from orchestrator.core.money.cost import run_cost
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.records import RunRecord
+from orchestrator.remote.agent_client.client import Agent
+from orchestrator.remote.shell.local_shell import LocalShell
+from orchestrator.report.card import card
+from orchestrator.report.evaluations import table
+from orchestrator.report.metrics import Training, read_training
+from orchestrator.report.pages.curves import training_charts
+from orchestrator.report.redaction import shown_recipe
+from orchestrator.report.summary import RECIPE, Told, collect
+from orchestrator.runs.own_version import made_by
+from trainer import contract
+
+FORMATS = ("hf", "safetensors")
+CARD = "README.md"
+LICENSE_PATTERN = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")
+LANGUAGE_PATTERN = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*|code|multilingual")
+DEADLINE_S = 1800.0
+NEEDS = "import numpy, safetensors"
+PROGRAM = """\
+import sys
+sys.path.append(sys.argv.pop(1))
+from trainer.export import main
+sys.exit(main(sys.argv[1:]))
+"""
+"""The trainer's folder comes last on the path: where it is a site-packages, the interpreter's own numpy must win."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What to export, as what, and where to."""
+
+    kind: str = "hf"
+    to: Path | None = None
+    checkpoint: str = contract.BEST
+    tokenizer: str | None = None
+    license: str | None = None
+    language: str | None = None
+    push: str | None = None
+    public: bool = False
+    revision: str | None = None
+
+    @property
+    def target(self) -> Target | None:
+        """The repository of --push."""
+        return None if self.push is None else Target(self.push, self.revision, self.public)
+
+
+def export(run_id: str | None, wish: Wish, *, yes: bool, as_json: bool) -> int:
+    """Prints the folder and its files, or `{"run", "step", "to", "format", "files", "pushed", ...}`."""
+    _check(wish)
+    with open_ledger() as ledger:
+        run = ledger.find_run(run_id)
+        done = make_folder(ledger, run, wish)
+    if wish.target is not None:
+        done["pushed"] = _push(wish.target, done, yes=yes)
+    if as_json:
+        print(json.dumps(done, indent=1))
+        return 0
+    for name, entry in done["files"].items():
+        print(f"{size(entry['size_bytes']):>10}  {name}")
+    print(done["to"])
+    if done.get("pushed"):
+        print(done["pushed"]["url"])
+    _say(done, wish)
+    return 0
+
+
+def _push(target: Target, done: Mapping[str, Any], *, yes: bool) -> dict[str, Any] | None:
+    folder = Path(done["to"])
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    message = f"{done['run']}, step {done['step']}, by {made_by()}"
+    pushed = push(target, folder, sizes, yes=yes, message=message)
+    if pushed is None:
+        screen.talk(f"nothing was uploaded; the folder is {folder}")
+    return pushed
+
+
+def _check(wish: Wish) -> None:
+    if wish.target is not None:
+        check(wish.target)
+    elif wish.public or wish.revision:
+        raise UserError("--public and --revision say how to upload, and --push is missing", "add --push OWNER/NAME")
+    if wish.kind not in FORMATS:
+        raise UserError(f"--format {wish.kind}: must be {' or '.join(FORMATS)}", "gptctl export --help")
+    if wish.license is not None and not LICENSE_PATTERN.fullmatch(wish.license):
+        raise UserError(
+            f"--license {wish.license}: must be an id of the Hub", "for example apache-2.0, mit or cc-by-4.0"
+        )
+    if wish.language is not None and not LANGUAGE_PATTERN.fullmatch(wish.language):
+        raise UserError(f"--language {wish.language}: must be a language's code", "for example en, de or code")
+
+
+def _say(done: Mapping[str, Any], wish: Wish) -> None:
+    zeros = done["zero_biases"]
+    if zeros:
+        screen.talk(f"GPT-2's class has biases that this model was trained without: {zeros:,} of them are zeros")
+    if wish.license is None:
+        screen.talk("the card states no licence; one is stated with --license, e.g. --license apache-2.0")
+    screen.talk(f"step {done['step']}, {done['parameters']:,} parameters, in {duration(done['seconds'])}")
+
+
+def make_folder(ledger: Ledger, run: RunRecord, wish: Wish) -> dict[str, Any]:
+    """Exports and returns what the program said, with the run. Raises UserError, CommandFailed."""
+    checkpoint = checkpoint_here(ledger.home / "runs" / run.id, run.id, wish.checkpoint)
+    to = (wish.to or Path("exports") / run.id).expanduser().absolute()
+    shell = LocalShell()
+    python = _interpreter(ledger.home, shell)
+    source = str(Path(contract.__file__).parent.parent)
+    with tempfile.TemporaryDirectory(prefix="gptctl-export-") as folder:
+        write_companions(ledger, run, checkpoint, wish, Path(folder))
+        arguments = [str(checkpoint), "--format", wish.kind, "--to", str(to), "--companions", folder]
+        tokenizer = ["--tokenizer", wish.tokenizer] if wish.tokenizer else []
+        said = _run(shell, [python, "-c", PROGRAM, source, *arguments, *tokenizer])
+    return {"run": run.id, **{key: value for key, value in said.items() if key != "event"}}
+
+
+def checkpoint_here(mirror: Path, run_id: str, wanted: str) -> Path:
+    """The folder of a step, `best` or `latest`. A run that never validated has no best one: its latest is it."""
+    folder = mirror / contract.CHECKPOINTS
+    if wanted in (contract.BEST, contract.LATEST):
+        names = [wanted, contract.LATEST]
+    elif wanted.isascii() and wanted.isdigit():
+        names = [contract.checkpoint_name(int(wanted))]
+    else:
+        raise UserError(f"--step {wanted}: must be a number, best or latest", "gptctl export --help")
+    found = next((folder / name for name in names if (folder / name).is_dir()), None)
+    if found is None:
+        here = ", ".join(sorted(path.name for path in folder.glob("step-*"))) if folder.is_dir() else ""
+        more = f" --step {wanted}" if wanted.isdigit() else ""
+        raise UserError(
+            f"{run_id}: no checkpoint {wanted} is here (here: {here or 'none'})", f"gptctl fetch {run_id}{more}"
+        )
+    return found.resolve()
+
+
+def write_companions(ledger: Ledger, run: RunRecord, checkpoint: Path, wish: Wish, to: Path) -> None:
+    """The card with its chart, and the recipe that trains it again."""
+    mirror = ledger.home / "runs" / run.id
+    intervals = ledger.intervals(run.id)
+    meta = _meta(checkpoint)
+    host = HostSpec.from_resolved(run.host_data) if run.host_data else None
+    trained = run.step * run.plan["tokens"] // run.plan["steps"]
+    spent = run_cost(intervals, machine=machine_type(run.machine), tokens=trained, host=host)
+    training, told = read_training(mirror), Told(ledger.evaluations(run.id))
+    exported = card.Exported(run, meta, run.options.get("dataset") or {}, table(told.evaluations))
+    chart = _chart(training, to, run.id)
+    chosen = card.Wish(wish.kind, wish.license, wish.language, wish.push, chart, made_by())
+    page = card.model_card(exported, collect(run, intervals, spent, mirror, told=told, training=training), chosen)
+    (to / CARD).write_text(page, encoding="utf-8", newline="\n")
+    (to / RECIPE).write_text(shown_recipe(run.recipe_data), encoding="utf-8", newline="\n")
+
+
+def _chart(training: Training, to: Path, title: str) -> str | None:
+    """The file's name; None where there is no curve, or nothing to draw it with."""
+    losses = [each for each in training_charts(training) if each["key"] == "loss"]
+    if not losses:
+        return None
+    if importlib.util.find_spec("matplotlib") is None:
+        screen.talk("the card has no loss chart: that takes pip install 'gptctl[charts]'")
+        return None
+    # Only now: without the extra, everything else of an export still works.
+    from orchestrator.report.pages.image_files import draw
+
+    return draw(losses, to, title, kinds=("png",))[0].name
+
+
+def _meta(checkpoint: Path) -> dict[str, Any]:
+    try:
+        meta = json.loads((checkpoint / contract.META_FILE).read_text(encoding="utf-8"))
+        contract.ModelConfig(**meta["model"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{checkpoint.name}: {contract.META_FILE} does not describe a model of this gptctl ({clean(str(error))})",
+            "fetch the checkpoint again, or export it with the gptctl that trained it",
+        ) from error
+    return dict(meta)
+
+
+def _interpreter(home: Path, shell: LocalShell) -> str:
+    """A Python here that has what an export needs: this one, or one that trained on host `local`. No torch."""
+    if shell.run([sys.executable, "-c", NEEDS], deadline_s=60).code == 0:
+        return sys.executable
+    facts = Agent(shell, str(home / "machine"), sys.executable).facts(sys.executable)
+    able = [str(each["path"]) for each in facts["interpreters"] if each.get("trainer")]
+    if not able:
+        raise UserError(
+            "no Python here has numpy and safetensors", f"{sys.executable} -m pip install 'gptctl[trainer]'"
+        )
+    return able[0]
+
+
+def _run(shell: LocalShell, argv: Sequence[str]) -> dict[str, Any]:
+    result = shell.run(argv, deadline_s=DEADLINE_S)
+    if result.code != 0:
+        said = result.stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"code {result.code}"]
+        words = clean(said[0])
+        if words.startswith("export: "):  # its own words: something that was asked for cannot be
+            raise UserError(words, "gptctl export --help")
+        raise CommandFailed(f"export failed: {words}", "gptctl check looks at the Python that was used")
+    return dict(json.loads(result.stdout.splitlines()[-1]))

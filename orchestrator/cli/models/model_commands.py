@@ -1,0 +1,141 @@
+"""Signatures and help of the verbs about trained models; app.py says how they work, and registers them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli import options
+
+
+def export(
+    run: options.Run = None,
+    *,
+    kind: Annotated[
+        str, typer.Option("--format", metavar="hf|safetensors", help="hf: loads with plain transformers.")
+    ] = "hf",
+    to: Annotated[Path | None, typer.Option("--to", metavar="DIR", help="Default: ./exports/RUN.")] = None,
+    checkpoint: Annotated[str, typer.Option("--step", metavar="N|best|latest", help="Which checkpoint.")] = "best",
+    tokenizer: Annotated[
+        str | None, typer.Option("--tokenizer", metavar="NAME", help="Default: the run's; `none` leaves it out.")
+    ] = None,
+    license_id: Annotated[
+        str | None,
+        typer.Option("--license", metavar="ID", help="Of the weights, by the Hub's name, e.g. apache-2.0."),
+    ] = None,
+    language: Annotated[
+        str | None, typer.Option("--language", metavar="CODE", help="Of the training text, e.g. en.")
+    ] = None,
+    push: Annotated[
+        str | None, typer.Option("--push", metavar="OWNER/NAME", help="Also upload it to the Hugging Face Hub.")
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Let everybody see it. Default: private.")] = False,
+    revision: Annotated[
+        str | None, typer.Option("--revision", metavar="BRANCH", help="Of the repository. Default: main, if free.")
+    ] = None,
+    yes: options.Yes = False,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Make a model folder that others can load, with its card.
+
+    A native GPT2LMHeadModel with tokenizer files: AutoModelForCausalLM and pipelines load it without custom code.
+    --push shows what goes where, and asks.
+    """
+    from orchestrator.cli.models import export as it
+
+    wish = it.Wish(kind, to, checkpoint, tokenizer, license_id, language, push, public, revision)
+    return it.export(run, wish, yes=yes, as_json=as_json)
+
+
+def evaluate(
+    run: options.Run = None,
+    *,
+    checkpoint: Annotated[
+        str, typer.Option("--checkpoint", metavar="best|latest|STEP", help="Which one to measure.")
+    ] = "best",
+    slices: Annotated[
+        list[str] | None,
+        typer.Option("--slice", metavar="START+TOKENS", help="Tokens to measure the loss on; repeatable."),
+    ] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option("--data", metavar="FILE", help="Other token files than the run's own; repeatable."),
+    ] = None,
+    choices: Annotated[
+        list[Path] | None,
+        typer.Option("--choices", metavar="FILE.jsonl", help="Multiple choice as in HellaSwag; repeatable."),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option("--precision", metavar="fp32|bf16|fp16", help="Default: the run's on a GPU, else fp32."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Sequences or questions at once.")] = 8,
+    on_host: Annotated[bool, typer.Option("--on-host", help="On the run's machine instead of here.")] = False,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Measure a trained model: loss, perplexity, bits per byte, multiple choice.
+
+    Without --slice and --choices: the recipe's slices, else what it validated on. Results are kept for compare, report
+    and the model card.
+    """
+    from orchestrator.cli.models import evaluate as it
+
+    wish = it.Wish(checkpoint, slices or [], data or [], choices or [], precision, batch_size)
+    return it.evaluate(run, wish, on_host=on_host, as_json=as_json)
+
+
+def report(
+    run: options.Run = None,
+    *,
+    html: options.Html = None,
+    charts: options.Charts = None,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Write a run's report: figures, curves, cost, samples, as text and as a page.
+
+    Works while a run goes on, too. The page is one file without network, readable on a phone, light or dark.
+    """
+    from orchestrator.cli.runs import report as it
+
+    return it.report(run, html=html, charts=charts, as_json=as_json)
+
+
+def compare(
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="RUN...", help="Ids, names, or beginnings of ids.")
+    ] = None,
+    *,
+    baseline: Annotated[
+        str | None,
+        typer.Option("--baseline", metavar="RUN", help="What the others are held against. Default: the first."),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option("--label", metavar="KEY=VALUE", help="Also all runs with this label; repeatable."),
+    ] = None,
+    html: options.Html = None,
+    charts: options.Charts = None,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Rank runs by their test slice, else their validation.
+
+    Each against the baseline, in standard deviations of the seed: below two is noise. Shows what differs in recipe,
+    machine and software.
+    """
+    from orchestrator.cli.runs import compare as it
+
+    return it.compare_runs(runs or [], baseline, label or [], html=html, charts=charts, as_json=as_json)
+
+
+def register(verb: Callable[[Callable[..., int]], Callable[..., int]]) -> None:
+    """Adds them to the app; `verb` explains their failures."""
+    evaluate.__name__ = "eval"  # the command's name, which Python keeps for itself
+    for body in (compare, evaluate, export, report):
+        verb(body)

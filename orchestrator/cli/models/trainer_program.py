@@ -1,0 +1,89 @@
+"""Starts one of the trainer's programs in an interpreter that has torch; nothing of it is imported here.
+
+Used by `sample` and `eval`. It must not know what a program does: arguments go in, JSON lines come out.
+
+    with lines_of(shell, Program(python, source, "evaluate"), [folder, "--slice", "0", "9"]) as lines: ...
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cli.screen.formats import clean
+from orchestrator.core.errors import CommandFailed, UserError
+from orchestrator.core.ports import Shell
+from orchestrator.ledger.records import RunRecord
+from orchestrator.remote.agent_client.client import Agent
+from trainer import contract
+
+BOOT = """\
+import sys
+sys.path.append(sys.argv.pop(1))
+from trainer.{module} import main
+sys.exit(main(sys.argv[1:]))
+"""
+"""The trainer's folder comes last on the path: where it is a site-packages, the interpreter's own torch must win."""
+SILENCE_S = 900.0
+"""Programs that take long say so every few seconds; loading a model is the longest silence."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """`python -m trainer.MODULE`, by interpreter and folder of the trainer's source."""
+
+    python: str
+    source: str
+    module: str
+
+    def argv(self, arguments: Sequence[str]) -> list[str]:
+        return [self.python, "-c", BOOT.format(module=self.module), self.source, *arguments]
+
+
+def here(home: Path, shell: Shell, module: str) -> Program:
+    """In a Python here that has all the trainer needs: this one, or an environment that a run on `local` built."""
+    facts = Agent(shell, str(home / "machine"), sys.executable).facts(sys.executable)
+    able = [str(each["path"]) for each in facts["interpreters"] if each.get("trainer")]
+    if not able:
+        raise UserError("no Python here has torch", f"{sys.executable} -m pip install 'gptctl[trainer]', or --on-host")
+    return Program(able[0], str(Path(contract.__file__).parent.parent), module)
+
+
+def there(run: RunRecord, module: str) -> Program:
+    """In the interpreter that the run trains with, on its machine."""
+    python, source = run.options.get("python"), run.options.get("source")
+    if not python or not source:
+        raise UserError(f"{run.id} has not come far enough to have a trainer on {run.host}", f"gptctl resume {run.id}")
+    return Program(python, source, module)
+
+
+def results(
+    shell: Shell, program: Program, arguments: Sequence[str], on_line: Callable[[dict[str, Any]], None]
+) -> list[dict[str, Any]]:
+    """Its JSON lines, each also told as it comes. Raises UserError or CommandFailed (see failed)."""
+    found = []
+    try:
+        with shell.lines(program.argv(arguments), silence_s=SILENCE_S) as lines:
+            for line in lines:
+                if line.startswith(b"{"):
+                    found.append(json.loads(line))
+                    on_line(found[-1])
+    except CommandFailed as error:
+        raise failed(program.module, error.message) from error
+    return found
+
+
+def failed(module: str, evidence: str) -> UserError | CommandFailed:
+    """The error of a program that ended badly, in its own last words, without the command line before them.
+
+    A line that begins with the program's name is its own explanation, of what it was given; any other is a crash.
+    """
+    said = clean(evidence).strip().splitlines()[-1:] or ["no reason given"]
+    _, explained, words = said[0].rpartition(f"{module}: ")
+    if explained:
+        return UserError(words.removeprefix("error: "))
+    return CommandFailed(f"{module}: {words}", "gptctl check looks at the Python that was used")

@@ -1,0 +1,30 @@
+"""gptctl's folder on this computer, made if missing. Everything in it is for its owner alone, whatever the umask."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from orchestrator.core.config.gptctl_home import home_folder
+from orchestrator.core.errors import UserError
+from orchestrator.ledger.ledger import Ledger
+
+
+def open_home() -> Path:
+    """The folder, made if missing (mode 0700), writable. Raises UserError if it cannot be used."""
+    os.umask(0o077)
+    home = home_folder()
+    hint = "point GPTCTL_HOME at a folder you can write to"
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {home}: {error.strerror}", hint) from error
+    if not os.access(home, os.R_OK | os.W_OK | os.X_OK):
+        raise UserError(f"cannot write in the folder {home}", hint)
+    return home
+
+
+def open_ledger() -> Ledger:
+    """The ledger in the home folder; use it as a context manager."""
+    return Ledger.open(open_home(), time.time)

@@ -1,0 +1,1 @@
+"""Commands about runs: plan, run, status, logs, fetch, report, compare."""

@@ -1,0 +1,145 @@
+"""`gptctl compare`: several runs side by side, from the ledger and the mirrors alone.
+
+What is compared with what, and when a difference is noise, is decided in report/comparison.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cli.machines.cost import cost_of
+from orchestrator.cli.open_ledger import open_ledger
+from orchestrator.cli.screen import screen
+from orchestrator.cli.screen.formats import NOTHING, count, decimal, hours, money
+from orchestrator.cli.screen.output_files import charts_into, write_page
+from orchestrator.core.errors import UserError
+from orchestrator.core.states import Outcome
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.records import RunRecord
+from orchestrator.report.comparison.comparison import Compared, compare
+from orchestrator.report.comparison.page import compare_charts, compare_page, display
+from orchestrator.report.metrics import read_training
+from orchestrator.report.pages.markdown import spark
+from orchestrator.report.summary import PARTS, stage_hours
+
+CURVE_WIDTH = 16
+TITLE = "Comparison of runs"
+
+
+def compare_runs(
+    wanted: Sequence[str], baseline: str | None, labels: Sequence[str], *, html: Path | None, charts: Path | None,
+    as_json: bool,
+) -> int:  # fmt: skip
+    """Prints a table and what differs, or the comparison as JSON."""
+    with open_ledger() as ledger:
+        runs = find_runs(ledger, wanted, labels)
+        base = ledger.find_run(baseline) if baseline is not None else runs[0]
+        if base.id not in {run.id for run in runs}:
+            runs = [base, *runs]
+        facts = [_compared(ledger, run) for run in runs]
+        found = compare(facts, base.id, _others(ledger, runs))
+    drawn = compare_charts(facts)
+    if html is not None:
+        write_page(html, compare_page(found, drawn, TITLE))
+    written = charts_into(charts, drawn, TITLE) if charts is not None else []
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return 0
+    show(found)
+    if html is not None:
+        screen.talk(f"the page: {html}")
+    if written:
+        screen.talk(f"{len(written)} charts in {charts}")
+    return 0
+
+
+def find_runs(ledger: Ledger, wanted: Sequence[str], labels: Sequence[str]) -> list[RunRecord]:
+    """The runs named, then those that carry all the labels, each once. Raises UserError for none."""
+    found = [ledger.find_run(each) for each in wanted]
+    if labels:
+        pairs = [_label(text) for text in labels]
+        carry = [run for run in ledger.runs() if all(run.labels.get(key) == value for key, value in pairs)]
+        if not carry:
+            raise UserError(f"no run carries the label {' and '.join(labels)}", "gptctl status --json shows the labels")
+        found += reversed(carry)  # oldest first: the first is the baseline
+    if not found:
+        raise UserError("name the runs to compare", "gptctl compare RUN RUN, or --label KEY=VALUE")
+    return list({run.id: run for run in found}.values())
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UserError(f"--label {text}: must be KEY=VALUE")
+    return key, value
+
+
+def _compared(ledger: Ledger, run: RunRecord) -> Compared:
+    by_stage = stage_hours(ledger.intervals(run.id))
+    return Compared(
+        run,
+        read_training(ledger.home / "runs" / run.id),
+        ledger.evaluations(run.id),
+        cost_of(ledger, run)["cost_usd"],
+        sum(by_stage.values()),
+        sum(by_stage.get(stage, 0.0) for stage in PARTS["train"]),
+    )
+
+
+def _others(ledger: Ledger, runs: Sequence[RunRecord]) -> list[Compared]:
+    """Finished runs of the same recipes that were not asked for: their seeds tell what a seed alone changes."""
+    asked, recipes = {run.id for run in runs}, {run.recipe for run in runs}
+    others = [
+        run
+        for run in ledger.runs()
+        if run.outcome is Outcome.FINISHED and run.recipe in recipes and run.id not in asked
+    ]
+    return [Compared(run, evaluations=ledger.evaluations(run.id)) for run in others]
+
+
+def show(found: Mapping[str, Any]) -> None:
+    """The ranking, then what differs."""
+    equal = found["equal_tokens"]
+    value = "TEST" if found["metric"]["kind"] == "slice" else "VAL"
+    columns = ["#", "RUN", value, "DELTA", "SD", "VERDICT"]
+    columns += ["VAL"] if value == "TEST" else []
+    columns += [f"AT {count(equal['tokens'])} TOKENS"] if equal else []
+    columns += ["TOKENS", "TRAINING", "COST", "TOK/S", "VALIDATION"]
+    rows = [_cells(row, value == "TEST", equal is not None) for row in found["runs"]]
+    right = [column for column in columns if column not in ("RUN", "VERDICT", "VALIDATION")]
+    screen.show_table(columns, rows, right=right)
+    for what, key in (("RECIPE", "config_differences"), ("MACHINE", "environment_differences")):
+        if found[key]:
+            print()
+            names = [display(row) for row in found["runs"]]
+            cells = [[row["key"], *(_shown(row["values"][run["id"]]) for run in found["runs"])] for row in found[key]]
+            screen.show_table([f"{what} DIFFERS", *names], cells)
+    screen.talk(f"ranked by {found['metric']['name']}; baseline {found['baseline']}")
+    for note in found["notes"]:
+        screen.talk(note)
+
+
+def _cells(row: Mapping[str, Any], slices: bool, equal: bool) -> list[str]:
+    against = row["verdict"] not in (None, "baseline")
+    return [
+        str(row["rank"] or ""),
+        row["id"] + (f" ({row['name']})" if row["name"] else ""),
+        decimal(row["value"], 4),
+        f"{row['delta']:+.4f}" if against else "",
+        f"{row['deviations']:+.1f}" if against else "",
+        row["why"] or row["verdict"] or "",
+        *([decimal(row["val_loss"], 4)] if slices else []),
+        *([decimal(row["loss_at_equal_tokens"], 4)] if equal else []),
+        count(row["tokens"]),
+        hours(row["train_hours"]),
+        money(row["cost_usd"]),
+        count(row["tokens_per_second"]),
+        spark(row["validations"], CURVE_WIDTH),
+    ]
+
+
+def _shown(value: object) -> str:
+    return NOTHING if value is None else str(value)

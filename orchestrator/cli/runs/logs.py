@@ -1,0 +1,102 @@
+"""`gptctl logs`: the trainer's log or metrics, as mirrored here, and live from the machine if asked.
+
+Takes no lock and writes nothing: whoever drives the run does the mirroring. Text of the log is printed without terminal
+escapes where a terminal reads it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+from orchestrator.cli.open_ledger import open_ledger
+from orchestrator.cli.screen.formats import clean
+from orchestrator.core.errors import AgentError, LinkLost, Unreachable, UserError
+from orchestrator.core.states import State
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.records import RunRecord
+from trainer.contract import LOG, METRICS
+
+AGAIN_S = 2.0
+LONGEST_WAIT_S = 30.0
+NOT_YET = ("no-such-run", "no-such-job", "agent-missing")
+
+
+def logs(wanted: str | None, *, follow: bool, metrics: bool, lines: int | None) -> int:
+    """Prints what is mirrored; with `follow` goes on until the training ends or Ctrl-C, which changes nothing."""
+    with open_ledger() as ledger:
+        run = ledger.find_run(wanted)
+        name = METRICS if metrics else LOG
+        path = ledger.home / "runs" / run.id / name
+        offset = print_file(path, lines)
+        if offset == 0 and not follow:
+            _nothing_yet(run, name)
+        if follow and run.state is not State.ENDED:
+            try:
+                _go_on(ledger, run, name, offset)
+            except KeyboardInterrupt:
+                print("the training goes on; gptctl stop ends it", file=sys.stderr)
+        return 0
+
+
+def print_file(path: Path, lines: int | None) -> int:
+    """Prints whole lines of a file, the last `lines` if given; returns the byte offset after the last of them."""
+    if not path.is_file():
+        return 0
+    with path.open("rb") as file:
+        kept: deque[bytes] = deque(maxlen=lines)
+        offset = 0
+        for line in file:
+            if line.endswith(b"\n"):
+                kept.append(line)
+                offset += len(line)
+    for line in kept:
+        _print(line)
+    return offset
+
+
+def _print(line: bytes) -> None:
+    text = line.decode(errors="replace").rstrip("\n")
+    print(clean(text) if sys.stdout.isatty() else text, flush=True)
+
+
+def _nothing_yet(run: RunRecord, name: str) -> None:
+    if run.state is State.ENDED:
+        raise UserError(f"{run.id} ended ({run.outcome}) without a {name}", f"gptctl status {run.id}")
+    print(f"{run.id}: nothing mirrored yet; gptctl logs {run.id} -f asks the machine", file=sys.stderr)
+
+
+def _go_on(ledger: Ledger, run: RunRecord, name: str, offset: int) -> None:
+    """Follows on the machine from that byte on; reconnects by itself, each time at the byte reached."""
+    wait_s = AGAIN_S
+    pending = b""
+    while ledger.run(run.id).state is not State.ENDED:
+        try:
+            for data in _stream(ledger, run, name, offset):
+                offset += len(data)
+                *complete, pending = (pending + data).split(b"\n")
+                for line in complete:
+                    _print(line)
+                wait_s = AGAIN_S
+            return
+        except (LinkLost, Unreachable) as error:
+            print(f"{error.message}; trying again in {wait_s:.0f} s", file=sys.stderr)
+        except AgentError as error:
+            if error.code not in NOT_YET:
+                raise
+        time.sleep(wait_s)
+        wait_s = min(LONGEST_WAIT_S, 2 * wait_s)
+
+
+def _stream(ledger: Ledger, run: RunRecord, name: str, offset: int) -> Iterator[bytes]:
+    """Bytes of one file of the run folder on the machine, as they come, until the training has ended."""
+    from orchestrator.cli.connections import agent_of
+    from orchestrator.remote.agent_client.client import Data
+
+    with agent_of(ledger, run) as agent, agent.follow(run.id, "train", {name: offset}) as lines:
+        for line in lines:
+            if isinstance(line, Data) and line.file == name:
+                yield line.data

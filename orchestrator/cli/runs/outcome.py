@@ -1,0 +1,96 @@
+"""What a run leaves on the screen: how it ended, where its checkpoints are, what it cost, or how to go on with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cli.runs.status import collect
+from orchestrator.cli.screen import screen
+from orchestrator.cli.screen.formats import clean, decimal, duration, money
+from orchestrator.core.states import Outcome, State
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.records import RunRecord
+from trainer.contract import BEST, CHECKPOINTS, EVENT_SAMPLED, EVENTS, LATEST
+
+GOES_ON_ELSEWHERE = (Outcome.PREEMPTED, Outcome.FAILED, Outcome.LIMIT, Outcome.STOPPED)
+"""Outcomes after which a user may want another machine to go on with what there is."""
+
+
+def how_to_go_on(run_id: str, *, training: bool) -> None:
+    """The commands for a run that gptctl has left; three of them for one that trains by itself."""
+    if not training:
+        screen.talk(f"gptctl left before the training began. Next: gptctl resume {run_id}, or gptctl release {run_id}")
+        return
+    screen.talk("gptctl left; the training goes on without it. To look, or to end it:")
+    for command, why in (
+        (f"gptctl logs {run_id} -f", "watch it"),
+        (f"gptctl status {run_id}", "where it is"),
+        (f"gptctl stop {run_id}", "end it, keeping a checkpoint"),
+    ):
+        screen.talk(f"  {command:<48} {why}")
+    screen.talk(f"  {f'gptctl resume {run_id}':<48} follow it to its end, fetch and release")
+
+
+def show_ending(ledger: Ledger, run_id: str, *, as_json: bool) -> None:
+    """The result of run, resume, stop and release, on stdout."""
+    found = collect(ledger, run_id, look_s=0)
+    if as_json:
+        print(json.dumps(found, indent=1), flush=True)
+        return
+    run, row = ledger.run(run_id), found["runs"][0]
+    print(_headline(run, row), flush=True)
+    folder = ledger.home / "runs" / run_id
+    for line in (*_checkpoints(folder / CHECKPOINTS), *_samples(folder / EVENTS)):
+        print(line, flush=True)
+    if run.outcome in GOES_ON_ELSEWHERE:
+        again = f"gptctl run {run.recipe} --host {run.host}"
+        if (folder / CHECKPOINTS / LATEST).is_dir():
+            screen.talk(f"to go on from its newest checkpoint: {again} --resume-from {run_id}")
+        elif run.outcome is Outcome.PREEMPTED:
+            screen.talk(f"to start it again: {again}")
+    if run.state is not State.ENDED:
+        screen.talk(f"not ended yet ({run.state}). Next: gptctl resume {run_id}")
+
+
+def _headline(run: RunRecord, row: dict[str, Any]) -> str:
+    took = None if run.ended_at is None else run.ended_at - run.created_at
+    parts = [
+        run.id,
+        f"{run.outcome or run.state}",
+        f"step {run.step}/{run.total_steps}",
+        f"loss {decimal(run.loss)}" if run.loss is not None else "",
+        f"val {decimal(run.val_loss)}" if run.val_loss is not None else "",
+        money(row["cost_usd"]),
+        f"in {duration(took)}" if took is not None else "",
+    ]
+    well = run.outcome in (None, Outcome.FINISHED)
+    cause = "" if well or not run.cause else f"\ncause: {clean(run.cause)}"
+    return "  ".join(part for part in parts if part) + cause
+
+
+def _checkpoints(folder: Path) -> list[str]:
+    """`best: /.../step-000400` and `latest: ...`, as far as they are here."""
+    return [f"{name}: {(folder / name).resolve()}" for name in (BEST, LATEST) if (folder / name).is_dir()]
+
+
+def _samples(path: Path) -> list[str]:
+    """What the model wrote at the end, from the mirrored events."""
+    if not path.is_file():
+        return []
+    shown = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        if EVENT_SAMPLED in line:
+            event = _object(line)
+            if event.get("event") == EVENT_SAMPLED:
+                shown.append(f"sample: {clean(str(event.get('text', '')))}")
+    return shown
+
+
+def _object(line: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,229 @@
+"""`gptctl plan`, and the plan that `gptctl run` shows before it asks. Reads files and the ledger, asks for prices and
+for the headers of the data."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from orchestrator.cli.machine_types import machines_of
+from orchestrator.cli.machines.offers import show_problems
+from orchestrator.cli.open_ledger import open_ledger
+from orchestrator.cli.runs.plan_data import ask, data_lines, data_words, look
+from orchestrator.cli.screen import screen
+from orchestrator.cli.screen.formats import NOTHING, count, hours, money
+from orchestrator.core.checkpoints.store_index import check_scheme
+from orchestrator.core.config.home_box import is_home
+from orchestrator.core.config.inventory import HostSpec, Inventory, load_inventory
+from orchestrator.core.config.recipe import Limits, Recipe, load_recipe
+from orchestrator.core.datasets.local_dataset import resolve
+from orchestrator.core.errors import LimitReached, UserError
+from orchestrator.core.machines import MachineType, all_machine_types
+from orchestrator.core.planning.limits import check_plan
+from orchestrator.core.planning.plan import Plan, in_order, make_plan, mark
+from orchestrator.core.planning.rates import MeasuredRate
+from orchestrator.core.ports import Offer
+from orchestrator.fleet.offers import Market, ask_for, bundled, offer_for
+from orchestrator.ledger.records import RateRecord
+
+COLUMNS = ("HOST", "MACHINE", "BATCH", "STEPS", "TOK/S", "TIME", "COST", "$/H", "NOTE")
+MOST_TYPED = {"max_cost": 10_000_000, "max_hours": 100_000, "max_price": 10_000}
+BEFORE_BUYING_WITHIN_S = 10.0
+"""Longer than to show prices: above a bundled price that stands in for a silent cloud's, nothing is bought."""
+NUMBERS = ("STEPS", "TOK/S", "TIME", "COST", "$/H")
+
+
+def plan(
+    name: str,
+    host_names: list[str],
+    sets: list[str],
+    limits: Limits,
+    file: Path | None,
+    *,
+    offline: bool,
+    as_json: bool,
+) -> int:
+    """One row per host, and per machine type unless hosts were named; cheapest first, those that do not fit last."""
+    recipe = load_recipe(name, sets)
+    with open_ledger() as ledger:
+        inventory = load_inventory(file, ledger.home)
+        rates = ledger.rates()
+    chosen = [inventory.host(each) for each in host_names] or list(inventory.hosts.values())
+    chosen = [host for host in chosen if _has_usable_store(host, inventory, is_named=bool(host_names))]
+    tokens, asked = dataset_tokens(recipe, must_exist=False), ask(recipe, offline=offline)
+    market = Market(tuple(bundled())) if offline else ask_for(chosen)
+    source = asked()
+    planner = Planner(recipe, tokens or source.train_tokens, limits, rates, market.offers)
+    places: list[tuple[HostSpec | None, MachineType]] = [(host, each) for host in chosen for each in machines_of(host)]
+    if not host_names:
+        places += [(None, machine) for machine in all_machine_types() if machine.runs_as is None]
+    made = [(host, planner.plan(host, machine)) for host, machine in places]
+    plans = in_order([replace(plan, data=source.told(host, plan.steps)) for host, plan in made])
+    if as_json:
+        print(json.dumps({"plans": [each.to_json() for each in plans]}, indent=1))
+        return 0
+    _show_table(plans)
+    for line in data_lines(plans):
+        screen.talk(f"data: {line}")
+    show_problems(market)
+    return 0
+
+
+def _has_usable_store(host: HostSpec, inventory: Inventory, *, is_named: bool) -> bool:
+    """Whether machines can write to its store; one that was asked for by name is refused. Raises UserError."""
+    try:
+        if host.checkpoint_store is not None:
+            check_scheme(host.checkpoint_store)
+            if is_home(host.checkpoint_store):
+                inventory.home_box(host.checkpoint_store)
+    except UserError as error:
+        if is_named:
+            raise
+        screen.talk(f"host {host.name} is left out: {error.message}; {error.hint}")
+        return False
+    return True
+
+
+def typed_limits(
+    max_cost_usd: float | None, max_hours: float | None, max_price_per_hour_usd: float | None = None
+) -> Limits:
+    """--max-cost, --max-hours and --max-price. Raises UserError for a limit that is not above zero."""
+    typed = {"max_cost": max_cost_usd, "max_hours": max_hours, "max_price": max_price_per_hour_usd}
+    for name, value in typed.items():
+        if value is not None and not value > 0:
+            raise UserError(f"--{name.replace('_', '-')} {value:g}: must be above 0")
+        if value is not None and value > (most := MOST_TYPED[name]):
+            raise UserError(f"--{name.replace('_', '-')} {value:g}: must be at most {most:,}; that limits nothing")
+    return Limits(max_cost_usd=max_cost_usd, max_hours=max_hours, max_price_per_hour_usd=max_price_per_hour_usd)
+
+
+@dataclass(frozen=True)
+class Planner:
+    """One recipe, to be planned on several machines; `rates` are those of earlier runs, `offers` what clouds ask."""
+
+    recipe: Recipe
+    dataset_tokens: int | None
+    limits: Limits
+    rates: Sequence[RateRecord]
+    offers: Sequence[Offer] = ()
+
+    def plan(self, host: HostSpec | None, machine: MachineType) -> Plan:
+        """The plan there; it may not fit, and it may be beyond a limit."""
+        offer = None if host is not None and not host.paid else offer_for(host, machine, self.offers)
+        made = make_plan(
+            self.recipe,
+            host,
+            machine,
+            offer,
+            rates=[_measured(rate) for rate in self.rates],
+            dataset_tokens=self.dataset_tokens,
+            now=time.time(),
+            limits=self.limits,
+        )
+        if offer is None or offer.available:
+            return made
+        return replace(made, warnings=(*made.warnings, f"{offer.provider} lists no capacity now"))
+
+
+def planned(recipe: Recipe, host: HostSpec, rates: Sequence[RateRecord], limits: Limits) -> list[Plan]:
+    """One plan per machine type of the host that will do, the one to try first at the head: with capacity before
+    without, then by dollars per run. Raises UserError if none can work, LimitReached if all cost too much."""
+    tokens = dataset_tokens(recipe, must_exist=True)
+    source = look(recipe)
+    market = ask_for([host], BEFORE_BUYING_WITHIN_S)
+    planner = Planner(recipe, tokens or source.train_tokens, limits, rates, market.offers)
+    made: list[tuple[bool, float, int, Plan]] = []
+    problems: list[UserError | LimitReached] = []
+    for machine in machines_of(host):
+        plan = planner.plan(host, machine)
+        try:
+            check_plan(plan)
+        except (UserError, LimitReached) as error:
+            problems.append(error)
+        else:
+            offer = offer_for(host, machine, market.offers) if host.paid else None
+            made.append((offer is not None and not offer.available, plan.cost_usd["total"] or 0.0, len(made), plan))
+    show_problems(market)
+    if not made:
+        raise problems[0]
+    plans = [plan for *_, plan in sorted(made, key=lambda each: each[:3])]
+    return [replace(plan, data=source.moved(host, plan.steps)) for plan in plans]
+
+
+def dataset_tokens(recipe: Recipe, *, must_exist: bool) -> int | None:
+    """Length of a dataset that lies on this side, from its headers; None for one that is made or pulled later."""
+    source = recipe.data.source
+    if source is None or "://" in source:
+        return None
+    path = Path(source).expanduser()
+    return resolve(path).train_tokens if must_exist or path.exists() else None
+
+
+def _measured(rate: RateRecord) -> MeasuredRate:
+    """A rate of an earlier run, without the run."""
+    return MeasuredRate(
+        rate.machine, rate.tokens_per_second, rate.flop_per_token, rate.measured_at, rate.compiled, rate.precision
+    )
+
+
+def show_plan(plan: Plan) -> None:
+    """The plan of one run, as conversation: what will happen, how long, for how much, and who says so."""
+    sequences = f"{plan.micro_batch} x {plan.accumulation} x {plan.ranks} = {plan.global_batch} sequences"
+    epochs = f", {plan.epochs:.2f} epochs" if plan.epochs else ""
+    low, high = plan.cost_usd.get("total_low"), plan.cost_usd.get("total_high")
+    between = f" ({money(low)} to {money(high)})" if low and high else ""
+    stages = ", ".join(f"{name} {hours(value)}" for name, value in plan.hours.items() if name != "total" and value)
+    lines = [
+        ("plan", f"{plan.recipe} on {plan.host or NOTHING} ({plan.machine})"),
+        ("model", f"{count(plan.parameters)} parameters"),
+        ("batch", f"micro-batch x accumulation x ranks: {sequences}"),
+        ("steps", f"{plan.steps:,} steps, {count(plan.tokens)} tokens{epochs}"),
+        ("speed", f"{count(plan.tokens_per_second)} tok/s ({plan.rate_source}, +-{plan.uncertainty:.0%})"),
+        ("time", f"{hours(plan.hours['total'])} ({stages})"),
+        (
+            "cost",
+            f"{money(plan.cost_usd['total'])}{between} at {money(plan.price_per_hour_usd)}/h ({plan.price_source})",
+        ),
+        *([("data", data_words(plan.data))] if plan.data else []),
+        ("ending", plan.ending),
+    ]
+    for name, text in lines:
+        screen.talk(f"{name:<7} {text}")
+    for warning in plan.warnings:
+        screen.talk(f"warning {warning}", style="yellow")
+
+
+def show_alternatives(plans: Sequence[Plan]) -> None:
+    """Machine types that are rented instead where the planned one is not to be had."""
+    for plan in plans:
+        total, price = money(plan.cost_usd["total"]), money(plan.price_per_hour_usd)
+        screen.talk(f"or else {plan.machine}: {total} in {hours(plan.hours['total'])} at {price}/h")
+
+
+def _show_table(plans: Sequence[Plan]) -> None:
+    rows = [
+        [
+            each.host or NOTHING,
+            each.machine,
+            f"{each.micro_batch} x {each.accumulation} x {each.ranks}",
+            f"{each.steps:,}",
+            count(each.tokens_per_second),
+            hours(each.hours["total"]),
+            money(each.cost_usd["total"]),
+            money(each.price_per_hour_usd),
+            "; ".join([*marks, *([each.why] if not each.fits else []), each.rate_source, *_price_words(each)]),
+        ]
+        for each, marks in zip(plans, mark(plans), strict=True)
+    ]
+    screen.show_table(COLUMNS, rows, right=NUMBERS)
+    screen.talk(
+        "batch: micro-batch x accumulation x ranks. Rows without a host are machine types, at their last price."
+    )
+
+
+def _price_words(plan: Plan) -> list[str]:
+    """Whose price it is and of when, where somebody is paid; and what else is to be known."""
+    return [f"price: {plan.price_source}", *plan.warnings] if plan.paid and plan.host else []

@@ -1,0 +1,150 @@
+"""What of a recipe's data will be moved to a machine, how many bytes, and from where.
+
+`gptctl plan` asks in the background and for two seconds at most: a source that does not answer makes the figures
+unknown, and the plan no later. `gptctl run` asks until it knows, since what cannot be read is better found before a
+machine is paid for.
+
+Example::
+
+    answer = ask(recipe, offline=False)
+    ...                                       # clouds are asked meanwhile
+    answer().told(host, plan.steps)           # {"source": "hf://...", "way": "pulled", "pulled_bytes": ..., ...}
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator import storage
+from orchestrator.cli.screen.formats import clean, size
+from orchestrator.core.config.inventory import HostSpec
+from orchestrator.core.config.recipe import Recipe
+from orchestrator.core.errors import GptctlError
+from orchestrator.core.planning.plan import Plan
+from orchestrator.datasets.remote_dataset import StoredDataset, stored_dataset, token_files
+from orchestrator.datasets.staging_plan import staged_data
+
+ASK_WITHIN_S = 2.0
+PULLED, SENT, IN_PLACE = "pulled", "sent", "in place"
+"""By the machine itself; by this computer; not at all, on this computer."""
+NOT_PREPARED = "the tokens are prepared on this computer first"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A recipe's data as its headers say; without a dataset, `unknown` says why nobody knows."""
+
+    recipe: Recipe
+    dataset: StoredDataset | None = None
+    unknown: str = ""
+
+    @property
+    def train_tokens(self) -> int | None:
+        """None where nobody knows."""
+        return self.dataset.train_tokens if self.dataset else None
+
+    def moved(self, host: HostSpec | None, steps: int) -> dict[str, Any]:
+        """For so many steps there; figures are null where they are unknown. Raises UserError for too few tokens."""
+        data = self.recipe.data
+        source = data.prepare.source if data.prepare else data.source
+        way = _way(self.recipe, host)
+        facts = {"source": source, "way": way, "needed_bytes": None, "pulled_bytes": None, "dataset_bytes": None}
+        if self.dataset is None:
+            return {**facts, "verified_by": None, "unknown": self.unknown}
+        staged, whole = staged_data(self.dataset, self.recipe, steps), self.dataset.size_bytes
+        pulled = {PULLED: staged.pulled_bytes, SENT: staged.sent_bytes(whole), IN_PLACE: 0}[way]
+        return {
+            **facts,
+            "needed_bytes": staged.needed_bytes,
+            "pulled_bytes": pulled,
+            "dataset_bytes": whole,
+            "verified_by": staged.verified_by,
+            "unknown": None,
+        }
+
+    def told(self, host: HostSpec | None, steps: int) -> dict[str, Any]:
+        """The same, but what would be refused makes it unknown."""
+        try:
+            return self.moved(host, steps)
+        except GptctlError as error:
+            return Source(self.recipe, unknown=error.message).moved(host, steps)
+
+
+def _way(recipe: Recipe, host: HostSpec | None) -> str:
+    if recipe.data.prepare is None and "://" in (recipe.data.source or ""):
+        return PULLED
+    return IN_PLACE if host is not None and host.provider == "local" else SENT
+
+
+def look(recipe: Recipe) -> Source:
+    """Raises what the storage raises."""
+    if recipe.data.prepare is not None:
+        return Source(recipe, unknown=NOT_PREPARED)
+    source = recipe.data.source or ""
+    store = storage.of(source)
+    return Source(recipe, stored_dataset(store, source, token_files(store, source)))
+
+
+def ask(recipe: Recipe, *, offline: bool, within_s: float = ASK_WITHIN_S) -> Callable[[], Source]:
+    """Begins to look, and returns what waits for the answer: no longer than until `within_s` from now, never raising.
+
+    What lies on this computer, and what is not to be asked for, is known at once.
+    """
+    away = recipe.data.prepare is None and "://" in (recipe.data.source or "")
+    if not away or offline:
+        known = Source(recipe, unknown="--offline") if away else _looked(recipe)
+        return lambda: known
+    answers: list[Source] = []
+    # A daemon: a source that hangs must not keep the command from ending.
+    thread = threading.Thread(target=lambda: answers.append(_looked(recipe)), daemon=True)
+    until = time.monotonic() + within_s
+    thread.start()
+
+    def answer() -> Source:
+        thread.join(max(0.0, until - time.monotonic()))
+        return answers[0] if answers else Source(recipe, unknown=f"no answer within {within_s:g} s")
+
+    return answer
+
+
+def _looked(recipe: Recipe) -> Source:
+    try:
+        return look(recipe)
+    except GptctlError as error:
+        return Source(recipe, unknown=error.message)
+
+
+def data_words(data: Mapping[str, Any]) -> str:
+    """One line for people."""
+    source, way = clean(str(data["source"])), data["way"]
+    if data["unknown"] == NOT_PREPARED:
+        then = "read where they lie" if way == IN_PLACE else "sent to the machine"
+        return f"tokens are prepared from {source} on this computer and {then}; their size shows then"
+    if data["unknown"]:
+        part = f"unknown: {clean(data['unknown'])}"
+    elif way == IN_PLACE:
+        part = f"{size(data['needed_bytes'])} of {size(data['dataset_bytes'])}"
+    else:
+        part = f"{size(data['pulled_bytes'])} of {size(data['dataset_bytes'])}"
+    verified = f"; verified by {data['verified_by']}" if way == PULLED and data["verified_by"] else ""
+    what = {
+        PULLED: f"the machine pulls from {source}",
+        SENT: f"this computer sends to the machine from {source}",
+        IN_PLACE: f"nothing is moved, read where it lies from {source}",
+    }[way]
+    return f"{what}: {part}{verified}"
+
+
+def data_lines(plans: Sequence[Plan]) -> list[str]:
+    """What the plans say of the data, each thing once; with the hosts it is said of where they differ."""
+    hosts: dict[str, list[str]] = {}
+    for plan in plans:
+        if plan.data:
+            hosts.setdefault(data_words(plan.data), []).append(plan.host or "rented machines")
+    if len(hosts) < 2:
+        return list(hosts)
+    return [f"{', '.join(dict.fromkeys(names))}: {words}" for words, names in hosts.items()]

@@ -1,0 +1,308 @@
+"""`gptctl run`, `resume`, `stop` and `release`: ask, hand over to the pipeline, show how it went.
+
+Everything is looked up and agreed to before the first line is written to the ledger; from then on the pipeline decides.
+"""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from orchestrator.cli.failures import run_folder
+from orchestrator.cli.machines.watcher import warn_if_unwatched
+from orchestrator.cli.open_ledger import open_ledger
+from orchestrator.cli.runs.outcome import how_to_go_on, show_ending
+from orchestrator.cli.runs.plan import planned, show_alternatives, show_plan, typed_limits
+from orchestrator.cli.runs.status_rows import spent
+from orchestrator.cli.screen import screen
+from orchestrator.cli.screen.formats import duration, money
+from orchestrator.core.checkpoints.store_index import check_scheme
+from orchestrator.core.config.home_box import is_home
+from orchestrator.core.config.inventory import HostSpec, Inventory, load_inventory
+from orchestrator.core.config.recipe import Recipe, load_recipe
+from orchestrator.core.config.settings import load_settings
+from orchestrator.core.errors import StillBilling, UserError
+from orchestrator.core.events import Event
+from orchestrator.core.machines import machine_type
+from orchestrator.core.planning.forecast import kept_bytes
+from orchestrator.core.planning.limits import check_guard, check_month, month_start
+from orchestrator.core.ports import Address, Shell, Storage
+from orchestrator.core.states import State
+from orchestrator.core.suggest import one_of
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.records import RENTAL_OPEN, RunRecord
+from orchestrator.pipeline import drive, outcome_code
+from orchestrator.runs import resume_from as run_origins
+from orchestrator.runs.resume_from import Origin
+from orchestrator.runs.stop import release_run, stop_run
+from orchestrator.stores import preflight
+from orchestrator.wiring import RunRequest, new_run, open_shell, storage_of
+
+LONGEST_TEXT = 500
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What was typed after `gptctl run`."""
+
+    recipe: str
+    host: str | None
+    on: str | None
+    detach: bool
+    keep: bool
+    again: bool
+    name: str | None
+    labels: list[str]
+    note: str | None
+    sets: list[str]
+    resume_from: str | None
+    max_cost_usd: float | None
+    max_hours: float | None
+    max_price_per_hour_usd: float | None
+    wait: bool
+    unguarded: bool
+    inject: str | None
+    accept_new_host_key: bool
+    inventory: Path | None
+
+
+def run(wish: Wish, *, yes: bool, as_json: bool) -> int:
+    """Plans, asks, and drives a new run. Returns the exit code of its outcome, 0 when detached."""
+    recipe = load_recipe(wish.recipe, wish.sets)
+    with open_ledger() as ledger:
+        inventory = load_inventory(wish.inventory, ledger.home)
+        host = _host(wish, ledger, inventory)
+        if host.checkpoint_store is not None:
+            check_scheme(host.checkpoint_store)
+        request = _request(wish, ledger, recipe, host, inventory)
+        show_plan(request.plan)
+        show_alternatives(request.alternatives)
+        check_guard(request.plan, host, unguarded=wish.unguarded)
+        warn_if_unwatched(ledger.home, host)
+        _check_store(wish, request, _storages(wish, ledger, inventory))
+        _rehearse(wish, host)
+        if not _agreed(wish, ledger, request, yes):
+            screen.talk("nothing was started")
+            return 0
+        started = new_run(ledger, request, time.time())
+        return follow_through(ledger, started, detach=wish.detach, as_json=as_json)
+
+
+def _host(wish: Wish, ledger: Ledger, inventory: Inventory) -> HostSpec:
+    """The host entry: the one named, or for --on the one that the rental's last run was given."""
+    if wish.on is not None:
+        rental = ledger.rental(wish.on)
+        if rental.state != RENTAL_OPEN:
+            raise UserError(f"{rental.id} was released; it can serve no further run", f"use --host {rental.host}")
+        if wish.host not in (None, rental.host):
+            raise UserError(f"{rental.id} is on host {rental.host}, not {wish.host}", "leave --host away")
+        return HostSpec.from_resolved(ledger.runs(rental_id=rental.id, limit=1)[0].host_data)
+    if wish.host is None:
+        raise UserError(f"no host given; known: {one_of(inventory.hosts)}", _command("--host", "local"))
+    return inventory.host(wish.host)
+
+
+def _request(wish: Wish, ledger: Ledger, recipe: Recipe, host: HostSpec, inventory: Inventory) -> RunRequest:
+    limits = typed_limits(wish.max_cost_usd, wish.max_hours, wish.max_price_per_hour_usd)
+    origin = _origin(ledger, wish.resume_from, recipe, _storages(wish, ledger, inventory))
+    plan, *others = planned(recipe, host, ledger.rates(), limits)
+    monthly = load_settings(ledger.home).limits.max_usd_per_month
+    dearest = max((plan, *others), key=lambda each: each.cost_usd["total"] or 0.0)
+    check_month(dearest, ledger.spend_since(month_start(time.time())), monthly)
+    return RunRequest(
+        recipe=recipe,
+        host=host,
+        machine=machine_type(plan.machine),
+        plan=plan,
+        alternatives=tuple(others),
+        name=_text("--name", wish.name),
+        labels=_labels(wish.labels),
+        note=_text("--note", wish.note),
+        keep=wish.keep,
+        wait=wish.wait,
+        accept_new_host_key=wish.accept_new_host_key,
+        on_rental=wish.on,
+        resume_from=origin.place if origin else None,
+        resume_step=origin.step if origin else 0,
+        resume_files=origin.files if origin else {},
+        home_boxes=tuple(
+            inventory.home_box(uri) for uri in (host.checkpoint_store, origin and origin.place) if uri and is_home(uri)
+        ),
+    )
+
+
+def _storages(wish: Wish, ledger: Ledger, inventory: Inventory) -> Callable[[str], Storage]:
+    """What answers for a URI before there is a run; a home box as the inventory has it now."""
+
+    def connect(address: Address) -> Shell:
+        return open_shell(ledger.home, address, accept_new=wish.accept_new_host_key)
+
+    return lambda uri: storage_of(uri, inventory.home_box, connect)
+
+
+def _rehearse(wish: Wish, host: HostSpec) -> None:
+    """Arms the faults of --inject in the rehearsal cloud, which it starts if it is not there."""
+    if wish.inject is None:
+        return
+    if host.provider != "rehearsal":
+        raise UserError(f"--inject is for the rehearsal cloud; {host.name} is {host.provider}", "leave it away")
+    from orchestrator.providers import rehearsal
+
+    rehearsal.start(wish.inject)
+
+
+def _text(option: str, text: str | None) -> str | None:
+    """Any printable text may be a name or a note; it is only ever shown, never run."""
+    if text is not None and (not text.strip() or not text.isprintable() or len(text) > LONGEST_TEXT):
+        raise UserError(f"{option} {text[:60]!r}: must be printable text of 1 to {LONGEST_TEXT} characters on one line")
+    return text
+
+
+def _labels(given: list[str]) -> dict[str, str]:
+    labels = {}
+    for label in given:
+        key, equals, value = label.partition("=")
+        if not equals or not key.strip() or not label.isprintable():
+            raise UserError(f"--label {label!r}: must be KEY=VALUE", "for example --label purpose=baseline")
+        labels[key.strip()] = value
+    return labels
+
+
+def _origin(ledger: Ledger, wanted: str | None, recipe: Recipe, storages: Callable[[str], Storage]) -> Origin | None:
+    """The checkpoint to go on from: it is there, and its model is the recipe's."""
+    if wanted is None:
+        return None
+    origin = run_origins.find(ledger, wanted, storages)
+    run_origins.check_shape(origin, recipe.model.config())
+    screen.talk(f"goes on from step {origin.step}: {origin.place}")
+    return origin
+
+
+def _check_store(wish: Wish, request: RunRequest, storages: Callable[[str], Storage]) -> None:
+    """A store that cannot be written to, or not for long enough, shows before a dollar is spent."""
+    host, store = request.host, request.host.checkpoint_store
+    if store is None:
+        return
+    preflight.check(
+        store,
+        storages(store),
+        hub_token_on_machine=host.hub_token_on_machine,
+        needs_bytes=kept_bytes(request.recipe, request.plan.steps),
+    )
+    short = preflight.short_of(request.plan, store, time.time())
+    if short and wish.detach:
+        raise UserError(
+            f"-d: {short}: nobody would renew its URLs", "leave -d away, set --max-hours, or use other credentials"
+        )
+    if short:
+        screen.talk(f"warning: {short}; a gptctl that follows renews that", style="yellow")
+
+
+def _agreed(wish: Wish, ledger: Ledger, request: RunRequest, yes: bool) -> bool:
+    """Names an unfinished run of the same recipe on the same host, then asks; with --yes it refuses instead."""
+    unfinished = [
+        found
+        for found in ledger.runs(unfinished_only=True, host=request.host.name)
+        if found.recipe_digest == request.recipe.digest
+    ]
+    if unfinished and not wish.again:
+        message = f"{unfinished[0].id} is an unfinished run of this recipe on {request.host.name}"
+        if yes:
+            raise UserError(message, f"gptctl resume {unfinished[0].id}, or --again for a second run")
+        screen.talk(f"{message}; gptctl resume {unfinished[0].id} goes on with it")
+    return yes or screen.ask(f"Start a new run on {request.host.name}?", _command())
+
+
+def _command(*more: str) -> str:
+    """What was typed, with something added: the next command of a hint."""
+    return shlex.join(["gptctl", *sys.argv[1:], *more])
+
+
+def resume(wanted: str | None, *, detach: bool, as_json: bool) -> int:
+    """Goes on with a run; of an ended one it prints the outcome and returns its exit code."""
+    with open_ledger() as ledger:
+        found = ledger.find_run(wanted)
+        if found.state is State.ENDED:
+            show_ending(ledger, found.id, as_json=as_json)
+            return outcome_code(found)
+        return follow_through(ledger, found, detach=detach, as_json=as_json)
+
+
+def follow_through(ledger: Ledger, found: RunRecord, *, detach: bool, as_json: bool) -> int:
+    """Drives a run in view of the user, then shows how it ended, or how to go on with it."""
+    run_folder.set(ledger.home / "runs" / found.id)
+    _leave_on_signals()
+    left: list[Event] = []
+    with screen.teller(f"{found.id} on {found.host} ({found.machine})") as tell:
+
+        def listen(event: Event) -> None:
+            if event.kind == "detached":
+                left.append(event)
+                # We are on our way out; a second Ctrl-C would only garble the farewell.
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+            if event.kind == "metric":
+                event = replace(event, data={"cost_usd": spent(ledger.intervals(found.id)), **event.data})
+            tell(event)
+
+        code = drive(ledger.home, found.id, listen, until="launch" if detach else None)
+    if left:
+        training = bool(left[0].data.get("training"))
+        question = f"{found.id} holds a paid machine and trains nothing. Release it now?"
+        if code == StillBilling.exit_code and screen.on_terminal() and screen.ask(question, ""):
+            return release(found.id, force=False, yes=True, as_json=as_json)
+        how_to_go_on(found.id, training=training)
+    if left and not as_json:
+        print(found.id, flush=True)
+    else:
+        show_ending(ledger, found.id, as_json=as_json)
+    return code
+
+
+def _leave_on_signals() -> None:
+    """SIGTERM and SIGHUP mean what Ctrl-C means: gptctl leaves in order, the training goes on."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+
+
+def stop(wanted: str | None, *, yes: bool, as_json: bool) -> int:
+    """Ends the training with a checkpoint and walks the ending, after asking."""
+    with open_ledger() as ledger:
+        found = ledger.find_run(wanted)
+        if found.state is not State.ENDED and not (yes or screen.ask(_stop_question(found), _command())):
+            screen.talk("nothing was stopped")
+            return 0
+        run_folder.set(ledger.home / "runs" / found.id)
+        with screen.teller(f"stopping {found.id}") as tell:
+            code = stop_run(ledger.home, found.id, tell)
+        show_ending(ledger, found.id, as_json=as_json)
+        return code
+
+
+def _stop_question(found: RunRecord) -> str:
+    where = f"step {found.step} of {found.total_steps}" if found.step else found.state.value
+    return f"Stop {found.id} on {found.host} at {where}? It keeps a checkpoint."
+
+
+def release(wanted: str | None, *, force: bool, yes: bool, as_json: bool) -> int:
+    """Gives the machine back, after saying what that ends and what may be lost."""
+    with open_ledger() as ledger:
+        found = ledger.find_run(wanted)
+        rental = ledger.rental(found.rental_id or "")
+        open_s = time.time() - rental.created_at
+        question = (
+            f"Release {found.host} ({rental.machine}, {money(rental.price_per_hour_usd)}/h, held for "
+            f"{duration(open_s)})? Run {found.id} ends{' and what is not fetched is lost' if force else ''}."
+        )
+        if rental.state == RENTAL_OPEN and not (yes or screen.ask(question, _command())):
+            screen.talk("nothing was released")
+            return 0
+        run_folder.set(ledger.home / "runs" / found.id)
+        with screen.teller(f"releasing {found.host}") as tell:
+            code = release_run(ledger.home, found.id, tell, force=force)
+        show_ending(ledger, found.id, as_json=as_json)
+        return code

@@ -1,0 +1,129 @@
+"""`gptctl status`: one row per run. Reads the ledger and asks the machines of unfinished runs; takes no lock."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cli.open_ledger import open_ledger
+from orchestrator.cli.runs.status_rows import COLUMNS, NUMBERS, cells, rental_row, run_row
+from orchestrator.cli.screen.formats import moment
+from orchestrator.core.states import State
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.records import Evaluation, Rental, RunRecord
+
+LOOK_S = 2.0
+"""How long a machine may take to answer; after that it is `unknown`, never dead."""
+WATCH_EVERY_S = 2.0
+NEWEST_ENDED = 10
+
+
+def status(wanted: str | None, *, watch: bool, everything: bool, as_json: bool) -> int:
+    """Prints the rows, newest run first. With `watch`, again and again until Ctrl-C."""
+    with open_ledger() as ledger:
+        if not watch:
+            show(collect(ledger, wanted), everything=everything or wanted is not None, as_json=as_json)
+            return 0
+        try:
+            while True:
+                found = collect(ledger, wanted)
+                show(found, everything=everything or wanted is not None, as_json=as_json, redraw=not as_json)
+                time.sleep(WATCH_EVERY_S)
+        except KeyboardInterrupt:
+            return 0
+
+
+def collect(ledger: Ledger, wanted: str | None, *, look_s: float = LOOK_S) -> dict[str, Any]:
+    """`{"runs": [...], "rentals": [...]}` as documented; machines of unfinished runs have just been asked."""
+    runs = [ledger.find_run(wanted)] if wanted is not None else ledger.runs()
+    open_runs = [run for run in runs if run.state is not State.ENDED]
+    if open_runs and look_s > 0:
+        # Only now: the connection libraries cost more time than a ledger of a thousand ended runs.
+        from orchestrator.runs.stop import look
+
+        fresh = {run.id: run for run in look(ledger.home, open_runs, deadline_s=look_s)}
+        runs = [fresh.get(run.id, run) for run in runs]
+    rentals = {rental.id: rental for rental in ledger.rentals()}
+    # A rental's row names all its runs, also where only one of them was asked for.
+    together = runs if wanted is None else ledger.runs(rental_id=runs[0].rental_id or "") or runs
+    intervals = ledger.all_intervals() if wanted is None else {run.id: ledger.intervals(run.id) for run in together}
+    scores: dict[str, list[Evaluation]] = defaultdict(list)
+    for each in ledger.evaluations(None if wanted is None else runs[0].id, samples=False):
+        scores[each.run_id].append(each)
+    now = time.time()
+    served: dict[str | None, list[RunRecord]] = defaultdict(list)
+    for run in together:
+        served[run.rental_id].append(run)
+    rows = [
+        run_row(run, rentals.get(run.rental_id or ""), intervals.get(run.id, ()), now, scores.get(run.id, ()))
+        for run in runs
+    ]
+    _look_for_watcher(ledger.home, rows, rentals, now)
+    return {
+        "runs": rows,
+        "rentals": [
+            rental_row(rental, served.get(rental.id, []), intervals)
+            for rental in rentals.values()
+            if wanted is None or rental.id in served
+        ],
+    }
+
+
+def _look_for_watcher(home: Path, rows: list[dict[str, Any]], rentals: Mapping[str, Rental], now: float) -> None:
+    """A machine that a watcher guards is guarded while that watcher is alive: `watcher_seen_s`, None for no sign."""
+    watched = [row for row in rows if row["guard"]["kind"] == "watcher" and row["state"] != State.ENDED]
+    if not watched:
+        return
+    # Only now: reading the settings loads pydantic.
+    from orchestrator.core.fleet.watcher_mark import watcher_alive
+
+    for row in watched:
+        age_s = watcher_alive(home, now, rentals[row["rental"]].provider)
+        row["guard"] = {**row["guard"], "armed": row["guard"]["armed"] and age_s is not None, "watcher_seen_s": age_s}
+
+
+def show(found: dict[str, Any], *, everything: bool, as_json: bool, redraw: bool = False) -> None:
+    """Prints what collect() found."""
+    if as_json:
+        print(json.dumps(found), flush=True)  # no indent: with one, Python leaves its fast encoder
+        return
+    from orchestrator.cli.screen import screen
+
+    rows = found["runs"]
+    ended = [row for row in rows if row["state"] == State.ENDED]
+    hidden = set() if everything else {row["id"] for row in ended[NEWEST_ENDED:]}
+    screen.show_table(COLUMNS, [cells(row) for row in rows if row["id"] not in hidden], right=NUMBERS, redraw=redraw)
+    if not rows:
+        screen.talk("no runs yet. Next: gptctl run quickstart --host local")
+    for row in rows:
+        if row["guard"].get("watcher_seen_s", 0) is None:
+            screen.talk(f"no sign of a watcher for {row['id']} in 15 minutes; see docs/guards.md", style="yellow")
+    for line in filter(None, [*map(_guard_line, rows), *map(_store_line, rows)]):
+        screen.talk(line, style="yellow")
+    if hidden:
+        screen.talk(f"{len(hidden)} older runs are not shown; --all shows them")
+
+
+def _store_line(row: dict[str, Any]) -> str:
+    """What is wrong with the store of a run that goes on, and what is safe there; empty when nothing is."""
+    store = row["store"] or {}
+    if row["state"] == State.ENDED or not store.get("problem"):
+        return ""
+    safe = f"step {store['safe_step']}" if store.get("safe_step") is not None else "nothing"
+    return f"{row['id']}: the store: {store['problem']}; {safe} is safe there, and the machine tries again"
+
+
+def _guard_line(row: dict[str, Any]) -> str:
+    """What its owner should know about the guard on a machine; empty when all is well, or over."""
+    guard = row["guard"]
+    if row["state"] == State.ENDED or guard["kind"] not in ("key-on-box", "self"):
+        return ""
+    if not guard["armed"]:
+        return f"{row['id']}: the guard on its machine is not armed: {guard.get('problem') or 'it is not there yet'}"
+    if guard.get("holding"):
+        return f"{row['id']}: holding {guard['holding']} checkpoints, ends {moment(guard.get('acts_at'))}"
+    return ""

@@ -1,0 +1,121 @@
+"""Runs and rentals as the rows of `gptctl status --json`: keys that scripts rely on. Pure; reads records, no clock.
+
+Example::
+
+    row = run_row(run, rental, intervals, now=time.time())
+    row["state"], row["cost_usd"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from orchestrator.cli.screen.formats import NOTHING, count, decimal, duration, money
+from orchestrator.core.states import Seen, State
+from orchestrator.ledger.records import Evaluation, Rental, RunRecord, StageInterval
+from orchestrator.report.evaluations import table
+
+COLUMNS = ("RUN", "RECIPE", "HOST", "STAGE", "STEP", "LOSS", "VAL", "TOK/S", "ETA", "COST", "$/H", "SEEN")
+NUMBERS = ("STEP", "LOSS", "VAL", "TOK/S", "ETA", "COST", "$/H")
+NO_GUARD = {"kind": "none", "armed": False, "ends_at": None}
+
+
+def spent(intervals: Sequence[StageInterval]) -> float:
+    """USD of the time in stages; an open stage counts until its driver was last heard of."""
+    return sum(
+        (max(each.ended_at or each.last_at, each.started_at) - each.started_at) / 3600 * each.price_per_hour_usd
+        for each in intervals
+    )
+
+
+def run_row(
+    run: RunRecord,
+    rental: Rental | None,
+    intervals: Sequence[StageInterval],
+    now: float,
+    evaluations: Sequence[Evaluation] = (),
+) -> dict[str, Any]:
+    """One element of `runs`. Times are seconds, money USD; what is not known is null."""
+    return {
+        "id": run.id,
+        "name": run.name,
+        "recipe": run.recipe,
+        "host": run.host,
+        "machine": run.machine,
+        "rental": run.rental_id,
+        "state": run.state.value,
+        "outcome": run.outcome and run.outcome.value,
+        "cause": run.cause,
+        "stage": run.stage,
+        "step": run.step,
+        "total_steps": run.total_steps,
+        "loss": run.loss,
+        "val_loss": run.val_loss,
+        "tokens_per_second": run.tokens_per_second,
+        "mfu": run.mfu,
+        "eta_s": run.eta_s,
+        "cost_usd": spent(intervals),
+        "price_per_hour_usd": rental.price_per_hour_usd if rental else None,
+        "seen": run.seen and run.seen.value,
+        "seen_s": None if run.seen_at is None else max(0.0, now - run.seen_at),
+        "seen_via": run.seen_via,
+        "safe_step": run.safe_step,
+        "store": run.options.get("store"),
+        "data": run.options.get("staged"),
+        "guard": (rental.data.get("guard") if rental else None) or {**NO_GUARD, "ends_at": rental and rental.ends_at},
+        "evaluations": table(evaluations),
+        "labels": run.labels,
+        "note": run.note,
+        "keep": run.keep,
+        "created_at": run.created_at,
+        "started_at": run.started_at,
+        "ended_at": run.ended_at,
+    }
+
+
+def rental_row(
+    rental: Rental, runs: Sequence[RunRecord], intervals: Mapping[str, Sequence[StageInterval]]
+) -> dict[str, Any]:
+    """One element of `rentals`."""
+    served = [run.id for run in runs if run.rental_id == rental.id]
+    return {
+        "id": rental.id,
+        "provider": rental.provider,
+        "host": rental.host,
+        "instance_id": rental.instance_id,
+        "machine": rental.machine,
+        "price_per_hour_usd": rental.price_per_hour_usd,
+        "cost_usd": sum(spent(intervals.get(run_id, ())) for run_id in served),
+        "runs": served,
+        "state": rental.state,
+    }
+
+
+def cells(row: Mapping[str, Any]) -> list[str]:
+    """The same row for people, in the order of COLUMNS."""
+    ended = row["state"] == State.ENDED
+    total = row["total_steps"]
+    return [
+        row["id"] + (f" ({row['name']})" if row["name"] else ""),
+        row["recipe"],
+        row["host"],
+        str(row["outcome"]) if ended else (row["stage"] or row["state"]),
+        f"{row['step']}/{total}" if total else NOTHING,
+        decimal(row["loss"]),
+        decimal(row["val_loss"]),
+        count(row["tokens_per_second"]),
+        NOTHING if ended else duration(row["eta_s"]),
+        money(row["cost_usd"]),
+        NOTHING if ended else money(row["price_per_hour_usd"]),
+        NOTHING if ended else seen_words(row),
+    ]
+
+
+def seen_words(row: Mapping[str, Any]) -> str:
+    """`seen 4s ago via ssh`, or `unknown, seen 3m 20s ago via ssh`: silence says nothing about the machine's life."""
+    if row["seen_s"] is None:
+        return Seen.UNKNOWN.value if row["seen"] == Seen.UNKNOWN else "not yet"
+    via = f" via {row['seen_via']}" if row["seen_via"] else ""
+    prefix = f"{Seen.UNKNOWN.value}, " if row["seen"] == Seen.UNKNOWN else ""
+    return f"{prefix}seen {duration(row['seen_s'])} ago{via}"

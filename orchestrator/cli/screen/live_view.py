@@ -1,0 +1,132 @@
+"""What the live view shows, folded from events: a pure value, so that it can be tested without a terminal.
+
+Example::
+
+    view = View(stages=("sync", "follow"))
+    for event in events:
+        view = fold(view, event)
+    view.step, view.loss
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from orchestrator.cli.screen.formats import clean, count, decimal, duration, money, number, percent, size
+from orchestrator.core.events import Event
+
+STAGES = ("acquire", "provision", "sync", "launch", "follow", "fetch", "report", "release")
+LOG_LINES = 5
+PENDING, RUNNING, DONE, FAILED = "pending", "running", "done", "failed"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One stage in the list: its state and, once known, how long it took."""
+
+    state: str = PENDING
+    started_at: float | None = None
+    took_s: float | None = None
+
+
+@dataclass(frozen=True)
+class View:
+    """Everything on screen during a run."""
+
+    title: str = ""
+    stages: tuple[str, ...] = STAGES
+    marks: Mapping[str, Mark] = field(default_factory=dict)
+    metric: Mapping[str, object] = field(default_factory=dict)
+    progress: Mapping[str, object] = field(default_factory=dict)
+    notice: str = ""
+    log: tuple[str, ...] = ()
+
+    @property
+    def step(self) -> int:
+        return int(number(self.metric.get("step")) or 0)
+
+    @property
+    def total_steps(self) -> int:
+        return int(number(self.metric.get("total_steps")) or 0)
+
+    @property
+    def loss(self) -> float | None:
+        return number(self.metric.get("loss"))
+
+
+def fold(view: View, event: Event) -> View:
+    """The view after one more event. Unknown kinds change nothing."""
+    if event.kind in _FOLDS:
+        return _FOLDS[event.kind](view, event)
+    return view
+
+
+def _stage(view: View, event: Event) -> View:
+    stage = event.stage or ""
+    before = view.marks.get(stage, Mark())
+    if event.kind == "stage_started":
+        mark = Mark(RUNNING, event.time)
+    else:
+        took_s = None if before.started_at is None else event.time - before.started_at
+        mark = Mark(DONE if event.kind == "stage_finished" else FAILED, before.started_at, took_s)
+    return replace(view, marks={**view.marks, stage: mark}, progress={}, notice="")
+
+
+def _metric(view: View, event: Event) -> View:
+    # A line without a validation loss keeps the last one on screen.
+    known = {key: value for key, value in event.data.items() if value is not None}
+    return replace(view, metric={**view.metric, **known})
+
+
+_FOLDS: Mapping[str, Callable[[View, Event], View]] = {
+    "stage_started": _stage,
+    "stage_finished": _stage,
+    "stage_failed": _stage,
+    "metric": _metric,
+    "progress": lambda view, event: replace(view, progress=dict(event.data)),
+    "log": lambda view, event: replace(view, log=(*view.log, clean(event.text).rstrip())[-LOG_LINES:]),
+    "said": lambda view, event: replace(view, notice=clean(event.text)),
+    "seen": lambda view, event: replace(view, notice=clean(event.text)),
+}
+
+
+def metric_line(metric: Mapping[str, object]) -> str:
+    """`loss 2.345  val 2.456  33.6k tok/s  MFU 38.2%  $0.12  ETA 1m 20s`; what is not known is left out."""
+    value = {key: number(item) for key, item in metric.items()}
+    parts = [
+        f"loss {decimal(value['loss'])}" if value.get("loss") is not None else "",
+        f"val {decimal(value['val_loss'])}" if value.get("val_loss") is not None else "",
+        f"{count(value['tokens_per_second'])} tok/s" if value.get("tokens_per_second") else "",
+        f"MFU {percent(value['mfu'])}" if value.get("mfu") else "",
+        money(value["cost_usd"]) if value.get("cost_usd") is not None else "",
+        f"ETA {duration(value['eta_s'])}" if value.get("eta_s") is not None else "",
+    ]
+    return "  ".join(part for part in parts if part)
+
+
+def progress_line(progress: Mapping[str, object]) -> str:
+    """`data: 1.20 GB of 2.50 GB  (48%)  112.00 MB/s  ETA 12s`, or a job's own words: `install: a new environment`."""
+    what = clean(str(progress.get("what") or "moving"))
+    value = {key: number(item) for key, item in progress.items()}
+    in_bytes = "bytes_done" in value or progress.get("unit") in ("B", "bytes")
+    amount = size if in_bytes else _plain
+    done = value.get("done") or value.get("bytes_done") or value.get("documents")
+    total = value.get("total") or value.get("bytes_total") or value.get("of")
+    rate, eta_s = value.get("rate"), value.get("eta_s")
+    if not done and not total:
+        text = clean(str(progress.get("text") or ""))
+        return f"{what}: {text}" if text else what
+    parts = [
+        f"{what}: {amount(done or 0)}" + (f" of {amount(total)}" if total else ""),
+        f"({100 * (done or 0) / total:.0f}%)" if total else "",
+        f"{amount(rate)}/s" if rate else "",
+        f"ETA {duration(eta_s)}" if eta_s is not None else "",
+        f"{count(value['tokens'])} tokens" if value.get("tokens") else "",
+        f"{count(value['tokens_per_second'])} tok/s" if value.get("tokens_per_second") else "",
+    ]
+    return "  ".join(part for part in parts if part)
+
+
+def _plain(value: float | None) -> str:
+    return f"{value or 0:,.0f}"

@@ -1,0 +1,240 @@
+"""The only user of Rich: tables on stdout, and the conversation on stderr, live on a terminal and as lines elsewhere.
+
+It must not decide anything: it is handed values and shows them. No markup is interpreted, since names and log lines are
+foreign text; colour goes away by itself when the output is no terminal.
+
+Example::
+
+    with teller(title="quickstart-1120-k3f9qa on local") as tell:
+        drive(home, run_id, tell)
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.cli.screen.formats import clean, duration, number
+from orchestrator.cli.screen.live_view import (
+    DONE,
+    FAILED,
+    PENDING,
+    RUNNING,
+    Mark,
+    View,
+    fold,
+    metric_line,
+    progress_line,
+)
+from orchestrator.core.errors import UserError
+from orchestrator.core.events import Event
+
+Tell = Callable[[Event], None]
+
+METRIC_EVERY_S = 30.0
+"""How often a metric line is printed where there is no live view; the trainer's own lines are passed on anyway."""
+PROGRESS_EVERY_S = 5.0
+PIPE_WIDTH = 200
+"""Columns for tables that go to a file or a pipe: wide enough that no cell is cut."""
+
+SPOKEN = frozenset({"said", "seen", "plan_amended", "detached"})
+PREFIXES = {
+    "stage_started": "...", "stage_finished": "done",
+    "warning": "warning:", "failed": "failed:", "notice": "notice:", "preempted": "preempted:",
+}  # fmt: skip
+LASTING = frozenset({"warning", "failed", "notice", "preempted", "plan_amended", "detached"})
+"""Kinds that stay on a terminal, above the live view."""
+
+SIGNS = {PENDING: "·", RUNNING: "●", DONE: "✓", FAILED: "✗"}
+PLAIN_SIGNS = {PENDING: "-", RUNNING: "*", DONE: "+", FAILED: "x"}
+STYLES = {
+    PENDING: "dim", RUNNING: "bold cyan", DONE: "green", FAILED: "bold red",
+    "ok": "green", "warn": "yellow", "fail": "bold red",
+    "live": "green", "unknown": "yellow", "finished": "green", "failed": "bold red",
+}  # fmt: skip
+
+
+def console(*, result: bool) -> Console:
+    """A console on stdout (the result) or on stderr (the conversation)."""
+    stream = sys.stdout if result else sys.stderr
+    width = None if stream.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
+    return Console(file=stream, markup=False, highlight=False, emoji=False, soft_wrap=False, width=width)
+
+
+def show_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = (), redraw: bool = False
+) -> None:
+    """A table on stdout; cells that are a known word (ok, warn, failed) are coloured. `redraw` clears a terminal."""
+    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(clean(cell), style=STYLES.get(cell, "")) for cell in row))
+    out = console(result=True)
+    if redraw and out.is_terminal:
+        out.clear()
+    out.print(table)
+
+
+def show_finding(level: str, what: str, found: str, fix: str) -> None:
+    """One line of `gptctl check` on stdout, and the fix below it."""
+    line = Text().append(f"{level:<5}", style=STYLES.get(level, "")).append(f"{what:<11}").append(clean(found))
+    if fix:
+        line.append(f"\n{'':<16}fix: {clean(fix)}")
+    console(result=True).print(line, soft_wrap=True)
+
+
+def talk(text: str, style: str = "") -> None:
+    """A line of conversation."""
+    console(result=False).print(Text(clean(text), style=style))
+
+
+def on_terminal() -> bool:
+    """Whether there is somebody to ask."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def ask(question: str, command: str) -> bool:
+    """Asks yes or no on the terminal. Raises UserError with the command to type where there is no terminal."""
+    if not on_terminal():
+        raise UserError(f"{question} There is no terminal to ask on, and no --yes", f"{command} --yes")
+    print(f"{clean(question)} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+@contextmanager
+def teller(title: str) -> Iterator[Tell]:
+    """Something to tell events to: a live view if stderr is a terminal, else one line per thing worth a line."""
+    out = console(result=False)
+    if not out.is_terminal or os.environ.get("TERM") == "dumb":
+        yield LineTeller(out)
+        return
+    live_teller = LiveTeller(out, View(title=title))
+    with Live(get_renderable=live_teller.draw, console=out, refresh_per_second=8, redirect_stdout=False):
+        yield live_teller
+
+
+@contextmanager
+def gauge() -> Iterator[Callable[[Mapping[str, object]], None]]:
+    """Something to tell one program's progress to: a bar if stderr is a terminal, else a line every few seconds."""
+    out = console(result=False)
+    if not out.is_terminal or os.environ.get("TERM") == "dumb":
+        lines = LineTeller(out)
+        yield lambda progress: lines(Event("progress", time.time(), data=progress))
+        return
+    bar = Gauge()
+    with Live(get_renderable=bar.draw, console=out, refresh_per_second=8, transient=True, redirect_stdout=False):
+        yield bar
+
+
+class Gauge:
+    """The newest progress, drawn by Rich's refresh thread."""
+
+    def __init__(self) -> None:
+        self.progress: Mapping[str, object] = {}
+
+    def __call__(self, progress: Mapping[str, object]) -> None:
+        self.progress = progress
+
+    def draw(self) -> RenderableType:
+        """A bar, and the line that a pipe would get."""
+        if not self.progress:
+            return Text("")
+        done, total = (number(self.progress.get(key)) or 0.0 for key in ("done", "total"))
+        bar = Table.grid()  # a bar alone ends no line
+        bar.add_row(ProgressBar(total=total or 1.0, completed=done, width=40))
+        return Group(bar, Text(progress_line(self.progress)))
+
+
+class LineTeller:
+    """Events as plain lines. Metrics and progress are thinned out; log lines are passed on as they are."""
+
+    def __init__(self, out: Console, now: Callable[[], float] = time.monotonic) -> None:
+        self.out, self.now = out, now
+        self._last = {"metric": -METRIC_EVERY_S, "progress": -PROGRESS_EVERY_S}
+
+    def __call__(self, event: Event) -> None:
+        text = self._text(event)
+        if text:
+            print(text, file=self.out.file, flush=True)
+
+    def _text(self, event: Event) -> str:
+        said = clean(event.text).rstrip()
+        if event.kind == "log":
+            return said
+        if event.kind == "metric":
+            step, total = event.data.get("step"), event.data.get("total_steps")
+            due = self._due("metric", METRIC_EVERY_S) or step == total
+            said = f"step {step}/{total or '?'}  {metric_line(event.data)}" if due else ""
+        elif event.kind == "progress":
+            due = self._due("progress", PROGRESS_EVERY_S) or "text" in event.data
+            said = progress_line(event.data) if due else ""
+        elif event.kind == "stage_failed":
+            said = "failed"  # the failure itself says why, in full and with its hint
+        elif event.kind in PREFIXES:
+            said = f"{PREFIXES[event.kind]} {said}".rstrip()
+        elif event.kind not in SPOKEN:
+            return ""
+        return f"{event.stage}: {said}" if said and event.stage else said
+
+    def _due(self, kind: str, every_s: float) -> bool:
+        now = self.now()
+        if now - self._last[kind] < every_s:
+            return False
+        self._last[kind] = now
+        return True
+
+
+class LiveTeller:
+    """Events folded into one view, drawn by Rich's refresh thread. Warnings stay above it."""
+
+    def __init__(self, out: Console, view: View, now: Callable[[], float] = time.time) -> None:
+        self.out, self.view, self.now = out, view, now
+
+    def __call__(self, event: Event) -> None:
+        if event.kind in LASTING and event.text:
+            self.out.print(Text(clean(event.text), style="yellow"))
+        self.view = fold(self.view, event)
+
+    def draw(self) -> RenderableType:
+        """The view as it is now."""
+        view = self.view
+        parts: list[RenderableType] = [Text(view.title, style="bold"), self._stages(view)]
+        if view.total_steps:
+            parts += [self._bar(view.step, view.total_steps, "step"), Text(metric_line(view.metric))]
+        if view.progress:
+            parts.append(Text(progress_line(view.progress)))
+        if view.notice:
+            parts.append(Text(view.notice, style="dim"))
+        parts += [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in view.log]
+        return Group(*parts)
+
+    def _stages(self, view: View) -> Text:
+        signs = SIGNS if (self.out.encoding or "").lower().startswith("utf") else PLAIN_SIGNS
+        line = Text()
+        for name in view.stages:
+            mark = view.marks.get(name, Mark())
+            state, took_s = mark.state, mark.took_s
+            if state == RUNNING and mark.started_at is not None:
+                took_s = self.now() - mark.started_at
+            took = f" {duration(took_s)}" if took_s is not None and took_s >= 1 else ""
+            line.append(f"{signs[state]} {name}{took}  ", style=STYLES[state])
+        return line
+
+    def _bar(self, done: int, total: int, what: str) -> RenderableType:
+        grid = Table.grid(padding=(0, 2))
+        grid.add_row(
+            Text(f"{what} {done:,}/{total:,}"),
+            ProgressBar(total=total, completed=done, width=40),
+            Text(f"{100 * done / total:.0f}%"),
+        )
+        return grid

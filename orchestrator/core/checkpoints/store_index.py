@@ -1,0 +1,212 @@
+"""Checkpoints in a store, as this side reasons about them: where they go, which are planned, what the index says.
+
+Pure: asks no store. The machine writes the index (orchestrator/agent/stored.py) into STORE/RUN/CHECKPOINTS.json.
+
+Example::
+
+    run_uri("s3://bucket/prefix", "quickstart-1120-k3f9qa")          # 's3://bucket/prefix/quickstart-1120-k3f9qa'
+    read_index(content).newest(resumable=True).step
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from orchestrator.core.config import home_box
+from orchestrator.core.errors import UserError, VerificationFailed
+from orchestrator.core.safe_names import checked
+from trainer.arithmetic import checkpoint_bytes
+from trainer.contract import (
+    EVENTS,
+    LOG,
+    MANIFEST_FILE,
+    META_FILE,
+    METRICS,
+    MODEL_FILE,
+    TRAINER_STATE_FILE,
+    ModelConfig,
+    checkpoint_name,
+)
+
+INDEX = "CHECKPOINTS.json"
+LOGS = (METRICS, EVENTS, LOG)
+MOST_INDEX_BYTES = 16 << 20
+GRANT_S = 6 * 86_400.0
+"""For how long the machine's URLs are made: S3 allows seven days at most."""
+SPARES = 4
+"""Folders for saves that nobody planned: a stop, a limit, a preemption notice."""
+SMALL_BYTES = 4 << 20
+SCHEMES = ("s3", "hf", "ssh")
+ANY_S3 = "in any S3 (AWS_ENDPOINT_URL_S3 names one that is not Amazon's)"
+HUB_FORM = re.compile(r"hf://(?:models/)?([\w.-]+/[\w.-]+)((?:/[\w.-]+)*)/?")
+
+
+def check_scheme(uri: str) -> None:
+    """Raises UserError for a store that machines cannot write to, with what to write instead."""
+    scheme = uri.partition("://")[0] if "://" in uri else ""
+    if scheme == "hf":
+        hub_place(uri)
+    if scheme == "ssh":
+        _check_home(uri)
+    if scheme in SCHEMES:
+        return
+    raise UserError(
+        f"checkpoint_store {uri}: machines cannot write there; s3://, hf:// and ssh:// are supported",
+        f'write checkpoint_store = "s3://BUCKET/PREFIX", {ANY_S3}; or leave it away: a gptctl that follows the run '
+        "mirrors its checkpoints to this computer",
+    )
+
+
+def _check_home(uri: str) -> None:
+    try:
+        home_box.by_ssh_alone(uri)
+    except UserError as error:
+        raise UserError(f"checkpoint_store {error.message}", error.hint) from error
+
+
+def hub_place(uri: str) -> tuple[str, str]:
+    """(OWNER/NAME, folder in it) of a store on the Hub. Raises UserError."""
+    found = HUB_FORM.fullmatch(uri)
+    if found is None:
+        raise UserError(f"checkpoint_store {uri} is no repository of the Hub", "write it as hf://OWNER/NAME")
+    return found[1], found[2].strip("/")
+
+
+def run_uri(store: str, run_id: str) -> str:
+    """Where a run's checkpoints lie. Of the Hub's repositories a store is a model's, whatever else hf:// may mean."""
+    scheme, _, place = store.rstrip("/").partition("://")
+    if scheme == "hf" and not place.startswith("models/"):
+        place = f"models/{place}"
+    return f"{scheme}://{place}/{run_id}"
+
+
+def planned_steps(steps: int, every: int) -> list[int]:
+    """The steps at which the trainer saves, the last one included."""
+    return sorted({*range(every, steps + 1, every), steps})
+
+
+def planned_folders(steps: int, every: int) -> list[str]:
+    """`step-000617` and so on."""
+    return [checkpoint_name(step) for step in planned_steps(steps, every)]
+
+
+def spare_folders() -> list[str]:
+    return [f"spare-{number:02d}" for number in range(1, SPARES + 1)]
+
+
+def file_sizes(model: ModelConfig, optimizer: str) -> dict[str, int]:
+    """Files of a checkpoint, with sizes that they do not exceed."""
+    weights = checkpoint_bytes(model, optimizer, weights_only=True)
+    state = checkpoint_bytes(model, optimizer) - weights
+    sizes = {MODEL_FILE: weights, TRAINER_STATE_FILE: state}
+    return {**{name: int(1.02 * size) + SMALL_BYTES for name, size in sizes.items()},
+            META_FILE: SMALL_BYTES, MANIFEST_FILE: SMALL_BYTES}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StoredCheckpoint:
+    """One checkpoint that the store gave back whole. `files`: name to {"size_bytes", "sha256"}, the manifest too."""
+
+    step: int
+    folder: str
+    files: Mapping[str, Mapping[str, Any]]
+    best: bool = False
+    latest: bool = False
+
+    @property
+    def resumable(self) -> bool:
+        """Whether it holds the optimizer's state; a best one alone may not."""
+        return TRAINER_STATE_FILE in self.files
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(int(each["size_bytes"]) for each in self.files.values())
+
+
+@dataclass(frozen=True)
+class StoreIndex:
+    """What the store holds of a run. `ended`: the agent's exit record, once everything was there."""
+
+    run: str
+    checkpoints: tuple[StoredCheckpoint, ...] = ()
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    ended: Mapping[str, Any] | None = None
+
+    def newest(self, *, resumable: bool = False) -> StoredCheckpoint | None:
+        """The checkpoint of the highest step."""
+        found = [each for each in self.checkpoints if each.resumable or not resumable]
+        return max(found, key=lambda each: each.step, default=None)
+
+    def named(self, name: str) -> StoredCheckpoint | None:
+        """The checkpoint of that name, `step-000617`, or in that folder."""
+        found = (each for each in self.checkpoints if name in (each.folder, checkpoint_name(each.step)))
+        return next(found, None)
+
+
+def read_index(content: bytes, where: str) -> StoreIndex:
+    """The index object. Raises VerificationFailed for anything else, UserError for names that lead elsewhere."""
+    try:
+        value = json.loads(content)
+        found = tuple(_checkpoint(each, where) for each in value["checkpoints"])
+        return StoreIndex(str(value["run"]), found, dict(value.get("files") or {}), value.get("ended"))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise VerificationFailed(
+            f"{where}/{INDEX} is no index of checkpoints: {error}", "name a checkpoint folder below it"
+        ) from error
+
+
+def _checkpoint(value: Mapping[str, Any], where: str) -> StoredCheckpoint:
+    manifest = {"size_bytes": int(value["manifest_size_bytes"]), "sha256": str(value["manifest_sha256"])}
+    files = {checked(name, where): _entry(entry) for name, entry in value["files"].items()}
+    folder = checked(str(value["folder"]), where)
+    return StoredCheckpoint(
+        int(value["step"]),
+        folder,
+        {**files, MANIFEST_FILE: manifest},
+        bool(value.get("best")),
+        bool(value.get("latest")),
+    )
+
+
+def _entry(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {"size_bytes": int(value["size_bytes"]), "sha256": str(value["sha256"])}
+
+
+def of_manifest(step: int, folder: str, content: bytes, sha256: str, where: str) -> StoredCheckpoint:
+    """A checkpoint that no index names, from its own MANIFEST.json."""
+    try:
+        listed = json.loads(content)["files"]
+        files = {checked(name, where): _entry(entry) for name, entry in listed.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise VerificationFailed(f"{where}/{MANIFEST_FILE} is no manifest: {error}") from error
+    return StoredCheckpoint(
+        step, folder, {**files, MANIFEST_FILE: {"size_bytes": len(content), "sha256": sha256}}, latest=True
+    )
+
+
+def shape_differences(found: Mapping[str, Any], wanted: ModelConfig) -> list[str]:
+    """`n_layer is 12, the recipe wants 6`: the keys in which a checkpoint's model is another one. Dropout and the
+    initial weights are no part of its shape."""
+    same = ("dropout", "init")
+    return [
+        f"{key} is {found.get(key)}, the recipe wants {value}"
+        for key, value in asdict(wanted).items()
+        if key not in same and found.get(key) != value
+    ]
+
+
+def told_by(uri: str, status: Mapping[str, Any] | None) -> dict[str, Any]:
+    """`store` of a run's row after the machine's own word: state (`starting`, `waiting`, `uploading`, `safe`,
+    `trouble`, `needs-input`), what is wrong, and the newest step that lies verified there."""
+    found = status or {}
+    safe = [int(step) for step in found.get("safe") or []]
+    return {
+        "uri": uri,
+        "state": str(found.get("state") or "starting"),
+        "problem": found.get("problem"),
+        "safe_step": max(safe, default=None),
+    }

@@ -1,0 +1,339 @@
+"""The recipe: what to train and how far, as a frozen value read from a TOML file. No hosts, no secrets, no machine.
+
+The tables and their defaults are those of trainer.contract, with ranges and help added; `docs/recipe.md` is made from
+them. It must not know about providers or runs.
+
+Example::
+
+    recipe = load_recipe("chinchilla_163m", overrides=["train.seed=7"])
+    recipe.train.learning_rate, recipe.digest
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, StringConstraints, field_validator, model_validator
+
+from orchestrator.core.config import bundled_files
+from orchestrator.core.config.toml_tables import (
+    NAME_PATTERN,
+    RECIPE_NAME_PATTERN,
+    Fraction,
+    Line,
+    Table,
+    build,
+    merge,
+    read_toml,
+)
+from orchestrator.core.errors import UserError
+from orchestrator.core.suggest import nearest, one_of
+from trainer.contract import DataConfig, ModelConfig, RetentionConfig, TrainConfig
+
+DEEPEST_EXTENDS = 5
+
+Tokens = Annotated[int, Field(ge=1, le=10**15)]
+Position = Annotated[int, Field(ge=0, le=10**15)]
+Every = Annotated[int, Field(ge=0, le=10**9)]
+MachineName = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+
+
+class Model(Table):
+    """Shape and initialisation of the GPT-2."""
+
+    vocab_size: int = Field(default=ModelConfig.vocab_size, ge=2, le=10_000_000)
+    """Number of token ids."""
+    context_length: int = Field(default=ModelConfig.context_length, ge=2, le=1_000_000)
+    """Tokens per sequence."""
+    n_layer: int = Field(default=ModelConfig.n_layer, ge=1, le=1_000)
+    """Transformer blocks."""
+    n_head: int = Field(default=ModelConfig.n_head, ge=1, le=1_000)
+    """Attention heads; must divide n_embd."""
+    n_embd: int = Field(default=ModelConfig.n_embd, ge=1, le=100_000)
+    """Width of the residual stream."""
+    dropout: float = Field(default=ModelConfig.dropout, ge=0, lt=1)
+    """Dropout probability after the embedding, attention and MLP."""
+    qkv_bias: bool = ModelConfig.qkv_bias
+    """Bias of the query, key and value projections."""
+    bias: bool = ModelConfig.bias
+    """Bias of the attention output and MLP projections, and of the LayerNorms."""
+    tie_embeddings: bool = ModelConfig.tie_embeddings
+    """Whether the output head shares the token embedding's weights."""
+    init: Literal["gpt2", "torch"] = "gpt2"
+    """`gpt2`: std 0.02, residual projections scaled by 1/sqrt(2 n_layer). `torch`: the framework's defaults."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd = {self.n_embd} does not divide into n_head = {self.n_head} heads")
+        return self
+
+    def config(self) -> ModelConfig:
+        """The same as the trainer's value."""
+        return ModelConfig(**self.model_dump())
+
+
+class Validation(Table):
+    """Where the validation loss is measured. Without it: a file named val* beside train*, else the last 1 %."""
+
+    start_token: Position = DataConfig.validation_start_token
+    """First token of the slice, counted in the validation file, or in the training stream where there is none."""
+    tokens: Tokens
+    """Length of the slice in tokens."""
+
+
+class Prepare(Table):
+    """Text to turn into tokens, once, before the run."""
+
+    source: Line
+    """`python-stdlib` (the source files of Python's own library: nothing is downloaded); a file, a folder or a pattern
+    of text, JSON Lines or Parquet; or such files at `hf://OWNER/NAME`, `s3://` or `https://`, which are downloaded to
+    this computer first. It is prepared here, before a machine is rented."""
+    tokenizer: Line = "gpt2"
+    """`bytes` (257 ids, no vocabulary download) or a tiktoken name such as `gpt2`."""
+    separator: Annotated[str, StringConstraints(max_length=100)] = "<|endoftext|>"
+    """Special token between two documents; empty: none."""
+    documents: Annotated[int, Field(ge=1)] | None = None
+    """At most this many documents, in name order; without it: all."""
+    column: Line = "text"
+    """The JSON key or the Parquet column that holds the text."""
+
+
+class Data(Table):
+    """Which tokens to train on."""
+
+    source: Line | None = None
+    """`hf://OWNER/NAME`, `s3://`, `https://`, a file or a folder; safetensors `tokens`, nanoGPT .bin or llm.c .bin."""
+    start_token: Position = DataConfig.start_token
+    """First token of the training window."""
+    tokens: Tokens | None = DataConfig.tokens
+    """Length of the training window in tokens; without it: all that is not held out for validation."""
+    order: Literal["sequential", "shuffled"] = "sequential"
+    """Order of the sequences in the first epoch; further epochs are always reshuffled."""
+    tokenizer: Line | None = None
+    """Decodes the samples: `bytes` or a tiktoken name; without it: that of [data.prepare], else `gpt2`."""
+    validation: Validation | None = None
+    """[data.validation]"""
+    prepare: Prepare | None = None
+    """[data.prepare]"""
+
+    @model_validator(mode="after")
+    def _has_a_source(self) -> Self:
+        if self.source is None and self.prepare is None:
+            raise ValueError("needs `source`, or a table [data.prepare] that makes the tokens")
+        return self
+
+    @property
+    def decoder(self) -> str:
+        """The tokenizer that turns samples into text."""
+        return self.tokenizer or (self.prepare.tokenizer if self.prepare else DataConfig.tokenizer)
+
+
+class Train(Table):
+    """How far and how to train. Nothing here depends on the machine."""
+
+    tokens: Tokens | Literal["chinchilla", "all"] = "chinchilla"
+    """A number, `chinchilla` (20 x parameters) or `all` (one epoch); always rounded up to a whole global batch."""
+    max_epochs: float | None = Field(default=None, gt=0, le=1_000_000)
+    """Refuses a run that would see the data more often; without it further epochs are reshuffled and said."""
+    global_batch: int = Field(default=TrainConfig.global_batch, ge=1, le=1_000_000)
+    """Sequences per optimizer step, over all GPUs. Never depends on the machine."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """`muon`: Muon for the hidden matrices, AdamW for the rest."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = TrainConfig.betas
+    """AdamW's two decay rates."""
+    weight_decay: float = Field(default=TrainConfig.weight_decay, ge=0, le=10)
+    """Decoupled weight decay."""
+    decay: Literal["matrices", "all"] = "matrices"
+    """Which tensors decay: those with two dimensions or more, or all."""
+    learning_rate: float = Field(default=TrainConfig.learning_rate, gt=0, le=10)
+    """Peak learning rate."""
+    schedule: Literal["constant", "cosine", "linear", "wsd"] = "cosine"
+    """Course of the learning rate after warm-up; `wsd` is warm-up, stable, decay."""
+    warmup_fraction: Fraction = TrainConfig.warmup_fraction
+    """Part of all steps in which the learning rate rises from 0."""
+    min_learning_rate_fraction: Fraction = TrainConfig.min_learning_rate_fraction
+    """Last learning rate as a part of the peak."""
+    grad_clip: float | None = Field(default=TrainConfig.grad_clip, ge=0, le=1_000_000)
+    """Largest gradient norm; 0 or absent: no clipping."""
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    """Compute type. `fp16` scales gradients; a card without bf16 answers `bf16` with fp16."""
+    tf32: bool = TrainConfig.tf32
+    """TF32 matrix products where fp32 is left."""
+    compile: bool | None = TrainConfig.compile
+    """torch.compile; absent: on for CUDA, off on CPU."""
+    activation_checkpointing: bool = TrainConfig.activation_checkpointing
+    """Recomputes activations in the backward pass: less memory, about a third more time."""
+    seed: int = Field(default=TrainConfig.seed, ge=0, le=2**63 - 1)
+    """Decides initial weights, token order and dropout."""
+    log_every: int = Field(default=TrainConfig.log_every, ge=1, le=10**9)
+    """Steps between two lines of metrics."""
+    checkpoint_every: int = Field(default=TrainConfig.checkpoint_every, ge=1, le=10**9)
+    """Steps between two checkpoints; the last step always has one."""
+    validate_every: int = Field(default=TrainConfig.validate_every, ge=1, le=10**9)
+    """Steps between two validations; the last step always has one."""
+    keep_last: int = Field(default=RetentionConfig.keep_last, ge=1, le=10**6)
+    """Keeps the newest checkpoints; the best one is always kept."""
+    keep_every: Every = RetentionConfig.keep_every
+    """Also keeps the checkpoints of every so many steps; 0: none."""
+    max_nonfinite_steps: int = Field(default=TrainConfig.max_nonfinite_steps, ge=1, le=10**6)
+    """Steps in a row with NaN or infinite gradients after which the run fails."""
+    process_group_timeout_s: float = Field(default=TrainConfig.process_group_timeout_s, ge=10, le=86_400)
+    """How long one GPU waits for another before the run fails."""
+
+
+class Evaluation(Table):
+    """What is measured at the end, on the machine."""
+
+    slices: tuple[tuple[Position, Tokens], ...] = ()
+    """Pairs of first token and length, in the validation file: the loss of each is reported."""
+    prompts: tuple[Annotated[str, StringConstraints(min_length=1, max_length=10_000)], ...] = ()
+    """Beginnings the finished model continues."""
+
+
+class Limits(Table):
+    """What a run may cost. A plan beyond a limit is refused before anything is bought."""
+
+    max_cost_usd: float | None = Field(default=None, gt=0, le=10_000_000)
+    """Ceiling over everything the run pays, USD before tax."""
+    max_hours: float | None = Field(default=None, gt=0, le=100_000)
+    """Longest time from renting to release."""
+    max_price_per_hour_usd: float | None = Field(default=None, gt=0, le=10_000)
+    """Dearest machine that may be rented."""
+    hold_h: float | None = Field(default=None, ge=0, le=1_000)
+    """Hours a machine waits after training for a laptop that is away; absent: until the budget deadline."""
+
+
+class MachineRow(Table):
+    """What one machine type gets of its own. A machine without a row gets `micro_batch = "auto"`."""
+
+    micro_batch: Annotated[int, Field(ge=1, le=1_000_000)] | Literal["auto"] = "auto"
+    """Sequences per forward pass of one GPU; `auto`: the largest that fits and divides the global batch."""
+    max_cost_usd: float | None = Field(default=None, gt=0, le=10_000_000)
+    """As in [limits], for this machine type."""
+    max_hours: float | None = Field(default=None, gt=0, le=100_000)
+    """As in [limits], for this machine type."""
+    max_price_per_hour_usd: float | None = Field(default=None, gt=0, le=10_000)
+    """As in [limits], for this machine type."""
+
+
+class Recipe(Table):
+    """A recipe file. `extends = "PATH"` at its top lays it over another one, table by table."""
+
+    name: str = Field(pattern=RECIPE_NAME_PATTERN)
+    """Part of every run's id: lower-case letters, digits, `_`, `.` and `-`."""
+    description: Annotated[str, StringConstraints(max_length=2_000)] = ""
+    """One line for lists and the model card."""
+    model: Model = Model()
+    """[model]"""
+    data: Data
+    """[data]"""
+    train: Train = Train()
+    """[train]"""
+    eval: Evaluation = Evaluation()
+    """[eval]"""
+    machines: dict[MachineName, MachineRow] = Field(default_factory=dict)
+    """[machines."8xA100-40GB"] and so on, by machine type"""
+    limits: Limits = Limits()
+    """[limits]"""
+
+    @field_validator("description")
+    @classmethod
+    def _on_one_line(cls, text: str) -> str:
+        return " ".join(text.split())
+
+    def resolved(self) -> dict[str, Any]:
+        """Everything, defaults included, as JSON-able values: what the ledger stores."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_resolved(cls, value: Mapping[str, Any]) -> Recipe:
+        """The recipe that resolved() came from. UserError when the stored value does not fit this version."""
+        return build(cls, value, f"stored recipe {value.get('name', '?')}")
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over the resolved values, hex: equal for two files that say the same."""
+        return hashlib.sha256(json.dumps(self.resolved(), sort_keys=True).encode()).hexdigest()
+
+    def micro_batch_for(self, machine: str) -> int | None:
+        """The micro-batch this recipe wants on a machine type; None for auto."""
+        row = self.machines.get(machine, MachineRow())
+        return None if row.micro_batch == "auto" else row.micro_batch
+
+
+def search_folders() -> tuple[Path, ...]:
+    """Where a recipe named without a path is looked for: ./recipes, then the recipes that come with gptctl."""
+    return (Path("recipes"), bundled_files.recipes_folder())
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = (), search: Sequence[Path] | None = None) -> Recipe:
+    """Reads a recipe by path or by name, lays it over what it extends, applies `--set KEY=VALUE` and validates.
+
+    Raises UserError naming the file, the key, the nearest known key, and what would be right.
+    """
+    path = find_recipe(name_or_path, search_folders() if search is None else search)
+    table = _read_extended(path, seen=())
+    for override in overrides:
+        table = merge(table, _override(override))
+    return build(Recipe, table, f"recipe {path}" + (" with --set" if overrides else ""))
+
+
+def find_recipe(name_or_path: str, search: Sequence[Path]) -> Path:
+    """The file of a recipe given as path (`recipes/x.toml`) or name (`x`, `interventions/x`)."""
+    if not name_or_path.isprintable() or not name_or_path.strip():
+        raise UserError(f"{name_or_path!r} is no name of a recipe", hint="give a path, or a name `gptctl plan` lists")
+    direct = Path(name_or_path).expanduser()
+    if direct.is_file():
+        return direct
+    name = name_or_path.removesuffix(".toml")
+    for folder in search:
+        if (folder / f"{name}.toml").is_file() and ".." not in Path(name).parts:
+            return folder / f"{name}.toml"
+    known = known_recipes(search)
+    near = nearest(name, known) or nearest(Path(name).name, known)
+    hint = f"did you mean {near}?" if near else "write one: gptctl init copies the recipes that come with gptctl"
+    raise UserError(f"there is no recipe {name_or_path}; known: {one_of(known, most=30)}", hint=hint)
+
+
+def known_recipes(search: Sequence[Path]) -> list[str]:
+    """Names of all recipes in the search folders, such as `quickstart` or `interventions/qkv_bias`, sorted."""
+    found = {path.relative_to(folder).with_suffix("") for folder in search for path in folder.rglob("*.toml")}
+    return sorted(str(path) for path in found)
+
+
+def _read_extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    table = read_toml(path, "recipe")
+    below = table.pop("extends", None)
+    if below is None:
+        return table
+    chain = (*seen, path.resolve())
+    if not isinstance(below, str):
+        raise UserError(f"recipe {path}: extends: must be the path of another recipe, got {below!r}")
+    target = path.parent / below
+    if target.resolve() in chain:
+        raise UserError(f"recipe {path}: extends {below}, which extends this one again")
+    if len(chain) > DEEPEST_EXTENDS:
+        raise UserError(f"recipe {path}: more than {DEEPEST_EXTENDS} recipes extend each other")
+    if not target.is_file():
+        raise UserError(f"recipe {path}: extends {below}, but there is no file {target}")
+    return merge(_read_extended(target, chain), table)
+
+
+def _override(text: str) -> dict[str, Any]:
+    """`a.b=v` as {"a": {"b": v}}. The value is TOML (7, true, [1, 2]), else taken as a string."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip() or not text.isprintable():
+        raise UserError(f"--set {text!r}: must be KEY=VALUE, such as train.seed=7")
+    for candidate in (value, json.dumps(value)):
+        try:
+            return tomllib.loads(f"{key} = {candidate}")
+        except tomllib.TOMLDecodeError:
+            continue
+    raise UserError(f"--set {text!r}: {key.strip()!r} is no key", hint='such as machines."8xH100".micro_batch=12')

@@ -1,0 +1,1 @@
+"""What is known about machines beyond one run: whose they are, and when a watcher last looked."""

@@ -1,0 +1,1 @@
+"""Recipe x machine x offer -> plan: batch, rates, hours, dollars, limits."""

@@ -1,0 +1,95 @@
+"""The split of a recipe's global batch over a machine: micro-batch x accumulation x ranks, and whether it fits.
+
+It must not change the global batch: the mathematics of a recipe never depends on the machine.
+
+Example: `choose_batch(recipe, machine_type("8xA100-40GB"))` is micro-batch 12, accumulation 1, fits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.core.config.recipe import Recipe
+from orchestrator.core.machines import MachineType
+from trainer.arithmetic import divisors, largest_micro_batch, memory_gib, nearest_global_batch, split_batch
+
+USABLE = 0.975
+"""Of the memory a card is sold with; a 40 GB card shows 39 GiB."""
+CPU_MICRO_BATCH = 8
+"""Larger micro-batches gain nothing on a CPU and only cost memory."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences per forward pass of a rank, and how many passes make one step. `why` says why it does not fit."""
+
+    ranks: int
+    micro_batch: int
+    accumulation: int
+    fits: bool = True
+    why: str = ""
+
+
+def choose_batch(recipe: Recipe, machine: MachineType) -> Batch:
+    """The recipe's micro-batch for this machine, or the largest that fits and divides.
+
+    One that does not fit or divide comes back with `fits` False and the reason; its numbers serve estimates only.
+    """
+    wanted = recipe.micro_batch_for(machine.name)
+    return _largest(recipe, machine) if wanted is None else _given(recipe, machine, wanted)
+
+
+def split(global_batch: int, ranks: int, micro_batch: int) -> Batch:
+    """The split for a given micro-batch; `why` names the nearest global batch when it does not divide."""
+    try:
+        return Batch(ranks, micro_batch, split_batch(global_batch, ranks, micro_batch))
+    except ValueError as error:
+        return Batch(ranks, micro_batch, max(1, round(global_batch / (ranks * micro_batch))), False, str(error))
+
+
+def _given(recipe: Recipe, machine: MachineType, micro_batch: int) -> Batch:
+    batch = split(recipe.train.global_batch, machine.ranks, micro_batch)
+    needed, free = _needed_gib(recipe, micro_batch), _free_gib(machine)
+    if not batch.fits or free is None or needed <= free:
+        return batch
+    why = f"micro-batch {micro_batch} needs about {needed:.1f} GiB of {free:.1f} GiB per GPU"
+    return Batch(batch.ranks, micro_batch, batch.accumulation, False, why)
+
+
+def _largest(recipe: Recipe, machine: MachineType) -> Batch:
+    whole, ranks = recipe.train.global_batch, machine.ranks
+    share, left = divmod(whole, ranks)
+    if left or not share:
+        why = (
+            f"a global batch of {whole} does not divide over {ranks} ranks; "
+            f"the nearest that does is {nearest_global_batch(whole, ranks)}"
+        )
+        return Batch(ranks, 1, max(1, share), False, why)
+    free = _free_gib(machine)
+    if free is None:
+        found = next(size for size in divisors(share) if size <= CPU_MICRO_BATCH)
+        return split(whole, ranks, found)
+    largest = largest_micro_batch(
+        recipe.model.config(),
+        share,
+        free,
+        recipe.train.precision,
+        activation_checkpointing=recipe.train.activation_checkpointing,
+        optimizer=recipe.train.optimizer,
+    )
+    if largest is None:
+        why = f"even micro-batch 1 needs about {_needed_gib(recipe, 1):.1f} GiB of {free:.1f} GiB per GPU"
+        return Batch(ranks, 1, share, False, why)
+    return split(whole, ranks, largest)
+
+
+def _needed_gib(recipe: Recipe, micro_batch: int) -> float:
+    train = recipe.train
+    return memory_gib(
+        recipe.model.config(), micro_batch, train.precision, train.activation_checkpointing, train.optimizer
+    )
+
+
+def _free_gib(machine: MachineType) -> float | None:
+    """Memory of one card that a trainer can use; None on CPU, where it is not what limits."""
+    return machine.gpu.memory_gib * USABLE if machine.gpu and machine.cuda else None

@@ -1,0 +1,167 @@
+"""What a plan expects beside the training itself: the price, the hours of each stage, and how it ends unattended.
+
+Pure. Where nothing is measured the figures of [assumed] in machines.toml stand in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from orchestrator.core.config.inventory import HostSpec
+from orchestrator.core.config.recipe import Limits, Recipe
+from orchestrator.core.machines import MachineType, assumed, bundled_offers
+from orchestrator.core.planning.rates import Rate
+from orchestrator.core.ports import Offer
+from trainer.arithmetic import checkpoint_bytes, chinchilla_tokens, steps_for
+
+BYTES_PER_TOKEN = 2
+"""Token files are uint16 for every vocabulary up to 65,536."""
+
+
+@dataclass(frozen=True)
+class Quote:
+    """A price with its source. `paid`: bought by the hour; `dated_at`: UTC epoch seconds of a bundled price."""
+
+    per_hour_usd: float | None
+    source: str
+    paid: bool
+    dated_at: float | None = None
+
+
+def quote(host: HostSpec | None, machine: MachineType, offer: Offer | None) -> Quote:
+    """The price that counts for this host: the offer's, else the inventory's, else the newest bundled one."""
+    if host is not None and not host.paid:
+        if host.price_per_hour_usd is None:
+            return Quote(0.0, "your own machine, no price set", paid=False)
+        return Quote(host.price_per_hour_usd, "inventory", paid=False)
+    if offer is None:
+        known = [o for o in bundled_offers(machine.name) if host is None or o.provider == host.provider]
+        offer = min(known, key=lambda o: o.price_per_hour_usd, default=None)
+    if offer is None:
+        return Quote(None, "no price known", paid=host is not None)
+    dated_at = None
+    if offer.source.startswith("bundled "):
+        day = datetime.fromisoformat(offer.source.removeprefix("bundled "))
+        dated_at = day.replace(tzinfo=UTC).timestamp()
+    return Quote(offer.price_per_hour_usd, f"{offer.provider}, {offer.source}", paid=True, dated_at=dated_at)
+
+
+def hours_by_stage(
+    recipe: Recipe, host: HostSpec | None, machine: MachineType, *, steps: int, tokens: int, rate: Rate
+) -> dict[str, float]:
+    """Hours of boot, provision, data, train and fetch."""
+    facts, kind = assumed(), "paid" if host is None or host.paid else host.provider
+    boot_minutes = (machine.boot_minutes or facts["boot_minutes"]) if kind == "paid" else 0.0
+    fetch_rate = facts["store_mb_per_s"] if host and host.checkpoint_store else facts["fetch_mb_per_s"][kind]
+    data_tokens = min(tokens, recipe.data.tokens or tokens)
+    return {
+        "boot": boot_minutes / 60,
+        "provision": facts["provision_minutes"][kind] / 60,
+        "data": data_tokens * BYTES_PER_TOKEN / (facts["data_mb_per_s"][kind] * 1e6) / 3600,
+        "train": tokens / rate.tokens_per_second / 3600,
+        "fetch": kept_bytes(recipe, steps) / (fetch_rate * 1e6) / 3600,
+    }
+
+
+def kept_bytes(recipe: Recipe, steps: int) -> int:
+    """Size of the checkpoints that are kept at the end: the newest, the best, and every so many steps."""
+    train = recipe.train
+    written = math.ceil(steps / train.checkpoint_every)
+    kept = train.keep_last + 1 + (steps // train.keep_every if train.keep_every else 0)
+    return min(written, kept) * checkpoint_bytes(recipe.model.config(), train.optimizer)
+
+
+def tokens_about(recipe: Recipe) -> int:
+    """Tokens of the training, by the recipe alone: "all" of data whose length it does not tell counts as 20 per
+    parameter."""
+    wanted = recipe.train.tokens
+    if isinstance(wanted, int):
+        return wanted
+    return (recipe.data.tokens if wanted == "all" else None) or chinchilla_tokens(recipe.model.config())
+
+
+def kept_about(recipe: Recipe) -> int:
+    """kept_bytes, by the recipe alone."""
+    return kept_bytes(recipe, steps_for(tokens_about(recipe), recipe.train.global_batch, recipe.model.context_length))
+
+
+def disk_gib(recipe: Recipe, steps: int, tokens: int) -> int:
+    """What a run needs of a disk that is chosen at launch: system, environment, tokens, what is kept and what is being
+    written, and a fifth on top. tokens: that are read, or more."""
+    return int(assumed()["system_gib"]) + math.ceil(1.2 * sum(_disk_bytes(recipe, steps, tokens)) / 2**30)
+
+
+def disk_trouble(recipe: Recipe, offer: Offer | None, steps: int, tokens: int) -> tuple[str, str]:
+    """(why it cannot fit, what to be warned of) on the disk that is offered as it is; empty where all is well or
+    nobody knows."""
+    disk = offer.disk_gib if offer else None
+    data, checkpoints = (size / 2**30 for size in _disk_bytes(recipe, steps, tokens))
+    if disk is None or disk_gib(recipe, steps, tokens) <= disk:
+        return "", ""
+    need = f"data {data:,.1f} GiB, checkpoints {checkpoints:,.1f} GiB; its disk has {disk:,} GiB"
+    if data + checkpoints > disk:
+        return f"{need}: lower keep_last or keep_every keeps fewer, or train on fewer tokens", ""
+    return "", f"the disk may be too small beside the system: {need}"
+
+
+def _disk_bytes(recipe: Recipe, steps: int, tokens: int) -> tuple[int, int]:
+    """Of the tokens, and of the checkpoints: those kept, one being written, one that retention takes next."""
+    written = kept_bytes(recipe, steps) + 2 * checkpoint_bytes(recipe.model.config(), recipe.train.optimizer)
+    return min(tokens, recipe.data.tokens or tokens) * BYTES_PER_TOKEN, written
+
+
+def spread(hours: Mapping[str, float], price_per_hour_usd: float | None, uncertainty: float) -> dict[str, float | None]:
+    """Dollars by stage, and the range of the total when training is off by +- `uncertainty`."""
+    if price_per_hour_usd is None:
+        return {**dict.fromkeys(hours), "total_low": None, "total_high": None}
+    slack = hours["train"] * uncertainty
+    cost: dict[str, float | None] = {stage: value * price_per_hour_usd for stage, value in hours.items()}
+    cost["total_low"] = (hours["total"] - slack) * price_per_hour_usd
+    cost["total_high"] = (hours["total"] + slack) * price_per_hour_usd
+    return cost
+
+
+def ending(
+    host: HostSpec | None, price: Quote, limits: Limits, ceiling: float | None, hours: Mapping[str, float]
+) -> str:
+    """What happens when training ends and the laptop is away, in one line with its dollars."""
+    if host is None:
+        return "depends on the host entry: none is chosen"
+    if not host.paid:
+        return "training goes on without the laptop; checkpoints wait on the machine until fetched"
+    stored = f"best + latest go to {host.checkpoint_store}, then " if host.checkpoint_store else ""
+    if host.guard == "none":
+        rate = f" (${price.per_hour_usd:g}/h)" if price.per_hour_usd else ""
+        return f"{stored}the machine is billed{rate} until you come back: guard none ends nothing"
+    if host.guard == "watcher":  # which knows the deadline alone: it comes no sooner, whatever hold_h says
+        end_h = _end_hour(price, limits, ceiling, hours)
+        left_h = max(0.0, end_h - (hours["total"] - hours["fetch"]))
+        until = (
+            f"billed up to {left_h:.1f} h{_dollars(left_h, price)} more, until the watcher ends it at hour {end_h:.1f}"
+        )
+        return f"{stored}{until}" if stored else f"{until}, checkpoints lost: set checkpoint_store"
+    if stored:
+        return f"{stored}the machine ends itself"
+    hold_h = _hold_hours(price, limits, ceiling, hours)
+    return f"held up to {hold_h:.1f} h{_dollars(hold_h, price)}, then ended and checkpoints lost: set checkpoint_store"
+
+
+def _dollars(hours: float, price: Quote) -> str:
+    return f" (${hours * price.per_hour_usd:.0f})" if price.per_hour_usd else ""
+
+
+def _end_hour(price: Quote, limits: Limits, ceiling: float | None, hours: Mapping[str, float]) -> float:
+    """Hours from the launch to the budget deadline."""
+    ends = [limits.max_hours] if limits.max_hours is not None else []
+    if ceiling is not None and price.per_hour_usd:
+        ends.append(ceiling / price.per_hour_usd)
+    return min(ends, default=hours["total"])
+
+
+def _hold_hours(price: Quote, limits: Limits, ceiling: float | None, hours: Mapping[str, float]) -> float:
+    """Hours left from the end of training to the budget deadline, cut by hold_h."""
+    left = max(0.0, _end_hour(price, limits, ceiling, hours) - (hours["total"] - hours["fetch"]))
+    return left if limits.hold_h is None else min(left, limits.hold_h)

@@ -1,0 +1,1 @@
+"""Token files here and far away, and what of them has to move."""

@@ -1,0 +1,99 @@
+"""What the clouds would sell now: every configured account asked at once, each for two seconds at most.
+
+Where an account does not answer, or has no key, or nobody is to be asked, the bundled price with its date stands in.
+
+Example::
+
+    market = ask(accounts_of(inventory))
+    offer_for(inventory.host("lambda-8xa100"), machine, market.offers)     # None: nobody sells it
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from orchestrator import providers
+from orchestrator.core.config.inventory import HostSpec
+from orchestrator.core.errors import ProviderError, UserError
+from orchestrator.core.machines import MachineType, all_machine_types, bundled_offers
+from orchestrator.core.ports import Offer
+from orchestrator.fleet.accounts import Account, accounts_behind
+
+ASK_WITHIN_S = 2.0
+
+
+@dataclass(frozen=True)
+class Market:
+    """Offers of all accounts; `problems`: why an account's are bundled ones, by its name."""
+
+    offers: tuple[Offer, ...] = ()
+    problems: Mapping[str, str] = field(default_factory=dict)
+
+
+def ask_for(hosts: Iterable[HostSpec], within_s: float = ASK_WITHIN_S) -> Market:
+    """The offers of these hosts' accounts, and the bundled ones of everybody who was not asked."""
+    asked = ask(accounts_behind(host for host in hosts if host.provider in providers.known()), within_s)
+    names = {offer.provider for offer in asked.offers}
+    others = [offer for offer in bundled() if offer.provider not in names]
+    return Market((*asked.offers, *others), asked.problems)
+
+
+def ask(accounts: Sequence[Account], within_s: float = ASK_WITHIN_S) -> Market:
+    """The offers of every account that answers in time, in the accounts' order."""
+    answers: dict[str, Sequence[Offer] | str] = {}
+    threads = [
+        # Daemons: one that hangs must not keep the command from ending.
+        threading.Thread(target=_ask, args=(account, within_s, answers), daemon=True)
+        for account in accounts
+    ]
+    until = time.monotonic() + within_s
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
+    offers: list[Offer] = []
+    problems = {}
+    for account in accounts:
+        answer = answers.get(account.name, f"no answer within {within_s:.0f} s")
+        if isinstance(answer, str):
+            problems[account.name] = answer
+            answer = bundled(account.provider.name)
+        offers += answer
+    return Market(tuple(offers), problems)
+
+
+def _ask(account: Account, within_s: float, answers: dict[str, Sequence[Offer] | str]) -> None:
+    try:
+        answers[account.name] = account.provider.offers(within_s)
+    except (ProviderError, UserError) as error:
+        answers[account.name] = error.message
+
+
+def bundled(provider: str | None = None) -> list[Offer]:
+    """Last known prices of one provider or of all; whether there is capacity, nobody knows."""
+    return [
+        offer
+        for machine in all_machine_types()
+        for offer in bundled_offers(machine.name)
+        if provider in (None, offer.provider)
+    ]
+
+
+def offer_for(host: HostSpec | None, machine: MachineType, offers: Sequence[Offer]) -> Offer | None:
+    """The offer a run there would take: in one of the host's regions, with capacity before without, then the cheapest.
+
+    host None: anybody's. None where nobody who was asked sells such a machine.
+    """
+    fitting = [offer for offer in offers if offer.machine == machine.name and _is_for(host, offer)]
+    return min(fitting, key=lambda offer: (not offer.available, offer.price_per_hour_usd), default=None)
+
+
+def _is_for(host: HostSpec | None, offer: Offer) -> bool:
+    if host is None:
+        return not offer.spot
+    return (offer.provider, offer.spot) == (host.provider, host.spot) and (
+        not offer.region or not host.regions or offer.region in host.regions
+    )

@@ -1,0 +1,351 @@
+"""The ledger: history and intent, in one SQLite file under GPTCTL_HOME. The world itself is always asked first.
+
+It stores and finds records and keeps three promises: a run's state goes only forward, its outcome is written together
+with `ending` and never changes, and every call is one transaction. It must not decide anything, reach a machine, or
+compute prices. One Ledger serves one thread; a second thread or process opens its own.
+
+    with Ledger.open(home, time.time) as ledger:
+        ledger.add_run(record)
+        ledger.set_state(record.id, State.ACQUIRING)
+        newest = ledger.find_run(None)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from orchestrator.core.errors import UserError
+from orchestrator.core.events import EPHEMERAL, Event
+from orchestrator.core.states import Outcome, State, is_forward
+from orchestrator.ledger import database, row_values
+from orchestrator.ledger.records import (
+    AWAY,
+    INTENT_OPEN,
+    RENTAL_OPEN,
+    Attempt,
+    Evaluation,
+    Intent,
+    RateRecord,
+    Rental,
+    RunRecord,
+    StageInterval,
+)
+
+Record = TypeVar("Record")
+
+_RUN_FROZEN = frozenset({"id", "created_at", "state", "outcome", "cause", "cause_code", "started_at", "ended_at"})
+"""What update_run must not touch: identity, and what set_state alone writes."""
+
+AWAY_LEAST_S = 1.0
+"""From one stage to the next a driver needs milliseconds."""
+
+_NEWEST_FIRST = "ORDER BY created_at DESC, rowid DESC"
+
+
+class Ledger:
+    """An open ledger. Use as a context manager, or call close()."""
+
+    def __init__(self, connection: sqlite3.Connection, home: Path, now: Callable[[], float]) -> None:
+        self.home = home
+        self._connection = connection
+        self._now = now
+
+    @classmethod
+    def open(cls, home: Path, now: Callable[[], float]) -> Ledger:
+        """Opens or creates the ledger of this home folder. `now` gives UTC epoch seconds.
+
+        Raises LedgerDamaged for an unsound database (left as it is) and UserError for a folder or disk that refuses.
+        """
+        return cls(database.open_database(home), home, now)
+
+    def close(self) -> None:
+        """Closing twice is fine."""
+        self._connection.close()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Rentals
+
+    def add_rental(self, rental: Rental) -> None:
+        self._insert("rentals", rental)
+
+    def rental(self, rental_id: str) -> Rental:
+        """Raises UserError for an unknown id."""
+        found = self._select(Rental, "SELECT * FROM rentals WHERE id = ?", rental_id)
+        if not found:
+            raise UserError(f"the ledger knows no rental {rental_id}", "gptctl status lists runs and rentals")
+        return found[0]
+
+    def rentals(self, open_only: bool = False) -> list[Rental]:
+        """Newest first."""
+        where = f"WHERE state = '{RENTAL_OPEN}'" if open_only else ""
+        return self._select(Rental, f"SELECT * FROM rentals {where} {_NEWEST_FIRST}")
+
+    def update_rental(self, rental_id: str, **fields: object) -> Rental:
+        self._update("rentals", Rental, {"id": rental_id}, fields, frozenset({"id", "created_at"}))
+        return self.rental(rental_id)
+
+    # Runs
+
+    def add_run(self, run: RunRecord) -> None:
+        self._insert("runs", run)
+
+    def run(self, run_id: str) -> RunRecord:
+        """The run of exactly this id. Raises UserError for an unknown one."""
+        found = self._select(RunRecord, "SELECT * FROM runs WHERE id = ?", run_id)
+        if not found:
+            raise self._no_run(run_id)
+        return found[0]
+
+    def find_run(self, prefix: str | None = None) -> RunRecord:
+        """The run a user means: None is the newest; else an id, a --name, or the beginning of one id.
+
+        Raises UserError when nothing or more than one run matches.
+        """
+        if prefix is None:
+            found = self.runs(limit=1)
+        else:
+            sql = f"SELECT * FROM runs WHERE id = ?1 OR name = ?1 OR substr(id, 1, length(?1)) = ?1 {_NEWEST_FIRST}"
+            found = self._select(RunRecord, sql, prefix)
+            found = [run for run in found if run.id == prefix] or found
+        if not found:
+            raise self._no_run(prefix)
+        if len(found) > 1:
+            names = ", ".join(run.id for run in found[:8]) + (" ..." if len(found) > 8 else "")
+            raise UserError(f"{prefix!r} matches {len(found)} runs: {names}", "type more of the id")
+        return found[0]
+
+    def runs(
+        self, *, limit: int | None = None, unfinished_only: bool = False, rental_id: str | None = None,
+        host: str | None = None,
+    ) -> list[RunRecord]:  # fmt: skip
+        """Newest first. `unfinished_only` leaves out ended runs."""
+        wanted = {"rental_id = ?": rental_id, "host = ?": host, "state <> ?": "ended" if unfinished_only else None}
+        terms = {term: value for term, value in wanted.items() if value is not None}
+        where = f"WHERE {' AND '.join(terms)}" if terms else ""
+        sql = f"SELECT * FROM runs {where} {_NEWEST_FIRST} LIMIT ?"
+        return self._select(RunRecord, sql, *terms.values(), -1 if limit is None else limit)
+
+    def update_run(self, run_id: str, **fields: object) -> None:
+        """Writes progress and other plain fields. State and outcome go through set_state (TypeError otherwise)."""
+        if not self._update("runs", RunRecord, {"id": run_id}, fields, _RUN_FROZEN):
+            raise self._no_run(run_id)
+
+    def set_state(
+        self, run_id: str, state: State, *, outcome: Outcome | None = None, cause: str = "",
+        cause_code: int | None = None,
+    ) -> RunRecord:  # fmt: skip
+        """Moves a run forward and returns it as it then is; the same state again changes nothing.
+
+        `ending` takes the outcome in the same transaction; the first outcome stays for good. Raises ValueError for a
+        step backward, an outcome before `ending`, or an `ending` without one.
+        """
+        with self._writing() as connection:
+            run = self.run(run_id)
+            if not is_forward(run.state, state):
+                raise ValueError(f"{run_id}: a run's state goes only forward, not {run.state} -> {state}")
+            if run.state == state:
+                return run
+            ends = state in (State.ENDING, State.ENDED)
+            if ends != bool(outcome or run.outcome):
+                raise ValueError(f"{run_id}: {state} {'needs' if ends else 'takes no'} outcome")
+            connection.execute(
+                "UPDATE runs SET state = ?1, outcome = coalesce(outcome, ?2), cause = iif(outcome IS NULL, ?3, cause),"
+                " cause_code = iif(outcome IS NULL, ?4, cause_code),"
+                " started_at = iif(?1 = 'training', coalesce(started_at, ?5), started_at),"
+                " ended_at = iif(?1 = 'ended', ?5, ended_at) WHERE id = ?6",
+                (state.value, outcome and outcome.value, cause, cause_code, self._now(), run_id),
+            )
+            after = self.run(run_id)
+            data = {"from": run.state.value, "to": state.value, "outcome": after.outcome and after.outcome.value}
+            self._append(connection, run_id, Event("state_changed", self._now(), after.stage, cause, data))
+            return after
+
+    # Events
+
+    def tell(self, run_id: str, event: Event) -> None:
+        """Keeps an event; ephemeral kinds are dropped here, so callers need not look."""
+        if event.kind not in EPHEMERAL:
+            with self._writing() as connection:
+                self._append(connection, run_id, event)
+
+    def events(self, run_id: str) -> list[Event]:
+        """In the order they were told."""
+        with self._translated():
+            found = self._connection.execute("SELECT * FROM events WHERE run_id = ? ORDER BY id", (run_id,)).fetchall()
+        return [Event(row["kind"], row["time"], row["stage"], row["text"], json.loads(row["data"])) for row in found]
+
+    # Stages and what they cost
+
+    def open_stage(self, run_id: str, rental_id: str | None, stage: str, price_per_hour_usd: float) -> int:
+        """Begins an interval now and returns its id.
+
+        Intervals of this run that a killed process left open are closed at the last moment it was heard of. While a
+        training goes on the machine works with or without a driver: the time between is kept as the stage `away`.
+        """
+        with self._writing() as connection:
+            connection.execute(
+                "UPDATE stage_intervals SET ended_at = last_at WHERE run_id = ? AND ended_at IS NULL", (run_id,)
+            )
+            now = self._now()
+            sql = "SELECT max(ended_at) FROM stage_intervals WHERE run_id = ?"
+            left = connection.execute(sql, (run_id,)).fetchone()[0]
+            if left is not None and now - left >= AWAY_LEAST_S and self.run(run_id).state == State.TRAINING:
+                away = StageInterval(run_id, rental_id, AWAY, left, now, now, price_per_hour_usd)
+                connection.execute(*row_values.insert("stage_intervals", away))
+            interval = StageInterval(run_id, rental_id, stage, now, None, now, price_per_hour_usd)
+            return int(connection.execute(*row_values.insert("stage_intervals", interval)).lastrowid or 0)
+
+    def end_away(self, run_id: str, at: float) -> None:
+        """Clips what was kept as `away` to the moment the training really ended: for machines nobody bills."""
+        self._execute(
+            "UPDATE stage_intervals SET ended_at = max(started_at, min(ended_at, ?1)),"
+            " last_at = max(started_at, min(last_at, ?1)) WHERE run_id = ?2 AND stage = ?3",
+            at,
+            run_id,
+            AWAY,
+        )
+
+    def touch_stage(self, interval_id: int, at: float | None = None) -> None:
+        """The driver is alive at this moment (now)."""
+        self._execute(
+            "UPDATE stage_intervals SET last_at = max(last_at, ?) WHERE id = ?",
+            self._now() if at is None else at,
+            interval_id,
+        )
+
+    def close_stage(self, interval_id: int, at: float | None = None) -> None:
+        """Ends an open interval; a closed one stays as it is."""
+        sql = "UPDATE stage_intervals SET ended_at = max(started_at, ?1), last_at = max(started_at, ?1) WHERE id = ?2"
+        self._execute(f"{sql} AND ended_at IS NULL", self._now() if at is None else at, interval_id)
+
+    def settle(self, rental_id: str, cost_usd: float) -> None:
+        """Makes the closed intervals of a rental add up to its bill: their price becomes what their time cost."""
+        with self._writing() as connection:
+            own = "WHERE rental_id = ? AND ended_at IS NOT NULL"
+            seconds = connection.execute(f"SELECT sum(ended_at - started_at) FROM stage_intervals {own}", (rental_id,))
+            price = cost_usd * 3600 / (seconds.fetchone()[0] or 1.0)
+            connection.execute(f"UPDATE stage_intervals SET price_per_hour_usd = ? {own}", (price, rental_id))
+
+    def intervals(self, run_id: str) -> list[StageInterval]:
+        """In time order. An open one has ended_at None and was last heard of at last_at."""
+        sql = "SELECT * FROM stage_intervals WHERE run_id = ? ORDER BY started_at, id"
+        return self._select(StageInterval, sql, run_id)
+
+    def all_intervals(self) -> dict[str, list[StageInterval]]:
+        """By run, in one query: for status and cost over all runs."""
+        grouped: dict[str, list[StageInterval]] = {}
+        for interval in self._select(StageInterval, "SELECT * FROM stage_intervals ORDER BY started_at, id"):
+            grouped.setdefault(interval.run_id, []).append(interval)
+        return grouped
+
+    def spend_since(self, since: float) -> float:
+        """USD of all stages from that moment on, clipped to it: what a monthly ceiling compares with."""
+        sql = (
+            "SELECT coalesce(sum(max(0, coalesce(ended_at, last_at) - max(started_at, ?1)) * price_per_hour_usd), 0)"
+            " / 3600.0 FROM stage_intervals WHERE coalesce(ended_at, last_at) > ?1"
+        )
+        with self._translated():
+            return float(self._connection.execute(sql, (since,)).fetchone()[0])
+
+    # Intents, attempts, rates, evaluations
+
+    def add_intent(self, intent: Intent) -> None:
+        """On disk when this returns: only then may the request be sent."""
+        self._insert("intents", intent)
+
+    def close_intent(self, intent_id: str, state: str, answer: dict[str, Any] | None = None) -> Intent:
+        """Closes an intent as bought, refused, unseen, adopted or closed. An `unseen` one may still become adopted."""
+        fields = {"state": state, "closed_at": self._now(), "answer": answer or {}}
+        if not self._update("intents", Intent, {"id": intent_id}, fields, frozenset({"id", "rental_id"})):
+            raise UserError(f"the ledger knows no intent {intent_id}")
+        return self._select(Intent, "SELECT * FROM intents WHERE id = ?", intent_id)[0]
+
+    def intents(self, rental_id: str | None = None, open_only: bool = False) -> list[Intent]:
+        """Oldest first."""
+        sql = "SELECT * FROM intents WHERE (?1 IS NULL OR rental_id = ?1) AND (?2 = '' OR state = ?2) ORDER BY rowid"
+        return self._select(Intent, sql, rental_id, INTENT_OPEN if open_only else "")
+
+    def add_attempt(self, attempt: Attempt) -> None:
+        self._insert("attempts", attempt)
+
+    def attempts(self, run_id: str) -> list[Attempt]:
+        return self._select(Attempt, "SELECT * FROM attempts WHERE run_id = ? ORDER BY number", run_id)
+
+    def update_attempt(self, run_id: str, number: int, **fields: object) -> None:
+        key: dict[str, row_values.Value] = {"run_id": run_id, "number": number}
+        self._update("attempts", Attempt, key, fields, frozenset(key))
+
+    def add_rate(self, rate: RateRecord) -> None:
+        """Keeps a measured throughput; a later one of the same run replaces it."""
+        self._insert("rates", rate, "INSERT OR REPLACE")
+
+    def rates(self) -> list[RateRecord]:
+        """Newest first."""
+        return self._select(RateRecord, "SELECT * FROM rates ORDER BY measured_at DESC")
+
+    def add_evaluation(self, evaluation: Evaluation) -> None:
+        """Keeps what a checkpoint scored; measuring the same again replaces it."""
+        self._insert("evaluations", evaluation, "INSERT OR REPLACE")
+
+    def evaluations(self, run_id: str | None = None, *, samples: bool = True) -> list[Evaluation]:
+        """Of one run or of all, by step, kind and name; without `samples`, what was measured alone."""
+        sql = "SELECT * FROM evaluations WHERE (?1 IS NULL OR run_id = ?1) AND (?2 OR kind <> 'sample')"
+        return self._select(Evaluation, f"{sql} ORDER BY run_id, step, kind, name", run_id, samples)
+
+    # Below: the only lines that touch the connection
+
+    def _no_run(self, wanted: str | None) -> UserError:
+        if not self.runs(limit=1):
+            return UserError("there are no runs yet", "gptctl run recipes/quickstart.toml --host local")
+        return UserError(f"no run matches {wanted!r}", "gptctl status lists the runs; the beginning of an id is enough")
+
+    def _translated(self) -> contextlib.AbstractContextManager[None]:
+        return database.translated(self.home / database.FILE)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._translated(), database.transaction(self._connection) as connection:
+            yield connection
+
+    def _select(self, kind: type[Record], sql: str, *values: row_values.Value) -> list[Record]:
+        with self._translated():
+            return [row_values.decode(kind, row) for row in self._connection.execute(sql, values)]
+
+    def _execute(self, sql: str, *values: row_values.Value) -> int:
+        with self._writing() as connection:
+            return connection.execute(sql, values).rowcount
+
+    def _insert(self, table: str, record: object, how: str = "INSERT") -> None:
+        sql, values = row_values.insert(table, record)
+        self._execute(sql.replace("INSERT", how, 1), *values)
+
+    def _update(
+        self,
+        table: str,
+        kind: type,
+        key: dict[str, row_values.Value],
+        fields: dict[str, object],
+        frozen: frozenset[str],
+    ) -> int:
+        changes, values = row_values.assignments(kind, fields, frozen)
+        where = " AND ".join(f"{name} = ?" for name in key)
+        return self._execute(f"UPDATE {table} SET {changes} WHERE {where}", *values, *key.values())
+
+    def _append(self, connection: sqlite3.Connection, run_id: str, event: Event) -> None:
+        values = (run_id, event.kind, event.time, event.stage, event.text, row_values.to_column(event.data))
+        connection.execute(
+            "INSERT INTO events (run_id, kind, time, stage, text, data) VALUES (?, ?, ?, ?, ?, ?)", values
+        )

@@ -1,0 +1,1 @@
+"""Tells the user's phone or inbox what happened to a run."""

@@ -1,0 +1,88 @@
+"""Which events of a run are worth telling somebody who is away, and in what words. Each is told once, by remote/notify.
+
+Example: `open_context(home, ledger, run_id, announcing(ledger, run_id, listener))`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from orchestrator.core.config.inventory import UNPAID
+from orchestrator.core.events import Event
+from orchestrator.core.machines import machine_type
+from orchestrator.core.money.cost import run_cost
+from orchestrator.core.states import Outcome
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.records import RENTAL_OPEN, Rental, RunRecord
+from orchestrator.notify.send import notify
+
+ENDINGS = {
+    Outcome.FINISHED: "finished",
+    Outcome.FAILED: "failed",
+    Outcome.NEVER_STARTED: "failed",
+    Outcome.PREEMPTED: "preempted",
+    Outcome.LIMIT: "over-budget",
+}
+"""What an outcome is called there. Whoever typed stop need not be told."""
+WORTH_A_LOOK = frozenset({"stage_started", "stage_finished", "stage_failed"})
+
+
+def announcing(ledger: Ledger, run_id: str, listener: Callable[[Event], None]) -> Callable[[Event], None]:
+    """The listener, and after it whoever config.toml names."""
+
+    def hear(event: Event) -> None:
+        listener(event)
+        if event.kind in WORTH_A_LOOK:
+            run = ledger.run(run_id)
+            rental = ledger.rental(run.rental_id) if run.rental_id else None
+            told = worth_telling(event, run, rental, cost_usd=_spent(ledger, run))
+            if told is not None:
+                notify(ledger, run_id, *told, listener=listener)
+
+    return hear
+
+
+def worth_telling(event: Event, run: RunRecord, rental: Rental | None, *, cost_usd: float) -> tuple[str, str] | None:
+    """(happening, text) for an event that somebody who is away wants to hear of, else None."""
+    paid = rental is not None and rental.provider not in UNPAID
+    price = f"${rental.price_per_hour_usd:.2f}/h" if rental and paid else "no rent"
+    match event.kind, event.stage:
+        case "stage_finished", "acquire" if paid:
+            return "capacity", f"{run.machine} on {run.host}, {price}"
+        case "stage_finished", "launch":
+            return "started", f"{run.total_steps:,} steps of {run.recipe} on {run.host} ({run.machine}, {price})"
+        case "stage_started", "fetch" if run.outcome in ENDINGS:
+            return ENDINGS[run.outcome], _result(run, cost_usd)
+    return _still_up(event, run, rental, price) if paid and rental and _may_bill(rental) else None
+
+
+def _still_up(event: Event, run: RunRecord, rental: Rental, price: str) -> tuple[str, str] | None:
+    """What becomes of a paid machine whose run is over."""
+    match event.kind, event.stage:
+        case "stage_failed", "fetch":
+            what = f"{rental.instance_id} ({price}) holds checkpoints that are not here"
+            return "held", f"{what}: {event.text}. Next: gptctl resume {run.id}"
+        case "stage_finished", "release" if run.keep:
+            return "held", f"{rental.instance_id} ({price}) is kept, as you wished. Next: gptctl release {run.id}"
+        case "stage_failed", "report" | "release":
+            return "still-billing", f"{rental.instance_id} ({price}): {event.text}. Next: gptctl release {run.id}"
+    return None
+
+
+def _may_bill(rental: Rental) -> bool:
+    return rental.state == RENTAL_OPEN and rental.instance_id is not None
+
+
+def _result(run: RunRecord, cost_usd: float) -> str:
+    parts = [
+        f"step {run.step:,} of {run.total_steps:,}",
+        f"loss {run.loss:.3f}" if run.loss is not None else "",
+        f"val loss {run.val_loss:.3f}" if run.val_loss is not None else "",
+        f"${cost_usd:.2f} so far",
+        run.cause,
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _spent(ledger: Ledger, run: RunRecord) -> float:
+    return run_cost(ledger.intervals(run.id), machine=machine_type(run.machine), tokens=0).cost_usd

@@ -1,0 +1,343 @@
+"""Provider `ec2`: machines of AWS, on demand and on the spot market. docs/ec2.md says what is known about it.
+
+What is dear here: a machine that powers itself off ends its own bill, so every launch says "terminate" to that; a
+launch carries the intent's id as ClientToken and in a tag, is one request, and is looked for, never repeated; what was
+made beside the machine, its security group, goes when it is gone.
+
+Example::
+
+    cloud = provider(host, machine)                       # credentials: the usual chain of AWS
+    instance = cloud.acquire(LaunchRequest(rental_id, intent_id, cloud.offers()[0], ends_at, user_data=text))
+    cloud.set_deadline(instance, ends_at)                 # its Name tag: gptctl-RENTAL-until-EPOCH
+    cloud.release(instance); cloud.tidy(rental_id)
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from orchestrator.core.config.gptctl_home import home_folder
+from orchestrator.core.config.inventory import HostSpec
+from orchestrator.core.config.settings import Aws, load_settings
+from orchestrator.core.errors import BadCredentials, NoAnswer, ProviderError, UserError
+from orchestrator.core.machines import MachineType, bundled_offers_of
+from orchestrator.core.planning.limits import DEAREST_PER_HOUR_USD
+from orchestrator.core.ports import Address, EndCall, Guard, Instance, LaunchRequest, Offer, Provider, Shell
+from orchestrator.providers.ec2 import network as ec2_network
+from orchestrator.providers.ec2 import policy as ec2_policy
+from orchestrator.providers.ec2 import prices as ec2_prices
+from orchestrator.providers.ec2.api import Ec2Api, Quota, at_once, caller_address
+from orchestrator.providers.ec2.network import RENTAL_TAG
+from orchestrator.providers.ec2.states import missing_is_fine, moment_in, status_of
+from orchestrator.remote.shell.key_pairs import login_key_file, login_public_key
+
+INTENT_TAG, ENDS_TAG, PRICE_TAG = "gptctl-intent", "gptctl-ends-at", "gptctl-price"
+NAME = re.compile(r"gptctl-(?P<rental>[a-z0-9-]{1,40})-until-(?P<epoch>[0-9]{1,10})")
+METADATA = "http://169.254.169.254"
+SAME_PRICES = ("us-east-1", "us-east-2", "us-west-2")
+"""Regions whose list prices are the bundled ones."""
+MOST_USER_DATA_BYTES = 16_384
+SEEN_WITHIN_S = 30.0
+LOOK_EVERY_S = 1.0
+
+
+def provider(host: HostSpec, machine: MachineType) -> Provider:
+    """The provider of a host entry. Credentials are looked for when there is something to ask."""
+    return Ec2("ec2", host, machine, Ec2Api(host.endpoint))
+
+
+def everywhere(hosts: Sequence[HostSpec]) -> HostSpec:
+    """One entry for the account behind these: every region and market that one of them uses."""
+    regions = [region for host in hosts for region in host.regions]
+    if not all(host.regions for host in hosts):
+        with suppress(ProviderError, UserError):
+            regions.append(Ec2Api(hosts[0].endpoint).default_region)
+    spot = any(host.spot for host in hosts)
+    return hosts[0].model_copy(update={"regions": tuple(dict.fromkeys(regions)), "spot": spot})
+
+
+def policy() -> dict[str, Any]:
+    """The least that the credentials have to be allowed."""
+    return ec2_policy.least()
+
+
+@dataclass
+class Ec2:
+    """The account as one host entry sees it. Every call is one question or one act; only set_deadline looks again."""
+
+    name: str
+    host: HostSpec
+    machine: MachineType
+    api: Ec2Api
+    paid: bool = True
+    longest_boot_s: float = 900.0
+    ends_by_power_off: bool = True
+    billing_unit_s: float = 1.0
+    sold: Mapping[str, Offer] = field(default_factory=lambda: {each.sku: each for each in bundled_offers_of("ec2")})
+    """Instance types that we have a name for, with their bundled prices."""
+
+    @cached_property
+    def settle_s(self) -> float:
+        """From config.toml."""
+        return self._settings.settle_s
+
+    @cached_property
+    def _settings(self) -> Aws:
+        return load_settings(home_folder()).aws
+
+    @cached_property
+    def _regions(self) -> Sequence[str]:
+        regions = self.host.regions or (self.api.default_region,)
+        for region in regions:
+            self.api.check_region(region)
+        return regions
+
+    @property
+    def _port(self) -> int:
+        return self.host.port or 22
+
+    def offers(self, deadline_s: float = 30.0) -> Sequence[Offer]:
+        """One per zone and market that has the instance type. Whether there is capacity, only a launch tells.
+
+        Raises ProviderError when no region answers, or the price of this host's machine type is 0, negative or absurd.
+        """
+        prices = self._list_prices()
+        answers = at_once(lambda region: self._offers_in(region, prices), self._regions)
+        found = [offer for answer in answers if isinstance(answer, list) for offer in answer]
+        failed = [answer for answer in answers if isinstance(answer, ProviderError)]
+        if failed and not found:
+            raise failed[0]
+        fair = [offer for offer in found if 0 < offer.price_per_hour_usd <= DEAREST_PER_HOUR_USD]
+        for offer in found:
+            if offer.machine == self.machine.name and offer not in fair:
+                price = f"{offer.price_per_hour_usd:.2f} USD per hour"
+                what = f"ec2 offers {offer.sku} in {offer.zone} for {price}: refused"
+                raise ProviderError(what, hint="compare with https://aws.amazon.com/ec2/pricing, and try again later")
+        return fair
+
+    def _list_prices(self) -> Mapping[tuple[str, str], Offer]:
+        """By instance type and region: the price list's, else the bundled ones, and their source says which."""
+        try:
+            listed = ec2_prices.on_demand(self.api, sorted(self.sold))
+        except BadCredentials:
+            raise
+        except ProviderError:
+            everything = [(sku, region, offer) for sku, offer in self.sold.items() for region in SAME_PRICES]
+            return {(sku, region): replace(offer, region=region) for sku, region, offer in everything}
+        return {
+            (sku, region): self._offer(sku, region, price, "ec2 price list") for (sku, region), price in listed.items()
+        }
+
+    def _offers_in(self, region: str, prices: Mapping[tuple[str, str], Offer]) -> list[Offer] | ProviderError:
+        wanted = [{"Name": "instance-type", "Values": [*self.sold]}]
+        where: dict[str, Any] = {"LocationType": "availability-zone", "Filters": wanted}
+        try:
+            rows = self.api.rows(region, "describe_instance_type_offerings", "InstanceTypeOfferings", **where)
+            spot = ec2_prices.spot(self.api, region, [*self.sold]) if self.host.spot else {}
+        except BadCredentials:
+            raise
+        except ProviderError as error:
+            return error  # another region may answer
+        zones = sorted((row["InstanceType"], row["Location"]) for row in rows if row["InstanceType"] in self.sold)
+        listed = [replace(prices[sku, region], zone=zone) for sku, zone in zones if (sku, region) in prices]
+        dearest = "ec2 spot, dearest of the last hour"
+        return listed + [
+            replace(self._offer(sku, region, spot[sku, zone], dearest), zone=zone, spot=True)
+            for sku, zone in zones
+            if (sku, zone) in spot
+        ]
+
+    def _offer(self, sku: str, region: str, price: float, source: str) -> Offer:
+        return Offer("ec2", self.sold[sku].machine, price, sku, region, quoted_at=time.time(), source=source)
+
+    def machines(self) -> Sequence[Instance]:
+        """Those with our tag in all regions of the entry, whatever their status. Somebody else's are never returned."""
+        ours = [{"Name": "tag-key", "Values": [RENTAL_TAG]}]
+        found = at_once(lambda region: self._listed(region, Filters=ours), self._regions)
+        return [instance for each in found for instance in each]
+
+    def _listed(self, region: str, **which: Any) -> list[Instance]:
+        groups = self.api.rows(region, "describe_instances", "Reservations", **which)
+        return [self._instance(region, row) for group in groups for row in group["Instances"]]
+
+    def _instance(self, region: str, row: Mapping[str, Any]) -> Instance:
+        tags = {tag["Key"]: tag["Value"] for tag in row.get("Tags", [])}
+        named, ip, sku = NAME.fullmatch(tags.get("Name", "")), row.get("PublicIpAddress"), row["InstanceType"]
+        status, why = status_of(row)
+        return Instance(
+            provider="ec2",
+            instance_id=row["InstanceId"],
+            machine=self.sold[sku].machine if sku in self.sold else sku,
+            address=self._address(row["InstanceId"], ip) if ip else None,
+            status=status,
+            rental_id=tags.get(RENTAL_TAG),
+            intent_id=tags.get(INTENT_TAG),
+            price_per_hour_usd=_number(tags.get(PRICE_TAG)) or 0.0,
+            launched_at=row["LaunchTime"].timestamp(),
+            ends_at=float(named["epoch"]) if named else _number(tags.get(ENDS_TAG)),
+            tags=tags,
+            name=tags.get("Name", ""),
+            region=region,
+            zone=row.get("Placement", {}).get("AvailabilityZone", ""),
+            image=row.get("ImageId", ""),
+            why=why,
+        )
+
+    def _address(self, instance_id: str, ip: str) -> Address:
+        key_file = str(login_key_file(home_folder(), self.host.ssh_key))
+        return Address(ip, self._port, self.host.user or "ubuntu", key_file, instance_id)
+
+    def acquire(self, request: LaunchRequest) -> Instance:
+        """Exactly one RunInstances. NoCapacity, BadCredentials, ProviderError: nothing was bought.
+
+        NoAnswer: nothing was sent. AmbiguousLaunch: only machines() can tell, by the intent's tag.
+        """
+        region, order = request.offer.region, self._order(request)
+        try:
+            return self._instance(region, self.api.launch(region, order))
+        except Quota as error:
+            hint = ec2_policy.quota_hint(request.offer.sku, region, spot=request.offer.spot)
+            raise Quota(error.message, hint, code=error.code) from error
+
+    def _order(self, request: LaunchRequest) -> dict[str, Any]:
+        """The launch. What has to be asked and made for it is asked and made before anything is bought."""
+        offer, api = request.offer, self.api
+        if not offer.sku or not offer.zone:
+            raise ProviderError(f"ec2: the offer of {offer.machine} names no zone", hint="gptctl offers")
+        if len(request.user_data.encode()) > MOST_USER_DATA_BYTES:
+            raise ProviderError("ec2: the user data is longer than the 16 KiB that EC2 takes")
+        image = ec2_network.image(api, offer.region, self.host.image)
+        subnet, network = ec2_network.subnet(api, offer.region, offer.zone)
+        key = ec2_network.key_name(api, offer.region, login_public_key(home_folder(), self.host.ssh_key))
+        caller = caller_address(self._settings.caller_address_url)
+        group = ec2_network.group_of(api, offer.region, request.rental_id, network, port=self._port, caller=caller)
+        tags = [{"Key": name, "Value": value} for name, value in _tags(request).items()]
+        card = {"DeviceIndex": 0, "SubnetId": subnet, "Groups": [group], "AssociatePublicIpAddress": True}
+        size = {"VolumeSize": max(request.disk_gib, image.size_gib), "VolumeType": "gp3"}
+        disk = {**size, "Encrypted": True, "DeleteOnTermination": True}
+        order: dict[str, Any] = {
+            "ClientToken": request.intent_id,
+            "ImageId": image.id,
+            "InstanceType": offer.sku,
+            "MinCount": 1,
+            "MaxCount": 1,
+            "KeyName": key,
+            "Placement": {"AvailabilityZone": offer.zone},
+            "NetworkInterfaces": [card],
+            "BlockDeviceMappings": [{"DeviceName": image.root, "Ebs": disk}],
+            "InstanceInitiatedShutdownBehavior": "terminate",
+            "MetadataOptions": {"HttpTokens": "required", "HttpPutResponseHopLimit": 1, "HttpEndpoint": "enabled"},
+            "TagSpecifications": [{"ResourceType": kind, "Tags": tags} for kind in ("instance", "volume")],
+        }
+        market = {"InstanceMarketOptions": self._spot_request()} if offer.spot else {}
+        return {**order, **market, **({"UserData": request.user_data} if request.user_data else {})}
+
+    def _spot_request(self) -> dict[str, Any]:
+        """One-time, ended when it is interrupted. Without a limit of ours EC2 goes up to the on-demand price."""
+        limit = self.host.max_price_per_hour_usd
+        most = {} if limit is None else {"MaxPrice": f"{limit:.6f}"}
+        once = {"SpotInstanceType": "one-time", "InstanceInterruptionBehavior": "terminate"}
+        return {"MarketType": "spot", "SpotOptions": {**once, **most}}
+
+    def release(self, instance: Instance) -> None:
+        """Asks for the end of the machine and its bill. That it is gone, only later lists prove.
+
+        Repeatable. Not found: fine, where no list has it. Not ours: ProviderError.
+        """
+        found = self._found(instance)
+        if found is not None and (found.rental_id is None or instance.rental_id not in (None, found.rental_id)):
+            raise ProviderError(f"ec2: instance {found.instance_id} is not ours, by its tags: it was left alone")
+        for region in [found.region] if found else self._where(instance):
+            with missing_is_fine():
+                self.api.call(region, "terminate_instances", InstanceIds=[instance.instance_id])
+
+    def _found(self, instance: Instance) -> Instance | None:
+        """The machine as its region describes it now; None where it is not found (yet, or any more)."""
+        for region in self._where(instance):
+            with missing_is_fine():
+                return next(iter(self._listed(region, InstanceIds=[instance.instance_id])), None)
+        return None
+
+    def _where(self, instance: Instance) -> Sequence[str]:
+        return [instance.region] if instance.region else self._regions
+
+    def ended_at(self, instance: Instance) -> float | None:
+        """When EC2 says that it was ended; None where it does not, or does not answer."""
+        with suppress(ProviderError):
+            found = self._found(instance)
+            return moment_in(found.why) if found and found.status in ("terminated", "preempted") else None
+        return None
+
+    def set_deadline(self, instance: Instance, ends_at: float) -> None:
+        """Rewrites the Name tag, and returns when a list shows it. NoAnswer: the old deadline may stand."""
+        name = _name(instance.rental_id or "", ends_at)
+        until = time.monotonic() + SEEN_WITHIN_S
+        for region in self._where(instance)[:1]:
+            tags = [{"Key": "Name", "Value": name}]
+            self.api.call(region, "create_tags", Resources=[instance.instance_id], Tags=tags)
+            while (found := self._found(instance)) is None or found.name != name:
+                if time.monotonic() > until:
+                    what = f"ec2: {instance.instance_id} was renamed to {name}, and lists do not show it"
+                    raise NoAnswer(what, hint="the deadline it had before may still stand; try again")
+                time.sleep(LOOK_EVERY_S)
+
+    def guard(self, instance: Instance) -> Guard:
+        """By what can be seen from here: `self` needs EC2's word that powering off ends the machine; that its timer
+        runs, the machine says. A watcher needs a deadline in the name."""
+        kind = self.host.guard
+        if kind != "self":
+            return Guard(kind, kind == "watcher" and instance.ends_at is not None, instance.ends_at)
+        what = {"InstanceId": instance.instance_id, "Attribute": "instanceInitiatedShutdownBehavior"}
+        told = self.api.call(self._where(instance)[0], "describe_instance_attribute", **what)
+        behaviour = told.get("InstanceInitiatedShutdownBehavior", {}).get("Value")
+        return Guard(kind, behaviour == "terminate", instance.ends_at)
+
+    def end_call(self, instance: Instance) -> EndCall | None:
+        """A machine here needs no key to end itself: guard `self`."""
+        return None
+
+    def notice_url(self, instance: Instance) -> str | None:
+        """Of a spot machine: the instance metadata, which tells two minutes before it is taken away."""
+        return (self.host.metadata_endpoint or METADATA) if self.host.spot else None
+
+    def allow_caller(self, instance: Instance, via: Shell | None = None) -> None:
+        """Opens the rental's security group to the address that this computer has now, or a home box; their earlier
+        addresses lose it."""
+        caller = caller_address(self._settings.caller_address_url, via)
+        rule = ec2_network.RULE if via is None else ec2_network.HOME_RULE
+        for region in self._where(instance):
+            for group in ec2_network.groups(self.api, region, instance.rental_id or ""):
+                ec2_network.allow(self.api, region, group, port=self._port, caller=caller, rule=rule)
+
+    def tidy(self, rental_id: str) -> Sequence[str]:
+        """Removes the rental's security group, in whatever region it was made."""
+        left = at_once(lambda region: ec2_network.remove_groups(self.api, region, rental_id), self._regions)
+        return [each for found in left for each in found]
+
+
+def _tags(request: LaunchRequest) -> dict[str, str]:
+    """Of the instance and its volume."""
+    ends_at = request.ends_at if request.first_ends_at is None else request.first_ends_at
+    return {
+        **request.tags,
+        "Name": _name(request.rental_id, ends_at),
+        RENTAL_TAG: request.rental_id,
+        INTENT_TAG: request.intent_id,
+        PRICE_TAG: f"{request.offer.price_per_hour_usd:.6f}",
+        **({} if request.ends_at is None else {ENDS_TAG: str(int(request.ends_at))}),
+    }
+
+
+def _name(rental_id: str, ends_at: float | None) -> str:
+    return f"gptctl-{rental_id}" + ("" if ends_at is None else f"-until-{int(ends_at)}")
+
+
+def _number(text: str | None) -> float | None:
+    """A number in a tag; None for what is none."""
+    return float(text) if text is not None and re.fullmatch(r"[0-9]{1,10}(\.[0-9]{1,6})?", text) else None

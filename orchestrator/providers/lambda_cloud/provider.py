@@ -1,0 +1,329 @@
+"""Provider `lambda`: machines of Lambda Cloud. docs/lambda.md says what is known about it, and what is not.
+
+What is dear here: a launch has no idempotency token, so acquire is one POST and never a second; tags cannot change but
+the name can, so the name carries the deadline a watcher goes by; nothing on the machine ends the bill.
+
+Example::
+
+    cloud = provider(host, machine)                       # the key: LAMBDA_API_KEY
+    instance = cloud.acquire(LaunchRequest(rental_id, intent_id, cloud.offers()[0], ends_at, user_data=text))
+    cloud.set_deadline(instance, ends_at)                 # the machine's name: gptctl-RENTAL-until-EPOCH
+    cloud.release(instance)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from orchestrator.core import machines
+from orchestrator.core.config.gptctl_home import home_folder
+from orchestrator.core.config.inventory import HostSpec
+from orchestrator.core.errors import BadCredentials, NoAnswer, ProviderError, UserError
+from orchestrator.core.machines import MachineType
+from orchestrator.core.planning.limits import DEAREST_PER_HOUR_USD
+from orchestrator.core.ports import Address, EndCall, Guard, Instance, LaunchRequest, Offer, Provider, Shell
+from orchestrator.core.suggest import one_of
+from orchestrator.providers.lambda_cloud import api
+from orchestrator.providers.lambda_cloud.api import InstanceType, LambdaApi, Machine, Missing, Sold
+from orchestrator.remote.shell.key_pairs import login_key_file, login_public_key
+from orchestrator.remote.web.json_api import WebApi
+from orchestrator.remote.web.request_pace import Pace
+
+KEY_VARIABLE = "LAMBDA_API_KEY"
+RENTAL_TAG, INTENT_TAG, ENDS_TAG = "gptctl-rental", "gptctl-intent", "gptctl-ends-at"
+LAUNCHED_TAG = "gptctl-launched-at"
+"""Epoch seconds by our clock: the API has no field for it."""
+NAME = re.compile(r"gptctl-(?P<rental>[a-z0-9-]{1,40})-until-(?P<epoch>[0-9]{1,10})")
+CARD = re.compile(r"(?P<card>[A-Z]+[0-9]+) \((?P<memory_gib>[0-9]+) GB SXM[0-9]*\)")
+ENDED = re.compile("terminat|delet|preempt", re.IGNORECASE)
+"""Audit actions that end a bill. Their exact words are in no document."""
+SEEN_WITHIN_S = 30.0
+LOOK_EVERY_S = 1.0
+
+
+def provider(host: HostSpec, machine: MachineType) -> Provider:
+    """The provider of a host entry. The key is read when there is something to ask."""
+
+    def connect() -> LambdaApi:
+        key = os.environ.get(KEY_VARIABLE, "").strip()
+        if not key:
+            raise BadCredentials(f"{KEY_VARIABLE} is not set", hint=api.KEY_HINT)
+        return open_api("Lambda Cloud", host.endpoint or api.ENDPOINT, key, api.EVERY_S)
+
+    names = {offer.sku: machine.name for offer in machines.bundled_offers(machine.name) if offer.provider == "lambda"}
+    return LambdaCloud("lambda", host, machine, connect, names=names)
+
+
+def open_api(name: str, endpoint: str, key: str, every_s: Mapping[str, float]) -> LambdaApi:
+    """The account behind a key. Processes that use the same endpoint and home folder share its pace."""
+    file = home_folder() / "pace" / f"{hashlib.sha256(endpoint.encode()).hexdigest()[:12]}.json"
+    return LambdaApi(WebApi(name, endpoint + api.PATH, key, Pace(file, every_s)))
+
+
+def machine_name(rental_id: str, ends_at: float | None) -> str:
+    """What the machine is called, at most 64 characters: its rental, and when a watcher may end it."""
+    return f"gptctl-{rental_id}" + ("" if ends_at is None else f"-until-{int(ends_at)}")
+
+
+@dataclass
+class LambdaCloud:
+    """The account as one host entry sees it. Every call is one question or one act; only set_deadline looks again."""
+
+    name: str
+    host: HostSpec
+    machine: MachineType
+    connect: Callable[[], LambdaApi]
+    port: int = 22
+    user: str = "ubuntu"
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Instance type -> our machine type, where it is known better than by its cards."""
+    paid: bool = True
+    settle_s: float = 600.0
+    longest_boot_s: float = 1800.0
+    ends_by_power_off: bool = False
+    billing_unit_s: float = 60.0
+
+    @cached_property
+    def _api(self) -> LambdaApi:
+        return self.connect()
+
+    def offers(self, deadline_s: float = 30.0) -> Sequence[Offer]:
+        """All on sale: one offer per region with capacity, or one that is not available.
+
+        Raises ProviderError when the price of this host's machine type is 0, negative or absurd.
+        """
+        homes = self._file_system_regions()
+        found = [offer for sold in self._api.types(deadline_s) for offer in self._offers_of(sold)]
+        return [
+            offer if not homes or offer.region in homes else replace(offer, region="", available=False)
+            for offer in found
+        ]
+
+    def _file_system_regions(self) -> set[str]:
+        """Where the host's file systems lie, which is where they can be attached. Empty: it has none.
+
+        Raises ProviderError for one that the account does not have, or for two that lie apart.
+        """
+        if not self.host.file_systems:
+            return set()
+        known = {one.name: one.region.name for one in self._api.file_systems()}
+        for name in self.host.file_systems:
+            if name not in known:
+                what = f"{self.name}: the account has no file system {name!r}; it has: {one_of(known)}"
+                raise ProviderError(what, hint=f"correct file_systems of host {self.host.name}, or make it there")
+        homes = {known[name] for name in self.host.file_systems}
+        if len(homes) > 1:
+            what = f"{self.name}: file systems {one_of(self.host.file_systems)} lie in {one_of(homes)}"
+            raise ProviderError(what, hint="a machine can only have those of its own region: name fewer")
+        return homes
+
+    def _offers_of(self, sold: Sold) -> list[Offer]:
+        kind, price = sold.instance_type, sold.instance_type.price_cents_per_hour / 100
+        machine = self._machine_name(kind)
+        if not 0 < price <= DEAREST_PER_HOUR_USD:
+            if machine != self.machine.name:
+                return []
+            what = f"{self.name} offers {kind.name} for {price:.2f} USD per hour: refused"
+            raise ProviderError(what, hint="compare with https://lambda.ai/pricing, and try again later")
+        offer = Offer(
+            self.name, machine, price, kind.name,
+            quoted_at=time.time(), source=f"{self.name} API", disk_gib=kind.specs.storage_gib,
+        )  # fmt: skip
+        listed = [region.name for region in sold.regions_with_capacity_available]
+        regions = [name for name in self.host.regions if name in listed] if self.host.regions else listed
+        return [replace(offer, region=name) for name in regions] or [replace(offer, available=False)]
+
+    def _machine_name(self, kind: InstanceType) -> str:
+        """Our name of an instance type: as told, else by cards and memory; its own where we have none."""
+        if kind.name in self.names:
+            return self.names[kind.name]
+        card = CARD.match(kind.gpu_description)
+        for word in (f"{card['card']}-{card['memory_gib']}GB", card["card"]) if card else ():
+            with suppress(UserError):
+                known = machines.machine_type(f"{kind.specs.gpus}x{word}")
+                if card and known.gpu and known.gpu.memory_gib == float(card["memory_gib"]):
+                    return known.name
+        return kind.name
+
+    def machines(self) -> Sequence[Instance]:
+        """Those with our tag, whatever their status. Somebody else's are never returned."""
+        return [self._instance(row) for row in self._api.tagged(RENTAL_TAG)]
+
+    def _instance(self, row: Machine) -> Instance:
+        tags = row.by_key
+        named = NAME.fullmatch(row.name)
+        return Instance(
+            provider=self.name,
+            instance_id=row.id,
+            machine=self._machine_name(row.instance_type),
+            address=self._address(row.id, row.ip) if row.ip else None,
+            status=row.status,
+            rental_id=tags[RENTAL_TAG],
+            intent_id=tags.get(INTENT_TAG),
+            price_per_hour_usd=row.instance_type.price_cents_per_hour / 100,
+            launched_at=_epoch(tags.get(LAUNCHED_TAG)),
+            ends_at=float(named["epoch"]) if named else _epoch(tags.get(ENDS_TAG)),
+            tags=tags,
+            name=row.name,
+            region=row.region.name,
+        )
+
+    def _address(self, instance_id: str, ip: str) -> Address:
+        key_file = str(login_key_file(home_folder(), self.host.ssh_key))
+        return Address(ip, self.host.port or self.port, self.host.user or self.user, key_file, instance_id)
+
+    def acquire(self, request: LaunchRequest) -> Instance:
+        """Exactly one POST. NoCapacity, BadCredentials, ProviderError: nothing was bought. NoAnswer: nothing was sent.
+
+        AmbiguousLaunch: only machines() can tell, by the intent's tag.
+        """
+        offer, order = request.offer, self._order(request)
+        instance_id = self._api.launch(order, request.intent_id)
+        tags = {tag["key"]: tag["value"] for tag in order["tags"]}
+        return Instance(
+            provider=self.name,
+            instance_id=instance_id,
+            machine=offer.machine,
+            status="booting",
+            rental_id=request.rental_id,
+            intent_id=request.intent_id,
+            price_per_hour_usd=offer.price_per_hour_usd,
+            launched_at=_epoch(tags[LAUNCHED_TAG]),
+            ends_at=_named_deadline(request),
+            tags=tags,
+            name=order["name"],
+            region=offer.region,
+        )
+
+    def _order(self, request: LaunchRequest) -> dict[str, Any]:
+        """The launch's body. What has to be asked for it is asked before anything is bought."""
+        offer = request.offer
+        if not offer.sku or not offer.region:
+            what = "instance type" if offer.region else "region"
+            raise ProviderError(f"{self.name}: the offer of {offer.machine} names no {what}", hint="gptctl offers")
+        ours = {RENTAL_TAG: request.rental_id, INTENT_TAG: request.intent_id, LAUNCHED_TAG: str(int(time.time()))}
+        ends_at = {} if request.ends_at is None else {ENDS_TAG: str(int(request.ends_at))}
+        order: dict[str, Any] = {
+            "region_name": offer.region,
+            "instance_type_name": offer.sku,
+            "ssh_key_names": [self._ssh_key_name()],
+            "name": machine_name(request.rental_id, _named_deadline(request)),
+            "tags": [{"key": key, "value": value} for key, value in {**request.tags, **ours, **ends_at}.items()],
+        }
+        user_data = {"user_data": request.user_data} if request.user_data else {}
+        files = {"file_system_names": list(self.host.file_systems)} if self.host.file_systems else {}
+        return {**order, **user_data, **files, **self._image(offer.region)}
+
+    def _ssh_key_name(self) -> str:
+        """The account's name of our login key, which is registered once, under a name made of its content."""
+        public = login_public_key(home_folder(), self.host.ssh_key)
+        known = self._key_names(public)
+        if not known:
+            name = f"gptctl-{hashlib.sha256(public.encode()).hexdigest()[:16]}"
+            with suppress(NoAnswer):  # a registration whose answer is lost shows in the list
+                self._api.add_ssh_key(name, f"{public} gptctl")
+            known = self._key_names(public)
+        if not known:
+            raise NoAnswer(f"{self.name}: the login key was not registered", hint="try again", sent=False)
+        return known[0]
+
+    def _key_names(self, public: str) -> list[str]:
+        return [key.name for key in self._api.ssh_keys() if key.public_key.split()[:2] == public.split()]
+
+    def _image(self, region: str) -> dict[str, dict[str, str]]:
+        """The host entry's image, by id or family. Raises ProviderError naming the families of the region."""
+        wanted = self.host.image
+        if wanted is None:
+            return {}
+        here = [image for image in self._api.images() if image.region.name == region]
+        for kind in ("id", "family"):
+            if any(getattr(image, kind) == wanted for image in here):
+                return {"image": {kind: wanted}}
+        families = ", ".join(sorted({image.family for image in here}))
+        raise ProviderError(f"{self.name}: there is no image {wanted!r} in {region}", hint=f"families: {families}")
+
+    def release(self, instance: Instance) -> None:
+        """Asks for the end of the machine and its bill. That it is gone, only later lists prove.
+
+        Already ending, or neither found nor listed: fine. Not ours, or not endable now: ProviderError.
+        """
+        with suppress(NoAnswer, Missing):  # looking first is a courtesy; asking ends the bill
+            if self._is_ending(self._api.instance(instance.instance_id), instance.rental_id):
+                return
+        try:
+            self._api.terminate(instance.instance_id)
+        except Missing:
+            if self._api.lists(instance.instance_id):
+                raise
+
+    def _is_ending(self, row: Machine, rental_id: str | None) -> bool:
+        owner = row.by_key.get(RENTAL_TAG)
+        if owner is None or rental_id not in (None, owner):
+            raise ProviderError(f"{self.name}: instance {row.id} is not ours, by its tags: it was left alone")
+        can = row.actions.terminate
+        if row.status in ("terminating", "terminated", "preempted") or can.reason_code == "vm-is-terminating":
+            return True
+        if not can.available:
+            raise ProviderError(f"{self.name} cannot end {row.id} now: {can.reason_code}", hint="try again in a minute")
+        return False
+
+    def ended_at(self, instance: Instance) -> float | None:
+        """When the account's audit log has its end; None where it has none, or does not answer."""
+        ends: list[float] = []
+        with suppress(ProviderError, ValueError):
+            since = None if instance.launched_at is None else instance.launched_at - 3600
+            ends += [
+                event.at for event in self._api.audit_events(instance.instance_id, since) if ENDED.search(event.action)
+            ]
+        return min(ends, default=None)
+
+    def set_deadline(self, instance: Instance, ends_at: float) -> None:
+        """Renames the machine, and returns when a list shows the new name. NoAnswer: the old deadline may stand."""
+        name = machine_name(instance.rental_id or "", ends_at)
+        until = time.monotonic() + SEEN_WITHIN_S
+        self._api.rename(instance.instance_id, name)
+        while not any((row.instance_id, row.name) == (instance.instance_id, name) for row in self.machines()):
+            if time.monotonic() > until:
+                what = f"{self.name}: {instance.instance_id} was renamed to {name}, and lists do not show it"
+                raise NoAnswer(what, hint="the deadline it had before may still stand; try again")
+            time.sleep(LOOK_EVERY_S)
+            self._api.rename(instance.instance_id, name)
+
+    def guard(self, instance: Instance) -> Guard:
+        """By what can be seen from here: a watcher needs a deadline in the name; a key on the box shows only there."""
+        armed = self.host.guard == "watcher" and instance.ends_at is not None
+        return Guard(self.host.guard, armed, instance.ends_at)
+
+    def end_call(self, instance: Instance) -> EndCall | None:
+        """What the machine's own guard asks for; it ends this machine, with the account's key."""
+        return self._api.end_call(instance.instance_id)
+
+    def allow_caller(self, instance: Instance, via: Shell | None = None) -> None:
+        """Port 22 is open on every machine; the account's firewall rules are the user's own."""
+
+    def notice_url(self, instance: Instance) -> str | None:
+        """Machines are rented on demand here: nobody gives notice."""
+        return None
+
+    def tidy(self, rental_id: str) -> Sequence[str]:
+        """The login key stays registered, for the next machine; nothing else is made beside one."""
+        return ()
+
+
+def _named_deadline(request: LaunchRequest) -> float | None:
+    """Whole seconds, as the name has it."""
+    ends_at = request.ends_at if request.first_ends_at is None else request.first_ends_at
+    return None if ends_at is None else float(int(ends_at))
+
+
+def _epoch(text: str | None) -> float | None:
+    """Epoch seconds in a tag; None for what is no number."""
+    return float(text) if text is not None and re.fullmatch(r"[0-9]{1,10}", text) else None

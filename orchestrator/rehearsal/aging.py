@@ -1,0 +1,72 @@
+"""Faults that wait for a run on a machine to reach a step: sessions cut, reboot, notice, preemption; and machines that
+were launched to be terminated when they power themselves off, and did.
+
+It reads the trainer's metrics.jsonl in the run folders and changes nothing there.
+
+Example: `look(cloud)`, a few times per second
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from orchestrator.rehearsal.books.books import Instance
+from orchestrator.rehearsal.cloud import Cloud
+from orchestrator.rehearsal.machines import machine
+from orchestrator.rehearsal.machines.disk import Disk
+
+WAITING = ("ssh-drop", "reboot", "notice", "rebalance", "preempt")
+ON_POWER_OFF = ("on-power-off", "terminate")
+"""The tag of a machine whose power-off is its end; that of any other is billed on."""
+
+
+def look(cloud: Cloud) -> None:
+    """Fires what is due on every active machine of ours."""
+    armed = [name for name in WAITING if cloud.faults.peek(name)]
+    for instance in cloud.instances().values():
+        if instance.status == "active" and not instance.foreign:
+            if ON_POWER_OFF in instance.tags and machine.is_powered_off(cloud.disk(instance)):
+                cloud.terminate(instance)
+            for name in armed:
+                _fire_when_due(cloud, name, instance)
+
+
+def _fire_when_due(cloud: Cloud, name: str, instance: Instance) -> None:
+    disk = cloud.disk(instance)
+    armed = cloud.faults.peek(name)
+    if armed is None or newest_step(disk) < float(armed.argument):
+        return
+    if name == "ssh-drop" and not machine.sessions(disk):
+        return  # nobody is listening: it would prove nothing
+    cloud.faults.take(name, armed.argument, on=instance.id)
+    if name == "ssh-drop":
+        machine.drop_sessions(disk)
+    elif name == "reboot":
+        machine.reboot(disk)
+    elif name == "notice":
+        cloud.give_notice(instance)
+    elif name == "rebalance":
+        cloud.recommend_rebalance(instance)
+    else:
+        cloud.preempt(instance)
+
+
+def newest_step(disk: Disk) -> float:
+    """The furthest step that a run on this machine has logged; -1 before the first."""
+    return max((step for file in machine.metric_files(disk) for step in _steps(file)), default=-1.0)
+
+
+def _steps(file: Path) -> Iterator[float]:
+    """The step of the last whole line. The machine may be wiped, or the line half written, while we look."""
+    try:
+        lines = file.read_bytes().splitlines()
+    except OSError:
+        return
+    for line in reversed(lines):
+        try:
+            yield float(json.loads(line)["step"])
+            return
+        except (ValueError, KeyError, TypeError):
+            continue

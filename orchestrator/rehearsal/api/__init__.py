@@ -1,0 +1,1 @@
+"""The practice cloud's HTTP side: routes, answers, orders."""

@@ -1,0 +1,1 @@
+"""The practice cloud's own books: what it billed, and an audit of it."""

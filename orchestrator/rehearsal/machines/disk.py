@@ -1,0 +1,271 @@
+"""The disk of a machine: a folder with keys, a clean home, stand-ins for what needs root, and the user data applied.
+
+Nothing outside the folder is ever written: a file that user data puts at /etc/x lands in FOLDER/disk/etc/x. A command
+such as `shutdown` meant for the machine would otherwise switch off the computer of whoever rehearses.
+
+Example: `write_disk(Disk(folder, "127.80.3.9", 2222, sys.executable), authorized_key, user_data)`
+"""
+
+from __future__ import annotations
+
+import base64
+import getpass
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.rehearsal.machines import cloud_config
+
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
+POWERED_OFF = "powered-off"
+"""Exists once the operating system was shut down from inside; such a machine stays off, and is billed on."""
+
+SHARED_MEMORY = Path("/dev/shm")
+MEMORY_VARIABLE = "GPTCTL_MEMORY"
+"""Names a machine's own folder in memory: the agent keeps secrets there."""
+
+HALTED = "halted"
+"""Exists as well where that was `halt`, which leaves the power on."""
+
+SSHD_CONFIG = """
+Port {port}
+ListenAddress {address}
+HostKey {folder}/etc/ssh/ssh_host_ed25519_key
+PidFile {folder}/sshd.pid
+AuthorizedKeysFile {folder}/home/.ssh/authorized_keys
+StrictModes no
+UsePAM no
+UseDNS no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+MaxStartups 100:30:200
+MaxSessions 100
+PrintMotd no
+Subsystem sftp {sftp}
+SetEnv HOME={folder}/home
+ForceCommand {folder}/login
+"""
+
+# Every session starts with a clean environment: nothing of whoever started the cloud reaches the machine. SetEnv, since
+# sshd runs the forced command by the user's shell, and bash reads ~/.bashrc then: slow at best, and it may hang.
+LOGIN = """#!/bin/sh
+cd {home} || exit
+exec env -i {variables} SSH_CONNECTION="$SSH_CONNECTION" TERM="${{TERM:-dumb}}" \\
+    /bin/sh -c "${{SSH_ORIGINAL_COMMAND:-exec /bin/bash --noprofile --norc -i}}"
+"""
+
+SUDO = """#!/bin/sh
+# There is one user on this machine, and everything of the machine is theirs.
+while [ "${1#-}" != "$1" ]; do
+    case "$1" in -u|-g) shift 2 ;; --) shift; break ;; *) shift ;; esac
+done
+exec "$@"
+"""
+SIGNAL_FIRST_PROCESS = """#!/bin/sh
+kill -{signal} $(cat {folder}/first_process.pid)
+"""
+# As sysvinit's: it waits in the foreground, for minutes, and -c ends the one that waits.
+SHUTDOWN = """#!/bin/sh
+minutes=0 signal=TERM
+for word in "$@"; do
+    case "$word" in
+        -c) [ -r {folder}/shutdown.pid ] && kill $(cat {folder}/shutdown.pid); exit ;;
+        -r) signal=USR1 ;;
+        +*) minutes=${{word#+}} ;;
+    esac
+done
+if [ "$minutes" -gt 0 ]; then
+    echo $$ > {folder}/shutdown.pid
+    sleep $((60 * minutes))
+fi
+kill -$signal $(cat {folder}/first_process.pid)
+"""
+HALT = """#!/bin/sh
+touch {folder}/halted
+kill -TERM $(cat {folder}/first_process.pid)
+"""
+SYSTEMCTL = """#!/bin/sh
+case "$*" in
+    *reload*ssh*|*restart*ssh*) exec kill -HUP $(cat {folder}/sshd.pid) ;;
+    *) echo "systemctl: System has not been booted with systemd (a rehearsal machine)" >&2; exit 1 ;;
+esac
+"""
+BAD_GPU = """
+# This machine was sold with a broken card: it answers, it computes, but not with torch.
+import sys
+
+
+class Broken:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            raise RuntimeError("CUDA error 802: system not yet initialized")
+        return None
+
+
+sys.meta_path.insert(0, Broken())
+"""
+# What is isolated (-I) imports nothing of ours, so it is told by the interpreter it believes to run in.
+NEWER_PYTHON = """#!/bin/sh
+[ "$1 $2" = "-I -S" ] || exec {python} "$@"
+exec {python} -I -S -c 'import platform, sys
+platform.release = lambda: "99.0-newer-image"
+code, sys.argv = sys.argv[4], ["-c", *sys.argv[5:]]
+exec(code)' "$@"
+"""
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Where a machine lies and how it is reached."""
+
+    folder: Path
+    address: str
+    port: int
+    python: str
+    """What `python3` is on the machine: an interpreter with torch makes a warm image."""
+
+    @property
+    def home(self) -> Path:
+        return self.folder / "home"
+
+    @property
+    def memory(self) -> Path:
+        """What this machine has for files in memory: a folder of its own, which goes with its power."""
+        digest = hashlib.sha256(str(self.folder).encode()).hexdigest()[:16]
+        return SHARED_MEMORY / f"gptctl-rehearsal-{os.getuid()}-{digest}"
+
+    @property
+    def mark(self) -> bytes:
+        """What every process of the machine carries in its environment, and nobody else's does."""
+        return f"HOME={self.home}".encode()
+
+    def variables(self) -> dict[str, str]:
+        """The environment of a login."""
+        bad = {"PYTHONPATH": str(self.folder / "bad-gpu")} if (self.folder / "bad-gpu").exists() else {}
+        user = getpass.getuser()
+        path = f"{self.folder / 'bin'}:{SYSTEM_PATH}"
+        return {"HOME": str(self.home), "USER": user, "LOGNAME": user, "SHELL": "/bin/sh", "PATH": path,
+                "LANG": "C.UTF-8", MEMORY_VARIABLE: str(self.memory), **bad}  # fmt: skip
+
+
+def write_disk(disk: Disk, authorized_key: str, user_data: str, *, faults: Collection[str] = ()) -> None:
+    """Everything a machine has before it boots. The folder must not exist yet. faults: as in faults.py."""
+    ssh = disk.home / ".ssh"
+    ssh.mkdir(parents=True, mode=0o700)
+    (ssh / "authorized_keys").write_text(authorized_key.strip() + "\n")
+    config = _config(disk, user_data)
+    _host_key(disk, {} if "host-key-ignored" in faults else config.get("ssh_keys") or {})
+    if "bad-gpu" in faults:
+        _put(disk.folder / "bad-gpu" / "sitecustomize.py", BAD_GPU)
+    _programs(disk)
+    if "newer-image" in faults:
+        _put(disk.folder / "bin" / "python3", NEWER_PYTHON.format(python=shlex.quote(disk.python)), mode=0o755)
+    for entry in config.get("write_files") or []:
+        _write_file(disk, entry)
+    for key in config.get("ssh_authorized_keys") or []:
+        with (ssh / "authorized_keys").open("a") as file:
+            file.write(f"{key}\n")
+    _put(disk.folder / "boot.json", json.dumps(_commands(config)))
+
+
+def log(disk: Disk, line: str) -> None:
+    """One line in the machine's console log."""
+    with (disk.folder / "console.log").open("a") as file:
+        file.write(line + "\n")
+
+
+def _config(disk: Disk, user_data: str) -> dict[str, Any]:
+    try:
+        return cloud_config.parse(user_data) if user_data.strip() else {}
+    except ValueError as error:
+        log(disk, f"user data ignored: {error}")
+        return {}
+
+
+def _commands(config: dict[str, Any]) -> dict[str, list[list[str]]]:
+    """argvs: bootcmd at every boot and before anything else; runcmd and a script once, as cloud-init's last act."""
+    found = {
+        when: [[str(word) for word in one] if isinstance(one, list) else ["sh", "-c", str(one)] for one in listed or []]
+        for when, listed in (("every_boot", config.get("bootcmd")), ("once", config.get("runcmd")))
+    }
+    if "script" in config:
+        found["once"].append(["sh", "-c", config["script"]])
+    return found
+
+
+def _host_key(disk: Disk, given: dict[str, str]) -> None:
+    """The injected ed25519 pair, or one made here, as on an image that ignores user data."""
+    file = disk.folder / HOST_KEY
+    if "ed25519_private" in given:
+        _put(file, given["ed25519_private"].rstrip("\n") + "\n")
+        _put(file.with_suffix(".pub"), str(given.get("ed25519_public", "")).strip() + "\n")
+        return
+    file.parent.mkdir(parents=True)
+    make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "root@rehearsal", "-f", str(file)]
+    subprocess.run(make, check=True, capture_output=True, timeout=20)
+
+
+def _programs(disk: Disk) -> None:
+    """sshd's configuration, the login, and stand-ins for programs that would act on the whole computer."""
+    folder = disk.folder
+    sftp = next((path for path in ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server",
+                                   "/usr/lib/ssh/sftp-server") if os.path.exists(path)), "internal-sftp")  # fmt: skip
+    _put(folder / "etc/ssh/sshd_config",
+         SSHD_CONFIG.format(port=disk.port, address=disk.address, folder=folder, sftp=sftp))  # fmt: skip
+    variables = " ".join(shlex.quote(f"{key}={value}") for key, value in disk.variables().items())
+    quoted = shlex.quote(str(folder))
+    programs = {
+        "login": LOGIN.format(home=shlex.quote(str(disk.home)), variables=variables),
+        "bin/sudo": SUDO,
+        "bin/systemctl": SYSTEMCTL.format(folder=quoted),
+        "bin/sshd": f'#!/bin/sh\nexec {sshd_program()} -f {quoted}/etc/ssh/sshd_config "$@"\n',
+        "bin/python3": f'#!/bin/sh\nexec {shlex.quote(disk.python)} "$@"\n',
+        "bin/shutdown": SHUTDOWN.format(folder=quoted),
+        "bin/poweroff": SIGNAL_FIRST_PROCESS.format(signal="TERM", folder=quoted),
+        "bin/halt": HALT.format(folder=quoted),
+        "bin/reboot": SIGNAL_FIRST_PROCESS.format(signal="USR1", folder=quoted),
+    }
+    for name, text in programs.items():
+        _put(folder / name, text, mode=0o755)
+
+
+def sshd_program() -> str:
+    """Path of sshd. Raises FileNotFoundError with what to install."""
+    found = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin:/sbin")
+    if not found:
+        raise FileNotFoundError("sshd is missing: install it (apt install openssh-server); it need not run")
+    return found
+
+
+def _write_file(disk: Disk, entry: dict[str, Any]) -> None:
+    content = str(entry.get("content") or "")
+    encoding = str(entry.get("encoding") or "")
+    data = base64.b64decode(content) if encoding in ("b64", "base64") else content.encode()
+    target = _place(disk, str(entry["path"]))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("ab" if entry.get("append") else "wb") as file:
+        file.write(data)
+    target.chmod(int(str(entry.get("permissions") or "0644"), 8))
+
+
+def _place(disk: Disk, path: str) -> Path:
+    """Where a file of the machine lies on this computer; normalised first, so that `..` cannot leave the folder."""
+    inside = os.path.normpath("/" + path.lstrip("/"))
+    for prefix in ("/home/ubuntu/", f"{disk.home}/"):
+        if inside.startswith(prefix):
+            return disk.home / inside[len(prefix) :]
+    return disk.folder / "disk" / inside.lstrip("/")
+
+
+def _put(file: Path, text: str, mode: int = 0o600) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    file.chmod(mode)

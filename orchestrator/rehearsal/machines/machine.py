@@ -1,0 +1,133 @@
+"""Machines: switch one on, see whether it is on, cut its SSH sessions, end every process of it. Knows no API, no bill.
+
+Example::
+
+    power_on(disk)                    # a real sshd answers at disk.address, port disk.port
+    destroy(disk)                     # nothing that ever ran there is left, nor the folder
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from orchestrator.rehearsal.machines import processes
+from orchestrator.rehearsal.machines.disk import HALTED, POWERED_OFF, Disk, log
+
+UP_WITHIN_S = 15.0
+PACKAGE_ROOT = Path(__file__).resolve().parents[3]
+
+
+class BootFailed(Exception):
+    """sshd did not come up; the message has its log."""
+
+
+def power_on(disk: Disk) -> None:
+    """Starts the first process, if it is not there, and waits until sshd accepts. Raises BootFailed."""
+    if is_on(disk) and answers(disk):
+        return
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)  # a root sshd insists on its "privilege separation directory"
+    variables = {**disk.variables(), "PYTHONPATH": str(PACKAGE_ROOT)}
+    with (disk.folder / "console.log").open("ab") as console:
+        process = subprocess.Popen(
+            [sys.executable, "-S", "-m", "orchestrator.rehearsal.machines.first_process", str(disk.folder)],
+            env=variables, stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True,
+            cwd=disk.home,
+        )  # fmt: skip
+    threading.Thread(target=process.wait, daemon=True).start()  # leaves no zombie when it ends
+    until = time.monotonic() + UP_WITHIN_S
+    while not answers(disk):
+        if time.monotonic() > until or process.returncode is not None:
+            raise BootFailed(f"sshd at {disk.address}:{disk.port} did not come up: {_last_words(disk)}")
+        time.sleep(0.02)
+
+
+def answers(disk: Disk) -> bool:
+    """Whether something accepts connections at the machine's address."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((disk.address, disk.port)) == 0
+
+
+def first_process(disk: Disk) -> processes.Identity | None:
+    """The machine's first process, told by its pid file and its mark; None when the machine is off."""
+    try:
+        pid = int((disk.folder / "first_process.pid").read_text())
+    except (OSError, ValueError):
+        return None
+    return processes.identity(pid) if pid in processes.marked(disk.mark) else None
+
+
+def is_on(disk: Disk) -> bool:
+    return first_process(disk) is not None
+
+
+def was_shut_down(disk: Disk) -> bool:
+    """Whether its operating system was shut down from inside."""
+    return (disk.folder / POWERED_OFF).exists()
+
+
+def is_powered_off(disk: Disk) -> bool:
+    """Whether it was shut down down to the power; `halt` only stops the system."""
+    return was_shut_down(disk) and not (disk.folder / HALTED).exists()
+
+
+def kill(disk: Disk) -> None:
+    """Ends every process of the machine, detached ones included; the disk stays. Raises TimeoutError."""
+    processes.kill_all(first_process(disk), disk.mark)
+
+
+def destroy(disk: Disk) -> None:
+    """Ends every process and removes disk and memory. Twice is fine."""
+    kill(disk)
+    shutil.rmtree(disk.memory, ignore_errors=True)
+    shutil.rmtree(disk.folder, ignore_errors=True)
+
+
+def sessions(disk: Disk) -> list[int]:
+    """The sshd processes of established connections."""
+    first = first_process(disk)
+    found = processes.below(first.pid) if first else []
+    return [pid for pid in found if processes.name(pid).startswith("sshd") and pid != _listener(disk)]
+
+
+def drop_sessions(disk: Disk) -> None:
+    """Kills every established SSH session; sshd and whatever detached itself live on."""
+    for pid in sessions(disk):
+        processes.send(pid, signal.SIGKILL)
+
+
+def reboot(disk: Disk) -> None:
+    """As `reboot` typed on the machine: everything ends, sshd comes again, the disk stays."""
+    first = first_process(disk)
+    if first:
+        processes.send(first.pid, signal.SIGUSR1)
+
+
+def metric_files(disk: Disk) -> Iterator[Path]:
+    """metrics.jsonl of every run folder on the machine, wherever in its home gptctl's folder is."""
+    for pattern in ("runs/*/metrics.jsonl", "*/runs/*/metrics.jsonl", "*/*/runs/*/metrics.jsonl"):
+        yield from disk.home.glob(pattern)
+
+
+def _listener(disk: Disk) -> int:
+    try:
+        return int((disk.folder / "sshd.pid").read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def _last_words(disk: Disk) -> str:
+    found = [disk.folder / name for name in ("sshd.log", "console.log")]
+    words = " ".join(file.read_text()[-400:] for file in found if file.exists())
+    log(disk, "boot failed")
+    return words.strip() or "no log"

@@ -1,0 +1,1 @@
+"""Ships the agent to a machine and talks to it."""

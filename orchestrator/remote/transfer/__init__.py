@@ -1,0 +1,1 @@
+"""Bulk bytes to and from a machine: ranges in parallel, trees by tar, resumable and verified."""

@@ -1,0 +1,137 @@
+"""The model card of an export: a README.md with the Hub's front matter, from the ledger and the mirrored files only.
+
+Every figure was measured or is what the run was given; what nobody measured has no line. A simulated machine has no
+cost, no energy and no MFU here: nobody paid for it and no such card computed. It must not ask a machine, and must not
+know how a table looks: card_tables.py does, and templates/model_card.md.j2 puts it together.
+
+    text = model_card(Exported(run, meta, dataset, evaluations), collect(run, intervals, cost, mirror), wish)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestrator.core.machines import machine_type
+from orchestrator.ledger.records import RunRecord
+from orchestrator.report.card import tables
+from orchestrator.report.pages.markdown import fenced, text
+from trainer.arithmetic import parameter_count
+from trainer.contract import ModelConfig
+
+HUB = "hf://"
+MOST_SAMPLES = 4
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The checkpoint that is exported and what is known about it."""
+
+    run: RunRecord
+    meta: Mapping[str, Any]
+    """meta.json of the checkpoint: step, tokens, losses, model, tokenizer."""
+    dataset: Mapping[str, Any] = field(default_factory=dict)
+    """What sync noted of the data: counts, documents, sha256."""
+    evaluations: Sequence[Mapping[str, Any]] = ()
+    """Rows of slices and multiple choice, each with its step."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the user chose for the card."""
+
+    format: str = "hf"
+    license: str | None = None
+    language: str | None = None
+    repo: str | None = None
+    """On the Hub, OWNER/NAME, for the lines that load it; None: the folder itself."""
+    chart: str | None = None
+    """File name of the loss chart beside the card."""
+    made_by: str = ""
+    """`gptctl 0.1.0 (commit ...)`."""
+
+
+def model_card(exported: Exported, facts: Mapping[str, Any], wish: Wish) -> str:
+    """The whole README.md. `facts` are those of the report."""
+    # Only now: rendering is needed by few commands, and Jinja costs more than a whole `gptctl status`.
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent.parent / "templates"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,  # Markdown and YAML: `text`, `fenced` and `quoted` make a stranger's words harmless
+    )
+    environment.filters.update({"text": text, "fenced": fenced, "quoted": quoted, "table": table})
+    return environment.get_template("model_card.md.j2").render(_page(exported, facts, wish)).rstrip() + "\n"
+
+
+def quoted(value: object) -> str:
+    """A scalar of YAML: JSON's strings are its double-quoted ones; what cannot be printed is left out."""
+    if isinstance(value, str):
+        value = "".join(char for char in value if char.isprintable())
+    return json.dumps(value, ensure_ascii=False)
+
+
+def table(rows: Sequence[Sequence[str]], head: Sequence[str] = ("", "")) -> str:
+    """Lines of a Markdown table. Cells come formatted."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _page(exported: Exported, facts: Mapping[str, Any], wish: Wish) -> dict[str, Any]:
+    run, meta = exported.run, exported.meta
+    machine = machine_type(run.machine)
+    simulated = machine.runs_as is not None
+    losses = tables.losses(exported.meta, exported.evaluations, run.recipe_data)
+    return {
+        "run": {"id": run.id, "recipe": run.recipe, "description": run.recipe_data.get("description", "")},
+        "wish": wish,
+        "native": wish.format == "hf",
+        "license": wish.license,
+        "tags": _tags(wish, simulated),
+        "datasets": _datasets(run.recipe_data),
+        "losses": losses,
+        "simulated": {"machine": run.machine, "as": machine.runs_as} if simulated else None,
+        "zero_biases": _zero_biases(meta),
+        "model": tables.model(meta),
+        "data": tables.data(run.recipe_data, exported.dataset, meta),
+        "training": tables.training(run, meta, facts, machine),
+        "cost": [] if simulated else tables.cost(facts, machine, run.host_data),
+        "choices": tables.choices(meta, exported.evaluations),
+        "samples": [each["text"] for each in facts["samples"] if each["step"] == meta.get("step")][:MOST_SAMPLES],
+        "prompt": next(iter(run.recipe_data.get("eval", {}).get("prompts") or ()), "Every effort moves you"),
+        "context_length": meta["model"]["context_length"],
+        "again": tables.again(run, wish.made_by),
+        "resumed": run.options.get("resume_from") is not None,
+        "command": f"gptctl run recipe.toml --host {run.host}",
+        "source": tables.source_name(run.recipe_data),
+        "tokens": meta.get("tokens"),
+    }
+
+
+def _tags(wish: Wish, simulated: bool) -> list[str]:
+    return ["gpt2", "gptctl", "pretrained-from-scratch", *(["simulated-machine"] if simulated else [])]
+
+
+def _datasets(recipe: Mapping[str, Any]) -> list[str]:
+    """Ids of the Hub's datasets that were trained on."""
+    data = recipe.get("data") or {}
+    sources = (data.get("source"), (data.get("prepare") or {}).get("source"))
+    found = (str(source).removeprefix(HUB).removeprefix("datasets/") for source in sources if _on_hub(source))
+    return ["/".join(name.partition("@")[0].split("/")[:2]) for name in found]
+
+
+def _on_hub(source: object) -> bool:
+    return isinstance(source, str) and source.startswith(HUB)
+
+
+def _zero_biases(meta: Mapping[str, Any]) -> int:
+    """Biases that GPT-2's class has and the model never had: how many values."""
+    own = ModelConfig(**meta["model"])
+    full = ModelConfig(**{**meta["model"], "bias": True, "qkv_bias": True})
+    return parameter_count(full) - parameter_count(own)

@@ -1,0 +1,263 @@
+"""The tables of a model card: what is known becomes a row, what is not becomes none.
+
+It must not read files, and must not put tables together. A row is a label and a cell, ready for Markdown.
+
+    model(meta) -> [("Parameters", "163,009,536"), ("Layers", "12"), ...]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from orchestrator.core.machines import MachineType
+from orchestrator.ledger.records import RunRecord
+from orchestrator.report.pages.markdown import figure, hours, number, text, usd
+from orchestrator.report.redaction import shown_source
+from trainer.arithmetic import parameter_count
+from trainer.contract import ModelConfig
+
+Row = tuple[str, str]
+
+REFERENCE_SOURCE = "hf://gpjt/fineweb-gpt2-tokens"
+REFERENCE_SLICE = [50_000_000, 19_660_800]
+REFERENCE_CONTEXT = 1024
+ANCHOR_LOSS = 3.4997
+"""OpenAI's GPT-2 small on the reference slice, as the author of the reference trainer measured it."""
+SLICE, CHOICES = "slice", "choices"
+
+
+def _rows(pairs: Iterable[tuple[str, str | None]]) -> list[Row]:
+    return [(label, cell) for label, cell in pairs if cell]
+
+
+def _known(value: Any, form: str = "{}") -> str | None:
+    """The value in words, or None where there is none. Whole numbers get thousands separators."""
+    if value is None or value == "":
+        return None
+    shown = number(value) if isinstance(value, int) and not isinstance(value, bool) else text(value)
+    return form.format(shown)
+
+
+def model(meta: Mapping[str, Any]) -> list[Row]:
+    """Architecture and size."""
+    shape = ModelConfig(**meta["model"])
+    head = "shares the token embedding's weights" if shape.tie_embeddings else "has weights of its own"
+    return _rows(
+        [
+            ("Architecture", "GPT-2: pre-LayerNorm blocks, learned positions, tanh GELU, causal attention"),
+            ("Parameters", number(parameter_count(shape))),
+            ("Layers", number(shape.n_layer)),
+            ("Attention heads", number(shape.n_head)),
+            ("Width", number(shape.n_embd)),
+            ("Context", f"{number(shape.context_length)} tokens"),
+            ("Vocabulary", f"{number(shape.vocab_size)} ids"),
+            ("Tokenizer", _known(meta.get("tokenizer"), "`{}`")),
+            ("Output head", head),
+            ("Query, key and value biases", "yes" if shape.qkv_bias else "none"),
+            ("Other biases", "yes" if shape.bias else "none"),
+        ]
+    )
+
+
+def source_name(recipe: Mapping[str, Any]) -> str:
+    """Where the data came from, as anybody may read it."""
+    table = recipe.get("data") or {}
+    source = str(table.get("source") or (table.get("prepare") or {}).get("source") or "")
+    if source == "python-stdlib":
+        return "the source files of Python's standard library"
+    return shown_source(source)
+
+
+def data(recipe: Mapping[str, Any], dataset: Mapping[str, Any], meta: Mapping[str, Any]) -> list[Row]:
+    """What was trained and validated on."""
+    table = recipe.get("data") or {}
+    train_tokens = dataset.get("train_tokens")
+    seen = meta.get("tokens")
+    return _rows(
+        [
+            ("Source", text(source_name(recipe))),
+            ("Documents", _known(dataset.get("documents"))),
+            ("Training tokens there are", _known(train_tokens)),
+            ("Tokens this checkpoint has seen", _known(seen)),
+            ("Epochs of the training tokens", f"{seen / train_tokens:.3g}" if seen and train_tokens else None),
+            ("Order", _known(table.get("order"))),
+            ("Validation tokens there are", _known(dataset.get("validation_tokens"))),
+            ("Digest of the data, of sha256", _known(dataset.get("digest"), "`{}`")),
+        ]
+    )
+
+
+def training(run: RunRecord, meta: Mapping[str, Any], facts: Mapping[str, Any], machine: MachineType) -> list[Row]:
+    """How it was trained, and how fast."""
+    wanted, measured = run.recipe_data.get("train") or {}, facts["training"]
+    context = meta["model"]["context_length"]
+    batch = facts["machine"].get("global_batch")
+    took = {part["part"]: part["hours"] for part in facts["parts"]}
+    return _rows(
+        [
+            ("Steps of this checkpoint", _of(meta.get("step"), meta.get("total_steps"))),
+            ("Global batch", f"{number(batch)} sequences of {number(context)} tokens" if batch else None),
+            ("Micro-batch", _split(facts["machine"])),
+            ("Optimizer", _optimizer(wanted)),
+            ("Learning rate", _learning_rate(wanted)),
+            ("Gradient clipping", f"{wanted['grad_clip']:g}" if wanted.get("grad_clip") else "none"),
+            ("Dropout", f"{meta['model']['dropout']:g}"),
+            ("Initialisation, seed", f"{meta['model'].get('init')}, {wanted.get('seed')}"),
+            ("Precision", _known(wanted.get("precision"))),
+            ("PyTorch", _known(run.options.get("torch"))),
+            ("Machine", _machine(run, machine)),
+            ("Time of training", hours(took["train"]) if took.get("train") else None),
+            ("Time in all", hours(took["total"]) if took.get("total") else None),
+            ("Tokens per second", _known(_whole(measured.get("tokens_per_second")), "{} (median)")),
+            ("MFU", f"{100 * measured['mfu']:.1f} % (median)" if measured.get("mfu") and not machine.runs_as else None),
+            ("Memory, highest", f"{measured['memory_gib']:.1f} GiB" if measured.get("memory_gib") else None),
+        ]
+    )
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else round(value)
+
+
+def _of(part: int | None, whole: int | None) -> str | None:
+    if part is None:
+        return None
+    return number(part) if whole is None else f"{number(part)} of {number(whole)}"
+
+
+def _split(machine: Mapping[str, Any]) -> str | None:
+    parts = [machine.get(name) for name in ("micro_batch", "accumulation", "ranks")]
+    if None in parts:
+        return None
+    micro_batch, accumulation, ranks = (number(part) for part in parts)
+    return f"{micro_batch} sequences x {accumulation} accumulation x {ranks} ranks"
+
+
+def _optimizer(wanted: Mapping[str, Any]) -> str | None:
+    name = wanted.get("optimizer")
+    if not name:
+        return None
+    betas = ", ".join(f"{beta:g}" for beta in wanted.get("betas") or ())
+    return f"{name}, betas {betas}, weight decay {wanted.get('weight_decay'):g} on {wanted.get('decay')}"
+
+
+def _learning_rate(wanted: Mapping[str, Any]) -> str | None:
+    peak = wanted.get("learning_rate")
+    if peak is None:
+        return None
+    course = f"{peak:g} at its peak, {wanted.get('schedule')}, warm-up {100 * wanted.get('warmup_fraction', 0):g} %"
+    if wanted.get("schedule") == "constant":
+        return course
+    return f"{course}, down to {100 * wanted.get('min_learning_rate_fraction', 0):g} %"
+
+
+def _machine(run: RunRecord, machine: MachineType) -> str:
+    if machine.runs_as is not None:
+        return f"{text(run.machine)}: simulated, computed on {machine.runs_as}"
+    if machine.gpu is None:
+        return f"{text(run.machine)} (no GPU)"
+    return f"{text(run.machine)} ({machine.count} x {text(machine.gpu.name)})"
+
+
+def cost(facts: Mapping[str, Any], machine: MachineType, host: Mapping[str, Any]) -> list[Row]:
+    """Money where a machine had a price; energy as the upper bound that it is, with what of it is assumed."""
+    spent, price = facts["cost"], facts["machine"].get("price_per_hour_usd")
+    energy = spent.get("energy_kwh")
+    intensity = spent.get("grid_kg_co2e_per_kwh")
+    grid = f"{figure(intensity)} kg per kWh" if energy else ""
+    if host.get("grid_kg_co2e_per_kwh") is None:
+        grid += " (assumed)"
+    rate = spent.get("usd_per_billion_tokens")
+    return _rows(
+        [
+            ("Cost", f"{usd(spent['cost_usd'])} before tax, at {usd(price)} per hour" if price else None),
+            ("Cost per billion tokens", usd(rate) if price and rate is not None else None),
+            ("GPU hours", figure(spent["gpu_hours"]) if spent.get("gpu_hours") else None),
+            ("Energy", f"at most {figure(energy)} kWh: {_power(machine, host)} for the whole time" if energy else None),
+            ("CO2e", f"at most {figure(spent['co2e_kg'])} kg, at {grid}" if energy else None),
+        ]
+    )
+
+
+def _power(machine: MachineType, host: Mapping[str, Any]) -> str:
+    """Nobody measured it: a card's is its data sheet's, a machine's without a card is assumed."""
+    own = host.get("board_power_w")
+    watts = number(own or machine.board_power_w)
+    if machine.gpu is None:
+        return f"{watts} W" if own else f"an assumed {watts} W"
+    return f"{number(machine.gpus)} x {watts} W, " + ("as stated for the host," if own else "the card's limit,")
+
+
+def losses(
+    meta: Mapping[str, Any], evaluations: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Measured losses of this checkpoint: name, loss, and the anchor where the slice is the reference one."""
+    found: list[dict[str, Any]] = []
+    if isinstance(meta.get("loss"), float):
+        found.append({"name": "Training batch", "loss": meta["loss"], "anchor": None, "validation": False})
+    if isinstance(meta.get("val_loss"), float):
+        chosen = (recipe.get("data") or {}).get("validation") or {}
+        anchor = _anchor([chosen.get("start_token"), chosen.get("tokens")], meta, recipe)
+        found.append({"name": _validation_name(recipe), "loss": meta["val_loss"], "anchor": anchor, "validation": True})
+    for row in evaluations:
+        if row.get("kind") == SLICE and row.get("step") == meta.get("step") and row.get("loss") is not None:
+            found.append({"loss": row["loss"], "validation": True, **_measured_on(row, meta, recipe)})
+    dataset = {"dataset": source_name(recipe) or "tokens"}
+    return [{**dataset, **each, "shown": number(each["loss"], 4)} for each in found]
+
+
+def _measured_on(row: Mapping[str, Any], meta: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Name and anchor of a slice. Other data than the run's own are named `FILE:START+TOKENS`, and have no anchor."""
+    start, count = row["slice"]
+    file, _, _ = str(row.get("name")).rpartition(":")
+    name = f"tokens {number(start)} to {number(start + count)}"
+    if file:
+        return {"name": f"{file}, {name}", "anchor": None, "dataset": file}
+    return {"name": name.capitalize(), "anchor": _anchor(row["slice"], meta, recipe)}
+
+
+def _validation_name(recipe: Mapping[str, Any]) -> str:
+    chosen = (recipe.get("data") or {}).get("validation") or {}
+    return f"Validation, {number(chosen['tokens'])} tokens" if chosen.get("tokens") else "Validation"
+
+
+def _anchor(chosen: Sequence[Any], meta: Mapping[str, Any], recipe: Mapping[str, Any]) -> float | None:
+    same = (
+        list(chosen) == REFERENCE_SLICE
+        and str((recipe.get("data") or {}).get("source")).rstrip("/") == REFERENCE_SOURCE
+        and meta["model"]["context_length"] == REFERENCE_CONTEXT
+        and meta.get("tokenizer") == "gpt2"
+    )
+    return ANCHOR_LOSS if same else None
+
+
+def choices(meta: Mapping[str, Any], evaluations: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Multiple choice of this checkpoint: name, questions, accuracy, by length, chance."""
+    return [
+        [text(row["name"]), *(_cell(row.get(key)) for key in ("questions", "accuracy", "accuracy_norm", "chance"))]
+        for row in evaluations
+        if row.get("kind") == CHOICES and row.get("step") == meta.get("step")
+    ]
+
+
+def _cell(value: Any) -> str:
+    """A share in percent, a count as it is."""
+    if value is None:
+        return ""
+    return number(value) if isinstance(value, int) else f"{100 * value:.1f} %"
+
+
+def again(run: RunRecord, made_by: str) -> list[Row]:
+    """By what it was trained and exported."""
+    digest = PurePath(str(run.options.get("source") or "")).name
+    return _rows(
+        [
+            ("Run", f"`{run.id}`"),
+            ("Recipe", f"{text(run.recipe)}, sha256 `{run.recipe_digest}`" if run.recipe_digest else text(run.recipe)),
+            ("Trained by", _known(run.options.get("made_by"))),
+            ("Trainer's source, sha256", f"`{digest}`" if digest else None),
+            ("Exported by", _known(made_by)),
+        ]
+    )

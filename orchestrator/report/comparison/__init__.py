@@ -1,0 +1,1 @@
+"""Runs side by side, with what a seed alone could change."""

@@ -1,0 +1,271 @@
+"""Several runs side by side: ranked, each against the baseline, with what differs between them. Pure; no I/O.
+
+Losses compare only where they were measured on the same tokens with the same tokenizer: on a test slice whose tokens
+have the same sha256, else on the same validation slice. A difference below two standard deviations of the seed is
+called noise. The deviation is measured where several seeds of a compared recipe are known, else the published one.
+
+    found = compare([facts_of_a, facts_of_b], baseline="a", seeds=others)
+    found["runs"][0]["verdict"]
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.core.states import Outcome
+from orchestrator.ledger.records import Evaluation, RunRecord
+from orchestrator.report.comparison.seed_noise import Deviation, pooled
+from orchestrator.report.evaluations import SLICE
+from orchestrator.report.metrics import Training
+from orchestrator.report.pages.run_page import flat
+from trainer.contract import DataConfig
+
+WITHIN_NOISE_BELOW = 2.0
+"""In standard deviations of the seed."""
+IDENTITY = ("name", "description", "limits", "machines", "eval")
+"""Tables and keys of a recipe that do not change what is learned."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What is known of one run. Hours and USD are of the whole run, `train_hours` of its training alone."""
+
+    run: RunRecord
+    training: Training = field(default_factory=Training)
+    evaluations: Sequence[Evaluation] = ()
+    cost_usd: float = 0.0
+    hours: float = 0.0
+    train_hours: float = 0.0
+
+    @property
+    def tokenizer(self) -> str:
+        data = self.run.recipe_data.get("data") or {}
+        return data.get("tokenizer") or (data.get("prepare") or {}).get("tokenizer") or DataConfig.tokenizer
+
+    @property
+    def finished(self) -> bool:
+        return self.run.outcome is Outcome.FINISHED
+
+    @property
+    def val_loss(self) -> float | None:
+        """The last one."""
+        last = self.training.last_val_loss
+        return self.run.val_loss if last is None else last
+
+    @property
+    def tokens_per_step(self) -> float:
+        steps = self.run.plan.get("steps") or 0
+        return self.run.plan["tokens"] / steps if steps else 0.0
+
+    def slices(self) -> dict[str, Evaluation]:
+        """The latest loss on each slice, by the sha256 of its tokens."""
+        known = [each for each in self.evaluations if each.kind == SLICE and each.loss is not None]
+        return {str(each.result["tokens_sha256"]): each for each in known if each.result.get("tokens_sha256")}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What the runs are ranked by: a test slice, or without one the last validation."""
+
+    sha256: str | None = None
+    name: str = "final validation loss"
+
+    def of(self, compared: Compared) -> float | None:
+        if self.sha256 is None:
+            return compared.val_loss
+        found = compared.slices().get(self.sha256)
+        return found.loss if found else None
+
+
+def compare(runs: Sequence[Compared], baseline: str, seeds: Sequence[Compared] = ()) -> dict[str, Any]:
+    """Everything that is said, as JSON values; runs best first, those without a rank last. `seeds` are finished runs
+    that may tell what a seed alone changes."""
+    base = next(each for each in runs if each.run.id == baseline)
+    metric = choose_metric(runs, base)
+    deviation = seed_deviation(runs, seeds, metric)
+    equal = equal_tokens(runs)
+    rows = [_row(each, base, metric, deviation, equal) for each in runs]
+    ranked = sorted((row for row in rows if row["why"] is None), key=lambda row: row["value"])
+    order = [{**row, "rank": rank} for rank, row in enumerate(ranked, start=1)]
+    order += [{**row, "rank": None} for row in rows if row["why"] is not None]
+    return {
+        "baseline": baseline,
+        "metric": {"kind": "validation" if metric.sha256 is None else "slice", **vars(metric)},
+        "seed_deviation": deviation.to_json(),
+        "equal_tokens": equal,
+        "runs": order,
+        "config_differences": differences({each.run.id: _config(each) for each in runs}),
+        "environment_differences": differences({each.run.id: _environment(each) for each in runs}),
+        "notes": _notes(runs, base, metric, deviation),
+    }
+
+
+def choose_metric(runs: Sequence[Compared], base: Compared) -> Metric:
+    """The longest slice that the baseline and every finished run of its tokenizer were measured on."""
+    peers = [each for each in runs if each.finished and each.tokenizer == base.tokenizer] or [base]
+    shared = set(base.slices()).intersection(*(each.slices() for each in peers))
+    if not shared:
+        return Metric()
+    best = max(
+        (base.slices()[sha256] for sha256 in shared), key=lambda each: (each.result.get("tokens") or 0, each.name)
+    )
+    return Metric(str(best.result["tokens_sha256"]), f"loss on test slice {best.name}")
+
+
+def seed_deviation(runs: Sequence[Compared], seeds: Sequence[Compared], metric: Metric) -> Deviation:
+    """Pooled over the recipes of the compared runs of which several seeds are known."""
+    groups: dict[str, dict[int, float]] = {}
+    known = {each.run.id: each for each in (*seeds, *runs) if each.finished}
+    wanted = {_seedless(each.run) for each in runs}
+    for each in known.values():
+        key, value = _seedless(each.run), metric.of(each)
+        if key in wanted and value is not None:
+            groups.setdefault(key, {})[int((each.run.recipe_data.get("train") or {}).get("seed") or 0)] = value
+    return pooled([list(group.values()) for group in groups.values()])
+
+
+def _seedless(run: RunRecord) -> str:
+    """What two runs of one recipe share, whatever their seeds."""
+    kept = {key: value for key, value in run.recipe_data.items() if key not in IDENTITY}
+    kept["train"] = {key: value for key, value in (kept.get("train") or {}).items() if key != "seed"}
+    return json.dumps(kept, sort_keys=True)
+
+
+def _row(
+    each: Compared, base: Compared, metric: Metric, deviation: Deviation, equal: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    run, value = each.run, metric.of(each)
+    why = _why_not(each, base, metric)
+    start = metric.of(base)
+    delta = value - start if why is None and value is not None and start is not None else None
+    apart = None if delta is None else delta / deviation.value
+    at_equal = equal["losses"].get(run.id) if equal else None
+    return {
+        "id": run.id,
+        "name": run.name,
+        "labels": run.labels,
+        "recipe": run.recipe,
+        "outcome": run.outcome and run.outcome.value,
+        "why": why,
+        "value": value,
+        "delta": delta,
+        "deviations": apart,
+        "verdict": _verdict(run.id == base.run.id, apart),
+        "loss": each.training.last_loss,
+        "val_loss": each.val_loss,
+        "best_val_loss": each.training.best_validation.value if each.training.best_validation else None,
+        "loss_at_equal_tokens": at_equal,
+        "step": max(each.training.step, run.step),
+        "tokens": each.training.tokens,
+        "hours": each.hours,
+        "train_hours": each.train_hours,
+        "cost_usd": each.cost_usd,
+        "tokens_per_second": each.training.tokens_per_second,
+        "validations": [[point.step, point.value] for point in each.training.validations],
+        **_environment(each),
+    }
+
+
+def _verdict(is_baseline: bool, apart: float | None) -> str | None:
+    if is_baseline:
+        return "baseline"
+    if apart is None:
+        return None
+    if abs(apart) < WITHIN_NOISE_BELOW:
+        return "within noise"
+    return "better" if apart < 0 else "worse"
+
+
+def _why_not(each: Compared, base: Compared, metric: Metric) -> str | None:
+    """Why a run has no rank; None for one that has."""
+    run = each.run
+    if each.tokenizer != base.tokenizer:
+        return f"tokenizer {each.tokenizer}, not {base.tokenizer}: losses per token do not compare"
+    if not each.finished:
+        state = run.outcome.value if run.outcome else run.state.value
+        return f"not finished: {state}, step {max(each.training.step, run.step):,} of {run.total_steps:,}"
+    if metric.of(each) is None:
+        return "no validation and no test slice"
+    if metric.sha256 is None and _validated_on(each) != _validated_on(base):
+        return "validated on other tokens than the baseline"
+    return None
+
+
+def _validated_on(each: Compared) -> str:
+    data = each.run.recipe_data.get("data") or {}
+    return json.dumps([data.get(key) for key in ("source", "prepare", "validation")], sort_keys=True)
+
+
+def equal_tokens(runs: Sequence[Compared]) -> dict[str, Any] | None:
+    """The validation loss of each run after as many tokens as all have seen, on the line between two validations."""
+    curves = {each.run.id: validation_curve(each) for each in runs}
+    reached = [curve[-1][0] for curve in curves.values() if curve]
+    if len(reached) < len(runs) or not reached:
+        return None
+    tokens = min(reached)
+    losses = {run_id: interpolated(curve, tokens) for run_id, curve in curves.items()}
+    return {"tokens": round(tokens), "losses": losses}
+
+
+def validation_curve(each: Compared) -> list[tuple[float, float]]:
+    """Tokens seen and loss, of each validation."""
+    return [(point.step * each.tokens_per_step, point.value) for point in each.training.validations]
+
+
+def interpolated(curve: Sequence[tuple[float, float]], x: float) -> float | None:
+    """On the straight line between the neighbours; None before the first point."""
+    for (x0, y0), (x1, y1) in itertools.pairwise(curve):
+        if x0 <= x <= x1:
+            return y0 if x1 == x0 else y0 + (y1 - y0) * (x - x0) / (x1 - x0)
+    return curve[-1][1] if curve and x >= curve[-1][0] else None
+
+
+def differences(values: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """`{"key", "values": {run: value}}` for each key that is not the same everywhere; a missing one is None."""
+    keys = dict.fromkeys(key for each in values.values() for key in each)
+    rows = {key: {run_id: each.get(key) for run_id, each in values.items()} for key in keys}
+    return [
+        {"key": key, "values": row}
+        for key, row in rows.items()
+        if len({json.dumps(value) for value in row.values()}) > 1
+    ]
+
+
+def _config(each: Compared) -> dict[str, Any]:
+    return dict(flat({key: value for key, value in each.run.recipe_data.items() if key not in IDENTITY}))
+
+
+def _environment(each: Compared) -> dict[str, Any]:
+    started, plan = each.training.started, each.run.plan
+    return {
+        "machine": each.run.machine,
+        "device": started.get("device"),
+        "torch": started.get("torch"),
+        "precision": (each.run.recipe_data.get("train") or {}).get("precision"),
+        "ranks": started.get("ranks") or plan.get("ranks"),
+        "micro_batch": started.get("micro_batch") or plan.get("micro_batch"),
+    }
+
+
+def _notes(runs: Sequence[Compared], base: Compared, metric: Metric, deviation: Deviation) -> list[str]:
+    notes = [deviation.words()]
+    if len(runs) == 1:
+        notes.insert(0, "one run only: there is nothing to compare it with")
+    if not base.finished:
+        notes.append(f"the baseline {base.run.id} is not finished: no run is held against it")
+    if metric.sha256 is None:
+        lacking = [each.run.id for each in runs if each.finished and not each.slices()]
+        some = any(each.slices() for each in runs)
+        if some and lacking:
+            notes.append(f"ranked by validation, because no test slice of {', '.join(lacking)} is known: gptctl eval")
+    else:
+        precisions = {
+            each.slices()[metric.sha256].result.get("precision") for each in runs if metric.of(each) is not None
+        }
+        if len(precisions) > 1:
+            notes.append("the slice was measured in different precisions: " + ", ".join(sorted(map(str, precisions))))
+    return notes

@@ -1,0 +1,93 @@
+"""The HTML page and the charts of a comparison, from what comparison.py says. It must not compare.
+
+html = compare_page(found, compare_charts(runs))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from orchestrator.report.comparison.comparison import Compared, interpolated, validation_curve
+from orchestrator.report.pages.curves import clock, rounded, running_mean, window
+from orchestrator.report.pages.html import render
+
+COLORS = 8
+POINTS = 400
+"""Of each run's training loss, evenly spaced after smoothing."""
+
+Curve = list[tuple[float, float]]
+
+
+def compare_page(found: Mapping[str, Any], charts: Sequence[Mapping[str, Any]], title: str) -> str:
+    """The page as text."""
+    colors = {run_id: number % COLORS for number, run_id in enumerate(_in_order(charts, found))}
+    by_id = {row["id"]: row for row in found["runs"]}
+    labels = {run_id: display(row) for run_id, row in by_id.items()}
+    values = {**found, "title": title, "colors": colors, "labels": labels, "by_id": by_id}
+    return render("compare.html.j2", values, charts)
+
+
+def _in_order(charts: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) -> list[str]:
+    return list(charts[0]["order"]) if charts else [row["id"] for row in found["runs"]]
+
+
+def display(row: Mapping[str, Any]) -> str:
+    """What a run is called where there is little room."""
+    return str(row["name"] or row["id"])
+
+
+def compare_charts(runs: Sequence[Compared]) -> list[dict[str, Any]]:
+    """Validation and training loss over tokens, validation loss over time; a chart without lines goes."""
+    smooth = any(window(len(each.training.columns.get("loss", ()))) > 1 for each in runs)
+    timed, unit = _timed(runs)
+    kinds = (
+        ("validation", "Validation loss", "tokens", "points", [validation_curve(each) for each in runs]),
+        ("training", "Training loss", "tokens", "line", [training_curve(each) for each in runs]),
+        ("time", "Validation loss by time", f"{unit} of training", "points", timed),
+    )
+    charts = []
+    for key, title, x, kind, curves in kinds:
+        if any(curves):
+            measured = "nats per token" + (", smoothed" if smooth and key == "training" else "")
+            charts.append({"key": key, "title": title, "unit": measured, "x": x, **_lines(runs, curves, kind)})
+    return charts
+
+
+def _timed(runs: Sequence[Compared]) -> tuple[list[Curve], str]:
+    """validation_by_hours of each in a unit that suits the longest, and that unit."""
+    curves = [validation_by_hours(each) for each in runs]
+    unit, per_hour = clock(max((hours for curve in curves for hours, _ in curve), default=0.0))
+    return [[(hours * per_hour, loss) for hours, loss in curve] for curve in curves], unit
+
+
+def _lines(runs: Sequence[Compared], curves: Sequence[Curve], kind: str) -> dict[str, Any]:
+    xs = sorted({x for curve in curves for x, _ in curve})
+    series = []
+    for number, (each, curve) in enumerate(zip(runs, curves, strict=True)):
+        known = dict(curve)
+        values = [rounded(known.get(x)) for x in xs]
+        label = each.run.name or each.run.id
+        series.append({"label": label, "kind": kind, "color": f"--c{number % COLORS}", "values": values})
+    return {"xs": [rounded(x) for x in xs], "series": series, "order": [each.run.id for each in runs]}
+
+
+def training_curve(each: Compared) -> Curve:
+    """Tokens and smoothed loss, thinned evenly."""
+    losses, tokens = each.training.columns.get("loss", ()), each.training.columns.get("tokens", ())
+    every, end = max(1, -(-len(losses) // POINTS)), len(losses)
+    kept = [index for index in range(end) if index % every == 0 or index == end - 1]
+    means = running_mean(losses, window(end), at=kept)
+    known = ((tokens[index], mean) for index, mean in zip(kept, means, strict=True))
+    return [(seen, mean) for seen, mean in known if seen is not None and mean is not None]
+
+
+def validation_by_hours(each: Compared) -> Curve:
+    """Hours since the first logged line, by the machine's clock, and loss."""
+    times = each.training.columns.get("time", ())
+    known = [(float(step), time) for step, time in zip(each.training.steps, times, strict=True) if time is not None]
+    if len(known) < 2:
+        return []
+    begin = known[0][1]
+    placed = [(interpolated(known, point.step), point.value) for point in each.training.validations]
+    return [((time - begin) / 3600, loss) for time, loss in placed if time is not None]

@@ -1,0 +1,102 @@
+"""HTML pages that need nobody: one file, no network, charts by uPlot, which lies inside (MIT, templates/uplot/).
+
+Every value is escaped, and control characters (bidirectional ones too) are taken out. The Content Security Policy
+allows the page's own style and its two scripts by their sha256 and nothing else: no request, no inline handler, no
+style attribute. It must not compute; `page` is the name of a template.
+
+    html = render("report.html.j2", {"facts": facts, ...}, charts)
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from orchestrator.report.pages import markdown
+
+TEMPLATES = Path(__file__).parent.parent / "templates"
+STYLES = ("uplot/uPlot.min.css", "page.css")
+SCRIPTS = ("uplot/uPlot.iife.min.js", "page.js")
+
+
+def render(template: str, values: Mapping[str, Any], charts: Sequence[Mapping[str, Any]]) -> str:
+    """The whole page."""
+    # Only now: every command that may drive a run loads this module, and few render a page.
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    # Only with it.
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        autoescape=True, finalize=_harmless,
+    )  # fmt: skip
+    environment.filters.update(
+        number=markdown.number, short=markdown.short, figure=markdown.figure, usd=markdown.usd, when=markdown.when,
+        hours=markdown.hours,
+        size=markdown.size, bars=bars, share=markdown.share, block=block,
+    )  # fmt: skip
+    style, scripts = _style(), [_asset(name) for name in SCRIPTS]
+    return environment.get_template(template).render(
+        **values,
+        charts=charts,
+        policy=_policy(style, scripts),
+        style=Markup(style),
+        scripts=[Markup(script) for script in scripts],
+        chart_data=Markup(_data(charts)),
+        gptctl=version("gptctl"),
+        made_at=time.time(),
+    )
+
+
+def _policy(style: str, scripts: Sequence[str]) -> str:
+    sources = " ".join(map(_hash, scripts))
+    return (
+        f"default-src 'none'; script-src {sources}; style-src {_hash(style)}; img-src data:; base-uri 'none'; "
+        "form-action 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _style() -> str:
+    return "\n".join(map(_asset, STYLES))
+
+
+@cache
+def _asset(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _data(charts: Sequence[Mapping[str, Any]]) -> str:
+    """JSON inside a script element: nothing in it may look like a tag, and nothing but text is left of a name."""
+    text = json.dumps(charts, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _harmless(value: object) -> object:
+    """What jinja prints: without control characters and what turns text around; a dash for nothing."""
+    if value is None:
+        return markdown.DASH
+    if type(value) is str:
+        return "".join(char if char.isprintable() or char in "\n\t" else " " for char in value)
+    return value
+
+
+def block(value: object) -> str:
+    """Foreign text of several lines, such as a sample; line breaks stay."""
+    return str(_harmless(str(value).replace("\r\n", "\n"))).strip("\n")
+
+
+def bars(values: Sequence[float]) -> str:
+    """For a reader without scripts: the curve as a row of bars."""
+    return markdown.spark([(0, value) for value in values])

@@ -1,0 +1,99 @@
+"""The HTML page of one run: the Markdown page's twin, from the same facts, with curves, events and the end of the log.
+
+It must not compute figures: what it adds is the order and the place of things.
+
+    html = run_page(facts, charts, run.recipe_data, ledger.events(run.id), mirror)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.core.events import Event
+from orchestrator.report.evaluations import CHOICES, SLICE
+from orchestrator.report.pages.html import render
+from trainer.contract import LOG
+
+MOST_EVENTS = 500
+LOG_BYTES = 8_000
+TIMELINE_WIDTH = 1000
+LEAST_WIDTH = 4
+"""Of the timeline: a stage of a second stays visible beside one of a day."""
+
+
+def run_page(
+    facts: Mapping[str, Any],
+    charts: Sequence[Mapping[str, Any]],
+    recipe_data: Mapping[str, Any],
+    events: Sequence[Event],
+    mirror: Path,
+) -> str:
+    """The page as text."""
+    values = {
+        **facts,
+        "test": final_slice(facts["evaluations"]),
+        "total": facts["parts"][-1],
+        "timeline": _timeline(facts["stages"]),
+        "smoothing": smoothing(charts),
+        "config": list(flat(recipe_data)),
+        "chosen": any(each["kind"] == CHOICES for each in facts["evaluations"]),
+        "events": events[-MOST_EVENTS:],
+        "events_left_out": max(0, len(events) - MOST_EVENTS),
+        "log": _end_of(mirror / LOG),
+    }
+    return render("report.html.j2", values, charts)
+
+
+def final_slice(evaluations: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The test slice that the page leads with: the first one measured at the latest step."""
+    known = [each for each in evaluations if each["kind"] == SLICE and each["loss"] is not None]
+    return next((each for each in known if each["step"] == known[-1]["step"]), None)
+
+
+def smoothing(charts: Sequence[Mapping[str, Any]]) -> str:
+    """What the loss chart says below itself: nothing is smoothed without a word."""
+    labels = [series["label"] for chart in charts if chart["key"] == "loss" for series in chart["series"]]
+    means = [label for label in labels if label.startswith("mean of")]
+    thin = "of long runs each stretch shows its lowest and highest line"
+    if not means:
+        return f"Every logged line as it is; {thin}. Drag to zoom, double-click to go back."
+    return f"Pale: every logged line ({thin}). Strong: {means[0]}, centred. Drag to zoom, double-click to go back."
+
+
+def flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """`("train.seed", "42")` for every value of nested tables that is set."""
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            yield from flat(item, f"{prefix}{key}.")
+        elif item is not None:
+            yield prefix + key, json.dumps(item, ensure_ascii=False)
+
+
+def _timeline(stages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each stage with its place on one common axis of time."""
+    if not stages:
+        return []
+    begin = min(stage["started_at"] for stage in stages)
+    end = max(stage["started_at"] + stage["seconds"] for stage in stages)
+    scale = TIMELINE_WIDTH / ((end - begin) or 1.0)
+    placed = []
+    for stage in stages:
+        width = max(LEAST_WIDTH, round(stage["seconds"] * scale, 1))
+        x = min(round((stage["started_at"] - begin) * scale, 1), TIMELINE_WIDTH - width)
+        placed.append({**stage, "x": max(0.0, x), "width": width})
+    return placed
+
+
+def _end_of(path: Path) -> str:
+    """The last whole lines; empty where there is no log."""
+    try:
+        with path.open("rb") as file:
+            size_bytes = file.seek(0, 2)
+            file.seek(max(0, size_bytes - LOG_BYTES))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return text if size_bytes <= LOG_BYTES else text.partition("\n")[2]

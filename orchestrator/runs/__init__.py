@@ -1,0 +1,1 @@
+"""A run seen from outside: start a new one, stop it, release its machine, resume from its checkpoint."""

@@ -1,0 +1,159 @@
+"""Where `--resume-from` leads: a checkpoint of another run, here or in a store, found and looked at before anything is
+bought. It must not move it; sync does.
+
+Example::
+
+    origin = find(ledger, "chinchilla-1120-k3f9qa", storage.of)  # or s3://bucket/prefix/RUN[/step-000617], or a folder
+    check_shape(origin, recipe.model.config())
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.core.checkpoints import store_index
+from orchestrator.core.checkpoints.store_index import StoredCheckpoint
+from orchestrator.core.errors import GptctlError, StorageError, UserError, VerificationFailed
+from orchestrator.core.ports import Storage
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.records import RunRecord
+from trainer.contract import (
+    BEST,
+    CHECKPOINTS,
+    LATEST,
+    MANIFEST_FILE,
+    META_FILE,
+    TRAINER_STATE_FILE,
+    ModelConfig,
+    checkpoint_step,
+)
+
+StorageOf = Callable[[str], Storage]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A checkpoint to go on from."""
+
+    place: str
+    """Its folder on this side, or its URI."""
+    step: int
+    files: Mapping[str, Mapping[str, Any]]
+    """Name to {"size_bytes", "sha256"}, the manifest too."""
+    model: Mapping[str, Any]
+    """The model as its meta.json describes it."""
+
+
+def find(ledger: Ledger, wanted: str, storage_of: StorageOf) -> Origin:
+    """The newest checkpoint of what was named that training can go on from. Raises UserError when there is none."""
+    if "://" in wanted:
+        return _in_store(wanted.rstrip("/"), storage_of)
+    folder = Path(wanted).expanduser()
+    if "/" in wanted or folder.is_dir():
+        return _in_folder(folder)
+    return _of_run(ledger, ledger.find_run(wanted), storage_of)
+
+
+def check_shape(origin: Origin, wanted: ModelConfig) -> None:
+    """Raises UserError naming every key in which the model is another one."""
+    different = store_index.shape_differences(origin.model, wanted)
+    if different:
+        raise UserError(
+            f"--resume-from {origin.place}: its model is another one: {'; '.join(different)}",
+            "resume with the recipe it was made by, or correct these keys with --set model.KEY=VALUE",
+        )
+
+
+def _of_run(ledger: Ledger, run: RunRecord, storage_of: StorageOf) -> Origin:
+    """The mirror's newest, or the store's, where that is newer."""
+    found: list[Origin] = []
+    trouble = ""
+    with suppress(UserError):
+        found.append(_in_folder(ledger.home / "runs" / run.id))
+    store = run.host_data.get("checkpoint_store")
+    if store:
+        try:
+            found.append(_in_store(store_index.run_uri(store, run.id), storage_of))
+        except GptctlError as error:
+            trouble = f"; {error.message}"
+    if not found:
+        raise UserError(f"{run.id} has no checkpoint here to resume from{trouble}", f"gptctl fetch {run.id}")
+    return max(found, key=lambda each: each.step)
+
+
+def _in_folder(folder: Path) -> Origin:
+    """A checkpoint's folder, or a run's: then its newest."""
+    links = [folder / CHECKPOINTS / name for name in (LATEST, BEST)]
+    places = [path for path in (folder, *links) if (path / MANIFEST_FILE).is_file()]
+    for path in places:
+        files = _listed(path)
+        if TRAINER_STATE_FILE in files:
+            meta = _json(path / META_FILE)
+            return Origin(str(path.resolve()), int(meta.get("step") or 0), files, meta.get("model") or {})
+    what = f"has no {TRAINER_STATE_FILE}: weights alone" if places else "is no checkpoint and no run's folder with one"
+    raise UserError(f"--resume-from {folder}: it {what}", "name a run, a checkpoint's folder or s3://BUCKET/PREFIX/RUN")
+
+
+def _listed(folder: Path) -> dict[str, Mapping[str, Any]]:
+    content = (folder / MANIFEST_FILE).read_bytes()
+    step = checkpoint_step(folder.resolve().name) or 0
+    try:
+        found = store_index.of_manifest(step, folder.name, content, hashlib.sha256(content).hexdigest(), str(folder))
+    except VerificationFailed as error:
+        raise UserError(error.message, "fetch it again") from error
+    return dict(found.files)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {error}", "fetch the checkpoint again") from error
+    return value if isinstance(value, dict) else {}
+
+
+def _in_store(uri: str, storage_of: StorageOf) -> Origin:
+    """A run's folder in a store, or one checkpoint of it."""
+    storage = storage_of(uri)
+    place, checkpoint = _chosen(uri, storage)
+    if not checkpoint.resumable:
+        raise UserError(f"--resume-from {place}: it has no {TRAINER_STATE_FILE}: weights alone", "name another step")
+    meta = json.loads(storage.read(f"{place}/{META_FILE}", 0, store_index.SMALL_BYTES))
+    return Origin(place, int(meta.get("step") or checkpoint.step), checkpoint.files, meta.get("model") or {})
+
+
+def _chosen(uri: str, found: Storage) -> tuple[str, StoredCheckpoint]:
+    """(URI of the checkpoint's folder, what is in it). Raises UserError naming what there is."""
+    with suppress(StorageError):
+        index = store_index.read_index(found.read(f"{uri}/{store_index.INDEX}", 0, store_index.MOST_INDEX_BYTES), uri)
+        newest = index.newest(resumable=True)
+        if newest is None:
+            raise UserError(f"--resume-from {uri}: no checkpoint lies there yet", "gptctl status shows the safe step")
+        return f"{uri}/{newest.folder}", newest
+    above, _, name = uri.rpartition("/")
+    with suppress(StorageError):
+        index = store_index.read_index(
+            found.read(f"{above}/{store_index.INDEX}", 0, store_index.MOST_INDEX_BYTES), above
+        )
+        named = index.named(name)
+        if named is None:
+            there = ", ".join(str(each.step) for each in index.checkpoints) or "none"
+            raise UserError(f"--resume-from {uri}: there is no such checkpoint; steps there: {there}", "name one")
+        return f"{above}/{named.folder}", named
+    try:
+        content = found.read(f"{uri}/{MANIFEST_FILE}", 0, store_index.SMALL_BYTES)
+    except StorageError as error:
+        if not error.missing:
+            raise
+        raise UserError(
+            f"--resume-from {uri}: neither {store_index.INDEX} nor {MANIFEST_FILE} is there",
+            "name a run's folder in its store, s3://BUCKET/PREFIX/RUN, or a checkpoint's",
+        ) from error
+    digest = hashlib.sha256(content).hexdigest()
+    return uri, store_index.of_manifest(checkpoint_step(name) or 0, name, content, digest, uri)

@@ -1,0 +1,85 @@
+"""Checkpoints on this side: copied, verified against their manifests, linked, and marked safe on the machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from orchestrator.core.errors import AgentError, LinkLost, RemoteError, Unreachable
+from orchestrator.remote.agent_client.client import Checkpoint
+from orchestrator.remote.transfer import transfer
+from orchestrator.remote.whole_files import require_space
+from orchestrator.stages.context import RunContext
+from orchestrator.stages.machine.progress import progress
+from trainer import contract
+
+UNWRITABLE = ("disk-full", "read-only")
+"""The agent's words for a disk that takes no note."""
+
+
+def pull_newest(context: RunContext) -> None:
+    """Best and latest, while the training goes on: what is left if the machine is taken away. Older ones here go.
+
+    A checkpoint that the trainer's retention removes meanwhile is let go: a newer one is there, or comes.
+    """
+    folder = context.mirror / contract.CHECKPOINTS
+    found = [each for each in context.agent.manifest(context.run_id) if each.best or each.latest]
+    try:
+        pull(context, found, folder)
+    except (LinkLost, Unreachable):
+        raise
+    except RemoteError as error:
+        context.tell("progress", what="mirror", text=f"the next one: {error.message}")
+    else:
+        prune(folder, {each.name for each in found})
+
+
+def prune(folder: Path, keep: Collection[str]) -> None:
+    """Removes checkpoints of this side but those named; a folder without a manifest was never whole."""
+    for path in folder.glob("step-*"):
+        if path.name not in keep:
+            shutil.rmtree(path)
+
+
+def pull(context: RunContext, checkpoints: Sequence[Checkpoint], folder: Path) -> None:
+    """Copies checkpoints into `folder`, verifies them, marks them safe on the machine and links latest and best."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    require_space(folder, sum(found.size_bytes for found in checkpoints if not (folder / found.name).exists()))
+    for found in sorted(checkpoints, key=lambda each: (not each.best, not each.latest, -each.step)):
+        transfer.pull_files(
+            context.shell,
+            f"{context.agent.root}/runs/{context.run_id}/{contract.CHECKPOINTS}/{found.name}",
+            folder / found.name,
+            found.files,
+            progress(context, found.name),
+            manifest=contract.MANIFEST_FILE,
+        )
+        mark_safe(context, found)
+        context.ledger.update_run(context.run_id, safe_step=max(found.step, context.run.safe_step or 0))
+        for name, is_it in ((contract.LATEST, found.latest), (contract.BEST, found.best)):
+            if is_it:
+                link(folder / name, found.name)
+    if checkpoints:
+        total = sum(found.size_bytes for found in checkpoints)
+        count = f"{len(checkpoints)} checkpoint{'s' * (len(checkpoints) != 1)}"
+        context.say(f"{count} here and verified ({total / 1e6:.1f} MB) in {folder}")
+
+
+def mark_safe(context: RunContext, found: Checkpoint) -> None:
+    """Tells the machine that it may remove this one. A machine that cannot note it keeps it, which harms nobody."""
+    try:
+        context.agent.safe(context.run_id, found.step, found.manifest_sha256)
+    except AgentError as error:
+        if error.code not in UNWRITABLE:
+            raise
+        context.tell("warning", f"{found.name} is here and verified; the machine cannot note it: {error.message}")
+
+
+def link(path: Path, target: str) -> None:
+    """Points a symlink at `target` by rename, so that there is never a moment without one."""
+    temporary = path.with_name(f".tmp-{path.name}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    os.replace(temporary, path)

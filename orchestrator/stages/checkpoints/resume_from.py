@@ -1,0 +1,35 @@
+"""The checkpoint of `--resume-from` on the machine: pushed from this side, or pulled by the machine from its store."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from orchestrator.core.config.home_box import is_home
+from orchestrator.remote.transfer import transfer
+from orchestrator.stages.checkpoints import from_store
+from orchestrator.stages.context import RunContext
+from orchestrator.stages.machine.progress import progress
+from trainer import contract
+
+
+def place_checkpoint(context: RunContext) -> str | None:
+    """Its folder on the machine, or None where the run begins anew."""
+    options = context.run.options
+    source = options.get("resume_from")
+    if source is None:
+        return None
+    name = contract.checkpoint_name(int(options.get("resume_step") or 0))
+    relative = f"runs/{context.run_id}/resume/{name}"
+    destination = f"{context.agent.root}/{relative}"
+    if is_home(str(source)):  # no machine can pull from there
+        what = f"store/{context.run_id}/resume/{name}"
+        source = from_store.pull_here(context, str(source), options["resume_files"], what, what=name)
+    if "://" in str(source):
+        context.say(f"the machine pulls {source}")
+        from_store.pull(context, context.agent, str(source), options["resume_files"], relative)
+        return destination
+    folder = Path(str(source))
+    for each in [*json.loads((folder / contract.MANIFEST_FILE).read_text())["files"], contract.MANIFEST_FILE]:
+        transfer.push_file(context.shell, folder / each, f"{destination}/{each}", progress(context, each))
+    return destination

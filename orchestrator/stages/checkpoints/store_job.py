@@ -1,0 +1,251 @@
+"""Offload: the machine stores its checkpoints by itself, with URLs that are made here, or a token of the Hub's, which
+travel by stdin; or along the line of a home box (keeper.py).
+
+Started before the training, and not left alone before the machine has put an object into the store and got it back.
+Handing over URLs again renews them. No byte of a checkpoint comes through here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from orchestrator.core.checkpoints import store_index
+from orchestrator.core.errors import (
+    AgentError,
+    GptctlError,
+    MachineUnfit,
+    ProviderError,
+    RemoteError,
+    StorageError,
+    UserError,
+)
+from orchestrator.core.ports import StoredFile, Upload
+from orchestrator.stages.checkpoints import home_box_job
+from orchestrator.stages.context import RunContext
+from orchestrator.stages.machine import deadline
+from orchestrator.stores import hub_repository
+
+JOB = "offload"
+PROBED_WITHIN_S = 60.0
+LOOK_EVERY_S = 0.5
+TROUBLE_S = 60.0
+"""For how long a store may be in trouble before what it lacks is fetched from the machine."""
+LONG_S = 366 * 86_400.0
+"""A token of the Hub ends when its owner says so, which the Hub tells the machine; a home box's key with the run."""
+RENEW_BEFORE = 0.5
+"""Of their life: URLs that are older are renewed by whoever follows."""
+
+
+def wanted(context: RunContext) -> bool:
+    """Whether this run's host has a store."""
+    return context.host.checkpoint_store is not None
+
+
+def uri(context: RunContext) -> str:
+    """Where this run's checkpoints lie."""
+    return store_index.run_uri(context.host.checkpoint_store or "", context.run_id)
+
+
+def start(context: RunContext, *, again: bool = False) -> None:
+    """Hands over URLs: to a new job, or to the one that runs, for which they are new ones. again: a home box that is
+    away now is left alone."""
+    if not home_box_job.wanted(context):
+        return _start_job(context, urls(context))
+    call = home_box_job.new_call(context)
+    _start_job(context, {"home": {"authorized": call.authorized}, "lasts_s": LONG_S})
+    (home_box_job.start_again if again else home_box_job.start)(context, call)
+
+
+def _start_job(context: RunContext, secrets: Mapping[str, Any]) -> None:
+    spec = {"store": uri(context), "then": "hold" if context.run.keep else "end"}
+    context.agent.start(JOB, context.run_id, uri(context), spec, secrets)
+    context.note(store_urls={"made_at": context.now(), "lasts_s": secrets["lasts_s"]})
+
+
+def require(context: RunContext) -> None:
+    """Returns once the machine itself has written to the store and read back. Raises MachineUnfit."""
+    if not wanted(context):
+        return
+    try:
+        start(context)
+    except RemoteError as error:
+        raise MachineUnfit(f"launch: {uri(context)}: {error.message}", error.hint) from error
+    until = time.monotonic() + PROBED_WITHIN_S
+    while True:
+        state = context.agent.status(context.run_id)["runs"][context.run_id].get("store") or {}
+        if state.get("probed"):
+            return
+        if state.get("problem") or time.monotonic() > until:
+            raise MachineUnfit(
+                f"launch: {context.host.name} cannot store checkpoints in {uri(context)}: {_why_not(context, state)}",
+                "nothing was trained; correct the bucket's policy, its quota or checkpoint_store, and run again",
+            )
+        time.sleep(0.2)
+
+
+def _why_not(context: RunContext, state: Mapping[str, Any]) -> str:
+    said = str(state.get("problem") or "no answer from the store")
+    box = home_box_job.problem(context) if home_box_job.wanted(context) else ""
+    return f"{said} (it says: {box})" if box else said
+
+
+def urls(context: RunContext) -> dict[str, Any]:
+    """The secrets of the job; see agent/store_urls.py for what is in them."""
+    place, plan, recipe = uri(context), context.plan, context.recipe
+    if place.startswith("hf://"):
+        return {"hub": hub_repository.access(place), "lasts_s": LONG_S}
+    sizes = store_index.file_sizes(recipe.model.config(), recipe.train.optimizer)
+    every = recipe.train.checkpoint_every
+    steps = [name for name in store_index.planned_folders(plan.steps, every) if _is_to_come(context, name)]
+    spare = store_index.spare_folders()
+    logs = dict.fromkeys(store_index.LOGS, 256 << 20)
+    grants = Grants(context, place)
+    return {
+        "probe": grants.slot("probe", store_index.SMALL_BYTES),
+        "index": grants.slot(store_index.INDEX, store_index.SMALL_BYTES),
+        "files": grants.slots("", logs),
+        "steps": {name: grants.slots(name, sizes) for name in steps},
+        "spare": {name: grants.slots(name, sizes) for name in spare},
+        "lasts_s": grants.lasts_s,
+    }
+
+
+def _is_to_come(context: RunContext, name: str) -> bool:
+    """Not yet stored; the newest few stay, since retention takes them from the store one day."""
+    last = context.run.safe_step or 0
+    every, train = context.recipe.train.checkpoint_every, context.recipe.train
+    step = int(name.rpartition("-")[2])
+    return step > last - every * (train.keep_last + 2) or bool(train.keep_every)
+
+
+class Grants:
+    """Makes URLs for objects below one folder, and remembers when the first of them ends."""
+
+    def __init__(self, context: RunContext, place: str) -> None:
+        self.storage = context.storage(place)
+        self.place = place
+        self.now = context.now()
+        self.lasts_s = store_index.GRANT_S
+
+    def slot(self, name: str, size_bytes: int) -> dict[str, Any]:
+        found: dict[str, Any] = self.slots("", {name: size_bytes})[name]
+        return found
+
+    def slots(self, folder: str, sizes: Mapping[str, int]) -> dict[str, Any]:
+        """File name to slot, for files that lie in `folder`."""
+        place = f"{self.place}/{folder}".rstrip("/")
+        files = [StoredFile(name, size) for name, size in sizes.items()]
+        uploads = self.storage.upload_plan(place, files, store_index.GRANT_S)
+        return {each.name: self._slot(f"{place}/{each.name}", each) for each in uploads}
+
+    def _slot(self, address: str, upload: Upload) -> dict[str, Any]:
+        back = self.storage.download_plan(address, "", 0, 1, store_index.GRANT_S)
+        for each in (back, *upload.puts):
+            if each.expires_at is not None:
+                self.lasts_s = min(self.lasts_s, each.expires_at - self.now)
+        slot: dict[str, Any] = {"get": back.url}
+        if upload.remove_url is not None:
+            slot["delete"] = upload.remove_url
+        if upload.complete_url is None:
+            return {**slot, "put": upload.puts[0].url}
+        parts = [each.url for each in upload.puts]
+        return {**slot, "parts": parts, "part_bytes": upload.puts[0].size_bytes, "complete": upload.complete_url}
+
+
+def look_after(context: RunContext, status: Mapping[str, Any]) -> None:
+    """With every heartbeat: what the store has is noted, and URLs that are half over, or lost, are made again."""
+    if not wanted(context):
+        return
+    found = status.get("store")
+    note(context, status)
+    made = context.run.options.get("store_urls") or {}
+    age_s = context.now() - float(made.get("made_at") or 0.0)
+    # A home box that does not call may have been restarted: it gets another key.
+    lost = (found or {}).get("state") in _helpless(context) and age_s > PROBED_WITHIN_S
+    if found is not None and (lost or age_s > RENEW_BEFORE * float(made.get("lasts_s") or 0.0)):
+        with suppress(AgentError):
+            start(context, again=True)
+
+
+def _helpless(context: RunContext) -> tuple[str, ...]:
+    """States of the store that only this side can end."""
+    return ("needs-input", "trouble") if home_box_job.wanted(context) else ("needs-input",)
+
+
+def note(context: RunContext, status: Mapping[str, Any]) -> None:
+    """Keeps what the machine says of its store, if that is news."""
+    run = context.run
+    told = store_index.told_by(uri(context), status.get("store"))
+    if told != run.options.get("store"):
+        context.note(store=told)
+        if told["problem"] and told["problem"] != (run.options.get("store") or {}).get("problem"):
+            context.tell("warning", f"the store: {told['problem']} (the machine tries again)")
+    newest = max([run.safe_step or 0, *map(int, status.get("safe") or [])])
+    if newest > (run.safe_step or 0):
+        context.ledger.update_run(context.run_id, safe_step=newest)
+
+
+def settle(context: RunContext) -> frozenset[int]:
+    """Waits until the machine has stored all that is kept, as long as that goes on; the steps that are in the store."""
+    if not wanted(context):
+        return frozenset()
+    if not _is_finished(context):
+        with suppress(AgentError, ProviderError, UserError):  # the URLs it has may do
+            start(context, again=True)
+    trouble = _Trouble()
+    while True:
+        status = context.agent.status(context.run_id)["runs"][context.run_id]
+        state = status.get("store")
+        if state is None:
+            return frozenset()
+        note(context, status)
+        if state.get("finished"):
+            return frozenset(state["safe"])
+        if trouble.lasts_s(state["state"]) > TROUBLE_S:
+            context.tell("warning", f"{uri(context)}: {state['problem']}; fetching from the machine instead")
+            return frozenset(state["safe"])
+        context.tell("progress", what=JOB, text=f"storing checkpoints in {uri(context)}")
+        deadline.extend(context)
+        time.sleep(LOOK_EVERY_S)
+
+
+def _is_finished(context: RunContext) -> bool:
+    return bool((context.agent.status(context.run_id)["runs"][context.run_id].get("store") or {}).get("finished"))
+
+
+class _Trouble:
+    """For how long a store has been in trouble. Between two tries it says something else for a while."""
+
+    def __init__(self) -> None:
+        self.first_s: float | None = None
+        self.last_s = 0.0
+
+    def lasts_s(self, state: str) -> float:
+        """0 while it is well, and again once it has been for half of TROUBLE_S."""
+        now = time.monotonic()
+        if state in ("trouble", "needs-input"):
+            self.first_s, self.last_s = self.first_s or now, now
+        elif now - self.last_s > TROUBLE_S / 2:
+            self.first_s = None
+        return now - self.first_s if self.first_s is not None else 0.0
+
+
+def index(context: RunContext) -> store_index.StoreIndex | None:
+    """What the store itself says of this run; None where it says nothing or cannot be asked."""
+    if not wanted(context):
+        return None
+    try:
+        return read_index(context, uri(context))
+    except GptctlError as error:
+        if not (isinstance(error, StorageError) and error.missing):
+            context.tell("warning", f"{uri(context)} cannot be asked: {error.message}")
+        return None
+
+
+def read_index(context: RunContext, place: str) -> store_index.StoreIndex:
+    """Raises StorageError (`missing`) where there is none."""
+    content = context.storage(place).read(f"{place}/{store_index.INDEX}", 0, store_index.MOST_INDEX_BYTES)
+    return store_index.read_index(content, place)

@@ -1,0 +1,1 @@
+"""What the stages do with data: prepare text, send files, have the machine pull."""

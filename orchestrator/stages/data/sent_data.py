@@ -1,0 +1,125 @@
+"""Token files on this computer: made ready while no machine costs anything, sent when there is one.
+
+Text is prepared, the files are digested, and of large ones only what the run reads is cut out. Not a stage of its own:
+acquire calls `before_buying`, and sync finds it done.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from orchestrator.core.datasets import local_dataset
+from orchestrator.core.datasets.local_dataset import Dataset, Shard
+from orchestrator.core.datasets.windows import validation_slice
+from orchestrator.datasets.remote_dataset import stored_dataset, token_files
+from orchestrator.datasets.staging_plan import StagedData, staged_data
+from orchestrator.remote.agent_client.client import Agent
+from orchestrator.remote.agent_client.pull_job import Pulled, pull
+from orchestrator.remote.shell.local_shell import LocalShell
+from orchestrator.remote.whole_files import landing
+from orchestrator.stages.context import RunContext
+from orchestrator.stages.data.prepared_text import prepared_folder
+from orchestrator.stages.data.pulled_data import fields, note_staged
+from orchestrator.stages.machine.progress import progress
+
+Push = Callable[[Path, str], str]
+"""Sends a file into the folder of its digest and returns its place on the machine."""
+
+
+def is_elsewhere(context: RunContext) -> bool:
+    """Whether the machine pulls the data itself."""
+    return context.recipe.data.prepare is None and "://" in (context.recipe.data.source or "")
+
+
+def before_buying(context: RunContext) -> None:
+    """Makes ready whatever is sent from here. On machines nobody bills, sync does it."""
+    if context.provider.paid and not is_elsewhere(context):
+        folder, dataset, _ = found_here(context)
+        _cut(context, folder, dataset)
+
+
+def found_here(context: RunContext) -> tuple[Path, Dataset, str]:
+    """The folder or file, what is in it, and its digest; noted for the record and the model card."""
+    source = context.recipe.data.source or ""
+    folder = prepared_folder(context) if context.recipe.data.prepare else Path(source).expanduser()
+    dataset = local_dataset.resolve(folder)
+    digest = _digest(context, all_shards(dataset))
+    context.note(dataset=local_dataset.described(dataset, digest))
+    return folder, dataset, digest
+
+
+def size_bytes(context: RunContext) -> int:
+    """How much is sent from here at most; large where that is not known yet, since text has to be prepared first."""
+    cut = context.run.options.get("data_cut")
+    if cut:
+        return sum(int(made["size_bytes"]) for made in cut.values())
+    if context.recipe.data.prepare is not None:
+        return sys.maxsize
+    dataset = local_dataset.resolve(Path(context.recipe.data.source or "").expanduser())
+    return sum(shard.size_bytes for shard in all_shards(dataset))
+
+
+def all_shards(dataset: Dataset) -> tuple[Shard, ...]:
+    return dataset.train + dataset.validation
+
+
+def send(context: RunContext, push: Push) -> dict[str, object]:
+    """Sends what is missing on the machine; returns fields of the trainer's DataConfig."""
+    folder, dataset, digest = found_here(context)
+    if (cut := _cut(context, folder, dataset)) is None:
+        return in_place(context, dataset, {shard: push(shard.path, digest) for shard in all_shards(dataset)})
+    staged, files = cut
+    note_staged(context, str(folder), staged)
+    return fields(staged, {identity: push(Path(file.path), file.sha256[:16]) for identity, file in files.items()})
+
+
+def in_place(context: RunContext, dataset: Dataset, places: Mapping[Shard, str]) -> dict[str, object]:
+    """Fields of the trainer's DataConfig for the whole files, which are read where they lie."""
+    start, tokens = validation_slice(context.recipe, dataset.train_tokens, dataset.validation_tokens)
+    return {
+        "train_files": [places[shard] for shard in dataset.train],
+        "validation_files": [places[shard] for shard in dataset.validation],
+        "validation_start_token": start,
+        "validation_tokens": tokens,
+    }
+
+
+def _cut(context: RunContext, folder: Path, dataset: Dataset) -> tuple[StagedData, dict[str, Pulled]] | None:
+    """Files with what the run needs, by identity; once made, they are found again. None: send the whole ones."""
+    store = context.storage(str(folder))
+    listed = stored_dataset(store, str(folder), token_files(store, str(folder)))
+    staged = staged_data(listed, context.recipe, context.plan.steps)
+    whole = sum(shard.size_bytes for shard in all_shards(dataset))
+    if staged.sent_bytes(whole) == whole:
+        return None
+    known = {name: Pulled(**made) for name, made in context.run.options.get("data_cut", {}).items()}
+    wanted = {file.identity for file in staged.files}
+    if known.keys() == wanted and all(_is_there(made) for made in known.values()):
+        return staged, known
+    context.say(f"data: {staged.pulled_bytes / 1e6:,.2f} MB of {whole / 1e6:,.2f} MB are needed and sent")
+    here = Agent(LocalShell(), str(context.home / "machine"), sys.executable)
+    parts = [part for file in staged.files for part in file.parts(store)]
+    made = pull(here, context.run_id, lambda: parts, progress(context, "cut"))
+    files = {file.identity: made[file.destination] for file in staged.files}
+    context.note(data_cut={name: asdict(file) for name, file in files.items()})
+    return staged, files
+
+
+def _is_there(made: Pulled) -> bool:
+    path = Path(made.path)
+    return path.is_file() and path.stat().st_size == made.size_bytes
+
+
+def _digest(context: RunContext, shards: tuple[Shard, ...]) -> str:
+    cache = context.home / "data-digests.json"
+    known = json.loads(cache.read_text()) if cache.is_file() else {}
+    before = len(known)
+    digest = local_dataset.digest(shards, known)
+    if len(known) != before:
+        with landing(cache) as file:
+            file.write(json.dumps(known, indent=1).encode())
+    return digest

@@ -1,0 +1,1 @@
+"""What the stages do with the machine: boot, interpreter, host key, deadline, jobs."""

@@ -1,0 +1,75 @@
+"""The deadline in a rented machine's name: what a watcher goes by when nobody follows.
+
+At launch it is near; while preparing progresses it moves forward; before the training starts it becomes the budget
+deadline, and a list has to show it. On machines nobody bills there is nothing to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from orchestrator.core.errors import MachineUnfit
+from orchestrator.core.planning.limits import budget_s
+from orchestrator.core.ports import Instance
+from orchestrator.stages.context import RunContext
+from orchestrator.stages.machine import box_guard
+
+FIRST_S = 90 * 60.0
+"""From the launch, or the last sign of progress, to the moment a watcher may end a machine that still prepares."""
+MOVE_WHEN_LEFT_S = 60 * 60.0
+GRACE_S = 300.0
+
+
+def budget_deadline(context: RunContext) -> float | None:
+    """UTC epoch seconds when billing has to have ended; None where nothing limits the run."""
+    whole_s = budget_s(context.plan)
+    return None if whole_s is None else context.rental.created_at + whole_s
+
+
+def first_deadline(context: RunContext) -> float:
+    """For the machine's name at launch: soon, and never after the budget deadline."""
+    soon = context.now() + FIRST_S
+    return min(soon, budget_deadline(context) or soon)
+
+
+def extend(context: RunContext) -> None:
+    """Preparing progresses: moves the deadline forward once less than an hour is left. Cheap to call often."""
+    box_guard.renew(context)
+    ends_at = context.rental.ends_at
+    if ends_at is None or ends_at - context.now() > MOVE_WHEN_LEFT_S:
+        return
+    later = first_deadline(context)
+    if later > ends_at + 1:
+        _set(context, later)
+
+
+def arm(context: RunContext, seen: Mapping[str, Any]) -> None:
+    """The budget deadline is in the name and seen there, and a guard on the machine is armed. Raises before anything
+    is trained if it cannot be. `seen`: what the machine said of its guard just now."""
+    ends_at = budget_deadline(context)
+    if not context.provider.paid or ends_at is None:
+        return
+    _set(context, ends_at)
+    box_guard.require(context, seen)
+
+
+def _set(context: RunContext, ends_at: float) -> None:
+    instance = held(context)
+    if instance is None:
+        raise MachineUnfit(f"{context.rental.instance_id} is gone: {context.rental.provider} does not list it")
+    context.provider.set_deadline(instance, ends_at)
+    guard = {**asdict(context.provider.guard(instance)), "ends_at": ends_at}
+    if context.host.guard == "watcher":
+        guard["armed"] = True
+    elif box_guard.wanted(context):  # the name is for a watcher beside it; what the box does, the box says
+        guard = context.rental.data.get("guard") or guard
+    context.ledger.update_rental(context.rental.id, ends_at=ends_at)
+    context.remember(guard=guard)
+
+
+def held(context: RunContext) -> Instance | None:
+    """Our machine as the provider lists it now; None when it is not listed."""
+    wanted = context.rental.instance_id
+    return next((found for found in context.provider.machines() if found.instance_id == wanted), None)

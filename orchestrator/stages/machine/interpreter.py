@@ -1,0 +1,86 @@
+"""The interpreter that trains: found on the machine, or made there, and it computes on every GPU before it counts.
+
+The agent's install job does it, which is begun first and waited for later. What an earlier run found out still counts
+while boot id, driver and environment hash are the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.core.errors import MachineUnfit
+from orchestrator.stages.context import RunContext
+from orchestrator.stages.machine.jobs import run_job, start_job
+
+JOB = "install"
+
+
+def begin(context: RunContext, facts: Mapping[str, Any]) -> None:
+    """Starts looking for it, and returns at once. What is known already is not asked for again."""
+    spec = install_spec(context, facts)
+    if _known(facts, spec) is None:
+        context.say("choosing an interpreter (a new environment takes a few minutes)")
+        start_job(context, context.agent, JOB, _digest(facts, spec), spec)
+
+
+def chosen(context: RunContext, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of the chosen interpreter. Raises MachineUnfit where none computes."""
+    spec = install_spec(context, facts)
+    if (known := _known(facts, spec)) is not None:
+        return known
+    exit_record = run_job(context, context.agent, JOB, _digest(facts, spec), spec)
+    if exit_record["outcome"] != "finished":
+        said = exit_record["last_lines"][-5:] or [str(exit_record["reason"])]
+        raise MachineUnfit(
+            f"provision: no interpreter on {context.host.name} computes: " + " | ".join(said),
+            f"set `python` of host {context.host.name} to one that imports torch >= 2.9, or look with: "
+            f"gptctl check {context.host.name}",
+        )
+    return dict(exit_record["result"])
+
+
+def first_choice(context: RunContext, facts: Mapping[str, Any]) -> str | None:
+    """The one that is tried first; None where an environment has to be made."""
+    candidates = [found["path"] for found in facts["interpreters"] if found.get("torch")]
+    return context.host.python or next(iter(candidates), None)
+
+
+def _digest(facts: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
+    return f"{spec['env']}-{facts['boot_id']}"
+
+
+def _known(facts: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What an earlier look found."""
+    known = facts["envs"].get(spec["env"])
+    return dict(known) if known and is_fresh(known, facts) else None
+
+
+def is_fresh(known: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
+    """Whether that probe was made in this very boot, with this driver: a card may break between two. A kernel that
+    hides its boot id leaves nothing to go by."""
+    return bool(facts["boot_id"]) and (known["boot_id"], known["driver"]) == (facts["boot_id"], facts["driver"])
+
+
+def install_spec(context: RunContext, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The install job's input; `env` is the hash of everything an environment depends on."""
+    requirements = trainer_requirements()
+    seeds = [requirements, facts["python"]["version"], facts["arch"], context.host.python, context.machine.cuda]
+    return {
+        "python": context.host.python,
+        "candidates": [found["path"] for found in facts["interpreters"]],
+        "requirements": requirements,
+        "torch": ">=2.9",
+        "env": hashlib.sha256(json.dumps(seeds).encode()).hexdigest()[:16],
+        "cuda": context.machine.cuda,
+        "allow_build": context.host.python is None,
+    }
+
+
+def trainer_requirements() -> list[str]:
+    """What the trainer needs, from this distribution's own `trainer` extra."""
+    lines = importlib.metadata.requires("gptctl") or []
+    return sorted(line.split(";")[0].strip() for line in lines if 'extra == "trainer"' in line.replace("'", '"'))

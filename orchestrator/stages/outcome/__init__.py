@@ -1,0 +1,1 @@
+"""How a training ended, and what follows when its machine is gone."""

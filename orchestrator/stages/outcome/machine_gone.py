@@ -1,0 +1,118 @@
+"""A machine of ours that its provider lists no more: who ended it, what that means for the run, and what was lost.
+
+Only the provider can say gone; a machine that is silent is neither dead nor alive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.core.checkpoints.store_index import StoreIndex
+from orchestrator.core.errors import BadCredentials, NoAnswer
+from orchestrator.core.ports import Instance
+from orchestrator.core.states import Outcome, State
+from orchestrator.stages.checkpoints import from_store, store_job
+from orchestrator.stages.context import RunContext
+from orchestrator.stages.machine import boot, box_guard, deadline
+from orchestrator.stages.outcome import training_end
+
+SLACK_S = 35.0
+"""What was told of the guard may be this old, and clocks run apart."""
+
+
+def was_ended(context: RunContext) -> bool:
+    """Whether a machine that we reached before is gone, by two lists. An API that does not answer says nothing."""
+    rental = context.rental
+    known = context.provider.paid and rental.instance_id is not None and "reached" in rental.data
+    return known and boot.was_preempted(context)
+
+
+def conclude(context: RunContext) -> None:
+    """Leaves the run ending: by its limit if a guard ended the machine, else preempted. Says what is lost."""
+    what, name = context.rental.instance_id, context.rental.provider
+    index = recover(context)
+    if index is not None and index.ended is not None:
+        return _over(context, index.ended)
+    if _ended_by_guard(context):
+        outcome, cause = Outcome.LIMIT, f"its guard ended {what}: {_why(context)}"
+    else:
+        outcome, cause = Outcome.PREEMPTED, f"{name} took {what} away"
+    found = _found(context)
+    if found is not None and found.why:
+        cause = f"{what} is {found.status}: {found.why}"
+    if found is None or found.status in boot.GONE:  # one that is only stopped is ended by `release`
+        context.remember(gone_at=context.rental.data.get("gone_at") or context.now())
+    context.ledger.set_state(context.run_id, State.ENDING, outcome=outcome, cause=cause)
+    context.tell("preempted" if outcome == Outcome.PREEMPTED else "warning", f"{cause}; {lost(context)}")
+
+
+def recover(context: RunContext) -> StoreIndex | None:
+    """What the machine left in the store: its logs come here, and its newest checkpoint there is safe."""
+    index = store_job.index(context)
+    if index is not None:
+        newest = index.newest()
+        if newest is not None and newest.step > (context.run.safe_step or 0):
+            context.ledger.update_run(context.run_id, safe_step=newest.step)
+        from_store.bring_logs(context, store_job.uri(context), index.files)
+    training_end.count_steps(context)
+    return index
+
+
+def _over(context: RunContext, exit_record: Mapping[str, Any]) -> None:
+    """It ended as was planned: the training is over, all that is kept lies in the store, and then the machine went."""
+    context.remember(gone_at=context.rental.data.get("gone_at") or context.now())
+    context.say(f"{context.rental.instance_id} is gone; everything that is kept lies in {store_job.uri(context)}")
+    training_end.conclude(context, exit_record)
+
+
+def lost(context: RunContext) -> str:
+    """What went with the machine, as far as this side knows."""
+    run = context.run
+    if not context.ledger.attempts(run.id):
+        return "nothing had been trained"
+    where = f"in {store_job.uri(context)}" if store_job.wanted(context) else "here"
+    if run.safe_step is not None and run.safe_step >= (run.total_steps or 0) > 0:
+        return f"its last checkpoint is {where} and verified"
+    seen = f"the last step seen was {run.step or 0} of {run.total_steps or '?'}"
+    if run.safe_step is None:
+        return f"no checkpoint is {where}, all of it is lost ({seen})"
+    return f"the newest checkpoint {where} is of step {run.safe_step}, what came after it is lost ({seen})"
+
+
+def _ended_by_guard(context: RunContext) -> bool:
+    """A guard has its moments: its deadline, and the end of a lease that nobody renewed. Else it was somebody else."""
+    known = context.rental.data.get("guard") or {}
+    if not known.get("armed") or _is_preempted(context):
+        return False
+    return _deadline_passed(context) or _passed(context, "leased_until")
+
+
+def _why(context: RunContext) -> str:
+    if _deadline_passed(context):
+        return "the deadline was reached"
+    return "the lease ran out with nobody following, or the hours for holding checkpoints were over"
+
+
+def _deadline_passed(context: RunContext) -> bool:
+    return _passed(context, "ends_at")
+
+
+def _passed(context: RunContext, moment: str) -> bool:
+    """A lease only ever gets longer: the guard cannot have acted before the end that we were told last."""
+    at = (context.rental.data.get("guard") or {}).get(moment)
+    return at is not None and context.now() >= at - min(SLACK_S, box_guard.lease_s() / 2)
+
+
+def _is_preempted(context: RunContext) -> bool:
+    """Whether the provider says so in that word."""
+    found = _found(context)
+    return found is not None and found.status == "preempted"
+
+
+def _found(context: RunContext) -> Instance | None:
+    """As its provider describes it; None where it is not listed, or nobody answers."""
+    try:
+        return deadline.held(context)
+    except (NoAnswer, BadCredentials):
+        return None

@@ -1,0 +1,1 @@
+"""Text in: documents from files, split, encoded in several processes, resumable."""

@@ -1,0 +1,286 @@
+"""Text files, JSON Lines and Parquet as one stream of raw documents, in bounded memory, from any place on.
+
+The order is that of the files' paths and of what stands in them; it depends on nothing else. Documents leave as bytes
+in batches of half a mebibyte, each with the place after it, so that reading can go on there in another process after a
+kill. A text file's documents are parted by the end-of-text mark; one that is larger than a batch should be comes in
+pieces, cut where no tokenizer joins anything: before the white space after a letter. It must not know about tokens.
+
+Example::
+
+    files = find_files(["books/*.txt"])
+    for batch in read_batches(files, Place(), column="text"):
+        batch.records, batch.after, batch.done_bytes
+"""
+
+from __future__ import annotations
+
+import codecs
+import glob
+import gzip
+import hashlib
+import re
+import sysconfig
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from trainer.corpus.parquet import CorpusError, read_rows
+from trainer.tokens.tokenizer import END_OF_TEXT
+
+PYTHON_STDLIB = "python-stdlib"
+STDLIB_SKIPPED = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "lib2to3"})
+TEXT, JSON_LINES, PARQUET = "text", "JSON Lines", "Parquet"
+SUFFIXES = {".txt": TEXT, ".jsonl": JSON_LINES, ".ndjson": JSON_LINES, ".json": JSON_LINES, ".parquet": PARQUET}
+"""Any other suffix is text, where the file is named itself; a folder is searched for these but .json."""
+GZIP = ".gz"
+BATCH_BYTES = 2**19
+BATCH_RECORDS = 10_000
+PIECE_BYTES = 4 * 2**20
+"""A text document beyond this is read twice: for its hash, which decides the side of the split, and for its tokens."""
+LONGEST_LINE_BYTES = 256 * 2**20
+MARK = END_OF_TEXT.encode()
+CUT = re.compile(r"[^\W\d_](?=[ \n])")
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of the source."""
+
+    path: Path
+    kind: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Where a large document lies in its file, its sha256, and whether it is UTF-8 throughout."""
+
+    start: int
+    stop: int
+    sha256: str
+    valid: bool
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place in a list of files: bytes (or rows) of file number `file` before it, maybe within a large document."""
+
+    file: int = 0
+    offset: int = 0
+    extent: Extent | None = None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a large document."""
+
+    raw: bytes
+    extent: Extent
+    first: bool
+    last: bool
+
+
+class Record(NamedTuple):
+    """One raw document, line or piece; where the next one begins, and how much of the file is then read."""
+
+    raw: bytes | Piece
+    offset: int
+    extent: Extent | None
+    done_bytes: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Raw documents of one kind: what a worker gets. `start` is where the first one lies."""
+
+    path: Path
+    kind: str
+    start: int
+    records: tuple[bytes | Piece, ...]
+    after: Place
+    done_bytes: int
+    """Of all files, up to here: for progress. Compressed bytes where files are compressed."""
+
+
+def find_files(sources: Sequence[str]) -> list[SourceFile]:
+    """The files of paths, globs and folders, sorted: the order must not depend on the file system. CorpusError."""
+    if list(sources) == [PYTHON_STDLIB]:
+        return [SourceFile(path, TEXT, path.stat().st_size) for path in _stdlib()]
+    found = {path for source in sources for path in _matches(source)}
+    return [SourceFile(path, kind_of(path), path.stat().st_size) for path in sorted(found)]
+
+
+def kind_of(path: Path) -> str:
+    """By suffix, below .gz; what is not known is text."""
+    name = Path(path.name.removesuffix(GZIP))
+    if path.suffix in (".zst", ".xz", ".bz2", ".zip"):
+        raise CorpusError(f"{path}: {path.suffix} is not read here: unpack it, or pack it with gzip")
+    return SUFFIXES.get(name.suffix.lower(), TEXT)
+
+
+def _matches(source: str) -> list[Path]:
+    if "://" in source:
+        raise CorpusError(f"{source} is not a local file: download it first, or name a file, a folder or a glob")
+    path = Path(source)
+    if path.is_dir():
+        return _in_folder(path)
+    files = [Path(name) for name in ([source] if path.is_file() else glob.glob(source, recursive=True))]
+    files = [path for path in files if path.is_file()]
+    if not files:
+        raise CorpusError(f"{source} names no text file; give a file, a folder or a glob in quotes")
+    return files
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    wanted = set(SUFFIXES) - {".json"}
+    found = [path for path in folder.rglob("*") if Path(path.name.removesuffix(GZIP)).suffix.lower() in wanted]
+    files = [path for path in found if path.is_file()]
+    kinds = {kind_of(path) for path in files}
+    if len(kinds) > 1:
+        raise CorpusError(f"{folder} holds {' and '.join(sorted(kinds))}: name one kind with a glob in quotes")
+    if not files:
+        raise CorpusError(f"{folder} names no text file: it holds no .txt, .jsonl or .parquet")
+    return files
+
+
+def _stdlib() -> list[Path]:
+    root = Path(sysconfig.get_path("stdlib"))
+    # By the hash of their names: what the size limit leaves is then a sample of the whole, not the letters a to m.
+    found = (path for path in root.rglob("*.py") if not STDLIB_SKIPPED.intersection(path.relative_to(root).parts))
+    return sorted(found, key=lambda path: hashlib.sha256(path.relative_to(root).as_posix().encode()).digest())
+
+
+def read_batches(files: Sequence[SourceFile], place: Place, column: str) -> Iterator[Batch]:
+    """Everything after the place, in order. A batch may cross from one text file into the next."""
+    before_bytes = sum(file.size_bytes for file in files[: place.file])
+    records: list[bytes | Piece] = []
+    gathered_bytes, start = 0, place.offset
+    for index in range(place.file, len(files)):
+        file, offset, extent = files[index], 0, None
+        if index == place.file:
+            offset, extent = place.offset, place.extent
+        after, done_bytes = Place(index + 1), before_bytes + file.size_bytes
+        for record in _read_file(file, offset, extent, column):
+            records.append(record.raw)
+            gathered_bytes += len(record.raw.raw if isinstance(record.raw, Piece) else record.raw)
+            if gathered_bytes >= BATCH_BYTES or len(records) >= BATCH_RECORDS:
+                here = Place(index, record.offset, record.extent)
+                done = before_bytes + min(record.done_bytes, file.size_bytes)
+                yield Batch(file.path, file.kind, start, tuple(records), here, done)
+                records, gathered_bytes, start = [], 0, record.offset
+        before_bytes += file.size_bytes
+        # Small text files share a batch; a line or row is told by its place in one file.
+        if records and (file.kind != TEXT or index + 1 == len(files) or files[index + 1].kind != TEXT):
+            yield Batch(file.path, file.kind, start, tuple(records), after, done_bytes)
+            records, gathered_bytes = [], 0
+        if not records:
+            start = 0
+
+
+def _read_file(file: SourceFile, offset: int, extent: Extent | None, column: str) -> Iterator[Record]:
+    if file.kind == PARQUET:
+        for raw, row, share in read_rows(file.path, offset, column):
+            yield Record(raw, row, None, int(share * file.size_bytes))
+        return
+    with _opened(file.path) as (stream, on_disk):
+        stream.seek(offset)
+        if file.kind == JSON_LINES:
+            yield from _lines(file.path, stream, on_disk)
+        else:
+            # A Python file is one document: a mark in it is source text, not a border between documents.
+            yield from _documents(stream, on_disk, extent, None if file.path.suffix == ".py" else MARK)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+    """The file's content, and the file on disk, whose position tells how far it is read."""
+    with path.open("rb") as on_disk:
+        if path.suffix != GZIP:
+            yield on_disk, on_disk
+            return
+        try:
+            with gzip.open(on_disk) as stream:
+                yield stream, on_disk  # type: ignore[misc]  # reads as a BinaryIO does
+        except (gzip.BadGzipFile, EOFError) as error:
+            raise CorpusError(f"{path}: damaged or no gzip file: {error}") from error
+
+
+def _lines(path: Path, stream: BinaryIO, on_disk: BinaryIO) -> Iterator[Record]:
+    offset = stream.tell()
+    while line := stream.readline(LONGEST_LINE_BYTES + 1):
+        if len(line) > LONGEST_LINE_BYTES:
+            raise CorpusError(f"{path}: the line at byte {offset} is longer than 256 MiB: is this JSON Lines?")
+        offset += len(line)
+        yield Record(line, offset, None, on_disk.tell())
+
+
+def _documents(stream: BinaryIO, on_disk: BinaryIO, extent: Extent | None, mark: bytes | None) -> Iterator[Record]:
+    offset = stream.tell()
+    if extent is not None:
+        yield from _pieces(stream, on_disk, offset, extent)
+        offset = extent.stop + len(mark or b"")
+        stream.seek(offset)
+    rest = b""
+    while chunk := stream.read(BATCH_BYTES):
+        *documents, rest = (rest + chunk).split(mark) if mark else [rest + chunk]
+        for document in documents:
+            offset += len(document) + len(mark or b"")
+            yield Record(document, offset, None, on_disk.tell())
+        if len(rest) > PIECE_BYTES:
+            large = _extent(stream, offset, mark)
+            yield from _pieces(stream, on_disk, offset, large)
+            offset, rest = large.stop + len(mark or b""), b""
+            stream.seek(offset)
+    if rest:
+        yield Record(rest, offset + len(rest), None, on_disk.tell())
+
+
+def _extent(stream: BinaryIO, start: int, mark: bytes | None) -> Extent:
+    """Looks for the end of the document at `start`, hashing on the way."""
+    digest, decoder, valid = hashlib.sha256(), codecs.getincrementaldecoder("utf-8")(), True
+    stream.seek(start)
+    rest, stop, ended = b"", start, False
+    while not ended:
+        chunk = stream.read(BATCH_BYTES)
+        text = rest + chunk
+        at = text.find(mark) if mark else -1
+        ended = at >= 0 or not chunk
+        # The last bytes may be the beginning of a mark: they wait for the next chunk.
+        known = at if at >= 0 else len(text) - (len(mark) - 1 if mark and chunk else 0)
+        text, rest = text[: max(known, 0)], text[max(known, 0) :]
+        digest.update(text)
+        stop += len(text)
+        try:
+            decoder.decode(text, final=ended)
+        except UnicodeDecodeError:
+            valid = False
+            decoder.reset()
+    return Extent(start, stop, digest.hexdigest(), valid)
+
+
+def _pieces(stream: BinaryIO, on_disk: BinaryIO, offset: int, extent: Extent) -> Iterator[Record]:
+    """The document from `offset` on."""
+    while offset < extent.stop:
+        stream.seek(offset)
+        raw = stream.read(min(PIECE_BYTES, extent.stop - offset))
+        first, last = offset == extent.start, offset + len(raw) == extent.stop
+        if not last:
+            raw = raw[: _cut(raw)]
+        offset += len(raw)
+        # The place after the last piece is within the extent still; whoever goes on from there passes the mark.
+        yield Record(Piece(raw, extent, first, last), offset, extent, on_disk.tell())
+
+
+def _cut(raw: bytes) -> int:
+    """Where to cut: after the last letter that white space follows; in a text without one, between characters."""
+    text = raw.decode(errors="surrogateescape")  # no byte is lost, not even of a last character that is cut in two
+    for window in (2**12, 2**16, len(text)):
+        found = deque(CUT.finditer(text, max(0, len(text) - window)), maxlen=1)
+        if found:
+            return len(text[: found[0].end()].encode(errors="surrogateescape"))
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    decoder.decode(raw)
+    return len(raw) - len(decoder.getstate()[0])

@@ -1,0 +1,1 @@
+"""The model: GPT, optimizers, generation, and its Hugging Face form."""

@@ -1,0 +1,132 @@
+"""Continues token sequences, and texts, with a model: greedy, or sampled with temperature, top-k and top-p.
+
+It must not read files or print; trainer/sample.py and the loop do.
+
+Example::
+
+    ids = torch.tensor([[105, 109, 112]])                            # (batch, time) int64
+    longer = generate(model, ids, 32, Sampling(temperature=0.8, top_k=50), generator=torch.Generator().manual_seed(1))
+    longer.shape                                                     # (1, 35)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import tiktoken
+import torch
+from torch import Tensor
+
+from trainer.model.gpt import GPT
+from trainer.tokens.tokenizer import decode
+
+
+class SamplingError(ValueError):
+    """Sampling settings that make no sense, or a prompt the model cannot read."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn from the logits. The filters apply in the order temperature, top_k, top_p."""
+
+    temperature: float = 1.0
+    """Divides the logits; 0 is the same as greedy."""
+    top_k: int | None = None
+    """Only the k most probable tokens."""
+    top_p: float | None = None
+    """Only the most probable tokens that together reach this probability, always at least one (arXiv 1904.09751)."""
+    greedy: bool = False
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise SamplingError(f"temperature must be 0 or more, got {self.temperature}")
+        if self.top_k is not None and self.top_k < 1:
+            raise SamplingError(f"top_k must be at least 1, got {self.top_k}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise SamplingError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+
+
+@torch.no_grad()
+def generate(
+    model: GPT,
+    ids: Tensor,
+    tokens: int,
+    sampling: Sampling | None = None,
+    *,
+    generator: torch.Generator | None = None,
+    stop_id: int | None = None,
+) -> Tensor:
+    """Appends up to `tokens` tokens to ids (batch, time) int64; returns (batch, time + new) on the same device.
+
+    The model sees the last context_length tokens. Ends early when every row has produced stop_id. `generator` is a
+    CPU generator: draws happen there, so that a seed means the same on every device. Dropout is off meanwhile.
+    """
+    if ids.dim() != 2 or ids.shape[1] < 1:
+        raise SamplingError(f"ids must be (batch, time) with at least one token each, got shape {tuple(ids.shape)}")
+    chosen = sampling or Sampling()
+    was_training = model.training
+    model.eval()
+    ended = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+    for _ in range(tokens):
+        logits = model.next_token_logits(ids[:, -model.config.context_length :])
+        new = next_token(logits.float().cpu(), chosen, generator).to(ids.device)
+        ids = torch.cat([ids, new[:, None]], dim=1)
+        if stop_id is not None:
+            ended |= new == stop_id
+            if bool(ended.all()):
+                break
+    model.train(was_training)
+    return ids
+
+
+def next_token(logits: Tensor, sampling: Sampling, generator: torch.Generator | None = None) -> Tensor:
+    """Draws one token per row of logits (batch, vocab_size); returns (batch,) int64."""
+    if sampling.greedy or sampling.temperature == 0:
+        return logits.argmax(dim=-1)
+    kept = filtered(logits / sampling.temperature, sampling)
+    return torch.multinomial(kept.softmax(dim=-1), num_samples=1, generator=generator).squeeze(1)
+
+
+def filtered(logits: Tensor, sampling: Sampling) -> Tensor:
+    """logits (batch, vocab_size) with minus infinity for what top_k and top_p rule out."""
+    if sampling.top_k is not None:
+        smallest = logits.topk(min(sampling.top_k, logits.shape[-1])).values[:, -1:]
+        logits = logits.masked_fill(logits < smallest, -torch.inf)
+    if sampling.top_p is not None:
+        ordered, order = logits.softmax(dim=-1).sort(dim=-1, descending=True)
+        before = ordered.cumsum(dim=-1) - ordered  # 0 for the most probable token, which therefore always stays
+        out = torch.zeros_like(logits, dtype=torch.bool).scatter(1, order, before >= sampling.top_p)
+        logits = logits.masked_fill(out, -torch.inf)
+    return logits
+
+
+def continuations(
+    model: GPT,
+    encoding: tiktoken.Encoding,
+    prompt: str,
+    *,
+    tokens: int,
+    batch: int = 1,
+    sampling: Sampling | None = None,
+    seed: int = 0,
+) -> Iterator[tuple[str, int]]:
+    """`batch` continuations of one prompt as (text with the prompt, number of new tokens).
+
+    A text ends at the end-of-text mark: what the model writes after it belongs to another document. An empty prompt
+    begins a document. The same seed gives the same texts. Raises SamplingError for ids beyond the model's vocabulary.
+    """
+    end = encoding.eot_token
+    ids = encoding.encode_ordinary(prompt) or [end]
+    vocab_size = model.config.vocab_size
+    if max(ids) >= vocab_size:
+        raise SamplingError(
+            f"the tokenizer gives id {max(ids)}, but the model knows {vocab_size}: name its --tokenizer"
+        )
+    device = next(model.parameters()).device
+    rows = torch.tensor([ids] * batch, device=device)
+    generator = torch.Generator().manual_seed(seed)
+    for row in generate(model, rows, tokens, sampling, generator=generator, stop_id=end).tolist():
+        new = row[len(ids) :]
+        written = new[: new.index(end)] if end in new else new
+        yield prompt + decode(encoding, written), len(written)

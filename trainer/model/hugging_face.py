@@ -1,0 +1,168 @@
+"""A checkpoint's tensors and shape in the words of Hugging Face's GPT2LMHeadModel: names, layout, config.json.
+
+GPT-2's Conv1D keeps a block's matrices transposed, and it always has biases: those the model never had are zeros. It
+must not import torch or transformers; numpy is enough.
+
+Example::
+
+    planned = as_gpt2(model, found, read)      # read("blocks.0.qkv.weight") -> array
+    config = gpt2_config(model, end_of_text=50256)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from trainer.arithmetic import VOCABULARY_MULTIPLE
+from trainer.contract import ModelConfig
+from trainer.tokens.tensor_file import ITEM_BYTES, Array, Planned
+
+TABLES = {"token_embedding.weight": "transformer.wte.weight", "head.weight": "lm_head.weight"}
+"""Tensors with a row per token id."""
+TOP = {
+    **TABLES,
+    "position_embedding.weight": "transformer.wpe.weight",
+    "final_norm.weight": "transformer.ln_f.weight",
+    "final_norm.bias": "transformer.ln_f.bias",
+}
+OF_A_BLOCK = {
+    "attention_norm": "ln_1",
+    "qkv": "attn.c_attn",
+    "attention_out": "attn.c_proj",
+    "mlp_norm": "ln_2",
+    "mlp_up": "mlp.c_fc",
+    "mlp_down": "mlp.c_proj",
+}
+
+
+class Stored(NamedTuple):
+    """What a safetensors header says of a tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class NotExpressible(ValueError):
+    """A model that GPT2LMHeadModel cannot be, or weights that are not those of the model they are said to be."""
+
+
+def read_shape(described: object) -> ModelConfig:
+    """The ModelConfig in a checkpoint's meta.json. Raises NotExpressible for an option that GPT-2 does not have."""
+    if not isinstance(described, Mapping):
+        raise NotExpressible("meta.json does not describe a model")
+    known = {item.name for item in dataclasses.fields(ModelConfig)}
+    for name in sorted(described.keys() - known):
+        raise NotExpressible(f"GPT2LMHeadModel has nothing like the model option {name} = {described[name]!r}")
+    return ModelConfig(**described)
+
+
+def expected_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Every tensor that a checkpoint of this model has, by name."""
+    width = model.n_embd
+    shapes: dict[str, tuple[int, ...]] = {
+        "token_embedding.weight": (model.vocab_size, width),
+        "position_embedding.weight": (model.context_length, width),
+        **{f"final_norm.{kind}": (width,) for kind in _kinds(model.bias)},
+    }
+    if not model.tie_embeddings:
+        shapes["head.weight"] = (model.vocab_size, width)
+    for layer in range(model.n_layer):
+        for part, (rows, columns) in _matrices(width).items():
+            shapes[f"blocks.{layer}.{part}.weight"] = (rows, columns)
+            if model.qkv_bias if part == "qkv" else model.bias:
+                shapes[f"blocks.{layer}.{part}.bias"] = (rows,)
+        for part in ("attention_norm", "mlp_norm"):
+            shapes.update({f"blocks.{layer}.{part}.{kind}": (width,) for kind in _kinds(model.bias)})
+    return shapes
+
+
+def _kinds(bias: bool) -> tuple[str, ...]:
+    return ("weight", "bias") if bias else ("weight",)
+
+
+def _matrices(width: int) -> dict[str, tuple[int, int]]:
+    return {
+        "qkv": (3 * width, width),
+        "attention_out": (width, width),
+        "mlp_up": (4 * width, width),
+        "mlp_down": (width, 4 * width),
+    }
+
+
+def missing_biases(model: ModelConfig) -> dict[str, int]:
+    """GPT-2's biases that this model never had, by GPT-2's name, with their length: exported as zeros."""
+    everything = expected_shapes(dataclasses.replace(model, bias=True, qkv_bias=True))
+    own = expected_shapes(model)
+    return {gpt2_name(name): shape[0] for name, shape in everything.items() if name not in own}
+
+
+def gpt2_name(name: str) -> str:
+    """blocks.3.mlp_up.weight -> transformer.h.3.mlp.c_fc.weight"""
+    if name in TOP:
+        return TOP[name]
+    _, layer, part, kind = name.split(".")
+    return f"transformer.h.{layer}.{OF_A_BLOCK[part]}.{kind}"
+
+
+def as_gpt2(model: ModelConfig, found: Mapping[str, Stored], read: Callable[[str], Array]) -> dict[str, Planned]:
+    """All tensors under GPT-2's names, each read when it is asked for. `found` says what the file has.
+
+    Padded vocabulary rows are left out. Raises NotExpressible, naming the tensor that is not one of the model.
+    """
+    expected = expected_shapes(model)
+    for name in sorted(expected.keys() ^ found.keys()):
+        raise NotExpressible(f"tensor {name} is {'missing' if name in expected else 'not part of this model'}")
+    for name, shape in expected.items():
+        if found[name].shape not in (shape, padded(name, shape)):
+            raise NotExpressible(f"tensor {name} has shape {found[name].shape}, expected {shape}")
+        if found[name].dtype not in ITEM_BYTES:
+            raise NotExpressible(f"tensor {name} has type {found[name].dtype}; known: {', '.join(ITEM_BYTES)}")
+    tensors = {gpt2_name(name): _laid_out(name, shape, found[name].dtype, read) for name, shape in expected.items()}
+    return {**tensors, **{name: _zeros(length) for name, length in missing_biases(model).items()}}
+
+
+def padded(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape with the rows that fill up the vocabulary, for the tables that have one."""
+    if name not in TABLES:
+        return shape
+    return (-(-shape[0] // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE, *shape[1:])
+
+
+def _laid_out(name: str, shape: tuple[int, ...], dtype: str, read: Callable[[str], Array]) -> Planned:
+    if name.startswith("blocks.") and len(shape) == 2:
+        return Planned(dtype, shape[::-1], lambda: read(name).T)
+    return Planned(dtype, shape, lambda: read(name)[: shape[0]])
+
+
+def _zeros(length: int) -> Planned:
+    return Planned("F32", (length,), lambda: np.zeros(length, dtype=np.float32))
+
+
+def gpt2_config(model: ModelConfig, end_of_text: int | None) -> dict[str, Any]:
+    """config.json for transformers' AutoModel and AutoModelForCausalLM, without custom code."""
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "vocab_size": model.vocab_size,
+        "n_positions": model.context_length,
+        "n_embd": model.n_embd,
+        "n_layer": model.n_layer,
+        "n_head": model.n_head,
+        "n_inner": None,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": 1e-5,
+        "resid_pdrop": model.dropout,
+        "embd_pdrop": model.dropout,
+        "attn_pdrop": model.dropout,
+        "initializer_range": 0.02,
+        "scale_attn_weights": True,
+        "tie_word_embeddings": model.tie_embeddings,
+        "bos_token_id": end_of_text,
+        "eos_token_id": end_of_text,
+        "torch_dtype": "float32",
+        "use_cache": True,
+    }

@@ -1,0 +1,207 @@
+"""Token files as one memory-mapped stream, and the batches of a run as a pure function of (seed, step, data).
+
+It must not know about the model, and it keeps no position: the batch of step N can be asked for at any time, by any
+rank, in any order. That is why 1, 2 or 8 ranks see the same tokens and a resumed run goes on where the old one stopped.
+
+Example::
+
+    stream = TokenStream.open([Path("train.safetensors")], vocab_size=50257)
+    stream.read(1_000_000, 1025)                        # np.ndarray, int64, 1,025 ids
+    data = open_data(RunConfig(...))
+    ids, targets = data.micro_batch(step=0, index=0, size=4, rank=0, world=2)       # two tensors (4, context_length)
+"""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import itertools
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from trainer.contract import RunConfig
+from trainer.tokens.token_file import DataError, TokenFile, open_token_file
+
+Ids = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TokenStream:
+    """Several shards as one sequence of token ids. Opening reads headers only; 20 GB cost no time and no memory."""
+
+    shards: tuple[TokenFile, ...]
+    starts: tuple[int, ...]
+    vocab_size: int | None
+
+    @staticmethod
+    def open(files: Sequence[Path], vocab_size: int | None = None) -> TokenStream:
+        """Opens the files in the given order. Ids >= vocab_size are refused when they are read. Raises DataError."""
+        if not files:
+            raise DataError("no token files are named")
+        shards = tuple(open_token_file(Path(path)) for path in files)
+        starts = tuple(itertools.accumulate((shard.count for shard in shards), initial=0))
+        return TokenStream(shards, starts, vocab_size)
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    def read(self, start: int, count: int) -> Ids:
+        """Ids of the tokens start .. start + count, across shards. Raises DataError outside the stream."""
+        if start < 0 or count < 0 or start + count > len(self):
+            raise DataError(f"tokens {start} to {start + count} are not in {self.shards[0].path}: it has {len(self)}")
+        pieces = []
+        while count > 0:
+            number = bisect.bisect_right(self.starts, start) - 1
+            offset = start - self.starts[number]
+            take = min(count, self.shards[number].count - offset)
+            pieces.append(self._read_from(self.shards[number], offset, take))
+            start, count = start + take, count - take
+        return np.concatenate(pieces) if pieces else np.empty(0, np.int64)
+
+    def _read_from(self, shard: TokenFile, offset: int, count: int) -> Ids:
+        ids: Ids = np.asarray(shard.tokens[offset : offset + count]).astype(np.int64)
+        if self.vocab_size is not None and (ids.max() >= self.vocab_size or ids.min() < 0):
+            at = int(np.argmax((ids >= self.vocab_size) | (ids < 0)))
+            raise DataError(
+                f"{shard.path}: token {offset + at} has id {ids[at]}, but the vocabulary has {self.vocab_size} ids: "
+                "the file was made with another tokenizer, or is damaged"
+            )
+        return ids
+
+
+@dataclass(frozen=True)
+class ValidationSlice:
+    """Tokens start .. start + tokens of a stream; the target of the last one follows it where the stream goes on."""
+
+    stream: TokenStream
+    start: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The training window cut into sequences, and the held-out slice. Frozen: batches follow from arguments alone."""
+
+    stream: TokenStream
+    start: int
+    sequences: int
+    """Whole sequences of context_length in one epoch."""
+    context_length: int
+    global_batch: int
+    shuffled: bool
+    seed: int
+    validation: ValidationSlice | None
+
+    def sequences_of_step(self, step: int) -> Ids:
+        """Numbers (global_batch,) of the sequences in the global batch of this step, counted from step 0."""
+        numbers = np.arange(step * self.global_batch, (step + 1) * self.global_batch, dtype=np.int64)
+        epochs, within = np.divmod(numbers, self.sequences)
+        for epoch in np.unique(epochs):
+            if epoch > 0 or self.shuffled:
+                chosen = epochs == epoch
+                within[chosen] = _permutation(self.seed, int(epoch), self.sequences)[within[chosen]]
+        return within
+
+    def micro_batch(
+        self, step: int, index: int, size: int, rank: int = 0, world: int = 1
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """This rank's share of the index-th slice of world x size sequences: ids and targets, (size, context) int64."""
+        first = (index * world + rank) * size
+        numbers = self.sequences_of_step(step)[first : first + size]
+        length = self.context_length
+        rows = torch.from_numpy(
+            np.stack([self.stream.read(self.start + number * length, length + 1) for number in numbers.tolist()])
+        )
+        return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+
+
+@functools.lru_cache(maxsize=2)
+def _permutation(seed: int, epoch: int, count: int) -> Ids:
+    """Two are kept, because a batch may end one epoch and begin the next."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch]))).permutation(count)
+
+
+def open_data(config: RunConfig) -> TrainingData:
+    """Opens the files of a run and cuts the window. Raises DataError naming the file and what would fit."""
+    data, length = config.data, config.model.context_length
+    stream = TokenStream.open([Path(file) for file in data.train_files], config.model.vocab_size)
+    validation = _validation_slice(config, stream)
+    # One token more than the slice is held out: it is the target of the slice's last token.
+    end = validation.start if validation is not None and validation.stream is stream else len(stream)
+    if data.tokens is not None:
+        if data.start_token + data.tokens > end:
+            raise DataError(
+                f"{data.train_files[0]}: {data.tokens} training tokens from {data.start_token} were asked for, "
+                f"but only {max(0, end - data.start_token)} are there"
+            )
+        end = min(end, data.start_token + data.tokens + 1)
+    sequences = (end - data.start_token - 1) // length
+    if sequences < 1:
+        raise DataError(
+            f"{data.train_files[0]}: from token {data.start_token} to {end} there is not one sequence of {length} + 1"
+        )
+    train = config.train
+    return TrainingData(
+        stream,
+        data.start_token,
+        sequences,
+        length,
+        train.global_batch,
+        shuffled=data.order == "shuffled",
+        seed=train.seed,
+        validation=validation,
+    )
+
+
+def _validation_slice(config: RunConfig, stream: TokenStream) -> ValidationSlice | None:
+    data = config.data
+    if data.validation_tokens <= 0:
+        return None
+    if not data.validation_files:
+        return ValidationSlice(stream, max(0, len(stream) - data.validation_tokens - 1), data.validation_tokens)
+    held_out = TokenStream.open([Path(file) for file in data.validation_files], config.model.vocab_size)
+    start, tokens = data.validation_start_token, data.validation_tokens
+    if start + tokens > len(held_out):
+        raise DataError(
+            f"{data.validation_files[0]}: {len(held_out)} tokens, validation needs {start} to {start + tokens}"
+        )
+    return ValidationSlice(held_out, start, tokens)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one rank reads: micro-batches of `size` sequences, `accumulation` of them per step."""
+
+    size: int
+    accumulation: int
+    rank: int = 0
+    world: int = 1
+
+
+def prefetched(
+    data: TrainingData, steps: range, share: Share, device: torch.device
+) -> Generator[tuple[torch.Tensor, torch.Tensor]]:
+    """Micro-batches on the device, in order, read by one thread two ahead. Pinned, so that the copy does not wait."""
+    wanted = ((step, index) for step in steps for index in range(share.accumulation))
+
+    def enter() -> None:
+        if device.type == "cuda":  # a thread begins on GPU 0, and pinning there would cost every rank a context on it
+            torch.cuda.set_device(device)
+
+    def read(step: int, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        ids, targets = data.micro_batch(step, index, share.size, share.rank, share.world)
+        return (ids.pin_memory(), targets.pin_memory()) if device.type == "cuda" else (ids, targets)
+
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="data", initializer=enter) as reader:
+        waiting = deque(reader.submit(read, *place) for place in itertools.islice(wanted, 2))
+        while waiting:
+            ids, targets = waiting.popleft().result()
+            waiting.extend(reader.submit(read, *place) for place in itertools.islice(wanted, 1))
+            yield ids.to(device, non_blocking=True), targets.to(device, non_blocking=True)

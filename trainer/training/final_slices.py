@@ -1,0 +1,80 @@
+"""The slices of [eval] after the last step: their loss by all ranks together, with the weights of that step.
+
+A slice that cannot be measured costs that slice, not the run: every rank meets the same data, so all of them leave it
+alike. It must not train.
+
+Example::
+
+    measure_slices(run, engine, step)
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from trainer.contract import EVENT_EVALUATED, EVENT_EVALUATING, EVENT_WARNING
+from trainer.evaluate import LossSum, Slice, slice_result, validation_loss, whole_sequences
+from trainer.tokens.batches import TokenStream
+from trainer.tokens.token_file import DataError
+from trainer.training.ranks import sum_over_ranks
+from trainer.training.start import Engine, Run
+
+PIECE_BATCHES = 16
+"""Batches of every rank between two looks at the clock."""
+SAY_EVERY_S = 30.0
+
+
+def measure_slices(run: Run, engine: Engine, step: int) -> None:
+    """An event `evaluated` for each slice of the config, or a warning."""
+    data, journal = run.config.data, run.journal
+    files = [Path(file) for file in data.validation_files or data.train_files]
+    for start, tokens in run.config.slices:
+        try:
+            asked = Slice(TokenStream.open(files, run.config.model.vocab_size), start, tokens)
+            summed = _summed(run, engine, asked, step)
+        except DataError as error:
+            journal.event(EVENT_WARNING, step, reason=f"slice {start}+{tokens} was not evaluated: {error}")
+            continue
+        if run.world.leads:
+            result = slice_result(asked, summed, data.tokenizer, journal.say)
+            journal.event(EVENT_EVALUATED, step, **result, precision=run.config.train.precision)
+
+
+def _summed(run: Run, engine: Engine, asked: Slice, step: int) -> LossSum:
+    """Over all ranks, in pieces: the machine is told every now and then that this is no standstill."""
+    world, batch_size = run.world, run.config.train.micro_batch
+    length = run.config.model.context_length
+    whole = whole_sequences(asked.stream, asked.start, asked.tokens, length) * length
+    piece = PIECE_BATCHES * batch_size * length * world.size
+    nats, targets, said_at = 0.0, 0, time.monotonic()
+    for first in range(0, whole, piece):
+        part, fault = _part(run, engine, asked._replace(start=asked.start + first, tokens=min(piece, whole - first)))
+        more = sum_over_ranks(world, [part.nats, float(part.targets), float(fault is not None)])
+        if more[2]:
+            raise fault or DataError("another rank could not read it")
+        nats, targets = nats + more[0], targets + int(more[1])
+        if time.monotonic() - said_at >= SAY_EVERY_S:
+            said_at = time.monotonic()
+            run.journal.event(EVENT_EVALUATING, step, done=targets, of=whole)
+    return LossSum(nats, targets)
+
+
+def _part(run: Run, engine: Engine, piece: Slice) -> tuple[LossSum, DataError | None]:
+    """This rank's part of a piece. An error is returned: a rank that left alone would leave the others waiting."""
+    world = run.world
+    try:
+        part = validation_loss(
+            engine.model,
+            piece.stream,
+            piece.start,
+            piece.tokens,
+            run.config.model.context_length,
+            batch_size=run.config.train.micro_batch,
+            rank=world.rank,
+            world=world.size,
+            autocast=engine.autocast,
+        )
+    except DataError as error:
+        return LossSum(0.0, 0), error
+    return part, None

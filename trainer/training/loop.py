@@ -1,0 +1,211 @@
+"""The training loop: read it from top to bottom.
+
+`train` opens everything, then walks the steps: batch, forward, backward, optimizer, and every now and then a log line,
+a validation, a checkpoint. All ranks run the same lines; rank 0 alone writes. It must not know who started it.
+
+Example::
+
+    outcome = train(Run(folder, config, world, Journal(folder)), StopRequest(folder), Progress())
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import signal
+import time
+from collections.abc import Generator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainer.checkpoints.checkpoint import Snapshot, to_host
+from trainer.contract import EVENT_STARTED, EVENT_VALIDATED, STOP, RunConfig
+from trainer.evaluate import validation_loss
+from trainer.model.optimizers import gradients_of, learning_rate, set_learning_rate, state_by_name, step_unless
+from trainer.tokens.batches import ValidationSlice, open_data, prefetched
+from trainer.training.finish import finish
+from trainer.training.metrics import PartClock, Tally, Window
+from trainer.training.ranks import World, sum_over_ranks
+from trainer.training.saver import Saver
+from trainer.training.start import Engine, Run, description, prepare, share_of
+
+Batches = Generator[tuple[Tensor, Tensor]]
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on: the gradients stay non-finite."""
+
+
+@dataclass
+class Progress:
+    """How far the run is, for whoever has to explain its end."""
+
+    step: int = 0
+    total_steps: int = 0
+
+
+class StopRequest:
+    """Somebody wants the run to end in good order: SIGTERM to any rank, or a file `stop` in the run folder."""
+
+    def __init__(self, run_folder: Path) -> None:
+        self.file = run_folder / STOP
+        self.signalled = False
+        signal.signal(signal.SIGTERM, self._note)
+
+    def _note(self, signum: int, frame: object) -> None:
+        self.signalled = True
+
+    def __call__(self) -> bool:
+        return self.signalled or self.file.exists()
+
+
+def train(run: Run, stop: StopRequest, progress: Progress) -> str:
+    """Trains to the last step or until asked to stop, from the newest checkpoint if there is one; returns the outcome.
+
+    Raises TrainingError, DataError, CheckpointError, ContractError and torch.OutOfMemoryError.
+    """
+    config, options, world, journal = run.config, run.config.train, run.world, run.journal
+    progress.total_steps = options.steps
+    share, data = share_of(config, world), open_data(config)
+    engine, progress.step = prepare(run, data, share)
+    saver = Saver(run.folder, config, journal.event) if world.leads else None
+    journal.event(EVENT_STARTED, progress.step, **description(run, engine.model, share))
+
+    batches = prefetched(data, range(progress.step, options.steps), share, world.device)
+    window = Window(config, world, progress.step)
+    tally = Tally.fresh(world.device)
+    stopping = False
+    freeze_garbage_collector()
+    while progress.step < options.steps and not stopping:
+        seed_step(options.seed, progress.step, world.rank)
+        rate = learning_rate(progress.step, options)
+        loss, norm = train_step(engine, batches, rate, tally, window.clock)
+        progress.step += 1
+        step, last = progress.step, progress.step == options.steps
+
+        logging = last or step == 1 or step % options.log_every == 0
+        saving = last or step % options.checkpoint_every == 0
+        if logging or saving:
+            loss_sum, stops = sum_over_ranks(world, [loss, float(stop())])
+            mean_loss, stopping = loss_sum / world.size, stops > 0
+        if logging:
+            journal.metrics(window.line(step, mean_loss, rate, norm, tally))
+            check_finite(tally, step, options.max_nonfinite_steps)
+        val_loss = None
+        if data.validation is not None and (last or step % options.validate_every == 0):
+            val_loss = validate(engine, data.validation, options.micro_batch, world)
+            journal.event(EVENT_VALIDATED, step, val_loss=val_loss)
+            window.clock.mark("validate")
+        if saving or stopping:
+            if saver is not None:
+                saver.save(snapshot(config, engine, step, mean_loss, val_loss))
+            gc.collect()
+            window.clock.mark("save")
+    batches.close()
+    return finish(run, engine, saver, progress.step)
+
+
+def train_step(engine: Engine, batches: Batches, rate: float, tally: Tally, clock: PartClock) -> tuple[Tensor, Tensor]:
+    """One optimizer step; returns this rank's mean loss and the gradient norm before clipping, both on the device.
+
+    Gradients are averaged over ranks once, in the last micro-batch: no_sync has to enclose the forward pass as well.
+    """
+    loss = torch.zeros((), device=engine.model.device)
+    for micro in range(engine.accumulation):
+        ids, targets = next(batches)
+        clock.mark("data")
+        with nullcontext() if micro == engine.accumulation - 1 else engine.no_sync():
+            with engine.autocast():
+                micro_loss = engine.parallel(ids, targets) / engine.accumulation
+            engine.scaler.scale(micro_loss).backward()
+        loss += micro_loss.detach()
+        clock.mark("forward_backward")
+    set_learning_rate(engine.optimizers, rate)
+    norm = update(engine, tally)
+    clock.mark("optimizer")
+    return loss, norm
+
+
+def update(engine: Engine, tally: Tally) -> Tensor:
+    """Clips and steps, or skips where a gradient is not finite. Nothing here waits for the device."""
+    scaler, optimizers, grad_clip = engine.scaler, engine.optimizers, engine.grad_clip
+    if scaler.is_enabled():
+        for optimizer in optimizers:
+            scaler.unscale_(optimizer)
+    parameters = gradients_of(optimizers)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if grad_clip is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, grad_clip, norm)
+    nonfinite = (~torch.isfinite(norm)).float()
+    tally.note(nonfinite, norm > (grad_clip or torch.inf))
+    if scaler.is_enabled():
+        for optimizer in optimizers:
+            scaler.step(optimizer)
+        scaler.update()
+    else:
+        step_unless(optimizers, nonfinite)
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    return norm
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Dropout's randomness is a function of (seed, step, rank): a resumed run draws what the unbroken one drew."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1))
+
+
+def check_finite(tally: Tally, step: int, limit: int) -> None:
+    """Raises TrainingError after `limit` skipped steps in a row. The weights are those before the first of them."""
+    if tally.longest_streak >= limit:
+        raise TrainingError(
+            f"gradients were not finite in {int(tally.longest_streak)} steps in a row up to step {step}, all skipped. "
+            "Try a lower learning_rate, a longer warmup_fraction or grad_clip = 1.0, and resume"
+        )
+
+
+def validate(engine: Engine, held_out: ValidationSlice, batch_size: int, world: World) -> float:
+    """Mean loss in nats over the held-out slice, the same number on every rank."""
+    part = validation_loss(
+        engine.model,
+        held_out.stream,
+        held_out.start,
+        held_out.tokens,
+        engine.model.config.context_length,
+        batch_size=batch_size,
+        rank=world.rank,
+        world=world.size,
+        autocast=engine.autocast,
+    )
+    nats, targets = sum_over_ranks(world, [part.nats, float(part.targets)])
+    return nats / targets
+
+
+def snapshot(config: RunConfig, engine: Engine, step: int, loss: float, val_loss: float | None) -> Snapshot:
+    """The state on the host: the only part of a save that holds up training."""
+    meta = {
+        "step": step,
+        "total_steps": config.train.steps,
+        "tokens": step * config.train.global_batch * config.model.context_length,
+        "loss": loss,
+        "val_loss": val_loss,
+        "model": dataclasses.asdict(config.model),
+        "tokenizer": config.data.tokenizer,
+        "time": round(time.time(), 3),
+    }
+    trainer = {
+        "optimizer": to_host(state_by_name(engine.model, engine.optimizers)),
+        "scaler": engine.scaler.state_dict(),
+    }
+    return Snapshot(step, to_host(engine.model.unpadded_state()), trainer, meta)
+
+
+def freeze_garbage_collector() -> None:
+    """No collection in the middle of a step (pauses of 500 ms, measured by nanochat), only after each save."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()

@@ -1,0 +1,243 @@
+"""What a run tells the world: metrics.jsonl, events.jsonl, a log line for people, and the time each part takes.
+
+Each line is written and flushed at once, so a killed run keeps every line. It must not compute anything about training
+and must not wait for the GPU but in `PartClock.read`.
+
+Example::
+
+    journal = Journal(run_folder, enabled=world.leads)
+    journal.event("started", 0, micro_batch=12)
+    journal.metrics({"step": 10, "loss": 9.1, ...})
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import itertools
+import json
+import math
+import os
+import resource
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.arithmetic import flop_per_token
+from trainer.contract import EVENTS, METRICS, RunConfig
+from trainer.training.ranks import World
+
+GIB = 1024**3
+
+
+class Journal:
+    """The two .jsonl files of a run folder; disabled on all ranks but rank 0. Safe to use from the saver's thread."""
+
+    def __init__(self, run_folder: Path, enabled: bool = True) -> None:
+        self.run_folder = run_folder
+        self.enabled = enabled
+        self.lock = threading.Lock()
+        self.unwritten: dict[str, str] = {}
+        self.heard = True
+
+    @functools.cached_property
+    def tensorboard(self) -> Any:
+        """A writer beside metrics.jsonl where the package is installed; it is never required."""
+        if not self.enabled or importlib.util.find_spec("tensorboard") is None:
+            return None
+        return importlib.import_module("torch.utils.tensorboard").SummaryWriter(str(self.run_folder / "tensorboard"))
+
+    def event(self, name: str, step: int, **fields: Any) -> None:
+        """Appends {"event", "time", "step", ...} to events.jsonl and says it in the log."""
+        self._append(EVENTS, {"event": name, "time": round(time.time(), 3), "step": step, **fields})
+        self.say(f"step {step}  {name}  " + "  ".join(f"{key} {_short(value)}" for key, value in fields.items()))
+
+    def metrics(self, line: Mapping[str, Any]) -> None:
+        """Appends a line to metrics.jsonl, the log and TensorBoard."""
+        self._append(METRICS, line)
+        shown = ("loss", "lr", "grad_norm", "tokens_per_second", "mfu", "memory_gib")
+        self.say(f"step {line['step']}  " + "  ".join(f"{key} {_short(line[key])}" for key in shown if key in line))
+        if self.tensorboard is not None:
+            for key in shown:
+                self.tensorboard.add_scalar(key, line[key], line["step"])
+            self.tensorboard.flush()
+
+    def say(self, text: str) -> None:
+        """One line on stdout, which is the log. A reader that went away, or a full disk, does not end a run."""
+        if self.enabled and self.heard:
+            try:
+                print(text.rstrip(), flush=True)
+            except OSError:
+                self.heard = False
+
+    def truncate(self, last_step: int) -> None:
+        """Before going on from last_step: drops a torn last line of both files, and metrics of steps to be repeated."""
+        if self.enabled:
+            _truncate(self.run_folder / EVENTS, last_step=None)
+            _truncate(self.run_folder / METRICS, last_step)
+
+    def _append(self, name: str, line: Mapping[str, Any]) -> None:
+        if not self.enabled:
+            return
+        text = json.dumps({key: _finite(value) for key, value in line.items()}) + "\n"
+        with self.lock:
+            waiting = self.unwritten.pop(name, "") + text
+            if not _appended(self.run_folder / name, waiting.encode()):
+                self.unwritten[name] = waiting
+
+
+def _appended(path: Path, data: bytes) -> bool:
+    """All of data or nothing. A full disk is no reason to stop: the lines wait for the next one."""
+    before = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("ab", buffering=0) as file:
+            if file.write(data) == len(data):
+                return True
+    except OSError:
+        pass
+    os.truncate(path, before)
+    return False
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON lines of a file up to the first that is torn; none when it does not exist."""
+    lines = itertools.takewhile(lambda line: line is not None, map(_parsed, _raw_lines(path)))
+    return [line for line in lines if line is not None]
+
+
+def _raw_lines(path: Path) -> list[bytes]:
+    return path.read_bytes().splitlines(keepends=True) if path.exists() else []
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """None for what a kill or a power cut left: half a line, or zeros."""
+    try:
+        value = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _truncate(path: Path, last_step: int | None) -> None:
+    good = 0
+    for line in _raw_lines(path):
+        value = _parsed(line)
+        if value is None or (last_step is not None and value["step"] > last_step):
+            break
+        good += len(line)
+    if path.exists():
+        os.truncate(path, good)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: null says it."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _short(value: Any) -> str:
+    """Short for people, and always on one line."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value).replace("\n", "\\n")
+
+
+class PartClock:
+    """Where the time goes. `mark(part)` says: since the last mark it was this part.
+
+    On CUDA the marks are events on the stream, read at logging steps, so timing never makes the host wait.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.cuda = device.type == "cuda"
+        self.marks: list[tuple[str, Any]] = []
+        self.mark("start")
+
+    def mark(self, part: str) -> None:
+        """Everything since the last mark belongs to part."""
+        if self.cuda:
+            event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            event.record()
+            self.marks.append((part, event))
+        else:
+            self.marks.append((part, time.perf_counter()))
+
+    def read(self) -> dict[str, float]:
+        """Seconds per part since the last read. Waits for the GPU."""
+        if self.cuda:
+            torch.cuda.synchronize()
+        seconds: dict[str, float] = {}
+        for (_, before), (part, after) in zip(self.marks, self.marks[1:], strict=False):
+            passed = before.elapsed_time(after) / 1000 if self.cuda else after - before
+            seconds[part] = seconds.get(part, 0.0) + passed
+        self.marks = self.marks[-1:]
+        return seconds
+
+
+def memory_gib(device: torch.device) -> float:
+    """Peak memory of this process: reserved on the GPU, or resident on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device) / GIB
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in kilobytes on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
+
+
+@dataclass
+class Tally:
+    """Counts kept on the device and read at logging steps only."""
+
+    skipped: Tensor
+    streak: Tensor
+    longest_streak: Tensor
+    clipped: Tensor
+
+    @staticmethod
+    def fresh(device: torch.device) -> Tally:
+        """All zero."""
+        return Tally(*torch.zeros(4, device=device).unbind())
+
+    def note(self, nonfinite: Tensor, clipped: Tensor) -> None:
+        """One step: both are scalars, 0 or 1."""
+        self.skipped = self.skipped + nonfinite
+        self.streak = (self.streak + 1) * nonfinite
+        self.longest_streak = torch.maximum(self.longest_streak, self.streak)
+        self.clipped = self.clipped + clipped
+
+
+class Window:
+    """The steps since the last log line: their time by part, and the rates that follow from it."""
+
+    def __init__(self, config: RunConfig, world: World, step: int) -> None:
+        self.config, self.world, self.step = config, world, step
+        self.clock = PartClock(world.device)
+        self.tokens_per_step = config.train.global_batch * config.model.context_length
+
+    def line(self, step: int, loss: float, rate: float, norm: Tensor, tally: Tally) -> dict[str, Any]:
+        """A line of metrics.jsonl. Rates count training time; validation and saving are listed apart."""
+        seconds = self.clock.read()
+        training_s = sum(seconds.get(part, 0.0) for part in ("data", "forward_backward", "optimizer", "log"))
+        steps, self.step = step - self.step, step
+        tokens_per_second = steps * self.tokens_per_step / max(training_s, 1e-9)
+        peak = self.config.peak_flops_per_gpu * self.world.size
+        clipped, tally.clipped = float(tally.clipped) / steps, torch.zeros_like(tally.clipped)
+        line = {
+            "step": step,
+            "tokens": step * self.tokens_per_step,
+            "loss": loss,
+            "lr": rate,
+            "grad_norm": float(norm),
+            "tokens_per_second": round(tokens_per_second, 1),
+            "mfu": tokens_per_second * flop_per_token(self.config.model) / peak if peak else 0.0,
+            "memory_gib": round(memory_gib(self.world.device), 3),
+            "time": round(time.time(), 3),
+            "skipped_steps": int(tally.skipped),
+            "clipped_share": clipped,
+            "seconds": {part: round(value, 6) for part, value in seconds.items()},
+        }
+        self.clock.mark("log")
+        return line

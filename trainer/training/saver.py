@@ -1,0 +1,199 @@
+"""Saves checkpoints while training goes on: one thread writes, then swaps the links and lets old folders go.
+
+The loop stalls only for the copy to the host. A save that fails (disk full) is a warning, never the end of the run: the
+old checkpoints are untouched, and the next interval tries again. contract.kept_steps stay, and always the newest.
+
+Example::
+
+    saver = Saver(run_folder, config, journal.event)
+    saver.save(Snapshot(...))        # returns at once; the event `checkpointed` follows
+    saver.close()                    # waits for the last one
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+from trainer.checkpoints.checkpoint import (
+    Snapshot,
+    checkpoint_steps,
+    size_bytes,
+    sync_folder,
+    write_checkpoint,
+    write_manifest,
+)
+from trainer.checkpoints.manifest import CheckpointError, read_manifest, read_meta
+from trainer.contract import (
+    BEST,
+    CHECKPOINTS,
+    EVENT_CHECKPOINTED,
+    EVENT_WARNING,
+    LATEST,
+    SAFE_FILE,
+    TEMPORARY_PREFIX,
+    TRAINER_STATE_FILE,
+    RunConfig,
+    checkpoint_name,
+    checkpoint_step,
+    kept_steps,
+)
+
+DAMAGED_PREFIX = "damaged-"
+"""Folders that did not verify are renamed, not deleted: they are evidence until the disk gets short."""
+
+Emit = Callable[..., None]
+"""journal.event: (name, step, **fields)."""
+
+
+class Saver:
+    """Holds the writing thread and knows the best checkpoint so far. Only rank 0 has one."""
+
+    def __init__(self, run_folder: Path, config: RunConfig, emit: Emit) -> None:
+        self.root = run_folder / CHECKPOINTS
+        self.retention = config.retention
+        self.emit = emit
+        self.patience_s = config.train.process_group_timeout_s / 2
+        self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="saver")
+        self.pending: Future[None] | None = None
+        self.failure = ""
+        self.root.mkdir(exist_ok=True)
+        self.best_step, self.best_loss = _best_so_far(self.root)
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Starts writing. Waits for the save before it, but not as long as the other ranks wait in a collective."""
+        if self.pending is not None and not wait([self.pending], self.patience_s).done:
+            self._fail(snapshot.step, f"the one before it still being written after {self.patience_s:.0f} s")
+            return
+        self.pending = self.thread.submit(self.write, snapshot)
+
+    def close(self) -> None:
+        """Waits until everything is on disk. Raises CheckpointError when the last save failed: its steps are lost."""
+        self.thread.shutdown(wait=True)
+        if self.pending is not None:
+            self.pending.result()
+        if self.failure:
+            raise CheckpointError(f"{self.failure}: free space below {self.root} and start the run again")
+
+    def write(self, snapshot: Snapshot) -> None:
+        """One whole save, here and now. A failing disk becomes a `warning` event."""
+        started = time.monotonic()
+        try:
+            self._make_room(snapshot)
+            folder = write_checkpoint(self.root, snapshot)
+            point(self.root / LATEST, folder.name)
+            best = self._point_to_best(snapshot)
+        except OSError as error:
+            self._fail(snapshot.step, error.strerror or str(error))
+            return
+        self.failure = ""
+        seconds = round(time.monotonic() - started, 3)
+        size = sum(entry["size_bytes"] for entry in read_manifest(folder).values())
+        self.emit(EVENT_CHECKPOINTED, snapshot.step, folder=folder.name, size_bytes=size, seconds=seconds, best=best)
+        try:
+            self._let_go()
+        except (OSError, CheckpointError) as error:
+            self.emit(EVENT_WARNING, snapshot.step, reason=f"older checkpoints were not tidied up: {error}")
+
+    def _fail(self, step: int, reason: str) -> None:
+        self.failure = f"checkpoint of step {step} not written: {reason}"
+        self.emit(EVENT_WARNING, step, reason=f"{self.failure}; the older ones are intact")
+
+    def _point_to_best(self, snapshot: Snapshot) -> bool:
+        """Best is by validation loss alone: the training loss of one batch is noise."""
+        loss = snapshot.meta.get("val_loss")
+        if loss is None or not math.isfinite(loss) or (self.best_loss is not None and loss >= self.best_loss):
+            return False
+        point(self.root / BEST, checkpoint_name(snapshot.step))
+        self.best_step, self.best_loss = snapshot.step, loss
+        return True
+
+    def _kept(self, folders: dict[int, Path]) -> frozenset[int]:
+        """Retention's choice, and the newest whatever retention says: there is always one to resume from."""
+        return kept_steps(folders, self.best_step, self.retention) | frozenset([max(folders)] if folders else [])
+
+    def _let_go(self) -> None:
+        folders = checkpoint_steps(self.root)
+        kept = self._kept(folders)
+        for step, folder in folders.items():
+            if step not in kept and (not self.retention.require_safe or (folder / SAFE_FILE).exists()):
+                _remove(folder)
+        if self.best_step in folders and self.best_step not in self._kept_without_best(folders):
+            _keep_weights_only(folders[self.best_step])
+
+    def _kept_without_best(self, folders: dict[int, Path]) -> frozenset[int]:
+        return kept_steps(folders, None, self.retention) | frozenset([max(folders)])
+
+    def _make_room(self, snapshot: Snapshot) -> None:
+        """The one exception to require_safe: a disk too small for the next save. Never best or the newest two."""
+        needed = size_bytes(snapshot)
+        for folder in [*sorted(self.root.glob(DAMAGED_PREFIX + "*")), *self._droppable()]:
+            if shutil.disk_usage(self.root).free >= needed:
+                return
+            _remove(folder)
+            self.emit(
+                EVENT_WARNING, snapshot.step, reason=f"disk too small for the next checkpoint: dropped {folder.name}"
+            )
+
+    def _droppable(self) -> list[Path]:
+        folders = checkpoint_steps(self.root)
+        held = self._kept(folders) | frozenset(list(folders)[-2:])
+        return [folder for step, folder in folders.items() if step not in held]
+
+
+def clean_up(run_folder: Path, rejected: dict[str, str]) -> None:
+    """At the start: removes what a killed save left behind, and sets folders that did not verify aside."""
+    root = run_folder / CHECKPOINTS
+    for leftover in root.glob(TEMPORARY_PREFIX + "*"):
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
+    for name in rejected:
+        aside = root / (DAMAGED_PREFIX + name)
+        shutil.rmtree(aside, ignore_errors=True)
+        (root / name).rename(aside)
+
+
+def point(link: Path, target: str) -> None:
+    """Makes the symlink `link` lead to `target`, by rename: a reader sees the old one or the new one."""
+    fresh = link.with_name(TEMPORARY_PREFIX + link.name)
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(target)
+    fresh.replace(link)
+    sync_folder(link.parent)
+
+
+def _remove(folder: Path) -> None:
+    """Renamed first: a half-removed folder must not stand under a checkpoint's name."""
+    doomed = folder.with_name(TEMPORARY_PREFIX + folder.name)
+    shutil.rmtree(doomed, ignore_errors=True)
+    folder.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _keep_weights_only(folder: Path) -> None:
+    """Best alone needs no optimizer state: 0.65, not 1.96 GB. First the manifest, then the file it names no more."""
+    files = read_manifest(folder)
+    if files.pop(TRAINER_STATE_FILE, None) is not None:
+        write_manifest(folder, files)
+    (folder / TRAINER_STATE_FILE).unlink(missing_ok=True)
+
+
+def _best_so_far(root: Path) -> tuple[int | None, float | None]:
+    """Step and validation loss of what `best` points to; None, None when there is none or it is unreadable."""
+    link = root / BEST
+    step = checkpoint_step(os.readlink(link)) if link.is_symlink() else None
+    if step is None:
+        return None, None
+    try:
+        meta: dict[str, Any] = read_meta(root / checkpoint_name(step))
+    except CheckpointError:
+        return None, None
+    return step, meta.get("val_loss")

@@ -1,0 +1,101 @@
+"""The one answer to CUDA out of memory: the same job with a smaller micro-batch and more accumulation.
+
+The processes replace themselves (exec): nothing else gives back all of a GPU's memory, and torchrun sees the same
+processes go on. Each rank watches for a mark in the run folder, because a rank that waits in a collective for the one
+that ran out of memory would otherwise wait until the timeout. It must not change the global batch, and answers once.
+
+Example::
+
+    micro_batch = current_micro_batch(run_folder, config.train.micro_batch)
+    watch(run_folder)
+    answer_out_of_memory(run_folder, config.train, micro_batch, world.size, step=617)       # never returns
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+
+from trainer.arithmetic import divisors
+from trainer.contract import EVENT_MICRO_BATCH_REDUCED, EVENTS, TrainConfig
+from trainer.training.metrics import GIB, Journal, read_lines
+
+MARK = ".out-of-memory"
+POLL_S = 0.5
+_leaving = threading.Lock()
+
+
+class OutOfMemoryTwice(RuntimeError):
+    """The smaller micro-batch did not fit either, or there is none."""
+
+
+def current_micro_batch(run_folder: Path, configured: int) -> int:
+    """The configured micro-batch, or what an out-of-memory in this run reduced it to."""
+    reduced = [line for line in read_lines(run_folder / EVENTS) if line["event"] == EVENT_MICRO_BATCH_REDUCED]
+    return int(reduced[-1]["to"]) if reduced and reduced[-1]["from"] == configured else configured
+
+
+def answer_out_of_memory(run_folder: Path, train: TrainConfig, current: int, ranks: int, step: int) -> NoReturn:
+    """Starts all ranks again with the next smaller divisor of a rank's share of the batch. Raises OutOfMemoryTwice.
+
+    train: as configured; current: the micro-batch that did not fit.
+    """
+    configured, peak_gib = train.micro_batch, torch.cuda.max_memory_allocated() / GIB
+    smaller = [size for size in divisors(train.global_batch // ranks) if size < current]
+    if current != configured or not smaller:
+        raise OutOfMemoryTwice(
+            f"out of GPU memory at micro_batch {current} (peak {peak_gib:.1f} GiB)"
+            + (f", after it was reduced from {configured}" if current != configured else "")
+            + f": set train.micro_batch = {smaller[0] if smaller else 1}"
+            + ("" if smaller else ", train.activation_checkpointing = true")
+            + ", or take a card with more memory"
+        )
+    if _first_to_mark(run_folder):
+        Journal(run_folder).event(
+            EVENT_MICRO_BATCH_REDUCED, step, **{"from": current, "to": smaller[0], "peak_gib": round(peak_gib, 2)}
+        )
+    start_again()
+
+
+def _first_to_mark(run_folder: Path) -> bool:
+    """Several ranks may run out of memory at once; one writes the event."""
+    try:
+        (run_folder / MARK).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def is_marked(run_folder: Path) -> bool:
+    """A peer ran out of memory: an error that follows here is only its echo."""
+    return (run_folder / MARK).exists()
+
+
+def watch(run_folder: Path) -> None:
+    """From now on this rank starts again as soon as any rank ran out of memory, wherever it is waiting."""
+
+    def wait_for_mark() -> None:
+        while not is_marked(run_folder):
+            time.sleep(POLL_S)
+        start_again()
+
+    threading.Thread(target=wait_for_mark, name="out-of-memory watch", daemon=True).start()
+
+
+def start_again() -> NoReturn:
+    """The same command line in the same process; the count gives the new process group its corner of the store."""
+    _leaving.acquire()  # for ever: the watch and the main thread may both come here, and the count must rise once
+    os.environ["TORCHELASTIC_RESTART_COUNT"] = str(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) + 1)
+    for descriptor in os.listdir("/dev/fd"):
+        with contextlib.suppress(OSError):  # the listing's own is gone already
+            os.set_inheritable(int(descriptor), int(descriptor) <= 2)  # a GPU's or a peer's must not live on
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

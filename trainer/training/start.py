@@ -1,0 +1,193 @@
+"""Everything before the first step: precision, model, checkpoint, compilation, optimizers, process group wrapper.
+
+The model is built and loaded on the CPU and only then moved: a resume never needs more GPU memory than the run did.
+It must not train.
+
+Example::
+
+    engine, first_step = prepare(run, data, share)
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from trainer.arithmetic import split_batch
+from trainer.checkpoints.checkpoint import Found, find_newest, read_trainer_state, read_weights
+from trainer.checkpoints.manifest import CheckpointError, checkpoint_folder, read_meta, verify
+from trainer.contract import EVENT_RESUMED, EVENT_WARNING, ContractError, RunConfig, TrainConfig
+from trainer.model.gpt import GPT
+from trainer.model.optimizers import build_optimizers, learning_rate, load_state_by_name, make_scaler
+from trainer.tokens.batches import Share, TrainingData
+from trainer.training.compile_check import STEPS as CANARY_STEPS
+from trainer.training.compile_check import compile_fault
+from trainer.training.metrics import Journal
+from trainer.training.ranks import World, from_leader, parallel, sum_over_ranks
+from trainer.training.saver import clean_up
+
+Autocast = Callable[[], AbstractContextManager[object]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is being done, where, by whom: passed to everything that is not the model."""
+
+    folder: Path
+    config: RunConfig
+    world: World
+    journal: Journal
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What a step needs. `parallel` is the model, or the model whose gradients are averaged over ranks."""
+
+    model: GPT
+    parallel: nn.Module
+    optimizers: list[Optimizer]
+    scaler: torch.amp.GradScaler
+    autocast: Autocast
+    accumulation: int
+    grad_clip: float | None
+
+    def no_sync(self) -> AbstractContextManager[object]:
+        """Inside, gradients stay on their rank."""
+        wrapped = self.parallel
+        return wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) else contextlib.nullcontext()
+
+
+def prepare(run: Run, data: TrainingData, share: Share) -> tuple[Engine, int]:
+    """The engine, ready to train from the returned step: that of the checkpoint it was loaded from, or 0."""
+    config, world, train = run.config, run.world, run.config.train
+    check_settings(train)
+    dtype, remark = choose_precision(train.precision, world.device)
+    autocast = autocast_to(dtype, world.device)
+    if world.device.type == "cuda" and train.tf32:
+        torch.set_float32_matmul_precision("high")
+    torch.manual_seed(train.seed)
+    model = GPT(config.model, train.activation_checkpointing)
+    found = from_leader(world, find_checkpoint(run) if world.leads else None)
+    if found.folder is not None:
+        load_weights(model, found.folder)
+    model.to(world.device)
+    if remark:
+        run.journal.event(EVENT_WARNING, found.step, reason=remark)
+    if train.compile or (train.compile is None and world.device.type == "cuda"):
+        compile_model(run, model, data, share, autocast)
+    optimizers, scaler = build_optimizers(model, train), make_scaler(dtype == torch.float16)
+    if found.folder is not None:
+        load_trainer_state(found.folder, model, optimizers, scaler)
+    wrapped = parallel(model, world)
+    return Engine(model, wrapped, optimizers, scaler, autocast, share.accumulation, train.grad_clip), found.step
+
+
+def check_settings(train: TrainConfig) -> None:
+    """Finds at the start what would otherwise end a run at its first interval or after the warmup."""
+    for name in ("steps", "log_every", "checkpoint_every", "validate_every", "max_nonfinite_steps"):
+        if getattr(train, name) < 1:
+            raise ContractError(f"train.{name} must be at least 1, got {getattr(train, name)}")
+    learning_rate(train.steps, train)
+
+
+def share_of(config: RunConfig, world: World) -> Share:
+    """What this rank reads per step. Raises ContractError, naming the nearest global batch that divides."""
+    train = config.train
+    try:
+        accumulation = split_batch(train.global_batch, world.size, train.micro_batch)
+    except ValueError as error:
+        raise ContractError(str(error)) from error
+    return Share(train.micro_batch, accumulation, world.rank, world.size)
+
+
+def choose_precision(wanted: str, device: torch.device) -> tuple[torch.dtype | None, str]:
+    """The autocast type (None: none, plain fp32) and, where it is not what was asked for, the reason."""
+    if wanted == "fp32":
+        return None, ""
+    if wanted not in {"bf16", "fp16"}:
+        raise ContractError(f"train.precision must be bf16, fp16 or fp32, got {wanted!r}")
+    if device.type == "cpu":
+        return torch.bfloat16, "fp16 needs a GPU: training in bf16 on this CPU" if wanted == "fp16" else ""
+    if wanted == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16, f"{torch.cuda.get_device_name(device)} has no bf16: training in fp16 with a scaler"
+    return (torch.bfloat16 if wanted == "bf16" else torch.float16), ""
+
+
+def autocast_to(dtype: torch.dtype | None, device: torch.device) -> Autocast:
+    """A maker of autocast contexts; of empty ones for plain fp32."""
+    if dtype is None:
+        return contextlib.nullcontext
+    return lambda: torch.autocast(device.type, dtype)
+
+
+def find_checkpoint(run: Run) -> Found:
+    """Rank 0 decides where to go on: the run's own newest whole checkpoint, else config.resume_from, else step 0."""
+    found = find_newest(run.folder)
+    clean_up(run.folder, found.rejected)
+    if found.folder is None and run.config.resume_from is not None:
+        folder = checkpoint_folder(Path(run.config.resume_from))
+        verify(folder)
+        found = Found(folder, int(read_meta(folder)["step"]), found.rejected)
+    run.journal.truncate(found.step)
+    refused = "; ".join(found.rejected.values())
+    if found.folder is not None:
+        reason = f"the newest that verifies ({refused})" if refused else "the newest checkpoint"
+        run.journal.event(EVENT_RESUMED, found.step, folder=str(found.folder), reason=reason)
+    elif refused:
+        run.journal.event(EVENT_WARNING, 0, reason=f"no checkpoint verifies ({refused}): training starts from step 0")
+    return found
+
+
+def load_weights(model: GPT, folder: Path) -> None:
+    """Raises CheckpointError when the checkpoint is of another model."""
+    try:
+        model.load_unpadded_state(read_weights(folder))
+    except ValueError as error:
+        raise CheckpointError(f"{folder}: does not fit the model of config.json: {error}") from error
+
+
+def load_trainer_state(folder: Path, model: GPT, optimizers: list[Optimizer], scaler: torch.amp.GradScaler) -> None:
+    """Raises CheckpointError when the optimizer state is of another model or optimizer."""
+    state = read_trainer_state(folder)
+    try:
+        load_state_by_name(model, optimizers, state["optimizer"])
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{folder}: does not fit the optimizer of config.json: {error}") from error
+    if scaler.is_enabled() and state["scaler"]:
+        scaler.load_state_dict(state["scaler"])
+
+
+def compile_model(run: Run, model: GPT, data: TrainingData, share: Share, autocast: Autocast) -> None:
+    """Compiles where the canary agrees on every rank; otherwise all run eagerly, and an event says why."""
+    device = run.world.device
+    batches = []
+    for number in range(CANARY_STEPS):
+        ids, targets = data.micro_batch(number, 0, share.size, share.rank, share.world)
+        batches.append((ids.to(device), targets.to(device)))
+    fault = compile_fault(model, batches, autocast)
+    (broken,) = sum_over_ranks(run.world, [float(fault is not None)])
+    if broken:
+        model.compile_parts(False)
+        run.journal.event(EVENT_WARNING, 0, reason=f"training uncompiled: {fault or 'another rank cannot compile'}")
+
+
+def description(run: Run, model: GPT, share: Share) -> dict[str, Any]:
+    """The fields of the event `started`."""
+    return {
+        "total_steps": run.config.train.steps,
+        "parameters": model.parameter_count(),
+        "device": torch.cuda.get_device_name(run.world.device) if run.world.device.type == "cuda" else "cpu",
+        "ranks": run.world.size,
+        "micro_batch": share.size,
+        "accumulation": share.accumulation,
+        "torch": torch.__version__,
+    }
