@@ -27,7 +27,7 @@ from orchestrator.core.errors import (
     StillBilling,
     UserError,
 )
-from orchestrator.core.events import Event
+from orchestrator.core.events import Listener
 from orchestrator.core.states import EXIT_CODES, Outcome, State, is_forward, worst
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RENTAL_OPEN, RunRecord
@@ -70,7 +70,7 @@ NO_VERDICTS = (NoAnswer, AmbiguousLaunch, RunLocked, LedgerDamaged)
 """Of their kind, but trouble on our side: an API that is silent says nothing about the machine."""
 
 
-def drive(home: Path, run_id: str, listener: Callable[[Event], None], *, until: str | None = None) -> int:
+def drive(home: Path, run_id: str, listener: Listener, *, until: str | None = None) -> int:
     """Walks the stages that are left and returns the exit code. `until` names the last stage to walk (`-d`: launch).
 
     Raises RunLocked when another process drives this run, and the error that stopped this walk without a verdict.

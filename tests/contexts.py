@@ -15,10 +15,11 @@ from pathlib import Path
 from orchestrator.core.config.inventory import load_inventory
 from orchestrator.core.config.recipe import load_recipe
 from orchestrator.core.machines import machine_type
-from orchestrator.core.planning.plan import make_plan
+from orchestrator.core.planning.planner import make_plan
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.runs.new_run import RunRequest, new_run
 from orchestrator.stages.context import RunContext
-from orchestrator.wiring import RunRequest, new_run, open_context
+from orchestrator.wiring import open_context
 
 
 @contextmanager

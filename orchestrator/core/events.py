@@ -8,7 +8,7 @@ stored), `seen`, `detached`, `warning`, `said` (a line for the user), `notified`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 EPHEMERAL = frozenset({"progress", "metric", "log"})
@@ -24,3 +24,7 @@ class Event:
     stage: str | None = None
     text: str = ""
     data: Mapping[str, object] = field(default_factory=dict)
+
+
+Listener = Callable[[Event], None]
+"""Whoever is shown what happens."""

@@ -16,7 +16,7 @@ from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import Limits, Recipe, load_recipe
 from orchestrator.core.fleet.orphans import RUN_TAG, Orphan, deadline
 from orchestrator.core.machines import MachineType, machine_type
-from orchestrator.core.planning.plan import make_plan
+from orchestrator.core.planning.planner import make_plan
 from orchestrator.core.ports import Instance
 from orchestrator.core.states import Outcome, State
 from orchestrator.fleet.accounts import Account

@@ -14,13 +14,12 @@ Example::
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from orchestrator.core.errors import GptctlError, ProviderError, StillBilling
-from orchestrator.core.events import Event
+from orchestrator.core.events import Listener
 from orchestrator.core.fleet.orphans import GRACE_S
 from orchestrator.core.fleet.watcher_mark import PERIOD_S
 from orchestrator.core.money.billing import bill, observed
@@ -31,9 +30,10 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RunRecord
 from orchestrator.ledger.run_lock import RunLock
 from orchestrator.pipeline import STAGES, Stage, may_bill, perform, still_costs
+from orchestrator.runs.new_run import RunRequest, new_run
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import boot, deadline
-from orchestrator.wiring import RunRequest, new_run, open_context
+from orchestrator.wiring import open_context
 
 ACQUIRE, RELEASE = STAGES[0], STAGES[-1]
 LEASE_S = 300.0
@@ -103,7 +103,7 @@ def new_drill(ledger: Ledger, request: RunRequest, now: float) -> RunRecord:
     return ledger.set_state(made.id, State.ENDING, outcome=Outcome.STOPPED, cause=CAUSE)
 
 
-def drive_drill(home: Path, run_id: str, listener: Callable[[Event], None], lease_s: float = LEASE_S) -> Drilled:
+def drive_drill(home: Path, run_id: str, listener: Listener, lease_s: float = LEASE_S) -> Drilled:
     """Rents, arms the guard, walks away, and looks until the machine is gone or has had its time.
 
     A machine that dies is settled in the ledger; one that does not stays as it is, and its run too. Raises what kept

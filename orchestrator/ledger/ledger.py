@@ -60,7 +60,7 @@ class Ledger:
     def open(cls, home: Path, now: Callable[[], float]) -> Ledger:
         """Opens or creates the ledger of this home folder. `now` gives UTC epoch seconds.
 
-        Raises LedgerDamaged for an unsound database (left as it is) and UserError for a folder or disk that refuses.
+        Raises LedgerDamaged for an unsound database, UserError for a folder or disk that refuses.
         """
         return cls(database.open_database(home), home, now)
 
@@ -346,6 +346,5 @@ class Ledger:
 
     def _append(self, connection: sqlite3.Connection, run_id: str, event: Event) -> None:
         values = (run_id, event.kind, event.time, event.stage, event.text, row_values.to_column(event.data))
-        connection.execute(
-            "INSERT INTO events (run_id, kind, time, stage, text, data) VALUES (?, ?, ?, ?, ?, ?)", values
-        )
+        sql = "INSERT INTO events (run_id, kind, time, stage, text, data) VALUES (?, ?, ?, ?, ?, ?)"
+        connection.execute(sql, values)

@@ -5,10 +5,8 @@ Example: `open_context(home, ledger, run_id, announcing(ledger, run_id, listener
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from orchestrator.core.config.inventory import UNPAID
-from orchestrator.core.events import Event
+from orchestrator.core.events import Event, Listener
 from orchestrator.core.machines import machine_type
 from orchestrator.core.money.cost import run_cost
 from orchestrator.core.states import Outcome
@@ -27,7 +25,7 @@ ENDINGS = {
 WORTH_A_LOOK = frozenset({"stage_started", "stage_finished", "stage_failed"})
 
 
-def announcing(ledger: Ledger, run_id: str, listener: Callable[[Event], None]) -> Callable[[Event], None]:
+def announcing(ledger: Ledger, run_id: str, listener: Listener) -> Listener:
     """The listener, and after it whoever config.toml names."""
 
     def hear(event: Event) -> None:

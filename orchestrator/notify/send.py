@@ -27,7 +27,7 @@ from typing import Any
 
 from orchestrator.core.config.settings import HAPPENINGS, Notify, load_settings, revealed
 from orchestrator.core.errors import UserError
-from orchestrator.core.events import Event
+from orchestrator.core.events import Event, Listener
 from orchestrator.ledger.ledger import Ledger
 
 NOTIFIED = "notified"
@@ -57,7 +57,7 @@ def notify(
     *,
     now: Callable[[], float] = time.time,
     environment: Mapping[str, str] | None = None,
-    listener: Callable[[Event], None] | None = None,
+    listener: Listener | None = None,
 ) -> bool:
     """Tells it to whom the user's config names, once per run and event; whether somebody was told by this call.
 

@@ -1,7 +1,7 @@
-"""Where machines come from: one file, one provider. A new file is a new provider; nothing else has to know it.
+"""Where machines come from: one folder, one provider. A new folder is a new provider; nothing else has to know it.
 
-A module's name is the provider's, with `_host` or `_cloud` after a word that is taken (`ssh_host` is `ssh`). Each has
-`provider(host, machine) -> Provider`.
+A folder's name is the provider's, with `_host` or `_cloud` after a word that is taken (`ssh_host` is `ssh`). Each has
+`provider.py` with `provider(host, machine) -> Provider`.
 
 Example: `load("ssh").provider(host, machine).machines()`
 """
@@ -20,13 +20,13 @@ from orchestrator.core.suggest import did_you_mean, one_of
 
 
 class ProviderModule(Protocol):
-    """What a file of this folder offers."""
+    """What the `provider.py` of a folder offers."""
 
     def provider(self, host: HostSpec, machine: MachineType) -> ports.Provider: ...
 
 
 def known() -> dict[str, str]:
-    """Provider name -> module name, by listing this folder. Imports none of them."""
+    """Provider name -> folder name, by listing this folder. Imports none of them."""
     modules = [found.name for found in pkgutil.iter_modules(__path__)]
     return {name.removesuffix("_host").removesuffix("_cloud"): name for name in modules}
 
@@ -39,4 +39,4 @@ def load(name: str) -> ProviderModule:
             f"there is no provider {name!r}{did_you_mean(name, modules)}; known: {one_of(modules)}",
             hint="correct `provider` in the inventory",
         )
-    return cast(ProviderModule, importlib.import_module(f"{__name__}.{modules[name]}"))
+    return cast(ProviderModule, importlib.import_module(f"{__name__}.{modules[name]}.provider"))

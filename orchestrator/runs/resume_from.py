@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.core.checkpoints import store_index
+from orchestrator.core.checkpoints import store_index, store_places
 from orchestrator.core.checkpoints.store_index import StoredCheckpoint
 from orchestrator.core.errors import GptctlError, StorageError, UserError, VerificationFailed
 from orchestrator.core.ports import Storage
@@ -79,7 +79,7 @@ def _of_run(ledger: Ledger, run: RunRecord, storage_of: StorageOf) -> Origin:
     store = run.host_data.get("checkpoint_store")
     if store:
         try:
-            found.append(_in_store(store_index.run_uri(store, run.id), storage_of))
+            found.append(_in_store(store_places.run_uri(store, run.id), storage_of))
         except GptctlError as error:
             trouble = f"; {error.message}"
     if not found:

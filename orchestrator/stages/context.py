@@ -19,7 +19,7 @@ from typing import Any
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.errors import ProviderError, UserError
-from orchestrator.core.events import EPHEMERAL, Event
+from orchestrator.core.events import EPHEMERAL, Event, Listener
 from orchestrator.core.machines import MachineType
 from orchestrator.core.planning.plan import Plan
 from orchestrator.core.ports import Address, Instance, Provider, Shell, Storage
@@ -45,7 +45,7 @@ class RunContext:
     storage: Callable[[str], Storage]
     """What answers for a URI."""
     now: Callable[[], float]
-    listener: Callable[[Event], None]
+    listener: Listener
     bring_text: Callable[[str, Callable[[Transfer], None]], tuple[Sequence[str], str]]
     """Downloads a URI's text to this computer: its paths there, and the commit."""
     stage: str | None = None

@@ -5,8 +5,8 @@ from __future__ import annotations
 from orchestrator.core.errors import LinkLost, Unreachable
 from orchestrator.stages.checkpoints import store_job
 from orchestrator.stages.checkpoints.copies import pull
+from orchestrator.stages.checkpoints.mirror import mirror_until_end
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.follow import mirror_until_end
 from orchestrator.stages.machine import deadline
 from orchestrator.stages.outcome import machine_gone
 from trainer import contract

@@ -6,23 +6,15 @@ killed CLI or a laptop that slept goes on at the same byte, and no line is lost 
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
-from orchestrator.core.errors import CommandFailed, LinkLost, RemoteError, Unreachable
-from orchestrator.core.states import Seen, State
-from orchestrator.remote.agent_client.client import Data, Ended, Heartbeat
-from orchestrator.stages.checkpoints import store_job
-from orchestrator.stages.checkpoints.copies import pull_newest
+from orchestrator.core.errors import CommandFailed, LinkLost, Unreachable
+from orchestrator.core.states import Seen
+from orchestrator.stages.checkpoints.mirror import mirror_until_end
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine import boot, box_guard
+from orchestrator.stages.machine import boot
 from orchestrator.stages.outcome import machine_gone, training_end
-from trainer import contract
 
-MIRRORED = (contract.METRICS, contract.EVENTS, contract.LOG)
 FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 30.0
 GIVE_UP_S = 3600.0
@@ -51,135 +43,3 @@ def follow(context: RunContext) -> None:
             context.disconnect()
             time.sleep(wait_s)
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
-
-
-def mirror_until_end(context: RunContext) -> dict[str, Any]:
-    """One connection's worth of following: returns the exit record, or raises LinkLost or Unreachable."""
-    progress = Progress(context)
-    offsets = {name: size(context.mirror / name) for name in MIRRORED}
-    with context.agent.follow(context.run_id, "train", offsets) as lines:
-        for line in lines:
-            if isinstance(line, Data):
-                append(context.mirror / line.file, line.offset, line.data)
-                progress.data(line.file, line.data)
-                if context.provider.paid and not store_job.wanted(context) and progress.take_checkpointed():
-                    pull_newest(context)
-            elif isinstance(line, Heartbeat):
-                progress.heartbeat(line.status)
-            elif isinstance(line, Ended):
-                progress.heartbeat({})
-                return dict(line.exit)
-    raise LinkLost(f"{context.host.name} closed the stream", f"gptctl resume {context.run_id}")
-
-
-def mirror_now(context: RunContext) -> None:
-    """Brings the mirror up to what the machine had when asked, whether the training goes on or not."""
-    context.mirror.mkdir(parents=True, exist_ok=True, mode=0o700)
-    wanted: Mapping[str, int] | None = None
-    offsets = {name: size(context.mirror / name) for name in MIRRORED}
-    with context.agent.follow(context.run_id, "train", offsets) as lines:
-        for line in lines:
-            if isinstance(line, Ended):
-                return
-            if isinstance(line, Data):
-                append(context.mirror / line.file, line.offset, line.data)
-            elif wanted is None:
-                wanted = line.status["sizes"]
-            if wanted and all(size(context.mirror / name) >= wanted.get(name, 0) for name in MIRRORED):
-                return
-
-
-def size(path: Path) -> int:
-    """Bytes already mirrored."""
-    return path.stat().st_size if path.exists() else 0
-
-
-def append(path: Path, offset: int, data: bytes) -> None:
-    """Writes `data` at `offset`, which must be the end of what is here: a gap would be a lost line."""
-    with path.open("ab") as file:
-        here = file.tell()
-        if offset > here:
-            raise RemoteError(f"{path.name}: the stream jumped from byte {here} to {offset}")
-        file.write(data[here - offset :])
-
-
-class Progress:
-    """Turns mirrored bytes into metric and log events, and into the run's row in the ledger, at most once a second."""
-
-    def __init__(self, context: RunContext) -> None:
-        self.context = context
-        self.partial: dict[str, bytes] = {}
-        self.row: dict[str, Any] = {}
-        self.written_at = 0.0
-        self.notice: Mapping[str, Any] = {}
-        self._checkpointed = False
-
-    def take_checkpointed(self) -> bool:
-        """Whether a checkpoint was written since the last call."""
-        found, self._checkpointed = self._checkpointed, False
-        return found
-
-    def data(self, name: str, data: bytes) -> None:
-        *lines, self.partial[name] = (self.partial.get(name, b"") + data).split(b"\n")
-        for line in lines:
-            if name == contract.LOG:
-                self.context.tell("log", line.decode(errors="replace"))
-            else:
-                self._record(name, line)
-
-    def _record(self, name: str, line: bytes) -> None:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            return  # the first line after a reconnect may be the rest of one already shown
-        if name == contract.METRICS:
-            self._metric(record)
-        elif record.get("event") == contract.EVENT_VALIDATED:
-            self.row["val_loss"] = record.get("val_loss")
-        elif record.get("event") == contract.EVENT_CHECKPOINTED:
-            self._checkpointed = True
-        elif record.get("event") == contract.EVENT_EVALUATED:
-            start, tokens = record.get("slice") or (None, None)
-            self.context.say(f"loss {record.get('loss')} on the slice {start}+{tokens}")
-        elif record.get("event") in (contract.EVENT_WARNING, contract.EVENT_MICRO_BATCH_REDUCED):
-            self.context.tell("warning", str(record.get("reason") or record.get("text") or record["event"]))
-
-    def _metric(self, record: Mapping[str, Any]) -> None:
-        plan, rate = self.context.plan, record.get("tokens_per_second") or 0.0
-        left = plan.tokens - record["tokens"]
-        self.row.update(
-            step=record["step"],
-            loss=record["loss"],
-            tokens_per_second=rate,
-            mfu=record.get("mfu"),
-            eta_s=left / rate if rate else None,
-        )
-        self.context.tell("metric", **{**record, **self.row, "total_steps": plan.steps})
-
-    def heartbeat(self, status: Mapping[str, Any]) -> None:
-        """The machine is alive now."""
-        now = self.context.now()
-        if status and now - self.written_at < 1:
-            return
-        self.written_at = now
-        self.context.ledger.update_run(
-            self.context.run_id, seen=Seen.LIVE, seen_at=now, seen_via=self.context.seen_via, **self.row
-        )
-        if "guard" in status:
-            box_guard.note(self.context, status["guard"])
-        self._tell_notice(status.get("notice") or {})
-        if status:
-            store_job.look_after(self.context, status)
-        self.context.ledger.touch_stage(self.context.interval, now)
-
-    def _tell_notice(self, notice: Mapping[str, Any]) -> None:
-        """What the provider said of taking the machine away, once."""
-        if notice == self.notice or self.context.run.state != State.TRAINING:
-            return
-        self.notice = notice
-        if notice.get("taken"):
-            left_s = float(notice["taken"]["left_s"])
-            text = f"the provider takes the machine away in {left_s:.0f} s: the training saves a checkpoint and ends"
-            self.context.tell("notice", text, **notice["taken"])
-        elif notice.get("warning"):
-            self.context.tell("warning", str(notice["warning"]))

@@ -8,7 +8,9 @@ from typing import Any
 
 from orchestrator.core.errors import AgentError, LimitReached, MachineUnfit
 from orchestrator.core.planning.limits import train_deadline_s
-from orchestrator.core.planning.plan import Plan, train_config
+from orchestrator.core.planning.plan import Plan
+from orchestrator.core.planning.planner import amended
+from orchestrator.core.planning.run_config import train_config
 from orchestrator.core.ports import Instance
 from orchestrator.core.states import State
 from orchestrator.ledger.records import Attempt
@@ -118,10 +120,10 @@ def _amend_plan(context: RunContext) -> None:
     if exit_record["outcome"] != "finished" or not found.get("micro_batch"):
         context.tell("warning", f"the probe gave no answer; keeping micro-batch {plan.micro_batch}")
         return
-    amended = plan.amended(found["micro_batch"], found["tokens_per_second"])
-    context.ledger.update_run(context.run_id, plan=amended.to_json())
+    changed = amended(plan, found["micro_batch"], found["tokens_per_second"])
+    context.ledger.update_run(context.run_id, plan=changed.to_json())
     context.tell(
         "plan_amended",
-        f"micro-batch {plan.micro_batch} -> {amended.micro_batch}, accumulation {amended.accumulation}",
-        digest=amended.digest,
+        f"micro-batch {plan.micro_batch} -> {changed.micro_batch}, accumulation {changed.accumulation}",
+        digest=changed.digest,
     )

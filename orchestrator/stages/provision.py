@@ -8,8 +8,8 @@ from typing import Any
 from orchestrator.core.errors import MachineUnfit
 from orchestrator.core.planning.forecast import kept_bytes
 from orchestrator.core.states import State
-from orchestrator.stages import sync
 from orchestrator.stages.context import RunContext
+from orchestrator.stages.data import sending
 from orchestrator.stages.machine import drift, interpreter, new_host_key
 from trainer.arithmetic import checkpoint_bytes
 
@@ -25,7 +25,7 @@ def provision(context: RunContext) -> None:
     check_clock(context, facts)
     interpreter.begin(context, facts)
     new_host_key.rekey(context)
-    sync.send_ahead(context, interpreter.first_choice(context, facts))
+    sending.send_ahead(context, interpreter.first_choice(context, facts))
     chosen = interpreter.chosen(context, facts)
     context.note(
         python=chosen["python"],

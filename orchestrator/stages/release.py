@@ -12,11 +12,10 @@ from orchestrator.core.money.billing import bill, observed
 from orchestrator.core.ports import Instance
 from orchestrator.core.states import State
 from orchestrator.ledger.records import INTENT_ADOPTED, RENTAL_RELEASED
-from orchestrator.stages import acquire
 from orchestrator.stages.checkpoints import home_box_job
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine import boot, box_guard
-from orchestrator.stages.report import report
+from orchestrator.stages.machine import boot, box_guard, purchase
+from orchestrator.stages.outcome import run_report
 
 
 def release(context: RunContext) -> None:
@@ -35,7 +34,7 @@ def release(context: RunContext) -> None:
         _end_jobs(context)
     else:
         _give_back(context)
-    report(context)
+    run_report.write(context)
 
 
 def _others(context: RunContext) -> bool:
@@ -62,12 +61,12 @@ def _look_for_lost(context: RunContext) -> None:
     """A launch without an answer may have bought a machine: nothing is called released before it was looked for."""
     if context.rental.instance_id is None and context.ledger.intents(context.rental.id, open_only=True):
         try:
-            found = acquire.find(context)
-        except acquire.Unseen as error:
+            found = purchase.find(context)
+        except purchase.Unseen as error:
             context.say(error.message)
         else:
             if found is not None:
-                acquire.hold(context, found, INTENT_ADOPTED)
+                purchase.hold(context, found, INTENT_ADOPTED)
                 context.remember(booting_at=context.rental.created_at, active_at=context.now())
 
 

@@ -3,7 +3,7 @@
     hf://OWNER/NAME[@REVISION][/FOLDER or FILE or PATTERN]         a dataset; hf://models/OWNER/NAME... a model
 
 Three GET requests of the Hub's API are all that is needed here (the commit, the tree page by page, some bytes), so
-this is httpx through remote/fetching.py: the huggingface_hub library would bring ten more packages into every
+this is httpx through remote/web/range_reads.py: the huggingface_hub library would bring ten more packages into every
 installation, and its downloads end on the laptop. HF_ENDPOINT is honoured; the token comes from HF_TOKEN or the file
 that `hf auth login` writes, and goes only to the Hub itself, never along a redirect.
 

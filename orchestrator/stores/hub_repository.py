@@ -2,7 +2,7 @@
 
 A URL alone cannot store on the Hub, so the machine needs a token. It is HF_STORE_TOKEN and no other, fine-grained, and
 may write to that one repository: whoever gets hold of the machine gets no more. The machine's side of the protocol is
-orchestrator/agent/hub_store.py.
+orchestrator/agent/checkpoints/hub_store.py.
 
 Example::
 
@@ -18,7 +18,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.core.checkpoints.store_index import hub_place
+from orchestrator.core.checkpoints.store_places import hub_place
 from orchestrator.core.errors import BadCredentials, StorageError, UserError
 from orchestrator.remote.web.hugging_face import endpoint
 from orchestrator.remote.web.range_reads import fetch

@@ -26,7 +26,7 @@ from safetensors.numpy import save_file
 
 from orchestrator.core.config.recipe import load_recipe
 from orchestrator.core.machines import machine_type
-from orchestrator.core.planning.plan import make_plan
+from orchestrator.core.planning.planner import make_plan
 from orchestrator.ledger import Ledger, RunRecord, new_run_id
 from tests.bench.figure import Figure, within
 from tests.trainer.texts import gpt2_vocabulary

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from orchestrator.core.config.recipe import load_recipe
 from orchestrator.core.machines import machine_type
-from orchestrator.core.planning.plan import make_plan
+from orchestrator.core.planning.planner import make_plan
 from orchestrator.ledger import Ledger, RunRecord, new_run_id
 from orchestrator.report.summary import REPORT_HTML
 from tests.bench.figure import Figure, not_measured, within

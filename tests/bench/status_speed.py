@@ -24,7 +24,7 @@ from pathlib import Path
 from orchestrator.core.config.recipe import load_recipe
 from orchestrator.core.events import Event
 from orchestrator.core.machines import machine_type
-from orchestrator.core.planning.plan import make_plan
+from orchestrator.core.planning.planner import make_plan
 from orchestrator.core.states import Outcome, State
 from orchestrator.ledger import Evaluation, Ledger, Rental, RunRecord, new_rental_id, new_run_id
 from orchestrator.report.evaluations import from_line, sampled

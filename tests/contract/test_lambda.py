@@ -410,7 +410,7 @@ def test_the_host_entrys_endpoint_user_and_port_are_kept(
 def test_processes_share_one_pace(cloud: RehearsalCloud, gptctl_home: Path) -> None:
     script = textwrap.dedent("""
         import sys
-        from orchestrator.providers.lambda_cloud import open_api
+        from orchestrator.providers.lambda_cloud.provider import open_api
         api = open_api("Lambda Cloud", sys.argv[1], sys.argv[2], {"request": 0.3})
         for _ in range(4):
             api.tagged("gptctl-rental")

@@ -12,7 +12,7 @@ from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.errors import NoCapacity, UserError
 from orchestrator.core.machines import machine_type
 from orchestrator.core.ports import LaunchRequest, Provider
-from orchestrator.providers import rehearsal
+from orchestrator.providers.rehearsal import provider as rehearsal
 from tests.waiting import until
 
 

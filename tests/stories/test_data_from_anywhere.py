@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from orchestrator.core.errors import GptctlError, VerificationFailed
-from orchestrator.stages.sync import place_data
+from orchestrator.stages.data.sending import place_data
 from tests.canary import below, holders, said_in_command_lines
 from tests.conftest import Gptctl, gptctl_command
 from tests.contexts import context_of

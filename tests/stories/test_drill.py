@@ -15,7 +15,7 @@ import pytest
 
 from orchestrator.core.config.recipe import load_recipe
 from orchestrator.core.machines import machine_type
-from orchestrator.core.planning.plan import make_plan
+from orchestrator.core.planning.planner import make_plan
 from orchestrator.fleet.guard_drill import LEASE_S, drill_plan, patience_s
 from tests.clouds import RehearsalCloud
 from tests.conftest import Gptctl, gptctl_command

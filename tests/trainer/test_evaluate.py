@@ -13,8 +13,9 @@ import torch.nn.functional as F
 
 from tests.trainer.small_runs import TINY, python_source, write_run, write_tokens
 from trainer.checkpoints.checkpoint import load_model
-from trainer.evaluate import LossSum, main, target_bytes, validation_loss
+from trainer.evaluate import main
 from trainer.model.gpt import GPT
+from trainer.model.loss import LossSum, target_bytes, validation_loss
 from trainer.tokens.batches import DataError, TokenStream
 
 

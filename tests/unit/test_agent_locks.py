@@ -16,7 +16,7 @@ from orchestrator.agent.system.refusal import Refusal
 HOLDER = {"run": "r-1", "user": "me", "pid": 12}
 HOLD = """
 import sys, time
-from orchestrator.agent import locks
+from orchestrator.agent.system import locks
 locks.take_gpus(sys.argv[2:], {"run": "other-run", "user": "her", "pid": 77}, sys.argv[1])
 print("held", flush=True)
 time.sleep(600)

@@ -9,8 +9,9 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.cli.models.trainer_program import failed
-from orchestrator.cli.runs.status_rows import COLUMNS, cells, rental_row, run_row, spent
+from orchestrator.cli.runs.status_rows import COLUMNS, cells, rental_row, run_row
 from orchestrator.core.errors import CommandFailed, GptctlError, UserError
+from orchestrator.core.money.cost import spent
 from orchestrator.core.states import Outcome, Seen, State
 from orchestrator.ledger.records import Rental, RunRecord, StageInterval
 from orchestrator.report.evaluations import from_line

@@ -41,7 +41,7 @@ def test_the_file_is_private_whatever_the_umask(tmp_path: Path) -> None:
 def test_many_processes_pin_without_losing_a_line(tmp_path: Path) -> None:
     file = tmp_path / "known_hosts"
     program = (
-        "import sys; from pathlib import Path; from orchestrator.remote.known_hosts import *\n"
+        "import sys; from pathlib import Path; from orchestrator.remote.shell.known_hosts import *\n"
         f"for n in range(20): pin(Path({str(file)!r}), f'{{sys.argv[1]}}-{{n}}', HostKey('k', 'AAAA')); "
         f"pin(Path({str(file)!r}), 'shared', HostKey('k', sys.argv[1]))"
     )

@@ -158,8 +158,8 @@ def test_without_the_library_it_says_what_to_install(tmp_path: Path, receiver: R
     program = f"""
 import sys
 sys.modules["apprise"] = None
-from orchestrator.core.settings import Notify
-from orchestrator.remote.notify import Message, deliver
+from orchestrator.core.config.settings import Notify
+from orchestrator.notify.send import Message, deliver
 print(deliver(Notify(urls=("{receiver.url}/x",)), Message("failed", "r", "t", "x"), {{}}))
 print(deliver(Notify(command=("true",)), Message("failed", "r", "t", "x"), {{}}))
 """

@@ -17,7 +17,7 @@ from orchestrator.core.errors import LimitReached, ProviderError, UserError
 from orchestrator.core.fleet.own_machine import StandingMachine
 from orchestrator.core.machines import machine_type
 from orchestrator.core.planning.limits import check_month, month_start
-from orchestrator.core.planning.plan import make_plan
+from orchestrator.core.planning.planner import make_plan
 from orchestrator.core.ports import Offer, Provider
 from orchestrator.fleet.accounts import Account, accounts_of
 from orchestrator.fleet.offers import ask, bundled, offer_for

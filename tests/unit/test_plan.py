@@ -15,8 +15,11 @@ from orchestrator.core.config.recipe import Recipe, load_recipe
 from orchestrator.core.errors import UserError
 from orchestrator.core.machines import all_machine_types, machine_type
 from orchestrator.core.planning.batch import split
-from orchestrator.core.planning.plan import Plan, in_order, make_plan, mark, train_config
+from orchestrator.core.planning.plan import Plan
+from orchestrator.core.planning.planner import amended, make_plan
+from orchestrator.core.planning.ranking import in_order, mark
 from orchestrator.core.planning.rates import MeasuredRate
+from orchestrator.core.planning.run_config import train_config
 from orchestrator.core.ports import Offer
 from trainer.contract import RunConfig
 
@@ -254,15 +257,15 @@ def test_the_ending_names_store_and_dollars() -> None:
 
 def test_an_amended_plan_keeps_the_global_batch_and_changes_the_digest() -> None:
     made = plan(recipe(), "1x3090", BOX)
-    amended = made.amended(made.micro_batch // 2, tokens_per_second=40_000)
-    assert amended.fits
-    assert amended.micro_batch * amended.accumulation * amended.ranks == made.global_batch
-    assert amended.hours["train"] == pytest.approx(made.tokens / 40_000 / 3600)
-    assert amended.hours["total"] == pytest.approx(sum(v for k, v in amended.hours.items() if k != "total"))
-    assert amended.cost_usd["total"] == pytest.approx(amended.hours["total"] * 0.11)
-    assert amended.digest != made.digest
+    changed = amended(made, made.micro_batch // 2, tokens_per_second=40_000)
+    assert changed.fits
+    assert changed.micro_batch * changed.accumulation * changed.ranks == made.global_batch
+    assert changed.hours["train"] == pytest.approx(made.tokens / 40_000 / 3600)
+    assert changed.hours["total"] == pytest.approx(sum(v for k, v in changed.hours.items() if k != "total"))
+    assert changed.cost_usd["total"] == pytest.approx(changed.hours["total"] * 0.11)
+    assert changed.digest != made.digest
     with pytest.raises(UserError, match="the nearest that does is"):
-        made.amended(7)
+        amended(made, 7)
 
 
 def test_config_json_is_recipe_and_plan() -> None:

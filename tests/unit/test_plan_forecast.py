@@ -10,7 +10,8 @@ from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import load_recipe
 from orchestrator.core.machines import machine_type
 from orchestrator.core.planning.forecast import kept_about, tokens_about
-from orchestrator.core.planning.plan import Plan, make_plan
+from orchestrator.core.planning.plan import Plan
+from orchestrator.core.planning.planner import make_plan
 from orchestrator.core.planning.rates import MeasuredRate
 from orchestrator.core.ports import Offer
 from trainer.arithmetic import checkpoint_bytes

@@ -12,7 +12,8 @@ from orchestrator.core.config.recipe import Limits, load_recipe
 from orchestrator.core.errors import GptctlError, LimitReached, UserError
 from orchestrator.core.machines import machine_type
 from orchestrator.core.planning.limits import budget_s, check_plan, reserve_s, train_deadline_s
-from orchestrator.core.planning.plan import Plan, make_plan
+from orchestrator.core.planning.plan import Plan
+from orchestrator.core.planning.planner import make_plan
 from orchestrator.core.ports import Offer
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"

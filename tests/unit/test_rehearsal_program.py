@@ -104,9 +104,9 @@ def imported(file: Path) -> set[str]:
 
 
 def test_nobody_imports_it_and_it_imports_the_standard_library_alone() -> None:
-    inside = set((ORCHESTRATOR / "rehearsal").glob("*.py"))
+    inside = set((ORCHESTRATOR / "rehearsal").rglob("*.py"))
     importers = [file.name for file in set(ORCHESTRATOR.rglob("*.py")) - inside
-                 if any(name.startswith("orchestrator.rehearsal") for name in imported(file))]  # fmt: skip
+                 if any(name.startswith("orchestrator.rehearsal.") for name in imported(file))]  # fmt: skip
     assert len(inside) > 10 and importers == []
     foreign = {name for file in inside for name in imported(file) if not name.startswith("orchestrator.rehearsal.")}
     assert {name for name in foreign if name.split(".")[0] not in sys.stdlib_module_names} == set()

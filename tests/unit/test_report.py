@@ -19,7 +19,7 @@ from orchestrator.core.config.recipe import load_recipe
 from orchestrator.core.errors import UserError
 from orchestrator.core.machines import machine_type
 from orchestrator.core.money.cost import run_cost
-from orchestrator.core.planning.plan import make_plan
+from orchestrator.core.planning.planner import make_plan
 from orchestrator.core.states import Outcome, State
 from orchestrator.ledger import RunRecord, StageInterval
 from orchestrator.report.local_checkpoints import read_checkpoints

@@ -239,8 +239,8 @@ def test_a_proxy_has_no_part_in_talks_with_this_computer(api: Api, monkeypatch: 
 WAITING = """
 import signal, sys
 from pathlib import Path
-from orchestrator.remote.pace import Pace
-from orchestrator.remote.web import WebApi
+from orchestrator.remote.web.request_pace import Pace
+from orchestrator.remote.web.json_api import WebApi
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 try:
     WebApi("Cloud", sys.argv[1], "key", Pace(Path(sys.argv[2]))).once("GET", "/slow", deadline_s=60)

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from trainer.contract import EVENT_EVALUATED, EVENT_EVALUATING, EVENT_WARNING
-from trainer.evaluate import LossSum, Slice, slice_result, validation_loss, whole_sequences
+from trainer.model.loss import LossSum, Slice, slice_result, validation_loss, whole_sequences
 from trainer.tokens.batches import TokenStream
 from trainer.tokens.token_file import DataError
 from trainer.training.ranks import sum_over_ranks

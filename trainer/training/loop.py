@@ -25,7 +25,7 @@ from torch import Tensor
 
 from trainer.checkpoints.checkpoint import Snapshot, to_host
 from trainer.contract import EVENT_STARTED, EVENT_VALIDATED, STOP, RunConfig
-from trainer.evaluate import validation_loss
+from trainer.model.loss import validation_loss
 from trainer.model.optimizers import gradients_of, learning_rate, set_learning_rate, state_by_name, step_unless
 from trainer.tokens.batches import ValidationSlice, open_data, prefetched
 from trainer.training.finish import finish

@@ -1,11 +1,9 @@
 """The guard of a rented machine: it ends the machine it runs on, by the provider's API or by power-off, when nobody
-needs it.
+needs it; needed.py decides that.
 
-The machine is needed as long as its own lease runs (renewed by whoever prepares it), a run's lease runs (renewed by
-progress and by followers), a training stops, or kept checkpoints lie here that nobody fetched and the run's `hold_s`
-is not over; never past the deadline. The process depends on nothing else: not on the laptop, a supervisor or a
-training. With a key it does not come back after a reboot, because the key in memory is gone; then `armed` is false.
-Guard `self` needs no key: its timer is armed from the boot on (power.py), and this process comes back with the machine.
+It depends on no laptop, supervisor or training. With a key it does not come back after a reboot, because the key in
+memory is gone; then `armed` is false. Guard `self` needs no key: its timer is armed from the boot on (power_off.py),
+and this process comes back with the machine.
 
 Example (through the agent's verbs)::
 
@@ -22,18 +20,14 @@ import sys
 import time
 from typing import Any
 
-from ..checkpoints import manifest, store_index
-from ..job import jobs
 from ..system import detach, files, lease, processes
-from ..system.paths import RUN_PATTERN, Places
+from ..system.paths import Places
 from ..system.refusal import Refusal
-from . import api_key, attendance, power_off, ways_to_end
+from . import api_key, power_off, ways_to_end
+from .needed import held, lease_left_s, left_s, runs
 
 READY_WITHIN_S = 10.0
 ANSWER_WITHIN_S = 3.0
-STORING_S = 30.0
-STOPPING_S = 60.0
-"""On top of a training's own grace: the longest that its stopping may take."""
 KEY_ON_BOX, SELF = "key-on-box", "self"
 NONE = {"kind": "none", "armed": False, "ends_at": None}
 
@@ -177,9 +171,9 @@ def status(places: Places) -> dict[str, Any]:
         "armed": alive and bool(known.get("accepted")),
         "ends_at": None,  # durations travel: this machine's clock may be wrong
         "left_s": left_s(places, dict(known.get("ended") or {})) if own else None,
-        "lease_left_s": _lease_left_s(places, own) if own else None,
+        "lease_left_s": lease_left_s(places, own) if own else None,
         "deadline_left_s": own.get("deadline_left_s"),
-        "holding": sum(len(_held(places, run)) for run in _runs(places)),
+        "holding": sum(len(held(places, run)) for run in runs(places)),
         "ending": alive and bool(known.get("ending")),
         "problem": known.get("problem") if alive else _why_not(places),
     }
@@ -209,75 +203,3 @@ def _status_of_timer(timer: dict[str, Any] | None) -> dict[str, Any]:
 
 def _why_not(places: Places) -> str:
     return "the guard's process was killed" if order_of(places) else "the machine was restarted: its key is gone"
-
-
-def left_s(places: Places, ended: dict[str, float], *, look: Any = jobs.look) -> float:
-    """Seconds until the machine is to be ended; 0 or less: now.
-
-    ended: when each run's training was first seen ended, on CLOCK_BOOTTIME; new ends are added to it.
-    """
-    own = lease.read(places.guard) or {"left_s": 0.0, "deadline_left_s": None}
-    if is_done(places) and not attendance.somebody_is_here(places):
-        return 0.0
-    needed = max([own["left_s"], *(_needed_s(places, run, ended, look) for run in _runs(places))])
-    deadline = own["deadline_left_s"]
-    return float(needed if deadline is None else min(needed, deadline))
-
-
-def is_done(places: Places) -> bool:
-    """Whether every training here has ended with all that is kept verified in its store, and nothing else is asked of
-    this machine: then no lease keeps it. The order `then` of the offload says whether it may go."""
-    found = [store_index.job_of(places, run) for run in _runs(places) if jobs.load(places, run, "train")]
-    return bool(found) and all(job is not None and _is_done(places, job) for job in found)
-
-
-def _is_done(places: Places, offload: jobs.Job) -> bool:
-    done = offload.spec.get("then") == "end" and store_index.is_done(places, offload.run)
-    return done and not unfetched(places.run(offload.run))
-
-
-def _lease_left_s(places: Places, own: dict[str, Any]) -> float:
-    """Without what a training adds by running: it may end at any moment."""
-    found = [own, *filter(None, (lease.read(places.jobs_of(run)) for run in _runs(places)))]
-    if is_done(places):  # then only somebody who is here keeps it
-        return 0.0
-    left = max(float(each["left_s"]) for each in found)
-    return left if own["deadline_left_s"] is None else min(left, own["deadline_left_s"])
-
-
-def _runs(places: Places) -> list[str]:
-    return [name for name in files.listing(places.jobs) if RUN_PATTERN.match(name)]
-
-
-def _held(places: Places, run: str) -> list[int]:
-    """Steps that wait to be fetched."""
-    train = jobs.load(places, run, "train")
-    over = train is not None and os.path.exists(train.file("exit.json"))
-    return unfetched(places.run(run)) if over else []
-
-
-def _needed_s(places: Places, run: str, ended: dict[str, float], look: Any) -> float:
-    """For how long this run needs the machine."""
-    kept = lease.read(places.jobs_of(run))
-    needed = float(kept["left_s"]) if kept else 0.0
-    train = jobs.load(places, run, "train")
-    if train is None:
-        return needed
-    state = look(train)["state"]
-    if state == "running":
-        # When its lease is over it is stopped, with its grace for a last checkpoint.
-        return needed + float(train.spec.get("grace_s", 300)) + STOPPING_S
-    if state in ("ended", "lost") and unfetched(places.run(run)):
-        since = ended.setdefault(run, lease.now_s())
-        store_index.revive(places, run)
-        hold_s = train.spec.get("hold_s")
-        held = float("inf") if hold_s is None else float(hold_s) - (lease.now_s() - since)
-        if (store_index.state(places, run) or {}).get("state") == "uploading":
-            held = max(held, STORING_S)  # what is on its way arrives
-        return max(needed, held)
-    return needed
-
-
-def unfetched(run_folder: str) -> list[int]:
-    """Steps of the kept checkpoints that nobody verified elsewhere."""
-    return [entry["step"] for entry in manifest.checkpoints(run_folder) if entry["kept"] and not entry["safe"]]

@@ -21,7 +21,7 @@ from ..job import jobs
 from ..system import files, lease, processes
 from ..system.paths import Places
 from ..system.refusal import Refusal
-from . import order, ways_to_end
+from . import needed, order, ways_to_end
 from .trouble import Trouble
 
 TICK_S = 1.0
@@ -85,7 +85,7 @@ class Watchman:
     def _left_s(self) -> float:
         ended = dict(self.notes["ended"])
         try:
-            left_s = order.left_s(self.places, ended, look=jobs.revive_quietly)
+            left_s = needed.left_s(self.places, ended, look=jobs.revive_quietly)
         except (OSError, Refusal, ValueError, TypeError, KeyError) as error:
             # What the runs need cannot be read: the machine lives until its deadline, and no longer.
             self._note(problem="cannot tell what is needed: %s" % type(error).__name__)

@@ -20,7 +20,7 @@ from orchestrator.core.planning.limits import check_guard, check_month, check_pl
 from orchestrator.fleet.guard_drill import Drilled, drill_plan, drive_drill, new_drill, patience_s
 from orchestrator.fleet.offers import ask_for
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.wiring import RunRequest
+from orchestrator.runs.new_run import RunRequest
 
 GUARDS = ("watcher", "key-on-box", "self")
 ANY_RECIPE = "quickstart"

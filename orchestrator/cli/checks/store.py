@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.cli.checks.finding import FAIL, OK, Finding
-from orchestrator.core.checkpoints.store_index import check_scheme
+from orchestrator.core.checkpoints.store_places import check_scheme
 from orchestrator.core.config.inventory import HostSpec, Inventory
 from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.errors import GptctlError

@@ -35,7 +35,7 @@ def hosts(file: Path | None, *, offline: bool, as_json: bool) -> int:
 def stop_rehearsal() -> int:
     """Ends the rehearsal cloud and every simulated machine of it. Fine when there is none."""
     from orchestrator.cli.screen import screen
-    from orchestrator.providers import rehearsal
+    from orchestrator.providers.rehearsal import provider as rehearsal
 
     rehearsal.stop()
     screen.talk("the rehearsal cloud is off, and its machines with it")

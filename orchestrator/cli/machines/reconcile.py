@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.cli.open_ledger import open_ledger
-from orchestrator.cli.runs.status_rows import spent
 from orchestrator.cli.screen import screen
 from orchestrator.cli.screen.formats import NOTHING, money
 from orchestrator.core.config.inventory import UNPAID
 from orchestrator.core.errors import UserError
+from orchestrator.core.money.cost import spent
 from orchestrator.core.money.invoice import Charge, Entry, Line, compare, read_charges
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import Rental

@@ -1,6 +1,6 @@
 """`gptctl compare`: several runs side by side, from the ledger and the mirrors alone.
 
-What is compared with what, and when a difference is noise, is decided in report/comparison.py.
+What is compared with what, and when a difference is noise, is decided in report/comparison/comparison.py.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from orchestrator.cli.screen.formats import duration, money, size
 from orchestrator.core.errors import UserError
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RENTAL_OPEN, RunRecord
-from orchestrator.runs.stop import fetch_run
+from orchestrator.runs.fetch import fetch_run
 from trainer.contract import CHECKPOINTS, EVENTS, EXIT, LOG, METRICS
 
 COMPANIONS = (METRICS, EVENTS, LOG, EXIT, "cost.json", "report.json", "report.md")

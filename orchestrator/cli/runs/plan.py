@@ -15,7 +15,7 @@ from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.cli.runs.plan_data import ask, data_lines, data_words, look
 from orchestrator.cli.screen import screen
 from orchestrator.cli.screen.formats import NOTHING, count, hours, money
-from orchestrator.core.checkpoints.store_index import check_scheme
+from orchestrator.core.checkpoints.store_places import check_scheme
 from orchestrator.core.config.home_box import is_home
 from orchestrator.core.config.inventory import HostSpec, Inventory, load_inventory
 from orchestrator.core.config.recipe import Limits, Recipe, load_recipe
@@ -23,7 +23,9 @@ from orchestrator.core.datasets.local_dataset import resolve
 from orchestrator.core.errors import LimitReached, UserError
 from orchestrator.core.machines import MachineType, all_machine_types
 from orchestrator.core.planning.limits import check_plan
-from orchestrator.core.planning.plan import Plan, in_order, make_plan, mark
+from orchestrator.core.planning.plan import Plan
+from orchestrator.core.planning.planner import make_plan
+from orchestrator.core.planning.ranking import in_order, mark
 from orchestrator.core.planning.rates import MeasuredRate
 from orchestrator.core.ports import Offer
 from orchestrator.fleet.offers import Market, ask_for, bundled, offer_for

@@ -18,10 +18,9 @@ from orchestrator.cli.machines.watcher import warn_if_unwatched
 from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.cli.runs.outcome import how_to_go_on, show_ending
 from orchestrator.cli.runs.plan import planned, show_alternatives, show_plan, typed_limits
-from orchestrator.cli.runs.status_rows import spent
 from orchestrator.cli.screen import screen
 from orchestrator.cli.screen.formats import duration, money
-from orchestrator.core.checkpoints.store_index import check_scheme
+from orchestrator.core.checkpoints.store_places import check_scheme
 from orchestrator.core.config.home_box import is_home
 from orchestrator.core.config.inventory import HostSpec, Inventory, load_inventory
 from orchestrator.core.config.recipe import Recipe, load_recipe
@@ -29,6 +28,7 @@ from orchestrator.core.config.settings import load_settings
 from orchestrator.core.errors import StillBilling, UserError
 from orchestrator.core.events import Event
 from orchestrator.core.machines import machine_type
+from orchestrator.core.money.cost import spent
 from orchestrator.core.planning.forecast import kept_bytes
 from orchestrator.core.planning.limits import check_guard, check_month, month_start
 from orchestrator.core.ports import Address, Shell, Storage
@@ -38,10 +38,12 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RENTAL_OPEN, RunRecord
 from orchestrator.pipeline import drive, outcome_code
 from orchestrator.runs import resume_from as run_origins
+from orchestrator.runs.new_run import RunRequest, new_run
+from orchestrator.runs.release import release_run
 from orchestrator.runs.resume_from import Origin
-from orchestrator.runs.stop import release_run, stop_run
+from orchestrator.runs.stop import stop_run
 from orchestrator.stores import preflight
-from orchestrator.wiring import RunRequest, new_run, open_shell, storage_of
+from orchestrator.wiring import open_shell, storage_of
 
 LONGEST_TEXT = 500
 
@@ -151,7 +153,7 @@ def _rehearse(wish: Wish, host: HostSpec) -> None:
         return
     if host.provider != "rehearsal":
         raise UserError(f"--inject is for the rehearsal cloud; {host.name} is {host.provider}", "leave it away")
-    from orchestrator.providers import rehearsal
+    from orchestrator.providers.rehearsal import provider as rehearsal
 
     rehearsal.start(wish.inject)
 

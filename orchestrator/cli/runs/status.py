@@ -43,7 +43,7 @@ def collect(ledger: Ledger, wanted: str | None, *, look_s: float = LOOK_S) -> di
     open_runs = [run for run in runs if run.state is not State.ENDED]
     if open_runs and look_s > 0:
         # Only now: the connection libraries cost more time than a ledger of a thousand ended runs.
-        from orchestrator.runs.stop import look
+        from orchestrator.runs.refresh import look
 
         fresh = {run.id: run for run in look(ledger.home, open_runs, deadline_s=look_s)}
         runs = [fresh.get(run.id, run) for run in runs]

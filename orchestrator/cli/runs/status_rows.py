@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.cli.screen.formats import NOTHING, count, decimal, duration, money
+from orchestrator.core.money.cost import spent
 from orchestrator.core.states import Seen, State
 from orchestrator.ledger.records import Evaluation, Rental, RunRecord, StageInterval
 from orchestrator.report.evaluations import table
@@ -19,14 +20,6 @@ from orchestrator.report.evaluations import table
 COLUMNS = ("RUN", "RECIPE", "HOST", "STAGE", "STEP", "LOSS", "VAL", "TOK/S", "ETA", "COST", "$/H", "SEEN")
 NUMBERS = ("STEP", "LOSS", "VAL", "TOK/S", "ETA", "COST", "$/H")
 NO_GUARD = {"kind": "none", "armed": False, "ends_at": None}
-
-
-def spent(intervals: Sequence[StageInterval]) -> float:
-    """USD of the time in stages; an open stage counts until its driver was last heard of."""
-    return sum(
-        (max(each.ended_at or each.last_at, each.started_at) - each.started_at) / 3600 * each.price_per_hour_usd
-        for each in intervals
-    )
 
 
 def run_row(

@@ -36,9 +36,7 @@ from orchestrator.cli.screen.live_view import (
     progress_line,
 )
 from orchestrator.core.errors import UserError
-from orchestrator.core.events import Event
-
-Tell = Callable[[Event], None]
+from orchestrator.core.events import Event, Listener
 
 METRIC_EVERY_S = 30.0
 """How often a metric line is printed where there is no live view; the trainer's own lines are passed on anyway."""
@@ -112,7 +110,7 @@ def ask(question: str, command: str) -> bool:
 
 
 @contextmanager
-def teller(title: str) -> Iterator[Tell]:
+def teller(title: str) -> Iterator[Listener]:
     """Something to tell events to: a live view if stderr is a terminal, else one line per thing worth a line."""
     out = console(result=False)
     if not out.is_terminal or os.environ.get("TERM") == "dumb":

@@ -1,6 +1,6 @@
 """Checkpoints in a store, as this side reasons about them: where they go, which are planned, what the index says.
 
-Pure: asks no store. The machine writes the index (orchestrator/agent/stored.py) into STORE/RUN/CHECKPOINTS.json.
+Pure: asks no store. The machine writes the index (agent/checkpoints/store_index.py) into STORE/RUN/CHECKPOINTS.json.
 
 Example::
 
@@ -11,13 +11,11 @@ Example::
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from orchestrator.core.config import home_box
-from orchestrator.core.errors import UserError, VerificationFailed
+from orchestrator.core.errors import VerificationFailed
 from orchestrator.core.safe_names import checked
 from trainer.arithmetic import checkpoint_bytes
 from trainer.contract import (
@@ -40,48 +38,6 @@ GRANT_S = 6 * 86_400.0
 SPARES = 4
 """Folders for saves that nobody planned: a stop, a limit, a preemption notice."""
 SMALL_BYTES = 4 << 20
-SCHEMES = ("s3", "hf", "ssh")
-ANY_S3 = "in any S3 (AWS_ENDPOINT_URL_S3 names one that is not Amazon's)"
-HUB_FORM = re.compile(r"hf://(?:models/)?([\w.-]+/[\w.-]+)((?:/[\w.-]+)*)/?")
-
-
-def check_scheme(uri: str) -> None:
-    """Raises UserError for a store that machines cannot write to, with what to write instead."""
-    scheme = uri.partition("://")[0] if "://" in uri else ""
-    if scheme == "hf":
-        hub_place(uri)
-    if scheme == "ssh":
-        _check_home(uri)
-    if scheme in SCHEMES:
-        return
-    raise UserError(
-        f"checkpoint_store {uri}: machines cannot write there; s3://, hf:// and ssh:// are supported",
-        f'write checkpoint_store = "s3://BUCKET/PREFIX", {ANY_S3}; or leave it away: a gptctl that follows the run '
-        "mirrors its checkpoints to this computer",
-    )
-
-
-def _check_home(uri: str) -> None:
-    try:
-        home_box.by_ssh_alone(uri)
-    except UserError as error:
-        raise UserError(f"checkpoint_store {error.message}", error.hint) from error
-
-
-def hub_place(uri: str) -> tuple[str, str]:
-    """(OWNER/NAME, folder in it) of a store on the Hub. Raises UserError."""
-    found = HUB_FORM.fullmatch(uri)
-    if found is None:
-        raise UserError(f"checkpoint_store {uri} is no repository of the Hub", "write it as hf://OWNER/NAME")
-    return found[1], found[2].strip("/")
-
-
-def run_uri(store: str, run_id: str) -> str:
-    """Where a run's checkpoints lie. Of the Hub's repositories a store is a model's, whatever else hf:// may mean."""
-    scheme, _, place = store.rstrip("/").partition("://")
-    if scheme == "hf" and not place.startswith("models/"):
-        place = f"models/{place}"
-    return f"{scheme}://{place}/{run_id}"
 
 
 def planned_steps(steps: int, every: int) -> list[int]:

@@ -1,6 +1,6 @@
 """Where gptctl keeps its things on this computer: `GPTCTL_HOME`, else the platform's folder for user data.
 
-It only names the folder; `cli/home.py` makes it.
+It only names the folder; `cli/open_ledger.py` makes it.
 """
 
 from __future__ import annotations

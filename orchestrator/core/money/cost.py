@@ -93,3 +93,11 @@ def run_cost(intervals: Iterable[Interval], *, machine: MachineType, tokens: int
 def energy(hours: float, *, boards: int, board_w: float) -> float:
     """Kilowatt hours: boards x watts x hours. Cooling and the rest of the machine are not in it."""
     return hours * boards * board_w / 1000
+
+
+def spent(intervals: Iterable[Interval]) -> float:
+    """USD of the time in stages; an open stage counts until its driver was last heard of."""
+    return sum(
+        (max(each.ended_at or each.last_at, each.started_at) - each.started_at) / 3600 * each.price_per_hour_usd
+        for each in intervals
+    )

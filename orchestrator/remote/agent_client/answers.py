@@ -1,6 +1,6 @@
 """What the agent answers, as values. Whatever comes from the machine is checked here before anybody uses it.
 
-It must not talk to a machine; remote/agent.py does.
+It must not talk to a machine; remote/agent_client/client.py does.
 
 Example::
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.core.checkpoints import store_index
+from orchestrator.core.checkpoints import store_places
 from orchestrator.core.config import home_box
 from orchestrator.core.errors import GptctlError, ProviderError, RemoteError, UserError
 from orchestrator.core.ports import Address, Instance, Shell
@@ -26,7 +26,7 @@ from orchestrator.stores.home_box import HomeBoxStorage
 
 JOB = "keep"
 MACHINE = "gptctl-machine"
-"""The machine's name in the box's known_hosts; see agent/keep.py."""
+"""The machine's name in the box's known_hosts; see agent/checkpoints/home_box_caller.py."""
 NEEDLESS = "safe"
 """State of a store that has everything: its box was told, and called for the last time."""
 
@@ -127,7 +127,7 @@ def _let_in(context: RunContext, shell: Shell) -> None:
 
 
 def _uri(context: RunContext) -> str:
-    return store_index.run_uri(context.host.checkpoint_store or "", context.run_id)
+    return store_places.run_uri(context.host.checkpoint_store or "", context.run_id)
 
 
 def _box(context: RunContext) -> home_box.HomeBox:

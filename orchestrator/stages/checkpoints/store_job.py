@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from orchestrator.core.checkpoints import store_index
+from orchestrator.core.checkpoints import store_index, store_places
 from orchestrator.core.errors import (
     AgentError,
     GptctlError,
@@ -46,7 +46,7 @@ def wanted(context: RunContext) -> bool:
 
 def uri(context: RunContext) -> str:
     """Where this run's checkpoints lie."""
-    return store_index.run_uri(context.host.checkpoint_store or "", context.run_id)
+    return store_places.run_uri(context.host.checkpoint_store or "", context.run_id)
 
 
 def start(context: RunContext, *, again: bool = False) -> None:
@@ -93,7 +93,7 @@ def _why_not(context: RunContext, state: Mapping[str, Any]) -> str:
 
 
 def urls(context: RunContext) -> dict[str, Any]:
-    """The secrets of the job; see agent/store_urls.py for what is in them."""
+    """The secrets of the job; see agent/checkpoints/store_access.py for what is in them."""
     place, plan, recipe = uri(context), context.plan, context.recipe
     if place.startswith("hf://"):
         return {"hub": hub_repository.access(place), "lasts_s": LONG_S}

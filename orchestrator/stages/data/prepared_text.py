@@ -1,6 +1,6 @@
 """`[data.prepare]`: tokens made once where the CLI runs, by the trainer's own program in an interpreter that has it.
 
-A detached job of this machine's agent, so that a CLI that dies loses nothing. Not a stage of its own: data_here asks
+A detached job of this machine's agent, so that a CLI that dies loses nothing. Not a stage of its own: sent_data asks
 for it, before a machine is bought.
 """
 

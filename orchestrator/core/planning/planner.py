@@ -1,0 +1,166 @@
+"""Recipe x machine x offer -> plan. Pure: it asks nobody and reads no clock; the caller brings offers, rates and sizes.
+
+Example::
+
+    plan = make_plan(load_recipe("quickstart"), None, machine_type("2xCPU"), None, now=time.time())
+    plan.steps, plan.hours["total"], plan.rate_source
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from orchestrator.core.config.inventory import HostSpec
+from orchestrator.core.config.recipe import Limits, Recipe
+from orchestrator.core.errors import UserError
+from orchestrator.core.machines import MachineType, assumed
+from orchestrator.core.planning.batch import choose_batch, split
+from orchestrator.core.planning.forecast import Quote, disk_trouble, ending, hours_by_stage, quote, spread
+from orchestrator.core.planning.limits import ceiling_usd, combine
+from orchestrator.core.planning.plan import Plan
+from orchestrator.core.planning.rates import MeasuredRate, Rate, expected_rate
+from orchestrator.core.planning.spot_notice import in_time
+from orchestrator.core.ports import Offer
+from trainer.arithmetic import chinchilla_tokens, parameter_count, steps_for
+
+
+def amended(plan: Plan, micro_batch: int, tokens_per_second: float | None = None) -> Plan:
+    """The plan with another micro-batch and the same global batch, as the probe found it on the machine itplan.
+
+    Raises UserError when it does not divide. The hours of training follow the new rate where one is given.
+    """
+    batch = split(plan.global_batch, plan.ranks, micro_batch)
+    if not batch.fits:
+        raise UserError(f"plan: {batch.why}")
+    changed = dataclasses.replace(plan, micro_batch=micro_batch, accumulation=batch.accumulation, fits=True, why="")
+    if not tokens_per_second:
+        return changed
+    rate = Rate(tokens_per_second, "measured by the probe", 0.1)
+    hours = _with_total({**plan.hours, "train": plan.tokens / tokens_per_second / 3600})
+    return dataclasses.replace(
+        changed,
+        tokens_per_second=tokens_per_second,
+        rate_source=rate.source,
+        uncertainty=rate.uncertainty,
+        hours=hours,
+        cost_usd=spread(hours, plan.price_per_hour_usd, rate.uncertainty),
+    )
+
+
+def make_plan(
+    recipe: Recipe,
+    host: HostSpec | None,
+    machine: MachineType,
+    offer: Offer | None,
+    *,
+    rates: Sequence[MeasuredRate] = (),
+    dataset_tokens: int | None = None,
+    now: float,
+    limits: Limits | None = None,
+) -> Plan:
+    """Works out the plan. `host` None: the machine type alone, as somebody would rent it.
+
+    dataset_tokens: length of the training data, None when unknown. limits: those typed as flags; the tightest of all
+    counts. A batch that does not fit or divide is no error here (`fits`, `why`): limits.check_plan refuses it.
+    Raises UserError when the number of tokens cannot be known, or more epochs are needed than max_epochs allows.
+    """
+    tokens_wanted, epochs = _tokens(recipe, dataset_tokens)
+    steps = steps_for(tokens_wanted, recipe.train.global_batch, recipe.model.context_length)
+    tokens = steps * recipe.train.global_batch * recipe.model.context_length
+    batch = choose_batch(recipe, machine)
+    rate = expected_rate(recipe, machine, batch, rates)
+    price = quote(host, machine, offer)
+    hours = _with_total(hours_by_stage(recipe, host, machine, steps=steps, tokens=tokens, rate=rate))
+    cost = spread(hours, price.per_hour_usd, rate.uncertainty)
+    too_large, tight = disk_trouble(recipe, offer, steps, min(tokens, dataset_tokens or tokens))
+    tightest = combine(recipe, machine, host, limits)
+    ceiling = ceiling_usd(tightest, price, cost["total"])
+    return Plan(
+        recipe=recipe.name,
+        host=host.name if host else None,
+        machine=machine.name,
+        ranks=batch.ranks,
+        micro_batch=batch.micro_batch,
+        accumulation=batch.accumulation,
+        global_batch=recipe.train.global_batch,
+        steps=steps,
+        tokens=tokens,
+        epochs=epochs,
+        parameters=parameter_count(recipe.model.config()),
+        tokens_per_second=rate.tokens_per_second,
+        rate_source=rate.source,
+        uncertainty=rate.uncertainty,
+        fits=batch.fits and not too_large,
+        why=batch.why or too_large,
+        hours=hours,
+        cost_usd=cost,
+        price_per_hour_usd=price.per_hour_usd,
+        price_source=price.source,
+        guard={"kind": host.guard if host and host.paid else "none", "armed": False, "ends_at": None},
+        ending=ending(host, price, tightest, ceiling, hours),
+        paid=price.paid,
+        limits=tightest.model_dump(),
+        ceiling_usd=ceiling,
+        warnings=(
+            *_warnings(recipe, machine, price, epochs=epochs, now=now),
+            *filter(None, (_no_limit(price, tightest, ceiling), tight, _notice(recipe, host, steps, hours))),
+        ),
+    )
+
+
+def _tokens(recipe: Recipe, dataset_tokens: int | None) -> tuple[int, float | None]:
+    """Tokens to train on, before rounding up, and how many epochs of the data that is (None when unknown)."""
+    if dataset_tokens is not None and dataset_tokens <= recipe.model.context_length:
+        raise UserError(
+            f"data: {dataset_tokens} tokens are less than one sequence of {recipe.model.context_length}",
+            hint="check data.source, or the text that [data.prepare] reads",
+        )
+    window = recipe.data.tokens
+    if dataset_tokens is not None:
+        left = max(dataset_tokens - recipe.data.start_token, 0)
+        window = left if window is None else min(window, left)
+    wanted = recipe.train.tokens
+    if wanted == "all":
+        if not window:
+            raise UserError('train.tokens: "all" needs data whose length is known', hint="set data.tokens, or a number")
+        return window, 1.0
+    tokens = chinchilla_tokens(recipe.model.config()) if isinstance(wanted, str) else wanted
+    epochs = tokens / window if window else None
+    most = recipe.train.max_epochs
+    if epochs is not None and most is not None and epochs > most:
+        raise UserError(
+            f"train.max_epochs: {tokens:,} tokens are {epochs:.2f} epochs of the data, more than {most:g}",
+            hint=f"set train.tokens to at most {int((window or 0) * most)}, or raise train.max_epochs",
+        )
+    return tokens, epochs
+
+
+def _with_total(hours: Mapping[str, float]) -> dict[str, float]:
+    parts = {stage: value for stage, value in hours.items() if stage != "total"}
+    return {**parts, "total": sum(parts.values())}
+
+
+def _warnings(recipe: Recipe, machine: MachineType, price: Quote, *, epochs: float | None, now: float) -> list[str]:
+    said = []
+    wanted = recipe.data.prepare
+    if wanted is not None and "://" in wanted.source:
+        said.append(f"{wanted.source} is downloaded and prepared on this computer, before a machine is rented")
+    if epochs is not None and epochs > 1:
+        said.append(f"{epochs:.2f} epochs: the data is seen again, reshuffled")
+    if machine.gpu and machine.cuda and recipe.train.precision == "bf16" and not machine.gpu.has_bf16:
+        said.append(f"{machine.gpu.name} has no bf16: fp16 with a gradient scaler instead")
+    age_days = (now - price.dated_at) / 86_400 if price.dated_at is not None else 0.0
+    if age_days > assumed()["price_stale_days"]:
+        said.append(f"the price is {age_days:.0f} days old; the one quoted at launch counts")
+    return said
+
+
+def _no_limit(price: Quote, limits: Limits, ceiling: float | None) -> str:
+    if not price.paid or limits.max_cost_usd is not None or ceiling is None:
+        return ""
+    return f"no limit given: ends at ${ceiling:.2f}, twice the estimate and at least one hour"
+
+
+def _notice(recipe: Recipe, host: HostSpec | None, steps: int, hours: Mapping[str, float]) -> str:
+    return in_time(recipe, host, steps / (3600 * hours["train"])) if host and host.spot else ""

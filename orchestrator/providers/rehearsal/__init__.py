@@ -1,0 +1,1 @@
+"""Provider `rehearsal`: Lambda's provider against the practice cloud on this computer."""

@@ -1,0 +1,1 @@
+"""Provider `ssh`: a machine of your own that SSH reaches."""

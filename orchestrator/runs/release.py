@@ -1,0 +1,39 @@
+"""Release from outside a run: ends it if it has not ended, and gives its machine back."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from orchestrator.core.events import Listener
+from orchestrator.core.states import State
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.records import RENTAL_OPEN
+from orchestrator.ledger.run_lock import RunLock
+from orchestrator.pipeline import STAGES, perform
+from orchestrator.runs.stop import stop_run
+from orchestrator.wiring import open_context
+
+
+def release_run(home: Path, run_id: str, listener: Listener, *, force: bool = False) -> int:
+    """Ends the run if it has not ended, fetches what is kept, and gives the machine back. With force nothing is
+    fetched: what is not here yet is lost with the machine."""
+    with Ledger.open(home, time.time) as ledger:
+        run = ledger.run(run_id)
+        ledger.update_run(run_id, keep=False, options={**run.options, "abandon": force or run.options.get("abandon")})
+        ended = run.state == State.ENDED
+    return _release_ended(home, run_id, listener) if ended else stop_run(home, run_id, listener)
+
+
+def _release_ended(home: Path, run_id: str, listener: Listener) -> int:
+    """A rental that a kept run left open."""
+    with RunLock.acquire(home, run_id), Ledger.open(home, time.time) as ledger:
+        context = open_context(home, ledger, run_id, listener)
+        try:
+            if context.rental.state == RENTAL_OPEN:
+                perform(context, STAGES[-1])
+            else:
+                context.say(f"{context.rental.id} was released already")
+            return 0
+        finally:
+            context.disconnect()

@@ -1,0 +1,77 @@
+"""Sending: the trainer's source and the data go to the machine, each byte verified; only what is missing is sent."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+from orchestrator.remote.transfer import transfer
+from orchestrator.stages.context import RunContext
+from orchestrator.stages.data import sent_data
+from orchestrator.stages.data.pulled_data import pull_dataset
+from orchestrator.stages.machine.progress import progress
+from trainer import contract
+
+LITTLE_BYTES = 64 << 20
+"""Of data: so much goes out while the machine is busy with something else, and nothing has to be shown."""
+
+
+class Sent(NamedTuple):
+    """Where the trainer's source and the data are on the machine."""
+
+    source: str
+    data: dict[str, object]
+
+
+def send_ahead(context: RunContext, python: str | None) -> None:
+    """What is little and lies here goes out before its turn; sync finds it sent by this very process. `python` will
+    most likely train: it compiles the source once, where every rank would compile it anew."""
+    if sent_data.is_elsewhere(context) or sent_data.size_bytes(context) > LITTLE_BYTES:
+        return
+    context.sent_ahead = Sent(push_trainer(context), place_data(context))
+    if python is not None:
+        context.shell.run([python, "-m", "compileall", "-q", context.sent_ahead[0]])
+
+
+def source_digest(package: Path) -> str:
+    """Names and contents of the trainer's source files, 16 hex digits of a sha256."""
+    whole = hashlib.sha256()
+    for name in source_files(package):
+        whole.update(name.encode() + b"\0" + (package / name).read_bytes() + b"\0")
+    return whole.hexdigest()[:16]
+
+
+def source_files(package: Path) -> list[str]:
+    """The trainer's modules, sorted."""
+    return sorted(path.relative_to(package).as_posix() for path in package.rglob("*.py"))
+
+
+def push_trainer(context: RunContext) -> str:
+    package = Path(contract.__file__).parent
+    folder = f"{context.agent.root}/src/{source_digest(package)}"
+    report = transfer.push_tree(
+        context.shell, package, f"{folder}/trainer", source_files(package), progress(context, "trainer source")
+    )
+    context.say(f"trainer source: {report.files_sent} files sent ({report.way})")
+    return folder
+
+
+def place_data(context: RunContext) -> dict[str, object]:
+    """Where the files are on the machine, and what of them is read, as fields of the trainer's DataConfig."""
+    if sent_data.is_elsewhere(context):
+        return pull_dataset(context, context.recipe.data.source or "")
+    if context.shell.openssh() is None:
+        _, dataset, _ = sent_data.found_here(context)
+        return sent_data.in_place(
+            context, dataset, {shard: str(shard.path.resolve()) for shard in sent_data.all_shards(dataset)}
+        )
+    return sent_data.send(context, lambda path, digest: _push(context, path, digest))
+
+
+def _push(context: RunContext, path: Path, digest: str) -> str:
+    """Sends a file into the folder of its digest, unless it is there."""
+    folder = context.host.data_folder or context.agent.root
+    destination = f"{folder}/data/{digest}/{path.name}"
+    transfer.push_file(context.shell, path, destination, progress(context, path.name))
+    return destination

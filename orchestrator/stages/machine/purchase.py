@@ -1,0 +1,258 @@
+"""Purchase: from offers to one machine that is held. One intent, one request, never repeated.
+
+An intent is written before the request and closed after the machine is written down: killed at any point, the next
+look finds the machine by its tag, or knows that none was bought. A lost answer is looked for, never asked for again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from uuid import uuid4
+
+from orchestrator.core.errors import (
+    AmbiguousLaunch,
+    LimitReached,
+    NoAnswer,
+    NoCapacity,
+    ProviderError,
+    QuotaUsedUp,
+    UserError,
+)
+from orchestrator.core.fleet.orphans import RUN_TAG
+from orchestrator.core.machines import machine_type
+from orchestrator.core.planning.forecast import disk_gib
+from orchestrator.core.planning.plan import Plan
+from orchestrator.core.ports import Instance, LaunchRequest, Offer
+from orchestrator.ledger.records import INTENT_ADOPTED, INTENT_BOUGHT, INTENT_REFUSED, INTENT_UNSEEN, Intent
+from orchestrator.remote.shell.key_pairs import new_key_pair
+from orchestrator.remote.shell.known_hosts import HostKey
+from orchestrator.stages.context import RunContext
+from orchestrator.stages.machine import boot, deadline
+from orchestrator.stages.machine.cloud_init import Timer, user_data
+
+NONE_LISTED = "no region lists capacity"
+
+
+ASK_AGAIN_S = 60.0
+"""Between two rounds over all regions, with --wait."""
+
+
+LOOK_EVERY_S = 5.0
+
+
+class Unseen(ProviderError):
+    """A launch whose answer was lost, and whose machine no list showed for long enough."""
+
+
+def hold(context: RunContext, instance: Instance, state: str, price_per_hour_usd: float | None = None) -> None:
+    """What is bought is written down at once, and only then its intent is closed: killed in between, the machine is
+    held; the other way round it would be nobody's. The address of a cloud's machine comes later."""
+    price = context.rental.price_per_hour_usd if price_per_hour_usd is None else price_per_hour_usd
+    context.ledger.update_rental(
+        context.rental.id,
+        instance_id=instance.instance_id,
+        ends_at=instance.ends_at,
+        price_per_hour_usd=price,
+        address=asdict(instance.address) if instance.address else {},
+    )
+    told = {"region": instance.region, "zone": instance.zone, "image": instance.image}
+    context.remember(**{name: value for name, value in told.items() if value})
+    close(context, state, instance.instance_id)
+
+
+def find(context: RunContext) -> Instance | None:
+    """A machine that an earlier, interrupted acquire of this rental got; others of this rental are ended.
+
+    An intent whose answer is unknown is looked for until lists have been clean long enough to close it as unseen.
+    """
+    open_ids = {intent.id for intent in context.ledger.intents(context.rental.id, open_only=True)}
+    if not context.ledger.intents(context.rental.id):
+        return None
+    until = context.now() + (context.provider.settle_s if open_ids else 0.0)
+    while True:
+        for instance in _ours(context):
+            if instance.intent_id in open_ids or not context.provider.paid:
+                return instance
+            context.provider.release(instance)
+        if context.now() >= until:
+            break
+        time.sleep(LOOK_EVERY_S)
+    if open_ids:
+        close(context, INTENT_UNSEEN)
+        raise Unseen(
+            f"the launch was never seen in {context.provider.settle_s / 60:.0f} min of lists; nothing seems bought",
+            "gptctl orphans looks again; then run again",
+        )
+    return None
+
+
+def _ours(context: RunContext) -> list[Instance]:
+    """Living machines of this rental."""
+    if not context.provider.paid:
+        return list(context.provider.machines())
+    return [
+        found
+        for found in context.provider.machines()
+        if found.rental_id == context.rental.id and found.status not in ("terminating", *boot.GONE)
+    ]
+
+
+def close(context: RunContext, state: str, instance_id: str | None = None) -> None:
+    answer = {"instance_id": instance_id} if instance_id else {}
+    for intent in context.ledger.intents(context.rental.id, open_only=True):
+        context.ledger.close_intent(intent.id, state, answer)
+
+
+def buy_somewhere(context: RunContext) -> None:
+    """Asks for each offer in turn, once; with --wait, round after round. Refusals close their intent."""
+    while True:
+        reasons: list[str] = []
+        quotas: dict[tuple[str, str], QuotaUsedUp] = {}
+        try:
+            for offer in _candidates(context):
+                if (offer.region, offer.machine) in quotas:
+                    continue  # a quota holds for all zones of its region
+                try:
+                    return _buy(context, offer)
+                except NoCapacity as error:
+                    reasons.append(f"{offer.zone or offer.region}: {error.message}")
+                    context.say(reasons[-1])
+                except NoAnswer as error:
+                    if not context.run.options.get("wait"):
+                        raise
+                    reasons.append(error.message)
+                    context.say(error.message)
+                except QuotaUsedUp as error:
+                    quotas[offer.region, offer.machine] = error
+                    reasons.append(f"{offer.region}: {error.message}; {error.hint}")
+                    context.say(reasons[-1])
+        except LimitReached as error:
+            raise LimitReached("; ".join([*reasons, error.message]), error.hint) from error
+        if quotas and len(quotas) == len(reasons):
+            raise next(iter(quotas.values()))  # waiting does not help
+        if not context.run.options.get("wait"):
+            why = "; ".join(reasons) or NONE_LISTED
+            raise NoCapacity(f"{context.host.name}: {why}", "add --wait to ask until there is one")
+        context.say(f"{'no capacity' if reasons else NONE_LISTED}; asking again in {ASK_AGAIN_S:.0f} s")
+        time.sleep(ASK_AGAIN_S)
+
+
+def _candidates(context: RunContext) -> Iterator[Offer]:
+    """Offers of the planned machine types with capacity, by dollars per run, at no more than the price agreed to."""
+    if not context.provider.paid:
+        yield Offer(context.rental.provider, context.rental.machine, context.rental.price_per_hour_usd, source="plan")
+        return
+    plans = {plan.machine: plan for plan in (context.plan, *_alternatives(context))}
+    fitting = [
+        offer
+        for offer in _offers(context)
+        if offer.machine in plans and offer.spot == context.host.spot and offer.available
+    ]
+    dear: Offer | None = None
+    for offer in sorted(fitting, key=lambda each: each.price_per_hour_usd * plans[each.machine].hours["total"]):
+        agreed = plans[offer.machine].price_per_hour_usd
+        if agreed is not None and offer.price_per_hour_usd > agreed + 1e-9:
+            dear = dear or offer
+        else:
+            yield offer
+    if dear is not None:
+        agreed = plans[dear.machine].price_per_hour_usd or 0.0
+        raise LimitReached(
+            f"{context.host.name} costs ${dear.price_per_hour_usd:.2f}/h now, agreed were ${agreed:.2f}/h",
+            "gptctl offers shows the prices of now; run again to see and accept the new one",
+        )
+
+
+def _alternatives(context: RunContext) -> list[Plan]:
+    """The plans on other machine types that were agreed to."""
+    return [Plan.from_json(each) for each in context.run.options.get("alternatives") or ()]
+
+
+def _switch(context: RunContext, machine: str) -> None:
+    """The run goes on another of its machine types: nothing is held yet, so plan and rental simply follow."""
+    plans = [context.plan, *_alternatives(context)]
+    plan = next(each for each in plans if each.machine == machine)
+    context.say(f"{machine} instead of {context.machine.name}")
+    context.machine = machine_type(machine)
+    others = [each.to_json() for each in plans if each.machine != machine]
+    context.ledger.update_rental(context.rental.id, machine=machine)
+    context.ledger.update_run(
+        context.run_id,
+        machine=machine,
+        plan=plan.to_json(),
+        total_steps=plan.steps,
+        options={**context.run.options, "alternatives": others},
+    )
+
+
+def _offers(context: RunContext) -> list[Offer]:
+    """Asking is free: an API that does not answer is asked again where the user chose to wait."""
+    while True:
+        try:
+            return list(context.provider.offers())
+        except NoAnswer as error:
+            if not context.run.options.get("wait"):
+                raise
+            context.tell("seen", f"{error.message}; asking again in {ASK_AGAIN_S:.0f} s")
+            time.sleep(ASK_AGAIN_S)
+
+
+def _buy(context: RunContext, offer: Offer) -> None:
+    if {context.machine.name, context.rental.machine} != {offer.machine}:
+        _switch(context, offer.machine)
+    request = LaunchRequest(context.rental.id, str(uuid4()), offer)
+    if context.provider.paid:
+        request = _guarded(context, request)
+    context.ledger.add_intent(
+        Intent(
+            request.intent_id,
+            context.rental.id,
+            context.now(),
+            request={"region": offer.region, "zone": offer.zone, "sku": offer.sku},
+        )
+    )
+    try:
+        # No retry: a request whose answer is lost may still have bought a machine; find() decides on the next look.
+        instance = context.provider.acquire(request)
+    except AmbiguousLaunch as error:
+        context.tell("warning", f"{error.message}; looking for the machine by its tag")
+        found = find(context)
+        assert found is not None  # an open intent is adopted, or closed as unseen, which raises
+        return hold(context, found, INTENT_ADOPTED, offer.price_per_hour_usd)
+    except ProviderError as error:
+        # NoAnswer too: by the port's contract the order was not sent; what comes before it had no answer.
+        context.ledger.close_intent(request.intent_id, INTENT_REFUSED, {"error": error.message})
+        raise
+    hold(context, instance, INTENT_BOUGHT, offer.price_per_hour_usd)
+
+
+def _guarded(context: RunContext, request: LaunchRequest) -> LaunchRequest:
+    """With its deadlines, and with a host key made here, which is pinned before the machine exists."""
+    budget = deadline.budget_deadline(context)
+    ends_at = budget and budget + deadline.GRACE_S
+    tags = {RUN_TAG: context.run_id}  # so that another ledger can adopt the run with the machine
+    disk = disk_gib(context.recipe, context.plan.steps, context.plan.tokens)
+    request = replace(
+        request, ends_at=ends_at, first_ends_at=deadline.first_deadline(context), tags=tags, disk_gib=disk
+    )
+    return replace(request, user_data=_first_boot(context, request))
+
+
+def _first_boot(context: RunContext, request: LaunchRequest) -> str:
+    """The user data: a host key that is pinned before the machine exists, and the timer of a machine that ends itself.
+    Raises UserError where that would end no bill."""
+    timer, pair = None, None
+    if context.host.guard == "self":
+        if not context.provider.ends_by_power_off:
+            raise UserError(
+                f'{context.host.name}: guard "self" is none on {context.host.provider}, where a machine that powers '
+                "itself off is billed on",
+                'set guard = "watcher" or "key-on-box"; docs/guards.md',
+            )
+        timer = Timer(request.rental_id, int(deadline.FIRST_S))
+    if context.host.host_key != "first-contact":
+        pair = new_key_pair(request.rental_id)
+        kind, key, *_ = pair.public.split()
+        context.remember(host_key=HostKey(kind, key).fingerprint)
+    return user_data(pair, timer)

@@ -1,0 +1,53 @@
+"""The report of a run, written from ledger and mirrored files only: by the stage, and again when the bill is known."""
+
+from __future__ import annotations
+
+from orchestrator.core.money.cost import run_cost
+from orchestrator.core.states import Outcome
+from orchestrator.ledger.records import RateRecord
+from orchestrator.report.evaluations import from_events
+from orchestrator.report.metrics import read_lines, read_training
+from orchestrator.report.summary import Told, write_report
+from orchestrator.stages.context import RunContext
+from trainer.arithmetic import flop_per_token
+from trainer.contract import EVENTS
+
+LEAST_STEPS = 100
+"""Shorter runs say more about starting up than about speed."""
+
+
+def write(context: RunContext) -> None:
+    """Writes the files anew; running it twice gives the same files."""
+    context.mirror.mkdir(parents=True, exist_ok=True, mode=0o700)
+    keep_evaluations(context)
+    run, intervals = context.run, context.ledger.intervals(context.run_id)
+    tokens = run.step * context.plan.tokens // context.plan.steps
+    cost = run_cost(intervals, machine=context.machine, tokens=tokens, host=context.host)
+    told = Told(context.ledger.evaluations(run.id), context.ledger.events(run.id))
+    write_report(run, intervals, cost, context.mirror, told)
+    keep_rate(context)
+
+
+def keep_evaluations(context: RunContext) -> None:
+    """What the trainer measured and wrote at the end, for whoever compares runs."""
+    for found in from_events(context.run_id, read_lines(context.mirror / EVENTS)):
+        context.ledger.add_evaluation(found)
+
+
+def keep_rate(context: RunContext) -> None:
+    """What a finished run measured is where the next plan for this machine starts from."""
+    run, training = context.run, read_training(context.mirror)
+    if run.outcome != Outcome.FINISHED or training.step < LEAST_STEPS or not training.tokens_per_second:
+        return
+    recipe, machine = context.recipe, context.machine
+    context.ledger.add_rate(
+        RateRecord(
+            run_id=run.id,
+            machine=machine.name,
+            tokens_per_second=training.tokens_per_second,
+            flop_per_token=flop_per_token(recipe.model.config()),
+            measured_at=context.now(),
+            compiled=machine.cuda if recipe.train.compile is None else recipe.train.compile,
+            precision=recipe.train.precision,
+        )
+    )

@@ -1,0 +1,154 @@
+"""The loss of a model on slices of a token stream, by every rank or by one. Leaves the model as it found it.
+
+The loop calls `validation_loss` on every rank; each takes every world-th batch, the caller adds up."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from trainer.model.gpt import GPT
+from trainer.tokens.batches import TokenStream
+from trainer.tokens.token_file import DataError
+from trainer.tokens.tokenizer import TokenizerError, open_tokenizer, token_bytes
+
+Autocast = Callable[[], AbstractContextManager[object]]
+
+
+READ_TOKENS = 4_194_304
+"""Of the digest: 48 MB of memory at once."""
+
+
+PIECE_BATCHES = 32
+
+
+class LossSum(NamedTuple):
+    """Cross-entropy in nats summed over `targets` predicted tokens. Sums of ranks add up; only the end divides."""
+
+    nats: float
+    targets: int
+
+    @property
+    def mean(self) -> float:
+        """Nats per token; NaN for an empty slice."""
+        return self.nats / self.targets if self.targets else math.nan
+
+
+@torch.no_grad()
+def validation_loss(
+    model: torch.nn.Module,
+    stream: TokenStream,
+    start: int,
+    tokens: int,
+    context_length: int,
+    *,
+    batch_size: int,
+    rank: int = 0,
+    world: int = 1,
+    autocast: Autocast = contextlib.nullcontext,
+) -> LossSum:
+    """This rank's part of the summed loss over tokens start .. start + tokens, cut into whole sequences.
+
+    `model(ids, targets)` gives the mean loss of a batch. The sequences do not overlap; the target of the last token is
+    the one after the slice, and where the stream ends there, the last sequence is left out. One host sync, at the end.
+    """
+    sequences = whole_sequences(stream, start, tokens, context_length)
+    device = next(model.parameters()).device
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    targets = 0
+    was_training = model.training
+    model.eval()
+    for first in range(rank * batch_size, sequences, world * batch_size):
+        count = min(batch_size, sequences - first)
+        window = torch.from_numpy(stream.read(start + first * context_length, count * context_length + 1)).to(device)
+        with autocast():
+            loss = model(window[:-1].view(count, -1), window[1:].view(count, -1))
+        total += loss.double() * (count * context_length)
+        targets += count * context_length
+    model.train(was_training)
+    return LossSum(float(total), targets)
+
+
+def whole_sequences(stream: TokenStream, start: int, tokens: int, context_length: int) -> int:
+    """How many sequences of context_length, each with its targets, lie in the slice. Raises DataError for none."""
+    available = min(tokens, len(stream) - start - 1)
+    if start < 0 or available < context_length:
+        raise DataError(
+            f"slice {start} +{tokens} of {stream.shards[0].path} (and any further files) holds no whole sequence of "
+            f"{context_length} tokens and its targets: there are {len(stream)} tokens"
+        )
+    return available // context_length
+
+
+def target_bytes(stream: TokenStream, start: int, targets: int, tokenizer: str) -> int:
+    """Bytes of text in the predicted tokens; marks such as end-of-text count none. Raises TokenizerError."""
+    lengths = np.array(token_bytes(open_tokenizer(tokenizer)))
+    ids = stream.read(start + 1, targets)
+    if ids.max() >= len(lengths):
+        raise TokenizerError(f"the data has id {ids.max()}, but tokenizer {tokenizer} has only {len(lengths)} ids")
+    return int(lengths[ids].sum())
+
+
+class Slice(NamedTuple):
+    """Tokens start .. start + tokens of a stream, as somebody asked for them."""
+
+    stream: TokenStream
+    start: int
+    tokens: int
+
+
+def slice_result(asked: Slice, summed: LossSum, tokenizer: str, say: Callable[[str], object]) -> dict[str, Any]:
+    """What is reported of a slice. `tokens_sha256` names the very tokens that were predicted: two losses compare only
+    where it is equal. Why there are no bits per byte is said."""
+    return {
+        "slice": [asked.start, asked.tokens],
+        "tokens": summed.targets,
+        "tokens_sha256": tokens_sha256(asked.stream, asked.start, summed.targets + 1),
+        "loss": summed.mean,
+        "perplexity": math.exp(min(summed.mean, 700.0)),  # exp(710) is beyond a float
+        "bits_per_byte": _bits_per_byte(summed, asked, tokenizer, say),
+        "tokenizer": tokenizer,
+    }
+
+
+def tokens_sha256(stream: TokenStream, start: int, count: int) -> str:
+    """sha256 of these ids as little-endian uint32, whatever kind of file they lie in."""
+    digest = hashlib.sha256()
+    for first in range(start, start + count, READ_TOKENS):
+        ids = stream.read(first, min(READ_TOKENS, start + count - first))
+        digest.update(ids.astype("<u4").tobytes())
+    return digest.hexdigest()
+
+
+def _bits_per_byte(summed: LossSum, asked: Slice, tokenizer: str, say: Callable[[str], object]) -> float | None:
+    """None where the text's length is unknown: the loss must not be lost because a vocabulary cannot be downloaded."""
+    try:
+        size_bytes = target_bytes(asked.stream, asked.start, summed.targets, tokenizer)
+    except TokenizerError as error:
+        say(f"no bits per byte: {error}")
+        return None
+    return summed.nats / math.log(2) / size_bytes if size_bytes else None
+
+
+def sliced_loss(
+    model: GPT, asked: Slice, batch_size: int, autocast: Autocast, on_progress: Callable[[int, int], object]
+) -> LossSum:
+    """The loss on a slice, in pieces, with `on_progress(tokens done, of)` after each."""
+    length = model.config.context_length
+    whole = whole_sequences(asked.stream, asked.start, asked.tokens, length) * length
+    total = LossSum(0.0, 0)
+    for first in range(0, whole, PIECE_BATCHES * batch_size * length):
+        tokens = min(PIECE_BATCHES * batch_size * length, whole - first)
+        part = validation_loss(
+            model, asked.stream, asked.start + first, tokens, length, batch_size=batch_size, autocast=autocast
+        )
+        total = LossSum(total.nats + part.nats, total.targets + part.targets)
+        on_progress(total.targets, whole)
+    return total
