@@ -10,6 +10,7 @@ WAL, so that readers never wait for a writer; `synchronous = FULL`, because an i
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import sqlite3
 import stat
@@ -34,10 +35,6 @@ _REASONS = {
     sqlite3.SQLITE_PERM: ("access is denied", "check the folder's owner and mode, or set GPTCTL_HOME"),
     sqlite3.SQLITE_AUTH: ("access is denied", "check the folder's owner and mode, or set GPTCTL_HOME"),
     sqlite3.SQLITE_IOERR: ("reading or writing failed", "check free space and the disk, then repeat the command"),
-    sqlite3.SQLITE_BUSY: (
-        f"another gptctl has been writing for {BUSY_TIMEOUT_S:.0f} s",
-        "let it finish, then repeat the command",
-    ),
 }
 
 
@@ -101,15 +98,44 @@ def translated(path: Path) -> Iterator[None]:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte; the rest details it
         if code in _DAMAGED:
             raise damaged(path, str(error)) from error
-        if code not in _REASONS:
+        if code not in _REASONS and code != sqlite3.SQLITE_BUSY:
             raise
-        reason, hint = _REASONS[code]
+        reason, hint = _why_busy(path) if code == sqlite3.SQLITE_BUSY else _REASONS[code]
         raise UserError(f"the ledger {path}: {reason} ({error})", hint) from error
     except OSError as error:
         raise UserError(
             f"the ledger {path}: {error.strerror or error} ({error.filename or path})",
             "check the folder's owner, mode and free space, or set GPTCTL_HOME to another folder",
         ) from error
+
+
+def _why_busy(path: Path) -> tuple[str, str]:
+    """Reason and hint for SQLITE_BUSY, which SQLite also says where the file system has no locks (ENOLCK)."""
+    try:
+        with (path.parent / f".lock-test-{uuid.uuid4().hex}").open("wb") as file:
+            Path(file.name).unlink()
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        reason = f"this file system does not lock files ({error.strerror})"
+        return reason, "set GPTCTL_HOME to a folder on a local disk"
+    holders = _lock_holders(path)
+    who = f"process {', '.join(map(str, holders))}" if holders else "another gptctl"
+    return (
+        f"{who} has held its lock for {BUSY_TIMEOUT_S:.0f} s",
+        f"let it finish, or look at it: ps -fp {','.join(map(str, holders)) or 'PID'}; then run the command again",
+    )
+
+
+def _lock_holders(path: Path) -> list[int]:
+    """Other processes with a lock on the database or its shared memory; empty where the system does not tell."""
+    files = [each for each in (path, path.with_name(f"{path.name}-shm")) if each.exists()]
+    inodes = {f":{each.stat().st_ino}" for each in files}
+    try:
+        rows = [line.split() for line in Path("/proc/locks").read_text(encoding="ascii").splitlines()]
+    except OSError:
+        return []
+    pids = {int(row[-4]) for row in rows if any(row[-3].endswith(inode) for inode in inodes)}
+    return sorted(pids - {os.getpid(), -1, 0})
 
 
 def damaged(path: Path, evidence: str) -> LedgerDamaged:
@@ -151,7 +177,8 @@ def _examine(path: Path) -> None:
     size_bytes = path.stat().st_size
     if size_bytes == 0:
         raise damaged(path, "it is empty (0 bytes)")
-    log = path.with_name(f"{path.name}-wal").exists()  # looked for now: opening makes one
+    log = path.with_name(f"{path.name}-wal")
+    has_log = log.exists() and log.stat().st_size > 0  # read now: opening the database makes an empty one, which stays
     with contextlib.closing(_connect(f"{path.absolute().as_uri()}?mode=ro", wal=False)) as connection:
         verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if verdict != "ok":
@@ -159,7 +186,7 @@ def _examine(path: Path) -> None:
         # SQLite is asked, and the file never opened here: closing it would drop this process's locks on it (POSIX),
         # another gptctl would take the log for abandoned, and what we then write would be lost.
         page_bytes = connection.execute("PRAGMA page_size").fetchone()[0]
-        if size_bytes % page_bytes and not log:
+        if size_bytes % page_bytes and not has_log:
             # SQLite pads the last page with zeros and sees nothing. Beside a log, the log repairs that page.
             raise damaged(path, f"its {size_bytes} bytes end within a page")
         tables = connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'runs'").fetchone()[0]

@@ -342,3 +342,70 @@ def test_what_is_written_beside_readers_that_come_and_go_is_there(tmp_path: Path
         second.update_run(run.id, step=7)
         assert output(program(look, home)).strip() == "1"
         assert output(program("print(Ledger.open(home, time.time).runs()[0].step)", home)).strip() == "7"
+
+
+def test_a_torn_last_page_stays_refused_however_often_it_is_opened(tmp_path: Path) -> None:
+    """The refused look leaves an empty -wal behind, which must not pass for a log that mends the page."""
+    path = make(tmp_path / "home")
+    os.truncate(path, path.stat().st_size - 100)
+    for _ in range(4):
+        with pytest.raises(LedgerDamaged, match="within a page"):
+            Ledger.open(path.parent, time.time)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.2)
+
+
+def test_a_locked_ledger_names_the_process_that_holds_it(tmp_path: Path, impatient: None) -> None:
+    path = make(tmp_path / "home", 1)
+    body = "connection = __import__('sqlite3').connect(sys.argv[1], isolation_level=None)\n"
+    body += "connection.execute('BEGIN IMMEDIATE')\nprint('held', flush=True)\ntime.sleep(60)"
+    holder = program(body, path)
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        with Ledger.open(path.parent, time.time) as ledger, pytest.raises(UserError, match=str(holder.pid)) as raised:
+            ledger.update_run("run-0", note="y")
+        assert f"ps -fp {holder.pid}" in raised.value.hint
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+NO_LOCKS = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+static int answer(const char *name, int fd, int command, void *argument) {
+    if (command == F_SETLK || command == F_SETLKW || command == F_SETLK64 || command == F_SETLKW64) {
+        errno = ENOLCK;
+        return -1;
+    }
+    return ((int (*)(int, int, void *))dlsym(RTLD_NEXT, name))(fd, command, argument);
+}
+#define WRAP(name) int name(int fd, int command, ...) { \\
+    va_list rest; va_start(rest, command); void *argument = va_arg(rest, void *); va_end(rest); \\
+    return answer(#name, fd, command, argument); }
+WRAP(fcntl)
+WRAP(fcntl64)
+"""
+
+
+def test_a_file_system_without_locks_is_named_as_the_cause(tmp_path: Path) -> None:
+    source, library = tmp_path / "nolocks.c", tmp_path / "nolocks.so"
+    source.write_text(NO_LOCKS)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    body = """
+    from orchestrator.ledger import database
+    database.BUSY_TIMEOUT_S = 0.2
+    try:
+        Ledger.open(home, time.time)
+    except GptctlError as error:
+        print(error.message, "|", error.hint)
+    """
+    said = output(program(body, tmp_path / "home", prefix=("env", f"LD_PRELOAD={library}")))
+    assert "this file system does not lock files (No locks available)" in said
+    assert "set GPTCTL_HOME to a folder on a local disk" in said
