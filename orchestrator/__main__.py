@@ -22,6 +22,15 @@ def main() -> None:
     if sys.argv[1:] in ([], ["--help"], ["-h"]) and HELP.is_file():
         sys.stdout.write(HELP.read_text(encoding="utf-8"))
         return
+    from orchestrator.cli.failures import explain
+    from orchestrator.cli.trainer_check import check_trainer
+    from orchestrator.core.errors import UserError
+
+    try:
+        check_trainer()
+    except UserError as error:
+        sys.exit(explain(error, verbose=False))
+    # Only now: it imports the trainer's contract.
     from orchestrator.cli.app import app
 
     app(prog_name="gptctl")
