@@ -13,11 +13,11 @@ from typing import Protocol
 import pytest
 
 from orchestrator.remote.shell.ssh_shell import SshShell, connect
-from tests import hosts, order
-from tests.hosts import Sshd
-from tests.namespaces import NamespaceHost
-
-REPOSITORY = Path(__file__).resolve().parent.parent
+from tests.support.clock import order
+from tests.support.files.repository import REPOSITORY
+from tests.support.machines import sshd
+from tests.support.machines.namespaces import NamespaceHost
+from tests.support.machines.sshd import Sshd
 
 os.environ.pop("COLUMNS", None)  # a test runner's workers say how wide they are; what gptctl prints into a pipe is wide
 
@@ -116,5 +116,5 @@ def rented(tmp_path: Path) -> Iterator[NamespaceHost]:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A folder on a file system of 1 MiB."""
-    with hosts.small_disk(tmp_path / "small") as folder:
+    with sshd.small_disk(tmp_path / "small") as folder:
         yield folder

@@ -1,6 +1,6 @@
 """Writes the reference pages that are made from the code: `python -m tests.generate_docs`.
 
-tests/unit/test_docs.py fails while a page in docs/ differs from what this makes, so the pages stay true.
+tests/architecture/test_reference_pages.py fails while a page in docs/ differs from what this makes.
 """
 
 from __future__ import annotations

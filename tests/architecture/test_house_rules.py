@@ -8,7 +8,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.architecture.test_layers import ROOT, sources
+from tests.architecture.test_layers import sources
+from tests.support.files.repository import REPOSITORY
 
 LONGEST_FILE_LINES = 350
 LONGEST_FUNCTION_LINES = 60
@@ -19,7 +20,7 @@ FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 def test_files_and_functions_are_short() -> None:
     long = []
     for path, tree in sources("orchestrator", "trainer"):
-        lines = len((ROOT / path).read_text(encoding="utf-8").splitlines())
+        lines = len((REPOSITORY / path).read_text(encoding="utf-8").splitlines())
         if lines > LONGEST_FILE_LINES:
             long.append(f"{path}: {lines} lines")
         for node in ast.walk(tree):
@@ -41,7 +42,7 @@ def test_every_module_says_what_it_is_for_and_no_name_is_vague() -> None:
 def test_no_shell_strings_no_pickles_no_promises() -> None:
     wrong = []
     for path, tree in sources("orchestrator", "trainer"):
-        lines = (ROOT / path).read_text(encoding="utf-8").splitlines()
+        lines = (REPOSITORY / path).read_text(encoding="utf-8").splitlines()
         for number, line in enumerate(lines, start=1):
             if re.search(r"\b(TODO|FIXME|XXX)\b|NotImplementedError", line):
                 wrong.append(f"{path}:{number}: unfinished")
@@ -70,7 +71,7 @@ def test_imports_stand_at_the_top() -> None:
             continue
         for function in (node for node in ast.walk(tree) if isinstance(node, FUNCTION)):
             imports = [node for node in ast.walk(function) if isinstance(node, ast.Import | ast.ImportFrom)]
-            lines = (ROOT / path).read_text().splitlines()
+            lines = (REPOSITORY / path).read_text().splitlines()
             inside += [f"{path}:{node.lineno}" for node in imports if "# Only" not in lines[node.lineno - 2]]
     assert inside == []
 
@@ -113,14 +114,18 @@ def test_nothing_names_the_machine_it_was_written_on() -> None:
     names = ["/" + "work/", "/opt/" + "wheels", "shared/" + "design", "shared/" + "environment", "shared/" + "facts"]
     pattern = "|".join(names)
     found = subprocess.run(
-        ["git", "grep", "-nIE", pattern], cwd=ROOT, capture_output=True, text=True, check=False
+        ["git", "grep", "-nIE", pattern], cwd=REPOSITORY, capture_output=True, text=True, check=False
     ).stdout  # fmt: skip
     assert found == ""
 
 
 def test_the_repository_holds_no_large_or_secret_file() -> None:
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout
     paths = [Path(name) for name in tracked.split("\0") if name]
     assert len(paths) > 50
-    assert [str(path) for path in paths if (ROOT / path).is_file() and (ROOT / path).stat().st_size > 300_000] == []
+    assert [
+        str(path) for path in paths if (REPOSITORY / path).is_file() and (REPOSITORY / path).stat().st_size > 300_000
+    ] == []
     assert [str(path) for path in paths if path.suffix in {".pem", ".key", ".pt", ".safetensors", ".db"}] == []

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from orchestrator.core import errors
+from tests.support.files.repository import REPOSITORY
 
-ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {"fabric", "paramiko", "boto3", "pydantic", "httpx", "torch", "numpy", "rich.console", "jinja2", "sqlite3"}
 OLD_PYTHON = (
-    ROOT / "trainer/contract.py",
-    ROOT / "trainer/arithmetic.py",
-    *sorted(ROOT.glob("orchestrator/agent/**/*.py")),
+    REPOSITORY / "trainer/contract.py",
+    REPOSITORY / "trainer/arithmetic.py",
+    *sorted(REPOSITORY.glob("orchestrator/agent/**/*.py")),
 )
 """What runs on a machine's own old Python 3.8."""
 
@@ -26,8 +26,8 @@ OLD_PYTHON = (
 def sources(*folders: str) -> Iterator[tuple[Path, ast.Module]]:
     """Every Python file below the folders, parsed; the path is relative to the repository."""
     for folder in folders:
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            yield path.relative_to(ROOT), ast.parse(path.read_text(encoding="utf-8"), str(path))
+        for path in sorted((REPOSITORY / folder).rglob("*.py")):
+            yield path.relative_to(REPOSITORY), ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
 def error_classes() -> list[type[errors.GptctlError]]:
@@ -39,7 +39,7 @@ def error_classes() -> list[type[errors.GptctlError]]:
 
 def test_the_layers_hold() -> None:
     lint = Path(sys.executable).with_name("lint-imports")
-    done = subprocess.run([lint, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run([lint, "--no-cache"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:]
 
 
@@ -58,13 +58,13 @@ except SystemExit as end:
     code = end.code
 print(json.dumps([code or 0, loaded, sorted(set({sorted(HEAVY)!r}) & set(sys.modules))]))
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.splitlines()[-1]) == [0, [], []]
 
 
 def test_the_ledger_costs_no_heavy_import() -> None:
     program = f"import sys, orchestrator.ledger; print(sorted(set({sorted(HEAVY - {'sqlite3'})!r}) & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 
 
@@ -107,7 +107,7 @@ def test_what_runs_on_a_machine_uses_only_what_python_3_8_has() -> None:
         "--violations",
         *map(str, OLD_PYTHON),
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -8,9 +8,10 @@ import re
 import pytest
 
 from orchestrator.core.errors import GptctlError
-from tests.architecture.test_layers import ROOT, error_classes, sources
+from tests.architecture.test_layers import error_classes, sources
+from tests.support.files.repository import REPOSITORY
 
-PAGE = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+PAGE = (REPOSITORY / "docs/troubleshooting.md").read_text(encoding="utf-8")
 SECTIONS = {int(code): text for code, text in re.findall(r"^## Exit (\d).*?\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S)}
 
 
@@ -45,4 +46,4 @@ def _is_text(node: ast.AST) -> bool:
 
 @pytest.mark.parametrize("phrase", re.findall(r"^\| `([^`]+)` (?:after `[^`]+` )?\|", SECTIONS[2], re.M))
 def test_a_quoted_message_is_one_that_gptctl_says(phrase: str) -> None:
-    assert any(phrase in (ROOT / path).read_text(encoding="utf-8") for path, _ in sources("orchestrator"))
+    assert any(phrase in (REPOSITORY / path).read_text(encoding="utf-8") for path, _ in sources("orchestrator"))

@@ -25,7 +25,7 @@ from typing import Any
 
 from orchestrator.rehearsal.books.books import read_books
 from tests.bench.figure import Figure, at_most, within
-from tests.clouds import RehearsalCloud
+from tests.support.clouds.rehearsal_cloud import RehearsalCloud
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FACTOR = 1.5

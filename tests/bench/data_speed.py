@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.figure import Figure, at_least, at_most
-from tests.trainer.texts import as_text, gpt2_vocabulary, paragraphs
+from tests.support.files.texts import as_text, gpt2_vocabulary, paragraphs
 
 MEASURED = """
 import json, resource, subprocess, sys, time

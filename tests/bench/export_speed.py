@@ -29,7 +29,7 @@ from orchestrator.core.machines import machine_type
 from orchestrator.core.planning.planner import make_plan
 from orchestrator.ledger import Ledger, RunRecord, new_run_id
 from tests.bench.figure import Figure, within
-from tests.trainer.texts import gpt2_vocabulary
+from tests.support.files.texts import gpt2_vocabulary
 from trainer.contract import BEST, CHECKPOINTS, MANIFEST_FILE, META_FILE, METRICS, MODEL_FILE, ModelConfig
 from trainer.model.hugging_face import expected_shapes
 

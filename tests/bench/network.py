@@ -27,8 +27,8 @@ from orchestrator.remote.shell.ssh_shell import SshShell, connect
 from orchestrator.remote.transfer.transfer import push_file
 from tests.bench.figure import Figure, not_measured
 from tests.bench.transfer import MIB, NEEDS_ROOT, Row, machine, random_file, stopwatch
-from tests.hosts import Machine, Sshd
-from tests.namespaces import NamespaceHost
+from tests.support.machines.namespaces import NamespaceHost
+from tests.support.machines.sshd import Machine, Sshd
 
 NOTICE_WITHIN_S = 10.0
 

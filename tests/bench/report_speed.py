@@ -26,7 +26,7 @@ from orchestrator.ledger import Ledger, RunRecord, new_run_id
 from orchestrator.report.summary import REPORT_HTML
 from tests.bench.figure import Figure, not_measured, within
 from tests.bench.status_speed import REPOSITORY, seconds
-from tests.browser import Browser
+from tests.support.files.browser import Browser
 from trainer.contract import EVENTS, METRICS
 
 LINES = 100_000

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.bench.figure import Figure, at_most, within
-from tests.hosts import Sshd
+from tests.support.machines.sshd import Sshd
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROUNDS = 5

@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from tests.bench.figure import Figure, at_least, not_measured, within  # noqa: E402
-from tests.trainer.plain_gpt import PlainAdamW, PlainGPT  # noqa: E402
+from tests.support.files.plain_gpt import PlainAdamW, PlainGPT  # noqa: E402
 from trainer.arithmetic import flop_per_token  # noqa: E402
 from trainer.contract import DataConfig, ModelConfig, RunConfig, TrainConfig  # noqa: E402
 from trainer.training.allocator import keep_freed_memory  # noqa: E402

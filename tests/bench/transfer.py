@@ -28,8 +28,8 @@ from orchestrator.core.ports import Shell
 from orchestrator.remote.shell.ssh_shell import connect
 from orchestrator.remote.transfer.transfer import pull_file, push_file, push_tree
 from tests.bench.figure import CannotRun, Figure, not_measured
-from tests.hosts import Machine, Sshd
-from tests.namespaces import NamespaceHost
+from tests.support.machines.namespaces import NamespaceHost
+from tests.support.machines.sshd import Machine, Sshd
 
 MIB = 1 << 20
 DELAY_S = 0.020

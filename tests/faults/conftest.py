@@ -22,13 +22,13 @@ from typing import Any
 
 import pytest
 
-from tests.clouds import RehearsalCloud
 from tests.conftest import gptctl_command
-from tests.hosts import free_address
-from tests.recipes import write_small
 from tests.stories.conftest import digests, end, events, newest_run, wait_until
+from tests.support.clouds.rehearsal_cloud import RehearsalCloud
+from tests.support.files.recipes import write_small
+from tests.support.files.repository import REPOSITORY
+from tests.support.machines.sshd import free_address
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
 CLOCK = Path(__file__).resolve().parent / "clock"
 HOST = """
 [hosts.cloud]

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import gptctl_command
-from tests.ec2_cloud import Ec2Cloud
-from tests.recipes import write_small
 from tests.stories.conftest import digests, end, events, newest_run, wait_until
+from tests.support.clouds.ec2_cloud import Ec2Cloud
+from tests.support.files.recipes import write_small
 
 UNTOLD = "did not get to its end"
 

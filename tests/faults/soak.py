@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.clouds import RehearsalCloud
 from tests.conftest import gptctl_command
 from tests.faults.conftest import HOST, REPOSITORY
-from tests.hosts import free_address
-from tests.recipes import write_small
 from tests.stories.conftest import digests, newest_run
+from tests.support.clouds.rehearsal_cloud import RehearsalCloud
+from tests.support.files.recipes import write_small
+from tests.support.machines.sshd import free_address
 
 STEPS, LOG_EVERY = 20, 5
 MOST_KILLS = 3

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.canary import below, holders, of_processes
 from tests.conftest import gptctl_command
 from tests.faults.conftest import Rehearsal
+from tests.support.files.canary import below, holders, of_processes
 
 pytestmark = pytest.mark.faults
 LEAST_LOOKS = 20

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.ec2_cloud import LOST, Ec2Cloud
 from tests.faults.crashing import WHEN
 from tests.faults.ec2_place import Ec2Place, without_credentials
 from tests.stories.conftest import wait_until
+from tests.support.clouds.ec2_cloud import LOST, Ec2Cloud
 
 pytestmark = pytest.mark.faults
 SPOT = {"more": 'guard = "watcher"\nspot = true'}

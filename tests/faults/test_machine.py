@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.canary import command_lines
 from tests.faults.conftest import Clocks, Rehearsal
-from tests.hosts import make_key
 from tests.stories.conftest import end, wait_until
+from tests.support.files.canary import command_lines
+from tests.support.machines.sshd import make_key
 
 pytestmark = pytest.mark.faults
 

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from tests.conftest import gptctl_command
-from tests.ec2_cloud import Ec2Cloud
+from tests.contract.agent.test_spot_notice import Metadata, in_s
 from tests.faults.conftest import Rehearsal
-from tests.recipes import write_small
 from tests.stories.conftest import end, newest_run, wait_until
-from tests.unit.test_agent_notice import Metadata, in_s
+from tests.support.clouds.ec2_cloud import Ec2Cloud
+from tests.support.files.recipes import write_small
 
 pytestmark = pytest.mark.faults
 

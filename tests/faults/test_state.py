@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import Rehearsal
-from tests.hosts import Sshd
 from tests.stories.conftest import end, wait_until
+from tests.support.files.repository import REPOSITORY
+from tests.support.machines.sshd import Sshd
 
 pytestmark = pytest.mark.faults
 
@@ -138,12 +139,12 @@ def test_two_runs_on_one_machine_of_ones_own(rehearse: Callable[..., Rehearsal],
 
 
 TRAINER = {
-    "F10 loss that is no number": "test_loop.py::test_gradients_that_stay_non_finite_fail_the_run_with_advice",
-    "F12 a rank that hangs": "test_ranks.py::test_a_frozen_rank_ends_the_run_after_the_timeout",
+    "F10 loss that is no number": "training/test_loop.py::test_gradients_that_stay_non_finite_fail_the_run_with_advice",
+    "F12 a rank that hangs": "training/test_ranks.py::test_a_frozen_rank_ends_the_run_after_the_timeout",
     "F14 killed at every disk call of a save":
-        "test_checkpoint.py::test_killed_before_every_single_disk_call_a_whole_checkpoint_is_found",
-    "F9 out of memory twice": "test_ranks.py::test_out_of_memory_a_second_time_fails_with_a_suggestion",
-    "F11 the trainer raises": "test_ranks.py::test_a_killed_rank_ends_the_run_with_the_cause",
+        "checkpoints/test_checkpoint.py::test_killed_before_every_single_disk_call_a_whole_checkpoint_is_found",
+    "F9 out of memory twice": "training/test_ranks.py::test_out_of_memory_a_second_time_fails_with_a_suggestion",
+    "F11 the trainer raises": "training/test_ranks.py::test_a_killed_rank_ends_the_run_with_the_cause",
 }  # fmt: skip
 
 
@@ -151,7 +152,7 @@ TRAINER = {
 def test_faults_of_the_trainer_alone(fault: str, tmp_path: Path, row: Callable[[str], None]) -> None:
     """A training needs no cloud to go wrong: its own tests are the rows."""
     row(fault)
-    place = Path(__file__).parent.parent / "trainer"
+    place = REPOSITORY / "tests/trainer"
     argv = [sys.executable, "-m", "pytest", "-q", "--basetemp", str(tmp_path / "t"), f"{place}/{TRAINER[fault]}"]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=1200, cwd=place.parent.parent)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=1200, cwd=REPOSITORY)
     assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout[-3000:]

@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.waiting import PATIENCE, until
-
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
+from tests.support.clock.waiting import PATIENCE, until
+from tests.support.files.repository import REPOSITORY
 
 TINY = """
 extends = "{quickstart}"

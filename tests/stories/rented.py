@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from tests.clouds import RehearsalCloud
 from tests.stories.conftest import digests, newest_run, wait_until
+from tests.support.clouds.rehearsal_cloud import RehearsalCloud
 
 BOX = """
 [hosts.box]
