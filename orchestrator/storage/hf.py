@@ -25,8 +25,9 @@ from urllib.parse import quote, urljoin
 from orchestrator.core.errors import StorageError, UserError
 from orchestrator.core.ports import Part, Storage, StoredFile, Upload
 from orchestrator.core.safe_names import WILD, checked, matching
+from orchestrator.remote.web.http_client import Response, origin
 from orchestrator.remote.web.hugging_face import PUBLIC, endpoint
-from orchestrator.remote.web.range_reads import Fetched, fetch, origin
+from orchestrator.remote.web.range_reads import fetch
 
 FORM = re.compile(r"hf://((?:datasets|models)/)?([\w.-]+/[\w.-]+)(?:@([\w./%+-]+?))?(?:/(.*))?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -132,7 +133,7 @@ class HubStorage:
     def _headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.token}"} if self.token else {}
 
-    def _ask(self, place: Place, url: str, first: int | None = None, size_bytes: int = 16 << 20) -> Fetched:
+    def _ask(self, place: Place, url: str, first: int | None = None, size_bytes: int = 16 << 20) -> Response:
         answer = fetch(url, headers=self._headers(), first=first, size_bytes=size_bytes)
         if answer.status in (200, 206, 416):
             return answer
@@ -161,7 +162,7 @@ class HubStorage:
         want = f"a token with read access to {place.repo}"
         return f"check the spelling; for a private one set HF_TOKEN to {want} ({TOKENS})"
 
-    def _json(self, place: Place, answer: Fetched) -> Any:
+    def _json(self, place: Place, answer: Response) -> Any:
         try:
             return json.loads(answer.content)
         except ValueError as error:

@@ -17,7 +17,8 @@ from orchestrator.core.datasets.dataset_index import DATASET, Promised, read_ind
 from orchestrator.core.errors import StorageError, UserError
 from orchestrator.core.ports import Part, Storage, StoredFile, Upload
 from orchestrator.core.safe_names import checked
-from orchestrator.remote.web.range_reads import Fetched, fetch
+from orchestrator.remote.web.http_client import Response
+from orchestrator.remote.web.range_reads import fetch
 
 NO_WRITE = "a machine cannot write to a web address"
 
@@ -93,7 +94,7 @@ def storage() -> Storage:
     return HttpStorage()
 
 
-def _accepted(uri: str, answer: Fetched) -> Fetched:
+def _accepted(uri: str, answer: Response) -> Response:
     """Raises StorageError for a status that is no success."""
     if answer.status in (200, 206, 416):
         return answer

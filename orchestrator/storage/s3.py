@@ -123,12 +123,6 @@ class S3Storage:
         with _translated(uri):
             self.client.put_object(Bucket=bucket, Key=key, Body=content)
 
-    def delete(self, uri: str) -> None:
-        """Removes one object; one that is not there is none too."""
-        bucket, key = split_uri(uri, "s3")
-        with _translated(uri):
-            self.client.delete_object(Bucket=bucket, Key=key)
-
     def grants_end_at(self) -> float | None:
         """When the session's credentials end, for those that do (roles, SSO, AWS_CREDENTIAL_EXPIRATION)."""
         credentials = self._session.get_credentials()

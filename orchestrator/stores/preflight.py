@@ -18,7 +18,7 @@ from orchestrator.core.errors import BadCredentials, NoAnswer, StorageError, Use
 from orchestrator.core.planning.limits import budget_s
 from orchestrator.core.planning.plan import Plan
 from orchestrator.core.ports import Storage, StoredFile
-from orchestrator.remote.web import json_api
+from orchestrator.remote.web.http_client import send
 from orchestrator.stores import hub_repository
 from orchestrator.stores.home_box import HomeBoxStorage
 
@@ -35,11 +35,11 @@ def check(uri: str, storage: Storage, *, hub_token_on_machine: bool = False, nee
     if uri.startswith("hf://"):
         return _check_hub(uri, hub_token_on_machine)
     (upload,) = storage.upload_plan(uri, [StoredFile(f"gptctl-check-{uuid4().hex[:8]}", 0)], CHECK_S)
-    answer = json_api.send("PUT", upload.puts[0].url, {"Content-Length": "0"}, 4096, DEADLINE_S)
+    answer = send("PUT", upload.puts[0].url, {"Content-Length": "0"}, most_bytes=4096, deadline_s=DEADLINE_S)
     if not 200 <= answer.status < 300:
         raise _refusal(uri, answer.status, answer.content)
     if upload.remove_url is not None:
-        json_api.send("DELETE", upload.remove_url, {}, 4096, DEADLINE_S)
+        send("DELETE", upload.remove_url, {}, most_bytes=4096, deadline_s=DEADLINE_S)
 
 
 def _check_hub(uri: str, allowed: bool) -> None:

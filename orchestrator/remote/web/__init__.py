@@ -1,1 +1,1 @@
-"""JSON APIs and files over HTTPS. Only json_api knows httpx; only hugging_face knows huggingface_hub."""
+"""JSON APIs and files over HTTPS. Only http_client knows httpx; only hugging_face knows huggingface_hub."""

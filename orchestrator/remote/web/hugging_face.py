@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,17 +21,16 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from orchestrator.core.errors import StorageError, UserError
+from orchestrator.remote.web.retries import Again, Patience, repeat
 
 PUBLIC = "https://huggingface.co"
-TRIES = 6
-FIRST_WAIT_S = 1.0
-LONGEST_WAIT_S = 60.0
+PATIENCE = Patience(within_s=float("inf"), first_pause_s=1.0, longest_pause_s=60.0, most_tries=6, most_asked_s=60.0)
 REPEATED = frozenset({408, 429, 500, 502, 503, 504})
 MOVED = frozenset({409, 412})
 """The branch has another head than the commit's parent."""
 LOGIN = "hf auth login, or set HF_TOKEN to a token that may write: https://huggingface.co/settings/tokens"
 
-Answer = TypeVar("Answer")
+T = TypeVar("T")
 Say = Callable[[str], None]
 
 
@@ -65,12 +63,12 @@ def look(repo: str, revision: str) -> Remote:
     """The repository now. Raises UserError without a token, StorageError when the Hub does not say."""
     library = _library()
     api = library.api
-    info = _found(library, f"look at {repo}", lambda: api.repo_info(repo))
+    info = _or_none(library, f"look at {repo}", lambda: api.repo_info(repo))
     if info is None:
         return Remote()
-    branch = _found(library, f"look at {repo}", lambda: api.repo_info(repo, revision=revision))
+    branch = _or_none(library, f"look at {repo}", lambda: api.repo_info(repo, revision=revision))
     at = (branch or info).sha
-    entries = _patiently(library, f"list {repo}", lambda: list(api.list_repo_tree(repo, recursive=True, revision=at)))
+    entries = _repeated(library, f"list {repo}", lambda: list(api.list_repo_tree(repo, recursive=True, revision=at)))
     files = {each.path: each.lfs.sha256 if each.lfs else each.blob_id for each in entries if hasattr(each, "blob_id")}
     return Remote(True, bool(info.private), branch.sha if branch else None, branch is not None, files)
 
@@ -107,10 +105,10 @@ def put(
     library = _library()
     api = library.api
     if not remote.exists:
-        _made(library, f"make {repo}", lambda: api.create_repo(repo, private=private), say)
+        _create(library, f"make {repo}", lambda: api.create_repo(repo, private=private), say)
     if revision != "main" and not remote.branch:
-        _made(library, f"make branch {revision}", lambda: api.create_branch(repo, branch=revision), say)
-    parent = _patiently(library, f"look at {repo}", lambda: api.repo_info(repo, revision=revision).sha, say)
+        _create(library, f"make branch {revision}", lambda: api.create_branch(repo, branch=revision), say)
+    parent = _repeated(library, f"look at {repo}", lambda: api.repo_info(repo, revision=revision).sha, say)
     if remote.branch and parent != remote.head:
         raise StorageError(f"{repo}: somebody else changed {revision} meanwhile", "do the same again and look at it")
 
@@ -120,7 +118,7 @@ def put(
         return str(done.oid)
 
     try:
-        return _patiently(library, f"upload to {repo}", commit, say)
+        return _repeated(library, f"upload to {repo}", commit, say)
     except _Moved:  # the commit may be our own, and its answer lost
         now = look(repo, revision)
         if now.head is not None and all(same(folder / name, now.files.get(name)) for name in names):
@@ -163,38 +161,40 @@ def _library() -> _Library:
     return _Library(HfApi(token=token), CommitOperationAdd, errors, token)
 
 
-def _found(library: _Library, what: str, call: Callable[[], Any]) -> Any:
-    """None for a repository or branch that is not there."""
+def _or_none(library: _Library, what: str, call: Callable[[], Any]) -> Any:
+    """The call's answer; None for a repository or branch that does not exist."""
     try:
-        return _patiently(library, what, call)
+        return _repeated(library, what, call)
     except StorageError as error:
         if error.missing:
             return None
         raise
 
 
-def _made(library: _Library, what: str, call: Callable[[], object], say: Say) -> None:
-    """Of something that was not there a moment ago: that it exists now means that an earlier try went through."""
+def _create(library: _Library, what: str, call: Callable[[], object], say: Say) -> None:
+    """Creates what did not exist a moment ago: if it exists now, an earlier try went through."""
     try:
-        _patiently(library, what, call, say)
+        _repeated(library, what, call, say)
     except _Moved:
         return
 
 
-def _patiently(library: _Library, what: str, call: Callable[[], Answer], say: Say = lambda text: None) -> Answer:
-    """The call's answer, repeated while the Hub is busy or out of reach. Raises StorageError in our words."""
+def _repeated(library: _Library, what: str, call: Callable[[], T], say: Say = lambda text: None) -> T:
+    """The call's answer, asked for again while the Hub is busy or out of reach. Raises StorageError in our words."""
     # The library has changed the HTTP library below it twice; the root of that one's errors is its own error's base.
     root = library.errors.HfHubHTTPError.__bases__[0]
-    for attempt in range(TRIES):
+
+    def ask() -> T:
         try:
             return call()
         except (root, OSError, ValueError) as error:
-            wait_s = _wait_s(error, attempt) if attempt + 1 < TRIES else None
-            if wait_s is None:
-                raise _translated(library, what, error) from None
-            say(f"the Hub is busy ({_status(error) or type(error).__name__}); trying again in {wait_s:.0f} s")
-            time.sleep(wait_s)
-    raise AssertionError("unreachable")
+            translated = _translated(library, what, error)
+            status = _status(error)
+            if isinstance(error, ValueError) or (status is not None and status not in REPEATED):
+                raise translated from None
+            raise Again(translated, asked_s=_asked_s(error)) from None
+
+    return repeat(ask, PATIENCE, before_pause=lambda error, wait_s: say(f"{error}; trying again in {wait_s:.0f} s"))
 
 
 def _status(error: BaseException) -> int | None:
@@ -202,13 +202,10 @@ def _status(error: BaseException) -> int | None:
     return None if response is None else int(response.status_code)
 
 
-def _wait_s(error: BaseException, attempt: int) -> float | None:
-    """Seconds until the next try; None for what no waiting mends."""
-    status = _status(error)
-    if isinstance(error, ValueError) or (status is not None and status not in REPEATED):
-        return None
-    asked = error.response.headers.get("Retry-After", "") if status is not None else ""  # type: ignore[attr-defined]
-    return min(float(asked) if asked.isdigit() else FIRST_WAIT_S * 2**attempt, LONGEST_WAIT_S)
+def _asked_s(error: BaseException) -> float:
+    """The pause that the Hub asks for, in seconds; 0 if it asks for none."""
+    asked = str(getattr(getattr(error, "response", None), "headers", {}).get("Retry-After", ""))
+    return float(asked) if asked.isdigit() else 0.0
 
 
 def _translated(library: _Library, what: str, error: BaseException) -> StorageError:

@@ -1,47 +1,40 @@
-"""JSON over HTTPS, with everything that can go wrong under a deadline. The only user of httpx.
+"""JSON over HTTPS, with everything that can go wrong under a deadline.
 
-It knows no provider: what a status or a body means, the caller says. The key goes to one host and nowhere else:
-redirects are not followed, plain http is for this computer alone, and no message ever holds the key or a body.
+No provider is known here: the caller says what a status or a body means. The key goes to one host: redirects are not
+followed, plain http is for this computer alone, and no message holds the key or a body.
 
 Example::
 
     api = WebApi("Lambda Cloud", "https://cloud.lambda.ai/api/v1", key, pace)
-    answer = api.once("POST", "/instance-operations/launch", body=order)      # one request, whatever happens
-    rows = api.until("GET", "/instances", read_instances)                     # again and again, within the deadline
+    answer = api.once("POST", "/instance-operations/launch", body=order)      # exactly one request
+    rows = api.until("GET", "/instances", read_instances)                     # repeated within the deadline
 """
 
 from __future__ import annotations
 
-import asyncio
-import ipaddress
 import json
 import re
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
-
-import httpx
+from urllib.parse import urlencode, urlsplit
 
 from orchestrator.core.errors import BadCredentials, NoAnswer, UserError
+from orchestrator.remote.web.http_client import CONTROL, Response, is_loopback, send
 from orchestrator.remote.web.request_pace import Pace
+from orchestrator.remote.web.retries import Again, Patience, repeat
 
 MOST_BYTES = 16 << 20
 """200 machines are 300 KB."""
 ATTEMPT_S = 20.0
-FIRST_PAUSE_S = 0.5
-LONGEST_PAUSE_S = 8.0
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back. `body`: the JSON; None where there was none."""
+    """A status and its JSON; `body` is None where there was none."""
 
     status: int
     body: Any = field(default=None, repr=False)
@@ -68,27 +61,27 @@ class WebApi:
         method: str,
         path: str,
         *,
-        body: Any = None,
+        body: object = None,
         query: Mapping[str, str] | None = None,
         deadline_s: float = ATTEMPT_S,
         turn: tuple[str, ...] = ("request",),
     ) -> Answer:
-        """One request and its answer, whatever its status. NoAnswer: none came, or none that can be read."""
-        sent = False
-
-        async def trace(event: str, info: Mapping[str, Any]) -> None:
-            nonlocal sent
-            sent = sent or "send_request_headers" in event
-
-        request = self._request(method, path, body, query)
-        request.extensions["trace"] = trace
+        """Exactly one request. Raises NoAnswer if no answer arrives within deadline_s, or none that can be read."""
+        url = self.url + path + (f"?{urlencode(query)}" if query else "")
+        content = None if body is None else json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
+        kind = {} if content is None else {"Content-Type": "application/json"}
+        headers = {"Authorization": f"Bearer {self.key}", "Accept": "application/json", **kind}
+        label = f"{self.name}: no answer to {method} {path}"
         with self.pace.turn(*turn):
             try:
-                return asyncio.run(self._exchange(request, deadline_s))
-            except TimeoutError:
-                raise self._no_answer(method, path, f"nothing within {deadline_s:.0f} s", sent) from None
-            except (httpx.HTTPError, httpx.StreamError, OSError, ValueError, RecursionError) as error:
-                raise self._no_answer(method, path, str(error) or type(error).__name__, sent) from error
+                response = send(
+                    method, url, headers, content=content, most_bytes=MOST_BYTES + 1, deadline_s=deadline_s, label=label
+                )
+                return _decoded(response)
+            except NoAnswer as error:
+                raise NoAnswer(self.redacted(error.message), error.hint, sent=error.sent) from error
+            except (ValueError, RecursionError) as error:
+                raise self._no_answer(label, str(error)) from error
 
     def until(
         self,
@@ -96,165 +89,57 @@ class WebApi:
         path: str,
         read: Callable[[Answer], T],
         *,
-        body: Any = None,
+        body: object = None,
         query: Mapping[str, str] | None = None,
         deadline_s: float = 30.0,
     ) -> T:
         """What `read` makes of the first answer that is neither 429 nor 5xx; only for what may be asked twice.
 
-        `read` raises NoAnswer for an answer it cannot make sense of: asked again. The last NoAnswer is raised when
-        deadline_s, counted from the first request, has passed.
+        An answer for which `read` raises NoAnswer is asked for again. Raises the last NoAnswer when deadline_s, counted
+        from the first request, has passed.
         """
-        end, pause_s = time.monotonic() + deadline_s, FIRST_PAUSE_S
-        while True:
-            wait_s = pause_s
+        end = time.monotonic() + deadline_s
+
+        def ask() -> T:
+            left_s = max(0.1, end - time.monotonic())
             try:
-                left_s = max(0.1, end - time.monotonic())
                 answer = self.once(method, path, body=body, query=query, deadline_s=min(ATTEMPT_S, left_s))
                 if answer.status != 429 and answer.status < 500:
                     return read(answer)
-                wait_s = max(pause_s, answer.retry_after_s)
-                raise self._no_answer(method, path, f"status {answer.status}", sent=True)
-            except NoAnswer:
-                if time.monotonic() + wait_s >= end:
-                    raise
-            time.sleep(wait_s)
-            pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
+            except NoAnswer as error:
+                raise Again(error) from error
+            raise Again(
+                self._no_answer(f"{self.name}: no answer to {method} {path}", f"status {answer.status}"),
+                asked_s=answer.retry_after_s,
+            )
+
+        return repeat(ask, Patience(within_s=deadline_s))
 
     def redacted(self, text: str) -> str:
         """The text on one line, at most 300 characters, without the key."""
         return CONTROL.sub(" ", text.replace(self.key, "[key]"))[:300]
 
-    def _request(self, method: str, path: str, body: Any, query: Mapping[str, str] | None) -> httpx.Request:
-        headers = {
-            "Authorization": f"Bearer {self.key}",
-            "Accept": "application/json",
-            "Accept-Encoding": "identity",
-            "User-Agent": "gptctl",
-        }
-        return httpx.Request(method, self.url + path, params=query, json=body, headers=headers)
-
-    async def _exchange(self, request: httpx.Request, deadline_s: float) -> Answer:
-        """Everything within the deadline: resolving, connecting, a server that drips. Never a redirect."""
-        async with (
-            asyncio.timeout(deadline_s),
-            httpx.AsyncClient(
-                timeout=deadline_s,
-                follow_redirects=False,
-                verify=self.url.startswith("https://"),  # without TLS, reading the certificates takes most of the time
-                trust_env=not is_loopback(self.url),  # a proxy has no business between this computer and itself
-            ) as client,
-        ):
-            response = await client.send(request, stream=True)
-            try:
-                if response.is_redirect:
-                    where = urlsplit(response.headers.get("location", "")).hostname or "elsewhere"
-                    raise ValueError(f"it redirects to {where}, which was not followed")
-                return _answer(response, await _body(response))
-            finally:
-                await response.aclose()
-
-    def _no_answer(self, method: str, path: str, why: str, sent: bool) -> NoAnswer:
-        return NoAnswer(
-            f"{self.name}: no answer to {method} {path.partition('?')[0]}: {self.redacted(why)}",
-            hint=f"try again later; is {urlsplit(self.url).netloc} reachable from here?",
-            sent=sent,
-        )
+    def _no_answer(self, label: str, why: str) -> NoAnswer:
+        hint = f"try again later; is {urlsplit(self.url).netloc} reachable from here?"
+        return NoAnswer(f"{label}: {self.redacted(why)}", hint)
 
 
-@dataclass(frozen=True)
-class RawAnswer:
-    """An answer as it came, its body cut where the caller had enough. `headers`: names in lower case."""
-
-    status: int
-    headers: Mapping[str, str] = field(repr=False)
-    content: bytes = field(repr=False)
-
-
-def send(method: str, url: str, headers: Mapping[str, str], most_bytes: int, deadline_s: float) -> RawAnswer:
-    """One request, no redirect followed; the body is read up to most_bytes, and the rest is never asked for.
-
-    Raises NoAnswer, which names the host and never the query, and UserError for a URL that cannot be.
-    """
-    where = urlsplit(url)
-    if where.scheme not in ("http", "https") or not where.hostname:
-        raise UserError(f"{url.partition('?')[0]!r} is no http or https address", "write it as https://HOST/PATH")
-    sent = {"User-Agent": "gptctl", "Accept-Encoding": "identity", **headers}
-    try:
-        return asyncio.run(_send(httpx.Request(method, url, headers=sent), most_bytes, deadline_s))
-    except TimeoutError:
-        why = f"nothing within {deadline_s:.0f} s"
-    except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, ValueError) as error:
-        why = CONTROL.sub(" ", str(error) or type(error).__name__)[:300]
-    raise NoAnswer(
-        f"{where.netloc}: no answer to {method} {where.path}: {why}", f"is {where.netloc} reachable from here?"
-    )
-
-
-async def _send(request: httpx.Request, most_bytes: int, deadline_s: float) -> RawAnswer:
-    url = str(request.url)
-    async with (
-        asyncio.timeout(deadline_s),
-        httpx.AsyncClient(
-            timeout=deadline_s,
-            follow_redirects=False,
-            verify=url.startswith("https://"),
-            trust_env=not is_loopback(url),
-        ) as client,
-    ):
-        response = await client.send(request, stream=True)
-        try:
-            received = bytearray()
-            if request.method != "HEAD" and not response.is_redirect:
-                async for chunk in response.aiter_bytes():
-                    received += chunk
-                    if len(received) >= most_bytes:
-                        break
-            names = {name.lower(): value for name, value in response.headers.items()}
-            return RawAnswer(response.status_code, names, bytes(received[:most_bytes]))
-        finally:
-            await response.aclose()
-
-
-def is_loopback(url: str) -> bool:
-    """Whether the address is this computer itself."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-async def _body(response: httpx.Response) -> bytes:
-    """At most MOST_BYTES of it. Raises ValueError for more."""
-    received = bytearray()
-    async for chunk in response.aiter_bytes():
-        received += chunk
-        if len(received) > MOST_BYTES:
-            raise ValueError(f"an answer of more than {MOST_BYTES >> 20} MiB")
-    return bytes(received)
-
-
-def _answer(response: httpx.Response, content: bytes) -> Answer:
-    """An error may come from a proxy and be no JSON; a success must be. Raises ValueError, RecursionError."""
-    status = response.status_code
+def _decoded(response: Response) -> Answer:
+    """A success must be JSON; an error may come from a proxy and be anything. Raises ValueError, RecursionError."""
+    status, content = response.status, response.content
+    if 300 <= status < 400:
+        where = urlsplit(response.headers.get("location", "")).hostname or "elsewhere"
+        raise ValueError(f"it redirects to {where}, which was not followed")
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"an answer of more than {MOST_BYTES >> 20} MiB")
     try:
         body = json.loads(content, parse_constant=_refuse) if content else None
     except (ValueError, RecursionError):
         if status < 400:
             raise
         body = None
-    return Answer(status, body, retry_after_s(response.headers.get("retry-after", "")))
+    return Answer(status, body, response.retry_after_s)
 
 
 def _refuse(word: str) -> None:
-    raise ValueError(f"{word} is no JSON")
-
-
-def retry_after_s(text: str) -> float:
-    """Seconds from now, given as a number or a date; 0 when absent or unreadable."""
-    if re.fullmatch(r"\d{1,6}", text.strip()):
-        return float(text)
-    with suppress(ValueError, TypeError):
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    return 0.0
+    raise ValueError(f"{word} is not JSON")

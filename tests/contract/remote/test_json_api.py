@@ -109,7 +109,7 @@ def test_one_request_one_answer(api: Api) -> None:
     ("talk", "words"),
     [
         (reply(b'{"data": [1'), "Expecting"),
-        (reply(b'{"data": NaN}'), "NaN is no JSON"),
+        (reply(b'{"data": NaN}'), "NaN is not JSON"),
         (reply(b"[" * 200_000), "recursion"),
         (reply(b"\xff\xff"), "decode"),
         (endless, "more than 16 MiB"),
