@@ -32,6 +32,7 @@ from trainer.contract import (
     RunConfig,
 )
 from trainer.training.allocator import keep_freed_memory
+from trainer.training.failures import explain, is_ours
 from trainer.training.loop import Progress, StopRequest, train
 from trainer.training.metrics import Journal
 from trainer.training.ranks import from_leader, join
@@ -68,7 +69,7 @@ class Verdict:
             return
         if self.watching and is_marked(self.run_folder):
             start_again()
-        reason = f"rank {self.rank}: {explained(error)}"
+        reason = f"rank {self.rank}: {explain(error)}"
         if self.write(OUTCOME_FAILED, reason):
             Journal(self.run_folder).event(EVENT_FAILED, self.progress.step, reason=reason)
 
@@ -90,22 +91,6 @@ class Verdict:
         finally:
             fresh.unlink()
         return True
-
-
-def is_ours(error: BaseException) -> bool:
-    """An error that explains itself: its message is for the user, its traceback for nobody."""
-    return type(error).__module__.startswith("trainer.")
-
-
-def explained(error: BaseException) -> str:
-    """The reason in exit.json: our own messages as they are, a foreign one with its type."""
-    text = str(error).strip() or "no message"
-    lost = ("closed by peer", "Connection reset", "Broken pipe", "imed out", "Timeout")
-    if is_ours(error):
-        return text
-    if isinstance(error, RuntimeError) and any(word in text for word in lost):
-        return f"lost another rank, killed or frozen: {text.splitlines()[0]}"
-    return f"{type(error).__name__}: {text}"
 
 
 def run(run_folder: Path, verdict: Verdict, progress: Progress) -> None:

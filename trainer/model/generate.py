@@ -121,7 +121,7 @@ def continuations(
     vocab_size = model.config.vocab_size
     if max(ids) >= vocab_size:
         raise SamplingError(
-            f"the tokenizer gives id {max(ids)}, but the model knows {vocab_size}: name its --tokenizer"
+            f"the tokenizer gives id {max(ids)}, but the model knows {vocab_size}: name the model's own --tokenizer"
         )
     device = next(model.parameters()).device
     rows = torch.tensor([ids] * batch, device=device)

@@ -13,10 +13,11 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from trainer.contract import EVENT_EVALUATED, EVENT_EVALUATING, EVENT_WARNING
+from trainer.contract import EVENT_EVALUATED, EVENT_EVALUATING
 from trainer.model.loss import LossSum, Slice, slice_result, validation_loss, whole_sequences
 from trainer.tokens.batches import TokenStream
 from trainer.tokens.token_file import DataError
+from trainer.training.failures import Expendable
 from trainer.training.ranks import sum_over_ranks
 from trainer.training.start import Engine, Run
 
@@ -30,15 +31,12 @@ def measure_slices(run: Run, engine: Engine, step: int) -> None:
     data, journal = run.config.data, run.journal
     files = [Path(file) for file in data.validation_files or data.train_files]
     for start, tokens in run.config.slices:
-        try:
+        with Expendable(journal.event, step, f"slice {start}+{tokens} was not evaluated"):
             asked = Slice(TokenStream.open(files, run.config.model.vocab_size), start, tokens)
             summed = _summed(run, engine, asked, step)
-        except DataError as error:
-            journal.event(EVENT_WARNING, step, reason=f"slice {start}+{tokens} was not evaluated: {error}")
-            continue
-        if run.world.leads:
-            result = slice_result(asked, summed, data.tokenizer, journal.say)
-            journal.event(EVENT_EVALUATED, step, **result, precision=run.config.train.precision)
+            if run.world.leads:
+                result = slice_result(asked, summed, data.tokenizer, journal.say)
+                journal.event(EVENT_EVALUATED, step, **result, precision=run.config.train.precision)
 
 
 def _summed(run: Run, engine: Engine, asked: Slice, step: int) -> LossSum:
@@ -52,7 +50,7 @@ def _summed(run: Run, engine: Engine, asked: Slice, step: int) -> LossSum:
         part, fault = _part(run, engine, asked._replace(start=asked.start + first, tokens=min(piece, whole - first)))
         more = sum_over_ranks(world, [part.nats, float(part.targets), float(fault is not None)])
         if more[2]:
-            raise fault or DataError("another rank could not read it")
+            raise fault or DataError("another rank could not measure it")
         nats, targets = nats + more[0], targets + int(more[1])
         if time.monotonic() - said_at >= SAY_EVERY_S:
             said_at = time.monotonic()
@@ -60,7 +58,7 @@ def _summed(run: Run, engine: Engine, asked: Slice, step: int) -> LossSum:
     return LossSum(nats, targets)
 
 
-def _part(run: Run, engine: Engine, piece: Slice) -> tuple[LossSum, DataError | None]:
+def _part(run: Run, engine: Engine, piece: Slice) -> tuple[LossSum, Exception | None]:
     """This rank's part of a piece. An error is returned: a rank that left alone would leave the others waiting."""
     world = run.world
     try:
@@ -75,6 +73,6 @@ def _part(run: Run, engine: Engine, piece: Slice) -> tuple[LossSum, DataError | 
             world=world.size,
             autocast=engine.autocast,
         )
-    except DataError as error:
+    except (OSError, RuntimeError, ValueError) as error:  # unreadable tokens, or a device that fails or has no memory
         return LossSum(0.0, 0), error
     return part, None

@@ -1,6 +1,7 @@
 """Everything after the last step: the slices, leaving the ranks, the last checkpoint, the samples, the closing event.
 
-It must not train, and once the slices are measured no rank waits for another but at the barrier.
+It must not train, and once the slices are measured no rank waits for another but at the barrier. Only the checkpoint
+can fail the run here: any other trouble costs its own result and a warning.
 
 Example::
 
@@ -9,19 +10,11 @@ Example::
 
 from __future__ import annotations
 
-import torch
-
-from trainer.contract import (
-    EVENT_FINISHED,
-    EVENT_SAMPLED,
-    EVENT_STOPPED,
-    EVENT_WARNING,
-    OUTCOME_FINISHED,
-    OUTCOME_STOPPED,
-)
-from trainer.model.generate import Sampling, generate
+from trainer.contract import EVENT_FINISHED, EVENT_SAMPLED, EVENT_STOPPED, OUTCOME_FINISHED, OUTCOME_STOPPED
+from trainer.model.generate import Sampling, continuations
 from trainer.model.gpt import GPT
-from trainer.tokens.tokenizer import TokenizerError, decode, open_tokenizer
+from trainer.tokens.tokenizer import open_tokenizer
+from trainer.training.failures import Expendable
 from trainer.training.final_slices import measure_slices
 from trainer.training.ranks import leave
 from trainer.training.saver import Saver
@@ -34,36 +27,32 @@ def finish(run: Run, engine: Engine, saver: Saver | None, step: int) -> str:
     """Measures the slices with all ranks; then leaves the process group, because a slow disk or a long sample on rank 0
     must not run the others into a timeout.
 
-    Returns the outcome: finished, or stopped when `step` is not the last one.
+    Returns the outcome: finished, or stopped when `step` is not the last one. Raises CheckpointError.
     """
+    emit = run.journal.event
     if step >= run.config.train.steps:
         measure_slices(run, engine, step)
-    leave(run.world)
+    with Expendable(emit, step, "a rank was lost after the last step"):
+        leave(run.world)
     if saver is not None:
         saver.close()
     if step < run.config.train.steps:
-        run.journal.event(EVENT_STOPPED, step)
+        emit(EVENT_STOPPED, step)
         return OUTCOME_STOPPED
     if run.world.leads and run.config.prompts:
-        sample(run, engine.model, step)
-    run.journal.event(EVENT_FINISHED, step)
+        with Expendable(emit, step, "no samples"):
+            sample(run, engine.model, step)
+    emit(EVENT_FINISHED, step)
     return OUTCOME_FINISHED
 
 
 def sample(run: Run, model: GPT, step: int) -> None:
-    """What the model makes of the prompts. A tokenizer that cannot be had costs the samples, not the run."""
-    try:
-        encoding = open_tokenizer(run.config.data.tokenizer)
-    except TokenizerError as error:
-        run.journal.event(EVENT_WARNING, step, reason=f"no samples: {error}")
-        return
+    """An event `sampled` for each prompt of the config, or a warning. Raises TokenizerError."""
+    encoding = open_tokenizer(run.config.data.tokenizer)
     for number, prompt in enumerate(run.config.prompts):
-        ids = encoding.encode_ordinary(prompt) or [encoding.eot_token]
-        if max(ids) >= run.config.model.vocab_size:
-            run.journal.event(EVENT_WARNING, step, reason=f"no sample: the vocabulary lacks tokens of {prompt!r}")
-            continue
-        device = run.world.device
-        generator = torch.Generator(device).manual_seed(run.config.train.seed + number)
-        prompt_ids = torch.tensor([ids], device=device)
-        out = generate(model, prompt_ids, SAMPLE_TOKENS, Sampling(top_k=50), generator=generator)
-        run.journal.event(EVENT_SAMPLED, step, prompt=prompt, text=decode(encoding, out[0].tolist()))
+        with Expendable(run.journal.event, step, f"no sample for {prompt!r}"):
+            seed = run.config.train.seed + number
+            for text, _ in continuations(
+                model, encoding, prompt, tokens=SAMPLE_TOKENS, sampling=Sampling(top_k=50), seed=seed
+            ):
+                run.journal.event(EVENT_SAMPLED, step, prompt=prompt, text=text)

@@ -33,6 +33,7 @@ from torch import Tensor
 
 from trainer.arithmetic import flop_per_token
 from trainer.contract import EVENTS, METRICS, RunConfig
+from trainer.training.failures import Expendable
 from trainer.training.ranks import World
 
 GIB = 1024**3
@@ -65,9 +66,15 @@ class Journal:
         self._append(METRICS, line)
         shown = ("loss", "lr", "grad_norm", "tokens_per_second", "mfu", "memory_gib")
         self.say(f"step {line['step']}  " + "  ".join(f"{key} {_short(line[key])}" for key in shown if key in line))
+        with Expendable(self.event, line["step"], "TensorBoard is off"):
+            self._draw({key: line[key] for key in shown if key in line}, line["step"])
+            return
+        self.tensorboard = None
+
+    def _draw(self, values: Mapping[str, float], step: int) -> None:
         if self.tensorboard is not None:
-            for key in shown:
-                self.tensorboard.add_scalar(key, line[key], line["step"])
+            for key, value in values.items():
+                self.tensorboard.add_scalar(key, value, step)
             self.tensorboard.flush()
 
     def say(self, text: str) -> None:

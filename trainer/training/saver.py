@@ -16,7 +16,6 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -44,12 +43,10 @@ from trainer.contract import (
     checkpoint_step,
     kept_steps,
 )
+from trainer.training.failures import Emit
 
 DAMAGED_PREFIX = "damaged-"
 """Folders that did not verify are renamed, not deleted: they are evidence until the disk gets short."""
-
-Emit = Callable[..., None]
-"""journal.event: (name, step, **fields)."""
 
 
 class Saver:

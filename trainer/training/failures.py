@@ -1,0 +1,53 @@
+"""What an error means for a run: its reason in words, and work whose failure a run survives.
+
+Example::
+
+    with Expendable(journal.event, step, "no samples"):
+        sample(run, model, step)          # an error becomes the warning "no samples: OSError: ..."
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+
+from trainer.contract import EVENT_WARNING
+
+LOST_PEER = ("closed by peer", "Connection reset", "Broken pipe", "imed out", "Timeout")
+
+Emit = Callable[..., None]
+"""journal.event: (name, step, **fields)."""
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether the trainer raised this error: then its message says everything and the traceback adds nothing."""
+    return type(error).__module__.startswith("trainer.")
+
+
+def explain(error: BaseException) -> str:
+    """The reason of a failure: the trainer's own messages unchanged, any other with its type."""
+    text = str(error).strip() or "no message"
+    if is_ours(error):
+        return text
+    if isinstance(error, RuntimeError) and any(phrase in text for phrase in LOST_PEER):
+        return f"lost another rank, killed or frozen: {text.splitlines()[0]}"
+    return f"{type(error).__name__}: {text}"
+
+
+class Expendable:
+    """A block whose result the run can spare. Any error in it ends the block with a `warning` event, not the run.
+
+    `loss` says in the warning what the error costs. KeyboardInterrupt and SystemExit still pass.
+    """
+
+    def __init__(self, emit: Emit, step: int, loss: str) -> None:
+        self.emit, self.step, self.loss = emit, step, loss
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        self.emit(EVENT_WARNING, self.step, reason=f"{self.loss}: {explain(error)}")
+        return True
