@@ -60,7 +60,7 @@ def explain(error: Exception, *, verbose: bool) -> int:
     """Prints what failed and what to do next; returns the exit code."""
     import traceback
 
-    from orchestrator.cli.screen.formats import clean
+    from orchestrator.cli.screen.foreign import clean
     from orchestrator.core.errors import GptctlError
 
     trace = "".join(traceback.format_exception(error))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from orchestrator.core.config.inventory import UNPAID
 from orchestrator.core.events import Event, Listener
+from orchestrator.core.formats import dollars, loss
 from orchestrator.core.machines import machine_type
 from orchestrator.core.money.cost import run_cost
 from orchestrator.core.states import Outcome
@@ -43,7 +44,7 @@ def announcing(ledger: Ledger, run_id: str, listener: Listener) -> Listener:
 def worth_telling(event: Event, run: RunRecord, rental: Rental | None, *, cost_usd: float) -> tuple[str, str] | None:
     """(happening, text) for an event that somebody who is away wants to hear of, else None."""
     paid = rental is not None and rental.provider not in UNPAID
-    price = f"${rental.price_per_hour_usd:.2f}/h" if rental and paid else "no rent"
+    price = f"{dollars(rental.price_per_hour_usd)}/h" if rental and paid else "no rent"
     match event.kind, event.stage:
         case "stage_finished", "acquire" if paid:
             return "capacity", f"{run.machine} on {run.host}, {price}"
@@ -74,9 +75,9 @@ def _may_bill(rental: Rental) -> bool:
 def _result(run: RunRecord, cost_usd: float) -> str:
     parts = [
         f"step {run.step:,} of {run.total_steps:,}",
-        f"loss {run.loss:.3f}" if run.loss is not None else "",
-        f"val loss {run.val_loss:.3f}" if run.val_loss is not None else "",
-        f"${cost_usd:.2f} so far",
+        f"loss {loss(run.loss)}" if run.loss is not None else "",
+        f"val loss {loss(run.val_loss)}" if run.val_loss is not None else "",
+        f"{dollars(cost_usd)} so far",
         run.cause,
     ]
     return ", ".join(part for part in parts if part)

@@ -13,11 +13,11 @@ from pathlib import Path
 from orchestrator import providers
 from orchestrator.cli.checks.finding import FAIL, OK, WARN, Finding
 from orchestrator.cli.machine_types import machine_of
-from orchestrator.cli.screen.formats import duration, money
 from orchestrator.core.config.gptctl_home import home_folder
 from orchestrator.core.config.inventory import HostSpec, load_inventory
 from orchestrator.core.errors import ProviderError, UserError
 from orchestrator.core.fleet.watcher_mark import watcher_alive
+from orchestrator.core.formats import dollars, duration
 from orchestrator.fleet.offers import ask_for, offer_for
 from orchestrator.wiring import provider_of
 
@@ -61,7 +61,7 @@ def _offer(host: HostSpec) -> Finding:
     offer = offer_for(host, machine_of(host), ask_for([host]).offers)
     if offer is None:
         return Finding("offer", FAIL, f"{host.provider} sells no {host.machine}", "gptctl offers shows what it sells")
-    price = f"{offer.machine} at {money(offer.price_per_hour_usd)}/h ({offer.source})"
+    price = f"{offer.machine} at {dollars(offer.price_per_hour_usd)}/h ({offer.source})"
     if host.max_price_per_hour_usd is not None and offer.price_per_hour_usd > host.max_price_per_hour_usd:
         return Finding("offer", FAIL, f"{price}, above max_price_per_hour_usd", "raise it, or wait")
     capacity = "" if offer.available else ", no capacity now"

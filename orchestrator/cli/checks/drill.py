@@ -11,11 +11,11 @@ from orchestrator.cli.machines.watcher import warn_if_unwatched
 from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.cli.runs.plan import Planner
 from orchestrator.cli.screen import screen
-from orchestrator.cli.screen.formats import duration, moment, money
 from orchestrator.core.config.inventory import HostSpec, load_inventory
 from orchestrator.core.config.recipe import Limits, load_recipe
 from orchestrator.core.config.settings import load_settings
 from orchestrator.core.errors import StillBilling, UserError
+from orchestrator.core.formats import dollars, duration, local_time
 from orchestrator.core.planning.limits import check_guard, check_month, check_plan, month_start
 from orchestrator.fleet.guard_drill import Drilled, drill_plan, drive_drill, new_drill, patience_s
 from orchestrator.fleet.offers import ask_for
@@ -39,7 +39,7 @@ def drill(host_name: str | None, file: Path | None, *, lease_s: float, yes: bool
             screen.talk("nothing was rented")
             return 0
         started = new_drill(ledger, request, time.time())
-        price = money(request.plan.price_per_hour_usd)
+        price = dollars(request.plan.price_per_hour_usd)
         screen.talk(f"{started.id}: renting one {request.machine.name} at {price}/h, {_costs(request, lease_s)}")
         try:
             with screen.teller(f"{started.id} on {host.name}") as tell:
@@ -67,7 +67,7 @@ def _request(ledger: Ledger, host: HostSpec, lease_s: float) -> RunRequest:
 
 
 def _question(request: RunRequest, lease_s: float) -> str:
-    price = money(request.plan.price_per_hour_usd)
+    price = dollars(request.plan.price_per_hour_usd)
     return (
         f"Rent one {request.machine.name} at {price}/h, and leave it to its guard ({request.host.guard}) to end "
         f"it {duration(lease_s)} later? That costs {_costs(request, lease_s)}."
@@ -77,7 +77,7 @@ def _question(request: RunRequest, lease_s: float) -> str:
 def _costs(request: RunRequest, lease_s: float) -> str:
     price = request.plan.price_per_hour_usd or 0.0
     soon, late = (seconds / 3600 * price for seconds in (lease_s, lease_s + patience_s(lease_s)))
-    return f"about {money(soon)}, or {money(late)} until you are told that nothing ended it"
+    return f"about {dollars(soon)}, or {dollars(late)} until you are told that nothing ended it"
 
 
 def _left(ledger: Ledger, run_id: str) -> int:
@@ -87,9 +87,9 @@ def _left(ledger: Ledger, run_id: str) -> int:
         screen.talk(f"interrupted; whether a machine was bought shows: gptctl orphans, gptctl release {run_id}")
         return StillBilling.exit_code
     screen.talk(
-        f"interrupted; {rental.instance_id} ({money(rental.price_per_hour_usd)}/h) ends by its guard at "
-        f"{moment(rental.ends_at)}, or now: gptctl orphans --reap {rental.instance_id}. Then gptctl release {run_id} "
-        "settles its bill",
+        f"interrupted; {rental.instance_id} ({dollars(rental.price_per_hour_usd)}/h) ends by its guard at "
+        f"{local_time(rental.ends_at)}, or now: gptctl orphans --reap {rental.instance_id}. Then gptctl release "
+        f"{run_id} settles its bill",
         style="yellow",
     )
     return StillBilling.exit_code
@@ -102,14 +102,14 @@ def _show(host: HostSpec, drilled: Drilled, *, as_json: bool) -> int:
         late_s = drilled.late_s or 0.0
         when = f"{duration(abs(late_s))} {'after' if late_s >= 0 else 'before'} its deadline"
         print(
-            f"{drilled.instance_id} ended by itself ({drilled.guard}): gone at {moment(drilled.gone_at)}, {when}; it "
-            f"cost {money(drilled.cost_usd)} ({drilled.run})",
+            f"{drilled.instance_id} ended on its own ({drilled.guard}): gone at {local_time(drilled.gone_at)}, {when}; "
+            f"it cost {dollars(drilled.cost_usd)} ({drilled.run})",
             flush=True,
         )
     else:
         print(
-            f"{drilled.instance_id} did NOT end by itself: its deadline was {moment(drilled.ends_at)}, and it is still "
-            f"billing at {money(drilled.price_per_hour_usd)}/h, {money(drilled.cost_usd)} so far",
+            f"{drilled.instance_id} did NOT end: its deadline was {local_time(drilled.ends_at)}, and it is still "
+            f"billing at {dollars(drilled.price_per_hour_usd)}/h, {dollars(drilled.cost_usd)} so far",
             flush=True,
         )
     if drilled.died:

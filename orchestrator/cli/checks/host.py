@@ -13,10 +13,11 @@ from typing import Any
 from orchestrator.cli.checks.finding import FAIL, OK, WARN, Finding
 from orchestrator.cli.connections import shell_to
 from orchestrator.cli.machine_types import machine_of
-from orchestrator.cli.screen.formats import clean, duration, size
+from orchestrator.cli.screen.foreign import clean
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.errors import GptctlError, MachineUnfit
+from orchestrator.core.formats import duration, size
 from orchestrator.core.machines import MachineType
 from orchestrator.core.planning.forecast import BYTES_PER_TOKEN, kept_about, tokens_about
 from orchestrator.core.ports import Shell

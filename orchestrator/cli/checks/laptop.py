@@ -15,10 +15,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from orchestrator.cli.checks.finding import FAIL, OK, WARN, Finding
-from orchestrator.cli.screen.formats import size
 from orchestrator.core.config.inventory import load_inventory
 from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.errors import UserError
+from orchestrator.core.formats import size
 from orchestrator.core.planning.forecast import kept_about
 from orchestrator.ledger.ledger import Ledger
 

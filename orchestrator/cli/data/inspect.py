@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cli.data.program import run_program
-from orchestrator.cli.screen.formats import NOTHING, clean, count, percent, size
+from orchestrator.cli.screen.foreign import clean
 from orchestrator.cli.screen.screen import show_table, talk
 from orchestrator.core.errors import VerificationFailed
+from orchestrator.core.formats import DASH, count, percent, size
 
 BAR_CELLS = 40
 PROBLEMS_SHOWN = 10
@@ -78,11 +79,11 @@ def _show(found: dict[str, Any]) -> None:
         [
             (
                 file["name"],
-                file["format"] or NOTHING,
-                file["dtype"] or NOTHING,
-                f"{file['tokens']:,}" if file["tokens"] is not None else NOTHING,
+                file["format"] or DASH,
+                file["dtype"] or DASH,
+                f"{file['tokens']:,}" if file["tokens"] is not None else DASH,
                 size(file["size_bytes"]),
-                f"{file.get('min_id')} to {file.get('max_id')}" if file.get("max_id") is not None else NOTHING,
+                f"{file.get('min_id')} to {file.get('max_id')}" if file.get("max_id") is not None else DASH,
             )
             for file in found["files"]
         ],

@@ -16,8 +16,8 @@ from typing import Any
 
 from orchestrator.cli.data.program import run_program
 from orchestrator.cli.open_ledger import open_home
-from orchestrator.cli.screen.formats import count, size
 from orchestrator.cli.screen.screen import gauge, show_table, talk
+from orchestrator.core.formats import count, size
 from orchestrator.datasets.downloads import Text, bring_text
 from orchestrator.remote.transfer_progress import Transfer
 

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cli.open_ledger import open_home
-from orchestrator.cli.screen.formats import clean, count
+from orchestrator.cli.screen.foreign import clean
 from orchestrator.cli.screen.screen import gauge, talk
 from orchestrator.core.errors import CommandFailed, UserError
+from orchestrator.core.formats import count
 from orchestrator.remote.agent_client.client import Agent
 from orchestrator.remote.shell.local_shell import LocalShell
 from trainer import contract

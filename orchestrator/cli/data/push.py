@@ -19,9 +19,9 @@ from typing import Any
 
 from orchestrator import storage
 from orchestrator.cli.data.program import run_program
-from orchestrator.cli.screen.formats import size
 from orchestrator.cli.screen.screen import gauge, talk
 from orchestrator.core.errors import UserError, VerificationFailed
+from orchestrator.core.formats import size
 
 DATASET = "dataset.json"
 PART_BYTES = 8 * 2**20

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.cli.open_ledger import open_ledger
-from orchestrator.cli.screen.formats import NOTHING, decimal, money
 from orchestrator.core.config.inventory import HostSpec
+from orchestrator.core.formats import DASH, dollars, figure
 from orchestrator.core.machines import machine_type
 from orchestrator.core.money.cost import run_cost
 from orchestrator.ledger.ledger import Ledger
@@ -33,7 +33,7 @@ def cost(wanted: str | None, *, as_json: bool) -> int:
 
     rows = [_cells(each) for each in costs]
     if len(costs) > 1:
-        rows.append(["total", money(sum(each["cost_usd"] for each in costs)), "", "", "", "", ""])
+        rows.append(["total", dollars(sum(each["cost_usd"] for each in costs)), "", "", "", "", ""])
     screen.show_table(COLUMNS, rows, right=NUMBERS)
     screen.talk("USD before tax. Energy is an upper bound: full board power for the whole time.")
     return 0
@@ -52,13 +52,13 @@ def _cost(run: RunRecord, intervals: Sequence[StageInterval]) -> dict[str, Any]:
 
 
 def _cells(each: dict[str, Any]) -> list[str]:
-    stages = [f"{stage} {money(usd)}" for stage, usd in each["by_stage"].items() if usd >= CENT]
+    stages = [f"{stage} {dollars(usd)}" for stage, usd in each["by_stage"].items() if usd >= CENT]
     return [
         each["id"],
-        money(each["cost_usd"]),
-        money(each["usd_per_billion_tokens"]),
-        decimal(each["gpu_hours"], 2),
-        decimal(each["energy_kwh"], 3),
-        decimal(each["co2e_kg"], 3),
-        ", ".join(stages) or NOTHING,
+        dollars(each["cost_usd"]),
+        dollars(each["usd_per_billion_tokens"]),
+        figure(each["gpu_hours"]),
+        figure(each["energy_kwh"]),
+        figure(each["co2e_kg"]),
+        ", ".join(stages) or DASH,
     ]

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cli.machine_types import machines_of
-from orchestrator.cli.screen.formats import NOTHING, money
 from orchestrator.core.config.gptctl_home import home_folder
 from orchestrator.core.config.inventory import HostSpec, Inventory, load_inventory
+from orchestrator.core.formats import DASH, dollars
 from orchestrator.core.machines import MachineType, machine_type
 
 COLUMNS = ("HOST", "PROVIDER", "MACHINE", "ADDRESS", "STATE", "$/H", "CAPACITY", "KEY")
@@ -80,6 +80,6 @@ def _add_live(inventory: Inventory, rows: list[dict[str, Any]]) -> None:
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
-    left = [row[key] or NOTHING for key in ("host", "provider", "machine", "address", "state")]
-    capacity = {True: "yes", False: "none", None: NOTHING}[row["capacity"]]
-    return [*left, money(row["price_per_hour_usd"]), capacity, row["ssh_key"] or NOTHING]
+    left = [row[key] or DASH for key in ("host", "provider", "machine", "address", "state")]
+    capacity = {True: "yes", False: "none", None: DASH}[row["capacity"]]
+    return [*left, dollars(row["price_per_hour_usd"]), capacity, row["ssh_key"] or DASH]

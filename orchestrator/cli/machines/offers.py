@@ -10,9 +10,9 @@ from typing import Any
 
 from orchestrator.cli.open_ledger import open_home
 from orchestrator.cli.screen import screen
-from orchestrator.cli.screen.formats import NOTHING, moment, money
 from orchestrator.core.config.inventory import Inventory, load_inventory
 from orchestrator.core.errors import UserError
+from orchestrator.core.formats import DASH, dollars, local_time
 from orchestrator.core.machines import machine_type
 from orchestrator.core.ports import Offer
 from orchestrator.fleet.accounts import accounts_of
@@ -104,11 +104,11 @@ def _cells(row: dict[str, Any]) -> list[str]:
     return [
         row["provider"],
         row["machine"],
-        row["gpu"] or NOTHING,
-        str(row["count"] or NOTHING),
-        (row["zone"] or row["region"] or NOTHING) + " spot" * (row["market"] == "spot"),
+        row["gpu"] or DASH,
+        str(row["count"] or DASH),
+        (row["zone"] or row["region"] or DASH) + " spot" * (row["market"] == "spot"),
         {True: "yes", False: "none", None: "not asked"}[row["available"]],
-        money(row["price_per_hour_usd"]),
-        money(row["price_per_gpu_hour_usd"]),
-        row["source"] + (f", {moment(row['quoted_at'])}" if row["quoted_at"] else ""),
+        dollars(row["price_per_hour_usd"]),
+        dollars(row["price_per_gpu_hour_usd"]),
+        row["source"] + (f", {local_time(row['quoted_at'])}" if row["quoted_at"] else ""),
     ]

@@ -11,11 +11,11 @@ from typing import Any
 
 from orchestrator.cli.open_ledger import open_home
 from orchestrator.cli.screen import screen
-from orchestrator.cli.screen.formats import NOTHING, duration, moment, money
 from orchestrator.core.config.inventory import load_inventory
 from orchestrator.core.errors import LedgerDamaged, UserError
 from orchestrator.core.fleet.orphans import Orphan, named
 from orchestrator.core.fleet.watcher_mark import last_mark
+from orchestrator.core.formats import DASH, dollars, duration, local_time
 from orchestrator.core.states import State, worst
 from orchestrator.fleet.accounts import Account, accounts_of
 from orchestrator.fleet.watcher import Reaped, Sight, due, leave_mark, look, reap
@@ -103,14 +103,14 @@ def _agreed_on_terminal(rows: Sequence[Orphan]) -> bool:
     """Without a terminal nobody need agree: that these machines end then was said when they were bought."""
     if not screen.on_terminal():
         return True
-    names = ", ".join(f"{row.instance_id} ({row.machine}, {money(row.price_per_hour_usd)}/h)" for row in rows)
+    names = ", ".join(f"{row.instance_id} ({row.machine}, {dollars(row.price_per_hour_usd)}/h)" for row in rows)
     return screen.ask(f"End {names}, past their deadline? What is on them is lost.", "gptctl orphans --reap")
 
 
 def _question(home: Path, rows: Sequence[Orphan]) -> str:
     """Names price, age and, where this ledger knows one, the unfinished run."""
     parts = [
-        f"{row.instance_id} ({row.machine}, {money(row.price_per_hour_usd)}/h, up {duration(row.age_s)}{run})"
+        f"{row.instance_id} ({row.machine}, {dollars(row.price_per_hour_usd)}/h, up {duration(row.age_s)}{run})"
         for row, run in ((row, _run(home, row)) for row in rows)
     ]
     return f"End {', '.join(parts)}? What is on it is lost."
@@ -128,7 +128,7 @@ def _tell(home: Path, reaped: Sequence[Reaped]) -> None:
     """Notifies of what was ended and of what would not end, the latter once and not at every pass."""
     mark = last_mark(home)
     for each in reaped:
-        name = f"{each.row.instance_id} ({each.row.machine}, {money(each.row.price_per_hour_usd)}/h)"
+        name = f"{each.row.instance_id} ({each.row.machine}, {dollars(each.row.price_per_hour_usd)}/h)"
         event, text = "reaped", f"{name} was past its deadline and has been ended"
         if not each.gone:
             event, text = "still-billing", f"{name} is past its deadline and would not end: {each.problem}"
@@ -173,7 +173,7 @@ def _talk_of(seen: Sight, rows: Sequence[Orphan], reaped: Sequence[Reaped]) -> N
             print(f"destroyed {each.row.instance_id} ({each.row.rental})", flush=True)
         else:
             screen.talk(
-                f"{each.row.instance_id} is still there, at {money(each.row.price_per_hour_usd)}/h: {each.problem}. "
+                f"{each.row.instance_id} is still there, at {dollars(each.row.price_per_hour_usd)}/h: {each.problem}. "
                 f"Next: gptctl orphans --reap {each.row.instance_id}",
                 style="bold red",
             )
@@ -192,9 +192,9 @@ def _cells(row: Orphan) -> list[str]:
         row.machine,
         row.status,
         duration(row.age_s),
-        money(row.price_per_hour_usd),
-        money(row.cost_usd),
-        moment(row.ends_at) if row.ends_at is not None else "never",
+        dollars(row.price_per_hour_usd),
+        dollars(row.cost_usd),
+        local_time(row.ends_at) if row.ends_at is not None else "never",
         "yes" if row.known else "no",
-        f"past its deadline: gptctl orphans --reap {row.instance_id}" if row.past else NOTHING,
+        f"past its deadline: gptctl orphans --reap {row.instance_id}" if row.past else DASH,
     ]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.cli.screen import screen
-from orchestrator.cli.screen.formats import NOTHING, money
 from orchestrator.core.config.inventory import UNPAID
 from orchestrator.core.errors import UserError
+from orchestrator.core.formats import DASH, dollars
 from orchestrator.core.money.cost import spent
 from orchestrator.core.money.invoice import Charge, Entry, Line, compare, read_charges
 from orchestrator.ledger.ledger import Ledger
@@ -34,10 +34,10 @@ def reconcile(file: Path, *, as_json: bool) -> int:
         differing = sum(not line.agrees for line in lines)
         print(json.dumps({"lines": [line.to_json() for line in lines], **sums, "differing": differing}, indent=1))
         return 0
-    total_row = ["total", "", money(ours), money(matched), money(matched - ours), ""]
+    total_row = ["total", "", dollars(ours), dollars(matched), dollars(matched - ours), ""]
     screen.show_table(COLUMNS, [*map(_cells, lines), total_row], right=NUMBERS)
     if abs(total - matched) > 0.005:
-        screen.talk(f"{money(total - matched)} of the invoice is for machines that gptctl did not rent")
+        screen.talk(f"{dollars(total - matched)} of the invoice is for machines that gptctl did not rent")
     return 0
 
 
@@ -85,10 +85,10 @@ def _cells(line: Line) -> list[str]:
     else:
         note = "agrees" if line.agrees else "differs"
     return [
-        line.rental or NOTHING,
-        line.instance_id or NOTHING,
-        money(line.ours_usd) + (f" (-{money(line.less_usd)} at most)" if line.less_usd >= 0.005 else ""),
-        money(line.invoice_usd),
-        money(line.difference_usd),
+        line.rental or DASH,
+        line.instance_id or DASH,
+        dollars(line.ours_usd) + (f" (-{dollars(line.less_usd)} at most)" if line.less_usd >= 0.005 else ""),
+        dollars(line.invoice_usd),
+        dollars(line.difference_usd),
         note,
     ]

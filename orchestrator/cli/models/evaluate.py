@@ -18,9 +18,9 @@ from orchestrator.cli.connections import agent_of
 from orchestrator.cli.models.local_checkpoint import checkpoint_here, checkpoint_named
 from orchestrator.cli.models.trainer_program import failed, here, results, there
 from orchestrator.cli.open_ledger import open_ledger
-from orchestrator.cli.screen.formats import NOTHING, decimal
 from orchestrator.core.errors import UserError
 from orchestrator.core.events import Event
+from orchestrator.core.formats import loss, number, percent
 from orchestrator.core.machines import machine_type
 from orchestrator.core.states import State
 from orchestrator.ledger.ledger import Ledger
@@ -240,22 +240,14 @@ def _kept(ledger: Ledger, run: RunRecord, wish: Wish, lines: Sequence[dict[str, 
 def _cells(each: Evaluation, columns: Sequence[str]) -> list[str]:
     result = each.result
     shown = {
-        "LOSS": decimal(each.loss, 4),
-        "PERPLEXITY": decimal(result.get("perplexity"), 2),
-        "BITS/BYTE": decimal(result.get("bits_per_byte"), 4),
-        "TOKENS": _number(result.get("tokens")),
-        "ACC": _share(result.get("accuracy")),
-        "ACC NORM": _share(result.get("accuracy_norm")),
-        "ACC/TOKEN": _share(result.get("accuracy_per_token")),
-        "CHANCE": _share(result.get("chance")),
-        "QUESTIONS": _number(result.get("questions")),
+        "LOSS": loss(each.loss),
+        "PERPLEXITY": number(result.get("perplexity"), 2),
+        "BITS/BYTE": number(result.get("bits_per_byte"), 4),
+        "TOKENS": number(result.get("tokens")),
+        "ACC": percent(result.get("accuracy")),
+        "ACC NORM": percent(result.get("accuracy_norm")),
+        "ACC/TOKEN": percent(result.get("accuracy_per_token")),
+        "CHANCE": percent(result.get("chance")),
+        "QUESTIONS": number(result.get("questions")),
     }
     return [shown[column] for column in columns]
-
-
-def _number(value: int | None) -> str:
-    return NOTHING if value is None else f"{value:,}"
-
-
-def _share(value: float | None) -> str:
-    return NOTHING if value is None else f"{100 * value:.1f}%"

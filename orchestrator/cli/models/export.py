@@ -19,9 +19,10 @@ from typing import Any
 from orchestrator.cli.models.push import Target, check, push
 from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.cli.screen import screen
-from orchestrator.cli.screen.formats import clean, duration, size
+from orchestrator.cli.screen.foreign import clean
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.errors import CommandFailed, UserError
+from orchestrator.core.formats import duration, size
 from orchestrator.core.machines import machine_type
 from orchestrator.core.money.cost import run_cost
 from orchestrator.ledger.ledger import Ledger

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cli.screen import screen
-from orchestrator.cli.screen.formats import size
 from orchestrator.core.errors import StorageError, UserError
+from orchestrator.core.formats import size
 from orchestrator.remote.web import hugging_face
 
 REPO_PATTERN = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")

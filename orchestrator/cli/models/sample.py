@@ -17,7 +17,7 @@ from orchestrator.cli.connections import agent_of
 from orchestrator.cli.models.local_checkpoint import checkpoint_here
 from orchestrator.cli.models.trainer_program import here, results, there
 from orchestrator.cli.open_ledger import open_ledger
-from orchestrator.cli.screen.formats import clean
+from orchestrator.cli.screen.foreign import clean
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RunRecord
 from orchestrator.remote.shell.local_shell import LocalShell

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cli.screen.formats import clean
+from orchestrator.cli.screen.foreign import clean
 from orchestrator.core.errors import CommandFailed, UserError
 from orchestrator.core.ports import Shell
 from orchestrator.ledger.records import RunRecord

@@ -13,9 +13,9 @@ from typing import Any
 from orchestrator.cli.machines.cost import cost_of
 from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.cli.screen import screen
-from orchestrator.cli.screen.formats import NOTHING, count, decimal, hours, money
 from orchestrator.cli.screen.output_files import charts_into, write_page
 from orchestrator.core.errors import UserError
+from orchestrator.core.formats import DASH, count, dollars, hours, loss
 from orchestrator.core.states import Outcome
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RunRecord
@@ -127,19 +127,19 @@ def _cells(row: Mapping[str, Any], slices: bool, equal: bool) -> list[str]:
     return [
         str(row["rank"] or ""),
         row["id"] + (f" ({row['name']})" if row["name"] else ""),
-        decimal(row["value"], 4),
+        loss(row["value"]),
         f"{row['delta']:+.4f}" if against else "",
         f"{row['deviations']:+.1f}" if against else "",
         row["why"] or row["verdict"] or "",
-        *([decimal(row["val_loss"], 4)] if slices else []),
-        *([decimal(row["loss_at_equal_tokens"], 4)] if equal else []),
+        *([loss(row["val_loss"])] if slices else []),
+        *([loss(row["loss_at_equal_tokens"])] if equal else []),
         count(row["tokens"]),
         hours(row["train_hours"]),
-        money(row["cost_usd"]),
+        dollars(row["cost_usd"]),
         count(row["tokens_per_second"]),
         spark(row["validations"], CURVE_WIDTH),
     ]
 
 
 def _shown(value: object) -> str:
-    return NOTHING if value is None else str(value)
+    return DASH if value is None else str(value)

@@ -12,8 +12,8 @@ from orchestrator.cli.failures import run_folder
 from orchestrator.cli.machines.cost import cost_of
 from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.cli.screen import screen
-from orchestrator.cli.screen.formats import duration, money, size
 from orchestrator.core.errors import UserError
+from orchestrator.core.formats import dollars, duration, size
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RENTAL_OPEN, RunRecord
 from orchestrator.runs.fetch import fetch_run
@@ -68,7 +68,7 @@ def _wait(ledger: Ledger, run: RunRecord, done: dict[str, Any], took_s: float) -
     rental = ledger.rental(run.rental_id) if run.rental_id else None
     price = rental.price_per_hour_usd if rental and rental.state == RENTAL_OPEN else 0.0
     total = sum(each["size_bytes"] for each in done["checkpoints"])
-    meanwhile = f"; the machine cost {money(price * took_s / 3600)} meanwhile" if price else ""
+    meanwhile = f"; the machine cost {dollars(price * took_s / 3600)} meanwhile" if price else ""
     return f"{size(total)} verified in {duration(took_s)}{meanwhile}"
 
 
@@ -79,4 +79,4 @@ def _show(done: dict[str, Any], wait: str, *, as_json: bool) -> None:
         return
     for each in done["checkpoints"]:
         print(f"step {each['step']}  {size(each['size_bytes'])}  {each['path']}")
-    print(f"cost {money(done['cost']['cost_usd'])}  {done['to']}", flush=True)
+    print(f"cost {dollars(done['cost']['cost_usd'])}  {done['to']}", flush=True)

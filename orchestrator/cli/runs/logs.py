@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.cli.open_ledger import open_ledger
-from orchestrator.cli.screen.formats import clean
+from orchestrator.cli.screen.foreign import clean
 from orchestrator.core.errors import AgentError, LinkLost, Unreachable, UserError
 from orchestrator.core.states import State
 from orchestrator.ledger.ledger import Ledger

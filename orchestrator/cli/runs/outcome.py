@@ -8,7 +8,8 @@ from typing import Any
 
 from orchestrator.cli.runs.status import collect
 from orchestrator.cli.screen import screen
-from orchestrator.cli.screen.formats import clean, decimal, duration, money
+from orchestrator.cli.screen.foreign import clean
+from orchestrator.core.formats import dollars, duration, loss
 from orchestrator.core.states import Outcome, State
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RunRecord
@@ -60,9 +61,9 @@ def _headline(run: RunRecord, row: dict[str, Any]) -> str:
         run.id,
         f"{run.outcome or run.state}",
         f"step {run.step}/{run.total_steps}",
-        f"loss {decimal(run.loss)}" if run.loss is not None else "",
-        f"val {decimal(run.val_loss)}" if run.val_loss is not None else "",
-        money(row["cost_usd"]),
+        f"loss {loss(run.loss)}" if run.loss is not None else "",
+        f"val {loss(run.val_loss)}" if run.val_loss is not None else "",
+        dollars(row["cost_usd"]),
         f"in {duration(took)}" if took is not None else "",
     ]
     well = run.outcome in (None, Outcome.FINISHED)

@@ -14,13 +14,13 @@ from orchestrator.cli.machines.offers import show_problems
 from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.cli.runs.plan_data import ask, data_lines, data_words, look
 from orchestrator.cli.screen import screen
-from orchestrator.cli.screen.formats import NOTHING, count, hours, money
 from orchestrator.core.checkpoints.store_places import check_scheme
 from orchestrator.core.config.home_box import is_home
 from orchestrator.core.config.inventory import HostSpec, Inventory, load_inventory
 from orchestrator.core.config.recipe import Limits, Recipe, load_recipe
 from orchestrator.core.datasets.local_dataset import resolve
 from orchestrator.core.errors import LimitReached, UserError
+from orchestrator.core.formats import DASH, count, dollars, hours
 from orchestrator.core.machines import MachineType, all_machine_types
 from orchestrator.core.planning.limits import check_plan
 from orchestrator.core.planning.plan import Plan
@@ -176,10 +176,10 @@ def show_plan(plan: Plan) -> None:
     sequences = f"{plan.micro_batch} x {plan.accumulation} x {plan.ranks} = {plan.global_batch} sequences"
     epochs = f", {plan.epochs:.2f} epochs" if plan.epochs else ""
     low, high = plan.cost_usd.get("total_low"), plan.cost_usd.get("total_high")
-    between = f" ({money(low)} to {money(high)})" if low and high else ""
+    between = f" ({dollars(low)} to {dollars(high)})" if low and high else ""
     stages = ", ".join(f"{name} {hours(value)}" for name, value in plan.hours.items() if name != "total" and value)
     lines = [
-        ("plan", f"{plan.recipe} on {plan.host or NOTHING} ({plan.machine})"),
+        ("plan", f"{plan.recipe} on {plan.host or DASH} ({plan.machine})"),
         ("model", f"{count(plan.parameters)} parameters"),
         ("batch", f"micro-batch x accumulation x ranks: {sequences}"),
         ("steps", f"{plan.steps:,} steps, {count(plan.tokens)} tokens{epochs}"),
@@ -187,7 +187,7 @@ def show_plan(plan: Plan) -> None:
         ("time", f"{hours(plan.hours['total'])} ({stages})"),
         (
             "cost",
-            f"{money(plan.cost_usd['total'])}{between} at {money(plan.price_per_hour_usd)}/h ({plan.price_source})",
+            f"{dollars(plan.cost_usd['total'])}{between} at {dollars(plan.price_per_hour_usd)}/h ({plan.price_source})",
         ),
         *([("data", data_words(plan.data))] if plan.data else []),
         ("ending", plan.ending),
@@ -201,21 +201,21 @@ def show_plan(plan: Plan) -> None:
 def show_alternatives(plans: Sequence[Plan]) -> None:
     """Machine types that are rented instead where the planned one is not to be had."""
     for plan in plans:
-        total, price = money(plan.cost_usd["total"]), money(plan.price_per_hour_usd)
+        total, price = dollars(plan.cost_usd["total"]), dollars(plan.price_per_hour_usd)
         screen.talk(f"or else {plan.machine}: {total} in {hours(plan.hours['total'])} at {price}/h")
 
 
 def _show_table(plans: Sequence[Plan]) -> None:
     rows = [
         [
-            each.host or NOTHING,
+            each.host or DASH,
             each.machine,
             f"{each.micro_batch} x {each.accumulation} x {each.ranks}",
             f"{each.steps:,}",
             count(each.tokens_per_second),
             hours(each.hours["total"]),
-            money(each.cost_usd["total"]),
-            money(each.price_per_hour_usd),
+            dollars(each.cost_usd["total"]),
+            dollars(each.price_per_hour_usd),
             "; ".join([*marks, *([each.why] if not each.fits else []), each.rate_source, *_price_words(each)]),
         ]
         for each, marks in zip(plans, mark(plans), strict=True)

@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator import storage
-from orchestrator.cli.screen.formats import clean, size
+from orchestrator.cli.screen.foreign import clean
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.errors import GptctlError
+from orchestrator.core.formats import size
 from orchestrator.core.planning.plan import Plan
 from orchestrator.datasets.remote_dataset import StoredDataset, stored_dataset, token_files
 from orchestrator.datasets.staging_plan import staged_data

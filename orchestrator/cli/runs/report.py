@@ -10,7 +10,7 @@ from pathlib import Path
 
 from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.cli.screen import screen
-from orchestrator.cli.screen.formats import clean
+from orchestrator.cli.screen.foreign import clean
 from orchestrator.cli.screen.output_files import charts_into, write_page
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.machines import machine_type

@@ -19,7 +19,6 @@ from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.cli.runs.outcome import how_to_go_on, show_ending
 from orchestrator.cli.runs.plan import planned, show_alternatives, show_plan, typed_limits
 from orchestrator.cli.screen import screen
-from orchestrator.cli.screen.formats import duration, money
 from orchestrator.core.checkpoints.store_places import check_scheme
 from orchestrator.core.config.home_box import is_home
 from orchestrator.core.config.inventory import HostSpec, Inventory, load_inventory
@@ -27,6 +26,7 @@ from orchestrator.core.config.recipe import Recipe, load_recipe
 from orchestrator.core.config.settings import load_settings
 from orchestrator.core.errors import StillBilling, UserError
 from orchestrator.core.events import Event
+from orchestrator.core.formats import dollars, duration
 from orchestrator.core.machines import machine_type
 from orchestrator.core.money.cost import spent
 from orchestrator.core.planning.forecast import kept_bytes
@@ -297,7 +297,7 @@ def release(wanted: str | None, *, force: bool, yes: bool, as_json: bool) -> int
         rental = ledger.rental(found.rental_id or "")
         open_s = time.time() - rental.created_at
         question = (
-            f"Release {found.host} ({rental.machine}, {money(rental.price_per_hour_usd)}/h, held for "
+            f"Release {found.host} ({rental.machine}, {dollars(rental.price_per_hour_usd)}/h, held for "
             f"{duration(open_s)})? Run {found.id} ends{' and what is not fetched is lost' if force else ''}."
         )
         if rental.state == RENTAL_OPEN and not (yes or screen.ask(question, _command())):

@@ -11,7 +11,7 @@ from typing import Any
 
 from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.cli.runs.status_rows import COLUMNS, NUMBERS, cells, rental_row, run_row
-from orchestrator.cli.screen.formats import moment
+from orchestrator.core.formats import local_time
 from orchestrator.core.states import State
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import Evaluation, Rental, RunRecord
@@ -125,5 +125,5 @@ def _guard_line(row: dict[str, Any]) -> str:
     if not guard["armed"]:
         return f"{row['id']}: the guard on its machine is not armed: {guard.get('problem') or 'it is not there yet'}"
     if guard.get("holding"):
-        return f"{row['id']}: holding {guard['holding']} checkpoints, ends {moment(guard.get('acts_at'))}"
+        return f"{row['id']}: holding {guard['holding']} checkpoints, ends {local_time(guard.get('acts_at'))}"
     return ""

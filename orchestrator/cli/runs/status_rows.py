@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchestrator.cli.screen.formats import NOTHING, count, decimal, duration, money
+from orchestrator.core.formats import DASH, count, dollars, duration, loss
 from orchestrator.core.money.cost import spent
 from orchestrator.core.states import Seen, State
 from orchestrator.ledger.records import Evaluation, Rental, RunRecord, StageInterval
@@ -94,14 +94,14 @@ def cells(row: Mapping[str, Any]) -> list[str]:
         row["recipe"],
         row["host"],
         str(row["outcome"]) if ended else (row["stage"] or row["state"]),
-        f"{row['step']}/{total}" if total else NOTHING,
-        decimal(row["loss"]),
-        decimal(row["val_loss"]),
+        f"{row['step']}/{total}" if total else DASH,
+        loss(row["loss"]),
+        loss(row["val_loss"]),
         count(row["tokens_per_second"]),
-        NOTHING if ended else duration(row["eta_s"]),
-        money(row["cost_usd"]),
-        NOTHING if ended else money(row["price_per_hour_usd"]),
-        NOTHING if ended else seen_words(row),
+        DASH if ended else duration(row["eta_s"]),
+        dollars(row["cost_usd"]),
+        DASH if ended else dollars(row["price_per_hour_usd"]),
+        DASH if ended else seen_words(row),
     ]
 
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from orchestrator.cli.screen.formats import clean, count, decimal, duration, money, number, percent, size
+from orchestrator.cli.screen.foreign import clean, finite
 from orchestrator.core.events import Event
+from orchestrator.core.formats import count, dollars, duration, loss, percent, size
 
 STAGES = ("acquire", "provision", "sync", "launch", "follow", "fetch", "report", "release")
 LOG_LINES = 5
@@ -44,15 +45,15 @@ class View:
 
     @property
     def step(self) -> int:
-        return int(number(self.metric.get("step")) or 0)
+        return int(finite(self.metric.get("step")) or 0)
 
     @property
     def total_steps(self) -> int:
-        return int(number(self.metric.get("total_steps")) or 0)
+        return int(finite(self.metric.get("total_steps")) or 0)
 
     @property
     def loss(self) -> float | None:
-        return number(self.metric.get("loss"))
+        return finite(self.metric.get("loss"))
 
 
 def fold(view: View, event: Event) -> View:
@@ -93,13 +94,13 @@ _FOLDS: Mapping[str, Callable[[View, Event], View]] = {
 
 def metric_line(metric: Mapping[str, object]) -> str:
     """`loss 2.345  val 2.456  33.6k tok/s  MFU 38.2%  $0.12  ETA 1m 20s`; what is not known is left out."""
-    value = {key: number(item) for key, item in metric.items()}
+    value = {key: finite(item) for key, item in metric.items()}
     parts = [
-        f"loss {decimal(value['loss'])}" if value.get("loss") is not None else "",
-        f"val {decimal(value['val_loss'])}" if value.get("val_loss") is not None else "",
+        f"loss {loss(value['loss'])}" if value.get("loss") is not None else "",
+        f"val {loss(value['val_loss'])}" if value.get("val_loss") is not None else "",
         f"{count(value['tokens_per_second'])} tok/s" if value.get("tokens_per_second") else "",
         f"MFU {percent(value['mfu'])}" if value.get("mfu") else "",
-        money(value["cost_usd"]) if value.get("cost_usd") is not None else "",
+        dollars(value["cost_usd"]) if value.get("cost_usd") is not None else "",
         f"ETA {duration(value['eta_s'])}" if value.get("eta_s") is not None else "",
     ]
     return "  ".join(part for part in parts if part)
@@ -108,7 +109,7 @@ def metric_line(metric: Mapping[str, object]) -> str:
 def progress_line(progress: Mapping[str, object]) -> str:
     """`data: 1.20 GB of 2.50 GB  (48%)  112.00 MB/s  ETA 12s`, or a job's own words: `install: a new environment`."""
     what = clean(str(progress.get("what") or "moving"))
-    value = {key: number(item) for key, item in progress.items()}
+    value = {key: finite(item) for key, item in progress.items()}
     in_bytes = "bytes_done" in value or progress.get("unit") in ("B", "bytes")
     amount = size if in_bytes else _plain
     done = value.get("done") or value.get("bytes_done") or value.get("documents")

@@ -23,7 +23,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.screen.formats import clean, duration, number
+from orchestrator.cli.screen.foreign import clean, finite
 from orchestrator.cli.screen.live_view import (
     DONE,
     FAILED,
@@ -37,6 +37,7 @@ from orchestrator.cli.screen.live_view import (
 )
 from orchestrator.core.errors import UserError
 from orchestrator.core.events import Event, Listener
+from orchestrator.core.formats import duration
 
 METRIC_EVERY_S = 30.0
 """How often a metric line is printed where there is no live view; the trainer's own lines are passed on anyway."""
@@ -147,7 +148,7 @@ class Gauge:
         """A bar, and the line that a pipe would get."""
         if not self.progress:
             return Text("")
-        done, total = (number(self.progress.get(key)) or 0.0 for key in ("done", "total"))
+        done, total = (finite(self.progress.get(key)) or 0.0 for key in ("done", "total"))
         bar = Table.grid()  # a bar alone ends no line
         bar.add_row(ProgressBar(total=total or 1.0, completed=done, width=40))
         return Group(bar, Text(progress_line(self.progress)))

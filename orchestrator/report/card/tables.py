@@ -11,9 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from orchestrator.core import formats
+from orchestrator.core.formats import count, dollars, figure, hours, number, percent
 from orchestrator.core.machines import MachineType
 from orchestrator.ledger.records import RunRecord
-from orchestrator.report.pages.markdown import figure, hours, number, text, usd
+from orchestrator.report.pages.markdown import text
 from orchestrator.report.redaction import shown_source
 from trainer.arithmetic import parameter_count
 from trainer.contract import ModelConfig
@@ -110,15 +112,11 @@ def training(run: RunRecord, meta: Mapping[str, Any], facts: Mapping[str, Any], 
             ("Machine", _machine(run, machine)),
             ("Time of training", hours(took["train"]) if took.get("train") else None),
             ("Time in all", hours(took["total"]) if took.get("total") else None),
-            ("Tokens per second", _known(_whole(measured.get("tokens_per_second")), "{} (median)")),
-            ("MFU", f"{100 * measured['mfu']:.1f} % (median)" if measured.get("mfu") and not machine.runs_as else None),
+            ("Tokens per second", f"{count(rate)} (median)" if (rate := measured.get("tokens_per_second")) else None),
+            ("MFU", f"{percent(measured['mfu'])} (median)" if measured.get("mfu") and not machine.runs_as else None),
             ("Memory, highest", f"{measured['memory_gib']:.1f} GiB" if measured.get("memory_gib") else None),
         ]
     )
-
-
-def _whole(value: float | None) -> int | None:
-    return None if value is None else round(value)
 
 
 def _of(part: int | None, whole: int | None) -> str | None:
@@ -147,10 +145,10 @@ def _learning_rate(wanted: Mapping[str, Any]) -> str | None:
     peak = wanted.get("learning_rate")
     if peak is None:
         return None
-    course = f"{peak:g} at its peak, {wanted.get('schedule')}, warm-up {100 * wanted.get('warmup_fraction', 0):g} %"
+    course = f"{peak:g} at its peak, {wanted.get('schedule')}, warm-up {100 * wanted.get('warmup_fraction', 0):g}%"
     if wanted.get("schedule") == "constant":
         return course
-    return f"{course}, down to {100 * wanted.get('min_learning_rate_fraction', 0):g} %"
+    return f"{course}, down to {100 * wanted.get('min_learning_rate_fraction', 0):g}%"
 
 
 def _machine(run: RunRecord, machine: MachineType) -> str:
@@ -172,8 +170,8 @@ def cost(facts: Mapping[str, Any], machine: MachineType, host: Mapping[str, Any]
     rate = spent.get("usd_per_billion_tokens")
     return _rows(
         [
-            ("Cost", f"{usd(spent['cost_usd'])} before tax, at {usd(price)} per hour" if price else None),
-            ("Cost per billion tokens", usd(rate) if price and rate is not None else None),
+            ("Cost", f"{dollars(spent['cost_usd'])} before tax, at {dollars(price)} per hour" if price else None),
+            ("Cost per billion tokens", dollars(rate) if price and rate is not None else None),
             ("GPU hours", figure(spent["gpu_hours"]) if spent.get("gpu_hours") else None),
             ("Energy", f"at most {figure(energy)} kWh: {_power(machine, host)} for the whole time" if energy else None),
             ("CO2e", f"at most {figure(spent['co2e_kg'])} kg, at {grid}" if energy else None),
@@ -205,14 +203,14 @@ def losses(
         if row.get("kind") == SLICE and row.get("step") == meta.get("step") and row.get("loss") is not None:
             found.append({"loss": row["loss"], "validation": True, **_measured_on(row, meta, recipe)})
     dataset = {"dataset": source_name(recipe) or "tokens"}
-    return [{**dataset, **each, "shown": number(each["loss"], 4)} for each in found]
+    return [{**dataset, **each, "shown": formats.loss(each["loss"])} for each in found]
 
 
 def _measured_on(row: Mapping[str, Any], meta: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Name and anchor of a slice. Other data than the run's own are named `FILE:START+TOKENS`, and have no anchor."""
-    start, count = row["slice"]
+    start, length = row["slice"]
     file, _, _ = str(row.get("name")).rpartition(":")
-    name = f"tokens {number(start)} to {number(start + count)}"
+    name = f"tokens {number(start)} to {number(start + length)}"
     if file:
         return {"name": f"{file}, {name}", "anchor": None, "dataset": file}
     return {"name": name.capitalize(), "anchor": _anchor(row["slice"], meta, recipe)}
@@ -246,7 +244,7 @@ def _cell(value: Any) -> str:
     """A share in percent, a count as it is."""
     if value is None:
         return ""
-    return number(value) if isinstance(value, int) else f"{100 * value:.1f} %"
+    return number(value) if isinstance(value, int) else percent(value)
 
 
 def again(run: RunRecord, made_by: str) -> list[Row]:

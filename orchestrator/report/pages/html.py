@@ -19,6 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from orchestrator.core.formats import DASH
 from orchestrator.report.pages import markdown
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
@@ -38,11 +39,7 @@ def render(template: str, values: Mapping[str, Any], charts: Sequence[Mapping[st
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         autoescape=True, finalize=_harmless,
     )  # fmt: skip
-    environment.filters.update(
-        number=markdown.number, short=markdown.short, figure=markdown.figure, usd=markdown.usd, when=markdown.when,
-        hours=markdown.hours,
-        size=markdown.size, bars=bars, share=markdown.share, block=block,
-    )  # fmt: skip
+    environment.filters.update({**markdown.FORMATS, "bars": bars, "block": block})
     style, scripts = _style(), [_asset(name) for name in SCRIPTS]
     return environment.get_template(template).render(
         **values,
@@ -86,7 +83,7 @@ def _data(charts: Sequence[Mapping[str, Any]]) -> str:
 def _harmless(value: object) -> object:
     """What jinja prints: without control characters and what turns text around; a dash for nothing."""
     if value is None:
-        return markdown.DASH
+        return DASH
     if type(value) is str:
         return "".join(char if char.isprintable() or char in "\n\t" else " " for char in value)
     return value

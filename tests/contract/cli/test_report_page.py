@@ -85,7 +85,7 @@ def test_the_policy_allows_exactly_the_pages_own_scripts(hostile: tuple[Path, di
 def test_page_and_markdown_say_the_same(hostile: tuple[Path, dict[str, Any]]) -> None:
     page, facts = hostile
     for text in (page.read_text(), page.with_suffix(".md").read_text()):
-        for figure in ("4.2000", "3.5000", "33.10", "25.0 %", f"{facts['cost']['cost_usd']:.2f}", "10,000"):
+        for figure in ("4.2000", "3.5000", "33.10", "25.0%", f"{facts['cost']['cost_usd']:.2f}", "10,000"):
             assert figure in text, figure
 
 

@@ -46,7 +46,13 @@ def ledger(home: Path) -> tuple[dict[str, Any], dict[str, float]]:
 
 
 def lasted(hours: float) -> str:
-    return f"{hours * 60:.1f} min" if hours * 60 >= 1 else f"{hours * 3600:.1f} s"
+    seconds = hours * 3600
+    whole = round(seconds)
+    return f"{whole // 60}m {whole % 60:02d}s" if whole >= 60 else f"{whole}s" if seconds >= 0.95 else f"{seconds:.1f}s"
+
+
+def thousands(rate: float) -> str:
+    return f"{rate:.0f}" if rate < 999.5 else f"{rate / 1e3:.3g}k"
 
 
 def three_digits(value: float) -> str:
@@ -82,7 +88,7 @@ def traced(home: Path, folder: Path, cost: Mapping[str, Any]) -> dict[str, str]:
         "Global batch": f"{train['global_batch']} sequences of {shape['context_length']} tokens",
         "Micro-batch": "{micro_batch} sequences x {accumulation} accumulation x {ranks} ranks".format(**started),
         "Optimizer": "adamw, betas {}, {}, weight decay {} on matrices".format(*train["betas"], train["weight_decay"]),
-        "Learning rate": f"{train['learning_rate']} at its peak, cosine, warm-up 5 %, down to 10 %",
+        "Learning rate": f"{train['learning_rate']} at its peak, cosine, warm-up 5%, down to 10%",
         "Gradient clipping": f"{train['grad_clip']:g}",
         "Dropout": f"{shape['dropout']:g}",
         "Initialisation, seed": f"gpt2, {train['seed']}",
@@ -90,7 +96,7 @@ def traced(home: Path, folder: Path, cost: Mapping[str, Any]) -> dict[str, str]:
         "PyTorch": started["torch"],
         "Time of training": lasted(used),
         "Time in all": lasted(sum(hours.values())),
-        "Tokens per second": f"{statistics.median(line['tokens_per_second'] for line in metrics):,.0f} (median)",
+        "Tokens per second": f"{thousands(statistics.median(line['tokens_per_second'] for line in metrics))} (median)",
         "Memory, highest": f"{max(line['memory_gib'] for line in metrics):.1f} GiB",
         "Energy": f"at most {three_digits(cost['energy_kwh'])} kWh: an assumed {WATTS} W for the whole time",
         "CO2e": f"at most {three_digits(cost['co2e_kg'])} kg, at {cost['grid_kg_co2e_per_kwh']} kg per kWh (assumed)",

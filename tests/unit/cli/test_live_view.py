@@ -39,13 +39,13 @@ def test_a_metric_without_validation_loss_keeps_the_last_one() -> None:
         Event("metric", 2.0, "follow", data={"step": 2, "total_steps": 9, "loss": 4.0, "val_loss": None}),
     )
     assert (view.step, view.total_steps, view.loss) == (2, 9, 4.0)
-    assert "val 5.500" in metric_line(view.metric)
+    assert "val 5.5000" in metric_line(view.metric)
 
 
 def test_a_metric_line_leaves_out_what_is_not_known() -> None:
-    assert metric_line({"loss": 2.0, "mfu": 0, "eta_s": None, "val_loss": float("nan")}) == "loss 2.000"
+    assert metric_line({"loss": 2.0, "mfu": 0, "eta_s": None, "val_loss": float("nan")}) == "loss 2.0000"
     full = {"loss": 2, "val_loss": 3, "tokens_per_second": 33_600, "mfu": 0.382, "cost_usd": 0.12, "eta_s": 80}
-    assert metric_line(full) == "loss 2.000  val 3.000  33.6k tok/s  MFU 38.2%  $0.12  ETA 1m 20s"
+    assert metric_line(full) == "loss 2.0000  val 3.0000  33.6k tok/s  MFU 38.2%  $0.12  ETA 1m 20s"
 
 
 @pytest.mark.parametrize(
@@ -79,9 +79,9 @@ def test_plain_lines_are_thinned_and_have_no_escapes(stream: io.StringIO) -> Non
     tell(Event("warning", 0.0, "launch", "slow"))
     tell(Event("state_changed", 0.0, "launch", "not for people"))
     assert stream.getvalue().splitlines() == [
-        "follow: step 10/40  loss 1.000",
-        "follow: step 30/40  loss 1.000",
-        "follow: step 40/40  loss 1.000",
+        "follow: step 10/40  loss 1.0000",
+        "follow: step 30/40  loss 1.0000",
+        "follow: step 40/40  loss 1.0000",
         "step 40",
         "launch: warning: slow",
     ]
@@ -105,7 +105,7 @@ def test_the_live_view_has_stages_bar_numbers_and_the_last_log_lines(stream: io.
         "follow 1m 00s",
         "step 50/200",
         "25%",
-        "loss 3.250",
+        "loss 3.2500",
         "$0.50",
         "line 8",
     ):

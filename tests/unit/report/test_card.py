@@ -54,12 +54,12 @@ def test_a_rented_gpu_machine_has_its_speed_its_price_and_its_energy(tmp_path: P
     page, rows = card(a_run(), mirror)
     hours = 7860 / 3600
     assert rows["Machine"] == "8xA100-40GB (8 x A100-SXM4-40GB)"
-    assert rows["MFU"] == "41.0 % (median)"
+    assert rows["MFU"] == "41.0% (median)"
     assert rows["Cost"] == f"${hours * 15.92:.2f} before tax, at $15.92 per hour"
     assert rows["GPU hours"] == f"{8 * hours:.2f}"
     assert rows["Energy"] == f"at most {8 * hours * 0.4:.2f} kWh: 8 x 400 W, the card's limit, for the whole time"
     assert rows["CO2e"].endswith("kg per kWh (assumed)")
-    assert rows["Time of training"] == "2.02 h"
+    assert rows["Time of training"] == "2h 01m"
     assert "simulated" not in page
 
 
@@ -122,7 +122,7 @@ def test_a_run_that_validates_on_the_reference_slice_has_the_anchor_too(tmp_path
 def test_multiple_choice_has_its_own_table(tmp_path: Path) -> None:
     shares = {"questions": 1000, "accuracy": 0.291, "accuracy_norm": 0.305, "chance": 0.25}
     page, _ = card(a_run(), a_mirror(tmp_path / "run"), Evaluation("r", 100, "choices", "hellaswag", 1.0, None, shares))
-    assert "| hellaswag | 1,000 | 29.1 % | 30.5 % | 25.0 % |" in page
+    assert "| hellaswag | 1,000 | 29.1% | 30.5% | 25.0% |" in page
 
 
 def test_a_strangers_words_stay_words(tmp_path: Path) -> None:

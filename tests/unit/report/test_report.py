@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import subprocess
 import tempfile
 import tomllib
@@ -243,32 +242,3 @@ def test_a_sparkline_fits_and_shows_the_extremes(values: list[float]) -> None:
     assert len(bars) == (min(len(values), 60) if len(values) >= 2 else 0)
     if len(values) in range(2, 61) and max(values) > min(values):
         assert bars[values.index(max(values))] == "█" and bars[values.index(min(values))] == "▁"
-
-
-def test_figures_read_well() -> None:
-    assert [markdown.usd(value) for value in (None, 0.0, 0.000123, 0.1, 1234.5)] == [
-        "-",
-        "$0.00",
-        "$0.00012",
-        "$0.10",
-        "$1,234.50",
-    ]
-    assert [markdown.hours(value) for value in (None, 2.5, 0.25, 0.001)] == ["-", "2.50 h", "15.0 min", "3.6 s"]
-    assert [markdown.size(value) for value in (999, 1_500, 2_000_000, 3_210_000_000)] == [
-        "999 B",
-        "1.50 kB",
-        "2.00 MB",
-        "3.21 GB",
-    ]
-    assert [markdown.figure(value) for value in (0.0, 0.288, 0.000362, 12.345)] == [
-        "0.00",
-        "0.288",
-        "0.000362",
-        "12.35",
-    ]
-    assert [markdown.short(value) for value in (None, 0, 950, 999.6, 26_543, 3_260_252_160)] == [
-        "-", "0", "950", "1k", "26.5k", "3.26B",
-    ]  # fmt: skip
-    assert (
-        markdown.number(math.pi, 2) == "3.14" and markdown.number(None) == "-" and markdown.number(33_165) == "33,165"
-    )
