@@ -1,5 +1,5 @@
-"""A cloud to rehearse on: it answers as the Lambda Cloud API does, boots real machines, keeps its own books and lies.
+"""A practice cloud: answers like the Lambda Cloud API, boots real machines, keeps its own books, and lies on request.
 
-Imported by nobody, run as a program: `python -m orchestrator.rehearsal --state DIR`. Standard library only, Linux, and
-it needs an sshd. `docs/rehearsal.md` says how to use it; read cloud.py first, then machines.py.
+Run it as a program: `python -m orchestrator.rehearsal --state DIR`; no module imports it. It uses only the standard
+library and needs Linux and an sshd. Usage: `docs/rehearsal.md`. Read cloud.py first, then machines/machine.py.
 """

@@ -1,4 +1,4 @@
-"""`python -m orchestrator.rehearsal --state DIR`: a cloud to rehearse on. See docs/rehearsal.md."""
+"""`python -m orchestrator.rehearsal --state DIR`: the practice cloud. See docs/rehearsal.md."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from orchestrator.rehearsal.api.server import Server
 from orchestrator.rehearsal.books.books import read_books
@@ -22,7 +21,7 @@ from orchestrator.rehearsal.machines.disk import sshd_program
 
 DEFAULTS = Settings()
 SOME_ADDRESS = "127.63.255.254"
-"""A loopback address no machine ever gets: a port that is taken here is taken on all of them."""
+"""A loopback address that no machine gets: a port that is taken here is taken on all of them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,10 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.faults:
         return _print_faults()
     if given.state is None:
-        parser.error("--state DIR is needed where GPTCTL_HOME is not set")
+        parser.error("set --state DIR or GPTCTL_HOME")
     state = daemon.state_folder(given.state)
     if given.books:
-        return _say(read_books(state))
+        return _print_json(read_books(state))
     if given.stop:
         return _stop(state, given.destroy)
     problem = _why_not_here(given.ssh_port)
@@ -55,26 +54,38 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--state", type=Path, default=default, help="folder of the cloud; default: GPTCTL_HOME/rehearsal"
     )
-    parser.add_argument("--port", type=int, default=0, help="of the API; default: the last one, else any")
-    parser.add_argument("--inject", default="", metavar="FAULTS", help="such as no-capacity,terminate-500*2")
+    parser.add_argument(
+        "--port", type=int, default=0, help="port of the API; default: the last one, else any free port"
+    )
+    parser.add_argument(
+        "--inject", default="", metavar="FAULTS", help="faults to arm, such as no-capacity,terminate-500*2"
+    )
     parser.add_argument("--faults", action="store_true", help="list the faults and exit")
-    parser.add_argument("--daemon", action="store_true", help="start it detached, or find it, and print where it is")
-    parser.add_argument("--stop", action="store_true", help="end the server; machines live on")
-    parser.add_argument("--destroy", action="store_true", help="with --stop: end every machine too")
-    parser.add_argument("--books", action="store_true", help="print what was bought and what it cost")
-    parser.add_argument("--boot-s", type=float, default=DEFAULTS.boot_s, help="from launch to active")
-    parser.add_argument("--minute-s", type=float, default=DEFAULTS.minute_s, help="length of a billing minute")
-    parser.add_argument("--linger-s", type=float, default=DEFAULTS.linger_s, help="a terminated machine stays listed")
-    parser.add_argument("--hang-s", type=float, default=DEFAULTS.hang_s, help="before a connection is dropped")
-    parser.add_argument("--notice-s", type=float, default=DEFAULTS.notice_s, help="from a spot notice to the end")
-    parser.add_argument("--ssh-port", type=int, default=DEFAULTS.ssh_port, help="of every machine")
-    parser.add_argument("--python", default=DEFAULTS.python, help="what python3 is on the machines")
-    parser.add_argument("--strict-rate", action="store_true", help="1 request per second, 1 launch per 12 s")
+    parser.add_argument(
+        "--daemon", action="store_true", help="start detached, or find the running cloud, and print its address"
+    )
+    parser.add_argument("--stop", action="store_true", help="stop the server; its machines keep running")
+    parser.add_argument("--destroy", action="store_true", help="with --stop: also end every machine")
+    parser.add_argument("--books", action="store_true", help="print every purchase and its cost")
+    parser.add_argument("--boot-s", type=float, default=DEFAULTS.boot_s, help="seconds from launch to active")
+    parser.add_argument("--minute-s", type=float, default=DEFAULTS.minute_s, help="seconds in a billing minute")
+    parser.add_argument(
+        "--linger-s", type=float, default=DEFAULTS.linger_s, help="seconds a terminated machine stays listed"
+    )
+    parser.add_argument(
+        "--hang-s", type=float, default=DEFAULTS.hang_s, help="seconds before an unanswered connection closes"
+    )
+    parser.add_argument(
+        "--notice-s", type=float, default=DEFAULTS.notice_s, help="seconds from a spot notice to the end"
+    )
+    parser.add_argument("--ssh-port", type=int, default=DEFAULTS.ssh_port, help="port of every machine's sshd")
+    parser.add_argument("--python", default=DEFAULTS.python, help="the python3 of the machines")
+    parser.add_argument("--strict-rate", action="store_true", help="enforce 1 request per second and 1 launch per 12 s")
     return parser
 
 
 def _why_not_here(ssh_port: int) -> str:
-    """Empty when machines can be brought up on this computer."""
+    """What keeps machines from running on this computer; empty: nothing."""
     if not sys.platform.startswith("linux"):
         return "its machines need Linux (/proc, loopback addresses)"
     try:
@@ -85,7 +96,7 @@ def _why_not_here(ssh_port: int) -> str:
         try:
             probe.bind((SOME_ADDRESS, ssh_port))
         except OSError as error:
-            return f"port {ssh_port} cannot be had for its machines ({error.strerror}); choose another with --ssh-port"
+            return f"port {ssh_port} is not free for its machines ({error.strerror}); choose another with --ssh-port"
     return ""
 
 
@@ -93,13 +104,13 @@ def _serve(state: Path, given: argparse.Namespace) -> int:
     """Runs until SIGTERM or Ctrl-C."""
     lock = daemon.take_lock(state) if daemon.running(state) else daemon.wait_for_lock(state, daemon.STOP_WITHIN_S)
     if lock is None:
-        return _fail(f"a cloud runs on {state} already: {json.dumps(daemon.running(state))}")
+        return _fail(f"a cloud already runs on {state}: {json.dumps(daemon.running(state))}")
     cloud = Cloud(state, _settings(given))
     cloud.inject(given.inject)
     server = _listen(cloud, daemon.api_key(state), given.port)
     signal.signal(signal.SIGTERM, _interrupt)
     cloud.recover()
-    _say(daemon.announce(state, server.url, given.ssh_port))
+    _print_json(daemon.announce(state, server.url, given.ssh_port))
     try:
         server.serve_forever(poll_interval=0.1)
     except KeyboardInterrupt:
@@ -119,28 +130,28 @@ def _settings(given: argparse.Namespace) -> Settings:
 
 
 def _listen(cloud: Cloud, key: str, port: int) -> Server:
-    """On the port asked for, else on the last one, so that clients find a cloud that was restarted, else on any."""
+    """On the given port, else on the last one, so that clients find a restarted cloud, else on any."""
     last = daemon.last_entry(cloud.state)
     if not port and last:
         try:
             return Server(cloud, key, int(last["url"].rpartition(":")[2]))
         except OSError:
-            pass  # somebody else's now
+            pass  # another program has taken it
     return Server(cloud, key, port)
 
 
 def _start_detached(state: Path, given: argparse.Namespace) -> int:
-    """Prints server.json, of the cloud that runs or of a new one; faults reach either."""
-    found = daemon.running(state)
-    if found is None:
-        return _say(daemon.start_detached(state, _arguments(given)))
+    """Prints server.json of the running cloud, or starts one; arms --inject in either."""
+    entry = daemon.running(state)
+    if entry is None:
+        return _print_json(daemon.start_detached(state, _arguments(given)))
     if given.inject:
-        daemon.inject(found, given.inject)
-    return _say(found)
+        daemon.inject(entry, given.inject)
+    return _print_json(entry)
 
 
 def _arguments(given: argparse.Namespace) -> list[str]:
-    """The command line of the server, without what concerns only this process."""
+    """The command line of the server: this one without the options of this process alone."""
     skipped = ("state", "daemon", "stop", "destroy", "books", "faults", "strict_rate")
     named = [f"--{name.replace('_', '-')}={value}" for name, value in vars(given).items() if name not in skipped]
     return [*named, "--strict-rate"] if given.strict_rate else named
@@ -149,10 +160,10 @@ def _arguments(given: argparse.Namespace) -> list[str]:
 def _stop(state: Path, destroy: bool) -> int:
     lock = daemon.stop(state)
     if lock is None:
-        return _fail(f"the cloud on {state} does not stop: {json.dumps(daemon.running(state))}")
+        return _fail(f"the cloud on {state} did not stop: {json.dumps(daemon.running(state))}")
     if destroy:
         Cloud(state, Settings()).terminate_all()
-    return _say({"alive": read_books(state)["alive"]})
+    return _print_json({"alive": read_books(state)["alive"]})
 
 
 def _print_faults() -> int:
@@ -167,7 +178,7 @@ def _fail(message: str) -> int:
     return 1
 
 
-def _say(value: dict[str, Any]) -> int:
+def _print_json(value: object) -> int:
     print(json.dumps(value), flush=True)
     return 0
 

@@ -1,9 +1,9 @@
-"""Faults that wait for a run on a machine to reach a step: sessions cut, reboot, notice, preemption; and machines that
-were launched to be terminated when they power themselves off, and did.
+"""Fires the faults that wait for a run on a machine to reach a step (sessions cut, reboot, preemption), and ends
+machines that powered themselves off and were launched to terminate then.
 
-It reads the trainer's metrics.jsonl in the run folders and changes nothing there.
+Reads the trainer's metrics.jsonl in the run folders and changes nothing there.
 
-Example: `look(cloud)`, a few times per second
+Example: `fire_due_faults(cloud)`, a few times per second
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from orchestrator.rehearsal.machines.disk import Disk
 
 WAITING = ("ssh-drop", "reboot", "notice", "rebalance", "preempt")
 ON_POWER_OFF = ("on-power-off", "terminate")
-"""The tag of a machine whose power-off is its end; that of any other is billed on."""
+"""The tag of a machine that terminates when it powers off; any other stays active and billed."""
 
 
-def look(cloud: Cloud) -> None:
-    """Fires what is due on every active machine of ours."""
+def fire_due_faults(cloud: Cloud) -> None:
+    """Fires due faults on every active machine that is not foreign."""
     armed = [name for name in WAITING if cloud.faults.peek(name)]
     for instance in cloud.instances().values():
         if instance.status == "active" and not instance.foreign:
@@ -39,7 +39,7 @@ def _fire_when_due(cloud: Cloud, name: str, instance: Instance) -> None:
     if armed is None or newest_step(disk) < float(armed.argument):
         return
     if name == "ssh-drop" and not machine.sessions(disk):
-        return  # nobody is listening: it would prove nothing
+        return  # no session is open: cutting none would prove nothing
     cloud.faults.take(name, armed.argument, on=instance.id)
     if name == "ssh-drop":
         machine.drop_sessions(disk)
@@ -59,7 +59,7 @@ def newest_step(disk: Disk) -> float:
 
 
 def _steps(file: Path) -> Iterator[float]:
-    """The step of the last whole line. The machine may be wiped, or the line half written, while we look."""
+    """The step of the last whole line. The machine may vanish, or be writing the line, meanwhile."""
     try:
         lines = file.read_bytes().splitlines()
     except OSError:

@@ -1,6 +1,6 @@
 """What the rehearsal cloud sells, in the API's own shape. Prices are Lambda's of 2026-08 in US cents per hour.
 
-Nothing here knows an instance. Every description says "(simulated)".
+Every description says "(simulated)".
 
 Example: `TYPES["gpu_8x_a100"]["price_cents_per_hour"] == 1592`
 """

@@ -1,7 +1,7 @@
-"""The account: launches, boots, ends and bills machines. Speaks no HTTP and shapes no JSON; api.py does.
+"""The account: launches, boots, ends and bills machines. Handles no HTTP and no JSON; api/ does.
 
-What happened is what the books say. A cloud that was killed between a line and its act finishes the act when it starts
-again. Machines do not need the cloud: they live on while it is down.
+The books say what happened. A cloud that was killed between a line and its act finishes the act at its next start.
+Machines run without the cloud: they keep running while it is down.
 
 Example::
 
@@ -21,23 +21,22 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from orchestrator.rehearsal.books.books import FILE_NAME, Instance, Journal, instances_at
+from orchestrator.rehearsal.books.books import FILE_NAME, Event, Instance, Journal, SshKey, instances_at
 from orchestrator.rehearsal.catalogue import REGIONS, TYPES
 from orchestrator.rehearsal.faults import Faults
 from orchestrator.rehearsal.machines import machine
 from orchestrator.rehearsal.machines.disk import Disk, write_disk
 
 HIDDEN_S = 5.0
-"""How long a region without capacity is not listed."""
+"""How long a region without capacity stays unlisted."""
 ADDRESS_TRIES = 100
 BOOT_FAULTS = ("stuck-booting", "unhealthy", "unhealthy-billed", "bad-gpu", "newer-image", "host-key-ignored")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What can be chosen when the cloud starts; the defaults suit somebody who watches."""
+    """Options of the cloud; the defaults suit a person who watches."""
 
     boot_s: float = 4.0
     """Seconds from launch to active."""
@@ -48,18 +47,18 @@ class Settings:
     ssh_port: int = 2222
     """Port of every machine's sshd; the API has no field for it."""
     python: str = sys.executable
-    """What `python3` is on the machines."""
+    """The `python3` of the machines."""
     hang_s: float = 0.2
-    """Seconds before a connection that gets no answer is closed."""
+    """Seconds before an unanswered connection closes."""
     notice_s: float = 120.0
-    """Seconds from the notice that a spot machine is taken away to the moment it is."""
+    """Seconds from the notice to a spot machine to its preemption."""
     strict_rate: bool = False
     """Enforce Lambda's limits: 1 request per second, 1 launch per 12 s."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """A launch that was found valid."""
+    """A valid launch request."""
 
     type: str
     region: str
@@ -74,7 +73,7 @@ class Order:
 
 @dataclass
 class Market:
-    """Prices and capacity as they are now."""
+    """Current prices and capacity."""
 
     percent: float = 100.0
     hidden_until: dict[str, float] = field(default_factory=dict)
@@ -91,11 +90,11 @@ class Cloud:
         self._machine_locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._books = Journal(state / FILE_NAME)
         self._market = Market()
-        self._keys: dict[str, dict[str, str]] = {}
+        self._keys: dict[str, SshKey] = {}
         for event in self._books.events:
             self._replay(event)
 
-    def _replay(self, event: dict[str, Any]) -> None:
+    def _replay(self, event: Event) -> None:
         if event["event"] == "key_added":
             self._keys[event["key"]["id"]] = event["key"]
         elif event["event"] == "key_deleted":
@@ -104,34 +103,34 @@ class Cloud:
             self._market.percent = event["percent"]
 
     def inject(self, script: str) -> None:
-        """Arms faults. Raises ValueError for one that is unknown."""
+        """Arms faults. Raises ValueError for an unknown one."""
         self.faults.arm(script)
         while decoys := self.faults.take("decoys"):
             self._add_decoys(int(float(decoys.argument)))
 
-    # What is there
+    # Reading
 
     def instances(self, lag_s: float = 0.0) -> dict[str, Instance]:
-        """Every instance that lists still show, as the account was lag_s seconds ago."""
+        """Every instance that lists show, as the account was lag_s seconds ago."""
         moment = time.time() - lag_s
-        found = instances_at(self._books.events, moment)
-        return {key: one for key, one in found.items() if one.gone_at is None or one.gone_at > moment}
+        known = instances_at(self._books.events, moment)
+        return {key: one for key, one in known.items() if one.gone_at is None or one.gone_at > moment}
 
-    def events(self) -> list[dict[str, Any]]:
+    def events(self) -> list[Event]:
         """The books' lines, oldest first."""
         return list(self._books.events)
 
     def price_cents(self, name: str) -> int:
-        """Price per hour now, of instance type `name`."""
+        """Current price per hour of instance type `name`."""
         return int(TYPES[name]["price_cents_per_hour"] * self._market.percent / 100)
 
     def change_prices(self, percent: float) -> None:
-        """Prices are `percent` of the catalogue's from now on; running instances keep theirs."""
+        """Sets prices to `percent` of the catalogue's; running instances keep theirs."""
         with self._lock:
             self._replay(self._books.append("prices_changed", percent=percent))
 
     def hide(self, region: str) -> None:
-        """A region that is sold out is unlisted for a while."""
+        """Unlists a sold-out region for HIDDEN_S."""
         self._market.hidden_until[region] = time.time() + HIDDEN_S
 
     def listed_regions(self) -> list[str]:
@@ -139,11 +138,11 @@ class Cloud:
 
     # SSH keys
 
-    def ssh_keys(self) -> list[dict[str, str]]:
+    def ssh_keys(self) -> list[SshKey]:
         return list(self._keys.values())
 
-    def add_ssh_key(self, name: str, public_key: str) -> dict[str, str]:
-        key = {"id": uuid.uuid4().hex, "name": name, "public_key": public_key}
+    def add_ssh_key(self, name: str, public_key: str) -> SshKey:
+        key: SshKey = {"id": uuid.uuid4().hex, "name": name, "public_key": public_key}
         with self._lock:
             self._replay(self._books.append("key_added", key=key))
         return key
@@ -169,7 +168,7 @@ class Cloud:
         return instance.id
 
     def _add_decoys(self, count: int) -> None:
-        """Machines of somebody else: the first without tags, the others with tags that are not ours."""
+        """Adds machines of other people: the first without tags, the others with tags that gptctl does not use."""
         for number in range(count):
             tags = (("team", "vision"), ("gptctl-lookalike", "no")) if number else ()
             decoy = self._blank(Order("gpu_8x_h100_sxm5", "us-east-1", "colleague", f"colleague-{number}", tags=tags))
@@ -187,7 +186,7 @@ class Cloud:
         )  # fmt: skip
 
     def _new_instance(self, order: Order) -> Instance:
-        """With the faults that fire at a launch."""
+        """A new instance with the faults that fire at its launch."""
         blank = self._blank(order)
         fired = tuple(name for name in BOOT_FAULTS if self.faults.take(name, on=blank.id))
         slow = self.faults.take("slow-boot", on=blank.id)
@@ -199,28 +198,28 @@ class Cloud:
         self._books.append("launched", instance={**asdict(instance), "tags": list(instance.tags)})
 
     def _free_address(self) -> str:
-        """127.x.y.z that no instance of ours ever had and nothing answers at; random, so that clouds do not meet."""
+        """A random 127.x.y.z that no instance had and no program answers at."""
         taken = {one.ip for one in instances_at(self._books.events).values()}
         for _ in range(ADDRESS_TRIES):
             high, middle, low = 64 + secrets.randbelow(64), 1 + secrets.randbelow(254), 1 + secrets.randbelow(254)
             address = f"127.{high}.{middle}.{low}"
             if address not in taken and not machine.answers(self._disk_at("probe", address)):
                 return address
-        raise RuntimeError(f"something answers at port {self.settings.ssh_port} of every loopback address")
+        raise RuntimeError(f"found no loopback address with port {self.settings.ssh_port} free")
 
     def _last_address(self) -> str:
         ended = [one for one in instances_at(self._books.events).values() if one.ended_at and not one.foreign]
         return max(ended, key=lambda one: one.ended_at or 0).ip if ended else ""
 
     def disk(self, instance: Instance) -> Disk:
-        """Where the machine of an instance lies."""
+        """The disk of an instance's machine."""
         return self._disk_at(instance.id, instance.ip)
 
     def _disk_at(self, name: str, address: str) -> Disk:
         return Disk(self.state / "machines" / name[:12], address, self.settings.ssh_port, self.settings.python)
 
     def _boot(self, instance: Instance) -> None:
-        """Waits for the rest of the boot time, then brings the machine up and starts its bill."""
+        """Waits for the rest of the boot time, then switches the machine on and starts its bill."""
         if "stuck-booting" in instance.faults:
             return
         time.sleep(max(0.0, instance.launched_at + instance.boot_s - time.time()))
@@ -249,7 +248,7 @@ class Cloud:
             self._books.append("renamed", id=instance.id, name=name)
 
     def terminate(self, instance: Instance) -> None:
-        """Ends the bill now and every process of the machine soon. Twice is fine."""
+        """Ends the bill now and every process of the machine soon. Repeatable."""
         self._end(instance, "terminating")
 
     def preempt(self, instance: Instance) -> None:
@@ -257,17 +256,17 @@ class Cloud:
         self._end(instance, "preempted")
 
     def give_notice(self, instance: Instance) -> None:
-        """The instance metadata says that the machine will be taken away, and in time it is."""
+        """Announces the preemption in the instance metadata, and carries it out in time."""
         with self._lock:
             event = self._books.append("notice", id=instance.id, taken_at=time.time() + self.settings.notice_s)
         self._in_background(self._take_when_due(event), instance)
 
     def recommend_rebalance(self, instance: Instance) -> None:
-        """The instance metadata says that the machine is likely to be taken away."""
+        """Recommends in the instance metadata to move on; nothing follows."""
         with self._lock:
             self._books.append("rebalance", id=instance.id)
 
-    def _take_when_due(self, event: dict[str, Any]) -> Callable[[Instance], None]:
+    def _take_when_due(self, event: Event) -> Callable[[Instance], None]:
         def take(instance: Instance) -> None:
             time.sleep(max(0.0, event["taken_at"] - time.time()))
             if instances_at(self._books.events)[instance.id].status == "active":
@@ -285,7 +284,7 @@ class Cloud:
                 self._books.append("ended", id=instance.id, status=status)
 
     def _wipe(self, instance: Instance) -> None:
-        """No process is left; a terminated instance leaves the lists a little later, or, by a fault, much later."""
+        """Ends every process; a terminated instance leaves the lists linger_s later, with slow-terminate much later."""
         with self._machine_locks[instance.id]:
             if not instance.foreign:
                 machine.destroy(self.disk(instance))
@@ -295,10 +294,10 @@ class Cloud:
                     time.sleep(float(slow.argument))
                 self._books.append("wiped", id=instance.id, gone_at=time.time() + self.settings.linger_s)
 
-    # Living on
+    # Restarting
 
     def recover(self) -> None:
-        """After a restart: finishes what was under way; switches on what this computer's own reboot switched off."""
+        """After a restart: finishes boots and ends, and switches on machines that a reboot of this computer ended."""
         for instance in self.instances().values():
             if instance.foreign:
                 continue
@@ -319,7 +318,7 @@ class Cloud:
                 machine.power_on(disk)
 
     def terminate_all(self) -> None:
-        """Ends every machine of ours before it returns."""
+        """Ends every machine that is not foreign, and waits for it."""
         for instance in self.instances().values():
             if not instance.foreign:
                 self._record_end(instance, "terminating")

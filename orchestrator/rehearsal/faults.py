@@ -1,8 +1,8 @@
-"""The fault script: which lies are armed, how often they still fire, and the journal of those that fired.
+"""The fault script: which lies are armed, how often each still fires, and a journal of those that fired.
 
 Written `NAME[@ARGUMENT][*TIMES]`, several with commas: `no-capacity@us-west-1*2,terminate-500`. TIMES is 1 unless the
-table says otherwise, `*forever` never runs out. The journal makes them survive a restart, and lets a test assert that
-the fault it asked for really happened.
+table says otherwise; `*forever` never runs out. The journal carries the faults over a restart and lets a test assert
+that its fault fired.
 
 Example::
 
@@ -17,9 +17,9 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
-from orchestrator.rehearsal.books.books import Journal
+from orchestrator.rehearsal.books.books import Event, Journal
 from orchestrator.rehearsal.catalogue import REGIONS
 
 FILE_NAME = "faults.jsonl"
@@ -32,9 +32,9 @@ class Kind:
     """One lie the cloud can tell."""
 
     what: str
-    """In words; ARG is what stands after the @."""
+    """In words; ARG is the text after the @."""
     default: str = ""
-    """ARG when none is given. A number wants a number, an operation an operation; empty: one of `choices`, or none."""
+    """The ARG of a fault written without one. A number accepts numbers, an operation operations, else `choices`."""
     times: int = 1
     choices: tuple[str, ...] = ()
 
@@ -56,17 +56,15 @@ KINDS: dict[str, Kind] = {
     "unhealthy": Kind("a machine becomes unhealthy instead of active, and is not billed"),
     "unhealthy-billed": Kind("a machine becomes unhealthy instead of active, and is billed"),
     "bad-gpu": Kind("a machine on which torch fails with CUDA error 802"),
-    "newer-image": Kind("a machine whose image is newer than that of the others"),
+    "newer-image": Kind("a machine with a newer image than the others"),
     "active-without-ip": Kind("a machine is active ARG seconds before its address is shown", "3"),
     "host-key-ignored": Kind("a machine whose image ignores the injected host key"),
     "reused-ip": Kind("a machine gets the address of the one that ended last"),
     # what machines do later
     "ssh-drop": Kind("once a run there has reached step ARG, every SSH session is cut", "1"),
     "preempt": Kind("once a run there has reached step ARG, the machine is taken away", "1"),
-    "notice": Kind(
-        "once a run there has reached step ARG, the machine is told that it is taken away in two minutes", "1"
-    ),
-    "rebalance": Kind("once a run there has reached step ARG, the machine is told that it may be taken away", "1"),
+    "notice": Kind("once a run there has reached step ARG, its metadata announces its preemption in two minutes", "1"),
+    "rebalance": Kind("once a run there has reached step ARG, its metadata recommends to move on", "1"),
     "reboot": Kind("once a run there has reached step ARG, the machine reboots", "1"),
     # what ending does
     "terminate-ignored": Kind(
@@ -74,7 +72,7 @@ KINDS: dict[str, Kind] = {
     ),
     "terminate-500": Kind("terminate answers 500 and does nothing"),
     "terminate-401": Kind("terminate answers 401 and does nothing"),
-    "slow-terminate": Kind("a machine that is told to end does, and is listed as ending for ARG seconds", "20"),
+    "slow-terminate": Kind("a machine ends at once and is listed as `terminating` for ARG seconds", "20"),
     "rename-ignored": Kind("rename answers 200 with the new name and keeps the old one"),
     # what the API does; ARG is an operation: types launch list get rename terminate keys images audit, or any
     "429": Kind("too many requests, with Retry-After: 1; ARG: the operation", "any"),
@@ -82,24 +80,39 @@ KINDS: dict[str, Kind] = {
     "timeout-before-effect": Kind("the connection is closed without an answer, nothing done", "launch"),
     "timeout-after-effect": Kind("it is done, then the connection is closed without an answer", "launch"),
     "500-after-effect": Kind("it is done, then the answer is 500", "launch"),
-    "unknown-error-code": Kind("an error with a code nobody documents, nothing done", "launch"),
+    "unknown-error-code": Kind("an error with an undocumented code, nothing done", "launch"),
     "wrong-types": Kind("an answer with strings for numbers and null for lists", "list"),
     "broken-body": Kind("an answer cut in the middle", "list"),
     "giant-answer": Kind("an answer of 1 GB", "list"),
     "redirect": Kind("a 302 to another host; ARG: the operation", "any"),
     "list-lag": Kind("a list or get shows the account as it was ARG seconds ago", "10"),
-    "key-revoked": Kind("the key is not accepted any more", "any", FOREVER),
-    "decoys": Kind("ARG machines of somebody else appear in the account at once", "3"),
+    "key-revoked": Kind("the API refuses the key from now on", "any", FOREVER),
+    "decoys": Kind("ARG machines of other people appear in the account at once", "3"),
 }
 
 
 @dataclass(frozen=True)
 class Fault:
-    """An armed lie; `left` is how often it will still be told."""
+    """An armed lie; `left` counts how often it still fires."""
 
     name: str
     argument: str
     left: int
+
+
+class Armed(TypedDict):
+    """A Fault as JSON."""
+
+    name: str
+    argument: str
+    left: int
+
+
+class Script(TypedDict):
+    """What is armed now and everything that fired."""
+
+    armed: list[Armed]
+    fired: list[Event]
 
 
 def parse(script: str) -> list[Fault]:
@@ -117,7 +130,7 @@ def _parse(part: str) -> Fault:
         raise ValueError(f"fault {part!r}: {argument!r} is not a number")
     known = OPERATIONS if kind.default in OPERATIONS else ("", *kind.choices)
     if not kind.default.isdigit() and argument not in known:
-        raise ValueError(f"fault {part!r}: {argument!r} cannot stand there; known: {', '.join(filter(None, known))}")
+        raise ValueError(f"fault {part!r}: {argument!r} is not accepted; known: {', '.join(filter(None, known))}")
     times = {"": kind.times, "forever": FOREVER}.get(match["times"] or "")
     return Fault(match["name"], argument, times if times is not None else int(match["times"]))
 
@@ -132,7 +145,7 @@ class Faults:
         for event in self._journal.events:
             self._replay(event)
 
-    def _replay(self, event: dict[str, Any]) -> None:
+    def _replay(self, event: Event) -> None:
         if event["event"] == "armed":
             self._armed.append(Fault(event["name"], event["argument"], event["times"]))
         elif event["event"] == "cleared":
@@ -141,13 +154,13 @@ class Faults:
             self._use_up(Fault(event["name"], event["argument"], 0))
 
     def arm(self, script: str) -> list[Fault]:
-        """Arms what the script says, behind what is armed already. Raises ValueError."""
-        found = parse(script)
+        """Arms the script's faults, behind those already armed. Raises ValueError."""
+        parsed = parse(script)
         with self._lock:
-            for fault in found:
+            for fault in parsed:
                 self._journal.append("armed", name=fault.name, argument=fault.argument, times=fault.left)
                 self._armed.append(fault)
-        return found
+        return parsed
 
     def clear(self, name: str = "") -> None:
         """Disarms every fault, or those of one name."""
@@ -156,14 +169,14 @@ class Faults:
             self._armed = [fault for fault in self._armed if name not in ("", fault.name)]
 
     def peek(self, name: str, *arguments: str) -> Fault | None:
-        """The first armed fault of that name for one of these arguments; no arguments: for any. Fires nothing."""
+        """The first armed fault of that name for one of these arguments; no arguments: for any. Does not fire it."""
         with self._lock:
             accepted = {"", "any", *arguments}
             matching = (one for one in self._armed if one.name == name)
             return next((one for one in matching if not arguments or one.argument in accepted), None)
 
     def take(self, name: str, *arguments: str, on: str = "") -> Fault | None:
-        """As peek, and it fires: one less is left, and the journal says so. `on`: the instance or operation."""
+        """Fires the fault that peek returns and journals it. `on`: the instance or operation."""
         with self._lock:
             found = self.peek(name, *arguments)
             if found:
@@ -182,9 +195,9 @@ class Faults:
                 break
         self._armed = [fault for fault in self._armed if fault.left > 0]
 
-    def as_json(self) -> dict[str, Any]:
-        """Armed now, and everything that fired: {"name", "argument", "on", "time"}."""
+    def as_json(self) -> Script:
+        """The armed faults and the journal of the fired ones."""
         with self._lock:
-            armed = [{"name": one.name, "argument": one.argument, "left": one.left} for one in self._armed]
+            armed: list[Armed] = [{"name": one.name, "argument": one.argument, "left": one.left} for one in self._armed]
             fired = [event for event in self._journal.events if event["event"] == "fired"]
         return {"armed": armed, "fired": fired}

@@ -1,4 +1,4 @@
-"""Lies about whole answers: what is sent instead of the truth, before anything was done or after.
+"""Lies about whole answers: what the cloud sends instead of the truth, before an act or after it.
 
 Example: `stop_before(faults, "list")` -> an Answer with status 429 when `429@list` is armed
 """
@@ -14,12 +14,12 @@ from orchestrator.rehearsal.refusal import internal
 
 GIANT_BYTES = 1 << 30
 ELSEWHERE = "http://127.0.0.2:9/stolen"
-"""Another host than the API's, where nobody listens: a client that follows sends its key there."""
+"""Another host than the API's, where nothing listens: a client that follows it sends its key there."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What goes over the wire."""
+    """What the server sends."""
 
     status: int
     body: Any
@@ -27,11 +27,11 @@ class Answer:
     raw: bytes | None = None
     """Instead of the body as JSON."""
     padding_bytes: int = 0
-    """Spaces before the body: JSON all the same."""
+    """Spaces before the body, which stays valid JSON."""
 
 
 class Dropped(Exception):
-    """The connection is closed without an answer."""
+    """Closes the connection without an answer."""
 
 
 BEFORE = ("429", "500", "timeout-before-effect", "unknown-error-code", "redirect")
@@ -39,7 +39,7 @@ AFTER = ("timeout-after-effect", "500-after-effect", "wrong-types", "broken-body
 
 
 def stop_before(faults: Faults, operation: str) -> Answer | None:
-    """What is answered instead of doing anything; None: go on. Raises Dropped."""
+    """The answer of a lie that keeps the act from happening; None: no such lie is armed. Raises Dropped."""
     fault = faults.first(BEFORE, operation)
     if fault is None:
         return None
@@ -56,7 +56,7 @@ def stop_before(faults: Faults, operation: str) -> Answer | None:
 
 
 def spoil(faults: Faults, operation: str, body: Any) -> Answer:
-    """The true answer, or what an armed lie makes of it. Raises Dropped."""
+    """The true answer, or an armed lie in its place. Raises Dropped."""
     fault = faults.first(AFTER, operation)
     if fault is None:
         return Answer(200, body)
@@ -73,7 +73,7 @@ def spoil(faults: Faults, operation: str, body: Any) -> Answer:
 
 
 def _with_wrong_types(value: Any) -> Any:
-    """Numbers as words, lists as null, objects all the way down."""
+    """Numbers as text, text as numbers, empty lists as null, at every depth."""
     if isinstance(value, dict):
         return {key: _with_wrong_types(inner) for key, inner in value.items()} or "nothing"
     if isinstance(value, list):

@@ -1,7 +1,7 @@
-"""What a machine may ask about itself: EC2's instance metadata, version 2, as far as it tells of the machine's end.
+"""What a machine can ask about itself: the part of EC2's instance metadata, version 2, that announces its end.
 
-The real one answers at a link-local address and knows the asker by that; here the path names the machine, and no other
-computer than this one can ask. A token is needed, as there.
+EC2 answers at a link-local address and knows the machine by it; here the path names the machine, and only this computer
+can ask. Both require a token.
 
 Example: `PUT /metadata/i-1/latest/api/token`, then `GET /metadata/i-1/latest/meta-data/spot/instance-action`
 """
@@ -23,7 +23,7 @@ LIFETIME_HEADER, TOKEN_HEADER = "X-aws-ec2-metadata-token-ttl-seconds", "X-aws-e
 
 
 def answer(cloud: Cloud, method: str, path: str, headers: Message) -> Answer:
-    """404 where there is nothing to tell, 401 without the token."""
+    """404 without news, 401 without the token."""
     match = PATH.match(path)
     if match is None:
         return _text(404, "")
@@ -36,8 +36,8 @@ def answer(cloud: Cloud, method: str, path: str, headers: Message) -> Answer:
 
 
 def _document(cloud: Cloud, instance_id: str, what: str) -> dict[str, str] | None:
-    told = [event for event in cloud.events() if event.get("id") == instance_id]
-    for event in reversed(told):
+    history = [event for event in cloud.events() if event.get("id") == instance_id]
+    for event in reversed(history):
         if (what, event["event"]) == ("meta-data/spot/instance-action", "notice"):
             return {"action": "terminate", "time": _moment(event["taken_at"])}
         if (what, event["event"]) == ("meta-data/events/recommendations/rebalance", "rebalance"):

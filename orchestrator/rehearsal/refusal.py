@@ -1,4 +1,4 @@
-"""Errors of the API with their documented codes, in one place.
+"""The API's errors with their documented codes.
 
 Example: `raise invalid("Exactly one SSH key name is needed.")`
 """
@@ -23,12 +23,12 @@ def invalid(message: str) -> Refusal:
 
 
 def missing(message: str) -> Refusal:
-    """Something a launch names does not exist."""
+    """A launch names an object that does not exist."""
     return Refusal(404, "global/object-does-not-exist", message, "Choose one that is listed.")
 
 
 def elsewhere() -> Refusal:
-    """A file system is attached to machines of its region only."""
+    """The file system is in another region than the machine."""
     code = "instance-operations/launch/file-system-in-wrong-region"
     return Refusal(400, code, "The file system is in another region.", "Launch in the file system's region.")
 

@@ -36,7 +36,7 @@ def instance(one: Instance) -> Json:
 
 
 def _action(one: Instance, action: str) -> Json:
-    """Whether it is possible now, and if not, why."""
+    """Whether the action is possible now, and if not, why."""
     if action in ("migrate", "rebuild"):
         return {"available": False, "reason_code": "vm-is-too-old", "reason_description": "Not offered here."}
     if not one.alive:

@@ -24,7 +24,9 @@ MAX_USER_DATA_BYTES = 1_000_000
 def read(cloud: Cloud, body: Any) -> Order:
     """A launch request. Unknown keys are refused: `quantity` has gone from this version."""
     if not isinstance(body, dict) or set(body) - LAUNCH_KEYS:
-        raise invalid(f"Unknown keys: {sorted(set(body) - LAUNCH_KEYS) if isinstance(body, dict) else 'no object'}.")
+        raise invalid(
+            f"Unknown keys: {sorted(set(body) - LAUNCH_KEYS) if isinstance(body, dict) else 'not an object'}."
+        )
     keys = body.get("ssh_key_names")
     if not isinstance(keys, list) or len(keys) != 1:
         raise invalid("Exactly one SSH key name is needed.")
@@ -45,7 +47,7 @@ def read(cloud: Cloud, body: Any) -> Order:
 
 
 def refused(cloud: Cloud, order: Order) -> Refusal | None:
-    """The fault script's refusals of a valid launch: nothing is bought."""
+    """What the fault script refuses a valid launch with; nothing is bought. None: it does not."""
     if cloud.faults.take("no-capacity", order.region):
         cloud.hide(order.region)
         return capacity()
@@ -77,7 +79,7 @@ def ssh_key(body: Any) -> tuple[str, str]:
     if not isinstance(key_name, str) or not 1 <= len(key_name) <= 64:
         raise invalid("name must have 1 to 64 characters.")
     if not isinstance(public_key, str) or len(public_key) > 4096 or ("public_key" in given and " " not in public_key):
-        raise invalid("public_key is no public key.")
+        raise invalid("public_key is not a public key.")
     return key_name, public_key
 
 
@@ -95,11 +97,11 @@ def _hostname(given: Any) -> str:
 
 
 def _file_systems(given: Any, region: str) -> tuple[str, ...]:
-    """Those of the account that lie in the region."""
+    """Names of file systems of the account, all in the region."""
     if not isinstance(given, list):
         raise invalid("file_system_names must be a list.")
-    for wanted in given:
-        _exists("file system", wanted, [one["name"] for one in FILE_SYSTEMS])
+    for file_system in given:
+        _exists("file system", file_system, [one["name"] for one in FILE_SYSTEMS])
     homes = [one["region"]["name"] for one in FILE_SYSTEMS if one["name"] in given]
     if any(home != region for home in homes):
         raise elsewhere()
@@ -110,13 +112,13 @@ def _image(given: Any) -> str:
     """The image's id; empty for the default."""
     if given is None:
         return ""
-    wanted = {key: value for key, value in given.items() if key in ("id", "family")} if isinstance(given, dict) else {}
-    if not wanted:
+    query = {key: value for key, value in given.items() if key in ("id", "family")} if isinstance(given, dict) else {}
+    if not query:
         raise invalid("image needs an id or a family.")
-    found = [image for image in IMAGES if all(image[key] == value for key, value in wanted.items())]
-    if not found:
-        raise missing(f"The image {wanted} does not exist.")
-    return str(found[0]["id"])
+    matching = [image for image in IMAGES if all(image[key] == value for key, value in query.items())]
+    if not matching:
+        raise missing(f"The image {query} does not exist.")
+    return str(matching[0]["id"])
 
 
 def _user_data(given: Any) -> str:

@@ -1,4 +1,4 @@
-"""The Lambda Cloud API 1.10.0 as far as gptctl uses it: paths, answers, documented errors. Knows no sockets.
+"""The part of the Lambda Cloud API 1.10.0 that gptctl uses: paths, answers, documented errors. Opens no socket.
 
 Example: `route("GET", "/api/v1/instances")` -> ("list", the act that makes the answer's `data`, "")
 """
@@ -37,7 +37,7 @@ Act = Callable[[Cloud, Request], Any]
 
 
 def route(method: str, path: str) -> tuple[str, Act, str]:
-    """(operation, act, id in the path). Raises Refusal for a path or method that is not there."""
+    """(operation, act, id in the path). Raises Refusal for an unknown path or method."""
     for known_method, pattern, operation, act in ROUTES:
         match = re.fullmatch(pattern, path)
         if match and method == known_method:
@@ -73,18 +73,18 @@ def _launch(cloud: Cloud, request: Request) -> Json:
     return {"instance_ids": [] if empty else [instance_id]}
 
 
-def _seen(cloud: Cloud) -> dict[str, Instance]:
-    """The instances as reads show them: late, while list-lag is armed."""
+def _listed(cloud: Cloud) -> dict[str, Instance]:
+    """The instances as reads show them: as they were earlier, while list-lag is armed."""
     lag = cloud.faults.take("list-lag")
     return cloud.instances(float(lag.argument) if lag else 0.0)
 
 
 def _list(cloud: Cloud, request: Request) -> list[Json]:
-    return [answers.instance(one) for one in _seen(cloud).values()]
+    return [answers.instance(one) for one in _listed(cloud).values()]
 
 
 def _get(cloud: Cloud, request: Request) -> Json:
-    return answers.instance(_one(_seen(cloud), request.argument))
+    return answers.instance(_one(_listed(cloud), request.argument))
 
 
 def _one(instances: dict[str, Instance], instance_id: str) -> Instance:

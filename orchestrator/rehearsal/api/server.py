@@ -1,12 +1,12 @@
-"""HTTP around the account: keys, rate limits, a log of requests, and the lies that concern whole answers.
+"""HTTP around the account: keys, rate limits, a log of requests, and lies about whole answers.
 
 It listens on 127.0.0.1 only. `requests.jsonl` has one line per request, without the key, so that tests can count
-purchases and pacing. The control paths need the key too, and are no part of the API:
+purchases and check the pace. The control paths also need the key and are not part of the API:
 
     POST /rehearsal/inject {"faults": "500@list*2"} or {"clear": "NAME"} ("" clears all)
     GET  /rehearsal/faults, GET /rehearsal/books
 
-/metadata/INSTANCE is what a machine asks about itself, without a key.
+/metadata/INSTANCE answers what a machine asks about itself, without a key.
 
 Example: `Server(cloud, key, port=0).serve_forever()`
 """
@@ -37,7 +37,7 @@ CHUNK_BYTES = 1 << 20
 
 
 class Server(ThreadingHTTPServer):
-    """The listening socket, the account behind it and what watches the machines."""
+    """The listening socket, the account behind it, and the thread that watches the machines."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -56,11 +56,11 @@ class Server(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def _watch(self) -> None:
-        """Until it closes, or its state folder was deleted: then there is nothing left to answer for."""
+        """Runs until the server closes; a deleted state folder stops the server."""
         while not self._closing.wait(WATCH_EVERY_S):
             if not self.cloud.state.exists():
                 return self.shutdown()
-            aging.look(self.cloud)
+            aging.fire_due_faults(self.cloud)
 
     def server_close(self) -> None:
         self._closing.set()
@@ -90,7 +90,7 @@ class Handler(BaseHTTPRequestHandler):
         """Requests go to requests.jsonl."""
 
     def _serve(self) -> None:
-        """Answers one request, whatever becomes of it, and logs it."""
+        """Answers one request and logs it."""
         self.effect = "none"
         started = time.time()
         try:
@@ -178,7 +178,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.wfile.write(b" " * CHUNK_BYTES)
             self.wfile.write(body)
         except (BrokenPipeError, ConnectionResetError):
-            self.close_connection = True  # the client had enough
+            self.close_connection = True  # the client stopped reading
 
 
 def _decoded(text: str) -> str:

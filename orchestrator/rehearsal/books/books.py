@@ -17,10 +17,10 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Required, TypedDict, cast
 
 FILE_NAME = "books.jsonl"
 INTENT_TAG = "gptctl-intent"
@@ -43,29 +43,88 @@ class Instance:
     image: str = ""
     hostname: str = ""
     file_systems: tuple[str, ...] = ()
-    """Names only: nothing is mounted, the machine has an empty folder where it would lie."""
+    """Names only: nothing is mounted."""
     ip: str = ""
     tags: tuple[tuple[str, str], ...] = ()
     jupyter_token: str = ""
     boot_s: float = 0.0
     faults: tuple[str, ...] = ()
-    """What is wrong with this one: names of faults that fired at its launch."""
+    """Names of the faults that fired at its launch."""
     foreign: bool = False
-    """Somebody else's: it has no machine and must never be touched."""
+    """Belongs to another user of the account: it has no machine, and gptctl must never touch it."""
     status: str = "booting"
     active_at: float | None = None
     ip_at: float | None = None
-    """From when the API shows the address."""
+    """When the API begins to show the address."""
     billed_from: float | None = None
     ended_at: float | None = None
     """End of billing: terminated or preempted."""
     gone_at: float | None = None
-    """From when on lists do not show it any more."""
+    """When lists cease to show it."""
 
     @property
     def alive(self) -> bool:
-        """Whether it exists and, if it ever became active, costs money."""
+        """Whether it exists; it costs money once it was active."""
         return self.ended_at is None
+
+
+class SshKey(TypedDict):
+    """A login key of the account."""
+
+    id: str
+    name: str
+    public_key: str
+
+
+class Event(TypedDict, total=False):
+    """One line of a journal: `event` and `time` (UTC epoch seconds) always, the rest by its kind."""
+
+    event: Required[str]
+    time: Required[float]
+    id: str
+    """The instance, or the SSH key."""
+    instance: dict[str, Any]
+    """An Instance as JSON, of `launched`."""
+    key: SshKey
+    name: str
+    argument: str
+    times: int
+    status: str
+    billed: bool
+    percent: float
+    ip_at: float
+    taken_at: float
+    gone_at: float
+
+
+class InstanceRow(TypedDict):
+    """An instance as `--books` prints it. Times are UTC epoch seconds."""
+
+    id: str
+    name: str
+    type: str
+    region: str
+    tags: dict[str, str]
+    status: str
+    launched_at: float
+    active_at: float | None
+    terminated_at: float | None
+    price_cents_per_hour: int
+    minute_s: float
+    billed_minutes: int
+    cost_cents: int
+    alive: bool
+    foreign: bool
+    faults: list[str]
+
+
+class Books(TypedDict):
+    """What `--books` prints. The total leaves out instances of other people."""
+
+    instances: list[InstanceRow]
+    launches_by_intent: dict[str, int]
+    total_cents: int
+    alive: list[str]
 
 
 def billed_minutes(instance: Instance, now: float) -> int:
@@ -77,7 +136,7 @@ def billed_minutes(instance: Instance, now: float) -> int:
 
 
 def cost_cents(instance: Instance, now: float) -> int:
-    """minutes x price per hour / 60 in whole cents, half a cent rounded up, once per instance."""
+    """minutes x price per hour / 60 in whole cents, rounded once per instance, half a cent up."""
     exact = billed_minutes(instance, now) * instance.price_cents_per_hour
     return math.floor(exact / MINUTES_PER_HOUR + 0.5)
 
@@ -91,11 +150,11 @@ class Journal:
         _drop_torn_line(file)
         self._file = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
-    def append(self, kind: str, **fields: Any) -> dict[str, Any]:
-        """Adds one line with the time now, never earlier than the line before."""
+    def append(self, kind: str, **fields: object) -> Event:
+        """Adds one line, stamped with the current time but never earlier than the line before."""
         with self._lock:
             last = self.events[-1]["time"] if self.events else 0.0
-            event = {"event": kind, "time": max(time.time(), last), **fields}
+            event = cast(Event, {"event": kind, "time": max(time.time(), last), **fields})
             os.write(self._file, json.dumps(event).encode() + b"\n")
             os.fsync(self._file)
             self.events.append(event)
@@ -105,8 +164,8 @@ class Journal:
         os.close(self._file)
 
 
-def read_events(file: Path) -> list[dict[str, Any]]:
-    """Every whole line, oldest first. A last line torn by a crash never happened."""
+def read_events(file: Path) -> list[Event]:
+    """Every whole line, oldest first. Drops a last line that a crash tore."""
     try:
         lines = file.read_bytes().splitlines(keepends=True)
     except FileNotFoundError:
@@ -120,7 +179,7 @@ def _drop_torn_line(file: Path) -> None:
         os.truncate(file, content.rfind(b"\n") + 1)
 
 
-def instances_at(events: Iterable[Mapping[str, Any]], moment: float = math.inf) -> dict[str, Instance]:
+def instances_at(events: Iterable[Event], moment: float = math.inf) -> dict[str, Instance]:
     """Every instance ever, in the order of launch, as the events up to `moment` leave it."""
     found: dict[str, Instance] = {}
     for event in events:
@@ -133,30 +192,30 @@ def instances_at(events: Iterable[Mapping[str, Any]], moment: float = math.inf) 
     return found
 
 
-def _launched(event: Mapping[str, Any]) -> Instance:
+def _launched(event: Event) -> Instance:
     fields = dict(event["instance"])
     tags = tuple((key, value) for key, value in fields.pop("tags", ()))
     return Instance(**{**fields, "tags": tags, "faults": tuple(fields.pop("faults", ())), "launched_at": event["time"]})
 
 
-def _active(old: Instance, event: Mapping[str, Any]) -> Instance:
+def _active(old: Instance, event: Event) -> Instance:
     since = old.active_at or event["time"]
     return replace(old, status="active", active_at=since, billed_from=old.billed_from or since, ip_at=event["ip_at"])
 
 
-def _unhealthy(old: Instance, event: Mapping[str, Any]) -> Instance:
+def _unhealthy(old: Instance, event: Event) -> Instance:
     return replace(old, status="unhealthy", billed_from=event["time"] if event["billed"] else old.billed_from)
 
 
-def _ended(old: Instance, event: Mapping[str, Any]) -> Instance:
+def _ended(old: Instance, event: Event) -> Instance:
     return replace(old, status=event["status"], ended_at=old.ended_at or event["time"])
 
 
-def _renamed(old: Instance, event: Mapping[str, Any]) -> Instance:
+def _renamed(old: Instance, event: Event) -> Instance:
     return replace(old, name=event["name"])
 
 
-def _wiped(old: Instance, event: Mapping[str, Any]) -> Instance:
+def _wiped(old: Instance, event: Event) -> Instance:
     return replace(old, status="terminated", gone_at=event["gone_at"])
 
 
@@ -167,11 +226,11 @@ CHANGES = {
     "ended": _ended,
     "wiped": _wiped,
 }
-"""Event -> what it makes of an instance. `ended` stops the bill; `wiped`: no process of it is left."""
+"""Event -> how it changes an instance. `ended` stops the bill; `wiped`: no process of it is left."""
 
 
-def read_books(state: Path, now: float | None = None) -> dict[str, Any]:
-    """The books as JSON: instances, launches_by_intent, total_cents (of ours, not of foreign ones)."""
+def read_books(state: Path, now: float | None = None) -> Books:
+    """The books as JSON, at `now` (UTC epoch seconds; None: the current time)."""
     moment = time.time() if now is None else now
     instances = list(instances_at(read_events(state / FILE_NAME)).values())
     return {
@@ -182,7 +241,7 @@ def read_books(state: Path, now: float | None = None) -> dict[str, Any]:
     }
 
 
-def _row(instance: Instance, now: float) -> dict[str, Any]:
+def _row(instance: Instance, now: float) -> InstanceRow:
     return {
         "id": instance.id,
         "name": instance.name,

@@ -1,7 +1,7 @@
-"""User data of a launch, read as cloud-init would: the part of YAML that cloud-configs are written in.
+"""Reads the user data of a launch as cloud-init would: the part of YAML that cloud-configs use.
 
-Mappings, lists, `|` and `>` blocks, quoted and plain scalars, and JSON. Not: anchors, multi-line plain scalars, MIME
-parts. What it cannot read raises ValueError; cloud-init logs such a file and boots on, and so does the machine.
+Knows mappings, lists, `|` and `>` blocks, quoted and plain scalars, and JSON, but no anchors, multi-line scalars or
+MIME parts. Raises ValueError for what it cannot read; cloud-init logs such a file and boots, and so does the machine.
 
 Example: `parse("#cloud-config\\nruncmd:\\n- [touch, /tmp/x]\\n") == {"runcmd": [["touch", "/tmp/x"]]}`
 """
@@ -16,11 +16,14 @@ KEY = re.compile(r"""^("(?:[^"\\]|\\.)*"|'[^']*'|[^\s'"#\[{-][^:#]*?)\s*:(?:\s+(
 BLOCK = re.compile(r"^([|>])([+-]?)$")
 CONSTANTS = {"true": True, "false": False, "null": None, "~": None, "": None}
 
+CloudConfig = dict[str, Any]
+"""User data of any shape; its users check what they read."""
+
 Line = tuple[int, str]
 """Indentation and the text after it; blank lines inside blocks have indentation -1."""
 
 
-def parse(user_data: str) -> dict[str, Any]:
+def parse(user_data: str) -> CloudConfig:
     """The cloud-config as a mapping; `#!` scripts become one runcmd. Raises ValueError."""
     if user_data.startswith("#!"):
         return {"script": user_data}
@@ -54,14 +57,14 @@ class _Reader:
         return self.lines[self.at] if self.at < len(self.lines) else None
 
     def _block(self, least: int) -> Any:
-        """Whatever begins on the next line, if it is indented enough."""
+        """The value that begins on the next line, if its indentation is at least `least`."""
         line = self._peek()
         if line is None or line[0] < least:
             return None
         return self._list(line[0]) if _is_item(line[1]) else self._mapping(line[0])
 
-    def _mapping(self, indent: int) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+    def _mapping(self, indent: int) -> CloudConfig:
+        found: CloudConfig = {}
         while (line := self._peek()) and line[0] == indent and not _is_item(line[1]):
             match = KEY.match(line[1])
             if not match:

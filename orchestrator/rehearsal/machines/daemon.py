@@ -1,7 +1,7 @@
-"""One cloud per state folder: start it detached, find the one that runs, stop it.
+"""One cloud per state folder: start it detached, find the running one, stop it.
 
-The lock on the state folder decides who runs; server.json says where. Both outlive nothing: a killed server leaves the
-lock free, and the next start takes the same port and key again, so that clients and machines go on.
+The running server holds the lock on the state folder; server.json has its address. A killed server leaves the lock
+free, and the next start takes the same port and key, so that clients and machines continue.
 
 Example: `start_detached(state, arguments)` -> {"url": "http://127.0.0.1:40123", "key_file": ..., "pid": ...}
 """
@@ -19,7 +19,7 @@ import time
 import urllib.request
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 from orchestrator.rehearsal.machines import processes
 
@@ -31,15 +31,24 @@ UP_WITHIN_S = 20.0
 STOP_WITHIN_S = 20.0
 
 
+class ServerEntry(TypedDict):
+    """server.json: where the cloud answers, and on which port its machines do."""
+
+    url: str
+    key_file: str
+    pid: int
+    ssh_port: int
+
+
 def state_folder(path: Path) -> Path:
-    """The state folder, made if missing, for its owner alone."""
+    """The state folder; creates it if missing, for its owner alone."""
     os.umask(0o077)
     path.mkdir(parents=True, exist_ok=True)
     return path.resolve()
 
 
 def api_key(state: Path) -> str:
-    """The account's key; made on the first start, in a file for its owner alone."""
+    """The account's key; the first start creates it, in a file for its owner alone."""
     file = state / KEY_FILE
     if not file.exists():
         temporary = file.with_suffix(".tmp")
@@ -60,25 +69,25 @@ def take_lock(state: Path) -> int | None:
     return descriptor
 
 
-def announce(state: Path, url: str, ssh_port: int) -> dict[str, Any]:
-    """Writes server.json: where the cloud that runs now can be reached."""
-    entry = {"url": url, "key_file": str(state / KEY_FILE), "pid": os.getpid(), "ssh_port": ssh_port}
+def announce(state: Path, url: str, ssh_port: int) -> ServerEntry:
+    """Writes server.json: the address of the cloud that runs now."""
+    entry: ServerEntry = {"url": url, "key_file": str(state / KEY_FILE), "pid": os.getpid(), "ssh_port": ssh_port}
     temporary = state / f"{SERVER_FILE}.tmp"
     temporary.write_text(json.dumps(entry) + "\n")
     temporary.rename(state / SERVER_FILE)
     return entry
 
 
-def last_entry(state: Path) -> dict[str, Any] | None:
-    """server.json as the last cloud here wrote it, running or not."""
+def last_entry(state: Path) -> ServerEntry | None:
+    """server.json as the last cloud wrote it, running or not."""
     try:
-        return dict(json.loads((state / SERVER_FILE).read_text()))
+        return cast(ServerEntry, json.loads((state / SERVER_FILE).read_text()))
     except (FileNotFoundError, ValueError):
         return None
 
 
-def running(state: Path) -> dict[str, Any] | None:
-    """server.json, if a cloud holds the lock and has said where it is."""
+def running(state: Path) -> ServerEntry | None:
+    """server.json, if a cloud holds the lock and has written it."""
     descriptor = take_lock(state)
     if descriptor is not None:
         os.close(descriptor)
@@ -87,8 +96,8 @@ def running(state: Path) -> dict[str, Any] | None:
     return entry if entry and processes.identity(entry["pid"]) else None
 
 
-def start_detached(state: Path, arguments: Iterable[str]) -> dict[str, Any]:
-    """Starts a cloud that outlives us and waits until it answers. Raises RuntimeError with its log."""
+def start_detached(state: Path, arguments: Iterable[str]) -> ServerEntry:
+    """Starts a cloud that outlives this process and waits until it answers. Raises RuntimeError with its log."""
     package_root = str(Path(__file__).resolve().parents[3])
     path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH", "")]))
     with (state / LOG_FILE).open("ab") as log:
@@ -109,7 +118,7 @@ def start_detached(state: Path, arguments: Iterable[str]) -> dict[str, Any]:
 
 
 def stop(state: Path) -> int | None:
-    """Ends the server, if there is one, and returns the lock; None when it does not end. Machines live on."""
+    """Stops the server, if one runs, and returns the lock; None when it does not stop. Its machines keep running."""
     found = running(state)
     if found:
         processes.send(found["pid"], signal.SIGTERM)
@@ -117,16 +126,15 @@ def stop(state: Path) -> int | None:
 
 
 def wait_for_lock(state: Path, within_s: float) -> int | None:
-    """The lock, as soon as it is free. The threads of a server that was killed may hold it a moment longer than the
-    process shows any life, so a single try proves nothing."""
+    """The lock, once it is free. Threads of a killed server can hold it a moment longer than the process lives."""
     until = time.monotonic() + within_s
     while (descriptor := take_lock(state)) is None and time.monotonic() < until:
         time.sleep(0.02)
     return descriptor
 
 
-def inject(entry: dict[str, Any], script: str) -> None:
-    """Arms faults in a cloud that runs already."""
+def inject(entry: ServerEntry, script: str) -> None:
+    """Arms faults in a running cloud."""
     key = Path(entry["key_file"]).read_text().strip()
     request = urllib.request.Request(
         f"{entry['url']}/rehearsal/inject",

@@ -1,7 +1,7 @@
-"""The disk of a machine: a folder with keys, a clean home, stand-ins for what needs root, and the user data applied.
+"""The disk of a machine: a folder with keys, a clean home, stand-ins for programs that need root, and the user data.
 
-Nothing outside the folder is ever written: a file that user data puts at /etc/x lands in FOLDER/disk/etc/x. A command
-such as `shutdown` meant for the machine would otherwise switch off the computer of whoever rehearses.
+Writes nothing outside the folder: a file that user data puts at /etc/x becomes FOLDER/disk/etc/x. Without the
+stand-ins, a `shutdown` meant for the machine would switch off your computer.
 
 Example: `write_disk(Disk(folder, "127.80.3.9", 2222, sys.executable), authorized_key, user_data)`
 """
@@ -19,21 +19,21 @@ import subprocess
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from orchestrator.rehearsal.machines import cloud_config
+from orchestrator.rehearsal.machines.cloud_config import CloudConfig
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
 POWERED_OFF = "powered-off"
-"""Exists once the operating system was shut down from inside; such a machine stays off, and is billed on."""
+"""A file that exists once the machine shut itself down; such a machine stays off and billed."""
 
 SHARED_MEMORY = Path("/dev/shm")
 MEMORY_VARIABLE = "GPTCTL_MEMORY"
-"""Names a machine's own folder in memory: the agent keeps secrets there."""
+"""Names the machine's own folder in memory, where the agent keeps secrets."""
 
 HALTED = "halted"
-"""Exists as well where that was `halt`, which leaves the power on."""
+"""A file that exists too after `halt`, which leaves the power on."""
 
 SSHD_CONFIG = """
 Port {port}
@@ -54,8 +54,8 @@ SetEnv HOME={folder}/home
 ForceCommand {folder}/login
 """
 
-# Every session starts with a clean environment: nothing of whoever started the cloud reaches the machine. SetEnv, since
-# sshd runs the forced command by the user's shell, and bash reads ~/.bashrc then: slow at best, and it may hang.
+# Every session starts with a clean environment: nothing of your environment reaches the machine. SetEnv, because sshd
+# runs the forced command in the user's shell, and bash then reads ~/.bashrc, which is slow and can hang.
 LOGIN = """#!/bin/sh
 cd {home} || exit
 exec env -i {variables} SSH_CONNECTION="$SSH_CONNECTION" TERM="${{TERM:-dumb}}" \\
@@ -63,7 +63,7 @@ exec env -i {variables} SSH_CONNECTION="$SSH_CONNECTION" TERM="${{TERM:-dumb}}" 
 """
 
 SUDO = """#!/bin/sh
-# There is one user on this machine, and everything of the machine is theirs.
+# This machine has one user, who owns everything on it.
 while [ "${1#-}" != "$1" ]; do
     case "$1" in -u|-g) shift 2 ;; --) shift; break ;; *) shift ;; esac
 done
@@ -99,7 +99,7 @@ case "$*" in
 esac
 """
 BAD_GPU = """
-# This machine was sold with a broken card: it answers, it computes, but not with torch.
+# This machine has a broken card: it answers and computes, but not with torch.
 import sys
 
 
@@ -112,7 +112,7 @@ class Broken:
 
 sys.meta_path.insert(0, Broken())
 """
-# What is isolated (-I) imports nothing of ours, so it is told by the interpreter it believes to run in.
+# An isolated interpreter (-I) imports no sitecustomize, so this wrapper changes what it reports.
 NEWER_PYTHON = """#!/bin/sh
 [ "$1 $2" = "-I -S" ] || exec {python} "$@"
 exec {python} -I -S -c 'import platform, sys
@@ -124,13 +124,13 @@ exec(code)' "$@"
 
 @dataclass(frozen=True)
 class Disk:
-    """Where a machine lies and how it is reached."""
+    """The folder of a machine and its SSH address."""
 
     folder: Path
     address: str
     port: int
     python: str
-    """What `python3` is on the machine: an interpreter with torch makes a warm image."""
+    """The `python3` of the machine: an interpreter with torch makes a warm image."""
 
     @property
     def home(self) -> Path:
@@ -138,13 +138,13 @@ class Disk:
 
     @property
     def memory(self) -> Path:
-        """What this machine has for files in memory: a folder of its own, which goes with its power."""
+        """The machine's own folder for files in memory; power-off removes it."""
         digest = hashlib.sha256(str(self.folder).encode()).hexdigest()[:16]
         return SHARED_MEMORY / f"gptctl-rehearsal-{os.getuid()}-{digest}"
 
     @property
     def mark(self) -> bytes:
-        """What every process of the machine carries in its environment, and nobody else's does."""
+        """What every process of the machine, and no other, has in its environment."""
         return f"HOME={self.home}".encode()
 
     def variables(self) -> dict[str, str]:
@@ -157,7 +157,7 @@ class Disk:
 
 
 def write_disk(disk: Disk, authorized_key: str, user_data: str, *, faults: Collection[str] = ()) -> None:
-    """Everything a machine has before it boots. The folder must not exist yet. faults: as in faults.py."""
+    """Writes what a machine has before it boots. The folder must not exist yet. faults: as in faults.py."""
     ssh = disk.home / ".ssh"
     ssh.mkdir(parents=True, mode=0o700)
     (ssh / "authorized_keys").write_text(authorized_key.strip() + "\n")
@@ -182,7 +182,7 @@ def log(disk: Disk, line: str) -> None:
         file.write(line + "\n")
 
 
-def _config(disk: Disk, user_data: str) -> dict[str, Any]:
+def _config(disk: Disk, user_data: str) -> CloudConfig:
     try:
         return cloud_config.parse(user_data) if user_data.strip() else {}
     except ValueError as error:
@@ -190,8 +190,8 @@ def _config(disk: Disk, user_data: str) -> dict[str, Any]:
         return {}
 
 
-def _commands(config: dict[str, Any]) -> dict[str, list[list[str]]]:
-    """argvs: bootcmd at every boot and before anything else; runcmd and a script once, as cloud-init's last act."""
+def _commands(config: CloudConfig) -> dict[str, list[list[str]]]:
+    """Argument lists: bootcmd first at every boot; runcmd and a script once, as cloud-init's last step."""
     found = {
         when: [[str(word) for word in one] if isinstance(one, list) else ["sh", "-c", str(one)] for one in listed or []]
         for when, listed in (("every_boot", config.get("bootcmd")), ("once", config.get("runcmd")))
@@ -202,7 +202,7 @@ def _commands(config: dict[str, Any]) -> dict[str, list[list[str]]]:
 
 
 def _host_key(disk: Disk, given: dict[str, str]) -> None:
-    """The injected ed25519 pair, or one made here, as on an image that ignores user data."""
+    """Writes the injected ed25519 pair, or generates one, as an image that ignores user data does."""
     file = disk.folder / HOST_KEY
     if "ed25519_private" in given:
         _put(file, given["ed25519_private"].rstrip("\n") + "\n")
@@ -214,7 +214,7 @@ def _host_key(disk: Disk, given: dict[str, str]) -> None:
 
 
 def _programs(disk: Disk) -> None:
-    """sshd's configuration, the login, and stand-ins for programs that would act on the whole computer."""
+    """Writes sshd's configuration, the login, and stand-ins for programs that would act on the whole computer."""
     folder = disk.folder
     sftp = next((path for path in ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server",
                                    "/usr/lib/ssh/sftp-server") if os.path.exists(path)), "internal-sftp")  # fmt: skip
@@ -241,11 +241,11 @@ def sshd_program() -> str:
     """Path of sshd. Raises FileNotFoundError with what to install."""
     found = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin:/sbin")
     if not found:
-        raise FileNotFoundError("sshd is missing: install it (apt install openssh-server); it need not run")
+        raise FileNotFoundError("sshd is missing: install it (apt install openssh-server); the service need not run")
     return found
 
 
-def _write_file(disk: Disk, entry: dict[str, Any]) -> None:
+def _write_file(disk: Disk, entry: CloudConfig) -> None:
     content = str(entry.get("content") or "")
     encoding = str(entry.get("encoding") or "")
     data = base64.b64decode(content) if encoding in ("b64", "base64") else content.encode()
@@ -257,7 +257,7 @@ def _write_file(disk: Disk, entry: dict[str, Any]) -> None:
 
 
 def _place(disk: Disk, path: str) -> Path:
-    """Where a file of the machine lies on this computer; normalised first, so that `..` cannot leave the folder."""
+    """Path on this computer of a file of the machine; normalised first, so that `..` cannot leave the folder."""
     inside = os.path.normpath("/" + path.lstrip("/"))
     for prefix in ("/home/ubuntu/", f"{disk.home}/"):
         if inside.startswith(prefix):

@@ -1,10 +1,10 @@
 """The first process of a machine: starts sshd, runs the commands of the user data, and inherits every orphan.
 
-As a subreaper it is the ancestor of whatever ever ran on the machine, setsid and double forks or not, which is how the
-cloud finds all of it. SIGTERM is the operating system's shutdown: everything ends, and nobody tells the bill. SIGUSR1
-is its reboot. A machine whose folder was deleted ends by itself: nobody could find it any more.
+As a subreaper it is the ancestor of every process that ran on the machine, despite setsid and double forks, so the
+cloud can end them all. SIGTERM shuts the operating system down: every process ends, and the bill continues. SIGUSR1
+reboots it. A machine whose folder was deleted ends on its own.
 
-Example: `python -m orchestrator.rehearsal.first_process FOLDER`
+Example: `python -m orchestrator.rehearsal.machines.first_process FOLDER`
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ LOOK_EVERY_S = 2.0
 
 
 class PowerOff(BaseException):
-    """Somebody on the machine shut it down."""
+    """A user of the machine shut it down."""
 
 
 class Reboot(BaseException):
-    """Somebody on the machine rebooted it."""
+    """A user of the machine rebooted it."""
 
 
 def main(folder: Path) -> None:
-    """Runs until it is killed or told to power off."""
+    """Runs until it is killed or powered off."""
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
     (folder / "first_process.pid").write_text(f"{os.getpid()}\n")
@@ -61,7 +61,7 @@ def main(folder: Path) -> None:
 
 
 def _run(folder: Path) -> None:
-    """Keeps sshd up, as an init system would, and reaps whatever ends."""
+    """Keeps sshd running, as an init system does, and reaps processes that end."""
     commands = _commands(folder)
     for argv in commands["every_boot"]:
         _run_command(folder, argv)
@@ -105,7 +105,7 @@ def _start_sshd(folder: Path) -> subprocess.Popen[bytes]:
 
 
 def _commands(folder: Path) -> dict[str, list[list[str]]]:
-    """Of the user data; what is to run once per machine is not found there again."""
+    """Commands of the user data; forgets those that run once per machine."""
     file = folder / "boot.json"
     none: dict[str, list[list[str]]] = {"every_boot": [], "once": []}
     found = {**none, **(json.loads(file.read_text()) if file.exists() else {})}
@@ -114,7 +114,7 @@ def _commands(folder: Path) -> dict[str, list[list[str]]]:
 
 
 def _run_later(folder: Path, commands: list[list[str]]) -> None:
-    """One after another, while the machine is already reachable: cloud-init's end."""
+    """Runs them one after another while the machine is already reachable, as cloud-init does at its end."""
 
     def run() -> None:
         for argv in commands:

@@ -1,9 +1,9 @@
-"""Machines: switch one on, see whether it is on, cut its SSH sessions, end every process of it. Knows no API, no bill.
+"""Machines: switch one on, check it, cut its SSH sessions, end its processes. Knows neither the API nor the bill.
 
 Example::
 
     power_on(disk)                    # a real sshd answers at disk.address, port disk.port
-    destroy(disk)                     # nothing that ever ran there is left, nor the folder
+    destroy(disk)                     # ends every process of it and removes its folder
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ PACKAGE_ROOT = Path(__file__).resolve().parents[3]
 
 
 class BootFailed(Exception):
-    """sshd did not come up; the message has its log."""
+    """sshd did not start; the message has its log."""
 
 
 def power_on(disk: Disk) -> None:
-    """Starts the first process, if it is not there, and waits until sshd accepts. Raises BootFailed."""
+    """Starts the first process if it does not run, and waits until sshd accepts connections. Raises BootFailed."""
     if is_on(disk) and answers(disk):
         return
     if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)  # a root sshd insists on its "privilege separation directory"
+        Path("/run/sshd").mkdir(exist_ok=True)  # a root sshd requires its "privilege separation directory"
     variables = {**disk.variables(), "PYTHONPATH": str(PACKAGE_ROOT)}
     with (disk.folder / "console.log").open("ab") as console:
         process = subprocess.Popen(
@@ -47,19 +47,19 @@ def power_on(disk: Disk) -> None:
     until = time.monotonic() + UP_WITHIN_S
     while not answers(disk):
         if time.monotonic() > until or process.returncode is not None:
-            raise BootFailed(f"sshd at {disk.address}:{disk.port} did not come up: {_last_words(disk)}")
+            raise BootFailed(f"sshd at {disk.address}:{disk.port} did not start: {_last_words(disk)}")
         time.sleep(0.02)
 
 
 def answers(disk: Disk) -> bool:
-    """Whether something accepts connections at the machine's address."""
+    """Whether the machine's address accepts connections."""
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex((disk.address, disk.port)) == 0
 
 
 def first_process(disk: Disk) -> processes.Identity | None:
-    """The machine's first process, told by its pid file and its mark; None when the machine is off."""
+    """The machine's first process, by its pid file and its mark; None when the machine is off."""
     try:
         pid = int((disk.folder / "first_process.pid").read_text())
     except (OSError, ValueError):
@@ -77,7 +77,7 @@ def was_shut_down(disk: Disk) -> bool:
 
 
 def is_powered_off(disk: Disk) -> bool:
-    """Whether it was shut down down to the power; `halt` only stops the system."""
+    """Whether its power is off; `halt` only stops the system."""
     return was_shut_down(disk) and not (disk.folder / HALTED).exists()
 
 
@@ -87,7 +87,7 @@ def kill(disk: Disk) -> None:
 
 
 def destroy(disk: Disk) -> None:
-    """Ends every process and removes disk and memory. Twice is fine."""
+    """Ends every process and removes disk and memory. Repeatable."""
     kill(disk)
     shutil.rmtree(disk.memory, ignore_errors=True)
     shutil.rmtree(disk.folder, ignore_errors=True)
@@ -101,20 +101,20 @@ def sessions(disk: Disk) -> list[int]:
 
 
 def drop_sessions(disk: Disk) -> None:
-    """Kills every established SSH session; sshd and whatever detached itself live on."""
+    """Kills every established SSH session; sshd and detached processes keep running."""
     for pid in sessions(disk):
         processes.send(pid, signal.SIGKILL)
 
 
 def reboot(disk: Disk) -> None:
-    """As `reboot` typed on the machine: everything ends, sshd comes again, the disk stays."""
+    """Does what `reboot` on the machine does: ends every process, starts sshd again, keeps the disk."""
     first = first_process(disk)
     if first:
         processes.send(first.pid, signal.SIGUSR1)
 
 
 def metric_files(disk: Disk) -> Iterator[Path]:
-    """metrics.jsonl of every run folder on the machine, wherever in its home gptctl's folder is."""
+    """metrics.jsonl of every run folder on the machine, wherever gptctl's folder is in its home."""
     for pattern in ("runs/*/metrics.jsonl", "*/runs/*/metrics.jsonl", "*/*/runs/*/metrics.jsonl"):
         yield from disk.home.glob(pattern)
 

@@ -1,4 +1,4 @@
-"""Processes of a machine as /proc shows them, and how to end all of them. Knows nothing of clouds.
+"""Finds the processes of a machine in /proc and ends all of them. Knows no cloud.
 
 Example: `kill_all(first_process, mark=b"HOME=/state/machines/ab12/home")`
 """
@@ -17,14 +17,14 @@ GIVE_UP_S = 20.0
 
 @dataclass(frozen=True)
 class Identity:
-    """A process, told apart from a later one with the same pid by its start time in clock ticks since boot."""
+    """A process; its start time (clock ticks since boot) tells it from a later one with the same pid."""
 
     pid: int
     start_ticks: int
 
 
 def identity(pid: int) -> Identity | None:
-    """None when there is no such process, or only its zombie."""
+    """The identity of a process; None when it does not exist or is a zombie."""
     fields = _stat(pid)
     return Identity(pid, int(fields[19])) if len(fields) > 19 and fields[0] not in "ZX" else None
 
@@ -34,7 +34,7 @@ def is_alive(known: Identity) -> bool:
 
 
 def below(root: int) -> list[int]:
-    """Every living process below this one. With a subreaper at the root, setsid and double forks do not hide one."""
+    """Every living process below this one. Under a subreaper, neither setsid nor double forks hide any."""
     children: dict[int, list[int]] = {}
     for pid in _pids():
         fields = _stat(pid)
@@ -58,7 +58,7 @@ def name(pid: int) -> str:
 
 
 def send(pid: int, number: signal.Signals) -> None:
-    """A signal to a process that may have ended meanwhile."""
+    """Sends a signal; fine if the process has ended."""
     try:
         os.kill(pid, number)
     except ProcessLookupError:
@@ -66,10 +66,10 @@ def send(pid: int, number: signal.Signals) -> None:
 
 
 def kill_all(first: Identity | None, mark: bytes) -> None:
-    """Ends everything: what is below the first process, what carries the mark, the first process last.
+    """Ends every process below the first one or with the mark, and the first one last.
 
-    The first process is stopped before, so that it starts nothing new, and ended last: until then it inherits every
-    orphan, and nothing can hide. Raises TimeoutError when something cannot be killed.
+    Stops the first process before, so that it starts nothing new; it inherits every orphan until it ends. Raises
+    TimeoutError when a process survives.
     """
     root = first.pid if first and is_alive(first) else None
     if root:
@@ -92,12 +92,12 @@ def _pids() -> list[int]:
 
 
 def _stat(pid: int) -> list[str]:
-    """Fields from `state` on; the name before it may hold spaces and brackets of its own."""
+    """Fields from `state` on; the name before it can contain spaces and brackets."""
     return _read(pid, "stat").decode(errors="replace").rpartition(")")[2].split()
 
 
 def _read(pid: int, file: str) -> bytes:
     try:
         return Path(f"/proc/{pid}/{file}").read_bytes()
-    except OSError:  # it ended meanwhile, or is another user's
+    except OSError:  # it has ended, or belongs to another user
         return b""
