@@ -116,15 +116,15 @@ def perform(context: RunContext, stage: Stage) -> None:
     rental = context.rental
     context.interval = context.ledger.open_stage(context.run_id, rental.id, stage.name, rental.price_per_hour_usd)
     context.ledger.update_run(context.run_id, stage=stage.name)
-    context.tell("stage_started")
+    context.emit("stage_started")
     try:
         stage.run(context)
     except GptctlError as error:
-        context.tell("stage_failed", error.message)
+        context.emit("stage_failed", error.message)
         raise
     finally:
         context.ledger.close_stage(context.interval, context.now())
-    context.tell("stage_finished")
+    context.emit("stage_finished")
 
 
 def give_up(context: RunContext, error: GptctlError) -> None:
@@ -134,13 +134,13 @@ def give_up(context: RunContext, error: GptctlError) -> None:
         context.run_id, State.ENDING, outcome=outcome, cause=error.message, cause_code=error.exit_code
     )
     hint = f" Next: {error.hint}" if error.hint else ""
-    context.tell("failed", error.message + hint, hint=error.hint)
+    context.emit("failed", error.message + hint, hint=error.hint)
 
 
 def detach(context: RunContext) -> None:
     """The user goes, the training stays."""
     training = context.run.state == State.TRAINING
-    context.tell("detached", "the training goes on" if training else "nothing trains yet", training=training)
+    context.emit("detached", "the training goes on" if training else "nothing trains yet", training=training)
 
 
 def is_verdict(context: RunContext, error: GptctlError) -> bool:

@@ -33,11 +33,9 @@ def open_context(home: Path, ledger: Ledger, run_id: str, listener: Listener) ->
     run = ledger.run(run_id)
     host = HostSpec.from_resolved(run.host_data)
     machine = machines.machine_type(run.machine)
-    accept_new = bool(run.options.get("accept_new_host_key"))
-    boxes = [HomeBox.from_json(each) for each in run.options.get("home_boxes") or []]
 
     def connect(address: Address) -> Shell:
-        return open_shell(home, address, accept_new=accept_new)
+        return open_shell(home, address, accept_new=run.facts.accept_new_host_key)
 
     return RunContext(
         home=home,
@@ -48,7 +46,7 @@ def open_context(home: Path, ledger: Ledger, run_id: str, listener: Listener) ->
         machine=machine,
         provider=provider_of(host, machine, home),
         connect=connect,
-        storage=lambda uri: storage_of(uri, lambda name: _named(boxes, name), connect),
+        storage=lambda uri: storage_of(uri, lambda name: _named(run.facts.home_boxes, name), connect),
         now=time.time,
         listener=listener,
         bring_text=lambda uri, tell: _bring_text(home, uri, tell),

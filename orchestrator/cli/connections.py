@@ -8,7 +8,7 @@ from pathlib import Path
 
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.errors import Unreachable
-from orchestrator.core.ports import Address, Shell
+from orchestrator.core.ports import Shell
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RunRecord
 from orchestrator.remote.agent_client.client import Agent
@@ -19,10 +19,10 @@ from orchestrator.wiring import open_shell
 def shell_of(ledger: Ledger, run: RunRecord) -> Iterator[Shell]:
     """A shell on the run's machine. Raises Unreachable while it has none that ever answered."""
     rental = ledger.rental(run.rental_id or "")
-    if not rental.data.get("reached"):
+    if not rental.facts.reached:
         raise Unreachable(f"{run.id}: no machine has answered yet ({run.state})", f"gptctl resume {run.id}")
-    accept_new = bool(run.options.get("accept_new_host_key"))
-    with _closing(open_shell(ledger.home, Address(**rental.address), accept_new=accept_new)) as shell:
+    accept_new = run.facts.accept_new_host_key
+    with _closing(open_shell(ledger.home, rental.address, accept_new=accept_new)) as shell:
         yield shell
 
 

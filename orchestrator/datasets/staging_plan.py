@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.core.config.recipe import Recipe
@@ -156,11 +156,14 @@ class StagedFile:
 
 @dataclass(frozen=True)
 class StagedData:
-    """All files of a run, and what the trainer is told: fields of its DataConfig but the paths."""
+    """All files of a run, and what the trainer reads of them: fields of its DataConfig."""
 
     train: tuple[StagedFile, ...]
     validation: tuple[StagedFile, ...]
-    fields: Mapping[str, object]
+    validation_start_token: int
+    validation_tokens: int
+    window: tuple[int, int | None] | None = None
+    """First token and length in the training files; None: the recipe's."""
 
     @property
     def files(self) -> tuple[StagedFile, ...]:
@@ -200,12 +203,7 @@ def staged_data(dataset: StoredDataset, recipe: Recipe, steps: int) -> StagedDat
     else:
         spans = validation_spans(recipe, start, tokens, dataset.validation_tokens)
         validation = _in_place(dataset.validation, spans)
-    fields = {
-        "window": (window.start - origin, window.tokens),
-        "validation_start_token": start,
-        "validation_tokens": tokens,
-    }
-    return StagedData(train, validation, fields)
+    return StagedData(train, validation, start, tokens, (window.start - origin, window.tokens))
 
 
 def _packed(sources: Sequence[TokenFile], span: Span) -> tuple[tuple[StagedFile, ...], int]:
@@ -237,11 +235,7 @@ def _all_of(dataset: StoredDataset, recipe: Recipe, held_out: int) -> StagedData
         StagedFile(each, (Cut(index, 0, each.layout.tokens),), each.layout.tokens)
         for index, each in enumerate(dataset.train)
     )
-    fields = {
-        "validation_start_token": 0,
-        "validation_tokens": held_out,
-    }
-    return StagedData(train, (), fields)
+    return StagedData(train, (), 0, held_out)
 
 
 def _widened(cut: Cut, source: TokenFile) -> Cut:

@@ -9,15 +9,17 @@ Example: `adopt(ledger, sight, sight.rows)` -> [Adopted("8xa100-40gb-1120-7hk2pz
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import Limits, Recipe, load_recipe
+from orchestrator.core.facts.rental_facts import RentalFactChanges, RentalFacts
 from orchestrator.core.fleet.orphans import RUN_TAG, Orphan, deadline
 from orchestrator.core.machines import MachineType, machine_type
+from orchestrator.core.money.billing import MachineLife
 from orchestrator.core.planning.planner import make_plan
-from orchestrator.core.ports import Instance
+from orchestrator.core.ports import Address, Instance
 from orchestrator.core.states import Outcome, State
 from orchestrator.fleet.accounts import Account
 from orchestrator.fleet.watcher import Sight
@@ -29,6 +31,7 @@ from orchestrator.ledger.records import (
     INTENT_UNSEEN,
     RENTAL_OPEN,
     Attempt,
+    IntentAnswer,
     Rental,
     RunRecord,
 )
@@ -78,8 +81,8 @@ def _adopt(ledger: Ledger, account: Account, instance: Instance, now: float) -> 
         released_at=None,
         ends_at=deadline(instance),
         price_per_hour_usd=instance.price_per_hour_usd,
-        address=asdict(instance.address) if instance.address else known.address,
-        data={**_life(instance, known.created_at), **known.data, "adopted_at": now},
+        address=instance.address or known.address,
+        facts=_still_known(known.facts, _life(instance, known.created_at, now)),
     )
     return Adopted(rental_id, run_id, "was known without its machine, or as released: open again")
 
@@ -87,7 +90,7 @@ def _adopt(ledger: Ledger, account: Account, instance: Instance, now: float) -> 
 def _close_intent(ledger: Ledger, instance: Instance) -> None:
     for intent in ledger.intents(instance.rental_id):
         if intent.id == instance.intent_id and intent.state in (INTENT_OPEN, INTENT_UNSEEN):
-            ledger.close_intent(intent.id, INTENT_ADOPTED, {"instance_id": instance.instance_id})
+            ledger.close_intent(intent.id, INTENT_ADOPTED, IntentAnswer(instance.instance_id))
 
 
 def _take_in(ledger: Ledger, account: Account, instance: Instance, now: float) -> Adopted:
@@ -103,8 +106,8 @@ def _take_in(ledger: Ledger, account: Account, instance: Instance, now: float) -
         price_per_hour_usd=instance.price_per_hour_usd,
         folder=host.folder,
         ends_at=deadline(instance),
-        address=asdict(instance.address) if instance.address else {},
-        data={**_life(instance, now), "adopted_at": now},
+        address=instance.address or Address(),
+        facts=_life(instance, now, now),
     )
     ledger.add_rental(rental)
     run = _run(instance, host, machine, rental, now)
@@ -117,11 +120,21 @@ def _take_in(ledger: Ledger, account: Account, instance: Instance, now: float) -
     return Adopted(rental.id, run.id, "taken in; it does not say which run it serves, so nothing can be fetched")
 
 
-def _life(instance: Instance, now: float) -> dict[str, float]:
+def _life(instance: Instance, since: float, now: float) -> RentalFacts:
     """What a bill needs, for the worst: it costs since it was launched. `reached` only if our key to it is here."""
-    since, address = instance.launched_at or now, instance.address
-    way = {"reached": since} if address and address.key_file and Path(address.key_file).is_file() else {}
-    return {"booting_at": since, "active_at": since, "alive_at": now, **way}
+    began, address = instance.launched_at or since, instance.address
+    ours = address is not None and address.key_file is not None and Path(address.key_file).is_file()
+    return RentalFacts(
+        reached=began if ours else None,
+        life=MachineLife(booting_at=began, active_at=began, alive_at=since),
+        adopted_at=now,
+    )
+
+
+def _still_known(known: RentalFacts, made: RentalFacts) -> RentalFactChanges:
+    """What this ledger knew of the machine wins."""
+    life = replace(made.life, **{name: at for name, at in vars(known.life).items() if at is not None})
+    return {"reached": known.reached or made.reached, "life": life, "adopted_at": made.adopted_at}
 
 
 def _host(account: Account, instance: Instance) -> HostSpec:

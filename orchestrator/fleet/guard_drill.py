@@ -120,7 +120,7 @@ def drive_drill(home: Path, run_id: str, listener: Listener, lease_s: float = LE
             context.disconnect()
         armed_at = context.now()
         perform(context, Stage("drill", lambda there: _watch(there, lease_s)))
-        if context.rental.data.get("gone_at"):
+        if context.machine_facts.life.gone_at:
             perform(context, RELEASE)
             ledger.set_state(run_id, State.ENDED)
         return _drilled(context, armed_at)
@@ -154,10 +154,10 @@ def _watch(context: RunContext, lease_s: float) -> None:
             context.say(_progress(ends_at - looked_at, until - looked_at))
         try:
             if boot.is_gone(context):
-                return context.remember(gone_at=context.now())
-            context.remember(alive_at=looked_at)
+                return boot.note_life(context, gone_at=context.now())
+            boot.note_life(context, alive_at=looked_at)
         except ProviderError as error:  # a list that does not come says nothing
-            context.tell("seen", f"{error.message}; looking again")
+            context.emit("seen", f"{error.message}; looking again")
         time.sleep(min(LOOK_EVERY_S, lease_s / 30))
 
 
@@ -168,9 +168,8 @@ def _progress(left_s: float, patience_left_s: float) -> str:
 
 def _drilled(context: RunContext, armed_at: float) -> Drilled:
     rental = context.rental
-    gone_at = rental.data.get("gone_at")
-    span = observed({**boot.seen_of(rental), "gone_at": gone_at or context.now()})
-    settled = rental.data.get("bill")
+    life, settled = rental.facts.life, rental.facts.bill
+    span = observed(replace(life, gone_at=life.gone_at or context.now()))
     so_far = bill(span, rental.price_per_hour_usd, context.provider.billing_unit_s).cost_usd if span else 0.0
     return Drilled(
         run=context.run_id,
@@ -181,6 +180,6 @@ def _drilled(context: RunContext, armed_at: float) -> Drilled:
         price_per_hour_usd=rental.price_per_hour_usd,
         armed_at=armed_at,
         ends_at=rental.ends_at or armed_at,
-        gone_at=gone_at,
-        cost_usd=settled["cost_usd"] if settled else so_far,
+        gone_at=life.gone_at,
+        cost_usd=settled.cost_usd if settled else so_far,
     )

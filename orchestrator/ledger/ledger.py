@@ -15,13 +15,14 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from orchestrator.core.errors import UserError
 from orchestrator.core.events import EPHEMERAL, Event
+from orchestrator.core.facts.rental_facts import RentalFactChanges
+from orchestrator.core.facts.run_facts import RunFactChanges
 from orchestrator.core.states import Outcome, State, is_forward
 from orchestrator.ledger import database, row_values
 from orchestrator.ledger.records import (
@@ -31,6 +32,7 @@ from orchestrator.ledger.records import (
     Attempt,
     Evaluation,
     Intent,
+    IntentAnswer,
     RateRecord,
     Rental,
     RunRecord,
@@ -65,15 +67,12 @@ class Ledger:
         return cls(database.open_database(home), home, now)
 
     def close(self) -> None:
-        """Closing twice is fine."""
         self._connection.close()
 
     def __enter__(self) -> Ledger:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # Rentals
@@ -93,9 +92,9 @@ class Ledger:
         where = f"WHERE state = '{RENTAL_OPEN}'" if open_only else ""
         return self._select(Rental, f"SELECT * FROM rentals {where} {_NEWEST_FIRST}")
 
-    def update_rental(self, rental_id: str, **fields: object) -> Rental:
-        self._update("rentals", Rental, {"id": rental_id}, fields, frozenset({"id", "created_at"}))
-        return self.rental(rental_id)
+    def update_rental(self, rental_id: str, *, facts: RentalFactChanges | None = None, **fields: object) -> None:
+        """Writes plain fields, and these facts beside those that are known, all in one transaction."""
+        self._update("rentals", Rental, {"id": rental_id}, fields, frozenset({"id", "created_at"}), facts=facts)
 
     # Runs
 
@@ -138,9 +137,9 @@ class Ledger:
         sql = f"SELECT * FROM runs {where} {_NEWEST_FIRST} LIMIT ?"
         return self._select(RunRecord, sql, *terms.values(), -1 if limit is None else limit)
 
-    def update_run(self, run_id: str, **fields: object) -> None:
-        """Writes progress and other plain fields. State and outcome go through set_state (TypeError otherwise)."""
-        if not self._update("runs", RunRecord, {"id": run_id}, fields, _RUN_FROZEN):
+    def update_run(self, run_id: str, *, facts: RunFactChanges | None = None, **fields: object) -> None:
+        """As update_rental. State and outcome go through set_state (TypeError otherwise)."""
+        if not self._update("runs", RunRecord, {"id": run_id}, fields, _RUN_FROZEN, facts=facts):
             raise self._no_run(run_id)
 
     def set_state(
@@ -266,9 +265,9 @@ class Ledger:
         """On disk when this returns: only then may the request be sent."""
         self._insert("intents", intent)
 
-    def close_intent(self, intent_id: str, state: str, answer: dict[str, Any] | None = None) -> Intent:
-        """Closes an intent as bought, refused, unseen, adopted or closed. An `unseen` one may still become adopted."""
-        fields = {"state": state, "closed_at": self._now(), "answer": answer or {}}
+    def close_intent(self, intent_id: str, state: str, answer: IntentAnswer | None = None) -> Intent:
+        """Closes an intent as bought, refused, unseen or adopted. An `unseen` one may still become adopted."""
+        fields = {"state": state, "closed_at": self._now(), "answer": answer or IntentAnswer()}
         if not self._update("intents", Intent, {"id": intent_id}, fields, frozenset({"id", "rental_id"})):
             raise UserError(f"the ledger knows no intent {intent_id}")
         return self._select(Intent, "SELECT * FROM intents WHERE id = ?", intent_id)[0]
@@ -279,7 +278,7 @@ class Ledger:
         return self._select(Intent, sql, rental_id, INTENT_OPEN if open_only else "")
 
     def add_attempt(self, attempt: Attempt) -> None:
-        self._insert("attempts", attempt)
+        self._insert("attempts", attempt, from_step=0)  # a column of version 1 that nobody reads
 
     def attempts(self, run_id: str) -> list[Attempt]:
         return self._select(Attempt, "SELECT * FROM attempts WHERE run_id = ? ORDER BY number", run_id)
@@ -328,21 +327,22 @@ class Ledger:
         with self._writing() as connection:
             return connection.execute(sql, values).rowcount
 
-    def _insert(self, table: str, record: object, how: str = "INSERT") -> None:
-        sql, values = row_values.insert(table, record)
+    def _insert(self, table: str, record: object, how: str = "INSERT", **others: row_values.Value) -> None:
+        sql, values = row_values.insert(table, record, **others)
         self._execute(sql.replace("INSERT", how, 1), *values)
 
     def _update(
-        self,
-        table: str,
-        kind: type,
-        key: dict[str, row_values.Value],
-        fields: dict[str, object],
-        frozen: frozenset[str],
-    ) -> int:
-        changes, values = row_values.assignments(kind, fields, frozen)
+        self, table: str, kind: type, key: dict[str, row_values.Value], fields: dict[str, object],
+        frozen: frozenset[str], *, facts: Mapping[str, object] | None = None,
+    ) -> int:  # fmt: skip
         where = " AND ".join(f"{name} = ?" for name in key)
-        return self._execute(f"UPDATE {table} SET {changes} WHERE {where}", *values, *key.values())
+        with self._writing() as connection:
+            if facts:
+                column = row_values.columns(kind)["facts"]
+                row = connection.execute(f"SELECT {column} FROM {table} WHERE {where}", [*key.values()]).fetchone()
+                fields["facts"] = row_values.with_facts(kind, row[0], facts) if row else None
+            changes, values = row_values.assignments(kind, fields, frozen)
+            return connection.execute(f"UPDATE {table} SET {changes} WHERE {where}", [*values, *key.values()]).rowcount
 
     def _append(self, connection: sqlite3.Connection, run_id: str, event: Event) -> None:
         values = (run_id, event.kind, event.time, event.stage, event.text, row_values.to_column(event.data))

@@ -1,6 +1,7 @@
 """What the ledger keeps, as frozen values: rentals, runs, attempts, intents, measured rates and evaluations.
 
-A field's name is its column's name, its unit and its meaning. Times are UTC epoch seconds, money is USD before tax.
+A field's name is its column's name, unless its metadata has another. Times are UTC epoch seconds, money is USD before
+tax.
 This module must not import sqlite3: a record is a value that any layer above may hold.
 
     record = RunRecord(id="quickstart-1120-k3f9qa", recipe="quickstart", host="local", machine="2xCPU", created_at=now)
@@ -11,6 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.core.facts.rental_facts import RentalFacts
+from orchestrator.core.facts.run_facts import RunFacts
+from orchestrator.core.ports import Address
 from orchestrator.core.states import Outcome, Seen, State
 
 RENTAL_OPEN = "open"
@@ -21,7 +25,6 @@ INTENT_BOUGHT = "bought"
 INTENT_REFUSED = "refused"
 INTENT_UNSEEN = "unseen"
 INTENT_ADOPTED = "adopted"
-INTENT_CLOSED = "closed"
 
 AWAY = "away"
 """The stage of the time in which a training went on and no gptctl drove the run."""
@@ -44,10 +47,9 @@ class Rental:
     folder: str = ""
     """gptctl's folder on the machine."""
     ends_at: float | None = None
-    address: dict[str, Any] = field(default_factory=dict)
-    """The fields of core.ports.Address."""
-    data: dict[str, Any] = field(default_factory=dict)
-    """What the provider or the guard needs to remember: pinned host key, guard, billing observations."""
+    address: Address = field(default=Address())
+    """Of this computer until the machine has one."""
+    facts: RentalFacts = field(default=RentalFacts(), metadata={"column": "data"})
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,8 @@ class RunRecord:
     host_data: dict[str, Any] = field(default_factory=dict)
     rental_id: str | None = None
     plan: dict[str, Any] = field(default_factory=dict)
-    options: dict[str, Any] = field(default_factory=dict)
-    """What the user consented to: flags, price, host key acceptance. `resume` never asks for these again."""
+    facts: RunFacts = field(default=RunFacts(), metadata={"column": "options"})
+    """What you agreed to, which `resume` never asks for again, and what the stages found out."""
     state: State = State.PLANNED
     outcome: Outcome | None = None
     cause_code: int | None = None
@@ -96,6 +98,23 @@ class RunRecord:
 
 
 @dataclass(frozen=True)
+class IntentRequest:
+    """What was ordered, and where."""
+
+    region: str = ""
+    zone: str = ""
+    sku: str = ""
+
+
+@dataclass(frozen=True)
+class IntentAnswer:
+    """The machine that was bought, or why none was."""
+
+    instance_id: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
 class Intent:
     """The will to buy one machine, committed before the request is sent. One intent, one request, never two."""
 
@@ -104,8 +123,8 @@ class Intent:
     created_at: float
     state: str = INTENT_OPEN
     closed_at: float | None = None
-    request: dict[str, Any] = field(default_factory=dict)
-    answer: dict[str, Any] = field(default_factory=dict)
+    request: IntentRequest = IntentRequest()
+    answer: IntentAnswer = IntentAnswer()
 
 
 @dataclass(frozen=True)
@@ -117,7 +136,6 @@ class Attempt:
     rental_id: str
     started_at: float
     ended_at: float | None = None
-    from_step: int = 0
     last_step: int = 0
 
 

@@ -20,6 +20,7 @@ import tomli_w
 from orchestrator.core.events import Event
 from orchestrator.core.money.cost import Cost
 from orchestrator.core.states import Outcome
+from orchestrator.core.typed_json import encode
 from orchestrator.ledger.records import Evaluation, RunRecord, StageInterval
 from orchestrator.remote.whole_files import landing
 from orchestrator.report.evaluations import SAMPLE, table
@@ -97,7 +98,7 @@ def collect(
         "machine": _machine(run),
         "environment": _environment(run, training),
         "model": {"parameters": run.plan.get("parameters"), **run.recipe_data.get("model", {})},
-        "data": run.options.get("staged"),
+        "data": run.facts.staged and encode(run.facts.staged),
         "training": _training(run, training),
         "losses": [[point.step, point.value] for point in thinned(training.losses, 200)],
         "validations": [[point.step, point.value] for point in training.validations],
@@ -234,8 +235,8 @@ def _lost(run: RunRecord, training: Training, checkpoints: Sequence[Checkpoint])
 def _reproduce(run: RunRecord, mirror: Path) -> str:
     """The command that trains this again: the resolved recipe lies beside the report."""
     words = ["gptctl", "run", str(mirror / RECIPE), "--host", run.host]
-    resumed = run.options.get("resume_from")
-    return shlex.join(words + (["--resume-from", str(resumed)] if resumed else []))
+    resumed = run.facts.resume_from
+    return shlex.join(words + (["--resume-from", resumed.place] if resumed else []))
 
 
 def _without_nulls(value: Any) -> Any:

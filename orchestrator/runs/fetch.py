@@ -61,7 +61,7 @@ def fetch_run(
 def _is_gone(context: RunContext) -> bool:
     """Whether there is no machine to ask any more, and a store instead."""
     rental = context.rental
-    return store_job.wanted(context) and (rental.state != RENTAL_OPEN or bool(rental.data.get("gone_at")))
+    return store_job.wanted(context) and (rental.state != RENTAL_OPEN or rental.facts.life.gone_at is not None)
 
 
 def _from_machine(context: RunContext, folder: Path, *, all_: bool, step: int | None) -> Sequence[Checkpoint]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from orchestrator.core.config.home_box import HomeBox
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import Recipe
+from orchestrator.core.facts.run_facts import ResumeFrom, RunFacts
 from orchestrator.core.machines import MachineType
 from orchestrator.core.planning.plan import Plan
 from orchestrator.core.states import State
@@ -36,11 +36,7 @@ class RunRequest:
     wait: bool = False
     accept_new_host_key: bool = False
     on_rental: str | None = None
-    resume_from: str | None = None
-    """A checkpoint's folder on this side, or its URI."""
-    resume_step: int = 0
-    resume_files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Its files, with what they must be: name to {"size_bytes", "sha256"}."""
+    resume_from: ResumeFrom | None = None
     home_boxes: tuple[HomeBox, ...] = ()
     """Those that its store or the checkpoint to go on from lie on."""
 
@@ -61,16 +57,14 @@ def new_run(ledger: Ledger, request: RunRequest, now: float) -> RunRecord:
         machine=request.machine.name,
         rental_id=rental_id,
         plan=request.plan.to_json(),
-        options={
-            "made_by": own_version.made_by(),
-            "accept_new_host_key": request.accept_new_host_key,
-            "resume_from": request.resume_from,
-            "resume_step": request.resume_step,
-            "resume_files": {name: dict(entry) for name, entry in request.resume_files.items()},
-            "home_boxes": [box.to_json() for box in request.home_boxes],
-            "wait": request.wait,
-            "alternatives": [plan.to_json() for plan in request.alternatives],
-        },
+        facts=RunFacts(
+            made_by=own_version.made_by(),
+            accept_new_host_key=request.accept_new_host_key,
+            wait=request.wait,
+            resume_from=request.resume_from,
+            home_boxes=request.home_boxes,
+            alternatives=request.alternatives,
+        ),
         state=State.PLANNED,
         created_at=now,
         total_steps=request.plan.steps,

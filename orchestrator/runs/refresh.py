@@ -11,11 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from orchestrator.core.checkpoints.store_index import told_by
 from orchestrator.core.checkpoints.store_places import run_uri
+from orchestrator.core.checkpoints.store_state import reported_store
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.errors import GptctlError
-from orchestrator.core.ports import Address
+from orchestrator.core.fleet.guard_state import KINDS_ON_BOX, GuardState
 from orchestrator.core.states import Seen, State
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import Rental, RunRecord
@@ -32,7 +32,7 @@ def look(home: Path, runs: Sequence[RunRecord], deadline_s: float = 2.0) -> list
     """
     with Ledger.open(home, time.time) as ledger:
         rentals = {run.id: ledger.rental(run.rental_id) for run in runs if _worth_asking(run) and run.rental_id}
-        asked = [run for run in runs if run.id in rentals and rentals[run.id].data.get("reached")]
+        asked = [run for run in runs if run.id in rentals and rentals[run.id].facts.reached]
         answers: dict[str, dict[str, Any]] = {}
         threads = [
             # Daemons: one that hangs on a dead link must not keep the command from ending.
@@ -54,9 +54,9 @@ def look(home: Path, runs: Sequence[RunRecord], deadline_s: float = 2.0) -> list
 def _note_guard(ledger: Ledger, run: RunRecord, answer: dict[str, Any]) -> None:
     """What the machine says of its guard; whoever drives the run writes that down by itself."""
     rental = ledger.rental(run.rental_id or "")
-    known, state = rental.data.get("guard") or {}, answer.get("guard") or {}
-    if {known.get("kind"), state.get("kind")} & {*box_guard.KINDS} and state and holder(ledger.home, run.id) is None:
-        ledger.update_rental(rental.id, data={**rental.data, "guard": box_guard.told_by(known, state, time.time())})
+    known, report = rental.facts.guard or GuardState(), answer.get("guard") or {}
+    if report and {known.kind, report.get("kind")} & {*KINDS_ON_BOX} and holder(ledger.home, run.id) is None:
+        ledger.update_rental(rental.id, facts={"guard": box_guard.reported(known, report, time.time())})
 
 
 def _note_store(ledger: Ledger, run: RunRecord, answer: dict[str, Any]) -> None:
@@ -66,8 +66,7 @@ def _note_store(ledger: Ledger, run: RunRecord, answer: dict[str, Any]) -> None:
         ledger.update_run(run.id, safe_step=safe)
     uri = HostSpec.from_resolved(run.host_data).checkpoint_store
     if uri is not None and answer.get("store") and holder(ledger.home, run.id) is None:
-        told = told_by(run_uri(uri, run.id), answer["store"])
-        ledger.update_run(run.id, options={**ledger.run(run.id).options, "store": told})
+        ledger.update_run(run.id, facts={"store": reported_store(run_uri(uri, run.id), answer["store"])})
 
 
 def _worth_asking(run: RunRecord) -> bool:
@@ -76,9 +75,9 @@ def _worth_asking(run: RunRecord) -> bool:
 
 def _ask(home: Path, run: RunRecord, rental: Rental, deadline_s: float, answers: dict[str, dict[str, Any]]) -> None:
     """Puts the agent's view of the run into `answers`; silence or any failure leaves it out."""
-    accept = bool(run.options.get("accept_new_host_key"))
+    accept = run.facts.accept_new_host_key
     with suppress(GptctlError):
-        shell = open_shell(home, Address(**rental.address), accept_new=accept, deadline_s=deadline_s)
+        shell = open_shell(home, rental.address, accept_new=accept, deadline_s=deadline_s)
         try:
             answer = Agent(shell, rental.folder).status(run.id, deadline_s=deadline_s)
             answers[run.id] = dict(answer["runs"].get(run.id, {}))
@@ -90,7 +89,7 @@ def _seen(answer: dict[str, Any] | None, rental: Rental) -> dict[str, Any]:
     """The fields of a run's row that one answer changes."""
     if answer is None:
         return {"seen": Seen.UNKNOWN}
-    via = "local" if rental.address.get("host") is None else "ssh"
+    via = "local" if rental.address.host is None else "ssh"
     metrics = answer.get("metrics") or {}
     known = {
         name: metrics[name] for name in ("step", "loss", "tokens_per_second", "mfu") if metrics.get(name) is not None

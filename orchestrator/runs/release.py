@@ -20,7 +20,7 @@ def release_run(home: Path, run_id: str, listener: Listener, *, force: bool = Fa
     fetched: what is not here yet is lost with the machine."""
     with Ledger.open(home, time.time) as ledger:
         run = ledger.run(run_id)
-        ledger.update_run(run_id, keep=False, options={**run.options, "abandon": force or run.options.get("abandon")})
+        ledger.update_run(run_id, keep=False, facts={"abandon": force or run.facts.abandon})
         ended = run.state == State.ENDED
     return _release_ended(home, run_id, listener) if ended else stop_run(home, run_id, listener)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.core.checkpoints import store_index, store_places
+from orchestrator.core.checkpoints.file_entry import FileEntry
 from orchestrator.core.checkpoints.store_index import StoredCheckpoint
 from orchestrator.core.errors import GptctlError, StorageError, UserError, VerificationFailed
 from orchestrator.core.ports import Storage
@@ -44,8 +45,8 @@ class Origin:
     place: str
     """Its folder on this side, or its URI."""
     step: int
-    files: Mapping[str, Mapping[str, Any]]
-    """Name to {"size_bytes", "sha256"}, the manifest too."""
+    files: Mapping[str, FileEntry]
+    """By name, the manifest too."""
     model: Mapping[str, Any]
     """The model as its meta.json describes it."""
 
@@ -100,14 +101,14 @@ def _in_folder(folder: Path) -> Origin:
     raise UserError(f"--resume-from {folder}: it {what}", "name a run, a checkpoint's folder or s3://BUCKET/PREFIX/RUN")
 
 
-def _listed(folder: Path) -> dict[str, Mapping[str, Any]]:
+def _listed(folder: Path) -> Mapping[str, FileEntry]:
     content = (folder / MANIFEST_FILE).read_bytes()
     step = checkpoint_step(folder.resolve().name) or 0
     try:
         found = store_index.of_manifest(step, folder.name, content, hashlib.sha256(content).hexdigest(), str(folder))
     except VerificationFailed as error:
         raise UserError(error.message, "fetch it again") from error
-    return dict(found.files)
+    return found.files
 
 
 def _json(path: Path) -> dict[str, Any]:

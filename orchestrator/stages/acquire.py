@@ -7,7 +7,7 @@ that turns out bad is given back before the next candidate is tried, with an int
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from orchestrator.core.errors import (
     GaveUp,
@@ -16,6 +16,8 @@ from orchestrator.core.errors import (
     ProviderError,
     RemoteError,
 )
+from orchestrator.core.facts.rental_facts import GivenBack, RentalFactChanges
+from orchestrator.core.money.billing import MachineLife
 from orchestrator.core.ports import Address, Instance
 from orchestrator.core.states import State
 from orchestrator.ledger.records import INTENT_ADOPTED, INTENT_BOUGHT
@@ -45,7 +47,7 @@ def acquire(context: RunContext) -> None:
         try:
             return _use(context)
         except boot.BadMachine as error:
-            context.tell("warning", f"{error.message}: given back ({attempt} of {MOST_MACHINES})")
+            context.emit("warning", f"{error.message}: given back ({attempt} of {MOST_MACHINES})")
             _give_back(context)
     raise ProviderError(
         f"{MOST_MACHINES} machines of {context.host.name} in a row were no good", "try another region or machine type"
@@ -53,9 +55,9 @@ def acquire(context: RunContext) -> None:
 
 
 def _use(context: RunContext) -> None:
-    if context.provider.paid and not context.rental.data.get("reached"):
+    if context.provider.paid and not context.machine_facts.reached:
         instance = boot.wait_until_active(context)
-        context.ledger.update_rental(context.rental.id, address=asdict(_vouched(context, instance)))
+        context.ledger.update_rental(context.rental.id, address=_vouched(context, instance))
     _reach(context)
     box_guard.arm(context)
 
@@ -63,13 +65,13 @@ def _use(context: RunContext) -> None:
 def _vouched(context: RunContext, instance: Instance) -> Address:
     """The address with the fingerprint of the key that was injected; none where first contact is to be trusted."""
     assert instance.address is not None
-    return replace(instance.address, fingerprint=context.rental.data.get("host_key"))
+    return replace(instance.address, fingerprint=context.machine_facts.host_key)
 
 
 def _reach(context: RunContext) -> None:
     """First contact. A machine that never answered is given up; one that did is only out of sight."""
     context.say(f"connecting to {context.host.name}")
-    if context.rental.data.get("reached"):
+    if context.machine_facts.reached:
         return context.agent.ensure()
     try:
         _first_contact(context)
@@ -81,7 +83,7 @@ def _reach(context: RunContext) -> None:
         if context.provider.paid:
             raise boot.BadMachine(f"it is active and does not answer SSH: {error.message}") from error
         raise GaveUp(error.message, error.hint, cause=error) from error
-    context.remember(reached=context.now())
+    context.set_rental_facts(reached=context.now())
 
 
 def _first_contact(context: RunContext) -> None:
@@ -104,6 +106,6 @@ def _give_back(context: RunContext) -> None:
     context.disconnect()
     boot.give_back(context)
     rental = context.rental
-    past = [*rental.data.get("given_back", []), {"instance_id": rental.instance_id, **boot.seen_of(rental)}]
-    kept = {key: value for key, value in rental.data.items() if key not in boot.SEEN_KEYS and key != "reached"}
-    context.ledger.update_rental(rental.id, instance_id=None, address={}, data={**kept, "given_back": past})
+    past = (*rental.facts.given_back, GivenBack(rental.instance_id, rental.facts.life))
+    facts: RentalFactChanges = {"given_back": past, "life": MachineLife(), "reached": None}
+    context.ledger.update_rental(rental.id, instance_id=None, address=Address(), facts=facts)

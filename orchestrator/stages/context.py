@@ -14,12 +14,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypeVar, Unpack
 
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.errors import ProviderError, UserError
 from orchestrator.core.events import EPHEMERAL, Event, Listener
+from orchestrator.core.facts.rental_facts import RentalFactChanges, RentalFacts
+from orchestrator.core.facts.run_facts import Prepared, RunFactChanges, RunFacts, Synced
 from orchestrator.core.machines import MachineType
 from orchestrator.core.planning.plan import Plan
 from orchestrator.core.ports import Address, Instance, Provider, Shell, Storage
@@ -28,6 +30,8 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import Rental, RunRecord
 from orchestrator.remote.agent_client.client import Agent
 from orchestrator.remote.transfer_progress import Transfer
+
+Known = TypeVar("Known")
 
 
 @dataclass
@@ -53,7 +57,7 @@ class RunContext:
     """The ledger's id of the stage interval that is open, which costs money while it is."""
     guard_renewed_at: float = 0.0
     """When the lease of the guard on the machine was last renewed from here."""
-    sent_ahead: tuple[str, dict[str, object]] | None = None
+    sent_ahead: Synced | None = None
     """Where the trainer's source and the data went, if this process has sent them before their turn."""
     _shell: Shell | None = field(default=None, repr=False)
     _agent: Agent | None = field(default=None, repr=False)
@@ -72,6 +76,31 @@ class RunContext:
         return self.ledger.rental(rental_id)
 
     @property
+    def facts(self) -> RunFacts:
+        """What is known about the run."""
+        return self.run.facts
+
+    @property
+    def prepared(self) -> Prepared:
+        """What `provision` found out. Raises UserError before it did."""
+        return self._known(self.facts.prepared, "provision")
+
+    @property
+    def synced(self) -> Synced:
+        """What `sync` left on the machine. Raises UserError before it did."""
+        return self._known(self.facts.synced, "sync")
+
+    def _known(self, value: Known | None, stage: str) -> Known:
+        if value is None:
+            raise UserError(f"run {self.run_id}: the ledger has no result of stage {stage}", "start a new run")
+        return value
+
+    @property
+    def machine_facts(self) -> RentalFacts:
+        """What is known about the rental and its machine."""
+        return self.rental.facts
+
+    @property
     def plan(self) -> Plan:
         """The plan as it stands, amended or not."""
         return Plan.from_json(self.run.plan)
@@ -86,7 +115,7 @@ class RunContext:
         """The connection to the rental, opened on first use."""
         if self._shell is None:
             self._let_in()
-            self._shell = self.connect(Address(**self.rental.address))
+            self._shell = self.connect(self.rental.address)
         return self._shell
 
     def _let_in(self) -> None:
@@ -94,12 +123,12 @@ class RunContext:
         that cannot be looked at, the connection is tried all the same."""
         rental = self.rental
         if self.provider.paid and rental.instance_id is not None:
-            region = str(rental.data.get("region", ""))
+            region = rental.facts.region
             there = Instance(rental.provider, rental.instance_id, rental.machine, rental_id=rental.id, region=region)
             try:
                 self.provider.allow_caller(there)
             except ProviderError as error:
-                self.tell("seen", f"{error.message}; connecting all the same")
+                self.emit("seen", f"{error.message}; connecting all the same")
 
     @property
     def agent(self) -> Agent:
@@ -116,21 +145,21 @@ class RunContext:
         if shell is not None:
             shell.close()
 
-    def tell(self, kind: str, text: str = "", /, **data: Any) -> None:
-        """Shows an event, and records it unless it is one that is shown and forgotten."""
+    def emit(self, kind: str, text: str = "", /, **data: object) -> None:
+        """Shows an event, and records it unless its kind is ephemeral."""
         event = Event(kind, self.now(), self.stage, text, data)
         if kind not in EPHEMERAL:
             self.ledger.tell(self.run_id, event)
         self.listener(event)
 
     def say(self, text: str) -> None:
-        """A line for the user."""
-        self.tell("said", text)
+        """Shows you a line, and records it."""
+        self.emit("said", text)
 
     @property
     def seen_via(self) -> str:
         """How the machine is looked at, for `seen 4s ago via ssh`."""
-        return "local" if self.rental.address.get("host") is None else "ssh"
+        return "local" if self.rental.address.host is None else "ssh"
 
     def advance(self, state: State) -> None:
         """Moves the run forward to `state`; a run that is there or beyond, because it was driven before, stays."""
@@ -138,11 +167,10 @@ class RunContext:
             if is_forward(self.run.state, state):
                 self.ledger.set_state(self.run_id, state)
 
-    def note(self, **facts: Any) -> None:
-        """Adds to what is known about the run (never a secret): what one stage found out and the next needs."""
-        self.ledger.update_run(self.run_id, options={**self.run.options, **facts})
+    def set_run_facts(self, **facts: Unpack[RunFactChanges]) -> None:
+        """Records what this stage found out about the run and later ones need. Never a secret."""
+        self.ledger.update_run(self.run_id, facts=facts)
 
-    def remember(self, **data: Any) -> None:
-        """Adds to what is known about the rental (never a secret)."""
-        rental = self.rental
-        self.ledger.update_rental(rental.id, data={**rental.data, **data})
+    def set_rental_facts(self, **facts: Unpack[RentalFactChanges]) -> None:
+        """Records what this stage found out about the rental and its machine. Never a secret."""
+        self.ledger.update_rental(self.rental.id, facts=facts)

@@ -7,7 +7,7 @@ from orchestrator.stages.checkpoints import store_job
 from orchestrator.stages.checkpoints.copies import pull
 from orchestrator.stages.checkpoints.mirror import mirror_until_end
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine import deadline
+from orchestrator.stages.machine import boot, deadline
 from orchestrator.stages.outcome import machine_gone
 from trainer import contract
 
@@ -15,9 +15,9 @@ from trainer import contract
 def fetch(context: RunContext) -> None:
     """All kept checkpoints and every byte of the logs. Nothing to do where nothing was launched or nothing is left."""
     run = context.run
-    if not context.ledger.attempts(run.id) or run.options.get("abandon"):
+    if not context.ledger.attempts(run.id) or run.facts.abandon:
         return
-    if context.rental.data.get("gone_at"):
+    if context.machine_facts.life.gone_at:
         machine_gone.recover(context)
         return context.say(f"the machine is gone: {machine_gone.lost(context)}")
     try:
@@ -25,9 +25,9 @@ def fetch(context: RunContext) -> None:
     except (LinkLost, Unreachable):
         if not machine_gone.was_ended(context):
             raise
-        context.remember(gone_at=context.now())
+        boot.note_gone(context)
         machine_gone.recover(context)
-        context.tell("warning", f"{context.rental.instance_id} is gone: {machine_gone.lost(context)}")
+        context.emit("warning", f"{context.rental.instance_id} is gone: {machine_gone.lost(context)}")
 
 
 def _fetch(context: RunContext) -> None:

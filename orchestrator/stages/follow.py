@@ -39,7 +39,7 @@ def follow(context: RunContext) -> None:
             if context.now() - silent_since > GIVE_UP_S:
                 raise
             context.ledger.update_run(context.run_id, seen=Seen.UNKNOWN)
-            context.tell("seen", f"{error.message}; trying again in {wait_s:.0f} s (the training goes on)")
+            context.emit("seen", f"{error.message}; trying again in {wait_s:.0f} s (the training goes on)")
             context.disconnect()
             time.sleep(wait_s)
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)

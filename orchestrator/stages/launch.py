@@ -45,13 +45,13 @@ def _start(context: RunContext) -> None:
             raise MachineUnfit(f"launch: {error.message}", error.hint) from error
         raise
     if not context.ledger.attempts(context.run_id):
-        context.ledger.add_attempt(Attempt(context.run_id, 1, context.rental.id, context.now(), None, 0, 0))
+        context.ledger.add_attempt(Attempt(context.run_id, 1, context.rental.id, context.now()))
 
 
 def resolved_config(context: RunContext, plan: Plan) -> RunConfig:
     """config.json: recipe and plan with everything looked up. The same on every call: launching is repeatable."""
-    options = context.run.options
-    config = train_config(context.recipe, plan, resume_from=options.get("resume_from_there"), **options["data"])
+    synced = context.synced
+    config = train_config(context.recipe, plan, resume_from=synced.resume_from_there, **vars(synced.data))
     if not store_job.wanted(context):
         return config
     # What the store does not have yet stays, however fast the next ones come.
@@ -59,14 +59,14 @@ def resolved_config(context: RunContext, plan: Plan) -> RunConfig:
 
 
 def _spec(context: RunContext, config: RunConfig) -> dict[str, Any]:
-    options = context.run.options
+    prepared = context.prepared
     return {
-        "python": options["python"],
-        "pythonpath": options["source"],
+        "python": prepared.python,
+        "pythonpath": context.synced.source,
         "ranks": context.plan.ranks,
         "config": config.to_json(),
-        "gpus": options["gpus"],
-        "threads_per_rank": max(1, options["cpus"] // context.plan.ranks),
+        "gpus": list(prepared.gpus),
+        "threads_per_rank": max(1, prepared.cpus // context.plan.ranks),
         "lease_s": box_guard.lease_s(),
         "deadline_s": _deadline_s(context),
         "hold_s": _hold_s(context),
@@ -107,22 +107,30 @@ def _amend_plan(context: RunContext) -> None:
     if not context.machine.cuda or context.recipe.micro_batch_for(context.machine.name) is not None:
         return
     context.say("probing the largest micro-batch that fits")
-    options, plan = context.run.options, context.plan
+    plan, prepared = context.plan, context.prepared
     config = resolved_config(context, plan)
     spec = {
-        "argv": [options["python"], "-m", "trainer.probe", "--ranks", str(plan.ranks), "--config", config.to_json()],
-        "pythonpath": options["source"],
+        "argv": [
+            prepared.python,
+            "-m",
+            "trainer.probe",
+            "--ranks",
+            str(plan.ranks),
+            "--config",
+            config.to_json(),
+        ],
+        "pythonpath": context.synced.source,
         "cwd": context.agent.root,
     }
     digest = hashlib.sha256(config.to_json().encode()).hexdigest()[:16]
     exit_record = run_job(context, context.agent, "probe", digest, spec)
     found = exit_record.get("result") or {}
     if exit_record["outcome"] != "finished" or not found.get("micro_batch"):
-        context.tell("warning", f"the probe gave no answer; keeping micro-batch {plan.micro_batch}")
+        context.emit("warning", f"the probe gave no answer; keeping micro-batch {plan.micro_batch}")
         return
     changed = amended(plan, found["micro_batch"], found["tokens_per_second"])
     context.ledger.update_run(context.run_id, plan=changed.to_json())
-    context.tell(
+    context.emit(
         "plan_amended",
         f"micro-batch {plan.micro_batch} -> {changed.micro_batch}, accumulation {changed.accumulation}",
         digest=changed.digest,

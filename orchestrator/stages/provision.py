@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from orchestrator.core.errors import MachineUnfit
+from orchestrator.core.facts.run_facts import Prepared
 from orchestrator.core.planning.forecast import kept_bytes
 from orchestrator.core.states import State
 from orchestrator.stages.context import RunContext
@@ -27,14 +28,11 @@ def provision(context: RunContext) -> None:
     new_host_key.rekey(context)
     sending.send_ahead(context, interpreter.first_choice(context, facts))
     chosen = interpreter.chosen(context, facts)
-    context.note(
-        python=chosen["python"],
-        torch=chosen["torch"],
-        boot_id=facts["boot_id"],
-        driver=facts["driver"],
-        cpus=facts["cpus"],
-        gpus=[gpu["uuid"] for gpu in facts["gpus"]][: context.plan.ranks] if context.machine.cuda else [],
+    gpus = [gpu["uuid"] for gpu in facts["gpus"]][: context.plan.ranks] if context.machine.cuda else []
+    prepared = Prepared(
+        chosen["python"], chosen["torch"], facts["boot_id"], facts["driver"], facts["cpus"], tuple(gpus)
     )
+    context.set_run_facts(prepared=prepared)
     drift.record(context, facts, chosen["torch"])
     context.say(f"{facts['hostname']}: torch {chosen['torch']} in {chosen['python']}")
 
@@ -70,4 +68,4 @@ def check_clock(context: RunContext, facts: dict[str, Any]) -> None:
     """Warns when the machine's clock is off; nothing depends on it, because only durations travel."""
     skew_s = facts["time_s"] - context.now()
     if abs(skew_s) > MAX_CLOCK_SKEW_S:
-        context.tell("warning", f"the clock of {context.host.name} is off by {skew_s:+.0f} s", skew_s=skew_s)
+        context.emit("warning", f"the clock of {context.host.name} is off by {skew_s:+.0f} s", skew_s=skew_s)

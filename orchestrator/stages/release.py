@@ -8,7 +8,7 @@ unless that run is kept.
 from __future__ import annotations
 
 from orchestrator.core.errors import RemoteError, UserError
-from orchestrator.core.money.billing import bill, observed
+from orchestrator.core.money.billing import SettledBill, bill, observed
 from orchestrator.core.ports import Instance
 from orchestrator.core.states import State
 from orchestrator.ledger.records import INTENT_ADOPTED, RENTAL_RELEASED
@@ -43,7 +43,7 @@ def _others(context: RunContext) -> bool:
 
 
 def _end_jobs(context: RunContext) -> None:
-    if context.rental.data.get("reached"):
+    if context.machine_facts.reached:
         context.agent.release(context.run_id)
     home_box_job.stop(context)
 
@@ -67,20 +67,20 @@ def _look_for_lost(context: RunContext) -> None:
         else:
             if found is not None:
                 purchase.hold(context, found, INTENT_ADOPTED)
-                context.remember(booting_at=context.rental.created_at, active_at=context.now())
+                boot.note_life(context, booting_at=context.rental.created_at, active_at=context.now())
 
 
 def _destroy(context: RunContext) -> None:
     """Its jobs end with it. Frees the secrets first where it still answers: memory outlives some machines."""
     _look_for_lost(context)
     try:
-        if not context.rental.data.get("gone_at"):
+        if not context.machine_facts.life.gone_at:
             _end_jobs(context)
             box_guard.finish(context)
         else:
             home_box_job.stop(context)
     except (RemoteError, UserError) as error:  # a login key that is missing here must keep no machine alive
-        context.tell("seen", f"{error.message}; it is destroyed all the same")
+        context.emit("seen", f"{error.message}; it is destroyed all the same")
     context.disconnect()
     boot.give_back(context)
     boot.tidy(context)
@@ -92,19 +92,17 @@ def _settle(context: RunContext) -> None:
     """The bill, from what was seen of the machine and the provider's audit log where it has one."""
     audited = context.provider.ended_at(_instance(context)) if context.rental.instance_id else None
     price = context.rental.price_per_hour_usd
-    lives = [*context.rental.data.get("given_back", []), boot.seen_of(context.rental)]
-    spans = [observed(life, audited if life is lives[-1] else None) for life in lives]
-    bills = [bill(span, price, context.provider.billing_unit_s).to_json() for span in spans if span is not None]
-    cost_usd = sum(each["cost_usd"] for each in bills)
-    context.ledger.settle(context.rental.id, cost_usd)
-    context.remember(
-        bill={
-            "cost_usd": cost_usd,
-            "less_usd": sum(each["less_usd"] for each in bills),
-            "minutes": sum(each["minutes"] for each in bills),
-            "audited": audited is not None,
-        }
+    facts = context.machine_facts
+    spans = [*(observed(each.life) for each in facts.given_back), observed(facts.life, audited)]
+    bills = [bill(span, price, context.provider.billing_unit_s) for span in spans if span is not None]
+    settled = SettledBill(
+        cost_usd=sum(each.cost_usd for each in bills),
+        less_usd=sum(each.less_usd for each in bills),
+        minutes=sum(each.minutes for each in bills),
+        audited=audited is not None,
     )
+    context.ledger.settle(context.rental.id, settled.cost_usd)
+    context.set_rental_facts(bill=settled)
 
 
 def _instance(context: RunContext) -> Instance:

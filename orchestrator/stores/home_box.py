@@ -12,7 +12,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from orchestrator.core.config.home_box import HomeBox, parts
 from orchestrator.core.errors import StorageError, Unreachable, UserError
@@ -100,11 +99,10 @@ class HomeBoxStorage:
                 "free some space there, keep fewer checkpoints (train.keep_last), or choose another folder",
             )
 
-    def pull(self, uri: str, files: Mapping[str, Mapping[str, Any]], folder: Path, tell: Listener) -> None:
+    def pull(self, uri: str, files: Mapping[str, FileEntry], folder: Path, tell: Listener) -> None:
         """These files of the folder `uri` come into `folder` on this side, verified; what is here already stays."""
-        wanted = {name: FileEntry(int(entry["size_bytes"]), str(entry["sha256"])) for name, entry in files.items()}
         with self.shell() as shell:
-            transfer.pull_files(shell, parts(uri)[1], folder, wanted, tell)
+            transfer.pull_files(shell, parts(uri)[1], folder, files, tell)
 
     def manifest(self, uri: str) -> Sequence[StoredFile]:
         raise UserError(f"{uri}: a home box keeps checkpoints, and no data", "name a path, s3://, hf:// or https://")

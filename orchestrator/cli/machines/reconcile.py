@@ -11,6 +11,7 @@ from orchestrator.cli.screen import screen
 from orchestrator.core.config.inventory import UNPAID
 from orchestrator.core.errors import UserError
 from orchestrator.core.formats import DASH, dollars
+from orchestrator.core.money.billing import SettledBill
 from orchestrator.core.money.cost import spent
 from orchestrator.core.money.invoice import Charge, Entry, Line, compare, read_charges
 from orchestrator.ledger.ledger import Ledger
@@ -70,11 +71,10 @@ def _entries(ledger: Ledger) -> list[Entry]:
 
 def _entry(rental: Rental, runs: Sequence[str], staged_usd: float) -> Entry:
     """The bill once there is one; while a rental is open, or was never billed, the time in its stages."""
-    bill = rental.data.get("bill") or {}
-    given_back = [str(each.get("instance_id")) for each in rental.data.get("given_back", [])]
+    bill = rental.facts.bill or SettledBill(staged_usd, staged_usd)
+    given_back = [each.instance_id for each in rental.facts.given_back]
     ids = tuple(each for each in (rental.instance_id, *given_back) if each)
-    cost_usd, less_usd = bill.get("cost_usd", staged_usd), bill.get("less_usd", staged_usd if not bill else 0.0)
-    return Entry(rental.id, ids, cost_usd, less_usd, rental.created_at, rental.released_at, tuple(runs))
+    return Entry(rental.id, ids, bill.cost_usd, bill.less_usd, rental.created_at, rental.released_at, tuple(runs))
 
 
 def _cells(line: Line) -> list[str]:

@@ -21,6 +21,7 @@ from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.core.errors import UserError
 from orchestrator.core.events import Event
 from orchestrator.core.formats import loss, number, percent
+from orchestrator.core.facts.run_facts import DataOnMachine
 from orchestrator.core.machines import machine_type
 from orchestrator.core.states import State
 from orchestrator.ledger.ledger import Ledger
@@ -74,11 +75,16 @@ def _subjects(run: RunRecord, wish: Wish) -> list[str]:
     files = [f"choices {file.name}" for file in wish.choices]
     if files and not wish.slices:
         return files
-    known = run.options.get("data") or {}
-    own = "its validation data" if known.get("validation_files") else "its training data"
+    known = _data_of(run)
+    own = "its validation data" if known.validation_files else "its training data"
     data = wish.data[0].name if wish.data else own
     slices = [f"slice {start}+{tokens} of {data}" for start, tokens in _slices(run, wish)]
     return files + (slices or [f"all of {data}" if wish.data else f"the held-out end of {data}"])
+
+
+def _data_of(run: RunRecord) -> DataOnMachine:
+    """The tokens it trains on; none before they are on the machine."""
+    return run.facts.synced.data if run.facts.synced else DataOnMachine(())
 
 
 def _show(run: RunRecord, found: Sequence[Evaluation]) -> None:
@@ -112,8 +118,8 @@ def _data_here(run: RunRecord, wish: Wish) -> list[Path]:
     """The files named, else those the run validated or trained on, where they lie on this machine."""
     if wish.data:
         return [file.resolve() for file in wish.data]
-    known = run.options.get("data") or {}
-    files = [Path(file) for file in known.get("validation_files") or known.get("train_files") or ()]
+    known = _data_of(run)
+    files = [Path(file) for file in known.validation_files or known.train_files]
     if not files or not all(file.is_file() for file in files):
         raise UserError(
             f"{run.id}: the tokens it was measured on are on {run.host}, not here",
@@ -177,9 +183,9 @@ def _arguments(run: RunRecord, wish: Wish, data: Sequence[str], choices: Sequenc
         return words
     for start, tokens in _slices(run, wish):
         words += ["--slice", str(start), str(tokens)]
-    known = run.options.get("data") or {}
-    if "--slice" not in words and not wish.data and not known.get("validation_files"):
-        words += ["--held-out", str(known.get("validation_tokens") or 0)]
+    known = _data_of(run)
+    if "--slice" not in words and not wish.data and not known.validation_files:
+        words += ["--held-out", str(known.validation_tokens)]
     return [*words, *(["--data", *data] if data else [])]
 
 
@@ -189,11 +195,11 @@ def _slices(run: RunRecord, wish: Wish) -> list[tuple[int, int]]:
         return [_slice(text) for text in wish.slices]
     if wish.data:
         return []
-    recipe, known = run.recipe_data.get("eval") or {}, run.options.get("data") or {}
+    recipe, known = run.recipe_data.get("eval") or {}, _data_of(run)
     if recipe.get("slices"):
         return [(int(start), int(tokens)) for start, tokens in recipe["slices"]]
-    if known.get("validation_files") and known.get("validation_tokens"):
-        return [(int(known.get("validation_start_token") or 0), int(known["validation_tokens"]))]
+    if known.validation_files and known.validation_tokens:
+        return [(known.validation_start_token, known.validation_tokens)]
     return []
 
 

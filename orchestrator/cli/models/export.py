@@ -25,6 +25,7 @@ from orchestrator.core.errors import CommandFailed, UserError
 from orchestrator.core.formats import duration, size
 from orchestrator.core.machines import machine_type
 from orchestrator.core.money.cost import run_cost
+from orchestrator.core.typed_json import encode
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RunRecord
 from orchestrator.remote.agent_client.client import Agent
@@ -170,7 +171,7 @@ def write_companions(ledger: Ledger, run: RunRecord, checkpoint: Path, wish: Wis
     trained = run.step * run.plan["tokens"] // run.plan["steps"]
     spent = run_cost(intervals, machine=machine_type(run.machine), tokens=trained, host=host)
     training, told = read_training(mirror), Told(ledger.evaluations(run.id))
-    exported = card.Exported(run, meta, run.options.get("dataset") or {}, table(told.evaluations))
+    exported = card.Exported(run, meta, encode(run.facts.dataset) if run.facts.dataset else {}, table(told.evaluations))
     chart = _chart(training, to, run.id)
     chosen = card.Wish(wish.kind, wish.license, wish.language, wish.push, chart, made_by())
     page = card.model_card(exported, collect(run, intervals, spent, mirror, told=told, training=training), chosen)

@@ -55,10 +55,10 @@ def here(home: Path, shell: Shell, module: str) -> Program:
 
 def there(run: RunRecord, module: str) -> Program:
     """In the interpreter that the run trains with, on its machine."""
-    python, source = run.options.get("python"), run.options.get("source")
-    if not python or not source:
+    prepared, synced = run.facts.prepared, run.facts.synced
+    if prepared is None or synced is None:
         raise UserError(f"{run.id} has not come far enough to have a trainer on {run.host}", f"gptctl resume {run.id}")
-    return Program(python, source, module)
+    return Program(prepared.python, synced.source, module)
 
 
 def results(

@@ -27,6 +27,7 @@ from orchestrator.core.config.settings import load_settings
 from orchestrator.core.errors import StillBilling, UserError
 from orchestrator.core.events import Event
 from orchestrator.core.formats import dollars, duration
+from orchestrator.core.facts.run_facts import ResumeFrom
 from orchestrator.core.machines import machine_type
 from orchestrator.core.money.cost import spent
 from orchestrator.core.planning.forecast import kept_bytes
@@ -129,9 +130,7 @@ def _request(wish: Wish, ledger: Ledger, recipe: Recipe, host: HostSpec, invento
         wait=wish.wait,
         accept_new_host_key=wish.accept_new_host_key,
         on_rental=wish.on,
-        resume_from=origin.place if origin else None,
-        resume_step=origin.step if origin else 0,
-        resume_files=origin.files if origin else {},
+        resume_from=ResumeFrom(origin.place, origin.step, origin.files) if origin else None,
         home_boxes=tuple(
             inventory.home_box(uri) for uri in (host.checkpoint_store, origin and origin.place) if uri and is_home(uri)
         ),

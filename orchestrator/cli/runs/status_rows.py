@@ -12,14 +12,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.core.formats import DASH, count, dollars, duration, loss
+from orchestrator.core.fleet.guard_state import GuardState
 from orchestrator.core.money.cost import spent
 from orchestrator.core.states import Seen, State
+from orchestrator.core.typed_json import encode
 from orchestrator.ledger.records import Evaluation, Rental, RunRecord, StageInterval
 from orchestrator.report.evaluations import table
 
 COLUMNS = ("RUN", "RECIPE", "HOST", "STAGE", "STEP", "LOSS", "VAL", "TOK/S", "ETA", "COST", "$/H", "SEEN")
 NUMBERS = ("STEP", "LOSS", "VAL", "TOK/S", "ETA", "COST", "$/H")
-NO_GUARD = {"kind": "none", "armed": False, "ends_at": None}
 
 
 def run_row(
@@ -54,9 +55,9 @@ def run_row(
         "seen_s": None if run.seen_at is None else max(0.0, now - run.seen_at),
         "seen_via": run.seen_via,
         "safe_step": run.safe_step,
-        "store": run.options.get("store"),
-        "data": run.options.get("staged"),
-        "guard": (rental.data.get("guard") if rental else None) or {**NO_GUARD, "ends_at": rental and rental.ends_at},
+        "store": run.facts.store and encode(run.facts.store),
+        "data": run.facts.staged and encode(run.facts.staged),
+        "guard": _guard(rental).to_json(),
         "evaluations": table(evaluations),
         "labels": run.labels,
         "note": run.note,
@@ -65,6 +66,12 @@ def run_row(
         "started_at": run.started_at,
         "ended_at": run.ended_at,
     }
+
+
+def _guard(rental: Rental | None) -> GuardState:
+    if rental is None:
+        return GuardState()
+    return rental.facts.guard or GuardState(ends_at=rental.ends_at)
 
 
 def rental_row(

@@ -15,8 +15,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from orchestrator.core.checkpoints.file_entry import FileEntry
 from orchestrator.core.errors import VerificationFailed
 from orchestrator.core.safe_names import checked
+from orchestrator.core.typed_json import decode
 from trainer.arithmetic import checkpoint_bytes
 from trainer.contract import (
     EVENTS,
@@ -65,11 +67,11 @@ def file_sizes(model: ModelConfig, optimizer: str) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class StoredCheckpoint:
-    """One checkpoint that the store gave back whole. `files`: name to {"size_bytes", "sha256"}, the manifest too."""
+    """One checkpoint that the store gave back whole. `files`: by name, the manifest too."""
 
     step: int
     folder: str
-    files: Mapping[str, Mapping[str, Any]]
+    files: Mapping[str, FileEntry]
     best: bool = False
     latest: bool = False
 
@@ -80,7 +82,7 @@ class StoredCheckpoint:
 
     @property
     def size_bytes(self) -> int:
-        return sum(int(each["size_bytes"]) for each in self.files.values())
+        return sum(each.size_bytes for each in self.files.values())
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class StoreIndex:
 
     run: str
     checkpoints: tuple[StoredCheckpoint, ...] = ()
-    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    files: Mapping[str, FileEntry] = field(default_factory=dict)
     ended: Mapping[str, Any] | None = None
 
     def newest(self, *, resumable: bool = False) -> StoredCheckpoint | None:
@@ -108,7 +110,7 @@ def read_index(content: bytes, where: str) -> StoreIndex:
     try:
         value = json.loads(content)
         found = tuple(_checkpoint(each, where) for each in value["checkpoints"])
-        return StoreIndex(str(value["run"]), found, dict(value.get("files") or {}), value.get("ended"))
+        return StoreIndex(str(value["run"]), found, _entries(value.get("files") or {}, where), value.get("ended"))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise VerificationFailed(
             f"{where}/{INDEX} is no index of checkpoints: {error}", "name a checkpoint folder below it"
@@ -116,8 +118,8 @@ def read_index(content: bytes, where: str) -> StoreIndex:
 
 
 def _checkpoint(value: Mapping[str, Any], where: str) -> StoredCheckpoint:
-    manifest = {"size_bytes": int(value["manifest_size_bytes"]), "sha256": str(value["manifest_sha256"])}
-    files = {checked(name, where): _entry(entry) for name, entry in value["files"].items()}
+    manifest = FileEntry(int(value["manifest_size_bytes"]), str(value["manifest_sha256"]))
+    files = _entries(value["files"], where)
     folder = checked(str(value["folder"]), where)
     return StoredCheckpoint(
         int(value["step"]),
@@ -128,20 +130,18 @@ def _checkpoint(value: Mapping[str, Any], where: str) -> StoredCheckpoint:
     )
 
 
-def _entry(value: Mapping[str, Any]) -> dict[str, Any]:
-    return {"size_bytes": int(value["size_bytes"]), "sha256": str(value["sha256"])}
+def _entries(value: Mapping[str, Any], where: str) -> dict[str, FileEntry]:
+    return {checked(name, where): decode(FileEntry, entry) for name, entry in value.items()}
 
 
 def of_manifest(step: int, folder: str, content: bytes, sha256: str, where: str) -> StoredCheckpoint:
     """A checkpoint that no index names, from its own MANIFEST.json."""
     try:
         listed = json.loads(content)["files"]
-        files = {checked(name, where): _entry(entry) for name, entry in listed.items()}
+        files = _entries(listed, where)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise VerificationFailed(f"{where}/{MANIFEST_FILE} is no manifest: {error}") from error
-    return StoredCheckpoint(
-        step, folder, {**files, MANIFEST_FILE: {"size_bytes": len(content), "sha256": sha256}}, latest=True
-    )
+    return StoredCheckpoint(step, folder, {**files, MANIFEST_FILE: FileEntry(len(content), sha256)}, latest=True)
 
 
 def shape_differences(found: Mapping[str, Any], wanted: ModelConfig) -> list[str]:
@@ -153,16 +153,3 @@ def shape_differences(found: Mapping[str, Any], wanted: ModelConfig) -> list[str
         for key, value in asdict(wanted).items()
         if key not in same and found.get(key) != value
     ]
-
-
-def told_by(uri: str, status: Mapping[str, Any] | None) -> dict[str, Any]:
-    """`store` of a run's row after the machine's own word: state (`starting`, `waiting`, `uploading`, `safe`,
-    `trouble`, `needs-input`), what is wrong, and the newest step that lies verified there."""
-    found = status or {}
-    safe = [int(step) for step in found.get("safe") or []]
-    return {
-        "uri": uri,
-        "state": str(found.get("state") or "starting"),
-        "problem": found.get("problem"),
-        "safe_step": max(safe, default=None),
-    }

@@ -8,9 +8,7 @@ Example: `parts("ssh://nas/mnt/models")` -> ("nas", "/mnt/models")
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from orchestrator.core.errors import UserError
 from orchestrator.core.ports import Address
@@ -32,14 +30,6 @@ class HomeBox:
     """As in the URI: what stands between ssh:// and the folder."""
     address: Address
     agent_folder: str = FOLDER
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> HomeBox:
-        """The box that to_json() came from."""
-        return cls(str(value["name"]), Address(**value["address"]), str(value["agent_folder"]))
 
 
 def is_home(uri: str | None) -> bool:

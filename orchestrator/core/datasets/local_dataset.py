@@ -63,19 +63,13 @@ def resolve(source: Path) -> Dataset:
     return Dataset(train, validation)
 
 
-def described(dataset: Dataset, identity: str) -> dict[str, object]:
-    """What is known of a dataset, for the run's record and the model card: counts, its digest, and where the folder
-    was prepared by gptctl also the number of documents."""
-    facts: dict[str, object] = {
-        "train_tokens": dataset.train_tokens,
-        "validation_tokens": dataset.validation_tokens or None,
-        "digest": identity,
-    }
+def documents(dataset: Dataset) -> int | None:
+    """How many documents the dataset was made of; None unless `gptctl data prepare` made it."""
     try:
         prepared = json.loads((dataset.train[0].path.parent / PREPARED).read_text(encoding="utf-8"))
-        return {**facts, "documents": int(prepared["documents"])}
+        return int(prepared["documents"])
     except (OSError, ValueError, KeyError, TypeError):
-        return facts
+        return None
 
 
 def digest(shards: tuple[Shard, ...], known: dict[str, str]) -> str:

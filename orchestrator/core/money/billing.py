@@ -1,8 +1,8 @@
 """What a provider will charge for one machine, from what was seen of it. Pure.
 
 Billing runs from the moment the machine was healthy to its end, per started unit: a minute, or a second of which the
-first sixty are billed in any case. Either end is known exactly (from
-an audit log) or lies between two looks; then the bill is shown as its upper bound with what it may be less.
+first sixty are billed in any case. Either end is known exactly (from an audit log) or is between two list calls; then
+the bill is its upper bound, with the amount that it may be less.
 
 Example::
 
@@ -12,11 +12,25 @@ Example::
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 MINUTE_S = 60.0
+
+
+@dataclass(frozen=True)
+class MachineLife:
+    """When the provider's lists showed a machine in which state, in UTC epoch seconds; None: never."""
+
+    booting_at: float | None = None
+    """Last seen booting."""
+    unhealthy_at: float | None = None
+    """First seen unhealthy. Whether such machines are billed, provider and users disagree."""
+    active_at: float | None = None
+    """First seen active."""
+    alive_at: float | None = None
+    """Last seen alive."""
+    gone_at: float | None = None
+    """First seen gone."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +50,15 @@ class Bill:
     minutes: float
     span: Span
 
-    def to_json(self) -> dict[str, Any]:
-        """For the ledger and cost.json."""
-        return asdict(self)
+
+@dataclass(frozen=True)
+class SettledBill:
+    """The bill of all machines of a rental. `audited`: its end comes from the provider's audit log."""
+
+    cost_usd: float
+    less_usd: float = 0.0
+    minutes: float = 0.0
+    audited: bool = False
 
 
 def bill(span: Span, price_per_hour_usd: float, unit_s: float = MINUTE_S) -> Bill:
@@ -55,26 +75,21 @@ def _billed_s(seconds: float, unit_s: float) -> float:
     return max(units * unit_s, MINUTE_S) if units else 0.0
 
 
-def observed(seen: Mapping[str, Any], audited_end: float | None = None) -> Span | None:
-    """The span from what acquire and release noted about a rental; None for a machine that never came up.
-
-    seen: `booting_at` (last look before it was active), `active_at`, `alive_at` (last seen alive), `gone_at`;
-    `unhealthy_at` of one that came up unhealthy: whether those are billed, provider and users disagree.
-    """
-    active_at = seen.get("active_at")
-    if active_at is None:
-        return _perhaps_billed(seen)
-    active = (float(seen.get("booting_at") or active_at), float(active_at))
+def observed(life: MachineLife, audited_end: float | None = None) -> Span | None:
+    """The span of a machine's life; None for a machine that never came up. audited_end: from an audit log."""
+    if life.active_at is None:
+        return _perhaps_billed(life)
+    active = (life.booting_at or life.active_at, life.active_at)
     if audited_end is not None:
         return Span(active, (audited_end, audited_end))
-    gone_at = float(seen.get("gone_at") or seen.get("alive_at") or active_at)
-    return Span(active, (min(float(seen.get("alive_at") or active_at), gone_at), gone_at))
+    gone_at = life.gone_at or life.alive_at or life.active_at
+    return Span(active, (min(life.alive_at or life.active_at, gone_at), gone_at))
 
 
-def _perhaps_billed(seen: Mapping[str, Any]) -> Span | None:
+def _perhaps_billed(life: MachineLife) -> Span | None:
     """From nothing to all the time that it was unhealthy."""
-    if seen.get("unhealthy_at") is None:
+    up_at = life.unhealthy_at
+    if up_at is None:
         return None
-    up_at = float(seen["unhealthy_at"])
-    gone_at = float(seen.get("gone_at") or seen.get("alive_at") or up_at)
-    return Span((float(seen.get("booting_at") or up_at), up_at), (up_at, gone_at))
+    gone_at = life.gone_at or life.alive_at or up_at
+    return Span((life.booting_at or up_at, up_at), (up_at, gone_at))

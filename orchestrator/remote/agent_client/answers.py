@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from orchestrator.core.checkpoints.file_entry import FileEntry
 from orchestrator.core.errors import AgentError
 from trainer.contract import MANIFEST_FILE, checkpoint_name
 
@@ -56,14 +57,6 @@ class Ended:
 
 
 FollowLine: TypeAlias = Data | Heartbeat | Ended
-
-
-@dataclass(frozen=True)
-class FileEntry:
-    """A checkpoint's file as its manifest promises it."""
-
-    size_bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ def training(run: RunRecord, meta: Mapping[str, Any], facts: Mapping[str, Any], 
             ("Dropout", f"{meta['model']['dropout']:g}"),
             ("Initialisation, seed", f"{meta['model'].get('init')}, {wanted.get('seed')}"),
             ("Precision", _known(wanted.get("precision"))),
-            ("PyTorch", _known(run.options.get("torch"))),
+            ("PyTorch", _known(run.facts.prepared and run.facts.prepared.torch)),
             ("Machine", _machine(run, machine)),
             ("Time of training", hours(took["train"]) if took.get("train") else None),
             ("Time in all", hours(took["total"]) if took.get("total") else None),
@@ -249,12 +249,12 @@ def _cell(value: Any) -> str:
 
 def again(run: RunRecord, made_by: str) -> list[Row]:
     """By what it was trained and exported."""
-    digest = PurePath(str(run.options.get("source") or "")).name
+    digest = PurePath(run.facts.synced.source if run.facts.synced else "").name
     return _rows(
         [
             ("Run", f"`{run.id}`"),
             ("Recipe", f"{text(run.recipe)}, sha256 `{run.recipe_digest}`" if run.recipe_digest else text(run.recipe)),
-            ("Trained by", _known(run.options.get("made_by"))),
+            ("Trained by", _known(run.facts.made_by or None)),
             ("Trainer's source, sha256", f"`{digest}`" if digest else None),
             ("Exported by", _known(made_by)),
         ]

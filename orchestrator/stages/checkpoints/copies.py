@@ -31,7 +31,7 @@ def pull_newest(context: RunContext) -> None:
     except (LinkLost, Unreachable):
         raise
     except RemoteError as error:
-        context.tell("progress", what="mirror", text=f"the next one: {error.message}")
+        context.emit("progress", what="mirror", text=f"the next one: {error.message}")
     else:
         prune(folder, {each.name for each in found})
 
@@ -74,7 +74,7 @@ def mark_safe(context: RunContext, found: Checkpoint) -> None:
     except AgentError as error:
         if error.code not in UNWRITABLE:
             raise
-        context.tell("warning", f"{found.name} is here and verified; the machine cannot note it: {error.message}")
+        context.emit("warning", f"{found.name} is here and verified; the machine cannot note it: {error.message}")
 
 
 def link(path: Path, target: str) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.core.checkpoints.file_entry import FileEntry
 from orchestrator.core.checkpoints.store_index import StoredCheckpoint
 from orchestrator.core.errors import RemoteError
 from orchestrator.core.ports import Address
@@ -33,14 +34,14 @@ PULL_S = 86_400.0
 """For how long the URLs of a pull are good."""
 
 
-def pull(context: RunContext, agent: Agent, place: str, files: Mapping[str, Mapping[str, Any]], folder: str) -> None:
+def pull(context: RunContext, agent: Agent, place: str, files: Mapping[str, FileEntry], folder: str) -> None:
     """The machine of `agent` pulls these files of the folder `place` into its own `folder`. Raises RemoteError."""
     storage = context.storage(place)
     parts, secrets = [], []
     for name, entry in files.items():
-        size, destination = int(entry["size_bytes"]), f"{folder}/{name}"
+        size, destination = entry.size_bytes, f"{folder}/{name}"
         plan = storage.download_plan(f"{place}/{name}", destination, 0, size, PULL_S)
-        parts.append({"offset": 0, "size_bytes": size, "destination": destination, "sha256": entry["sha256"]})
+        parts.append({"offset": 0, "size_bytes": size, "destination": destination, "sha256": entry.sha256})
         secrets.append({"url": plan.url, "headers": dict(plan.headers)})
     digest = hashlib.sha256(json.dumps([place, parts]).encode()).hexdigest()[:16]
     agent.start("pull", context.run_id, digest, {"parts": parts}, {"parts": secrets})
@@ -51,13 +52,11 @@ def pull(context: RunContext, agent: Agent, place: str, files: Mapping[str, Mapp
 
 
 def _show(context: RunContext, line: Mapping[str, Any]) -> None:
-    context.tell("progress", what="store", done=line.get("bytes_done"), total=line.get("bytes_total"), unit="bytes")
+    context.emit("progress", what="store", done=line.get("bytes_done"), total=line.get("bytes_total"), unit="bytes")
     deadline.extend(context)
 
 
-def pull_here(
-    context: RunContext, place: str, files: Mapping[str, Mapping[str, Any]], landing: str, *, what: str
-) -> Path:
+def pull_here(context: RunContext, place: str, files: Mapping[str, FileEntry], landing: str, *, what: str) -> Path:
     """These files of the folder `place`, on this side: verified, in the folder `landing` of the local machine's own."""
     agent = _here(context)
     folder = Path(agent.root) / landing
@@ -84,14 +83,13 @@ def bring(context: RunContext, place: str, checkpoints: Sequence[StoredCheckpoin
                 link(folder / name, contract.checkpoint_name(each.step))
 
 
-def bring_logs(context: RunContext, place: str, files: Mapping[str, Mapping[str, Any]]) -> None:
+def bring_logs(context: RunContext, place: str, files: Mapping[str, FileEntry]) -> None:
     """The run's own files, where the store has more of them than there is here."""
     context.mirror.mkdir(parents=True, exist_ok=True, mode=0o700)
     longer = {
         name: entry
         for name, entry in files.items()
-        if name in (contract.METRICS, contract.EVENTS, contract.LOG)
-        and int(entry["size_bytes"]) > _size(context.mirror / name)
+        if name in (contract.METRICS, contract.EVENTS, contract.LOG) and entry.size_bytes > _size(context.mirror / name)
     }
     if not longer:
         return
@@ -110,8 +108,8 @@ def is_here(folder: Path, wanted: StoredCheckpoint) -> bool:
         manifest = (folder / contract.MANIFEST_FILE).read_bytes()
     except OSError:
         return False
-    sizes = all(_size(folder / name) == int(entry["size_bytes"]) for name, entry in wanted.files.items())
-    return sizes and hashlib.sha256(manifest).hexdigest() == wanted.files[contract.MANIFEST_FILE]["sha256"]
+    sizes = all(_size(folder / name) == entry.size_bytes for name, entry in wanted.files.items())
+    return sizes and hashlib.sha256(manifest).hexdigest() == wanted.files[contract.MANIFEST_FILE].sha256
 
 
 def _move(source: Path, destination: Path) -> None:

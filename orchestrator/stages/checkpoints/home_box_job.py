@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.core.checkpoints import store_places
+from orchestrator.core.checkpoints.store_state import SAFE
 from orchestrator.core.config import home_box
 from orchestrator.core.errors import GptctlError, ProviderError, RemoteError, UserError
-from orchestrator.core.ports import Address, Instance, Shell
+from orchestrator.core.ports import Instance, Shell
 from orchestrator.remote.agent_client.client import Agent
 from orchestrator.remote.agent_client.package import agent_package
 from orchestrator.remote.shell.key_pairs import new_key_pair
@@ -27,8 +28,6 @@ from orchestrator.stores.home_box import HomeBoxStorage
 JOB = "keep"
 MACHINE = "gptctl-machine"
 """The machine's name in the box's known_hosts; see agent/checkpoints/home_box_caller.py."""
-NEEDLESS = "safe"
-"""State of a store that has everything: its box was told, and called for the last time."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def wanted(context: RunContext) -> bool:
 
 def new_call(context: RunContext) -> Call:
     """With a fresh key. Raises UserError for a machine that the box could not call directly."""
-    address = Address(**context.rental.address)
+    address = context.rental.address
     there = resolve(address)
     if there.jump is not None:
         raise UserError(
@@ -88,7 +87,7 @@ def start_again(context: RunContext, call: Call) -> None:
     try:
         start(context, call)
     except (RemoteError, UserError) as error:
-        context.tell("seen", f"{_box(context).name}: {error.message}")
+        context.emit("seen", f"{_box(context).name}: {error.message}")
 
 
 def problem(context: RunContext) -> str:
@@ -103,14 +102,14 @@ def problem(context: RunContext) -> str:
 
 def stop(context: RunContext) -> None:
     """No more calls: for a machine that went without a word to the box."""
-    made = context.run.options.get("store_urls")
-    if not wanted(context) or not made or (context.run.options.get("store") or {}).get("state") == NEEDLESS:
+    facts = context.facts
+    if not wanted(context) or not facts.store_urls or (facts.store and facts.store.state == SAFE):
         return
     try:
         with _shell(context) as shell:
             _agent(context, shell).release(context.run_id)
     except (RemoteError, UserError) as error:
-        context.tell("seen", f"{_box(context).name} was not told that the run is over: {error.message}")
+        context.emit("seen", f"{_box(context).name} was not told that the run is over: {error.message}")
 
 
 def _let_in(context: RunContext, shell: Shell) -> None:
@@ -119,11 +118,11 @@ def _let_in(context: RunContext, shell: Shell) -> None:
     if not context.provider.paid:
         return
     there = Instance(rental.provider, rental.instance_id or "", rental.machine, rental_id=rental.id,
-                     region=str(rental.data.get("region", "")))  # fmt: skip
+                     region=rental.facts.region)  # fmt: skip
     try:
         context.provider.allow_caller(there, shell)
     except ProviderError as error:
-        context.tell("seen", f"{error.message}; {_box(context).name} calls all the same")
+        context.emit("seen", f"{error.message}; {_box(context).name} calls all the same")
 
 
 def _uri(context: RunContext) -> str:

@@ -92,7 +92,7 @@ class Progress:
         *lines, self.partial[name] = (self.partial.get(name, b"") + data).split(b"\n")
         for line in lines:
             if name == contract.LOG:
-                self.context.tell("log", line.decode(errors="replace"))
+                self.context.emit("log", line.decode(errors="replace"))
             else:
                 self._record(name, line)
 
@@ -111,7 +111,7 @@ class Progress:
             start, tokens = record.get("slice") or (None, None)
             self.context.say(f"loss {record.get('loss')} on the slice {start}+{tokens}")
         elif record.get("event") in (contract.EVENT_WARNING, contract.EVENT_MICRO_BATCH_REDUCED):
-            self.context.tell("warning", str(record.get("reason") or record.get("text") or record["event"]))
+            self.context.emit("warning", str(record.get("reason") or record.get("text") or record["event"]))
 
     def _metric(self, record: Mapping[str, Any]) -> None:
         plan, rate = self.context.plan, record.get("tokens_per_second") or 0.0
@@ -123,7 +123,7 @@ class Progress:
             mfu=record.get("mfu"),
             eta_s=left / rate if rate else None,
         )
-        self.context.tell("metric", **{**record, **self.row, "total_steps": plan.steps})
+        self.context.emit("metric", **{**record, **self.row, "total_steps": plan.steps})
 
     def heartbeat(self, status: Mapping[str, Any]) -> None:
         """The machine is alive now."""
@@ -149,6 +149,6 @@ class Progress:
         if notice.get("taken"):
             left_s = float(notice["taken"]["left_s"])
             text = f"the provider takes the machine away in {left_s:.0f} s: the training saves a checkpoint and ends"
-            self.context.tell("notice", text, **notice["taken"])
+            self.context.emit("notice", text, **notice["taken"])
         elif notice.get("warning"):
-            self.context.tell("warning", str(notice["warning"]))
+            self.context.emit("warning", str(notice["warning"]))

@@ -15,21 +15,20 @@ from trainer import contract
 
 def place_checkpoint(context: RunContext) -> str | None:
     """Its folder on the machine, or None where the run begins anew."""
-    options = context.run.options
-    source = options.get("resume_from")
-    if source is None:
+    origin = context.facts.resume_from
+    if origin is None:
         return None
-    name = contract.checkpoint_name(int(options.get("resume_step") or 0))
+    source, name = origin.place, contract.checkpoint_name(origin.step)
     relative = f"runs/{context.run_id}/resume/{name}"
     destination = f"{context.agent.root}/{relative}"
-    if is_home(str(source)):  # no machine can pull from there
-        what = f"store/{context.run_id}/resume/{name}"
-        source = from_store.pull_here(context, str(source), options["resume_files"], what, what=name)
-    if "://" in str(source):
+    if is_home(source):  # no machine can pull from there
+        landing = f"store/{context.run_id}/resume/{name}"
+        source = str(from_store.pull_here(context, source, origin.files, landing, what=name))
+    if "://" in source:
         context.say(f"the machine pulls {source}")
-        from_store.pull(context, context.agent, str(source), options["resume_files"], relative)
+        from_store.pull(context, context.agent, source, origin.files, relative)
         return destination
-    folder = Path(str(source))
+    folder = Path(source)
     for each in [*json.loads((folder / contract.MANIFEST_FILE).read_text())["files"], contract.MANIFEST_FILE]:
         transfer.push_file(context.shell, folder / each, f"{destination}/{each}", progress(context, each))
     return destination

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from orchestrator.core.checkpoints import store_index, store_places
+from orchestrator.core.checkpoints.store_state import reported_store
 from orchestrator.core.errors import (
     AgentError,
     GptctlError,
@@ -22,6 +23,7 @@ from orchestrator.core.errors import (
     StorageError,
     UserError,
 )
+from orchestrator.core.facts.run_facts import StoreUrls
 from orchestrator.core.ports import StoredFile, Upload
 from orchestrator.stages.checkpoints import home_box_job
 from orchestrator.stages.context import RunContext
@@ -62,7 +64,7 @@ def start(context: RunContext, *, again: bool = False) -> None:
 def _start_job(context: RunContext, secrets: Mapping[str, Any]) -> None:
     spec = {"store": uri(context), "then": "hold" if context.run.keep else "end"}
     context.agent.start(JOB, context.run_id, uri(context), spec, secrets)
-    context.note(store_urls={"made_at": context.now(), "lasts_s": secrets["lasts_s"]})
+    context.set_run_facts(store_urls=StoreUrls(context.now(), secrets["lasts_s"]))
 
 
 def require(context: RunContext) -> None:
@@ -161,11 +163,11 @@ def look_after(context: RunContext, status: Mapping[str, Any]) -> None:
         return
     found = status.get("store")
     note(context, status)
-    made = context.run.options.get("store_urls") or {}
-    age_s = context.now() - float(made.get("made_at") or 0.0)
+    made = context.facts.store_urls or StoreUrls(0.0, 0.0)
+    age_s = context.now() - made.made_at
     # A home box that does not call may have been restarted: it gets another key.
     lost = (found or {}).get("state") in _helpless(context) and age_s > PROBED_WITHIN_S
-    if found is not None and (lost or age_s > RENEW_BEFORE * float(made.get("lasts_s") or 0.0)):
+    if found is not None and (lost or age_s > RENEW_BEFORE * made.lasts_s):
         with suppress(AgentError):
             start(context, again=True)
 
@@ -178,11 +180,11 @@ def _helpless(context: RunContext) -> tuple[str, ...]:
 def note(context: RunContext, status: Mapping[str, Any]) -> None:
     """Keeps what the machine says of its store, if that is news."""
     run = context.run
-    told = store_index.told_by(uri(context), status.get("store"))
-    if told != run.options.get("store"):
-        context.note(store=told)
-        if told["problem"] and told["problem"] != (run.options.get("store") or {}).get("problem"):
-            context.tell("warning", f"the store: {told['problem']} (the machine tries again)")
+    known, told = run.facts.store, reported_store(uri(context), status.get("store"))
+    if told != known:
+        context.set_run_facts(store=told)
+        if told.problem and told.problem != (known and known.problem):
+            context.emit("warning", f"the store: {told.problem} (the machine tries again)")
     newest = max([run.safe_step or 0, *map(int, status.get("safe") or [])])
     if newest > (run.safe_step or 0):
         context.ledger.update_run(context.run_id, safe_step=newest)
@@ -205,9 +207,9 @@ def settle(context: RunContext) -> frozenset[int]:
         if state.get("finished"):
             return frozenset(state["safe"])
         if trouble.lasts_s(state["state"]) > TROUBLE_S:
-            context.tell("warning", f"{uri(context)}: {state['problem']}; fetching from the machine instead")
+            context.emit("warning", f"{uri(context)}: {state['problem']}; fetching from the machine instead")
             return frozenset(state["safe"])
-        context.tell("progress", what=JOB, text=f"storing checkpoints in {uri(context)}")
+        context.emit("progress", what=JOB, text=f"storing checkpoints in {uri(context)}")
         deadline.extend(context)
         time.sleep(LOOK_EVERY_S)
 
@@ -241,7 +243,7 @@ def index(context: RunContext) -> store_index.StoreIndex | None:
         return read_index(context, uri(context))
     except GptctlError as error:
         if not (isinstance(error, StorageError) and error.missing):
-            context.tell("warning", f"{uri(context)} cannot be asked: {error.message}")
+            context.emit("warning", f"{uri(context)} cannot be asked: {error.message}")
         return None
 
 

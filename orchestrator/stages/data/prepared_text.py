@@ -72,7 +72,7 @@ def _source(context: RunContext, source: str) -> list[str]:
 
 
 def _tell(context: RunContext, moved: Transfer) -> None:
-    context.tell(
+    context.emit(
         "progress", what="text", done=moved.bytes_done, total=moved.bytes_total, unit="bytes",
         rate=moved.rate_bytes_per_s, eta_s=moved.eta_s,
     )  # fmt: skip

@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 from orchestrator.core.errors import VerificationFailed
-from orchestrator.core.ports import Storage, StoredFile
+from orchestrator.core.facts.run_facts import DataOnMachine, DatasetFacts, StagedFacts
+from orchestrator.core.ports import Storage
 from orchestrator.datasets.remote_dataset import StoredDataset, stored_dataset, token_files
 from orchestrator.datasets.staging_plan import StagedData, StagedFile, staged_data
 from orchestrator.remote.agent_client.pull_job import Pulled, pull
@@ -25,12 +25,12 @@ from orchestrator.stages.machine.progress import progress
 FIRST_SEEN = "first-seen.json"
 
 
-def pull_dataset(context: RunContext, uri: str) -> dict[str, object]:
-    """Pulls what the run needs of a dataset elsewhere, verified; returns fields of the trainer's DataConfig."""
+def pull_dataset(context: RunContext, uri: str) -> DataOnMachine:
+    """Has the machine pull what the run needs of a dataset elsewhere, verified."""
     store = context.storage(uri)
     dataset = _dataset(context, store, uri)
     staged = staged_data(dataset, context.recipe, context.plan.steps)
-    context.note(dataset=described(dataset, staged))
+    context.set_run_facts(dataset=described(dataset, staged))
     context.say(
         f"data: {staged.pulled_bytes / 1e6:,.2f} MB of {uri}, {staged.needed_bytes / 1e6:,.2f} MB are needed; "
         f"verified by {staged.verified_by}"
@@ -46,16 +46,18 @@ def pull_dataset(context: RunContext, uri: str) -> dict[str, object]:
     for file in staged.files:
         check_seen(context.home / FIRST_SEEN, file, pulled[file.destination])
     note_staged(context, uri, staged)
-    return fields(staged, {file.identity: pulled[file.destination].path for file in staged.files})
+    return on_machine(staged, {file.identity: pulled[file.destination].path for file in staged.files})
 
 
-def fields(staged: StagedData, places: Mapping[str, str]) -> dict[str, object]:
-    """What the trainer is told; `places` are paths on the machine by a file's identity."""
-    return {
-        "train_files": [places[file.identity] for file in staged.train],
-        "validation_files": [places[file.identity] for file in staged.validation],
-        **staged.fields,
-    }
+def on_machine(staged: StagedData, places: Mapping[str, str]) -> DataOnMachine:
+    """What the trainer reads; `places` are paths on the machine by a file's identity."""
+    return DataOnMachine(
+        tuple(places[file.identity] for file in staged.train),
+        tuple(places[file.identity] for file in staged.validation),
+        staged.validation_start_token,
+        staged.validation_tokens,
+        staged.window,
+    )
 
 
 def check_seen(path: Path, file: StagedFile, pulled: Pulled) -> None:
@@ -75,32 +77,21 @@ def check_seen(path: Path, file: StagedFile, pulled: Pulled) -> None:
         )
 
 
-def described(dataset: StoredDataset, staged: StagedData) -> dict[str, object]:
-    """What is known of it, for the record and the model card; the digest covers what is pulled."""
+def described(dataset: StoredDataset, staged: StagedData) -> DatasetFacts:
+    """The dataset for the record and the model card; the digest covers what is pulled."""
     content = "\n".join(f"{file.source.file.name}\0{file.identity}" for file in staged.files)
-    return {
-        "train_tokens": dataset.train_tokens,
-        "validation_tokens": dataset.validation_tokens or None,
-        "digest": hashlib.sha256(content.encode()).hexdigest()[:16],
-    }
+    digest = hashlib.sha256(content.encode()).hexdigest()[:16]
+    return DatasetFacts(dataset.train_tokens, dataset.validation_tokens or None, digest)
 
 
 def _dataset(context: RunContext, store: Storage, uri: str) -> StoredDataset:
     """The same files on every call of this run, whatever the source lists meanwhile."""
-    known = context.run.options.get("data_listed")
-    files = [StoredFile(**each) for each in known] if known else token_files(store, uri)
-    if not known:
-        context.note(data_listed=[asdict(each) for each in files])
+    files = context.facts.data_listed or tuple(token_files(store, uri))
+    context.set_run_facts(data_listed=files)
     return stored_dataset(store, uri, files)
 
 
 def note_staged(context: RunContext, uri: str, staged: StagedData) -> None:
     """For status and report: what the data is, and what vouches for it."""
-    context.note(
-        staged={
-            "source": uri,
-            "needed_bytes": staged.needed_bytes,
-            "pulled_bytes": staged.pulled_bytes,
-            "verified_by": staged.verified_by,
-        }
-    )
+    facts = StagedFacts(uri, staged.needed_bytes, staged.pulled_bytes, staged.verified_by)
+    context.set_run_facts(staged=facts)

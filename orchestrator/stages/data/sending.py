@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import NamedTuple
 
+from orchestrator.core.facts.run_facts import DataOnMachine, Synced
 from orchestrator.remote.transfer import transfer
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.data import sent_data
@@ -17,21 +17,14 @@ LITTLE_BYTES = 64 << 20
 """Of data: so much goes out while the machine is busy with something else, and nothing has to be shown."""
 
 
-class Sent(NamedTuple):
-    """Where the trainer's source and the data are on the machine."""
-
-    source: str
-    data: dict[str, object]
-
-
 def send_ahead(context: RunContext, python: str | None) -> None:
     """What is little and lies here goes out before its turn; sync finds it sent by this very process. `python` will
     most likely train: it compiles the source once, where every rank would compile it anew."""
     if sent_data.is_elsewhere(context) or sent_data.size_bytes(context) > LITTLE_BYTES:
         return
-    context.sent_ahead = Sent(push_trainer(context), place_data(context))
+    context.sent_ahead = Synced(push_trainer(context), place_data(context))
     if python is not None:
-        context.shell.run([python, "-m", "compileall", "-q", context.sent_ahead[0]])
+        context.shell.run([python, "-m", "compileall", "-q", context.sent_ahead.source])
 
 
 def source_digest(package: Path) -> str:
@@ -57,8 +50,8 @@ def push_trainer(context: RunContext) -> str:
     return folder
 
 
-def place_data(context: RunContext) -> dict[str, object]:
-    """Where the files are on the machine, and what of them is read, as fields of the trainer's DataConfig."""
+def place_data(context: RunContext) -> DataOnMachine:
+    """Brings the files to the machine, unless they are there."""
     if sent_data.is_elsewhere(context):
         return pull_dataset(context, context.recipe.data.source or "")
     if context.shell.openssh() is None:

@@ -9,21 +9,21 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 from orchestrator.core.datasets import local_dataset
 from orchestrator.core.datasets.local_dataset import Dataset, Shard
 from orchestrator.core.datasets.windows import validation_slice
+from orchestrator.core.facts.run_facts import CutFile, DataOnMachine, DatasetFacts
 from orchestrator.datasets.remote_dataset import stored_dataset, token_files
 from orchestrator.datasets.staging_plan import StagedData, staged_data
 from orchestrator.remote.agent_client.client import Agent
-from orchestrator.remote.agent_client.pull_job import Pulled, pull
+from orchestrator.remote.agent_client.pull_job import pull
 from orchestrator.remote.shell.local_shell import LocalShell
 from orchestrator.remote.whole_files import landing
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.data.prepared_text import prepared_folder
-from orchestrator.stages.data.pulled_data import fields, note_staged
+from orchestrator.stages.data.pulled_data import note_staged, on_machine
 from orchestrator.stages.machine.progress import progress
 
 Push = Callable[[Path, str], str]
@@ -48,15 +48,15 @@ def found_here(context: RunContext) -> tuple[Path, Dataset, str]:
     folder = prepared_folder(context) if context.recipe.data.prepare else Path(source).expanduser()
     dataset = local_dataset.resolve(folder)
     digest = _digest(context, all_shards(dataset))
-    context.note(dataset=local_dataset.described(dataset, digest))
+    context.set_run_facts(dataset=_described(dataset, digest))
     return folder, dataset, digest
 
 
 def size_bytes(context: RunContext) -> int:
     """How much is sent from here at most; large where that is not known yet, since text has to be prepared first."""
-    cut = context.run.options.get("data_cut")
+    cut = context.facts.data_cut
     if cut:
-        return sum(int(made["size_bytes"]) for made in cut.values())
+        return sum(made.size_bytes for made in cut.values())
     if context.recipe.data.prepare is not None:
         return sys.maxsize
     dataset = local_dataset.resolve(Path(context.recipe.data.source or "").expanduser())
@@ -67,28 +67,28 @@ def all_shards(dataset: Dataset) -> tuple[Shard, ...]:
     return dataset.train + dataset.validation
 
 
-def send(context: RunContext, push: Push) -> dict[str, object]:
-    """Sends what is missing on the machine; returns fields of the trainer's DataConfig."""
+def send(context: RunContext, push: Push) -> DataOnMachine:
+    """Sends what is missing on the machine."""
     folder, dataset, digest = found_here(context)
     if (cut := _cut(context, folder, dataset)) is None:
         return in_place(context, dataset, {shard: push(shard.path, digest) for shard in all_shards(dataset)})
     staged, files = cut
     note_staged(context, str(folder), staged)
-    return fields(staged, {identity: push(Path(file.path), file.sha256[:16]) for identity, file in files.items()})
+    return on_machine(staged, {identity: push(Path(file.path), file.sha256[:16]) for identity, file in files.items()})
 
 
-def in_place(context: RunContext, dataset: Dataset, places: Mapping[Shard, str]) -> dict[str, object]:
-    """Fields of the trainer's DataConfig for the whole files, which are read where they lie."""
+def in_place(context: RunContext, dataset: Dataset, places: Mapping[Shard, str]) -> DataOnMachine:
+    """The whole files, read where they are."""
     start, tokens = validation_slice(context.recipe, dataset.train_tokens, dataset.validation_tokens)
-    return {
-        "train_files": [places[shard] for shard in dataset.train],
-        "validation_files": [places[shard] for shard in dataset.validation],
-        "validation_start_token": start,
-        "validation_tokens": tokens,
-    }
+    return DataOnMachine(
+        tuple(places[shard] for shard in dataset.train),
+        tuple(places[shard] for shard in dataset.validation),
+        start,
+        tokens,
+    )
 
 
-def _cut(context: RunContext, folder: Path, dataset: Dataset) -> tuple[StagedData, dict[str, Pulled]] | None:
+def _cut(context: RunContext, folder: Path, dataset: Dataset) -> tuple[StagedData, Mapping[str, CutFile]] | None:
     """Files with what the run needs, by identity; once made, they are found again. None: send the whole ones."""
     store = context.storage(str(folder))
     listed = stored_dataset(store, str(folder), token_files(store, str(folder)))
@@ -96,7 +96,7 @@ def _cut(context: RunContext, folder: Path, dataset: Dataset) -> tuple[StagedDat
     whole = sum(shard.size_bytes for shard in all_shards(dataset))
     if staged.sent_bytes(whole) == whole:
         return None
-    known = {name: Pulled(**made) for name, made in context.run.options.get("data_cut", {}).items()}
+    known = context.facts.data_cut
     wanted = {file.identity for file in staged.files}
     if known.keys() == wanted and all(_is_there(made) for made in known.values()):
         return staged, known
@@ -104,14 +104,21 @@ def _cut(context: RunContext, folder: Path, dataset: Dataset) -> tuple[StagedDat
     here = Agent(LocalShell(), str(context.home / "machine"), sys.executable)
     parts = [part for file in staged.files for part in file.parts(store)]
     made = pull(here, context.run_id, lambda: parts, progress(context, "cut"))
-    files = {file.identity: made[file.destination] for file in staged.files}
-    context.note(data_cut={name: asdict(file) for name, file in files.items()})
+    pulled = {file.identity: made[file.destination] for file in staged.files}
+    files = {identity: CutFile(each.path, each.size_bytes, each.sha256) for identity, each in pulled.items()}
+    context.set_run_facts(data_cut=files)
     return staged, files
 
 
-def _is_there(made: Pulled) -> bool:
+def _is_there(made: CutFile) -> bool:
     path = Path(made.path)
     return path.is_file() and path.stat().st_size == made.size_bytes
+
+
+def _described(dataset: Dataset, digest: str) -> DatasetFacts:
+    """The dataset for the record and the model card."""
+    documents = local_dataset.documents(dataset)
+    return DatasetFacts(dataset.train_tokens, dataset.validation_tokens or None, digest, documents)
 
 
 def _digest(context: RunContext, shards: tuple[Shard, ...]) -> str:

@@ -6,10 +6,12 @@ Nothing here buys. Every look is noted in the rental: from these notes comes the
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from typing import TypedDict, Unpack
 
 from orchestrator.core.errors import BadCredentials, NoAnswer, ProviderError, StillBilling, UserError
+from orchestrator.core.money.billing import MachineLife
 from orchestrator.core.ports import Instance
-from orchestrator.ledger.records import Rental
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine.deadline import held
 
@@ -23,8 +25,16 @@ LOST = (*GONE, "stopped")
 """Nothing goes on there; one that is only stopped has still to be ended."""
 GIVE_BACK_WITHIN_S = 600.0
 TIDY_WITHIN_S = 90.0
-SEEN_KEYS = ("booting_at", "unhealthy_at", "active_at", "alive_at", "gone_at")
-"""What is noted of a machine's life, in rental.data."""
+
+
+class Moments(TypedDict, total=False):
+    """Fields of MachineLife."""
+
+    booting_at: float | None
+    unhealthy_at: float | None
+    active_at: float | None
+    alive_at: float | None
+    gone_at: float | None
 
 
 class BadMachine(ProviderError):
@@ -41,7 +51,7 @@ def wait_until_active(context: RunContext) -> Instance:
         try:
             found = held(context)
         except NoAnswer as error:
-            context.tell("seen", f"{error.message}; looking again")
+            context.emit("seen", f"{error.message}; looking again")
             time.sleep(LOOK_EVERY_S)
             began += context.now() - asked  # an API that is silent says nothing about the machine
             continue
@@ -62,9 +72,22 @@ def wait_until_active(context: RunContext) -> Instance:
 def _note(context: RunContext, status: str, asked: float) -> None:
     """For the bill, which may begin right after a look that showed it booting, and before its address is known."""
     if status == "booting":
-        context.remember(booting_at=asked)
-    elif status in ("active", "unhealthy") and context.rental.data.get(f"{status}_at") is None:
-        context.remember(**{f"{status}_at": context.now()})
+        note_life(context, booting_at=asked)
+    elif status == "active" and context.machine_facts.life.active_at is None:
+        note_life(context, active_at=context.now())
+    elif status == "unhealthy" and context.machine_facts.life.unhealthy_at is None:
+        note_life(context, unhealthy_at=context.now())
+
+
+def note_life(context: RunContext, **moments: Unpack[Moments]) -> None:
+    """Records when the machine was seen in which state, for the bill."""
+    context.set_rental_facts(life=replace(context.machine_facts.life, **moments))
+
+
+def note_gone(context: RunContext) -> None:
+    """Records that the machine is gone, unless that is known."""
+    if not context.machine_facts.life.gone_at:
+        note_life(context, gone_at=context.now())
 
 
 def is_gone(context: RunContext) -> bool:
@@ -115,21 +138,21 @@ def give_back(context: RunContext) -> None:
                 context.provider.release(_unlisted(context))
             elif found is None or found.status in GONE:
                 gone_in_a_row += 1
-                context.remember(gone_at=context.rental.data.get("gone_at") or context.now())
+                note_gone(context)
             else:
                 gone_in_a_row = 0
-                context.remember(alive_at=context.now(), gone_at=None)
+                note_life(context, alive_at=context.now(), gone_at=None)
                 context.provider.release(found)
         except ProviderError as error:
             trouble = error.message
-            context.tell("warning", f"release: {trouble}; trying again")
+            context.emit("warning", f"release: {trouble}; trying again")
         time.sleep(LOOK_EVERY_S)
     context.say(f"destroyed {rental.instance_id}")
 
 
 def _may_be_too_new(context: RunContext) -> bool:
     """A machine that no list has ever shown, and that was bought a moment ago, is not gone: lists lag."""
-    if seen_of(context.rental):
+    if context.machine_facts.life != MachineLife():
         return False
     bought = max((intent.created_at for intent in context.ledger.intents(context.rental.id)), default=0.0)
     return context.now() - bought < min(context.provider.settle_s, GIVE_BACK_WITHIN_S / 2)
@@ -137,7 +160,7 @@ def _may_be_too_new(context: RunContext) -> bool:
 
 def _unlisted(context: RunContext) -> Instance:
     rental = context.rental
-    region = str(rental.data.get("region", ""))
+    region = rental.facts.region
     return Instance(rental.provider, rental.instance_id or "", rental.machine, rental_id=rental.id, region=region)
 
 
@@ -150,7 +173,7 @@ def tidy(context: RunContext) -> None:
     except (ProviderError, UserError) as error:
         left = [f"{error.message}; gptctl release {context.run_id} does not look again"]
     for each in left:
-        context.tell("warning", f"left behind: {each}")
+        context.emit("warning", f"left behind: {each}")
 
 
 def still_billing(context: RunContext, why: str) -> StillBilling:
@@ -160,8 +183,3 @@ def still_billing(context: RunContext, why: str) -> StillBilling:
         f"{rental.instance_id} on {rental.provider} may still be billing at ${rental.price_per_hour_usd:.2f}/h: {why}",
         f"gptctl release {context.run_id}",
     )
-
-
-def seen_of(rental: Rental) -> dict[str, float]:
-    """The notes on the machine this rental holds now."""
-    return {key: rental.data[key] for key in SEEN_KEYS if rental.data.get(key) is not None}

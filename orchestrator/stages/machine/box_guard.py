@@ -14,12 +14,11 @@ from contextlib import suppress
 from typing import Any
 
 from orchestrator.core.errors import AgentError, MachineUnfit, RemoteError
+from orchestrator.core.fleet.guard_state import KINDS_ON_BOX, SELF, GuardState, reported_guard
 from orchestrator.core.planning.limits import budget_s
 from orchestrator.core.ports import Instance
 from orchestrator.stages.context import RunContext
 
-SELF = "self"
-KINDS = ("key-on-box", SELF)
 LEASE_S = 1800.0
 """How long a machine goes on that nobody asks for and on which nothing progresses."""
 LEASE_VARIABLE = "GPTCTL_LEASE_S"
@@ -40,7 +39,7 @@ def lease_s() -> float:
 
 def wanted(context: RunContext) -> bool:
     """Whether this run's machine guards itself."""
-    return context.provider.paid and context.host.guard in KINDS
+    return context.provider.paid and context.host.guard in KINDS_ON_BOX
 
 
 def arm(context: RunContext) -> dict[str, Any]:
@@ -112,7 +111,7 @@ def renew(context: RunContext) -> None:
     every_s = min(RENEW_EVERY_S, lease_s() / 4)
     if not wanted(context) or context.now() - context.guard_renewed_at < every_s:
         return
-    if context.rental.address.get("host") is None:
+    if context.rental.address.host is None:
         return
     with suppress(RemoteError):
         context.agent.renew(None, lease_s())
@@ -121,9 +120,9 @@ def renew(context: RunContext) -> None:
 
 def hold(context: RunContext) -> None:
     """A machine that is kept stays until the budget deadline, which the guard keeps."""
-    left_s = (context.rental.data.get("guard") or {}).get("ends_at") if wanted(context) else None
-    if left_s is not None:
-        context.agent.renew(None, max(1.0, left_s - context.now()))
+    guard = context.machine_facts.guard
+    if wanted(context) and guard is not None and guard.ends_at is not None:
+        context.agent.renew(None, max(1.0, guard.ends_at - context.now()))
 
 
 def finish(context: RunContext) -> None:
@@ -133,33 +132,14 @@ def finish(context: RunContext) -> None:
             context.agent.finish(FINISH_WITHIN_S)
 
 
-def note(context: RunContext, state: Mapping[str, Any]) -> None:
-    """Keeps what the machine says of its guard, if that is news."""
-    known = context.rental.data.get("guard") or {}
-    told = told_by({"kind": context.host.guard, **known}, state, context.now())
+def note(context: RunContext, report: Mapping[str, Any]) -> None:
+    """Records what the machine says of its guard, if that is news."""
+    known = context.machine_facts.guard
+    told = reported(known or GuardState(context.host.guard), report, context.now())
     if wanted(context) and told != known:
-        context.remember(guard=told)
+        context.set_rental_facts(guard=told)
 
 
-def told_by(known: Mapping[str, Any], state: Mapping[str, Any], now: float) -> dict[str, Any]:
-    """`guard` of the rental after the machine's own word. `ends_at`: the latest moment at which it acts; `acts_at`:
-    when it acts if all goes on as it is; `leased_until`: before that it does not act. UTC epoch seconds."""
-    kind = state.get("kind")
-    if kind not in KINDS:
-        return {**known, "kind": known.get("kind", "none"), "armed": False}
-    return {
-        "kind": kind,
-        "armed": bool(state["armed"]),
-        "ends_at": _moment(known.get("ends_at"), now, state.get("deadline_left_s")),
-        "acts_at": _moment(known.get("acts_at"), now, state.get("left_s")),
-        "leased_until": _moment(known.get("leased_until"), now, state.get("lease_left_s")),
-        "problem": state.get("problem"),
-        "holding": state.get("holding") or 0,
-    }
-
-
-def _moment(known: float | None, now: float, left_s: float | None) -> float | None:
-    """Stays within some seconds of what was known, so that a heartbeat is no news."""
-    if left_s is None or (known is not None and abs(now + left_s - known) <= min(SAME_S, lease_s() / 4)):
-        return known
-    return now + left_s
+def reported(known: GuardState, report: Mapping[str, Any], now: float) -> GuardState:
+    """The guard after the machine's own answer."""
+    return reported_guard(known, report, now, same_s=min(SAME_S, lease_s() / 4))

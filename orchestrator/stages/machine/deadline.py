@@ -7,10 +7,10 @@ deadline, and a list has to show it. On machines nobody bills there is nothing t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from orchestrator.core.errors import MachineUnfit
+from orchestrator.core.fleet.guard_state import GuardState
 from orchestrator.core.planning.limits import budget_s
 from orchestrator.core.ports import Instance
 from orchestrator.stages.context import RunContext
@@ -60,13 +60,11 @@ def _set(context: RunContext, ends_at: float) -> None:
     if instance is None:
         raise MachineUnfit(f"{context.rental.instance_id} is gone: {context.rental.provider} does not list it")
     context.provider.set_deadline(instance, ends_at)
-    guard = {**asdict(context.provider.guard(instance)), "ends_at": ends_at}
-    if context.host.guard == "watcher":
-        guard["armed"] = True
-    elif box_guard.wanted(context):  # the name is for a watcher beside it; what the box does, the box says
-        guard = context.rental.data.get("guard") or guard
-    context.ledger.update_rental(context.rental.id, ends_at=ends_at)
-    context.remember(guard=guard)
+    named = context.provider.guard(instance)
+    guard = GuardState(named.kind, named.armed or context.host.guard == "watcher", ends_at)
+    if box_guard.wanted(context):  # the name is for a watcher beside it; what the box does, the box says
+        guard = context.machine_facts.guard or guard
+    context.ledger.update_rental(context.rental.id, ends_at=ends_at, facts={"guard": guard})
 
 
 def held(context: RunContext) -> Instance | None:

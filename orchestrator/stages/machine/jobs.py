@@ -16,7 +16,7 @@ def run_job(context: RunContext, agent: Agent, job: str, digest: str, spec: Mapp
     that neither progresses nor is watched for the time of a lease is ended."""
 
     def show(progress: dict[str, Any]) -> None:
-        context.tell("progress", **{"what": job, **progress})
+        context.emit("progress", **{"what": job, **progress})
         deadline.extend(context)
 
     state = start_job(context, agent, job, digest, spec)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.core.errors import RemoteError
+from orchestrator.core.facts.rental_facts import RentalFactChanges
 from orchestrator.core.ports import Address
 from orchestrator.remote.shell import known_hosts
 from orchestrator.remote.shell.known_hosts import HostKey
@@ -25,14 +26,14 @@ LOOK_EVERY_S = 0.1
 def rekey(context: RunContext) -> None:
     """Once per machine whose key was injected. Where the machine does not allow it, a warning says so."""
     rental = context.rental
-    done = rental.data.get("rekeyed") == rental.instance_id
+    done = rental.facts.rekeyed == rental.instance_id
     if done or not context.provider.paid or context.host.host_key != "injected":
         return
     made = context.agent.host_key(install=False)
     if not made["changeable"]:
         return _stays(context, made["why"])
     new = HostKey(*made["public"].split()[:2])
-    address = Address(**rental.address)
+    address = rental.address
     pins = context.home / "known_hosts"
     known_hosts.repin(pins, address.identity, [*known_hosts.pinned(pins, address.identity), new])
     installed = context.agent.host_key(install=True)
@@ -40,12 +41,12 @@ def rekey(context: RunContext) -> None:
         return _stays(context, installed.get("why", "sshd does not show the new key"))
     known_hosts.repin(pins, address.identity, [new])
     address = replace(address, fingerprint=new.fingerprint)
-    data = {**rental.data, "host_key": new.fingerprint, "rekeyed": rental.instance_id}
-    context.ledger.update_rental(rental.id, address=asdict(address), data=data)
+    facts: RentalFactChanges = {"host_key": new.fingerprint, "rekeyed": rental.instance_id}
+    context.ledger.update_rental(rental.id, address=address, facts=facts)
 
 
 def _stays(context: RunContext, why: str) -> None:
-    context.tell("warning", f"{context.host.name} keeps the host key that its user data shows: {why}")
+    context.emit("warning", f"{context.host.name} keeps the host key that its user data shows: {why}")
 
 
 def _shows(context: RunContext, address: Address, key: HostKey) -> bool:

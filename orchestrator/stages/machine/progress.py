@@ -16,7 +16,7 @@ def progress(context: RunContext, what: str) -> Callable[[transfer.Transfer], No
     """A listener that turns a transfer's counts into progress events."""
 
     def tell(moved: transfer.Transfer) -> None:
-        context.tell(
+        context.emit(
             "progress",
             what=what,
             done=moved.bytes_done,

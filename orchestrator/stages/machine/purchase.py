@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from uuid import uuid4
 
 from orchestrator.core.errors import (
@@ -22,9 +22,16 @@ from orchestrator.core.errors import (
 from orchestrator.core.fleet.orphans import RUN_TAG
 from orchestrator.core.machines import machine_type
 from orchestrator.core.planning.forecast import disk_gib
-from orchestrator.core.planning.plan import Plan
-from orchestrator.core.ports import Instance, LaunchRequest, Offer
-from orchestrator.ledger.records import INTENT_ADOPTED, INTENT_BOUGHT, INTENT_REFUSED, INTENT_UNSEEN, Intent
+from orchestrator.core.ports import Address, Instance, LaunchRequest, Offer
+from orchestrator.ledger.records import (
+    INTENT_ADOPTED,
+    INTENT_BOUGHT,
+    INTENT_REFUSED,
+    INTENT_UNSEEN,
+    Intent,
+    IntentAnswer,
+    IntentRequest,
+)
 from orchestrator.remote.shell.key_pairs import new_key_pair
 from orchestrator.remote.shell.known_hosts import HostKey
 from orchestrator.stages.context import RunContext
@@ -48,16 +55,20 @@ class Unseen(ProviderError):
 def hold(context: RunContext, instance: Instance, state: str, price_per_hour_usd: float | None = None) -> None:
     """What is bought is written down at once, and only then its intent is closed: killed in between, the machine is
     held; the other way round it would be nobody's. The address of a cloud's machine comes later."""
+    known = context.machine_facts
     price = context.rental.price_per_hour_usd if price_per_hour_usd is None else price_per_hour_usd
     context.ledger.update_rental(
         context.rental.id,
         instance_id=instance.instance_id,
         ends_at=instance.ends_at,
         price_per_hour_usd=price,
-        address=asdict(instance.address) if instance.address else {},
+        address=instance.address or Address(),
+        facts={
+            "region": instance.region or known.region,
+            "zone": instance.zone or known.zone,
+            "image": instance.image or known.image,
+        },
     )
-    told = {"region": instance.region, "zone": instance.zone, "image": instance.image}
-    context.remember(**{name: value for name, value in told.items() if value})
     close(context, state, instance.instance_id)
 
 
@@ -99,7 +110,7 @@ def _ours(context: RunContext) -> list[Instance]:
 
 
 def close(context: RunContext, state: str, instance_id: str | None = None) -> None:
-    answer = {"instance_id": instance_id} if instance_id else {}
+    answer = IntentAnswer(instance_id)
     for intent in context.ledger.intents(context.rental.id, open_only=True):
         context.ledger.close_intent(intent.id, state, answer)
 
@@ -119,7 +130,7 @@ def buy_somewhere(context: RunContext) -> None:
                     reasons.append(f"{offer.zone or offer.region}: {error.message}")
                     context.say(reasons[-1])
                 except NoAnswer as error:
-                    if not context.run.options.get("wait"):
+                    if not context.facts.wait:
                         raise
                     reasons.append(error.message)
                     context.say(error.message)
@@ -131,7 +142,7 @@ def buy_somewhere(context: RunContext) -> None:
             raise LimitReached("; ".join([*reasons, error.message]), error.hint) from error
         if quotas and len(quotas) == len(reasons):
             raise next(iter(quotas.values()))  # waiting does not help
-        if not context.run.options.get("wait"):
+        if not context.facts.wait:
             why = "; ".join(reasons) or NONE_LISTED
             raise NoCapacity(f"{context.host.name}: {why}", "add --wait to ask until there is one")
         context.say(f"{'no capacity' if reasons else NONE_LISTED}; asking again in {ASK_AGAIN_S:.0f} s")
@@ -143,7 +154,7 @@ def _candidates(context: RunContext) -> Iterator[Offer]:
     if not context.provider.paid:
         yield Offer(context.rental.provider, context.rental.machine, context.rental.price_per_hour_usd, source="plan")
         return
-    plans = {plan.machine: plan for plan in (context.plan, *_alternatives(context))}
+    plans = {plan.machine: plan for plan in (context.plan, *context.facts.alternatives)}
     fitting = [
         offer
         for offer in _offers(context)
@@ -164,25 +175,20 @@ def _candidates(context: RunContext) -> Iterator[Offer]:
         )
 
 
-def _alternatives(context: RunContext) -> list[Plan]:
-    """The plans on other machine types that were agreed to."""
-    return [Plan.from_json(each) for each in context.run.options.get("alternatives") or ()]
-
-
 def _switch(context: RunContext, machine: str) -> None:
     """The run goes on another of its machine types: nothing is held yet, so plan and rental simply follow."""
-    plans = [context.plan, *_alternatives(context)]
+    plans = [context.plan, *context.facts.alternatives]
     plan = next(each for each in plans if each.machine == machine)
     context.say(f"{machine} instead of {context.machine.name}")
     context.machine = machine_type(machine)
-    others = [each.to_json() for each in plans if each.machine != machine]
+    others = tuple(each for each in plans if each.machine != machine)
     context.ledger.update_rental(context.rental.id, machine=machine)
     context.ledger.update_run(
         context.run_id,
         machine=machine,
         plan=plan.to_json(),
         total_steps=plan.steps,
-        options={**context.run.options, "alternatives": others},
+        facts={"alternatives": others},
     )
 
 
@@ -192,9 +198,9 @@ def _offers(context: RunContext) -> list[Offer]:
         try:
             return list(context.provider.offers())
         except NoAnswer as error:
-            if not context.run.options.get("wait"):
+            if not context.facts.wait:
                 raise
-            context.tell("seen", f"{error.message}; asking again in {ASK_AGAIN_S:.0f} s")
+            context.emit("seen", f"{error.message}; asking again in {ASK_AGAIN_S:.0f} s")
             time.sleep(ASK_AGAIN_S)
 
 
@@ -209,20 +215,20 @@ def _buy(context: RunContext, offer: Offer) -> None:
             request.intent_id,
             context.rental.id,
             context.now(),
-            request={"region": offer.region, "zone": offer.zone, "sku": offer.sku},
+            request=IntentRequest(offer.region, offer.zone, offer.sku),
         )
     )
     try:
         # No retry: a request whose answer is lost may still have bought a machine; find() decides on the next look.
         instance = context.provider.acquire(request)
     except AmbiguousLaunch as error:
-        context.tell("warning", f"{error.message}; looking for the machine by its tag")
+        context.emit("warning", f"{error.message}; looking for the machine by its tag")
         found = find(context)
         assert found is not None  # an open intent is adopted, or closed as unseen, which raises
         return hold(context, found, INTENT_ADOPTED, offer.price_per_hour_usd)
     except ProviderError as error:
         # NoAnswer too: by the port's contract the order was not sent; what comes before it had no answer.
-        context.ledger.close_intent(request.intent_id, INTENT_REFUSED, {"error": error.message})
+        context.ledger.close_intent(request.intent_id, INTENT_REFUSED, IntentAnswer(error=error.message))
         raise
     hold(context, instance, INTENT_BOUGHT, offer.price_per_hour_usd)
 
@@ -254,5 +260,5 @@ def _first_boot(context: RunContext, request: LaunchRequest) -> str:
     if context.host.host_key != "first-contact":
         pair = new_key_pair(request.rental_id)
         kind, key, *_ = pair.public.split()
-        context.remember(host_key=HostKey(kind, key).fingerprint)
+        context.set_rental_facts(host_key=HostKey(kind, key).fingerprint)
     return user_data(pair, timer)

@@ -24,7 +24,7 @@ SLACK_S = 35.0
 def was_ended(context: RunContext) -> bool:
     """Whether a machine that we reached before is gone, by two lists. An API that does not answer says nothing."""
     rental = context.rental
-    known = context.provider.paid and rental.instance_id is not None and "reached" in rental.data
+    known = context.provider.paid and rental.instance_id is not None and rental.facts.reached is not None
     return known and boot.was_preempted(context)
 
 
@@ -42,9 +42,9 @@ def conclude(context: RunContext) -> None:
     if found is not None and found.why:
         cause = f"{what} is {found.status}: {found.why}"
     if found is None or found.status in boot.GONE:  # one that is only stopped is ended by `release`
-        context.remember(gone_at=context.rental.data.get("gone_at") or context.now())
+        boot.note_gone(context)
     context.ledger.set_state(context.run_id, State.ENDING, outcome=outcome, cause=cause)
-    context.tell("preempted" if outcome == Outcome.PREEMPTED else "warning", f"{cause}; {lost(context)}")
+    context.emit("preempted" if outcome == Outcome.PREEMPTED else "warning", f"{cause}; {lost(context)}")
 
 
 def recover(context: RunContext) -> StoreIndex | None:
@@ -61,7 +61,7 @@ def recover(context: RunContext) -> StoreIndex | None:
 
 def _over(context: RunContext, exit_record: Mapping[str, Any]) -> None:
     """It ended as was planned: the training is over, all that is kept lies in the store, and then the machine went."""
-    context.remember(gone_at=context.rental.data.get("gone_at") or context.now())
+    boot.note_gone(context)
     context.say(f"{context.rental.instance_id} is gone; everything that is kept lies in {store_job.uri(context)}")
     training_end.conclude(context, exit_record)
 
@@ -82,10 +82,10 @@ def lost(context: RunContext) -> str:
 
 def _ended_by_guard(context: RunContext) -> bool:
     """A guard has its moments: its deadline, and the end of a lease that nobody renewed. Else it was somebody else."""
-    known = context.rental.data.get("guard") or {}
-    if not known.get("armed") or _is_preempted(context):
+    guard = context.machine_facts.guard
+    if guard is None or not guard.armed or _is_preempted(context):
         return False
-    return _deadline_passed(context) or _passed(context, "leased_until")
+    return _deadline_passed(context) or _passed(context, guard.leased_until)
 
 
 def _why(context: RunContext) -> str:
@@ -95,12 +95,12 @@ def _why(context: RunContext) -> str:
 
 
 def _deadline_passed(context: RunContext) -> bool:
-    return _passed(context, "ends_at")
+    guard = context.machine_facts.guard
+    return guard is not None and _passed(context, guard.ends_at)
 
 
-def _passed(context: RunContext, moment: str) -> bool:
-    """A lease only ever gets longer: the guard cannot have acted before the end that we were told last."""
-    at = (context.rental.data.get("guard") or {}).get(moment)
+def _passed(context: RunContext, at: float | None) -> bool:
+    """A lease only ever gets longer: the guard cannot have acted before the end that the machine reported last."""
     return at is not None and context.now() >= at - min(SLACK_S, box_guard.lease_s() / 2)
 
 

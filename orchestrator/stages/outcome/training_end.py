@@ -24,14 +24,14 @@ def conclude(context: RunContext, exit_record: Mapping[str, Any]) -> None:
         ended_at = min(context.now(), attempt.started_at + float(exit_record["duration_s"]))
         context.ledger.end_away(context.run_id, ended_at)
         context.ledger.update_attempt(context.run_id, attempt.number, ended_at=ended_at, last_step=context.run.step)
-    context.note(exit=dict(exit_record))
+    context.set_run_facts(exit=dict(exit_record))
     context.ledger.set_state(context.run_id, State.ENDING, outcome=outcome, cause=reason)
     if outcome in (Outcome.FAILED, Outcome.LIMIT):
-        context.tell("warning", f"training {outcome}: {reason}")
+        context.emit("warning", f"training {outcome}: {reason}")
         for line in exit_record.get("last_lines", ())[-10:]:
-            context.tell("log", str(line))
+            context.emit("log", str(line))
     elif outcome == Outcome.PREEMPTED:
-        context.tell("preempted", f"{reason}; fetching what was saved while the machine is there")
+        context.emit("preempted", f"{reason}; fetching what was saved while the machine is there")
 
 
 def count_steps(context: RunContext) -> None:

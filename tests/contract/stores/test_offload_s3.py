@@ -8,13 +8,13 @@ import resource
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import botocore.auth
 import pytest
 
 from orchestrator.agent.checkpoints import object_requests
 from orchestrator.core.errors import MachineUnfit, StorageError
+from orchestrator.core.facts.run_facts import StoreUrls
 from orchestrator.stages.checkpoints import store_job
 from orchestrator.stages.context import RunContext
 from orchestrator.storage import s3 as storage_s3
@@ -112,18 +112,20 @@ def test_urls_are_renewed_by_whoever_follows_before_they_end(
     context = run_with(s3.bucket())
     store_job.require(context)
 
-    def look_after() -> dict[str, Any]:
+    def look_after() -> StoreUrls:
         store_job.look_after(context, context.agent.status(context.run_id)["runs"][context.run_id])
-        return dict(context.run.options["store_urls"])
+        made = context.facts.store_urls
+        assert made is not None
+        return made
 
     made = look_after()
     assert look_after() == made, "they are good for days"
     clock = context.now
-    context.now = lambda: clock() + 0.4 * made["lasts_s"]
+    context.now = lambda: clock() + 0.4 * made.lasts_s
     assert look_after() == made
-    context.now = lambda: clock() + 0.6 * made["lasts_s"]
+    context.now = lambda: clock() + 0.6 * made.lasts_s
     renewed = look_after()
-    assert renewed["made_at"] - made["made_at"] > 0.5 * made["lasts_s"]
+    assert renewed.made_at - made.made_at > 0.5 * made.lasts_s
     assert look_after() == renewed
     store = context.agent.status(context.run_id)["runs"][context.run_id]["store"]
     assert store["probed"] and not store["problem"]

@@ -16,6 +16,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from orchestrator.core.errors import GptctlError, VerificationFailed
+from orchestrator.core.facts.run_facts import DataOnMachine, StagedFacts
 from orchestrator.stages.data.sending import place_data
 from tests.conftest import Gptctl, gptctl_command
 from tests.stories.conftest import end, newest_run, wait_until
@@ -58,6 +59,9 @@ micro_batch = 4
 )
 
 
+Synced = Callable[..., tuple[DataOnMachine, StagedFacts]]
+
+
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """Three training shards, of which the run needs one and a half, a validation shard, and their dataset.json."""
@@ -90,25 +94,26 @@ def web(dataset: dict[str, bytes]) -> Iterator[FileServer]:
 
 
 @pytest.fixture
-def synced(gptctl_home: Path, box: Sshd, tmp_path: Path) -> Iterator[Callable[..., dict[str, Any]]]:
-    """`synced(uri)`: what sync leaves in the record of a new run on the box, with all it told."""
+def synced(gptctl_home: Path, box: Sshd, tmp_path: Path) -> Iterator[Synced]:
+    """`synced(uri)`: the data that sync leaves on the box for a new run, and what the run records of it."""
     inventory = tmp_path / "inventory.toml"
 
-    def go(uri: str, extra: str = "", steps: int = STEPS, port: int | None = None) -> dict[str, Any]:
+    def go(uri: str, extra: str = "", steps: int = STEPS, port: int | None = None) -> tuple[DataOnMachine, StagedFacts]:
         entry = box.inventory_entry(extra=extra)
         inventory.write_text(entry.replace(f"port = {box.port}\n", f"port = {port or box.port}\n"))
         recipe_file = tmp_path / "anywhere.toml"
         recipe_file.write_text(RECIPE.format(source=uri, tokens=steps * 256))
         with context_of(gptctl_home, recipe_file, inventory) as context:
             data = place_data(context)
-            return {**data, "staged": context.run.options.get("staged")}
+            assert context.facts.staged is not None
+            return data, context.facts.staged
 
     yield go
 
 
-def on_machine(data: dict[str, Any]) -> list[str]:
+def on_machine(data: DataOnMachine) -> list[str]:
     """sha256 of each file that the trainer will read, and safetensors can open them all."""
-    paths = [Path(each) for each in [*data["train_files"], *data["validation_files"]]]
+    paths = [Path(each) for each in [*data.train_files, *data.validation_files]]
     assert all(load_file(path)["tokens"].dtype == np.uint16 for path in paths)
     return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
 
@@ -121,7 +126,7 @@ def leaked(folder: Path, *canaries: str) -> list[str]:
 
 def test_four_sources_one_dataset(
     dataset: dict[str, bytes],
-    synced: Callable[..., dict[str, Any]],
+    synced: Synced,
     hub: Hub,
     web: FileServer,
     s3: S3Server,
@@ -148,8 +153,7 @@ def test_four_sources_one_dataset(
         moved["hf"] = hub.storage.sent_bytes
 
         for uri in (f"s3://{bucket}/prefix", web.url("/data/")):  # found by its digest, it is not pulled again
-            again = synced(uri)
-            assert {**again, "staged": None} == {**results["hf"], "staged": None}
+            assert synced(uri)[0] == results["hf"][0]
         assert max(web.sent_bytes, bucket_meter.down_bytes) < (MOST - 1) * NEEDED  # headers
 
         web.faults.cut_after = 1 << 20
@@ -161,20 +165,19 @@ def test_four_sources_one_dataset(
                 results[scheme] = synced(uri, elsewhere, port=ssh_meter.port)
             moved |= {"s3": bucket_meter.down_bytes, "http": web.sent_bytes, "path": ssh_meter.up_bytes}
     assert said == set()
-    files = {scheme: on_machine(found) for scheme, found in results.items()}
+    files = {scheme: on_machine(data) for scheme, (data, _) in results.items()}
     assert len(files["hf"]) == 3 and files["hf"] == files["s3"] == files["http"] == files["path"]
-    for scheme, found in results.items():
-        staged = found["staged"]
+    for scheme, (_, staged) in results.items():
         more = moved[scheme] / NEEDED - 1
         print(f"\n{scheme}: transferred {moved[scheme]:,} ({more:+.2%}) for {NEEDED:,} needed, cut at every megabyte")
-        assert NEEDED == staged["needed_bytes"] <= staged["pulled_bytes"] <= moved[scheme] <= MOST * NEEDED
-        assert staged["verified_by"].startswith("block list")
+        assert NEEDED == staged.needed_bytes <= staged.pulled_bytes <= moved[scheme] <= MOST * NEEDED
+        assert staged.verified_by.startswith("block list")
     assert leaked(tmp_path, TOKEN, SECRET) == []
 
 
 def test_bad_sources_are_refused_in_words(
     dataset: dict[str, bytes],
-    synced: Callable[..., dict[str, Any]],
+    synced: Synced,
     web: FileServer,
     hub: Hub,
     gptctl_home: Path,
@@ -213,11 +216,10 @@ def test_bad_sources_are_refused_in_words(
 
 
 def test_what_was_seen_first_must_be_seen_ever_after(
-    dataset: dict[str, bytes], synced: Callable[..., dict[str, Any]], web: FileServer, tmp_path: Path
+    dataset: dict[str, bytes], synced: Synced, web: FileServer, tmp_path: Path
 ) -> None:
     uri = web.url("/data/train-00000.safetensors")
-    first = synced(uri, steps=100)
-    assert first["staged"]["verified_by"] == "first seen"
+    assert synced(uri, steps=100)[1].verified_by == "first seen"
     name = "/data/train-00000.safetensors"
     content = web.files[name]
     assert isinstance(content, bytes)

@@ -14,6 +14,7 @@ import pytest
 
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.errors import ProviderError
+from orchestrator.core.fleet.guard_state import GuardState
 from orchestrator.core.fleet.own_machine import StandingMachine
 from orchestrator.core.machines import machine_type
 from orchestrator.core.ports import Instance
@@ -206,8 +207,8 @@ def test_status_knows_whether_somebody_watches(cloud: RehearsalCloud, gptctl: Gp
     assert gptctl("orphans", "--adopt").returncode == 0
     with Ledger.open(gptctl_home, time.time) as ledger:
         (rental,) = ledger.rentals()
-        guard = {"kind": "watcher", "armed": True, "ends_at": time.time() + SOON_S}
-        ledger.update_rental(rental.id, data={**rental.data, "guard": guard})
+        guard = GuardState("watcher", armed=True, ends_at=time.time() + SOON_S)
+        ledger.update_rental(rental.id, facts={"guard": guard})
     (unwatched,) = json.loads(gptctl("status", "--json").stdout)["runs"]
     assert (unwatched["guard"]["armed"], unwatched["guard"]["watcher_seen_s"]) == (False, None)
     assert "no sign of a watcher" in gptctl("status").stderr

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 from orchestrator.core.config.inventory import load_inventory
@@ -30,7 +29,7 @@ def context_of(home: Path, recipe_file: Path, inventory: Path) -> Iterator[RunCo
     plan = make_plan(recipe, host, machine, None, now=time.time())
     with Ledger.open(home, time.time) as ledger:
         run = new_run(ledger, RunRequest(recipe, host, machine, plan), time.time())
-        ledger.update_rental(str(run.rental_id), address=asdict(host.reach()))
+        ledger.update_rental(str(run.rental_id), address=host.reach())
         context = open_context(home, ledger, run.id, lambda event: None)
         try:
             yield context

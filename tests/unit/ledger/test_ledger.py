@@ -14,9 +14,14 @@ from hypothesis import strategies as st
 
 from orchestrator.core.errors import UserError
 from orchestrator.core.events import Event
+from orchestrator.core.facts.rental_facts import GivenBack, RentalFacts
+from orchestrator.core.facts.run_facts import Prepared, RunFacts
+from orchestrator.core.money.billing import MachineLife
+from orchestrator.core.ports import Address
 from orchestrator.core.states import ORDER, Outcome, Seen, State
 from orchestrator.ledger import Attempt, Intent, Ledger, RateRecord, Rental, RunRecord, new_rental_id, new_run_id
 from orchestrator.ledger.identity import PATTERN
+from orchestrator.ledger.records import IntentAnswer, IntentRequest
 
 HOSTILE = 'a\'; DROP TABLE runs; --\n$(rm -rf) "é" 漢'
 
@@ -50,9 +55,10 @@ def a_run(run_id: str = "quickstart-1120-aaaaaa", at: float = 1_000_000.0, **fie
 def test_records_come_back_as_they_were(ledger: Ledger, tmp_path: Path, clock: Clock) -> None:
     run = a_run(
         name=HOSTILE, note=HOSTILE, labels={"k": HOSTILE}, plan={"hours": {"train": 1.5}, "deep": [1, None, "x"]},
-        options={"yes": True}, keep=True, seen=Seen.UNKNOWN, seen_at=3.0, safe_step=10, loss=2.25, eta_s=12.5,
+        facts=RunFacts(wait=True, prepared=Prepared("/py", "2.9.1", gpus=("u1",))), keep=True, seen=Seen.UNKNOWN, seen_at=3.0, safe_step=10, loss=2.25, eta_s=12.5,
     )  # fmt: skip
-    rental = Rental("box-2", "lambda", "cloud", "8xH100", 2.0, "i-1", 31.92, address={"host": "h"}, data={"k": [1]})
+    facts = RentalFacts(reached=3.0, life=MachineLife(active_at=2.0), given_back=(GivenBack("i-0"),))
+    rental = Rental("box-2", "lambda", "cloud", "8xH100", 2.0, "i-1", 31.92, address=Address("h", 22), facts=facts)
     ledger.add_run(run)
     ledger.add_rental(rental)
     ledger.close()
@@ -214,9 +220,9 @@ def test_a_training_without_a_driver_goes_on_costing(ledger: Ledger, clock: Cloc
 
 
 def test_intents_and_attempts_and_rates(ledger: Ledger, clock: Clock) -> None:
-    ledger.add_intent(Intent("i-1", "box-1", 1.0, request={"sku": "gpu_8x"}))
+    ledger.add_intent(Intent("i-1", "box-1", 1.0, request=IntentRequest(sku="gpu_8x")))
     ledger.add_intent(Intent("i-2", "box-1", 2.0))
-    assert ledger.close_intent("i-1", "refused", {"code": "no-capacity"}).closed_at == clock()
+    assert ledger.close_intent("i-1", "refused", IntentAnswer(error="no capacity")).closed_at == clock()
     assert [intent.id for intent in ledger.intents("box-1", open_only=True)] == ["i-2"]
     assert [intent.state for intent in ledger.intents()] == ["refused", "open"]
     with pytest.raises(UserError, match="no intent ghost"):
@@ -224,7 +230,7 @@ def test_intents_and_attempts_and_rates(ledger: Ledger, clock: Clock) -> None:
     ledger.add_run(a_run("r"))
     ledger.add_attempt(Attempt("r", 1, "box-1", 1.0))
     ledger.update_attempt("r", 1, last_step=40, ended_at=9.0)
-    assert ledger.attempts("r") == [Attempt("r", 1, "box-1", 1.0, 9.0, 0, 40)]
+    assert ledger.attempts("r") == [Attempt("r", 1, "box-1", 1.0, 9.0, 40)]
     first = RateRecord("r", "1x3090", 20_000.0, 8.5e8, 5.0, True, "bf16")
     later = dataclasses.replace(first, tokens_per_second=21_000.0, measured_at=6.0, compiled=False)
     ledger.add_rate(first)
@@ -234,7 +240,8 @@ def test_intents_and_attempts_and_rates(ledger: Ledger, clock: Clock) -> None:
 
 def test_a_released_rental_is_not_open(ledger: Ledger) -> None:
     assert [rental.id for rental in ledger.rentals(open_only=True)] == ["box-1"]
-    assert ledger.update_rental("box-1", state="released", released_at=9.0).released_at == 9.0
+    ledger.update_rental("box-1", state="released", released_at=9.0)
+    assert ledger.rental("box-1").released_at == 9.0
     assert ledger.rentals(open_only=True) == []
     with pytest.raises(UserError, match="no rental ghost"):
         ledger.update_rental("ghost", state="released")

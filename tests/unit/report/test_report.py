@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from orchestrator.core.config.recipe import load_recipe
 from orchestrator.core.errors import UserError
+from orchestrator.core.facts.run_facts import ResumeFrom, RunFacts
 from orchestrator.core.machines import machine_type
 from orchestrator.core.money.cost import run_cost
 from orchestrator.core.planning.planner import make_plan
@@ -132,7 +133,7 @@ def test_the_recipe_beside_the_report_is_the_one_that_ran(tmp_path: Path) -> Non
     mirror = a_mirror(tmp_path / "a folder")
     for name in sorted(path.stem for path in RECIPES.glob("*.toml")):
         recipe = load_recipe(str(RECIPES / f"{name}.toml"), ["train.seed=7", 'description="é \\"q\\" $(x)"'])
-        facts, _ = written(a_run(recipe_data=recipe.resolved(), options={"resume_from": "/x y"}), mirror)
+        facts, _ = written(a_run(recipe_data=recipe.resolved(), facts=RunFacts(resume_from=ResumeFrom("/x y"))), mirror)
         tomllib.loads((mirror / "recipe.toml").read_text())
         assert load_recipe(str(mirror / "recipe.toml")).digest == recipe.digest
     assert facts["reproduce"] == f"gptctl run '{mirror}/recipe.toml' --host cloud --resume-from '/x y'"

@@ -95,12 +95,10 @@ def config(recipe: Recipe, steps: int, data: DataConfig) -> RunConfig:
 def both(source: Path, recipe: Recipe, steps: int, made: Path) -> tuple[RunConfig, RunConfig, StagedData]:
     """The run on the whole dataset, and on what is staged of it."""
     staged = staged_in(source, recipe, steps)
-    fields = dict(staged.fields)
-    window: Any = fields.pop("window", (recipe.data.start_token, recipe.data.tokens))
+    window = staged.window or (recipe.data.start_token, recipe.data.tokens)
     places = {file.identity: str(assembled(file, made)) for file in staged.files}
     files = sorted(path for path in source.iterdir() if path.suffix != ".json")
-    start: Any = fields["validation_start_token"]
-    count: Any = fields["validation_tokens"]
+    start, count = staged.validation_start_token, staged.validation_tokens
     chosen = recipe.data.validation
     whole = DataConfig(
         train_files=tuple(str(path) for path in files if path.name.startswith("train")),

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.core.errors import UserError
+from orchestrator.core.facts.rental_facts import RentalFacts
+from orchestrator.core.money.billing import SettledBill
 from orchestrator.core.money.invoice import Charge, Entry, compare, read_charges
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import Rental, RunRecord
@@ -93,8 +95,8 @@ def test_what_only_one_side_has_is_shown() -> None:
 def test_from_the_command_line(gptctl: Gptctl, gptctl_home: Path, tmp_path: Path) -> None:
     now = time.time()
     with Ledger.open(gptctl_home, time.time) as ledger:
-        bill = {"cost_usd": 31.84, "less_usd": 0.27}
-        ledger.add_rental(Rental("r1", "lambda", "box", "8xA100-40GB", now, "inst1", 15.92, data={"bill": bill}))
+        facts = RentalFacts(bill=SettledBill(31.84, 0.27))
+        ledger.add_rental(Rental("r1", "lambda", "box", "8xA100-40GB", now, "inst1", 15.92, facts=facts))
         ledger.add_rental(Rental("home", "ssh", "home", "1x3090", now, "home", 0.11))
         ledger.add_run(RunRecord("tiny-1", "tiny", "box", "8xA100-40GB", now, rental_id="r1"))
     invoice = tmp_path / "invoice.csv"

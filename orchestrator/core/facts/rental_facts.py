@@ -1,0 +1,70 @@
+"""What is known about a rental besides its row: the machine's life for the bill, its guard, its host key.
+
+Nothing here is a secret. Reading and writing follow the rules of run_facts.py.
+
+Example: `RentalFacts.from_json({"reached": 1.0, "active_at": 0.5}).life.active_at` -> 0.5
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
+
+from orchestrator.core.fleet.guard_state import GuardState
+from orchestrator.core.money.billing import MachineLife, SettledBill
+from orchestrator.core.typed_json import decode, encode, flat
+
+
+@dataclass(frozen=True)
+class GivenBack:
+    """A machine of this rental that was unfit and was given back; it costs all the same."""
+
+    instance_id: str | None = None
+    life: MachineLife = field(default=MachineLife(), metadata=flat)
+
+
+@dataclass(frozen=True)
+class RentalFacts:
+    """Every key that a rental keeps beside its row. Times are UTC epoch seconds; None: not known, or not yet."""
+
+    region: str = ""
+    zone: str = ""
+    image: str = ""
+    """The machine image it was made from, by its id."""
+    host_key: str | None = None
+    """Fingerprint of the host key that gptctl made."""
+    rekeyed: str | None = None
+    """The instance whose host key was replaced over the first session."""
+    reached: float | None = None
+    """When its agent first answered."""
+    life: MachineLife = field(default=MachineLife(), metadata=flat)
+    guard: GuardState | None = None
+    given_back: tuple[GivenBack, ...] = ()
+    bill: SettledBill | None = None
+    adopted_at: float | None = None
+    """When this ledger took the machine over."""
+
+    def to_json(self) -> dict[str, Any]:
+        """What the ledger stores; unknown facts are omitted."""
+        return {key: value for key, value in encode(self).items() if value not in (None, "", [])}
+
+    @classmethod
+    def from_json(cls, value: object) -> RentalFacts:
+        """The facts of a stored object; missing keys and wrong types count as unknown."""
+        return decode(cls, value, lenient=True)
+
+
+class RentalFactChanges(TypedDict, total=False):
+    """The keywords of set_rental_facts: fields of RentalFacts."""
+
+    region: str
+    zone: str
+    image: str
+    host_key: str | None
+    rekeyed: str | None
+    reached: float | None
+    life: MachineLife
+    guard: GuardState | None
+    given_back: tuple[GivenBack, ...]
+    bill: SettledBill | None
+    adopted_at: float | None

@@ -1,0 +1,175 @@
+"""What is known about a run besides its row: what you agreed to, and what each stage found out for the next ones.
+
+Nothing here is a secret. The keys in the ledger are those of earlier versions. A value of a wrong type counts as
+unknown, so that a machine can always be released; keys of a later version are ignored here and kept in the ledger.
+
+Example: `RunFacts.from_json({"python": "/usr/bin/python3", "torch": "2.9.1"}).prepared`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
+
+from orchestrator.core.checkpoints.file_entry import FileEntry
+from orchestrator.core.checkpoints.store_state import StoreState
+from orchestrator.core.config.home_box import HomeBox
+from orchestrator.core.planning.plan import Plan
+from orchestrator.core.ports import StoredFile
+from orchestrator.core.typed_json import decode, encode, flat, stored_as
+
+
+@dataclass(frozen=True)
+class ResumeFrom:
+    """The checkpoint of --resume-from: its folder here or its URI, and its files with the digests they must have."""
+
+    place: str = field(metadata=stored_as("resume_from"))
+    step: int = field(default=0, metadata=stored_as("resume_step"))
+    files: Mapping[str, FileEntry] = field(default_factory=dict, metadata=stored_as("resume_files"))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The machine as `provision` left it: the interpreter that trains, and the devices it trains on."""
+
+    python: str
+    torch: str = ""
+    boot_id: str | None = None
+    driver: str | None = None
+    cpus: int = 1
+    gpus: tuple[str, ...] = ()
+    """UUIDs; empty on a CPU machine."""
+
+
+@dataclass(frozen=True)
+class Software:
+    """What a training runs on; None for what the machine does not say."""
+
+    image: str | None = None
+    os: str | None = None
+    kernel: str | None = None
+    driver: str | None = None
+    python: str | None = None
+    torch: str | None = None
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """The dataset, for the run's record and the model card. `documents` only where gptctl prepared it."""
+
+    train_tokens: int | None = None
+    validation_tokens: int | None = None
+    digest: str | None = None
+    documents: int | None = None
+
+
+@dataclass(frozen=True)
+class CutFile:
+    """A file on this computer with the part of the data that the run reads."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class StagedFacts:
+    """What goes to the machine, and what vouches for it: `data` in status and report."""
+
+    source: str
+    needed_bytes: int
+    pulled_bytes: int
+    verified_by: str
+
+
+@dataclass(frozen=True)
+class DataOnMachine:
+    """Where the tokens are on the machine, and what of them is read: fields of the trainer's DataConfig."""
+
+    train_files: tuple[str, ...]
+    validation_files: tuple[str, ...] = ()
+    validation_start_token: int = 0
+    validation_tokens: int = 0
+    window: tuple[int, int | None] | None = None
+    """First token and length of the training window, where the files are cut; None: the recipe's."""
+
+
+@dataclass(frozen=True)
+class Synced:
+    """What `sync` left on the machine."""
+
+    source: str
+    """PYTHONPATH of the trainer there."""
+    data: DataOnMachine
+    resume_from_there: str | None = None
+    """The folder of the checkpoint to resume from."""
+
+
+@dataclass(frozen=True)
+class StoreUrls:
+    """When the machine got its URLs for the store (UTC epoch seconds), and for how long they are good."""
+
+    made_at: float
+    lasts_s: float
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """Every key that a run keeps beside its row. None: not known yet."""
+
+    made_by: str = ""
+    """The gptctl that made the run, with its version."""
+    accept_new_host_key: bool = False
+    wait: bool = False
+    """You asked to wait for capacity."""
+    abandon: bool = False
+    """You asked to give the machine back without fetching anything."""
+    resume_from: ResumeFrom | None = field(default=None, metadata=flat)
+    home_boxes: tuple[HomeBox, ...] = ()
+    alternatives: tuple[Plan, ...] = ()
+    """Plans on other machine types that you agreed to."""
+    prepared: Prepared | None = field(default=None, metadata=flat)
+    software: Software | None = None
+    dataset: DatasetFacts | None = None
+    data_listed: tuple[StoredFile, ...] = ()
+    """The source's files when the run first listed them."""
+    data_cut: Mapping[str, CutFile] = field(default_factory=dict)
+    """By the identity of the staged file."""
+    staged: StagedFacts | None = None
+    synced: Synced | None = field(default=None, metadata=flat)
+    store: StoreState | None = None
+    store_urls: StoreUrls | None = None
+    exit: Mapping[str, object] | None = None
+    """The training's exit record, as the machine wrote it."""
+
+    def to_json(self) -> dict[str, Any]:
+        """What the ledger stores; unknown facts are omitted."""
+        return {key: value for key, value in encode(self).items() if value is not None}
+
+    @classmethod
+    def from_json(cls, value: object) -> RunFacts:
+        """The facts of a stored object; missing keys and wrong types count as unknown."""
+        return decode(cls, value, lenient=True)
+
+
+class RunFactChanges(TypedDict, total=False):
+    """The keywords of set_run_facts: fields of RunFacts."""
+
+    made_by: str
+    accept_new_host_key: bool
+    wait: bool
+    abandon: bool
+    resume_from: ResumeFrom | None
+    home_boxes: tuple[HomeBox, ...]
+    alternatives: tuple[Plan, ...]
+    prepared: Prepared | None
+    software: Software | None
+    dataset: DatasetFacts | None
+    data_listed: tuple[StoredFile, ...]
+    data_cut: Mapping[str, CutFile]
+    staged: StagedFacts | None
+    synced: Synced | None
+    store: StoreState | None
+    store_urls: StoreUrls | None
+    exit: Mapping[str, object] | None

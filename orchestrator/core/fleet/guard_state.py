@@ -1,0 +1,70 @@
+"""What is known about the guard of a rented machine, as a value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from orchestrator.core.typed_json import decode, encode
+
+SELF = "self"
+KINDS_ON_BOX = ("key-on-box", SELF)
+"""Guards that run on the machine itself and report their state."""
+
+
+@dataclass(frozen=True)
+class GuardState:
+    """Kind none, watcher, key-on-box or self. Times are UTC epoch seconds."""
+
+    kind: str = "none"
+    armed: bool = False
+    ends_at: float | None = None
+    """The latest moment at which the guard acts."""
+    acts_at: float | None = None
+    """When it acts if nothing changes."""
+    leased_until: float | None = None
+    """Before this moment it does not act."""
+    problem: str | None = None
+    holding: int = 0
+    """Checkpoints that only this machine has."""
+
+    def to_json(self) -> dict[str, Any]:
+        """`guard` of `gptctl status --json`; the lease and what follows only for a guard on the machine."""
+        value = encode(self)
+        return value if self.kind in KINDS_ON_BOX else {key: value[key] for key in ("kind", "armed", "ends_at")}
+
+
+@dataclass(frozen=True)
+class _Report:
+    """The machine's own answer; durations are seconds from now."""
+
+    kind: str = "none"
+    armed: bool = False
+    deadline_left_s: float | None = None
+    left_s: float | None = None
+    lease_left_s: float | None = None
+    problem: str | None = None
+    holding: int = 0
+
+
+def reported_guard(known: GuardState, report: Mapping[str, Any], now: float, *, same_s: float) -> GuardState:
+    """The guard after the machine's own answer. Moments within same_s of the known ones stay."""
+    found = decode(_Report, report, lenient=True)
+    if found.kind not in KINDS_ON_BOX:
+        return replace(known, armed=False)
+
+    def moment(before: float | None, left_s: float | None) -> float | None:
+        if left_s is None or (before is not None and abs(now + left_s - before) <= same_s):
+            return before
+        return now + left_s
+
+    return GuardState(
+        kind=found.kind,
+        armed=found.armed,
+        ends_at=moment(known.ends_at, found.deadline_left_s),
+        acts_at=moment(known.acts_at, found.left_s),
+        leased_until=moment(known.leased_until, found.lease_left_s),
+        problem=found.problem,
+        holding=found.holding,
+    )
