@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from orchestrator.core.checkpoints.file_entry import FileEntry
 from orchestrator.core.config.home_box import HomeBox, parts
 from orchestrator.core.errors import StorageError, Unreachable, UserError
 from orchestrator.core.ports import Address, Part, Shell, StoredFile, Upload
-from orchestrator.remote.agent_client.client import Agent, FileEntry
+from orchestrator.remote.agent_client.client import Agent
 from orchestrator.remote.transfer import transfer
 from orchestrator.remote.transfer_progress import Listener
 

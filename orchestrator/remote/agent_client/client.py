@@ -27,7 +27,6 @@ from orchestrator.remote.agent_client.answers import (
     Checkpoint,
     Data,
     Ended,
-    FileEntry,
     FollowLine,
     Heartbeat,
     JobState,
@@ -37,7 +36,7 @@ from orchestrator.remote.agent_client.answers import (
 )
 from orchestrator.remote.agent_client.package import agent_package
 
-__all__ = ["Agent", "Checkpoint", "Data", "Ended", "FileEntry", "FollowLine", "Heartbeat", "JobState"]
+__all__ = ["Agent", "Checkpoint", "Data", "Ended", "FollowLine", "Heartbeat", "JobState"]
 
 BOOT = """\
 import json, os, sys
@@ -85,7 +84,6 @@ HINTS = {
     "python-too-old": "install Python >= 3.8 on the machine, or set `python` in its inventory entry",
     "no-folder": "set `folder` in the machine's inventory entry to a place this user may write",
 }
-STOP_MARGIN_S = 60.0
 PULSE_S = 2.0
 SILENCE_S = 10.0
 """A follower over SSH is heard every PULSE_S; after SILENCE_S without a word the machine knows that it is gone."""

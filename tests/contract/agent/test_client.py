@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
+from orchestrator.core.checkpoints.file_entry import FileEntry
 from orchestrator.core.errors import AgentError, GptctlError, MachineUnfit
 from orchestrator.core.ports import Result, Shell
 from orchestrator.remote.agent_client.answers import checkpoint as checked
-from orchestrator.remote.agent_client.client import Agent, Checkpoint, Data, Ended, FileEntry, Heartbeat
+from orchestrator.remote.agent_client.client import Agent, Checkpoint, Data, Ended, Heartbeat
 from orchestrator.remote.agent_client.package import agent_package, agent_sources
 from orchestrator.remote.shell.local_shell import LocalShell
 from orchestrator.remote.shell.ssh_shell import connect

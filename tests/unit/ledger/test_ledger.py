@@ -55,7 +55,8 @@ def a_run(run_id: str = "quickstart-1120-aaaaaa", at: float = 1_000_000.0, **fie
 def test_records_come_back_as_they_were(ledger: Ledger, tmp_path: Path, clock: Clock) -> None:
     run = a_run(
         name=HOSTILE, note=HOSTILE, labels={"k": HOSTILE}, plan={"hours": {"train": 1.5}, "deep": [1, None, "x"]},
-        facts=RunFacts(wait=True, prepared=Prepared("/py", "2.9.1", gpus=("u1",))), keep=True, seen=Seen.UNKNOWN, seen_at=3.0, safe_step=10, loss=2.25, eta_s=12.5,
+        facts=RunFacts(wait=True, prepared=Prepared("/py", "2.9.1", gpus=("u1",))),
+        keep=True, seen=Seen.UNKNOWN, seen_at=3.0, safe_step=10, loss=2.25, eta_s=12.5,
     )  # fmt: skip
     facts = RentalFacts(reached=3.0, life=MachineLife(active_at=2.0), given_back=(GivenBack("i-0"),))
     rental = Rental("box-2", "lambda", "cloud", "8xH100", 2.0, "i-1", 31.92, address=Address("h", 22), facts=facts)
