@@ -94,7 +94,8 @@ class Ledger:
 
     def update_rental(self, rental_id: str, *, facts: RentalFactChanges | None = None, **fields: object) -> None:
         """Writes plain fields, and these facts beside those that are known, all in one transaction."""
-        self._update("rentals", Rental, {"id": rental_id}, fields, frozenset({"id", "created_at"}), facts=facts)
+        if not self._update("rentals", Rental, {"id": rental_id}, fields, frozenset({"id", "created_at"}), facts=facts):
+            self.rental(rental_id)
 
     # Runs
 
