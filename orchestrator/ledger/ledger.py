@@ -1,8 +1,7 @@
 """The ledger: history and intent, in one SQLite file under GPTCTL_HOME. The world itself is always asked first.
 
-It stores and finds records and keeps three promises: a run's state goes only forward, its outcome is written together
-with `ending` and never changes, and every call is one transaction. It must not decide anything, reach a machine, or
-compute prices. One Ledger serves one thread; a second thread or process opens its own.
+It stores and finds records. It keeps three promises: a run's state goes only forward, its outcome is written together
+with `ending` and never changes, and every call is one transaction. One Ledger serves one thread.
 
     with Ledger.open(home, time.time) as ledger:
         ledger.add_run(record)
@@ -93,7 +92,7 @@ class Ledger:
         return self._select(Rental, f"SELECT * FROM rentals {where} {_NEWEST_FIRST}")
 
     def update_rental(self, rental_id: str, *, facts: RentalFactChanges | None = None, **fields: object) -> None:
-        """Writes plain fields, and these facts beside those that are known, all in one transaction."""
+        """Writes plain fields and these facts in one transaction; facts that are not named stay."""
         if not self._update("rentals", Rental, {"id": rental_id}, fields, frozenset({"id", "created_at"}), facts=facts):
             self.rental(rental_id)
 
@@ -240,7 +239,7 @@ class Ledger:
             connection.execute(f"UPDATE stage_intervals SET price_per_hour_usd = ? {own}", (price, rental_id))
 
     def intervals(self, run_id: str) -> list[StageInterval]:
-        """In time order. An open one has ended_at None and was last heard of at last_at."""
+        """In time order."""
         sql = "SELECT * FROM stage_intervals WHERE run_id = ? ORDER BY started_at, id"
         return self._select(StageInterval, sql, run_id)
 

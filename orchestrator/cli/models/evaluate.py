@@ -20,8 +20,8 @@ from orchestrator.cli.models.trainer_program import failed, here, results, there
 from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.core.errors import UserError
 from orchestrator.core.events import Event
-from orchestrator.core.formats import loss, number, percent
 from orchestrator.core.facts.run_facts import DataOnMachine
+from orchestrator.core.formats import loss, number, percent
 from orchestrator.core.machines import machine_type
 from orchestrator.core.states import State
 from orchestrator.ledger.ledger import Ledger

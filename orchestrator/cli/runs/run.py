@@ -26,8 +26,8 @@ from orchestrator.core.config.recipe import Recipe, load_recipe
 from orchestrator.core.config.settings import load_settings
 from orchestrator.core.errors import StillBilling, UserError
 from orchestrator.core.events import Event
-from orchestrator.core.formats import dollars, duration
 from orchestrator.core.facts.run_facts import ResumeFrom
+from orchestrator.core.formats import dollars, duration
 from orchestrator.core.machines import machine_type
 from orchestrator.core.money.cost import spent
 from orchestrator.core.planning.forecast import kept_bytes

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchestrator.core.formats import DASH, count, dollars, duration, loss
 from orchestrator.core.fleet.guard_state import GuardState
+from orchestrator.core.formats import DASH, count, dollars, duration, loss
 from orchestrator.core.money.cost import spent
 from orchestrator.core.states import Seen, State
 from orchestrator.core.typed_json import encode
