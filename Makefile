@@ -9,7 +9,7 @@ CONSTRAIN = $$($(PY) -c 'import torch' 2>/dev/null || echo '-c constraints.txt')
 # Every `gptctl` that tests and benchmarks start would compile its modules anew: twice the processor time (measured).
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test check bench faults two-crashes soak soak-rehearsal docs clean
+.PHONY: demo test check bench faults two-crashes soak soak-rehearsal docs release clean
 
 demo: $(VENV)/.trainer            ## a whole run on this machine: plan, train, fetch, cost
 	$(VENV)/bin/gptctl run recipes/quickstart.toml --host local --yes
@@ -19,11 +19,12 @@ test: $(VENV)/.dev                ## everything but the soak tests, against real
 	.ci/system-packages
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 4 --dist loadgroup -m "not soak and not faults"
 
-check: $(VENV)/.dev               ## lint, format, types, layers
+check: $(VENV)/.dev               ## lint, format, types, layers, house rules, English; no network
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+	$(PY) -m pytest -q -p no:cacheprovider tests/architecture
 
 bench: $(VENV)/.dev               ## figures side by side, as a table and in bench-results/; never a pass or a fail
 	.ci/system-packages
@@ -45,12 +46,16 @@ soak: $(VENV)/.dev                ## the long tests
 	.ci/system-packages
 	$(PY) -m pytest -m soak
 
-docs: $(VENV)/.dev                ## the pages that are made from the code
+docs: $(VENV)/.docs               ## the pages that are made from the code, and the site in site/
 	$(PY) -m tests.generate_docs
 	$(PY) -m orchestrator.cli.manual
+	$(VENV)/bin/mkdocs build --strict --quiet
+
+release: $(VENV)/.release         ## check the changelog and the tree, build and check dist/; TAG=1 tags it
+	$(PY) scripts/release.py $(if $(TAG),--tag)
 
 clean:                            ## the environment and what tools cached; no run and no checkpoint
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist site
 
 $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -62,6 +67,12 @@ $(VENV)/.trainer: pyproject.toml constraints.txt | $(PY)
 	$(PY) -m pip install --quiet --disable-pip-version-check $(CONSTRAIN) -e '.[trainer]'
 	touch $@
 
+# Dependency groups need pip 25.1; the venv of Python 3.11 or 3.12 comes with an older one.
 $(VENV)/.dev: $(VENV)/.trainer
-	$(PY) -m pip install --quiet --disable-pip-version-check $(CONSTRAIN) -e '.[trainer,dev]'
+	$(PY) -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
+	$(PY) -m pip install --quiet --disable-pip-version-check $(CONSTRAIN) --group dev -e '.[trainer]'
+	touch $@
+
+$(VENV)/.docs $(VENV)/.release: $(VENV)/.%: $(VENV)/.dev
+	$(PY) -m pip install --quiet --disable-pip-version-check --group $*
 	touch $@
