@@ -11,6 +11,7 @@ import os
 import sys
 from typing import Any, Callable, Dict
 
+from .contract.names import Code, State, Verb
 from .system.paths import Places
 from .system.refusal import Refusal, from_os_error
 
@@ -44,7 +45,7 @@ def _start(places: Places, request: dict[str, Any], say: Say) -> None:
         home_box_caller.take_secrets(job, secrets)
         secrets = {}
     answer = jobs.start(job, secrets)
-    if answer["state"] == "ended":
+    if answer["state"] == State.ENDED:
         jobs.forget_secrets(job)
     say(answer)
 
@@ -110,24 +111,24 @@ def _safe(places: Places, request: dict[str, Any], say: Say) -> None:
 
     step, digest = request.get("step"), request.get("manifest_sha256")
     if not isinstance(step, int) or not isinstance(digest, str):
-        raise Refusal("bad-request", "safe needs step and manifest_sha256")
+        raise Refusal(Code.BAD_REQUEST, "safe needs step and manifest_sha256")
     say(mark_safe(places.run(request.get("run", "")), step, digest))
 
 
 VERBS: dict[str, Callable[[Places, dict[str, Any], Say], None]] = {
-    "where": _where,
-    "facts": _facts,
-    "start": _start,
-    "status": _status,
-    "follow": _follow,
-    "stop": _stop,
-    "renew": _renew,
-    "arm": _arm,
-    "finish": _finish,
-    "host-key": _host_key,
-    "manifest": _manifest,
-    "safe": _safe,
-    "release": _release,
+    Verb.WHERE: _where,
+    Verb.FACTS: _facts,
+    Verb.START: _start,
+    Verb.STATUS: _status,
+    Verb.FOLLOW: _follow,
+    Verb.STOP: _stop,
+    Verb.RENEW: _renew,
+    Verb.ARM: _arm,
+    Verb.FINISH: _finish,
+    Verb.HOST_KEY: _host_key,
+    Verb.MANIFEST: _manifest,
+    Verb.SAFE: _safe,
+    Verb.RELEASE: _release,
 }
 
 
@@ -158,7 +159,7 @@ def main(argv: list[str]) -> int:
 def _answer(places: Places, verb: str) -> int:
     try:
         if verb not in VERBS:
-            raise Refusal("bad-request", "unknown verb %r; known: %s" % (verb, ", ".join(VERBS)))
+            raise Refusal(Code.BAD_REQUEST, "unknown verb %r; known: %s" % (verb, ", ".join(VERBS)))
         VERBS[verb](places, _request(), _say)
     except BrokenPipeError:
         # Nobody reads any more: the laptop is gone. The jobs go on; this process has no other purpose.
@@ -178,9 +179,9 @@ def _request() -> dict[str, Any]:
     try:
         request = json.loads(sys.stdin.buffer.readline() or b"{}")
     except ValueError as error:
-        raise Refusal("bad-request", "stdin is no JSON: %s" % error) from error
+        raise Refusal(Code.BAD_REQUEST, "stdin is no JSON: %s" % error) from error
     if not isinstance(request, dict):
-        raise Refusal("bad-request", "stdin must be one JSON object")
+        raise Refusal(Code.BAD_REQUEST, "stdin must be one JSON object")
     return request
 
 

@@ -14,6 +14,18 @@ import signal
 import time
 from typing import Any, Callable, Dict
 
+from .contract.names import (
+    FINISH_WITHIN_S,
+    GRACE_S,
+    HEARTBEAT_S,
+    LEASE_S,
+    Code,
+    FileName,
+    JobName,
+    LineKind,
+    Outcome,
+    State,
+)
 from .guard import attendance, order
 from .job import jobs, stopping
 from .job.jobs import Job
@@ -21,7 +33,6 @@ from .system import files, lease, processes
 from .system.paths import Places, checked_run
 from .system.refusal import Refusal
 
-HEARTBEAT_S = 2.0
 AFTER_GRACE_S = 45.0
 RELEASE_GRACE_S = 30.0
 Say = Callable[[Dict[str, Any]], None]
@@ -29,13 +40,13 @@ Say = Callable[[Dict[str, Any]], None]
 
 def stop(places: Places, request: dict[str, Any], say: Say) -> None:
     """Ends the newest job of that name and says its exit; `none` when there is none."""
-    name, grace_s = str(request.get("job", "train")), _seconds(request, "grace_s", 300.0)
+    name, grace_s = str(request.get("job", JobName.TRAIN)), _seconds(request, "grace_s", GRACE_S)
     try:
         job = jobs.find(places, request.get("run", ""), name, request.get("digest"))
     except Refusal as refusal:
-        if refusal.code not in ("no-such-run", "no-such-job"):
+        if refusal.code not in (Code.NO_SUCH_RUN, Code.NO_SUCH_JOB):
             raise
-        say({"state": "none", "exit": None})
+        say({"state": State.NONE, "exit": None})
         return
     say(_stopped(job, grace_s, say))
 
@@ -43,7 +54,9 @@ def stop(places: Places, request: dict[str, Any], say: Say) -> None:
 def release(places: Places, request: dict[str, Any], say: Say) -> None:
     """Ends every job of the run and forgets its lease; locks and secrets go with the processes. Twice is fine."""
     run = checked_run(request.get("run"))
-    ended = [job.name for job in jobs.of_run(places, run) if _stopped(job, RELEASE_GRACE_S, say)["state"] == "ended"]
+    ended = [
+        job.name for job in jobs.of_run(places, run) if _stopped(job, RELEASE_GRACE_S, say)["state"] == State.ENDED
+    ]
     _forget_secrets(places, run)
     if os.path.isdir(places.jobs_of(run)):
         lease.forget(places.jobs_of(run))
@@ -62,44 +75,44 @@ def _forget_secrets(places: Places, run: str) -> None:
 def renew(places: Places, request: dict[str, Any]) -> dict[str, Any]:
     """Durations from now; never past the deadline. Without a run the machine's own lease, which only a guard has."""
     if request.get("run") is None:
-        order.renew(places, _seconds(request, "duration_s", lease.DEFAULT_S))
+        order.renew(places, _seconds(request, "duration_s", LEASE_S))
         attendance.called(places)
         return {"lease": lease.read(places.guard)}
     folder = places.jobs_of(request.get("run", ""))
     if not os.path.isdir(folder):
-        raise Refusal("no-such-run", "no run %s on this machine" % request.get("run"))
+        raise Refusal(Code.NO_SUCH_RUN, "no run %s on this machine" % request.get("run"))
     deadline = _seconds(request, "deadline_s", 0.0) if request.get("deadline_s") is not None else None
-    return {"lease": lease.renew(folder, _seconds(request, "duration_s", lease.DEFAULT_S), deadline)}
+    return {"lease": lease.renew(folder, _seconds(request, "duration_s", LEASE_S), deadline)}
 
 
 def finish(places: Places, request: dict[str, Any]) -> dict[str, Any]:
     """Hands the machine's end over to the asker; the guard does it if it is still there within_s from now."""
-    return {"guard": order.finish(places, max(1.0, _seconds(request, "within_s", 60.0)))}
+    return {"guard": order.finish(places, max(1.0, _seconds(request, "within_s", FINISH_WITHIN_S)))}
 
 
 def _seconds(request: dict[str, Any], key: str, default: float) -> float:
     value = request.get(key, default)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e9:
-        raise Refusal("bad-request", "%s must be a number of seconds, got %r" % (key, value))
+        raise Refusal(Code.BAD_REQUEST, "%s must be a number of seconds, got %r" % (key, value))
     return float(value)
 
 
 def _stopped(job: Job, grace_s: float, say: Say) -> dict[str, Any]:
     found = jobs.look(job)
-    if found["state"] == "none" or (found["state"] == "lost" and not job.is_train):
-        return {"state": "none", "exit": None}
-    if found["state"] != "ended":
+    if found["state"] == State.NONE or (found["state"] == State.LOST and not job.is_train):
+        return {"state": State.NONE, "exit": None}
+    if found["state"] != State.ENDED:
         # Before a new supervisor comes: it must find the request when it looks for the first time.
-        stopping.request_stop(job, "stopped", "asked to stop", grace_s)
+        stopping.request_stop(job, Outcome.STOPPED, "asked to stop", grace_s)
         jobs.revive(job)
         _ring(job)
         _wait(job, grace_s + AFTER_GRACE_S, say)
-    return {"state": "ended", "exit": files.read_json(job.file("exit.json"))}
+    return {"state": State.ENDED, "exit": files.read_json(job.file(FileName.EXIT))}
 
 
 def _ring(job: Job) -> None:
     """Wakes the supervisor, so that it looks for requests now."""
-    supervisor = (files.read_json(job.file("state.json")) or {}).get("supervisor")
+    supervisor = (files.read_json(job.file(FileName.STATE)) or {}).get("supervisor")
     if supervisor and processes.is_alive(supervisor):
         processes.send([supervisor["pid"]], signal.SIGTERM)
 
@@ -108,8 +121,8 @@ def _wait(job: Job, deadline_s: float, say: Say) -> None:
     """Until exit.json is there, with a heartbeat every 2 s so that the asker knows that the link lives."""
     ends = time.monotonic() + deadline_s
     while not jobs.wait_for_end(job, HEARTBEAT_S):
-        say({"kind": "heartbeat", "time_s": time.time()})
+        say({"kind": LineKind.HEARTBEAT, "time_s": time.time()})
         jobs.revive(job)
         if time.monotonic() > ends:
             left = processes.of_job(job.folder)
-            raise Refusal("not-ended", "%s of %s does not end; processes left: %s" % (job.name, job.run, left))
+            raise Refusal(Code.NOT_ENDED, "%s of %s does not end; processes left: %s" % (job.name, job.run, left))

@@ -17,6 +17,7 @@ from typing import Any, Callable, Iterator
 
 from . import status
 from .checkpoints import store_index
+from .contract.names import HEARTBEAT_S, Code, FileName, JobName, LineKind, State
 from .guard import attendance
 from .job import jobs
 from .job.jobs import Job
@@ -24,14 +25,13 @@ from .system import files, lease
 from .system.paths import Places
 from .system.refusal import Refusal
 
-HEARTBEAT_S = 2.0
 LOOK_S = 0.1
 CHUNK_BYTES = 1 << 18
 
 
 def follow(places: Places, request: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> None:
     """Says lines until the job has ended and everything was sent; stops without an end when the reader is gone."""
-    job = jobs.find(places, request.get("run", ""), str(request.get("job", "train")), request.get("digest"))
+    job = jobs.find(places, request.get("run", ""), str(request.get("job", JobName.TRAIN)), request.get("digest"))
     offsets = _offsets(job, request.get("offsets") or {})
     beat, reader = _Heart(job, say), _Reader(request.get("silence_s"))
     while reader.is_there():
@@ -43,7 +43,7 @@ def follow(places: Places, request: dict[str, Any], say: Callable[[dict[str, Any
             beat.beat()
         if exit_record is not None:
             attendance.called(places)  # whoever followed fetches now
-            say({"kind": "ended", "exit": exit_record})
+            say({"kind": LineKind.ENDED, "exit": exit_record})
             return
         time.sleep(LOOK_S)
 
@@ -83,17 +83,19 @@ class _Heart:
         attendance.attend(self.job.places, attendance.FOLLOWED_S)
         found = jobs.revive(self.job)
         store_index.revive(self.job.places, self.job.run)
-        if found["state"] == "lost" and not self.job.is_train:
+        if found["state"] == State.LOST and not self.job.is_train:
             raise Refusal(
-                "needs-input", "%s of run %s is gone without an end; start it again" % (self.job.name, self.job.run)
+                Code.NEEDS_INPUT, "%s of run %s is gone without an end; start it again" % (self.job.name, self.job.run)
             )
         if now_s - self.renewed_at_s > lease.renew_every_s(self.job.lease_s):
             self.renewed_at_s = now_s
             lease.renew(self.job.lease_folder, self.job.lease_s, None)
-        self.say({"kind": "heartbeat", "time_s": time.time(), "status": status.of_run(self.job.places, self.job.run)})
+        self.say(
+            {"kind": LineKind.HEARTBEAT, "time_s": time.time(), "status": status.of_run(self.job.places, self.job.run)}
+        )
 
     def ended(self) -> dict[str, Any] | None:
-        return files.read_json(self.job.file("exit.json"))
+        return files.read_json(self.job.file(FileName.EXIT))
 
 
 def _offsets(job: Job, given: dict[str, Any]) -> dict[str, int]:
@@ -101,12 +103,12 @@ def _offsets(job: Job, given: dict[str, Any]) -> dict[str, int]:
     known = job.followed_files()
     for name, offset in given.items():
         if name not in known or not isinstance(offset, int) or offset < 0:
-            raise Refusal("bad-request", "follow: no offset %r for %r; files: %s" % (offset, name, ", ".join(known)))
+            raise Refusal(Code.BAD_REQUEST, "follow: no offset %r for %r; files: %s" % (offset, name, ", ".join(known)))
         size = files.size_bytes(known[name])
         if offset > size:
             message = "%s of run %s has %d bytes here, fewer than the %d asked from" % (name, job.run, size, offset)
             raise Refusal(
-                "bad-offset", message, "the mirror is another run's, or the file was truncated on the machine"
+                Code.BAD_OFFSET, message, "the mirror is another run's, or the file was truncated on the machine"
             )
     return {name: int(given.get(name, 0)) for name in known}
 
@@ -120,5 +122,5 @@ def _fresh(job: Job, offsets: dict[str, int]) -> Iterator[dict[str, Any]]:
             file.seek(offsets[name])
             for chunk in iter(lambda file=file: file.read(CHUNK_BYTES), b""):  # type: ignore[misc]
                 data = base64.b64encode(chunk).decode()
-                yield {"kind": "data", "file": name, "offset": offsets[name], "data": data}
+                yield {"kind": LineKind.DATA, "file": name, "offset": offsets[name], "data": data}
                 offsets[name] += len(chunk)

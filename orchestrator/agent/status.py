@@ -15,6 +15,7 @@ from typing import Any
 from trainer import contract
 
 from .checkpoints import manifest, store_index
+from .contract.names import Code, FileName, JobName, State
 from .guard import order
 from .job import jobs, spot_notice, watchdog
 from .job.jobs import Job
@@ -31,7 +32,7 @@ def status(places: Places, run: str | None) -> dict[str, Any]:
     names = set(files.listing(places.jobs)) | set(files.listing(places.runs))
     known = sorted(name for name in names if RUN_PATTERN.match(name))
     if run is not None and run not in known:
-        raise Refusal("no-such-run", "no run %s on this machine" % run)
+        raise Refusal(Code.NO_SUCH_RUN, "no run %s on this machine" % run)
     wanted = [run] if run is not None else known
     runs = {name: of_run(places, name) for name in wanted}
     return {"runs": runs, "guard": order.status(places), "time_s": time.time()}
@@ -45,7 +46,7 @@ def of_run(places: Places, run: str) -> dict[str, Any]:
     folder = places.run(run)
     recent = _recent_metrics(folder)
     return {
-        "jobs": {name: entry for name, entry in entries.items() if entry["state"] != "none"},
+        "jobs": {name: entry for name, entry in entries.items() if entry["state"] != State.NONE},
         "lease": lease.read(places.jobs_of(run)),
         "guard": order.status(places),
         "step": recent[0].get("step") if recent else None,
@@ -56,7 +57,7 @@ def of_run(places: Places, run: str) -> dict[str, Any]:
         "safe": manifest.safe_steps(folder),
         "store": store_index.state(places, run),
         "keep": _keep(found),
-        "holding": files.read_json(train.file("holding.json")) if train else None,
+        "holding": files.read_json(train.file(FileName.HOLDING)) if train else None,
         "sizes": {name: files.size_bytes(path) for name, path in train.followed_files().items()} if train else {},
         "notice": _notice(train),
         "warnings": _warnings(folder, recent),
@@ -65,7 +66,7 @@ def of_run(places: Places, run: str) -> dict[str, Any]:
 
 def _keep(found: list[Job]) -> dict[str, Any] | None:
     """On a home box: how its calls to the machine that trains go."""
-    kept = [job for job in found if job.name == "keep"]
+    kept = [job for job in found if job.name == JobName.KEEP]
     return files.read_json(kept[-1].file(store_index.KEEP_STATE)) if kept else None
 
 
@@ -124,7 +125,7 @@ def _disk_warning(run_folder: str) -> str | None:
 
 def _checkpoints_to_come(config: dict[str, Any], known: list[int]) -> int:
     """How many more folders lie on the disk at the worst moment: one being written, and what retention will add."""
-    train, retention = config.get("train") or {}, config.get("retention") or {}
+    train, retention = config.get(JobName.TRAIN) or {}, config.get("retention") or {}
     steps, every = int(train.get("steps") or 0), int(train.get("checkpoint_every") or 0)
     planned = (steps - known[-1] + every - 1) // every if every and steps > known[-1] else 0
     keep_every = int(retention.get("keep_every") or 0)

@@ -22,6 +22,7 @@ from typing import Any, Callable, Sequence
 from trainer import contract
 
 from .checkpoints import manifest, store_index
+from .contract.names import GRACE_S, Code, FileName, Outcome
 from .guard import order
 from .job import exit_record, jobs, spot_notice, stopping
 from .job import program as programs
@@ -54,7 +55,7 @@ def main(places: Places, arguments: Sequence[str]) -> int:
         program = begin(job, secrets)
     except (Refusal, OSError) as error:
         refusal = error if isinstance(error, Refusal) else from_os_error(error)
-        files.remove(job.file("state.json"))
+        files.remove(job.file(FileName.STATE))
         _tell(ready_fd, refusal.answer())
         return 1
     _tell(ready_fd, {"ready": True})
@@ -75,7 +76,7 @@ def _tell(ready_fd: int, answer: dict[str, Any]) -> None:
 
 def begin(job: Job, secrets: dict[str, Any]) -> Program | None:
     """The job's program: adopted if it runs, started if it never was. None: it is over and nobody wrote it down."""
-    state = files.read_json(job.file("state.json")) or {}
+    state = files.read_json(job.file(FileName.STATE)) or {}
     # Who supervises is written before anything is started, so a second starter never comes between.
     state.update({"supervisor": processes.identity(os.getpid()), "job": job.name, "run": job.run, "digest": job.digest})
     program = programs.find_running(job)
@@ -84,15 +85,15 @@ def begin(job: Job, secrets: dict[str, Any]) -> Program | None:
     lost = program is None and job.is_train and job.starts() > 0
     if program is None and not lost:
         state.update({"program": None, "started_at": time.time()})
-        files.remove(job.file("stop.json"))
-    files.write_json(job.file("state.json"), state)
+        files.remove(job.file(FileName.STOP))
+    files.write_json(job.file(FileName.STATE), state)
     if lost:
         return None
     if program is None:
         lease.renew(job.lease_folder, job.lease_s, job.spec.get("deadline_s"))
         program = programs.spawn(job, secrets, _take_locks(job))
     state["program"] = program.identity
-    files.write_json(job.file("state.json"), state)
+    files.write_json(job.file(FileName.STATE), state)
     return program
 
 
@@ -123,7 +124,7 @@ def _locks_now(job: Job) -> list[int]:
         return held
     if job.is_train:
         path = os.path.join(job.places.agent, "cpu.lock")
-        return [locks.take(path, holder, "cpu-taken", "this machine")]
+        return [locks.take(path, holder, Code.CPU_TAKEN, "this machine")]
     return []
 
 
@@ -134,7 +135,7 @@ def finish(job: Job, program: Program | None, wake: Callable[[float], None]) -> 
         _watch(job, program, wake)
         code = None if program.adopted else program.poll()
     processes.kill_all(job.folder)
-    state = files.read_json(job.file("state.json")) or {}
+    state = files.read_json(job.file(FileName.STATE)) or {}
     exit_record.write_exit(job, code, state.get("started_at"))
     if job.is_train:
         manifest.write_holding(job)
@@ -206,24 +207,26 @@ class _Notices:
         self.known = told
         files.write_json(self.job.file(spot_notice.FILE), dict(told, at=time.time()))
         if taken is not None:
-            grace_s = min(float(self.job.spec.get("grace_s", 300)), max(0.0, taken["left_s"] - spot_notice.RESERVE_S))
+            grace_s = min(
+                float(self.job.spec.get("grace_s", GRACE_S)), max(0.0, taken["left_s"] - spot_notice.RESERVE_S)
+            )
             reason = "the provider takes this machine away (%s at %s)" % (taken["action"], taken["time"] or "once")
-            stopping.request_stop(self.job, "preempted", reason, grace_s)
+            stopping.request_stop(self.job, Outcome.PREEMPTED, reason, grace_s)
 
 
 def _end_by_lease(job: Job) -> None:
     """Asks for the end when the lease is over, and in time for a last checkpoint before the budget deadline."""
-    grace_s = float(job.spec.get("grace_s", 300))
+    grace_s = float(job.spec.get("grace_s", GRACE_S))
     # A lease file that was lost or torn must not make the job immortal: it begins anew.
     left = lease.read(job.lease_folder) or lease.renew(job.lease_folder, job.lease_s, None)
     deadline_left_s = left["deadline_left_s"]
     if stopping.read_request(job):
         return
     if deadline_left_s is not None and deadline_left_s <= grace_s:
-        stopping.request_stop(job, "limit", "the budget deadline is reached", max(deadline_left_s, 0.0))
+        stopping.request_stop(job, Outcome.LIMIT, "the budget deadline is reached", max(deadline_left_s, 0.0))
     elif left["left_s"] <= 0:
         stopping.request_stop(
-            job, "limit", "the lease ran out: nobody asked for this run and it made no progress", grace_s
+            job, Outcome.LIMIT, "the lease ran out: nobody asked for this run and it made no progress", grace_s
         )
 
 

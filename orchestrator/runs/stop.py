@@ -18,8 +18,6 @@ from orchestrator.pipeline import drive, outcome_code
 from orchestrator.stages.context import RunContext
 from orchestrator.wiring import open_context
 
-GRACE_S = 300.0
-
 
 def stop_run(home: Path, run_id: str, listener: Listener) -> int:
     """Ends the training with a checkpoint, then the run, by the outcome `stopped`. Stopping twice is fine."""
@@ -38,7 +36,7 @@ def stop_run(home: Path, run_id: str, listener: Listener) -> int:
 def _stop(context: RunContext) -> None:
     if context.run.state == State.TRAINING:
         context.say("stopping: the training writes a checkpoint first")
-        context.agent.stop(context.run_id, grace_s=GRACE_S)
+        context.agent.stop(context.run_id)
     elif context.run.state != State.ENDING:
         context.ledger.set_state(context.run_id, State.ENDING, outcome=Outcome.STOPPED, cause="stopped by the user")
 

@@ -6,6 +6,8 @@ import hashlib
 from dataclasses import replace
 from typing import Any
 
+from orchestrator.agent.contract.answers import ProbeResult
+from orchestrator.agent.contract.names import GRACE_S, Code, JobName
 from orchestrator.core.errors import AgentError, LimitReached, MachineUnfit
 from orchestrator.core.planning.limits import train_deadline_s
 from orchestrator.core.planning.plan import Plan
@@ -14,20 +16,20 @@ from orchestrator.core.planning.run_config import train_config
 from orchestrator.core.ports import Instance
 from orchestrator.core.states import State
 from orchestrator.ledger.records import Attempt
+from orchestrator.remote.agent_client.decoding import decoded
 from orchestrator.stages.checkpoints import store_job
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import box_guard, deadline
 from orchestrator.stages.machine.jobs import machine_status, run_job
 from trainer.contract import RunConfig
 
-GRACE_S = 300
-TAKEN = ("gpus-taken", "gpus-busy", "cpu-taken")
+TAKEN = (Code.GPUS_TAKEN, Code.GPUS_BUSY, Code.CPU_TAKEN)
 
 
 def launch(context: RunContext) -> None:
     """Leaves a train job that runs or has ended, and the run in state training."""
     known = machine_status(context)
-    if "train" not in known["jobs"]:
+    if JobName.TRAIN not in known["jobs"]:
         _amend_plan(context)
         deadline.arm(context, known.get("guard") or {})
         store_job.require(context)
@@ -39,7 +41,7 @@ def _start(context: RunContext) -> None:
     config = resolved_config(context, context.plan)
     digest = hashlib.sha256(config.to_json().encode()).hexdigest()[:16]
     try:
-        context.agent.start("train", context.run_id, digest, _spec(context, config))
+        context.agent.start(JobName.TRAIN, context.run_id, digest, _spec(context, config))
     except AgentError as error:
         if error.code in TAKEN:
             raise MachineUnfit(f"launch: {error.message}", error.hint) from error
@@ -123,11 +125,11 @@ def _amend_plan(context: RunContext) -> None:
         "cwd": context.agent.root,
     }
     digest = hashlib.sha256(config.to_json().encode()).hexdigest()[:16]
-    exit_record = run_job(context, context.agent, "probe", digest, spec)
-    found = exit_record.get("result") or {}
-    if exit_record["outcome"] != "finished" or not found.get("micro_batch"):
+    exit_record = run_job(context, context.agent, JobName.PROBE, digest, spec)
+    if exit_record["outcome"] != "finished" or not (exit_record["result"] or {}).get("micro_batch"):
         context.emit("warning", f"the probe gave no answer; keeping micro-batch {plan.micro_batch}")
         return
+    found = decoded(ProbeResult, exit_record["result"], JobName.PROBE)
     changed = amended(plan, found["micro_batch"], found["tokens_per_second"])
     context.ledger.update_run(context.run_id, plan=changed.to_json())
     context.emit(

@@ -3,8 +3,7 @@ every GPU. A large torch takes its time to load: the key is changed meanwhile, a
 
 from __future__ import annotations
 
-from typing import Any
-
+from orchestrator.agent.contract.facts import Facts
 from orchestrator.core.errors import MachineUnfit
 from orchestrator.core.facts.run_facts import Prepared
 from orchestrator.core.planning.forecast import kept_bytes
@@ -37,7 +36,7 @@ def provision(context: RunContext) -> None:
     context.say(f"{facts['hostname']}: torch {chosen['torch']} in {chosen['python']}")
 
 
-def check_gpus(context: RunContext, facts: dict[str, Any]) -> None:
+def check_gpus(context: RunContext, facts: Facts) -> None:
     """Raises MachineUnfit unless the machine has the GPUs the plan ordered, and they are nobody else's."""
     if not context.machine.cuda:
         return
@@ -50,7 +49,7 @@ def check_gpus(context: RunContext, facts: dict[str, Any]) -> None:
         )
 
 
-def check_disk(context: RunContext, facts: dict[str, Any]) -> None:
+def check_disk(context: RunContext, facts: Facts) -> None:
     """Raises MachineUnfit when the checkpoints to keep do not fit on the machine's disk. The data is the pull's own
     business: it may lie there already."""
     free = facts["disk"]["free_bytes"]
@@ -64,7 +63,7 @@ def check_disk(context: RunContext, facts: dict[str, Any]) -> None:
         )
 
 
-def check_clock(context: RunContext, facts: dict[str, Any]) -> None:
+def check_clock(context: RunContext, facts: Facts) -> None:
     """Warns when the machine's clock is off; nothing depends on it, because only durations travel."""
     skew_s = facts["time_s"] - context.now()
     if abs(skew_s) > MAX_CLOCK_SKEW_S:

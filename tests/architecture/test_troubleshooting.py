@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
+from typing import TypeGuard
 
 import pytest
 
+from orchestrator.agent.contract.names import CODES, Code
 from orchestrator.core.errors import GptctlError
 from tests.architecture.test_layers import error_classes, sources
 from tests.support.files.repository import REPOSITORY
@@ -28,20 +30,20 @@ def test_the_page_names_no_error_that_is_gone() -> None:
 
 def test_every_code_of_the_agent_is_explained_and_no_other() -> None:
     explained = set(re.findall(r"`([a-z-]+)`", " ".join(re.findall(r"^\| (`[a-z-]+`(?:, `[a-z-]+`)*) \|", PAGE, re.M))))
-    used = set()
-    for _, tree in sources("orchestrator/agent"):
+    assert explained == CODES
+
+
+def test_the_agent_refuses_with_codes_of_its_contract_only() -> None:
+    for path, tree in sources("orchestrator/agent"):
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "Refusal":
-                first = node.args[0]
-                if isinstance(first, ast.Constant):
-                    used.add(str(first.value))
-    words = {node.value for _, tree in sources("orchestrator/agent") for node in ast.walk(tree) if _is_text(node)}
-    assert used <= explained, f"not explained: {used - explained}"
-    assert explained <= words, f"not in the agent: {explained - words}"
+                assert not isinstance(node.args[0], ast.Constant), f"{path}: {ast.unparse(node)}"
+    words = {node.attr for _, tree in sources("orchestrator/agent") for node in ast.walk(tree) if _is_code(node)}
+    assert {getattr(Code, word) for word in words} == CODES, "a code that nothing uses"
 
 
-def _is_text(node: ast.AST) -> bool:
-    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+def _is_code(node: ast.AST) -> TypeGuard[ast.Attribute]:
+    return isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "Code"
 
 
 @pytest.mark.parametrize("phrase", re.findall(r"^\| `([^`]+)` (?:after `[^`]+` )?\|", SECTIONS[2], re.M))

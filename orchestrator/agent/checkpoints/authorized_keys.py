@@ -12,6 +12,7 @@ import os
 from contextlib import contextmanager
 from typing import Iterator
 
+from ..contract.names import Code
 from ..system import files
 from ..system.refusal import Refusal
 
@@ -22,7 +23,7 @@ MARK = "gptctl-store-"
 def add(run: str, line: str) -> None:
     """The run's line is this one. Raises Refusal for a line that would be more than one, or let in for more."""
     if "\n" in line or not line.startswith('restrict,command="'):
-        raise Refusal("bad-request", "the home box's key must be one line that is restricted to a command")
+        raise Refusal(Code.BAD_REQUEST, "the home box's key must be one line that is restricted to a command")
     _replace(run, "%s %s%s" % (line, MARK, run))
 
 

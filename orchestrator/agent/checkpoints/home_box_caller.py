@@ -18,6 +18,7 @@ import tempfile
 import time
 from typing import Any, Callable, Dict
 
+from ..contract.names import Code, JobName, KeepState
 from ..job import jobs, program
 from ..job.jobs import Job
 from ..system import files, memory_files
@@ -41,7 +42,7 @@ def take_secrets(job: Job, secrets: dict[str, Any]) -> None:
     if not secrets:
         return
     if not all(isinstance(secrets.get(name), str) for name in ("key", "known_hosts")):
-        raise Refusal("bad-request", "keep: its secrets need `key` and `known_hosts`")
+        raise Refusal(Code.BAD_REQUEST, "keep: its secrets need `key` and `known_hosts`")
     memory_files.put(HOSTS, job.folder, secrets["known_hosts"])
     memory_files.put(KEY, job.folder, secrets["key"])
 
@@ -59,10 +60,10 @@ def keep(job: Job, say: Say) -> dict[str, Any]:
     pause_s, answered_at, requests = FIRST_PAUSE_S, time.monotonic(), 0
     while True:
         if memory_files.read(KEY, job.folder) is None:
-            _tell(job, say, "needs-input", "the key is gone (a reboot): gptctl resume %s" % job.run)
+            _tell(job, say, KeepState.NEEDS_INPUT, "the key is gone (a reboot): gptctl resume %s" % job.run)
             time.sleep(LONGEST_PAUSE_S)
             continue
-        _tell(job, say, "calling", None)
+        _tell(job, say, KeepState.CALLING, None)
         service, code, words = _call(job, folder)
         requests += service.requests
         if service.ended or code == OVER:
@@ -73,7 +74,7 @@ def keep(job: Job, say: Say) -> dict[str, Any]:
         if time.monotonic() - answered_at > GIVE_UP_S:
             forget(job)
             return {"folder": folder, "requests": requests, "gave_up": words}
-        _tell(job, say, "trouble", words or "the line broke")
+        _tell(job, say, KeepState.TROUBLE, words or "the line broke")
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         jobs.revive_quietly(job)  # its own supervisor, if that was killed
@@ -81,7 +82,7 @@ def keep(job: Job, say: Say) -> dict[str, Any]:
 
 def _tell(job: Job, say: Say, what: str, problem: str | None) -> None:
     files.write_json(job.file(store_index.KEEP_STATE), {"state": what, "problem": problem, "at": time.time()})
-    say({"step": "keep", "state": what, "problem": problem})
+    say({"step": JobName.KEEP, "state": what, "problem": problem})
 
 
 def _call(job: Job, folder: str) -> tuple[FolderService, int, str]:

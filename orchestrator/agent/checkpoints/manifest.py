@@ -17,6 +17,7 @@ from typing import Any
 
 from trainer import contract
 
+from ..contract.names import Code, FileName
 from ..job.jobs import Job
 from ..system import files
 from ..system.refusal import Refusal
@@ -27,7 +28,7 @@ FILES = (contract.CONFIG, contract.METRICS, contract.EVENTS, contract.LOG, contr
 def manifest(run_folder: str) -> dict[str, Any]:
     """Every complete checkpoint, oldest first, and the sizes of the run folder's own files."""
     if not os.path.isdir(run_folder):
-        raise Refusal("no-such-run", "no run folder %s on this machine" % run_folder)
+        raise Refusal(Code.NO_SUCH_RUN, "no run folder %s on this machine" % run_folder)
     sizes = {name: files.size_bytes(os.path.join(run_folder, name)) for name in FILES}
     return {"checkpoints": checkpoints(run_folder), "files": sizes}
 
@@ -73,9 +74,11 @@ def mark_safe(run_folder: str, step: int, manifest_sha256: str) -> dict[str, Any
         with open(_file(run_folder, step, contract.MANIFEST_FILE), "rb") as file:
             found = hashlib.sha256(file.read()).hexdigest()
     except OSError:
-        raise Refusal("no-such-checkpoint", "no checkpoint of step %d in %s" % (step, run_folder)) from None
+        raise Refusal(Code.NO_SUCH_CHECKPOINT, "no checkpoint of step %d in %s" % (step, run_folder)) from None
     if found != manifest_sha256:
-        raise Refusal("manifest-differs", "step %d: the manifest here is %s, not %s" % (step, found, manifest_sha256))
+        raise Refusal(
+            Code.MANIFEST_DIFFERS, "step %d: the manifest here is %s, not %s" % (step, found, manifest_sha256)
+        )
     files.write_bytes(_file(run_folder, step, contract.SAFE_FILE), (found + "\n").encode())
     return {"step": step, "safe": True}
 
@@ -84,7 +87,7 @@ def write_holding(job: Job) -> None:
     """After the end: which kept checkpoints lie here and whether their bytes are what the manifest says."""
     kept = [entry for entry in checkpoints(job.run_folder) if entry["kept"]]
     held = [{"step": entry["step"], "verified": verified(job.run_folder, entry)} for entry in kept]
-    files.write_json(job.file("holding.json"), {"checkpoints": held})
+    files.write_json(job.file(FileName.HOLDING), {"checkpoints": held})
 
 
 def verified(run_folder: str, entry: dict[str, Any]) -> bool:

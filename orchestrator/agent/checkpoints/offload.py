@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable
 
 from trainer import contract
 
+from ..contract.names import FileName, JobName, StoreState
 from ..job import jobs
 from ..job.jobs import Job
 from ..system import files
@@ -59,10 +60,12 @@ def offload(job: Job, say: Say) -> dict[str, Any]:
                 return {"safe": sorted(work.index.checkpoints), "store": job.spec.get("store")}
             pause_s, wait_s = FIRST_PAUSE_S, LOOK_EVERY_S
         except NeedsUrls as needs:
-            work.tell("needs-input", str(needs))
+            work.tell(StoreState.NEEDS_INPUT, str(needs))
             wait_s = LONGEST_PAUSE_S
         except (StoreTrouble, OSError) as error:
-            work.tell("trouble", error.text if isinstance(error, StoreTrouble) else str(error.strerror or error))
+            work.tell(
+                StoreState.TROUBLE, error.text if isinstance(error, StoreTrouble) else str(error.strerror or error)
+            )
             wait_s, pause_s = pause_s, min(2 * pause_s, LONGEST_PAUSE_S)
         ends = time.monotonic() + wait_s
         while time.monotonic() < ends and store_access.changed_at(job) == changed:
@@ -99,7 +102,7 @@ class Offload:
             if ended is None and self._ended() is not None:
                 return False
         if ended is None:
-            self.tell("waiting")
+            self.tell(StoreState.WAITING)
             return False
         if not self._todo():
             self._finish(ended)
@@ -125,8 +128,8 @@ class Offload:
         self.probed = True
 
     def _ended(self) -> dict[str, Any] | None:
-        train = jobs.load(self.job.places, self.job.run, "train")
-        return files.read_json(train.file("exit.json")) if train else None
+        train = jobs.load(self.job.places, self.job.run, JobName.TRAIN)
+        return files.read_json(train.file(FileName.EXIT)) if train else None
 
     def _todo(self) -> list[dict[str, Any]]:
         """Kept checkpoints that are nowhere else yet: best, latest, then the newest."""
@@ -147,7 +150,9 @@ class Offload:
         if missing:
             raise NeedsUrls("no URL was made for %s" % ", ".join(sorted(map(os.path.basename, missing))))
         self.bytes_done, self.bytes_total = 0, 2 * sum(each["size_bytes"] for each in entry["files"].values())
-        self.tell("uploading", self.known.get("problem"), step=entry["step"])  # which lasts until this has gone well
+        self.tell(
+            StoreState.UPLOADING, self.known.get("problem"), step=entry["step"]
+        )  # which lasts until this has gone well
         try:
             self._send_files(entry, folder)
         except FileNotFoundError:
@@ -157,7 +162,7 @@ class Offload:
         self._send_logs_and_index()
         manifest.mark_safe(self.job.run_folder, entry["step"], entry["manifest_sha256"])
         self._prune()
-        self.tell("waiting")
+        self.tell(StoreState.WAITING)
 
     def _send_files(self, entry: dict[str, Any], folder: str) -> None:
         with ThreadPoolExecutor(STREAMS) as pool:
@@ -250,14 +255,14 @@ class Offload:
         self.index.ended = ended
         self._send_logs_and_index()
         self.store.end(self.job)
-        self.tell("safe")
+        self.tell(StoreState.SAFE)
 
     def _count(self, size_bytes: int) -> None:
         with self.lock:
             self.bytes_done += size_bytes
             if time.monotonic() - self.said_at > SAY_EVERY_S:
                 self.said_at = time.monotonic()
-                self.say({"step": "offload", "bytes_done": self.bytes_done, "bytes_total": self.bytes_total})
+                self.say({"step": JobName.OFFLOAD, "bytes_done": self.bytes_done, "bytes_total": self.bytes_total})
 
     def tell(self, state: str, problem: str | None = None, **more: Any) -> None:
         """Writes down what `status` shows, if it is news."""
@@ -266,7 +271,7 @@ class Offload:
         if known != self.known:
             self.known = known
             files.write_json(self.job.file(store_index.STATE), known)
-            self.say(dict(known, step="offload"))
+            self.say(dict(known, step=JobName.OFFLOAD))
 
 
 def _all(started: Iterable[Future[None]]) -> None:
@@ -290,6 +295,6 @@ def store_behind(job: Job, secrets: dict[str, Any]) -> UrlStore | HubStore | Hom
 
 def _look_after(job: Job) -> None:
     """Its own supervisor, and the training's, if they were killed: there may be nobody else here."""
-    for each in (job, jobs.load(job.places, job.run, "train")):
+    for each in (job, jobs.load(job.places, job.run, JobName.TRAIN)):
         if each is not None:
             jobs.revive_quietly(each)

@@ -22,6 +22,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ..contract.names import Code
 from ..job.jobs import Job
 from ..system import lease, memory_files, processes
 from ..system.refusal import Refusal
@@ -35,7 +36,7 @@ def keep(job: Job, secrets: dict[str, Any]) -> None:
         return
     way = secrets.get("hub") or secrets.get("home") or secrets.get("steps")
     if not isinstance(way, dict) or not isinstance(secrets.get("lasts_s"), (int, float)):
-        raise Refusal("bad-request", "offload: its secrets need `lasts_s` and `steps`, `hub` or `home`")
+        raise Refusal(Code.BAD_REQUEST, "offload: its secrets need `lasts_s` and `steps`, `hub` or `home`")
     stamp = {"boot_id": processes.boot_id(), "received_boottime": lease.now_s()}
     memory_files.put(KIND, job.folder, json.dumps(dict(secrets, **stamp)))
 

@@ -17,22 +17,23 @@ from typing import Any
 
 from trainer import contract
 
+from ..contract.names import FileName, JobName, StoreState
 from ..job import jobs
 from ..job.jobs import Job
 from ..system import files
 from ..system.paths import Places
 
-STATE = "store.json"
-KEEP_STATE = "keep.json"
+STATE = FileName.STORE
+KEEP_STATE = FileName.KEEP
 """Of the job on a home box, see keep.py."""
-JOB = "offload"
+JOB = JobName.OFFLOAD
 
 
 class Index:
     """The checkpoints in the store by step, and the run's other files there."""
 
     def __init__(self, job: Job, known: dict[str, Any]) -> None:
-        self.path = job.file("index.json")
+        self.path = job.file(FileName.INDEX)
         self.run = job.run
         self.checkpoints: dict[int, dict[str, Any]] = {
             int(entry["step"]): dict(entry) for entry in known.get("checkpoints") or []
@@ -45,7 +46,7 @@ class Index:
     @staticmethod
     def load(job: Job) -> Index:
         """What an earlier process of this job wrote down."""
-        return Index(job, files.read_json(job.file("index.json")) or {})
+        return Index(job, files.read_json(job.file(FileName.INDEX)) or {})
 
     def add(self, entry: dict[str, Any], folder: str) -> None:
         """A checkpoint that the store gave back whole."""
@@ -82,7 +83,7 @@ def job_of(places: Places, run: str) -> Job | None:
     """The run's offload, the newest if there are several."""
     names = [name for name in files.listing(places.jobs_of(run)) if name.startswith(JOB + "-")]
     found = [job for job in (jobs.load(places, run, name) for name in names) if job]
-    return max(found, key=lambda job: os.stat(job.file("spec.json")).st_mtime_ns, default=None)
+    return max(found, key=lambda job: os.stat(job.file(FileName.SPEC)).st_mtime_ns, default=None)
 
 
 def revive(places: Places, run: str) -> None:
@@ -97,7 +98,12 @@ def state(places: Places, run: str) -> dict[str, Any] | None:
     job = job_of(places, run)
     if job is None:
         return None
-    known = files.read_json(job.file(STATE)) or {"state": "starting", "problem": None, "safe": [], "probed": False}
+    known = files.read_json(job.file(STATE)) or {
+        "state": StoreState.STARTING,
+        "problem": None,
+        "safe": [],
+        "probed": False,
+    }
     return dict(known, store=job.spec.get("store"), finished=_is_finished(job))
 
 
@@ -108,4 +114,4 @@ def is_done(places: Places, run: str) -> bool:
 
 
 def _is_finished(job: Job) -> bool:
-    return (files.read_json(job.file("exit.json")) or {}).get("outcome") == contract.OUTCOME_FINISHED
+    return (files.read_json(job.file(FileName.EXIT)) or {}).get("outcome") == contract.OUTCOME_FINISHED

@@ -67,7 +67,7 @@ class UrlStore:
         if folder:
             return store_access.slots_of(self.urls, folder).get(name)
         if place in (INDEX, PROBE):
-            return dict(self.urls["index" if place == INDEX else "probe"])
+            return dict(self.urls["index" if place == INDEX else PROBE])
         return dict((self.urls.get("files") or {}).get(name) or {}) or None
 
 

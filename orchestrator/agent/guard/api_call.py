@@ -19,6 +19,7 @@ import urllib.parse
 import urllib.request
 from typing import Any
 
+from ..contract.names import Code
 from ..system.refusal import Refusal
 from .trouble import Trouble
 
@@ -39,7 +40,7 @@ def checked_url(url: object) -> str:
     parts = urllib.parse.urlsplit(url if isinstance(url, str) else "")
     if parts.hostname and (parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(parts.hostname))):
         return str(url)
-    raise Refusal("bad-request", "the guard needs https addresses, got scheme %r" % parts.scheme)
+    raise Refusal(Code.BAD_REQUEST, "the guard needs https addresses, got scheme %r" % parts.scheme)
 
 
 def call(url: str, key: str, body: dict[str, Any] | None = None) -> Trouble | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 
+from ..contract.names import LEASE_S, FileName
 from ..system import files, lease
 from ..system.paths import Places
 
@@ -32,8 +33,8 @@ def attend(places: Places, duration_s: float) -> None:
 
 def called(places: Places) -> None:
     """Somebody has called, and will again: as often as the guard's lease asks for."""
-    order = files.read_json(os.path.join(places.guard, "order.json")) or {}
-    every_s = float(order.get("lease_s") or lease.DEFAULT_S) / 4
+    order = files.read_json(os.path.join(places.guard, FileName.ORDER)) or {}
+    every_s = float(order.get("lease_s") or LEASE_S) / 4
     attend(places, min(CALLED_S, max(FOLLOWED_S, PERIODS * every_s)))
 
 

@@ -11,6 +11,7 @@ import os
 from typing import Any
 
 from ..checkpoints import manifest, store_index
+from ..contract.names import GRACE_S, FileName, JobName, State
 from ..job import jobs
 from ..system import files, lease
 from ..system.paths import RUN_PATTERN, Places
@@ -37,7 +38,7 @@ def left_s(places: Places, ended: dict[str, float], *, look: Any = jobs.look) ->
 def is_done(places: Places) -> bool:
     """Whether every training here has ended with all that is kept verified in its store, and nothing else is asked of
     this machine: then no lease keeps it. The order `then` of the offload says whether it may go."""
-    found = [store_index.job_of(places, run) for run in runs(places) if jobs.load(places, run, "train")]
+    found = [store_index.job_of(places, run) for run in runs(places) if jobs.load(places, run, JobName.TRAIN)]
     return bool(found) and all(job is not None and _is_done(places, job) for job in found)
 
 
@@ -61,8 +62,8 @@ def runs(places: Places) -> list[str]:
 
 def held(places: Places, run: str) -> list[int]:
     """Steps that wait to be fetched."""
-    train = jobs.load(places, run, "train")
-    over = train is not None and os.path.exists(train.file("exit.json"))
+    train = jobs.load(places, run, JobName.TRAIN)
+    over = train is not None and os.path.exists(train.file(FileName.EXIT))
     return unfetched(places.run(run)) if over else []
 
 
@@ -70,14 +71,14 @@ def _needed_s(places: Places, run: str, ended: dict[str, float], look: Any) -> f
     """For how long this run needs the machine."""
     kept = lease.read(places.jobs_of(run))
     needed = float(kept["left_s"]) if kept else 0.0
-    train = jobs.load(places, run, "train")
+    train = jobs.load(places, run, JobName.TRAIN)
     if train is None:
         return needed
     state = look(train)["state"]
-    if state == "running":
+    if state == State.RUNNING:
         # When its lease is over it is stopped, with its grace for a last checkpoint.
-        return needed + float(train.spec.get("grace_s", 300)) + STOPPING_S
-    if state in ("ended", "lost") and unfetched(places.run(run)):
+        return needed + float(train.spec.get("grace_s", GRACE_S)) + STOPPING_S
+    if state in (State.ENDED, State.LOST) and unfetched(places.run(run)):
         since = ended.setdefault(run, lease.now_s())
         store_index.revive(places, run)
         hold_s = train.spec.get("hold_s")

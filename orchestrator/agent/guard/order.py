@@ -20,6 +20,7 @@ import sys
 import time
 from typing import Any
 
+from ..contract.names import Code, FileName, GuardKind
 from ..system import detach, files, lease, processes
 from ..system.paths import Places
 from ..system.refusal import Refusal
@@ -28,14 +29,13 @@ from .needed import held, lease_left_s, left_s, runs
 
 READY_WITHIN_S = 10.0
 ANSWER_WITHIN_S = 3.0
-KEY_ON_BOX, SELF = "key-on-box", "self"
-NONE = {"kind": "none", "armed": False, "ends_at": None}
+NONE = {"kind": GuardKind.NONE, "armed": False, "ends_at": None}
 
 
 def arm(places: Places, request: dict[str, Any]) -> dict[str, Any]:
     """Takes the order, the lease and the deadline, and sees to it that a guard runs. Again: renews all of them."""
     lease_s, deadline_s = _positive(request, "lease_s"), _positive(request, "deadline_s")
-    by_power = request.get("kind") == SELF
+    by_power = request.get("kind") == GuardKind.SELF
     order = _power_order(request) if by_power else _key_order(request)
     order.update(instance_id=str(request.get("instance_id")), lease_s=lease_s, boot_id=processes.boot_id())
     files.make_folder(places.guard)
@@ -44,7 +44,7 @@ def arm(places: Places, request: dict[str, Any]) -> dict[str, Any]:
         _take_timer(places, order["rental"], min(left_s(places, {}) + ways_to_end.slack(lease_s), deadline_s))
     else:
         api_key.put(places.root, request["secrets"]["api_key"])
-    files.write_json(_file(places, "order.json"), order)
+    files.write_json(_file(places, FileName.ORDER), order)
     _start(places)
     _await_first_answer(places)
     return status(places)
@@ -55,23 +55,23 @@ def _key_order(request: dict[str, Any]) -> dict[str, Any]:
 
     key = (request.get("secrets") or {}).get("api_key")
     if not isinstance(key, str) or not key:
-        raise Refusal("needs-input", "the guard needs the key of the provider's API")
+        raise Refusal(Code.NEEDS_INPUT, "the guard needs the key of the provider's API")
     end = {"url": api_call.checked_url((request.get("end") or {}).get("url")), "body": request["end"]["body"]}
-    return {"kind": KEY_ON_BOX, "end": end, "look_url": api_call.checked_url(request.get("look_url"))}
+    return {"kind": GuardKind.KEY_ON_BOX, "end": end, "look_url": api_call.checked_url(request.get("look_url"))}
 
 
 def _power_order(request: dict[str, Any]) -> dict[str, Any]:
     """Only for the machine whose launch put a timer of this very rental on it: no other computer is powered off."""
     rental, timer = request.get("rental"), power_off.look()
     if not isinstance(rental, str) or not rental:
-        raise Refusal("bad-request", "the guard needs the rental whose machine this is")
+        raise Refusal(Code.BAD_REQUEST, "the guard needs the rental whose machine this is")
     if timer is None or timer["rental"] != rental:
         raise Refusal(
-            "no-timer",
+            Code.NO_TIMER,
             "this machine has no timer of rental %s that powers it off: its launch did not put one here" % rental,
             "cloud-init's log on the machine says why: /var/log/cloud-init-output.log",
         )
-    return {"kind": SELF, "rental": rental}
+    return {"kind": GuardKind.SELF, "rental": rental}
 
 
 def _take_timer(places: Places, rental: str, seconds: float) -> None:
@@ -79,7 +79,7 @@ def _take_timer(places: Places, rental: str, seconds: float) -> None:
     program = [sys.executable, "-I", "-S", places.program, "guard"]
     trouble = power_off.move(rental, seconds) or power_off.start_at_boot(rental, program)
     if trouble:
-        raise Refusal("no-timer", "the timer that powers this machine off: %s" % trouble.text)
+        raise Refusal(Code.NO_TIMER, "the timer that powers this machine off: %s" % trouble.text)
 
 
 def _await_first_answer(places: Places) -> None:
@@ -92,7 +92,7 @@ def _await_first_answer(places: Places) -> None:
 def _positive(request: dict[str, Any], key: str) -> float:
     value = request.get(key)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e9:
-        raise Refusal("bad-request", "the guard needs %s as a number of seconds, got %r" % (key, value))
+        raise Refusal(Code.BAD_REQUEST, "the guard needs %s as a number of seconds, got %r" % (key, value))
     return float(value)
 
 
@@ -102,15 +102,15 @@ def _file(places: Places, name: str) -> str:
 
 def order_of(places: Places) -> dict[str, Any] | None:
     """What arm was told, if that still holds: an earlier boot's key is gone, a timer needs none."""
-    found = files.read_json(_file(places, "order.json"))
-    if found is None or found.get("kind") == SELF:
+    found = files.read_json(_file(places, FileName.ORDER))
+    if found is None or found.get("kind") == GuardKind.SELF:
         return found
     return found if found.get("boot_id") == processes.boot_id() else None
 
 
 def notes(places: Places) -> dict[str, Any]:
     """What the guard's process wrote down of itself: who it is, when it asked the API, and what was wrong."""
-    return files.read_json(_file(places, "state.json")) or {}
+    return files.read_json(_file(places, FileName.STATE)) or {}
 
 
 def is_alive(places: Places) -> bool:
@@ -121,7 +121,7 @@ def is_alive(places: Places) -> bool:
 def revive(places: Places) -> None:
     """Starts a guard that was killed. Nothing where none was armed, or where its key went with a reboot."""
     order = order_of(places)
-    if order and not is_alive(places) and (order["kind"] == SELF or api_key.read(places.root)):
+    if order and not is_alive(places) and (order["kind"] == GuardKind.SELF or api_key.read(places.root)):
         _start(places)
 
 
@@ -129,11 +129,11 @@ def _start(places: Places) -> None:
     """One guard per machine: a second process finds the lock taken and goes."""
     deadline = time.monotonic() + READY_WITHIN_S
     if not is_alive(places):
-        detach.spawn([sys.executable, "-I", "-S", places.code, "guard"], _file(places, "log"), [])
+        detach.spawn([sys.executable, "-I", "-S", places.code, "guard"], _file(places, FileName.LOG), [])
     while not is_alive(places):
         if time.monotonic() > deadline:
-            said = files.tail(_file(places, "log"), 500).decode(errors="replace").strip()
-            raise Refusal("no-guard", "the guard did not start: %s" % (said or "no word"))
+            said = files.tail(_file(places, FileName.LOG), 500).decode(errors="replace").strip()
+            raise Refusal(Code.NO_GUARD, "the guard did not start: %s" % (said or "no word"))
         time.sleep(0.02)
 
 
@@ -160,10 +160,10 @@ def status(places: Places) -> dict[str, Any]:
     `left_s`: until it acts as things stand; `lease_left_s`: before that it certainly does not; `deadline_left_s`: until
     it acts whatever happens; `holding`: how many checkpoints of ended trainings lie here that nobody fetched.
     """
-    order = files.read_json(_file(places, "order.json"))
+    order = files.read_json(_file(places, FileName.ORDER))
     if order is None:
         return _status_of_timer(power_off.look())
-    kind = order.get("kind", KEY_ON_BOX)
+    kind = order.get("kind", GuardKind.KEY_ON_BOX)
     known, own = notes(places), lease.read(places.guard) or {}
     alive = is_alive(places)
     found = {
@@ -177,7 +177,7 @@ def status(places: Places) -> dict[str, Any]:
         "ending": alive and bool(known.get("ending")),
         "problem": known.get("problem") if alive else _why_not(places),
     }
-    return _with_timer(found, power_off.look(), alive) if kind == SELF else found
+    return _with_timer(found, power_off.look(), alive) if kind == GuardKind.SELF else found
 
 
 def _with_timer(found: dict[str, Any], timer: dict[str, Any] | None, alive: bool) -> dict[str, Any]:
@@ -195,8 +195,8 @@ def _status_of_timer(timer: dict[str, Any] | None) -> dict[str, Any]:
         return dict(NONE)
     left = timer["left_s"]
     return {
-        **NONE, "kind": SELF, "armed": left is not None, "left_s": left, "lease_left_s": left, "deadline_left_s": left,
-        "timer_left_s": left, "by": timer["by"], "holding": 0, "ending": False,
+        **NONE, "kind": GuardKind.SELF, "armed": left is not None, "left_s": left, "lease_left_s": left,
+        "deadline_left_s": left, "timer_left_s": left, "by": timer["by"], "holding": 0, "ending": False,
         "problem": None if left is not None else "the timer that powers this machine off does not run",
     }  # fmt: skip
 

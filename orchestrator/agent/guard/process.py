@@ -17,6 +17,7 @@ import resource
 import time
 from typing import Any
 
+from ..contract.names import FileName
 from ..job import jobs
 from ..system import files, lease, processes
 from ..system.paths import Places
@@ -141,6 +142,6 @@ class Watchman:
 
     def _write(self) -> None:
         try:
-            files.write_json(os.path.join(self.places.guard, "state.json"), self.notes)
+            files.write_json(os.path.join(self.places.guard, FileName.STATE), self.notes)
         except OSError as error:
             print("cannot write state.json: %s" % error.strerror, flush=True)  # a full disk must not stop the guard

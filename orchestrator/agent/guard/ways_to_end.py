@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..contract.names import GuardKind
 from ..system import lease
 from ..system.paths import Places
 from . import api_key, power_off
@@ -18,7 +19,7 @@ from .trouble import Trouble
 
 def of(places: Places, order: dict[str, Any]) -> ByKey | ByPower:
     """The way that the order asks for."""
-    return ByPower(places, order) if order.get("kind") == "self" else ByKey(places, order)
+    return ByPower(places, order) if order.get("kind") == GuardKind.SELF else ByKey(places, order)
 
 
 class ByKey:

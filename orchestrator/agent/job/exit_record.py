@@ -18,6 +18,7 @@ from typing import Any
 
 from trainer import contract
 
+from ..contract.names import FileName
 from ..system import files
 from .jobs import Job
 from .stopping import read_request
@@ -45,8 +46,8 @@ def write_exit(job: Job, code: int | None, started_at: float | None) -> dict[str
         "result": _result(job) if outcome == contract.OUTCOME_FINISHED else None,
     }
     if record["result"] is not None:
-        files.write_json(job.file("result.json"), record["result"])
-    files.write_json(job.file("exit.json"), record)
+        files.write_json(job.file(FileName.RESULT), record["result"])
+    files.write_json(job.file(FileName.EXIT), record)
     return record
 
 
@@ -86,15 +87,15 @@ def _signal_name(code: int | None) -> str | None:
 
 def last_lines(job: Job) -> list[str]:
     """The last lines of the log, for the message."""
-    log = os.path.join(job.run_folder, contract.LOG) if job.is_train else job.file("log")
+    log = os.path.join(job.run_folder, contract.LOG) if job.is_train else job.file(FileName.LOG)
     return files.tail(log).decode(errors="replace").splitlines()[-LAST_LINES:]
 
 
 def _error(job: Job) -> Any:
     """torchrun's error file: what the first rank that failed said."""
-    stored = files.read_json(job.file("error.json"))
+    stored = files.read_json(job.file(FileName.ERROR))
     return stored.get("message", stored) if stored else None
 
 
 def _result(job: Job) -> dict[str, Any] | None:
-    return None if job.is_train else next(files.last_json_lines(job.file("progress.jsonl")), {})
+    return None if job.is_train else next(files.last_json_lines(job.file(FileName.PROGRESS)), {})

@@ -19,7 +19,8 @@ import sys
 import time
 from typing import Any
 
-from ..system import detach, files, lease, memory_files, processes
+from ..contract.names import LEASE_S, Code, FileName, JobName, Outcome, State
+from ..system import detach, files, memory_files, processes
 from ..system.paths import Places, checked_run
 from ..system.refusal import Refusal
 
@@ -46,22 +47,22 @@ class Job:
         """The job a `start` request describes. Raises Refusal for one that cannot be meant."""
         for key, kind in (("job", str), ("run", str), ("digest", str), ("spec", dict)):
             if not isinstance(request.get(key), kind):
-                raise Refusal("bad-request", "start needs %r as %s" % (key, kind.__name__))
+                raise Refusal(Code.BAD_REQUEST, "start needs %r as %s" % (key, kind.__name__))
         return Job(places, request["run"], request["job"], request["digest"], request["spec"])
 
     @property
     def is_train(self) -> bool:
-        return self.name == "train"
+        return self.name == JobName.TRAIN
 
     @property
     def is_unattended(self) -> bool:
         """Whether it goes on until it has finished: no lease ends it, and a killed one starts again."""
-        return self.name in ("offload", "keep")
+        return self.name in (JobName.OFFLOAD, JobName.KEEP)
 
     @property
     def lease_s(self) -> float:
         """For how long a renewal lets the job go on."""
-        return float(self.spec.get("lease_s") or lease.DEFAULT_S)
+        return float(self.spec.get("lease_s") or LEASE_S)
 
     def file(self, name: str) -> str:
         """Path of a file in the job's folder."""
@@ -75,16 +76,16 @@ class Job:
             return {
                 name: os.path.join(self.run_folder, name) for name in (contract.METRICS, contract.EVENTS, contract.LOG)
             }
-        return {name: self.file(name) for name in ("progress.jsonl", "log")}
+        return {name: self.file(name) for name in (FileName.PROGRESS, FileName.LOG)}
 
     def starts(self) -> int:
         """How many processes were ever started for this job."""
-        return files.count_lines(self.file("starts.jsonl"))
+        return files.count_lines(self.file(FileName.STARTS))
 
 
 def load(places: Places, run: str, folder_name: str) -> Job | None:
     """The job whose folder has this name; None when there is none or its spec cannot be read."""
-    stored = files.read_json(os.path.join(places.jobs_of(run), folder_name, "spec.json"))
+    stored = files.read_json(os.path.join(places.jobs_of(run), folder_name, FileName.SPEC))
     try:
         return Job(places, run, stored["job"], stored["digest"], stored["spec"]) if stored else None
     except KeyError:
@@ -95,16 +96,16 @@ def of_run(places: Places, run: str) -> list[Job]:
     """Every job of the run, the oldest first."""
     folder = places.jobs_of(run)
     found = [job for job in (load(places, run, name) for name in files.listing(folder)) if job]
-    return sorted(found, key=lambda job: os.stat(job.file("spec.json")).st_mtime_ns)
+    return sorted(found, key=lambda job: os.stat(job.file(FileName.SPEC)).st_mtime_ns)
 
 
 def find(places: Places, run: str, name: str, digest: str | None) -> Job:
     """The job of that name; without a digest the newest. Raises Refusal `no-such-run` or `no-such-job`."""
     if not os.path.isdir(places.jobs_of(checked_run(run))):
-        raise Refusal("no-such-run", "no run %s on this machine" % run)
+        raise Refusal(Code.NO_SUCH_RUN, "no run %s on this machine" % run)
     wanted = [job for job in of_run(places, run) if job.name == name and digest in (None, job.digest)]
     if not wanted:
-        raise Refusal("no-such-job", "run %s has no job %s here" % (run, name))
+        raise Refusal(Code.NO_SUCH_JOB, "run %s has no job %s here" % (run, name))
     return wanted[-1]
 
 
@@ -113,16 +114,16 @@ def look(job: Job) -> dict[str, Any]:
 
     `lost` means that it was started, nothing of it lives, and nobody wrote down how it ended.
     """
-    state = files.read_json(job.file("state.json")) or {}
+    state = files.read_json(job.file(FileName.STATE)) or {}
     known = {"pid": (state.get("program") or {}).get("pid"), "started_at": state.get("started_at")}
-    ended = files.read_json(job.file("exit.json"))
+    ended = files.read_json(job.file(FileName.EXIT))
     if ended is not None:
-        return dict(known, state="ended", supervised=False, exit=ended)
+        return dict(known, state=State.ENDED, supervised=False, exit=ended)
     supervised = processes.is_alive(state.get("supervisor"))
     # The environment mark finds what a killed starter left without a record; it costs a walk through /proc.
     if supervised or processes.is_alive(state.get("program")) or processes.of_job(job.folder):
-        return dict(known, state="running", supervised=supervised, exit=None)
-    return dict(known, state="lost" if job.starts() else "none", supervised=False, exit=None)
+        return dict(known, state=State.RUNNING, supervised=supervised, exit=None)
+    return dict(known, state=State.LOST if job.starts() else State.NONE, supervised=False, exit=None)
 
 
 def start(job: Job, secrets: dict[str, Any]) -> dict[str, Any]:
@@ -137,22 +138,22 @@ def start(job: Job, secrets: dict[str, Any]) -> dict[str, Any]:
 
 def _start_locked(job: Job, secrets: dict[str, Any], lock: int) -> str:
     found = look(job)
-    if found["state"] != "none":
+    if found["state"] != State.NONE:
         _check_digest(job)
-    if found["state"] == "ended" and (job.is_train or found["exit"].get("outcome") == "finished"):
-        return "ended"
-    if found["state"] == "running":
+    if found["state"] == State.ENDED and (job.is_train or found["exit"].get("outcome") == Outcome.FINISHED):
+        return State.ENDED
+    if found["state"] == State.RUNNING:
         if not found["supervised"]:
             _supervise(job, secrets, lock)
-        return "running"
-    if found["state"] == "ended":
-        files.remove(job.file("exit.json"))
+        return State.RUNNING
+    if found["state"] == State.ENDED:
+        files.remove(job.file(FileName.EXIT))
     stored = {"run": job.run, "job": job.name, "digest": job.digest, "spec": job.spec}
-    files.write_json(job.file("spec.json"), stored)
+    files.write_json(job.file(FileName.SPEC), stored)
     _supervise(job, secrets, lock)
-    if job.is_train and found["state"] == "lost":
-        return "ended" if wait_for_end(job, 10.0) else "running"
-    return "started"
+    if job.is_train and found["state"] == State.LOST:
+        return State.ENDED if wait_for_end(job, 10.0) else State.RUNNING
+    return State.STARTED
 
 
 def forget_secrets(job: Job) -> None:
@@ -167,14 +168,14 @@ def revive(job: Job) -> dict[str, Any]:
     if _is_to_go_on(job, found):
         start(job, {})
         return look(job)
-    if found["state"] in ("none", "ended") or found["supervised"]:
+    if found["state"] in (State.NONE, State.ENDED) or found["supervised"]:
         return found
-    if found["state"] == "lost" and not job.is_train:
+    if found["state"] == State.LOST and not job.is_train:
         return found
     lock = _locked(job)
     try:
         found = look(job)
-        if found["state"] in ("running", "lost") and not found["supervised"]:
+        if found["state"] in (State.RUNNING, State.LOST) and not found["supervised"]:
             _supervise(job, {}, lock)
     finally:
         os.close(lock)
@@ -183,10 +184,10 @@ def revive(job: Job) -> dict[str, Any]:
 
 def _is_to_go_on(job: Job, found: dict[str, Any]) -> bool:
     """What works until it has finished or was asked to stop: one that was killed starts again, not at once."""
-    if not job.is_unattended or found["state"] not in ("lost", "ended"):
+    if not job.is_unattended or found["state"] not in (State.LOST, State.ENDED):
         return False
     ended = found["exit"] or {}
-    killed = found["state"] == "lost" or ended.get("outcome") == "failed"
+    killed = found["state"] == State.LOST or ended.get("outcome") == Outcome.FAILED
     return killed and time.time() - float(ended.get("ended_at") or 0.0) >= AGAIN_AFTER_S
 
 
@@ -201,7 +202,7 @@ def revive_quietly(job: Job) -> dict[str, Any]:
 def wait_for_end(job: Job, deadline_s: float) -> bool:
     """Whether exit.json appears in time."""
     ends = time.monotonic() + deadline_s
-    while not os.path.exists(job.file("exit.json")):
+    while not os.path.exists(job.file(FileName.EXIT)):
         if time.monotonic() > ends:
             return False
         time.sleep(0.05)
@@ -209,23 +210,23 @@ def wait_for_end(job: Job, deadline_s: float) -> bool:
 
 
 def _check_digest(job: Job) -> None:
-    stored = files.read_json(job.file("spec.json")) or {}
+    stored = files.read_json(job.file(FileName.SPEC)) or {}
     if stored.get("digest", job.digest) != job.digest:
         raise Refusal(
-            "digest-differs",
+            Code.DIGEST_DIFFERS,
             "run %s already has a training with other input (%s, not %s)" % (job.run, stored["digest"], job.digest),
             "a changed recipe is a new run: gptctl run",
         )
 
 
 def _answer(job: Job, state: str) -> dict[str, Any]:
-    exit_record = files.read_json(job.file("exit.json")) if state == "ended" else None
+    exit_record = files.read_json(job.file(FileName.EXIT)) if state == State.ENDED else None
     return {"job": job.name, "run": job.run, "state": state, "digest": job.digest, "exit": exit_record}
 
 
 def _locked(job: Job) -> int:
     """A descriptor that holds the job's start lock: of two starters at once the second sees what the first did."""
-    descriptor = os.open(job.file("start.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(job.file(FileName.START_LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     ends = time.monotonic() + LOCK_DEADLINE_S
     while True:
         try:
@@ -234,7 +235,7 @@ def _locked(job: Job) -> int:
         except BlockingIOError:
             if time.monotonic() > ends:
                 os.close(descriptor)
-                raise Refusal("start-busy", "another start of %s %s does not end" % (job.run, job.name)) from None
+                raise Refusal(Code.START_BUSY, "another start of %s %s does not end" % (job.run, job.name)) from None
             time.sleep(0.05)
 
 
@@ -246,7 +247,7 @@ def _supervise(job: Job, secrets: dict[str, Any], lock: int) -> None:
     name = os.path.basename(job.folder)
     argv = [sys.executable, "-I", "-S", job.places.code, "supervise", job.run, name]
     keep = [secret_read, ready_write, lock]
-    detach.spawn([*argv, *map(str, keep)], job.file("supervisor.log"), keep)
+    detach.spawn([*argv, *map(str, keep)], job.file(FileName.SUPERVISOR_LOG), keep)
     os.close(secret_read)
     os.close(ready_write)
     with os.fdopen(secret_write, "wb") as pipe:
@@ -265,12 +266,12 @@ def _await_ready(job: Job, ready: int) -> None:
         while b"\n" not in said:
             if not select.select([pipe], [], [], max(0.0, ends - time.monotonic()))[0]:
                 raise Refusal(
-                    "no-supervisor", "the supervisor of %s did not answer in %d s" % (job.run, READY_DEADLINE_S)
+                    Code.NO_SUPERVISOR, "the supervisor of %s did not answer in %d s" % (job.run, READY_DEADLINE_S)
                 )
             chunk = pipe.read(65536)
             if not chunk:
-                last = files.tail(job.file("supervisor.log"), 2000).decode(errors="replace").strip()
-                raise Refusal("no-supervisor", "the supervisor of %s ended at once: %s" % (job.run, last))
+                last = files.tail(job.file(FileName.SUPERVISOR_LOG), 2000).decode(errors="replace").strip()
+                raise Refusal(Code.NO_SUPERVISOR, "the supervisor of %s ended at once: %s" % (job.run, last))
             said += chunk
     error = json.loads(said).get("error")
     if error:

@@ -19,6 +19,7 @@ from typing import Any, Sequence
 
 from trainer import contract
 
+from ..contract.names import Code, FileName, JobName
 from ..system import files, processes
 from ..system.refusal import Refusal
 from .jobs import Job
@@ -48,7 +49,7 @@ class Program:
 
 def find_running(job: Job) -> Program | None:
     """The job's program, whoever started it: the recorded one, else the oldest process that carries the job's mark."""
-    state = files.read_json(job.file("state.json")) or {}
+    state = files.read_json(job.file(FileName.STATE)) or {}
     recorded = state.get("program")
     if recorded and processes.is_alive(recorded):
         return Program(recorded, None)
@@ -58,8 +59,8 @@ def find_running(job: Job) -> Program | None:
 
 def spawn(job: Job, secrets: dict[str, Any], held: Sequence[int]) -> Program:
     """Starts the job's program; it inherits the descriptors `held`, so that the locks outlive a killed supervisor."""
-    if job.name == "pull" and not secrets:
-        raise Refusal("needs-input", "pull of run %s: its URLs are only ever in memory; send them again" % job.run)
+    if job.name == JobName.PULL and not secrets:
+        raise Refusal(Code.NEEDS_INPUT, "pull of run %s: its URLs are only ever in memory; send them again" % job.run)
     argv, cwd = argv_of(job), _cwd(job)
     _prepare_folders(job, cwd)
     output, errors = _outputs(job)
@@ -70,7 +71,7 @@ def spawn(job: Job, secrets: dict[str, Any], held: Sequence[int]) -> Program:
                 pass_fds=tuple(held), start_new_session=True,
             )  # fmt: skip
         except OSError as error:
-            raise Refusal("bad-request", "cannot start %s: %s" % (argv[0], error.strerror)) from error
+            raise Refusal(Code.BAD_REQUEST, "cannot start %s: %s" % (argv[0], error.strerror)) from error
     record_start(job, child.pid)
     _give_secrets(child, secrets)
     # A child that is already a zombie has no identity any more; its pid and our waitpid are enough then.
@@ -79,12 +80,12 @@ def spawn(job: Job, secrets: dict[str, Any], held: Sequence[int]) -> Program:
 
 def record_start(job: Job, pid: int) -> None:
     """One line per process ever started: by whoever started it, or by whoever found it without a line."""
-    files.append_json(job.file("starts.jsonl"), {"pid": pid, "time": time.time()})
+    files.append_json(job.file(FileName.STARTS), {"pid": pid, "time": time.time()})
 
 
 def argv_of(job: Job) -> list[str]:
     """The command line. Raises Refusal for a spec that lacks something."""
-    if job.name in ("install", "pull", "offload", "keep"):
+    if job.name in (JobName.INSTALL, JobName.PULL, JobName.OFFLOAD, JobName.KEEP):
         return [sys.executable, "-I", "-S", job.places.code, "work", job.run, os.path.basename(job.folder)]
     if not job.is_train:
         return [str(word) for word in wanted(job, "argv", list)]
@@ -102,7 +103,7 @@ def wanted(job: Job, key: str, kind: type) -> Any:
     """A field of the spec, of that type."""
     value = job.spec.get(key)
     if not isinstance(value, kind):
-        raise Refusal("bad-request", "%s: the spec needs %r as %s" % (job.name, key, kind.__name__))
+        raise Refusal(Code.BAD_REQUEST, "%s: the spec needs %r as %s" % (job.name, key, kind.__name__))
     return value
 
 
@@ -117,7 +118,7 @@ def _environment(job: Job) -> dict[str, str]:
         variables["CUDA_VISIBLE_DEVICES"] = ",".join(job.spec["gpus"])
     if job.is_train:
         variables["OMP_NUM_THREADS"] = str(job.spec.get("threads_per_rank") or 1)
-        variables["TORCHELASTIC_ERROR_FILE"] = job.file("error.json")
+        variables["TORCHELASTIC_ERROR_FILE"] = job.file(FileName.ERROR)
         variables["GLOO_SOCKET_IFNAME"] = variables["NCCL_SOCKET_IFNAME"] = "lo"
     return variables
 
@@ -131,15 +132,15 @@ def _outputs(job: Job) -> tuple[str, str]:
     if job.is_train:
         log = os.path.join(job.run_folder, contract.LOG)
         return log, log
-    for name in ("progress.jsonl", "log"):
+    for name in (FileName.PROGRESS, FileName.LOG):
         files.remove(job.file(name))
-    return job.file("progress.jsonl"), job.file("log")
+    return job.file(FileName.PROGRESS), job.file(FileName.LOG)
 
 
 def _prepare_folders(job: Job, cwd: str) -> None:
     if not job.is_train:
         if not os.path.isdir(cwd):
-            raise Refusal("bad-request", "%s: no folder %s" % (job.name, cwd))
+            raise Refusal(Code.BAD_REQUEST, "%s: no folder %s" % (job.name, cwd))
         return
     files.make_folder(job.run_folder)
     config = job.spec.get("config")

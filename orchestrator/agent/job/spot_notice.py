@@ -21,6 +21,8 @@ import urllib.error
 import urllib.request
 from typing import Any
 
+from ..contract.names import FileName
+
 EVERY_S = 5.0
 """As often as EC2's documentation asks for; a notice comes two minutes before."""
 NOTICE_S = 120.0
@@ -31,7 +33,7 @@ TOKEN_S = 21600
 TROUBLES = 6
 """So many polls without an answer in a row are worth a warning."""
 MOST_BYTES = 65536
-FILE = "notice.json"
+FILE = FileName.NOTICE
 """In the job's folder: {"taken", "warning", "at"}."""
 TOKEN_PATH = "/latest/api/token"
 TAKEN_PATH = "/latest/meta-data/spot/instance-action"

@@ -19,6 +19,7 @@ from typing import Any, Callable
 
 from trainer import contract
 
+from ..contract.names import FileName
 from ..system import files, processes
 from .jobs import Job
 from .program import Program
@@ -30,19 +31,19 @@ INSIST_S = 10.0
 
 def request_stop(job: Job, outcome: str, reason: str, grace_s: float) -> dict[str, Any]:
     """Writes the request down. An earlier one keeps its outcome and reason; the shorter grace counts."""
-    old = files.read_json(job.file("stop.json")) or {}
+    old = files.read_json(job.file(FileName.STOP)) or {}
     ends = time.time() + grace_s
     request = {
         "outcome": old.get("outcome", outcome),
         "reason": old.get("reason", reason),
         "ends_at": min(old.get("ends_at", ends), ends),
     }
-    files.write_json(job.file("stop.json"), request)
+    files.write_json(job.file(FileName.STOP), request)
     return request
 
 
 def read_request(job: Job) -> dict[str, Any] | None:
-    return files.read_json(job.file("stop.json"))
+    return files.read_json(job.file(FileName.STOP))
 
 
 def stop(job: Job, program: Program, wake: Callable[[float], None]) -> None:

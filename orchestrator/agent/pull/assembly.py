@@ -20,6 +20,7 @@ import threading
 import time
 from typing import Any, Callable, Iterator
 
+from ..contract.names import Code
 from ..system import files
 from ..system.refusal import Refusal
 from .range_request import Piece, Source
@@ -148,7 +149,7 @@ class Assembly:
                 files.remove(self.destination if self.is_there else self.temporary)
                 files.remove(self.notes)
         raise Refusal(
-            "wrong-bytes",
+            Code.WRONG_BYTES,
             "%s: %s" % (self.destination, why),
             "the source changed or was damaged on its way; what is wrong was removed, starting again fetches it",
         )

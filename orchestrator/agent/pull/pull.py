@@ -24,6 +24,7 @@ import threading
 import time
 from typing import Any, Callable, Dict
 
+from ..contract.names import Code, JobName
 from ..job.jobs import Job
 from ..system import files
 from ..system.refusal import Refusal
@@ -67,9 +68,9 @@ def plan(job: Job, secrets: dict[str, Any], root: str) -> dict[str, list[Source]
     """Destination -> what it is made of. Raises Refusal for a spec that cannot be meant."""
     parts, hidden = job.spec.get("parts"), secrets.get("parts")
     if not isinstance(parts, list) or not parts:
-        raise Refusal("bad-request", "pull: the spec needs 'parts', a list")
+        raise Refusal(Code.BAD_REQUEST, "pull: the spec needs 'parts', a list")
     if not isinstance(hidden, list) or len(hidden) != len(parts):
-        raise Refusal("needs-input", "pull: the URLs are gone or do not match the parts; they must be sent again")
+        raise Refusal(Code.NEEDS_INPUT, "pull: the URLs are gone or do not match the parts; they must be sent again")
     sources: dict[str, list[Source]] = {}
     for part, secret in zip(parts, hidden):  # noqa: B905  (strict= needs Python 3.10; lengths were compared)
         destination = _inside(root, part.get("destination"))
@@ -80,10 +81,10 @@ def plan(job: Job, secrets: dict[str, Any], root: str) -> dict[str, list[Source]
 def _source(part: dict[str, Any], secret: dict[str, Any]) -> Source:
     offset, size = part.get("offset"), part.get("size_bytes")
     if not isinstance(offset, int) or not isinstance(size, int) or offset < 0 or size < 0:
-        raise Refusal("bad-request", "pull: a part needs offset and size_bytes as numbers of bytes")
+        raise Refusal(Code.BAD_REQUEST, "pull: a part needs offset and size_bytes as numbers of bytes")
     literal = _bytes(part["literal"]) if part.get("literal") is not None else None
     if literal is not None and len(literal) != size:
-        raise Refusal("bad-request", "pull: a literal part of %d bytes says %d" % (len(literal), size))
+        raise Refusal(Code.BAD_REQUEST, "pull: a literal part of %d bytes says %d" % (len(literal), size))
     return Source(
         str(secret.get("url", "")), dict(secret.get("headers") or {}), offset, size, part.get("sha256"),
         literal, _bytes(part.get("before") or ""), part.get("of_bytes"), bool(part.get("gap")),
@@ -94,14 +95,14 @@ def _bytes(text: object) -> bytes:
     try:
         return base64.b64decode(str(text), validate=True)
     except binascii.Error as error:
-        raise Refusal("bad-request", "pull: a part's bytes are no base64: %s" % error) from error
+        raise Refusal(Code.BAD_REQUEST, "pull: a part's bytes are no base64: %s" % error) from error
 
 
 def _inside(root: str, destination: object) -> str:
     """The destination as an absolute path under ROOT: nothing a storage or a laptop says leads elsewhere."""
     path = os.path.normpath(os.path.join(root, str(destination or "")))
     if not path.startswith(root + os.sep):
-        raise Refusal("bad-request", "pull: %r is outside of %s" % (destination, root))
+        raise Refusal(Code.BAD_REQUEST, "pull: %r is outside of %s" % (destination, root))
     return path
 
 
@@ -113,7 +114,7 @@ def _check_space(root: str, sources: dict[str, list[Source]]) -> None:
     free = disk.f_bavail * disk.f_frsize
     if needed > free:
         message = "%.2f GB are to come and %s has %.2f GB free" % (needed / 1e9, root, free / 1e9)
-        raise Refusal("disk-full", message, "free some space, or set `folder` of the host to a larger disk")
+        raise Refusal(Code.DISK_FULL, message, "free some space, or set `folder` of the host to a larger disk")
 
 
 def _download(assemblies: list[Assembly], streams: int, say: Say) -> None:
@@ -152,7 +153,7 @@ def _report(assemblies: list[Assembly], total: int, say: Say) -> None:
     for assembly in assemblies:
         assembly.save()
     done = sum(assembly.done_bytes() for assembly in assemblies)
-    say({"step": "pull", "bytes_done": done, "bytes_total": total})
+    say({"step": JobName.PULL, "bytes_done": done, "bytes_total": total})
 
 
 def _drain(work: queue.SimpleQueue[tuple[Assembly, Piece]], failures: list[Refusal]) -> None:
@@ -165,7 +166,7 @@ def _drain(work: queue.SimpleQueue[tuple[Assembly, Piece]], failures: list[Refus
             _settle(assembly, piece)
             piece.settled.set()
         except (Refusal, OSError) as error:
-            failures.append(error if isinstance(error, Refusal) else Refusal("os-error", str(error)))
+            failures.append(error if isinstance(error, Refusal) else Refusal(Code.OS_ERROR, str(error)))
 
 
 def _settle(assembly: Assembly, piece: Piece) -> None:
@@ -191,8 +192,8 @@ def _with_patience(assembly: Assembly, piece: Piece) -> None:
         why = fetch(assembly.descriptor, piece)
         if not why.text:
             return
-        if not why.again:
-            raise Refusal("source-refused", "pull of %s: %s" % (name, why.text))
+        if why.code is not None:
+            raise Refusal(why.code, "pull of %s: %s" % (name, why.text))
         fruitless = fruitless + 1 if piece.done_bytes == before else 0
         time.sleep(why.wait_s if why.wait_s is not None else min(0.1 * 2**fruitless, 10.0))
-    raise Refusal("source-lost", "pull of %s: %s, %d times without a byte" % (name, why.text, TRIES))
+    raise Refusal(Code.SOURCE_LOST, "pull of %s: %s, %d times without a byte" % (name, why.text, TRIES))

@@ -19,9 +19,17 @@ import urllib.parse
 import urllib.request
 from typing import Any, BinaryIO, NamedTuple
 
+from ..contract.names import Code
+
 BLOCK_BYTES = 1 << 18
 SILENCE_S = 30.0
 WORTH_ANOTHER_TRY = (408, 425, 429, 500, 502, 503, 504)
+CODES_BY_STATUS = {
+    401: Code.SOURCE_DENIED,
+    403: Code.SOURCE_DENIED,
+    404: Code.SOURCE_CHANGED,
+    416: Code.SOURCE_CHANGED,
+}
 
 
 class Source(NamedTuple):
@@ -42,10 +50,10 @@ class Source(NamedTuple):
 
 
 class Why(NamedTuple):
-    """Why a piece did not arrive; empty text: it did. `again`: whether another try makes sense."""
+    """Why a piece did not arrive; empty text: it did. `code`: another try makes no sense, and this is the refusal."""
 
     text: str = ""
-    again: bool = True
+    code: str | None = None
     wait_s: float | None = None
 
 
@@ -70,7 +78,7 @@ def fetch(descriptor: int, piece: Piece) -> Why:
     if url.scheme == "file":
         return _copy(descriptor, piece, urllib.parse.unquote(url.path))
     if url.scheme not in ("http", "https"):
-        return Why("cannot pull from a %r source" % url.scheme, again=False)
+        return Why("cannot pull from a %r source" % url.scheme, Code.SOURCE_REFUSED)
     try:
         with urllib.request.urlopen(_request(piece), timeout=SILENCE_S) as response:
             return _receive(descriptor, piece, response) or Why("%s ended early" % url.hostname)
@@ -96,12 +104,13 @@ def _receive(descriptor: int, piece: Piece, response: Any) -> Why | None:
     first = piece.start + piece.done_bytes
     said = response.headers.get("Content-Range", "")
     if response.status != 206 and first != 0:
-        return Why("the server ignores byte ranges", again=False)
+        return Why("the server ignores byte ranges", Code.SOURCE_WITHOUT_RANGES)
     if response.status == 206 and not said.startswith("bytes %d-" % first):
-        return Why("the server sent another range (%s)" % said[:60], again=False)
+        return Why("the server sent another range (%s)" % said[:60], Code.SOURCE_REFUSED)
     total, announced = re.search(r"/(\d+)$", said), piece.source.of_bytes
     if total and announced is not None and int(total.group(1)) != announced:
-        return Why("the file there has %s bytes, announced were %d" % (total.group(1), announced), again=False)
+        text = "the file there has %s bytes; %d were announced" % (total.group(1), announced)
+        return Why(text, Code.SOURCE_CHANGED)
     return _write(descriptor, piece, response)
 
 
@@ -118,14 +127,16 @@ def _write(descriptor: int, piece: Piece, source: BinaryIO) -> Why | None:
 def _copy(descriptor: int, piece: Piece, path: str) -> Why:
     with open(path, "rb") as file:
         file.seek(piece.start + piece.done_bytes)
-        return _write(descriptor, piece, file) or Why("%s is shorter than was promised" % path, again=False)
+        return _write(descriptor, piece, file) or Why("%s is shorter than was promised" % path, Code.SOURCE_CHANGED)
 
 
 def _refused(error: urllib.error.HTTPError, host: str | None) -> Why:
     wait = error.headers.get("Retry-After", "") if error.headers else ""
     wait_s = min(float(wait), 120.0) if wait.isdigit() else None
     text = "%s answers %d %s%s" % (host, error.code, error.reason, _said(error))
-    return Why(text, error.code in WORTH_ANOTHER_TRY, wait_s)
+    if error.code in WORTH_ANOTHER_TRY:
+        return Why(text, None, wait_s)
+    return Why(text, CODES_BY_STATUS.get(error.code, Code.SOURCE_REFUSED))
 
 
 def _said(error: urllib.error.HTTPError) -> str:

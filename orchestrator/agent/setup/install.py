@@ -17,6 +17,7 @@ import subprocess
 import sys
 from typing import Any, Callable, Dict, Iterator
 
+from ..contract.names import Code, JobName
 from ..job.jobs import Job
 from ..system import files, gpus, processes
 from ..system.refusal import Refusal
@@ -46,7 +47,7 @@ print(json.dumps({"torch": torch.__version__, "cuda": torch.version.cuda,
                   "packages": {name: version(name) for name in sys.argv[1:]}}))
 """
 PROBE_DEADLINE_S = 240.0
-PIP = ["-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--retries", "2"]
+PIP = ["-m", "pip", JobName.INSTALL, "--disable-pip-version-check", "--no-input", "--retries", "2"]
 INDEXES = "https://download.pytorch.org/whl/"
 LEAST_PYTHON = "3.10"
 ENV_PATTERN = re.compile(r"[a-z0-9]{1,64}\Z")
@@ -76,7 +77,7 @@ def install(job: Job, say: Say) -> dict[str, Any]:
     """The chosen interpreter; also kept as envs/HASH.json, so that facts knows it."""
     wanted = Wanted(job)
     if not ENV_PATTERN.match(str(job.spec.get("env"))):
-        raise Refusal("bad-request", "install: the spec needs 'env', the hash that names the environment")
+        raise Refusal(Code.BAD_REQUEST, "install: the spec needs 'env', the hash that names the environment")
     refused: list[str] = []
     for kind, python in _choices(wanted, refused, say):
         found = probe(python, wanted)
@@ -84,11 +85,11 @@ def install(job: Job, say: Say) -> dict[str, Any]:
         if not missing:
             return _record(wanted, kind, python, found)
         if BROKEN.search(missing):
-            raise Refusal("bad-gpu", "%s: %s" % (python, missing), "its GPUs do not compute: give the machine back")
+            raise Refusal(Code.BAD_GPU, "%s: %s" % (python, missing), "its GPUs do not compute: give the machine back")
         refused.append("%s: %s" % (python, missing))
         say({"step": "refused", "python": python, "why": missing})
     raise Refusal(
-        "no-interpreter",
+        Code.NO_INTERPRETER,
         "no interpreter imports torch%s and computes: %s" % (wanted.torch, "; ".join(refused) or "none found"),
         "set `python` in the host's inventory entry to one that does",
     )
@@ -177,7 +178,7 @@ def _newest_python(wanted: Wanted) -> str:
             known.append((versions.numbers(version), python))
     if not known:
         message = "no Python >= %s on this machine" % LEAST_PYTHON
-        raise Refusal("no-interpreter", message, "install one: apt install python3.11 python3.11-venv")
+        raise Refusal(Code.NO_INTERPRETER, message, "install one: apt install python3.11 python3.11-venv")
     return max(known)[1]
 
 

@@ -11,6 +11,7 @@ import os
 import subprocess
 from typing import Any, Sequence
 
+from ..contract.names import Code
 from . import processes
 from .refusal import Refusal
 
@@ -70,7 +71,7 @@ def refuse_busy(uuids: Sequence[str]) -> None:
         return
     named = ["%s (pid %s%s) on %s" % (name, pid, _owner(pid), uuid) for uuid, pid, name, _ in working]
     raise Refusal(
-        "gpus-busy", "others compute on these GPUs: " + ", ".join(named), "end those processes, or wait for them"
+        Code.GPUS_BUSY, "others compute on these GPUs: " + ", ".join(named), "end those processes, or wait for them"
     )
 
 

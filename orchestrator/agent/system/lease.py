@@ -16,10 +16,9 @@ import os
 import time
 from typing import Any
 
+from ..contract.names import FileName
 from . import files
 from .processes import boot_id
-
-DEFAULT_S = 1800.0
 
 
 def now_s() -> float:
@@ -34,7 +33,7 @@ def renew_every_s(lease_s: float) -> float:
 
 def path(folder: str) -> str:
     """The lease's file in the run's jobs folder."""
-    return os.path.join(folder, "lease.json")
+    return os.path.join(folder, FileName.LEASE)
 
 
 def read(folder: str) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ import stat
 import time
 from typing import Any, Sequence
 
+from ..contract.names import Code
 from .refusal import Refusal
 
 FOLDER = "/tmp/gptctl-locks"
@@ -32,8 +33,8 @@ def take_gpus(uuids: Sequence[str], holder: dict[str, Any], folder: str = FOLDER
     try:
         for uuid in sorted(set(uuids)):
             if not UUID_PATTERN.match(uuid):
-                raise Refusal("bad-request", "%r is no GPU uuid" % uuid)
-            held.append(take(os.path.join(folder, "gpu-%s.lock" % uuid), holder, "gpus-taken", "GPU " + uuid, 0o666))
+                raise Refusal(Code.BAD_REQUEST, "%r is no GPU uuid" % uuid)
+            held.append(take(os.path.join(folder, "gpu-%s.lock" % uuid), holder, Code.GPUS_TAKEN, "GPU " + uuid, 0o666))
     except (Refusal, OSError):
         let_go(held)
         raise
@@ -83,7 +84,7 @@ def _open(path: str, mode: int) -> int:
             descriptor = os.open(path, os.O_RDWR | NOFOLLOW)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise Refusal("bad-lock", "%s is no plain file" % path, "remove it: rm %s" % path)
+        raise Refusal(Code.BAD_LOCK, "%s is no plain file" % path, "remove it: rm %s" % path)
     return descriptor
 
 
@@ -94,7 +95,7 @@ def _shared_folder(folder: str) -> None:
         os.chmod(folder, 0o1777)
     except FileExistsError:
         if not stat.S_ISDIR(os.lstat(folder).st_mode):
-            raise Refusal("bad-lock", "%s is no folder" % folder, "remove it: rm %s" % folder) from None
+            raise Refusal(Code.BAD_LOCK, "%s is no folder" % folder, "remove it: rm %s" % folder) from None
 
 
 def let_go(descriptors: Sequence[int]) -> None:

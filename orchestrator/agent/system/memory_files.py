@@ -15,6 +15,7 @@ import hashlib
 import os
 import stat
 
+from ..contract.names import Code
 from . import files
 from .refusal import Refusal
 
@@ -33,7 +34,7 @@ def path(kind: str, owner: str) -> str:
 def put(kind: str, owner: str, secret: str) -> None:
     """Writes it, mode 0600. Raises Refusal where that folder is no tmpfs."""
     if not _is_tmpfs(FOLDER):
-        raise Refusal("no-tmpfs", "%s is not in memory here: no secret is written to a disk" % FOLDER)
+        raise Refusal(Code.NO_TMPFS, "%s is not in memory here: no secret is written to a disk" % FOLDER)
     temporary = "%s.%d" % (path(kind, owner), os.getpid())
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(temporary, flags, 0o600)

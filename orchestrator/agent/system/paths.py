@@ -13,10 +13,10 @@ import hashlib
 import os
 import re
 
+from ..contract.names import JOB_NAMES, Code, JobName
 from .refusal import Refusal
 
 RUN_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]{0,39}\Z")
-JOBS = ("install", "pull", "prepare", "probe", "train", "evaluate", "offload", "keep")
 
 
 class Places:
@@ -43,15 +43,15 @@ class Places:
 
     def job(self, run: str, job: str, digest: str) -> str:
         """The folder of a job. A train job is known by its run alone, any other also by its input."""
-        if job not in JOBS:
-            raise Refusal("bad-request", "unknown job %r; known: %s" % (job, ", ".join(JOBS)))
+        if job not in JOB_NAMES:
+            raise Refusal(Code.BAD_REQUEST, "unknown job %r; known: %s" % (job, ", ".join(JOB_NAMES)))
         if job == "train":
-            return os.path.join(self.jobs_of(run), "train")
+            return os.path.join(self.jobs_of(run), JobName.TRAIN)
         return os.path.join(self.jobs_of(run), "%s-%s" % (job, hashlib.sha256(digest.encode()).hexdigest()[:12]))
 
 
 def checked_run(run: object) -> str:
     """The run's name, which becomes a folder's name: nothing else may."""
     if not isinstance(run, str) or not RUN_PATTERN.match(run):
-        raise Refusal("bad-request", "%r is no run id: lower-case letters, digits and dashes, 40 at most" % (run,))
+        raise Refusal(Code.BAD_REQUEST, "%r is no run id: lower-case letters, digits and dashes, 40 at most" % (run,))
     return run

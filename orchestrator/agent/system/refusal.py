@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import errno
 
+from ..contract.names import Code
+
 OS_CODES = {
-    errno.ENOSPC: "disk-full",
-    errno.EDQUOT: "disk-full",
-    errno.EROFS: "read-only",
-    errno.EACCES: "read-only",
-    errno.EPERM: "read-only",
+    errno.ENOSPC: Code.DISK_FULL,
+    errno.EDQUOT: Code.DISK_FULL,
+    errno.EROFS: Code.READ_ONLY,
+    errno.EACCES: Code.READ_ONLY,
+    errno.EPERM: Code.READ_ONLY,
 }
 
 
@@ -35,4 +37,4 @@ class Refusal(Exception):
 def from_os_error(error: OSError) -> Refusal:
     """A full disk or a folder that cannot be written, in words; anything else by its own text."""
     where = " (%s)" % error.filename if error.filename else ""
-    return Refusal(OS_CODES.get(error.errno or 0, "os-error"), "%s%s" % (error.strerror or error, where))
+    return Refusal(OS_CODES.get(error.errno or 0, Code.OS_ERROR), "%s%s" % (error.strerror or error, where))

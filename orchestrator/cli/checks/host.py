@@ -8,8 +8,8 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from orchestrator.agent.contract.facts import Facts
 from orchestrator.cli.checks.finding import FAIL, OK, WARN, Finding
 from orchestrator.cli.connections import shell_to
 from orchestrator.cli.machine_types import machine_of
@@ -84,7 +84,7 @@ def _inside(shell: Shell, home: Path, host: HostSpec, machine: MachineType, reci
     yield from _home_box(facts)
 
 
-def _clock(facts: dict[str, Any], before: float, after: float) -> Finding:
+def _clock(facts: Facts, before: float, after: float) -> Finding:
     """The machine's clock against ours, give or take the time the answer took."""
     skew_s = facts["time_s"] - (before + after) / 2
     beyond = max(0.0, abs(skew_s) - (after - before) / 2)
@@ -92,7 +92,7 @@ def _clock(facts: dict[str, Any], before: float, after: float) -> Finding:
     return Finding("clock", level, f"off by {beyond:.1f} s" if beyond else "agrees", "sudo timedatectl set-ntp true")
 
 
-def _python(facts: dict[str, Any]) -> Finding:
+def _python(facts: Facts) -> Finding:
     own = f"{facts['python']['path']} {facts['python']['version']}"
     able = [each for each in facts["interpreters"] if each.get("torch")]
     if not able:
@@ -101,7 +101,7 @@ def _python(facts: dict[str, Any]) -> Finding:
     return Finding("python", OK, f"{own}; with torch: {listed}")
 
 
-def _gpus(facts: dict[str, Any], machine: MachineType) -> Iterator[Finding]:
+def _gpus(facts: Facts, machine: MachineType) -> Iterator[Finding]:
     cards = facts["gpus"]
     if machine.gpus == 0:
         extra = f", {len(cards)} GPUs not used by {machine.name}" if cards else ""
@@ -120,7 +120,7 @@ def _gpus(facts: dict[str, Any], machine: MachineType) -> Iterator[Finding]:
             yield Finding("gpu memory", WARN, found, "end those processes, or expect a smaller micro-batch")
 
 
-def _computes(shell: Shell, facts: dict[str, Any], machine: MachineType) -> Finding:
+def _computes(shell: Shell, facts: Facts, machine: MachineType) -> Finding:
     """A real computation in the first interpreter that a run would take."""
     able = [each["path"] for each in facts["interpreters"] if each.get("torch")]
     able = [path for path in able if _recent(path, facts)]
@@ -137,13 +137,13 @@ def _computes(shell: Shell, facts: dict[str, Any], machine: MachineType) -> Find
     return Finding("computes", OK, f"torch {answer['torch']} on {where}")
 
 
-def _recent(path: str, facts: dict[str, Any]) -> bool:
-    torch = next(each["torch"] for each in facts["interpreters"] if each["path"] == path)
+def _recent(path: str, facts: Facts) -> bool:
+    torch = next(each["torch"] or "" for each in facts["interpreters"] if each["path"] == path)
     digits = [part for part in torch.split("+")[0].split(".")[:2] if part.isdigit()]
     return tuple(map(int, digits)) >= TORCH_AT_LEAST
 
 
-def _disk(facts: dict[str, Any], recipe: Recipe | None, machine: MachineType) -> Finding:
+def _disk(facts: Facts, recipe: Recipe | None, machine: MachineType) -> Finding:
     free = facts["disk"]["free_bytes"]
     if not facts["writable"]:
         return Finding("disk", FAIL, f"{facts['root']} cannot be written", "set `folder` in the inventory entry")
@@ -153,7 +153,7 @@ def _disk(facts: dict[str, Any], recipe: Recipe | None, machine: MachineType) ->
     return Finding("disk", level, text, "free some space, or set `folder` to a larger disk")
 
 
-def _needed(facts: dict[str, Any], recipe: Recipe, machine: MachineType) -> int:
+def _needed(facts: Facts, recipe: Recipe, machine: MachineType) -> int:
     """Data, kept checkpoints and one being written, and an environment where none is."""
     tokens = tokens_about(recipe)
     data = min(tokens, recipe.data.tokens or tokens) * BYTES_PER_TOKEN
@@ -161,7 +161,7 @@ def _needed(facts: dict[str, Any], recipe: Recipe, machine: MachineType) -> int:
     return data + kept_about(recipe) + (0 if built else ENVIRONMENT_BYTES[machine.cuda])
 
 
-def _tools(facts: dict[str, Any]) -> Finding:
+def _tools(facts: Facts) -> Finding:
     if facts["tools"].get("rsync"):
         return Finding("tools", OK, "rsync")
     if facts["tools"].get("tar"):
@@ -183,7 +183,7 @@ def _rate(shell: Shell) -> Finding:
     return Finding("network", WARN if rate < SLOW_BYTES_PER_S else OK, f"{size(rate)}/s up, one stream", fix)
 
 
-def _home_box(facts: dict[str, Any]) -> Iterator[Finding]:
+def _home_box(facts: Facts) -> Iterator[Finding]:
     """What bites at home: a machine that goes to sleep, and a run that was there before."""
     if facts["sleep_enabled"]:
         fix = "sudo systemctl mask sleep.target suspend.target hibernate.target"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.agent.contract.names import JobName
 from orchestrator.cli.connections import agent_of
 from orchestrator.cli.models.local_checkpoint import checkpoint_here, checkpoint_named
 from orchestrator.cli.models.trainer_program import failed, here, results, there
@@ -144,7 +145,7 @@ def _there(ledger: Ledger, run: RunRecord, wish: Wish, name: str) -> list[dict[s
         words = [folder, *_arguments(run, wish, [str(file) for file in wish.data], choices, usual)]
         argv = [program.python, "-m", "trainer.evaluate", *words]
         digest = hashlib.sha256(json.dumps(argv).encode()).hexdigest()[:16]
-        agent.start("evaluate", run.id, digest, {"argv": argv, "pythonpath": program.source, "cwd": agent.root})
+        agent.start(JobName.EVALUATE, run.id, digest, {"argv": argv, "pythonpath": program.source, "cwd": agent.root})
         lines: list[dict[str, Any]] = []
         show = _meter()
 
@@ -152,7 +153,7 @@ def _there(ledger: Ledger, run: RunRecord, wish: Wish, name: str) -> list[dict[s
             lines.append(line)
             show(line)
 
-        ended = agent.wait(run.id, "evaluate", hear, digest)
+        ended = agent.wait(run.id, JobName.EVALUATE, hear, digest)
     if ended["outcome"] != contract.OUTCOME_FINISHED:
         raise failed("evaluate", "\n".join([str(ended.get("reason") or ""), *map(str, ended.get("last_lines") or ())]))
     return lines

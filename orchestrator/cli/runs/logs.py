@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
+from orchestrator.agent.contract.names import BootCode, Code, JobName
 from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.cli.screen.foreign import clean
 from orchestrator.core.errors import AgentError, LinkLost, Unreachable, UserError
@@ -22,7 +23,7 @@ from trainer.contract import LOG, METRICS
 
 AGAIN_S = 2.0
 LONGEST_WAIT_S = 30.0
-NOT_YET = ("no-such-run", "no-such-job", "agent-missing")
+NOT_YET = (Code.NO_SUCH_RUN, Code.NO_SUCH_JOB, BootCode.AGENT_MISSING)
 
 
 def logs(wanted: str | None, *, follow: bool, metrics: bool, lines: int | None) -> int:
@@ -96,7 +97,7 @@ def _stream(ledger: Ledger, run: RunRecord, name: str, offset: int) -> Iterator[
     from orchestrator.cli.connections import agent_of
     from orchestrator.remote.agent_client.client import Data
 
-    with agent_of(ledger, run) as agent, agent.follow(run.id, "train", {name: offset}) as lines:
+    with agent_of(ledger, run) as agent, agent.follow(run.id, JobName.TRAIN, {name: offset}) as lines:
         for line in lines:
             if isinstance(line, Data) and line.file == name:
                 yield line.data

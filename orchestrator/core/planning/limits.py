@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from orchestrator.agent.contract.names import GRACE_S
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import Limits, MachineRow, Recipe
 from orchestrator.core.errors import LimitReached, UserError
@@ -19,8 +20,6 @@ from orchestrator.core.planning.forecast import Quote
 if TYPE_CHECKING:
     from orchestrator.core.planning.plan import Plan
 
-GRACE_S = 300.0
-"""How long a trainer may take to stop and write its last checkpoint."""
 DEAREST_PER_HOUR_USD = 1_000.0
 """No machine here costs a tenth of it: a higher price is a mistake, not an offer."""
 

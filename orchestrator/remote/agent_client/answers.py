@@ -4,21 +4,36 @@ It must not talk to a machine; remote/agent_client/client.py does.
 
 Example::
 
-    follow_line({"kind": "data", "file": "train.log", "offset": 0, "data": "aGk="})     # Data("train.log", 0, b"hi")
+    line = {"kind": "data", "file": "train.log", "offset": 0, "data": "aGk="}
+    follow_line(line, ["train.log"])     # Data("train.log", 0, b"hi")
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
+from orchestrator.agent.contract.answers import (
+    CheckpointEntry,
+    DataLine,
+    EndedLine,
+    ExitRecord,
+    HeartbeatLine,
+    RunStatus,
+    StartAnswer,
+)
+from orchestrator.agent.contract.names import FileName, JobName, LineKind
 from orchestrator.core.checkpoints.file_entry import FileEntry
 from orchestrator.core.errors import AgentError
+from orchestrator.remote.agent_client.decoding import decoded, refuse
+from trainer import contract
 from trainer.contract import MANIFEST_FILE, checkpoint_name
+
+FOLLOWED = {JobName.TRAIN: (contract.METRICS, contract.EVENTS, contract.LOG)}
+"""What `follow` streams of a training; of any other job it is its progress and its log."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +44,7 @@ class JobState:
     run: str
     state: str
     digest: str
-    exit: dict[str, Any] | None = None
+    exit: ExitRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -46,14 +61,14 @@ class Heartbeat:
     """The machine is alive at `time_s` (its UTC clock); `status` is this run's entry of the status verb."""
 
     time_s: float
-    status: dict[str, Any]
+    status: RunStatus
 
 
 @dataclass(frozen=True)
 class Ended:
     """The job ended, and every byte of its files has been sent."""
 
-    exit: dict[str, Any]
+    exit: ExitRecord
 
 
 FollowLine: TypeAlias = Data | Heartbeat | Ended
@@ -79,43 +94,64 @@ class Checkpoint:
         return sum(entry.size_bytes for entry in self.files.values())
 
 
-def json_object(line: bytes) -> dict[str, Any] | None:
-    """The object on a line; None for anything else, such as the greeting of a talkative login shell."""
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
+def job_state(answer: Mapping[str, object]) -> JobState:
+    """The answer to `start`."""
+    found = decoded(StartAnswer, answer, "start")
+    return JobState(found["job"], found["run"], found["state"], found["digest"], found["exit"])
 
 
-def follow_line(answer: Mapping[str, Any]) -> FollowLine:
+def followed_files(job: str) -> Collection[str]:
+    """The names that Data lines of this job may have: each becomes a file on this side."""
+    return FOLLOWED.get(job, (FileName.PROGRESS, FileName.LOG))
+
+
+def follow_line(answer: Mapping[str, object], files: Collection[str]) -> FollowLine:
+    """One line of `follow`. Raises AgentError for a file that is not one of `files`, and for a damaged line."""
     kind = answer.get("kind")
-    if kind == "data":
-        try:
-            return Data(str(answer["file"]), int(answer["offset"]), base64.b64decode(answer["data"], validate=True))
-        except binascii.Error as error:
-            raise AgentError(f"agent follow: a damaged line of {answer['file']}: {error}", code="damaged") from error
-    if kind == "ended":
-        return Ended(answer["exit"])
-    return Heartbeat(float(answer["time_s"]), answer.get("status") or {})
+    if kind == LineKind.DATA:
+        return _data(decoded(DataLine, answer, "follow"), files)
+    if kind == LineKind.ENDED:
+        return Ended(decoded(EndedLine, answer, "follow")["exit"])
+    beat = decoded(HeartbeatLine, answer, "follow")
+    return Heartbeat(float(beat["time_s"]), beat["status"])
 
 
-def checkpoint(value: Mapping[str, Any]) -> Checkpoint:
+def _data(line: DataLine, files: Collection[str]) -> Data:
+    if line["file"] not in files:
+        raise refuse("follow", f"it sent {line['file']!r}, which is not one of {', '.join(files)}; nothing was written")
+    if line["offset"] < 0:
+        raise refuse("follow", f"it sent bytes of {line['file']} from {line['offset']} on")
+    try:
+        return Data(line["file"], line["offset"], base64.b64decode(line["data"], validate=True))
+    except (binascii.Error, ValueError) as error:
+        raise AgentError(f"agent follow: a damaged line of {line['file']}: {error}", code="damaged") from error
+
+
+def checkpoint(value: Mapping[str, object]) -> Checkpoint:
     """Checks every name before anybody makes a path of it: the machine is not trusted with our disk."""
-    step, name = int(value["step"]), str(value["name"])
-    if name != checkpoint_name(step):
+    entry = decoded(CheckpointEntry, value, "manifest")
+    step, name = entry["step"], entry["name"]
+    if step < 0 or name != checkpoint_name(step):
         raise AgentError(f"agent manifest: {name!r} is not the folder of step {step}", code="bad-name")
-    _check_names(name, [*value["files"], MANIFEST_FILE])
-    files = {key: FileEntry(int(entry["size_bytes"]), str(entry["sha256"])) for key, entry in value["files"].items()}
-    flags = {key: bool(value.get(key)) for key in ("kept", "best", "latest", "safe")}
-    return Checkpoint(step, name, files, str(value["manifest_sha256"]), int(value["manifest_size_bytes"]), **flags)
+    _check_names(name, [*entry["files"], MANIFEST_FILE])
+    return Checkpoint(
+        step,
+        name,
+        {key: FileEntry(promised["size_bytes"], promised["sha256"]) for key, promised in entry["files"].items()},
+        entry["manifest_sha256"],
+        entry["manifest_size_bytes"],
+        kept=entry.get("kept", False),
+        best=entry.get("best", False),
+        latest=entry.get("latest", False),
+        safe=entry["safe"],
+    )
 
 
 def _check_names(folder: str, names: Iterable[str]) -> None:
     for name in names:
         if not name or name.startswith(".") or "/" in name or "\0" in name or "\n" in name:
             raise AgentError(
-                f"agent manifest: {folder} lists {name!r}, which is no plain file name",
+                f"agent manifest: {folder} lists {name!r}, which is not a plain file name",
                 hint="the machine's checkpoint folder was tampered with; nothing was fetched",
                 code="bad-name",
             )

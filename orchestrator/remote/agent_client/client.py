@@ -19,9 +19,33 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from orchestrator.core.errors import AgentError, CommandFailed, MachineUnfit
+from orchestrator.agent.contract.answers import (
+    ExitRecord,
+    GuardAnswer,
+    GuardStatus,
+    HostKey,
+    HostKeyAnswer,
+    Lease,
+    LeaseAnswer,
+    MachineStatus,
+    Manifest,
+    ReleaseAnswer,
+    StopAnswer,
+    Where,
+)
+from orchestrator.agent.contract.facts import Facts
+from orchestrator.agent.contract.names import (
+    GRACE_S,
+    SILENCE_S,
+    FileName,
+    GuardKind,
+    JobName,
+    LineKind,
+    Verb,
+)
+from orchestrator.agent.contract.requests import FollowRequest
+from orchestrator.core.errors import AgentError, CommandFailed
 from orchestrator.core.ports import EndCall, Result, Shell
 from orchestrator.remote.agent_client.answers import (
     Checkpoint,
@@ -32,61 +56,17 @@ from orchestrator.remote.agent_client.answers import (
     JobState,
     checkpoint,
     follow_line,
-    json_object,
+    followed_files,
+    job_state,
 )
+from orchestrator.remote.agent_client.boot import BOOT, accepted, is_missing, missing_path, no_python
+from orchestrator.remote.agent_client.decoding import decoded, json_object, refuse
 from orchestrator.remote.agent_client.package import agent_package
 
 __all__ = ["Agent", "Checkpoint", "Data", "Ended", "FollowLine", "Heartbeat", "JobState"]
 
-BOOT = """\
-import json, os, sys
-path = os.path.abspath(os.path.expanduser(sys.argv[1]))
-def refuse(code, message):
-    print(json.dumps({"error": {"code": code, "message": message, "hint": "", "path": path}}))
-    sys.exit(1)
-if sys.version_info < (3, 8):
-    refuse("python-too-old", "%s is Python %d.%d; the agent needs 3.8" % ((sys.executable,) + sys.version_info[:2]))
-if not os.path.isfile(path):
-    try:
-        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-    except OSError as error:
-        code = {28: "disk-full", 30: "read-only", 13: "read-only"}.get(error.errno, "no-folder")
-        refuse(code, "cannot make %s: %s" % (os.path.dirname(path), error.strerror))
-    refuse("agent-missing", "no agent at " + path)
-code = made = path
-try:
-    with open("/proc/sys/kernel/random/boot_id") as file:
-        code = path[:-4] + "-" + file.read(8)
-    if not os.path.isdir(code):
-        import shutil, tempfile, zipfile
-        made = tempfile.mkdtemp(dir=os.path.dirname(path))
-        with zipfile.ZipFile(path) as archive:
-            archive.extractall(made)
-        os.rename(made, code)
-except OSError:
-    if made != path:
-        shutil.rmtree(made, ignore_errors=True)
-    code = code if os.path.isdir(code) else path
-sys.path.insert(0, code)
-from agent.__main__ import main
-sys.exit(main([code] + sys.argv[2:]))
-"""
-"""Runs the agent, or says what is in the way: one round trip answers both, and `~` is resolved over there.
-
-A zipapp is compiled anew by every process that imports it, so its files are laid beside it once and Python keeps what
-it compiles: a call takes two thirds of the time. The folder counts for one boot: a crash may leave it half written.
-"""
-
-UNFIT = frozenset({"python-too-old", "no-folder"})
-HINTS = {
-    "disk-full": "free some space on the machine, or set `folder` in its inventory entry to a larger disk",
-    "read-only": "set `folder` in the machine's inventory entry to a place this user may write",
-    "python-too-old": "install Python >= 3.8 on the machine, or set `python` in its inventory entry",
-    "no-folder": "set `folder` in the machine's inventory entry to a place this user may write",
-}
 PULSE_S = 2.0
-SILENCE_S = 10.0
-"""A follower over SSH is heard every PULSE_S; after SILENCE_S without a word the machine knows that it is gone."""
+"""How often a follower over SSH sends a sign of life; after SILENCE_S without one the machine counts it as gone."""
 
 
 class Agent:
@@ -102,40 +82,43 @@ class Agent:
     def root(self) -> str:
         """The agent's folder on the machine as an absolute path. Asks the machine when no call has told it yet."""
         if self._root is None:
-            self._root = str(self._call("where", {})["root"])
+            self._root = decoded(Where, self._call(Verb.WHERE, {}), Verb.WHERE)["root"]
         return self._root
 
     def ensure(self) -> None:
         """Ships the agent if it is not there. Every call does this by itself when it has to."""
-        answer = _answer("where", self.shell.run(self._argv("where"), stdin=b"{}"))
-        if _is_missing(answer):  # and then its place is known, without asking again
-            self._ship(answer["error"]["path"])
-            self._root = str(PurePosixPath(answer["error"]["path"]).parents[1])
+        answer = _answer(Verb.WHERE, self.shell.run(self._argv(Verb.WHERE), stdin=b"{}"))
+        if is_missing(answer):  # and then its place is known, without asking again
+            self._ship(missing_path(answer))
+            self._root = str(PurePosixPath(missing_path(answer)).parents[1])
         else:
-            self._root = str(_accepted("where", answer)["root"])
+            self._root = decoded(Where, accepted(Verb.WHERE, answer), Verb.WHERE)["root"]
 
-    def facts(self, python: str | None = None) -> dict[str, Any]:
+    def facts(self, python: str | None = None) -> Facts:
         """What the machine is: see docs/agent.md. `python` is the host entry's own interpreter, looked at too."""
-        answer = self._call("facts", {"python": python}, deadline_s=60.0)
-        self._root = str(answer["root"])
-        return answer
+        facts = decoded(Facts, self._call(Verb.FACTS, {"python": python}, deadline_s=60.0), Verb.FACTS)
+        self._root = facts["root"]
+        return facts
 
     def start(
         self,
         job: str,
         run: str,
         digest: str,
-        spec: Mapping[str, Any],
-        secrets: Mapping[str, Any] | None = None,
+        spec: Mapping[str, object],
+        secrets: Mapping[str, object] | None = None,
     ) -> JobState:
         """Starts the job, or attaches to the one that runs or ran with this digest. Safe to repeat."""
         request = {"job": job, "run": run, "digest": digest, "spec": dict(spec), "secrets": dict(secrets or {})}
-        answer = self._call("start", request, deadline_s=60.0)
-        return JobState(answer["job"], answer["run"], answer["state"], answer["digest"], answer.get("exit"))
+        return job_state(self._call(Verb.START, request, deadline_s=60.0))
 
-    def status(self, run: str | None = None, *, deadline_s: float = 10.0) -> dict[str, Any]:
-        """State of one run or of all: `{"runs": {RUN: ...}, "time_s"}`. Changes nothing on the machine."""
-        return self._call("status", {} if run is None else {"run": run}, deadline_s=deadline_s)
+    def status(self, run: str | None = None, *, deadline_s: float = 10.0) -> MachineStatus:
+        """State of one run, which the answer has, or of all. Changes nothing on the machine."""
+        answer = self._call(Verb.STATUS, {} if run is None else {"run": run}, deadline_s=deadline_s)
+        status = decoded(MachineStatus, answer, Verb.STATUS)
+        if run is not None and run not in status["runs"]:
+            raise refuse(Verb.STATUS, f"it says nothing of {run}")
+        return status
 
     @contextmanager
     def follow(
@@ -144,15 +127,15 @@ class Agent:
         """The job's files from these byte offsets on, with a heartbeat every 2 s, until it has ended. The last line is
         Ended. Without a digest the newest job of that name is meant. Raises LinkLost after 10 s of silence; call again
         with the offsets reached."""
-        request: dict[str, Any] = {"run": run, "job": job, "digest": digest, "offsets": dict(offsets)}
+        request: FollowRequest = {"run": run, "job": job, "digest": digest, "offsets": dict(offsets)}
         if self.shell.openssh() is not None:
             request["silence_s"] = SILENCE_S
-        with self._stream("follow", request) as answers:
-            yield (follow_line(answer) for answer in answers)
+        with self._stream(Verb.FOLLOW, request) as answers:
+            yield (follow_line(answer, followed_files(job)) for answer in answers)
 
     def wait(
-        self, run: str, job: str, on_progress: Callable[[dict[str, Any]], None], digest: str | None = None
-    ) -> dict[str, Any]:
+        self, run: str, job: str, on_progress: Callable[[dict[str, object]], None], digest: str | None = None
+    ) -> ExitRecord:
         """Follows a job other than train to its end, passing on its progress lines; returns its exit, which has the
         job's `result`. A caller that reconnects calls it again: progress then repeats from the start."""
         pending = b""
@@ -160,17 +143,17 @@ class Agent:
             for line in lines:
                 if isinstance(line, Ended):
                     return line.exit
-                if isinstance(line, Data) and line.file == "progress.jsonl":
+                if isinstance(line, Data) and line.file == FileName.PROGRESS:
                     *complete, pending = (pending + line.data).split(b"\n")
                     for progress in filter(None, map(json_object, complete)):
                         on_progress(progress)
         raise AgentError(f"{job} of {run}: the agent stopped talking before the job ended", code="no-end")
 
-    def stop(self, run: str, job: str = "train", grace_s: float = 300.0) -> dict[str, Any]:
-        """Stops the job and waits until it has ended: `{"state": "ended" | "none", "exit"}`."""
-        return self._last("stop", {"run": run, "job": job, "grace_s": grace_s})
+    def stop(self, run: str, job: str = JobName.TRAIN, grace_s: float = GRACE_S) -> StopAnswer:
+        """Stops the job and waits until it has ended; state `none`: there is no such job."""
+        return decoded(StopAnswer, self._last(Verb.STOP, {"run": run, "job": job, "grace_s": grace_s}), Verb.STOP)
 
-    def arm(self, instance_id: str, call: EndCall, *, lease_s: float, deadline_s: float) -> dict[str, Any]:
+    def arm(self, instance_id: str, call: EndCall, *, lease_s: float, deadline_s: float) -> GuardStatus:
         """Hands the machine the key to end itself: at the end of the lease, deadline_s from now at the latest. Returns
         the guard's state; `armed` comes some moments later, once the API took the key. Again: renews."""
         end = {"url": call.url, "body": dict(call.body)}
@@ -182,89 +165,91 @@ class Agent:
             "deadline_s": deadline_s,
             "secrets": {"api_key": call.key},
         }
-        return dict(self._call("arm", request, deadline_s=60.0)["guard"])
+        return decoded(GuardAnswer, self._call(Verb.ARM, request, deadline_s=60.0), Verb.ARM)["guard"]
 
-    def arm_self(self, instance_id: str, rental_id: str, *, lease_s: float, deadline_s: float) -> dict[str, Any]:
+    def arm_self(self, instance_id: str, rental_id: str, *, lease_s: float, deadline_s: float) -> GuardStatus:
         """As arm, for a machine whose launch put a timer on it that powers it off: it needs no key."""
         request = {
-            "kind": "self",
+            "kind": GuardKind.SELF,
             "instance_id": instance_id,
             "rental": rental_id,
             "lease_s": lease_s,
             "deadline_s": deadline_s,
         }
-        return dict(self._call("arm", request, deadline_s=60.0)["guard"])
+        return decoded(GuardAnswer, self._call(Verb.ARM, request, deadline_s=60.0), Verb.ARM)["guard"]
 
-    def guard(self) -> dict[str, Any]:
-        """What the machine says of its guard: see docs/agent.md."""
-        return dict(self.status()["guard"])
+    def guard(self) -> GuardStatus:
+        """The state of the machine's guard."""
+        return self.status()["guard"]
 
     def finish(self, within_s: float) -> None:
         """The guard drops the key's file, and ends the machine within_s from now if it is still there."""
-        self._call("finish", {"within_s": within_s})
+        self._call(Verb.FINISH, {"within_s": within_s})
 
-    def host_key(self, *, install: bool) -> dict[str, Any]:
+    def host_key(self, *, install: bool) -> HostKey:
         """A new host key for the machine's sshd: made and named, or put in place. `changeable` false says `why`."""
-        return dict(self._call("host-key", {"install": install}, deadline_s=60.0)["host_key"])
+        answer = self._call(Verb.HOST_KEY, {"install": install}, deadline_s=60.0)
+        return decoded(HostKeyAnswer, answer, Verb.HOST_KEY)["host_key"]
 
-    def renew(self, run: str | None, duration_s: float, deadline_s: float | None = None) -> dict[str, Any]:
-        """Lets the run go on for duration_s from now, but never past its deadline, deadline_s from now.
-        Without a run: lets the machine go on."""
-        return self._call("renew", {"run": run, "duration_s": duration_s, "deadline_s": deadline_s})
+    def renew(self, run: str | None, duration_s: float, deadline_s: float | None = None) -> Lease | None:
+        """Lets the run continue for duration_s from now, but never past its deadline, deadline_s from now. Without a
+        run: lets the machine continue; None where it has no guard."""
+        request = {"run": run, "duration_s": duration_s, "deadline_s": deadline_s}
+        return decoded(LeaseAnswer, self._call(Verb.RENEW, request), Verb.RENEW)["lease"]
 
     def manifest(self, run: str) -> list[Checkpoint]:
         """The run's complete checkpoints, oldest first. Raises AgentError for names that lead out of their folder."""
-        answer = self._call("manifest", {"run": run}, deadline_s=60.0)
-        return [checkpoint(value) for value in answer["checkpoints"]]
+        answer = self._call(Verb.MANIFEST, {"run": run}, deadline_s=60.0)
+        return [checkpoint(entry) for entry in decoded(Manifest, answer, Verb.MANIFEST)["checkpoints"]]
 
     def safe(self, run: str, step: int, digest: str) -> None:
         """Marks a checkpoint as verified elsewhere. `digest` is the sha256 of the manifest that was verified."""
-        self._call("safe", {"run": run, "step": step, "manifest_sha256": digest})
+        self._call(Verb.SAFE, {"run": run, "step": step, "manifest_sha256": digest})
 
-    def release(self, run: str) -> dict[str, Any]:
+    def release(self, run: str) -> ReleaseAnswer:
         """Ends every job of the run and frees its locks, lease and secrets. Run folder and environments stay."""
-        return self._last("release", {"run": run})
+        return decoded(ReleaseAnswer, self._last(Verb.RELEASE, {"run": run}), Verb.RELEASE)
 
     def _argv(self, verb: str) -> list[str]:
         path = f"{self._given_root}/agent/{agent_package().name}"
         # -I: nothing of the user's environment or current folder is imported; -S: no site packages, a faster start.
         return [self.python, "-I", "-S", "-c", BOOT, path, verb]
 
-    def _call(self, verb: str, request: Mapping[str, Any], *, deadline_s: float = 30.0) -> dict[str, Any]:
+    def _call(self, verb: str, request: Mapping[str, object], *, deadline_s: float = 30.0) -> dict[str, object]:
         """One round trip; three when the agent has to be shipped first."""
         stdin = json.dumps(request).encode()
         answer = _answer(verb, self.shell.run(self._argv(verb), stdin=stdin, deadline_s=deadline_s))
-        if _is_missing(answer):
-            self._ship(answer["error"]["path"])
+        if is_missing(answer):
+            self._ship(missing_path(answer))
             answer = _answer(verb, self.shell.run(self._argv(verb), stdin=stdin, deadline_s=deadline_s))
-        return _accepted(verb, answer)
+        return accepted(verb, answer)
 
     @contextmanager
-    def _stream(self, verb: str, request: Mapping[str, Any]) -> Iterator[Iterator[dict[str, Any]]]:
+    def _stream(self, verb: str, request: Mapping[str, object]) -> Iterator[Iterator[dict[str, object]]]:
         """Answers line by line, as they come. The first line decides whether the agent must be shipped."""
         stdin = json.dumps(request).encode()
-        missing: dict[str, Any] | None = None
+        missing: dict[str, object] | None = None
         for _ in range(2):
             if missing is not None:
-                self._ship(missing["error"]["path"])
+                self._ship(missing_path(missing))
             with self._lines(verb, stdin, PULSE_S if "silence_s" in request else 0.0) as raw:
                 answers = filter(None, map(json_object, raw))
                 first = _first(verb, answers)
-                if missing is None and _is_missing(first):
+                if missing is None and is_missing(first):
                     missing = first
                     continue
-                yield (_accepted(verb, answer) for answer in itertools.chain([first], answers))
+                yield (accepted(verb, answer) for answer in itertools.chain([first], answers))
                 return
 
     def _lines(self, verb: str, stdin: bytes, pulse_s: float) -> AbstractContextManager[Iterator[bytes]]:
         return _opened(self.shell.lines(self._argv(verb), stdin=stdin, pulse_s=pulse_s))
 
-    def _last(self, verb: str, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _last(self, verb: str, request: Mapping[str, object]) -> dict[str, object]:
         """The last line of a verb that takes its time and sends heartbeats meanwhile."""
-        answer: dict[str, Any] = {}
+        answer: dict[str, object] = {}
         with self._stream(verb, request) as answers:
             for answer in answers:
-                if answer.get("kind") != "heartbeat":
+                if answer.get("kind") != LineKind.HEARTBEAT:
                     return answer
         raise AgentError(f"agent {verb}: no answer after its last heartbeat", code="no-answer")
 
@@ -282,25 +267,21 @@ def _opened(lines: AbstractContextManager[Iterator[bytes]]) -> Iterator[Iterator
         try:
             opened = stack.enter_context(lines)
         except CommandFailed as failure:
-            raise _no_python(failure.message) from failure
+            raise no_python(failure.message) from failure
         yield opened
 
 
-def _first(verb: str, answers: Iterator[dict[str, Any]]) -> dict[str, Any]:
+def _first(verb: str, answers: Iterator[dict[str, object]]) -> dict[str, object]:
     try:
         return next(answers)
     except StopIteration:
         raise AgentError(f"agent {verb}: no answer", code="no-answer") from None
     except CommandFailed as failure:
         # Nothing was said before the end: the interpreter itself is missing or broken.
-        raise _no_python(failure.message) from failure
+        raise no_python(failure.message) from failure
 
 
-def _is_missing(answer: Mapping[str, Any]) -> bool:
-    return "error" in answer and answer["error"].get("code") == "agent-missing"
-
-
-def _answer(verb: str, result: Result) -> dict[str, Any]:
+def _answer(verb: str, result: Result) -> dict[str, object]:
     """The last JSON object a call printed. Raises MachineUnfit without Python, AgentError for an agent that broke."""
     for line in reversed(result.stdout.splitlines()):
         value = json_object(line)
@@ -308,24 +289,6 @@ def _answer(verb: str, result: Result) -> dict[str, Any]:
             return value
     said = result.stderr.decode(errors="replace").strip()
     if result.code in (126, 127):
-        raise _no_python(said)
+        raise no_python(said)
     evidence = f": {said.splitlines()[-1]}" if said else ""
     raise AgentError(f"agent {verb}: ended with code {result.code} and no answer{evidence}", code="no-answer")
-
-
-def _no_python(said: str) -> MachineUnfit:
-    return MachineUnfit(
-        f"the machine cannot run its Python: {said or 'command not found'}",
-        hint="install Python >= 3.8 on the machine (apt install python3), or set `python` in its inventory entry",
-    )
-
-
-def _accepted(verb: str, answer: dict[str, Any]) -> dict[str, Any]:
-    if "error" not in answer:
-        return answer
-    error = answer["error"]
-    code, message = str(error.get("code", "agent")), str(error.get("message", ""))
-    hint = str(error.get("hint") or HINTS.get(code, ""))
-    if code in UNFIT:
-        raise MachineUnfit(f"agent {verb}: {message}", hint)
-    raise AgentError(f"agent {verb}: {message}", hint, code=code)

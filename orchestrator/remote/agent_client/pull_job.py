@@ -19,15 +19,38 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.agent.contract.answers import Failure, PullResult
+from orchestrator.agent.contract.names import LEASE_S, Code, JobName, Outcome
 from orchestrator.core.errors import AgentError, GptctlError, MachineUnfit, StorageError, VerificationFailed
 from orchestrator.core.ports import Part
+from orchestrator.remote.agent_client import job_failure
 from orchestrator.remote.agent_client.client import Agent
+from orchestrator.remote.agent_client.decoding import decoded
 from orchestrator.remote.transfer_progress import Transfer
 
 ROUNDS = 3
 """An address that ended is renewed, and damaged bytes are fetched anew, so often at most."""
-AGAIN = ("source-refused", "source-lost", "needs-input", "wrong-bytes")
-LEASE_S = 1800.0
+AGAIN = frozenset(
+    {
+        Code.SOURCE_DENIED,
+        Code.SOURCE_CHANGED,
+        Code.SOURCE_WITHOUT_RANGES,
+        Code.SOURCE_REFUSED,
+        Code.SOURCE_LOST,
+        Code.NEEDS_INPUT,
+        Code.WRONG_BYTES,
+    }
+)
+ADVICE = {
+    Code.SOURCE_WITHOUT_RANGES: (
+        "parts of a file need a server with byte ranges (nginx, S3, the Hub); or download it and give its path"
+    ),
+    Code.SOURCE_DENIED: "the address or its signature ended, or this computer's clock is wrong; then: gptctl resume",
+    Code.SOURCE_CHANGED: "the file there changed; gptctl resume asks the server again",
+    Code.SOURCE_REFUSED: "check that the machine can reach that server, then: gptctl resume",
+    Code.SOURCE_LOST: "check that the machine can reach that server, then: gptctl resume",
+}
+SOURCE_CODES = frozenset(ADVICE)
 Tell = Callable[[Transfer], None]
 
 
@@ -54,25 +77,26 @@ def pull(
     folder: below which destinations lie; absent: the agent's own. Raises StorageError when the source does not give
     it, VerificationFailed for wrong bytes, MachineUnfit for a full disk, LinkLost when the link breaks (call again).
     """
-    failure: GptctlError | None = None
+    error: GptctlError | None = None
     for _ in range(ROUNDS):
         parts = plan()
         spec = {**_spec(parts), "folder": folder, "lease_s": lease_s}
         digest = hashlib.sha256(json.dumps(spec).encode()).hexdigest()[:16]
-        state = agent.start("pull", run, digest, spec, _secrets(parts))
-        ended = state.exit or agent.wait(run, "pull", _Rate(tell, parts), digest)
-        if ended["outcome"] == "finished":
+        state = agent.start(JobName.PULL, run, digest, spec, _secrets(parts))
+        ended = state.exit or agent.wait(run, JobName.PULL, _Rate(tell, parts), digest)
+        if ended["outcome"] == Outcome.FINISHED:
             names = dict.fromkeys(part.destination for part in parts)
-            files = ended["result"]["files"].items()
+            files = decoded(PullResult, ended["result"], "pull")["files"].items()
             return {
-                name: Pulled(str(path), int(each["size_bytes"]), str(each["sha256"]))
-                for name, (path, each) in zip(names, files, strict=True)
+                name: Pulled(path, file["size_bytes"], file["sha256"])
+                for name, (path, file) in zip(names, files, strict=True)
             }
-        code, failure = _failure(ended)
-        if code not in AGAIN:
+        failed = job_failure.failure(ended)
+        error = _error(failed)
+        if failed["code"] not in AGAIN:
             break
-    assert failure is not None
-    raise failure
+    assert error is not None
+    raise error
 
 
 def _spec(parts: Sequence[Part]) -> dict[str, Any]:
@@ -116,27 +140,14 @@ class _Rate:
         self.tell(Transfer(done, total, rate, (total - done) / rate if rate else None, self.name))
 
 
-def _failure(ended: Mapping[str, Any]) -> tuple[str, GptctlError]:
-    """The agent's code, and its words as our error."""
-    lines = [str(line) for line in ended.get("last_lines") or ()]
-    said = next((line for line in lines if ": " in line and " " not in line.partition(": ")[0]), "")
-    code, _, message = said.partition(": ")
-    message = message or str(ended.get("reason") or "the pull ended without a word")
-    hint = next((line.removeprefix("hint: ") for line in lines if line.startswith("hint: ")), "")
-    if code == "disk-full":
-        return code, MachineUnfit(message, hint)
-    if code == "wrong-bytes":
-        return code, VerificationFailed(message, hint)
-    if code in ("source-refused", "source-lost"):
-        return code, StorageError(message, hint or _advice(message))
-    return code, AgentError(message, hint, code=code or "pull")
-
-
-def _advice(message: str) -> str:
-    if "ignores byte ranges" in message:
-        return "parts of a file need a server with byte ranges (nginx, S3, the Hub); or download it and give its path"
-    if " 403 " in message or " 401 " in message:
-        return "the address or its signature ended, or the clock of this computer is wrong; then: gptctl resume"
-    if " 404 " in message or " 416 " in message or "announced were" in message:
-        return "the file there changed meanwhile; gptctl resume looks at it anew"
-    return "can the machine reach that server? then: gptctl resume"
+def _error(failed: Failure) -> GptctlError:
+    """The agent's refusal as our error."""
+    code, message = failed["code"], failed["message"]
+    hint = failed["hint"] or ADVICE.get(code, "")
+    if code == Code.DISK_FULL:
+        return MachineUnfit(message, hint)
+    if code == Code.WRONG_BYTES:
+        return VerificationFailed(message, hint)
+    if code in SOURCE_CODES:
+        return StorageError(message, hint)
+    return AgentError(message, hint, code=code or "pull")

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.agent.contract.names import JobName
 from orchestrator.core.checkpoints.file_entry import FileEntry
 from orchestrator.core.checkpoints.store_index import StoredCheckpoint
 from orchestrator.core.errors import RemoteError
@@ -44,8 +45,8 @@ def pull(context: RunContext, agent: Agent, place: str, files: Mapping[str, File
         parts.append({"offset": 0, "size_bytes": size, "destination": destination, "sha256": entry.sha256})
         secrets.append({"url": plan.url, "headers": dict(plan.headers)})
     digest = hashlib.sha256(json.dumps([place, parts]).encode()).hexdigest()[:16]
-    agent.start("pull", context.run_id, digest, {"parts": parts}, {"parts": secrets})
-    exit_record = agent.wait(context.run_id, "pull", lambda line: _show(context, line), digest)
+    agent.start(JobName.PULL, context.run_id, digest, {"parts": parts}, {"parts": secrets})
+    exit_record = agent.wait(context.run_id, JobName.PULL, lambda line: _show(context, line), digest)
     if exit_record["outcome"] != "finished":
         said = " ".join(exit_record.get("last_lines") or []) or exit_record.get("reason")
         raise RemoteError(f"{place}: {said}", "repeat the command: what has arrived is not pulled again")

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.agent.contract.names import JobName
 from orchestrator.core.checkpoints import store_places
 from orchestrator.core.checkpoints.store_state import SAFE
 from orchestrator.core.config import home_box
@@ -25,7 +26,6 @@ from orchestrator.remote.shell.ssh_endpoint import resolve
 from orchestrator.stages.context import RunContext
 from orchestrator.stores.home_box import HomeBoxStorage
 
-JOB = "keep"
 MACHINE = "gptctl-machine"
 """The machine's name in the box's known_hosts; see agent/checkpoints/home_box_caller.py."""
 
@@ -79,7 +79,7 @@ def start(context: RunContext, call: Call) -> None:
     with _shell(context) as shell:
         _let_in(context, shell)
         agent = _agent(context, shell)
-        agent.start(JOB, context.run_id, _uri(context), call.spec, call.secrets)
+        agent.start(JobName.KEEP, context.run_id, _uri(context), call.spec, call.secrets)
 
 
 def start_again(context: RunContext, call: Call) -> None:
@@ -97,7 +97,7 @@ def problem(context: RunContext) -> str:
             run = _agent(context, shell).status(context.run_id)["runs"][context.run_id]
     except GptctlError:
         return ""
-    return str((run.get("keep") or {}).get("problem") or "")
+    return (run["keep"]["problem"] if run["keep"] else None) or ""
 
 
 def stop(context: RunContext) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator.agent.contract.names import JobName
 from orchestrator.core.errors import LinkLost, RemoteError
 from orchestrator.core.states import Seen, State
 from orchestrator.remote.agent_client.client import Data, Ended, Heartbeat
@@ -26,7 +27,7 @@ def mirror_until_end(context: RunContext) -> dict[str, Any]:
     """One connection's worth of following: returns the exit record, or raises LinkLost or Unreachable."""
     progress = Progress(context)
     offsets = {name: size(context.mirror / name) for name in MIRRORED}
-    with context.agent.follow(context.run_id, "train", offsets) as lines:
+    with context.agent.follow(context.run_id, JobName.TRAIN, offsets) as lines:
         for line in lines:
             if isinstance(line, Data):
                 append(context.mirror / line.file, line.offset, line.data)
@@ -46,7 +47,7 @@ def mirror_now(context: RunContext) -> None:
     context.mirror.mkdir(parents=True, exist_ok=True, mode=0o700)
     wanted: Mapping[str, int] | None = None
     offsets = {name: size(context.mirror / name) for name in MIRRORED}
-    with context.agent.follow(context.run_id, "train", offsets) as lines:
+    with context.agent.follow(context.run_id, JobName.TRAIN, offsets) as lines:
         for line in lines:
             if isinstance(line, Ended):
                 return

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from orchestrator.agent.contract.names import JobName
 from orchestrator.core.checkpoints import store_index, store_places
 from orchestrator.core.checkpoints.store_state import reported_store
 from orchestrator.core.errors import (
@@ -30,7 +31,6 @@ from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import deadline
 from orchestrator.stores import hub_repository
 
-JOB = "offload"
 PROBED_WITHIN_S = 60.0
 LOOK_EVERY_S = 0.5
 TROUBLE_S = 60.0
@@ -63,7 +63,7 @@ def start(context: RunContext, *, again: bool = False) -> None:
 
 def _start_job(context: RunContext, secrets: Mapping[str, Any]) -> None:
     spec = {"store": uri(context), "then": "hold" if context.run.keep else "end"}
-    context.agent.start(JOB, context.run_id, uri(context), spec, secrets)
+    context.agent.start(JobName.OFFLOAD, context.run_id, uri(context), spec, secrets)
     context.set_run_facts(store_urls=StoreUrls(context.now(), secrets["lasts_s"]))
 
 
@@ -77,7 +77,7 @@ def require(context: RunContext) -> None:
         raise MachineUnfit(f"launch: {uri(context)}: {error.message}", error.hint) from error
     until = time.monotonic() + PROBED_WITHIN_S
     while True:
-        state = context.agent.status(context.run_id)["runs"][context.run_id].get("store") or {}
+        state: Mapping[str, Any] = context.agent.status(context.run_id)["runs"][context.run_id]["store"] or {}
         if state.get("probed"):
             return
         if state.get("problem") or time.monotonic() > until:
@@ -209,13 +209,14 @@ def settle(context: RunContext) -> frozenset[int]:
         if trouble.lasts_s(state["state"]) > TROUBLE_S:
             context.emit("warning", f"{uri(context)}: {state['problem']}; fetching from the machine instead")
             return frozenset(state["safe"])
-        context.emit("progress", what=JOB, text=f"storing checkpoints in {uri(context)}")
+        context.emit("progress", what=JobName.OFFLOAD, text=f"storing checkpoints in {uri(context)}")
         deadline.extend(context)
         time.sleep(LOOK_EVERY_S)
 
 
 def _is_finished(context: RunContext) -> bool:
-    return bool((context.agent.status(context.run_id)["runs"][context.run_id].get("store") or {}).get("finished"))
+    store = context.agent.status(context.run_id)["runs"][context.run_id]["store"]
+    return store is not None and store.get("finished", False)
 
 
 class _Trouble:

@@ -13,6 +13,7 @@ import os
 import sys
 from pathlib import Path
 
+from orchestrator.agent.contract.names import JobName
 from orchestrator.core.config.recipe import Prepare
 from orchestrator.core.errors import UserError
 from orchestrator.remote.agent_client.client import Agent
@@ -87,7 +88,7 @@ def _prepare(context: RunContext, arguments: list[str], digest: str, folder: Pat
         "pythonpath": str(Path(contract.__file__).parent.parent),
         "cwd": str(context.home),
     }
-    exit_record = run_job(context, here, "prepare", digest, spec)
+    exit_record = run_job(context, here, JobName.PREPARE, digest, spec)
     if exit_record["outcome"] != "finished":
         raise UserError(
             "data.prepare failed: " + " | ".join(exit_record["last_lines"][-3:]),

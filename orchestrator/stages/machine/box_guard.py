@@ -13,19 +13,18 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from orchestrator.agent.contract.answers import GuardStatus
+from orchestrator.agent.contract.names import FINISH_WITHIN_S, LEASE_S, Code, GuardKind
 from orchestrator.core.errors import AgentError, MachineUnfit, RemoteError
-from orchestrator.core.fleet.guard_state import KINDS_ON_BOX, SELF, GuardState, reported_guard
+from orchestrator.core.fleet.guard_state import KINDS_ON_BOX, GuardState, reported_guard
 from orchestrator.core.planning.limits import budget_s
 from orchestrator.core.ports import Instance
 from orchestrator.stages.context import RunContext
 
-LEASE_S = 1800.0
-"""How long a machine goes on that nobody asks for and on which nothing progresses."""
 LEASE_VARIABLE = "GPTCTL_LEASE_S"
 """Another lease in seconds: for drills and rehearsals."""
 RENEW_EVERY_S = 60.0
 ARMED_WITHIN_S = 40.0
-FINISH_WITHIN_S = 60.0
 SAME_S = 30.0
 
 
@@ -52,7 +51,7 @@ def arm(context: RunContext) -> dict[str, Any]:
     found = _order(context, instance, _left_s(context))
     note(context, found)
     context.guard_renewed_at = context.now()
-    return found
+    return dict(found)
 
 
 def _left_s(context: RunContext) -> float:
@@ -63,14 +62,14 @@ def _left_s(context: RunContext) -> float:
     return max(1.0, context.rental.created_at + whole_s - context.now())
 
 
-def _order(context: RunContext, instance: Instance, deadline_s: float) -> dict[str, Any]:
-    if context.host.guard == SELF:
+def _order(context: RunContext, instance: Instance, deadline_s: float) -> GuardStatus:
+    if context.host.guard == GuardKind.SELF:
         try:
             return context.agent.arm_self(
                 instance.instance_id, context.rental.id, lease_s=lease_s(), deadline_s=deadline_s
             )
         except AgentError as error:
-            if error.code != "no-timer":
+            if error.code != Code.NO_TIMER:
                 raise
             raise _cannot(context, error.message) from error
     call = context.provider.end_call(instance)
@@ -101,7 +100,7 @@ def require(context: RunContext, seen: Mapping[str, Any]) -> None:
                 'nothing was trained; set guard = "watcher", or correct the key, and run again',
             )
         time.sleep(0.2)
-        found = context.agent.guard()
+        found = dict(context.agent.guard())
     note(context, found)
 
 

@@ -19,7 +19,6 @@ from orchestrator.stages.machine import box_guard
 FIRST_S = 90 * 60.0
 """From the launch, or the last sign of progress, to the moment a watcher may end a machine that still prepares."""
 MOVE_WHEN_LEFT_S = 60 * 60.0
-GRACE_S = 300.0
 
 
 def budget_deadline(context: RunContext) -> float | None:

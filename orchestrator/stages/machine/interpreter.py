@@ -12,27 +12,28 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from orchestrator.agent.contract.facts import Environment, Facts
+from orchestrator.agent.contract.names import JobName
 from orchestrator.core.errors import MachineUnfit
+from orchestrator.remote.agent_client.decoding import decoded
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine.jobs import run_job, start_job
 
-JOB = "install"
 
-
-def begin(context: RunContext, facts: Mapping[str, Any]) -> None:
+def begin(context: RunContext, facts: Facts) -> None:
     """Starts looking for it, and returns at once. What is known already is not asked for again."""
     spec = install_spec(context, facts)
     if _known(facts, spec) is None:
         context.say("choosing an interpreter (a new environment takes a few minutes)")
-        start_job(context, context.agent, JOB, _digest(facts, spec), spec)
+        start_job(context, context.agent, JobName.INSTALL, _digest(facts, spec), spec)
 
 
-def chosen(context: RunContext, facts: Mapping[str, Any]) -> dict[str, Any]:
+def chosen(context: RunContext, facts: Facts) -> Environment:
     """The record of the chosen interpreter. Raises MachineUnfit where none computes."""
     spec = install_spec(context, facts)
     if (known := _known(facts, spec)) is not None:
         return known
-    exit_record = run_job(context, context.agent, JOB, _digest(facts, spec), spec)
+    exit_record = run_job(context, context.agent, JobName.INSTALL, _digest(facts, spec), spec)
     if exit_record["outcome"] != "finished":
         said = exit_record["last_lines"][-5:] or [str(exit_record["reason"])]
         raise MachineUnfit(
@@ -40,32 +41,32 @@ def chosen(context: RunContext, facts: Mapping[str, Any]) -> dict[str, Any]:
             f"set `python` of host {context.host.name} to one that imports torch >= 2.9, or look with: "
             f"gptctl check {context.host.name}",
         )
-    return dict(exit_record["result"])
+    return decoded(Environment, exit_record["result"], JobName.INSTALL)
 
 
-def first_choice(context: RunContext, facts: Mapping[str, Any]) -> str | None:
+def first_choice(context: RunContext, facts: Facts) -> str | None:
     """The one that is tried first; None where an environment has to be made."""
     candidates = [found["path"] for found in facts["interpreters"] if found.get("torch")]
     return context.host.python or next(iter(candidates), None)
 
 
-def _digest(facts: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
+def _digest(facts: Facts, spec: Mapping[str, Any]) -> str:
     return f"{spec['env']}-{facts['boot_id']}"
 
 
-def _known(facts: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any] | None:
+def _known(facts: Facts, spec: Mapping[str, Any]) -> Environment | None:
     """What an earlier look found."""
     known = facts["envs"].get(spec["env"])
-    return dict(known) if known and is_fresh(known, facts) else None
+    return known if known and is_fresh(known, facts) else None
 
 
-def is_fresh(known: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
+def is_fresh(known: Environment, facts: Facts) -> bool:
     """Whether that probe was made in this very boot, with this driver: a card may break between two. A kernel that
     hides its boot id leaves nothing to go by."""
     return bool(facts["boot_id"]) and (known["boot_id"], known["driver"]) == (facts["boot_id"], facts["driver"])
 
 
-def install_spec(context: RunContext, facts: Mapping[str, Any]) -> dict[str, Any]:
+def install_spec(context: RunContext, facts: Facts) -> dict[str, Any]:
     """The install job's input; `env` is the hash of everything an environment depends on."""
     requirements = trainer_requirements()
     seeds = [requirements, facts["python"]["version"], facts["arch"], context.host.python, context.machine.cuda]

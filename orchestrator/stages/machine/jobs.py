@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from orchestrator.agent.contract.answers import ExitRecord
+from orchestrator.agent.contract.names import Code
 from orchestrator.core.errors import AgentError
 from orchestrator.remote.agent_client.client import Agent, JobState
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import box_guard, deadline
 
 
-def run_job(context: RunContext, agent: Agent, job: str, digest: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+def run_job(context: RunContext, agent: Agent, job: str, digest: str, spec: Mapping[str, Any]) -> ExitRecord:
     """Starts the job, or attaches to it, and returns its exit record. Raises LinkLost; calling again goes on. A job
     that neither progresses nor is watched for the time of a lease is ended."""
 
@@ -33,7 +35,7 @@ def machine_status(context: RunContext) -> dict[str, Any]:
     try:
         status = context.agent.status(context.run_id)
     except AgentError as error:
-        if error.code == "no-such-run":
+        if error.code == Code.NO_SUCH_RUN:
             return {"jobs": {}}
         raise
     return dict(status["runs"][context.run_id])

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from uuid import uuid4
 
+from orchestrator.agent.contract.names import GRACE_S
 from orchestrator.core.errors import (
     AmbiguousLaunch,
     LimitReached,
@@ -236,7 +237,7 @@ def _buy(context: RunContext, offer: Offer) -> None:
 def _guarded(context: RunContext, request: LaunchRequest) -> LaunchRequest:
     """With its deadlines, and with a host key made here, which is pinned before the machine exists."""
     budget = deadline.budget_deadline(context)
-    ends_at = budget and budget + deadline.GRACE_S
+    ends_at = budget and budget + GRACE_S
     tags = {RUN_TAG: context.run_id}  # so that another ledger can adopt the run with the machine
     disk = disk_gib(context.recipe, context.plan.steps, context.plan.tokens)
     request = replace(

@@ -149,7 +149,7 @@ def test_busy_answers_are_waited_out_and_a_no_is_final(box: Box, server: Server)
     server.refusals = [403] * 9
     ended = pulled(box, request(server.url, digest="e"))
     assert ended["outcome"] == "failed"
-    assert ended["last_lines"] == ["source-refused: pull of train.bin: 127.0.0.1 answers 403 Forbidden"]
+    assert ended["last_lines"] == ["source-denied: pull of train.bin: 127.0.0.1 answers 403 Forbidden"]
     assert len(server.refusals) == 8
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.agent.contract.names import SILENCE_S
 from orchestrator.agent.system import processes
 from orchestrator.core.errors import LinkLost
-from orchestrator.remote.agent_client.client import SILENCE_S, Agent, Heartbeat
+from orchestrator.remote.agent_client.client import Agent, Heartbeat
 from orchestrator.remote.shell.ssh_shell import connect
 from tests.support.clock.waiting import until
 from tests.support.files.canary import command_lines

@@ -50,5 +50,5 @@ def test_a_flipped_byte_is_fetched_again_and_a_lasting_one_refused(hub: Hub, tmp
         bring_here(tmp_path / "other", "hf://me/corpus", lambda told: None)
     hub.storage.faults.flips = {}
     hub.storage.faults.cuts_off = {place: 1000}
-    with pytest.raises(StorageError, match="2999000 bytes, announced were 3000000"):
+    with pytest.raises(StorageError, match="2999000 bytes; 3000000 were announced"):
         bring_here(tmp_path / "third", "hf://me/corpus", lambda told: None)

@@ -196,9 +196,9 @@ def test_bad_sources_are_refused_in_words(
     refused("ignores byte ranges")
     web.faults.ignores_ranges = False
     web.faults.cuts_off = {"/data/train-00000.safetensors": 1000}
-    refused("announced were")
+    refused("were announced")
     web.faults.cuts_off = {"/data/train-00000.safetensors": -1000}
-    refused("announced were")
+    refused("were announced")
     web.faults.cuts_off = {}
     web.faults.flips = {"/data/train-00001.safetensors": 200_000}
     refused("are not what was promised")

@@ -1,0 +1,1 @@
+"""What the agent and its callers agree on: names, answers and requests. Both sides import this, and nothing else."""

@@ -1,0 +1,113 @@
+"""The shapes of what a caller asks of the agent, and of the jobs' specs and secrets.
+
+The agent trusts none of it: it checks what it reads. Durations are seconds from now.
+
+Example: `FollowRequest(run=run, job=JobName.TRAIN, digest=None, offsets={"metrics.jsonl": 4096})`
+"""
+
+from __future__ import annotations
+
+from typing import Dict, List, TypedDict
+
+
+class Watchdog(TypedDict, total=False):
+    """When a training that makes no step is ended."""
+
+    factor: float
+    least_s: float
+    first_step_s: float
+    grace_s: float
+
+
+class Notice(TypedDict):
+    """Where a spot machine asks whether it is taken away."""
+
+    url: str
+
+
+class Part(TypedDict, total=False):
+    """A stretch of a file that is pulled; `literal` and `before` are base64."""
+
+    offset: int
+    size_bytes: int
+    destination: str
+    sha256: str | None
+    literal: str | None
+    gap: bool
+    before: str
+    of_bytes: int | None
+
+
+class PartSecret(TypedDict):
+    """Where that part comes from."""
+
+    url: str
+    headers: Dict[str, str]
+
+
+class JobSpec(TypedDict, total=False):
+    """A job's order, which is written down on the machine: nothing secret. docs/agent.md says which job takes what."""
+
+    lease_s: float
+    deadline_s: float | None
+    gpus: List[str]
+    pythonpath: str
+    cwd: str
+    # install
+    python: str | None
+    candidates: List[str]
+    requirements: List[str]
+    torch: str
+    env: str
+    cuda: bool
+    allow_build: bool
+    # pull
+    parts: List[Part]
+    streams: int
+    folder: str | None
+    # prepare, probe, evaluate
+    argv: List[str]
+    # train
+    ranks: int
+    config: str
+    threads_per_rank: int
+    hold_s: float | None
+    grace_s: float
+    watchdog: Watchdog
+    notice: Notice
+    # offload
+    store: str
+    then: str
+    # keep
+    host: str
+    port: int
+    user: str
+    command: str
+
+
+class StartRequest(TypedDict):
+    job: str
+    run: str
+    digest: str
+    spec: JobSpec
+    secrets: Dict[str, object]
+
+
+class _FollowRequest(TypedDict):
+    run: str
+    job: str
+    digest: str | None
+    offsets: Dict[str, int]
+
+
+class FollowRequest(_FollowRequest, total=False):
+    """`silence_s`: the reader keeps stdin open and sends newlines; silent for longer, it counts as gone."""
+
+    silence_s: float
+
+
+class EndCall(TypedDict):
+    """The POST that ends the machine."""
+
+    url: str
+    body: Dict[str, object]
