@@ -141,7 +141,7 @@ def test_secrets_reach_the_job_and_no_argv_environment_or_file(counted: Counting
 def test_stop_and_renew_and_errors_arrive_as_words(counted: CountingShell) -> None:
     agent = Agent(counted, "~/.gptctl")
     agent.start("prepare", RUN, "d", program("import time; time.sleep(600)"))
-    assert agent.renew(RUN, 7200, 600)["lease"]["left_s"] == 600
+    assert agent.renew(RUN, 7200, 600) == {"left_s": 600, "deadline_left_s": 600}
     assert agent.status(RUN)["runs"][RUN]["lease"]["left_s"] <= 600
     assert agent.stop(RUN, "prepare", 5)["exit"]["outcome"] == "stopped"
     for call in (lambda: agent.status("r-9"), lambda: agent.manifest("r-9"), lambda: agent.safe("r-9", 1, "x")):
@@ -231,6 +231,7 @@ GOOD = {
     "files": {"model.safetensors": {"size_bytes": 7, "sha256": hashlib.sha256(b"weights").hexdigest()}},
     "manifest_sha256": "ab",
     "manifest_size_bytes": 120,
+    "safe": False,
     "kept": True,
 }
 
@@ -243,7 +244,7 @@ def test_a_checkpoint_from_the_machine_becomes_a_value() -> None:
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/b", "", ".", "..", ".ssh", "a\nb", "a\0b"])
 def test_no_name_from_the_machine_leads_out_of_its_folder(name: str) -> None:
     entry = {"size_bytes": 1, "sha256": "x"}
-    with pytest.raises(AgentError, match="no plain file name"):
+    with pytest.raises(AgentError, match="not a plain file name"):
         checked({**GOOD, "files": {name: entry}})
     with pytest.raises(AgentError, match="is not the folder of step"):
         checked({**GOOD, "name": name})
