@@ -37,6 +37,9 @@ MANIFEST_FILE = "MANIFEST.json"
 SAFE_FILE = "SAFE"
 TEMPORARY_PREFIX = ".tmp-"
 
+HELD_DESCRIPTORS = "TRAINER_HELD_DESCRIPTORS"
+"""Environment variable: "5,6", open files (the agent's GPU locks) that a trainer keeps open when it starts again."""
+
 # Names of the lines in events.jsonl ("event" key); every line also has "time" (UTC epoch seconds) and "step". A
 # `validated` line has "val_loss", nats per token.
 EVENT_STARTED = "started"

@@ -24,7 +24,7 @@ from typing import NoReturn
 import torch
 
 from trainer.arithmetic import divisors
-from trainer.contract import EVENT_MICRO_BATCH_REDUCED, EVENTS, TrainConfig
+from trainer.contract import EVENT_MICRO_BATCH_REDUCED, EVENTS, HELD_DESCRIPTORS, TrainConfig
 from trainer.training.metrics import GIB, Journal, read_lines
 
 MARK = ".out-of-memory"
@@ -93,9 +93,10 @@ def start_again() -> NoReturn:
     """The same command line in the same process; the count gives the new process group its corner of the store."""
     _leaving.acquire()  # for ever: the watch and the main thread may both come here, and the count must rise once
     os.environ["TORCHELASTIC_RESTART_COUNT"] = str(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) + 1)
+    held = {"0", "1", "2", *os.environ.get(HELD_DESCRIPTORS, "").split(",")}
     for descriptor in os.listdir("/dev/fd"):
         with contextlib.suppress(OSError):  # the listing's own is gone already
-            os.set_inheritable(int(descriptor), int(descriptor) <= 2)  # a GPU's or a peer's must not live on
+            os.set_inheritable(int(descriptor), descriptor in held)  # a GPU's or a peer's must not live on
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -24,6 +24,7 @@ from ..system import files, processes
 from ..system.refusal import Refusal
 from .jobs import Job
 
+TRAINER = ("-m", "trainer")
 UNKNOWN_CODE = 255
 """The code of an adopted program: only its parent could have learnt the real one."""
 
@@ -67,7 +68,7 @@ def spawn(job: Job, secrets: dict[str, Any], held: Sequence[int]) -> Program:
     with open(output, "ab") as stdout, open(errors, "ab") as stderr:
         try:
             child = subprocess.Popen(
-                argv, cwd=cwd, env=_environment(job), stdin=subprocess.PIPE, stdout=stdout, stderr=stderr,
+                argv, cwd=cwd, env=_environment(job, held), stdin=subprocess.PIPE, stdout=stdout, stderr=stderr,
                 pass_fds=tuple(held), start_new_session=True,
             )  # fmt: skip
         except OSError as error:
@@ -89,13 +90,16 @@ def argv_of(job: Job) -> list[str]:
         return [sys.executable, "-I", "-S", job.places.code, "work", job.run, os.path.basename(job.folder)]
     if not job.is_train:
         return [str(word) for word in wanted(job, "argv", list)]
+    python, ranks = wanted(job, "python", str), wanted(job, "ranks", int)
+    if ranks == 1:
+        return [python, *TRAINER, job.run_folder]
     # Ranks talk over loopback only: the host name may not resolve, and the store must not face the network.
     return [
-        wanted(job, "python", str), "-m", "torch.distributed.run",
-        "--nnodes=1", "--nproc-per-node=%d" % wanted(job, "ranks", int),
+        python, "-m", "torch.distributed.run",
+        "--nnodes=1", "--nproc-per-node=%d" % ranks,
         "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--rdzv-id=%s" % job.run, "--local-addr=127.0.0.1",
         "--log-dir=%s" % job.file("ranks"),
-        "-m", "trainer", job.run_folder,
+        *TRAINER, job.run_folder,
     ]  # fmt: skip
 
 
@@ -107,7 +111,7 @@ def wanted(job: Job, key: str, kind: type) -> Any:
     return value
 
 
-def _environment(job: Job) -> dict[str, str]:
+def _environment(job: Job, held: Sequence[int]) -> dict[str, str]:
     variables = dict(os.environ)
     variables[processes.JOB_VARIABLE] = job.folder
     variables["PYTHONUNBUFFERED"] = "1"
@@ -119,6 +123,9 @@ def _environment(job: Job) -> dict[str, str]:
     if job.is_train:
         variables["OMP_NUM_THREADS"] = str(job.spec.get("threads_per_rank") or 1)
         variables["TORCHELASTIC_ERROR_FILE"] = job.file(FileName.ERROR)
+        variables[contract.HELD_DESCRIPTORS] = ",".join(map(str, held))
+        if job.spec.get("ranks") == 1:
+            variables["LOCAL_RANK"] = "0"  # without torchrun the program is the rank
         variables["GLOO_SOCKET_IFNAME"] = variables["NCCL_SOCKET_IFNAME"] = "lo"
     return variables
 

@@ -91,7 +91,7 @@ def of_job(folder: str) -> list[int]:
 
 
 def ranks(folder: str) -> list[int]:
-    """The training ranks of the job: torchrun gave them a LOCAL_RANK, and their parent has none.
+    """The training ranks of the job: they have a LOCAL_RANK, and their parent (torchrun, the supervisor) has none.
 
     A rank's own children (data workers, compilers) inherit the variable; they are the rank's business.
     """

@@ -160,6 +160,23 @@ def test_ranks_that_outlive_torchrun_are_cleared_away(box: Box) -> None:
     assert box.processes() == []
 
 
+def test_one_rank_alone_runs_without_torchrun(box: Box) -> None:
+    box.start(steps=ENDLESS, spec_ranks=1)
+    box.until_steps(3)
+    program = box.state()["program"]["pid"]
+    assert box.ranks() == box.processes() == [program]
+    os.kill(program, signal.SIGKILL)
+    ended = box.wait()
+    assert (ended["outcome"], ended["signal"], ended["reason"]) == ("failed", "SIGKILL", "killed by SIGKILL")
+    box.start(run="r-2", steps=ENDLESS, spec_ranks=1)
+    box.until_steps(3, "r-2")
+    ended = box.call("stop", run="r-2", grace_s=20)["exit"]
+    assert (ended["outcome"], ended["code"], ended["trainer"]["signals"]) == ("stopped", 0, [signal.SIGTERM])
+    box.start(run="r-3", spec_ranks=1, fail_at=4)
+    ended = box.wait("r-3")
+    assert (ended["outcome"], ended["code"]) == ("failed", 1) and "out of memory" in ended["last_lines"][-1]
+
+
 def test_a_failing_rank_fails_the_training_with_its_last_words(box: Box) -> None:
     box.start(steps=10, fail_at=4)
     ended = box.wait()

@@ -147,7 +147,16 @@ def test_sigterm_to_one_rank_stops_both_in_good_order(tmp_path: Path) -> None:
 OUT_OF_MEMORY = """
 import os, sys
 import torch
-from trainer import __main__ as program, model
+from trainer import __main__ as program
+from trainer.contract import HELD_DESCRIPTORS
+from trainer.model import gpt as model
+
+if HELD_DESCRIPTORS in os.environ:
+    print("open again:", [os.path.exists(f"/proc/self/fd/{{number}}") for number in (60, 61)], file=sys.stderr)
+else:
+    for number in (60, 61):
+        os.dup2(2, number)
+    os.environ[HELD_DESCRIPTORS] = "60"
 
 forward = model.GPT.forward
 
@@ -175,6 +184,7 @@ def test_out_of_memory_on_a_rank_is_answered_with_a_smaller_micro_batch(
     assert events(folder, "started")[-1]["accumulation"] == 4 // ranks
     assert losses(folder) == pytest.approx(losses(one_rank), rel=1e-5)
     assert verdict(folder)["outcome"] == "finished"
+    assert (folder / "train.log").read_text().count("open again: [True, False]") == ranks
 
 
 def test_out_of_memory_a_second_time_fails_with_a_suggestion(tmp_path: Path) -> None:
