@@ -160,7 +160,7 @@ def _run(instance: Instance, host: HostSpec, machine: MachineType, rental: Renta
         host_data=host.resolved(),
         machine=machine.name,
         rental_id=rental.id,
-        plan=plan.to_json(),
+        plan=plan,
         state=State.ENDING,
         outcome=Outcome.STOPPED,
         cause=CAUSE,

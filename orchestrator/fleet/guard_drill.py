@@ -24,7 +24,7 @@ from orchestrator.core.fleet.orphans import GRACE_S
 from orchestrator.core.fleet.watcher_mark import PERIOD_S
 from orchestrator.core.money.billing import bill, observed
 from orchestrator.core.planning.forecast import spread
-from orchestrator.core.planning.plan import Plan
+from orchestrator.core.planning.plan import Hours, Plan
 from orchestrator.core.states import Outcome, State
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RunRecord
@@ -84,8 +84,7 @@ def patience_s(lease_s: float = LEASE_S) -> float:
 
 def drill_plan(plan: Plan, lease_s: float = LEASE_S) -> Plan:
     """The plan of a drill on the machine of `plan`: nothing but the boot and the lease, and its limits at the price."""
-    hours = {**dict.fromkeys(plan.hours, 0.0), "boot": plan.hours["boot"], "train": lease_s / 3600}
-    hours["total"] = hours["boot"] + hours["train"]
+    hours = Hours.of(boot=plan.hours.boot, train=lease_s / 3600)
     return _ending_after(
         replace(plan, fits=True, why="", hours=hours, cost_usd=spread(hours, plan.price_per_hour_usd, 0.0)),
         deadline.FIRST_S + lease_s,
@@ -94,7 +93,7 @@ def drill_plan(plan: Plan, lease_s: float = LEASE_S) -> Plan:
 
 def _ending_after(plan: Plan, budget_s: float) -> Plan:
     """The plan with this much time from the start of the rental."""
-    return replace(plan, ceiling_usd=None, limits={**plan.limits, "max_hours": budget_s / 3600})
+    return replace(plan, ceiling_usd=None, limits=replace(plan.limits, max_hours=budget_s / 3600))
 
 
 def new_drill(ledger: Ledger, request: RunRequest, now: float) -> RunRecord:
@@ -130,7 +129,7 @@ def _prepare(context: RunContext, lease_s: float) -> None:
     """A machine that answers, and a guard on or beside it that knows when to act."""
     perform(context, ACQUIRE)
     budget_s = context.now() + lease_s - context.rental.created_at
-    context.ledger.update_run(context.run_id, plan=_ending_after(context.plan, budget_s).to_json())
+    context.ledger.update_run(context.run_id, plan=_ending_after(context.plan, budget_s))
     deadline.arm(context, {})
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from orchestrator.core.facts.rental_facts import RentalFacts
 from orchestrator.core.facts.run_facts import RunFacts
+from orchestrator.core.planning.plan import Plan
 from orchestrator.core.ports import Address
 from orchestrator.core.states import Outcome, Seen, State
 
@@ -68,7 +69,7 @@ class RunRecord:
     recipe_data: dict[str, Any] = field(default_factory=dict)
     host_data: dict[str, Any] = field(default_factory=dict)
     rental_id: str | None = None
-    plan: dict[str, Any] = field(default_factory=dict)
+    plan: Plan | None = field(default=None, metadata={"none": "{}"})
     facts: RunFacts = field(default=RunFacts(), metadata={"column": "options"})
     """What you agreed to, which `resume` never asks for again, and what the stages found out."""
     state: State = State.PLANNED
@@ -95,6 +96,11 @@ class RunRecord:
     """The newest checkpoint verified somewhere that is not the machine."""
     keep: bool = False
     """The machine stays up after the run, under its lease."""
+
+    @property
+    def tokens_trained(self) -> int:
+        """By its steps so far; 0 without a plan."""
+        return self.step * self.plan.tokens // self.plan.steps if self.plan and self.plan.steps else 0
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import json
 import typing
 from collections.abc import Callable, Mapping
 from enum import Enum
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeVar
 
 from orchestrator.core import typed_json
@@ -56,8 +56,10 @@ def columns(kind: Any) -> Mapping[str, str]:
 
 def insert(table: str, record: Any, **others: Value) -> tuple[str, list[Value]]:
     """The INSERT statement for a record, and its values. others: columns that the record has no field for."""
+    empty = {item.name: item.metadata.get("none") for item in dataclasses.fields(record)}
     values = {
-        column: to_column(getattr(record, name)) for name, column in columns(typing.cast(Any, type(record))).items()
+        column: empty[name] if getattr(record, name) is None else to_column(getattr(record, name))
+        for name, column in columns(typing.cast(Any, type(record))).items()
     } | others
     marks = ", ".join("?" * len(values))
     return f"INSERT INTO {table} ({', '.join(values)}) VALUES ({marks})", [*values.values()]
@@ -101,11 +103,21 @@ def _reader(hint: Any) -> Callable[[Any], Any]:
         return json.loads
     stored = options[0]
     if isinstance(stored, type) and dataclasses.is_dataclass(stored):
-        return lambda text: typed_json.decode(stored, json.loads(text), lenient=True)
+        return partial(_object, stored, type(None) in typing.get_args(hint))
     if isinstance(options[0], type) and issubclass(options[0], Enum):
         enum = options[0]
         return lambda value: None if value is None else enum(value)
     return _same
+
+
+def _object(kind: Any, optional: bool, text: str) -> Any:
+    """A dataclass from its column; None for one that may be None and cannot be read."""
+    try:
+        return typed_json.decode(kind, json.loads(text), lenient=True)
+    except typed_json.WrongJson:
+        if not optional:
+            raise
+        return None
 
 
 def _same(value: Any) -> Any:

@@ -97,7 +97,7 @@ def collect(
         "run": _run(run),
         "machine": _machine(run),
         "environment": _environment(run, training),
-        "model": {"parameters": run.plan.get("parameters"), **run.recipe_data.get("model", {})},
+        "model": {"parameters": run.plan and run.plan.parameters, **run.recipe_data.get("model", {})},
         "data": run.facts.staged and encode(run.facts.staged),
         "training": _training(run, training),
         "losses": [[point.step, point.value] for point in thinned(training.losses, 200)],
@@ -126,9 +126,14 @@ def _run(run: RunRecord) -> dict[str, Any]:
     return {**{name: getattr(run, name) for name in names}, "description": description, "outcome": outcome}
 
 
+def _planned(run: RunRecord) -> dict[str, Any]:
+    """The plan's figures; none for a run without a plan."""
+    return run.plan.to_json() if run.plan else {}
+
+
 def _machine(run: RunRecord) -> dict[str, Any]:
     planned = ("ranks", "micro_batch", "accumulation", "global_batch", "price_per_hour_usd", "price_source", "guard")
-    return {"host": run.host, "machine": run.machine, **{name: run.plan.get(name) for name in planned}}
+    return {"host": run.host, "machine": run.machine, **{name: _planned(run).get(name) for name in planned}}
 
 
 def _training(run: RunRecord, training: Training) -> dict[str, Any]:
@@ -137,16 +142,16 @@ def _training(run: RunRecord, training: Training) -> dict[str, Any]:
         "steps": training.step,
         "planned_steps": run.total_steps,
         "tokens": training.tokens,
-        "planned_tokens": run.plan.get("tokens"),
-        "epochs": run.plan.get("epochs"),
+        "planned_tokens": run.plan and run.plan.tokens,
+        "epochs": run.plan and run.plan.epochs,
         "first_loss": training.first_loss,
         "last_loss": training.last_loss,
         "last_val_loss": training.last_val_loss,
         "best_val_loss": best.value if best else None,
         "best_val_step": best.step if best else None,
         "tokens_per_second": training.tokens_per_second,
-        "planned_tokens_per_second": run.plan.get("tokens_per_second"),
-        "rate_source": run.plan.get("rate_source"),
+        "planned_tokens_per_second": run.plan and run.plan.tokens_per_second,
+        "rate_source": run.plan and run.plan.rate_source,
         "mfu": training.mfu,
         "memory_gib": training.memory_gib,
     }
@@ -155,7 +160,7 @@ def _training(run: RunRecord, training: Training) -> dict[str, Any]:
 def _parts(run: RunRecord, intervals: Sequence[StageInterval], cost: Cost) -> list[dict[str, Any]]:
     """Plan against truth, part by part, the total last."""
     hours = stage_hours(intervals)
-    planned_h, planned_usd = run.plan.get("hours") or {}, run.plan.get("cost_usd") or {}
+    planned_h, planned_usd = _planned(run).get("hours", {}), _planned(run).get("cost_usd", {})
     wholes = {**PARTS, "total": tuple(hours)}
     return [
         {

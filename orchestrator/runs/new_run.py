@@ -56,7 +56,7 @@ def new_run(ledger: Ledger, request: RunRequest, now: float) -> RunRecord:
         host_data=request.host.resolved(),
         machine=request.machine.name,
         rental_id=rental_id,
-        plan=request.plan.to_json(),
+        plan=request.plan,
         facts=RunFacts(
             made_by=own_version.made_by(),
             accept_new_host_key=request.accept_new_host_key,

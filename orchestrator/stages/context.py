@@ -103,7 +103,10 @@ class RunContext:
     @property
     def plan(self) -> Plan:
         """The plan as it stands, amended or not."""
-        return Plan.from_json(self.run.plan)
+        plan = self.run.plan
+        if plan is None:
+            raise UserError(f"run {self.run_id}: the ledger has no plan of it that can be read", "start a new run")
+        return plan
 
     @property
     def mirror(self) -> Path:

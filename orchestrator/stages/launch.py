@@ -86,7 +86,7 @@ def _notice(context: RunContext) -> dict[str, Any]:
 
 def _hold_s(context: RunContext) -> float | None:
     """For how long a guarded machine keeps checkpoints that nobody fetched; None: until its deadline."""
-    hold_h = context.plan.limits.get("hold_h")
+    hold_h = context.plan.limits.hold_h
     return None if hold_h is None else hold_h * 3600
 
 
@@ -131,7 +131,7 @@ def _amend_plan(context: RunContext) -> None:
         return
     found = decoded(ProbeResult, exit_record["result"], JobName.PROBE)
     changed = amended(plan, found["micro_batch"], found["tokens_per_second"])
-    context.ledger.update_run(context.run_id, plan=changed.to_json())
+    context.ledger.update_run(context.run_id, plan=changed)
     context.emit(
         "plan_amended",
         f"micro-batch {plan.micro_batch} -> {changed.micro_batch}, accumulation {changed.accumulation}",

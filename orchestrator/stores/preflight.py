@@ -73,7 +73,7 @@ def short_of(plan: Plan, uri: str | None, now: float) -> str:
     """Why URLs made now would not last as long as the machine may run; empty when they do."""
     if uri is None or not uri.startswith("s3://"):
         return ""
-    whole_s = budget_s(plan) or plan.hours["total"] * 3600
+    whole_s = budget_s(plan) or plan.hours.total * 3600
     try:
         ends_at = storage.of(uri).grants_end_at()
     except BadCredentials:

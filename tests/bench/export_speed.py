@@ -76,7 +76,7 @@ def fill(home: Path) -> str:
     """A ledger with one run whose best checkpoint is here; its id."""
     shape = ["model.qkv_bias=true", "model.tie_embeddings=true"]
     recipe = load_recipe(str(REPOSITORY / "recipes/chinchilla_163m_baseline.toml"), shape)
-    plan = make_plan(recipe, None, machine_type("8xA100-40GB"), None, now=time.time()).to_json()
+    plan = make_plan(recipe, None, machine_type("8xA100-40GB"), None, now=time.time())
     with Ledger.open(home, time.time) as ledger:
         now = time.time()
         run = RunRecord(

@@ -40,7 +40,7 @@ LIMIT_PAINT_S = 1.0
 def fill(home: Path) -> Path:
     """A ledger with one run of that many lines in its mirror; the mirror's folder."""
     recipe = load_recipe(str(REPOSITORY / "recipes/chinchilla_163m_baseline.toml"))
-    plan = make_plan(recipe, None, machine_type("8xA100-40GB"), None, now=time.time()).to_json()
+    plan = make_plan(recipe, None, machine_type("8xA100-40GB"), None, now=time.time())
     with Ledger.open(home, time.time) as ledger:
         now = time.time()
         run = RunRecord(

@@ -39,7 +39,7 @@ PLAN_LIMIT_S = 0.5
 def fill(home: Path, runs: int) -> None:
     """A ledger with that many ended runs, written through its own interface."""
     recipe = load_recipe(str(REPOSITORY / "recipes/chinchilla_163m_baseline.toml"))
-    plan = make_plan(recipe, None, machine_type("8xA100-40GB"), None, now=time.time()).to_json()
+    plan = make_plan(recipe, None, machine_type("8xA100-40GB"), None, now=time.time())
     with Ledger.open(home, time.time) as ledger:
         for _ in range(runs):
             now = time.time()

@@ -46,9 +46,7 @@ def cost_of(ledger: Ledger, run: RunRecord) -> dict[str, Any]:
 
 def _cost(run: RunRecord, intervals: Sequence[StageInterval]) -> dict[str, Any]:
     host = HostSpec.from_resolved(run.host_data) if run.host_data else None
-    steps = run.plan.get("steps") or 0
-    tokens = run.step * run.plan["tokens"] // steps if steps else 0
-    return run_cost(intervals, machine=machine_type(run.machine), tokens=tokens, host=host).to_json(run.id)
+    return run_cost(intervals, machine=machine_type(run.machine), tokens=run.tokens_trained, host=host).to_json(run.id)
 
 
 def _cells(each: dict[str, Any]) -> list[str]:

@@ -168,8 +168,7 @@ def write_companions(ledger: Ledger, run: RunRecord, checkpoint: Path, wish: Wis
     intervals = ledger.intervals(run.id)
     meta = _meta(checkpoint)
     host = HostSpec.from_resolved(run.host_data) if run.host_data else None
-    trained = run.step * run.plan["tokens"] // run.plan["steps"]
-    spent = run_cost(intervals, machine=machine_type(run.machine), tokens=trained, host=host)
+    spent = run_cost(intervals, machine=machine_type(run.machine), tokens=run.tokens_trained, host=host)
     training, told = read_training(mirror), Told(ledger.evaluations(run.id))
     exported = card.Exported(run, meta, encode(run.facts.dataset) if run.facts.dataset else {}, table(told.evaluations))
     chart = _chart(training, to, run.id)

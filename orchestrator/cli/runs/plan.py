@@ -147,7 +147,7 @@ def planned(recipe: Recipe, host: HostSpec, rates: Sequence[RateRecord], limits:
             problems.append(error)
         else:
             offer = offer_for(host, machine, market.offers) if host.paid else None
-            made.append((offer is not None and not offer.available, plan.cost_usd["total"] or 0.0, len(made), plan))
+            made.append((offer is not None and not offer.available, plan.cost_usd.total or 0.0, len(made), plan))
     show_problems(market)
     if not made:
         raise problems[0]
@@ -175,19 +175,21 @@ def show_plan(plan: Plan) -> None:
     """The plan of one run, as conversation: what will happen, how long, for how much, and who says so."""
     sequences = f"{plan.micro_batch} x {plan.accumulation} x {plan.ranks} = {plan.global_batch} sequences"
     epochs = f", {plan.epochs:.2f} epochs" if plan.epochs else ""
-    low, high = plan.cost_usd.get("total_low"), plan.cost_usd.get("total_high")
+    low, high = plan.cost_usd.total_low, plan.cost_usd.total_high
     between = f" ({dollars(low)} to {dollars(high)})" if low and high else ""
-    stages = ", ".join(f"{name} {hours(value)}" for name, value in plan.hours.items() if name != "total" and value)
+    stages = ", ".join(
+        f"{name} {hours(value)}" for name, value in vars(plan.hours).items() if name != "total" and value
+    )
     lines = [
         ("plan", f"{plan.recipe} on {plan.host or DASH} ({plan.machine})"),
         ("model", f"{count(plan.parameters)} parameters"),
         ("batch", f"micro-batch x accumulation x ranks: {sequences}"),
         ("steps", f"{plan.steps:,} steps, {count(plan.tokens)} tokens{epochs}"),
         ("speed", f"{count(plan.tokens_per_second)} tok/s ({plan.rate_source}, +-{plan.uncertainty:.0%})"),
-        ("time", f"{hours(plan.hours['total'])} ({stages})"),
+        ("time", f"{hours(plan.hours.total)} ({stages})"),
         (
             "cost",
-            f"{dollars(plan.cost_usd['total'])}{between} at {dollars(plan.price_per_hour_usd)}/h ({plan.price_source})",
+            f"{dollars(plan.cost_usd.total)}{between} at {dollars(plan.price_per_hour_usd)}/h ({plan.price_source})",
         ),
         *([("data", data_words(plan.data))] if plan.data else []),
         ("ending", plan.ending),
@@ -201,8 +203,8 @@ def show_plan(plan: Plan) -> None:
 def show_alternatives(plans: Sequence[Plan]) -> None:
     """Machine types that are rented instead where the planned one is not to be had."""
     for plan in plans:
-        total, price = dollars(plan.cost_usd["total"]), dollars(plan.price_per_hour_usd)
-        screen.talk(f"or else {plan.machine}: {total} in {hours(plan.hours['total'])} at {price}/h")
+        total, price = dollars(plan.cost_usd.total), dollars(plan.price_per_hour_usd)
+        screen.talk(f"or else {plan.machine}: {total} in {hours(plan.hours.total)} at {price}/h")
 
 
 def _show_table(plans: Sequence[Plan]) -> None:
@@ -213,8 +215,8 @@ def _show_table(plans: Sequence[Plan]) -> None:
             f"{each.micro_batch} x {each.accumulation} x {each.ranks}",
             f"{each.steps:,}",
             count(each.tokens_per_second),
-            hours(each.hours["total"]),
-            dollars(each.cost_usd["total"]),
+            hours(each.hours.total),
+            dollars(each.cost_usd.total),
             dollars(each.price_per_hour_usd),
             "; ".join([*marks, *([each.why] if not each.fits else []), each.rate_source, *_price_words(each)]),
         ]

@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from orchestrator import storage
 from orchestrator.cli.screen.foreign import clean
@@ -25,7 +24,7 @@ from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.errors import GptctlError
 from orchestrator.core.formats import size
-from orchestrator.core.planning.plan import Plan
+from orchestrator.core.planning.plan import Plan, PlanData
 from orchestrator.datasets.remote_dataset import StoredDataset, stored_dataset, token_files
 from orchestrator.datasets.staging_plan import staged_data
 
@@ -48,26 +47,18 @@ class Source:
         """None where nobody knows."""
         return self.dataset.train_tokens if self.dataset else None
 
-    def moved(self, host: HostSpec | None, steps: int) -> dict[str, Any]:
+    def moved(self, host: HostSpec | None, steps: int) -> PlanData:
         """For so many steps there; figures are null where they are unknown. Raises UserError for too few tokens."""
         data = self.recipe.data
         source = data.prepare.source if data.prepare else data.source
         way = _way(self.recipe, host)
-        facts = {"source": source, "way": way, "needed_bytes": None, "pulled_bytes": None, "dataset_bytes": None}
         if self.dataset is None:
-            return {**facts, "verified_by": None, "unknown": self.unknown}
+            return PlanData(source, way, unknown=self.unknown)
         staged, whole = staged_data(self.dataset, self.recipe, steps), self.dataset.size_bytes
         pulled = {PULLED: staged.pulled_bytes, SENT: staged.sent_bytes(whole), IN_PLACE: 0}[way]
-        return {
-            **facts,
-            "needed_bytes": staged.needed_bytes,
-            "pulled_bytes": pulled,
-            "dataset_bytes": whole,
-            "verified_by": staged.verified_by,
-            "unknown": None,
-        }
+        return PlanData(source, way, staged.needed_bytes, pulled, whole, staged.verified_by)
 
-    def told(self, host: HostSpec | None, steps: int) -> dict[str, Any]:
+    def told(self, host: HostSpec | None, steps: int) -> PlanData:
         """The same, but what would be refused makes it unknown."""
         try:
             return self.moved(host, steps)
@@ -119,19 +110,19 @@ def _looked(recipe: Recipe) -> Source:
         return Source(recipe, unknown=error.message)
 
 
-def data_words(data: Mapping[str, Any]) -> str:
+def data_words(data: PlanData) -> str:
     """One line for people."""
-    source, way = clean(str(data["source"])), data["way"]
-    if data["unknown"] == NOT_PREPARED:
+    source, way = clean(str(data.source)), data.way
+    if data.unknown == NOT_PREPARED:
         then = "read where they lie" if way == IN_PLACE else "sent to the machine"
         return f"tokens are prepared from {source} on this computer and {then}; their size shows then"
-    if data["unknown"]:
-        part = f"unknown: {clean(data['unknown'])}"
+    if data.unknown:
+        part = f"unknown: {clean(data.unknown)}"
     elif way == IN_PLACE:
-        part = f"{size(data['needed_bytes'])} of {size(data['dataset_bytes'])}"
+        part = f"{size(data.needed_bytes)} of {size(data.dataset_bytes)}"
     else:
-        part = f"{size(data['pulled_bytes'])} of {size(data['dataset_bytes'])}"
-    verified = f"; verified by {data['verified_by']}" if way == PULLED and data["verified_by"] else ""
+        part = f"{size(data.pulled_bytes)} of {size(data.dataset_bytes)}"
+    verified = f"; verified by {data.verified_by}" if way == PULLED and data.verified_by else ""
     what = {
         PULLED: f"the machine pulls from {source}",
         SENT: f"this computer sends to the machine from {source}",

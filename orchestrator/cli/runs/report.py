@@ -46,8 +46,6 @@ def write(ledger: Ledger, run: RunRecord, mirror: Path) -> dict[str, object]:
     """The report's files, as the stage of that name writes them."""
     mirror.mkdir(parents=True, exist_ok=True, mode=0o700)
     intervals = ledger.intervals(run.id)
-    steps = run.plan.get("steps") or 0
-    tokens = run.step * run.plan["tokens"] // steps if steps else 0
     host = HostSpec.from_resolved(run.host_data) if run.host_data else None
-    cost = run_cost(intervals, machine=machine_type(run.machine), tokens=tokens, host=host)
+    cost = run_cost(intervals, machine=machine_type(run.machine), tokens=run.tokens_trained, host=host)
     return write_report(run, intervals, cost, mirror, Told(ledger.evaluations(run.id), ledger.events(run.id)))

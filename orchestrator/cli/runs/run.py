@@ -115,7 +115,7 @@ def _request(wish: Wish, ledger: Ledger, recipe: Recipe, host: HostSpec, invento
     origin = _origin(ledger, wish.resume_from, recipe, _storages(wish, ledger, inventory))
     plan, *others = planned(recipe, host, ledger.rates(), limits)
     monthly = load_settings(ledger.home).limits.max_usd_per_month
-    dearest = max((plan, *others), key=lambda each: each.cost_usd["total"] or 0.0)
+    dearest = max((plan, *others), key=lambda each: each.cost_usd.total or 0.0)
     check_month(dearest, ledger.spend_since(month_start(time.time())), monthly)
     return RunRequest(
         recipe=recipe,

@@ -6,13 +6,13 @@ Pure. Where nothing is measured the figures of [assumed] in machines.toml stand 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import Limits, Recipe
 from orchestrator.core.machines import MachineType, assumed, bundled_offers
+from orchestrator.core.planning.plan import CostUsd, Hours
 from orchestrator.core.planning.rates import Rate
 from orchestrator.core.ports import Offer
 from trainer.arithmetic import checkpoint_bytes, chinchilla_tokens, steps_for
@@ -51,19 +51,19 @@ def quote(host: HostSpec | None, machine: MachineType, offer: Offer | None) -> Q
 
 def hours_by_stage(
     recipe: Recipe, host: HostSpec | None, machine: MachineType, *, steps: int, tokens: int, rate: Rate
-) -> dict[str, float]:
+) -> Hours:
     """Hours of boot, provision, data, train and fetch."""
     facts, kind = assumed(), "paid" if host is None or host.paid else host.provider
     boot_minutes = (machine.boot_minutes or facts["boot_minutes"]) if kind == "paid" else 0.0
     fetch_rate = facts["store_mb_per_s"] if host and host.checkpoint_store else facts["fetch_mb_per_s"][kind]
     data_tokens = min(tokens, recipe.data.tokens or tokens)
-    return {
-        "boot": boot_minutes / 60,
-        "provision": facts["provision_minutes"][kind] / 60,
-        "data": data_tokens * BYTES_PER_TOKEN / (facts["data_mb_per_s"][kind] * 1e6) / 3600,
-        "train": tokens / rate.tokens_per_second / 3600,
-        "fetch": kept_bytes(recipe, steps) / (fetch_rate * 1e6) / 3600,
-    }
+    return Hours.of(
+        boot=boot_minutes / 60,
+        provision=facts["provision_minutes"][kind] / 60,
+        data=data_tokens * BYTES_PER_TOKEN / (facts["data_mb_per_s"][kind] * 1e6) / 3600,
+        train=tokens / rate.tokens_per_second / 3600,
+        fetch=kept_bytes(recipe, steps) / (fetch_rate * 1e6) / 3600,
+    )
 
 
 def kept_bytes(recipe: Recipe, steps: int) -> int:
@@ -113,20 +113,19 @@ def _disk_bytes(recipe: Recipe, steps: int, tokens: int) -> tuple[int, int]:
     return min(tokens, recipe.data.tokens or tokens) * BYTES_PER_TOKEN, written
 
 
-def spread(hours: Mapping[str, float], price_per_hour_usd: float | None, uncertainty: float) -> dict[str, float | None]:
+def spread(hours: Hours, price_per_hour_usd: float | None, uncertainty: float) -> CostUsd:
     """Dollars by stage, and the range of the total when training is off by +- `uncertainty`."""
     if price_per_hour_usd is None:
-        return {**dict.fromkeys(hours), "total_low": None, "total_high": None}
-    slack = hours["train"] * uncertainty
-    cost: dict[str, float | None] = {stage: value * price_per_hour_usd for stage, value in hours.items()}
-    cost["total_low"] = (hours["total"] - slack) * price_per_hour_usd
-    cost["total_high"] = (hours["total"] + slack) * price_per_hour_usd
-    return cost
+        return CostUsd()
+    slack = hours.train * uncertainty
+    return CostUsd(
+        **{stage: value * price_per_hour_usd for stage, value in asdict(hours).items()},
+        total_low=(hours.total - slack) * price_per_hour_usd,
+        total_high=(hours.total + slack) * price_per_hour_usd,
+    )
 
 
-def ending(
-    host: HostSpec | None, price: Quote, limits: Limits, ceiling: float | None, hours: Mapping[str, float]
-) -> str:
+def ending(host: HostSpec | None, price: Quote, limits: Limits, ceiling: float | None, hours: Hours) -> str:
     """What happens when training ends and the laptop is away, in one line with its dollars."""
     if host is None:
         return "depends on the host entry: none is chosen"
@@ -138,7 +137,7 @@ def ending(
         return f"{stored}the machine is billed{rate} until you come back: guard none ends nothing"
     if host.guard == "watcher":  # which knows the deadline alone: it comes no sooner, whatever hold_h says
         end_h = _end_hour(price, limits, ceiling, hours)
-        left_h = max(0.0, end_h - (hours["total"] - hours["fetch"]))
+        left_h = max(0.0, end_h - (hours.total - hours.fetch))
         until = (
             f"billed up to {left_h:.1f} h{_dollars(left_h, price)} more, until the watcher ends it at hour {end_h:.1f}"
         )
@@ -153,15 +152,15 @@ def _dollars(hours: float, price: Quote) -> str:
     return f" (${hours * price.per_hour_usd:.0f})" if price.per_hour_usd else ""
 
 
-def _end_hour(price: Quote, limits: Limits, ceiling: float | None, hours: Mapping[str, float]) -> float:
+def _end_hour(price: Quote, limits: Limits, ceiling: float | None, hours: Hours) -> float:
     """Hours from the launch to the budget deadline."""
     ends = [limits.max_hours] if limits.max_hours is not None else []
     if ceiling is not None and price.per_hour_usd:
         ends.append(ceiling / price.per_hour_usd)
-    return min(ends, default=hours["total"])
+    return min(ends, default=hours.total)
 
 
-def _hold_hours(price: Quote, limits: Limits, ceiling: float | None, hours: Mapping[str, float]) -> float:
+def _hold_hours(price: Quote, limits: Limits, ceiling: float | None, hours: Hours) -> float:
     """Hours left from the end of training to the budget deadline, cut by hold_h."""
-    left = max(0.0, _end_hour(price, limits, ceiling, hours) - (hours["total"] - hours["fetch"]))
+    left = max(0.0, _end_hour(price, limits, ceiling, hours) - (hours.total - hours.fetch))
     return left if limits.hold_h is None else min(left, limits.hold_h)

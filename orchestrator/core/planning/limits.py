@@ -55,10 +55,10 @@ def check_plan(plan: Plan) -> None:
         raise UserError(f"{where}: a price of {price} USD per hour is refused", hint="gptctl plan shows the offers")
     for name, value, unit in (
         ("max_price_per_hour_usd", price, "USD per hour"),
-        ("max_hours", plan.hours["total"], "hours"),
-        ("max_cost_usd", plan.cost_usd["total"], "USD"),
+        ("max_hours", plan.hours.total, "hours"),
+        ("max_cost_usd", plan.cost_usd.total, "USD"),
     ):
-        limit = plan.limits.get(name)
+        limit: float | None = getattr(plan.limits, name)
         if limit is not None and value is not None and value > limit:
             text = f"{where}: the plan needs {value:.2f} {unit}, and {name} is {limit:g}"
             raise LimitReached(text, hint=f"raise {name}, or choose a cheaper plan: gptctl plan {plan.recipe}")
@@ -87,7 +87,7 @@ def month_start(now: float) -> float:
 
 def check_month(plan: Plan, spent_usd: float, max_usd_per_month: float | None) -> None:
     """Raises LimitReached when what this month has cost so far and the plan together are above the monthly ceiling."""
-    planned_usd = plan.cost_usd["total"] or 0.0
+    planned_usd = plan.cost_usd.total or 0.0
     if max_usd_per_month is None or not planned_usd or spent_usd + planned_usd <= max_usd_per_month:
         return
     raise LimitReached(
@@ -99,7 +99,7 @@ def check_month(plan: Plan, spent_usd: float, max_usd_per_month: float | None) -
 
 def budget_s(plan: Plan) -> float | None:
     """Seconds from the start of the rental to the moment it must be gone; None where nothing limits it."""
-    hours = [limit] if (limit := plan.limits.get("max_hours")) is not None else []
+    hours = [limit] if (limit := plan.limits.max_hours) is not None else []
     if plan.ceiling_usd is not None and plan.price_per_hour_usd:
         hours.append(plan.ceiling_usd / plan.price_per_hour_usd)
     return min(hours) * 3600 if hours else None
@@ -110,7 +110,7 @@ def reserve_s(plan: Plan, salvage_s: float | None = None) -> float:
 
     salvage_s: that time as measured; without it the plan's own estimate of the fetch.
     """
-    return GRACE_S + (plan.hours["fetch"] * 3600 if salvage_s is None else salvage_s)
+    return GRACE_S + (plan.hours.fetch * 3600 if salvage_s is None else salvage_s)
 
 
 def train_deadline_s(plan: Plan, salvage_s: float | None = None) -> float | None:

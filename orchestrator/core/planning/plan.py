@@ -12,6 +12,71 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.core.errors import UserError
+from orchestrator.core.ports import Guard
+from orchestrator.core.typed_json import WrongJson, decode
+
+
+@dataclass(frozen=True)
+class Hours:
+    """Hours of each part of a run, and their sum."""
+
+    boot: float
+    provision: float
+    data: float
+    train: float
+    fetch: float
+    total: float
+
+    @staticmethod
+    def of(
+        *, boot: float = 0.0, provision: float = 0.0, data: float = 0.0, train: float = 0.0, fetch: float = 0.0
+    ) -> Hours:
+        """With the sum."""
+        return Hours(boot, provision, data, train, fetch, sum((boot, provision, data, train, fetch)))
+
+    def with_train(self, train: float) -> Hours:
+        """The same, with another time of training."""
+        return Hours.of(boot=self.boot, provision=self.provision, data=self.data, train=train, fetch=self.fetch)
+
+
+@dataclass(frozen=True)
+class CostUsd:
+    """Dollars of each part of a run, their sum, and its range; None where no price is known."""
+
+    boot: float | None = None
+    provision: float | None = None
+    data: float | None = None
+    train: float | None = None
+    fetch: float | None = None
+    total: float | None = None
+    total_low: float | None = None
+    total_high: float | None = None
+
+
+@dataclass(frozen=True)
+class PlanLimits:
+    """The tightest limits that apply; see Limits in core/config/recipe.py. None: no such limit."""
+
+    max_cost_usd: float | None = None
+    max_hours: float | None = None
+    max_price_per_hour_usd: float | None = None
+    hold_h: float | None = None
+
+
+@dataclass(frozen=True)
+class PlanData:
+    """What goes to the machine. The figures are None where `unknown` says why."""
+
+    source: str | None
+    way: str
+    """pulled, sent or in place."""
+    needed_bytes: int | None = None
+    pulled_bytes: int | None = None
+    dataset_bytes: int | None = None
+    verified_by: str | None = None
+    unknown: str | None = None
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -36,24 +101,20 @@ class Plan:
     fits: bool
     why: str
     """Why it does not fit; empty when it does."""
-    hours: Mapping[str, float]
-    """boot, provision, data, train, fetch, total."""
-    cost_usd: Mapping[str, float | None]
-    """The same keys, and total_low and total_high; None where no price is known."""
+    hours: Hours
+    cost_usd: CostUsd
     price_per_hour_usd: float | None
     price_source: str
-    guard: Mapping[str, Any]
-    """kind, armed, ends_at."""
+    guard: Guard
     ending: str
     """What happens at the end with the laptop away, in one line."""
     paid: bool
-    limits: Mapping[str, float | None]
+    limits: PlanLimits
     ceiling_usd: float | None
     """What the run may cost at most; None on a machine nobody bills."""
     warnings: tuple[str, ...] = ()
-    data: Mapping[str, Any] | None = None
-    """What goes to the machine: source, way (pulled, sent, in place), needed_bytes, pulled_bytes, dataset_bytes,
-    verified_by; figures null where `unknown` says why. None where nobody looked."""
+    data: PlanData | None = None
+    """None where nobody asked."""
 
     @property
     def digest(self) -> str:
@@ -66,7 +127,8 @@ class Plan:
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> Plan:
-        """The plan to_json() came from. Keys of a later version are left out."""
-        names = {field.name for field in dataclasses.fields(Plan)}
-        known = {name: item for name, item in value.items() if name in names}
-        return Plan(**{**known, "warnings": tuple(known.get("warnings", ()))})
+        """The plan to_json() came from; keys of a later version are ignored. Raises UserError for anything else."""
+        try:
+            return decode(Plan, value)
+        except WrongJson as error:
+            raise UserError(f"stored plan: {error}", "start a new run") from error

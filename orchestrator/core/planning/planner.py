@@ -3,13 +3,13 @@
 Example::
 
     plan = make_plan(load_recipe("quickstart"), None, machine_type("2xCPU"), None, now=time.time())
-    plan.steps, plan.hours["total"], plan.rate_source
+    plan.steps, plan.hours.total, plan.rate_source
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import Limits, Recipe
@@ -18,10 +18,10 @@ from orchestrator.core.machines import MachineType, assumed
 from orchestrator.core.planning.batch import choose_batch, split
 from orchestrator.core.planning.forecast import Quote, disk_trouble, ending, hours_by_stage, quote, spread
 from orchestrator.core.planning.limits import ceiling_usd, combine
-from orchestrator.core.planning.plan import Plan
+from orchestrator.core.planning.plan import Hours, Plan, PlanLimits
 from orchestrator.core.planning.rates import MeasuredRate, Rate, expected_rate
 from orchestrator.core.planning.spot_notice import in_time
-from orchestrator.core.ports import Offer
+from orchestrator.core.ports import Guard, Offer
 from trainer.arithmetic import chinchilla_tokens, parameter_count, steps_for
 
 
@@ -37,7 +37,7 @@ def amended(plan: Plan, micro_batch: int, tokens_per_second: float | None = None
     if not tokens_per_second:
         return changed
     rate = Rate(tokens_per_second, "measured by the probe", 0.1)
-    hours = _with_total({**plan.hours, "train": plan.tokens / tokens_per_second / 3600})
+    hours = plan.hours.with_train(plan.tokens / tokens_per_second / 3600)
     return dataclasses.replace(
         changed,
         tokens_per_second=tokens_per_second,
@@ -71,11 +71,11 @@ def make_plan(
     batch = choose_batch(recipe, machine)
     rate = expected_rate(recipe, machine, batch, rates)
     price = quote(host, machine, offer)
-    hours = _with_total(hours_by_stage(recipe, host, machine, steps=steps, tokens=tokens, rate=rate))
+    hours = hours_by_stage(recipe, host, machine, steps=steps, tokens=tokens, rate=rate)
     cost = spread(hours, price.per_hour_usd, rate.uncertainty)
     too_large, tight = disk_trouble(recipe, offer, steps, min(tokens, dataset_tokens or tokens))
     tightest = combine(recipe, machine, host, limits)
-    ceiling = ceiling_usd(tightest, price, cost["total"])
+    ceiling = ceiling_usd(tightest, price, cost.total)
     return Plan(
         recipe=recipe.name,
         host=host.name if host else None,
@@ -97,10 +97,10 @@ def make_plan(
         cost_usd=cost,
         price_per_hour_usd=price.per_hour_usd,
         price_source=price.source,
-        guard={"kind": host.guard if host and host.paid else "none", "armed": False, "ends_at": None},
+        guard=Guard(host.guard if host and host.paid else "none"),
         ending=ending(host, price, tightest, ceiling, hours),
         paid=price.paid,
-        limits=tightest.model_dump(),
+        limits=PlanLimits(**tightest.model_dump()),
         ceiling_usd=ceiling,
         warnings=(
             *_warnings(recipe, machine, price, epochs=epochs, now=now),
@@ -136,11 +136,6 @@ def _tokens(recipe: Recipe, dataset_tokens: int | None) -> tuple[int, float | No
     return tokens, epochs
 
 
-def _with_total(hours: Mapping[str, float]) -> dict[str, float]:
-    parts = {stage: value for stage, value in hours.items() if stage != "total"}
-    return {**parts, "total": sum(parts.values())}
-
-
 def _warnings(recipe: Recipe, machine: MachineType, price: Quote, *, epochs: float | None, now: float) -> list[str]:
     said = []
     wanted = recipe.data.prepare
@@ -162,5 +157,5 @@ def _no_limit(price: Quote, limits: Limits, ceiling: float | None) -> str:
     return f"no limit given: ends at ${ceiling:.2f}, twice the estimate and at least one hour"
 
 
-def _notice(recipe: Recipe, host: HostSpec | None, steps: int, hours: Mapping[str, float]) -> str:
-    return in_time(recipe, host, steps / (3600 * hours["train"])) if host and host.spot else ""
+def _notice(recipe: Recipe, host: HostSpec | None, steps: int, hours: Hours) -> str:
+    return in_time(recipe, host, steps / (3600 * hours.train)) if host and host.spot else ""

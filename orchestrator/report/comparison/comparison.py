@@ -58,8 +58,8 @@ class Compared:
 
     @property
     def tokens_per_step(self) -> float:
-        steps = self.run.plan.get("steps") or 0
-        return self.run.plan["tokens"] / steps if steps else 0.0
+        plan = self.run.plan
+        return plan.tokens / plan.steps if plan else 0.0
 
     def slices(self) -> dict[str, Evaluation]:
         """The latest loss on each slice, by the sha256 of its tokens."""
@@ -246,8 +246,8 @@ def _environment(each: Compared) -> dict[str, Any]:
         "device": started.get("device"),
         "torch": started.get("torch"),
         "precision": (each.run.recipe_data.get("train") or {}).get("precision"),
-        "ranks": started.get("ranks") or plan.get("ranks"),
-        "micro_batch": started.get("micro_batch") or plan.get("micro_batch"),
+        "ranks": started.get("ranks") or (plan and plan.ranks),
+        "micro_batch": started.get("micro_batch") or (plan and plan.micro_batch),
     }
 
 

@@ -162,7 +162,7 @@ def _candidates(context: RunContext) -> Iterator[Offer]:
         if offer.machine in plans and offer.spot == context.host.spot and offer.available
     ]
     dear: Offer | None = None
-    for offer in sorted(fitting, key=lambda each: each.price_per_hour_usd * plans[each.machine].hours["total"]):
+    for offer in sorted(fitting, key=lambda each: each.price_per_hour_usd * plans[each.machine].hours.total):
         agreed = plans[offer.machine].price_per_hour_usd
         if agreed is not None and offer.price_per_hour_usd > agreed + 1e-9:
             dear = dear or offer
@@ -187,7 +187,7 @@ def _switch(context: RunContext, machine: str) -> None:
     context.ledger.update_run(
         context.run_id,
         machine=machine,
-        plan=plan.to_json(),
+        plan=plan,
         total_steps=plan.steps,
         facts={"alternatives": others},
     )

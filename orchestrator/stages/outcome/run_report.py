@@ -21,8 +21,7 @@ def write(context: RunContext) -> None:
     context.mirror.mkdir(parents=True, exist_ok=True, mode=0o700)
     keep_evaluations(context)
     run, intervals = context.run, context.ledger.intervals(context.run_id)
-    tokens = run.step * context.plan.tokens // context.plan.steps
-    cost = run_cost(intervals, machine=context.machine, tokens=tokens, host=context.host)
+    cost = run_cost(intervals, machine=context.machine, tokens=run.tokens_trained, host=context.host)
     told = Told(context.ledger.evaluations(run.id), context.ledger.events(run.id))
     write_report(run, intervals, cost, context.mirror, told)
     keep_rate(context)

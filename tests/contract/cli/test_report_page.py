@@ -147,7 +147,7 @@ def test_thinning_and_smoothing_by_hand() -> None:
 
 
 def test_a_run_without_metrics_has_a_page(tmp_path: Path) -> None:
-    run = a_run(plan={}, recipe_data={}, total_steps=0, state="planned", outcome=None, started_at=None)
+    run = a_run(plan=None, recipe_data={}, total_steps=0, state="planned", outcome=None, started_at=None)
     facts = write_report(run, [], run_cost([], machine=machine_type(run.machine), tokens=0), tmp_path)
     assert run_charts(facts, Training()) == []
     text = (tmp_path / "report.html").read_text()

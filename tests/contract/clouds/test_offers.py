@@ -125,7 +125,7 @@ def test_the_month_refuses_what_it_cannot_bear() -> None:
     recipe = load_recipe("quickstart")
     host = HostSpec(name="x", provider="lambda", machine="8xA100-40GB")
     plan = make_plan(recipe, host, A100, None, rates=[], dataset_tokens=None, now=time.time(), limits=Limits())
-    total = plan.cost_usd["total"]
+    total = plan.cost_usd.total
     assert total is not None and total > 0
     assert check_month(plan, 0.0, None) is None
     assert check_month(plan, 100.0, 100.0 + total + 0.01) is None

@@ -163,6 +163,6 @@ def test_it_asks_with_the_price_and_refuses_what_nothing_guards(cloud: Rehearsal
 def test_its_plan_is_the_boot_and_the_lease() -> None:
     machine = machine_type("8xA100-40GB")
     plan = drill_plan(make_plan(load_recipe("quickstart"), None, machine, None, now=time.time()))
-    assert plan.hours["total"] == pytest.approx((machine.boot_minutes or 0) / 60 + 5 / 60)
-    assert plan.limits["max_hours"] == pytest.approx((90 + 5) / 60)
+    assert plan.hours.total == pytest.approx((machine.boot_minutes or 0) / 60 + 5 / 60)
+    assert plan.limits.max_hours == pytest.approx((90 + 5) / 60)
     assert patience_s(LEASE_S) == 15 * 60 and patience_s(3) == pytest.approx(9)

@@ -12,17 +12,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.core.config.recipe import load_recipe
 from orchestrator.core.errors import UserError
 from orchestrator.core.events import Event
 from orchestrator.core.facts.rental_facts import GivenBack, RentalFacts
 from orchestrator.core.facts.run_facts import Prepared, RunFacts
+from orchestrator.core.machines import machine_type
 from orchestrator.core.money.billing import MachineLife
+from orchestrator.core.planning.planner import make_plan
 from orchestrator.core.ports import Address
 from orchestrator.core.states import ORDER, Outcome, Seen, State
 from orchestrator.ledger import Attempt, Intent, Ledger, RateRecord, Rental, RunRecord, new_rental_id, new_run_id
 from orchestrator.ledger.identity import PATTERN
 from orchestrator.ledger.records import IntentAnswer, IntentRequest
 
+PLAN = make_plan(load_recipe("quickstart"), None, machine_type("2xCPU"), None, now=0.0)
 HOSTILE = 'a\'; DROP TABLE runs; --\n$(rm -rf) "é" 漢'
 
 
@@ -54,7 +58,7 @@ def a_run(run_id: str = "quickstart-1120-aaaaaa", at: float = 1_000_000.0, **fie
 
 def test_records_come_back_as_they_were(ledger: Ledger, tmp_path: Path, clock: Clock) -> None:
     run = a_run(
-        name=HOSTILE, note=HOSTILE, labels={"k": HOSTILE}, plan={"hours": {"train": 1.5}, "deep": [1, None, "x"]},
+        name=HOSTILE, note=HOSTILE, labels={"k": HOSTILE}, plan=PLAN,
         facts=RunFacts(wait=True, prepared=Prepared("/py", "2.9.1", gpus=("u1",))),
         keep=True, seen=Seen.UNKNOWN, seen_at=3.0, safe_step=10, loss=2.25, eta_s=12.5,
     )  # fmt: skip
@@ -159,9 +163,9 @@ def test_states_go_only_forward_and_the_first_outcome_stays(steps: list[tuple[St
 def test_update_run_takes_plain_fields_only(ledger: Ledger) -> None:
     run = a_run()
     ledger.add_run(run)
-    ledger.update_run(run.id, step=7, loss=1.5, seen=Seen.LIVE, plan={"steps": 9}, keep=True)
+    ledger.update_run(run.id, step=7, loss=1.5, seen=Seen.LIVE, plan=PLAN, keep=True)
     after = ledger.run(run.id)
-    assert (after.step, after.loss, after.seen, after.plan, after.keep) == (7, 1.5, Seen.LIVE, {"steps": 9}, True)
+    assert (after.step, after.loss, after.seen, after.plan, after.keep) == (7, 1.5, Seen.LIVE, PLAN, True)
     for fields in ({"state": "ended"}, {"outcome": "finished"}, {"id": "x"}, {"no_such": 1}, {"step; --": 1}, {}):
         with pytest.raises(TypeError, match="cannot update"):
             ledger.update_run(run.id, **fields)

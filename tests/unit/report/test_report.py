@@ -62,7 +62,7 @@ def a_run(**changes: Any) -> RunRecord:
     recipe = load_recipe(str(RECIPES / "chinchilla_163m_baseline.toml"))
     plan = make_plan(recipe, None, machine_type("8xA100-40GB"), None, now=1_795_000_000.0)
     fields: dict[str, Any] = {
-        "recipe_digest": recipe.digest, "recipe_data": recipe.resolved(), "plan": plan.to_json(), "total_steps": 100,
+        "recipe_digest": recipe.digest, "recipe_data": recipe.resolved(), "plan": plan, "total_steps": 100,
         "state": State.ENDING, "outcome": Outcome.FINISHED, "started_at": 1_795_000_600.0,
     }  # fmt: skip
     fields |= {"host": "cloud", "machine": "8xA100-40GB", "created_at": 1_795_000_000.0}
@@ -124,8 +124,8 @@ def test_money_and_hours_by_stage_and_against_the_plan(tmp_path: Path) -> None:
     assert parts["train"]["hours"] == pytest.approx((60 + 3600 + 3600) / 3600)
     assert parts["total"]["hours"] == pytest.approx(total_h)
     assert parts["total"]["cost_usd"] == pytest.approx(cost["cost_usd"])
-    assert parts["train"]["planned_hours"] == pytest.approx(run.plan["hours"]["train"])
-    assert parts["total"]["planned_usd"] == pytest.approx(run.plan["cost_usd"]["total"])
+    assert parts["train"]["planned_hours"] == pytest.approx(run.plan and run.plan.hours.train)
+    assert parts["total"]["planned_usd"] == pytest.approx(run.plan and run.plan.cost_usd.total)
     assert f"${cost['cost_usd']:.2f}" in text and "per kWh" in text
 
 
@@ -142,7 +142,7 @@ def test_the_recipe_beside_the_report_is_the_one_that_ran(tmp_path: Path) -> Non
 def test_a_run_that_never_trained_has_a_report_too(tmp_path: Path) -> None:
     mirror = tmp_path / "run"
     mirror.mkdir()
-    run = a_run(outcome=Outcome.NEVER_STARTED, cause="7 of 8 GPUs", plan={}, recipe_data={}, total_steps=0)
+    run = a_run(outcome=Outcome.NEVER_STARTED, cause="7 of 8 GPUs", plan=None, recipe_data={}, total_steps=0)
     facts, text = written(run, mirror)
     assert facts["lost"] is None and facts["checkpoints"] == [] and facts["training"]["last_loss"] is None
     assert "never\\_started (7 of 8 GPUs)" in text and "None is here." in text and "nan" not in text.lower()

@@ -30,22 +30,22 @@ def cloud(**more: object) -> HostSpec:
 
 
 def test_boot_is_the_machines_usual_wait() -> None:
-    assert plan().hours["boot"] == 15 / 60
-    assert plan(machine="2x4090").hours["boot"] == 8 / 60  # nobody said: the assumed one
+    assert plan().hours.boot == 15 / 60
+    assert plan(machine="2x4090").hours.boot == 8 / 60  # nobody said: the assumed one
 
 
 def test_data_is_two_bytes_per_token_at_100_mb_per_second() -> None:
-    assert plan().hours["data"] == pytest.approx(3_260_252_160 * 2 / 100e6 / 3600)
-    assert plan("data.tokens=1_000_000_000").hours["data"] == pytest.approx(2e9 / 100e6 / 3600)
+    assert plan().hours.data == pytest.approx(3_260_252_160 * 2 / 100e6 / 3600)
+    assert plan("data.tokens=1_000_000_000").hours.data == pytest.approx(2e9 / 100e6 / 3600)
 
 
 def test_fetch_is_the_kept_checkpoints_over_a_home_line_or_to_the_store() -> None:
     one = checkpoint_bytes(load_recipe("chinchilla_163m", search=[RECIPES]).model.config())
-    assert plan().hours["fetch"] == pytest.approx(3 * one / 6e6 / 3600)  # the newest two and the best
-    assert plan("train.keep_every=1000").hours["fetch"] == pytest.approx((3 + 33) * one / 6e6 / 3600)
-    assert plan("train.checkpoint_every=33165").hours["fetch"] == pytest.approx(one / 6e6 / 3600)
+    assert plan().hours.fetch == pytest.approx(3 * one / 6e6 / 3600)  # the newest two and the best
+    assert plan("train.keep_every=1000").hours.fetch == pytest.approx((3 + 33) * one / 6e6 / 3600)
+    assert plan("train.checkpoint_every=33165").hours.fetch == pytest.approx(one / 6e6 / 3600)
     stored = plan(host=cloud(checkpoint_store="s3://bucket/x"), offer=OFFER)
-    assert stored.hours["fetch"] == pytest.approx(3 * one / 100e6 / 3600)
+    assert stored.hours.fetch == pytest.approx(3 * one / 100e6 / 3600)
 
 
 def test_a_hosts_own_provider_sets_its_bundled_price() -> None:
@@ -76,10 +76,10 @@ def test_eight_cards_speak_for_one_without_a_loss() -> None:
 def test_held_until_the_budget_deadline_or_hold_h() -> None:
     host = cloud(guard="key-on-box")
     until_deadline = plan("limits.max_hours=5", host=host, offer=OFFER)
-    left = 5 - (until_deadline.hours["total"] - until_deadline.hours["fetch"])
+    left = 5 - (until_deadline.hours.total - until_deadline.hours.fetch)
     assert until_deadline.ending.startswith(f"held up to {left:.1f} h (${left * 16:.0f})")
     by_money = plan("limits.max_cost_usd=80", host=host, offer=OFFER)
-    left = 80 / 16 - (by_money.hours["total"] - by_money.hours["fetch"])
+    left = 80 / 16 - (by_money.hours.total - by_money.hours.fetch)
     assert by_money.ending.startswith(f"held up to {left:.1f} h ")
     cut = plan("limits.max_hours=5", "limits.hold_h=0.5", host=host, offer=OFFER)
     assert cut.ending.startswith("held up to 0.5 h ($8)")
@@ -88,7 +88,7 @@ def test_held_until_the_budget_deadline_or_hold_h() -> None:
 def test_under_a_watcher_the_machine_is_billed_until_it_comes() -> None:
     host = cloud(checkpoint_store="s3://bucket/x", guard="watcher")
     made = plan("limits.max_hours=5", "limits.hold_h=0.5", host=host, offer=OFFER)
-    left = 5 - (made.hours["total"] - made.hours["fetch"])
+    left = 5 - (made.hours.total - made.hours.fetch)
     assert made.ending == (
         "best + latest go to s3://bucket/x, then "
         f"billed up to {left:.1f} h (${16 * left:.0f}) more, until the watcher ends it at hour 5.0"
@@ -109,7 +109,7 @@ def test_a_spot_host_is_told_whether_two_minutes_are_enough() -> None:
     size_mb = checkpoint_bytes(load_recipe("chinchilla_163m", search=[RECIPES]).model.config()) / 1e6
     stored = plan(host=HostSpec(checkpoint_store="s3://bucket/x", **host), offer=OFFER)  # type: ignore[arg-type]
     (words,) = [warning for warning in stored.warnings if warning.startswith("spot")]
-    step_s = 10 * 3600 * stored.hours["train"] / stored.steps
+    step_s = 10 * 3600 * stored.hours.train / stored.steps
     whole_s = 5 + step_s + size_mb / 500 + 2 * size_mb / 100
     assert "are enough: 1.96 GB are safe in" in words and f" {whole_s:.0f} s (" in words and whole_s < 60
     alone = plan(host=HostSpec(**host), offer=OFFER)  # type: ignore[arg-type]

@@ -58,16 +58,16 @@ def test_a_plan_within_its_limits_passes() -> None:
 def test_the_tightest_of_recipe_row_host_and_flags_counts() -> None:
     host = CLOUD.model_copy(update={"max_cost_usd": 50.0, "max_price_per_hour_usd": 20.0})
     made = plan("limits.max_cost_usd=80", "limits.max_hours=9", host=host, limits=Limits(max_hours=7, max_cost_usd=70))
-    assert (made.limits["max_cost_usd"], made.limits["max_hours"]) == (50, 7)
-    assert made.limits["max_price_per_hour_usd"] == 20
+    assert (made.limits.max_cost_usd, made.limits.max_hours) == (50, 7)
+    assert made.limits.max_price_per_hour_usd == 20
 
 
 def test_a_paid_host_without_a_limit_gets_a_ceiling_and_is_told() -> None:
     made = plan()
-    assert made.ceiling_usd == pytest.approx(2 * made.cost_usd["total"])  # type: ignore[operator]
+    assert made.ceiling_usd == pytest.approx(2 * made.cost_usd.total)  # type: ignore[operator]
     assert any(f"${made.ceiling_usd:.2f}" in warning for warning in made.warnings)
     short = plan("train.tokens=98304", price=30.0)
-    assert short.ceiling_usd == pytest.approx(max(30.0, 2 * (short.cost_usd["total"] or 0)))
+    assert short.ceiling_usd == pytest.approx(max(30.0, 2 * (short.cost_usd.total or 0)))
 
 
 @pytest.mark.parametrize("price", [0.0, -1.0, 5_000.0])
@@ -106,7 +106,7 @@ def test_the_budget_ends_at_the_nearer_of_money_and_hours() -> None:
 
 def test_training_stops_early_enough_to_save_and_move_its_checkpoints() -> None:
     made = plan("limits.max_hours=5")
-    assert reserve_s(made) == pytest.approx(300 + made.hours["fetch"] * 3600)
+    assert reserve_s(made) == pytest.approx(300 + made.hours.fetch * 3600)
     assert train_deadline_s(made, salvage_s=120) == pytest.approx(5 * 3600 - 420)
     assert train_deadline_s(plan("limits.max_hours=0.01")) == 0
 
