@@ -14,10 +14,11 @@ from types import FrameType
 
 from orchestrator.rehearsal.api.server import Server
 from orchestrator.rehearsal.books.books import read_books
-from orchestrator.rehearsal.cloud import Cloud, Settings
+from orchestrator.rehearsal.cloud import Cloud
 from orchestrator.rehearsal.faults import KINDS, parse
 from orchestrator.rehearsal.machines import daemon
 from orchestrator.rehearsal.machines.disk import sshd_program
+from orchestrator.rehearsal.settings import Settings
 
 DEFAULTS = Settings()
 SOME_ADDRESS = "127.63.255.254"

@@ -9,7 +9,7 @@ Example: `fire_due_faults(cloud)`, a few times per second
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from orchestrator.rehearsal.books.books import Instance
@@ -17,14 +17,13 @@ from orchestrator.rehearsal.cloud import Cloud
 from orchestrator.rehearsal.machines import machine
 from orchestrator.rehearsal.machines.disk import Disk
 
-WAITING = ("ssh-drop", "reboot", "notice", "rebalance", "preempt")
 ON_POWER_OFF = ("on-power-off", "terminate")
 """The tag of a machine that terminates when it powers off; any other stays active and billed."""
 
 
 def fire_due_faults(cloud: Cloud) -> None:
     """Fires due faults on every active machine that is not foreign."""
-    armed = [name for name in WAITING if cloud.faults.peek(name)]
+    armed = [name for name in ACTS if cloud.faults.peek(name)]
     for instance in cloud.instances().values():
         if instance.status == "active" and not instance.foreign:
             if ON_POWER_OFF in instance.tags and machine.is_powered_off(cloud.disk(instance)):
@@ -41,16 +40,20 @@ def _fire_when_due(cloud: Cloud, name: str, instance: Instance) -> None:
     if name == "ssh-drop" and not machine.sessions(disk):
         return  # no session is open: cutting none would prove nothing
     cloud.faults.take(name, armed.argument, on=instance.id)
-    if name == "ssh-drop":
-        machine.drop_sessions(disk)
-    elif name == "reboot":
-        machine.reboot(disk)
-    elif name == "notice":
-        cloud.give_notice(instance)
-    elif name == "rebalance":
-        cloud.recommend_rebalance(instance)
-    else:
-        cloud.preempt(instance)
+    ACTS[name](cloud, instance)
+
+
+ACTS: dict[str, Callable[[Cloud, Instance], None]] = {
+    "ssh-drop": lambda cloud, instance: machine.drop_sessions(cloud.disk(instance)),
+    "reboot": lambda cloud, instance: machine.reboot(cloud.disk(instance)),
+    "reboot-elsewhere": Cloud.reboot_elsewhere,
+    "notice": Cloud.give_notice,
+    "rebalance": Cloud.recommend_rebalance,
+    "preempt": Cloud.preempt,
+    "frozen": lambda cloud, instance: machine.freeze(cloud.disk(instance)),
+    "ssh-gone": lambda cloud, instance: machine.kill(cloud.disk(instance)),
+}
+"""What each waiting fault does to a machine."""
 
 
 def newest_step(disk: Disk) -> float:

@@ -13,7 +13,6 @@ Example::
 from __future__ import annotations
 
 import secrets
-import sys
 import threading
 import time
 import uuid
@@ -26,34 +25,21 @@ from orchestrator.rehearsal.books.books import FILE_NAME, Event, Instance, Journ
 from orchestrator.rehearsal.catalogue import REGIONS, TYPES
 from orchestrator.rehearsal.faults import Faults
 from orchestrator.rehearsal.machines import machine
-from orchestrator.rehearsal.machines.disk import Disk, write_disk
+from orchestrator.rehearsal.machines.disk import Disk, write_disk, write_sshd_config
+from orchestrator.rehearsal.settings import Settings
 
 HIDDEN_S = 5.0
 """How long a region without capacity stays unlisted."""
 ADDRESS_TRIES = 100
-BOOT_FAULTS = ("stuck-booting", "unhealthy", "unhealthy-billed", "bad-gpu", "newer-image", "host-key-ignored")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Options of the cloud; the defaults suit a person who watches."""
-
-    boot_s: float = 4.0
-    """Seconds from launch to active."""
-    minute_s: float = 60.0
-    """Length of a billing minute; tests make it short."""
-    linger_s: float = 1.0
-    """Seconds a terminated instance is still listed."""
-    ssh_port: int = 2222
-    """Port of every machine's sshd; the API has no field for it."""
-    python: str = sys.executable
-    """The `python3` of the machines."""
-    hang_s: float = 0.2
-    """Seconds before an unanswered connection closes."""
-    notice_s: float = 120.0
-    """Seconds from the notice to a spot machine to its preemption."""
-    strict_rate: bool = False
-    """Enforce Lambda's limits: 1 request per second, 1 launch per 12 s."""
+BOOT_FAULTS = (
+    "stuck-booting",
+    "unhealthy",
+    "unhealthy-billed",
+    "bad-gpu",
+    "newer-image",
+    "host-key-ignored",
+    "clock-off",
+)
 
 
 @dataclass(frozen=True)
@@ -165,6 +151,7 @@ class Cloud:
             write_disk(disk, public_key, order.user_data, faults=instance.faults)
             self._record_launch(instance)
         self._in_background(self._boot, instance)
+        self.faults.open_windows("launch")
         return instance.id
 
     def _add_decoys(self, count: int) -> None:
@@ -188,11 +175,13 @@ class Cloud:
     def _new_instance(self, order: Order) -> Instance:
         """A new instance with the faults that fire at its launch."""
         blank = self._blank(order)
-        fired = tuple(name for name in BOOT_FAULTS if self.faults.take(name, on=blank.id))
+        fired = tuple(str(fault) for name in BOOT_FAULTS if (fault := self.faults.take(name, on=blank.id)))
         slow = self.faults.take("slow-boot", on=blank.id)
         reused = self._last_address() if self.faults.take("reused-ip", on=blank.id) else ""
         boot_s = float(slow.argument) if slow else blank.boot_s
-        return replace(blank, faults=fired, boot_s=boot_s, ip=reused or blank.ip)
+        dearer = self.faults.take("dearer-launch", on=blank.id)
+        cents = int(blank.price_cents_per_hour * float(dearer.argument if dearer else 100) / 100)
+        return replace(blank, faults=fired, boot_s=boot_s, ip=reused or blank.ip, price_cents_per_hour=cents)
 
     def _record_launch(self, instance: Instance) -> None:
         self._books.append("launched", instance={**asdict(instance), "tags": list(instance.tags)})
@@ -250,6 +239,25 @@ class Cloud:
     def terminate(self, instance: Instance) -> None:
         """Ends the bill now and every process of the machine soon. Repeatable."""
         self._end(instance, "terminating")
+        self.faults.open_windows("terminate")
+
+    def relapse(self, instance: Instance, within_s: float) -> None:
+        """Shows it as terminated for so long, and active again then. It lives, and its bill runs, all the time."""
+        with self._lock:
+            self._books.append("relapsing", id=instance.id, relapses_at=time.time() + within_s)
+
+    def reboot_elsewhere(self, instance: Instance) -> None:
+        """Reboots it with another address."""
+        self._in_background(self._move, instance)
+
+    def _move(self, instance: Instance) -> None:
+        with self._machine_locks[instance.id]:
+            machine.kill(self.disk(instance))
+            with self._lock:
+                self._books.append("moved", id=instance.id, ip=self._free_address())
+            disk = self.disk(instances_at(self._books.events)[instance.id])
+            write_sshd_config(disk)
+            machine.power_on(disk)
 
     def preempt(self, instance: Instance) -> None:
         """The provider takes the machine back."""

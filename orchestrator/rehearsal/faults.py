@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from orchestrator.rehearsal.catalogue import REGIONS
 
 FILE_NAME = "faults.jsonl"
 FOREVER = 1_000_000_000
+MOMENTS = ("launch", "terminate")
 SPELLING = re.compile(r"^(?P<name>[a-z0-9-]+)(?:@(?P<argument>[^*@,\s]+))?(?:\*(?P<times>[1-9]\d{0,8}|forever))?$")
 
 
@@ -37,6 +39,8 @@ class Kind:
     """The ARG of a fault written without one. A number accepts numbers, an operation operations, else `choices`."""
     times: int = 1
     choices: tuple[str, ...] = ()
+    window: bool = False
+    """It lasts ARG seconds from its first use, or from the next launch or terminate: ARG `launch+12`."""
 
 
 PLACES = tuple(REGIONS)
@@ -50,6 +54,11 @@ KINDS: dict[str, Kind] = {
     "quota": Kind("a launch is refused for lack of quota"),
     "empty-ids": Kind("a launch answers 200 with no id; it bought one unless ARG is `nothing`", choices=("nothing",)),
     "price-change": Kind("after the next list of types, prices are ARG percent of what they were", "150"),
+    "dearer-launch": Kind("a machine costs ARG percent of the listed price, as its rows in lists show", "150"),
+    "double-launch": Kind("a launch buys two machines and names one"),
+    "refused-but-bought": Kind(
+        "a launch is refused for lack of capacity (or ARG `quota`), and buys a machine", choices=("quota",)
+    ),
     # what booting does
     "slow-boot": Kind("a machine takes ARG seconds to boot", "20"),
     "stuck-booting": Kind("a machine never leaves booting"),
@@ -59,6 +68,7 @@ KINDS: dict[str, Kind] = {
     "newer-image": Kind("a machine with a newer image than the others"),
     "active-without-ip": Kind("a machine is active ARG seconds before its address is shown", "3"),
     "host-key-ignored": Kind("a machine whose image ignores the injected host key"),
+    "clock-off": Kind("a machine whose clock is ARG seconds ahead", "86400"),
     "reused-ip": Kind("a machine gets the address of the one that ended last"),
     # what machines do later
     "ssh-drop": Kind("once a run there has reached step ARG, every SSH session is cut", "1"),
@@ -66,12 +76,16 @@ KINDS: dict[str, Kind] = {
     "notice": Kind("once a run there has reached step ARG, its metadata announces its preemption in two minutes", "1"),
     "rebalance": Kind("once a run there has reached step ARG, its metadata recommends to move on", "1"),
     "reboot": Kind("once a run there has reached step ARG, the machine reboots", "1"),
+    "reboot-elsewhere": Kind("once a run there has reached step ARG, it reboots with another address", "1"),
+    "frozen": Kind("once a run there has reached step ARG, its SSH accepts and never answers, billed on", "1"),
+    "ssh-gone": Kind("once a run there has reached step ARG, every process ends; SSH refuses, billed on", "1"),
     # what ending does
     "terminate-ignored": Kind(
         "terminate answers 200 and does nothing; ARG `unlisted`: it names no instance either", choices=("unlisted",)
     ),
     "terminate-500": Kind("terminate answers 500 and does nothing"),
     "terminate-401": Kind("terminate answers 401 and does nothing"),
+    "terminate-relapse": Kind("terminate answers 200; listed as terminated for ARG s, then active as ever", "6"),
     "slow-terminate": Kind("a machine ends at once and is listed as `terminating` for ARG seconds", "20"),
     "rename-ignored": Kind("rename answers 200 with the new name and keeps the old one"),
     # what the API does; ARG is an operation: types launch list get rename terminate keys images audit, or any
@@ -86,6 +100,20 @@ KINDS: dict[str, Kind] = {
     "giant-answer": Kind("an answer of 1 GB", "list"),
     "redirect": Kind("a 302 to another host; ARG: the operation", "any"),
     "list-lag": Kind("a list or get shows the account as it was ARG seconds ago", "10"),
+    "list-empty": Kind("lists are empty for ARG seconds", "12", window=True),
+    "list-untagged": Kind("no answer shows tags for ARG seconds", "12", window=True),
+    "list-nameless": Kind("no answer shows tags or names for ARG seconds", "12", window=True),
+    "list-paged": Kind("for ARG seconds a list has one row and a token for the next page", "12", window=True),
+    "list-odd-row": Kind(
+        "lists have a row of a stranger that fits no document; ARG: what is odd; `ours`: our rows have only an id",
+        "stranger",
+        FOREVER,
+        choices=("stranger", "id", "type", "region", "ours"),
+    ),
+    "get-missing": Kind("a get answers 404 for every instance for ARG seconds", "12", window=True),
+    "silent": Kind("the API accepts requests and never answers, for ARG seconds", "12", window=True),
+    "html": Kind("the API answers 200 with an HTML page for ARG seconds, nothing done", "12", window=True),
+    "error-in-200": Kind("the API answers 200 with an error for ARG seconds, nothing done", "12", window=True),
     "key-revoked": Kind("the API refuses the key from now on", "any", FOREVER),
     "decoys": Kind("ARG machines of other people appear in the account at once", "3"),
 }
@@ -98,6 +126,9 @@ class Fault:
     name: str
     argument: str
     left: int
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.argument}" if self.argument else self.name
 
 
 class Armed(TypedDict):
@@ -126,7 +157,10 @@ def _parse(part: str) -> Fault:
         raise ValueError(f"unknown fault {part!r}; known: {', '.join(KINDS)}; written NAME[@ARGUMENT][*TIMES]")
     kind = KINDS[match["name"]]
     argument = match["argument"] or kind.default
-    if kind.default.isdigit() and not re.fullmatch(r"-?\d+(\.\d+)?", argument):
+    moment, _, seconds = argument.rpartition("+") if kind.window else ("", "", argument)
+    if moment not in ("", *MOMENTS):
+        raise ValueError(f"fault {part!r}: {moment!r} is not a moment; known: {', '.join(MOMENTS)}")
+    if kind.default.isdigit() and not re.fullmatch(r"-?\d+(\.\d+)?", seconds):
         raise ValueError(f"fault {part!r}: {argument!r} is not a number")
     known = OPERATIONS if kind.default in OPERATIONS else ("", *kind.choices)
     if not kind.default.isdigit() and argument not in known:
@@ -142,6 +176,7 @@ class Faults:
         self._lock = threading.RLock()
         self._journal = Journal(state / FILE_NAME)
         self._armed: list[Fault] = []
+        self._open_until: dict[str, float] = {}
         for event in self._journal.events:
             self._replay(event)
 
@@ -149,9 +184,14 @@ class Faults:
         if event["event"] == "armed":
             self._armed.append(Fault(event["name"], event["argument"], event["times"]))
         elif event["event"] == "cleared":
-            self._armed = [fault for fault in self._armed if event["name"] not in ("", fault.name)]
+            self._drop(event["name"])
         else:
             self._use_up(Fault(event["name"], event["argument"], 0))
+            self._open(event)
+
+    def _open(self, fired: Event) -> None:
+        if KINDS[fired["name"]].window:
+            self._open_until[fired["name"]] = fired["time"] + float(fired["argument"].rpartition("+")[2])
 
     def arm(self, script: str) -> list[Fault]:
         """Arms the script's faults, behind those already armed. Raises ValueError."""
@@ -166,7 +206,25 @@ class Faults:
         """Disarms every fault, or those of one name."""
         with self._lock:
             self._journal.append("cleared", name=name)
-            self._armed = [fault for fault in self._armed if name not in ("", fault.name)]
+            self._drop(name)
+
+    def _drop(self, name: str) -> None:
+        self._armed = [fault for fault in self._armed if name not in ("", fault.name)]
+        self._open_until = {each: until for each, until in self._open_until.items() if name not in ("", each)}
+
+    def during(self, name: str) -> float:
+        """Seconds for which a lie with a window still lasts, 0: it is not told. Fires one that waits for its use."""
+        with self._lock:
+            armed = (one for one in self._armed if one.name == name and "+" not in one.argument)
+            if self._open_until.get(name, 0.0) <= time.time() and (waiting := next(armed, None)):
+                self.take(name, waiting.argument)
+            return max(0.0, self._open_until.get(name, 0.0) - time.time())
+
+    def open_windows(self, moment: str) -> None:
+        """Fires the lies that wait for this moment, `launch` or `terminate`."""
+        with self._lock:
+            for fault in [one for one in self._armed if one.argument.startswith(f"{moment}+")]:
+                self.take(fault.name, fault.argument)
 
     def peek(self, name: str, *arguments: str) -> Fault | None:
         """The first armed fault of that name for one of these arguments; no arguments: for any. Does not fire it."""
@@ -180,8 +238,10 @@ class Faults:
         with self._lock:
             found = self.peek(name, *arguments)
             if found:
-                self._journal.append("fired", name=found.name, argument=found.argument, on=on or " ".join(arguments))
+                where = on or " ".join(arguments)
+                event = self._journal.append("fired", name=found.name, argument=found.argument, on=where)
                 self._use_up(found)
+                self._open(event)
         return found
 
     def first(self, names: Iterable[str], operation: str) -> Fault | None:

@@ -13,8 +13,8 @@ import re
 import time
 from email.message import Message
 
+from orchestrator.rehearsal.answer_faults import Answer
 from orchestrator.rehearsal.cloud import Cloud
-from orchestrator.rehearsal.list_faults import Answer
 
 PREFIX = "/metadata/"
 PATH = re.compile(r"^/metadata/(?P<id>[0-9a-f]+)/latest/(?P<what>.*)$")

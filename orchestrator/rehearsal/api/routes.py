@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.rehearsal.api import answers, orders
+from orchestrator.rehearsal.api import lists, orders
 from orchestrator.rehearsal.books import audit
 from orchestrator.rehearsal.books.books import Instance
 from orchestrator.rehearsal.catalogue import FILE_SYSTEMS, IMAGES, REGIONS, TYPES, Json
 from orchestrator.rehearsal.cloud import Cloud
-from orchestrator.rehearsal.refusal import NO_SUCH_INSTANCE, Refusal, internal, invalid, unauthorized
+from orchestrator.rehearsal.refusal import NO_SUCH_INSTANCE, Refusal, capacity, internal, invalid, quota, unauthorized
 
 
 @dataclass(frozen=True)
@@ -69,22 +69,20 @@ def _launch(cloud: Cloud, request: Request) -> Json:
     empty = cloud.faults.take("empty-ids")
     if empty and empty.argument == "nothing":
         return {"instance_ids": []}
-    instance_id = cloud.launch(order)
-    return {"instance_ids": [] if empty else [instance_id]}
+    bought = [cloud.launch(order) for _ in range(2 if cloud.faults.take("double-launch") else 1)]
+    if lie := cloud.faults.take("refused-but-bought", on=bought[0]):
+        raise quota() if lie.argument == "quota" else capacity()
+    return {"instance_ids": [] if empty else bought[:1]}
 
 
-def _listed(cloud: Cloud) -> dict[str, Instance]:
-    """The instances as reads show them: as they were earlier, while list-lag is armed."""
-    lag = cloud.faults.take("list-lag")
-    return cloud.instances(float(lag.argument) if lag else 0.0)
-
-
-def _list(cloud: Cloud, request: Request) -> list[Json]:
-    return [answers.instance(one) for one in _listed(cloud).values()]
+def _list(cloud: Cloud, request: Request) -> Json:
+    return lists.body(cloud, request.query.get("page_token", ""))
 
 
 def _get(cloud: Cloud, request: Request) -> Json:
-    return answers.instance(_one(_listed(cloud), request.argument))
+    if cloud.faults.during("get-missing"):
+        raise NO_SUCH_INSTANCE
+    return lists.row(cloud, _one(lists.instances(cloud), request.argument))
 
 
 def _one(instances: dict[str, Instance], instance_id: str) -> Instance:
@@ -98,7 +96,7 @@ def _rename(cloud: Cloud, request: Request) -> Json:
     name = orders.name(request.body)
     if not cloud.faults.take("rename-ignored", on=instance.id):
         cloud.rename(instance, name)
-    return {**answers.instance(instance), "name": name}
+    return {**lists.row(cloud, instance), "name": name}
 
 
 def _terminate(cloud: Cloud, request: Request) -> Json:
@@ -110,11 +108,14 @@ def _terminate(cloud: Cloud, request: Request) -> Json:
         raise unauthorized()
     ignored = cloud.faults.take("terminate-ignored", on=" ".join(ids))
     if ignored:
-        return {"terminated_instances": [] if ignored.argument else [answers.instance(one) for one in found]}
+        return {"terminated_instances": [] if ignored.argument else [lists.row(cloud, one) for one in found]}
     for instance in found:
-        cloud.terminate(instance)
+        if relapse := cloud.faults.take("terminate-relapse", on=instance.id):
+            cloud.relapse(instance, float(relapse.argument))
+        else:
+            cloud.terminate(instance)
     now = cloud.instances()
-    return {"terminated_instances": [answers.instance(now.get(one.id, one)) for one in found]}
+    return {"terminated_instances": [lists.row(cloud, now.get(one.id, one)) for one in found]}
 
 
 def _keys(cloud: Cloud, request: Request) -> list[Json]:

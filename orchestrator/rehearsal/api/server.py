@@ -23,17 +23,20 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from orchestrator.rehearsal import aging, metadata
+from orchestrator.rehearsal.answer_faults import Answer, Dropped, spoil, stop_before
 from orchestrator.rehearsal.api import routes
 from orchestrator.rehearsal.books.books import Journal, read_books
 from orchestrator.rehearsal.books.rates import RateLimit
 from orchestrator.rehearsal.cloud import Cloud
-from orchestrator.rehearsal.list_faults import Answer, Dropped, spoil, stop_before
+from orchestrator.rehearsal.faults import Faults
 from orchestrator.rehearsal.refusal import Refusal, invalid, unauthorized
 
 REQUESTS = "requests.jsonl"
 MAX_BODY_BYTES = 4_000_000
 WATCH_EVERY_S = 0.1
 CHUNK_BYTES = 1 << 20
+PAGED = ("audit", "list")
+"""Operations whose acts return the whole body, a page token included."""
 
 
 class Server(ThreadingHTTPServer):
@@ -118,6 +121,7 @@ class Handler(BaseHTTPRequestHandler):
             return metadata.answer(self.server.cloud, self.command, parts.path, self.headers)
         operation, act, argument = routes.route(self.command, parts.path)
         faults = self.server.cloud.faults
+        self._stay_silent(faults)
         spoiled = stop_before(faults, operation)
         if spoiled:
             return spoiled
@@ -127,7 +131,14 @@ class Handler(BaseHTTPRequestHandler):
         self.server.rate.check(operation)
         request = routes.Request(self.command, parts.path, dict(parse_qsl(parts.query)), body, argument)
         data = act(self.server.cloud, request)
-        return spoil(faults, operation, data if operation == "audit" else {"data": data})
+        return spoil(faults, operation, data if operation in PAGED else {"data": data})
+
+    def _stay_silent(self, faults: Faults) -> None:
+        """Keeps the client waiting. Raises Dropped once the silence is over: the request gets no answer."""
+        if faults.during("silent"):
+            while faults.during("silent"):
+                time.sleep(WATCH_EVERY_S)
+            raise Dropped
 
     def _body(self) -> Any:
         length = int(self.headers.get("Content-Length") or 0)

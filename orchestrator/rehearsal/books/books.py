@@ -61,6 +61,8 @@ class Instance:
     """End of billing: terminated or preempted."""
     gone_at: float | None = None
     """When lists cease to show it."""
+    relapses_at: float | None = None
+    """Until when the API calls it terminated although it lives."""
 
     @property
     def alive(self) -> bool:
@@ -95,6 +97,8 @@ class Event(TypedDict, total=False):
     ip_at: float
     taken_at: float
     gone_at: float
+    relapses_at: float
+    ip: str
 
 
 class InstanceRow(TypedDict):
@@ -219,12 +223,22 @@ def _wiped(old: Instance, event: Event) -> Instance:
     return replace(old, status="terminated", gone_at=event["gone_at"])
 
 
+def _relapsing(old: Instance, event: Event) -> Instance:
+    return replace(old, relapses_at=event["relapses_at"])
+
+
+def _moved(old: Instance, event: Event) -> Instance:
+    return replace(old, ip=event["ip"])
+
+
 CHANGES = {
     "active": _active,
     "unhealthy": _unhealthy,
     "renamed": _renamed,
     "ended": _ended,
     "wiped": _wiped,
+    "relapsing": _relapsing,
+    "moved": _moved,
 }
 """Event -> how it changes an instance. `ended` stops the bill; `wiped`: no process of it is left."""
 

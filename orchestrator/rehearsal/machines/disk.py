@@ -121,6 +121,21 @@ code, sys.argv = sys.argv[4], ["-c", *sys.argv[5:]]
 exec(code)' "$@"
 """
 
+SHIFTED_PYTHON = """#!/bin/sh
+# A machine whose clock is wrong: for every isolated interpreter, such as the agent's.
+[ "$1 $2" = "-I -S" ] || exec {python} "$@"
+exec {python} -I -S -c 'import runpy, sys, time
+true_time = time.time
+time.time = lambda: true_time() + {seconds}
+sys.executable, words = sys.argv[1], sys.argv[4:]
+if words[0] == "-c":
+    sys.argv = ["-c", *words[2:]]
+    exec(words[1], {{"__name__": "__main__"}})
+else:
+    sys.argv = words
+    runpy.run_path(words[0], run_name="__main__")' "$0" "$@"
+"""
+
 
 @dataclass(frozen=True)
 class Disk:
@@ -168,6 +183,10 @@ def write_disk(disk: Disk, authorized_key: str, user_data: str, *, faults: Colle
     _programs(disk)
     if "newer-image" in faults:
         _put(disk.folder / "bin" / "python3", NEWER_PYTHON.format(python=shlex.quote(disk.python)), mode=0o755)
+    for fault in faults:
+        if fault.startswith("clock-off@"):
+            text = SHIFTED_PYTHON.format(python=shlex.quote(disk.python), seconds=float(fault.partition("@")[2]))
+            _put(disk.folder / "bin" / "python3", text, mode=0o755)
     for entry in config.get("write_files") or []:
         _write_file(disk, entry)
     for key in config.get("ssh_authorized_keys") or []:
@@ -213,13 +232,18 @@ def _host_key(disk: Disk, given: dict[str, str]) -> None:
     subprocess.run(make, check=True, capture_output=True, timeout=20)
 
 
-def _programs(disk: Disk) -> None:
-    """Writes sshd's configuration, the login, and stand-ins for programs that would act on the whole computer."""
-    folder = disk.folder
+def write_sshd_config(disk: Disk) -> None:
+    """Makes sshd listen at the machine's address from its next start on."""
     sftp = next((path for path in ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server",
                                    "/usr/lib/ssh/sftp-server") if os.path.exists(path)), "internal-sftp")  # fmt: skip
-    _put(folder / "etc/ssh/sshd_config",
-         SSHD_CONFIG.format(port=disk.port, address=disk.address, folder=folder, sftp=sftp))  # fmt: skip
+    text = SSHD_CONFIG.format(port=disk.port, address=disk.address, folder=disk.folder, sftp=sftp)
+    _put(disk.folder / "etc/ssh/sshd_config", text)
+
+
+def _programs(disk: Disk) -> None:
+    """Writes the login, sshd's configuration, and stand-ins for programs that would act on the whole computer."""
+    folder = disk.folder
+    write_sshd_config(disk)
     variables = " ".join(shlex.quote(f"{key}={value}") for key, value in disk.variables().items())
     quoted = shlex.quote(str(folder))
     programs = {

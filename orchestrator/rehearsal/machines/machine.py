@@ -113,6 +113,13 @@ def reboot(disk: Disk) -> None:
         processes.send(first.pid, signal.SIGUSR1)
 
 
+def freeze(disk: Disk) -> None:
+    """Stops every process: its address accepts connections and never answers."""
+    first = first_process(disk)
+    for pid in [*processes.below(first.pid), first.pid] if first else []:
+        processes.send(pid, signal.SIGSTOP)
+
+
 def metric_files(disk: Disk) -> Iterator[Path]:
     """metrics.jsonl of every run folder on the machine, wherever gptctl's folder is in its home."""
     for pattern in ("runs/*/metrics.jsonl", "*/runs/*/metrics.jsonl", "*/*/runs/*/metrics.jsonl"):

@@ -21,7 +21,18 @@ def test_name_argument_and_times() -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    ["nonsense", "500@lunch", "preempt@soon", "429*0", "429*", "list-lag@", "a b", "bad-gpu@x", "no-capacity@moon"],
+    [
+        "nonsense",
+        "500@lunch",
+        "preempt@soon",
+        "429*0",
+        "429*",
+        "list-lag@",
+        "a b",
+        "bad-gpu@x",
+        "no-capacity@moon",
+        "list-empty@lunch+3",
+    ],
 )
 def test_what_is_misspelt_is_refused_by_name(bad: str) -> None:
     with pytest.raises(ValueError, match=bad.split("@", maxsplit=1)[0].split("*", maxsplit=1)[0]):
@@ -64,3 +75,15 @@ def test_clearing_all_leaves_nothing(tmp_path: Path) -> None:
 def test_every_fault_is_in_the_manual() -> None:
     manual = (REPOSITORY / "docs" / "rehearsal.md").read_text()
     assert [name for name in KINDS if f"`{name}" not in manual] == []
+
+
+def test_a_window_opens_at_its_first_use_or_moment_and_survives_a_restart(tmp_path: Path) -> None:
+    faults = Faults(tmp_path)
+    faults.arm("list-empty@600,html@launch+600")
+    assert not faults.during("html")
+    assert 590 < faults.during("list-empty") <= 600
+    faults.open_windows("launch")
+    assert Faults(tmp_path).during("html") > 590
+    faults.clear("html")
+    assert not faults.during("html") and faults.during("list-empty")
+    assert [one["name"] for one in faults.as_json()["fired"]] == ["list-empty", "html"]

@@ -34,6 +34,11 @@ class Dropped(Exception):
     """Closes the connection without an answer."""
 
 
+ODD = {
+    "html": Answer(200, None, raw=b"<!DOCTYPE html><title>503</title><h1>Service temporarily unavailable</h1>"),
+    "error-in-200": Answer(200, internal().body),
+}
+"""What the API answers to everything while one of these lasts."""
 BEFORE = ("429", "500", "timeout-before-effect", "unknown-error-code", "redirect")
 AFTER = ("timeout-after-effect", "500-after-effect", "wrong-types", "broken-body", "giant-answer")
 
@@ -42,7 +47,7 @@ def stop_before(faults: Faults, operation: str) -> Answer | None:
     """The answer of a lie that keeps the act from happening; None: no such lie is armed. Raises Dropped."""
     fault = faults.first(BEFORE, operation)
     if fault is None:
-        return None
+        return next((answer for name, answer in ODD.items() if faults.during(name)), None)
     if fault.name == "timeout-before-effect":
         raise Dropped
     if fault.name == "429":
