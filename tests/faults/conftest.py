@@ -39,6 +39,7 @@ python = "{python}"
 max_cost_usd = {most_usd}
 """
 WAITING: tuple[str, ...] = ()
+STILL_BILLING = 7
 UNTOLD = "did not get to its end"
 
 
@@ -56,6 +57,10 @@ class Rehearsal:
     started: list[subprocess.Popen[str]] = field(default_factory=list)
     figures: dict[str, str] = field(default_factory=dict)
     """The row as it is printed; one dict for all rows of a test."""
+    code: int = -1
+    """Exit code of the last command that ended."""
+    said: str = ""
+    """What that command printed."""
 
     @property
     def home(self) -> Path:
@@ -76,10 +81,13 @@ class Rehearsal:
 
     def gptctl(self, *args: str, deadline_s: float = 720) -> subprocess.CompletedProcess[str]:
         """Runs the real command line to its end."""
-        return subprocess.run(
+        done = subprocess.run(
             gptctl_command(*args), env=self.env, cwd=self.folder, capture_output=True, text=True, timeout=deadline_s,
             check=False,
         )  # fmt: skip
+        if args[0] != "status":
+            self.code, self.said = done.returncode, done.stdout + done.stderr
+        return done
 
     def start(self, *args: str) -> subprocess.Popen[str]:
         """Runs it in the background, its words in background.log."""
@@ -100,6 +108,12 @@ class Rehearsal:
     def begin(self, *more: str) -> subprocess.Popen[str]:
         """`gptctl run` of the tiny recipe in the background."""
         return self.start("run", "tiny.toml", "--host", "cloud", "--yes", *more)
+
+    def wait(self, process: subprocess.Popen[str], deadline_s: float = 480) -> int:
+        """The exit code of a run in the background."""
+        self.code = process.wait(deadline_s)
+        self.said = self.words()
+        return self.code
 
     def until(self, *marks: str, deadline_s: float = 360) -> None:
         """Until the newest run's ledger has one of these, such as `stage_started:sync`."""
@@ -201,6 +215,24 @@ class Rehearsal:
         if priced and not living:
             self._check_cost(sum(row["cost_cents"] for row in ours))
 
+    def settled(self, *, listed: bool = False, bought: int = 1) -> None:
+        """The pass line under lies: the machines alive are those that the last command named with exit 7 (listed:
+        with any exit code), no more were bought than `bought`, and our cost is at least the cloud's."""
+        books = self.cloud.books()
+        ours = [row for row in books["instances"] if not row["foreign"]]
+        cents = sum(row["cost_cents"] for row in ours)
+        our_cents = 100 * sum(run["cost_usd"] or 0 for run in self.status()["runs"])
+        self.summed_up(books)
+        living = {row["id"] for row in ours if row["alive"]}
+        self.figures[self.fault] = (
+            f"bought {len(ours)}  alive {len(living)}  theirs {cents:>4} c  ours {our_cents:>5.0f} c  exit {self.code}"
+        )
+        named = {each for each in living if each in self.said} if listed or self.code == STILL_BILLING else set()
+        assert named == living, (self.code, self.said)
+        assert len(ours) <= bought, self.said
+        assert our_cents >= cents - 1, self.said
+        assert "Traceback" not in self.said
+
     def summed_up(self, books: dict[str, Any], missing: int = 0) -> None:
         """The row's figures, from the cloud's books."""
         buys = max(books["launches_by_intent"].values(), default=0)
@@ -293,6 +325,7 @@ class Clocks:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
+        self.ahead_s = 0.0
         self.wall, self.steady = folder / "wall", folder / "steady"
         self.python = folder / "python3"
         self.env = {
@@ -304,6 +337,12 @@ class Clocks:
         text = PYTHON.format(wall=self.wall, steady=self.wall, python=sys.executable, clock=CLOCK)
         self.python.write_text(text)
         self.python.chmod(0o755)
+
+    def move_on(self, seconds: float) -> bool:
+        """Puts all clocks forward by so much more; False, for a wait that goes on."""
+        self.ahead_s += seconds
+        self.move(self.ahead_s)
+        return False
 
     def move(self, seconds: float, *, asleep: bool = False) -> None:
         """Puts all clocks forward; of a laptop that is asleep only the wall's."""

@@ -1,0 +1,170 @@
+"""Lies that gptctl does not survive yet: issue 12. A row that is mended moves to test_lists.py or test_lies.py."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.faults.conftest import Clocks, Rehearsal
+from tests.faults.lies import LIES, STAGES, play
+from tests.stories.conftest import end, wait_until
+
+pytestmark = pytest.mark.faults
+OPEN = [(lie, stage) for lie in LIES for stage in STAGES]
+
+
+@pytest.mark.parametrize(("lie", "stage"), OPEN)
+def test_a_list_that_lies(rehearse: Callable[..., Rehearsal], lie: str, stage: str) -> None:
+    play(rehearse(f"list {lie} at {stage}"), lie, stage)
+
+
+@pytest.mark.parametrize(
+    ("fault", "inject", "bought"),
+    [
+        ("12.1 tags never shown", "list-untagged*forever", 1),
+        ("12.1 neither tags nor names ever shown", "list-nameless*forever", 1),
+        ("12.1 bought and never listed", "list-empty@launch+900", 1),
+        ("12.1 GET by id answers 404 while it lives", "get-missing@launch+900", 1),
+        ("12.1 GET by id answers 500 while it lives", "500@get*forever", 1),
+        ("12.3 one launch makes two machines", "double-launch", 2),
+        ("12.3 launch refused, bought all the same", "refused-but-bought", 1),
+        ("12.3 quota used up, bought all the same", "refused-but-bought@quota", 1),
+        ("12.3 ended, and alive again 6 s later", "terminate-relapse@6", 1),
+        ("12.7 dearer at launch than in the quote", "dearer-launch@200", 1),
+        ("12.1 terminate ignored four times", "terminate-ignored*4", 1),
+        ("12.10 a stranger's row with fields missing", "list-odd-row@stranger", 1),
+        ("12.10 a stranger's row with a number for its id", "list-odd-row@id", 1),
+        ("12.10 a stranger's row without a region", "list-odd-row@region", 1),
+        ("12.10 HTML for 6 s after the launch", "html@launch+6", 1),
+        ("12.10 errors in good answers for 6 s after the launch", "error-in-200@launch+6", 1),
+        ("12.10 silence for 6 s after the launch", "silent@launch+6", 1),
+    ],
+)
+def test_a_run_under_lies(rehearse: Callable[..., Rehearsal], fault: str, inject: str, bought: int) -> None:
+    place = rehearse(fault)
+    place.write(steps=20, every=10)
+    place.run("--max-price", "20", inject=inject) if "dearer" in inject else place.run(inject=inject)
+    place.settled(bought=bought)
+
+
+@pytest.mark.parametrize("fault", ["frozen", "ssh-gone"])
+@pytest.mark.parametrize("words", [("release", "--force"), ("release",), ("stop",)])
+def test_a_machine_that_answers_no_ssh(rehearse: Callable[..., Rehearsal], fault: str, words: tuple[str, ...]) -> None:
+    place = rehearse(f"12.2 {' '.join(words)} of a machine: {fault}")
+    place.killed_at("stage_finished:acquire")
+    place.cloud.inject(f"{fault}@-1")
+    wait_until(lambda: fault in place.cloud.fired(), 30)
+    began = time.time()
+    command, *more = words
+    place.gptctl(command, place.run_id(), *more, "--yes", deadline_s=400)
+    sent = [each["started"] - began for each in place.cloud.requests("/terminate")]
+    place.settled()
+    if "--force" in words:
+        assert place.code == 0 and sent and sent[0] < 20, (sent, place.said)
+    else:
+        assert place.code == 7 and "15.92" in place.said and "--force" in place.said, place.said
+
+
+def test_the_agent_is_gone_from_the_machine(rehearse: Callable[..., Rehearsal]) -> None:
+    place = rehearse("12.2 release --force, the agent's folder removed")
+    place.killed_at("stage_finished:provision")
+    (place.cloud.home(place.machine()) / ".gptctl").rename(place.cloud.home(place.machine()) / "moved")
+    place.gptctl("release", place.run_id(), "--force", "--yes")
+    place.settled()
+    assert place.code == 0, place.said
+    assert "launch" not in place.said
+
+
+def test_a_second_machine_is_named_by_orphans(rehearse: Callable[..., Rehearsal]) -> None:
+    place = rehearse("12.3 a relapsed machine of a released rental in orphans")
+    place.killed_at("stage_finished:acquire")
+    place.cloud.inject("terminate-relapse@6")
+    place.gptctl("release", place.run_id(), "--force", "--yes")
+    machine = place.machine()
+    place.cloud.wait_for(machine, "active")
+    place.gptctl("orphans")
+    place.settled()
+
+
+def test_spend_counts_while_nobody_drives(rehearse: Callable[..., Rehearsal], clocks: Clocks) -> None:
+    place = rehearse("12.6 spend while nobody drives", f"--python={clocks.python}", env=clocks.env)
+    place.write(python=str(clocks.python))
+    place.killed_at("stage_finished:acquire")
+    clocks.move(600)
+    place.gptctl("orphans")
+    place.settled(listed=True)
+
+
+def test_the_first_look_comes_late(rehearse: Callable[..., Rehearsal], clocks: Clocks) -> None:
+    place = rehearse("12.7 killed after the launch, back 150 s later", f"--python={clocks.python}", env=clocks.env)
+    place.write(python=str(clocks.python))
+    process = place.begin()
+    wait_until(lambda: place.cloud.books()["alive"], 60, 0.01)
+    end(process)
+    clocks.move(150)
+    place.gptctl("release", place.run_id(), "--force", "--yes")
+    place.settled()
+    place.check(outcome="stopped")
+
+
+@pytest.mark.parametrize("lie", ["html@900", "silent@900", "500*forever"])
+def test_the_api_is_no_help_at_release(rehearse: Callable[..., Rehearsal], clocks: Clocks, lie: str) -> None:
+    place = rehearse(f"12.10 release while the API says {lie}", f"--python={clocks.python}", env=clocks.env)
+    place.write(python=str(clocks.python))
+    place.killed_at("stage_finished:acquire")
+    place.cloud.inject(lie)
+    process = place.start("release", place.run_id(), "--force", "--yes")
+    wait_until(lambda: process.poll() is not None or clocks.move_on(60), 240, 2)
+    place.wait(process, 30)
+    place.settled()
+    assert place.code == 7, place.said
+
+
+@pytest.mark.parametrize("driver", ["follows", "resumes"])
+def test_it_reboots_with_another_address(rehearse: Callable[..., Rehearsal], driver: str) -> None:
+    place = rehearse(f"12.12 another address after a reboot, gptctl {driver}")
+    place.write(steps=400)
+    process = place.begin()
+    wait_until(lambda: place.trained(5), 60)
+    if driver == "resumes":
+        end(process)
+    place.cloud.inject("reboot-elsewhere@0")
+    old = place.cloud.get("instances")[0]["ip"]
+    wait_until(lambda: place.cloud.get("instances")[0]["ip"] != old, 60)
+    place.gptctl("resume", place.run_id(), deadline_s=150) if driver == "resumes" else place.wait(process, 150)
+    place.settled()
+
+
+@pytest.mark.parametrize(
+    ("fault", "inject", "code", "word"),
+    [
+        ("12.13 a price of 0", "price-change@0", 3, "0.00"),
+        ("12.13 429 with Retry-After on a launch", "429@launch", 3, "429"),
+    ],
+)
+def test_the_reason_is_said_and_nothing_is_bought(
+    rehearse: Callable[..., Rehearsal], fault: str, inject: str, code: int, word: str
+) -> None:
+    place = rehearse(fault)
+    if "price" in inject:
+        place.cloud.inject(inject)
+        place.gptctl("offers")
+    began = time.time()
+    place.run(inject="" if "price" in inject else inject)
+    assert place.code == code and word in place.said and "None" not in place.said, place.said
+    assert time.time() - began < 120
+    place.settled(bought=0)
+
+
+def test_tls_fails(rehearse: Callable[..., Rehearsal]) -> None:
+    place = rehearse("12.13 TLS fails")
+    file = place.cloud.state / "server.json"
+    entry = json.loads(file.read_text())
+    file.write_text(json.dumps({**entry, "url": entry["url"].replace("http:", "https:")}))
+    place.run()
+    file.write_text(json.dumps(entry))
+    assert place.code == 3 and "None" not in place.said, place.said
+    place.settled(bought=0)
