@@ -215,7 +215,7 @@ class Rehearsal:
         if priced and not living:
             self._check_cost(sum(row["cost_cents"] for row in ours))
 
-    def settled(self, *, listed: bool = False, bought: int = 1) -> None:
+    def settled(self, *, listed: bool = False, bought: int = 1) -> bool:
         """The pass line under lies: the machines alive are those that the last command named with exit 7 (listed:
         with any exit code), no more were bought than `bought`, and our cost is at least the cloud's."""
         books = self.cloud.books()
@@ -232,6 +232,7 @@ class Rehearsal:
         assert len(ours) <= bought, self.said
         assert our_cents >= cents - 1, self.said
         assert "Traceback" not in self.said
+        return True
 
     def summed_up(self, books: dict[str, Any], missing: int = 0) -> None:
         """The row's figures, from the cloud's books."""

@@ -34,11 +34,12 @@ LIES = {
 }
 
 
-def play(place: Rehearsal, lie: str, stage: str) -> None:
+def play(place: Rehearsal, lie: str, stage: str) -> bool:
     """Tells the lie at the stage, and holds the pass line."""
     if LIES[lie].before:
         place.cloud.inject(LIES[lie].before)
     STAGES[stage](place, LIES[lie])
+    return True
 
 
 def _acquire(place: Rehearsal, lie: Lie) -> None:

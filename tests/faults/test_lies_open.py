@@ -18,7 +18,7 @@ OPEN = [(lie, stage) for lie in LIES for stage in STAGES]
 
 @pytest.mark.parametrize(("lie", "stage"), OPEN)
 def test_a_list_that_lies(rehearse: Callable[..., Rehearsal], lie: str, stage: str) -> None:
-    play(rehearse(f"list {lie} at {stage}"), lie, stage)
+    assert play(rehearse(f"list {lie} at {stage}"), lie, stage)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_a_run_under_lies(rehearse: Callable[..., Rehearsal], fault: str, inject
     place = rehearse(fault)
     place.write(steps=20, every=10)
     place.run("--max-price", "20", inject=inject) if "dearer" in inject else place.run(inject=inject)
-    place.settled(bought=bought)
+    assert place.settled(bought=bought)
 
 
 @pytest.mark.parametrize("fault", ["frozen", "ssh-gone"])
@@ -61,7 +61,7 @@ def test_a_machine_that_answers_no_ssh(rehearse: Callable[..., Rehearsal], fault
     command, *more = words
     place.gptctl(command, place.run_id(), *more, "--yes", deadline_s=400)
     sent = [each["started"] - began for each in place.cloud.requests("/terminate")]
-    place.settled()
+    assert place.settled()
     if "--force" in words:
         assert place.code == 0 and sent and sent[0] < 20, (sent, place.said)
     else:
@@ -73,7 +73,7 @@ def test_the_agent_is_gone_from_the_machine(rehearse: Callable[..., Rehearsal]) 
     place.killed_at("stage_finished:provision")
     (place.cloud.home(place.machine()) / ".gptctl").rename(place.cloud.home(place.machine()) / "moved")
     place.gptctl("release", place.run_id(), "--force", "--yes")
-    place.settled()
+    assert place.settled()
     assert place.code == 0, place.said
     assert "launch" not in place.said
 
@@ -86,7 +86,7 @@ def test_a_second_machine_is_named_by_orphans(rehearse: Callable[..., Rehearsal]
     machine = place.machine()
     place.cloud.wait_for(machine, "active")
     place.gptctl("orphans")
-    place.settled()
+    assert place.settled()
 
 
 def test_spend_counts_while_nobody_drives(rehearse: Callable[..., Rehearsal], clocks: Clocks) -> None:
@@ -95,7 +95,7 @@ def test_spend_counts_while_nobody_drives(rehearse: Callable[..., Rehearsal], cl
     place.killed_at("stage_finished:acquire")
     clocks.move(600)
     place.gptctl("orphans")
-    place.settled(listed=True)
+    assert place.settled(listed=True)
 
 
 def test_the_first_look_comes_late(rehearse: Callable[..., Rehearsal], clocks: Clocks) -> None:
@@ -106,7 +106,7 @@ def test_the_first_look_comes_late(rehearse: Callable[..., Rehearsal], clocks: C
     end(process)
     clocks.move(150)
     place.gptctl("release", place.run_id(), "--force", "--yes")
-    place.settled()
+    assert place.settled()
     place.check(outcome="stopped")
 
 
@@ -119,7 +119,7 @@ def test_the_api_is_no_help_at_release(rehearse: Callable[..., Rehearsal], clock
     process = place.start("release", place.run_id(), "--force", "--yes")
     wait_until(lambda: process.poll() is not None or clocks.move_on(60), 240, 2)
     place.wait(process, 30)
-    place.settled()
+    assert place.settled()
     assert place.code == 7, place.said
 
 
@@ -135,7 +135,7 @@ def test_it_reboots_with_another_address(rehearse: Callable[..., Rehearsal], dri
     old = place.cloud.get("instances")[0]["ip"]
     wait_until(lambda: place.cloud.get("instances")[0]["ip"] != old, 60)
     place.gptctl("resume", place.run_id(), deadline_s=150) if driver == "resumes" else place.wait(process, 150)
-    place.settled()
+    assert place.settled()
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_the_reason_is_said_and_nothing_is_bought(
     place.run(inject="" if "price" in inject else inject)
     assert place.code == code and word in place.said and "None" not in place.said, place.said
     assert time.time() - began < 120
-    place.settled(bought=0)
+    assert place.settled(bought=0)
 
 
 def test_tls_fails(rehearse: Callable[..., Rehearsal]) -> None:
@@ -167,4 +167,4 @@ def test_tls_fails(rehearse: Callable[..., Rehearsal]) -> None:
     place.run()
     file.write_text(json.dumps(entry))
     assert place.code == 3 and "None" not in place.said, place.said
-    place.settled(bought=0)
+    assert place.settled(bought=0)

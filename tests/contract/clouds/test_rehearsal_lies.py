@@ -151,7 +151,7 @@ def test_a_reboot_changes_the_address(cloud: RehearsalCloud) -> None:
     before = cloud.get(f"instances/{box}")["ip"]
     cloud.inject("reboot-elsewhere@-1")
     until(lambda: cloud.get(f"instances/{box}")["ip"] != before)
-    until(lambda: cloud.ssh(box, "echo up").stdout == "up\n")
+    assert until(lambda: cloud.ssh(box, "echo up").stdout == "up\n")
 
 
 def test_the_clock_of_a_machine_is_ahead(cloud: RehearsalCloud) -> None:
