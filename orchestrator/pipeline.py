@@ -20,11 +20,13 @@ from orchestrator.core.errors import (
     GptctlError,
     LedgerDamaged,
     LimitReached,
+    LinkLost,
     MachineUnfit,
     NoAnswer,
     ProviderError,
     RunLocked,
     StillBilling,
+    Unreachable,
     UserError,
 )
 from orchestrator.core.events import Listener
@@ -38,6 +40,7 @@ from orchestrator.stages.context import RunContext
 from orchestrator.stages.fetch import fetch
 from orchestrator.stages.follow import follow
 from orchestrator.stages.launch import launch
+from orchestrator.stages.outcome import machine_gone
 from orchestrator.stages.provision import provision
 from orchestrator.stages.release import release
 from orchestrator.stages.report import report
@@ -85,7 +88,8 @@ def drive(home: Path, run_id: str, listener: Listener, *, until: str | None = No
             detach(context)
         except GptctlError as error:
             if may_bill(context) and not isinstance(error, StillBilling):
-                raise StillBilling(*still_costs(context, error.message)) from error
+                words = unreachable if isinstance(error, (Unreachable, LinkLost)) else still_costs
+                raise StillBilling(*words(context, error.message)) from error
             raise
         finally:
             context.disconnect()
@@ -167,6 +171,12 @@ def still_costs(context: RunContext, why: str) -> tuple[str, str]:
         f"{why}. {what} may still be billing at ${rental.price_per_hour_usd:.2f}/h",
         f"gptctl resume {context.run_id}, or gptctl release {context.run_id}",
     )
+
+
+def unreachable(context: RunContext, why: str) -> tuple[str, str]:
+    """The message and hint for a paid machine that does not answer: its price, what would be lost, how to force it."""
+    message, hint = still_costs(context, why)
+    return f"{message}. If you end it now: {machine_gone.lost(context)}", f"{hint} --force, which ends it by its id"
 
 
 def exit_code(context: RunContext) -> int:

@@ -16,8 +16,8 @@ from orchestrator.wiring import open_context
 
 
 def release_run(home: Path, run_id: str, listener: Listener, *, force: bool = False) -> int:
-    """Ends the run if it has not ended, fetches what is kept, and gives the machine back. With force nothing is
-    fetched: what is not here yet is lost with the machine."""
+    """Ends the run if it has not ended, fetches what is kept, and gives the machine back. With force a paid
+    machine ends by its id and is asked nothing: what is not here yet is lost with it."""
     with Ledger.open(home, time.time) as ledger:
         run = ledger.run(run_id)
         ledger.update_run(run_id, keep=False, facts={"abandon": force or run.facts.abandon})

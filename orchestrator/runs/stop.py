@@ -9,18 +9,22 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from orchestrator.core.errors import RunLocked
+from orchestrator.core.errors import RemoteError, RunLocked, StillBilling
 from orchestrator.core.events import Event, Listener
 from orchestrator.core.states import Outcome, State
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.run_lock import holder
-from orchestrator.pipeline import drive, outcome_code
+from orchestrator.pipeline import drive, may_bill, outcome_code, unreachable
 from orchestrator.stages.context import RunContext
 from orchestrator.wiring import open_context
 
 
 def stop_run(home: Path, run_id: str, listener: Listener) -> int:
-    """Ends the training with a checkpoint, then the run, by the outcome `stopped`. Stopping twice is fine."""
+    """Ends the training with a checkpoint, then the run, by the outcome `stopped`. Repeatable.
+
+    A paid machine that is given up (`release --force`) is not asked to stop: it ends with its training. Raises
+    StillBilling when a paid machine does not answer.
+    """
     with Ledger.open(home, time.time) as ledger:
         context = open_context(home, ledger, run_id, listener)
         try:
@@ -34,9 +38,15 @@ def stop_run(home: Path, run_id: str, listener: Listener) -> int:
 
 
 def _stop(context: RunContext) -> None:
-    if context.run.state == State.TRAINING:
+    given_up = context.run.facts.abandon and context.provider.paid
+    if context.run.state == State.TRAINING and not given_up:
         context.say("stopping: the training writes a checkpoint first")
-        context.agent.stop(context.run_id)
+        try:
+            context.agent.stop(context.run_id)
+        except RemoteError as error:
+            if not may_bill(context):
+                raise
+            raise StillBilling(*unreachable(context, error.message)) from error
     elif context.run.state != State.ENDING:
         context.ledger.set_state(context.run_id, State.ENDING, outcome=Outcome.STOPPED, cause="stopped by the user")
 

@@ -7,7 +7,7 @@ unless that run is kept.
 
 from __future__ import annotations
 
-from orchestrator.core.errors import RemoteError, UserError
+from orchestrator.core.errors import ProviderError, RemoteError, UserError
 from orchestrator.core.money.billing import SettledBill, bill, observed
 from orchestrator.core.ports import Instance
 from orchestrator.core.states import State
@@ -71,8 +71,32 @@ def _look_for_lost(context: RunContext) -> None:
 
 
 def _destroy(context: RunContext) -> None:
-    """Its jobs end with it. Frees the secrets first where it still answers: memory outlives some machines."""
+    """Ends the machine and its jobs with it; settles the bill once it is gone."""
     _look_for_lost(context)
+    if context.run.facts.abandon:
+        _end_unasked(context)
+    else:
+        _part(context)
+        boot.give_back(context)
+    boot.tidy(context)
+    context.ledger.close_stage(context.interval)  # what comes after it is gone costs nothing
+    _settle(context)
+
+
+def _end_unasked(context: RunContext) -> None:
+    """Ends the machine by its id before anything is asked of it: with --force it need not answer."""
+    context.disconnect()
+    if context.rental.instance_id is not None:
+        try:
+            context.provider.release(_instance(context))
+        except ProviderError as error:
+            context.emit("warning", f"release: {error.message}; trying again")
+    boot.give_back(context)
+    home_box_job.stop(context)
+
+
+def _part(context: RunContext) -> None:
+    """Ends its jobs and frees its secrets, where it still answers: memory outlives some machines."""
     try:
         if not context.machine_facts.life.gone_at:
             _end_jobs(context)
@@ -82,10 +106,6 @@ def _destroy(context: RunContext) -> None:
     except (RemoteError, UserError) as error:  # a login key that is missing here must keep no machine alive
         context.emit("seen", f"{error.message}; it is destroyed all the same")
     context.disconnect()
-    boot.give_back(context)
-    boot.tidy(context)
-    context.ledger.close_stage(context.interval)  # what comes after it is gone costs nothing
-    _settle(context)
 
 
 def _settle(context: RunContext) -> None:
@@ -114,4 +134,5 @@ def _instance(context: RunContext) -> Instance:
         rental_id=rental.id,
         price_per_hour_usd=rental.price_per_hour_usd,
         launched_at=rental.created_at,
+        region=rental.facts.region,
     )

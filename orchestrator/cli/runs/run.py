@@ -253,8 +253,8 @@ def follow_through(ledger: Ledger, found: RunRecord, *, detach: bool, as_json: b
         code = drive(ledger.home, found.id, listen, until="launch" if detach else None)
     if left:
         training = bool(left[0].data.get("training"))
-        question = f"{found.id} holds a paid machine and trains nothing. Release it now?"
-        if code == StillBilling.exit_code and screen.on_terminal() and screen.ask(question, ""):
+        question = f"{found.id} holds a paid machine ({_price(ledger, found)}) and trains nothing. Release it now?"
+        if code == StillBilling.exit_code and screen.on_terminal() and screen.ask(question, "", default=True):
             return release(found.id, force=False, yes=True, as_json=as_json)
         how_to_go_on(found.id, training=training)
     if left and not as_json:
@@ -262,6 +262,10 @@ def follow_through(ledger: Ledger, found: RunRecord, *, detach: bool, as_json: b
     else:
         show_ending(ledger, found.id, as_json=as_json)
     return code
+
+
+def _price(ledger: Ledger, found: RunRecord) -> str:
+    return f"{dollars(ledger.rental(found.rental_id or '').price_per_hour_usd)}/h"
 
 
 def _leave_on_signals() -> None:

@@ -102,12 +102,16 @@ def on_terminal() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
-def ask(question: str, command: str) -> bool:
-    """Asks yes or no on the terminal. Raises UserError with the command to type where there is no terminal."""
+def ask(question: str, command: str, *, default: bool = False) -> bool:
+    """Asks yes or no on the terminal; Enter is `default`, which must be the answer that costs nothing.
+
+    Raises UserError with the command to type where there is no terminal.
+    """
     if not on_terminal():
         raise UserError(f"{question} There is no terminal to ask on, and no --yes", f"{command} --yes")
-    print(f"{clean(question)} [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    print(f"{clean(question)} [{'Y/n' if default else 'y/N'}] ", end="", file=sys.stderr, flush=True)
+    answer = sys.stdin.readline().strip().lower()
+    return answer in ("y", "yes") or (default and not answer)
 
 
 @contextmanager
