@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,10 @@ class EndCall:
     key: str = field(repr=False)
 
 
+Life = Literal["alive", "terminating", "gone", "unknown"]
+"""What a provider says of one machine's id: alive (whatever its status), ending, ended, or never heard of."""
+
+
 class Provider(Protocol):
     """A place machines come from. No waiting, no SSH, no printing; acquire is never retried."""
 
@@ -133,9 +137,28 @@ class Provider(Protocol):
     """What is billed in started units of, a minute at least."""
 
     def offers(self, deadline_s: float = 30.0) -> Sequence[Offer]: ...
-    def machines(self) -> Sequence[Instance]: ...
+    def machines(self) -> Sequence[Instance]:
+        """Our machines, by tag or by name, from all pages of the list. A row that does not fit is left out, and named
+        by take_warnings; a machine of ours is kept as long as its id can be read."""
+        ...
+
+    def take_warnings(self) -> Sequence[str]:
+        """What offers() and machines() could not read since the last call: one line each, each line once."""
+        ...
+
+    def find(self, instance_id: str, region: str = "") -> Life:
+        """The provider's word on this id, without any list. `unknown` of a machine bought moments ago may be lag.
+        Raises NoAnswer."""
+        ...
+
     def acquire(self, request: LaunchRequest) -> Instance: ...
-    def release(self, instance: Instance) -> None: ...
+    def release(self, instance: Instance) -> bool:
+        """Sends the end of this id (and region), whether a list shows it or not; repeatable. True: the provider took
+        the order, or has ended it; False: it has no such id. Neither proves that the bill has ended: find() does.
+
+        Raises ProviderError, with nothing sent, for a machine that carries neither our tag nor our name."""
+        ...
+
     def ended_at(self, instance: Instance) -> float | None: ...
     def set_deadline(self, instance: Instance, ends_at: float) -> None: ...
     def guard(self, instance: Instance) -> Guard: ...

@@ -15,7 +15,8 @@ from pathlib import Path
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import Limits, Recipe, load_recipe
 from orchestrator.core.facts.rental_facts import RentalFactChanges, RentalFacts
-from orchestrator.core.fleet.orphans import RUN_TAG, Orphan, deadline
+from orchestrator.core.fleet.machine_names import RUN_TAG
+from orchestrator.core.fleet.orphans import Orphan, deadline
 from orchestrator.core.machines import MachineType, machine_type
 from orchestrator.core.money.billing import MachineLife
 from orchestrator.core.planning.planner import make_plan

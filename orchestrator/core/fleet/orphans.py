@@ -11,19 +11,16 @@ Example::
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from orchestrator.core.errors import UserError
+from orchestrator.core.fleet import machine_names
 from orchestrator.core.ports import Instance
 
 GRACE_S = 300.0
 """A machine is past its deadline only this long after it: clocks differ, and lists lag."""
-NAME = re.compile(r"gptctl-(?P<rental>[a-z0-9-]{1,40})-until-(?P<epoch>[0-9]{1,12})")
-ENDS_TAG = "gptctl-ends-at"
-RUN_TAG = "gptctl-run"
 ENDED = frozenset({"terminating", "terminated", "preempted"})
 """Statuses in which nobody pays any more."""
 
@@ -61,11 +58,8 @@ class Orphan:
 
 def deadline(instance: Instance) -> float | None:
     """When a watcher may end it: what its name says, since the name can be moved; the tag's where it says nothing."""
-    named = NAME.fullmatch(instance.name)
-    if named:
-        return float(named["epoch"])
-    tag = instance.tags.get(ENDS_TAG, "")
-    return float(tag) if re.fullmatch(r"[0-9]{1,12}", tag) else instance.ends_at
+    marked = machine_names.ends_at(instance.name, instance.tags)
+    return instance.ends_at if marked is None else marked
 
 
 def survey(machines: Iterable[Instance], known: Mapping[str, float], now: float) -> list[Orphan]:

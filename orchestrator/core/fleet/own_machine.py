@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.machines import MachineType
-from orchestrator.core.ports import EndCall, Guard, Instance, LaunchRequest, Offer, Shell
+from orchestrator.core.ports import EndCall, Guard, Instance, LaunchRequest, Life, Offer, Shell
 
 
 @dataclass
@@ -39,8 +39,17 @@ class StandingMachine:
         """Takes what is there."""
         return self.machines()[0]
 
-    def release(self, instance: Instance) -> None:
+    def take_warnings(self) -> Sequence[str]:
+        """None: no list is read."""
+        return ()
+
+    def find(self, instance_id: str, region: str = "") -> Life:
+        """It is always there."""
+        return "alive"
+
+    def release(self, instance: Instance) -> bool:
         """Leaves it on: the agent has ended its jobs and freed its locks."""
+        return True
 
     def ended_at(self, instance: Instance) -> float | None:
         """Never: it does not end with a run."""

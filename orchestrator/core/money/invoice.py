@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from orchestrator.core.errors import UserError
-from orchestrator.core.fleet.orphans import NAME
+from orchestrator.core.fleet.machine_names import NAME
 from orchestrator.core.suggest import one_of
 
 HALF_A_CENT = 0.005 + 1e-9

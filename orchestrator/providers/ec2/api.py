@@ -16,7 +16,7 @@ import re
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -33,6 +33,7 @@ from orchestrator.core.errors import (
 )
 from orchestrator.core.ports import Shell
 from orchestrator.core.suggest import did_you_mean
+from orchestrator.providers.ec2.rows import InstanceRow, read_instance
 
 EXTRA_HINT = "pip install 'gptctl[aws]'"
 LOGIN_HINT = "log in again (aws sso login), or set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
@@ -116,12 +117,12 @@ class Ec2Api:
         if known and region not in known:
             raise UserError(f"AWS has no region {region!r}{did_you_mean(region, known)}", "correct `regions`")
 
-    def call(self, region: str, operation: str, service: str = "ec2", **parameters: Any) -> dict[str, Any]:
+    def call(self, region: str, operation: str, service: str = "ec2", **parameters: object) -> Any:
         """One read or repeatable write, repeated while AWS is busy or does not answer."""
         client = self._client(service, region)
         return self._translated(region, operation, lambda: dict(getattr(client, operation)(**parameters)))
 
-    def rows(self, region: str, operation: str, key: str, service: str = "ec2", **parameters: Any) -> list[Any]:
+    def rows(self, region: str, operation: str, key: str, service: str = "ec2", **parameters: object) -> list[Any]:
         """All pages of a list."""
         client = self._client(service, region)
 
@@ -133,8 +134,8 @@ class Ec2Api:
 
         return self._translated(region, operation, read)
 
-    def launch(self, region: str, order: dict[str, Any]) -> dict[str, Any]:
-        """ONE request. The instance's row; NoCapacity, BadCredentials, Refused: documented, nothing was bought.
+    def launch(self, region: str, order: Mapping[str, object]) -> InstanceRow:
+        """ONE request. The instance; NoCapacity, BadCredentials, Refused: documented, nothing was bought.
 
         NoAnswer: no connection was made. AmbiguousLaunch: anything else; only the intent's tag in a list can tell.
         """
@@ -145,17 +146,17 @@ class Ec2Api:
         except NoAnswer as error:
             if not error.sent:
                 raise
-            raise _ambiguous(order["ClientToken"], error.message) from error
+            raise _ambiguous(str(order["ClientToken"]), error.message) from error
         except Refused as error:
             if error.code in CAPACITY:
                 raise NoCapacity(error.message, error.hint) from error
             if not is_documented(error.code):
-                raise _ambiguous(order["ClientToken"], error.message) from error
+                raise _ambiguous(str(order["ClientToken"]), error.message) from error
             raise
         found = answer.get("Instances") or []
         if len(found) != 1 or not re.fullmatch(r"i-[0-9a-f]{8,17}", str(found[0].get("InstanceId"))):
-            raise _ambiguous(order["ClientToken"], "not exactly one instance id")
-        return dict(found[0])
+            raise _ambiguous(str(order["ClientToken"]), "not exactly one instance id")
+        return read_instance(found[0])
 
     def _translated(self, region: str, operation: str, act: Callable[[], T]) -> T:
         library = _library("botocore.exceptions")
@@ -189,7 +190,7 @@ class Ec2Api:
                 self._clients[service, region, once] = self._made(region, service, where)
             return self._clients[service, region, once]
 
-    def _made(self, region: str, service: str, where: dict[str, Any]) -> Any:
+    def _made(self, region: str, service: str, where: Mapping[str, Any]) -> Any:
         library = _library("botocore.exceptions")
         try:
             return self._session.client(service, **where)

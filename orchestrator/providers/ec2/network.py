@@ -9,14 +9,13 @@ Example: `group_of(api, "us-east-1", "8xa100-1126-k3f9qa", network, port=22, cal
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
 
 from orchestrator.core.errors import NoAnswer, ProviderError
+from orchestrator.core.fleet.machine_names import RENTAL_TAG
 from orchestrator.providers.ec2.api import Ec2Api, Refused
+from orchestrator.providers.ec2.rows import Group, Image, Opening, judged, read_group, read_image
 
-RENTAL_TAG = "gptctl-rental"
 IMAGE = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-22.04/latest/ami-id"
 """The public parameter that names the newest of AWS's images with a GPU driver."""
 IMAGE_NAME = "Deep Learning Base OSS Nvidia Driver GPU AMI (Ubuntu 22.04) *"
@@ -24,16 +23,6 @@ RULE = "gptctl, whoever drives this rental"
 HOME_RULE = "gptctl, the home box that keeps its checkpoints"
 """How a rule of ours is told from one that somebody else put into our group."""
 IN_USE = ("DependencyViolation", "InvalidGroup.InUse")
-ROOT_GIB = 8
-
-
-@dataclass(frozen=True)
-class Image:
-    """A machine image: its id, its root device and that one's size."""
-
-    id: str
-    root: str
-    size_gib: int
 
 
 def image(api: Ec2Api, region: str, wanted: str | None) -> Image:
@@ -46,16 +35,16 @@ def image(api: Ec2Api, region: str, wanted: str | None) -> Image:
             if wanted:
                 raise
             name = IMAGE_NAME  # the same image, for those whose credentials may not read parameters
-    named = {"Owners": ["amazon", "self"], "Filters": [{"Name": "name", "Values": [name]}]}
-    which: dict[str, Any] = {"ImageIds": [name]} if name.startswith("ami-") else named
-    rows = api.rows(region, "describe_images", "Images", **which)
-    if not rows:
+    if name.startswith("ami-"):
+        rows = api.rows(region, "describe_images", "Images", ImageIds=[name])
+    else:
+        by_name = [{"Name": "name", "Values": [name]}]
+        rows = api.rows(region, "describe_images", "Images", Owners=["amazon", "self"], Filters=by_name)
+    images = judged("image", rows, read_image).rows
+    if not images:
         hint = "correct `image` in the host entry: ami-..., the path of a parameter, or a name with *"
         raise ProviderError(f"ec2: there is no image {name!r} in {region}", hint=hint)
-    newest = max(rows, key=lambda row: str(row.get("CreationDate", "")))
-    root = str(newest.get("RootDeviceName") or "/dev/sda1")
-    disks = {each["DeviceName"]: each.get("Ebs", {}) for each in newest.get("BlockDeviceMappings", [])}
-    return Image(str(newest["ImageId"]), root, int(disks.get(root, {}).get("VolumeSize") or ROOT_GIB))
+    return max(images, key=lambda each: each.created)
 
 
 def subnet(api: Ec2Api, region: str, zone: str) -> tuple[str, str]:
@@ -87,10 +76,10 @@ def group_of(api: Ec2Api, region: str, rental_id: str, network: str, *, port: in
     name = f"gptctl-{rental_id}"
     if not (found := groups(api, region, rental_id)):
         tags = [{"Key": RENTAL_TAG, "Value": rental_id}, {"Key": "Name", "Value": name}]
-        told = {"GroupName": name, "Description": "One rental of gptctl: SSH from its driver", "VpcId": network}
+        group = {"GroupName": name, "Description": "One rental of gptctl: SSH from its driver", "VpcId": network}
         spec = [{"ResourceType": "security-group", "Tags": tags}]
         try:
-            api.call(region, "create_security_group", TagSpecifications=spec, **told)
+            api.call(region, "create_security_group", TagSpecifications=spec, **group)
         except Refused as error:
             if error.code != "InvalidGroup.Duplicate":  # the answer to an earlier request was lost
                 raise
@@ -98,48 +87,36 @@ def group_of(api: Ec2Api, region: str, rental_id: str, network: str, *, port: in
     if not found:
         raise NoAnswer(f"ec2: the security group {name} was made, and lists do not show it", "try again", sent=False)
     allow(api, region, found[0], port=port, caller=caller)
-    return str(found[0]["GroupId"])
+    return found[0].id
 
 
-def groups(api: Ec2Api, region: str, rental_id: str) -> list[Any]:
+def groups(api: Ec2Api, region: str, rental_id: str) -> Sequence[Group]:
     """The security groups of a rental: one, or none."""
     filters = _filters({f"tag:{RENTAL_TAG}": rental_id})
-    return api.rows(region, "describe_security_groups", "SecurityGroups", Filters=filters)
+    rows = api.rows(region, "describe_security_groups", "SecurityGroups", Filters=filters)
+    return judged("security group", rows, read_group).rows
 
 
-class Opening(NamedTuple):
-    """A rule that lets one address in; its description says whose it is."""
-
-    port: int
-    cidr: str
-    description: str
-
-
-def allow(api: Ec2Api, region: str, group: Mapping[str, Any], *, port: int, caller: str, rule: str = RULE) -> None:
+def allow(api: Ec2Api, region: str, group: Group, *, port: int, caller: str, rule: str = RULE) -> None:
     """Opens the port to the caller's address, then takes away the rules of that name for other addresses.
 
     There is one rule per address, whoever's it is: a home box that shares its address with the driver gets the rule, so
     that it stays when the driver moves on.
     """
-    known = {
-        Opening(found["FromPort"], each["CidrIp"], str(each.get("Description")))
-        for found in group.get("IpPermissions", [])
-        for each in found.get("IpRanges", [])
-    }
     wanted, drivers = Opening(port, f"{caller}/32", rule), Opening(port, f"{caller}/32", RULE)
-    if wanted not in known:
-        if drivers in known:
+    if wanted not in group.openings:
+        if drivers in group.openings:
             _change(api, region, "revoke_security_group_ingress", group, drivers, done="InvalidPermission.NotFound")
         _change(api, region, "authorize_security_group_ingress", group, wanted, done="InvalidPermission.Duplicate")
-    for old in {each for each in known if each.description == rule} - {wanted}:
+    for old in {each for each in group.openings if each.description == rule} - {wanted}:
         _change(api, region, "revoke_security_group_ingress", group, old, done="InvalidPermission.NotFound")
 
 
-def _change(api: Ec2Api, region: str, operation: str, group: Mapping[str, Any], opening: Opening, *, done: str) -> None:
+def _change(api: Ec2Api, region: str, operation: str, group: Group, opening: Opening, *, done: str) -> None:
     ranges = [{"CidrIp": opening.cidr, "Description": opening.description}]
     what = [{"IpProtocol": "tcp", "FromPort": opening.port, "ToPort": opening.port, "IpRanges": ranges}]
     try:
-        api.call(region, operation, GroupId=group["GroupId"], IpPermissions=what)
+        api.call(region, operation, GroupId=group.id, IpPermissions=what)
     except Refused as error:
         if error.code != done:
             raise
@@ -150,15 +127,15 @@ def remove_groups(api: Ec2Api, region: str, rental_id: str) -> list[str]:
     left = []
     for group in groups(api, region, rental_id):
         try:
-            api.call(region, "delete_security_group", GroupId=group["GroupId"])
+            api.call(region, "delete_security_group", GroupId=group.id)
         except Refused as error:
             if error.code in IN_USE:
-                command = f"aws ec2 delete-security-group --region {region} --group-id {group['GroupId']}"
-                left.append(f"the security group {group['GroupName']} is still in use (it costs nothing): {command}")
+                command = f"aws ec2 delete-security-group --region {region} --group-id {group.id}"
+                left.append(f"the security group {group.name} is still in use (it costs nothing): {command}")
             elif error.code not in ("InvalidGroup.NotFound", "InvalidGroupId.NotFound"):
                 raise
     return left
 
 
-def _filters(wanted: Mapping[str, str]) -> list[dict[str, Any]]:
+def _filters(wanted: Mapping[str, str]) -> list[dict[str, object]]:
     return [{"Name": name, "Values": [value]} for name, value in wanted.items()]

@@ -5,9 +5,10 @@ Example: `quota_hint("p4d.24xlarge", "us-east-1", spot=False)` names L-417A185B 
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
-from orchestrator.providers.ec2.network import RENTAL_TAG
+from orchestrator.core.fleet.machine_names import RENTAL_TAG
 
 ON_DEMAND: Final = {
     "p": ("L-417A185B", "Running On-Demand P instances"),
@@ -49,7 +50,7 @@ def quota_hint(sku: str, region: str, *, spot: bool) -> str:
     return f'the quota is "{name}" {code} in {region}, counted in vCPUs: {page}, Request increase at account level'
 
 
-def least() -> dict[str, Any]:
+def least() -> dict[str, object]:
     """An IAM policy document. Tags are the border: what does not carry ours cannot be ended or changed."""
     ours = {"Null": {f"aws:ResourceTag/{RENTAL_TAG}": "false"}}
     made = {"StringEquals": {"ec2:CreateAction": ["RunInstances", "CreateSecurityGroup"]}}
@@ -70,7 +71,7 @@ def least() -> dict[str, Any]:
 
 
 def _allow(
-    name: str, actions: tuple[str, ...], resource: str = "*", condition: dict[str, Any] | None = None
-) -> dict[str, Any]:
+    name: str, actions: tuple[str, ...], resource: str = "*", condition: Mapping[str, object] | None = None
+) -> dict[str, object]:
     allowed = {"Sid": name, "Effect": "Allow", "Action": [*actions], "Resource": resource}
     return {**allowed, **({"Condition": condition} if condition else {})}

@@ -5,13 +5,11 @@ Example: `on_demand(api, ["p4d.24xlarge"])["p4d.24xlarge", "us-east-1"]` -> 21.9
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
-from orchestrator.core.errors import NoAnswer
 from orchestrator.providers.ec2.api import Ec2Api, at_once
+from orchestrator.providers.ec2.rows import judged, read_listed_prices, read_spot_price
 
 PRICE_REGION = "us-east-1"
 """Where the price list answers, for all regions."""
@@ -24,29 +22,16 @@ LISTED: Mapping[str, str] = {
 
 
 def on_demand(api: Ec2Api, skus: Sequence[str]) -> dict[tuple[str, str], float]:
-    """USD per hour by instance type and region. Raises ProviderError when the price list is silent or odd."""
+    """USD per hour by instance type and region. Raises ProviderError when the price list is silent or unreadable."""
     filters = [{"Type": "TERM_MATCH", "Field": name, "Value": value} for name, value in LISTED.items()]
 
     def ask(sku: str) -> list[str]:
         what = [*filters, {"Type": "TERM_MATCH", "Field": "instanceType", "Value": sku}]
         return api.rows(PRICE_REGION, "get_products", "PriceList", "pricing", ServiceCode="AmazonEC2", Filters=what)
 
-    found: dict[tuple[str, str], float] = {}
-    try:
-        for row in (json.loads(text) for texts in at_once(ask, skus) for text in texts):
-            told = row["product"]["attributes"]
-            if told.get("marketoption", "OnDemand") == "OnDemand":  # the other option is a capacity block
-                for price in _prices(row):
-                    found[told["instanceType"], told["regionCode"]] = price
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise NoAnswer(f"the price list of AWS does not fit its document: {error!r}", "try again later") from error
-    return found
-
-
-def _prices(row: Mapping[str, Any]) -> Iterable[float]:
-    for term in row["terms"].get("OnDemand", {}).values():
-        for dimension in term["priceDimensions"].values():
-            yield float(dimension["pricePerUnit"]["USD"])
+    texts = [text for each in at_once(ask, skus) for text in each]
+    listed = judged("price list", texts, read_listed_prices).rows
+    return {(price.sku, price.place): price.usd for prices in listed for price in prices}
 
 
 def spot(api: Ec2Api, region: str, skus: Sequence[str]) -> dict[tuple[str, str], float]:
@@ -56,7 +41,6 @@ def spot(api: Ec2Api, region: str, skus: Sequence[str]) -> dict[tuple[str, str],
         ProductDescriptions=["Linux/UNIX"], StartTime=datetime.now(UTC) - timedelta(hours=1),
     )  # fmt: skip
     most: dict[tuple[str, str], float] = {}
-    for row in rows:
-        key = (str(row["InstanceType"]), str(row["AvailabilityZone"]))
-        most[key] = max(most.get(key, 0.0), float(row["SpotPrice"]))
+    for price in judged("spot price", rows, read_spot_price).rows:
+        most[price.sku, price.place] = max(most.get((price.sku, price.place), 0.0), price.usd)
     return most

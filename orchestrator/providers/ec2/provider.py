@@ -14,7 +14,6 @@ Example::
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -26,23 +25,24 @@ from orchestrator.core.config.gptctl_home import home_folder
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.settings import Aws, load_settings
 from orchestrator.core.errors import BadCredentials, NoAnswer, ProviderError, UserError
+from orchestrator.core.fleet import machine_names
+from orchestrator.core.fleet.machine_names import INTENT_TAG, RENTAL_TAG, machine_name, number_in, rental_of
+from orchestrator.core.fleet.odd_rows import OddRows
 from orchestrator.core.machines import MachineType, bundled_offers_of
 from orchestrator.core.planning.limits import DEAREST_PER_HOUR_USD
-from orchestrator.core.ports import Address, EndCall, Guard, Instance, LaunchRequest, Offer, Provider, Shell
+from orchestrator.core.ports import Address, EndCall, Guard, Instance, LaunchRequest, Life, Offer, Provider, Shell
 from orchestrator.providers.ec2 import network as ec2_network
 from orchestrator.providers.ec2 import policy as ec2_policy
 from orchestrator.providers.ec2 import prices as ec2_prices
 from orchestrator.providers.ec2.api import Ec2Api, Quota, at_once, caller_address
-from orchestrator.providers.ec2.network import RENTAL_TAG
+from orchestrator.providers.ec2.launch_order import PRICE_TAG, launch_order
+from orchestrator.providers.ec2.rows import InstanceRow, judged, read_instance, read_offering
 from orchestrator.providers.ec2.states import missing_is_fine, moment_in, status_of
-from orchestrator.remote.shell.key_pairs import login_key_file, login_public_key
+from orchestrator.remote.shell.key_pairs import login_key_file
 
-INTENT_TAG, ENDS_TAG, PRICE_TAG = "gptctl-intent", "gptctl-ends-at", "gptctl-price"
-NAME = re.compile(r"gptctl-(?P<rental>[a-z0-9-]{1,40})-until-(?P<epoch>[0-9]{1,10})")
 METADATA = "http://169.254.169.254"
 SAME_PRICES = ("us-east-1", "us-east-2", "us-west-2")
 """Regions whose list prices are the bundled ones."""
-MOST_USER_DATA_BYTES = 16_384
 SEEN_WITHIN_S = 30.0
 LOOK_EVERY_S = 1.0
 
@@ -62,7 +62,7 @@ def everywhere(hosts: Sequence[HostSpec]) -> HostSpec:
     return hosts[0].model_copy(update={"regions": tuple(dict.fromkeys(regions)), "spot": spot})
 
 
-def policy() -> dict[str, Any]:
+def policy() -> dict[str, object]:
     """The least that the credentials have to be allowed."""
     return ec2_policy.least()
 
@@ -79,6 +79,7 @@ class Ec2:
     longest_boot_s: float = 900.0
     ends_by_power_off: bool = True
     billing_unit_s: float = 1.0
+    odd: OddRows = field(default_factory=OddRows, repr=False)
     sold: Mapping[str, Offer] = field(default_factory=lambda: {each.sku: each for each in bundled_offers_of("ec2")})
     """Instance types that we have a name for, with their bundled prices."""
 
@@ -135,16 +136,18 @@ class Ec2:
         }
 
     def _offers_in(self, region: str, prices: Mapping[tuple[str, str], Offer]) -> list[Offer] | ProviderError:
-        wanted = [{"Name": "instance-type", "Values": [*self.sold]}]
-        where: dict[str, Any] = {"LocationType": "availability-zone", "Filters": wanted}
+        ours = [{"Name": "instance-type", "Values": [*self.sold]}]
+        ask, key = "describe_instance_type_offerings", "InstanceTypeOfferings"
         try:
-            rows = self.api.rows(region, "describe_instance_type_offerings", "InstanceTypeOfferings", **where)
+            rows = self.api.rows(region, ask, key, LocationType="availability-zone", Filters=ours)
+            offerings = judged("offering", rows, read_offering)
             spot = ec2_prices.spot(self.api, region, [*self.sold]) if self.host.spot else {}
         except BadCredentials:
             raise
         except ProviderError as error:
             return error  # another region may answer
-        zones = sorted((row["InstanceType"], row["Location"]) for row in rows if row["InstanceType"] in self.sold)
+        self.odd.note(f"ec2 {region}", offerings.odd)
+        zones = sorted((each.sku, each.zone) for each in offerings.rows if each.sku in self.sold)
         listed = [replace(prices[sku, region], zone=zone) for sku, zone in zones if (sku, region) in prices]
         dearest = "ec2 spot, dearest of the last hour"
         return listed + [
@@ -157,35 +160,40 @@ class Ec2:
         return Offer("ec2", self.sold[sku].machine, price, sku, region, quoted_at=time.time(), source=source)
 
     def machines(self) -> Sequence[Instance]:
-        """Those with our tag in all regions of the entry, whatever their status. Somebody else's are never returned."""
+        """Those with our tag in all regions of the entry, whatever their status. Others' are never returned."""
         ours = [{"Name": "tag-key", "Values": [RENTAL_TAG]}]
         found = at_once(lambda region: self._listed(region, Filters=ours), self._regions)
         return [instance for each in found for instance in each]
 
+    def take_warnings(self) -> Sequence[str]:
+        """One line for each row that did not fit EC2's document, since the last call; each line once."""
+        return self.odd.take()
+
     def _listed(self, region: str, **which: Any) -> list[Instance]:
         groups = self.api.rows(region, "describe_instances", "Reservations", **which)
-        return [self._instance(region, row) for group in groups for row in group["Instances"]]
+        found = judged("instance", [row for group in groups for row in group.get("Instances", [])], read_instance)
+        self.odd.note(f"ec2 {region}", [*found.odd, *(row.odd for row in found.rows if row.odd)])
+        return [self._instance(region, row) for row in found.rows]
 
-    def _instance(self, region: str, row: Mapping[str, Any]) -> Instance:
-        tags = {tag["Key"]: tag["Value"] for tag in row.get("Tags", [])}
-        named, ip, sku = NAME.fullmatch(tags.get("Name", "")), row.get("PublicIpAddress"), row["InstanceType"]
+    def _instance(self, region: str, row: InstanceRow) -> Instance:
+        name = row.tags.get("Name", "")
         status, why = status_of(row)
         return Instance(
             provider="ec2",
-            instance_id=row["InstanceId"],
-            machine=self.sold[sku].machine if sku in self.sold else sku,
-            address=self._address(row["InstanceId"], ip) if ip else None,
+            instance_id=row.id,
+            machine=self.sold[row.type].machine if row.type in self.sold else row.type or "unknown",
+            address=self._address(row.id, row.ip) if row.ip else None,
             status=status,
-            rental_id=tags.get(RENTAL_TAG),
-            intent_id=tags.get(INTENT_TAG),
-            price_per_hour_usd=_number(tags.get(PRICE_TAG)) or 0.0,
-            launched_at=row["LaunchTime"].timestamp(),
-            ends_at=float(named["epoch"]) if named else _number(tags.get(ENDS_TAG)),
-            tags=tags,
-            name=tags.get("Name", ""),
+            rental_id=rental_of(name, row.tags),
+            intent_id=row.tags.get(INTENT_TAG),
+            price_per_hour_usd=number_in(row.tags.get(PRICE_TAG)) or 0.0,
+            launched_at=row.launched_at,
+            ends_at=machine_names.ends_at(name, row.tags),
+            tags=row.tags,
+            name=name,
             region=region,
-            zone=row.get("Placement", {}).get("AvailabilityZone", ""),
-            image=row.get("ImageId", ""),
+            zone=row.zone,
+            image=row.image,
             why=why,
         )
 
@@ -198,64 +206,40 @@ class Ec2:
 
         NoAnswer: nothing was sent. AmbiguousLaunch: only machines() can tell, by the intent's tag.
         """
-        region, order = request.offer.region, self._order(request)
+        caller_url = self._settings.caller_address_url
+        region = request.offer.region
+        order = launch_order(self.api, self.host, request, port=self._port, caller_address_url=caller_url)
         try:
             return self._instance(region, self.api.launch(region, order))
         except Quota as error:
             hint = ec2_policy.quota_hint(request.offer.sku, region, spot=request.offer.spot)
             raise Quota(error.message, hint, code=error.code) from error
 
-    def _order(self, request: LaunchRequest) -> dict[str, Any]:
-        """The launch. What has to be asked and made for it is asked and made before anything is bought."""
-        offer, api = request.offer, self.api
-        if not offer.sku or not offer.zone:
-            raise ProviderError(f"ec2: the offer of {offer.machine} names no zone", hint="gptctl offers")
-        if len(request.user_data.encode()) > MOST_USER_DATA_BYTES:
-            raise ProviderError("ec2: the user data is longer than the 16 KiB that EC2 takes")
-        image = ec2_network.image(api, offer.region, self.host.image)
-        subnet, network = ec2_network.subnet(api, offer.region, offer.zone)
-        key = ec2_network.key_name(api, offer.region, login_public_key(home_folder(), self.host.ssh_key))
-        caller = caller_address(self._settings.caller_address_url)
-        group = ec2_network.group_of(api, offer.region, request.rental_id, network, port=self._port, caller=caller)
-        tags = [{"Key": name, "Value": value} for name, value in _tags(request).items()]
-        card = {"DeviceIndex": 0, "SubnetId": subnet, "Groups": [group], "AssociatePublicIpAddress": True}
-        size = {"VolumeSize": max(request.disk_gib, image.size_gib), "VolumeType": "gp3"}
-        disk = {**size, "Encrypted": True, "DeleteOnTermination": True}
-        order: dict[str, Any] = {
-            "ClientToken": request.intent_id,
-            "ImageId": image.id,
-            "InstanceType": offer.sku,
-            "MinCount": 1,
-            "MaxCount": 1,
-            "KeyName": key,
-            "Placement": {"AvailabilityZone": offer.zone},
-            "NetworkInterfaces": [card],
-            "BlockDeviceMappings": [{"DeviceName": image.root, "Ebs": disk}],
-            "InstanceInitiatedShutdownBehavior": "terminate",
-            "MetadataOptions": {"HttpTokens": "required", "HttpPutResponseHopLimit": 1, "HttpEndpoint": "enabled"},
-            "TagSpecifications": [{"ResourceType": kind, "Tags": tags} for kind in ("instance", "volume")],
-        }
-        market = {"InstanceMarketOptions": self._spot_request()} if offer.spot else {}
-        return {**order, **market, **({"UserData": request.user_data} if request.user_data else {})}
+    def release(self, instance: Instance) -> bool:
+        """Asks for the end of the machine with this id, whether a list shows it or not; repeatable. True: accepted;
+        False: no region has the id. That it is gone, find() and later lists prove.
 
-    def _spot_request(self) -> dict[str, Any]:
-        """One-time, ended when it is interrupted. Without a limit of ours EC2 goes up to the on-demand price."""
-        limit = self.host.max_price_per_hour_usd
-        most = {} if limit is None else {"MaxPrice": f"{limit:.6f}"}
-        once = {"SpotInstanceType": "one-time", "InstanceInterruptionBehavior": "terminate"}
-        return {"MarketType": "spot", "SpotOptions": {**once, **most}}
-
-    def release(self, instance: Instance) -> None:
-        """Asks for the end of the machine and its bill. That it is gone, only later lists prove.
-
-        Repeatable. Not found: fine, where no list has it. Not ours: ProviderError.
+        Raises ProviderError for a machine that is not ours by its tags: it is left alone.
         """
-        found = self._found(instance)
+        found = None
+        with suppress(NoAnswer):  # silence does not keep us from ending it
+            found = self._found(instance)
         if found is not None and (found.rental_id is None or instance.rental_id not in (None, found.rental_id)):
             raise ProviderError(f"ec2: instance {found.instance_id} is not ours, by its tags: it was left alone")
+        accepted = False
         for region in [found.region] if found else self._where(instance):
             with missing_is_fine():
                 self.api.call(region, "terminate_instances", InstanceIds=[instance.instance_id])
+                accepted = True
+        return accepted
+
+    def find(self, instance_id: str, region: str = "") -> Life:
+        """What EC2 says of this id; without a region, in all of the entry. Raises NoAnswer."""
+        found = self._found(Instance("ec2", instance_id, "", region=region))
+        if found is None:
+            return "unknown"
+        ended = found.status in ("terminated", "preempted")
+        return "gone" if ended else "terminating" if found.status == "terminating" else "alive"
 
     def _found(self, instance: Instance) -> Instance | None:
         """The machine as its region describes it now; None where it is not found (yet, or any more)."""
@@ -276,7 +260,7 @@ class Ec2:
 
     def set_deadline(self, instance: Instance, ends_at: float) -> None:
         """Rewrites the Name tag, and returns when a list shows it. NoAnswer: the old deadline may stand."""
-        name = _name(instance.rental_id or "", ends_at)
+        name = machine_name(instance.rental_id or "", ends_at)
         until = time.monotonic() + SEEN_WITHIN_S
         for region in self._where(instance)[:1]:
             tags = [{"Key": "Name", "Value": name}]
@@ -294,8 +278,8 @@ class Ec2:
         if kind != "self":
             return Guard(kind, kind == "watcher" and instance.ends_at is not None, instance.ends_at)
         what = {"InstanceId": instance.instance_id, "Attribute": "instanceInitiatedShutdownBehavior"}
-        told = self.api.call(self._where(instance)[0], "describe_instance_attribute", **what)
-        behaviour = told.get("InstanceInitiatedShutdownBehavior", {}).get("Value")
+        answer = self.api.call(self._where(instance)[0], "describe_instance_attribute", **what)
+        behaviour = answer.get("InstanceInitiatedShutdownBehavior", {}).get("Value")
         return Guard(kind, behaviour == "terminate", instance.ends_at)
 
     def end_call(self, instance: Instance) -> EndCall | None:
@@ -319,25 +303,3 @@ class Ec2:
         """Removes the rental's security group, in whatever region it was made."""
         left = at_once(lambda region: ec2_network.remove_groups(self.api, region, rental_id), self._regions)
         return [each for found in left for each in found]
-
-
-def _tags(request: LaunchRequest) -> dict[str, str]:
-    """Of the instance and its volume."""
-    ends_at = request.ends_at if request.first_ends_at is None else request.first_ends_at
-    return {
-        **request.tags,
-        "Name": _name(request.rental_id, ends_at),
-        RENTAL_TAG: request.rental_id,
-        INTENT_TAG: request.intent_id,
-        PRICE_TAG: f"{request.offer.price_per_hour_usd:.6f}",
-        **({} if request.ends_at is None else {ENDS_TAG: str(int(request.ends_at))}),
-    }
-
-
-def _name(rental_id: str, ends_at: float | None) -> str:
-    return f"gptctl-{rental_id}" + ("" if ends_at is None else f"-until-{int(ends_at)}")
-
-
-def _number(text: str | None) -> float | None:
-    """A number in a tag; None for what is none."""
-    return float(text) if text is not None and re.fullmatch(r"[0-9]{1,10}(\.[0-9]{1,6})?", text) else None

@@ -1,6 +1,6 @@
 """EC2's words for what became of an instance, in ours: preempted, ended from the console, powered off, or only stopped.
 
-Example: `status_of({"State": {"Name": "terminated"}, "StateReason": {"Code": "Server.SpotInstanceTermination"}})`
+Example: `status_of(InstanceRow("i-0a", state="terminated", reason_code="Server.SpotInstanceTermination"))`
 -> ("preempted", "AWS took it back for the spot market")
 """
 
@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 from orchestrator.providers.ec2.api import Refused
+from orchestrator.providers.ec2.rows import InstanceRow
 
 STATES: Final = {"pending": "booting", "running": "active", "shutting-down": "terminating", "stopping": "stopped"}
-"""Those that are not called the same here."""
+"""States with another name here."""
 PREEMPTED: Final = ("Server.SpotInstanceTermination", "Server.SpotInstanceShutdown")
 REASONS: Final = {
     **dict.fromkeys(PREEMPTED, "AWS took it back for the spot market"),
-    "Client.UserInitiatedShutdown": "somebody ended it from the console or by the API",
+    "Client.UserInitiatedShutdown": "it was ended from the console or by the API",
     "Client.InstanceInitiatedShutdown": "it was powered off from inside",
     "Client.InstanceTerminated": "it was powered off from inside",
     "Server.InsufficientInstanceCapacity": "AWS had no capacity for it after all",
@@ -31,18 +32,16 @@ ADDRESS_WITHIN_S = 120.0
 """A machine that runs for longer without a public address gets none."""
 
 
-def status_of(row: Mapping[str, Any]) -> tuple[str, str]:
+def status_of(row: InstanceRow) -> tuple[str, str]:
     """(our word for an instance's state, what EC2 says of how it came to it)."""
-    state, reason = str(row["State"]["Name"]), row.get("StateReason") or {}
-    code = str(reason.get("Code", ""))
-    if state == "running" and not row.get("PublicIpAddress"):
-        up_s = time.time() - row["LaunchTime"].timestamp()
+    if row.state == "running" and not row.ip:
+        up_s = time.time() - (row.launched_at or 0.0)
         return ("unhealthy", "it has no public address") if up_s > ADDRESS_WITHIN_S else ("active", "")
-    if state in ("pending", "running"):
-        return STATES[state], ""
-    told = (REASONS.get(code, str(reason.get("Message", ""))), str(row.get("StateTransitionReason") or ""))
-    preempted = state == "terminated" and code in PREEMPTED
-    return "preempted" if preempted else STATES.get(state, state), ": ".join(filter(None, told))
+    if row.state in ("pending", "running", ""):
+        return STATES.get(row.state, "unknown"), ""
+    words = (REASONS.get(row.reason_code, row.reason), row.transition)
+    preempted = row.state == "terminated" and row.reason_code in PREEMPTED
+    return "preempted" if preempted else STATES.get(row.state, row.state), ": ".join(filter(None, words))
 
 
 def moment_in(why: str) -> float | None:

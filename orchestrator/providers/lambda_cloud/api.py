@@ -1,24 +1,36 @@
-"""The Lambda Cloud API 1.10.0, as much of it as gptctl uses: calls, the parts of answers that are read, error codes.
+"""The Lambda Cloud API 1.10.0, as much of it as gptctl uses: calls, pages and error codes. rows.py has the shapes.
 
-What an answer means for a rental is the provider's affair. Reads and repeatable writes are repeated within a deadline;
-a launch is one request, and only the documented refusals count as "nothing was bought". Fields that are not named here
-are dropped unread: every instance comes with a `jupyter_token`, which is a working login.
+The provider decides what an answer means for a rental. Reads and repeatable writes are repeated within a deadline; a
+launch is one request, and only the documented refusals count as "nothing was bought".
 
-Example: `[row.id for row in LambdaApi(web).tagged("gptctl-rental")]`
+Example: `[row.id for row in LambdaApi(web).machines(lambda row: "gptctl-rental" in row.by_key).rows]`
 """
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.core.errors import AmbiguousLaunch, BadCredentials, NoAnswer, NoCapacity, ProviderError
 from orchestrator.core.ports import EndCall
+from orchestrator.providers.lambda_cloud.rows import (
+    AuditEvent,
+    FileSystem,
+    Id,
+    Image,
+    Machine,
+    Part,
+    Rows,
+    Sold,
+    SshKey,
+    read_machine,
+    read_machines,
+    read_rows,
+)
 from orchestrator.remote.web.json_api import Answer, WebApi
 
 ENDPOINT = "https://cloud.lambda.ai"
@@ -27,7 +39,9 @@ EVERY_S: Final = {"request": 1.0, "launch": 12.0}
 """What Lambda allows, over everything that uses the account."""
 LAUNCH_DEADLINE_S = 60.0
 READ_DEADLINE_S = 30.0
-MOST_AUDIT_PAGES = 20
+LOOK_FIRST_S = 5.0
+"""How long release asks whose machine it is. Silence does not keep it from ending the machine."""
+MOST_PAGES = 20
 KEY_HINT = "set LAMBDA_API_KEY to a key from https://cloud.lambda.ai/api-keys"
 
 NO_CAPACITY = "instance-operations/launch/insufficient-capacity"
@@ -43,128 +57,14 @@ REFUSALS: Final = {
     "global/account-inactive": "look at https://cloud.lambda.ai: address verified, payment method valid?",
     "global/invalid-address": "correct the billing address at https://cloud.lambda.ai",
     "global/forbidden": "the key may not do this: look at https://cloud.lambda.ai/api-keys",
+    "global/not-found": "check `endpoint` of the host entry",
+    "global/duplicate": "run the command again",
+    "global/conflict": "run the command again",
 }
 """The documented ways to refuse, each with what to do. For a launch: nothing was bought."""
 
 T = TypeVar("T")
-Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,64}$")]
-"""Becomes part of a path and of known_hosts."""
-Ip = Annotated[str, AfterValidator(lambda text: str(ipaddress.ip_address(text)))]
-"""Is given to ssh."""
-
-
-class Part(BaseModel):
-    """A part of an answer. Strict; the error for a wrong value does not show it."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, hide_input_in_errors=True)
-
-
-class Named(Part):
-    """A region."""
-
-    name: str
-
-
-class Specs(Part):
-    """Of an instance type."""
-
-    gpus: int
-    storage_gib: int | None = None
-
-
-class InstanceType(Part):
-    """What is sold; the price is for the whole machine."""
-
-    name: str
-    gpu_description: str
-    price_cents_per_hour: int
-    specs: Specs
-
-
-class Sold(Part):
-    """An instance type and where there is capacity, which is advice: launches are refused all the same."""
-
-    instance_type: InstanceType
-    regions_with_capacity_available: list[Named]
-
-
-class Tag(Part):
-    """Given at launch, unchangeable."""
-
-    key: str
-    value: str
-
-
-class Action(Part):
-    """Whether something can be done to an instance now."""
-
-    available: bool
-    reason_code: str = ""
-
-
-class Actions(Part):
-    """Of the five, the one that counts."""
-
-    terminate: Action
-
-
-class Row(Part):
-    """Any instance of the account: enough to know whether it is ours."""
-
-    id: Id
-    tags: list[Tag] = Field(default_factory=list)
-
-    @property
-    def by_key(self) -> dict[str, str]:
-        """Its tags."""
-        return {tag.key: tag.value for tag in self.tags}
-
-
-class Machine(Row):
-    """An instance. `active` does not mean that there is an `ip` already."""
-
-    status: str
-    name: str = ""
-    ip: Ip | None = None
-    region: Named
-    instance_type: InstanceType
-    actions: Actions
-
-
-class SshKey(Part):
-    """A registered login key."""
-
-    name: str
-    public_key: str
-
-
-class Image(Part):
-    """A machine image, per region."""
-
-    id: Id
-    family: str
-    region: Named
-
-
-class FileSystem(Part):
-    """Storage that outlives the machines it is attached to."""
-
-    name: str
-    region: Named
-
-
-class AuditEvent(Part):
-    """Somebody did something to some resources."""
-
-    action: str
-    event_time: str
-    resource_lrns: list[str]
-
-    @property
-    def at(self) -> float:
-        """UTC epoch seconds. Raises ValueError."""
-        moment = datetime.fromisoformat(self.event_time)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+P = TypeVar("P", bound=Part)
 
 
 class Missing(ProviderError):
@@ -177,30 +77,37 @@ class LambdaApi:
 
     web: WebApi
 
-    def types(self, deadline_s: float = 30.0) -> list[Sold]:
+    def types(self, deadline_s: float = 30.0) -> Rows[Sold]:
         """Everything on sale."""
-        return list(self._get("/instance-types", dict[str, Sold], deadline_s).values())
 
-    def tagged(self, tag: str) -> list[Machine]:
-        """The instances that carry the tag. Nothing but id and tags is read of the others."""
+        def read(answer: Answer) -> Rows[Sold]:
+            by_name = self._data(answer)
+            return read_rows(Sold, list(by_name.values()) if isinstance(by_name, dict) else by_name)
 
-        def read(answer: Answer) -> list[Machine]:
-            rows = _read(list[dict[str, Any]], self._data(answer))
-            return [_read(Machine, row) for row in rows if tag in _read(Row, row).by_key]
+        return self.web.until("GET", "/instance-types", read, deadline_s=deadline_s)
 
-        return self.web.until("GET", "/instances", read, deadline_s=READ_DEADLINE_S)
+    def machines(self, is_ours: Callable[[Machine], bool]) -> Rows[Machine]:
+        """Our instances, over all pages. Of the others only id, name and tags are looked at."""
+        pages = self._pages("/instances", lambda page: read_machines(page, is_ours))
+        return sum(pages, Rows[Machine]())
 
-    def lists(self, instance_id: str) -> bool:
-        """Whether the list of all instances has it."""
-        return instance_id in [row.id for row in self._get("/instances", list[Row])]
-
-    def instance(self, instance_id: str) -> Machine:
+    def instance(self, instance_id: str, deadline_s: float | None = None) -> Machine:
         """Raises Missing."""
-        return self._get(f"/instances/{instance_id}", Machine)
+
+        def read(answer: Answer) -> Machine:
+            try:
+                return read_machine(self._data(answer))[0]
+            except ValidationError:
+                raise NoAnswer(
+                    f"{self.web.name}: the answer has no readable id of {instance_id}", "try again"
+                ) from None
+
+        deadline_s = READ_DEADLINE_S if deadline_s is None else deadline_s
+        return self.web.until("GET", f"/instances/{instance_id}", read, deadline_s=deadline_s)
 
     def ssh_keys(self) -> list[SshKey]:
         """The account's login keys."""
-        return self._get("/ssh-keys", list[SshKey])
+        return self._rows("/ssh-keys", SshKey)
 
     def add_ssh_key(self, name: str, public_key: str) -> None:
         """One request: a name can be registered once only, and ssh_keys() shows whether it was."""
@@ -209,11 +116,11 @@ class LambdaApi:
 
     def images(self) -> list[Image]:
         """All regions' images."""
-        return self._get("/images", list[Image])
+        return self._rows("/images", Image)
 
     def file_systems(self) -> list[FileSystem]:
-        """The account's persistent file systems, whoever made them."""
-        return self._get("/file-systems", list[FileSystem])
+        """The account's persistent file systems."""
+        return self._rows("/file-systems", FileSystem)
 
     def launch(self, order: Mapping[str, Any], intent_id: str) -> str:
         """ONE request; the instance's id. NoCapacity, BadCredentials, ProviderError: documented, nothing was bought.
@@ -247,38 +154,63 @@ class LambdaApi:
 
         def named(answer: Answer) -> None:
             data = self._data(answer)
-            rows = _read(list[Row], data.get("terminated_instances") if isinstance(data, dict) else None)
-            if instance_id not in [row.id for row in rows]:
+            rows = data.get("terminated_instances") if isinstance(data, dict) else None
+            ids = [row.get("id") for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+            if instance_id not in ids:
                 raise NoAnswer(f"{self.web.name}: terminate did not name instance {instance_id}", "try again")
 
         self.web.until("POST", "/instance-operations/terminate", named, body={"instance_ids": [instance_id]})
 
     def end_call(self, instance_id: str) -> EndCall:
-        """The same request for somebody else to send: the guard on the machine."""
+        """The same request, for the guard on the machine to send."""
         url, body = f"{self.web.url}/instance-operations/terminate", {"instance_ids": [instance_id]}
         return EndCall(url, body, f"{self.web.url}/instances/{instance_id}", self.web.key)
 
     def audit_events(self, instance_id: str, since: float | None) -> Iterator[AuditEvent]:
-        """What happened to the instance since then, oldest first, over at most MOST_AUDIT_PAGES pages."""
+        """What happened to the instance since then, oldest first; an event that cannot be read is left out."""
         query = {} if since is None else {"start": datetime.fromtimestamp(since, UTC).isoformat()}
-        for _ in range(MOST_AUDIT_PAGES):
-            page = self.web.until("GET", "/audit-events", self._page, query=query)
-            for event in _read(list[AuditEvent], page.get("data")):
+        for page in self._pages("/audit-events", lambda rows: read_rows(AuditEvent, rows), query):
+            for event in page.rows:
                 if any(lrn.rpartition(":")[2] == instance_id for lrn in event.resource_lrns):
                     yield event
-            if not page.get("page_token"):
+
+    def _rows(self, path: str, shape: type[P]) -> list[P]:
+        return [row for page in self._pages(path, lambda rows: read_rows(shape, rows)) for row in page.rows]
+
+    def _pages(
+        self, path: str, read: Callable[[object], Rows[P]], query: Mapping[str, str] | None = None
+    ) -> Iterator[Rows[P]]:
+        """All pages of a list. Raises NoAnswer for one that does not end, or whose next page cannot be asked for."""
+        asked = dict(query or {})
+
+        def read_page(answer: Answer) -> tuple[Rows[P], str]:
+            body = self._body(answer)
+            return read(body["data"]), self._next_page(body)
+
+        for _ in range(MOST_PAGES):
+            page, token = self.web.until("GET", path, read_page, query=asked, deadline_s=READ_DEADLINE_S)
+            yield page
+            if not token:
                 return
-            query["page_token"] = str(page["page_token"])
+            if token == asked.get("page_token"):
+                break
+            asked["page_token"] = token
+        raise NoAnswer(f"{self.web.name}: the list {path} does not end", "try again later")
 
-    def _get(self, path: str, shape: type[T], deadline_s: float | None = None) -> T:
-        """The answer's data as `shape`; asked again while it is anything else."""
-        deadline_s = READ_DEADLINE_S if deadline_s is None else deadline_s
-        return self.web.until("GET", path, lambda answer: _read(shape, self._data(answer)), deadline_s=deadline_s)
+    def _next_page(self, body: Mapping[str, object]) -> str:
+        """The token of the next page; empty on the last one. Raises NoAnswer for one that cannot be read."""
+        token = body.get("page_token") or ""
+        others = [name for name, value in body.items() if value and name not in ("data", "page_token")]
+        more = [name for name in others if "next" in name or "token" in name or "cursor" in name]
+        if more or not isinstance(token, str):
+            what = more[0] if more else "page_token"
+            raise NoAnswer(f"{self.web.name}: a list has a next page that gptctl cannot read: {what}", "try again")
+        return token
 
-    def _data(self, answer: Answer) -> Any:
-        return self._page(answer).get("data")
+    def _data(self, answer: Answer) -> object:
+        return self._body(answer)["data"]
 
-    def _page(self, answer: Answer) -> dict[str, Any]:
+    def _body(self, answer: Answer) -> dict[str, Any]:
         """The body of a success. Raises what the error code means; NoAnswer for an answer that is neither."""
         if _is_success(answer):
             return dict(answer.body)
@@ -308,13 +240,3 @@ def _ambiguous(intent_id: str, why: str) -> AmbiguousLaunch:
         f"the answer to the launch is unclear ({why}): it may have bought a machine",
         hint=f"it is looked for by the tag of intent {intent_id}, and not asked for again",
     )
-
-
-def _read(shape: type[T], value: Any) -> T:
-    """The value as that type. Raises NoAnswer that names what is wrong, not what it was."""
-    try:
-        return TypeAdapter(shape).validate_python(value)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "data"
-        raise NoAnswer(f"the answer does not fit the API's document: {where}: {first['msg']}", "try again") from None

@@ -27,24 +27,27 @@ from orchestrator.core import machines
 from orchestrator.core.config.gptctl_home import home_folder
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.errors import BadCredentials, NoAnswer, ProviderError, UserError
+from orchestrator.core.fleet import machine_names
+from orchestrator.core.fleet.machine_names import ENDS_TAG, INTENT_TAG, RENTAL_TAG, machine_name, number_in, rental_of
+from orchestrator.core.fleet.odd_rows import OddRows
 from orchestrator.core.machines import MachineType
 from orchestrator.core.planning.limits import DEAREST_PER_HOUR_USD
-from orchestrator.core.ports import Address, EndCall, Guard, Instance, LaunchRequest, Offer, Provider, Shell
+from orchestrator.core.ports import Address, EndCall, Guard, Instance, LaunchRequest, Life, Offer, Provider, Shell
 from orchestrator.core.suggest import one_of
 from orchestrator.providers.lambda_cloud import api
-from orchestrator.providers.lambda_cloud.api import InstanceType, LambdaApi, Machine, Missing, Sold
+from orchestrator.providers.lambda_cloud.api import LambdaApi, Missing
+from orchestrator.providers.lambda_cloud.rows import InstanceType, Machine, Rows, Sold, T
 from orchestrator.remote.shell.key_pairs import login_key_file, login_public_key
 from orchestrator.remote.web.json_api import WebApi
 from orchestrator.remote.web.request_pace import Pace
 
 KEY_VARIABLE = "LAMBDA_API_KEY"
-RENTAL_TAG, INTENT_TAG, ENDS_TAG = "gptctl-rental", "gptctl-intent", "gptctl-ends-at"
 LAUNCHED_TAG = "gptctl-launched-at"
 """Epoch seconds by our clock: the API has no field for it."""
-NAME = re.compile(r"gptctl-(?P<rental>[a-z0-9-]{1,40})-until-(?P<epoch>[0-9]{1,10})")
 CARD = re.compile(r"(?P<card>[A-Z]+[0-9]+) \((?P<memory_gib>[0-9]+) GB SXM[0-9]*\)")
 ENDED = re.compile("terminat|delet|preempt", re.IGNORECASE)
 """Audit actions that end a bill. Their exact words are in no document."""
+ENDED_STATUSES = ("terminated", "preempted")
 SEEN_WITHIN_S = 30.0
 LOOK_EVERY_S = 1.0
 
@@ -68,11 +71,6 @@ def open_api(name: str, endpoint: str, key: str, every_s: Mapping[str, float]) -
     return LambdaApi(WebApi(name, endpoint + api.PATH, key, Pace(file, every_s)))
 
 
-def machine_name(rental_id: str, ends_at: float | None) -> str:
-    """What the machine is called, at most 64 characters: its rental, and when a watcher may end it."""
-    return f"gptctl-{rental_id}" + ("" if ends_at is None else f"-until-{int(ends_at)}")
-
-
 @dataclass
 class LambdaCloud:
     """The account as one host entry sees it. Every call is one question or one act; only set_deadline looks again."""
@@ -90,6 +88,7 @@ class LambdaCloud:
     longest_boot_s: float = 1800.0
     ends_by_power_off: bool = False
     billing_unit_s: float = 60.0
+    odd: OddRows = field(default_factory=OddRows, repr=False)
 
     @cached_property
     def _api(self) -> LambdaApi:
@@ -101,7 +100,7 @@ class LambdaCloud:
         Raises ProviderError when the price of this host's machine type is 0, negative or absurd.
         """
         homes = self._file_system_regions()
-        found = [offer for sold in self._api.types(deadline_s) for offer in self._offers_of(sold)]
+        found = [offer for sold in self._noted(self._api.types(deadline_s)) for offer in self._offers_of(sold)]
         return [
             offer if not homes or offer.region in homes else replace(offer, region="", available=False)
             for offer in found
@@ -154,26 +153,33 @@ class LambdaCloud:
         return kind.name
 
     def machines(self) -> Sequence[Instance]:
-        """Those with our tag, whatever their status. Somebody else's are never returned."""
-        return [self._instance(row) for row in self._api.tagged(RENTAL_TAG)]
+        """Those with our tag or a name of ours, whatever their status; never those of others."""
+        return [self._instance(row) for row in self._noted(self._api.machines(lambda row: _rental(row) is not None))]
+
+    def take_warnings(self) -> Sequence[str]:
+        """One line for each row that did not fit the API's document, since the last call; each line once."""
+        return self.odd.take()
+
+    def _noted(self, rows: Rows[T]) -> Sequence[T]:
+        self.odd.note(self.name, rows.odd)
+        return rows.rows
 
     def _instance(self, row: Machine) -> Instance:
-        tags = row.by_key
-        named = NAME.fullmatch(row.name)
+        kind = row.instance_type
         return Instance(
             provider=self.name,
             instance_id=row.id,
-            machine=self._machine_name(row.instance_type),
+            machine=self._machine_name(kind) if kind else "unknown",
             address=self._address(row.id, row.ip) if row.ip else None,
             status=row.status,
-            rental_id=tags[RENTAL_TAG],
-            intent_id=tags.get(INTENT_TAG),
-            price_per_hour_usd=row.instance_type.price_cents_per_hour / 100,
-            launched_at=_epoch(tags.get(LAUNCHED_TAG)),
-            ends_at=float(named["epoch"]) if named else _epoch(tags.get(ENDS_TAG)),
-            tags=tags,
+            rental_id=_rental(row),
+            intent_id=row.by_key.get(INTENT_TAG),
+            price_per_hour_usd=kind.price_cents_per_hour / 100 if kind else 0.0,
+            launched_at=number_in(row.by_key.get(LAUNCHED_TAG)),
+            ends_at=machine_names.ends_at(row.name, row.by_key),
+            tags=row.by_key,
             name=row.name,
-            region=row.region.name,
+            region=row.region.name if row.region else "",
         )
 
     def _address(self, instance_id: str, ip: str) -> Address:
@@ -196,7 +202,7 @@ class LambdaCloud:
             rental_id=request.rental_id,
             intent_id=request.intent_id,
             price_per_hour_usd=offer.price_per_hour_usd,
-            launched_at=_epoch(tags[LAUNCHED_TAG]),
+            launched_at=number_in(tags[LAUNCHED_TAG]),
             ends_at=_named_deadline(request),
             tags=tags,
             name=order["name"],
@@ -250,39 +256,39 @@ class LambdaCloud:
         families = ", ".join(sorted({image.family for image in here}))
         raise ProviderError(f"{self.name}: there is no image {wanted!r} in {region}", hint=f"families: {families}")
 
-    def release(self, instance: Instance) -> None:
-        """Asks for the end of the machine and its bill. That it is gone, only later lists prove.
+    def release(self, instance: Instance) -> bool:
+        """Asks for the end of the machine with this id, whether a list shows it or not. True: accepted, or it has
+        ended; False: the cloud has no machine of that id. That it is gone, find() and later lists prove.
 
-        Already ending, or neither found nor listed: fine. Not ours, or not endable now: ProviderError.
+        Raises ProviderError for a machine that is not ours by its tags and its name: it is left alone.
         """
-        with suppress(NoAnswer, Missing):  # looking first is a courtesy; asking ends the bill
-            if self._is_ending(self._api.instance(instance.instance_id), instance.rental_id):
-                return
+        with suppress(NoAnswer, Missing):  # silence does not keep us from ending it
+            row = self._api.instance(instance.instance_id, min(api.LOOK_FIRST_S, api.READ_DEADLINE_S))
+            if instance.rental_id not in (None, _rental(row)) or _rental(row) is None:
+                raise ProviderError(f"{self.name}: instance {row.id} is not ours, by its tags: it was left alone")
+            if row.status in ENDED_STATUSES:
+                return True
         try:
             self._api.terminate(instance.instance_id)
         except Missing:
-            if self._api.lists(instance.instance_id):
-                raise
+            return False
+        return True
 
-    def _is_ending(self, row: Machine, rental_id: str | None) -> bool:
-        owner = row.by_key.get(RENTAL_TAG)
-        if owner is None or rental_id not in (None, owner):
-            raise ProviderError(f"{self.name}: instance {row.id} is not ours, by its tags: it was left alone")
-        can = row.actions.terminate
-        if row.status in ("terminating", "terminated", "preempted") or can.reason_code == "vm-is-terminating":
-            return True
-        if not can.available:
-            raise ProviderError(f"{self.name} cannot end {row.id} now: {can.reason_code}", hint="try again in a minute")
-        return False
+    def find(self, instance_id: str, region: str = "") -> Life:
+        """What the cloud says of this id. It may not know one that it sold seconds ago. Raises NoAnswer."""
+        try:
+            status = self._api.instance(instance_id).status
+        except Missing:
+            return "unknown"
+        return "gone" if status in ENDED_STATUSES else "terminating" if status == "terminating" else "alive"
 
     def ended_at(self, instance: Instance) -> float | None:
         """When the account's audit log has its end; None where it has none, or does not answer."""
         ends: list[float] = []
         with suppress(ProviderError, ValueError):
             since = None if instance.launched_at is None else instance.launched_at - 3600
-            ends += [
-                event.at for event in self._api.audit_events(instance.instance_id, since) if ENDED.search(event.action)
-            ]
+            for event in self._api.audit_events(instance.instance_id, since):
+                ends += [event.at] if ENDED.search(event.action) else []
         return min(ends, default=None)
 
     def set_deadline(self, instance: Instance, ends_at: float) -> None:
@@ -324,6 +330,5 @@ def _named_deadline(request: LaunchRequest) -> float | None:
     return None if ends_at is None else float(int(ends_at))
 
 
-def _epoch(text: str | None) -> float | None:
-    """Epoch seconds in a tag; None for what is no number."""
-    return float(text) if text is not None and re.fullmatch(r"[0-9]{1,10}", text) else None
+def _rental(row: Machine) -> str | None:
+    return rental_of(row.name, row.by_key)

@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ from orchestrator.core import machines
 from orchestrator.core.config.gptctl_home import home_folder
 from orchestrator.core.config.inventory import SECRET_KEYS, HostSpec
 from orchestrator.core.errors import ProviderError, UserError
+from orchestrator.core.fleet.odd_rows import OddRows
 from orchestrator.core.machines import MachineType
-from orchestrator.core.ports import EndCall, Guard, Instance, LaunchRequest, Offer, Provider, Shell
+from orchestrator.core.ports import EndCall, Guard, Instance, LaunchRequest, Life, Offer, Provider, Shell
 from orchestrator.providers.lambda_cloud.api import LambdaApi
 from orchestrator.providers.lambda_cloud.provider import LambdaCloud, open_api
 
@@ -114,6 +115,7 @@ class RehearsalProvider:
     longest_boot_s: float = 120.0
     ends_by_power_off: bool = True
     billing_unit_s: float = 60.0
+    odd: OddRows = field(default_factory=OddRows, repr=False)
 
     def offers(self, deadline_s: float = 30.0) -> Sequence[Offer]:
         """Those of the cloud that runs, else the bundled prices. Marked simulated either way."""
@@ -153,9 +155,17 @@ class RehearsalProvider:
         sold = [replace(request.offer, sku=offer.sku, region=offer.region) for offer in sold]
         return cloud.acquire(replace(request, offer=sold[0]) if sold else request)
 
-    def release(self, instance: Instance) -> None:
+    def release(self, instance: Instance) -> bool:
         """As LambdaCloud.release."""
-        self._cloud(running() or start()).release(instance)
+        return self._cloud(running() or start()).release(instance)
+
+    def find(self, instance_id: str, region: str = "") -> Life:
+        """As LambdaCloud.find."""
+        return self._cloud(running() or start()).find(instance_id)
+
+    def take_warnings(self) -> Sequence[str]:
+        """As LambdaCloud.take_warnings."""
+        return self.odd.take()
 
     def ended_at(self, instance: Instance) -> float | None:
         """As LambdaCloud.ended_at."""
@@ -197,7 +207,7 @@ class RehearsalProvider:
 
         skus = {offer.sku: name for name in self._names for offer in _sold_as(name)}
         port, user = entry.get("ssh_port", 22), getpass.getuser()
-        return LambdaCloud(self.name, self.host, self.machine, connect, port, user, names=skus)
+        return LambdaCloud(self.name, self.host, self.machine, connect, port, user, names=skus, odd=self.odd)
 
 
 def _sold_as(machine: str) -> list[Offer]:

@@ -20,7 +20,7 @@ from orchestrator.core.errors import (
     QuotaUsedUp,
     UserError,
 )
-from orchestrator.core.fleet.orphans import RUN_TAG
+from orchestrator.core.fleet.machine_names import RUN_TAG
 from orchestrator.core.machines import machine_type
 from orchestrator.core.planning.forecast import disk_gib
 from orchestrator.core.ports import Address, Instance, LaunchRequest, Offer

@@ -33,6 +33,8 @@ def test_every_module_makes_a_provider_of_its_own_name(name: str) -> None:
         "machines",
         "acquire",
         "release",
+        "find",
+        "take_warnings",
         "ended_at",
         "set_deadline",
         "guard",
@@ -50,8 +52,9 @@ def test_a_standing_machine_is_always_there_and_survives_release(name: str) -> N
     (offer,) = provider.offers()
     taken = provider.acquire(LaunchRequest(rental_id="r", intent_id="i", offer=offer))
     assert [taken] == list(provider.machines())
-    provider.release(taken)
-    provider.release(taken)
+    assert provider.release(taken)
+    assert provider.release(taken)
+    assert provider.find(taken.instance_id) == "alive" and provider.take_warnings() == ()
     provider.set_deadline(taken, ends_at=1.0)
     provider.allow_caller(taken)
     assert [taken] == list(provider.machines())

@@ -413,7 +413,7 @@ def test_processes_share_one_pace(cloud: RehearsalCloud, gptctl_home: Path) -> N
         from orchestrator.providers.lambda_cloud.provider import open_api
         api = open_api("Lambda Cloud", sys.argv[1], sys.argv[2], {"request": 0.3})
         for _ in range(4):
-            api.tagged("gptctl-rental")
+            api.machines(lambda row: True)
     """)
     command = [sys.executable, "-c", script, cloud.entry["url"], cloud.key]
     before = len(cloud.requests("/instances"))
@@ -471,3 +471,18 @@ def test_file_systems_that_cannot_be_attached_are_refused_before_anything_is_bou
     account = Account(cloud, file_systems=names)
     with pytest.raises(ProviderError, match=said):
         account.provider.offers()
+
+
+def test_an_id_is_asked_for_without_any_list(account: Account) -> None:
+    instance = account.up()
+    assert account.provider.find(instance.instance_id) == "alive"
+    assert account.provider.find("0" * 32) == "unknown"
+    assert account.provider.release(instance)
+    assert account.provider.find(instance.instance_id) in ("terminating", "gone", "unknown")
+    until(lambda: account.provider.machines() == [])
+    assert not account.provider.release(instance)
+    account.cloud.inject("500@get*forever")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lambda_api, "READ_DEADLINE_S", 0.5)
+        with pytest.raises(NoAnswer):
+            account.provider.find(instance.instance_id)

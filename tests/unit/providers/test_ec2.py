@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,6 +28,7 @@ from orchestrator.providers.ec2 import prices as ec2_prices
 from orchestrator.providers.ec2.api import Ec2Api, Quota, Refused
 from orchestrator.providers.ec2.policy import least, quota_hint
 from orchestrator.providers.ec2.provider import Ec2, everywhere
+from orchestrator.providers.ec2.rows import InstanceRow, read_instance
 from orchestrator.providers.ec2.states import moment_in, status_of
 
 REGION = "us-east-1"
@@ -123,12 +125,15 @@ def test_a_throttled_list_decides_nothing_and_a_missing_action_is_named(api: Ec2
     assert "--policy" in caught.value.hint
 
 
-def state(
-    name: str, code: str = "", message: str = "", why: str = "", ip: str | None = "203.0.113.5"
-) -> dict[str, Any]:
-    row: dict[str, Any] = {"State": {"Name": name}, "StateTransitionReason": why, "LaunchTime": datetime.now(UTC)}
+def state(name: str, code: str = "", message: str = "", why: str = "", ip: str | None = "203.0.113.5") -> InstanceRow:
+    row: dict[str, Any] = {
+        "InstanceId": "i-0123456789abcdef0",
+        "State": {"Name": name},
+        "StateTransitionReason": why,
+        "LaunchTime": datetime.now(UTC),
+    }
     row["StateReason"] = {"Code": code, "Message": message}
-    return {**row, "PublicIpAddress": ip} if ip else row
+    return read_instance({**row, "PublicIpAddress": ip} if ip else row)
 
 
 def test_how_a_machine_went_is_told_apart() -> None:
@@ -156,7 +161,7 @@ def test_how_a_machine_went_is_told_apart() -> None:
 def test_a_machine_that_gets_no_public_address_is_unhealthy_after_a_while() -> None:
     young = state("running", ip="")
     assert status_of(young)[0] == "active"
-    old = {**young, "LaunchTime": datetime.fromtimestamp(time.time() - 130, UTC)}
+    old = replace(young, launched_at=time.time() - 130)
     assert status_of(old) == ("unhealthy", "it has no public address")
 
 
@@ -235,3 +240,47 @@ def test_an_account_is_asked_in_every_region_and_market_that_an_entry_names() ->
 def test_every_instance_type_has_one_name() -> None:
     sold = [offer.sku for offer in bundled_offers_of("ec2")]
     assert len(sold) == len(set(sold)) and "p4d.24xlarge" in sold
+
+
+OURS: dict[str, Any] = {"InstanceId": "i-0123456789abcdef0", "Tags": [{"Key": "gptctl-rental", "Value": "r"}]}
+
+
+def test_an_instance_is_kept_and_ended_by_its_id_whatever_its_row_lacks(api: Ec2Api, calls: Stubber) -> None:
+    made = cloud(api)
+    calls.add_response("describe_instances", {"Reservations": [{"Instances": [{"ImageId": "ami-1"}, OURS]}, {}]})
+    (found,) = made.machines()
+    assert (found.instance_id, found.rental_id) == (OURS["InstanceId"], "r")
+    assert (found.status, found.machine) == ("unknown", "unknown")
+    lines = made.take_warnings()
+    assert len(lines) == 2 and "row 1" in lines[0] and "no State, no InstanceType, no LaunchTime" in lines[1]
+    calls.add_response("describe_instances", {"Reservations": [{"Instances": [OURS]}]})
+    calls.add_response("terminate_instances", {}, {"InstanceIds": [OURS["InstanceId"]]})
+    assert made.release(found) and made.take_warnings() == []
+
+
+def test_an_instance_that_no_list_has_is_ended_by_its_id(api: Ec2Api, calls: Stubber) -> None:
+    ours = Instance("ec2", "i-0123456789abcdef0", "8xA100-40GB", rental_id="r", region=REGION)
+    calls.add_response("describe_instances", {"Reservations": []})
+    calls.add_response("terminate_instances", {}, {"InstanceIds": [ours.instance_id]})
+    assert cloud(api).release(ours)
+    for _ in range(2):
+        calls.add_client_error("describe_instances", "InvalidInstanceID.NotFound", "no", http_status_code=400)
+    calls.add_client_error("terminate_instances", "InvalidInstanceID.NotFound", "no", http_status_code=400)
+    assert cloud(api).find(ours.instance_id, REGION) == "unknown"
+    assert not cloud(api).release(ours)
+
+
+@pytest.mark.parametrize(
+    ("name", "life"),
+    [("running", "alive"), ("pending", "alive"), ("stopped", "alive"), ("stopping", "alive"),
+     ("shutting-down", "terminating"), ("terminated", "gone")],
+)  # fmt: skip
+def test_what_ec2_says_of_an_id(api: Ec2Api, calls: Stubber, name: str, life: str) -> None:
+    calls.add_response("describe_instances", {"Reservations": [{"Instances": [{**OURS, "State": {"Name": name}}]}]})
+    assert cloud(api).find(OURS["InstanceId"]) == life
+
+
+def test_an_odd_price_hides_no_other(api: Ec2Api, calls: Stubber) -> None:
+    rows = [{"InstanceType": "g5.xlarge"}, {"InstanceType": "g5.xlarge", "AvailabilityZone": "a", "SpotPrice": "0.4"}]
+    calls.add_response("describe_spot_price_history", {"SpotPriceHistory": rows})
+    assert ec2_prices.spot(api, REGION, ["g5.xlarge"]) == {("g5.xlarge", "a"): 0.4}

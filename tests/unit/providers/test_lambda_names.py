@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.errors import UserError
+from orchestrator.core.fleet.machine_names import NAME, machine_name
 from orchestrator.core.machines import machine_type
 from orchestrator.core.ports import Instance, LaunchRequest, Offer
 from orchestrator.ledger.identity import new_rental_id
 from orchestrator.providers.lambda_cloud import provider
-from orchestrator.providers.lambda_cloud.api import LambdaApi, SshKey
-from orchestrator.providers.lambda_cloud.provider import NAME, LambdaCloud, machine_name
+from orchestrator.providers.lambda_cloud.api import LambdaApi
+from orchestrator.providers.lambda_cloud.provider import LambdaCloud
+from orchestrator.providers.lambda_cloud.rows import SshKey
 from orchestrator.remote.shell.key_pairs import login_key_file, login_public_key, new_key_pair
 from orchestrator.stages.machine.cloud_init import user_data
 from tests.support.clouds.lambda_schemas import LAUNCH, Draft202012Validator
