@@ -210,7 +210,7 @@ HOME = Rental("h", "ssh", "box", "1x3090", 1.0, "box", 0.11)
         ("stage_finished", "acquire", None, HOME, None, ""),
         ("stage_finished", "launch", None, RENTAL, "started", "1,000 steps of tiny"),
         ("stage_finished", "launch", None, HOME, "started", "no rent"),
-        ("stage_started", "fetch", "finished", RENTAL, "finished", "val loss 3.211, $13.10 so far"),
+        ("stage_started", "fetch", "finished", RENTAL, "finished", "val loss 3.2110, $13.10 so far"),
         ("stage_started", "fetch", "failed", RENTAL, "failed", "NaN"),
         ("stage_started", "fetch", "never_started", HOME, "failed", "NaN"),
         ("stage_started", "fetch", "preempted", RENTAL, "preempted", "step 617"),

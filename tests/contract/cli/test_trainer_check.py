@@ -13,7 +13,7 @@ import trainer
 from orchestrator.cli import trainer_check
 from orchestrator.core.errors import UserError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def shadowed(folder: Path) -> Path:
