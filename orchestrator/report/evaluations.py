@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 from orchestrator.ledger.records import Evaluation
 from trainer.contract import EVENT_EVALUATED, EVENT_SAMPLED
@@ -20,7 +20,7 @@ from trainer.contract import EVENT_EVALUATED, EVENT_SAMPLED
 SLICE, CHOICES, SAMPLE = "slice", "choices", "sample"
 
 
-def from_events(run_id: str, events: Iterable[Mapping[str, Any]]) -> Iterator[Evaluation]:
+def from_events(run_id: str, events: Iterable[Mapping[str, object]]) -> Iterator[Evaluation]:
     """What the trainer measured and wrote at the end of a training, by its own events."""
     for event in events:
         step, time = event.get("step"), event.get("time")
@@ -34,40 +34,60 @@ def from_events(run_id: str, events: Iterable[Mapping[str, Any]]) -> Iterator[Ev
             yield sampled(run_id, step, {"prompt": event.get("prompt"), "text": event.get("text")}, float(time))
 
 
-def from_line(run_id: str, step: int, line: Mapping[str, Any], time: float) -> Evaluation | None:
+def from_line(run_id: str, step: int, line: Mapping[str, object], time: float) -> Evaluation | None:
     """A line of `trainer.evaluate`; None for one that is no result (a NaN loss is one, without a loss)."""
     known = ((key, value) for key, value in line.items() if key not in ("kind", "event", "step", "time"))
     # JSON has no NaN and no infinity: of a model that has diverged, loss and perplexity are null.
     result = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in known}
     loss = result.get("loss")
-    sound = isinstance(loss, int | float) and not isinstance(loss, bool)
-    if line.get("kind") == SLICE and isinstance(line.get("slice"), list) and len(line["slice"]) == 2:
-        name = "{}+{}".format(*line["slice"])
-        return Evaluation(run_id, step, SLICE, name, time, float(loss) if sound and loss is not None else None, result)
+    known_loss = float(loss) if isinstance(loss, int | float) and not isinstance(loss, bool) else None
+    part = line.get("slice")
+    if line.get("kind") == SLICE and isinstance(part, list) and len(part) == 2:
+        name = "{}+{}".format(*part)
+        return Evaluation(run_id, step, SLICE, name, time, known_loss, result)
     if line.get("kind") == CHOICES and isinstance(line.get("accuracy"), int | float):
         return Evaluation(run_id, step, CHOICES, str(line.get("name")), time, None, result)
     return None
 
 
-def sampled(run_id: str, step: int, result: Mapping[str, Any], time: float) -> Evaluation:
+def sampled(run_id: str, step: int, result: Mapping[str, object], time: float) -> Evaluation:
     """A text, by the prompt and the settings it was written with: the same again is the same sample."""
     settings = {key: value for key, value in result.items() if key != "text"}
     name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     return Evaluation(run_id, step, SAMPLE, name, time, None, dict(result))
 
 
-def table(found: Sequence[Evaluation]) -> list[dict[str, Any]]:
-    """Slices and choices as JSON rows: what report.json, the model card and `compare` read. By step, then name."""
+@dataclass(frozen=True)
+class EvaluationRow:
+    """A slice or a multiple choice: what report.json, status and the model card have of it."""
+
+    step: int
+    kind: str
+    name: str
+    loss: float | None
+    """Nats per token, of a slice."""
+    result: Mapping[str, object]
+    """The keys that KEYS has for its kind."""
+    measured_at: float
+
+    def to_json(self) -> dict[str, object]:
+        """With the result's keys beside the others."""
+        left = {"step": self.step, "kind": self.kind, "name": self.name, "loss": self.loss}
+        return {**left, **self.result, "measured_at": self.measured_at}
+
+
+def table(evaluations: Sequence[Evaluation]) -> list[EvaluationRow]:
+    """Slices and multiple choice, by step, then name; samples are omitted."""
     return [
-        {
-            "step": each.step,
-            "kind": each.kind,
-            "name": each.name,
-            "loss": each.loss,
-            **{key: each.result.get(key) for key in KEYS[each.kind]},
-            "measured_at": each.measured_at,
-        }
-        for each in found
+        EvaluationRow(
+            each.step,
+            each.kind,
+            each.name,
+            each.loss,
+            {key: each.result.get(key) for key in KEYS[each.kind]},
+            each.measured_at,
+        )
+        for each in evaluations
         if each.kind in KEYS
     ]
 

@@ -4,7 +4,6 @@ A mirror may end in the middle of a line, and a resumed training writes a step a
 out, and of two lines for one step the later one counts. It must not write, and must not import anything heavy: status
 uses it too.
 
-    last_line(mirror / "metrics.jsonl")      # {"step": 40, "loss": 3.1, ...} or None, reading the file's end only
     read_training(mirror).best_validation
 """
 
@@ -12,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +20,6 @@ from typing import Any, NamedTuple
 from trainer.contract import EVENT_SAMPLED, EVENT_STARTED, EVENT_VALIDATED, EVENTS, METRICS
 
 CURVES = ("loss", "lr", "grad_norm", "tokens_per_second", "memory_gib", "tokens", "time", "mfu")
-_TAIL_BYTES = 4096
 
 Column = tuple[float | None, ...]
 
@@ -32,6 +29,23 @@ class Point(NamedTuple):
 
     step: int
     value: float
+
+
+@dataclass(frozen=True)
+class Started:
+    """The trainer's last `started` event, as far as reports need it; None for what it does not say."""
+
+    torch: str | None = None
+    device: str | None = None
+    ranks: int | None = None
+    micro_batch: int | None = None
+
+    @staticmethod
+    def from_json(event: Mapping[str, object]) -> Started:
+        """Values of another type count as missing."""
+        torch, device = (each if isinstance(each, str) else None for each in map(event.get, ("torch", "device")))
+        ranks, micro_batch = (each if type(each) is int else None for each in map(event.get, ("ranks", "micro_batch")))
+        return Started(torch, device, ranks, micro_batch)
 
 
 @dataclass(frozen=True)
@@ -50,14 +64,13 @@ class Training:
     """Median over the logged lines; None where the card's peak is not known (the trainer writes 0 then)."""
     memory_gib: float | None = None
     """The most that any line reports; of the process where there is no GPU."""
-    samples: tuple[Mapping[str, Any], ...] = ()
+    samples: tuple[Mapping[str, object], ...] = ()
     """The trainer's `sampled` events."""
     steps: tuple[int, ...] = ()
     """Of the lines of metrics, rising."""
     columns: Mapping[str, Column] = field(default_factory=dict)
     """The numbers of those lines by key (CURVES), one per step; None where a line has none, or no finite one."""
-    started: Mapping[str, Any] = field(default_factory=dict)
-    """The trainer's last `started` event: torch, device, ranks, parameters."""
+    started: Started = field(default_factory=Started)
 
     @property
     def first_loss(self) -> float | None:
@@ -80,7 +93,8 @@ def read_training(folder: Path) -> Training:
     """Reads a run folder or its mirror; an empty or missing one gives an empty Training."""
     steps, columns = _columns(folder / METRICS)
     events = list(read_lines(folder / EVENTS))
-    validated = {row["step"]: row for row in events if row.get("event") == EVENT_VALIDATED and _is_step(row)}
+    steps_of_events = ((_step(row), row) for row in events if row.get("event") == EVENT_VALIDATED)
+    validated = {step: row for step, row in steps_of_events if step is not None}
     measured = sorted(validated)
     return Training(
         losses=_points(steps, columns["loss"]),
@@ -93,11 +107,11 @@ def read_training(folder: Path) -> Training:
         samples=tuple(row for row in events if row.get("event") == EVENT_SAMPLED),
         steps=steps,
         columns=columns,
-        started=next((row for row in reversed(events) if row.get("event") == EVENT_STARTED), {}),
+        started=Started.from_json(next((row for row in reversed(events) if row.get("event") == EVENT_STARTED), {})),
     )
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+def read_lines(path: Path) -> Iterator[dict[str, object]]:
     """The whole lines of a JSON lines file that hold an object, in order; nothing for a missing file."""
     try:
         with path.open("rb") as file:
@@ -109,26 +123,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
         return
 
 
-def last_line(path: Path) -> dict[str, Any] | None:
-    """The last whole line, read from the end of the file: as fast for a gigabyte as for a kilobyte."""
-    try:
-        with path.open("rb") as file:
-            size_bytes = file.seek(0, os.SEEK_END)
-            want_bytes = _TAIL_BYTES
-            while True:
-                start = max(0, size_bytes - want_bytes)
-                file.seek(start)
-                lines = file.read(size_bytes - start).splitlines(keepends=True)
-                whole = lines if start == 0 else lines[1:]  # the first one may have begun earlier
-                found = next((value for line in reversed(whole) if (value := _parse(line)) is not None), None)
-                if found is not None or start == 0:
-                    return found
-                want_bytes *= 4
-    except FileNotFoundError:
-        return None
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
+def _parse(line: bytes) -> dict[str, object] | None:
     try:  # a torn line never parses: an object is whole with its last brace
         text = line.decode().strip()
         value, end = _DECODER.raw_decode(text)
@@ -153,15 +148,16 @@ def _columns(path: Path) -> tuple[tuple[int, ...], dict[str, Column]]:
     """
     rows: dict[int, tuple[Any, ...]] = {}
     for row in read_lines(path):
-        if _is_step(row):
-            rows[row["step"]] = tuple(map(row.get, CURVES))
+        if (step := _step(row)) is not None:
+            rows[step] = tuple(map(row.get, CURVES))
     steps = tuple(sorted(rows))
     columns = zip(*(rows[step] for step in steps), strict=True) if steps else [()] * len(CURVES)
     return steps, dict(zip(CURVES, map(_numbers, columns), strict=True))
 
 
-def _is_step(row: Mapping[str, Any]) -> bool:
-    return type(row.get("step")) is int
+def _step(row: Mapping[str, object]) -> int | None:
+    step = row.get("step")
+    return step if isinstance(step, int) and not isinstance(step, bool) else None
 
 
 def _number(value: object) -> float | None:

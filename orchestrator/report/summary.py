@@ -3,7 +3,7 @@
 Everything comes from the ledger and the mirrored files, and every figure was measured or is shown as the plan's. What
 nobody measured is null in the JSON and a dash on the page. It must not ask a machine; writing it again replaces it.
 
-    write_report(ledger.run(run_id), ledger.intervals(run_id), cost, home / "runs" / run_id, told)
+    write_report(ledger.run(run_id), ledger.intervals(run_id), cost, home / "runs" / run_id, records)
 """
 
 from __future__ import annotations
@@ -20,15 +20,26 @@ import tomli_w
 from orchestrator.core.events import Event
 from orchestrator.core.money.cost import Cost
 from orchestrator.core.states import Outcome
-from orchestrator.core.typed_json import encode
 from orchestrator.ledger.records import Evaluation, RunRecord, StageInterval
 from orchestrator.remote.whole_files import landing
 from orchestrator.report.evaluations import SAMPLE, table
 from orchestrator.report.local_checkpoints import Checkpoint, read_checkpoints
 from orchestrator.report.metrics import Training, read_training
+from orchestrator.report.pages.chart import Chart
 from orchestrator.report.pages.curves import cost_chart, thinned, training_charts
 from orchestrator.report.pages.markdown import render
 from orchestrator.report.pages.run_page import run_page
+from orchestrator.report.run_report import (
+    CheckpointPart,
+    Environment,
+    MachinePart,
+    PartOfPlan,
+    RunPart,
+    RunReport,
+    Sample,
+    StageTime,
+    TrainingPart,
+)
 from trainer.contract import CHECKPOINTS
 
 REPORT_JSON = "report.json"
@@ -48,36 +59,36 @@ PARTS = {
 
 
 @dataclass(frozen=True)
-class Told:
-    """What else the ledger knows of a run."""
+class Records:
+    """What the ledger holds of a run besides its row and its stages."""
 
     evaluations: Sequence[Evaluation] = ()
     events: Sequence[Event] = ()
 
 
 def write_report(
-    run: RunRecord, intervals: Sequence[StageInterval], cost: Cost, mirror: Path, told: Told | None = None
-) -> dict[str, Any]:
-    """Writes the files, each one whole or not at all; returns what report.json says. Raises UserError when the disk
-    here refuses."""
-    training, known = read_training(mirror), told or Told()
-    facts = collect(run, intervals, cost, mirror, told=known, training=training)
+    run: RunRecord, intervals: Sequence[StageInterval], cost: Cost, mirror: Path, records: Records | None = None
+) -> RunReport:
+    """Writes the files, each one whole or not at all, and returns what report.json says. Raises UserError when this
+    computer's disk refuses."""
+    training, known = read_training(mirror), records or Records()
+    report = collect(run, intervals, cost, mirror, records=known, training=training)
     _write(mirror / RECIPE, recipe_text(run.recipe_data))
     _write(mirror / COST, _json({**cost.to_json(run.id), "hours_by_stage": stage_hours(intervals)}))
-    _write(mirror / REPORT_JSON, _json(facts))
-    _write(mirror / REPORT_PAGE, render(facts))
-    _write(mirror / REPORT_HTML, run_page(facts, run_charts(facts, training), run.recipe_data, known.events, mirror))
-    return facts
+    _write(mirror / REPORT_JSON, _json(report.to_json()))
+    _write(mirror / REPORT_PAGE, render(report))
+    _write(mirror / REPORT_HTML, run_page(report, run_charts(report, training), run.recipe_data, known.events, mirror))
+    return report
 
 
-def recipe_text(resolved: Mapping[str, Any]) -> str:
+def recipe_text(resolved: Mapping[str, object]) -> str:
     """recipe.toml: a run's recipe with everything resolved."""
     return tomli_w.dumps(_without_nulls(resolved))
 
 
-def run_charts(facts: Mapping[str, Any], training: Training) -> list[dict[str, Any]]:
+def run_charts(report: RunReport, training: Training) -> list[Chart]:
     """All charts of a report, in their order."""
-    cost = cost_chart(facts["stages"])
+    cost = cost_chart(report.stages)
     return [*training_charts(training), *([cost] if cost else [])]
 
 
@@ -87,90 +98,107 @@ def collect(
     cost: Cost,
     mirror: Path,
     *,
-    told: Told | None = None,
+    records: Records | None = None,
     training: Training | None = None,
-) -> dict[str, Any]:
-    """Everything the report says, as JSON values: hours, USD, bytes and UTC epoch seconds."""
-    training, known = training or read_training(mirror), told or Told()
+) -> RunReport:
+    """The report, from the ledger's records and the files in the mirror."""
+    training, known = training or read_training(mirror), records or Records()
     checkpoints = read_checkpoints(mirror / CHECKPOINTS)
-    return {
-        "run": _run(run),
-        "machine": _machine(run),
-        "environment": _environment(run, training),
-        "model": {"parameters": run.plan and run.plan.parameters, **run.recipe_data.get("model", {})},
-        "data": run.facts.staged and encode(run.facts.staged),
-        "training": _training(run, training),
-        "losses": [[point.step, point.value] for point in thinned(training.losses, 200)],
-        "validations": [[point.step, point.value] for point in training.validations],
-        "parts": _parts(run, intervals, cost),
-        "stages": [_stage(interval) for interval in intervals],
-        "checkpoints": [_checkpoint(checkpoint) for checkpoint in checkpoints],
-        "lost": _lost(run, training, checkpoints),
-        "cost": cost.to_json(run.id),
-        "evaluations": table(known.evaluations),
-        "samples": _samples(training, known.evaluations),
-        "reproduce": _reproduce(run, mirror),
-    }
+    return RunReport(
+        run=_run(run),
+        machine=_machine(run),
+        environment=_environment(run, training),
+        model={"parameters": run.plan and run.plan.parameters, **run.recipe_data.get("model", {})},
+        data=run.facts.staged,
+        training=_training(run, training),
+        losses=thinned(training.losses, 200),
+        validations=training.validations,
+        parts=_parts(run, intervals, cost),
+        stages=[_stage(interval) for interval in intervals],
+        checkpoints=[_checkpoint(checkpoint) for checkpoint in checkpoints],
+        lost=_lost(run, training, checkpoints),
+        cost=cost,
+        evaluations=table(known.evaluations),
+        samples=_samples(training, known.evaluations),
+        reproduce=_reproduce(run, mirror),
+    )
 
 
-def _environment(run: RunRecord, training: Training) -> dict[str, Any]:
-    """What the figures depend on beside the recipe, as the trainer itself said."""
-    started = {key: training.started.get(key) for key in ("torch", "device", "ranks")}
-    return {**started, "precision": run.recipe_data.get("train", {}).get("precision")}
+def _environment(run: RunRecord, training: Training) -> Environment:
+    precision = run.recipe_data.get("train", {}).get("precision")
+    started = training.started
+    return Environment(torch=started.torch, device=started.device, ranks=started.ranks, precision=precision)
 
 
-def _run(run: RunRecord) -> dict[str, Any]:
-    names = ("id", "name", "labels", "note", "recipe", "recipe_digest", "cause", "created_at", "started_at", "ended_at")
-    description = run.recipe_data.get("description", "")
-    outcome = run.outcome and run.outcome.value
-    return {**{name: getattr(run, name) for name in names}, "description": description, "outcome": outcome}
+def _run(run: RunRecord) -> RunPart:
+    return RunPart(
+        id=run.id,
+        name=run.name,
+        labels=run.labels,
+        note=run.note,
+        recipe=run.recipe,
+        recipe_digest=run.recipe_digest,
+        cause=run.cause,
+        created_at=run.created_at,
+        started_at=run.started_at,
+        ended_at=run.ended_at,
+        description=run.recipe_data.get("description", ""),
+        outcome=run.outcome and run.outcome.value,
+    )
 
 
-def _planned(run: RunRecord) -> dict[str, Any]:
-    """The plan's figures; none for a run without a plan."""
-    return run.plan.to_json() if run.plan else {}
+def _machine(run: RunRecord) -> MachinePart:
+    plan = run.plan
+    if plan is None:
+        return MachinePart(host=run.host, machine=run.machine)
+    return MachinePart(
+        host=run.host,
+        machine=run.machine,
+        ranks=plan.ranks,
+        micro_batch=plan.micro_batch,
+        accumulation=plan.accumulation,
+        global_batch=plan.global_batch,
+        price_per_hour_usd=plan.price_per_hour_usd,
+        price_source=plan.price_source,
+        guard=plan.guard,
+    )
 
 
-def _machine(run: RunRecord) -> dict[str, Any]:
-    planned = ("ranks", "micro_batch", "accumulation", "global_batch", "price_per_hour_usd", "price_source", "guard")
-    return {"host": run.host, "machine": run.machine, **{name: _planned(run).get(name) for name in planned}}
+def _training(run: RunRecord, training: Training) -> TrainingPart:
+    best, plan = training.best_validation, run.plan
+    return TrainingPart(
+        steps=training.step,
+        planned_steps=run.total_steps,
+        tokens=training.tokens,
+        planned_tokens=plan.tokens if plan else None,
+        epochs=plan.epochs if plan else None,
+        first_loss=training.first_loss,
+        last_loss=training.last_loss,
+        last_val_loss=training.last_val_loss,
+        best_val_loss=best.value if best else None,
+        best_val_step=best.step if best else None,
+        tokens_per_second=training.tokens_per_second,
+        planned_tokens_per_second=plan.tokens_per_second if plan else None,
+        rate_source=plan.rate_source if plan else None,
+        mfu=training.mfu,
+        memory_gib=training.memory_gib,
+    )
 
 
-def _training(run: RunRecord, training: Training) -> dict[str, Any]:
-    best = training.best_validation
-    return {
-        "steps": training.step,
-        "planned_steps": run.total_steps,
-        "tokens": training.tokens,
-        "planned_tokens": run.plan and run.plan.tokens,
-        "epochs": run.plan and run.plan.epochs,
-        "first_loss": training.first_loss,
-        "last_loss": training.last_loss,
-        "last_val_loss": training.last_val_loss,
-        "best_val_loss": best.value if best else None,
-        "best_val_step": best.step if best else None,
-        "tokens_per_second": training.tokens_per_second,
-        "planned_tokens_per_second": run.plan and run.plan.tokens_per_second,
-        "rate_source": run.plan and run.plan.rate_source,
-        "mfu": training.mfu,
-        "memory_gib": training.memory_gib,
-    }
-
-
-def _parts(run: RunRecord, intervals: Sequence[StageInterval], cost: Cost) -> list[dict[str, Any]]:
-    """Plan against truth, part by part, the total last."""
+def _parts(run: RunRecord, intervals: Sequence[StageInterval], cost: Cost) -> list[PartOfPlan]:
+    """Plan and truth, part by part, the total last."""
     hours = stage_hours(intervals)
-    planned_h, planned_usd = _planned(run).get("hours", {}), _planned(run).get("cost_usd", {})
-    wholes = {**PARTS, "total": tuple(hours)}
+    planned_h = vars(run.plan.hours) if run.plan else {}
+    planned_usd = vars(run.plan.cost_usd) if run.plan else {}
     return [
-        {
-            "part": part,
-            "planned_hours": planned_h.get(part),
-            "hours": sum(hours.get(stage, 0.0) for stage in stages),
-            "planned_usd": planned_usd.get(part),
-            "cost_usd": sum(cost.by_stage.get(stage, 0.0) for stage in stages),
-        }
-        for part, stages in wholes.items()
+        PartOfPlan(
+            part=part,
+            planned_hours=planned_h.get(part),
+            hours=sum(hours.get(stage, 0.0) for stage in stages),
+            planned_usd=planned_usd.get(part),
+            cost_usd=sum(cost.by_stage.get(stage, 0.0) for stage in stages),
+        )
+        for part, stages in {**PARTS, "total": tuple(hours)}.items()
     ]
 
 
@@ -186,39 +214,33 @@ def _lasted_s(interval: StageInterval) -> float:
     return max(0.0, (interval.last_at if interval.ended_at is None else interval.ended_at) - interval.started_at)
 
 
-def _stage(interval: StageInterval) -> dict[str, Any]:
+def _stage(interval: StageInterval) -> StageTime:
     seconds = _lasted_s(interval)
-    return {
-        "stage": interval.stage,
-        "started_at": interval.started_at,
-        "seconds": seconds,
-        "cost_usd": seconds / 3600 * interval.price_per_hour_usd,
-    }
+    return StageTime(interval.stage, interval.started_at, seconds, seconds / 3600 * interval.price_per_hour_usd)
 
 
-def _checkpoint(found: Checkpoint) -> dict[str, Any]:
-    return {
-        "step": found.step,
-        "name": found.path.name,
-        "size_bytes": found.size_bytes,
-        "manifest_sha256": found.manifest_sha256,
-        "verified": found.complete,
-        "best": found.best,
-        "latest": found.latest,
-    }
+def _checkpoint(found: Checkpoint) -> CheckpointPart:
+    return CheckpointPart(
+        step=found.step,
+        name=found.path.name,
+        size_bytes=found.size_bytes,
+        manifest_sha256=found.manifest_sha256,
+        verified=found.complete,
+        best=found.best,
+        latest=found.latest,
+    )
 
 
-def _samples(training: Training, evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
+def _samples(training: Training, evaluations: Sequence[Evaluation]) -> list[Sample]:
     """The trainer's own at the end, then what `gptctl sample` wrote since. The ledger may know both: each once."""
-    written = [{"step": each.step, **each.result} for each in evaluations if each.kind == SAMPLE]
-    found = [_sample(sample) for sample in (*training.samples, *written)]
-    return [sample for number, sample in enumerate(found) if sample not in found[:number]]
+    written = [_sample({"step": each.step, **each.result}) for each in evaluations if each.kind == SAMPLE]
+    return list(dict.fromkeys([*map(_sample, training.samples), *written]))
 
 
-def _sample(event: Mapping[str, Any]) -> dict[str, Any]:
-    """`text` is the whole sample, the prompt at its beginning."""
+def _sample(event: Mapping[str, object]) -> Sample:
     prompt, text = str(event.get("prompt") or ""), str(event.get("text") or "")
-    return {"step": event.get("step"), "prompt": prompt, "text": text if text.startswith(prompt) else prompt + text}
+    step = event.get("step")
+    return Sample(step if isinstance(step, int) else None, prompt, text if text.startswith(prompt) else prompt + text)
 
 
 def _lost(run: RunRecord, training: Training, checkpoints: Sequence[Checkpoint]) -> str | None:

@@ -22,20 +22,21 @@ from orchestrator.cli.screen import screen
 from orchestrator.cli.screen.foreign import clean
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.errors import CommandFailed, UserError
+from orchestrator.core.facts.run_facts import DatasetFacts
 from orchestrator.core.formats import duration, size
 from orchestrator.core.machines import machine_type
 from orchestrator.core.money.cost import run_cost
-from orchestrator.core.typed_json import encode
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RunRecord
 from orchestrator.remote.agent_client.client import Agent
 from orchestrator.remote.shell.local_shell import LocalShell
 from orchestrator.report.card import card
+from orchestrator.report.card.checkpoint_meta import CheckpointMeta
 from orchestrator.report.evaluations import table
 from orchestrator.report.metrics import Training, read_training
 from orchestrator.report.pages.curves import training_charts
 from orchestrator.report.redaction import shown_recipe
-from orchestrator.report.summary import RECIPE, Told, collect
+from orchestrator.report.summary import RECIPE, Records, collect
 from orchestrator.runs.own_version import made_by
 from trainer import contract
 
@@ -169,18 +170,18 @@ def write_companions(ledger: Ledger, run: RunRecord, checkpoint: Path, wish: Wis
     meta = _meta(checkpoint)
     host = HostSpec.from_resolved(run.host_data) if run.host_data else None
     spent = run_cost(intervals, machine=machine_type(run.machine), tokens=run.tokens_trained, host=host)
-    training, told = read_training(mirror), Told(ledger.evaluations(run.id))
-    exported = card.Exported(run, meta, encode(run.facts.dataset) if run.facts.dataset else {}, table(told.evaluations))
+    training, records = read_training(mirror), Records(ledger.evaluations(run.id))
+    exported = card.Exported(run, meta, run.facts.dataset or DatasetFacts(), table(records.evaluations))
     chart = _chart(training, to, run.id)
     chosen = card.Wish(wish.kind, wish.license, wish.language, wish.push, chart, made_by())
-    page = card.model_card(exported, collect(run, intervals, spent, mirror, told=told, training=training), chosen)
+    page = card.model_card(exported, collect(run, intervals, spent, mirror, records=records, training=training), chosen)
     (to / CARD).write_text(page, encoding="utf-8", newline="\n")
     (to / RECIPE).write_text(shown_recipe(run.recipe_data), encoding="utf-8", newline="\n")
 
 
 def _chart(training: Training, to: Path, title: str) -> str | None:
     """The file's name; None where there is no curve, or nothing to draw it with."""
-    losses = [each for each in training_charts(training) if each["key"] == "loss"]
+    losses = [each for each in training_charts(training) if each.key == "loss"]
     if not losses:
         return None
     if importlib.util.find_spec("matplotlib") is None:
@@ -192,16 +193,14 @@ def _chart(training: Training, to: Path, title: str) -> str | None:
     return draw(losses, to, title, kinds=("png",))[0].name
 
 
-def _meta(checkpoint: Path) -> dict[str, Any]:
+def _meta(checkpoint: Path) -> CheckpointMeta:
     try:
-        meta = json.loads((checkpoint / contract.META_FILE).read_text(encoding="utf-8"))
-        contract.ModelConfig(**meta["model"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return CheckpointMeta.from_json(json.loads((checkpoint / contract.META_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise UserError(
             f"{checkpoint.name}: {contract.META_FILE} does not describe a model of this gptctl ({clean(str(error))})",
             "fetch the checkpoint again, or export it with the gptctl that trained it",
         ) from error
-    return dict(meta)
 
 
 def _interpreter(home: Path, shell: LocalShell) -> str:

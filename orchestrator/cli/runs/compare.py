@@ -6,9 +6,8 @@ What is compared with what, and when a difference is noise, is decided in report
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from orchestrator.cli.machines.cost import cost_of
 from orchestrator.cli.open_ledger import open_ledger
@@ -20,7 +19,8 @@ from orchestrator.core.states import Outcome
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RunRecord
 from orchestrator.report.comparison.comparison import Compared, compare
-from orchestrator.report.comparison.page import compare_charts, compare_page, display
+from orchestrator.report.comparison.page import compare_charts, compare_page
+from orchestrator.report.comparison.result import ComparedRow, Comparison
 from orchestrator.report.metrics import read_training
 from orchestrator.report.pages.markdown import spark
 from orchestrator.report.summary import PARTS, stage_hours
@@ -40,15 +40,15 @@ def compare_runs(
         if base.id not in {run.id for run in runs}:
             runs = [base, *runs]
         facts = [_compared(ledger, run) for run in runs]
-        found = compare(facts, base.id, _others(ledger, runs))
+        comparison = compare(facts, base.id, _others(ledger, runs))
     drawn = compare_charts(facts)
     if html is not None:
-        write_page(html, compare_page(found, drawn, TITLE))
+        write_page(html, compare_page(comparison, drawn, TITLE))
     written = charts_into(charts, drawn, TITLE) if charts is not None else []
     if as_json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(comparison.to_json(), indent=1))
         return 0
-    show(found)
+    show(comparison)
     if html is not None:
         screen.talk(f"the page: {html}")
     if written:
@@ -100,44 +100,45 @@ def _others(ledger: Ledger, runs: Sequence[RunRecord]) -> list[Compared]:
     return [Compared(run, evaluations=ledger.evaluations(run.id)) for run in others]
 
 
-def show(found: Mapping[str, Any]) -> None:
+def show(comparison: Comparison) -> None:
     """The ranking, then what differs."""
-    equal = found["equal_tokens"]
-    value = "TEST" if found["metric"]["kind"] == "slice" else "VAL"
-    columns = ["#", "RUN", value, "DELTA", "SD", "VERDICT"]
-    columns += ["VAL"] if value == "TEST" else []
-    columns += [f"AT {count(equal['tokens'])} TOKENS"] if equal else []
+    equal, has_slices = comparison.equal_tokens, comparison.metric.kind == "slice"
+    columns = ["#", "RUN", "TEST" if has_slices else "VAL", "DELTA", "SD", "VERDICT"]
+    columns += ["VAL"] if has_slices else []
+    columns += [f"AT {count(equal.tokens)} TOKENS"] if equal else []
     columns += ["TOKENS", "TRAINING", "COST", "TOK/S", "VALIDATION"]
-    rows = [_cells(row, value == "TEST", equal is not None) for row in found["runs"]]
+    rows = [_cells(row, has_slices, equal is not None) for row in comparison.runs]
     right = [column for column in columns if column not in ("RUN", "VERDICT", "VALIDATION")]
     screen.show_table(columns, rows, right=right)
-    for what, key in (("RECIPE", "config_differences"), ("MACHINE", "environment_differences")):
-        if found[key]:
+    differing = (("RECIPE", comparison.config_differences), ("MACHINE", comparison.environment_differences))
+    for what, differences in differing:
+        if differences:
             print()
-            names = [display(row) for row in found["runs"]]
-            cells = [[row["key"], *(_shown(row["values"][run["id"]]) for run in found["runs"])] for row in found[key]]
-            screen.show_table([f"{what} DIFFERS", *names], cells)
-    screen.talk(f"ranked by {found['metric']['name']}; baseline {found['baseline']}")
-    for note in found["notes"]:
+            labels = [row.label for row in comparison.runs]
+            cells = [[each.key, *(_shown(each.values[row.id]) for row in comparison.runs)] for each in differences]
+            screen.show_table([f"{what} DIFFERS", *labels], cells)
+    screen.talk(f"ranked by {comparison.metric.name}; baseline {comparison.baseline}")
+    for note in comparison.notes:
         screen.talk(note)
 
 
-def _cells(row: Mapping[str, Any], slices: bool, equal: bool) -> list[str]:
-    against = row["verdict"] not in (None, "baseline")
+def _cells(row: ComparedRow, has_slices: bool, has_equal_tokens: bool) -> list[str]:
+    delta = "" if row.delta is None or row.verdict == "baseline" else f"{row.delta:+.4f}"
+    deviations = "" if row.deviations is None or row.verdict == "baseline" else f"{row.deviations:+.1f}"
     return [
-        str(row["rank"] or ""),
-        row["id"] + (f" ({row['name']})" if row["name"] else ""),
-        loss(row["value"]),
-        f"{row['delta']:+.4f}" if against else "",
-        f"{row['deviations']:+.1f}" if against else "",
-        row["why"] or row["verdict"] or "",
-        *([loss(row["val_loss"])] if slices else []),
-        *([loss(row["loss_at_equal_tokens"])] if equal else []),
-        count(row["tokens"]),
-        hours(row["train_hours"]),
-        dollars(row["cost_usd"]),
-        count(row["tokens_per_second"]),
-        spark(row["validations"], CURVE_WIDTH),
+        str(row.rank or ""),
+        row.id + (f" ({row.name})" if row.name else ""),
+        loss(row.value),
+        delta,
+        deviations,
+        row.why or row.verdict or "",
+        *([loss(row.val_loss)] if has_slices else []),
+        *([loss(row.loss_at_equal_tokens)] if has_equal_tokens else []),
+        count(row.tokens),
+        hours(row.train_hours),
+        dollars(row.cost_usd),
+        count(row.tokens_per_second),
+        spark(row.validations, CURVE_WIDTH),
     ]
 
 

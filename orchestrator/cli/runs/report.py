@@ -18,7 +18,8 @@ from orchestrator.core.money.cost import run_cost
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RunRecord
 from orchestrator.report.metrics import read_training
-from orchestrator.report.summary import REPORT_HTML, REPORT_PAGE, Told, run_charts, write_report
+from orchestrator.report.run_report import RunReport
+from orchestrator.report.summary import REPORT_HTML, REPORT_PAGE, Records, run_charts, write_report
 
 
 def report(run_id: str | None, *, html: Path | None, charts: Path | None, as_json: bool) -> int:
@@ -26,14 +27,14 @@ def report(run_id: str | None, *, html: Path | None, charts: Path | None, as_jso
     with open_ledger() as ledger:
         run = ledger.find_run(run_id)
         mirror = ledger.home / "runs" / run.id
-        facts = write(ledger, run, mirror)
+        written = write(ledger, run, mirror)
     page = mirror / REPORT_HTML
     if html is not None:
         write_page(html, page.read_text(encoding="utf-8"))
         page = html
-    drawn = charts_into(charts, run_charts(facts, read_training(mirror)), run.id) if charts is not None else []
+    drawn = charts_into(charts, run_charts(written, read_training(mirror)), run.id) if charts is not None else []
     if as_json:
-        print(json.dumps({**facts, "page": str(page), "charts": [str(path) for path in drawn]}, indent=1))
+        print(json.dumps({**written.to_json(), "page": str(page), "charts": [str(path) for path in drawn]}, indent=1))
         return 0
     print(clean((mirror / REPORT_PAGE).read_text(encoding="utf-8")), end="")
     screen.talk(f"the page: {page}")
@@ -42,10 +43,10 @@ def report(run_id: str | None, *, html: Path | None, charts: Path | None, as_jso
     return 0
 
 
-def write(ledger: Ledger, run: RunRecord, mirror: Path) -> dict[str, object]:
+def write(ledger: Ledger, run: RunRecord, mirror: Path) -> RunReport:
     """The report's files, as the stage of that name writes them."""
     mirror.mkdir(parents=True, exist_ok=True, mode=0o700)
     intervals = ledger.intervals(run.id)
     host = HostSpec.from_resolved(run.host_data) if run.host_data else None
     cost = run_cost(intervals, machine=machine_type(run.machine), tokens=run.tokens_trained, host=host)
-    return write_report(run, intervals, cost, mirror, Told(ledger.evaluations(run.id), ledger.events(run.id)))
+    return write_report(run, intervals, cost, mirror, Records(ledger.evaluations(run.id), ledger.events(run.id)))

@@ -58,7 +58,7 @@ def run_row(
         "store": run.facts.store and encode(run.facts.store),
         "data": run.facts.staged and encode(run.facts.staged),
         "guard": _guard(rental).to_json(),
-        "evaluations": table(evaluations),
+        "evaluations": [row.to_json() for row in table(evaluations)],
         "labels": run.labels,
         "note": run.note,
         "keep": run.keep,

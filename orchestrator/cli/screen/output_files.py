@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from orchestrator.core.errors import UserError
 from orchestrator.remote.whole_files import landing
+from orchestrator.report.pages.chart import Chart
 
 
 def write_page(path: Path, text: str) -> None:
@@ -18,7 +18,7 @@ def write_page(path: Path, text: str) -> None:
         file.write(text.encode("utf-8", errors="backslashreplace"))
 
 
-def charts_into(folder: Path, charts: Sequence[Mapping[str, Any]], title: str) -> list[Path]:
+def charts_into(folder: Path, charts: Sequence[Chart], title: str) -> list[Path]:
     """Each chart as PNG and SVG. Raises UserError without the extra `charts`, or for a folder that refuses."""
     from orchestrator.report.pages.image_files import draw
 

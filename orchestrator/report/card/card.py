@@ -2,7 +2,7 @@
 
 Every figure was measured or is what the run was given; what nobody measured has no line. A simulated machine has no
 cost, no energy and no MFU here: nobody paid for it and no such card computed. It must not ask a machine, and must not
-know how a table looks: card_tables.py does, and templates/model_card.md.j2 puts it together.
+know how a table looks: tables.py does, and templates/model_card.md.j2 puts it together.
 
     text = model_card(Exported(run, meta, dataset, evaluations), collect(run, intervals, cost, mirror), wish)
 """
@@ -11,14 +11,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.core.facts.run_facts import DatasetFacts
 from orchestrator.core.machines import machine_type
 from orchestrator.ledger.records import RunRecord
 from orchestrator.report.card import tables
+from orchestrator.report.card.checkpoint_meta import CheckpointMeta
+from orchestrator.report.evaluations import EvaluationRow
 from orchestrator.report.pages.markdown import fenced, text
+from orchestrator.report.run_report import RunReport
 from trainer.arithmetic import parameter_count
 from trainer.contract import ModelConfig
 
@@ -31,12 +35,10 @@ class Exported:
     """The checkpoint that is exported and what is known about it."""
 
     run: RunRecord
-    meta: Mapping[str, Any]
-    """meta.json of the checkpoint: step, tokens, losses, model, tokenizer."""
-    dataset: Mapping[str, Any] = field(default_factory=dict)
+    meta: CheckpointMeta
+    dataset: DatasetFacts = field(default_factory=DatasetFacts)
     """What sync noted of the data: counts, documents, sha256."""
-    evaluations: Sequence[Mapping[str, Any]] = ()
-    """Rows of slices and multiple choice, each with its step."""
+    evaluations: Sequence[EvaluationRow] = ()
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,8 @@ class Wish:
     """`gptctl 0.1.0 (commit ...)`."""
 
 
-def model_card(exported: Exported, facts: Mapping[str, Any], wish: Wish) -> str:
-    """The whole README.md. `facts` are those of the report."""
+def model_card(exported: Exported, report: RunReport, wish: Wish) -> str:
+    """The whole README.md."""
     # Only now: rendering is needed by few commands, and Jinja costs more than a whole `gptctl status`.
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -67,7 +69,7 @@ def model_card(exported: Exported, facts: Mapping[str, Any], wish: Wish) -> str:
         autoescape=False,  # Markdown and YAML: `text`, `fenced` and `quoted` make a stranger's words harmless
     )
     environment.filters.update({"text": text, "fenced": fenced, "quoted": quoted, "table": table})
-    return environment.get_template("model_card.md.j2").render(_page(exported, facts, wish)).rstrip() + "\n"
+    return environment.get_template("model_card.md.j2").render(_page(exported, report, wish)).rstrip() + "\n"
 
 
 def quoted(value: object) -> str:
@@ -83,7 +85,7 @@ def table(rows: Sequence[Sequence[str]], head: Sequence[str] = ("", "")) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def _page(exported: Exported, facts: Mapping[str, Any], wish: Wish) -> dict[str, Any]:
+def _page(exported: Exported, report: RunReport, wish: Wish) -> dict[str, object]:
     run, meta = exported.run, exported.meta
     machine = machine_type(run.machine)
     simulated = machine.runs_as is not None
@@ -97,20 +99,20 @@ def _page(exported: Exported, facts: Mapping[str, Any], wish: Wish) -> dict[str,
         "datasets": _datasets(run.recipe_data),
         "losses": losses,
         "simulated": {"machine": run.machine, "as": machine.runs_as} if simulated else None,
-        "zero_biases": _zero_biases(meta),
+        "zero_biases": _zero_biases(meta.model),
         "model": tables.model(meta),
         "data": tables.data(run.recipe_data, exported.dataset, meta),
-        "training": tables.training(run, meta, facts, machine),
-        "cost": [] if simulated else tables.cost(facts, machine, run.host_data),
+        "training": tables.training(run, meta, report, machine),
+        "cost": [] if simulated else tables.cost(report, machine, run.host_data),
         "choices": tables.choices(meta, exported.evaluations),
-        "samples": [each["text"] for each in facts["samples"] if each["step"] == meta.get("step")][:MOST_SAMPLES],
+        "samples": [each.text for each in report.samples if each.step == meta.step][:MOST_SAMPLES],
         "prompt": next(iter(run.recipe_data.get("eval", {}).get("prompts") or ()), "Every effort moves you"),
-        "context_length": meta["model"]["context_length"],
+        "context_length": meta.model.context_length,
         "again": tables.again(run, wish.made_by),
         "resumed": run.facts.resume_from is not None,
         "command": f"gptctl run recipe.toml --host {run.host}",
         "source": tables.source_name(run.recipe_data),
-        "tokens": meta.get("tokens"),
+        "tokens": meta.tokens,
     }
 
 
@@ -130,8 +132,7 @@ def _on_hub(source: object) -> bool:
     return isinstance(source, str) and source.startswith(HUB)
 
 
-def _zero_biases(meta: Mapping[str, Any]) -> int:
+def _zero_biases(model: ModelConfig) -> int:
     """Biases that GPT-2's class has and the model never had: how many values."""
-    own = ModelConfig(**meta["model"])
-    full = ModelConfig(**{**meta["model"], "bias": True, "qkv_bias": True})
-    return parameter_count(full) - parameter_count(own)
+    full = replace(model, bias=True, qkv_bias=True)
+    return parameter_count(full) - parameter_count(model)

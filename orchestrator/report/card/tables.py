@@ -8,17 +8,21 @@ It must not read files, and must not put tables together. A row is a label and a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
 from orchestrator.core import formats
+from orchestrator.core.facts.run_facts import DatasetFacts
 from orchestrator.core.formats import count, dollars, figure, hours, number, percent
 from orchestrator.core.machines import MachineType
 from orchestrator.ledger.records import RunRecord
+from orchestrator.report.card.checkpoint_meta import CheckpointMeta
+from orchestrator.report.evaluations import CHOICES, SLICE, EvaluationRow
 from orchestrator.report.pages.markdown import text
 from orchestrator.report.redaction import shown_source
+from orchestrator.report.run_report import MachinePart, RunReport
 from trainer.arithmetic import parameter_count
-from trainer.contract import ModelConfig
 
 Row = tuple[str, str]
 
@@ -27,14 +31,13 @@ REFERENCE_SLICE = [50_000_000, 19_660_800]
 REFERENCE_CONTEXT = 1024
 ANCHOR_LOSS = 3.4997
 """OpenAI's GPT-2 small on the reference slice, as the author of the reference trainer measured it."""
-SLICE, CHOICES = "slice", "choices"
 
 
 def _rows(pairs: Iterable[tuple[str, str | None]]) -> list[Row]:
     return [(label, cell) for label, cell in pairs if cell]
 
 
-def _known(value: Any, form: str = "{}") -> str | None:
+def _known(value: object, form: str = "{}") -> str | None:
     """The value in words, or None where there is none. Whole numbers get thousands separators."""
     if value is None or value == "":
         return None
@@ -42,9 +45,9 @@ def _known(value: Any, form: str = "{}") -> str | None:
     return form.format(shown)
 
 
-def model(meta: Mapping[str, Any]) -> list[Row]:
+def model(meta: CheckpointMeta) -> list[Row]:
     """Architecture and size."""
-    shape = ModelConfig(**meta["model"])
+    shape = meta.model
     head = "shares the token embedding's weights" if shape.tie_embeddings else "has weights of its own"
     return _rows(
         [
@@ -55,7 +58,7 @@ def model(meta: Mapping[str, Any]) -> list[Row]:
             ("Width", number(shape.n_embd)),
             ("Context", f"{number(shape.context_length)} tokens"),
             ("Vocabulary", f"{number(shape.vocab_size)} ids"),
-            ("Tokenizer", _known(meta.get("tokenizer"), "`{}`")),
+            ("Tokenizer", _known(meta.tokenizer, "`{}`")),
             ("Output head", head),
             ("Query, key and value biases", "yes" if shape.qkv_bias else "none"),
             ("Other biases", "yes" if shape.bias else "none"),
@@ -72,49 +75,50 @@ def source_name(recipe: Mapping[str, Any]) -> str:
     return shown_source(source)
 
 
-def data(recipe: Mapping[str, Any], dataset: Mapping[str, Any], meta: Mapping[str, Any]) -> list[Row]:
+def data(recipe: Mapping[str, Any], dataset: DatasetFacts, meta: CheckpointMeta) -> list[Row]:
     """What was trained and validated on."""
     table = recipe.get("data") or {}
-    train_tokens = dataset.get("train_tokens")
-    seen = meta.get("tokens")
+    train_tokens = dataset.train_tokens
+    seen = meta.tokens
+    epochs = f"{seen / train_tokens:.3g}" if seen and train_tokens else None
     return _rows(
         [
             ("Source", text(source_name(recipe))),
-            ("Documents", _known(dataset.get("documents"))),
+            ("Documents", _known(dataset.documents)),
             ("Training tokens there are", _known(train_tokens)),
             ("Tokens this checkpoint has seen", _known(seen)),
-            ("Epochs of the training tokens", f"{seen / train_tokens:.3g}" if seen and train_tokens else None),
+            ("Epochs of the training tokens", epochs),
             ("Order", _known(table.get("order"))),
-            ("Validation tokens there are", _known(dataset.get("validation_tokens"))),
-            ("Digest of the data, of sha256", _known(dataset.get("digest"), "`{}`")),
+            ("Validation tokens there are", _known(dataset.validation_tokens)),
+            ("Digest of the data, of sha256", _known(dataset.digest, "`{}`")),
         ]
     )
 
 
-def training(run: RunRecord, meta: Mapping[str, Any], facts: Mapping[str, Any], machine: MachineType) -> list[Row]:
+def training(run: RunRecord, meta: CheckpointMeta, report: RunReport, machine: MachineType) -> list[Row]:
     """How it was trained, and how fast."""
-    wanted, measured = run.recipe_data.get("train") or {}, facts["training"]
-    context = meta["model"]["context_length"]
-    batch = facts["machine"].get("global_batch")
-    took = {part["part"]: part["hours"] for part in facts["parts"]}
+    recipe, measured = run.recipe_data.get("train") or {}, report.training
+    context = meta.model.context_length
+    batch = report.machine.global_batch
+    took = {part.part: part.hours for part in report.parts}
     return _rows(
         [
-            ("Steps of this checkpoint", _of(meta.get("step"), meta.get("total_steps"))),
+            ("Steps of this checkpoint", _of(meta.step, meta.total_steps)),
             ("Global batch", f"{number(batch)} sequences of {number(context)} tokens" if batch else None),
-            ("Micro-batch", _split(facts["machine"])),
-            ("Optimizer", _optimizer(wanted)),
-            ("Learning rate", _learning_rate(wanted)),
-            ("Gradient clipping", f"{wanted['grad_clip']:g}" if wanted.get("grad_clip") else "none"),
-            ("Dropout", f"{meta['model']['dropout']:g}"),
-            ("Initialisation, seed", f"{meta['model'].get('init')}, {wanted.get('seed')}"),
-            ("Precision", _known(wanted.get("precision"))),
+            ("Micro-batch", _split(report.machine)),
+            ("Optimizer", _optimizer(recipe)),
+            ("Learning rate", _learning_rate(recipe)),
+            ("Gradient clipping", f"{recipe['grad_clip']:g}" if recipe.get("grad_clip") else "none"),
+            ("Dropout", f"{meta.model.dropout:g}"),
+            ("Initialisation, seed", f"{meta.model.init}, {recipe.get('seed')}"),
+            ("Precision", _known(recipe.get("precision"))),
             ("PyTorch", _known(run.facts.prepared and run.facts.prepared.torch)),
             ("Machine", _machine(run, machine)),
             ("Time of training", hours(took["train"]) if took.get("train") else None),
             ("Time in all", hours(took["total"]) if took.get("total") else None),
-            ("Tokens per second", f"{count(rate)} (median)" if (rate := measured.get("tokens_per_second")) else None),
-            ("MFU", f"{percent(measured['mfu'])} (median)" if measured.get("mfu") and not machine.runs_as else None),
-            ("Memory, highest", f"{measured['memory_gib']:.1f} GiB" if measured.get("memory_gib") else None),
+            ("Tokens per second", f"{count(rate)} (median)" if (rate := measured.tokens_per_second) else None),
+            ("MFU", f"{percent(measured.mfu)} (median)" if measured.mfu and not machine.runs_as else None),
+            ("Memory, highest", f"{measured.memory_gib:.1f} GiB" if measured.memory_gib else None),
         ]
     )
 
@@ -125,30 +129,30 @@ def _of(part: int | None, whole: int | None) -> str | None:
     return number(part) if whole is None else f"{number(part)} of {number(whole)}"
 
 
-def _split(machine: Mapping[str, Any]) -> str | None:
-    parts = [machine.get(name) for name in ("micro_batch", "accumulation", "ranks")]
+def _split(machine: MachinePart) -> str | None:
+    parts = [machine.micro_batch, machine.accumulation, machine.ranks]
     if None in parts:
         return None
     micro_batch, accumulation, ranks = (number(part) for part in parts)
     return f"{micro_batch} sequences x {accumulation} accumulation x {ranks} ranks"
 
 
-def _optimizer(wanted: Mapping[str, Any]) -> str | None:
-    name = wanted.get("optimizer")
+def _optimizer(recipe: Mapping[str, Any]) -> str | None:
+    name = recipe.get("optimizer")
     if not name:
         return None
-    betas = ", ".join(f"{beta:g}" for beta in wanted.get("betas") or ())
-    return f"{name}, betas {betas}, weight decay {wanted.get('weight_decay'):g} on {wanted.get('decay')}"
+    betas = ", ".join(f"{beta:g}" for beta in recipe.get("betas") or ())
+    return f"{name}, betas {betas}, weight decay {recipe.get('weight_decay'):g} on {recipe.get('decay')}"
 
 
-def _learning_rate(wanted: Mapping[str, Any]) -> str | None:
-    peak = wanted.get("learning_rate")
+def _learning_rate(recipe: Mapping[str, Any]) -> str | None:
+    peak = recipe.get("learning_rate")
     if peak is None:
         return None
-    course = f"{peak:g} at its peak, {wanted.get('schedule')}, warm-up {100 * wanted.get('warmup_fraction', 0):g}%"
-    if wanted.get("schedule") == "constant":
+    course = f"{peak:g} at its peak, {recipe.get('schedule')}, warm-up {100 * recipe.get('warmup_fraction', 0):g}%"
+    if recipe.get("schedule") == "constant":
         return course
-    return f"{course}, down to {100 * wanted.get('min_learning_rate_fraction', 0):g}%"
+    return f"{course}, down to {100 * recipe.get('min_learning_rate_fraction', 0):g}%"
 
 
 def _machine(run: RunRecord, machine: MachineType) -> str:
@@ -159,22 +163,21 @@ def _machine(run: RunRecord, machine: MachineType) -> str:
     return f"{text(run.machine)} ({machine.count} x {text(machine.gpu.name)})"
 
 
-def cost(facts: Mapping[str, Any], machine: MachineType, host: Mapping[str, Any]) -> list[Row]:
+def cost(report: RunReport, machine: MachineType, host: Mapping[str, Any]) -> list[Row]:
     """Money where a machine had a price; energy as the upper bound that it is, with what of it is assumed."""
-    spent, price = facts["cost"], facts["machine"].get("price_per_hour_usd")
-    energy = spent.get("energy_kwh")
-    intensity = spent.get("grid_kg_co2e_per_kwh")
+    spent, price = report.cost, report.machine.price_per_hour_usd
+    energy, intensity = spent.energy_kwh, spent.grid_kg_co2e_per_kwh
     grid = f"{figure(intensity)} kg per kWh" if energy else ""
     if host.get("grid_kg_co2e_per_kwh") is None:
         grid += " (assumed)"
-    rate = spent.get("usd_per_billion_tokens")
+    rate = spent.usd_per_billion_tokens
     return _rows(
         [
-            ("Cost", f"{dollars(spent['cost_usd'])} before tax, at {dollars(price)} per hour" if price else None),
+            ("Cost", f"{dollars(spent.cost_usd)} before tax, at {dollars(price)} per hour" if price else None),
             ("Cost per billion tokens", dollars(rate) if price and rate is not None else None),
-            ("GPU hours", figure(spent["gpu_hours"]) if spent.get("gpu_hours") else None),
+            ("GPU hours", figure(spent.gpu_hours) if spent.gpu_hours else None),
             ("Energy", f"at most {figure(energy)} kWh: {_power(machine, host)} for the whole time" if energy else None),
-            ("CO2e", f"at most {figure(spent['co2e_kg'])} kg, at {grid}" if energy else None),
+            ("CO2e", f"at most {figure(spent.co2e_kg)} kg, at {grid}" if energy else None),
         ]
     )
 
@@ -188,32 +191,47 @@ def _power(machine: MachineType, host: Mapping[str, Any]) -> str:
     return f"{number(machine.gpus)} x {watts} W, " + ("as stated for the host," if own else "the card's limit,")
 
 
-def losses(
-    meta: Mapping[str, Any], evaluations: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """Measured losses of this checkpoint: name, loss, and the anchor where the slice is the reference one."""
-    found: list[dict[str, Any]] = []
-    if isinstance(meta.get("loss"), float):
-        found.append({"name": "Training batch", "loss": meta["loss"], "anchor": None, "validation": False})
-    if isinstance(meta.get("val_loss"), float):
+@dataclass(frozen=True)
+class Loss:
+    """A row of the results, in nats per token."""
+
+    name: str
+    loss: float
+    dataset: str
+    anchor: float | None = None
+    """GPT-2's loss, where the slice is the reference slice."""
+    validation: bool = True
+
+    @property
+    def shown(self) -> str:
+        return formats.loss(self.loss)
+
+
+def losses(meta: CheckpointMeta, evaluations: Sequence[EvaluationRow], recipe: Mapping[str, Any]) -> list[Loss]:
+    """Measured losses of this checkpoint."""
+    dataset = source_name(recipe) or "tokens"
+    found = []
+    if meta.loss is not None:
+        found.append(Loss("Training batch", meta.loss, dataset, validation=False))
+    if meta.val_loss is not None:
         chosen = (recipe.get("data") or {}).get("validation") or {}
         anchor = _anchor([chosen.get("start_token"), chosen.get("tokens")], meta, recipe)
-        found.append({"name": _validation_name(recipe), "loss": meta["val_loss"], "anchor": anchor, "validation": True})
+        found.append(Loss(_validation_name(recipe), meta.val_loss, dataset, anchor))
     for row in evaluations:
-        if row.get("kind") == SLICE and row.get("step") == meta.get("step") and row.get("loss") is not None:
-            found.append({"loss": row["loss"], "validation": True, **_measured_on(row, meta, recipe)})
-    dataset = {"dataset": source_name(recipe) or "tokens"}
-    return [{**dataset, **each, "shown": formats.loss(each["loss"])} for each in found]
+        if row.kind == SLICE and row.step == meta.step and row.loss is not None:
+            found.append(_slice_loss(row, row.loss, dataset, meta, recipe))
+    return found
 
 
-def _measured_on(row: Mapping[str, Any], meta: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Name and anchor of a slice. Other data than the run's own are named `FILE:START+TOKENS`, and have no anchor."""
-    start, length = row["slice"]
-    file, _, _ = str(row.get("name")).rpartition(":")
+def _slice_loss(row: EvaluationRow, loss: float, dataset: str, meta: CheckpointMeta, recipe: Mapping[str, Any]) -> Loss:
+    """Other data than the run's own are named `FILE:START+TOKENS`, and have no anchor."""
+    chosen = row.result.get("slice")
+    start, length = chosen if isinstance(chosen, list) else (0, 0)
+    file, _, _ = row.name.rpartition(":")
     name = f"tokens {number(start)} to {number(start + length)}"
     if file:
-        return {"name": f"{file}, {name}", "anchor": None, "dataset": file}
-    return {"name": name.capitalize(), "anchor": _anchor(row["slice"], meta, recipe)}
+        return Loss(f"{file}, {name}", loss, file)
+    return Loss(name.capitalize(), loss, dataset, _anchor([start, length], meta, recipe))
 
 
 def _validation_name(recipe: Mapping[str, Any]) -> str:
@@ -221,30 +239,31 @@ def _validation_name(recipe: Mapping[str, Any]) -> str:
     return f"Validation, {number(chosen['tokens'])} tokens" if chosen.get("tokens") else "Validation"
 
 
-def _anchor(chosen: Sequence[Any], meta: Mapping[str, Any], recipe: Mapping[str, Any]) -> float | None:
+def _anchor(chosen: Sequence[int | None], meta: CheckpointMeta, recipe: Mapping[str, Any]) -> float | None:
     same = (
         list(chosen) == REFERENCE_SLICE
         and str((recipe.get("data") or {}).get("source")).rstrip("/") == REFERENCE_SOURCE
-        and meta["model"]["context_length"] == REFERENCE_CONTEXT
-        and meta.get("tokenizer") == "gpt2"
+        and meta.model.context_length == REFERENCE_CONTEXT
+        and meta.tokenizer == "gpt2"
     )
     return ANCHOR_LOSS if same else None
 
 
-def choices(meta: Mapping[str, Any], evaluations: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+def choices(meta: CheckpointMeta, evaluations: Sequence[EvaluationRow]) -> list[list[str]]:
     """Multiple choice of this checkpoint: name, questions, accuracy, by length, chance."""
+    columns = ("questions", "accuracy", "accuracy_norm", "chance")
     return [
-        [text(row["name"]), *(_cell(row.get(key)) for key in ("questions", "accuracy", "accuracy_norm", "chance"))]
+        [text(row.name), *(_cell(row.result.get(column)) for column in columns)]
         for row in evaluations
-        if row.get("kind") == CHOICES and row.get("step") == meta.get("step")
+        if row.kind == CHOICES and row.step == meta.step
     ]
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     """A share in percent, a count as it is."""
-    if value is None:
-        return ""
-    return number(value) if isinstance(value, int) else percent(value)
+    if isinstance(value, int):
+        return number(value)
+    return percent(value) if isinstance(value, float) else ""
 
 
 def again(run: RunRecord, made_by: str) -> list[Row]:

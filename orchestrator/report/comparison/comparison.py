@@ -4,8 +4,8 @@ Losses compare only where they were measured on the same tokens with the same to
 have the same sha256, else on the same validation slice. A difference below two standard deviations of the seed is
 called noise. The deviation is measured where several seeds of a compared recipe are known, else the published one.
 
-    found = compare([facts_of_a, facts_of_b], baseline="a", seeds=others)
-    found["runs"][0]["verdict"]
+    comparison = compare([a, b], baseline="id-of-a", seeds=others)
+    comparison.runs[0].verdict
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from orchestrator.core.states import Outcome
 from orchestrator.ledger.records import Evaluation, RunRecord
+from orchestrator.report.comparison.result import ComparedRow, Comparison, Difference, Environment, EqualTokens, Metric
 from orchestrator.report.comparison.seed_noise import Deviation, pooled
 from orchestrator.report.evaluations import SLICE
 from orchestrator.report.metrics import Training
@@ -67,41 +67,33 @@ class Compared:
         return {str(each.result["tokens_sha256"]): each for each in known if each.result.get("tokens_sha256")}
 
 
-@dataclass(frozen=True)
-class Metric:
-    """What the runs are ranked by: a test slice, or without one the last validation."""
-
-    sha256: str | None = None
-    name: str = "final validation loss"
-
-    def of(self, compared: Compared) -> float | None:
-        if self.sha256 is None:
-            return compared.val_loss
-        found = compared.slices().get(self.sha256)
-        return found.loss if found else None
+def score(run: Compared, metric: Metric) -> float | None:
+    """The run's loss by that metric; None where it was not measured."""
+    if metric.sha256 is None:
+        return run.val_loss
+    evaluation = run.slices().get(metric.sha256)
+    return evaluation.loss if evaluation else None
 
 
-def compare(runs: Sequence[Compared], baseline: str, seeds: Sequence[Compared] = ()) -> dict[str, Any]:
-    """Everything that is said, as JSON values; runs best first, those without a rank last. `seeds` are finished runs
-    that may tell what a seed alone changes."""
+def compare(runs: Sequence[Compared], baseline: str, seeds: Sequence[Compared] = ()) -> Comparison:
+    """Ranks the runs, each against the baseline. `seeds` are finished runs that may show what a seed alone changes."""
     base = next(each for each in runs if each.run.id == baseline)
     metric = choose_metric(runs, base)
     deviation = seed_deviation(runs, seeds, metric)
     equal = equal_tokens(runs)
     rows = [_row(each, base, metric, deviation, equal) for each in runs]
-    ranked = sorted((row for row in rows if row["why"] is None), key=lambda row: row["value"])
-    order = [{**row, "rank": rank} for rank, row in enumerate(ranked, start=1)]
-    order += [{**row, "rank": None} for row in rows if row["why"] is not None]
-    return {
-        "baseline": baseline,
-        "metric": {"kind": "validation" if metric.sha256 is None else "slice", **vars(metric)},
-        "seed_deviation": deviation.to_json(),
-        "equal_tokens": equal,
-        "runs": order,
-        "config_differences": differences({each.run.id: _config(each) for each in runs}),
-        "environment_differences": differences({each.run.id: _environment(each) for each in runs}),
-        "notes": _notes(runs, base, metric, deviation),
-    }
+    ranked = sorted((row for row in rows if row.why is None), key=lambda row: row.value or 0.0)
+    order = [replace(row, rank=rank) for rank, row in enumerate(ranked, start=1)]
+    return Comparison(
+        baseline=baseline,
+        metric=metric,
+        seed_deviation=deviation,
+        equal_tokens=equal,
+        runs=[*order, *(row for row in rows if row.why is not None)],
+        config_differences=differences({each.run.id: _config(each) for each in runs}),
+        environment_differences=differences({each.run.id: vars(_environment(each)) for each in runs}),
+        notes=_notes(runs, base, metric, deviation),
+    )
 
 
 def choose_metric(runs: Sequence[Compared], base: Compared) -> Metric:
@@ -122,7 +114,7 @@ def seed_deviation(runs: Sequence[Compared], seeds: Sequence[Compared], metric: 
     known = {each.run.id: each for each in (*seeds, *runs) if each.finished}
     wanted = {_seedless(each.run) for each in runs}
     for each in known.values():
-        key, value = _seedless(each.run), metric.of(each)
+        key, value = _seedless(each.run), score(each, metric)
         if key in wanted and value is not None:
             groups.setdefault(key, {})[int((each.run.recipe_data.get("train") or {}).get("seed") or 0)] = value
     return pooled([list(group.values()) for group in groups.values()])
@@ -136,38 +128,37 @@ def _seedless(run: RunRecord) -> str:
 
 
 def _row(
-    each: Compared, base: Compared, metric: Metric, deviation: Deviation, equal: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    run, value = each.run, metric.of(each)
+    each: Compared, base: Compared, metric: Metric, deviation: Deviation, equal: EqualTokens | None
+) -> ComparedRow:
+    run, value = each.run, score(each, metric)
     why = _why_not(each, base, metric)
-    start = metric.of(base)
+    start = score(base, metric)
     delta = value - start if why is None and value is not None and start is not None else None
     apart = None if delta is None else delta / deviation.value
-    at_equal = equal["losses"].get(run.id) if equal else None
-    return {
-        "id": run.id,
-        "name": run.name,
-        "labels": run.labels,
-        "recipe": run.recipe,
-        "outcome": run.outcome and run.outcome.value,
-        "why": why,
-        "value": value,
-        "delta": delta,
-        "deviations": apart,
-        "verdict": _verdict(run.id == base.run.id, apart),
-        "loss": each.training.last_loss,
-        "val_loss": each.val_loss,
-        "best_val_loss": each.training.best_validation.value if each.training.best_validation else None,
-        "loss_at_equal_tokens": at_equal,
-        "step": max(each.training.step, run.step),
-        "tokens": each.training.tokens,
-        "hours": each.hours,
-        "train_hours": each.train_hours,
-        "cost_usd": each.cost_usd,
-        "tokens_per_second": each.training.tokens_per_second,
-        "validations": [[point.step, point.value] for point in each.training.validations],
-        **_environment(each),
-    }
+    return ComparedRow(
+        id=run.id,
+        name=run.name,
+        labels=run.labels,
+        recipe=run.recipe,
+        outcome=run.outcome and run.outcome.value,
+        why=why,
+        value=value,
+        delta=delta,
+        deviations=apart,
+        verdict=_verdict(run.id == base.run.id, apart),
+        loss=each.training.last_loss,
+        val_loss=each.val_loss,
+        best_val_loss=each.training.best_validation.value if each.training.best_validation else None,
+        loss_at_equal_tokens=equal.losses.get(run.id) if equal else None,
+        step=max(each.training.step, run.step),
+        tokens=each.training.tokens,
+        hours=each.hours,
+        train_hours=each.train_hours,
+        cost_usd=each.cost_usd,
+        tokens_per_second=each.training.tokens_per_second,
+        validations=each.training.validations,
+        environment=_environment(each),
+    )
 
 
 def _verdict(is_baseline: bool, apart: float | None) -> str | None:
@@ -188,7 +179,7 @@ def _why_not(each: Compared, base: Compared, metric: Metric) -> str | None:
     if not each.finished:
         state = run.outcome.value if run.outcome else run.state.value
         return f"not finished: {state}, step {max(each.training.step, run.step):,} of {run.total_steps:,}"
-    if metric.of(each) is None:
+    if score(each, metric) is None:
         return "no validation and no test slice"
     if metric.sha256 is None and _validated_on(each) != _validated_on(base):
         return "validated on other tokens than the baseline"
@@ -200,7 +191,7 @@ def _validated_on(each: Compared) -> str:
     return json.dumps([data.get(key) for key in ("source", "prepare", "validation")], sort_keys=True)
 
 
-def equal_tokens(runs: Sequence[Compared]) -> dict[str, Any] | None:
+def equal_tokens(runs: Sequence[Compared]) -> EqualTokens | None:
     """The validation loss of each run after as many tokens as all have seen, on the line between two validations."""
     curves = {each.run.id: validation_curve(each) for each in runs}
     reached = [curve[-1][0] for curve in curves.values() if curve]
@@ -208,7 +199,7 @@ def equal_tokens(runs: Sequence[Compared]) -> dict[str, Any] | None:
         return None
     tokens = min(reached)
     losses = {run_id: interpolated(curve, tokens) for run_id, curve in curves.items()}
-    return {"tokens": round(tokens), "losses": losses}
+    return EqualTokens(round(tokens), losses)
 
 
 def validation_curve(each: Compared) -> list[tuple[float, float]]:
@@ -224,31 +215,27 @@ def interpolated(curve: Sequence[tuple[float, float]], x: float) -> float | None
     return curve[-1][1] if curve and x >= curve[-1][0] else None
 
 
-def differences(values: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """`{"key", "values": {run: value}}` for each key that is not the same everywhere; a missing one is None."""
+def differences(values: Mapping[str, Mapping[str, object]]) -> list[Difference]:
+    """One for each key whose value is not the same in all runs; a missing value is None."""
     keys = dict.fromkeys(key for each in values.values() for key in each)
     rows = {key: {run_id: each.get(key) for run_id, each in values.items()} for key in keys}
-    return [
-        {"key": key, "values": row}
-        for key, row in rows.items()
-        if len({json.dumps(value) for value in row.values()}) > 1
-    ]
+    return [Difference(key, row) for key, row in rows.items() if len({json.dumps(value) for value in row.values()}) > 1]
 
 
-def _config(each: Compared) -> dict[str, Any]:
+def _config(each: Compared) -> dict[str, str]:
     return dict(flat({key: value for key, value in each.run.recipe_data.items() if key not in IDENTITY}))
 
 
-def _environment(each: Compared) -> dict[str, Any]:
+def _environment(each: Compared) -> Environment:
     started, plan = each.training.started, each.run.plan
-    return {
-        "machine": each.run.machine,
-        "device": started.get("device"),
-        "torch": started.get("torch"),
-        "precision": (each.run.recipe_data.get("train") or {}).get("precision"),
-        "ranks": started.get("ranks") or (plan and plan.ranks),
-        "micro_batch": started.get("micro_batch") or (plan and plan.micro_batch),
-    }
+    return Environment(
+        machine=each.run.machine,
+        device=started.device,
+        torch=started.torch,
+        precision=(each.run.recipe_data.get("train") or {}).get("precision"),
+        ranks=started.ranks or (plan.ranks if plan else None),
+        micro_batch=started.micro_batch or (plan.micro_batch if plan else None),
+    )
 
 
 def _notes(runs: Sequence[Compared], base: Compared, metric: Metric, deviation: Deviation) -> list[str]:
@@ -264,7 +251,7 @@ def _notes(runs: Sequence[Compared], base: Compared, metric: Metric, deviation: 
             notes.append(f"ranked by validation, because no test slice of {', '.join(lacking)} is known: gptctl eval")
     else:
         precisions = {
-            each.slices()[metric.sha256].result.get("precision") for each in runs if metric.of(each) is not None
+            each.slices()[metric.sha256].result.get("precision") for each in runs if score(each, metric) is not None
         }
         if len(precisions) > 1:
             notes.append("the slice was measured in different precisions: " + ", ".join(sorted(map(str, precisions))))

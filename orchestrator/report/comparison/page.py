@@ -1,14 +1,15 @@
 """The HTML page and the charts of a comparison, from what comparison.py says. It must not compare.
 
-html = compare_page(found, compare_charts(runs))
+html = compare_page(comparison, compare_charts(runs), title)
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from orchestrator.report.comparison.comparison import Compared, interpolated, validation_curve
+from orchestrator.report.comparison.result import Comparison
+from orchestrator.report.pages.chart import Chart, Series, Values
 from orchestrator.report.pages.curves import clock, rounded, running_mean, window
 from orchestrator.report.pages.html import render
 
@@ -19,25 +20,19 @@ POINTS = 400
 Curve = list[tuple[float, float]]
 
 
-def compare_page(found: Mapping[str, Any], charts: Sequence[Mapping[str, Any]], title: str) -> str:
+def compare_page(comparison: Comparison, charts: Sequence[Chart], title: str) -> str:
     """The page as text."""
-    colors = {run_id: number % COLORS for number, run_id in enumerate(_in_order(charts, found))}
-    by_id = {row["id"]: row for row in found["runs"]}
-    labels = {run_id: display(row) for run_id, row in by_id.items()}
-    values = {**found, "title": title, "colors": colors, "labels": labels, "by_id": by_id}
+    colors = {run_id: number % COLORS for number, run_id in enumerate(_in_order(charts, comparison))}
+    labels = {row.id: row.label for row in comparison.runs}
+    values = {**comparison.to_json(), "title": title, "colors": colors, "labels": labels}
     return render("compare.html.j2", values, charts)
 
 
-def _in_order(charts: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) -> list[str]:
-    return list(charts[0]["order"]) if charts else [row["id"] for row in found["runs"]]
+def _in_order(charts: Sequence[Chart], comparison: Comparison) -> Sequence[str]:
+    return charts[0].order if charts else [row.id for row in comparison.runs]
 
 
-def display(row: Mapping[str, Any]) -> str:
-    """What a run is called where there is little room."""
-    return str(row["name"] or row["id"])
-
-
-def compare_charts(runs: Sequence[Compared]) -> list[dict[str, Any]]:
+def compare_charts(runs: Sequence[Compared]) -> list[Chart]:
     """Validation and training loss over tokens, validation loss over time; a chart without lines goes."""
     smooth = any(window(len(each.training.columns.get("loss", ()))) > 1 for each in runs)
     timed, unit = _timed(runs)
@@ -50,7 +45,8 @@ def compare_charts(runs: Sequence[Compared]) -> list[dict[str, Any]]:
     for key, title, x, kind, curves in kinds:
         if any(curves):
             measured = "nats per token" + (", smoothed" if smooth and key == "training" else "")
-            charts.append({"key": key, "title": title, "unit": measured, "x": x, **_lines(runs, curves, kind)})
+            xs, series = _lines(runs, curves, kind)
+            charts.append(Chart(key, title, measured, x, xs, series, tuple(each.run.id for each in runs)))
     return charts
 
 
@@ -61,15 +57,15 @@ def _timed(runs: Sequence[Compared]) -> tuple[list[Curve], str]:
     return [[(hours * per_hour, loss) for hours, loss in curve] for curve in curves], unit
 
 
-def _lines(runs: Sequence[Compared], curves: Sequence[Curve], kind: str) -> dict[str, Any]:
+def _lines(runs: Sequence[Compared], curves: Sequence[Curve], kind: str) -> tuple[Values, tuple[Series, ...]]:
     xs = sorted({x for curve in curves for x, _ in curve})
     series = []
     for number, (each, curve) in enumerate(zip(runs, curves, strict=True)):
         known = dict(curve)
         values = [rounded(known.get(x)) for x in xs]
         label = each.run.name or each.run.id
-        series.append({"label": label, "kind": kind, "color": f"--c{number % COLORS}", "values": values})
-    return {"xs": [rounded(x) for x in xs], "series": series, "order": [each.run.id for each in runs]}
+        series.append(Series(label, kind, values, f"--c{number % COLORS}"))
+    return [rounded(x) for x in xs], tuple(series)
 
 
 def training_curve(each: Compared) -> Curve:

@@ -11,8 +11,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 PUBLISHED = 0.0155
 
@@ -24,9 +23,6 @@ class Deviation:
     value: float = PUBLISHED
     source: str = "published"
     runs: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
     def words(self) -> str:
         """Where it comes from, for people."""

@@ -1,20 +1,22 @@
 """Curves as the charts show them: thinned to what a screen can tell apart, smoothed where that is said, rounded.
 
 A curve of more points than PIXELS keeps, of each of as many stretches of lines, the lowest and the highest one, so that
-no spike is lost and the shape is that of the whole. The same values go into the HTML pages and, by drawing.py, into PNG
-and SVG files. It must not know how a chart looks.
+no spike is lost and the shape is that of the whole. The same values go into the HTML pages and, by image_files.py, into
+PNG and SVG files. It must not know how a chart looks.
 
     for chart in training_charts(read_training(mirror)):
-        chart["title"], chart["xs"], chart["series"]
+        chart.title, chart.xs, chart.series
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Protocol
 
 from orchestrator.report.metrics import Point, Training
+from orchestrator.report.pages.chart import Chart, Series, Values
 
 PIXELS = 800
 """Stretches of a curve; each keeps two points at most."""
@@ -22,10 +24,19 @@ SMOOTH_PART = 100
 """The mean runs over a hundredth of the lines."""
 LEAST_TO_SMOOTH = 60
 
-Values = Sequence[float | None]
+
+class PaidStage(Protocol):
+    """A stage of a report: when it began, how long it took, what it cost."""
+
+    @property
+    def started_at(self) -> float: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def cost_usd(self) -> float: ...
 
 
-def training_charts(training: Training) -> list[dict[str, Any]]:
+def training_charts(training: Training) -> list[Chart]:
     """Loss, learning rate, gradient norm, throughput and memory over the steps; a chart without a value is left out."""
     charts = [
         _loss(training),
@@ -34,17 +45,15 @@ def training_charts(training: Training) -> list[dict[str, Any]]:
         _chart("tokens_per_second", "Throughput", "tokens per second", training, smooth=True),
         _chart("memory_gib", "Memory", "GiB", training),
     ]
-    return [chart for chart in charts if any(value is not None for each in chart["series"] for value in each["values"])]
+    return [chart for chart in charts if not all(each.is_empty for each in chart.series)]
 
 
-def _loss(training: Training) -> dict[str, Any]:
+def _loss(training: Training) -> Chart:
     chart = _chart("loss", "Loss", "nats per token", training, label="training loss", smooth=True)
     return with_points(chart, "validation loss", training.validations)
 
 
-def _chart(
-    key: str, title: str, unit: str, training: Training, *, label: str = "", smooth: bool = False
-) -> dict[str, Any]:
+def _chart(key: str, title: str, unit: str, training: Training, *, label: str = "", smooth: bool = False) -> Chart:
     """A column over the steps; with `smooth`, and lines enough, it is pale behind its own mean."""
     values = training.columns.get(key, ())
     kept = extremes(values)
@@ -53,41 +62,41 @@ def _chart(
     if width > 1:
         series.append(_series(f"mean of {width} lines", "line", running_mean(values, width, at=kept)))
     steps = [training.steps[index] for index in kept]
-    return {"key": key, "title": title, "unit": unit, "x": "step", "xs": steps, "series": series}
+    return Chart(key, title, unit, "step", steps, tuple(series))
 
 
-def _series(label: str, kind: str, values: Values) -> dict[str, Any]:
-    return {"label": label, "kind": kind, "values": [rounded(value) for value in values]}
+def _series(label: str, kind: str, values: Values) -> Series:
+    return Series(label, kind, [rounded(value) for value in values])
 
 
-def with_points(chart: dict[str, Any], label: str, points: Iterable[Point]) -> dict[str, Any]:
+def with_points(chart: Chart, label: str, points: Iterable[Point]) -> Chart:
     """The chart with one more series that has its own, fewer xs; where it has none it is None."""
     own = {point.step: point.value for point in thinned(list(points), PIXELS)}
-    xs = sorted({*chart["xs"], *own})
-    places = {x: index for index, x in enumerate(chart["xs"])}
+    xs = sorted({*(int(x) for x in chart.xs if x is not None), *own})
+    places = {x: index for index, x in enumerate(chart.xs)}
     series = [
-        {**each, "values": [each["values"][places[x]] if x in places else None for x in xs]} for each in chart["series"]
+        replace(each, values=[each.values[places[x]] if x in places else None for x in xs]) for each in chart.series
     ]
-    return {**chart, "xs": xs, "series": [*series, _series(label, "points", [*map(own.get, xs)])]}
+    return replace(chart, xs=xs, series=(*series, _series(label, "points", [*map(own.get, xs)])))
 
 
-def cost_chart(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+def cost_chart(stages: Sequence[PaidStage]) -> Chart | None:
     """Dollars over the time since the first stage began; None where nothing was paid. A report's own stages."""
-    if not any(stage["cost_usd"] for stage in stages):
+    if not any(stage.cost_usd for stage in stages):
         return None
-    begin = stages[0]["started_at"]
+    begin = stages[0].started_at
     xs, values, spent = [0.0], [0.0], 0.0
     for stage in stages:
-        start_h = (stage["started_at"] - begin) / 3600
+        start_h = (stage.started_at - begin) / 3600
         if start_h > xs[-1]:
             xs.append(start_h)
             values.append(spent)
-        spent += stage["cost_usd"]
-        xs.append(max(xs[-1], start_h + stage["seconds"] / 3600))
+        spent += stage.cost_usd
+        xs.append(max(xs[-1], start_h + stage.seconds / 3600))
         values.append(spent)
     unit, per_hour = clock(xs[-1])
-    known, series = [rounded(x * per_hour) for x in xs], [_series("cost", "line", values)]
-    return {"key": "cost", "title": "Cost", "unit": "USD before tax", "x": unit, "xs": known, "series": series}
+    known = [rounded(x * per_hour) for x in xs]
+    return Chart("cost", "Cost", "USD before tax", unit, known, (_series("cost", "line", values),))
 
 
 def clock(hours: float) -> tuple[str, float]:

@@ -17,17 +17,17 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from orchestrator.core.formats import DASH
 from orchestrator.report.pages import markdown
+from orchestrator.report.pages.chart import Chart
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 STYLES = ("uplot/uPlot.min.css", "page.css")
 SCRIPTS = ("uplot/uPlot.iife.min.js", "page.js")
 
 
-def render(template: str, values: Mapping[str, Any], charts: Sequence[Mapping[str, Any]]) -> str:
+def render(template: str, values: Mapping[str, object], charts: Sequence[Chart]) -> str:
     """The whole page."""
     # Only now: every command that may drive a run loads this module, and few render a page.
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -74,9 +74,9 @@ def _asset(name: str) -> str:
     return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
-def _data(charts: Sequence[Mapping[str, Any]]) -> str:
+def _data(charts: Sequence[Chart]) -> str:
     """JSON inside a script element: nothing in it may look like a tag, and nothing but text is left of a name."""
-    text = json.dumps(charts, separators=(",", ":"), allow_nan=False)
+    text = json.dumps([chart.to_json() for chart in charts], separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 

@@ -8,11 +8,12 @@ The same values as on the HTML page. It must not be imported by whoever can do w
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from orchestrator.core.errors import UserError
+from orchestrator.report.pages.chart import Chart, Series
 
 INK, SOFT, GRID = "#1c1d20", "#62656d", "#e6e6e2"
 COLORS = ("#2166c4", "#d4570f", "#0b8a6a", "#a03fa0", "#b08a00", "#5a5f6b", "#c2334d", "#1c93b8")
@@ -27,9 +28,7 @@ STYLE = {
 }  # fmt: skip
 
 
-def draw(
-    charts: Sequence[Mapping[str, Any]], folder: Path, title: str, kinds: Sequence[str] = ("png", "svg")
-) -> list[Path]:
+def draw(charts: Sequence[Chart], folder: Path, title: str, kinds: Sequence[str] = ("png", "svg")) -> list[Path]:
     """Each chart as NAME.png and NAME.svg. Raises UserError without matplotlib, or where the folder refuses."""
     try:  # Only here: an extra, and half a second
         # Only now: an extra, half a second to load, and nothing else needs it.
@@ -47,37 +46,37 @@ def draw(
                 figure = Figure(figsize=SIZE_INCHES, layout="constrained", facecolor="white")
                 _fill(figure.add_subplot(), chart, title)
                 for kind in kinds:
-                    written.append(folder / f"{chart['key']}.{kind}")
+                    written.append(folder / f"{chart.key}.{kind}")
                     figure.savefig(written[-1], dpi=DPI, metadata={"Date": None} if kind == "svg" else None)
     except OSError as error:
         raise UserError(f"--charts {folder}: {error.strerror or error}", "name a folder that can be written") from error
     return written
 
 
-def _fill(axes: Any, chart: Mapping[str, Any], title: str) -> None:
-    for number, series in enumerate(chart["series"]):
-        known = [(x, y) for x, y in zip(chart["xs"], series["values"], strict=True) if y is not None]
+def _fill(axes: Any, chart: Chart, title: str) -> None:
+    for number, series in enumerate(chart.series):
+        known = [(x, y) for x, y in zip(chart.xs, series.values, strict=True) if x is not None and y is not None]
         if known:
             _curve(axes, [x for x, _ in known], [y for _, y in known], series, number)
-    unit = f" ({chart['unit']})" if chart["unit"] else ""
+    unit = f" ({chart.unit})" if chart.unit else ""
     axes.set_title(_plain(title), loc="left", fontsize=10, color=SOFT)
-    axes.set_xlabel(chart["x"])
-    axes.set_ylabel(f"{chart['title']}{unit}")
+    axes.set_xlabel(chart.x)
+    axes.set_ylabel(f"{chart.title}{unit}")
     axes.margins(x=0.01)
-    largest = max((abs(x) for x in chart["xs"]), default=0)
+    largest = max((abs(x) for x in chart.xs if x is not None), default=0)
     if largest >= 1000:
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    if len(chart["series"]) > 1:
+    if len(chart.series) > 1:
         axes.legend(frameon=False, labelcolor=INK, fontsize=10)
 
 
-def _curve(axes: Any, xs: Sequence[float], ys: Sequence[float], series: Mapping[str, Any], number: int) -> None:
-    label = _plain(series["label"])
-    color = COLORS[int(series["color"].removeprefix("--c"))] if "color" in series else COLORS[0]
-    if series["kind"] == "faint":
+def _curve(axes: Any, xs: Sequence[float], ys: Sequence[float], series: Series, number: int) -> None:
+    label = _plain(series.label)
+    color = COLORS[int(series.color.removeprefix("--c"))] if series.color else COLORS[0]
+    if series.kind == "faint":
         axes.plot(xs, ys, color=color, alpha=0.3, linewidth=0.7, label=label)
-    elif series["kind"] == "points":
-        color = color if "color" in series else COLORS[1]
+    elif series.kind == "points":
+        color = color if series.color else COLORS[1]
         size = 4 if len(xs) < 100 else 4 / math.log10(len(xs))
         axes.plot(xs, ys, color=color, linewidth=0.9, marker="o", markersize=size, markerfacecolor="white", label=label)
     else:

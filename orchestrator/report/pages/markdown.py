@@ -1,8 +1,8 @@
-"""Renders a report's facts as Markdown, with text that came from elsewhere made harmless.
+"""Renders a report as Markdown, with text that came from elsewhere made harmless.
 
 It must not compute: a figure on the page is a figure in report.json. The template is templates/report.md.j2.
 
-    page = render(facts)
+    page = render(report)
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from orchestrator.core.formats import DASH, count, dollars, figure, hours, loss, number, percent, size, utc_time
+from orchestrator.report.run_report import RunReport
 
 BARS = "▁▂▃▄▅▆▇█"
 FORMATS: Mapping[str, Callable[..., str]] = {
@@ -21,7 +21,7 @@ FORMATS: Mapping[str, Callable[..., str]] = {
 """Filters of every template."""
 
 
-def render(facts: Mapping[str, Any]) -> str:
+def render(report: RunReport) -> str:
     """The page, ending in one newline."""
     # Only now: every command that may drive a run loads this module, and few render a page.
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -34,7 +34,7 @@ def render(facts: Mapping[str, Any]) -> str:
         autoescape=False,  # Markdown, not HTML: `text` and `fenced` below escape what is not ours
     )
     environment.filters.update({**FORMATS, "text": text, "fenced": fenced, "spark": spark})
-    return environment.get_template("report.md.j2").render(facts).rstrip() + "\n"
+    return environment.get_template("report.md.j2").render(report.to_json()).rstrip() + "\n"
 
 
 def text(value: object) -> str:

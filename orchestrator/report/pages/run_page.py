@@ -2,7 +2,7 @@
 
 It must not compute figures: what it adds is the order and the place of things.
 
-    html = run_page(facts, charts, run.recipe_data, ledger.events(run.id), mirror)
+    html = run_page(report, charts, run.recipe_data, ledger.events(run.id), mirror)
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from orchestrator.core.events import Event
-from orchestrator.report.evaluations import CHOICES, SLICE
+from orchestrator.report.evaluations import CHOICES, SLICE, EvaluationRow
+from orchestrator.report.pages.chart import Chart
 from orchestrator.report.pages.html import render
+from orchestrator.report.run_report import RunReport, StageTime
 from trainer.contract import LOG
 
 MOST_EVENTS = 500
@@ -25,21 +26,21 @@ LEAST_WIDTH = 4
 
 
 def run_page(
-    facts: Mapping[str, Any],
-    charts: Sequence[Mapping[str, Any]],
-    recipe_data: Mapping[str, Any],
+    report: RunReport,
+    charts: Sequence[Chart],
+    recipe_data: Mapping[str, object],
     events: Sequence[Event],
     mirror: Path,
 ) -> str:
     """The page as text."""
     values = {
-        **facts,
-        "test": final_slice(facts["evaluations"]),
-        "total": facts["parts"][-1],
-        "timeline": _timeline(facts["stages"]),
+        **report.to_json(),
+        "test": final_slice(report.evaluations),
+        "total": report.parts[-1],
+        "timeline": _timeline(report.stages),
         "smoothing": smoothing(charts),
         "config": list(flat(recipe_data)),
-        "chosen": any(each["kind"] == CHOICES for each in facts["evaluations"]),
+        "chosen": any(each.kind == CHOICES for each in report.evaluations),
         "events": events[-MOST_EVENTS:],
         "events_left_out": max(0, len(events) - MOST_EVENTS),
         "log": _end_of(mirror / LOG),
@@ -47,15 +48,15 @@ def run_page(
     return render("report.html.j2", values, charts)
 
 
-def final_slice(evaluations: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+def final_slice(evaluations: Sequence[EvaluationRow]) -> EvaluationRow | None:
     """The test slice that the page leads with: the first one measured at the latest step."""
-    known = [each for each in evaluations if each["kind"] == SLICE and each["loss"] is not None]
-    return next((each for each in known if each["step"] == known[-1]["step"]), None)
+    known = [each for each in evaluations if each.kind == SLICE and each.loss is not None]
+    return next((each for each in known if each.step == known[-1].step), None)
 
 
-def smoothing(charts: Sequence[Mapping[str, Any]]) -> str:
+def smoothing(charts: Sequence[Chart]) -> str:
     """What the loss chart says below itself: nothing is smoothed without a word."""
-    labels = [series["label"] for chart in charts if chart["key"] == "loss" for series in chart["series"]]
+    labels = [series.label for chart in charts if chart.key == "loss" for series in chart.series]
     means = [label for label in labels if label.startswith("mean of")]
     thin = "of long runs each stretch shows its lowest and highest line"
     if not means:
@@ -63,7 +64,7 @@ def smoothing(charts: Sequence[Mapping[str, Any]]) -> str:
     return f"Pale: every logged line ({thin}). Strong: {means[0]}, centred. Drag to zoom, double-click to go back."
 
 
-def flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def flat(value: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
     """`("train.seed", "42")` for every value of nested tables that is set."""
     for key, item in value.items():
         if isinstance(item, Mapping):
@@ -72,18 +73,18 @@ def flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]
             yield prefix + key, json.dumps(item, ensure_ascii=False)
 
 
-def _timeline(stages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _timeline(stages: Sequence[StageTime]) -> list[dict[str, object]]:
     """Each stage with its place on one common axis of time."""
     if not stages:
         return []
-    begin = min(stage["started_at"] for stage in stages)
-    end = max(stage["started_at"] + stage["seconds"] for stage in stages)
+    begin = min(stage.started_at for stage in stages)
+    end = max(stage.started_at + stage.seconds for stage in stages)
     scale = TIMELINE_WIDTH / ((end - begin) or 1.0)
     placed = []
     for stage in stages:
-        width = max(LEAST_WIDTH, round(stage["seconds"] * scale, 1))
-        x = min(round((stage["started_at"] - begin) * scale, 1), TIMELINE_WIDTH - width)
-        placed.append({**stage, "x": max(0.0, x), "width": width})
+        width = max(LEAST_WIDTH, round(stage.seconds * scale, 1))
+        x = min(round((stage.started_at - begin) * scale, 1), TIMELINE_WIDTH - width)
+        placed.append({**vars(stage), "x": max(0.0, x), "width": width})
     return placed
 
 

@@ -7,7 +7,7 @@ from orchestrator.core.states import Outcome
 from orchestrator.ledger.records import RateRecord
 from orchestrator.report.evaluations import from_events
 from orchestrator.report.metrics import read_lines, read_training
-from orchestrator.report.summary import Told, write_report
+from orchestrator.report.summary import Records, write_report
 from orchestrator.stages.context import RunContext
 from trainer.arithmetic import flop_per_token
 from trainer.contract import EVENTS
@@ -22,8 +22,8 @@ def write(context: RunContext) -> None:
     keep_evaluations(context)
     run, intervals = context.run, context.ledger.intervals(context.run_id)
     cost = run_cost(intervals, machine=context.machine, tokens=run.tokens_trained, host=context.host)
-    told = Told(context.ledger.evaluations(run.id), context.ledger.events(run.id))
-    write_report(run, intervals, cost, context.mirror, told)
+    records = Records(context.ledger.evaluations(run.id), context.ledger.events(run.id))
+    write_report(run, intervals, cost, context.mirror, records)
     keep_rate(context)
 
 

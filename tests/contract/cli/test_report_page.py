@@ -8,7 +8,6 @@ import itertools
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,7 +18,8 @@ from orchestrator.ledger import Evaluation
 from orchestrator.report.metrics import Training, read_training
 from orchestrator.report.pages.curves import extremes, running_mean, training_charts
 from orchestrator.report.pages.image_files import draw
-from orchestrator.report.summary import Told, run_charts, write_report
+from orchestrator.report.run_report import RunReport
+from orchestrator.report.summary import Records, run_charts, write_report
 from tests.support.files.browser import Browser
 from tests.unit.report.test_report import STAGES, a_mirror, a_run, metric
 
@@ -29,7 +29,7 @@ HOSTILE = (
 
 
 @pytest.fixture(scope="module")
-def hostile(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunReport]:
     """The report of a run in which every foreign word is hostile, with what report.json says."""
     mirror = a_mirror(tmp_path_factory.mktemp("hostile") / "run")
     with (mirror / "events.jsonl").open("a") as events:
@@ -37,7 +37,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
         events.write(json.dumps({"event": "started", "step": 0, "torch": HOSTILE, "device": HOSTILE}) + "\n")
     (mirror / "train.log").write_text(HOSTILE)
     run = a_run(name=HOSTILE, note=HOSTILE, labels={HOSTILE: HOSTILE}, cause=HOSTILE, host=HOSTILE)
-    told = Told(
+    records = Records(
         [
             Evaluation(run.id, 100, "slice", HOSTILE, 1.0, 3.5, {"perplexity": 33.1, "bits_per_byte": None}),
             Evaluation(run.id, 100, "choices", HOSTILE, 1.0, None, {"accuracy": 0.25, "chance": 0.25}),
@@ -45,10 +45,10 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
         [Event("warning", 1.0, "follow", HOSTILE)],
     )
     cost = run_cost(STAGES, machine=machine_type(run.machine), tokens=10_000)
-    return mirror / "report.html", write_report(run, STAGES, cost, mirror, told)
+    return mirror / "report.html", write_report(run, STAGES, cost, mirror, records)
 
 
-def test_nothing_hostile_runs_and_nothing_is_asked_for(hostile: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_nothing_hostile_runs_and_nothing_is_asked_for(hostile: tuple[Path, RunReport], tmp_path: Path) -> None:
     page, _ = hostile
     with Browser() as browser:
         for width, dark in ((1280, False), (390, True)):
@@ -71,7 +71,7 @@ def test_nothing_hostile_runs_and_nothing_is_asked_for(hostile: tuple[Path, dict
         assert browser.evaluate("getComputedStyle(document.body).color") != dark_ink
 
 
-def test_the_policy_allows_exactly_the_pages_own_scripts(hostile: tuple[Path, dict[str, Any]]) -> None:
+def test_the_policy_allows_exactly_the_pages_own_scripts(hostile: tuple[Path, RunReport]) -> None:
     html = hostile[0].read_text()
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', html)
     assert policy is not None and policy[1].startswith("default-src &#39;none&#39;; script-src ")
@@ -82,10 +82,10 @@ def test_the_policy_allows_exactly_the_pages_own_scripts(hostile: tuple[Path, di
     assert not any(char in html for char in "\u202e\x1b")
 
 
-def test_page_and_markdown_say_the_same(hostile: tuple[Path, dict[str, Any]]) -> None:
-    page, facts = hostile
+def test_page_and_markdown_say_the_same(hostile: tuple[Path, RunReport]) -> None:
+    page, report = hostile
     for text in (page.read_text(), page.with_suffix(".md").read_text()):
-        for figure in ("4.2000", "3.5000", "33.10", "25.0%", f"{facts['cost']['cost_usd']:.2f}", "10,000"):
+        for figure in ("4.2000", "3.5000", "33.10", "25.0%", f"{report.cost.cost_usd:.2f}", "10,000"):
             assert figure in text, figure
 
 
@@ -94,10 +94,10 @@ def test_a_long_curve_keeps_its_spikes_and_stays_small(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("".join(lines))
     training = read_training(tmp_path)
     loss = training_charts(training)[0]
-    assert len(loss["xs"]) <= 1602 and loss["xs"][0] == 1 and loss["xs"][-1] == 100_000
-    assert loss["series"][0]["values"][loss["xs"].index(77_777)] == pytest.approx(12, rel=1e-3)
-    assert loss["series"][1]["label"] == "mean of 1001 lines"
-    assert len(json.dumps(training_charts(training))) < 300_000
+    assert len(loss.xs) <= 1602 and loss.xs[0] == 1 and loss.xs[-1] == 100_000
+    assert loss.series[0].values[loss.xs.index(77_777)] == pytest.approx(12, rel=1e-3)
+    assert loss.series[1].label == "mean of 1001 lines"
+    assert len(json.dumps([chart.to_json() for chart in training_charts(training)])) < 300_000
 
 
 RECORD = """
@@ -148,15 +148,15 @@ def test_thinning_and_smoothing_by_hand() -> None:
 
 def test_a_run_without_metrics_has_a_page(tmp_path: Path) -> None:
     run = a_run(plan=None, recipe_data={}, total_steps=0, state="planned", outcome=None, started_at=None)
-    facts = write_report(run, [], run_cost([], machine=machine_type(run.machine), tokens=0), tmp_path)
-    assert run_charts(facts, Training()) == []
+    report = write_report(run, [], run_cost([], machine=machine_type(run.machine), tokens=0), tmp_path)
+    assert run_charts(report, Training()) == []
     text = (tmp_path / "report.html").read_text()
     assert "No metrics are here" in text and "No stage has begun" in text and "not ended" in text
 
 
-def test_charts_as_files(hostile: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    page, facts = hostile
-    written = draw(run_charts(facts, read_training(page.parent)), tmp_path / "charts", HOSTILE + "$x_$")
+def test_charts_as_files(hostile: tuple[Path, RunReport], tmp_path: Path) -> None:
+    page, report = hostile
+    written = draw(run_charts(report, read_training(page.parent)), tmp_path / "charts", HOSTILE + "$x_$")
     assert {path.name for path in written} >= {"loss.png", "loss.svg", "tokens_per_second.svg", "cost.png"}
     assert all(path.stat().st_size > 5_000 for path in written)
     svg = (tmp_path / "charts" / "loss.svg").read_text()

@@ -22,7 +22,7 @@ def test_a_whole_run_tells_its_beginning_and_its_end(
         told = [got.json() for got in receiver.received]
         assert [each["title"] for each in told] == [f"gptctl: {run['id']} started", f"gptctl: {run['id']} finished"]
         assert "10 steps of tiny" in told[0]["message"]
-        assert f"val loss {run['val_loss']:.3f}" in told[1]["message"] and "step 10 of 10" in told[1]["message"]
+        assert f"val loss {run['val_loss']:.4f}" in told[1]["message"] and "step 10 of 10" in told[1]["message"]
 
 
 def test_a_run_ends_well_although_nobody_can_be_told(

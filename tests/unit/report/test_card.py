@@ -12,13 +12,15 @@ import pytest
 import yaml
 
 from orchestrator.core.config.inventory import HostSpec
+from orchestrator.core.facts.run_facts import DatasetFacts
 from orchestrator.core.machines import machine_type
 from orchestrator.core.money.cost import run_cost
 from orchestrator.ledger import Evaluation, RunRecord
 from orchestrator.report.card.card import Exported, Wish, model_card
+from orchestrator.report.card.checkpoint_meta import CheckpointMeta
 from orchestrator.report.evaluations import table
 from orchestrator.report.redaction import shown_recipe, shown_source
-from orchestrator.report.summary import Told, collect
+from orchestrator.report.summary import Records, collect
 from tests.unit.report.test_report import HOSTILE, STAGES, a_mirror, a_run, metric
 from trainer.contract import ModelConfig
 
@@ -41,8 +43,9 @@ def card(
     """The page, and its rows. No page may hold a blank that somebody forgot."""
     host = HostSpec.from_resolved(run.host_data) if run.host_data else None
     cost = run_cost(STAGES, machine=machine_type(run.machine), tokens=10_000, host=host)
-    facts = collect(run, STAGES, cost, mirror, told=Told(found))
-    page = model_card(Exported(run, meta or META, {}, table(found)), facts, wish or Wish())
+    facts = collect(run, STAGES, cost, mirror, records=Records(found))
+    exported = Exported(run, CheckpointMeta.from_json(meta or META), DatasetFacts(), table(found))
+    page = model_card(exported, facts, wish or Wish())
     assert not re.search(r"TODO|\bNone\b|\bnan\b|undefined|^\| [^|]+ \| *\|$|\u2014", page, re.MULTILINE), page
     yaml.safe_load(page.split("---\n")[1])
     return page, dict(re.findall(r"(?m)^\| ([^|]+) \| ([^|]*) \|$", page))

@@ -11,8 +11,9 @@ import pytest
 from orchestrator.ledger import Evaluation
 from orchestrator.report.comparison.comparison import Compared, compare, differences, interpolated
 from orchestrator.report.comparison.page import compare_charts, compare_page
+from orchestrator.report.comparison.result import ComparedRow, Comparison, Difference
 from orchestrator.report.comparison.seed_noise import PUBLISHED, pooled
-from orchestrator.report.metrics import Point, Training
+from orchestrator.report.metrics import Point, Started, Training
 from orchestrator.report.pages.curves import clock
 from tests.support.files.browser import Browser
 from tests.unit.report.test_report import a_run
@@ -30,7 +31,7 @@ def a_compared(
         data[table] = {**(data.get(table) or {}), **changes}
     kept = {**vars(record), "id": f"id-{name}", "name": name, "recipe_data": data}
     training = Training(
-        validations=(Point(50, val_loss + 0.5), Point(100, val_loss)), step=100, started={"torch": torch},
+        validations=(Point(50, val_loss + 0.5), Point(100, val_loss)), step=100, started=Started(torch=torch),
         steps=(50, 100), columns={"loss": (4.0, 3.5), "tokens": (5e6, 1e7), "time": (0.0, 3600.0)},
     )  # fmt: skip
     measured = {"tokens": 1000, "tokens_sha256": "ab"}
@@ -38,8 +39,8 @@ def a_compared(
     return Compared(type(record)(**kept), training, slices)
 
 
-def row_of(found: dict[str, Any], name: str) -> dict[str, Any]:
-    return next(row for row in found["runs"] if row["name"] == name)
+def row_of(found: Comparison, name: str) -> ComparedRow:
+    return next(row for row in found.runs if row.name == name)
 
 
 def test_the_deviation_is_the_published_one_until_seeds_were_measured() -> None:
@@ -55,28 +56,28 @@ def test_the_deviation_is_the_published_one_until_seeds_were_measured() -> None:
 )
 def test_below_two_deviations_is_noise(loss: float, verdict: str) -> None:
     found = compare([a_compared("base", 3.5), a_compared("b", loss)], "id-base")
-    assert row_of(found, "b")["verdict"] == verdict
-    assert row_of(found, "b")["deviations"] == pytest.approx((loss - 3.5) / 0.0155)
+    assert row_of(found, "b").verdict == verdict
+    assert row_of(found, "b").deviations == pytest.approx((loss - 3.5) / 0.0155)
 
 
 def test_the_test_slice_ranks_where_all_have_it_and_validation_where_not() -> None:
     runs = [a_compared("base", 3.5, test=3.6), a_compared("b", 3.6, test=3.4)]
     found = compare(runs, "id-base")
-    assert [row["name"] for row in found["runs"]] == ["b", "base"]
-    assert found["metric"]["name"] == "loss on test slice 0+1000"
+    assert [row.name for row in found.runs] == ["b", "base"]
+    assert found.metric.name == "loss on test slice 0+1000"
     found = compare([*runs, a_compared("c", 3.7)], "id-base")
-    assert [row["name"] for row in found["runs"]] == ["base", "b", "c"]
-    assert any("no test slice of id-c" in note for note in found["notes"])
+    assert [row.name for row in found.runs] == ["base", "b", "c"]
+    assert any("no test slice of id-c" in note for note in found.notes)
 
 
 def test_own_seeds_are_used_and_only_differences_are_listed() -> None:
     other = a_compared("other", 3.7, recipe={"train": {"seed": 99}})
     wide = a_compared("wide", 3.4, torch="2.9.1", recipe={"model": {"n_embd": 1024}, "train": {"precision": "fp32"}})
     found = compare([a_compared("base", 3.5), wide], "id-base", [other])
-    assert found["seed_deviation"]["value"] == pytest.approx(math.sqrt(0.02))
-    assert row_of(found, "wide")["verdict"] == "within noise"
-    assert {row["key"] for row in found["config_differences"]} == {"model.n_embd", "train.precision"}
-    assert {row["key"] for row in found["environment_differences"]} == {"torch", "precision"}
+    assert found.seed_deviation.value == pytest.approx(math.sqrt(0.02))
+    assert row_of(found, "wide").verdict == "within noise"
+    assert {row.key for row in found.config_differences} == {"model.n_embd", "train.precision"}
+    assert {row.key for row in found.environment_differences} == {"torch", "precision"}
 
 
 def test_what_does_not_compare_has_no_rank_and_says_why() -> None:
@@ -86,11 +87,11 @@ def test_what_does_not_compare_has_no_rank_and_says_why() -> None:
         a_compared("going", 3.4, outcome=None),
     ]
     found = compare(runs, "id-base")
-    assert row_of(found, "base")["rank"] == 1
-    assert row_of(found, "bytes")["rank"] is row_of(found, "going")["rank"] is None
-    assert "tokenizer bytes, not gpt2" in row_of(found, "bytes")["why"]
-    assert row_of(found, "going")["why"].startswith("not finished: ")
-    assert "one run only" in compare(runs[:1], "id-base")["notes"][0]
+    assert row_of(found, "base").rank == 1
+    assert row_of(found, "bytes").rank is row_of(found, "going").rank is None
+    assert "tokenizer bytes, not gpt2" in (row_of(found, "bytes").why or "")
+    assert (row_of(found, "going").why or "").startswith("not finished: ")
+    assert "one run only" in compare(runs[:1], "id-base").notes[0]
     assert (
         "None" not in compare_page(found, compare_charts(runs), "Three runs").split("<footer>")[0].split("</style>")[1]
     )
@@ -102,15 +103,15 @@ def test_time_is_shown_in_a_unit_that_suits_and_no_mean_is_named_that_is_none() 
         *["minutes"] * 3,
         *["hours"] * 2,
     ]
-    charts = {chart["key"]: chart for chart in compare_charts([a_compared("base", 3.5)])}
-    assert (charts["time"]["x"], charts["time"]["xs"]) == ("minutes of training", [0.0, 60.0])
-    assert charts["training"]["unit"] == "nats per token"
+    charts = {chart.key: chart for chart in compare_charts([a_compared("base", 3.5)])}
+    assert (charts["time"].x, charts["time"].xs) == ("minutes of training", [0.0, 60.0])
+    assert charts["training"].unit == "nats per token"
 
 
 def test_between_two_validations_lies_a_straight_line() -> None:
     curve = [(0.0, 4.0), (10.0, 2.0)]
     assert [interpolated(curve, x) for x in (-1.0, 0.0, 5.0, 10.0, 11.0)] == [None, 4.0, 3.0, 2.0, 2.0]
-    assert differences({"a": {"x": 1, "y": 2}, "b": {"x": 1}}) == [{"key": "y", "values": {"a": 2, "b": None}}]
+    assert differences({"a": {"x": 1, "y": 2}, "b": {"x": 1}}) == [Difference("y", {"a": 2, "b": None})]
 
 
 def test_the_page_fits_a_telephone_and_runs_nothing_hostile(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from orchestrator.core.planning.planner import make_plan
 from orchestrator.core.states import Outcome, State
 from orchestrator.ledger import RunRecord, StageInterval
 from orchestrator.report.local_checkpoints import read_checkpoints
-from orchestrator.report.metrics import last_line, read_lines, read_training
+from orchestrator.report.metrics import read_lines, read_training
 from orchestrator.report.pages import markdown
 from orchestrator.report.summary import write_report
 from tests.support.files.repository import REPOSITORY
@@ -197,8 +197,7 @@ def test_torn_and_strange_lines_are_left_out(tmp_path: Path) -> None:
     assert [row.get("step") for row in read_lines(path)] == [1, 2, "3"]
     assert read_training(tmp_path).losses == ((read_training(tmp_path).losses[0]),)
     assert read_training(tmp_path).step == 2 and read_training(tmp_path).last_loss == 3.0
-    assert last_line(path) == {"step": "3"}
-    assert last_line(tmp_path / "absent") is None and list(read_lines(tmp_path / "absent")) == []
+    assert list(read_lines(tmp_path / "absent")) == []
 
 
 def test_a_column_holds_finite_numbers_and_what_is_none_is_none(tmp_path: Path) -> None:
@@ -218,13 +217,12 @@ def test_of_two_lines_for_a_step_the_later_counts(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.text(max_size=3000), min_size=0, max_size=12), st.booleans(), st.integers(0, 40))
-def test_last_line_is_the_last_of_all_lines(texts: list[str], torn: bool, cut: int) -> None:
+def test_whole_lines_are_read_and_a_torn_one_is_not(texts: list[str], torn: bool, cut: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "metrics.jsonl"
         whole = "".join(json.dumps({"step": number, "text": text}) + "\n" for number, text in enumerate(texts))
         path.write_text(whole[: len(whole) - cut] if torn else whole)
         lines = list(read_lines(path))
-        assert last_line(path) == (lines[-1] if lines else None)
         assert lines == [{"step": number, "text": text} for number, text in enumerate(texts)][: len(lines)]
 
 
