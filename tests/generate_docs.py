@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import typing
 from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
@@ -18,7 +19,7 @@ from orchestrator.core.config.settings import Settings
 from orchestrator.core.config.toml_tables import Table
 from orchestrator.core.machines import all_machine_types, assumed, bundled_offers
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+DOCS = Path(__file__).resolve().parent.parent / "docs" / "reference"
 MADE = "<!-- made by python -m tests.generate_docs -->\n"
 SET_BY_GPTCTL = {"HostSpec": {"name"}}
 RENTED = {"regions", "image", "host_key", "guard", "checkpoint_store", "endpoint", "max_price_per_hour_usd"}
@@ -27,7 +28,7 @@ SANITY_BOUND = 100_000
 
 
 def recipe_page() -> str:
-    """docs/recipe.md"""
+    """docs/reference/recipe.md"""
     return (
         MADE
         + """
@@ -50,7 +51,7 @@ path (`recipes/quickstart.toml`) or without one (`quickstart`). `gptctl plan REC
 
 
 def inventory_page() -> str:
-    """docs/inventory.md"""
+    """docs/reference/inventory.md"""
     return (
         MADE
         + """
@@ -74,7 +75,7 @@ price_per_hour_usd = 0.11
 """
         + _table(HostSpec, HostSpec.model_fields.keys() - RENTED)
         + """
-For machines of a cloud; this version has no cloud provider yet, so these are checked and otherwise unused:
+For rented machines:
 """
         + _table(HostSpec, RENTED)
         + _machines()
@@ -82,7 +83,7 @@ For machines of a cloud; this version has no cloud provider yet, so these are ch
 
 
 def config_page() -> str:
-    """docs/config.md"""
+    """docs/reference/config.md"""
     return (
         MADE
         + """
@@ -118,7 +119,31 @@ reached is a warning, never the end of a run. Other services: https://appriseit.
     )
 
 
+def decisions_page() -> str:
+    """docs/decisions/index.md: every decision by its title, newest first."""
+    rows = []
+    for path in sorted((DOCS.parent / "decisions").glob("0*.md"), reverse=True):
+        title = path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+        number = path.name[:4]
+        rows.append(f"| [{number}]({path.name}) | {re.sub(r'^[0-9]+[.] ', '', title)} |")
+    return (
+        MADE
+        + """
+# Decisions
+
+Where building showed a design wrong, or where gptctl does not take the obvious way, ten lines say why: the context, the
+choice, and what was rejected.
+
+| | decision |
+|---|---|
+"""
+        + "\n".join(rows)
+        + "\n"
+    )
+
+
 PAGES: Mapping[str, Callable[[], str]] = {
+    "../decisions/index.md": decisions_page,
     "recipe.md": recipe_page,
     "inventory.md": inventory_page,
     "config.md": config_page,
@@ -139,11 +164,15 @@ def _table(model: type[Table], only: Set[str] | None = None) -> str:
     schema = model.model_json_schema()
     inner = {name for name, _ in _inner_tables(model)} | SET_BY_GPTCTL.get(model.__name__, set())
     rows = [
-        f"| `{name}` | {_kind(field)} | {_default(schema, name, field)} | {field.get('description', '')} |"
+        f"| `{name}` | {_kind(field)} | {_default(schema, name, field)} | {_one_line(field.get('description', ''))} |"
         for name, field in schema["properties"].items()
         if name not in inner and (only is None or name in only)
     ]
     return "\n| key | type | default | meaning |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _inner_tables(model: type[Table]) -> Iterator[tuple[str, type[Table]]]:
@@ -217,4 +246,4 @@ is the one quoted at launch.
 if __name__ == "__main__":
     for page, make in PAGES.items():
         (DOCS / page).write_text(make())
-        print(f"docs/{page}")
+        print(f"docs/reference/{page}")

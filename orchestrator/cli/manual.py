@@ -1,14 +1,15 @@
-"""The command line's own pages: `cli/help.txt` and `docs/cli.md`, made from the app (`make docs`).
+"""The command line's own pages, made from the app by `make docs`: `cli/help.txt` and `docs/reference/cli/*.md`.
 
-A test compares both files with what this module makes, so they are always true.
+A test compares every file with what this module makes, so they are always true.
 
 Example::
 
-    python -m orchestrator.cli.manual          # in a checkout: writes both
+    python -m orchestrator.cli.manual          # in a checkout: writes them all
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +20,43 @@ from orchestrator.cli.app import app
 WIDTH = 78
 """What Typer makes of a terminal of 80 columns."""
 HELP = Path(__file__).with_name("help.txt")
-REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
+REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "cli"
+
+GROUPS = {
+    "running": ("Starting and driving runs", ("init", "plan", "run", "resume", "stop", "fetch", "release")),
+    "watching": ("Watching runs and money", ("status", "logs", "cost", "notify")),
+    "machines": ("Machines and hosts", ("hosts", "offers", "check", "ssh", "orphans")),
+    "models": ("Models and reports", ("sample", "eval", "compare", "report", "export")),
+    "data": ("Data", ("data",)),
+}
+"""Page -> its title and the commands on it. Every command stands on one page."""
 
 INTRODUCTION = """\
 # Command line
 
-Made from the program by `make docs`; do not edit. stdout is the result, stderr the conversation. `--json` prints the
-result as JSON on every command that has one. RUN is a run's id, its name or the beginning of its id; without it the
-newest run is meant. What spends or destroys something asks first, unless `--yes` is given. Ctrl-C ends no training.
+| page | commands |
+|---|---|
+{rows}
+
+stdout is the result, stderr the conversation. `--json` prints the result as JSON on every command that has one. RUN is
+a run's id, its name or the beginning of its id; omit it for the newest run. A command that spends or destroys something
+asks first, unless you give `--yes`. Ctrl-C ends no training.
 
 | exit code | means |
 |---|---|
 | 0 | done; also: stopped by you, detached, kept |
 | 1 | a bug in gptctl: the message names the file with the traceback |
 | 2 | wrong input: recipe, inventory, arguments, a run that does not exist, a run driven by another gptctl |
-| 3 | the provider refused or said nothing |
+| 3 | the provider refused or did not answer |
 | 4 | the machine: unreachable, another host key, unfit, bytes that do not match |
 | 5 | the training failed |
 | 6 | a limit was reached |
 | 7 | a machine may still be billing |
-| 130 | Ctrl-C at a moment when nothing had to be left running |
+| 130 | Ctrl-C before anything was started that has to continue |
+
+[Troubleshooting](../troubleshooting.md) explains each code and message.
 """
+MADE = "<!-- made from the program by `make docs`; do not edit -->\n\n"
 
 
 def top_help() -> str:
@@ -47,20 +64,36 @@ def top_help() -> str:
     return _help([]) + "\n"
 
 
-def reference() -> str:
-    """docs/cli.md."""
-    command = typer.main.get_command(app)
-    names = command.list_commands(command.make_context("gptctl", [], resilient_parsing=True))  # type: ignore[attr-defined]
-    paths = [path for name in names for path in ([name], *_below(command, name))]
-    pages = [f"## gptctl {' '.join(path)}\n\n```text\n{_help(path)}\n```\n" for path in paths]
-    return "\n".join([INTRODUCTION, f"```text\n{_help([])}\n```\n", *pages])
+def pages() -> dict[str, str]:
+    """File name in docs/reference/cli/ -> its text. Raises ValueError for a command on no page, or on two."""
+    commands = [name for _, names in GROUPS.values() for name in names]
+    if sorted(commands) != sorted(_commands()):
+        raise ValueError(f"GROUPS and the app differ in {sorted(set(commands) ^ set(_commands()))}")
+    rows = "\n".join(
+        f"| [{title}]({page}.md) | " + ", ".join(f"[`{name}`]({page}.md#gptctl-{name})" for name in names) + " |"
+        for page, (title, names) in GROUPS.items()
+    )
+    index = MADE + INTRODUCTION.format(rows=rows) + f"\n```text\n{_help([])}\n```\n"
+    return {"index.md": index} | {f"{page}.md": _page(title, names) for page, (title, names) in GROUPS.items()}
 
 
-def _below(command: Any, name: str) -> list[list[str]]:
+def _page(title: str, names: tuple[str, ...]) -> str:
+    paths = [path for name in names for path in ([name], *_below(name))]
+    sections = [f"## gptctl {' '.join(path)}\n\n```text\n{_help(path)}\n```\n" for path in paths]
+    return MADE + f"# {title}\n\n" + "\n".join(sections)
+
+
+def _commands() -> list[str]:
+    command: Any = typer.main.get_command(app)
+    names: list[str] = command.list_commands(command.make_context("gptctl", [], resilient_parsing=True))
+    return names
+
+
+def _below(name: str) -> Iterator[list[str]]:
     """The commands of a group."""
-    context = command.make_context("gptctl", [], resilient_parsing=True)
-    group = command.get_command(context, name)
-    return [[name, each] for each in getattr(group, "commands", {})]
+    command: Any = typer.main.get_command(app)
+    group = command.get_command(command.make_context("gptctl", [], resilient_parsing=True), name)
+    yield from ([name, inner] for inner in getattr(group, "commands", {}))
 
 
 def _help(path: list[str]) -> str:
@@ -75,4 +108,5 @@ def _help(path: list[str]) -> str:
 
 if __name__ == "__main__":
     HELP.write_text(top_help(), encoding="utf-8")
-    REFERENCE.write_text(reference(), encoding="utf-8")
+    for file_name, text in pages().items():
+        (REFERENCE / file_name).write_text(text, encoding="utf-8")

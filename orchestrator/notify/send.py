@@ -194,7 +194,8 @@ def send_test(settings: Notify, environment: Mapping[str, str]) -> list[str]:
     """Sends a test to everybody. Returns what went wrong; raises UserError when nobody is named."""
     if not _number_of(settings):
         raise UserError(
-            "config.toml names nobody to notify", 'add urls = ["ntfys://ntfy.sh/TOPIC"] under [notify]; docs/config.md'
+            "config.toml names nobody to notify",
+            'add urls = ["ntfys://ntfy.sh/TOPIC"] under [notify]; docs/reference/config.md',
         )
     told = ", ".join(each for each in HAPPENINGS if each in settings.events)
     return deliver(settings, Message("test", "", "gptctl: a test", f"You will be told: {told}."), environment)

@@ -1,4 +1,4 @@
-"""`python -m orchestrator.rehearsal --state DIR`: the practice cloud. See docs/rehearsal.md."""
+"""`python -m orchestrator.rehearsal --state DIR`: the practice cloud. See docs/guides/rehearsal.md."""
 
 from __future__ import annotations
 

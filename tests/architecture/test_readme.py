@@ -11,14 +11,32 @@ import typer
 from orchestrator.cli.app import app
 from tests.support.files.repository import REPOSITORY
 
-PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+DOCS = [str(path.relative_to(REPOSITORY)) for path in sorted((REPOSITORY / "docs").rglob("*.md"))]
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", *DOCS)
+LONGEST_PAGE_LINES = 200
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_link_leads_somewhere(page: str) -> None:
-    targets = re.findall(r"\]\(([^)]+)\)", (REPOSITORY / page).read_text(encoding="utf-8"))
-    missing = [target for target in targets if "://" not in target and not (REPOSITORY / target).exists()]
-    assert missing == []
+    targets = re.findall(r"\]\(([^)#]+)[^)]*\)", (REPOSITORY / page).read_text(encoding="utf-8"))
+    folder = (REPOSITORY / page).parent
+    assert [target for target in targets if "://" not in target and not (folder / target).exists()] == []
+
+
+@pytest.mark.parametrize("page", DOCS)
+def test_no_page_is_a_wall_and_every_one_is_in_the_navigation(page: str) -> None:
+    assert len((REPOSITORY / page).read_text(encoding="utf-8").splitlines()) <= LONGEST_PAGE_LINES
+    navigation = "decisions/index.md" if page.startswith("docs/decisions/") else page.removeprefix("docs/")
+    assert f" {navigation}\n" in (REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8")
+
+
+def test_every_page_that_gptctl_names_is_there() -> None:
+    named = set()
+    for folder in ("orchestrator", "trainer", "recipes"):
+        for path in (path for path in (REPOSITORY / folder).rglob("*") if path.suffix in {".py", ".toml", ".html"}):
+            named |= set(re.findall(r"docs/[\w/-]+\.md", path.read_text(encoding="utf-8")))
+    assert len(named) > 5
+    assert [page for page in sorted(named) if not (REPOSITORY / page).exists()] == []
 
 
 def commands() -> list[list[str]]:

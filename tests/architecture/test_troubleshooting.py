@@ -1,4 +1,4 @@
-"""docs/troubleshooting.md is true: every error under its exit code, every agent code, and every message it quotes."""
+"""The page on troubleshooting is true: every error under its exit code, every agent code, every message it quotes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from orchestrator.core.errors import GptctlError
 from tests.architecture.test_layers import error_classes, sources
 from tests.support.files.repository import REPOSITORY
 
-PAGE = (REPOSITORY / "docs/troubleshooting.md").read_text(encoding="utf-8")
+PAGE = (REPOSITORY / "docs/reference/troubleshooting.md").read_text(encoding="utf-8")
 SECTIONS = {int(code): text for code, text in re.findall(r"^## Exit (\d).*?\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S)}
 
 

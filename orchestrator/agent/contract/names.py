@@ -1,6 +1,6 @@
 """The words and durations that the agent and its callers share: verbs, jobs, states, codes, file names.
 
-docs/agent.md explains the verbs, docs/troubleshooting.md the codes. Clean for Python 3.8.
+docs/reference/agent-protocol.md explains the verbs, docs/reference/troubleshooting.md the codes. Clean for Python 3.8.
 
 Example::
 
@@ -112,7 +112,7 @@ class LineKind:
 
 
 class Code:
-    """Why the agent refuses. docs/troubleshooting.md says what each means."""
+    """Why the agent refuses. docs/reference/troubleshooting.md says what each means."""
 
     BAD_REQUEST = "bad-request"
     NO_SUCH_RUN = "no-such-run"

@@ -46,7 +46,7 @@ class PartSecret(TypedDict):
 
 
 class JobSpec(TypedDict, total=False):
-    """A job's order, which is written down on the machine: nothing secret. docs/agent.md says which job takes what."""
+    """A job's order, which the machine keeps on disk: nothing secret. Fields by job: docs/reference/agent-protocol.md."""
 
     lease_s: float
     deadline_s: float | None

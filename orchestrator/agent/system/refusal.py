@@ -21,7 +21,7 @@ OS_CODES = {
 
 
 class Refusal(Exception):
-    """The agent will not or cannot; `code` is one of those listed in docs/agent.md."""
+    """The agent will not or cannot; `code` is one of those listed in docs/reference/agent-protocol.md."""
 
     def __init__(self, code: str, message: str, hint: str = "") -> None:
         super().__init__(message)

@@ -83,7 +83,7 @@ def _host_key(host: HostSpec) -> Finding:
 def _guard(home: Path, host: HostSpec) -> Finding:
     by_power_off = provider_of(host, machine_of(host), home).ends_by_power_off
     usual = '"self"' if by_power_off else '"watcher" or "key-on-box"'
-    fix = f"guard = {usual} in [hosts.{host.name}]; docs/guards.md"
+    fix = f"guard = {usual} in [hosts.{host.name}]; docs/concepts/guards.md"
     if host.guard == "self" and not by_power_off:
         what = f"self: on {host.provider} a machine that powers itself off is billed on, so none is rented"
         return Finding("guard", FAIL, what, fix)

@@ -116,7 +116,7 @@ def _show(host: HostSpec, drilled: Drilled, *, as_json: bool) -> int:
         return 0
     screen.talk(
         f"its guard ({drilled.guard}) does not work. Next: gptctl orphans --reap {drilled.instance_id}, then gptctl "
-        f"release {drilled.run} settles its bill; docs/guards.md says how to set a guard up",
+        f"release {drilled.run} settles its bill; docs/concepts/guards.md says how to set a guard up",
         style="bold red",
     )
     return StillBilling.exit_code

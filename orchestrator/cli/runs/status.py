@@ -101,7 +101,8 @@ def show(found: dict[str, Any], *, everything: bool, as_json: bool, redraw: bool
         screen.talk("no runs yet. Next: gptctl run quickstart --host local")
     for row in rows:
         if row["guard"].get("watcher_seen_s", 0) is None:
-            screen.talk(f"no sign of a watcher for {row['id']} in 15 minutes; see docs/guards.md", style="yellow")
+            gone = f"no sign of a watcher for {row['id']} in 15 minutes; see docs/concepts/guards.md"
+            screen.talk(gone, style="yellow")
     for line in filter(None, [*map(_guard_line, rows), *map(_store_line, rows)]):
         screen.talk(line, style="yellow")
     if hidden:

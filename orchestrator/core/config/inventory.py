@@ -1,6 +1,6 @@
 """The inventory: which machines there are and how to reach them, as frozen values read from inventory.toml. No secrets.
 
-It must not connect to anything. `docs/inventory.md` is made from the tables.
+It must not connect to anything. `docs/reference/inventory.md` is made from the tables.
 
 Example::
 

@@ -1,7 +1,7 @@
 """The recipe: what to train and how far, as a frozen value read from a TOML file. No hosts, no secrets, no machine.
 
-The tables and their defaults are those of trainer.contract, with ranges and help added; `docs/recipe.md` is made from
-them. It must not know about providers or runs.
+The tables and their defaults are those of trainer.contract, with ranges and help added; docs/reference/recipe.md is
+made from them. It must not know about providers or runs.
 
 Example::
 

@@ -107,7 +107,7 @@ def _safetensors(name: str, size_bytes: int, head: bytes) -> Layout:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"data.source: {name} has no 1-D `tokens` tensor of uint16, uint32 or int32",
-            "see docs/trainer.md for the formats",
+            "see docs/reference/trainer.md for the formats",
         ) from error
     if size_bytes != 8 + length + stop:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Provider `ec2`: machines of AWS, on demand and on the spot market. docs/ec2.md says what is known about it.
+"""Provider `ec2`: machines of AWS, on demand and on the spot market. docs/guides/ec2.md says what is known about it.
 
 What is dear here: a machine that powers itself off ends its own bill, so every launch says "terminate" to that; a
 launch carries the intent's id as ClientToken and in a tag, is one request, and is looked for, never repeated; what was

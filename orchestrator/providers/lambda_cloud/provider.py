@@ -1,4 +1,4 @@
-"""Provider `lambda`: machines of Lambda Cloud. docs/lambda.md says what is known about it, and what is not.
+"""Provider `lambda`: machines of Lambda Cloud. docs/guides/lambda.md says what is known about it, and what is not.
 
 What is dear here: a launch has no idempotency token, so acquire is one POST and never a second; tags cannot change but
 the name can, so the name carries the deadline a watcher goes by; nothing on the machine ends the bill.

@@ -1,7 +1,7 @@
 """Provider `rehearsal`: the lambda provider on a cloud on this computer, which costs nothing and misbehaves on demand.
 
-The cloud is a program of its own (docs/rehearsal.md), with its state in GPTCTL_HOME/rehearsal. Buying starts it, and so
-does asking for machines that it left running; prices are quoted without it. It outlives every gptctl command.
+The cloud is a program of its own (docs/guides/rehearsal.md), with its state in GPTCTL_HOME/rehearsal. Buying starts it,
+and so does asking for machines that it left running; prices are quoted without it. It outlives every gptctl command.
 
 Example: `provider(host, machine).offers()[0].source` -> "simulated, bundled 2026-08-18"
 """
@@ -98,7 +98,7 @@ def _program(*arguments: str) -> dict[str, Any]:
     if done.returncode:
         words = done.stderr.strip().splitlines()[-1:] or ["no word"]
         if done.returncode == BAD_ARGUMENTS:
-            raise UserError(words[0].rpartition("error: ")[2], hint="docs/rehearsal.md says what each fault does")
+            raise UserError(words[0].rpartition("error: ")[2], hint="see docs/reference/rehearsal-faults.md")
         raise ProviderError(f"the rehearsal cloud: {words[0]}", hint=f"see {state_folder() / 'server.log'}")
     return dict(json.loads(done.stdout))
 

@@ -95,7 +95,7 @@ class Agent:
             self._root = decoded(Where, accepted(Verb.WHERE, answer), Verb.WHERE)["root"]
 
     def facts(self, python: str | None = None) -> Facts:
-        """What the machine is: see docs/agent.md. `python` is the host entry's own interpreter, looked at too."""
+        """What the machine is (docs/reference/agent-protocol.md); `python` is the host entry's own interpreter."""
         facts = decoded(Facts, self._call(Verb.FACTS, {"python": python}, deadline_s=60.0), Verb.FACTS)
         self._root = facts["root"]
         return facts

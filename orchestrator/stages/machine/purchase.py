@@ -255,7 +255,7 @@ def _first_boot(context: RunContext, request: LaunchRequest) -> str:
             raise UserError(
                 f'{context.host.name}: guard "self" is none on {context.host.provider}, where a machine that powers '
                 "itself off is billed on",
-                'set guard = "watcher" or "key-on-box"; docs/guards.md',
+                'set guard = "watcher" or "key-on-box"; docs/concepts/guards.md',
             )
         timer = Timer(request.rental_id, int(deadline.FIRST_S))
     if context.host.host_key != "first-contact":

@@ -73,7 +73,7 @@ def test_clearing_all_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_every_fault_is_in_the_manual() -> None:
-    manual = (REPOSITORY / "docs" / "rehearsal.md").read_text()
+    manual = (REPOSITORY / "docs/reference/rehearsal-faults.md").read_text()
     assert [name for name in KINDS if f"`{name}" not in manual] == []
 
 
