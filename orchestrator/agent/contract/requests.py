@@ -46,7 +46,7 @@ class PartSecret(TypedDict):
 
 
 class JobSpec(TypedDict, total=False):
-    """A job's order, which the machine keeps on disk: nothing secret. Fields by job: docs/reference/agent-protocol.md."""
+    """A job's order, which the machine stores: nothing secret. Fields by job: docs/reference/agent-protocol.md."""
 
     lease_s: float
     deadline_s: float | None
