@@ -29,6 +29,7 @@ from trainer.contract import (
     STOP,
     TEMPORARY_PREFIX,
     ContractError,
+    ExitRecord,
     RunConfig,
 )
 from trainer.training.allocator import keep_freed_memory
@@ -75,7 +76,7 @@ class Verdict:
 
     def write(self, outcome: str, reason: str) -> bool:
         """Returns False when another rank was first."""
-        value = {
+        value: ExitRecord = {
             "outcome": outcome,
             "step": self.progress.step,
             "total_steps": self.progress.total_steps,

@@ -66,6 +66,88 @@ OUTCOME_STOPPED = "stopped"
 OUTCOME_FAILED = "failed"
 
 
+class ManifestEntry(typing.TypedDict):
+    """What MANIFEST.json says about one file of a checkpoint."""
+
+    size_bytes: int
+    sha256: str
+
+
+class CheckpointMeta(typing.TypedDict, total=False):
+    """meta.json of a checkpoint. The trainer writes every key; other writers may write fewer."""
+
+    step: int
+    total_steps: int
+    tokens: int
+    loss: float
+    """Training loss of the step's batch, in nats per token."""
+    val_loss: typing.Optional[float]
+    """Validation loss in nats per token; None where this step was not validated."""
+    model: typing.Dict[str, typing.Any]
+    """The fields of ModelConfig."""
+    tokenizer: str
+    time: float
+
+
+class MetricLine(typing.TypedDict):
+    """A line of metrics.jsonl. Loss in nats per token, `seconds` by part since the line before, `time` in UTC epoch."""
+
+    step: int
+    tokens: int
+    loss: float
+    lr: float
+    grad_norm: float
+    tokens_per_second: float
+    mfu: float
+    memory_gib: float
+    time: float
+    skipped_steps: int
+    clipped_share: float
+    seconds: typing.Dict[str, float]
+
+
+class ExitRecord(typing.TypedDict):
+    """exit.json; `outcome` is one of the OUTCOME constants."""
+
+    outcome: str
+    step: int
+    total_steps: int
+    reason: str
+    time: float
+
+
+class Started(typing.TypedDict):
+    """Fields of the event `started`."""
+
+    total_steps: int
+    parameters: int
+    device: str
+    ranks: int
+    micro_batch: int
+    accumulation: int
+    torch: str
+
+
+class SliceLoss(typing.TypedDict):
+    """Fields of the event `evaluated`, and of a line of `python -m trainer.evaluate`. Two losses compare only where
+    tokens_sha256, which names the predicted tokens, is equal."""
+
+    slice: typing.List[int]
+    """First token and length."""
+    tokens: int
+    tokens_sha256: str
+    loss: float
+    perplexity: float
+    bits_per_byte: typing.Optional[float]
+    tokenizer: str
+
+
+MicroBatchReduced = typing.TypedDict(
+    "MicroBatchReduced", {"event": str, "time": float, "step": int, "from": int, "to": int, "peak_gib": float}
+)
+"""The event `micro_batch_reduced`, in sequences. Functional syntax because `from` is a keyword."""
+
+
 class ContractError(ValueError):
     """A config.json that does not fit: the message names the key and, for a typo, the nearest known one."""
 

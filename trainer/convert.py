@@ -14,17 +14,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
 from trainer.corpus.progress import Progress, say
-from trainer.tokens.digests import DATASET
+from trainer.tokens.digests import DATASET, DatasetJson, FileEntry
 from trainer.tokens.folder import NoDataset, TokenDataset, find_dataset
 from trainer.tokens.token_file import KINDS, SAFETENSORS, SUFFIXES, DataError, TokenFile, open_token_file
-from trainer.tokens.token_writers import FileEntry, Layout, write_token_file, write_whole
+from trainer.tokens.token_writers import Layout, write_token_file, write_whole
 
 CHUNK_TOKENS = 2**20
 
@@ -33,7 +33,16 @@ class ConvertError(ValueError):
     """It cannot be written there, or not as this kind."""
 
 
-def convert(source: Path, kind: str, to: Path, *, overwrite: bool = False) -> dict[str, Any]:
+class Converted(TypedDict):
+    """What was written, by file name."""
+
+    to: str
+    format: str
+    dtype: str
+    files: dict[str, FileEntry]
+
+
+def convert(source: Path, kind: str, to: Path, *, overwrite: bool = False) -> Converted:
     """Writes the files in folder `to` (or as file `to`), and returns what was written.
 
     Raises NoDataset, DataError, ConvertError, and OSError for a folder that cannot be written.
@@ -49,9 +58,9 @@ def convert(source: Path, kind: str, to: Path, *, overwrite: bool = False) -> di
     if source.is_dir():
         (folder / DATASET).unlink(missing_ok=True)  # from here on the folder is unfinished, and says so
     entries: dict[str, FileEntry] = {}
-    done_bytes = 0
+    known, done_bytes = dataset.about.get("files", {}), 0
     for file, target in zip(files, targets, strict=True):
-        documents = _entry(dataset.about, file.path.name).get("documents", 0)
+        documents = known[file.path.name].get("documents", 0) if file.path.name in known else 0
         tell = _telling(progress, done_bytes)
         layout = Layout(kind, dtype, file.count)
         entries[target.name] = write_token_file(target, layout, file.count, _ids(file, dtype, tell), documents)
@@ -87,7 +96,7 @@ def _refuse(targets: list[Path], dataset: TokenDataset, to: Path, *, overwrite: 
             raise ConvertError(f"{to} holds other token files ({min(strangers).name}): choose another folder")
 
 
-def _dtype(files: list[TokenFile], kind: str, about: Mapping[str, Any]) -> str:
+def _dtype(files: list[TokenFile], kind: str, about: DatasetJson) -> str:
     """16 bits wherever they may do; whether they do is seen at each id."""
     vocab_size = about.get("vocab_size")
     if kind != SAFETENSORS or (isinstance(vocab_size, int) and vocab_size <= 2**16):
@@ -111,18 +120,13 @@ def _telling(progress: Progress, before_bytes: int) -> Callable[[int], None]:
     return lambda size_bytes: progress.tell(before_bytes + size_bytes, 0, 0)
 
 
-def _about(dataset: TokenDataset, kind: str, dtype: str, entries: dict[str, FileEntry]) -> dict[str, Any]:
+def _about(dataset: TokenDataset, kind: str, dtype: str, entries: dict[str, FileEntry]) -> DatasetJson:
     """dataset.json of the new folder: what was known, with the new files. As if it had been prepared so."""
-    about = dict(dataset.about) or {"source": str(dataset.path)}
+    about: DatasetJson = {**dataset.about} if dataset.about else {"source": str(dataset.path)}
     if "request" in about:
         about["request"] = {**about["request"], "format": kind}
     tokens = sum(entry["tokens"] for entry in entries.values())
     return {**about, "format": kind, "dtype": dtype, "tokens": tokens, "files": entries}
-
-
-def _entry(about: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    entry: Mapping[str, Any] = about.get("files", {}).get(name, {})
-    return entry
 
 
 def main(arguments: list[str] | None = None) -> int:

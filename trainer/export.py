@@ -22,13 +22,20 @@ import time
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 from safetensors import SafetensorError, safe_open
 
 from trainer.arithmetic import parameter_count
-from trainer.checkpoints.manifest import CheckpointError, checkpoint_folder, read_meta, sha256_of, verify
-from trainer.contract import META_FILE, MODEL_FILE, TEMPORARY_PREFIX, DataConfig, ModelConfig
+from trainer.checkpoints.manifest import (
+    CheckpointError,
+    checkpoint_folder,
+    read_meta,
+    sha256_of,
+    tokenizer_name,
+    verify,
+)
+from trainer.contract import META_FILE, MODEL_FILE, TEMPORARY_PREFIX, CheckpointMeta, ManifestEntry, ModelConfig
 from trainer.model.hugging_face import NotExpressible, Stored, as_gpt2, gpt2_config, missing_biases, read_shape
 from trainer.model.tokenizer_files import Vocabulary, VocabularyError, open_vocabulary, tokenizer_files
 from trainer.tokens.tensor_file import write_tensors
@@ -40,8 +47,27 @@ HEADROOM_BYTES = 32_000_000
 """For the tokenizer, the card and the file system's own needs, beyond the weights."""
 
 
-Entry = dict[str, Any]
-"""size_bytes and sha256 of a file."""
+class ModelFacts(TypedDict, total=False):
+    """What gptctl.json says about the exported model. `safetensors` exports omit the model and its tokenizer."""
+
+    model: dict[str, object]
+    tokenizer: str | None
+    parameters: int
+    zero_biases: int
+    """Biases that GPT-2 has and this model has not, exported as zeros."""
+
+
+class ExportRecord(TypedDict, total=False):
+    """gptctl.json: where the export comes from, what it is, and its files."""
+
+    format: str
+    step: int | None
+    checkpoint_sha256: str
+    model: dict[str, object]
+    tokenizer: str | None
+    parameters: int
+    zero_biases: int
+    files: dict[str, ManifestEntry]
 
 
 class Tokenizer(NamedTuple):
@@ -55,9 +81,8 @@ class ExportError(ValueError):
     """What cannot be exported, or not to there. Says what is in the way."""
 
 
-def export(asked: argparse.Namespace) -> dict[str, Any]:
-    """Writes the folder and returns what it holds: the line that the program prints."""
-    began = time.monotonic()
+def export(asked: argparse.Namespace) -> ExportRecord:
+    """Writes the folder and returns its gptctl.json."""
     source = checkpoint_folder(asked.checkpoint)
     to = asked.to.absolute()
     put_back(to)
@@ -76,7 +101,7 @@ def export(asked: argparse.Namespace) -> dict[str, Any]:
         )
         for companion in sorted(asked.companions.iterdir()) if asked.companions else ():
             shutil.copyfile(companion, fresh / companion.name)
-        record = {
+        record: ExportRecord = {
             "format": asked.format,
             "step": meta.get("step"),
             "checkpoint_sha256": own[MODEL_FILE]["sha256"],
@@ -90,10 +115,10 @@ def export(asked: argparse.Namespace) -> dict[str, Any]:
     finally:
         put_back(to)
         shutil.rmtree(fresh, ignore_errors=True)
-    return {"event": "exported", "to": str(to), **record, "seconds": round(time.monotonic() - began, 3)}
+    return record
 
 
-def _entry(path: Path) -> Entry:
+def _entry(path: Path) -> ManifestEntry:
     with path.open("rb") as file:
         return {"size_bytes": path.stat().st_size, "sha256": sha256_of(file)}
 
@@ -104,11 +129,11 @@ def made_tokenizer(source: Path, asked: argparse.Namespace) -> Tokenizer:
         return Tokenizer(None, {})
     meta = read_meta(source)
     model = read_shape(meta.get("model"))
-    vocabulary = vocabulary_of(asked.tokenizer or meta.get("tokenizer") or DataConfig.tokenizer, model)
+    vocabulary = vocabulary_of(tokenizer_name(meta, asked.tokenizer), model)
     return Tokenizer(vocabulary, tokenizer_files(vocabulary, model.context_length) if vocabulary else {})
 
 
-def write_hf(source: Path, meta: Mapping[str, Any], tokenizer: Tokenizer, to: Path) -> tuple[dict[str, Any], Entry]:
+def write_hf(source: Path, meta: CheckpointMeta, tokenizer: Tokenizer, to: Path) -> tuple[ModelFacts, ManifestEntry]:
     """config.json, generation_config.json, model.safetensors and the tokenizer; returns what they are, and the weights'
     entry. Raises NotExpressible."""
     model, vocabulary = read_shape(meta.get("model")), tokenizer.vocabulary
@@ -123,7 +148,7 @@ def write_hf(source: Path, meta: Mapping[str, Any], tokenizer: Tokenizer, to: Pa
     write_json(to / "generation_config.json", {"max_length": model.context_length, **marks})
     for name, text in tokenizer.files.items():
         write_text(to / name, text)
-    facts = {
+    facts: ModelFacts = {
         "model": dataclasses.asdict(model),
         "tokenizer": vocabulary.name if vocabulary else None,
         "parameters": parameter_count(model),
@@ -146,7 +171,7 @@ def vocabulary_of(name: str, model: ModelConfig) -> Vocabulary | None:
     return vocabulary.within(model.vocab_size)
 
 
-def write_plain(source: Path, to: Path) -> tuple[dict[str, Any], Entry]:
+def write_plain(source: Path, to: Path) -> tuple[ModelFacts, ManifestEntry]:
     """The checkpoint's weights as they are, and what says their shape; returns the same as write_hf()."""
     shutil.copyfile(source / MODEL_FILE, to / MODEL_FILE)
     shutil.copyfile(source / META_FILE, to / META_FILE)
@@ -244,14 +269,22 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     """The program: 0 with one line of JSON on stdout, 1 with the reason on stderr."""
+    asked, began = _parse(arguments), time.monotonic()
     try:
-        print(json.dumps(export(_parse(arguments))), flush=True)
+        record = export(asked)
     except (CheckpointError, ExportError, NotExpressible, VocabularyError) as error:
         print(f"export: {error}", file=sys.stderr)
         return 1
     except (SafetensorError, OSError) as error:
         print(f"export: cannot read or write: {error}", file=sys.stderr)
         return 1
+    line = {
+        "event": "exported",
+        "to": str(asked.to.absolute()),
+        **record,
+        "seconds": round(time.monotonic() - began, 3),
+    }
+    print(json.dumps(line), flush=True)
     return 0
 
 

@@ -15,13 +15,14 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
 import tiktoken
 
 from trainer.corpus.progress import Progress, say
+from trainer.tokens.digests import DatasetJson
 from trainer.tokens.folder import NoDataset, TokenDataset, find_dataset
 from trainer.tokens.token_file import DataError, TokenFile, open_token_file
 from trainer.tokens.tokenizer import TokenizerError, decode, open_tokenizer
@@ -34,6 +35,59 @@ LARGEST_ID = 2**20
 """Ids beyond this are told as a problem, not counted one by one: damage may look like four billion."""
 HOLE_TOKENS = 4096
 """So many zeros in a row, at a multiple of it, are a hole that was never written, and not text."""
+
+
+IdRange = TypedDict("IdRange", {"from": int, "to": int, "count": int, "share": float})
+"""How many ids lie between two, both included, and their share of all tokens."""
+
+
+class FrequentId(TypedDict):
+    """One id: how often it occurs, its share of all tokens, and its text where the tokenizer is known."""
+
+    id: int
+    count: int
+    share: float
+    text: str | None
+
+
+class FileFacts(TypedDict, total=False):
+    """What is in one file, and its problems in words."""
+
+    name: str
+    size_bytes: int
+    format: str | None
+    dtype: str | None
+    tokens: int | None
+    min_id: int | None
+    max_id: int | None
+    problems: list[str]
+
+
+class Head(TypedDict):
+    """The first tokens of the dataset."""
+
+    ids: list[int]
+    text: str | None
+
+
+class DatasetFacts(TypedDict):
+    """What is in all files together."""
+
+    path: str
+    format: str | None
+    dtype: str | None
+    tokenizer: str | None
+    vocab_size: int | None
+    tokens: int
+    documents: int | None
+    min_id: int | None
+    max_id: int | None
+    distinct_ids: int
+    histogram: list[IdRange]
+    most_frequent: list[FrequentId]
+    head: Head
+    files: list[FileFacts]
+    problems: list[str]
 
 
 @dataclass
@@ -59,7 +113,7 @@ class Tally:
         self.beyond += len(ids) - len(known)
 
 
-def inspect(dataset: TokenDataset, tokenizer: str | None, head_tokens: int = HEAD_TOKENS) -> dict[str, Any]:
+def inspect(dataset: TokenDataset, tokenizer: str | None, head_tokens: int = HEAD_TOKENS) -> DatasetFacts:
     """Everything about the dataset, as JSON goes. Raises TokenizerError for a tokenizer that was asked for."""
     name = tokenizer or dataset.tokenizer
     encoding, problems = _encoding(name, asked_for=tokenizer is not None)
@@ -104,9 +158,9 @@ def _telling(progress: Progress, before_bytes: int) -> Callable[[int], None]:
 
 def _look(
     path: Path, vocab_size: int | None, tally: Tally, tell: Callable[[int], None]
-) -> tuple[dict[str, Any], TokenFile | None]:
+) -> tuple[FileFacts, TokenFile | None]:
     """One file's facts, its ids added to the tally; no TokenFile where it cannot be read."""
-    found: dict[str, Any] = {"name": path.name, "size_bytes": path.stat().st_size, "format": None, "dtype": None}
+    found: FileFacts = {"name": path.name, "size_bytes": path.stat().st_size, "format": None, "dtype": None}
     try:
         file = open_token_file(path)
     except DataError as error:
@@ -149,7 +203,7 @@ def _first_few(problems: list[str]) -> list[str]:
     return problems if len(problems) <= 3 else [*problems[:3], f"and {len(problems) - 3} more of these"]
 
 
-def _against_about(name: str, found: dict[str, Any], about: Any) -> list[str]:
+def _against_about(name: str, found: FileFacts, about: DatasetJson) -> list[str]:
     entry = about.get("files", {}).get(name)
     if about and entry is None:
         return ["is not in dataset.json"]
@@ -173,7 +227,7 @@ def _one(values: Sequence[str | None]) -> str | None:
     return " and ".join(sorted({value for value in values if value})) or None
 
 
-def _histogram(tally: Tally, vocab_size: int | None) -> list[dict[str, Any]]:
+def _histogram(tally: Tally, vocab_size: int | None) -> list[IdRange]:
     """Equal ranges of ids over the vocabulary, or up to the largest id where it is not known."""
     size = max(len(tally.counts), vocab_size or 0)
     if not tally.tokens or not size:
@@ -186,7 +240,7 @@ def _histogram(tally: Tally, vocab_size: int | None) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _most_frequent(tally: Tally, encoding: tiktoken.Encoding | None) -> list[dict[str, Any]]:
+def _most_frequent(tally: Tally, encoding: tiktoken.Encoding | None) -> list[FrequentId]:
     order = np.argsort(-tally.counts, kind="stable")[:MOST_FREQUENT]
     return [
         {

@@ -26,7 +26,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -37,9 +36,9 @@ from trainer.corpus.pool import WorkerLost, ordered
 from trainer.corpus.progress import Progress, say
 from trainer.corpus.split import Done, Limits, Split, chained
 from trainer.corpus.work_folder import Workplace, WorkplaceError
-from trainer.tokens.digests import DATASET, digest_file
+from trainer.tokens.digests import DATASET, DatasetJson, FileEntry, digest_file
 from trainer.tokens.token_file import KINDS, SAFETENSORS, DataError
-from trainer.tokens.token_writers import FileEntry, Layout, dtype_for, write_whole
+from trainer.tokens.token_writers import Layout, dtype_for, write_whole
 from trainer.tokens.tokenizer import BYTES, END_OF_TEXT, TokenizerError, open_tokenizer
 from trainer.training.allocator import return_freed_memory
 
@@ -84,7 +83,7 @@ class Request:
     """The commit of a source that was downloaded."""
 
 
-def prepare(request: Request, paths: Sequence[str], to: Path, workers: int = 1) -> dict[str, object]:
+def prepare(request: Request, paths: Sequence[str], to: Path, workers: int = 1) -> DatasetJson:
     """Writes the dataset of these paths into folder `to` and returns the content of its dataset.json.
 
     Where dataset.json already answers this request, nothing is done. Raises PrepareError, CorpusError, DataError,
@@ -159,7 +158,7 @@ def _fill(split: Split, workplace: Workplace, files: Sequence[SourceFile], order
                 break
 
 
-def _settle(split: Split, workplace: Workplace, request: Request, order: Order) -> dict[str, object]:
+def _settle(split: Split, workplace: Workplace, request: Request, order: Order) -> DatasetJson:
     """Puts the shards in their place, then dataset.json: from the first move on the folder is unfinished."""
     workplace.make_room(split)
     dataset = _dataset(request, split.done, split.finish(workplace.to), order)
@@ -168,7 +167,7 @@ def _settle(split: Split, workplace: Workplace, request: Request, order: Order) 
     return dataset
 
 
-def _dataset(request: Request, done: Done, files: dict[str, FileEntry], order: Order) -> dict[str, object]:
+def _dataset(request: Request, done: Done, files: dict[str, FileEntry], order: Order) -> DatasetJson:
     """The content of dataset.json."""
     return {
         "request": asdict(request),
@@ -214,10 +213,10 @@ def _separator_id(request: Request) -> int | None:
     return encoding.encode_single_token(request.separator)
 
 
-def _existing(to: Path, request: Request, files: Sequence[SourceFile], limits: Limits) -> dict[str, object] | None:
+def _existing(to: Path, request: Request, files: Sequence[SourceFile], limits: Limits) -> DatasetJson | None:
     """The dataset.json that already answers this request: the same text, and every file it lists whole; else None."""
     try:
-        dataset: dict[str, Any] = json.loads((to / DATASET).read_text())
+        dataset: DatasetJson = json.loads((to / DATASET).read_text())
         if dataset["request"] != asdict(request):
             return None
         whole = all(digest_file(to / name)["sha256"] == entry["sha256"] for name, entry in dataset["files"].items())

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 from torch.optim import Optimizer
@@ -42,6 +43,19 @@ COMPILE_BATCHES = 3
 
 class ProbeError(ValueError):
     """The configuration does not divide over the ranks, or not even one sequence fits."""
+
+
+class ProbeResult(TypedDict):
+    """The last line on stdout. Memory in GiB, None on a CPU; `compile_fault` says why the run should stay eager."""
+
+    micro_batch: int
+    accumulation: int
+    tokens_per_second: int
+    peak_gib: float | None
+    free_gib: float | None
+    ranks: int
+    compile_fault: str | None
+    device: str
 
 
 @dataclass
@@ -72,7 +86,7 @@ class Subject:
             optimizer.step()
 
 
-def probe(config: RunConfig, ranks: int, device: torch.device) -> dict[str, object]:
+def probe(config: RunConfig, ranks: int, device: torch.device) -> ProbeResult:
     """The result line. Raises ProbeError."""
     train = config.train
     try:

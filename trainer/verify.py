@@ -13,20 +13,39 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from trainer.corpus.progress import Progress, say
-from trainer.tokens.digests import DATASET, Digests, digest_file
+from trainer.tokens.digests import DATASET, Digests, FileEntry, digest_file
 from trainer.tokens.folder import NoDataset, read_about
 
 
-def verify(path: Path) -> dict[str, Any]:
+class FileCheck(TypedDict):
+    """One file against its entry: problems in words, and the numbers of damaged blocks."""
+
+    name: str
+    ok: bool
+    problems: list[str]
+    damaged_blocks: list[int]
+
+
+class DatasetCheck(TypedDict):
+    """The whole folder; `size_bytes` as dataset.json has it."""
+
+    path: str
+    ok: bool
+    size_bytes: int
+    files: list[FileCheck]
+    problems: list[str]
+
+
+def verify(path: Path) -> DatasetCheck:
     """Every file of the folder (or of this dataset.json) against its entry. Raises NoDataset, OSError."""
     folder = path.parent if path.name == DATASET else path
     about = read_about(folder)
     if not about.get("files"):
         raise NoDataset(f"{folder} has no {DATASET} that lists files: there is nothing to compare with")
-    listed: Mapping[str, Mapping[str, Any]] = about["files"]
+    listed = about["files"]
     progress = Progress(sum(int(entry.get("size_bytes", 0)) for entry in listed.values()))
     files, done_bytes = [], 0
     for name, entry in listed.items():
@@ -43,9 +62,7 @@ def _telling(progress: Progress, before_bytes: int) -> Callable[[int], None]:
     return lambda done_bytes: progress.tell(before_bytes + done_bytes, 0, 0)
 
 
-def _verify_file(
-    folder: Path, name: str, listed: Mapping[str, Mapping[str, Any]], tell: Callable[[int], None]
-) -> dict[str, Any]:
+def _verify_file(folder: Path, name: str, listed: Mapping[str, FileEntry], tell: Callable[[int], None]) -> FileCheck:
     entry = listed[name]
     damaged: list[int] = []
     if "/" in name or "\\" in name or name in ("", ".", ".."):
@@ -59,16 +76,14 @@ def _verify_file(
     return {"name": name, "ok": not problems, "problems": problems, "damaged_blocks": damaged}
 
 
-def _damaged_blocks(found: Digests, entry: Mapping[str, Any]) -> list[int]:
+def _damaged_blocks(found: Digests, entry: FileEntry) -> list[int]:
     blocks = entry.get("blocks")
     if not isinstance(blocks, list) or entry.get("block_size_bytes") != found["block_size_bytes"]:
         return []  # an older dataset.json: the whole file's digest decides
     return [at for at, (here, there) in enumerate(zip(found["blocks"], blocks, strict=False)) if here != there]
 
 
-def _problems(
-    found: Digests, entry: Mapping[str, Any], damaged: list[int], listed: Mapping[str, Mapping[str, Any]]
-) -> list[str]:
+def _problems(found: Digests, entry: FileEntry, damaged: list[int], listed: Mapping[str, FileEntry]) -> list[str]:
     if found["sha256"] == entry.get("sha256"):
         return []
     twin = next((name for name, other in listed.items() if other.get("sha256") == found["sha256"]), None)

@@ -20,17 +20,17 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, TypedDict, TypeVar, cast
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from trainer.checkpoints.manifest import CheckpointError, Meta, checkpoint_folder, read_meta, sha256_of, verify
+from trainer.checkpoints.manifest import CheckpointError, checkpoint_folder, read_meta, sha256_of, verify
 from trainer.contract import (
     CHECKPOINTS,
     MANIFEST_FILE,
@@ -38,11 +38,24 @@ from trainer.contract import (
     MODEL_FILE,
     TEMPORARY_PREFIX,
     TRAINER_STATE_FILE,
+    CheckpointMeta,
+    ManifestEntry,
     ModelConfig,
     checkpoint_name,
     checkpoint_step,
 )
 from trainer.model.gpt import GPT
+from trainer.model.optimizers import State
+
+Value = TypeVar("Value")
+
+
+class TrainerState(TypedDict, total=False):
+    """trainer_state.pt: what training needs beside the weights to resume."""
+
+    optimizer: State
+    scaler: dict[str, object]
+    """State of the gradient scaler; empty without one."""
 
 
 @dataclass(frozen=True)
@@ -52,18 +65,17 @@ class Snapshot:
     step: int
     model: dict[str, Tensor]
     """Weights by name, without padding."""
-    trainer: dict[str, Any]
-    """Optimizer state by parameter name, scaler: tensors, numbers and strings only."""
-    meta: Meta
+    trainer: TrainerState
+    meta: CheckpointMeta
     """What readers need without torch: step, tokens, losses, model config, tokenizer."""
 
 
-def to_host(value: Any) -> Any:
+def to_host(value: Value) -> Value:
     """A copy of nested tensors in host memory. On the CPU a copy as well: training goes on changing the original.
 
     From a GPU into pinned memory, which PyTorch keeps for the next time: 2 GB in a tenth of a second.
     """
-    copy = _copied(value)
+    copy: Value = _copied(value)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return copy
@@ -144,7 +156,7 @@ class HashingFile:
         """Nothing is buffered; torch.save asks for it."""
 
 
-def write_weights(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
+def write_weights(path: Path, tensors: dict[str, Tensor]) -> ManifestEntry:
     """Writes a safetensors file to the disk and returns its manifest entry. Raises OSError.
 
     The library writes the file itself, without holding the interpreter: building the bytes first would stop the
@@ -162,13 +174,13 @@ def write_weights(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
         }
 
 
-def save_trainer_state(state: dict[str, Any], file: HashingFile) -> None:
+def save_trainer_state(state: TrainerState, file: HashingFile) -> None:
     """torch.save without zip's CRC: the manifest's sha256 says more, and the CRC holds up the training thread."""
     torch.serialization.set_crc32_options(False)
     torch.save(state, cast(IO[bytes], file))
 
 
-def write_durably(path: Path, write: Callable[[HashingFile], object]) -> dict[str, Any]:
+def write_durably(path: Path, write: Callable[[HashingFile], object]) -> ManifestEntry:
     """Writes path through `write`, to the disk, and returns its manifest entry {"size_bytes", "sha256"}."""
     file = HashingFile(path)
     with file.file:
@@ -180,7 +192,7 @@ def write_durably(path: Path, write: Callable[[HashingFile], object]) -> dict[st
     return {"size_bytes": file.size, "sha256": file.digest.hexdigest()}
 
 
-def write_manifest(folder: Path, files: dict[str, Any]) -> None:
+def write_manifest(folder: Path, files: Mapping[str, ManifestEntry]) -> None:
     """Replaces the manifest by rename, so that it is never half there, and makes the folder durable."""
     fresh = folder / (TEMPORARY_PREFIX + MANIFEST_FILE)
     write_durably(fresh, lambda file: file.write(_as_json({"files": files})))
@@ -237,7 +249,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{folder.name}: {MODEL_FILE} cannot be loaded: {error}") from error
 
 
-def read_trainer_state(folder: Path) -> dict[str, Any]:
+def read_trainer_state(folder: Path) -> TrainerState:
     """The trainer's state, on the CPU, mapped rather than read. Raises CheckpointError, also for a foreign pickle."""
     path = folder / TRAINER_STATE_FILE
     if not path.exists():
@@ -251,10 +263,10 @@ def read_trainer_state(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder.name}: {TRAINER_STATE_FILE} is refused: {first_line}") from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{folder.name}: {TRAINER_STATE_FILE} is not one of ours")
-    return state
+    return cast(TrainerState, state)
 
 
-def load_model(path: Path, device: torch.device) -> tuple[GPT, Meta]:
+def load_model(path: Path, device: torch.device) -> tuple[GPT, CheckpointMeta]:
     """The verified model of a run or checkpoint folder, in evaluation mode, and its meta. Raises CheckpointError."""
     folder = checkpoint_folder(path)
     verify(folder)

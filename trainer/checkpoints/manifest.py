@@ -18,11 +18,19 @@ import os
 from collections.abc import Collection
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Any
+from typing import cast
 
-from trainer.contract import BEST, CHECKPOINTS, LATEST, MANIFEST_FILE, META_FILE
+from trainer.contract import (
+    BEST,
+    CHECKPOINTS,
+    LATEST,
+    MANIFEST_FILE,
+    META_FILE,
+    CheckpointMeta,
+    DataConfig,
+    ManifestEntry,
+)
 
-Meta = dict[str, Any]
 HASH_BLOCK_BYTES = 4 * 1024**2
 
 
@@ -30,7 +38,7 @@ class CheckpointError(ValueError):
     """A checkpoint that is damaged, incomplete, foreign or missing. Names the folder, the file and what is wrong."""
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, ManifestEntry]:
     """The files of MANIFEST.json: {name: {"size_bytes", "sha256"}}. Raises CheckpointError."""
     try:
         files = json.loads((folder / MANIFEST_FILE).read_text())["files"]
@@ -46,7 +54,7 @@ def _is_entry(name: str, entry: object) -> bool:
     return Path(name).name == name and isinstance(entry, dict) and {"size_bytes", "sha256"} <= entry.keys()
 
 
-def verify(folder: Path, only: Collection[str] | None = None) -> dict[str, Any]:
+def verify(folder: Path, only: Collection[str] | None = None) -> dict[str, ManifestEntry]:
     """Reads every listed file, or `only` these, and compares size and sha256; returns the list.
 
     Raises CheckpointError, also where one of `only` is not listed. 2 GB take about 2 seconds. Files that are not listed
@@ -79,7 +87,7 @@ def sha256_of(file: BufferedIOBase) -> str:
     return digest.hexdigest()
 
 
-def read_meta(folder: Path) -> Meta:
+def read_meta(folder: Path) -> CheckpointMeta:
     """meta.json of a checkpoint. Raises CheckpointError."""
     try:
         meta = json.loads((folder / META_FILE).read_text())
@@ -87,7 +95,12 @@ def read_meta(folder: Path) -> Meta:
         raise CheckpointError(f"{folder.name}: no readable {META_FILE} ({error})") from error
     if not isinstance(meta, dict):
         raise CheckpointError(f"{folder.name}: {META_FILE} is not an object")
-    return meta
+    return cast(CheckpointMeta, meta)
+
+
+def tokenizer_name(meta: CheckpointMeta, override: str | None = None) -> str:
+    """The tokenizer to read this checkpoint's text with: `override`, else what meta.json names, else the default."""
+    return override or meta.get("tokenizer") or DataConfig.tokenizer
 
 
 def checkpoint_folder(path: Path) -> Path:

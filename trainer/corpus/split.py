@@ -15,14 +15,15 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
 from trainer.corpus.documents import Extent, Place
 from trainer.corpus.encode import Encoded
-from trainer.tokens.token_writers import FileEntry, Layout, Shards
+from trainer.tokens.digests import FileEntry
+from trainer.tokens.token_writers import Layout, Shards, ShardsState
 
 TRAIN, VALIDATION = "train", "validation"
 
@@ -60,10 +61,18 @@ class Done:
         return f"{self.empty} documents are empty, {broken}"
 
 
+class SplitState(TypedDict):
+    """What a later process needs to resume; JSON."""
+
+    done: dict[str, Any]
+    """The fields of Done."""
+    sides: dict[str, ShardsState]
+
+
 class Split:
     """Training and validation shards side by side. Holds their open files."""
 
-    def __init__(self, work: Path, layout: Layout, limits: Limits, state: Mapping[str, Any] | None) -> None:
+    def __init__(self, work: Path, layout: Layout, limits: Limits, state: SplitState | None) -> None:
         """Goes on from a state; without one both sides are empty. Raises OSError where files of the state are gone."""
         self.layout, self.limits = layout, limits
         self.done = _done(state["done"]) if state else Done()
@@ -122,7 +131,7 @@ class Split:
         for side in self.sides.values():
             side.tidy()
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> SplitState:
         """What a later process needs to go on from here; JSON."""
         return {"done": asdict(self.done), "sides": {name: side.state() for name, side in self.sides.items()}}
 

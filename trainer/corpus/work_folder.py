@@ -21,11 +21,12 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict, cast
 
 from trainer.corpus.documents import SourceFile
+from trainer.corpus.split import SplitState
 from trainer.tokens.digests import DATASET
-from trainer.tokens.token_writers import write_whole
+from trainer.tokens.token_writers import ShardsState, write_whole
 
 FOLDER = ".prepare"
 STATE = "state.json"
@@ -39,6 +40,15 @@ class WorkplaceError(ValueError):
     """The folder is in use by another process, or holds token files that are not this program's."""
 
 
+class StoredState(TypedDict):
+    """state.json: whose state this is, whether the shards were being moved, and the state of the split."""
+
+    key: str
+    settling: bool
+    done: dict[str, Any]
+    sides: dict[str, ShardsState]
+
+
 class Kept(Protocol):
     """What can be kept: Split."""
 
@@ -46,7 +56,7 @@ class Kept(Protocol):
     def finished_shards(self) -> int: ...
     def flush(self) -> None: ...
     def tidy(self) -> None: ...
-    def state(self) -> dict[str, Any]: ...
+    def state(self) -> SplitState: ...
 
 
 class Workplace:
@@ -55,7 +65,7 @@ class Workplace:
     def __init__(self, to: Path, request: Mapping[str, object], files: Sequence[SourceFile]) -> None:
         self.to, self.folder = to, to / FOLDER
         self.key = _key(request, files)
-        self.state: dict[str, Any] | None = None
+        self.state: StoredState | None = None
         """What an earlier process kept, if it is of this request."""
         self._made = False
         self._lock = -1
@@ -65,11 +75,11 @@ class Workplace:
         self._made = not self.to.exists()
         self.to.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(self.to)
-        found = _read(self.folder / STATE)
-        if found.get("key") == self.key:
-            self.state = found
+        stored = _read(self.folder / STATE)
+        if stored is not None and stored["key"] == self.key:
+            self.state = stored
         else:
-            self._begin_anew(unfinished_moves=bool(found.get("settling")))
+            self._begin_anew(unfinished_moves=stored is not None and stored["settling"])
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -81,24 +91,28 @@ class Workplace:
 
     def forget(self) -> None:
         """The state is of no use after all."""
-        self._begin_anew(unfinished_moves=bool((self.state or {}).get("settling")))
+        self._begin_anew(unfinished_moves=self._settling)
         self.state = None
 
     def keep(self, kept: Kept, *, at_once: bool = False) -> None:
         """Keeps the state if a shard was finished, or after a few seconds."""
         due = time.monotonic() - self._kept_at >= KEEP_EVERY_S or kept.finished_shards != self._kept_shards
         if due or at_once:
-            self._write(kept.state, kept.flush, settling=bool((self.state or {}).get("settling")))
+            self._write(kept.state, kept.flush, settling=self._settling)
             kept.tidy()
             self._kept_at, self._kept_shards = time.monotonic(), kept.finished_shards
 
     def make_room(self, kept: Kept) -> None:
         """Before the shards are moved: takes the dataset that was here away. Done once for a request, however often
         the process is killed afterwards: what then lies in the folder is new."""
-        if not (self.state or {}).get("settling"):
+        if not self._settling:
             self.keep(kept, at_once=True)
             _remove_dataset(self.to)
             self._write(kept.state, kept.flush, settling=True)
+
+    @property
+    def _settling(self) -> bool:
+        return self.state is not None and self.state["settling"]
 
     def remove(self) -> None:
         """The work is done, or there was none."""
@@ -113,9 +127,9 @@ class Workplace:
         self.remove()
         self.folder.mkdir()
 
-    def _write(self, state: Callable[[], dict[str, Any]], flush: Callable[[], None], *, settling: bool) -> None:
+    def _write(self, state: Callable[[], SplitState], flush: Callable[[], None], *, settling: bool) -> None:
         flush()
-        content = {"key": self.key, "settling": settling, **state()}
+        content: StoredState = {"key": self.key, "settling": settling, **state()}
         write_whole(self.folder / STATE, json.dumps(content).encode())
 
 
@@ -139,12 +153,12 @@ def _remove_dataset(folder: Path) -> None:
         path.unlink()
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> StoredState | None:
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        return None
+    return cast(StoredState, found) if isinstance(found, dict) and {"key", "settling"} <= found.keys() else None
 
 
 def _key(request: Mapping[str, object], files: Sequence[SourceFile]) -> str:

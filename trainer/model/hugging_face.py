@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -142,7 +142,7 @@ def _zeros(length: int) -> Planned:
     return Planned("F32", (length,), lambda: np.zeros(length, dtype=np.float32))
 
 
-def gpt2_config(model: ModelConfig, end_of_text: int | None) -> dict[str, Any]:
+def gpt2_config(model: ModelConfig, end_of_text: int | None) -> dict[str, object]:
     """config.json for transformers' AutoModel and AutoModelForCausalLM, without custom code."""
     return {
         "architectures": ["GPT2LMHeadModel"],

@@ -9,11 +9,12 @@ import hashlib
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from trainer.contract import SliceLoss
 from trainer.model.gpt import GPT
 from trainer.tokens.batches import TokenStream
 from trainer.tokens.token_file import DataError
@@ -104,7 +105,7 @@ class Slice(NamedTuple):
     tokens: int
 
 
-def slice_result(asked: Slice, summed: LossSum, tokenizer: str, say: Callable[[str], object]) -> dict[str, Any]:
+def slice_result(asked: Slice, summed: LossSum, tokenizer: str, say: Callable[[str], object]) -> SliceLoss:
     """What is reported of a slice. `tokens_sha256` names the very tokens that were predicted: two losses compare only
     where it is equal. Why there are no bits per byte is said."""
     return {

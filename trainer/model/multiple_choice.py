@@ -20,7 +20,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 import tiktoken
 import torch
@@ -32,6 +32,21 @@ from trainer.tokens.tokenizer import open_tokenizer
 
 class ChoicesError(ValueError):
     """A file that is not in the format, or that the model cannot read. Names the file and the line."""
+
+
+class Accuracies(TypedDict):
+    """Shares of questions answered right, their standard errors, and the share that guessing would reach."""
+
+    accuracy: float
+    accuracy_norm: float
+    accuracy_per_token: float
+    accuracy_stderr: float
+    accuracy_norm_stderr: float
+    accuracy_per_token_stderr: float
+    chance: float
+    questions: int
+    file_sha256: str
+    tokenizer: str
 
 
 class Question(NamedTuple):
@@ -58,7 +73,7 @@ def score_file(
     batch_size: int,
     autocast: Callable[[], AbstractContextManager[object]],
     on_progress: Callable[[int, int], object],
-) -> dict[str, Any]:
+) -> Accuracies:
     """The accuracies over all questions of the file, with their standard errors and what guessing would reach.
 
     `batch_size` counts questions. Raises ChoicesError, TokenizerError and OSError.
@@ -79,18 +94,26 @@ def score_file(
     return _result(right, questions, hashlib.sha256(content).hexdigest(), tokenizer)
 
 
-def _result(right: Sequence[int], questions: Sequence[Question], sha256: str, tokenizer: str) -> dict[str, Any]:
+def _result(right: Sequence[int], questions: Sequence[Question], sha256: str, tokenizer: str) -> Accuracies:
     count = len(questions)
-    names = ("accuracy", "accuracy_norm", "accuracy_per_token")
-    shares = {name: hits / count for name, hits in zip(names, right, strict=True)}
+    by_sum, by_byte, by_token = (hits / count for hits in right)
     return {
-        **shares,
-        **{f"{name}_stderr": math.sqrt(share * (1 - share) / count) for name, share in shares.items()},
+        "accuracy": by_sum,
+        "accuracy_norm": by_byte,
+        "accuracy_per_token": by_token,
+        "accuracy_stderr": _standard_error(by_sum, count),
+        "accuracy_norm_stderr": _standard_error(by_byte, count),
+        "accuracy_per_token_stderr": _standard_error(by_token, count),
         "chance": sum(1 / len(question.endings) for question in questions) / count,
         "questions": count,
         "file_sha256": sha256,
         "tokenizer": tokenizer,
     }
+
+
+def _standard_error(share: float, count: int) -> float:
+    """Of a share of independent yes-or-no answers."""
+    return math.sqrt(share * (1 - share) / count)
 
 
 def read_questions(content: bytes, where: str) -> Iterator[Question]:

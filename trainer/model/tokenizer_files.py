@@ -16,7 +16,6 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 BYTES = "bytes"
 END_OF_TEXT = "<|endoftext|>"
@@ -152,7 +151,7 @@ def _marks(vocabulary: Vocabulary) -> dict[str, str]:
     return dict.fromkeys(names, END_OF_TEXT)
 
 
-def _tokenizer(vocabulary: Vocabulary, ids: Mapping[str, int], pairs: list[tuple[str, str]]) -> dict[str, Any]:
+def _tokenizer(vocabulary: Vocabulary, ids: Mapping[str, int], pairs: list[tuple[str, str]]) -> dict[str, object]:
     """tokenizer.json. `ignore_merges`: a whole piece that has an id gets it, as tiktoken does."""
     return {
         "version": "1.0",
@@ -189,14 +188,14 @@ def _tokenizer(vocabulary: Vocabulary, ids: Mapping[str, int], pairs: list[tuple
     }
 
 
-def _cut(pattern: str | None) -> dict[str, Any]:
+def _cut(pattern: str | None) -> dict[str, object]:
     if pattern is None or is_gpt2_pattern(pattern):
         return _byte_level(use_regex=pattern is not None)
     split = {"type": "Split", "pattern": {"Regex": portable(pattern)}, "behavior": "Isolated", "invert": False}
     return {"type": "Sequence", "pretokenizers": [split, _byte_level(use_regex=False)]}
 
 
-def _byte_level(*, use_regex: bool, trim_offsets: bool = True) -> dict[str, Any]:
+def _byte_level(*, use_regex: bool, trim_offsets: bool = True) -> dict[str, object]:
     return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": trim_offsets, "use_regex": use_regex}
 
 

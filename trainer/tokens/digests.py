@@ -30,6 +30,44 @@ class Digests(TypedDict):
     block_size_bytes: int
 
 
+class FileEntry(TypedDict):
+    """One file of dataset.json; `documents` counts those that end in it."""
+
+    tokens: int
+    documents: int
+    size_bytes: int
+    sha256: str
+    blocks: list[str]
+    block_size_bytes: int
+
+
+class Separator(TypedDict):
+    """The mark between documents: its text, its ids (none or one), and where it stands (`after` each document)."""
+
+    text: str
+    ids: list[int]
+    policy: str
+
+
+class DatasetJson(TypedDict, total=False):
+    """dataset.json. The preparation writes every key; a folder made elsewhere may have fewer, or no dataset.json."""
+
+    request: dict[str, object]
+    """What was asked of the preparation, so that the same request on the same text is not done twice."""
+    source: str
+    source_sha256: str
+    tokenizer: str
+    vocab_size: int
+    format: str
+    dtype: str
+    separator: Separator
+    split: dict[str, object]
+    skipped: dict[str, object]
+    documents: int
+    tokens: int
+    files: dict[str, FileEntry]
+
+
 class Digest:
     """Fed with a file's bytes in order. The last block may be shorter; an empty file has none."""
 

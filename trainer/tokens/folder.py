@@ -11,12 +11,11 @@ Example::
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
-from trainer.tokens.digests import DATASET
+from trainer.tokens.digests import DATASET, DatasetJson
 
 
 class NoDataset(ValueError):
@@ -29,7 +28,7 @@ class TokenDataset:
 
     path: Path
     files: tuple[Path, ...]
-    about: Mapping[str, Any]
+    about: DatasetJson
 
     @property
     def tokenizer(self) -> str | None:
@@ -50,7 +49,7 @@ def find_dataset(path: Path) -> TokenDataset:
     return TokenDataset(path, tuple(sides[0] + sides[1]), read_about(path))
 
 
-def read_about(folder: Path) -> dict[str, Any]:
+def read_about(folder: Path) -> DatasetJson:
     """The folder's dataset.json; empty where there is none. Raises NoDataset for one that is no such thing."""
     try:
         about = json.loads((folder / DATASET).read_text())
@@ -60,4 +59,4 @@ def read_about(folder: Path) -> dict[str, Any]:
         raise NoDataset(f"{folder / DATASET} cannot be read: {error}") from error
     if not isinstance(about, dict) or not isinstance(about.get("files", {}), dict):
         raise NoDataset(f"{folder / DATASET} does not describe a dataset")
-    return about
+    return cast(DatasetJson, about)

@@ -23,6 +23,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.contract import ManifestEntry
+
 Array = NDArray[Any]
 
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2}
@@ -42,7 +44,7 @@ class Planned(NamedTuple):
         return math.prod(self.shape) * ITEM_BYTES[self.dtype]
 
 
-def write_tensors(path: Path, planned: Mapping[str, Planned], metadata: Mapping[str, str]) -> dict[str, Any]:
+def write_tensors(path: Path, planned: Mapping[str, Planned], metadata: Mapping[str, str]) -> ManifestEntry:
     """Writes the file and returns its size_bytes and sha256. Holds one tensor at a time. Raises OSError."""
     digest = hashlib.sha256()
     parts: Iterator[bytes | memoryview] = itertools.chain([header(planned, metadata)], map(_bytes, planned.values()))
@@ -60,11 +62,11 @@ def _bytes(planned: Planned) -> memoryview:
 
 def header(planned: Mapping[str, Planned], metadata: Mapping[str, str]) -> bytes:
     """What stands before the tensors, which lie there in the mapping's order."""
-    told: dict[str, Any] = {"__metadata__": dict(metadata)}
+    tensors: dict[str, object] = {"__metadata__": dict(metadata)}
     end = 0
     for name, tensor in planned.items():
         begin, end = end, end + tensor.size_bytes
-        told[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [begin, end]}
-    text = json.dumps(told, separators=(",", ":")).encode()
+        tensors[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(tensors, separators=(",", ":")).encode()
     padded = text + b" " * (-len(text) % ALIGNMENT)  # the library aligns the data to eight bytes
     return len(padded).to_bytes(8, "little") + padded

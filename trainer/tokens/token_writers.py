@@ -20,15 +20,15 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
-from trainer.tokens.digests import CHUNK_BYTES, Digest, Digests
+from trainer.tokens.digests import CHUNK_BYTES, Digest, FileEntry
 from trainer.tokens.token_file import (
     DTYPES,
     LLM_C,
@@ -45,9 +45,10 @@ TEMPORARY_PREFIX = ".tmp-"
 Offsets = npt.NDArray[np.int64]
 
 
-class FileEntry(Digests):
-    """One file of dataset.json; `documents` are those that end in it."""
+class ShardsState(TypedDict):
+    """What a later Shards needs to resume: entries of finished shards, and what the open one holds."""
 
+    finished: list[FileEntry]
     tokens: int
     documents: int
 
@@ -128,12 +129,12 @@ def write_whole(path: Path, content: bytes) -> None:
 class Shards:
     """One side of a split, written as it comes. Holds one open file."""
 
-    def __init__(self, work: Path, name: str, layout: Layout, state: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, work: Path, name: str, layout: Layout, state: ShardsState | None = None) -> None:
         """Goes on from what `state` said; without it the side is empty. Raises OSError where its files are gone."""
         self.work, self.name, self.layout = work, name, layout
-        known = state or {"finished": [], "tokens": 0, "documents": 0}
-        self.finished = [cast(FileEntry, entry) for entry in known["finished"]]
-        self._tokens, self._documents = int(known["tokens"]), int(known["documents"])
+        known: ShardsState = state or {"finished": [], "tokens": 0, "documents": 0}
+        self.finished = list(known["finished"])
+        self._tokens, self._documents = known["tokens"], known["documents"]
         self._file: BinaryIO = self._reopen() if state else self._open_path().open("wb")
 
     @property
@@ -163,7 +164,7 @@ class Shards:
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> ShardsState:
         """What a later Shards needs to go on from here."""
         return {"finished": self.finished, "tokens": self._tokens, "documents": self._documents}
 

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.checkpoints.checkpoint import Snapshot, to_host
-from trainer.contract import EVENT_STARTED, EVENT_VALIDATED, STOP, RunConfig
+from trainer.checkpoints.checkpoint import Snapshot, TrainerState, to_host
+from trainer.contract import EVENT_STARTED, EVENT_VALIDATED, STOP, CheckpointMeta, RunConfig
 from trainer.model.loss import validation_loss
 from trainer.model.optimizers import gradients_of, learning_rate, set_learning_rate, state_by_name, step_unless
 from trainer.tokens.batches import ValidationSlice, open_data, prefetched
@@ -187,7 +187,7 @@ def validate(engine: Engine, held_out: ValidationSlice, batch_size: int, world: 
 
 def snapshot(config: RunConfig, engine: Engine, step: int, loss: float, val_loss: float | None) -> Snapshot:
     """The state on the host: the only part of a save that holds up training."""
-    meta = {
+    meta: CheckpointMeta = {
         "step": step,
         "total_steps": config.train.steps,
         "tokens": step * config.train.global_batch * config.model.context_length,
@@ -197,7 +197,7 @@ def snapshot(config: RunConfig, engine: Engine, step: int, loss: float, val_loss
         "tokenizer": config.data.tokenizer,
         "time": round(time.time(), 3),
     }
-    trainer = {
+    trainer: TrainerState = {
         "optimizer": to_host(state_by_name(engine.model, engine.optimizers)),
         "scaler": engine.scaler.state_dict(),
     }

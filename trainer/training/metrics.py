@@ -26,17 +26,19 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from trainer.arithmetic import flop_per_token
-from trainer.contract import EVENTS, METRICS, RunConfig
+from trainer.contract import EVENTS, METRICS, MetricLine, RunConfig
 from trainer.training.failures import Expendable
 from trainer.training.ranks import World
 
 GIB = 1024**3
+SHOWN = ("loss", "lr", "grad_norm", "tokens_per_second", "mfu", "memory_gib")
+"""What of a metrics line is in the log and in TensorBoard."""
 
 
 class Journal:
@@ -56,22 +58,22 @@ class Journal:
             return None
         return importlib.import_module("torch.utils.tensorboard").SummaryWriter(str(self.run_folder / "tensorboard"))
 
-    def event(self, name: str, step: int, **fields: Any) -> None:
+    def event(self, name: str, step: int, **fields: object) -> None:
         """Appends {"event", "time", "step", ...} to events.jsonl and says it in the log."""
         self._append(EVENTS, {"event": name, "time": round(time.time(), 3), "step": step, **fields})
         self.say(f"step {step}  {name}  " + "  ".join(f"{key} {_short(value)}" for key, value in fields.items()))
 
-    def metrics(self, line: Mapping[str, Any]) -> None:
+    def metrics(self, line: MetricLine) -> None:
         """Appends a line to metrics.jsonl, the log and TensorBoard."""
         self._append(METRICS, line)
-        shown = ("loss", "lr", "grad_norm", "tokens_per_second", "mfu", "memory_gib")
-        self.say(f"step {line['step']}  " + "  ".join(f"{key} {_short(line[key])}" for key in shown if key in line))
+        shown = {key: value for key, value in line.items() if key in SHOWN}
+        self.say(f"step {line['step']}  " + "  ".join(f"{key} {_short(value)}" for key, value in shown.items()))
         with Expendable(self.event, line["step"], "TensorBoard is off"):
-            self._draw({key: line[key] for key in shown if key in line}, line["step"])
+            self._draw(shown, line["step"])
             return
         self.tensorboard = None
 
-    def _draw(self, values: Mapping[str, float], step: int) -> None:
+    def _draw(self, values: Mapping[str, object], step: int) -> None:
         if self.tensorboard is not None:
             for key, value in values.items():
                 self.tensorboard.add_scalar(key, value, step)
@@ -91,7 +93,7 @@ class Journal:
             _truncate(self.run_folder / EVENTS, last_step=None)
             _truncate(self.run_folder / METRICS, last_step)
 
-    def _append(self, name: str, line: Mapping[str, Any]) -> None:
+    def _append(self, name: str, line: Mapping[str, object]) -> None:
         if not self.enabled:
             return
         text = json.dumps({key: _finite(value) for key, value in line.items()}) + "\n"
@@ -114,7 +116,7 @@ def _appended(path: Path, data: bytes) -> bool:
     return False
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> list[dict[str, object]]:
     """The JSON lines of a file up to the first that is torn; none when it does not exist."""
     lines = itertools.takewhile(lambda line: line is not None, map(_parsed, _raw_lines(path)))
     return [line for line in lines if line is not None]
@@ -124,7 +126,7 @@ def _raw_lines(path: Path) -> list[bytes]:
     return path.read_bytes().splitlines(keepends=True) if path.exists() else []
 
 
-def _parsed(line: bytes) -> dict[str, Any] | None:
+def _parsed(line: bytes) -> dict[str, object] | None:
     """None for what a kill or a power cut left: half a line, or zeros."""
     try:
         value = json.loads(line) if line.endswith(b"\n") else None
@@ -137,19 +139,19 @@ def _truncate(path: Path, last_step: int | None) -> None:
     good = 0
     for line in _raw_lines(path):
         value = _parsed(line)
-        if value is None or (last_step is not None and value["step"] > last_step):
+        if value is None or (last_step is not None and cast(int, value["step"]) > last_step):
             break
         good += len(line)
     if path.exists():
         os.truncate(path, good)
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> object:
     """JSON has no NaN: null says it."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     """Short for people, and always on one line."""
     return f"{value:.4g}" if isinstance(value, float) else str(value).replace("\n", "\\n")
 
@@ -224,7 +226,7 @@ class Window:
         self.clock = PartClock(world.device)
         self.tokens_per_step = config.train.global_batch * config.model.context_length
 
-    def line(self, step: int, loss: float, rate: float, norm: Tensor, tally: Tally) -> dict[str, Any]:
+    def line(self, step: int, loss: float, rate: float, norm: Tensor, tally: Tally) -> MetricLine:
         """A line of metrics.jsonl. Rates count training time; validation and saving are listed apart."""
         seconds = self.clock.read()
         training_s = sum(seconds.get(part, 0.0) for part in ("data", "forward_backward", "optimizer", "log"))
@@ -232,7 +234,7 @@ class Window:
         tokens_per_second = steps * self.tokens_per_step / max(training_s, 1e-9)
         peak = self.config.peak_flops_per_gpu * self.world.size
         clipped, tally.clipped = float(tally.clipped) / steps, torch.zeros_like(tally.clipped)
-        line = {
+        line: MetricLine = {
             "step": step,
             "tokens": step * self.tokens_per_step,
             "loss": loss,

@@ -18,7 +18,6 @@ import shutil
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
 
 from trainer.checkpoints.checkpoint import (
     Snapshot,
@@ -190,7 +189,7 @@ def _best_so_far(root: Path) -> tuple[int | None, float | None]:
     if step is None:
         return None, None
     try:
-        meta: dict[str, Any] = read_meta(root / checkpoint_name(step))
+        meta = read_meta(root / checkpoint_name(step))
     except CheckpointError:
         return None, None
     return step, meta.get("val_loss")

@@ -19,12 +19,12 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import torch
 
 from trainer.arithmetic import divisors
-from trainer.contract import EVENT_MICRO_BATCH_REDUCED, EVENTS, HELD_DESCRIPTORS, TrainConfig
+from trainer.contract import EVENT_MICRO_BATCH_REDUCED, EVENTS, HELD_DESCRIPTORS, MicroBatchReduced, TrainConfig
 from trainer.training.metrics import GIB, Journal, read_lines
 
 MARK = ".out-of-memory"
@@ -38,8 +38,9 @@ class OutOfMemoryTwice(RuntimeError):
 
 def current_micro_batch(run_folder: Path, configured: int) -> int:
     """The configured micro-batch, or what an out-of-memory in this run reduced it to."""
-    reduced = [line for line in read_lines(run_folder / EVENTS) if line["event"] == EVENT_MICRO_BATCH_REDUCED]
-    return int(reduced[-1]["to"]) if reduced and reduced[-1]["from"] == configured else configured
+    lines = [line for line in read_lines(run_folder / EVENTS) if line["event"] == EVENT_MICRO_BATCH_REDUCED]
+    reduced = cast("list[MicroBatchReduced]", lines)
+    return reduced[-1]["to"] if reduced and reduced[-1]["from"] == configured else configured
 
 
 def answer_out_of_memory(run_folder: Path, train: TrainConfig, current: int, ranks: int, step: int) -> NoReturn:

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -25,7 +24,7 @@ from torch.optim import Optimizer
 from trainer.arithmetic import split_batch
 from trainer.checkpoints.checkpoint import Found, find_newest, read_trainer_state, read_weights
 from trainer.checkpoints.manifest import CheckpointError, checkpoint_folder, read_meta, verify
-from trainer.contract import EVENT_RESUMED, EVENT_WARNING, ContractError, RunConfig, TrainConfig
+from trainer.contract import EVENT_RESUMED, EVENT_WARNING, ContractError, RunConfig, Started, TrainConfig
 from trainer.model.gpt import GPT
 from trainer.model.optimizers import build_optimizers, learning_rate, load_state_by_name, make_scaler
 from trainer.tokens.batches import Share, TrainingData
@@ -180,7 +179,7 @@ def compile_model(run: Run, model: GPT, data: TrainingData, share: Share, autoca
         run.journal.event(EVENT_WARNING, 0, reason=f"training uncompiled: {fault or 'another rank cannot compile'}")
 
 
-def description(run: Run, model: GPT, share: Share) -> dict[str, Any]:
+def description(run: Run, model: GPT, share: Share) -> Started:
     """The fields of the event `started`."""
     return {
         "total_steps": run.config.train.steps,
