@@ -20,7 +20,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from trainer.corpus.progress import Progress, say
+from trainer.progress import ByteProgress, print_event
 from trainer.tokens.digests import DATASET, DatasetJson, FileEntry
 from trainer.tokens.folder import NoDataset, TokenDataset, find_dataset
 from trainer.tokens.token_file import KINDS, SAFETENSORS, SUFFIXES, DataError, TokenFile, open_token_file
@@ -52,7 +52,7 @@ def convert(source: Path, kind: str, to: Path, *, overwrite: bool = False) -> Co
     targets = _targets(dataset, kind, to)
     _refuse(targets, dataset, to, overwrite=overwrite)
     dtype = _dtype(files, kind, dataset.about)
-    progress = Progress(sum(path.stat().st_size for path in dataset.files))
+    progress = ByteProgress(sum(path.stat().st_size for path in dataset.files))
     folder = targets[0].parent
     folder.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
@@ -61,7 +61,7 @@ def convert(source: Path, kind: str, to: Path, *, overwrite: bool = False) -> Co
     known, done_bytes = dataset.about.get("files", {}), 0
     for file, target in zip(files, targets, strict=True):
         documents = known[file.path.name].get("documents", 0) if file.path.name in known else 0
-        tell = _telling(progress, done_bytes)
+        tell = progress.report_file(done_bytes)
         layout = Layout(kind, dtype, file.count)
         entries[target.name] = write_token_file(target, layout, file.count, _ids(file, dtype, tell), documents)
         done_bytes += file.path.stat().st_size
@@ -116,10 +116,6 @@ def _ids(file: TokenFile, dtype: str, tell: Callable[[int], None]) -> Iterator[b
         tell(start * np.dtype(file.dtype).itemsize)
 
 
-def _telling(progress: Progress, before_bytes: int) -> Callable[[int], None]:
-    return lambda size_bytes: progress.tell(before_bytes + size_bytes, 0, 0)
-
-
 def _about(dataset: TokenDataset, kind: str, dtype: str, entries: dict[str, FileEntry]) -> DatasetJson:
     """dataset.json of the new folder: what was known, with the new files. As if it had been prepared so."""
     about: DatasetJson = {**dataset.about} if dataset.about else {"source": str(dataset.path)}
@@ -138,7 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace files of the same name")
     asked = parser.parse_args(arguments)
     try:
-        say("converted", **convert(asked.source, asked.format, asked.to, overwrite=asked.overwrite))
+        print_event("converted", **convert(asked.source, asked.format, asked.to, overwrite=asked.overwrite))
     except (NoDataset, DataError, ConvertError, OSError) as error:
         print(f"convert: {error}", file=sys.stderr)
         return 1

@@ -1,7 +1,7 @@
-"""The loss of a model on a slice of a token stream; as a program, with perplexity and bits per byte.
+"""`python -m trainer.evaluate`: loss, perplexity and bits per byte on slices of token files, and multiple choice.
 
-The loop calls `validation_loss` on every rank; each takes every world-th batch, the caller adds up. It must not change
-the model: the training mode it found is restored.
+Prints one JSON line for the checkpoint, then one for each slice and each file of questions. It must not change the run
+it reads.
 
 Example, the reference test of the 163M job::
 
@@ -13,121 +13,112 @@ Example, the reference test of the 163M job::
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
 import sys
 import time
 from pathlib import Path
 
 import torch
 
-from trainer.checkpoints.checkpoint import load_model
+from trainer.arguments import ChosenModel, add_model_arguments, load_chosen_model
 from trainer.checkpoints.manifest import CheckpointError, checkpoint_folder
-from trainer.contract import CONFIG, ContractError, DataConfig, RunConfig
-from trainer.model.gpt import GPT
-from trainer.model.loss import Autocast, Slice, slice_result, sliced_loss
+from trainer.contract import CONFIG, ContractError, RunConfig
+from trainer.model.loss import Slice, slice_result, sliced_loss
 from trainer.model.multiple_choice import ChoicesError, score_file
+from trainer.model.precision import DTYPES, Autocast, autocast_to
+from trainer.progress import count_progress, print_line
 from trainer.tokens.batches import TokenStream
 from trainer.tokens.token_file import DataError
 from trainer.tokens.tokenizer import TokenizerError
 
-SAY_EVERY_S = 2.0
+
+def _run(options: argparse.Namespace) -> None:
+    chosen = load_chosen_model(options)
+    autocast = autocast_to(DTYPES[options.precision], chosen.model.device)
+    print_line(kind="checkpoint", step=chosen.step, torch=torch.__version__)
+    for file in options.choices:
+        _evaluate_choices(chosen, file, options, autocast)
+    if options.slice or not options.choices:
+        stream = TokenStream.open(_data_files(options), chosen.model.config.vocab_size)
+        for start, tokens in options.slice or [_default_slice(stream, options.held_out)]:
+            _evaluate_slice(chosen, Slice(stream, start, tokens), options, autocast)
 
 
-def _evaluate_slice(model: GPT, asked_slice: Slice, asked: argparse.Namespace) -> None:
-    """Prints one line of JSON."""
-    began, meter = time.monotonic(), Meter(f"slice {asked_slice.start}+{asked_slice.tokens}", "tokens")
-    summed = sliced_loss(model, asked_slice, asked.batch_size, autocast_of(asked), meter)
-    result = slice_result(asked_slice, summed, asked.tokenizer, _complain)
-    spent = {"precision": asked.precision, "device": asked.device, "seconds": round(time.monotonic() - began, 3)}
-    print(json.dumps({"kind": "slice", **result, **spent}), flush=True)
+def _evaluate_choices(chosen: ChosenModel, file: Path, options: argparse.Namespace, autocast: Autocast) -> None:
+    accuracies = score_file(
+        chosen.model,
+        file,
+        chosen.tokenizer,
+        batch_size=options.batch_size,
+        autocast=autocast,
+        on_progress=count_progress(f"choices {file.name}", "questions"),
+    )
+    print_line(kind="choices", name=file.name, **accuracies, precision=options.precision, device=options.device)
 
 
-class Meter:
-    """Progress as JSON lines on stdout, a few seconds apart: `{"progress": "slice 0+9", "done", "of", "unit"}`."""
-
-    def __init__(self, what: str, unit: str) -> None:
-        self.what, self.unit = what, unit
-        self.said_at = time.monotonic()
-
-    def __call__(self, done: int, of: int) -> None:
-        if time.monotonic() - self.said_at >= SAY_EVERY_S:
-            self.said_at = time.monotonic()
-            print(json.dumps({"progress": self.what, "done": done, "of": of, "unit": self.unit}), flush=True)
+def _evaluate_slice(chosen: ChosenModel, part: Slice, options: argparse.Namespace, autocast: Autocast) -> None:
+    began, report = time.monotonic(), count_progress(f"slice {part.start}+{part.tokens}", "tokens")
+    summed = sliced_loss(chosen.model, part, options.batch_size, autocast, report)
+    result = slice_result(part, summed, chosen.tokenizer, _complain)
+    seconds = round(time.monotonic() - began, 3)
+    print_line(kind="slice", **result, precision=options.precision, device=options.device, seconds=seconds)
 
 
 def _complain(text: str) -> None:
     print(f"evaluate: {text}", file=sys.stderr)
 
 
-def autocast_of(asked: argparse.Namespace) -> Autocast:
-    """What --precision and --device ask for."""
-    kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    if asked.precision not in kinds:
-        return contextlib.nullcontext
-    return lambda: torch.autocast(torch.device(asked.device).type, dtype=kinds[asked.precision])
+def _default_slice(stream: TokenStream, held_out: int) -> tuple[int, int]:
+    """The last `held_out` tokens that have a target each; for 0 the whole stream."""
+    return (max(0, len(stream) - held_out - 1), held_out) if held_out else (0, len(stream))
 
 
-def _data_files(asked: argparse.Namespace) -> list[Path]:
-    """The files named, else those of the run that the checkpoint lies in: validation, or what it trained on."""
-    if asked.data:
-        return list(asked.data)
-    run_folder = checkpoint_folder(asked.folder).parent.parent
+def _data_files(options: argparse.Namespace) -> list[Path]:
+    """The files named, else those of the checkpoint's run: its validation files, else its training files."""
+    if options.data:
+        return list(options.data)
+    run_folder = checkpoint_folder(options.folder).parent.parent
     data = RunConfig.from_json((run_folder / CONFIG).read_text()).data if (run_folder / CONFIG).is_file() else None
     files = (data.validation_files or data.train_files) if data is not None else ()
     if not files:
-        raise DataError(f"{asked.folder} names no token files; give them with --data FILE...")
+        raise DataError(f"{options.folder} names no token files: give them with --data FILE...")
     return [Path(file) for file in files]
-
-
-def _run(asked: argparse.Namespace) -> None:
-    model, meta = load_model(asked.folder, torch.device(asked.device))
-    asked.tokenizer = asked.tokenizer or meta.get("tokenizer") or DataConfig.tokenizer
-    print(json.dumps({"kind": "checkpoint", "step": meta.get("step"), "torch": torch.__version__}), flush=True)
-    for file in asked.choices:
-        scored = score_file(
-            model,
-            file,
-            asked.tokenizer,
-            batch_size=asked.batch_size,
-            autocast=autocast_of(asked),
-            on_progress=Meter(f"choices {file.name}", "questions"),
-        )
-        result = {"name": file.name, **scored, "precision": asked.precision, "device": asked.device}
-        print(json.dumps({"kind": "choices", **result}), flush=True)
-    if asked.slice or not asked.choices:
-        stream = TokenStream.open(_data_files(asked), model.config.vocab_size)
-        whole = (0, len(stream)) if not asked.held_out else (max(0, len(stream) - asked.held_out - 1), asked.held_out)
-        for start, tokens in asked.slice or [whole]:
-            _evaluate_slice(model, Slice(stream, start, tokens), asked)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m trainer.evaluate", description="Loss on slices of token files, and multiple choice."
+        prog="python -m trainer.evaluate",
+        description="Measure the loss on slices of token files, and answer multiple-choice questions.",
     )
-    parser.add_argument("folder", type=Path, metavar="RUN_OR_CHECKPOINT", help="a run (its best checkpoint) or one")
+    add_model_arguments(parser)
     parser.add_argument("--data", type=Path, nargs="+", metavar="FILE", help="token files (default: the run's own)")
     parser.add_argument(
-        "--slice", type=int, nargs=2, action="append", metavar=("START", "COUNT"), help="repeatable; default: all"
+        "--slice",
+        type=int,
+        nargs=2,
+        action="append",
+        metavar=("START", "COUNT"),
+        help="COUNT tokens from token START; repeatable (default: all)",
     )
-    parser.add_argument("--held-out", type=int, default=0, metavar="COUNT", help="instead: the last COUNT tokens")
+    parser.add_argument("--held-out", type=int, default=0, metavar="COUNT", help="evaluate the last COUNT tokens")
     parser.add_argument(
-        "--choices", type=Path, action="append", default=[], metavar="FILE.jsonl", help="multiple choice; repeatable"
+        "--choices",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE.jsonl",
+        help="multiple-choice questions in HellaSwag's format; repeatable",
     )
-    parser.add_argument("--tokenizer", help="for bits per byte (default: the run's)")
     parser.add_argument("--batch-size", type=int, default=8, help="sequences per forward pass (default: 8)")
-    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", choices=tuple(DTYPES), default="fp32", help="default: fp32")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The program: 0 with one line of JSON per slice and file of choices on stdout, 1 with the reason on stderr."""
+    """Runs the program. Returns 0, or 1 with the reason on stderr."""
     try:
         _run(_parse(arguments))
     except (CheckpointError, ChoicesError, ContractError, DataError, TokenizerError, OSError) as error:
-        print(f"evaluate: {error}", file=sys.stderr)
+        _complain(str(error))
         return 1
     return 0
 

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import tiktoken
 
-from trainer.corpus.progress import Progress, say
+from trainer.progress import ByteProgress, print_event
 from trainer.tokens.digests import DatasetJson
 from trainer.tokens.folder import NoDataset, TokenDataset, find_dataset
 from trainer.tokens.token_file import DataError, TokenFile, open_token_file
@@ -119,10 +119,10 @@ def inspect(dataset: TokenDataset, tokenizer: str | None, head_tokens: int = HEA
     encoding, problems = _encoding(name, asked_for=tokenizer is not None)
     vocab_size = encoding.n_vocab if encoding else dataset.about.get("vocab_size")
     tally, files, head = Tally(), [], np.zeros(0, np.int64)
-    progress = Progress(sum(path.stat().st_size for path in dataset.files))
+    progress = ByteProgress(sum(path.stat().st_size for path in dataset.files))
     done_bytes = 0
     for path in dataset.files:
-        found, file = _look(path, vocab_size, tally, _telling(progress, done_bytes))
+        found, file = _look(path, vocab_size, tally, progress.report_file(done_bytes))
         done_bytes += path.stat().st_size
         if file is not None and not len(head):
             head = file.read(0, head_tokens).astype(np.int64)
@@ -150,10 +150,6 @@ def inspect(dataset: TokenDataset, tokenizer: str | None, head_tokens: int = HEA
         "files": files,
         "problems": problems,
     }
-
-
-def _telling(progress: Progress, before_bytes: int) -> Callable[[int], None]:
-    return lambda done_bytes: progress.tell(before_bytes + done_bytes, 0, 0)
 
 
 def _look(
@@ -268,7 +264,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The program: 0 with one JSON line at the end, 1 with the reason on stderr."""
     asked = _parse(arguments)
     try:
-        say("inspected", **inspect(find_dataset(asked.path), asked.tokenizer, asked.head))
+        print_event("inspected", **inspect(find_dataset(asked.path), asked.tokenizer, asked.head))
     except (NoDataset, TokenizerError, OSError) as error:
         print(f"inspect: {error}", file=sys.stderr)
         return 1

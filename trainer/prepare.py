@@ -33,9 +33,9 @@ from trainer.corpus.documents import PYTHON_STDLIB, Place, SourceFile, find_file
 from trainer.corpus.encode import POLICIES, SKIP, Document, Order, documents, encode_batch
 from trainer.corpus.parquet import CorpusError
 from trainer.corpus.pool import WorkerLost, ordered
-from trainer.corpus.progress import Progress, say
 from trainer.corpus.split import Done, Limits, Split, chained
 from trainer.corpus.work_folder import Workplace, WorkplaceError
+from trainer.progress import ByteProgress, print_event
 from trainer.tokens.digests import DATASET, DatasetJson, FileEntry, digest_file
 from trainer.tokens.token_file import KINDS, SAFETENSORS, DataError
 from trainer.tokens.token_writers import Layout, dtype_for, write_whole
@@ -96,7 +96,7 @@ def prepare(request: Request, paths: Sequence[str], to: Path, workers: int = 1) 
     limits = Limits(request.documents, request.bytes or (STDLIB_BYTES if paths == [PYTHON_STDLIB] else None))
     existing = _existing(to, request, files, limits)
     if existing is not None:
-        say("unchanged", to=str(to), tokens=existing["tokens"])
+        print_event("unchanged", to=str(to), tokens=existing["tokens"])
         return existing
     if limits == Limits():
         _require_space(to, request, files, layout)
@@ -111,7 +111,9 @@ def prepare(request: Request, paths: Sequence[str], to: Path, workers: int = 1) 
             workplace.remove()
             raise PrepareError(f"{request.source} holds no text: {split.done.skipped_words()}")
         dataset = _settle(split, workplace, request, order)
-    say("prepared", to=str(to), tokens=dataset["tokens"], documents=dataset["documents"], files=dataset["files"])
+    print_event(
+        "prepared", to=str(to), tokens=dataset["tokens"], documents=dataset["documents"], files=dataset["files"]
+    )
     return dataset
 
 
@@ -136,7 +138,7 @@ def _open_split(workplace: Workplace, layout: Layout, limits: Limits) -> Split:
         workplace.forget()  # somebody removed files of the state
         return Split(workplace.folder, layout, limits, None)
     if workplace.state:
-        say("resumed", tokens=split.tokens, documents=split.done.documents, shards=split.finished_shards)
+        print_event("resumed", tokens=split.tokens, documents=split.done.documents, shards=split.finished_shards)
     return split
 
 
@@ -146,14 +148,14 @@ def _fill(split: Split, workplace: Workplace, files: Sequence[SourceFile], order
     if split.done.full:
         return
     total_bytes = sum(file.size_bytes for file in files)
-    progress = Progress(total_bytes, split.limits.documents)
+    progress = ByteProgress(total_bytes, split.limits.documents)
     batches = read_batches(files, split.done.place, order.column)
     work = functools.partial(encode_batch, order=order)
     with ordered(work, batches, workers if total_bytes >= SMALL_BYTES else 1) as results:
         for batch, encoded in results:
             split.take(encoded, batch.after)
             workplace.keep(split)
-            progress.tell(batch.done_bytes, split.done.documents, split.tokens)
+            progress.report(batch.done_bytes, split.done.documents, split.tokens)
             if split.done.full:
                 break
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import statistics
 import sys
 import time
@@ -31,8 +30,9 @@ from trainer.arithmetic import GIB, divisors, largest_micro_batch, split_batch
 from trainer.contract import ContractError, RunConfig
 from trainer.model.gpt import GPT
 from trainer.model.optimizers import build_optimizers
+from trainer.model.precision import Autocast, autocast_to, choose_precision
+from trainer.progress import print_event, print_line
 from trainer.training.compile_check import compile_fault
-from trainer.training.start import Autocast, autocast_to, choose_precision
 
 HEADROOM_GIB = 0.5
 """Left free beside the measured peak: NCCL's buffers and the validation's own shapes come later."""
@@ -182,11 +182,11 @@ def _peak_gib(subject: Subject, micro_batch: int, free_gib: float) -> float | No
             subject.optimizer_step()
         torch.cuda.synchronize(device)
     except torch.OutOfMemoryError:
-        _say(event="tried", micro_batch=micro_batch, fits=False)
+        print_event("tried", micro_batch=micro_batch, fits=False)
         return None
     peak_gib = torch.cuda.max_memory_reserved(device) / GIB
     fits = peak_gib + HEADROOM_GIB <= free_gib
-    _say(event="tried", micro_batch=micro_batch, fits=fits, peak_gib=round(peak_gib, 2))
+    print_event("tried", micro_batch=micro_batch, fits=fits, peak_gib=round(peak_gib, 2))
     return round(peak_gib, 2) if fits else None
 
 
@@ -213,10 +213,6 @@ def _seconds(work: Callable[[], None], device: torch.device) -> float:
             torch.cuda.synchronize(device)
         times.append(time.perf_counter() - before)
     return statistics.median(times[1:])
-
-
-def _say(**line: object) -> None:
-    print(json.dumps(line), flush=True)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -246,7 +242,7 @@ def main(arguments: list[str] | None = None) -> int:
     asked = _parse(arguments)
     try:
         config = _read_config(asked.config)
-        _say(**probe(config, asked.ranks, _device(asked.device or config.device)))
+        print_line(**probe(config, asked.ranks, _device(asked.device or config.device)))
     except (ContractError, ProbeError, OSError) as error:
         print(f"probe: {error}", file=sys.stderr)
         return 1

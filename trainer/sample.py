@@ -1,7 +1,7 @@
-"""`python -m trainer.sample`: text from a trained model, from a run folder or a checkpoint folder, on CPU or CUDA.
+"""`python -m trainer.sample`: text from the model of a run folder or a checkpoint folder, on a CPU or a GPU.
 
-It prints the text of each sample on stdout, or with --json one line {"prompt", "text", "tokens"} each. It must not
-change the run it reads.
+Prints the samples on stdout; with --json a line {"prompt", "text", "tokens"} for each. It must not change the run it
+reads.
 
 Example::
 
@@ -12,54 +12,54 @@ Example::
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from pathlib import Path
 
-import torch
-
-from trainer.checkpoints.checkpoint import load_model
+from trainer.arguments import add_model_arguments, load_chosen_model
 from trainer.checkpoints.manifest import CheckpointError
-from trainer.contract import DataConfig
 from trainer.model.generate import Sampling, SamplingError, continuations
+from trainer.progress import print_line
 from trainer.tokens.tokenizer import TokenizerError, open_tokenizer
 
 
-def _run(asked: argparse.Namespace) -> None:
-    sampling = Sampling(asked.temperature, asked.top_k, asked.top_p, asked.greedy)
-    if asked.tokens < 1 or asked.batch < 1:
-        raise SamplingError(f"--tokens and --batch must be at least 1, got {asked.tokens} and {asked.batch}")
-    model, meta = load_model(asked.folder, torch.device(asked.device))
-    encoding = open_tokenizer(asked.tokenizer or meta.get("tokenizer") or DataConfig.tokenizer)
-    for prompt in asked.prompt or [""]:
+def _run(options: argparse.Namespace) -> None:
+    sampling = Sampling(options.temperature, options.top_k, options.top_p, options.greedy)
+    if options.tokens < 1 or options.batch < 1:
+        raise SamplingError(f"--tokens and --batch must be at least 1, got {options.tokens} and {options.batch}")
+    chosen = load_chosen_model(options)
+    encoding = open_tokenizer(chosen.tokenizer)
+    for prompt in options.prompt or [""]:
         for text, count in continuations(
-            model, encoding, prompt, tokens=asked.tokens, batch=asked.batch, sampling=sampling, seed=asked.seed
+            chosen.model,
+            encoding,
+            prompt,
+            tokens=options.tokens,
+            batch=options.batch,
+            sampling=sampling,
+            seed=options.seed,
         ):
-            if asked.json:
-                print(json.dumps({"prompt": prompt, "text": text, "tokens": count}), flush=True)
+            if options.json:
+                print_line(prompt=prompt, text=text, tokens=count)
             else:
                 print(text, end="\n\n", flush=True)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m trainer.sample", description="Text from a trained model.")
-    parser.add_argument("folder", type=Path, metavar="RUN_OR_CHECKPOINT", help="a run (its best checkpoint) or one")
-    parser.add_argument("--prompt", action="append", help="beginning to continue; repeatable (default: none)")
+    parser = argparse.ArgumentParser(prog="python -m trainer.sample", description="Sample text from a model.")
+    add_model_arguments(parser)
+    parser.add_argument("--prompt", action="append", help="text to continue; repeatable (default: none)")
     parser.add_argument("--tokens", type=int, default=100, help="new tokens at most (default: 100)")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (default: 0.8)")
-    parser.add_argument("--top-k", type=int, help="only the K most probable tokens")
-    parser.add_argument("--top-p", type=float, help="only the most probable tokens that reach P together")
+    parser.add_argument("--temperature", type=float, default=0.8, help="divides the logits; 0 is greedy (default: 0.8)")
+    parser.add_argument("--top-k", type=int, help="draw from the K most probable tokens")
+    parser.add_argument("--top-p", type=float, help="draw from the most probable tokens that together reach P")
     parser.add_argument("--batch", type=int, default=1, help="samples per prompt (default: 1)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--greedy", action="store_true", help="always the most probable token")
-    parser.add_argument("--tokenizer", help="bytes or a tiktoken name (default: the run's)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--json", action="store_true", help="one line of JSON per sample")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same text (default: 0)")
+    parser.add_argument("--greedy", action="store_true", help="take the most probable token every time")
+    parser.add_argument("--json", action="store_true", help="print a line of JSON for each sample")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The program: 0 with the samples on stdout, 1 with the reason on stderr."""
+    """Runs the program. Returns 0, or 1 with the reason on stderr."""
     try:
         _run(_parse(arguments))
     except (CheckpointError, SamplingError, TokenizerError, OSError) as error:

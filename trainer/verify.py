@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypedDict
 
-from trainer.corpus.progress import Progress, say
+from trainer.progress import ByteProgress, print_event
 from trainer.tokens.digests import DATASET, Digests, FileEntry, digest_file
 from trainer.tokens.folder import NoDataset, read_about
 
@@ -46,20 +46,16 @@ def verify(path: Path) -> DatasetCheck:
     if not about.get("files"):
         raise NoDataset(f"{folder} has no {DATASET} that lists files: there is nothing to compare with")
     listed = about["files"]
-    progress = Progress(sum(int(entry.get("size_bytes", 0)) for entry in listed.values()))
+    progress = ByteProgress(sum(int(entry.get("size_bytes", 0)) for entry in listed.values()))
     files, done_bytes = [], 0
     for name, entry in listed.items():
-        files.append(_verify_file(folder, name, listed, _telling(progress, done_bytes)))
+        files.append(_verify_file(folder, name, listed, progress.report_file(done_bytes)))
         done_bytes += int(entry.get("size_bytes", 0))
     problems = [f"{file['name']}: {problem}" for file in files for problem in file["problems"]]
     present = (each.name for each in folder.iterdir() if each.suffix in (".safetensors", ".bin"))
     unlisted = sorted(name for name in present if name.startswith(("train", "val")) and name not in listed)
     problems += [f"{name} is not in {DATASET}" for name in unlisted]
     return {"path": str(folder), "ok": not problems, "size_bytes": done_bytes, "files": files, "problems": problems}
-
-
-def _telling(progress: Progress, before_bytes: int) -> Callable[[int], None]:
-    return lambda done_bytes: progress.tell(before_bytes + done_bytes, 0, 0)
 
 
 def _verify_file(folder: Path, name: str, listed: Mapping[str, FileEntry], tell: Callable[[int], None]) -> FileCheck:
@@ -106,7 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("path", type=Path, help="a folder with dataset.json")
     asked = parser.parse_args(arguments)
     try:
-        say("verified", **verify(asked.path))
+        print_event("verified", **verify(asked.path))
     except (NoDataset, OSError) as error:
         print(f"verify: {error}", file=sys.stderr)
         return 1

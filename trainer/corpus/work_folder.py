@@ -18,13 +18,13 @@ import json
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypedDict, cast
 
 from trainer.corpus.documents import SourceFile
 from trainer.corpus.split import SplitState
+from trainer.progress import Timer
 from trainer.tokens.digests import DATASET
 from trainer.tokens.token_writers import ShardsState, write_whole
 
@@ -69,7 +69,7 @@ class Workplace:
         """What an earlier process kept, if it is of this request."""
         self._made = False
         self._lock = -1
-        self._kept_at, self._kept_shards = time.monotonic(), 0
+        self._timer, self._kept_shards = Timer(KEEP_EVERY_S), 0
 
     def __enter__(self) -> Workplace:
         self._made = not self.to.exists()
@@ -96,11 +96,10 @@ class Workplace:
 
     def keep(self, kept: Kept, *, at_once: bool = False) -> None:
         """Keeps the state if a shard was finished, or after a few seconds."""
-        due = time.monotonic() - self._kept_at >= KEEP_EVERY_S or kept.finished_shards != self._kept_shards
-        if due or at_once:
+        if self._timer.is_due(at_once=at_once or kept.finished_shards != self._kept_shards):
             self._write(kept.state, kept.flush, settling=self._settling)
             kept.tidy()
-            self._kept_at, self._kept_shards = time.monotonic(), kept.finished_shards
+            self._kept_shards = kept.finished_shards
 
     def make_room(self, kept: Kept) -> None:
         """Before the shards are moved: takes the dataset that was here away. Done once for a request, however often

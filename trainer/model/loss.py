@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import numpy as np
@@ -16,12 +15,10 @@ import torch
 
 from trainer.contract import SliceLoss
 from trainer.model.gpt import GPT
+from trainer.model.precision import Autocast
 from trainer.tokens.batches import TokenStream
 from trainer.tokens.token_file import DataError
 from trainer.tokens.tokenizer import TokenizerError, open_tokenizer, token_bytes
-
-Autocast = Callable[[], AbstractContextManager[object]]
-
 
 READ_TOKENS = 4_194_304
 """Of the digest: 48 MB of memory at once."""

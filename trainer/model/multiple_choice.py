@@ -18,7 +18,6 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
@@ -27,6 +26,7 @@ import torch
 import torch.nn.functional as F
 
 from trainer.model.gpt import GPT
+from trainer.model.precision import Autocast
 from trainer.tokens.tokenizer import open_tokenizer
 
 
@@ -71,7 +71,7 @@ def score_file(
     tokenizer: str,
     *,
     batch_size: int,
-    autocast: Callable[[], AbstractContextManager[object]],
+    autocast: Autocast,
     on_progress: Callable[[int, int], object],
 ) -> Accuracies:
     """The accuracies over all questions of the file, with their standard errors and what guessing would reach.
@@ -158,7 +158,7 @@ def _row(encoding: tiktoken.Encoding, context: str, ending: str, model: GPT) -> 
 
 
 @torch.no_grad()
-def _sums(model: GPT, rows: Sequence[Row], autocast: Callable[[], AbstractContextManager[object]]) -> list[float]:
+def _sums(model: GPT, rows: Sequence[Row], autocast: Autocast) -> list[float]:
     """Sum of log probabilities of each row's ending. Short rows are filled up behind, where nothing looks."""
     device = next(model.parameters()).device
     longest = max(len(row.ids) for row in rows)

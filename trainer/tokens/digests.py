@@ -100,12 +100,12 @@ class Digest:
         )
 
 
-def digest_file(path: Path, tell: Callable[[int], None] = lambda done_bytes: None) -> Digests:
-    """Reads the file once, telling how far it is. Raises OSError."""
+def digest_file(path: Path, report: Callable[[int], None] = lambda done_bytes: None) -> Digests:
+    """Reads the file once, with `report(bytes done)` after each piece. Raises OSError."""
     digest, done_bytes = Digest(), 0
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
             done_bytes += len(chunk)
-            tell(done_bytes)
+            report(done_bytes)
     return digest.entry()

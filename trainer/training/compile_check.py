@@ -11,13 +11,13 @@ Example::
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from trainer.model.gpt import GPT
+from trainer.model.precision import Autocast
 
 STEPS = 20
 STEP_LENGTH = 0.1
@@ -29,9 +29,7 @@ TOLERANCE_WITH_DROPOUT = 0.1
 Batch = tuple[Tensor, Tensor]
 
 
-def compile_fault(
-    model: GPT, batches: Sequence[Batch], autocast: Callable[[], AbstractContextManager[object]]
-) -> str | None:
+def compile_fault(model: GPT, batches: Sequence[Batch], autocast: Autocast) -> str | None:
     """Compiles the model's parts and compares; returns None, or the reason why it should run eagerly."""
     before = {name: tensor.to("cpu", copy=True) for name, tensor in model.unpadded_state().items()}
     model.compile_parts(False)
@@ -49,9 +47,7 @@ def compile_fault(
         model.zero_grad(set_to_none=True)
 
 
-def _losses(
-    model: GPT, batches: Sequence[Batch], autocast: Callable[[], AbstractContextManager[object]]
-) -> list[float]:
+def _losses(model: GPT, batches: Sequence[Batch], autocast: Autocast) -> list[float]:
     """Losses along a descent with normalised gradients: later ones depend on the gradients before."""
     losses = []
     for ids, targets in batches:

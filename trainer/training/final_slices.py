@@ -10,11 +10,11 @@ Example::
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from trainer.contract import EVENT_EVALUATED, EVENT_EVALUATING
 from trainer.model.loss import LossSum, Slice, slice_result, validation_loss, whole_sequences
+from trainer.progress import Timer
 from trainer.tokens.batches import TokenStream
 from trainer.tokens.token_file import DataError
 from trainer.training.failures import Expendable
@@ -23,7 +23,7 @@ from trainer.training.start import Engine, Run
 
 PIECE_BATCHES = 16
 """Batches of every rank between two looks at the clock."""
-SAY_EVERY_S = 30.0
+REPORT_EVERY_S = 30.0
 
 
 def measure_slices(run: Run, engine: Engine, step: int) -> None:
@@ -45,15 +45,14 @@ def _summed(run: Run, engine: Engine, asked: Slice, step: int) -> LossSum:
     length = run.config.model.context_length
     whole = whole_sequences(asked.stream, asked.start, asked.tokens, length) * length
     piece = PIECE_BATCHES * batch_size * length * world.size
-    nats, targets, said_at = 0.0, 0, time.monotonic()
+    nats, targets, timer = 0.0, 0, Timer(REPORT_EVERY_S)
     for first in range(0, whole, piece):
         part, fault = _part(run, engine, asked._replace(start=asked.start + first, tokens=min(piece, whole - first)))
         more = sum_over_ranks(world, [part.nats, float(part.targets), float(fault is not None)])
         if more[2]:
             raise fault or DataError("another rank could not measure it")
         nats, targets = nats + more[0], targets + int(more[1])
-        if time.monotonic() - said_at >= SAY_EVERY_S:
-            said_at = time.monotonic()
+        if timer.is_due():
             run.journal.event(EVENT_EVALUATING, step, done=targets, of=whole)
     return LossSum(nats, targets)
 

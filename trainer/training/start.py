@@ -11,7 +11,6 @@ Example::
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,14 +26,13 @@ from trainer.checkpoints.manifest import CheckpointError, checkpoint_folder, rea
 from trainer.contract import EVENT_RESUMED, EVENT_WARNING, ContractError, RunConfig, Started, TrainConfig
 from trainer.model.gpt import GPT
 from trainer.model.optimizers import build_optimizers, learning_rate, load_state_by_name, make_scaler
+from trainer.model.precision import Autocast, autocast_to, choose_precision
 from trainer.tokens.batches import Share, TrainingData
 from trainer.training.compile_check import STEPS as CANARY_STEPS
 from trainer.training.compile_check import compile_fault
 from trainer.training.metrics import Journal
 from trainer.training.ranks import World, from_leader, parallel, sum_over_ranks
 from trainer.training.saver import clean_up
-
-Autocast = Callable[[], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True)
@@ -106,26 +104,6 @@ def share_of(config: RunConfig, world: World) -> Share:
     except ValueError as error:
         raise ContractError(str(error)) from error
     return Share(train.micro_batch, accumulation, world.rank, world.size)
-
-
-def choose_precision(wanted: str, device: torch.device) -> tuple[torch.dtype | None, str]:
-    """The autocast type (None: none, plain fp32) and, where it is not what was asked for, the reason."""
-    if wanted == "fp32":
-        return None, ""
-    if wanted not in {"bf16", "fp16"}:
-        raise ContractError(f"train.precision must be bf16, fp16 or fp32, got {wanted!r}")
-    if device.type == "cpu":
-        return torch.bfloat16, "fp16 needs a GPU: training in bf16 on this CPU" if wanted == "fp16" else ""
-    if wanted == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.float16, f"{torch.cuda.get_device_name(device)} has no bf16: training in fp16 with a scaler"
-    return (torch.bfloat16 if wanted == "bf16" else torch.float16), ""
-
-
-def autocast_to(dtype: torch.dtype | None, device: torch.device) -> Autocast:
-    """A maker of autocast contexts; of empty ones for plain fp32."""
-    if dtype is None:
-        return contextlib.nullcontext
-    return lambda: torch.autocast(device.type, dtype)
 
 
 def find_checkpoint(run: Run) -> Found:

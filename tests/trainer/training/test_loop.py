@@ -27,12 +27,13 @@ from trainer.checkpoints.checkpoint import find_newest
 from trainer.checkpoints.manifest import read_meta
 from trainer.contract import CHECKPOINTS, METRIC_KEYS, METRICS, STOP, TrainConfig
 from trainer.model.gpt import GPT
+from trainer.model.precision import choose_precision
 from trainer.tokens.batches import Share, open_data, prefetched
 from trainer.training.compile_check import compile_fault
 from trainer.training.loop import TrainingError, seed_step, train_step
 from trainer.training.metrics import Journal, PartClock, Tally, Window, read_lines
 from trainer.training.ranks import World
-from trainer.training.start import Engine, Run, choose_precision, prepare
+from trainer.training.start import Engine, Run, prepare
 
 CPU = torch.device("cpu")
 

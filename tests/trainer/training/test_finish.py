@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.trainer.training import events, run_to_end, small_config, train_here, verdict, write_config
+from tests.support.files.training_runs import events, run_to_end, small_config, train_here, verdict, write_config
 from trainer.__main__ import main
 from trainer.model.generate import SamplingError
 from trainer.model.gpt import GPT
