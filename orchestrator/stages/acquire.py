@@ -24,6 +24,7 @@ from orchestrator.ledger.records import INTENT_ADOPTED, INTENT_BOUGHT
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.data import sent_data
 from orchestrator.stages.machine import boot, box_guard
+from orchestrator.stages.machine.give_back import give_back
 from orchestrator.stages.machine.purchase import buy_somewhere, close, find, hold
 from orchestrator.stages.outcome import machine_gone
 
@@ -49,6 +50,9 @@ def acquire(context: RunContext) -> None:
         except boot.BadMachine as error:
             context.emit("warning", f"{error.message}: given back ({attempt} of {MOST_MACHINES})")
             _give_back(context)
+        except boot.NeverListed:
+            _give_back(context)
+            raise
     raise ProviderError(
         f"{MOST_MACHINES} machines of {context.host.name} in a row were no good", "try another region or machine type"
     )
@@ -104,7 +108,7 @@ def _first_contact(context: RunContext) -> None:
 def _give_back(context: RunContext) -> None:
     """Ends the bad machine, for sure, and forgets it as this rental's; what it cost stays noted."""
     context.disconnect()
-    boot.give_back(context)
+    give_back(context)
     rental = context.rental
     past = (*rental.facts.given_back, GivenBack(rental.instance_id, rental.facts.life))
     facts: RentalFactChanges = {"given_back": past, "life": MachineLife(), "reached": None}

@@ -32,14 +32,16 @@ def follow(context: RunContext) -> None:
         except (LinkLost, Unreachable, CommandFailed) as error:  # CommandFailed: our session there was killed
             if context.provider.paid and boot.was_preempted(context):
                 return machine_gone.conclude(context)
-            seen_at = context.run.seen_at or 0.0
-            if seen_at >= heard:
-                wait_s, silent_since = FIRST_WAIT_S, None
+            boot.refresh_address(context)
+            if (context.run.seen_at or 0.0) >= heard:
+                silent_since = None
+            if context.now() - heard > LONGEST_WAIT_S:
+                wait_s = FIRST_WAIT_S  # a stream that closes at once is not reopened every second
             silent_since = silent_since or context.now()
             if context.now() - silent_since > GIVE_UP_S:
                 raise
             context.ledger.update_run(context.run_id, seen=Seen.UNKNOWN)
-            context.emit("seen", f"{error.message}; trying again in {wait_s:.0f} s (the training goes on)")
+            context.emit("seen", f"{error.message}; reconnecting in {wait_s:.0f} s. The training does not need this link")
             context.disconnect()
             time.sleep(wait_s)
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)

@@ -7,14 +7,14 @@ unless that run is kept.
 
 from __future__ import annotations
 
-from orchestrator.core.errors import ProviderError, RemoteError, UserError
+from orchestrator.core.errors import RemoteError, UserError
 from orchestrator.core.money.billing import SettledBill, bill, observed
-from orchestrator.core.ports import Instance
 from orchestrator.core.states import State
 from orchestrator.ledger.records import INTENT_ADOPTED, RENTAL_RELEASED
 from orchestrator.stages.checkpoints import home_box_job
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import boot, box_guard, purchase
+from orchestrator.stages.machine.give_back import give_back, of_rental, tidy
 from orchestrator.stages.outcome import run_report
 
 
@@ -53,7 +53,7 @@ def _give_back(context: RunContext) -> None:
         _destroy(context)
     else:
         _end_jobs(context)
-        context.provider.release(_instance(context))
+        context.provider.release(of_rental(context.rental))
     context.ledger.update_rental(context.rental.id, state=RENTAL_RELEASED, released_at=context.now())
 
 
@@ -77,21 +77,16 @@ def _destroy(context: RunContext) -> None:
         _end_unasked(context)
     else:
         _part(context)
-        boot.give_back(context)
-    boot.tidy(context)
+        give_back(context)
+    tidy(context)
     context.ledger.close_stage(context.interval)  # what comes after it is gone costs nothing
     _settle(context)
 
 
 def _end_unasked(context: RunContext) -> None:
-    """Ends the machine by its id before anything is asked of it: with --force it need not answer."""
+    """Ends the machine by its id and asks it nothing: with --force it need not answer."""
     context.disconnect()
-    if context.rental.instance_id is not None:
-        try:
-            context.provider.release(_instance(context))
-        except ProviderError as error:
-            context.emit("warning", f"release: {error.message}; trying again")
-    boot.give_back(context)
+    give_back(context)
     home_box_job.stop(context)
 
 
@@ -110,7 +105,7 @@ def _part(context: RunContext) -> None:
 
 def _settle(context: RunContext) -> None:
     """The bill, from what was seen of the machine and the provider's audit log where it has one."""
-    audited = context.provider.ended_at(_instance(context)) if context.rental.instance_id else None
+    audited = context.provider.ended_at(of_rental(context.rental)) if context.rental.instance_id else None
     price = context.rental.price_per_hour_usd
     facts = context.machine_facts
     spans = [*(observed(each.life) for each in facts.given_back), observed(facts.life, audited)]
@@ -123,16 +118,3 @@ def _settle(context: RunContext) -> None:
     )
     context.ledger.settle(context.rental.id, settled.cost_usd)
     context.set_rental_facts(bill=settled)
-
-
-def _instance(context: RunContext) -> Instance:
-    rental = context.rental
-    return Instance(
-        rental.provider,
-        rental.instance_id or "",
-        rental.machine,
-        rental_id=rental.id,
-        price_per_hour_usd=rental.price_per_hour_usd,
-        launched_at=rental.created_at,
-        region=rental.facts.region,
-    )

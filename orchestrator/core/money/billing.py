@@ -22,7 +22,7 @@ class MachineLife:
     """When the provider's lists showed a machine in which state, in UTC epoch seconds; None: never."""
 
     booting_at: float | None = None
-    """Last seen booting."""
+    """Last seen booting; before the first look: when it was ordered."""
     unhealthy_at: float | None = None
     """First seen unhealthy. Whether such machines are billed, provider and users disagree."""
     active_at: float | None = None
@@ -76,7 +76,11 @@ def _billed_s(seconds: float, unit_s: float) -> float:
 
 
 def observed(life: MachineLife, audited_end: float | None = None) -> Span | None:
-    """The span of a machine's life; None for a machine that never came up. audited_end: from an audit log."""
+    """The span of a machine's life; None for one that was never bought. audited_end: from an audit log.
+
+    `booting_at` begins as the moment of the order: a machine that nobody looked at for a night may have been active
+    ever since.
+    """
     if life.active_at is None:
         return _perhaps_billed(life)
     active = (life.booting_at or life.active_at, life.active_at)
@@ -87,9 +91,12 @@ def observed(life: MachineLife, audited_end: float | None = None) -> Span | None
 
 
 def _perhaps_billed(life: MachineLife) -> Span | None:
-    """From nothing to all the time that it was unhealthy."""
+    """From nothing to all the time that it was unhealthy, or that nobody saw what it was."""
     up_at = life.unhealthy_at
     if up_at is None:
-        return None
+        if life.booting_at is None:
+            return None
+        gone_at = life.gone_at or life.alive_at or life.booting_at
+        return Span((life.booting_at, gone_at), (gone_at, gone_at))
     gone_at = life.gone_at or life.alive_at or up_at
     return Span((life.booting_at or up_at, up_at), (up_at, gone_at))

@@ -26,7 +26,7 @@ from trainer.arithmetic import chinchilla_tokens, parameter_count, steps_for
 
 
 def amended(plan: Plan, micro_batch: int, tokens_per_second: float | None = None) -> Plan:
-    """The plan with another micro-batch and the same global batch, as the probe found it on the machine itplan.
+    """The plan with another micro-batch and the same global batch, as the probe found it on the machine itself.
 
     Raises UserError when it does not divide. The hours of training follow the new rate where one is given.
     """
@@ -45,6 +45,16 @@ def amended(plan: Plan, micro_batch: int, tokens_per_second: float | None = None
         uncertainty=rate.uncertainty,
         hours=hours,
         cost_usd=spread(hours, plan.price_per_hour_usd, rate.uncertainty),
+    )
+
+
+def priced(plan: Plan, price_per_hour_usd: float) -> Plan:
+    """The plan at the price that the provider lists for the machine it sold. Its ceiling stays what was agreed to."""
+    return dataclasses.replace(
+        plan,
+        price_per_hour_usd=price_per_hour_usd,
+        price_source="as listed for the machine that was bought",
+        cost_usd=spread(plan.hours, price_per_hour_usd, plan.uncertainty),
     )
 
 

@@ -1,17 +1,19 @@
-"""From bought to usable: wait, bounded, until a rented machine is healthy, and give back the one that is not.
+"""From bought to usable: wait, bounded, until a rented machine is healthy; and find out whether it still exists.
 
-Nothing here buys. Every look is noted in the rental: from these notes comes the bill.
+Nothing here buys or ends a machine. Every look is noted in the rental: from these notes comes the bill.
 """
 
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import TypedDict, Unpack
 
-from orchestrator.core.errors import BadCredentials, NoAnswer, ProviderError, StillBilling, UserError
-from orchestrator.core.money.billing import MachineLife
-from orchestrator.core.ports import Instance
+from orchestrator.core.errors import BadCredentials, NoAnswer, ProviderError, RemoteError, UserError
+from orchestrator.core.planning.limits import budget_s, check_plan
+from orchestrator.core.planning.planner import priced
+from orchestrator.core.ports import Instance, Life
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine.deadline import held
 
@@ -23,8 +25,9 @@ TELL_EVERY_S = 10.0
 GONE = ("terminated", "preempted")
 LOST = (*GONE, "stopped")
 """Nothing goes on there; one that is only stopped has still to be ended."""
-GIVE_BACK_WITHIN_S = 600.0
-TIDY_WITHIN_S = 90.0
+ENDS_WITHIN_S = 600.0
+UNLISTED_S = 120.0
+"""For so long a machine may be missing in lists, with its id unknown, before it counts as taken away."""
 
 
 class Moments(TypedDict, total=False):
@@ -38,7 +41,11 @@ class Moments(TypedDict, total=False):
 
 
 class BadMachine(ProviderError):
-    """It was bought and is no good: given back, and another one may be tried."""
+    """It was bought and is unfit: it is given back, and another one may be tried."""
+
+
+class NeverListed(ProviderError):
+    """It was bought, and no list shows it: it is ended by its id, and no other one is bought."""
 
 
 def wait_until_active(context: RunContext) -> Instance:
@@ -58,8 +65,14 @@ def wait_until_active(context: RunContext) -> Instance:
         status = found.status if found else "not listed"
         _note(context, status, asked)
         if found and found.status == "active" and found.address is not None:
+            _check_price(context, found)
             return found
         waited_s = context.now() - began
+        if found is None and waited_s > context.provider.settle_s and _life_unseen(context):
+            raise NeverListed(
+                f"{context.rental.instance_id} was bought and is in no list after {waited_s / 60:.0f} min",
+                "gptctl orphans --reap ID ends a machine by its id",
+            )
         if (found and found.status in ("unhealthy", "terminating", *LOST)) or waited_s > longest_s:
             why = f": {found.why}" if found and found.why else ""
             raise BadMachine(f"{context.rental.instance_id} is {status} after {waited_s / 60:.0f} min{why}")
@@ -67,6 +80,28 @@ def wait_until_active(context: RunContext) -> Instance:
             told = context.now()
             context.say(f"booting {waited_s / 60:.0f}m, usual {usual:.0f}m ({status})")
         time.sleep(min(LOOK_EVERY_S, max(FIRST_LOOKS_S, waited_s / 4)))
+
+
+def _check_price(context: RunContext, listed: Instance) -> None:
+    """The price that the provider lists for the machine replaces the one you agreed to. The ceiling in dollars stays,
+    so a higher price brings the deadline nearer. Raises LimitReached when the run no longer fits its limits."""
+    agreed, price = context.rental.price_per_hour_usd, listed.price_per_hour_usd
+    if price <= 0 or abs(price - agreed) < 1e-6:
+        return
+    context.ledger.update_rental(context.rental.id, price_per_hour_usd=price)
+    plan = priced(context.plan, price)
+    context.ledger.update_run(context.run_id, plan=plan.to_json())
+    left_s = budget_s(plan)
+    until = "" if left_s is None else f"; the run ends after {left_s / 3600:.1f} h at most"
+    text = f"{listed.instance_id} costs ${price:.2f}/h, and you agreed to ${agreed:.2f}/h{until}"
+    context.emit("warning", text, price_per_hour_usd=price, agreed_per_hour_usd=agreed)
+    check_plan(plan)
+
+
+def _life_unseen(context: RunContext) -> bool:
+    """Whether no list has shown the machine since it was bought."""
+    life = context.machine_facts.life
+    return life.active_at is None and life.alive_at is None and life.unhealthy_at is None
 
 
 def _note(context: RunContext, status: str, asked: float) -> None:
@@ -90,20 +125,58 @@ def note_gone(context: RunContext) -> None:
         note_life(context, gone_at=context.now())
 
 
+def refresh_address(context: RunContext) -> None:
+    """Takes the address that the provider lists now: after a reboot it may be another one. The host key is pinned
+    under the instance id, so a stranger at an old address is refused."""
+    if not context.provider.paid:
+        return
+    with suppress(ProviderError):
+        listed = held(context)
+        known = context.rental.address
+        if listed is not None and listed.address is not None and listed.address.host != known.host:
+            context.say(f"{listed.instance_id} has a new address: {listed.address.host}")
+            context.ledger.update_rental(context.rental.id, address=replace(known, host=listed.address.host))
+
+
+def answers(context: RunContext) -> bool:
+    """Whether the agent on the machine answers now."""
+    try:
+        context.agent.ensure()
+    except (RemoteError, UserError):
+        context.disconnect()
+        return False
+    return True
+
+
 def is_gone(context: RunContext) -> bool:
-    """Whether the provider says, in two lists, that the machine is no more, or was switched off."""
-    for _ in range(2):
+    """Whether the provider says that the machine has ended or was switched off, twice in a row.
+
+    Lists that do not show it count only after minutes in which its id is unknown too: they may lag or be empty.
+    """
+    until, agreeing = context.now() + UNLISTED_S, 0
+    while agreeing < 2:
         found = held(context)
-        if found is not None and found.status not in LOST:
+        word = _word(context)
+        if word in ("alive", "terminating") or (found is not None and found.status not in LOST):
             return False
+        certain = word == "gone" or (found is not None and found.status in LOST) or context.now() > until
+        agreeing = agreeing + 1 if certain else 0
         time.sleep(LOOK_EVERY_S / 2)
     return True
+
+
+def _word(context: RunContext) -> Life | None:
+    """What the provider says of the machine's id; None where it does not answer for ids."""
+    try:
+        return context.provider.find(context.rental.instance_id or "", context.machine_facts.region)
+    except NoAnswer:
+        return None
 
 
 def was_preempted(context: RunContext) -> bool:
     """A silent machine: did its provider take it away? One that is just ending is waited for: how it ended is told
     only then, and nothing answers there any more. An API that does not answer says nothing."""
-    until, told = context.now() + GIVE_BACK_WITHIN_S, 0.0
+    until, told = context.now() + ENDS_WITHIN_S, 0.0
     try:
         while ending := _is_ending(context):
             if context.now() > until:
@@ -120,66 +193,3 @@ def was_preempted(context: RunContext) -> bool:
 def _is_ending(context: RunContext) -> bool:
     found = held(context)
     return found is not None and found.status == "terminating"
-
-
-def give_back(context: RunContext) -> None:
-    """Releases the machine and asks until two lists agree that it is gone. Raises StillBilling when that takes too
-    long or the provider refuses; doing it again goes on."""
-    rental = context.rental
-    if rental.instance_id is None:
-        return
-    deadline, gone_in_a_row, trouble = context.now() + GIVE_BACK_WITHIN_S, 0, ""
-    while gone_in_a_row < 2:
-        if context.now() > deadline:
-            raise still_billing(context, trouble or "the provider still lists it")
-        try:
-            found = held(context)
-            if found is None and _may_be_too_new(context):
-                context.provider.release(_unlisted(context))
-            elif found is None or found.status in GONE:
-                gone_in_a_row += 1
-                note_gone(context)
-            else:
-                gone_in_a_row = 0
-                note_life(context, alive_at=context.now(), gone_at=None)
-                context.provider.release(found)
-        except ProviderError as error:
-            trouble = error.message
-            context.emit("warning", f"release: {trouble}; trying again")
-        time.sleep(LOOK_EVERY_S)
-    context.say(f"destroyed {rental.instance_id}")
-
-
-def _may_be_too_new(context: RunContext) -> bool:
-    """A machine that no list has ever shown, and that was bought a moment ago, is not gone: lists lag."""
-    if context.machine_facts.life != MachineLife():
-        return False
-    bought = max((intent.created_at for intent in context.ledger.intents(context.rental.id)), default=0.0)
-    return context.now() - bought < min(context.provider.settle_s, GIVE_BACK_WITHIN_S / 2)
-
-
-def _unlisted(context: RunContext) -> Instance:
-    rental = context.rental
-    region = rental.facts.region
-    return Instance(rental.provider, rental.instance_id or "", rental.machine, rental_id=rental.id, region=region)
-
-
-def tidy(context: RunContext) -> None:
-    """Removes what was made beside a machine that is gone. What stays in use costs nothing: it is named, and left."""
-    until = context.now() + TIDY_WITHIN_S
-    try:
-        while (left := context.provider.tidy(context.rental.id)) and context.now() < until:
-            time.sleep(LOOK_EVERY_S)
-    except (ProviderError, UserError) as error:
-        left = [f"{error.message}; gptctl release {context.run_id} does not look again"]
-    for each in left:
-        context.emit("warning", f"left behind: {each}")
-
-
-def still_billing(context: RunContext, why: str) -> StillBilling:
-    """The error that names the machine, its price and the command to try again."""
-    rental = context.rental
-    return StillBilling(
-        f"{rental.instance_id} on {rental.provider} may still be billing at ${rental.price_per_hour_usd:.2f}/h: {why}",
-        f"gptctl release {context.run_id}",
-    )

@@ -57,6 +57,7 @@ def hold(context: RunContext, instance: Instance, state: str, price_per_hour_usd
     """What is bought is written down at once, and only then its intent is closed: killed in between, the machine is
     held; the other way round it would be nobody's. The address of a cloud's machine comes later."""
     known = context.machine_facts
+    ordered = max((each.created_at for each in context.ledger.intents(context.rental.id)), default=context.now())
     price = context.rental.price_per_hour_usd if price_per_hour_usd is None else price_per_hour_usd
     context.ledger.update_rental(
         context.rental.id,
@@ -68,6 +69,7 @@ def hold(context: RunContext, instance: Instance, state: str, price_per_hour_usd
             "region": instance.region or known.region,
             "zone": instance.zone or known.zone,
             "image": instance.image or known.image,
+            "life": replace(known.life, booting_at=known.life.booting_at or ordered),
         },
     )
     close(context, state, instance.instance_id)

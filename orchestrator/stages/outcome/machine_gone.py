@@ -22,10 +22,14 @@ SLACK_S = 35.0
 
 
 def was_ended(context: RunContext) -> bool:
-    """Whether a machine that we reached before is gone, by two lists. An API that does not answer says nothing."""
+    """Whether a machine that we reached before is gone. If it answers, that ends the question; else its provider is
+    asked. An API that does not answer says nothing."""
     rental = context.rental
     known = context.provider.paid and rental.instance_id is not None and rental.facts.reached is not None
-    return known and boot.was_preempted(context)
+    if not known or boot.answers(context):
+        return False
+    boot.refresh_address(context)
+    return not boot.answers(context) and boot.was_preempted(context)
 
 
 def conclude(context: RunContext) -> None:

@@ -1,0 +1,146 @@
+"""Give back: end every machine of a rental by its id, and ask until the provider proves that each is gone.
+
+The ledger knows the id, so no list decides whether an order to end it is sent. What proves the end is in
+core/fleet/end_proof.py. A second machine of the rental, which one order may have bought, is found in the lists, ended
+and billed like the first.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from orchestrator.core.errors import NoAnswer, ProviderError, StillBilling, UserError
+from orchestrator.core.facts.rental_facts import GivenBack
+from orchestrator.core.fleet.end_proof import EndProof, Round
+from orchestrator.core.fleet.orphans import ENDED
+from orchestrator.core.money.billing import MachineLife
+from orchestrator.core.ports import Instance, Life
+from orchestrator.ledger.records import Rental
+from orchestrator.stages.context import RunContext
+from orchestrator.stages.machine import boot
+
+LOOK_EVERY_S = 2.0
+WITHIN_S = 600.0
+TIDY_WITHIN_S = 90.0
+
+
+def give_back(context: RunContext) -> None:
+    """Ends the rental's machines. Raises StillBilling when one is not proven gone within ten minutes or the provider
+    refuses; running it again continues."""
+    rental = context.rental
+    if rental.instance_id is None:
+        return
+    proofs = {rental.instance_id: EndProof()}
+    deadline, trouble = context.now() + WITHIN_S, ""
+    while not all(proof.complete for proof in proofs.values()):
+        if context.now() > deadline:
+            raise still_billing(context, [key for key, proof in proofs.items() if not proof.complete], trouble)
+        try:
+            listed: list[Instance] | None = list(context.provider.machines())
+        except ProviderError as error:
+            listed, trouble = None, error.message
+        for extra in _others_of(rental, listed or (), proofs):
+            context.emit("warning", f"{extra.instance_id} is a second machine of {rental.id}: it is ended, too")
+            proofs[extra.instance_id] = EndProof()
+            _bill_extra(context, extra.instance_id)
+        for instance_id, proof in proofs.items():
+            try:
+                proofs[instance_id] = _one_round(context, instance_id, proof, listed)
+            except ProviderError as error:
+                trouble = error.message
+                context.emit("warning", f"release: {trouble}; trying again")
+        if not all(proof.complete for proof in proofs.values()):
+            time.sleep(LOOK_EVERY_S)
+    for instance_id in proofs:
+        if instance_id != rental.instance_id:
+            _bill_extra(context, instance_id)
+        context.say(f"destroyed {instance_id}")
+
+
+def _others_of(rental: Rental, listed: Iterable[Instance], known: Iterable[str]) -> list[Instance]:
+    """Machines of this rental that are alive and that nobody knew of."""
+    known = set(known)
+    return [
+        each
+        for each in listed
+        if each.rental_id == rental.id and each.instance_id not in known and each.status not in ENDED
+    ]
+
+
+def _one_round(context: RunContext, instance_id: str, proof: EndProof, listed: list[Instance] | None) -> EndProof:
+    """Sends the order to end it, asks for the id, and adds what came of both to the proof."""
+    shown = next((each for each in listed or () if each.instance_id == instance_id), None)
+    target = shown or of_rental(context.rental, instance_id)
+    ordered = context.provider.release(target)
+    word = _word(context, target)
+    alive = shown is not None and shown.status not in boot.GONE
+    if instance_id == context.rental.instance_id:
+        _note_life(context, alive=alive or word in ("alive", "terminating"))
+    seen = Round(
+        context.now(), word, listed=None if listed is None else alive, rows=len(listed or ()), settled=_settled(context)
+    )
+    return proof.after(seen, ordered=ordered)
+
+
+def _word(context: RunContext, instance: Instance) -> Life | None:
+    try:
+        return context.provider.find(instance.instance_id, instance.region)
+    except NoAnswer:
+        return None
+
+
+def _note_life(context: RunContext, *, alive: bool) -> None:
+    if alive:
+        boot.note_life(context, alive_at=context.now(), gone_at=None)
+    else:
+        boot.note_gone(context)
+
+
+def _settled(context: RunContext) -> bool:
+    bought = max((intent.created_at for intent in context.ledger.intents(context.rental.id)), default=0.0)
+    return context.now() - bought >= min(context.provider.settle_s, WITHIN_S / 2)
+
+
+def _bill_extra(context: RunContext, instance_id: str) -> None:
+    """It may have cost from the first order of the rental until now: an upper bound."""
+    now = context.now()
+    began = min((intent.created_at for intent in context.ledger.intents(context.rental.id)), default=now)
+    life = MachineLife(booting_at=began, active_at=began, alive_at=now, gone_at=now)
+    others = (each for each in context.machine_facts.given_back if each.instance_id != instance_id)
+    context.set_rental_facts(given_back=(*others, GivenBack(instance_id, life)))
+
+
+def of_rental(rental: Rental, instance_id: str | None = None) -> Instance:
+    """The rental's machine as the ledger knows it, whether a list shows it or not."""
+    return Instance(
+        rental.provider,
+        instance_id or rental.instance_id or "",
+        rental.machine,
+        rental_id=rental.id,
+        price_per_hour_usd=rental.price_per_hour_usd,
+        launched_at=rental.created_at,
+        region=rental.facts.region,
+    )
+
+
+def still_billing(context: RunContext, instance_ids: Iterable[str], why: str) -> StillBilling:
+    """The error that names the machines, their price and the command to try again."""
+    rental = context.rental
+    return StillBilling(
+        f"{', '.join(instance_ids)} on {rental.provider} may still be billing at ${rental.price_per_hour_usd:.2f}/h: "
+        f"{why or 'the provider does not confirm that it ended'}",
+        f"gptctl release {context.run_id}",
+    )
+
+
+def tidy(context: RunContext) -> None:
+    """Removes what was made beside a machine that is gone. What stays in use costs nothing: it is named, and left."""
+    until = context.now() + TIDY_WITHIN_S
+    try:
+        while (left := context.provider.tidy(context.rental.id)) and context.now() < until:
+            time.sleep(LOOK_EVERY_S)
+    except (ProviderError, UserError) as error:
+        left = [f"{error.message}; gptctl release {context.run_id} does not look again"]
+    for each in left:
+        context.emit("warning", f"left behind: {each}")

@@ -1,0 +1,78 @@
+"""Every combination of what a provider may say in a round, and which of them may call a machine gone."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.core.fleet.end_proof import EMPTY_LIST_S, ROUNDS, EndProof, Round
+from orchestrator.core.ports import Life
+
+WORDS = (*get_args(Life), None)
+
+
+def proof_after(*rounds: Round, ordered: bool = True) -> EndProof:
+    proof = EndProof()
+    for each in rounds:
+        proof = proof.after(each, ordered=ordered)
+    return proof
+
+
+def same(seen: Round, times: int = 50) -> list[Round]:
+    return [Round(float(at), seen.word, seen.listed, seen.rows, seen.settled) for at in range(times)]
+
+
+@pytest.mark.parametrize("word", ["alive", "terminating"])
+@pytest.mark.parametrize("listed", [None, False])
+def test_the_word_on_the_id_outweighs_every_list(word: Life, listed: bool | None) -> None:
+    assert not proof_after(*same(Round(0, word, listed, settled=True), 500)).complete
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_machine_that_is_listed_is_never_gone(word: Life | None) -> None:
+    assert not proof_after(*same(Round(0, word, listed=True, rows=1, settled=True), 500)).complete
+
+
+def test_the_word_gone_needs_no_list_but_two_rounds() -> None:
+    assert not proof_after(Round(0, "gone")).complete
+    assert proof_after(Round(0, "gone"), Round(2, "gone"), ordered=False).complete
+
+
+def test_a_relapse_between_two_rounds_begins_the_count_anew() -> None:
+    assert not proof_after(Round(0, "gone"), Round(2, "alive"), Round(4, "gone")).complete
+
+
+def test_without_a_taken_order_no_list_proves_anything() -> None:
+    assert not proof_after(*same(Round(0, None, listed=False, rows=3), 500), ordered=False).complete
+    assert not proof_after(*same(Round(0, "unknown", listed=False, rows=3), 500), ordered=False).complete
+
+
+def test_an_id_that_the_provider_must_know_and_denies_is_gone() -> None:
+    assert proof_after(*same(Round(0, "unknown", listed=False, settled=True), ROUNDS), ordered=False).complete
+
+
+def test_an_empty_list_counts_only_a_minute_after_one_with_rows() -> None:
+    with_rows = Round(0, None, listed=True, rows=1)
+    soon = [Round(at, None, listed=False, rows=0) for at in (2.0, 30.0, EMPTY_LIST_S - 1)]
+    late = [Round(at, None, listed=False, rows=0) for at in (EMPTY_LIST_S + 1, EMPTY_LIST_S + 3)]
+    assert not proof_after(with_rows, *soon).complete
+    assert proof_after(with_rows, *soon, *late).complete
+
+
+def test_lists_that_were_always_empty_prove_nothing() -> None:
+    assert not proof_after(*same(Round(0, None, listed=False, rows=0), 500)).complete
+
+
+@given(st.lists(st.sampled_from(list(product(WORDS, [None, False, True], [0, 2], [False, True]))), max_size=12))
+def test_a_machine_is_never_called_gone_in_a_round_that_shows_it_alive(
+    rounds: list[tuple[Life | None, bool | None, int, bool]],
+) -> None:
+    proof = EndProof()
+    for at, (word, listed, rows, settled) in enumerate(rounds):
+        proof = proof.after(Round(float(at), word, listed, rows, settled), ordered=True)
+        if listed or word in ("alive", "terminating"):
+            assert not proof.complete
