@@ -116,6 +116,9 @@ class EndCall:
 Life = Literal["alive", "terminating", "gone", "unknown"]
 """What a provider says of one machine's id: alive (whatever its status), ending, ended, or never heard of."""
 
+UNPAID = frozenset({"local", "ssh"})
+"""Providers whose machines nobody rents out."""
+
 
 class Provider(Protocol):
     """A place machines come from. No waiting, no SSH, no printing; acquire is never retried."""

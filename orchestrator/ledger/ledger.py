@@ -23,7 +23,7 @@ from orchestrator.core.events import EPHEMERAL, Event
 from orchestrator.core.facts.rental_facts import RentalFactChanges
 from orchestrator.core.facts.run_facts import RunFactChanges
 from orchestrator.core.states import Outcome, State, is_forward
-from orchestrator.ledger import database, row_values
+from orchestrator.ledger import database, row_values, spending
 from orchestrator.ledger.records import (
     AWAY,
     INTENT_OPEN,
@@ -191,8 +191,8 @@ class Ledger:
     def open_stage(self, run_id: str, rental_id: str | None, stage: str, price_per_hour_usd: float) -> int:
         """Begins an interval now and returns its id.
 
-        Intervals of this run that a killed process left open are closed at the last moment it was heard of. While a
-        training goes on the machine works with or without a driver: the time between is kept as the stage `away`.
+        Intervals of this run that a killed process left open are closed at the last moment it was heard of. A machine
+        that trains or bills does so with or without a driver: the time between is kept as the stage `away`.
         """
         with self._writing() as connection:
             connection.execute(
@@ -201,7 +201,8 @@ class Ledger:
             now = self._now()
             sql = "SELECT max(ended_at) FROM stage_intervals WHERE run_id = ?"
             left = connection.execute(sql, (run_id,)).fetchone()[0]
-            if left is not None and now - left >= AWAY_LEAST_S and self.run(run_id).state == State.TRAINING:
+            went_on = self.run(run_id).state == State.TRAINING or spending.is_billing(connection, rental_id)
+            if left is not None and now - left >= AWAY_LEAST_S and went_on:
                 away = StageInterval(run_id, rental_id, AWAY, left, now, now, price_per_hour_usd)
                 connection.execute(*row_values.insert("stage_intervals", away))
             interval = StageInterval(run_id, rental_id, stage, now, None, now, price_per_hour_usd)
@@ -233,31 +234,30 @@ class Ledger:
     def settle(self, rental_id: str, cost_usd: float) -> None:
         """Makes the closed intervals of a rental add up to its bill: their price becomes what their time cost."""
         with self._writing() as connection:
-            own = "WHERE rental_id = ? AND ended_at IS NOT NULL"
-            seconds = connection.execute(f"SELECT sum(ended_at - started_at) FROM stage_intervals {own}", (rental_id,))
-            price = cost_usd * 3600 / (seconds.fetchone()[0] or 1.0)
-            connection.execute(f"UPDATE stage_intervals SET price_per_hour_usd = ? {own}", (price, rental_id))
+            spending.settle(connection, rental_id, cost_usd)
 
     def intervals(self, run_id: str) -> list[StageInterval]:
-        """In time order."""
+        """In time order; of a machine that may be billing, what nobody watched is the last one, up to now."""
         sql = "SELECT * FROM stage_intervals WHERE run_id = ? ORDER BY started_at, id"
-        return self._select(StageInterval, sql, run_id)
+        return self._select(StageInterval, sql, run_id) + [each for each in self._unwatched() if each.run_id == run_id]
 
     def all_intervals(self) -> dict[str, list[StageInterval]]:
         """By run, in one query: for status and cost over all runs."""
         grouped: dict[str, list[StageInterval]] = {}
         for interval in self._select(StageInterval, "SELECT * FROM stage_intervals ORDER BY started_at, id"):
             grouped.setdefault(interval.run_id, []).append(interval)
+        for interval in self._unwatched():
+            grouped.setdefault(interval.run_id, []).append(interval)
         return grouped
 
-    def spend_since(self, since: float) -> float:
-        """USD of all stages from that moment on, clipped to it: what a monthly ceiling compares with."""
-        sql = (
-            "SELECT coalesce(sum(max(0, coalesce(ended_at, last_at) - max(started_at, ?1)) * price_per_hour_usd), 0)"
-            " / 3600.0 FROM stage_intervals WHERE coalesce(ended_at, last_at) > ?1"
-        )
+    def _unwatched(self) -> list[StageInterval]:
         with self._translated():
-            return float(self._connection.execute(sql, (since,)).fetchone()[0])
+            return spending.unwatched(self._connection, self._now())
+
+    def spend_since(self, since: float) -> float:
+        """USD of all stages from that moment to now: what a monthly ceiling compares with."""
+        with self._translated():
+            return spending.spend_since(self._connection, since, self._now())
 
     # Intents, attempts, rates, evaluations
 

@@ -5,11 +5,11 @@ Example: `open_context(home, ledger, run_id, announcing(ledger, run_id, listener
 
 from __future__ import annotations
 
-from orchestrator.core.config.inventory import UNPAID
 from orchestrator.core.events import Event, Listener
 from orchestrator.core.formats import dollars, loss
 from orchestrator.core.machines import machine_type
 from orchestrator.core.money.cost import run_cost
+from orchestrator.core.ports import UNPAID
 from orchestrator.core.states import Outcome
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RENTAL_OPEN, Rental, RunRecord

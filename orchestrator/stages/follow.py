@@ -41,7 +41,9 @@ def follow(context: RunContext) -> None:
             if context.now() - silent_since > GIVE_UP_S:
                 raise
             context.ledger.update_run(context.run_id, seen=Seen.UNKNOWN)
-            context.emit("seen", f"{error.message}; reconnecting in {wait_s:.0f} s. The training does not need this link")
+            context.emit(
+                "seen", f"{error.message}; reconnecting in {wait_s:.0f} s. The training does not need this link"
+            )
             context.disconnect()
             time.sleep(wait_s)
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.cli.screen import screen
-from orchestrator.core.config.inventory import UNPAID
 from orchestrator.core.errors import UserError
 from orchestrator.core.formats import DASH, dollars
 from orchestrator.core.money.billing import SettledBill
 from orchestrator.core.money.cost import spent
 from orchestrator.core.money.invoice import Charge, Entry, Line, compare, read_charges
+from orchestrator.core.ports import UNPAID
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import Rental
 

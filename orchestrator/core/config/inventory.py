@@ -22,13 +22,11 @@ from orchestrator.core.config.home_box import HomeBox, by_ssh_alone, is_home, pa
 from orchestrator.core.config.toml_tables import NAME_PATTERN, Line, PricePerHourUsd, Table, build, read_toml
 from orchestrator.core.errors import UserError
 from orchestrator.core.machines import machine_type
-from orchestrator.core.ports import Address
+from orchestrator.core.ports import UNPAID, Address
 from orchestrator.core.suggest import nearest, one_of
 
 FILE_NAME = "inventory.toml"
 LOCAL = "local"
-UNPAID = frozenset({"local", "ssh"})
-"""Providers that buy nothing: whatever price their hosts carry, nobody bills them by the hour."""
 
 SPOT_MARKETS = frozenset({"ec2", "rehearsal"})
 """Providers that sell the same machines cheaper and take them away at short notice."""

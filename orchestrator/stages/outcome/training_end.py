@@ -22,7 +22,8 @@ def conclude(context: RunContext, exit_record: Mapping[str, Any]) -> None:
     for attempt in context.ledger.attempts(context.run_id)[-1:]:
         # Durations travel, not dates: the machine's clock may be off.
         ended_at = min(context.now(), attempt.started_at + float(exit_record["duration_s"]))
-        context.ledger.end_away(context.run_id, ended_at)
+        if not context.provider.paid:  # a rented machine is billed until it is gone
+            context.ledger.end_away(context.run_id, ended_at)
         context.ledger.update_attempt(context.run_id, attempt.number, ended_at=ended_at, last_step=context.run.step)
     context.set_run_facts(exit=dict(exit_record))
     context.ledger.set_state(context.run_id, State.ENDING, outcome=outcome, cause=reason)

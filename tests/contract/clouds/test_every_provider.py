@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from orchestrator import providers
-from orchestrator.core.config.inventory import UNPAID, HostSpec
+from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.errors import UserError
 from orchestrator.core.machines import machine_type
-from orchestrator.core.ports import LaunchRequest, Provider
+from orchestrator.core.ports import UNPAID, LaunchRequest, Provider
 
 STANDING = sorted(UNPAID & set(providers.known()))
 

@@ -1,0 +1,63 @@
+"""What the stages of all runs add up to in dollars. Queries on the ledger's connection; decides nothing.
+
+A rented machine costs whether or not anyone looks at it: until its provider has confirmed that it is gone, the time
+since somebody last looked counts to now, as the stage `away` of its newest run.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from orchestrator.core.ports import UNPAID
+from orchestrator.ledger.records import AWAY, INTENT_OPEN, RENTAL_OPEN, StageInterval
+
+_BILLING = f"""
+    rentals.state = '{RENTAL_OPEN}' AND rentals.provider NOT IN ({", ".join(f"'{name}'" for name in sorted(UNPAID))})
+    AND (rentals.instance_id IS NOT NULL
+         OR EXISTS (SELECT 1 FROM intents WHERE rental_id = rentals.id AND state = '{INTENT_OPEN}'))
+"""
+
+_UNWATCHED = f"""
+    SELECT (SELECT id FROM runs WHERE rental_id = rentals.id ORDER BY created_at DESC, rowid DESC LIMIT 1) AS run_id,
+           id AS rental_id, price_per_hour_usd, json_extract(data, '$.gone_at') AS gone_at,
+           (SELECT max(coalesce(ended_at, last_at)) FROM stage_intervals WHERE rental_id = rentals.id) AS seen_at
+    FROM rentals WHERE {_BILLING}
+"""
+
+
+def unwatched(connection: sqlite3.Connection, now: float) -> list[StageInterval]:
+    """For each machine that may be billing now: the time since anyone last looked, up to `now` (UTC epoch seconds)."""
+    found = []
+    for row in connection.execute(_UNWATCHED):
+        until = min(now, row["gone_at"] or now)
+        if row["run_id"] is not None and row["seen_at"] is not None and until > row["seen_at"]:
+            times = (row["seen_at"], until, until)
+            found.append(StageInterval(row["run_id"], row["rental_id"], AWAY, *times, row["price_per_hour_usd"]))
+    return found
+
+
+def is_billing(connection: sqlite3.Connection, rental_id: str | None) -> bool:
+    """Whether this rental's machine is rented and not confirmed gone."""
+    sql = f"SELECT 1 FROM rentals WHERE id = ? AND {_BILLING}"
+    return connection.execute(sql, (rental_id,)).fetchone() is not None
+
+
+def spend_since(connection: sqlite3.Connection, since: float, now: float) -> float:
+    """USD of all stages from `since` to `now`, what nobody watched included."""
+    sql = (
+        "SELECT coalesce(sum(max(0, coalesce(ended_at, last_at) - max(started_at, ?1)) * price_per_hour_usd), 0)"
+        " / 3600.0 FROM stage_intervals WHERE coalesce(ended_at, last_at) > ?1"
+    )
+    open_usd = sum(
+        max(0.0, each.last_at - max(each.started_at, since)) / 3600 * each.price_per_hour_usd
+        for each in unwatched(connection, now)
+    )
+    return float(connection.execute(sql, (since,)).fetchone()[0]) + open_usd
+
+
+def settle(connection: sqlite3.Connection, rental_id: str, cost_usd: float) -> None:
+    """Makes the closed intervals of a rental add up to its bill: their price becomes what their time cost."""
+    own = "WHERE rental_id = ? AND ended_at IS NOT NULL"
+    seconds = connection.execute(f"SELECT sum(ended_at - started_at) FROM stage_intervals {own}", (rental_id,))
+    price = cost_usd * 3600 / (seconds.fetchone()[0] or 1.0)
+    connection.execute(f"UPDATE stage_intervals SET price_per_hour_usd = ? {own}", (price, rental_id))

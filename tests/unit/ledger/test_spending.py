@@ -1,0 +1,102 @@
+"""A machine that may be billing costs up to now, whoever looks or does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from orchestrator.core.money.billing import MachineLife
+from orchestrator.core.states import State
+from orchestrator.ledger import Intent, Ledger, Rental, RunRecord
+
+HOUR = 3600.0
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def open_ledger(tmp_path: Path, clock: Clock) -> Callable[[], Ledger]:
+    return lambda: Ledger.open(tmp_path / "home", clock)
+
+
+def rent(ledger: Ledger, clock: Clock, provider: str = "lambda", instance_id: str | None = "i-1") -> None:
+    """A run whose driver was killed one hour after it began to acquire, at $10/h."""
+    rental = Rental("m-1", provider, "h", "8xH100", clock.now, instance_id=instance_id, price_per_hour_usd=10.0)
+    ledger.add_rental(rental)
+    ledger.add_run(RunRecord("r-1", "quickstart", "h", "8xH100", clock.now, rental_id="m-1"))
+    stage = ledger.open_stage("r-1", "m-1", "acquire", 10.0)
+    clock.now += HOUR
+    ledger.touch_stage(stage)
+
+
+def spent(ledger: Ledger) -> float:
+    intervals = ledger.intervals("r-1")
+    assert intervals == ledger.all_intervals()["r-1"]
+    usd = sum(
+        ((each.ended_at or each.last_at) - each.started_at) / HOUR * each.price_per_hour_usd for each in intervals
+    )
+    assert usd == pytest.approx(ledger.spend_since(0.0))
+    return usd
+
+
+def test_a_night_without_a_driver_is_counted(open_ledger: Callable[[], Ledger], clock: Clock) -> None:
+    with open_ledger() as ledger:
+        rent(ledger, clock)
+        clock.now += 9 * HOUR
+        assert spent(ledger) == pytest.approx(100.0)
+        assert ledger.spend_since(clock.now - HOUR) == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize("state", [State.PLANNED, State.PREPARING, State.TRAINING])
+def test_driving_on_loses_none_of_it(open_ledger: Callable[[], Ledger], clock: Clock, state: State) -> None:
+    with open_ledger() as ledger:
+        rent(ledger, clock)
+        if state != State.PLANNED:
+            ledger.set_state("r-1", state)
+        clock.now += 9 * HOUR
+        ledger.open_stage("r-1", "m-1", "provision", 10.0)
+        clock.now += HOUR
+        assert spent(ledger) == pytest.approx(110.0)
+
+
+def test_an_order_without_an_answer_counts_until_it_is_closed(open_ledger: Callable[[], Ledger], clock: Clock) -> None:
+    with open_ledger() as ledger:
+        rent(ledger, clock, instance_id=None)
+        ledger.add_intent(Intent("n-1", "m-1", clock.now))
+        clock.now += HOUR
+        assert spent(ledger) == pytest.approx(20.0)
+        ledger.close_intent("n-1", "unseen")
+        assert spent(ledger) == pytest.approx(10.0)
+
+
+def test_a_machine_that_is_gone_costs_no_more(open_ledger: Callable[[], Ledger], clock: Clock) -> None:
+    with open_ledger() as ledger:
+        rent(ledger, clock)
+        clock.now += HOUR
+        ledger.update_rental("m-1", facts={"life": MachineLife(active_at=1000.0, gone_at=clock.now)})
+        clock.now += 9 * HOUR
+        assert spent(ledger) == pytest.approx(20.0)
+        ledger.update_rental("m-1", state="released")
+        assert spent(ledger) == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize("provider", ["ssh", "local"])
+def test_a_machine_of_your_own_costs_only_while_it_works(
+    open_ledger: Callable[[], Ledger], clock: Clock, provider: str
+) -> None:
+    with open_ledger() as ledger:
+        rent(ledger, clock, provider)
+        clock.now += 9 * HOUR
+        assert spent(ledger) == pytest.approx(10.0)
