@@ -11,7 +11,9 @@ import os
 import re
 import time
 
-PATTERN = re.compile(r"[a-z0-9-]{1,40}")
+from orchestrator.core.safe_names import ID
+
+PATTERN = re.compile(ID)
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 """Crockford's base32: no i, l, o, u, so an id can be read out on the telephone."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from orchestrator.core.errors import UserError
 from orchestrator.core.ports import Address
+from orchestrator.core.safe_names import stays_inside
 
 SCHEME = "ssh"
 FOLDER = "~/.gptctl"
@@ -40,7 +41,7 @@ def is_home(uri: str | None) -> bool:
 def parts(uri: str) -> tuple[str, str]:
     """(HOST, absolute folder). Raises UserError for what is no ssh:// place, or leads round by `..`."""
     found = FORM.fullmatch(uri)
-    if found is None or ".." in found[2].split("/"):
+    if found is None or not stays_inside(found[2][1:], plain=False):
         raise UserError(
             f"{uri} is no place on a home box", "write it as ssh://HOST/FOLDER; the folder's path is absolute"
         )

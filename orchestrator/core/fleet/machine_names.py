@@ -11,8 +11,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from orchestrator.core.safe_names import ID
+
 RENTAL_TAG, INTENT_TAG, ENDS_TAG, RUN_TAG = "gptctl-rental", "gptctl-intent", "gptctl-ends-at", "gptctl-run"
-NAME = re.compile(r"gptctl-(?P<rental>[a-z0-9-]{1,40})-until-(?P<epoch>[0-9]{1,12})")
+NAME = re.compile(rf"gptctl-(?P<rental>{ID})-until-(?P<epoch>[0-9]{{1,12}})")
 NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{1,6})?")
 
 

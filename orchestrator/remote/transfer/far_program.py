@@ -3,7 +3,7 @@
 Python >= 3.8 and the standard library only; it must not import anything of ours. A question is JSON on stdin, the
 answer JSON on stdout; an error is words on stderr and exit 1. `receive` and `send` move raw bytes instead.
 
-    echo '{"folder": "~/src/x", "digest": "", "files": {"a.py": [12, "9f8..", false]}}' | python3 far_side.py look
+    echo '{"folder": "~/src/x", "digest": "", "files": {"a.py": [12, "9f8..", false]}}' | python3 far_program.py look
 """
 
 from __future__ import annotations
@@ -17,30 +17,65 @@ import stat
 import struct
 import sys
 import tarfile
-from typing import Any
+from typing import Any, Callable, Dict, List, Tuple, TypedDict
 
 CHUNK_BYTES = 1 << 20
 MARKER = ".gptctl-tree.json"
 POSITION = struct.Struct("<Q")
 
+Answer = Dict[str, object]
 
-def look(question: dict[str, Any]) -> dict[str, Any]:
+
+class Tree(TypedDict):
+    """A folder and the files it is to hold: name -> (size in bytes, sha256, executable)."""
+
+    folder: str
+    digest: str
+    files: Dict[str, Tuple[int, str, bool]]
+
+
+class File(TypedDict):
+    """A file that is about to be sent. `afresh`: what is there already is not hashed."""
+
+    path: str
+    size_bytes: int
+    stamp: str
+    streams: int
+    afresh: bool
+
+
+class Marker(TypedDict, total=False):
+    """What the last complete push left."""
+
+    digest: str
+    files: List[str]
+
+
+class Part(TypedDict):
+    """A complete part, and the file it becomes."""
+
+    part: str
+    path: str
+    mode: int
+
+
+def look(question: Tree) -> Answer:
     """Which of the files are missing or different, by size, sha256 and whether it is executable. Makes the folder."""
     folder = _expanded(question["folder"])
     os.makedirs(folder, 0o700, exist_ok=True)
     return {
         "sealed": _marker(folder).get("digest") == question["digest"],
         "folder": folder,
-        "missing": [name for name, entry in question["files"].items() if not _same(os.path.join(folder, name), *entry)],
+        "missing": _missing(folder, question),
         "free_bytes": _free_bytes(folder),
         "rsync": shutil.which("rsync") is not None,
     }
 
 
-def seal(question: dict[str, Any]) -> dict[str, Any]:
+def seal(question: Tree) -> Answer:
     """After a push: what is still missing. When nothing is, files of an earlier push go and the marker is written."""
     folder, files = _expanded(question["folder"]), question["files"]
-    missing = look(question)["missing"]
+    missing = _missing(folder, question)
     if missing:
         return {"missing": missing}
     for name in _marker(folder).get("files", []):
@@ -53,7 +88,7 @@ def seal(question: dict[str, Any]) -> dict[str, Any]:
     return {"missing": []}
 
 
-def unpack(folder: str) -> dict[str, Any]:
+def unpack(folder: str) -> Answer:
     """Regular files of a tar on stdin into the folder, each by a temporary name and rename."""
     folder = _expanded(folder)
     with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as archive:
@@ -70,15 +105,16 @@ def unpack(folder: str) -> dict[str, Any]:
     return {}
 
 
-def prepare(question: dict[str, Any]) -> dict[str, Any]:
+def prepare(question: File) -> Answer:
     """Before a file arrives: the sha256 of one of its size that is there already (unless asked to start afresh), else
     the room there is, and for streams > 0 a part file with how far each of its ranges got before."""
     path, size, streams = _expanded(question["path"]), question["size_bytes"], question["streams"]
     os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
     there = os.path.isfile(path) and not os.path.islink(path) and os.path.getsize(path) == size
-    if there and not question.get("afresh"):
+    if there and not question["afresh"]:
         return {"path": path, "sha256": _sha256(path)}
-    part, positions, blocks = "", [], 0
+    part, blocks = "", 0
+    positions: List[int] = []
     if streams:
         part = part_name(path, question["stamp"])
         positions, blocks = open_part(part, size, streams), os.stat(part).st_blocks
@@ -92,7 +128,7 @@ def prepare(question: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def receive(part: str, slot: str, start: str, done: str, size: str) -> dict[str, Any]:
+def receive(part: str, slot: str, start: str, done: str, size: str) -> Answer:
     """Bytes on stdin into the range that begins at start, after the part of it that is done; the slot says how far.
 
     Answers with the sha256 of the whole range as it lies in the file: what arrived before is read again for it.
@@ -129,7 +165,7 @@ def send(path: str, offset: str, size: str) -> None:
             data = data[os.write(1, data) :]
 
 
-def commit(question: dict[str, Any]) -> dict[str, Any]:
+def commit(question: Part) -> Answer:
     """The part file, complete and verified range by range, gets its final name."""
     os.chmod(question["part"], question["mode"])
     os.replace(question["part"], question["path"])
@@ -137,7 +173,7 @@ def commit(question: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def discard(question: dict[str, Any]) -> dict[str, Any]:
+def discard(question: Dict[str, str]) -> Answer:
     """All parts of this file go: bytes in them are not what was sent."""
     drop_parts(question["path"])
     return {}
@@ -149,7 +185,7 @@ def part_name(path: str, stamp: str) -> str:
     return os.path.join(folder, f".{name[:150]}.{stamp}.part")
 
 
-def open_part(part: str, size: int, streams: int) -> list[int]:
+def open_part(part: str, size: int, streams: int) -> List[int]:
     """Positions of the ranges inside a part file, made when it is not there: bytes done in each range."""
     if not (os.path.isfile(part) and os.path.isfile(part + ".ranges")):
         with open(part, "wb") as file:
@@ -169,7 +205,7 @@ def drop_parts(path: str) -> None:
 
 
 def write_at(descriptor: int, data: bytes, position: int) -> int:
-    """All of data at the position; a short write is gone on with. Returns its length."""
+    """All of data at the position; a short write is continued. Returns its length."""
     view = memoryview(data)
     while view:
         written = os.pwrite(descriptor, view, position)
@@ -182,11 +218,15 @@ def mark(ranges: int, slot: int, done: int) -> None:
     os.pwrite(ranges, POSITION.pack(done), slot * POSITION.size)
 
 
-def _marker(folder: str) -> dict[str, Any]:
+def _missing(folder: str, question: Tree) -> List[str]:
+    return [name for name, entry in question["files"].items() if not _same(os.path.join(folder, name), *entry)]
+
+
+def _marker(folder: str) -> Marker:
     """What the last complete push left: its digest and the names it wrote."""
     try:
         with open(os.path.join(folder, MARKER), encoding="utf-8") as file:
-            found: dict[str, Any] = json.load(file)
+            found: Marker = json.load(file)
             return found if isinstance(found, dict) else {}
     except (OSError, ValueError):
         return {}
@@ -233,7 +273,8 @@ def widen(descriptor: int) -> None:
 
 def main(verb: str, *arguments: str) -> int:
     """One verb; with arguments they are its own, without, the question is JSON on stdin."""
-    verbs = {each.__name__: each for each in (look, seal, unpack, prepare, receive, send, commit, discard)}
+    known: List[Callable[..., Any]] = [look, seal, unpack, prepare, receive, send, commit, discard]
+    verbs = {each.__name__: each for each in known}
     try:
         answer = verbs[verb](*(arguments or [json.load(sys.stdin)]))
     except (OSError, ValueError, EOFError, tarfile.TarError) as error:

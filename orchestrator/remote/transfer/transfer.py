@@ -19,6 +19,7 @@ from typing import Protocol
 
 from orchestrator.core.errors import MachineUnfit, UserError, VerificationFailed
 from orchestrator.core.ports import Shell
+from orchestrator.core.safe_names import stays_inside
 from orchestrator.remote.transfer import far_calls, far_program, parallel_ranges
 from orchestrator.remote.transfer.source_files import CodeFiles, choose, code_files
 from orchestrator.remote.transfer.trees import push_tree
@@ -40,6 +41,7 @@ __all__ = [
 SMALL_BYTES = 1 << 20
 """Up to here a file travels inside the connection that is open; above, ssh's own handshake is worth its second."""
 SMALL_WITHIN_S = 300.0
+LONGEST_NAME_BYTES = 1000
 
 
 class Entry(Protocol):
@@ -54,31 +56,31 @@ class Entry(Protocol):
 def push_file(shell: Shell, source: Path, destination: str, on_progress: Listener = silent) -> TransferReport:
     """Make `destination` on the machine hold the bytes of `source`; nothing is sent where it does.
 
-    Errors: MachineUnfit (space, python3), VerificationFailed, LinkLost: do it again, it goes on at the byte it reached.
+    Errors: MachineUnfit (space, python3), VerificationFailed, LinkLost: run it again to resume at that byte.
     """
     size_bytes, mode, stamp = identity(source)
     what = f"push {source.name} to {destination}"
     small = size_bytes <= SMALL_BYTES or shell.openssh() is None
     plan = [] if small else parallel_ranges.split(size_bytes)
-    question = {"path": destination, "size_bytes": size_bytes, "stamp": stamp, "streams": len(plan)}
-    found = far_calls.ask(shell, "prepare", question, what)
-    if found["sha256"] is not None:
-        if found["sha256"] == _sha256(source):
+    question = far_program.File(path=destination, size_bytes=size_bytes, stamp=stamp, streams=len(plan), afresh=False)
+    there = far_calls.prepare_file(shell, question, what)
+    if there.sha256 is not None:
+        if there.sha256 == _sha256(source):
             return TransferReport(0, 0, "none")
-        found = far_calls.ask(shell, "prepare", {**question, "afresh": True}, what)
-    _require_far_space(found, what)
-    plan = parallel_ranges.resumed(plan, found["positions"])
+        there = far_calls.prepare_file(shell, {**question, "afresh": True}, what)
+    _require_far_space(there, what)
+    plan = parallel_ranges.resumed(plan, there.positions)
     meter = Meter(source.name, size_bytes, on_progress, bytes_before=sum(each.done_bytes for each in plan))
     if small:
-        shell.put(source, found["path"], mode=mode, deadline_s=SMALL_WITHIN_S)
+        shell.put(source, there.path, mode=mode, deadline_s=SMALL_WITHIN_S)
         meter.count(size_bytes)
     else:
         try:
-            parallel_ranges.push_ranges(shell, source, found["part"], plan, meter)
+            parallel_ranges.push_ranges(shell, source, there.part, plan, meter)
         except VerificationFailed:
-            far_calls.ask(shell, "discard", found, what)
+            far_calls.discard_parts(shell, there, what)
             raise
-        far_calls.ask(shell, "commit", {**found, "mode": mode}, what)
+        far_calls.commit_file(shell, there, mode, what)
     meter.tell(now=True)
     return TransferReport(1, meter.moved_bytes, _way(shell, small, "put"))
 
@@ -88,7 +90,7 @@ def pull_file(
 ) -> TransferReport:
     """Fetch one file of known size and digest. Nothing moves where `local` has it already.
 
-    Errors: UserError (no space here), VerificationFailed, LinkLost: do it again, it goes on at the byte it reached.
+    Errors: UserError (no space here), VerificationFailed, LinkLost: run it again to resume at that byte.
     """
     if _is_here(local, size_bytes, sha256):
         return TransferReport(0, 0, "none")
@@ -132,9 +134,7 @@ def pull_files(
 
 def check_name(name: str) -> None:
     """VerificationFailed for a name that could lead out of its folder or hide on a terminal."""
-    parts = name.split("/")
-    plain = name.isprintable() and "\\" not in name and len(os.fsencode(name)) <= 1000
-    if not plain or any(part in {"", ".", ".."} for part in parts):
+    if not stays_inside(name, most_bytes=LONGEST_NAME_BYTES):
         raise VerificationFailed(f"the manifest names {name!r}: refused", hint="the machine's files were tampered with")
 
 
@@ -239,10 +239,9 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _require_far_space(found: Mapping[str, int], what: str) -> None:
-    if found["free_bytes"] < found["needed_bytes"]:
+def _require_far_space(there: far_calls.FileState, what: str) -> None:
+    if there.free_bytes < there.needed_bytes:
         raise MachineUnfit(
-            f"{what}: needs {found['needed_bytes'] / 1e9:.2f} GB, the machine has {found['free_bytes'] / 1e9:.2f} GB "
-            "free",
+            f"{what}: needs {there.needed_bytes / 1e9:.2f} GB, the machine has {there.free_bytes / 1e9:.2f} GB free",
             hint="free space there, or set `folder` in its inventory entry to a larger disk",
         )
