@@ -31,7 +31,7 @@ def agent_of(ledger: Ledger, run: RunRecord) -> Iterator[Agent]:
     """The agent on the run's machine."""
     with shell_of(ledger, run) as shell:
         folder = ledger.rental(run.rental_id or "").folder
-        yield Agent(shell, folder, str(run.host_data.get("python") or "python3"))
+        yield Agent(shell, folder)
 
 
 @contextmanager

@@ -21,7 +21,6 @@
     │   ├── MachineUnfit              wrong or broken GPUs, full disk, no python: a verdict, leads to the ending
     │   │   └── GaveUp                it never answered, or not with the right key: nothing was started there
     │   └── VerificationFailed        bytes do not match their digest
-    ├── TrainingFailed       exit 5
     ├── LimitReached         exit 6
     └── StillBilling         exit 7   a machine may still cost money
 
@@ -145,12 +144,6 @@ class GaveUp(MachineUnfit):
 
 class VerificationFailed(RemoteError):
     """Bytes that arrived do not match the digest that was promised."""
-
-
-class TrainingFailed(GptctlError):
-    """The training ended badly; the message has the reason and where its log is."""
-
-    exit_code = 5
 
 
 class LimitReached(GptctlError):

@@ -9,7 +9,6 @@ Example: `bring_here(home, "hf://me/corpus/data/*.parquet", show)` -> [Path("...
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +16,8 @@ from pathlib import Path
 from orchestrator import storage
 from orchestrator.core.datasets.text_files import choose
 from orchestrator.core.ports import Part, Storage, StoredFile
-from orchestrator.remote.agent_client.client import Agent
 from orchestrator.remote.agent_client.pull_job import pull
-from orchestrator.remote.shell.local_shell import LocalShell
+from orchestrator.remote.local_agent import agent_here
 from orchestrator.remote.transfer_progress import Transfer
 
 
@@ -39,7 +37,7 @@ def bring_here(
     content = hashlib.sha256(repr([(f.uri, f.version, f.sha256, f.size_bytes) for f in files]).encode()).hexdigest()[
         :16
     ]
-    here = Agent(LocalShell(), str(home / "machine"), sys.executable)
+    here = agent_here(home)
     pulled = pull(here, f"download-{content}", lambda: _whole(store, files, f"data/{content}"), tell)
     return [Path(each.path) for each in pulled.values()]
 

@@ -130,7 +130,7 @@ def _prepare(context: RunContext, lease_s: float) -> None:
     perform(context, ACQUIRE)
     budget_s = context.now() + lease_s - context.rental.created_at
     context.ledger.update_run(context.run_id, plan=_ending_after(context.plan, budget_s))
-    deadline.arm(context, {})
+    deadline.arm(context, None)
 
 
 def _abandon(context: RunContext, error: GptctlError) -> None:

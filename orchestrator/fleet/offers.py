@@ -10,15 +10,15 @@ Example::
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from orchestrator import providers
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.errors import ProviderError, UserError
 from orchestrator.core.machines import MachineType, all_machine_types, bundled_offers
+from orchestrator.core.parallel import answers_within
 from orchestrator.core.ports import Offer
 from orchestrator.fleet.accounts import Account, accounts_behind
 
@@ -43,17 +43,7 @@ def ask_for(hosts: Iterable[HostSpec], within_s: float = ASK_WITHIN_S) -> Market
 
 def ask(accounts: Sequence[Account], within_s: float = ASK_WITHIN_S) -> Market:
     """The offers of every account that answers in time, in the accounts' order."""
-    answers: dict[str, Sequence[Offer] | str] = {}
-    threads = [
-        # Daemons: one that hangs must not keep the command from ending.
-        threading.Thread(target=_ask, args=(account, within_s, answers), daemon=True)
-        for account in accounts
-    ]
-    until = time.monotonic() + within_s
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(max(0.0, until - time.monotonic()))
+    answers = answers_within(within_s, {each.name: partial(_fetch_offers, each, within_s) for each in accounts})
     offers: list[Offer] = []
     problems = {}
     for account in accounts:
@@ -65,11 +55,12 @@ def ask(accounts: Sequence[Account], within_s: float = ASK_WITHIN_S) -> Market:
     return Market(tuple(offers), problems)
 
 
-def _ask(account: Account, within_s: float, answers: dict[str, Sequence[Offer] | str]) -> None:
+def _fetch_offers(account: Account, within_s: float) -> Sequence[Offer] | str:
+    """Its offers, or why there are none."""
     try:
-        answers[account.name] = account.provider.offers(within_s)
+        return account.provider.offers(within_s)
     except (ProviderError, UserError) as error:
-        answers[account.name] = error.message
+        return error.message
 
 
 def bundled(provider: str | None = None) -> list[Offer]:

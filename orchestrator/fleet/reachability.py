@@ -7,15 +7,15 @@ Example: `look_at(hosts, home)` -> {"home-3090": "up", "lambda-8xa100": "1 rente
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from orchestrator import providers
 from orchestrator.core.config.inventory import LOCAL, HostSpec
 from orchestrator.core.errors import GptctlError, HostKeyUnknown
 from orchestrator.core.fleet.orphans import ENDED
+from orchestrator.core.parallel import answers_within
 from orchestrator.fleet.accounts import Account, accounts_behind
 from orchestrator.wiring import open_shell
 
@@ -27,40 +27,34 @@ def look_at(hosts: Iterable[HostSpec], home: Path, within_s: float = WITHIN_S) -
     all_hosts = list(hosts)
     silent = f"unknown: no answer in {within_s:.0f} s"
     states = {host.name: "here" if host.provider == LOCAL else silent for host in all_hosts}
-    over_ssh = [host for host in all_hosts if host.provider == "ssh"]
     accounts = accounts_behind(host for host in all_hosts if host.provider in providers.known())
-    threads = [
-        *(threading.Thread(target=_over_ssh, args=(host, home, within_s, states), daemon=True) for host in over_ssh),
-        *(threading.Thread(target=_rented, args=(account, states), daemon=True) for account in accounts),
-    ]
-    until = time.monotonic() + within_s
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(max(0.0, until - time.monotonic()))
-    return dict(states)
+    calls: dict[str, Callable[[], dict[str, str]]] = {
+        host.name: partial(_state_over_ssh, host, home, within_s) for host in all_hosts if host.provider == "ssh"
+    }
+    calls |= {f"account {each.name}": partial(_states_of_account, each) for each in accounts}
+    for found in answers_within(within_s, calls).values():
+        states |= found
+    return states
 
 
-def _over_ssh(host: HostSpec, home: Path, within_s: float, states: dict[str, str]) -> None:
+def _state_over_ssh(host: HostSpec, home: Path, within_s: float) -> dict[str, str]:
     try:
         shell = open_shell(home, host.reach(), deadline_s=within_s)
         try:
             shell.run(["true"], deadline_s=within_s)
         finally:
             shell.close()
-        states[host.name] = "up"
     except HostKeyUnknown:
-        states[host.name] = "up, not trusted yet"
+        return {host.name: "up, not trusted yet"}
     except GptctlError as error:
-        states[host.name] = f"unknown: {error.message}"
+        return {host.name: f"unknown: {error.message}"}
+    return {host.name: "up"}
 
 
-def _rented(account: Account, states: dict[str, str]) -> None:
+def _states_of_account(account: Account) -> dict[str, str]:
     try:
         alive = [each for each in account.provider.machines() if each.status not in ENDED]
     except GptctlError as error:
-        states.update({host.name: f"unknown: {error.message}" for host in account.hosts})
-        return
-    for host in account.hosts:
-        count = sum(each.machine == host.machine for each in alive)
-        states[host.name] = f"{count} rented" if count else "none rented"
+        return {host.name: f"unknown: {error.message}" for host in account.hosts}
+    counts = {host.name: sum(each.machine == host.machine for each in alive) for host in account.hosts}
+    return {name: f"{count} rented" if count else "none rented" for name, count in counts.items()}

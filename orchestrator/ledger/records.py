@@ -10,12 +10,12 @@ This module must not import sqlite3: a record is a value that any layer above ma
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 from orchestrator.core.facts.rental_facts import RentalFacts
 from orchestrator.core.facts.run_facts import RunFacts
 from orchestrator.core.planning.plan import Plan
-from orchestrator.core.ports import Address
+from orchestrator.core.ports import Address, Instance
 from orchestrator.core.states import Outcome, Seen, State
 
 RENTAL_OPEN = "open"
@@ -51,6 +51,21 @@ class Rental:
     address: Address = field(default=Address())
     """Of this computer until the machine has one."""
     facts: RentalFacts = field(default=RentalFacts(), metadata={"column": "data"})
+
+    @property
+    def instance(self) -> Instance:
+        """Its machine, for calls to its provider; the provider's own list may say more."""
+        return Instance(
+            self.provider,
+            self.instance_id or "",
+            self.machine,
+            rental_id=self.id,
+            price_per_hour_usd=self.price_per_hour_usd,
+            launched_at=self.created_at,
+            region=self.facts.region,
+            zone=self.facts.zone,
+            image=self.facts.image,
+        )
 
 
 @dataclass(frozen=True)
@@ -101,6 +116,20 @@ class RunRecord:
     def tokens_trained(self) -> int:
         """By its steps so far; 0 without a plan."""
         return self.step * self.plan.tokens // self.plan.steps if self.plan and self.plan.steps else 0
+
+
+class RunProgress(TypedDict, total=False):
+    """Fields of a run's row that a training changes as it goes."""
+
+    step: int
+    loss: float | None
+    val_loss: float | None
+    tokens_per_second: float | None
+    mfu: float | None
+    eta_s: float | None
+    seen: Seen
+    seen_at: float
+    seen_via: str
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ Example::
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from orchestrator.core.facts.rental_facts import RentalFactChanges, RentalFacts
 from orchestrator.core.facts.run_facts import Prepared, RunFactChanges, RunFacts, Synced
 from orchestrator.core.machines import MachineType
 from orchestrator.core.planning.plan import Plan
-from orchestrator.core.ports import Address, Instance, Provider, Shell, Storage
+from orchestrator.core.ports import Address, Provider, Shell, Storage
 from orchestrator.core.states import State, is_forward
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import Rental, RunRecord
@@ -117,29 +116,24 @@ class RunContext:
     def shell(self) -> Shell:
         """The connection to the rental, opened on first use."""
         if self._shell is None:
-            self._let_in()
+            self.open_firewall()
             self._shell = self.connect(self.rental.address)
         return self._shell
 
-    def _let_in(self) -> None:
-        """This computer may have another address than at the last connection, and a firewall of ours goes by it. Where
-        that cannot be looked at, the connection is tried all the same."""
-        rental = self.rental
-        if self.provider.paid and rental.instance_id is not None:
-            region = rental.facts.region
-            there = Instance(rental.provider, rental.instance_id, rental.machine, rental_id=rental.id, region=region)
+    def open_firewall(self, via: Shell | None = None) -> None:
+        """Lets this computer, or the one at the other end of `via`, reach the machine by SSH: its address may be
+        another one than last time. Where that fails, the connection may work anyway."""
+        if self.provider.paid and self.rental.instance_id is not None:
             try:
-                self.provider.allow_caller(there)
+                self.provider.allow_caller(self.rental.instance, via)
             except ProviderError as error:
-                self.emit("seen", f"{error.message}; connecting all the same")
+                self.emit("seen", f"{error.message}; connecting anyway")
 
     @property
     def agent(self) -> Agent:
         """The agent on the rental."""
         if self._agent is None:
-            here = self.shell.openssh() is None
-            python = sys.executable if here else "python3"  # of the agent; any python3 will do
-            self._agent = Agent(self.shell, self.rental.folder, python)
+            self._agent = Agent(self.shell, self.rental.folder)
         return self._agent
 
     def disconnect(self) -> None:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from typing import Any
 
 from orchestrator.agent.contract.answers import ProbeResult
 from orchestrator.agent.contract.names import GRACE_S, Code, JobName
+from orchestrator.agent.contract.requests import JobSpec
 from orchestrator.core.errors import AgentError, LimitReached, MachineUnfit
 from orchestrator.core.planning.limits import train_deadline_s
 from orchestrator.core.planning.plan import Plan
 from orchestrator.core.planning.planner import amended
 from orchestrator.core.planning.run_config import train_config
-from orchestrator.core.ports import Instance
 from orchestrator.core.states import State
 from orchestrator.ledger.records import Attempt
 from orchestrator.remote.agent_client.decoding import decoded
 from orchestrator.stages.checkpoints import store_job
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine import box_guard, deadline
+from orchestrator.stages.machine import deadline
 from orchestrator.stages.machine.jobs import machine_status, run_job
+from orchestrator.stages.machine.lease import lease_s
 from trainer.contract import RunConfig
 
 TAKEN = (Code.GPUS_TAKEN, Code.GPUS_BUSY, Code.CPU_TAKEN)
@@ -29,9 +29,9 @@ TAKEN = (Code.GPUS_TAKEN, Code.GPUS_BUSY, Code.CPU_TAKEN)
 def launch(context: RunContext) -> None:
     """Leaves a train job that runs or has ended, and the run in state training."""
     known = machine_status(context)
-    if JobName.TRAIN not in known["jobs"]:
+    if known is None or JobName.TRAIN not in known["jobs"]:
         _amend_plan(context)
-        deadline.arm(context, known.get("guard") or {})
+        deadline.arm(context, known and known["guard"])
         store_job.require(context)
         _start(context)
     context.advance(State.TRAINING)
@@ -60,28 +60,23 @@ def resolved_config(context: RunContext, plan: Plan) -> RunConfig:
     return replace(config, retention=replace(config.retention, require_safe=True))
 
 
-def _spec(context: RunContext, config: RunConfig) -> dict[str, Any]:
+def _spec(context: RunContext, config: RunConfig) -> JobSpec:
     prepared = context.prepared
-    return {
+    spec: JobSpec = {
         "python": prepared.python,
         "pythonpath": context.synced.source,
         "ranks": context.plan.ranks,
         "config": config.to_json(),
         "gpus": list(prepared.gpus),
         "threads_per_rank": max(1, prepared.cpus // context.plan.ranks),
-        "lease_s": box_guard.lease_s(),
+        "lease_s": lease_s(),
         "deadline_s": _deadline_s(context),
         "hold_s": _hold_s(context),
         "grace_s": GRACE_S,
-        **_notice(context),
     }
-
-
-def _notice(context: RunContext) -> dict[str, Any]:
-    """Whom the machine asks whether it is about to be taken away; nothing where nobody would say."""
-    rental = context.rental
-    url = context.provider.notice_url(Instance(rental.provider, rental.instance_id or "", rental.machine))
-    return {"notice": {"url": url}} if url else {}
+    if (url := context.provider.notice_url(context.rental.instance)) is not None:
+        spec["notice"] = {"url": url}
+    return spec
 
 
 def _hold_s(context: RunContext) -> float | None:
@@ -111,7 +106,7 @@ def _amend_plan(context: RunContext) -> None:
     context.say("probing the largest micro-batch that fits")
     plan, prepared = context.plan, context.prepared
     config = resolved_config(context, plan)
-    spec = {
+    spec: JobSpec = {
         "argv": [
             prepared.python,
             "-m",

@@ -14,7 +14,7 @@ from orchestrator.ledger.records import INTENT_ADOPTED, RENTAL_RELEASED
 from orchestrator.stages.checkpoints import home_box_job
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import boot, box_guard, purchase
-from orchestrator.stages.machine.give_back import give_back, of_rental, tidy
+from orchestrator.stages.machine.give_back import give_back, tidy
 from orchestrator.stages.outcome import run_report
 
 
@@ -53,7 +53,7 @@ def _give_back(context: RunContext) -> None:
         _destroy(context)
     else:
         _end_jobs(context)
-        context.provider.release(of_rental(context.rental))
+        context.provider.release(context.rental.instance)
     context.ledger.update_rental(context.rental.id, state=RENTAL_RELEASED, released_at=context.now())
 
 
@@ -105,7 +105,7 @@ def _part(context: RunContext) -> None:
 
 def _settle(context: RunContext) -> None:
     """The bill, from what was seen of the machine and the provider's audit log where it has one."""
-    audited = context.provider.ended_at(of_rental(context.rental)) if context.rental.instance_id else None
+    audited = context.provider.ended_at(context.rental.instance) if context.rental.instance_id else None
     price = context.rental.price_per_hour_usd
     facts = context.machine_facts
     spans = [*(observed(each.life) for each in facts.given_back), observed(facts.life, audited)]

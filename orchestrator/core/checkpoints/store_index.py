@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from orchestrator.agent.contract.answers import ExitRecord
 from orchestrator.core.checkpoints.file_entry import FileEntry
 from orchestrator.core.errors import VerificationFailed
 from orchestrator.core.safe_names import checked
@@ -92,7 +93,7 @@ class StoreIndex:
     run: str
     checkpoints: tuple[StoredCheckpoint, ...] = ()
     files: Mapping[str, FileEntry] = field(default_factory=dict)
-    ended: Mapping[str, Any] | None = None
+    ended: ExitRecord | None = None
 
     def newest(self, *, resumable: bool = False) -> StoredCheckpoint | None:
         """The checkpoint of the highest step."""

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-SAFE = "safe"
-"""The store has everything that is kept."""
+from orchestrator.agent.contract.answers import StoreStatus
 
 
 @dataclass(frozen=True)
@@ -21,8 +18,6 @@ class StoreState:
     """The newest step that is verified in the store."""
 
 
-def reported_store(uri: str, status: Mapping[str, Any] | None) -> StoreState:
-    """The state after the machine's own answer; `starting` while it says nothing."""
-    answer = status or {}
-    safe = [int(step) for step in answer.get("safe") or []]
-    return StoreState(uri, str(answer.get("state") or "starting"), answer.get("problem"), max(safe, default=None))
+def reported_store(uri: str, status: StoreStatus) -> StoreState:
+    """The state after the machine's own answer."""
+    return StoreState(uri, status["state"], status["problem"], max(status["safe"], default=None))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from orchestrator.core.typed_json import decode, encode
+from orchestrator.agent.contract.answers import GuardStatus
+from orchestrator.core.typed_json import encode
 
 SELF = "self"
 KINDS_ON_BOX = ("key-on-box", SELF)
@@ -35,23 +35,9 @@ class GuardState:
         return value if self.kind in KINDS_ON_BOX else {key: value[key] for key in ("kind", "armed", "ends_at")}
 
 
-@dataclass(frozen=True)
-class _Report:
-    """The machine's own answer; durations are seconds from now."""
-
-    kind: str = "none"
-    armed: bool = False
-    deadline_left_s: float | None = None
-    left_s: float | None = None
-    lease_left_s: float | None = None
-    problem: str | None = None
-    holding: int = 0
-
-
-def reported_guard(known: GuardState, report: Mapping[str, Any], now: float, *, same_s: float) -> GuardState:
+def reported_guard(known: GuardState, report: GuardStatus, now: float, *, same_s: float) -> GuardState:
     """The guard after the machine's own answer. Moments within same_s of the known ones stay."""
-    found = decode(_Report, report, lenient=True)
-    if found.kind not in KINDS_ON_BOX:
+    if report["kind"] not in KINDS_ON_BOX:
         return replace(known, armed=False)
 
     def moment(before: float | None, left_s: float | None) -> float | None:
@@ -60,11 +46,11 @@ def reported_guard(known: GuardState, report: Mapping[str, Any], now: float, *, 
         return now + left_s
 
     return GuardState(
-        kind=found.kind,
-        armed=found.armed,
-        ends_at=moment(known.ends_at, found.deadline_left_s),
-        acts_at=moment(known.acts_at, found.left_s),
-        leased_until=moment(known.leased_until, found.lease_left_s),
-        problem=found.problem,
-        holding=found.holding,
+        kind=report["kind"],
+        armed=report["armed"],
+        ends_at=moment(known.ends_at, report.get("deadline_left_s")),
+        acts_at=moment(known.acts_at, report.get("left_s")),
+        leased_until=moment(known.leased_until, report.get("lease_left_s")),
+        problem=report.get("problem"),
+        holding=report.get("holding", 0),
     )

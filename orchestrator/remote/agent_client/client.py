@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -70,11 +71,12 @@ PULSE_S = 2.0
 
 
 class Agent:
-    """The agent on one machine. `root` may start with `~`: it is resolved over there."""
+    """The agent on one machine. `root` may start with `~`: it is resolved over there. Any Python from 3.8 on runs it:
+    `python`, else `python3` there, and on this computer the Python that runs gptctl."""
 
-    def __init__(self, shell: Shell, root: str, python: str = "python3") -> None:
+    def __init__(self, shell: Shell, root: str, python: str | None = None) -> None:
         self.shell = shell
-        self.python = python
+        self.python = python or (sys.executable if shell.openssh() is None else "python3")
         self._given_root = root.rstrip("/") or "/"
         self._root: str | None = None
 

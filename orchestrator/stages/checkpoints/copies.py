@@ -12,7 +12,7 @@ from orchestrator.remote.agent_client.client import Checkpoint
 from orchestrator.remote.transfer import transfer
 from orchestrator.remote.whole_files import require_space
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine.progress import progress
+from orchestrator.stages.machine.jobs import progress
 from trainer import contract
 
 UNWRITABLE = ("disk-full", "read-only")

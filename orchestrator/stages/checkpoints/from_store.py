@@ -8,26 +8,23 @@ Example: `bring(context, "s3://bucket/prefix/RUN", [checkpoint], context.mirror 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from orchestrator.agent.contract.names import JobName
 from orchestrator.core.checkpoints.file_entry import FileEntry
 from orchestrator.core.checkpoints.store_index import StoredCheckpoint
-from orchestrator.core.errors import RemoteError
-from orchestrator.core.ports import Address
+from orchestrator.core.ports import Part
+from orchestrator.remote.agent_client import pull_job
 from orchestrator.remote.agent_client.client import Agent
-from orchestrator.remote.shell.local_shell import LocalShell
+from orchestrator.remote.local_agent import agent_here
 from orchestrator.remote.whole_files import require_space
 from orchestrator.stages.checkpoints.copies import link
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine import deadline
-from orchestrator.stages.machine.progress import progress
+from orchestrator.stages.machine.jobs import progress
+from orchestrator.stages.machine.lease import lease_s
 from orchestrator.stores.home_box import HomeBoxStorage
 from trainer import contract
 
@@ -36,30 +33,24 @@ PULL_S = 86_400.0
 
 
 def pull(context: RunContext, agent: Agent, place: str, files: Mapping[str, FileEntry], folder: str) -> None:
-    """The machine of `agent` pulls these files of the folder `place` into its own `folder`. Raises RemoteError."""
+    """The machine of `agent` pulls these files of the folder `place` into its own `folder`. Raises as pull_job.pull."""
     storage = context.storage(place)
-    parts, secrets = [], []
-    for name, entry in files.items():
-        size, destination = entry.size_bytes, f"{folder}/{name}"
-        plan = storage.download_plan(f"{place}/{name}", destination, 0, size, PULL_S)
-        parts.append({"offset": 0, "size_bytes": size, "destination": destination, "sha256": entry.sha256})
-        secrets.append({"url": plan.url, "headers": dict(plan.headers)})
-    digest = hashlib.sha256(json.dumps([place, parts]).encode()).hexdigest()[:16]
-    agent.start(JobName.PULL, context.run_id, digest, {"parts": parts}, {"parts": secrets})
-    exit_record = agent.wait(context.run_id, JobName.PULL, lambda line: _show(context, line), digest)
-    if exit_record["outcome"] != "finished":
-        said = " ".join(exit_record.get("last_lines") or []) or exit_record.get("reason")
-        raise RemoteError(f"{place}: {said}", "repeat the command: what has arrived is not pulled again")
 
+    def parts() -> list[Part]:
+        return [
+            replace(
+                storage.download_plan(f"{place}/{name}", f"{folder}/{name}", 0, entry.size_bytes, PULL_S),
+                sha256=entry.sha256,
+            )
+            for name, entry in files.items()
+        ]
 
-def _show(context: RunContext, line: Mapping[str, Any]) -> None:
-    context.emit("progress", what="store", done=line.get("bytes_done"), total=line.get("bytes_total"), unit="bytes")
-    deadline.extend(context)
+    pull_job.pull(agent, context.run_id, parts, progress(context, "store"), lease_s=lease_s())
 
 
 def pull_here(context: RunContext, place: str, files: Mapping[str, FileEntry], landing: str, *, what: str) -> Path:
     """These files of the folder `place`, on this side: verified, in the folder `landing` of the local machine's own."""
-    agent = _here(context)
+    agent = agent_here(context.home)
     folder = Path(agent.root) / landing
     storage = context.storage(place)
     if isinstance(storage, HomeBoxStorage):
@@ -120,8 +111,3 @@ def _move(source: Path, destination: Path) -> None:
     shutil.rmtree(fresh, ignore_errors=True)
     shutil.move(source, fresh)
     os.replace(fresh, destination)
-
-
-def _here(context: RunContext) -> Agent:
-    """The agent of this computer, in the folder that host `local` has too."""
-    return Agent(LocalShell(Address()), str(context.home / "machine"), sys.executable)

@@ -10,14 +10,13 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
-from orchestrator.agent.contract.names import JobName
+from orchestrator.agent.contract.names import JobName, StoreState
+from orchestrator.agent.contract.requests import JobSpec
 from orchestrator.core.checkpoints import store_places
-from orchestrator.core.checkpoints.store_state import SAFE
 from orchestrator.core.config import home_box
-from orchestrator.core.errors import GptctlError, ProviderError, RemoteError, UserError
-from orchestrator.core.ports import Instance, Shell
+from orchestrator.core.errors import GptctlError, RemoteError, UserError
+from orchestrator.core.ports import Shell
 from orchestrator.remote.agent_client.client import Agent
 from orchestrator.remote.agent_client.package import agent_package
 from orchestrator.remote.shell.key_pairs import new_key_pair
@@ -36,7 +35,7 @@ class Call:
 
     authorized: str
     """For the machine: one line of authorized_keys."""
-    spec: dict[str, Any]
+    spec: JobSpec
     secrets: dict[str, str] = field(repr=False)
 
 
@@ -77,7 +76,7 @@ def new_call(context: RunContext) -> Call:
 def start(context: RunContext, call: Call) -> None:
     """The box calls, from now on until all is stored. Raises RemoteError, or AgentError in the box's own words."""
     with _shell(context) as shell:
-        _let_in(context, shell)
+        context.open_firewall(shell)
         agent = _agent(context, shell)
         agent.start(JobName.KEEP, context.run_id, _uri(context), call.spec, call.secrets)
 
@@ -103,26 +102,13 @@ def problem(context: RunContext) -> str:
 def stop(context: RunContext) -> None:
     """No more calls: for a machine that went without a word to the box."""
     facts = context.facts
-    if not wanted(context) or not facts.store_urls or (facts.store and facts.store.state == SAFE):
+    if not wanted(context) or not facts.store_urls or (facts.store and facts.store.state == StoreState.SAFE):
         return
     try:
         with _shell(context) as shell:
             _agent(context, shell).release(context.run_id)
     except (RemoteError, UserError) as error:
         context.emit("seen", f"{_box(context).name} was not told that the run is over: {error.message}")
-
-
-def _let_in(context: RunContext, shell: Shell) -> None:
-    """A firewall of ours opens for the address that the box has."""
-    rental = context.rental
-    if not context.provider.paid:
-        return
-    there = Instance(rental.provider, rental.instance_id or "", rental.machine, rental_id=rental.id,
-                     region=rental.facts.region)  # fmt: skip
-    try:
-        context.provider.allow_caller(there, shell)
-    except ProviderError as error:
-        context.emit("seen", f"{error.message}; {_box(context).name} calls all the same")
 
 
 def _uri(context: RunContext) -> str:

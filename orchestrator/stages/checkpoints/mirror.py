@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from orchestrator.agent.contract.answers import ExitRecord, RunStatus, SpotNotice
 from orchestrator.agent.contract.names import JobName
 from orchestrator.core.errors import LinkLost, RemoteError
 from orchestrator.core.states import Seen, State
+from orchestrator.core.typed_json import decode
+from orchestrator.ledger.records import RunProgress
 from orchestrator.remote.agent_client.client import Data, Ended, Heartbeat
 from orchestrator.stages.checkpoints import store_job
 from orchestrator.stages.checkpoints.copies import pull_newest
@@ -23,7 +26,7 @@ from trainer import contract
 MIRRORED = (contract.METRICS, contract.EVENTS, contract.LOG)
 
 
-def mirror_until_end(context: RunContext) -> dict[str, Any]:
+def mirror_until_end(context: RunContext) -> ExitRecord:
     """One connection's worth of following: returns the exit record, or raises LinkLost or Unreachable."""
     progress = Progress(context)
     offsets = {name: size(context.mirror / name) for name in MIRRORED}
@@ -37,8 +40,8 @@ def mirror_until_end(context: RunContext) -> dict[str, Any]:
             elif isinstance(line, Heartbeat):
                 progress.heartbeat(line.status)
             elif isinstance(line, Ended):
-                progress.heartbeat({})
-                return dict(line.exit)
+                progress.heartbeat(None)
+                return line.exit
     raise LinkLost(f"{context.host.name} closed the stream", f"gptctl resume {context.run_id}")
 
 
@@ -73,15 +76,26 @@ def append(path: Path, offset: int, data: bytes) -> None:
         file.write(data[here - offset :])
 
 
+@dataclass(frozen=True)
+class Metric:
+    """A line of metrics.jsonl, as far as a run's row has it."""
+
+    step: int = 0
+    tokens: int = 0
+    loss: float | None = None
+    tokens_per_second: float = 0.0
+    mfu: float | None = None
+
+
 class Progress:
     """Turns mirrored bytes into metric and log events, and into the run's row in the ledger, at most once a second."""
 
     def __init__(self, context: RunContext) -> None:
         self.context = context
         self.partial: dict[str, bytes] = {}
-        self.row: dict[str, Any] = {}
+        self.row: RunProgress = {}
         self.written_at = 0.0
-        self.notice: Mapping[str, Any] = {}
+        self.notice: SpotNotice | None = None
         self._checkpointed = False
 
     def take_checkpointed(self) -> bool:
@@ -114,19 +128,19 @@ class Progress:
         elif record.get("event") in (contract.EVENT_WARNING, contract.EVENT_MICRO_BATCH_REDUCED):
             self.context.emit("warning", str(record.get("reason") or record.get("text") or record["event"]))
 
-    def _metric(self, record: Mapping[str, Any]) -> None:
-        plan, rate = self.context.plan, record.get("tokens_per_second") or 0.0
-        left = plan.tokens - record["tokens"]
-        self.row.update(
-            step=record["step"],
-            loss=record["loss"],
-            tokens_per_second=rate,
-            mfu=record.get("mfu"),
-            eta_s=left / rate if rate else None,
-        )
+    def _metric(self, record: dict[str, object]) -> None:
+        plan, metric = self.context.plan, decode(Metric, record, lenient=True)
+        rate = metric.tokens_per_second
+        self.row |= {
+            "step": metric.step,
+            "loss": metric.loss,
+            "tokens_per_second": rate,
+            "mfu": metric.mfu,
+            "eta_s": (plan.tokens - metric.tokens) / rate if rate else None,
+        }
         self.context.emit("metric", **{**record, **self.row, "total_steps": plan.steps})
 
-    def heartbeat(self, status: Mapping[str, Any]) -> None:
+    def heartbeat(self, status: RunStatus | None) -> None:
         """The machine is alive now."""
         now = self.context.now()
         if status and now - self.written_at < 1:
@@ -135,21 +149,19 @@ class Progress:
         self.context.ledger.update_run(
             self.context.run_id, seen=Seen.LIVE, seen_at=now, seen_via=self.context.seen_via, **self.row
         )
-        if "guard" in status:
-            box_guard.note(self.context, status["guard"])
-        self._tell_notice(status.get("notice") or {})
-        if status:
+        if status is not None:
+            box_guard.record(self.context, status["guard"])
+            self._tell_notice(status["notice"])
             store_job.look_after(self.context, status)
         self.context.ledger.touch_stage(self.context.interval, now)
 
-    def _tell_notice(self, notice: Mapping[str, Any]) -> None:
+    def _tell_notice(self, notice: SpotNotice | None) -> None:
         """What the provider said of taking the machine away, once."""
-        if notice == self.notice or self.context.run.state != State.TRAINING:
+        if notice is None or notice == self.notice or self.context.run.state != State.TRAINING:
             return
-        self.notice = notice
-        if notice.get("taken"):
-            left_s = float(notice["taken"]["left_s"])
-            text = f"the provider takes the machine away in {left_s:.0f} s: the training saves a checkpoint and ends"
-            self.context.emit("notice", text, **notice["taken"])
-        elif notice.get("warning"):
-            self.context.emit("warning", str(notice["warning"]))
+        self.notice, taken = notice, notice["taken"]
+        if taken is not None:
+            text = f"the provider takes the machine away in {taken['left_s']:.0f} s: the training saves and ends"
+            self.context.emit("notice", text, **taken)
+        elif notice["warning"]:
+            self.context.emit("warning", notice["warning"])

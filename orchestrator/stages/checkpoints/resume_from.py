@@ -9,7 +9,7 @@ from orchestrator.core.config.home_box import is_home
 from orchestrator.remote.transfer import transfer
 from orchestrator.stages.checkpoints import from_store
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine.progress import progress
+from orchestrator.stages.machine.jobs import progress
 from trainer import contract
 
 

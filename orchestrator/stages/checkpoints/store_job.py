@@ -10,11 +10,11 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Required, TypedDict
 
+from orchestrator.agent.contract.answers import RunStatus
 from orchestrator.agent.contract.names import JobName
 from orchestrator.core.checkpoints import store_index, store_places
-from orchestrator.core.checkpoints.store_state import reported_store
 from orchestrator.core.errors import (
     AgentError,
     GptctlError,
@@ -29,6 +29,7 @@ from orchestrator.core.ports import StoredFile, Upload
 from orchestrator.stages.checkpoints import home_box_job
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import deadline
+from orchestrator.stages.machine.reported import record_store
 from orchestrator.stores import hub_repository
 
 PROBED_WITHIN_S = 60.0
@@ -39,6 +40,24 @@ LONG_S = 366 * 86_400.0
 """A token of the Hub ends when its owner says so, which the Hub tells the machine; a home box's key with the run."""
 RENEW_BEFORE = 0.5
 """Of their life: URLs that are older are renewed by whoever follows."""
+
+
+Slot = dict[str, object]
+"""URLs to put, get and delete one object; agent/checkpoints/store_access.py reads them."""
+
+
+class JobSecrets(TypedDict, total=False):
+    """What the store job gets by stdin: URLs, or the access of a home box or of a Hub repository."""
+
+    lasts_s: Required[float]
+    """For how long all of it is good."""
+    home: dict[str, str]
+    hub: Mapping[str, object]
+    probe: Slot
+    index: Slot
+    files: dict[str, Slot]
+    steps: dict[str, dict[str, Slot]]
+    spare: dict[str, dict[str, Slot]]
 
 
 def wanted(context: RunContext) -> bool:
@@ -61,7 +80,7 @@ def start(context: RunContext, *, again: bool = False) -> None:
     (home_box_job.start_again if again else home_box_job.start)(context, call)
 
 
-def _start_job(context: RunContext, secrets: Mapping[str, Any]) -> None:
+def _start_job(context: RunContext, secrets: JobSecrets) -> None:
     spec = {"store": uri(context), "then": "hold" if context.run.keep else "end"}
     context.agent.start(JobName.OFFLOAD, context.run_id, uri(context), spec, secrets)
     context.set_run_facts(store_urls=StoreUrls(context.now(), secrets["lasts_s"]))
@@ -77,24 +96,25 @@ def require(context: RunContext) -> None:
         raise MachineUnfit(f"launch: {uri(context)}: {error.message}", error.hint) from error
     until = time.monotonic() + PROBED_WITHIN_S
     while True:
-        state: Mapping[str, Any] = context.agent.status(context.run_id)["runs"][context.run_id]["store"] or {}
-        if state.get("probed"):
+        state = context.agent.status(context.run_id)["runs"][context.run_id]["store"]
+        problem = state["problem"] if state is not None else None
+        if state is not None and state["probed"]:
             return
-        if state.get("problem") or time.monotonic() > until:
+        if problem or time.monotonic() > until:
             raise MachineUnfit(
-                f"launch: {context.host.name} cannot store checkpoints in {uri(context)}: {_why_not(context, state)}",
+                f"launch: {context.host.name} cannot store checkpoints in {uri(context)}: {_why_not(context, problem)}",
                 "nothing was trained; correct the bucket's policy, its quota or checkpoint_store, and run again",
             )
         time.sleep(0.2)
 
 
-def _why_not(context: RunContext, state: Mapping[str, Any]) -> str:
-    said = str(state.get("problem") or "no answer from the store")
+def _why_not(context: RunContext, problem: str | None) -> str:
+    said = problem or "no answer from the store"
     box = home_box_job.problem(context) if home_box_job.wanted(context) else ""
     return f"{said} (it says: {box})" if box else said
 
 
-def urls(context: RunContext) -> dict[str, Any]:
+def urls(context: RunContext) -> JobSecrets:
     """The secrets of the job; see agent/checkpoints/store_access.py for what is in them."""
     place, plan, recipe = uri(context), context.plan, context.recipe
     if place.startswith("hf://"):
@@ -132,23 +152,22 @@ class Grants:
         self.now = context.now()
         self.lasts_s = store_index.GRANT_S
 
-    def slot(self, name: str, size_bytes: int) -> dict[str, Any]:
-        found: dict[str, Any] = self.slots("", {name: size_bytes})[name]
-        return found
+    def slot(self, name: str, size_bytes: int) -> Slot:
+        return self.slots("", {name: size_bytes})[name]
 
-    def slots(self, folder: str, sizes: Mapping[str, int]) -> dict[str, Any]:
+    def slots(self, folder: str, sizes: Mapping[str, int]) -> dict[str, Slot]:
         """File name to slot, for files that lie in `folder`."""
         place = f"{self.place}/{folder}".rstrip("/")
         files = [StoredFile(name, size) for name, size in sizes.items()]
         uploads = self.storage.upload_plan(place, files, store_index.GRANT_S)
         return {each.name: self._slot(f"{place}/{each.name}", each) for each in uploads}
 
-    def _slot(self, address: str, upload: Upload) -> dict[str, Any]:
+    def _slot(self, address: str, upload: Upload) -> Slot:
         back = self.storage.download_plan(address, "", 0, 1, store_index.GRANT_S)
         for each in (back, *upload.puts):
             if each.expires_at is not None:
                 self.lasts_s = min(self.lasts_s, each.expires_at - self.now)
-        slot: dict[str, Any] = {"get": back.url}
+        slot: Slot = {"get": back.url}
         if upload.remove_url is not None:
             slot["delete"] = upload.remove_url
         if upload.complete_url is None:
@@ -157,17 +176,17 @@ class Grants:
         return {**slot, "parts": parts, "part_bytes": upload.puts[0].size_bytes, "complete": upload.complete_url}
 
 
-def look_after(context: RunContext, status: Mapping[str, Any]) -> None:
+def look_after(context: RunContext, status: RunStatus) -> None:
     """With every heartbeat: what the store has is noted, and URLs that are half over, or lost, are made again."""
     if not wanted(context):
         return
-    found = status.get("store")
-    note(context, status)
+    store = status["store"]
+    record(context, status)
     made = context.facts.store_urls or StoreUrls(0.0, 0.0)
     age_s = context.now() - made.made_at
     # A home box that does not call may have been restarted: it gets another key.
-    lost = (found or {}).get("state") in _helpless(context) and age_s > PROBED_WITHIN_S
-    if found is not None and (lost or age_s > RENEW_BEFORE * made.lasts_s):
+    lost = store is not None and store["state"] in _helpless(context) and age_s > PROBED_WITHIN_S
+    if store is not None and (lost or age_s > RENEW_BEFORE * made.lasts_s):
         with suppress(AgentError):
             start(context, again=True)
 
@@ -177,17 +196,11 @@ def _helpless(context: RunContext) -> tuple[str, ...]:
     return ("needs-input", "trouble") if home_box_job.wanted(context) else ("needs-input",)
 
 
-def note(context: RunContext, status: Mapping[str, Any]) -> None:
-    """Keeps what the machine says of its store, if that is news."""
-    run = context.run
-    known, told = run.facts.store, reported_store(uri(context), status.get("store"))
-    if told != known:
-        context.set_run_facts(store=told)
-        if told.problem and told.problem != (known and known.problem):
-            context.emit("warning", f"the store: {told.problem} (the machine tries again)")
-    newest = max([run.safe_step or 0, *map(int, status.get("safe") or [])])
-    if newest > (run.safe_step or 0):
-        context.ledger.update_run(context.run_id, safe_step=newest)
+def record(context: RunContext, status: RunStatus) -> None:
+    """Records what the machine reports of its store, if that is news."""
+    problem = record_store(context.ledger, context.run, context.host, status)
+    if problem:
+        context.emit("warning", f"the store: {problem} (the machine tries again)")
 
 
 def settle(context: RunContext) -> frozenset[int]:
@@ -203,7 +216,7 @@ def settle(context: RunContext) -> frozenset[int]:
         state = status.get("store")
         if state is None:
             return frozenset()
-        note(context, status)
+        record(context, status)
         if state.get("finished"):
             return frozenset(state["safe"])
         if trouble.lasts_s(state["state"]) > TROUBLE_S:

@@ -10,17 +10,16 @@ import glob
 import hashlib
 import json
 import os
-import sys
 from pathlib import Path
 
 from orchestrator.agent.contract.names import JobName
+from orchestrator.agent.contract.requests import JobSpec
 from orchestrator.core.config.recipe import Prepare
 from orchestrator.core.errors import UserError
 from orchestrator.remote.agent_client.client import Agent
-from orchestrator.remote.shell.local_shell import LocalShell
-from orchestrator.remote.transfer_progress import Transfer
+from orchestrator.remote.local_agent import agent_here
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine.jobs import run_job
+from orchestrator.stages.machine.jobs import progress, run_job
 from trainer import contract
 
 PYTHON_STDLIB = "python-stdlib"
@@ -64,7 +63,7 @@ def _source(context: RunContext, source: str) -> list[str]:
     """Where the text lies on this computer; what lies elsewhere is downloaded first, once per content."""
     if "://" not in source:
         return [f"--source={source}"]
-    paths, revision = context.bring_text(source, lambda moved: _tell(context, moved))
+    paths, revision = context.bring_text(source, progress(context, "text"))
     return [
         *(f"--source={path}" for path in paths),
         f"--named={source}",
@@ -72,18 +71,11 @@ def _source(context: RunContext, source: str) -> list[str]:
     ]
 
 
-def _tell(context: RunContext, moved: Transfer) -> None:
-    context.emit(
-        "progress", what="text", done=moved.bytes_done, total=moved.bytes_total, unit="bytes",
-        rate=moved.rate_bytes_per_s, eta_s=moved.eta_s,
-    )  # fmt: skip
-
-
 def _prepare(context: RunContext, arguments: list[str], digest: str, folder: Path) -> None:
-    here = Agent(LocalShell(), str(context.home / "machine"), sys.executable)
+    here = agent_here(context.home)
     here.ensure()
     interpreter = _interpreter_here(context, here)
-    spec = {
+    spec: JobSpec = {
         "argv": [interpreter, "-m", "trainer.prepare", *arguments, "--to", str(folder)],
         "pythonpath": str(Path(contract.__file__).parent.parent),
         "cwd": str(context.home),

@@ -19,8 +19,8 @@ from orchestrator.datasets.staging_plan import StagedData, StagedFile, staged_da
 from orchestrator.remote.agent_client.pull_job import Pulled, pull
 from orchestrator.remote.whole_files import landing
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine import box_guard
-from orchestrator.stages.machine.progress import progress
+from orchestrator.stages.machine.jobs import progress
+from orchestrator.stages.machine.lease import lease_s
 
 FIRST_SEEN = "first-seen.json"
 
@@ -41,7 +41,7 @@ def pull_dataset(context: RunContext, uri: str) -> DataOnMachine:
         lambda: [part for file in staged.files for part in file.parts(store)],
         progress(context, "data"),
         folder=context.host.data_folder,
-        lease_s=box_guard.lease_s(),
+        lease_s=lease_s(),
     )
     for file in staged.files:
         check_seen(context.home / FIRST_SEEN, file, pulled[file.destination])

@@ -10,7 +10,7 @@ from orchestrator.remote.transfer import transfer
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.data import sent_data
 from orchestrator.stages.data.pulled_data import pull_dataset
-from orchestrator.stages.machine.progress import progress
+from orchestrator.stages.machine.jobs import progress
 from trainer import contract
 
 LITTLE_BYTES = 64 << 20

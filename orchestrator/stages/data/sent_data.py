@@ -17,14 +17,13 @@ from orchestrator.core.datasets.windows import validation_slice
 from orchestrator.core.facts.run_facts import CutFile, DataOnMachine, DatasetFacts
 from orchestrator.datasets.remote_dataset import stored_dataset, token_files
 from orchestrator.datasets.staging_plan import StagedData, staged_data
-from orchestrator.remote.agent_client.client import Agent
 from orchestrator.remote.agent_client.pull_job import pull
-from orchestrator.remote.shell.local_shell import LocalShell
+from orchestrator.remote.local_agent import agent_here
 from orchestrator.remote.whole_files import landing
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.data.prepared_text import prepared_folder
 from orchestrator.stages.data.pulled_data import note_staged, on_machine
-from orchestrator.stages.machine.progress import progress
+from orchestrator.stages.machine.jobs import progress
 
 Push = Callable[[Path, str], str]
 """Sends a file into the folder of its digest and returns its place on the machine."""
@@ -101,7 +100,7 @@ def _cut(context: RunContext, folder: Path, dataset: Dataset) -> tuple[StagedDat
     if known.keys() == wanted and all(_is_there(made) for made in known.values()):
         return staged, known
     context.say(f"data: {staged.pulled_bytes / 1e6:,.2f} MB of {whole / 1e6:,.2f} MB are needed and sent")
-    here = Agent(LocalShell(), str(context.home / "machine"), sys.executable)
+    here = agent_here(context.home)
     parts = [part for file in staged.files for part in file.parts(store)]
     made = pull(here, context.run_id, lambda: parts, progress(context, "cut"))
     pulled = {file.identity: made[file.destination] for file in staged.files}

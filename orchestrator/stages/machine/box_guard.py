@@ -7,33 +7,20 @@ anything trains; told to finish when the machine is given back. Hosts with anoth
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
 
 from orchestrator.agent.contract.answers import GuardStatus
-from orchestrator.agent.contract.names import FINISH_WITHIN_S, LEASE_S, Code, GuardKind
+from orchestrator.agent.contract.names import FINISH_WITHIN_S, Code, GuardKind
 from orchestrator.core.errors import AgentError, MachineUnfit, RemoteError
-from orchestrator.core.fleet.guard_state import KINDS_ON_BOX, GuardState, reported_guard
+from orchestrator.core.fleet.guard_state import KINDS_ON_BOX
 from orchestrator.core.planning.limits import budget_s
-from orchestrator.core.ports import Instance
 from orchestrator.stages.context import RunContext
+from orchestrator.stages.machine.lease import lease_s
+from orchestrator.stages.machine.reported import SAME_S, record_guard
 
-LEASE_VARIABLE = "GPTCTL_LEASE_S"
-"""Another lease in seconds: for drills and rehearsals."""
 RENEW_EVERY_S = 60.0
 ARMED_WITHIN_S = 40.0
-SAME_S = 30.0
-
-
-def lease_s() -> float:
-    """Seconds of the lease: 30 minutes, or what GPTCTL_LEASE_S says, five seconds at least."""
-    try:
-        return max(5.0, float(os.environ.get(LEASE_VARIABLE, LEASE_S)))
-    except ValueError:
-        return LEASE_S
 
 
 def wanted(context: RunContext) -> bool:
@@ -41,17 +28,15 @@ def wanted(context: RunContext) -> bool:
     return context.provider.paid and context.host.guard in KINDS_ON_BOX
 
 
-def arm(context: RunContext) -> dict[str, Any]:
+def arm(context: RunContext) -> GuardStatus | None:
     """Hands over the key, the lease and the deadline; returns what the machine says of its guard, nothing where it is
     not to have one. Repeating renews them; whether it works, `require` waits for."""
     if not wanted(context):
-        return {}
-    rental = context.rental
-    instance = Instance(rental.provider, rental.instance_id or "", rental.machine, rental_id=rental.id)
-    found = _order(context, instance, _left_s(context))
-    note(context, found)
+        return None
+    found = _order(context, _left_s(context))
+    record(context, found)
     context.guard_renewed_at = context.now()
-    return dict(found)
+    return found
 
 
 def _left_s(context: RunContext) -> float:
@@ -62,7 +47,8 @@ def _left_s(context: RunContext) -> float:
     return max(1.0, context.rental.created_at + whole_s - context.now())
 
 
-def _order(context: RunContext, instance: Instance, deadline_s: float) -> GuardStatus:
+def _order(context: RunContext, deadline_s: float) -> GuardStatus:
+    instance = context.rental.instance
     if context.host.guard == GuardKind.SELF:
         try:
             return context.agent.arm_self(
@@ -82,26 +68,30 @@ def _cannot(context: RunContext, why: str) -> MachineUnfit:
     return MachineUnfit(f"{context.host.name} cannot end itself: {why}", "set max_cost_usd, or another guard")
 
 
-def require(context: RunContext, seen: Mapping[str, Any]) -> None:
+def require(context: RunContext, seen: GuardStatus | None) -> None:
     """Returns once the machine says that its guard is armed: it runs, and the API took its key. Raises MachineUnfit.
     `seen`: what it said just now; it is armed anew unless that is as it should be."""
     if not wanted(context):
         return
-    deadline_s = seen.get("deadline_left_s") if seen.get("armed") else None
-    as_ordered = deadline_s is not None and abs(deadline_s - _left_s(context)) <= SAME_S
-    found = dict(seen) if as_ordered else arm(context)
+    found = seen if seen is not None and _is_as_ordered(context, seen) else arm(context)
+    assert found is not None
     until = time.monotonic() + ARMED_WITHIN_S
     while not found["armed"]:
         if time.monotonic() > until:
-            note(context, found)
+            record(context, found)
             why = found.get("problem") or "it has not reached the provider's API yet"
             raise MachineUnfit(
                 f"launch: the guard on {context.host.name} is not armed: {why}",
                 'nothing was trained; set guard = "watcher", or correct the key, and run again',
             )
         time.sleep(0.2)
-        found = dict(context.agent.guard())
-    note(context, found)
+        found = context.agent.guard()
+    record(context, found)
+
+
+def _is_as_ordered(context: RunContext, seen: GuardStatus) -> bool:
+    deadline_s = seen.get("deadline_left_s") if seen["armed"] else None
+    return deadline_s is not None and abs(deadline_s - _left_s(context)) <= SAME_S
 
 
 def renew(context: RunContext) -> None:
@@ -131,14 +121,6 @@ def finish(context: RunContext) -> None:
             context.agent.finish(FINISH_WITHIN_S)
 
 
-def note(context: RunContext, report: Mapping[str, Any]) -> None:
-    """Records what the machine says of its guard, if that is news."""
-    known = context.machine_facts.guard
-    told = reported(known or GuardState(context.host.guard), report, context.now())
-    if wanted(context) and told != known:
-        context.set_rental_facts(guard=told)
-
-
-def reported(known: GuardState, report: Mapping[str, Any], now: float) -> GuardState:
-    """The guard after the machine's own answer."""
-    return reported_guard(known, report, now, same_s=min(SAME_S, lease_s() / 4))
+def record(context: RunContext, report: GuardStatus) -> None:
+    """Records what the machine reports of its guard, if that is news."""
+    record_guard(context.ledger, context.rental, context.host, report, context.now())

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from orchestrator.remote.shell.key_pairs import KeyPair
 
@@ -35,7 +34,7 @@ class Timer:
 
 def user_data(host_key: KeyPair | None, timer: Timer | None = None) -> str:
     """A cloud-config that makes this ed25519 pair the machine's only host key, and arms the timer."""
-    config: dict[str, Any] = {}
+    config: dict[str, object] = {}
     if host_key is not None:
         config["ssh_deletekeys"] = True
         config["ssh_keys"] = {"ed25519_private": host_key.private, "ed25519_public": host_key.public}

@@ -6,9 +6,7 @@ deadline, and a list has to show it. On machines nobody bills there is nothing t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from orchestrator.agent.contract.answers import GuardStatus
 from orchestrator.core.errors import MachineUnfit
 from orchestrator.core.fleet.guard_state import GuardState
 from orchestrator.core.planning.limits import budget_s
@@ -44,7 +42,7 @@ def extend(context: RunContext) -> None:
         _set(context, later)
 
 
-def arm(context: RunContext, seen: Mapping[str, Any]) -> None:
+def arm(context: RunContext, seen: GuardStatus | None) -> None:
     """The budget deadline is in the name and seen there, and a guard on the machine is armed. Raises before anything
     is trained if it cannot be. `seen`: what the machine said of its guard just now."""
     ends_at = budget_deadline(context)

@@ -8,17 +8,16 @@ Example: `changes(Software(torch="2.9.1"), Software(torch="2.13.0"))` -> ["torch
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
 
+from orchestrator.agent.contract.facts import Facts
 from orchestrator.core.facts.run_facts import Software
 from orchestrator.stages.context import RunContext
 
 
-def record(context: RunContext, facts: Mapping[str, Any], torch: str) -> None:
+def record(context: RunContext, facts: Facts, torch: str) -> None:
     """Records what this machine runs, and warns of what differs from the newest earlier run on the same host."""
-    system = facts.get("system") or {}
+    system = facts["system"]
     found = Software(
         image=context.machine_facts.image or context.host.image,
         os=system.get("os"),

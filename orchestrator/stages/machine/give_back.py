@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 
 from orchestrator.core.errors import NoAnswer, ProviderError, StillBilling, UserError
 from orchestrator.core.facts.rental_facts import GivenBack
@@ -71,7 +72,7 @@ def _others_of(rental: Rental, listed: Iterable[Instance], known: Iterable[str])
 def _one_round(context: RunContext, instance_id: str, proof: EndProof, listed: list[Instance] | None) -> EndProof:
     """Sends the order to end it, asks for the id, and adds what came of both to the proof."""
     shown = next((each for each in listed or () if each.instance_id == instance_id), None)
-    target = shown or of_rental(context.rental, instance_id)
+    target = shown or replace(context.rental.instance, instance_id=instance_id)
     ordered = context.provider.release(target)
     word = _word(context, target)
     alive = shown is not None and shown.status not in boot.GONE
@@ -109,19 +110,6 @@ def _bill_extra(context: RunContext, instance_id: str) -> None:
     life = MachineLife(booting_at=began, active_at=began, alive_at=now, gone_at=now)
     others = (each for each in context.machine_facts.given_back if each.instance_id != instance_id)
     context.set_rental_facts(given_back=(*others, GivenBack(instance_id, life)))
-
-
-def of_rental(rental: Rental, instance_id: str | None = None) -> Instance:
-    """The rental's machine as the ledger knows it, whether a list shows it or not."""
-    return Instance(
-        rental.provider,
-        instance_id or rental.instance_id or "",
-        rental.machine,
-        rental_id=rental.id,
-        price_per_hour_usd=rental.price_per_hour_usd,
-        launched_at=rental.created_at,
-        region=rental.facts.region,
-    )
 
 
 def still_billing(context: RunContext, instance_ids: Iterable[str], why: str) -> StillBilling:

@@ -9,11 +9,10 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Mapping
-from typing import Any
 
 from orchestrator.agent.contract.facts import Environment, Facts
 from orchestrator.agent.contract.names import JobName
+from orchestrator.agent.contract.requests import JobSpec
 from orchestrator.core.errors import MachineUnfit
 from orchestrator.remote.agent_client.decoding import decoded
 from orchestrator.stages.context import RunContext
@@ -50,11 +49,11 @@ def first_choice(context: RunContext, facts: Facts) -> str | None:
     return context.host.python or next(iter(candidates), None)
 
 
-def _digest(facts: Facts, spec: Mapping[str, Any]) -> str:
+def _digest(facts: Facts, spec: JobSpec) -> str:
     return f"{spec['env']}-{facts['boot_id']}"
 
 
-def _known(facts: Facts, spec: Mapping[str, Any]) -> Environment | None:
+def _known(facts: Facts, spec: JobSpec) -> Environment | None:
     """What an earlier look found."""
     known = facts["envs"].get(spec["env"])
     return known if known and is_fresh(known, facts) else None
@@ -66,7 +65,7 @@ def is_fresh(known: Environment, facts: Facts) -> bool:
     return bool(facts["boot_id"]) and (known["boot_id"], known["driver"]) == (facts["boot_id"], facts["driver"])
 
 
-def install_spec(context: RunContext, facts: Facts) -> dict[str, Any]:
+def install_spec(context: RunContext, facts: Facts) -> JobSpec:
     """The install job's input; `env` is the hash of everything an environment depends on."""
     requirements = trainer_requirements()
     seeds = [requirements, facts["python"]["version"], facts["arch"], context.host.python, context.machine.cuda]

@@ -1,23 +1,28 @@
-"""Jobs of the agent, as the stages use them: started once, followed to their end; calling again attaches."""
+"""Jobs of the agent and transfers, as the stages use them. Their progress becomes events and renews the lease.
+
+Example: `transfer.push_file(context.shell, source, destination, progress(context, "data.npy"))`
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
 
-from orchestrator.agent.contract.answers import ExitRecord
+from orchestrator.agent.contract.answers import ExitRecord, RunStatus
 from orchestrator.agent.contract.names import Code
+from orchestrator.agent.contract.requests import JobSpec
 from orchestrator.core.errors import AgentError
 from orchestrator.remote.agent_client.client import Agent, JobState
+from orchestrator.remote.transfer_progress import Transfer
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine import box_guard, deadline
+from orchestrator.stages.machine import deadline
+from orchestrator.stages.machine.lease import lease_s
 
 
-def run_job(context: RunContext, agent: Agent, job: str, digest: str, spec: Mapping[str, Any]) -> ExitRecord:
-    """Starts the job, or attaches to it, and returns its exit record. Raises LinkLost; calling again goes on. A job
-    that neither progresses nor is watched for the time of a lease is ended."""
+def run_job(context: RunContext, agent: Agent, job: str, digest: str, spec: JobSpec) -> ExitRecord:
+    """Starts the job, or attaches to it, and returns its exit record. Raises LinkLost; call it again to
+    continue. The agent ends a job that nobody watches and that makes no progress for the time of a lease."""
 
-    def show(progress: dict[str, Any]) -> None:
+    def show(progress: dict[str, object]) -> None:
         context.emit("progress", **{"what": job, **progress})
         deadline.extend(context)
 
@@ -25,17 +30,35 @@ def run_job(context: RunContext, agent: Agent, job: str, digest: str, spec: Mapp
     return state.exit or agent.wait(context.run_id, job, show, digest)
 
 
-def start_job(context: RunContext, agent: Agent, job: str, digest: str, spec: Mapping[str, Any]) -> JobState:
-    """Starts the job, or attaches to it, and leaves it to itself."""
-    return agent.start(job, context.run_id, digest, {**spec, "lease_s": box_guard.lease_s()})
+def start_job(context: RunContext, agent: Agent, job: str, digest: str, spec: JobSpec) -> JobState:
+    """Starts the job, or attaches to it, and does not wait for it."""
+    return agent.start(job, context.run_id, digest, {**spec, "lease_s": lease_s()})
 
 
-def machine_status(context: RunContext) -> dict[str, Any]:
-    """What the machine knows of this run, in whatever state: its `jobs` by name, and the machine's `guard`."""
+def machine_status(context: RunContext) -> RunStatus | None:
+    """What the machine knows of this run; None where it knows nothing."""
     try:
         status = context.agent.status(context.run_id)
     except AgentError as error:
         if error.code == Code.NO_SUCH_RUN:
-            return {"jobs": {}}
+            return None
         raise
-    return dict(status["runs"][context.run_id])
+    return status["runs"][context.run_id]
+
+
+def progress(context: RunContext, what: str) -> Callable[[Transfer], None]:
+    """A listener that turns a transfer's counts into progress events."""
+
+    def show(moved: Transfer) -> None:
+        context.emit(
+            "progress",
+            what=what,
+            done=moved.bytes_done,
+            total=moved.bytes_total,
+            unit="bytes",
+            rate=moved.rate_bytes_per_s,
+            eta_s=moved.eta_s,
+        )
+        deadline.extend(context)
+
+    return show

@@ -5,16 +5,15 @@ Only the provider can say gone; a machine that is silent is neither dead nor ali
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from orchestrator.agent.contract.answers import ExitRecord
 from orchestrator.core.checkpoints.store_index import StoreIndex
 from orchestrator.core.errors import BadCredentials, NoAnswer
 from orchestrator.core.ports import Instance
 from orchestrator.core.states import Outcome, State
 from orchestrator.stages.checkpoints import from_store, store_job
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine import boot, box_guard, deadline
+from orchestrator.stages.machine import boot, deadline
+from orchestrator.stages.machine.lease import lease_s
 from orchestrator.stages.outcome import training_end
 
 SLACK_S = 35.0
@@ -63,7 +62,7 @@ def recover(context: RunContext) -> StoreIndex | None:
     return index
 
 
-def _over(context: RunContext, exit_record: Mapping[str, Any]) -> None:
+def _over(context: RunContext, exit_record: ExitRecord) -> None:
     """It ended as was planned: the training is over, all that is kept lies in the store, and then the machine went."""
     boot.note_gone(context)
     context.say(f"{context.rental.instance_id} is gone; everything that is kept lies in {store_job.uri(context)}")
@@ -105,7 +104,7 @@ def _deadline_passed(context: RunContext) -> bool:
 
 def _passed(context: RunContext, at: float | None) -> bool:
     """A lease only ever gets longer: the guard cannot have acted before the end that the machine reported last."""
-    return at is not None and context.now() >= at - min(SLACK_S, box_guard.lease_s() / 2)
+    return at is not None and context.now() >= at - min(SLACK_S, lease_s() / 2)
 
 
 def _is_preempted(context: RunContext) -> bool:

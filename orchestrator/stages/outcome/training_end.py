@@ -5,23 +5,21 @@ It asks no machine: the record came from one, or from the store it left it in.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from orchestrator.agent.contract.answers import ExitRecord
 from orchestrator.core.states import Outcome, State
 from orchestrator.report.metrics import read_training
 from orchestrator.stages.context import RunContext
 
 
-def conclude(context: RunContext, exit_record: Mapping[str, Any]) -> None:
+def conclude(context: RunContext, exit_record: ExitRecord) -> None:
     """Leaves the run ending: exit.json decides; torchrun's code is evidence."""
     outcome = Outcome(exit_record["outcome"])
-    reason = str(exit_record.get("reason") or "")
+    reason = exit_record["reason"]
     context.ledger.update_run(context.run_id, eta_s=None)
     count_steps(context)
     for attempt in context.ledger.attempts(context.run_id)[-1:]:
         # Durations travel, not dates: the machine's clock may be off.
-        ended_at = min(context.now(), attempt.started_at + float(exit_record["duration_s"]))
+        ended_at = min(context.now(), attempt.started_at + (exit_record["duration_s"] or 0.0))
         if not context.provider.paid:  # a rented machine is billed until it is gone
             context.ledger.end_away(context.run_id, ended_at)
         context.ledger.update_attempt(context.run_id, attempt.number, ended_at=ended_at, last_step=context.run.step)
@@ -29,8 +27,8 @@ def conclude(context: RunContext, exit_record: Mapping[str, Any]) -> None:
     context.ledger.set_state(context.run_id, State.ENDING, outcome=outcome, cause=reason)
     if outcome in (Outcome.FAILED, Outcome.LIMIT):
         context.emit("warning", f"training {outcome}: {reason}")
-        for line in exit_record.get("last_lines", ())[-10:]:
-            context.emit("log", str(line))
+        for line in exit_record.get("last_lines", [])[-10:]:
+            context.emit("log", line)
     elif outcome == Outcome.PREEMPTED:
         context.emit("preempted", f"{reason}; fetching what was saved while the machine is there")
 

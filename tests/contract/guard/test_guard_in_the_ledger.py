@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from orchestrator.agent.contract.answers import GuardStatus
 from orchestrator.cli.runs.status import _guard_line
-from orchestrator.core.fleet.guard_state import GuardState
-from orchestrator.stages.machine.box_guard import reported
+from orchestrator.core.fleet.guard_state import GuardState, reported_guard
 
-ARMED = {
+
+def reported(known: GuardState, report: GuardStatus, now: float) -> GuardState:
+    return reported_guard(known, report, now, same_s=30.0)
+
+
+ARMED: GuardStatus = {
     "kind": "key-on-box", "armed": True, "ends_at": None, "left_s": 2160.0, "lease_left_s": 1800.0,
     "deadline_left_s": 7200.0, "problem": None, "holding": 0, "ending": False,
 }  # fmt: skip

@@ -17,7 +17,6 @@ CODES = [
     (errors.NoCapacity, 3),
     (errors.RemoteError, 4),
     (errors.HostKeyChanged, 4),
-    (errors.TrainingFailed, 5),
     (errors.LimitReached, 6),
     (errors.StillBilling, 7),
 ]

@@ -1,0 +1,32 @@
+"""Calls that are made all at once, under one deadline. For calls over the network; none of them may raise.
+
+Example: `answers_within(2.0, {"lambda": list_lambda, "ec2": list_ec2})` -> {"ec2": [...]}: lambda was silent
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Hashable, Mapping
+from typing import TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+Answer = TypeVar("Answer")
+
+
+def answers_within(within_s: float, calls: Mapping[Key, Callable[[], Answer]]) -> dict[Key, Answer]:
+    """The answers that came in time, in the order of the calls. What comes later is dropped."""
+    answers: dict[Key, Answer] = {}
+
+    def ask(key: Key, call: Callable[[], Answer]) -> None:
+        answers[key] = call()
+
+    # Daemons: a call that hangs on a dead link must not keep the command from ending.
+    threads = [threading.Thread(target=ask, args=item, daemon=True) for item in calls.items()]
+    until = time.monotonic() + within_s
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
+    arrived = dict(answers)
+    return {key: arrived[key] for key in calls if key in arrived}

@@ -1,0 +1,47 @@
+"""What a machine reports of its guard and of its store goes into the ledger: from the stages, and from `status`.
+
+It must not reach a machine: the caller has the report.
+"""
+
+from __future__ import annotations
+
+from orchestrator.agent.contract.answers import GuardStatus, RunStatus
+from orchestrator.core.checkpoints.store_places import run_uri
+from orchestrator.core.checkpoints.store_state import reported_store
+from orchestrator.core.config.inventory import HostSpec
+from orchestrator.core.fleet.guard_state import KINDS_ON_BOX, GuardState, reported_guard
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.records import Rental, RunRecord
+from orchestrator.stages.machine.lease import lease_s
+
+SAME_S = 30.0
+"""Moments that differ by less are the same moment, so that a heartbeat is not news."""
+
+
+def record_guard(ledger: Ledger, rental: Rental, host: HostSpec, report: GuardStatus, now: float) -> None:
+    """Records the guard on the machine, if that is news; any other guard is left alone."""
+    known = rental.facts.guard or GuardState(host.guard if host.paid else "none")
+    if known.kind not in KINDS_ON_BOX and report["kind"] not in KINDS_ON_BOX:
+        return
+    guard = reported_guard(known, report, now, same_s=min(SAME_S, lease_s() / 4))
+    if guard != rental.facts.guard:
+        ledger.update_rental(rental.id, facts={"guard": guard})
+
+
+def record_store(ledger: Ledger, run: RunRecord, host: HostSpec, status: RunStatus) -> str | None:
+    """Records the state of the store, if that is news, and returns a problem that was not known."""
+    record_safe_step(ledger, run, status)
+    if host.checkpoint_store is None or status["store"] is None:
+        return None
+    known, state = run.facts.store, reported_store(run_uri(host.checkpoint_store, run.id), status["store"])
+    if state == known:
+        return None
+    ledger.update_run(run.id, facts={"store": state})
+    return state.problem if known is None or state.problem != known.problem else None
+
+
+def record_safe_step(ledger: Ledger, run: RunRecord, status: RunStatus) -> None:
+    """Records the newest step that is safe outside the machine, wherever that is."""
+    newest = max(status["safe"], default=0)
+    if newest > (run.safe_step or 0):
+        ledger.update_run(run.id, safe_step=newest)
