@@ -245,7 +245,7 @@ def release(
     run: options.Run = None,
     *,
     force: Annotated[
-        bool, typer.Option("--force", help="Even if checkpoints were not fetched; they may be lost.")
+        bool, typer.Option("--force", help="End it by its id, without asking it; what is not fetched is lost.")
     ] = False,
     yes: options.Yes = False,
     as_json: options.Json = False,

@@ -52,6 +52,7 @@ KINDS: dict[str, Kind] = {
     "listed-but-refused": Kind("a launch (in region ARG) is refused while the region stays listed", choices=PLACES),
     "sold-out": Kind("the list of types shows no capacity (in region ARG)", choices=PLACES),
     "quota": Kind("a launch is refused for lack of quota"),
+    "odd-type": Kind("the list of types begins with a new one whose fields are missing", times=FOREVER),
     "empty-ids": Kind("a launch answers 200 with no id; it bought one unless ARG is `nothing`", choices=("nothing",)),
     "price-change": Kind("after the next list of types, prices are ARG percent of what they were", "150"),
     "dearer-launch": Kind("a machine costs ARG percent of the listed price, as its rows in lists show", "150"),

@@ -220,13 +220,8 @@ class Rehearsal:
         with any exit code), no more were bought than `bought`, and our cost is at least the cloud's."""
         books = self.cloud.books()
         ours = [row for row in books["instances"] if not row["foreign"]]
-        cents = sum(row["cost_cents"] for row in ours)
-        our_cents = 100 * sum(run["cost_usd"] or 0 for run in self.status()["runs"])
-        self.summed_up(books)
+        cents, our_cents = self.summed_up(books)
         living = {row["id"] for row in ours if row["alive"]}
-        self.figures[self.fault] = (
-            f"bought {len(ours)}  alive {len(living)}  theirs {cents:>4} c  ours {our_cents:>5.0f} c  exit {self.code}"
-        )
         named = {each for each in living if each in self.said} if listed or self.code == STILL_BILLING else set()
         assert named == living, (self.code, self.said)
         assert len(ours) <= bought, self.said
@@ -234,13 +229,22 @@ class Rehearsal:
         assert "Traceback" not in self.said
         return True
 
-    def summed_up(self, books: dict[str, Any], missing: int = 0) -> None:
-        """The row's figures, from the cloud's books."""
-        buys = max(books["launches_by_intent"].values(), default=0)
+    def summed_up(self, books: dict[str, Any], missing: int = 0) -> tuple[int, float]:
+        """Keeps the row's figures, and returns what the machines cost in cents: by the cloud's books, by our ledger."""
         ours = [row for row in books["instances"] if not row["foreign"]]
         alive = sum(row["alive"] for row in ours)
-        billed_s = sum(row["billed_minutes"] * row["minute_s"] for row in ours)
-        self.figures[self.fault] = f"buys {buys}  alive {alive}  billed {billed_s:>4.0f} s  lost {missing}"
+        cents = sum(row["cost_cents"] for row in ours)
+        our_cents = 100 * sum(run["cost_usd"] or 0 for run in self.runs())
+        code = self.started[-1].returncode if self.code < 0 and self.started else self.code
+        self.figures[self.fault] = (
+            f"bought {len(ours)}  alive {alive}  theirs {cents:>4} c  ours {our_cents:>4.0f} c  exit {code}  lost {missing}"
+        )
+        return cents, our_cents
+
+    def runs(self) -> list[dict[str, Any]]:
+        """Rows of `gptctl status`; none where the ledger is gone or damaged."""
+        done = self.gptctl("status", "--json")
+        return list(json.loads(done.stdout)["runs"]) if done.returncode == 0 else []
 
     def _lost_checkpoints(self) -> int:
         """Checkpoints that were said to be safe and whose bytes are not here."""
@@ -361,7 +365,7 @@ def clocks(tmp_path: Path) -> Clocks:
 @pytest.fixture
 def row(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """`row("F14 ...")`: a row without a cloud, on which nothing is bought."""
-    return lambda fault: request.node.user_properties.append((fault, "buys 0  alive 0  billed    0 s  lost 0"))
+    return lambda fault: request.node.user_properties.append((fault, "bought 0  alive 0"))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -103,7 +103,7 @@ class Ec2Place:
         alive, buys = len(self.cloud.living()), self.cloud.buys_per_token()
         billed_s = sum(each.billed_s for each in books)
         self.rows.remove((self.fault, UNTOLD))
-        self.rows.append((self.fault, f"buys {buys}  alive {alive}  billed {billed_s:>4.0f} s  lost {lost}"))
+        self.rows.append((self.fault, f"bought {buys}  alive {alive}  billed {billed_s:>4.0f} s  lost {lost}"))
         assert (alive, lost) == (0, 0) and buys <= 1
         assert self.cloud.left() == {"instances": 0, "volumes": 0, "security groups": 0}
         if outcome is not None:

@@ -38,6 +38,7 @@ def test_a_list_that_lies(rehearse: Callable[..., Rehearsal], lie: str, stage: s
         ("12.10 a stranger's row with fields missing", "list-odd-row@stranger", 1),
         ("12.10 a stranger's row with a number for its id", "list-odd-row@id", 1),
         ("12.10 a stranger's row without a region", "list-odd-row@region", 1),
+        ("12.10 a new type with fields missing", "odd-type", 1),
         ("12.10 HTML for 6 s after the launch", "html@launch+6", 1),
         ("12.10 errors in good answers for 6 s after the launch", "error-in-200@launch+6", 1),
         ("12.10 silence for 6 s after the launch", "silent@launch+6", 1),
@@ -54,7 +55,10 @@ def test_a_run_under_lies(rehearse: Callable[..., Rehearsal], fault: str, inject
 @pytest.mark.parametrize("words", [("release", "--force"), ("release",), ("stop",)])
 def test_a_machine_that_answers_no_ssh(rehearse: Callable[..., Rehearsal], fault: str, words: tuple[str, ...]) -> None:
     place = rehearse(f"12.2 {' '.join(words)} of a machine: {fault}")
-    place.killed_at("stage_finished:acquire")
+    place.write(steps=4000)
+    process = place.begin()
+    wait_until(lambda: place.trained(5), 60)
+    end(process)
     place.cloud.inject(f"{fault}@-1")
     wait_until(lambda: fault in place.cloud.fired(), 30)
     began = time.time()

@@ -150,6 +150,6 @@ def test_a_notice_on_ec2(tmp_path: Path, request: pytest.FixtureRequest) -> None
     metadata.shutdown()
     metadata.server_close()
     figures = (
-        f"buys {cloud.buys_per_token()}  alive 0  billed {sum(each.billed_s for each in cloud.books):>4.0f} s  lost 0"
+        f"bought {cloud.buys_per_token()}  alive 0  billed {sum(each.billed_s for each in cloud.books):>4.0f} s  lost 0"
     )
     request.node.user_properties.append(("F5 spot notice on EC2", figures))

@@ -48,7 +48,8 @@ def route(method: str, path: str) -> tuple[str, Act, str]:
 def _types(cloud: Cloud, request: Request) -> Json:
     sold_out = cloud.faults.take("sold-out", *REGIONS)
     regions = [REGIONS[name] for name in cloud.listed_regions() if not sold_out or sold_out.argument not in ("", name)]
-    answer: Json = {
+    odd: Json = {"gpu_16x_b900": {"instance_type": {"name": "gpu_16x_b900"}}} if cloud.faults.take("odd-type") else {}
+    answer: Json = odd | {
         name: {
             "instance_type": {**row, "price_cents_per_hour": cloud.price_cents(name)},
             "regions_with_capacity_available": regions,
