@@ -230,14 +230,15 @@ class Rehearsal:
         return True
 
     def summed_up(self, books: dict[str, Any], missing: int = 0) -> tuple[int, float]:
-        """Keeps the row's figures, and returns what the machines cost in cents: by the cloud's books, by our ledger."""
+        """Keeps the row's figures; returns the cost in cents by the cloud's books, and by our ledger."""
         ours = [row for row in books["instances"] if not row["foreign"]]
         alive = sum(row["alive"] for row in ours)
         cents = sum(row["cost_cents"] for row in ours)
         our_cents = 100 * sum(run["cost_usd"] or 0 for run in self.runs())
         code = self.started[-1].returncode if self.code < 0 and self.started else self.code
         self.figures[self.fault] = (
-            f"bought {len(ours)}  alive {alive}  theirs {cents:>4} c  ours {our_cents:>4.0f} c  exit {code}  lost {missing}"
+            f"bought {len(ours)}  alive {alive}  theirs {cents:>4} c  ours {our_cents:>4.0f} c  exit {code}"
+            f"  lost {missing}"
         )
         return cents, our_cents
 

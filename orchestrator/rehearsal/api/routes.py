@@ -33,6 +33,7 @@ class Request:
     """The id at the end of the path."""
 
 
+ODD_TYPE: Json = {"instance_type": {"name": "gpu_16x_b900"}}
 Act = Callable[[Cloud, Request], Any]
 
 
@@ -48,18 +49,19 @@ def route(method: str, path: str) -> tuple[str, Act, str]:
 def _types(cloud: Cloud, request: Request) -> Json:
     sold_out = cloud.faults.take("sold-out", *REGIONS)
     regions = [REGIONS[name] for name in cloud.listed_regions() if not sold_out or sold_out.argument not in ("", name)]
-    odd: Json = {"gpu_16x_b900": {"instance_type": {"name": "gpu_16x_b900"}}} if cloud.faults.take("odd-type") else {}
-    answer: Json = odd | {
+    on_sale: Json = {
         name: {
             "instance_type": {**row, "price_cents_per_hour": cloud.price_cents(name)},
             "regions_with_capacity_available": regions,
         }
         for name, row in TYPES.items()
     }
+    if cloud.faults.take("odd-type"):
+        on_sale = {"gpu_16x_b900": ODD_TYPE, **on_sale}
     change = cloud.faults.take("price-change")
     if change:
         cloud.change_prices(float(change.argument))
-    return answer
+    return on_sale
 
 
 def _launch(cloud: Cloud, request: Request) -> Json:
