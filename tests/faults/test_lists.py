@@ -1,0 +1,17 @@
+"""The matrix lie x stage: lists that lie while a machine is bought, followed, resumed, released or looked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.faults.conftest import Rehearsal
+from tests.faults.lies import SURVIVED, play
+
+pytestmark = pytest.mark.faults
+
+
+@pytest.mark.parametrize(("lie", "stage"), sorted(SURVIVED))
+def test_a_list_that_lies(rehearse: Callable[..., Rehearsal], lie: str, stage: str) -> None:
+    assert play(rehearse(f"list {lie} at {stage}"), lie, stage)
