@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,8 @@ from tests.support.machines import sshd
 from tests.support.machines.namespaces import NamespaceHost
 from tests.support.machines.sshd import Sshd
 
+# What a background job starts ignores Ctrl-C, and so would all that the tests start (a disposition outlives exec).
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.pop("COLUMNS", None)  # a test runner's workers say how wide they are; what gptctl prints into a pipe is wide
 
 

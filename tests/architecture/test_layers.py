@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import subprocess
 import sys
@@ -26,8 +27,13 @@ OLD_PYTHON = (
 def sources(*folders: str) -> Iterator[tuple[Path, ast.Module]]:
     """Every Python file below the folders, parsed; the path is relative to the repository."""
     for folder in folders:
-        for path in sorted((REPOSITORY / folder).rglob("*.py")):
-            yield path.relative_to(REPOSITORY), ast.parse(path.read_text(encoding="utf-8"), str(path))
+        yield from _parsed(folder)
+
+
+@functools.cache
+def _parsed(folder: str) -> list[tuple[Path, ast.Module]]:
+    paths = sorted((REPOSITORY / folder).rglob("*.py"))
+    return [(path.relative_to(REPOSITORY), ast.parse(path.read_text(encoding="utf-8"), str(path))) for path in paths]
 
 
 def error_classes() -> list[type[errors.GptctlError]]:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import ModelCard
 
 from tests.conftest import Gptctl
 
@@ -150,6 +149,8 @@ def test_a_trained_run_becomes_a_folder_that_transformers_loads(
     assert (front["license"], front["language"], front["library_name"]) == ("apache-2.0", "code", "transformers")
     assert "](loss.png)" in page
     assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
+    from huggingface_hub import ModelCard
+
     validated, sliced = ModelCard(page).data.eval_results
     meta = json.loads((gptctl_home / "runs" / told["run"] / "checkpoints" / "best" / "meta.json").read_text())
     assert (validated.metric_type, validated.metric_value) == ("loss", meta["val_loss"])

@@ -31,11 +31,6 @@ from typing import Any, Self
 from unittest import mock
 
 import boto3
-from moto.backends import get_backend
-from moto.core import DEFAULT_ACCOUNT_ID
-from moto.ec2.models.amis import Ami
-from moto.ec2.models.instances import StateReason
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from orchestrator.core.machines import bundled_offers_of
@@ -121,6 +116,9 @@ class Ec2Cloud:
         for patch in self._patches:
             patch.start()
         self._seed()
+        # Only now: moto costs every worker seconds, and few tests ask for it.
+        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+
         self._moto = DomainDispatcherApplication(create_backend_app)
         self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=_Silent)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -142,9 +140,16 @@ class Ec2Cloud:
     @property
     def backend(self) -> Any:
         """moto's model of the region."""
+        from moto.backends import get_backend
+        from moto.core import DEFAULT_ACCOUNT_ID
+
         return get_backend("ec2")[DEFAULT_ACCOUNT_ID][REGION]
 
     def _seed(self) -> None:
+        from moto.backends import get_backend
+        from moto.core import DEFAULT_ACCOUNT_ID
+        from moto.ec2.models.amis import Ami
+
         for region in (REGION, OTHER_REGION):
             backend = get_backend("ec2")[DEFAULT_ACCOUNT_ID][region]
             backend.amis[IMAGE] = Ami(
@@ -398,6 +403,8 @@ class Ec2Cloud:
             instance.stop()
 
     def _end(self, instance_id: str, text: str, code: str) -> None:
+        from moto.ec2.models.instances import StateReason
+
         instance = self.backend.get_instance(instance_id)
         self.backend.terminate_instances([instance_id])
         instance.state_reason = StateReason(text, code)

@@ -20,8 +20,6 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tiktoken._educational import bpe_train
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
-from transformers.utils import logging
 
 from tests.support.files.small_runs import TINY, python_source, write_run
 from tests.support.files.training_runs import REPOSITORY
@@ -86,6 +84,9 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.fixture(autouse=True)
 def _quiet() -> None:
+    # Only now, here and below: transformers costs every worker seconds.
+    from transformers.utils import logging
+
     logging.disable_progress_bar()
 
 
@@ -133,6 +134,8 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_transformers_gives_the_trainers_logits(tmp_path: Path, capsys: pytest.CaptureFixture[str], shape: str) -> None:
+    from transformers import AutoModelForCausalLM
+
     config = SHAPES[shape]
     checkpoint = grown(tmp_path / "run", config)
     said = export(capsys, checkpoint, "--to", tmp_path / "out")
@@ -173,6 +176,8 @@ def test_the_librarys_own_classes_and_pipeline_load_it_offline(
 
 
 def test_the_librarys_own_trainer_goes_on_from_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+
     export(capsys, write_run(tmp_path / "run"), "--to", tmp_path / "out")
     text = python_source(20_000)
     pieces = [list(text[at : at + 32]) for at in range(0, len(text) - 32, 32)]

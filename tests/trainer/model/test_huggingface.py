@@ -1,11 +1,16 @@
 """The trainer's model against Hugging Face's GPT2LMHeadModel with the same weights: logits, loss and gradients."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel
+
+if TYPE_CHECKING:
+    from transformers import GPT2LMHeadModel
 
 from trainer.contract import ModelConfig
 from trainer.model.gpt import GPT
@@ -43,6 +48,9 @@ def as_huggingface(name: str, tensor: Tensor) -> Tensor:
 
 def pair(config: ModelConfig) -> tuple[GPT, GPT2LMHeadModel]:
     """Both models with the same random weights, biases included, far enough from the initialisation to matter."""
+    # Only now: transformers costs every worker seconds.
+    from transformers import GPT2Config, GPT2LMHeadModel
+
     torch.manual_seed(7)
     ours = GPT(config)
     with torch.no_grad():
