@@ -9,15 +9,28 @@ CONSTRAIN = $$($(PY) -c 'import torch' 2>/dev/null || echo '-c constraints.txt')
 # Every `gptctl` that tests and benchmarks start would compile its modules anew: twice the processor time (measured).
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test check bench faults two-crashes soak soak-rehearsal docs release clean
+.PHONY: demo test test-fast test-nightly durations check bench faults two-crashes soak soak-rehearsal docs release clean
 
 demo: $(VENV)/.trainer            ## a whole run on this machine: plan, train, fetch, cost
 	$(VENV)/bin/gptctl run recipes/quickstart.toml --host local --yes
 	$(VENV)/bin/gptctl status
 
-test: $(VENV)/.dev                ## everything but the soak tests, against real sshd machines
+# More workers than cores: most tests wait for processes, sockets and deadlines (see tests/support/clock/order.py).
+WORKERS ?= 6
+PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+
+test: $(VENV)/.dev                ## what a change must pass: everything but faults and soak, against real sshd machines
 	.ci/system-packages
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 4 --dist loadgroup -m "not soak and not faults"
+	$(PYTEST) -m "not soak and not faults"
+
+test-fast: $(VENV)/.dev           ## units and architecture: nothing that starts machines
+	$(PYTEST) -n 2 tests/unit tests/architecture
+
+test-nightly: test faults soak    ## all there is; hours, as root
+
+durations: $(VENV)/.dev           ## tests/durations.json, by which `make test` puts the tests in order
+	.ci/system-packages
+	$(PYTEST) -m "not soak and not faults" -p tests.support.clock.durations
 
 check: $(VENV)/.dev               ## lint, format, types, layers, house rules, English; no network
 	$(VENV)/bin/ruff check .

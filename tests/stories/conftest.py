@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sqlite3
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ checkpoint_every = 40
 validate_every = 40
 [data.validation]
 tokens = 8_192
+[machines.1xCPU]
+micro_batch = 4
 [machines.2xCPU]
 micro_batch = 4
 """
@@ -46,6 +49,32 @@ def tiny(tmp_path: Path) -> Callable[..., str]:
         return str(path)
 
     return write
+
+
+@pytest.fixture
+def as_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path], None]]:
+    """`as_left(root)`: makes the agent's folder on a machine what an earlier run left there, for stories that are not
+    about provisioning. Which interpreter trains is known, because an earlier story found it out (it imports torch)."""
+    known = tmp_path_factory.getbasetemp() / "known-envs"
+    known.mkdir(exist_ok=True)
+    roots: list[Path] = []
+
+    def plant(root: Path) -> None:
+        (root / "envs").mkdir(parents=True, mode=0o700)
+        for record in known.iterdir():
+            shutil.copy(record, root / "envs")
+        roots.append(root)
+
+    yield plant
+    for record in [path for root in roots for path in root.glob("envs/*.json")]:
+        shutil.copy(record, known)
+
+
+@pytest.fixture
+def known_machine(gptctl_home: Path, tmp_path: Path, as_left: Callable[[Path], None]) -> None:
+    """Host `local` as an earlier run left it, with one rank: for stories that are about neither."""
+    (tmp_path / "inventory.toml").write_text('[hosts.local]\nmachine = "1xCPU"\n')
+    as_left(gptctl_home / "machine")
 
 
 def events(home: Path, run_id: str) -> list[str]:

@@ -24,13 +24,15 @@ from tests.support.clouds.rehearsal_cloud import RehearsalCloud
 BOX = """
 [hosts.box]
 provider = "rehearsal"
-machine = "8xA100-40GB-simulated"
+machine = "1xH100-simulated"
 guard = "key-on-box"
 """
 SETTINGS = """
 [limits]
 hold_h = 0.001
 [machines."8xA100-40GB-simulated"]
+micro_batch = 4
+[machines."1xH100-simulated"]
 micro_batch = 4
 """
 

@@ -9,8 +9,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import Gptctl, gptctl_command
 from tests.stories.conftest import starts
+
+pytestmark = pytest.mark.usefixtures("known_machine")
 
 
 def test_a_detached_run_is_watched_live_and_stopped(

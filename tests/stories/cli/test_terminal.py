@@ -23,6 +23,8 @@ from tests.conftest import Gptctl, gptctl_command
 from tests.stories.conftest import TINY, starts
 from tests.support.files.repository import REPOSITORY
 
+pytestmark = pytest.mark.usefixtures("known_machine")
+
 
 def take_terminal() -> None:
     """Makes standard input the controlling terminal of the new session, so that Ctrl-C typed there becomes SIGINT."""

@@ -13,6 +13,8 @@ import pytest
 from tests.conftest import Gptctl
 from tests.support.files.browser import Browser
 
+pytestmark = pytest.mark.usefixtures("known_machine")
+
 INTERVENTION = """
 extends = "{baseline}"
 name = "tiny_high_rate"

@@ -6,7 +6,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import Gptctl
+
+pytestmark = pytest.mark.usefixtures("known_machine")
 
 QUESTION = {"ctx": "def ", "endings": ["main():", "))))", "    ", "]]]]"], "label": 0}
 

@@ -14,9 +14,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from tests.conftest import Gptctl
+
+pytestmark = pytest.mark.usefixtures("known_machine")
 
 LOAD = """
 import sys

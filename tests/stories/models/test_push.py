@@ -14,6 +14,8 @@ from tests.support.clouds.hub_uploads import READ_TOKEN, TOKEN, UploadHub
 from tests.support.files.canary import below, holders
 from tests.support.files.texts import as_text, paragraphs
 
+pytestmark = pytest.mark.usefixtures("known_machine")
+
 MODEL = "model.safetensors"
 Push = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -12,7 +12,7 @@ from tests.support.files.repository import REPOSITORY
 RECIPE = """
 extends = "{quickstart}"
 name = "unlucky"
-[machines."8xA100-40GB-simulated"]
+[machines."1xH100-simulated"]
 micro_batch = 8
 """
 

@@ -6,14 +6,18 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import Gptctl
 from tests.support.clouds.receiver import Receiver
+
+pytestmark = pytest.mark.usefixtures("known_machine")
 
 
 def test_a_whole_run_tells_its_beginning_and_its_end(
     gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str]
 ) -> None:
-    gptctl_home.mkdir()
+    gptctl_home.mkdir(exist_ok=True)
     with Receiver() as receiver:
         (gptctl_home / "config.toml").write_text(f'[notify]\nurls = ["{receiver.url}/hook"]\n')
         done = gptctl("run", tiny(steps=10), "--host", "local", "--yes", "--json")
@@ -28,7 +32,7 @@ def test_a_whole_run_tells_its_beginning_and_its_end(
 def test_a_run_ends_well_although_nobody_can_be_told(
     gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str]
 ) -> None:
-    gptctl_home.mkdir()
+    gptctl_home.mkdir(exist_ok=True)
     (gptctl_home / "config.toml").write_text('[notify]\nurls = ["env:NOT_SET", "json://127.0.0.1:9/x"]\n')
     done = gptctl("run", tiny(steps=10), "--host", "local", "--yes")
     assert done.returncode == 0 and "finished" in done.stdout, done.stderr

@@ -16,11 +16,19 @@ from tests.support.machines.sshd import Sshd
 
 
 @pytest.fixture
-def inventory(box: Sshd, tmp_path: Path) -> str:
-    """An inventory with the box in it, whose interpreter is the tests' own."""
+def fresh(box: Sshd, tmp_path: Path) -> str:
+    """An inventory with the box in it, whose interpreter is the tests' own: two ranks, and nothing is there."""
     path = tmp_path / "inventory.toml"
     path.write_text(box.inventory_entry(extra=f'python = "{sys.executable}"\nprice_per_hour_usd = 0.36\n'))
     return str(path)
+
+
+@pytest.fixture
+def inventory(fresh: str, far: Path, as_left: Callable[[Path], None]) -> str:
+    """The same box as an earlier run left it, and one rank."""
+    Path(fresh).write_text(Path(fresh).read_text().replace("2xCPU", "1xCPU"))
+    as_left(far)
+    return fresh
 
 
 @pytest.fixture
@@ -44,9 +52,9 @@ def start(home: Path, *args: str) -> subprocess.Popen[str]:
 
 
 def test_train_on_a_box_and_fetch(
-    gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str], inventory: str, far: Path, tmp_path: Path
+    gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str], fresh: str, far: Path, tmp_path: Path
 ) -> None:
-    run = gptctl("run", tiny(80), "--host", "box", "--inventory", inventory, "--yes")
+    run = gptctl("run", tiny(80), "--host", "box", "--inventory", fresh, "--yes")
     assert run.returncode == 0, run.stderr
     run_id = newest_run(gptctl_home)
     assert run_id is not None

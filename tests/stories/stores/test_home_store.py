@@ -31,7 +31,7 @@ def nas(tmp_path: Path) -> Iterator[Sshd]:
 
 def inventory(nas: Sshd, folder: Path) -> str:
     store = f'checkpoint_store = "ssh://nas{folder}"\n'
-    return BOX + store + inventory_entry_of(nas, machine_type="1xCPU", extra="") + '[hosts.local]\nmachine = "2xCPU"\n'
+    return BOX + store + inventory_entry_of(nas, machine_type="1xCPU", extra="") + '[hosts.local]\nmachine = "1xCPU"\n'
 
 
 def test_with_the_laptop_away_everything_goes_home_and_another_machine_goes_on_from_there(

@@ -22,7 +22,7 @@ from tests.support.files.canary import below, holders
 INVENTORY = """
 [hosts.box]
 provider = "rehearsal"
-machine = "8xA100-40GB-simulated"
+machine = "1xH100-simulated"
 guard = "key-on-box"
 checkpoint_store = "s3://{bucket}/models"
 [hosts.local]
@@ -42,7 +42,7 @@ warmup_fraction = 0.0
 SETTINGS = """
 [limits]
 hold_h = 0.001
-[machines."8xA100-40GB-simulated"]
+[machines."1xH100-simulated"]
 micro_batch = 4
 [machines.1xCPU]
 micro_batch = 4

@@ -1,29 +1,53 @@
-"""The order of the tests among several workers: what takes long begins early, and nobody is left alone with it.
+"""The order of the tests among several workers: what takes long begins early, and what computes runs beside what waits.
 
-Stories take half a minute each and half the suite's time; they are spread over the first part of it, so that neither
-all workers train at once nor one of them trains on when the others have ended. What shares a fixture of its module
-stays with one worker (`--dist loadgroup`).
+Stories compute (each starts the real trainer); most others wait for a process or a deadline. Both kinds are spread
+over the whole time by the seconds in tests/durations.json, so that neither all workers train at once nor one of them
+trains on when the others have ended. What shares a fixture of its module stays with one worker (`--dist loadgroup`).
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
-STORIES = "tests/stories/"
-UNTIL = 0.8
-"""The last story begins when this part of the other tests has begun."""
+from tests.support.files.repository import REPOSITORY
+
+COMPUTING = ("tests/stories/", "tests/trainer/")
+UNTIL = 0.85
+"""The last computing test begins when this part of the others' seconds has begun: no worker trains alone at the end."""
+DURATIONS = REPOSITORY / "tests/durations.json"
+"""Seconds of every test that takes at least one, written by `make durations`."""
+USUAL_S = 0.2
+"""Of a test that is not in there."""
 
 
 def spread(items: list[pytest.Item]) -> list[pytest.Item]:
-    """Stories evenly among the others; the order within both is kept."""
-    stories = [item for item in items if item.nodeid.startswith(STORIES)]
-    others = [item for item in items if not item.nodeid.startswith(STORIES)]
-    each = UNTIL * len(others) / len(stories) if stories else 0.0
-    places = [(index * each, 0, index, item) for index, item in enumerate(stories)]
-    places += [(float(index), 1, index, item) for index, item in enumerate(others)]
-    return [item for *_, item in sorted(places, key=lambda place: place[:3])]
+    """Both kinds over the same time, in each the longest first; what stays together counts and stands as one."""
+    durations: dict[str, float] = json.loads(DURATIONS.read_text()) if DURATIONS.exists() else {}
+    units: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        units.setdefault(_group(item) or item.nodeid, []).append(item)
+    seconds = {name: sum(durations.get(item.nodeid, USUAL_S) for item in unit) for name, unit in units.items()}
+    computing = [name for name, unit in units.items() if unit[0].nodeid.startswith(COMPUTING)]
+    waiting = [name for name in units if name not in set(computing)]
+    places = [*_placed(computing, seconds, UNTIL), *_placed(waiting, seconds, 1.0)]
+    return [item for _, name in sorted(places, key=lambda place: place[0]) for item in units[name]]
+
+
+def _placed(names: list[str], seconds: dict[str, float], until: float) -> Iterable[tuple[float, str]]:
+    """(part of the whole time at which it begins, name), the longest first."""
+    whole, done = sum(seconds[name] for name in names) or 1.0, 0.0
+    for name in sorted(names, key=lambda name: -seconds[name]):
+        yield until * done / whole, name
+        done += seconds[name]
+
+
+def _group(item: pytest.Item) -> str | None:
+    mark = item.get_closest_marker("xdist_group")
+    return str(mark.args[0]) if mark else None
 
 
 def keep_together(items: list[pytest.Item]) -> None:
