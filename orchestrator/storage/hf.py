@@ -106,7 +106,8 @@ class HubStorage:
         if COMMIT.fullmatch(place.revision):
             return place.revision
         url = f"{self.endpoint}/api/{place.kind}/{place.repo}/revision/{quote(place.revision, safe='')}"
-        found = str((self._json(place, self._ask(place, url)) or {}).get("sha", ""))
+        answer = self._json(place, self._ask(place, url))
+        found = str(answer.get("sha", "")) if isinstance(answer, dict) else ""
         if not COMMIT.fullmatch(found):
             raise StorageError(f"hf://{place.repo}: the Hub names no commit for {place.revision}", "try again later")
         return found
@@ -117,7 +118,7 @@ class HubStorage:
         found: list[StoredFile] = []
         for _ in range(MOST_PAGES):
             answer = self._ask(place, url)
-            found += [_stored(place, commit, entry) for entry in self._json(place, answer) if entry["type"] == "file"]
+            found += _stored_files(place, commit, self._json(place, answer))
             more = NEXT_PAGE.search(answer.headers.get("link", ""))
             if more is None:
                 return sorted(found, key=lambda each: each.name)
@@ -200,11 +201,36 @@ def parse(uri: str) -> Place:
     return Place((kind or "datasets").rstrip("/"), repo, revision or "main", checked(path, uri) if path else "")
 
 
-def _stored(place: Place, commit: str, entry: Mapping[str, Any]) -> StoredFile:
-    name = checked(str(entry["path"]), f"hf://{place.repo}")
-    large = entry.get("lfs") or {}
-    size, sha256 = int(large.get("size", entry.get("size", 0))), large.get("oid")
-    return StoredFile(name, size, sha256, place.uri(commit, name), commit)
+def _stored_files(place: Place, commit: str, page: Any) -> list[StoredFile]:
+    """The files of one page of a listing. A file that cannot be read is an error: data would be missing. Raises
+    StorageError, UserError."""
+    try:
+        return [_stored(place, commit, HubFile.from_json(entry)) for entry in page if entry["type"] == "file"]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"hf://{place.repo}: its listing does not fit the Hub's document: {error!r}"
+        raise StorageError(what, "check HF_ENDPOINT, or try again later") from error
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """One file in a listing of the Hub; `sha256` of what it keeps as an LFS object."""
+
+    path: str
+    size_bytes: int
+    sha256: str | None
+
+    @classmethod
+    def from_json(cls, entry: Any) -> HubFile:
+        """Raises KeyError, TypeError, ValueError, AttributeError."""
+        large = entry.get("lfs") or {}
+        sha256 = large.get("oid")
+        size_bytes = int(large.get("size", entry.get("size", 0)))
+        return cls(str(entry["path"]), size_bytes, None if sha256 is None else str(sha256))
+
+
+def _stored(place: Place, commit: str, file: HubFile) -> StoredFile:
+    name = checked(file.path, f"hf://{place.repo}")
+    return StoredFile(name, file.size_bytes, file.sha256, place.uri(commit, name), commit)
 
 
 def _below(file: StoredFile, folder: str) -> StoredFile:

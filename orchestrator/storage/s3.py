@@ -133,13 +133,13 @@ class S3Storage:
         return None if ends is None else float(ends.timestamp())
 
     def _upload(self, bucket: str, key: str, file: StoredFile, expires_s: float) -> Upload:
-        place = {"Bucket": bucket, "Key": key}
+        place: dict[str, object] = {"Bucket": bucket, "Key": key}
         remove, _ = self._presigned("delete_object", place, expires_s)
         if file.size_bytes <= LARGEST_PUT_BYTES:
             url, ends_at = self._presigned("put_object", place, expires_s)
             return Upload(file.name, (Part(url, 0, file.size_bytes, "", expires_at=ends_at),), remove_url=remove)
         with _translated(f"s3://{bucket}/{key}"):
-            made = self.client.create_multipart_upload(**place)["UploadId"]
+            made = self.client.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
         place = {**place, "UploadId": made}
         puts = []
         for number in range(math.ceil(file.size_bytes / PART_BYTES)):
@@ -150,7 +150,7 @@ class S3Storage:
         abandon, _ = self._presigned("abort_multipart_upload", place, expires_s)
         return Upload(file.name, tuple(puts), complete, abandon, remove)
 
-    def _presigned(self, method: str, place: Mapping[str, Any], expires_s: float) -> tuple[str, float]:
+    def _presigned(self, method: str, place: Mapping[str, object], expires_s: float) -> tuple[str, float]:
         """The URL, and when it ends: as asked, never later than the credentials or the longest that S3 allows."""
         now = time.time()
         ends_at = min(now + min(expires_s, LONGEST_GRANT_S), self.grants_end_at() or math.inf)

@@ -19,7 +19,7 @@ from orchestrator.core.config.home_box import is_home
 from orchestrator.core.config.inventory import HostSpec, Inventory, load_inventory
 from orchestrator.core.config.recipe import Limits, Recipe, load_recipe
 from orchestrator.core.datasets.local_dataset import resolve
-from orchestrator.core.errors import LimitReached, UserError
+from orchestrator.core.errors import GptctlError, LimitReached, ProviderError, UserError
 from orchestrator.core.formats import DASH, count, dollars, hours
 from orchestrator.core.machines import MachineType, all_machine_types
 from orchestrator.core.planning.limits import check_plan
@@ -138,13 +138,13 @@ def planned(recipe: Recipe, host: HostSpec, rates: Sequence[RateRecord], limits:
     market = ask_for([host], BEFORE_BUYING_WITHIN_S)
     planner = Planner(recipe, tokens or source.train_tokens, limits, rates, market.offers)
     made: list[tuple[bool, float, int, Plan]] = []
-    problems: list[UserError | LimitReached] = []
+    problems: list[GptctlError] = []
     for machine in machines_of(host):
         plan = planner.plan(host, machine)
         try:
             check_plan(plan)
         except (UserError, LimitReached) as error:
-            problems.append(error)
+            problems.append(_provider_fault(plan, market) or error)
         else:
             offer = offer_for(host, machine, market.offers) if host.paid else None
             made.append((offer is not None and not offer.available, plan.cost_usd.total or 0.0, len(made), plan))
@@ -153,6 +153,15 @@ def planned(recipe: Recipe, host: HostSpec, rates: Sequence[RateRecord], limits:
         raise problems[0]
     plans = [plan for *_, plan in sorted(made, key=lambda each: each[:3])]
     return [replace(plan, data=source.moved(host, plan.steps)) for plan in plans]
+
+
+def _provider_fault(plan: Plan, market: Market) -> ProviderError | None:
+    """Why a rented machine has no price, if that is the provider's fault."""
+    if not plan.paid or plan.price_per_hour_usd is not None or not market.problems:
+        return None
+    why = "; ".join(market.problems.values())
+    where = f"plan: {plan.recipe} on {plan.host or plan.machine}"
+    return ProviderError(f"{where}: no price: {why}", "gptctl offers asks again")
 
 
 def dataset_tokens(recipe: Recipe, *, must_exist: bool) -> int | None:

@@ -2,20 +2,17 @@
 
 What an answer means for a rental is the provider's affair. Reads and repeatable writes are repeated by botocore; a
 launch is one request with its retries off, and only the documented refusals count as "nothing was bought". boto3 is an
-extra (`pip install 'gptctl[aws]'`) and loaded with the first call, so that nobody else pays for it.
+extra (`pip install 'gptctl[aws]'`) and loaded with the first call, so that other commands start quickly.
 
 Example: `Ec2Api().rows("us-east-1", "describe_instances", "Reservations", Filters=[...])`
 """
 
 from __future__ import annotations
 
-import http.client
 import importlib
 import ipaddress
 import re
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -34,6 +31,7 @@ from orchestrator.core.errors import (
 from orchestrator.core.ports import Shell
 from orchestrator.core.suggest import did_you_mean
 from orchestrator.providers.ec2.rows import InstanceRow, read_instance
+from orchestrator.remote.web.http_client import send_along_redirects
 
 EXTRA_HINT = "pip install 'gptctl[aws]'"
 LOGIN_HINT = "log in again (aws sso login), or set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
@@ -67,9 +65,9 @@ OTHERS: Final = {
     "PendingVerification": "AWS is still verifying the account; it writes a mail when it is done",
     "Blocked": "AWS has blocked the account: contact its support",
     "VPCIdNotSpecified": "make a default VPC: aws ec2 create-default-vpc --region REGION",
-    "InvalidAMIID.NotFound": "the image is gone: correct `image` in the host entry, or leave it away",
-    "InvalidAMIID.Unavailable": "the image is gone: correct `image` in the host entry, or leave it away",
-    "InvalidKeyPair.NotFound": "the login key was deleted meanwhile; run again, and it is imported again",
+    "InvalidAMIID.NotFound": "the image is gone: correct `image` in the host entry, or omit it",
+    "InvalidAMIID.Unavailable": "the image is gone: correct `image` in the host entry, or omit it",
+    "InvalidKeyPair.NotFound": "the login key was deleted meanwhile; run the command again to import it again",
     "VolumeLimitExceeded": "the account's quota of EBS storage is used up: Service Quotas, Amazon EBS",
 }
 DOCUMENTED = re.compile(r"(Invalid|Missing|Malformed|Unknown|Unsupported)[A-Za-z.]+")
@@ -199,19 +197,15 @@ class Ec2Api:
 
 
 def caller_address(url: str, via: Shell | None = None) -> str:
-    """The IPv4 address under which the network knows this computer, or the one at the other end of `via`, as a service
-    tells that answers with it alone.
-
-    Raises NoAnswer.
-    """
+    """The public IPv4 address of this computer, or of the one at the other end of `via`, from a service that answers
+    with the address alone. Raises NoAnswer."""
     try:
         if via is not None:
             said = via.run(["python3", "-I", "-S", "-c", WHO, url], deadline_s=2 * CONNECT_S).stdout
         else:
-            with urllib.request.urlopen(url, timeout=CONNECT_S) as answer:
-                said = answer.read(100)
+            said = send_along_redirects("GET", url, {}, most_bytes=100, deadline_s=CONNECT_S).content
         return str(ipaddress.IPv4Address(said.decode("ascii", "replace").strip()))
-    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
+    except (NoAnswer, ValueError) as error:
         what = f"{url} does not say which address this computer has: {error}"
         hint = "port 22 is opened for that address alone; set aws.caller_address_url in config.toml"
         raise NoAnswer(what, hint, sent=False) from error

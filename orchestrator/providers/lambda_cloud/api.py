@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -23,6 +23,7 @@ from orchestrator.providers.lambda_cloud.rows import (
     Id,
     Image,
     Machine,
+    Order,
     Part,
     Rows,
     Sold,
@@ -122,7 +123,7 @@ class LambdaApi:
         """The account's persistent file systems."""
         return self._rows("/file-systems", FileSystem)
 
-    def launch(self, order: Mapping[str, Any], intent_id: str) -> str:
+    def launch(self, order: Order, intent_id: str) -> str:
         """ONE request; the instance's id. NoCapacity, BadCredentials, ProviderError: documented, nothing was bought.
 
         NoAnswer: no connection was made. AmbiguousLaunch: anything else; only the intent's tag in a list can tell.
@@ -210,7 +211,7 @@ class LambdaApi:
     def _data(self, answer: Answer) -> object:
         return self._body(answer)["data"]
 
-    def _body(self, answer: Answer) -> dict[str, Any]:
+    def _body(self, answer: Answer) -> Mapping[str, object]:
         """The body of a success. Raises what the error code means; NoAnswer for an answer that is neither."""
         if _is_success(answer):
             return dict(answer.body)

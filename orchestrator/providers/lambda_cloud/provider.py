@@ -21,7 +21,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 from orchestrator.core import machines
 from orchestrator.core.config.gptctl_home import home_folder
@@ -36,7 +35,7 @@ from orchestrator.core.ports import Address, EndCall, Guard, Instance, LaunchReq
 from orchestrator.core.suggest import one_of
 from orchestrator.providers.lambda_cloud import api
 from orchestrator.providers.lambda_cloud.api import LambdaApi, Missing
-from orchestrator.providers.lambda_cloud.rows import InstanceType, Machine, Rows, Sold, T
+from orchestrator.providers.lambda_cloud.rows import InstanceType, Machine, Order, Rows, Sold, T
 from orchestrator.remote.shell.key_pairs import login_key_file, login_public_key
 from orchestrator.remote.web.json_api import WebApi
 from orchestrator.remote.web.request_pace import Pace
@@ -209,7 +208,7 @@ class LambdaCloud:
             region=offer.region,
         )
 
-    def _order(self, request: LaunchRequest) -> dict[str, Any]:
+    def _order(self, request: LaunchRequest) -> Order:
         """The launch's body. What has to be asked for it is asked before anything is bought."""
         offer = request.offer
         if not offer.sku or not offer.region:
@@ -217,16 +216,20 @@ class LambdaCloud:
             raise ProviderError(f"{self.name}: the offer of {offer.machine} names no {what}", hint="gptctl offers")
         ours = {RENTAL_TAG: request.rental_id, INTENT_TAG: request.intent_id, LAUNCHED_TAG: str(int(time.time()))}
         ends_at = {} if request.ends_at is None else {ENDS_TAG: str(int(request.ends_at))}
-        order: dict[str, Any] = {
+        order: Order = {
             "region_name": offer.region,
             "instance_type_name": offer.sku,
             "ssh_key_names": [self._ssh_key_name()],
             "name": machine_name(request.rental_id, _named_deadline(request)),
             "tags": [{"key": key, "value": value} for key, value in {**request.tags, **ours, **ends_at}.items()],
         }
-        user_data = {"user_data": request.user_data} if request.user_data else {}
-        files = {"file_system_names": list(self.host.file_systems)} if self.host.file_systems else {}
-        return {**order, **user_data, **files, **self._image(offer.region)}
+        if request.user_data:
+            order["user_data"] = request.user_data
+        if self.host.file_systems:
+            order["file_system_names"] = list(self.host.file_systems)
+        if self.host.image is not None:
+            order["image"] = self._image(offer.region, self.host.image)
+        return order
 
     def _ssh_key_name(self) -> str:
         """The account's name of our login key, which is registered once, under a name made of its content."""
@@ -244,15 +247,12 @@ class LambdaCloud:
     def _key_names(self, public: str) -> list[str]:
         return [key.name for key in self._api.ssh_keys() if key.public_key.split()[:2] == public.split()]
 
-    def _image(self, region: str) -> dict[str, dict[str, str]]:
+    def _image(self, region: str, wanted: str) -> dict[str, str]:
         """The host entry's image, by id or family. Raises ProviderError naming the families of the region."""
-        wanted = self.host.image
-        if wanted is None:
-            return {}
         here = [image for image in self._api.images() if image.region.name == region]
         for kind in ("id", "family"):
             if any(getattr(image, kind) == wanted for image in here):
-                return {"image": {kind: wanted}}
+                return {kind: wanted}
         families = ", ".join(sorted({image.family for image in here}))
         raise ProviderError(f"{self.name}: there is no image {wanted!r} in {region}", hint=f"families: {families}")
 

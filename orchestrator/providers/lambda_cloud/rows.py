@@ -13,7 +13,7 @@ import ipaddress
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Generic, TypedDict, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -103,6 +103,22 @@ class Machine(Part):
     def by_key(self) -> dict[str, str]:
         """Its tags."""
         return {tag.key: tag.value for tag in self.tags}
+
+
+class _Order(TypedDict):
+    region_name: str
+    instance_type_name: str
+    ssh_key_names: list[str]
+    name: str
+    tags: list[dict[str, str]]
+
+
+class Order(_Order, total=False):
+    """The body of a launch."""
+
+    user_data: str
+    file_system_names: list[str]
+    image: dict[str, str]
 
 
 class SshKey(Part):

@@ -1,7 +1,7 @@
-"""Provider `rehearsal`: the lambda provider on a cloud on this computer, which costs nothing and misbehaves on demand.
+"""Provider `rehearsal`: the lambda provider on a cloud on this computer, which costs nothing and misbehaves on request.
 
 The cloud is a program of its own (docs/guides/rehearsal.md), with its state in GPTCTL_HOME/rehearsal. Buying starts it,
-and so does asking for machines that it left running; prices are quoted without it. It outlives every gptctl command.
+and so does listing machines that it left running; prices need no cloud. It outlives every gptctl command.
 
 Example: `provider(host, machine).offers()[0].source` -> "simulated, bundled 2026-08-18"
 """
@@ -17,7 +17,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from orchestrator.core import machines
 from orchestrator.core.config.gptctl_home import home_folder
@@ -48,19 +47,38 @@ def state_folder() -> Path:
     return Path(named).expanduser().absolute() if named else home_folder() / "rehearsal"
 
 
-def start(inject: str = "") -> dict[str, Any]:
-    """Starts the cloud or finds it, and arms faults such as "no-capacity,terminate-500". {"url", "key_file", ...}."""
-    return _program("--daemon", *([f"--inject={inject}"] if inject else []))
+@dataclass(frozen=True)
+class CloudEntry:
+    """Where the cloud that runs can be reached, as its server.json says."""
+
+    url: str
+    key_file: str
+    ssh_port: int
+    pid: int
+
+    @classmethod
+    def from_json(cls, text: str) -> CloudEntry:
+        """Raises ValueError for what is not a whole entry."""
+        try:
+            found = json.loads(text)
+            return cls(str(found["url"]), str(found["key_file"]), int(found["ssh_port"]), int(found["pid"]))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"server.json of the rehearsal cloud: {error!r}") from error
+
+
+def start(inject: str = "") -> CloudEntry:
+    """Starts the cloud or finds it, and arms faults such as "no-capacity,terminate-500"."""
+    return CloudEntry.from_json(_program("--daemon", *([f"--inject={inject}"] if inject else [])))
 
 
 def stop(*, destroy: bool = True) -> None:
-    """Ends the cloud, and its machines with it unless told otherwise. Fine when there is none."""
+    """Ends the cloud, and with `destroy` its machines. Fine when there is none."""
     if state_folder().exists():
         _program("--stop", *(["--destroy"] if destroy else []))
 
 
-def running() -> dict[str, Any] | None:
-    """Where the cloud is, if one runs: it holds a lock on its state folder."""
+def running() -> CloudEntry | None:
+    """The cloud that runs, which holds a lock on its state folder; None if there is none."""
     state = state_folder()
     try:
         descriptor = os.open(state / "lock", os.O_RDWR | os.O_CLOEXEC)
@@ -75,15 +93,15 @@ def running() -> dict[str, Any] | None:
     return None
 
 
-def _entry(state: Path) -> dict[str, Any] | None:
+def _entry(state: Path) -> CloudEntry | None:
     try:
-        return dict(json.loads((state / "server.json").read_text(encoding="utf-8")))
+        return CloudEntry.from_json((state / "server.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None  # it is just starting
 
 
-def _program(*arguments: str) -> dict[str, Any]:
-    """Runs the cloud's program, which nothing here imports. Raises ProviderError with its words."""
+def _program(*arguments: str) -> str:
+    """What the cloud's program prints; nothing here imports it. Raises ProviderError with its words."""
     argv = [sys.executable, "-m", "orchestrator.rehearsal", "--state", str(state_folder()), *arguments]
     package_root = str(Path(__file__).resolve().parents[2])
     # It outlives this command, and has no business with the user's keys.
@@ -100,12 +118,12 @@ def _program(*arguments: str) -> dict[str, Any]:
         if done.returncode == BAD_ARGUMENTS:
             raise UserError(words[0].rpartition("error: ")[2], hint="see docs/reference/rehearsal-faults.md")
         raise ProviderError(f"the rehearsal cloud: {words[0]}", hint=f"see {state_folder() / 'server.log'}")
-    return dict(json.loads(done.stdout))
+    return done.stdout
 
 
 @dataclass
 class RehearsalProvider:
-    """LambdaCloud, with the cloud behind it started when that is called for."""
+    """LambdaCloud, which starts the cloud behind it when a call needs it."""
 
     name: str
     host: HostSpec
@@ -118,7 +136,7 @@ class RehearsalProvider:
     odd: OddRows = field(default_factory=OddRows, repr=False)
 
     def offers(self, deadline_s: float = 30.0) -> Sequence[Offer]:
-        """Those of the cloud that runs, else the bundled prices. Marked simulated either way."""
+        """Those of the running cloud, else the bundled prices. Both are marked simulated."""
         entry = running()
         if entry is None:
             return self._bundled()
@@ -140,7 +158,7 @@ class RehearsalProvider:
 
     def machines(self) -> Sequence[Instance]:
         """Those with our tag. A cloud that is off and left no machine running is not started to say so."""
-        if running() is None and (not state_folder().exists() or not _program("--books")["alive"]):
+        if running() is None and (not state_folder().exists() or not json.loads(_program("--books"))["alive"]):
             return []
         return self._cloud(running() or start()).machines()
 
@@ -177,7 +195,7 @@ class RehearsalProvider:
 
     def guard(self, instance: Instance) -> Guard:
         """As LambdaCloud.guard, which asks nobody."""
-        return self._cloud({}).guard(instance)
+        return self._cloud(None).guard(instance)
 
     def end_call(self, instance: Instance) -> EndCall | None:
         """As LambdaCloud.end_call: the machine is on this computer too, and asks the same address."""
@@ -188,7 +206,7 @@ class RehearsalProvider:
 
     def notice_url(self, instance: Instance) -> str | None:
         """A spot machine's metadata, which the cloud itself answers for."""
-        return f"{(running() or start())['url']}/metadata/{instance.instance_id}" if self.host.spot else None
+        return f"{(running() or start()).url}/metadata/{instance.instance_id}" if self.host.spot else None
 
     def tidy(self, rental_id: str) -> Sequence[str]:
         """As LambdaCloud.tidy."""
@@ -200,13 +218,14 @@ class RehearsalProvider:
         others = [name for name in (self.host.machine, *self.host.machines) if name and name != self.machine.name]
         return [*others, self.machine.name]
 
-    def _cloud(self, entry: dict[str, Any]) -> LambdaCloud:
+    def _cloud(self, entry: CloudEntry | None) -> LambdaCloud:
         def connect() -> LambdaApi:
-            key = Path(entry["key_file"]).read_text(encoding="utf-8").strip()
-            return open_api("the rehearsal cloud", entry["url"], key, every_s={})
+            there = entry or start()
+            key = Path(there.key_file).read_text(encoding="utf-8").strip()
+            return open_api("the rehearsal cloud", there.url, key, every_s={})
 
         skus = {offer.sku: name for name in self._names for offer in _sold_as(name)}
-        port, user = entry.get("ssh_port", 22), getpass.getuser()
+        port, user = entry.ssh_port if entry else 22, getpass.getuser()
         return LambdaCloud(self.name, self.host, self.machine, connect, port, user, names=skus, odd=self.odd)
 
 

@@ -43,12 +43,12 @@ def test_buying_starts_it_and_a_later_command_finds_it(provider: Provider, gptct
     entry = rehearsal.running()
     assert entry is not None
     assert (bought.provider, bought.machine, bought.status) == ("rehearsal", "8xA100-40GB", "booting")
-    assert rehearsal.start()["pid"] == entry["pid"]
+    assert rehearsal.start().pid == entry.pid
     assert all("simulated" in offer.source for offer in provider.offers())
     provider.set_deadline(bought, 1_900_000_000)
     (seen,) = provider.machines()
     assert (seen.instance_id, seen.ends_at) == (bought.instance_id, 1_900_000_000)
-    environment = Path(f"/proc/{entry['pid']}/environ").read_bytes()
+    environment = Path(f"/proc/{entry.pid}/environ").read_bytes()
     assert b"canary" not in environment
     provider.release(seen)
     until(lambda: list(provider.machines()) == [])

@@ -115,12 +115,12 @@ def test_a_very_large_object_goes_in_parts(hub: UploadHub, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("token", "granted", "private", "why"),
     [
-        ("", [REPO], True, "there is no HF_STORE_TOKEN"),
+        ("", [REPO], True, "HF_STORE_TOKEN is not set"),
         (TOKEN, [REPO], True, "may write to everything of me: a rented machine must not have it"),
         (STORE_TOKEN, [REPO, "me/other"], True, "may write to me/other: a rented machine must not have it"),
         (STORE_TOKEN, [], True, "may not write to me/runs"),
         (STORE_TOKEN, [REPO], False, "me/runs is public"),
-        ("hf_wrong", [REPO], True, "is refused by the Hub"),
+        ("hf_wrong", [REPO], True, "the Hub refuses HF_STORE_TOKEN"),
     ],
 )
 def test_a_token_or_a_repository_that_will_not_do_shows_before_buying(
