@@ -1,8 +1,8 @@
 """`torchrun --standalone --nproc_per_node=N -m trainer RUN_DIR`, or `python -m trainer RUN_DIR` for one rank.
 
 Reads RUN_DIR/config.json, trains, and always leaves RUN_DIR/exit.json behind: {"outcome", "step", "total_steps",
-"reason", "time"}. Exits 0 for finished and stopped, 1 for failed. SIGTERM or a file `stop` ends the run in good order,
-SIGUSR1 prints the stacks of all threads. It must not train; loop.py does.
+"reason", "time"}. Exits 0 for finished and stopped, 1 for failed. SIGTERM or a file `stop` ends the run after the
+step, with a checkpoint; SIGUSR1 prints the stacks of all threads. It must not train; loop.py does.
 """
 
 from __future__ import annotations
@@ -39,43 +39,43 @@ from trainer.training.metrics import Journal
 from trainer.training.ranks import from_leader, join
 from trainer.training.smaller_batch import (
     MARK,
-    answer_out_of_memory,
     current_micro_batch,
-    is_marked,
-    start_again,
-    watch,
+    peer_ran_out_of_memory,
+    restart_process,
+    restart_smaller,
+    watch_for_out_of_memory,
 )
 from trainer.training.start import Run
 
 USAGE = "usage: torchrun --standalone --nproc_per_node=N -m trainer RUN_DIR   (or: python -m trainer RUN_DIR)"
 
 
-class Verdict:
-    """Writes exit.json, whatever ends the block. The first rank to write wins: the others' errors are echoes."""
+class ExitFile:
+    """Writes exit.json, whatever ends the block. The first rank to write wins: errors of the others follow from its."""
 
     def __init__(self, run_folder: Path, progress: Progress) -> None:
         self.run_folder, self.progress = run_folder, progress
         self.rank = int(os.environ.get("RANK", "0"))
         self.watching = False
-        """From when on an error may be the echo of a peer that ran out of memory."""
+        """Once true, an error may follow from a peer that ran out of memory."""
 
-    def __enter__(self) -> Verdict:
+    def __enter__(self) -> ExitFile:
         if self.rank == 0 and (self.run_folder / EXIT).exists():
-            (self.run_folder / STOP).unlink(missing_ok=True)  # it came too late for the start that has ended
+            (self.run_folder / STOP).unlink(missing_ok=True)  # meant for the start before this one
             (self.run_folder / EXIT).unlink()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if error is None:
             return
-        if self.watching and is_marked(self.run_folder):
-            start_again()
+        if self.watching and peer_ran_out_of_memory(self.run_folder):
+            restart_process()
         reason = f"rank {self.rank}: {explain(error)}"
         if self.write(OUTCOME_FAILED, reason):
             Journal(self.run_folder).event(EVENT_FAILED, self.progress.step, reason=reason)
 
     def write(self, outcome: str, reason: str) -> bool:
-        """Returns False when another rank was first."""
+        """Returns False where another rank was first."""
         value: ExitRecord = {
             "outcome": outcome,
             "step": self.progress.step,
@@ -94,8 +94,8 @@ class Verdict:
         return True
 
 
-def run(run_folder: Path, verdict: Verdict, progress: Progress) -> None:
-    """Joins the ranks, trains, writes the verdict."""
+def run(run_folder: Path, exit_file: ExitFile, progress: Progress) -> None:
+    """Joins the ranks, trains, and writes exit.json. Answers out of memory with a restart."""
     stop = StopRequest(run_folder)
     config = read_config(run_folder)
     world = join(config.device, config.train.process_group_timeout_s)
@@ -104,16 +104,16 @@ def run(run_folder: Path, verdict: Verdict, progress: Progress) -> None:
     if world.leads:
         (run_folder / MARK).unlink(missing_ok=True)
     micro_batch = from_leader(world, current_micro_batch(run_folder, config.train.micro_batch))
-    watch(run_folder)
-    verdict.watching = True
+    watch_for_out_of_memory(run_folder)
+    exit_file.watching = True
     fitted = dataclasses.replace(config, train=dataclasses.replace(config.train, micro_batch=micro_batch))
     journal = Journal(run_folder, enabled=world.leads)
     try:
         outcome = train(Run(run_folder, fitted, world, journal), stop, progress)
     except torch.OutOfMemoryError:
-        answer_out_of_memory(run_folder, config.train, micro_batch, world.size, progress.step)
+        restart_smaller(run_folder, config.train, micro_batch, world.size, progress.step)
     if world.leads:
-        verdict.write(outcome, "SIGTERM or the file stop" if outcome == OUTCOME_STOPPED else "all steps done")
+        exit_file.write(outcome, "SIGTERM or the file stop" if outcome == OUTCOME_STOPPED else "all steps done")
         (run_folder / STOP).unlink(missing_ok=True)
 
 
@@ -128,14 +128,14 @@ def read_config(run_folder: Path) -> RunConfig:
 
 @record
 def train_recorded(run_folder: Path) -> None:
-    """`record` leaves an error's traceback where torchrun, and so the agent, finds it."""
+    """Trains. `record` leaves an error's traceback where torchrun finds it."""
     progress = Progress()
-    with Verdict(run_folder, progress) as verdict:
-        run(run_folder, verdict, progress)
+    with ExitFile(run_folder, progress) as exit_file:
+        run(run_folder, exit_file, progress)
 
 
 def main() -> None:
-    """The program. An error of ours is one line on stderr; a foreign one keeps its traceback."""
+    """Runs the program. An error of the trainer prints one line on stderr, any other its traceback."""
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
         sys.exit(USAGE)

@@ -1,7 +1,7 @@
 """The arithmetic of a GPT-2 run: parameters, floating-point operations, memory, and the split of a batch over GPUs.
 
 Standard library only and clean for Python 3.8: `gptctl plan` calls it on a laptop without torch. It must not measure
-anything; trainer/probe.py measures, and its answer wins over `memory_gib` wherever there is one.
+anything; trainer/probe.py measures, and its result replaces `memory_gib` where it ran.
 
 Example, the reference job on eight 40 GB cards::
 
@@ -26,12 +26,12 @@ VOCABULARY_MULTIPLE = 128
 RESERVED_GIB = 0.8
 """CUDA context, cuBLAS and NCCL work space of one process: 0.5 to 0.8 GiB on the cards in machines.toml."""
 FRAGMENTATION = 1.08
-"""The caching allocator holds more than is live; 3 to 8 % in steady training, the upper end is taken."""
+"""The caching allocator holds more than is live; 3 to 8 % in steady training; this is the upper end."""
 LOSS_CHUNK_FEWEST_BYTES = 64 * 1024**2
-"""Below this size of fp32 logits a chunk of the loss gains no memory worth having and costs time."""
+"""Below this size of fp32 logits a chunk of the loss saves little memory and costs time."""
 LOSS_CHUNKS = 8
-"""Otherwise the logits of a micro-batch are cut into this many. Each chunk adds into the head's whole gradient, so many
-small ones would spend their time on that: a fixed number keeps both the memory and the additions in proportion."""
+"""Otherwise the logits of a micro-batch are cut into this many chunks. Each adds into the head's whole gradient, so
+many small ones would cost time: a fixed number keeps memory and additions in proportion."""
 
 
 def parameter_count(model: ModelConfig) -> int:
@@ -83,7 +83,7 @@ def steps_for(tokens: int, global_batch: int, context_length: int) -> int:
 def split_batch(global_batch: int, ranks: int, micro_batch: int) -> int:
     """Accumulation: how many micro-batches each rank adds up per optimizer step.
 
-    Raises ValueError, naming the nearest global batch that would do, when ranks x micro_batch does not divide it.
+    Raises ValueError, naming the nearest global batch that divides, when ranks x micro_batch does not divide it.
     """
     if global_batch < 1 or ranks < 1 or micro_batch < 1:
         raise ValueError(
@@ -120,7 +120,7 @@ def largest_micro_batch(
 ) -> typing.Optional[int]:
     """The largest divisor of a rank's share of the global batch (sequences) that fits into free_gib, or None.
 
-    free_gib is memory that is free on the card before the trainer starts, not what the data sheet says.
+    free_gib is the memory free on the card before the trainer starts, not the figure of the data sheet.
     """
     for candidate in divisors(share) if share > 0 else []:
         if memory_gib(model, candidate, precision, activation_checkpointing, optimizer) <= free_gib:
@@ -141,7 +141,7 @@ def memory_gib(
     T x T scores are kept; the residual stream is fp32 under autocast; the loss goes in chunks, so no logits are kept.
     GPT-2 small in bf16 without dropout: 0.37 GiB per further sequence of 1,024 tokens. Raschka's fused trainer, which
     keeps the logits, took 0.55 GiB on an A100 (28 more sequences: 5.9 to 22.5 GB), the unfused reference trainer 2.35.
-    Never a promise: the probe measures.
+    A prediction: the probe measures.
     """
     tokens = micro_batch * model.context_length
     live = _state_bytes(model, precision, optimizer)

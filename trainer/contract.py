@@ -1,7 +1,7 @@
-"""The contract between the trainer and whoever starts it: the files of a run folder and the meaning of their contents.
+"""The contract between the trainer and the program that starts it: the files of a run folder and what they mean.
 
-Standard library only and clean for Python 3.8, because the agent carries a copy to machines with an old system Python.
-It must not import torch, numpy or anything of the orchestrator.
+Standard library only and clean for Python 3.8, because the agent takes a copy to machines with an old system
+Python. It must not import torch, numpy or the orchestrator.
 
 Example, a run folder made by hand::
 
@@ -53,11 +53,11 @@ EVENT_FAILED = "failed"
 EVENT_WARNING = "warning"
 EVENT_SAMPLED = "sampled"
 EVENT_EVALUATING = "evaluating"
-"""Every now and then during a long evaluation, so that silence means trouble: "done" of "of" tokens."""
+"""Every 30 seconds of a long evaluation, so that silence means trouble: "done" of "of" tokens."""
 EVENT_EVALUATED = "evaluated"
 """The loss on one of the slices: "slice" [start, tokens], "loss" in nats per token, "perplexity", "tokens_sha256"."""
 
-# Keys of a line in metrics.jsonl that readers may rely on. More keys are welcome.
+# Keys of a line in metrics.jsonl that readers may rely on. Lines may have more.
 METRIC_KEYS = ("step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "mfu", "memory_gib", "time")
 
 # "outcome" in exit.json. The process exits 0 for finished and stopped, 1 for failed.
@@ -149,7 +149,7 @@ MicroBatchReduced = typing.TypedDict(
 
 
 class ContractError(ValueError):
-    """A config.json that does not fit: the message names the key and, for a typo, the nearest known one."""
+    """A config.json that the trainer cannot use. The message names the key and, for a typo, the nearest known one."""
 
 
 @dataclass(frozen=True)
@@ -185,14 +185,14 @@ class DataConfig:
     validation_start_token: int = 0
     """Offset within validation_files; without such files the slice is the end of the training stream."""
     validation_tokens: int = 0
-    """0 switches validation off. Held out of the training stream, one token more goes: the target of the last one."""
+    """0 switches validation off. A slice held out of the training stream takes one token more: its last target."""
     tokenizer: str = "gpt2"
     """`bytes` (257 ids, no vocabulary download) or a tiktoken name; used only to decode samples."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How far and how to train. The global batch never depends on the machine; micro_batch does."""
+    """How long and how to train. The global batch never depends on the machine; micro_batch does."""
 
     steps: int = 0
     global_batch: int = 96
@@ -212,7 +212,7 @@ class TrainConfig:
     min_learning_rate_fraction: float = 0.1
     grad_clip: typing.Optional[float] = None
     precision: str = "bf16"
-    """`bf16`, `fp16` (with a gradient scaler), `fp32`. A card without bf16 answers `bf16` with fp16 and an event."""
+    """`bf16`, `fp16` (with a gradient scaler), `fp32`. A card without bf16 trains in fp16, with a warning event."""
     tf32: bool = True
     compile: typing.Optional[bool] = None
     """None: on for CUDA, off on CPU."""
@@ -221,7 +221,7 @@ class TrainConfig:
     log_every: int = 10
     checkpoint_every: int = 617
     validate_every: int = 617
-    """Best is chosen among checkpoints that were validated: keep both equal, or one a multiple of the other."""
+    """Only validated checkpoints can become the best: set both equal, or one to a multiple of the other."""
     max_nonfinite_steps: int = 10
     """Steps in a row with non-finite gradients after which the run fails."""
     process_group_timeout_s: float = 600.0
@@ -234,21 +234,21 @@ class RetentionConfig:
     keep_last: int = 2
     keep_every: int = 0
     require_safe: bool = False
-    """Delete only folders that carry a SAFE mark, but for the exception when the disk is too small."""
+    """Delete only folders with a SAFE mark, unless the disk is too small for the next checkpoint."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """config.json: everything resolved, nothing left to look up."""
+    """config.json, with every value resolved."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     retention: RetentionConfig = field(default_factory=RetentionConfig)
     resume_from: typing.Optional[str] = None
-    """A checkpoint folder of another run to continue from; a run's own newest checkpoint always comes first."""
+    """A checkpoint folder of another run to continue from; the run's own newest checkpoint takes precedence."""
     peak_flops_per_gpu: float = 0.0
-    """Dense peak FLOP/s of this GPU in the chosen precision; 0 when unknown: then mfu is 0, never a guess."""
+    """Dense peak FLOP/s of this GPU in the chosen precision; 0 when unknown: then mfu is 0."""
     device: str = "auto"
     """`auto`, `cuda` or `cpu`."""
     prompts: typing.Tuple[str, ...] = ()
@@ -263,7 +263,7 @@ class RunConfig:
 
     @staticmethod
     def from_json(text: str) -> RunConfig:
-        """Parses config.json. Raises ContractError for text that is no JSON object, an unknown key or a wrong type."""
+        """Parses config.json. Raises ContractError for invalid JSON, an unknown key or a wrong type."""
         try:
             value = json.loads(text)
         except ValueError as error:
@@ -306,7 +306,7 @@ def checkpoint_name(step: int) -> str:
 
 
 def checkpoint_step(name: str) -> typing.Optional[int]:
-    """The step of a checkpoint folder's name, or None for anything else (links, temporary folders, strangers)."""
+    """The step of a checkpoint folder's name, or None for any other name (links, temporary folders)."""
     digits = name[len("step-") :]
     return int(digits) if name.startswith("step-") and digits.isascii() and digits.isdigit() else None
 
@@ -314,7 +314,7 @@ def checkpoint_step(name: str) -> typing.Optional[int]:
 def kept_steps(
     steps: typing.Iterable[int], best: typing.Optional[int], retention: RetentionConfig
 ) -> typing.FrozenSet[int]:
-    """The steps that retention keeps: best, the newest keep_last, every keep_every. One definition for all sides."""
+    """The steps that retention keeps: best, the newest keep_last, every keep_every. The orchestrator uses it too."""
     known = sorted(set(steps))
     kept = set(known[-retention.keep_last :] if retention.keep_last > 0 else [])
     if retention.keep_every > 0:

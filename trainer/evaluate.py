@@ -22,7 +22,7 @@ import torch
 from trainer.arguments import ChosenModel, add_model_arguments, load_chosen_model
 from trainer.checkpoints.manifest import CheckpointError, checkpoint_folder
 from trainer.contract import CONFIG, ContractError, RunConfig
-from trainer.model.loss import Slice, slice_result, sliced_loss
+from trainer.model.loss import Slice, measure_slice, slice_result
 from trainer.model.multiple_choice import ChoicesError, score_file
 from trainer.model.precision import DTYPES, Autocast, autocast_to
 from trainer.progress import count_progress, print_line
@@ -57,7 +57,7 @@ def _evaluate_choices(chosen: ChosenModel, file: Path, options: argparse.Namespa
 
 def _evaluate_slice(chosen: ChosenModel, part: Slice, options: argparse.Namespace, autocast: Autocast) -> None:
     began, report = time.monotonic(), count_progress(f"slice {part.start}+{part.tokens}", "tokens")
-    summed = sliced_loss(chosen.model, part, options.batch_size, autocast, report)
+    summed = measure_slice(chosen.model, part, options.batch_size, autocast, report)
     result = slice_result(part, summed, chosen.tokenizer, _complain)
     seconds = round(time.monotonic() - began, 3)
     print_line(kind="slice", **result, precision=options.precision, device=options.device, seconds=seconds)

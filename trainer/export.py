@@ -1,8 +1,8 @@
-"""`python -m trainer.export`: a checkpoint as a folder that others can load, written whole or not at all.
+"""`python -m trainer.export`: a checkpoint as a folder that other libraries load, written whole or not at all.
 
 `hf` is a native GPT2LMHeadModel with its tokenizer, for plain AutoModelForCausalLM and pipelines, without custom code;
 `safetensors` is the trainer's own tensors with their shape beside them. It needs numpy and safetensors, and tiktoken
-where the tokenizer is one of tiktoken's; no torch. It must not change the checkpoint, nor a folder that is not its own.
+where the tokenizer is one of tiktoken's; no torch. It must not change the checkpoint or a folder it did not write.
 
 Example::
 
@@ -36,15 +36,22 @@ from trainer.checkpoints.manifest import (
     verify,
 )
 from trainer.contract import META_FILE, MODEL_FILE, TEMPORARY_PREFIX, CheckpointMeta, ManifestEntry, ModelConfig
-from trainer.model.hugging_face import NotExpressible, Stored, as_gpt2, gpt2_config, missing_biases, read_shape
+from trainer.model.hugging_face import (
+    NotExpressibleError,
+    StoredTensor,
+    as_gpt2,
+    gpt2_config,
+    missing_biases,
+    read_shape,
+)
 from trainer.model.tokenizer_files import Vocabulary, VocabularyError, open_vocabulary, tokenizer_files
 from trainer.tokens.tensor_file import write_tensors
 
 RECORD = "gptctl.json"
-"""In every export: where it comes from, and the files that are its own. A folder without it is somebody else's."""
+"""In every export: its origin and its files. A folder without it belongs to another program."""
 NO_TOKENIZER = "none"
 HEADROOM_BYTES = 32_000_000
-"""For the tokenizer, the card and the file system's own needs, beyond the weights."""
+"""Space beyond the weights: the tokenizer, the card and the file system."""
 
 
 class ModelFacts(TypedDict, total=False):
@@ -71,78 +78,81 @@ class ExportRecord(TypedDict, total=False):
 
 
 class Tokenizer(NamedTuple):
-    """None and nothing where the model is exported without one."""
+    """The exported tokenizer; None and no files for an export without one."""
 
     vocabulary: Vocabulary | None
     files: Mapping[str, str]
 
 
 class ExportError(ValueError):
-    """What cannot be exported, or not to there. Says what is in the way."""
+    """The export is impossible, or its target is. Says what to change."""
 
 
-def export(asked: argparse.Namespace) -> ExportRecord:
+def export(options: argparse.Namespace) -> ExportRecord:
     """Writes the folder and returns its gptctl.json."""
-    source = checkpoint_folder(asked.checkpoint)
-    to = asked.to.absolute()
-    put_back(to)
-    refuse_foreign(to)
-    with ThreadPoolExecutor(1) as beside:  # hashing leaves the interpreter free for it
-        tokenizer = beside.submit(made_tokenizer, source, asked)
+    source = checkpoint_folder(options.checkpoint)
+    to = options.to.absolute()
+    restore_export(to)
+    check_target(to)
+    with ThreadPoolExecutor(1) as beside:  # hashing releases the interpreter
+        tokenizer = beside.submit(build_tokenizer, source, options)
         own = verify(source, only=(MODEL_FILE, META_FILE))
     meta = read_meta(source)
-    refuse_full_disk(to, own[MODEL_FILE]["size_bytes"])
-    fresh = fresh_of(to)
-    shutil.rmtree(fresh, ignore_errors=True)
+    check_free_space(to, own[MODEL_FILE]["size_bytes"])
+    staging = staging_path(to)
+    shutil.rmtree(staging, ignore_errors=True)
     try:
-        fresh.mkdir(parents=True)
+        staging.mkdir(parents=True)
         facts, weights = (
-            write_hf(source, meta, tokenizer.result(), fresh) if asked.format == "hf" else write_plain(source, fresh)
+            write_hf(source, meta, tokenizer.result(), staging)
+            if options.format == "hf"
+            else write_plain(source, staging)
         )
-        for companion in sorted(asked.companions.iterdir()) if asked.companions else ():
-            shutil.copyfile(companion, fresh / companion.name)
+        for companion in sorted(options.companions.iterdir()) if options.companions else ():
+            shutil.copyfile(companion, staging / companion.name)
         record: ExportRecord = {
-            "format": asked.format,
+            "format": options.format,
             "step": meta.get("step"),
             "checkpoint_sha256": own[MODEL_FILE]["sha256"],
             **facts,
             "files": {
-                path.name: weights if path.name == MODEL_FILE else _entry(path) for path in sorted(fresh.iterdir())
+                path.name: weights if path.name == MODEL_FILE else _manifest_entry(path)
+                for path in sorted(staging.iterdir())
             },
         }
-        write_text(fresh / RECORD, json.dumps(record, indent=1) + "\n")
-        put_in_place(fresh, to)
+        write_text(staging / RECORD, json.dumps(record, indent=1) + "\n")
+        replace_export(staging, to)
     finally:
-        put_back(to)
-        shutil.rmtree(fresh, ignore_errors=True)
+        restore_export(to)
+        shutil.rmtree(staging, ignore_errors=True)
     return record
 
 
-def _entry(path: Path) -> ManifestEntry:
+def _manifest_entry(path: Path) -> ManifestEntry:
     with path.open("rb") as file:
         return {"size_bytes": path.stat().st_size, "sha256": sha256_of(file)}
 
 
-def made_tokenizer(source: Path, asked: argparse.Namespace) -> Tokenizer:
-    """The vocabulary and its files' texts; nothing for a format without. Raises NotExpressible, ExportError."""
-    if asked.format != "hf":
+def build_tokenizer(source: Path, options: argparse.Namespace) -> Tokenizer:
+    """The vocabulary and its files' texts; none for `safetensors`. Raises NotExpressibleError, ExportError."""
+    if options.format != "hf":
         return Tokenizer(None, {})
     meta = read_meta(source)
     model = read_shape(meta.get("model"))
-    vocabulary = vocabulary_of(tokenizer_name(meta, asked.tokenizer), model)
+    vocabulary = load_vocabulary(tokenizer_name(meta, options.tokenizer), model)
     return Tokenizer(vocabulary, tokenizer_files(vocabulary, model.context_length) if vocabulary else {})
 
 
 def write_hf(source: Path, meta: CheckpointMeta, tokenizer: Tokenizer, to: Path) -> tuple[ModelFacts, ManifestEntry]:
     """config.json, generation_config.json, model.safetensors and the tokenizer; returns what they are, and the weights'
-    entry. Raises NotExpressible."""
+    entry. Raises NotExpressibleError."""
     model, vocabulary = read_shape(meta.get("model")), tokenizer.vocabulary
     end_of_text = vocabulary.end_of_text if vocabulary else None
     with safe_open(source / MODEL_FILE, framework="numpy") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        found = {name: Stored(each.get_dtype(), tuple(each.get_shape())) for name, each in slices.items()}
-        planned = as_gpt2(model, found, file.get_tensor)
-        weights = write_tensors(to / MODEL_FILE, planned, {"format": "pt"})  # the word that transformers looks for
+        stored = {name: StoredTensor(part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
+        planned = as_gpt2(model, stored, file.get_tensor)
+        weights = write_tensors(to / MODEL_FILE, planned, {"format": "pt"})  # transformers requires it
     marks = {"bos_token_id": end_of_text, "eos_token_id": end_of_text, "pad_token_id": end_of_text}
     write_json(to / "config.json", gpt2_config(model, end_of_text))
     write_json(to / "generation_config.json", {"max_length": model.context_length, **marks})
@@ -157,7 +167,7 @@ def write_hf(source: Path, meta: CheckpointMeta, tokenizer: Tokenizer, to: Path)
     return facts, weights
 
 
-def vocabulary_of(name: str, model: ModelConfig) -> Vocabulary | None:
+def load_vocabulary(name: str, model: ModelConfig) -> Vocabulary | None:
     """The tokenizer's vocabulary, or None for `none`. Raises ExportError where it is larger than the model's."""
     if name == NO_TOKENIZER:
         return None
@@ -166,83 +176,83 @@ def vocabulary_of(name: str, model: ModelConfig) -> Vocabulary | None:
     if highest >= model.vocab_size:
         raise ExportError(
             f"tokenizer {name} has ids up to {highest}, but the model knows {model.vocab_size}: "
-            f"name the right one with --tokenizer, or --tokenizer {NO_TOKENIZER}"
+            f"give the right one with --tokenizer, or --tokenizer {NO_TOKENIZER}"
         )
     return vocabulary.within(model.vocab_size)
 
 
 def write_plain(source: Path, to: Path) -> tuple[ModelFacts, ManifestEntry]:
-    """The checkpoint's weights as they are, and what says their shape; returns the same as write_hf()."""
+    """The checkpoint's weights unchanged, and its meta.json; returns the same as write_hf()."""
     shutil.copyfile(source / MODEL_FILE, to / MODEL_FILE)
     shutil.copyfile(source / META_FILE, to / META_FILE)
     with safe_open(to / MODEL_FILE, framework="numpy") as file:
         shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 - not a dict
-    return {"parameters": sum(math.prod(shape) for shape in shapes), "zero_biases": 0}, _entry(to / MODEL_FILE)
+    return {"parameters": sum(math.prod(shape) for shape in shapes), "zero_biases": 0}, _manifest_entry(to / MODEL_FILE)
 
 
-def refuse_foreign(to: Path) -> None:
-    """An export replaces an older export as a whole, and nothing else. Raises ExportError."""
+def check_target(to: Path) -> None:
+    """Raises ExportError unless `to` is new, empty, or an older export with no other files."""
     if to.is_symlink() or (to.exists() and not to.is_dir()):
-        raise ExportError(f"{to} is there already and is no folder: choose another --to")
+        raise ExportError(f"{to} exists and is not a folder: choose another --to")
     names = {path.name for path in to.iterdir()} if to.is_dir() else set()
     if not names:
         return
     if RECORD not in names:
-        raise ExportError(f"{to} is not empty and not an export ({_few(names)}): choose another --to")
+        raise ExportError(f"{to} is neither empty nor an export ({_list_some(names)}): choose another --to")
     try:
         known = json.loads((to / RECORD).read_text(encoding="utf-8"))["files"].keys()
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise ExportError(f"{to}: its {RECORD} cannot be read: choose another --to") from error
-    strange = names - known - {RECORD}
-    if strange:
+    unlisted = names - known - {RECORD}
+    if unlisted:
         raise ExportError(
-            f"{to} holds an export and files that are not part of it ({_few(strange)}): choose another --to"
+            f"{to} has an export and files that are not part of it ({_list_some(unlisted)}): choose another --to"
         )
 
 
-def _few(names: Collection[str]) -> str:
+def _list_some(names: Collection[str]) -> str:
     shown = sorted(names)
     return ", ".join(shown[:4]) + (f" and {len(shown) - 4} more" if len(shown) > 4 else "")
 
 
-def refuse_full_disk(to: Path, weights_bytes: int) -> None:
-    """Before the first byte. Raises ExportError with both figures."""
+def check_free_space(to: Path, weights_bytes: int) -> None:
+    """Raises ExportError where the disk cannot hold the weights."""
     existing = next(folder for folder in to.parents if folder.exists())
     need, free = weights_bytes + HEADROOM_BYTES, shutil.disk_usage(existing).free
     if free < need:
         raise ExportError(f"{to} needs {need / 1e9:.2f} GB, and its disk has {free / 1e9:.2f} GB free")
 
 
-def fresh_of(to: Path) -> Path:
-    """Where an export is made; what lies there is nobody's."""
+def staging_path(to: Path) -> Path:
+    """The folder where an export is written. Leftovers there may be deleted."""
     return to.with_name(TEMPORARY_PREFIX + to.name)
 
 
-def aside_of(to: Path) -> Path:
-    """Where an older export waits between the two renames: there while `to` is not, and whole."""
+def backup_path(to: Path) -> Path:
+    """The older export between the two renames: it exists while `to` does not, and is whole."""
     return to.with_name(f"{TEMPORARY_PREFIX}{to.name}-replaced")
 
 
-def put_in_place(fresh: Path, to: Path) -> None:
-    """By rename, the older export aside first. It is deleted under the name `fresh`, so that a part of it never lies
-    where put_back() looks."""
+def replace_export(staging: Path, to: Path) -> None:
+    """Renames the older export aside, then the new one into place. The older one is deleted under the name of
+    staging_path(): restore_export() must never find a part of it."""
     if to.exists():
-        to.rename(aside_of(to))
-    fresh.rename(to)
-    if aside_of(to).exists():
-        aside_of(to).rename(fresh)
+        to.rename(backup_path(to))
+    staging.rename(to)
+    if backup_path(to).exists():
+        backup_path(to).rename(staging)
 
 
-def put_back(to: Path) -> None:
-    """The older export of one that died between the two renames; beside a newer one it is no longer wanted."""
-    aside = aside_of(to)
+def restore_export(to: Path) -> None:
+    """Restores the older export where a process died between the two renames; deletes it beside a newer one."""
+    aside = backup_path(to)
     if not aside.exists():
         return
     if not to.exists():
         aside.rename(to)
     else:
-        shutil.rmtree(fresh_of(to), ignore_errors=True)
-        aside.rename(fresh_of(to))
+        shutil.rmtree(staging_path(to), ignore_errors=True)
+        aside.rename(staging_path(to))
 
 
 def write_json(path: Path, value: object) -> None:
@@ -251,28 +261,32 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """UTF-8 with plain line ends, whatever the system's."""
+    """UTF-8 with \\n line ends on every system."""
     path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m trainer.export", description="A checkpoint that others can load.")
-    parser.add_argument("checkpoint", type=Path, metavar="RUN_OR_CHECKPOINT", help="a run (its best checkpoint) or one")
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer.export", description="Export a checkpoint for other libraries."
+    )
+    parser.add_argument(
+        "checkpoint", type=Path, metavar="RUN_OR_CHECKPOINT", help="a run (its best checkpoint) or a checkpoint folder"
+    )
     parser.add_argument("--format", choices=("hf", "safetensors"), default="hf", help="default: hf")
     parser.add_argument(
-        "--to", type=Path, required=True, metavar="DIR", help="a folder that is empty, new, or an export"
+        "--to", type=Path, required=True, metavar="DIR", help="a new or empty folder, or an older export"
     )
     parser.add_argument("--tokenizer", help=f"bytes, a tiktoken name or {NO_TOKENIZER} (default: the checkpoint's)")
-    parser.add_argument("--companions", type=Path, metavar="DIR", help="files that go beside, such as README.md")
+    parser.add_argument("--companions", type=Path, metavar="DIR", help="a folder of files to add, such as README.md")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The program: 0 with one line of JSON on stdout, 1 with the reason on stderr."""
-    asked, began = _parse(arguments), time.monotonic()
+    """Runs the program. Returns 0 with one line of JSON on stdout, or 1 with the reason on stderr."""
+    options, began = _parse(arguments), time.monotonic()
     try:
-        record = export(asked)
-    except (CheckpointError, ExportError, NotExpressible, VocabularyError) as error:
+        record = export(options)
+    except (CheckpointError, ExportError, NotExpressibleError, VocabularyError) as error:
         print(f"export: {error}", file=sys.stderr)
         return 1
     except (SafetensorError, OSError) as error:
@@ -280,7 +294,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     line = {
         "event": "exported",
-        "to": str(asked.to.absolute()),
+        "to": str(options.to.absolute()),
         **record,
         "seconds": round(time.monotonic() - began, 3),
     }

@@ -1,7 +1,7 @@
 """`python -m trainer.inspect_tokens`: what is in token files of any kind, and what is wrong with them.
 
 Reads every id once, in constant memory, and prints one JSON line at the end: counts, type, the beginning as text, how
-often which ids occur, and problems in words. A problem is not a failure of this program. It changes nothing.
+often ids occur, and problems in words. It exits 0 where it finds problems. It changes nothing.
 
 Example::
 
@@ -23,7 +23,7 @@ import tiktoken
 
 from trainer.progress import ByteProgress, print_event
 from trainer.tokens.digests import DatasetJson
-from trainer.tokens.folder import NoDataset, TokenDataset, find_dataset
+from trainer.tokens.folder import NoDatasetError, TokenDataset, find_dataset
 from trainer.tokens.token_file import DataError, TokenFile, open_token_file
 from trainer.tokens.tokenizer import TokenizerError, decode, open_tokenizer
 
@@ -32,9 +32,9 @@ HEAD_TOKENS = 64
 MOST_FREQUENT = 10
 BINS = 16
 LARGEST_ID = 2**20
-"""Ids beyond this are told as a problem, not counted one by one: damage may look like four billion."""
+"""Larger ids are a problem and are not counted one by one: damage may look like four billion."""
 HOLE_TOKENS = 4096
-"""So many zeros in a row, at a multiple of it, are a hole that was never written, and not text."""
+"""This many zeros in a row, at a multiple of it, are a hole that was never written."""
 
 
 IdRange = TypedDict("IdRange", {"from": int, "to": int, "count": int, "share": float})
@@ -92,7 +92,7 @@ class DatasetFacts(TypedDict):
 
 @dataclass
 class Tally:
-    """What the ids of one or several files amount to."""
+    """Counts and extremes of the ids of one or several files."""
 
     counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     tokens: int = 0
@@ -101,7 +101,7 @@ class Tally:
     largest: int | None = None
 
     def add(self, ids: npt.NDArray[np.int64]) -> None:
-        """One more chunk."""
+        """Counts one more chunk."""
         low, high = int(ids.min()), int(ids.max())
         self.smallest = low if self.smallest is None else min(self.smallest, low)
         self.largest = high if self.largest is None else max(self.largest, high)
@@ -114,30 +114,30 @@ class Tally:
 
 
 def inspect(dataset: TokenDataset, tokenizer: str | None, head_tokens: int = HEAD_TOKENS) -> DatasetFacts:
-    """Everything about the dataset, as JSON goes. Raises TokenizerError for a tokenizer that was asked for."""
-    name = tokenizer or dataset.tokenizer
-    encoding, problems = _encoding(name, asked_for=tokenizer is not None)
+    """The facts of the dataset. Raises TokenizerError where `tokenizer` cannot be opened."""
+    encoding_name = tokenizer or dataset.tokenizer
+    encoding, problems = _encoding(encoding_name, required=tokenizer is not None)
     vocab_size = encoding.n_vocab if encoding else dataset.about.get("vocab_size")
     tally, files, head = Tally(), [], np.zeros(0, np.int64)
     progress = ByteProgress(sum(path.stat().st_size for path in dataset.files))
     done_bytes = 0
     for path in dataset.files:
-        found, file = _look(path, vocab_size, tally, progress.report_file(done_bytes))
+        facts, file = _inspect_file(path, vocab_size, tally, progress.report_file(done_bytes))
         done_bytes += path.stat().st_size
         if file is not None and not len(head):
             head = file.read(0, head_tokens).astype(np.int64)
-        found["problems"] += _against_about(path.name, found, dataset.about)
-        problems += [f"{path.name}: {problem}" for problem in found["problems"]]
-        files.append(found)
+        facts["problems"] += _compare_with_dataset_json(path.name, facts, dataset.about)
+        problems += [f"{path.name}: {problem}" for problem in facts["problems"]]
+        files.append(facts)
     missing = sorted(set(dataset.about.get("files", {})) - {path.name for path in dataset.files})
     if dataset.path.is_dir():
-        problems += [f"{each} is in dataset.json and missing" for each in missing]
+        problems += [f"{name} is in dataset.json and missing" for name in missing]
     ends = dataset.about.get("separator", {}).get("ids") or ([encoding.eot_token] if encoding else [])
     return {
         "path": str(dataset.path),
-        "format": _one([file["format"] for file in files]),
-        "dtype": _one([file["dtype"] for file in files]),
-        "tokenizer": name,
+        "format": _common_value([file["format"] for file in files]),
+        "dtype": _common_value([file["dtype"] for file in files]),
+        "tokenizer": encoding_name,
         "vocab_size": vocab_size,
         "tokens": tally.tokens,
         "documents": int(tally.counts[ends[0]]) if ends and ends[0] < len(tally.counts) else None,
@@ -152,24 +152,24 @@ def inspect(dataset: TokenDataset, tokenizer: str | None, head_tokens: int = HEA
     }
 
 
-def _look(
-    path: Path, vocab_size: int | None, tally: Tally, tell: Callable[[int], None]
+def _inspect_file(
+    path: Path, vocab_size: int | None, tally: Tally, report: Callable[[int], None]
 ) -> tuple[FileFacts, TokenFile | None]:
-    """One file's facts, its ids added to the tally; no TokenFile where it cannot be read."""
-    found: FileFacts = {"name": path.name, "size_bytes": path.stat().st_size, "format": None, "dtype": None}
+    """One file's facts; adds its ids to the tally. No TokenFile where it cannot be read."""
+    facts: FileFacts = {"name": path.name, "size_bytes": path.stat().st_size, "format": None, "dtype": None}
     try:
         file = open_token_file(path)
     except DataError as error:
-        return {**found, "tokens": None, "problems": [str(error).removeprefix(f"{path}: ")]}, None
+        return {**facts, "tokens": None, "problems": [str(error).removeprefix(f"{path}: ")]}, None
     own = Tally()
-    problems: list[str] = [] if file.count else ["holds no tokens"]
+    problems: list[str] = [] if file.count else ["has no tokens"]
     for start, ids in _chunks(file):
         own.add(ids)
         tally.add(ids)
         problems += _wrong_ids(ids, start, vocab_size) + _holes(ids, start)
-        tell(start * np.dtype(file.dtype).itemsize)
-    found |= {"format": file.kind, "dtype": file.dtype, "tokens": file.count}
-    return {**found, "min_id": own.smallest, "max_id": own.largest, "problems": _first_few(problems)}, file
+        report(start * np.dtype(file.dtype).itemsize)
+    facts |= {"format": file.kind, "dtype": file.dtype, "tokens": file.count}
+    return {**facts, "min_id": own.smallest, "max_id": own.largest, "problems": _first_few(problems)}, file
 
 
 def _chunks(file: TokenFile) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
@@ -199,32 +199,32 @@ def _first_few(problems: list[str]) -> list[str]:
     return problems if len(problems) <= 3 else [*problems[:3], f"and {len(problems) - 3} more of these"]
 
 
-def _against_about(name: str, found: FileFacts, about: DatasetJson) -> list[str]:
+def _compare_with_dataset_json(name: str, facts: FileFacts, about: DatasetJson) -> list[str]:
     entry = about.get("files", {}).get(name)
     if about and entry is None:
         return ["is not in dataset.json"]
-    if entry and found["tokens"] is not None and found["tokens"] != entry.get("tokens"):
-        return [f"has {found['tokens']} tokens, and dataset.json says {entry.get('tokens')}"]
+    if entry and facts["tokens"] is not None and facts["tokens"] != entry.get("tokens"):
+        return [f"has {facts['tokens']} tokens, and dataset.json says {entry.get('tokens')}"]
     return []
 
 
-def _encoding(name: str | None, *, asked_for: bool) -> tuple[tiktoken.Encoding | None, list[str]]:
+def _encoding(name: str | None, *, required: bool) -> tuple[tiktoken.Encoding | None, list[str]]:
     if name is None:
         return None, []
     try:
         return open_tokenizer(name), []
     except TokenizerError as error:
-        if asked_for:
+        if required:
             raise
         return None, [f"not decoded: {error}"]
 
 
-def _one(values: Sequence[str | None]) -> str | None:
+def _common_value(values: Sequence[str | None]) -> str | None:
     return " and ".join(sorted({value for value in values if value})) or None
 
 
 def _histogram(tally: Tally, vocab_size: int | None) -> list[IdRange]:
-    """Equal ranges of ids over the vocabulary, or up to the largest id where it is not known."""
+    """Equal ranges of ids over the vocabulary, or up to the largest id where that is unknown."""
     size = max(len(tally.counts), vocab_size or 0)
     if not tally.tokens or not size:
         return []
@@ -240,32 +240,32 @@ def _most_frequent(tally: Tally, encoding: tiktoken.Encoding | None) -> list[Fre
     order = np.argsort(-tally.counts, kind="stable")[:MOST_FREQUENT]
     return [
         {
-            "id": int(each),
-            "count": int(tally.counts[each]),
-            "share": int(tally.counts[each]) / tally.tokens,
-            "text": decode(encoding, [int(each)]) if encoding else None,
+            "id": int(token),
+            "count": int(tally.counts[token]),
+            "share": int(tally.counts[token]) / tally.tokens,
+            "text": decode(encoding, [int(token)]) if encoding else None,
         }
-        for each in order
-        if tally.counts[each]
+        for token in order
+        if tally.counts[token]
     ]
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m trainer.inspect_tokens", description="Say what is in token files, and what is wrong with them."
+        prog="python -m trainer.inspect_tokens", description="Show what is in token files, and what is wrong with them."
     )
     parser.add_argument("path", type=Path, help="a token file, or a folder with train* and val*")
-    parser.add_argument("--tokenizer", help="bytes or a tiktoken name (default: as dataset.json says)")
+    parser.add_argument("--tokenizer", help="bytes or a tiktoken name (default: the one in dataset.json)")
     parser.add_argument("--head", type=int, default=HEAD_TOKENS, help="tokens to show as text (default: 64)")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The program: 0 with one JSON line at the end, 1 with the reason on stderr."""
-    asked = _parse(arguments)
+    """Runs the program. Returns 0 with one JSON line at the end, or 1 with the reason on stderr."""
+    options = _parse(arguments)
     try:
-        print_event("inspected", **inspect(find_dataset(asked.path), asked.tokenizer, asked.head))
-    except (NoDataset, TokenizerError, OSError) as error:
+        print_event("inspected", **inspect(find_dataset(options.path), options.tokenizer, options.head))
+    except (NoDatasetError, TokenizerError, OSError) as error:
         print(f"inspect: {error}", file=sys.stderr)
         return 1
     return 0

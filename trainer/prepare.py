@@ -1,10 +1,10 @@
 """`python -m trainer.prepare`: text in, token files out, with a dataset.json that says what they are.
 
 A recipe's `[data.prepare]` table and `gptctl data prepare` become one call of this program. It writes
-`train.safetensors` and, where there are documents enough to hold some out, `validation.safetensors` (one 1-D tensor
+`train.safetensors` and, with enough documents to hold some out, `validation.safetensors` (one 1-D tensor
 `tokens` each; numbered shards where they are large), progress as JSON lines on stdout, and dataset.json last: a folder
-without it is not prepared. Killed at any moment it goes on, in the same folder, where it was. The same text and request
-give the same bytes, whatever the number of workers. It must not need the trainer's configuration.
+without it is unfinished. After a kill, the same command resumes in the same folder. The same text and request give the
+same bytes, whatever the number of workers. It must not need the trainer's configuration.
 
 Example, the quickstart's corpus (the Python standard library's own source files, no download)::
 
@@ -30,42 +30,42 @@ from pathlib import Path
 import numpy as np
 
 from trainer.corpus.documents import PYTHON_STDLIB, Place, SourceFile, find_files, read_batches
-from trainer.corpus.encode import POLICIES, SKIP, Document, Order, documents, encode_batch
+from trainer.corpus.encode import POLICIES, SKIP, Document, EncodeSettings, documents, encode_batch
 from trainer.corpus.parquet import CorpusError
-from trainer.corpus.pool import WorkerLost, ordered
+from trainer.corpus.pool import WorkerLostError, ordered
 from trainer.corpus.split import Done, Limits, Split, chained
-from trainer.corpus.work_folder import Workplace, WorkplaceError
+from trainer.corpus.work_folder import WorkFolder, WorkFolderError
 from trainer.progress import ByteProgress, print_event
 from trainer.tokens.digests import DATASET, DatasetJson, FileEntry, digest_file
 from trainer.tokens.token_file import KINDS, SAFETENSORS, DataError
-from trainer.tokens.token_writers import Layout, dtype_for, write_whole
+from trainer.tokens.token_writers import Layout, dtype_for, write_atomically
 from trainer.tokens.tokenizer import BYTES, END_OF_TEXT, TokenizerError, open_tokenizer
 from trainer.training.allocator import return_freed_memory
 
 STDLIB_BYTES = 6_000_000
-"""The standard library is cut here: a few megabytes are plenty for a minute's training and are prepared in a second."""
+"""The standard library is cut here: enough for a minute of training, prepared in a second."""
 HOLD_OUT_EVERY = 20
 """One document in this many, chosen by its hash, is held out for validation."""
 FEWEST_DOCUMENTS_TO_SPLIT = 100
-"""With fewer documents all go into the training file, and a run holds out its tail (as the recipe reference says)."""
+"""With fewer documents all go into the training file, and a run holds out its end (see the recipe reference)."""
 SHARD_TOKENS = 100_000_000
 FEWEST_TOKENS_PER_BYTE = 0.15
 """Of a byte-pair encoding; English prose has about 0.22."""
 PARQUET_SUFFIX, GZIP = ".parquet", ".gz"
 SMALL_BYTES = 16_000_000
-"""Below this much text other processes would take longer to start than to work."""
+"""With less text, starting worker processes takes longer than the work."""
 
 
 class PrepareError(ValueError):
-    """The request cannot be met: no text, a mark that the tokenizer does not have."""
+    """The request cannot be met: no text, or a mark that the tokenizer lacks."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for; kept in dataset.json, so that the same request on the same text is not done twice."""
+    """What to prepare, stored in dataset.json, so that the same request on the same text is not done twice."""
 
     source: str
-    """What dataset.json calls it: the path, the glob or the URI that was asked for."""
+    """Its name in dataset.json: the path, the glob or the URI."""
     tokenizer: str = "gpt2"
     separator: str = END_OF_TEXT
     """Special token after each document; empty: none."""
@@ -86,43 +86,43 @@ class Request:
 def prepare(request: Request, paths: Sequence[str], to: Path, workers: int = 1) -> DatasetJson:
     """Writes the dataset of these paths into folder `to` and returns the content of its dataset.json.
 
-    Where dataset.json already answers this request, nothing is done. Raises PrepareError, CorpusError, DataError,
-    TokenizerError, WorkplaceError, WorkerLost, and OSError for a folder that cannot be written.
+    Does nothing where dataset.json already answers this request. Raises PrepareError, CorpusError, DataError,
+    TokenizerError, WorkFolderError, WorkerLostError, and OSError for a folder that cannot be written.
     """
     encoding = open_tokenizer(request.tokenizer)
     mark = _separator_id(request)
     layout = Layout(request.format, dtype_for(request.format, encoding.n_vocab), request.shard_tokens)
     files = find_files(paths)
     limits = Limits(request.documents, request.bytes or (STDLIB_BYTES if paths == [PYTHON_STDLIB] else None))
-    existing = _existing(to, request, files, limits)
+    existing = _find_existing(to, request, files, limits)
     if existing is not None:
         print_event("unchanged", to=str(to), tokens=existing["tokens"])
         return existing
     if limits == Limits():
-        _require_space(to, request, files, layout)
+        _check_free_space(to, request, files, layout)
     every = request.hold_out_every if _enough_to_split(files, request) else 0
-    order = Order(request.tokenizer, mark, layout.dtype, request.column, every, request.invalid)
+    settings = EncodeSettings(request.tokenizer, mark, layout.dtype, request.column, every, request.invalid)
     with (
-        Workplace(to, {**asdict(request), "every": every}, files) as workplace,
-        closing(_open_split(workplace, layout, limits)) as split,
+        WorkFolder(to, {**asdict(request), "every": every}, files) as work_folder,
+        closing(_open_split(work_folder, layout, limits)) as split,
     ):
-        _fill(split, workplace, files, order, workers)
+        _fill(split, work_folder, files, settings, workers)
         if not split.done.documents:
-            workplace.remove()
-            raise PrepareError(f"{request.source} holds no text: {split.done.skipped_words()}")
-        dataset = _settle(split, workplace, request, order)
+            work_folder.remove()
+            raise PrepareError(f"{request.source} has no text: {split.done.skipped_words()}")
+        dataset = _publish(split, work_folder, request, settings)
     print_event(
         "prepared", to=str(to), tokens=dataset["tokens"], documents=dataset["documents"], files=dataset["files"]
     )
     return dataset
 
 
-def _require_space(to: Path, request: Request, files: Sequence[SourceFile], layout: Layout) -> None:
-    """Refuses before the first byte what cannot end well: even the fewest tokens that text ever makes do not fit."""
+def _check_free_space(to: Path, request: Request, files: Sequence[SourceFile], layout: Layout) -> None:
+    """Raises PrepareError before the first byte where even the fewest tokens of that much text do not fit."""
     if files[0].path.suffix in (PARQUET_SUFFIX, GZIP):
-        return  # nobody knows how much text that is
-    each = 1.0 if request.tokenizer == BYTES else FEWEST_TOKENS_PER_BYTE
-    needed_bytes = sum(file.size_bytes for file in files) * each * np.dtype(layout.dtype).itemsize
+        return  # how much text that is shows only when it is read
+    tokens_per_byte = 1.0 if request.tokenizer == BYTES else FEWEST_TOKENS_PER_BYTE
+    needed_bytes = sum(file.size_bytes for file in files) * tokens_per_byte * np.dtype(layout.dtype).itemsize
     existing = next(folder for folder in (to.absolute(), *to.absolute().parents) if folder.exists())
     free_bytes = shutil.disk_usage(existing).free
     if needed_bytes > free_bytes:
@@ -131,45 +131,46 @@ def _require_space(to: Path, request: Request, files: Sequence[SourceFile], layo
         )
 
 
-def _open_split(workplace: Workplace, layout: Layout, limits: Limits) -> Split:
+def _open_split(work_folder: WorkFolder, layout: Layout, limits: Limits) -> Split:
     try:
-        split = Split(workplace.folder, layout, limits, workplace.state)
+        split = Split(work_folder.folder, layout, limits, work_folder.state)
     except OSError:
-        workplace.forget()  # somebody removed files of the state
-        return Split(workplace.folder, layout, limits, None)
-    if workplace.state:
+        work_folder.forget()  # files of the state are gone
+        return Split(work_folder.folder, layout, limits, None)
+    if work_folder.state:
         print_event("resumed", tokens=split.tokens, documents=split.done.documents, shards=split.finished_shards)
     return split
 
 
-def _fill(split: Split, workplace: Workplace, files: Sequence[SourceFile], order: Order, workers: int) -> None:
-    """Everything that is left, tokenised in parallel and written in order; a state is kept at least every few
-    seconds and after each shard."""
+def _fill(
+    split: Split, work_folder: WorkFolder, files: Sequence[SourceFile], settings: EncodeSettings, workers: int
+) -> None:
+    """Tokenises the rest in parallel and writes it in order; stores a state every few seconds and after each shard."""
     if split.done.full:
         return
     total_bytes = sum(file.size_bytes for file in files)
     progress = ByteProgress(total_bytes, split.limits.documents)
-    batches = read_batches(files, split.done.place, order.column)
-    work = functools.partial(encode_batch, order=order)
+    batches = read_batches(files, split.done.place, settings.column)
+    work = functools.partial(encode_batch, settings=settings)
     with ordered(work, batches, workers if total_bytes >= SMALL_BYTES else 1) as results:
         for batch, encoded in results:
             split.take(encoded, batch.after)
-            workplace.keep(split)
+            work_folder.keep(split)
             progress.report(batch.done_bytes, split.done.documents, split.tokens)
             if split.done.full:
                 break
 
 
-def _settle(split: Split, workplace: Workplace, request: Request, order: Order) -> DatasetJson:
-    """Puts the shards in their place, then dataset.json: from the first move on the folder is unfinished."""
-    workplace.make_room(split)
-    dataset = _dataset(request, split.done, split.finish(workplace.to), order)
-    write_whole(workplace.to / DATASET, (json.dumps(dataset, indent=1) + "\n").encode())
-    workplace.remove()
+def _publish(split: Split, work_folder: WorkFolder, request: Request, settings: EncodeSettings) -> DatasetJson:
+    """Moves the shards, then writes dataset.json: between the two the folder is unfinished."""
+    work_folder.make_room(split)
+    dataset = _dataset(request, split.done, split.finish(work_folder.to), settings)
+    write_atomically(work_folder.to / DATASET, (json.dumps(dataset, indent=1) + "\n").encode())
+    work_folder.remove()
     return dataset
 
 
-def _dataset(request: Request, done: Done, files: dict[str, FileEntry], order: Order) -> DatasetJson:
+def _dataset(request: Request, done: Done, files: dict[str, FileEntry], settings: EncodeSettings) -> DatasetJson:
     """The content of dataset.json."""
     return {
         "request": asdict(request),
@@ -178,13 +179,13 @@ def _dataset(request: Request, done: Done, files: dict[str, FileEntry], order: O
         "tokenizer": request.tokenizer,
         "vocab_size": open_tokenizer(request.tokenizer).n_vocab,
         "format": request.format,
-        "dtype": order.dtype,
+        "dtype": settings.dtype,
         "separator": {
             "text": request.separator,
-            "ids": [] if order.mark is None else [order.mark],
+            "ids": [] if settings.mark is None else [settings.mark],
             "policy": "after",
         },
-        "split": {"by": "sha256 of the document", "held_out_every": order.held_out_every},
+        "split": {"by": "sha256 of the document", "held_out_every": settings.held_out_every},
         "skipped": {"invalid_utf8": done.invalid, "empty": done.empty, "policy": POLICIES[request.invalid]},
         "documents": sum(entry["documents"] for entry in files.values()),
         "tokens": sum(entry["tokens"] for entry in files.values()),
@@ -193,16 +194,17 @@ def _dataset(request: Request, done: Done, files: dict[str, FileEntry], order: O
 
 
 def _enough_to_split(files: Sequence[SourceFile], request: Request) -> bool:
-    """Looks at no more documents than it takes to know."""
-    some = itertools.islice(_readable(files, request), FEWEST_DOCUMENTS_TO_SPLIT)
+    """Whether there are FEWEST_DOCUMENTS_TO_SPLIT documents; reads no more of them."""
+    some = itertools.islice(_readable_documents(files, request), FEWEST_DOCUMENTS_TO_SPLIT)
     return sum(1 for _ in some) == FEWEST_DOCUMENTS_TO_SPLIT
 
 
-def _readable(files: Sequence[SourceFile], request: Request) -> Iterator[Document]:
-    """Every document (a large one once), without those that are skipped."""
+def _readable_documents(files: Sequence[SourceFile], request: Request) -> Iterator[Document]:
+    """Every document (a large one once) but the skipped ones."""
     for batch in read_batches(files, Place(), request.column):
-        found = documents(batch, request.column, request.invalid)
-        yield from (each for each in found if each.first and not each.skipped)
+        for document in documents(batch, request.column, request.invalid):
+            if document.first and not document.skipped:
+                yield document
 
 
 def _separator_id(request: Request) -> int | None:
@@ -211,12 +213,12 @@ def _separator_id(request: Request) -> int | None:
     encoding = open_tokenizer(request.tokenizer)
     if request.separator not in encoding.special_tokens_set:
         known = ", ".join(sorted(encoding.special_tokens_set))
-        raise PrepareError(f"{request.separator!r} is no special token of {request.tokenizer}; known: {known}")
+        raise PrepareError(f"{request.separator!r} is not a special token of {request.tokenizer}; known: {known}")
     return encoding.encode_single_token(request.separator)
 
 
-def _existing(to: Path, request: Request, files: Sequence[SourceFile], limits: Limits) -> DatasetJson | None:
-    """The dataset.json that already answers this request: the same text, and every file it lists whole; else None."""
+def _find_existing(to: Path, request: Request, files: Sequence[SourceFile], limits: Limits) -> DatasetJson | None:
+    """The dataset.json that already answers this request: the same text, and every listed file intact; else None."""
     try:
         dataset: DatasetJson = json.loads((to / DATASET).read_text())
         if dataset["request"] != asdict(request):
@@ -224,14 +226,14 @@ def _existing(to: Path, request: Request, files: Sequence[SourceFile], limits: L
         whole = all(digest_file(to / name)["sha256"] == entry["sha256"] for name, entry in dataset["files"].items())
         same = whole and dataset["source_sha256"] == _source_sha256(files, request, limits)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # absent, torn or foreign: prepare anew
+        return None  # absent, torn or foreign: prepare again
     return dataset if same else None
 
 
 def _source_sha256(files: Sequence[SourceFile], request: Request, limits: Limits) -> str:
-    """What Split makes of the same documents, without tokenising them."""
+    """The sha256 that Split computes for the same documents, without tokenising them."""
     known, count, size_bytes = "", 0, 0
-    for document in _readable(files, request):
+    for document in _readable_documents(files, request):
         if not limits.allow(count, size_bytes, document.size_bytes):
             break
         known = chained(known, bytes.fromhex(document.sha256))
@@ -245,38 +247,55 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--source", required=True, action="append",
         help=f"{PYTHON_STDLIB}, or a file, a folder or a quoted glob of text, JSON Lines or Parquet; repeatable",
     )  # fmt: skip
-    parser.add_argument("--named", help="what dataset.json calls the source (default: as --source says)")
-    parser.add_argument("--revision", help="the commit of a source that was downloaded, for dataset.json")
+    parser.add_argument("--named", help="name of the source in dataset.json (default: --source)")
+    parser.add_argument("--revision", help="commit of a downloaded source, for dataset.json")
     parser.add_argument("--tokenizer", default="gpt2", help="bytes (no download) or a tiktoken name (default: gpt2)")
     parser.add_argument("--separator", default=END_OF_TEXT, help="special token after each document; '' for none")
-    parser.add_argument("--column", default="text", help="JSON key or Parquet column with the text (default: text)")
+    parser.add_argument("--column", default="text", help="JSON key or Parquet column of the text (default: text)")
     parser.add_argument("--documents", type=int, help="stop after this many documents")
     parser.add_argument("--bytes", type=int, help="stop before this many bytes of text")
     parser.add_argument("--format", choices=KINDS, default=SAFETENSORS, help="default: safetensors")
     parser.add_argument("--shard-tokens", type=int, default=SHARD_TOKENS, help="tokens per file (default: 100 million)")
     parser.add_argument(
-        "--hold-out-every", type=int, default=HOLD_OUT_EVERY, help="one document in N for validation; 0: none"
+        "--hold-out-every",
+        type=int,
+        default=HOLD_OUT_EVERY,
+        help="hold out one document in N for validation; 0: none (default: 20)",
     )
-    parser.add_argument("--invalid", choices=tuple(POLICIES), default=SKIP, help="documents that are not UTF-8")
+    parser.add_argument(
+        "--invalid",
+        choices=tuple(POLICIES),
+        default=SKIP,
+        help="what to do with documents that are not UTF-8 (default: skip)",
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     parser.add_argument("--to", type=Path, required=True, help="folder for the token files and dataset.json")
-    asked = parser.parse_args(arguments)
-    if min(asked.shard_tokens, asked.workers) < 1 or asked.hold_out_every < 0:
+    options = parser.parse_args(arguments)
+    if min(options.shard_tokens, options.workers) < 1 or options.hold_out_every < 0:
         parser.error("--shard-tokens and --workers must be at least 1, --hold-out-every at least 0")
-    return asked
+    return options
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The program: 0 when the folder holds the dataset, 1 with the reason on stderr."""
-    asked = _parse(arguments)
+    """Runs the program. Returns 0 once the folder has the dataset, or 1 with the reason on stderr."""
+    options = _parse(arguments)
     return_freed_memory()
     request = Request(
-        asked.named or " ".join(asked.source), asked.tokenizer, asked.separator, asked.documents, asked.bytes,
-        asked.column, asked.format, asked.shard_tokens, asked.hold_out_every, asked.invalid, asked.revision,
-    )  # fmt: skip
+        options.named or " ".join(options.source),
+        options.tokenizer,
+        options.separator,
+        options.documents,
+        options.bytes,
+        options.column,
+        options.format,
+        options.shard_tokens,
+        options.hold_out_every,
+        options.invalid,
+        options.revision,
+    )
     try:
-        prepare(request, asked.source, asked.to, asked.workers)
-    except (PrepareError, CorpusError, DataError, TokenizerError, WorkplaceError, WorkerLost, OSError) as error:
+        prepare(request, options.source, options.to, options.workers)
+    except (PrepareError, CorpusError, DataError, TokenizerError, WorkFolderError, WorkerLostError, OSError) as error:
         print(f"prepare: {error}", file=sys.stderr)
         return 1
     return 0

@@ -1,7 +1,7 @@
-"""`python -m trainer.probe`: the largest micro-batch that fits this GPU, and the rate it gives; seconds, not minutes.
+"""`python -m trainer.probe`: the largest micro-batch that fits this GPU, and its rate, in seconds.
 
-One process, random tokens, the run's real shapes: forward, backward and optimizer step. On a CPU, which has no hard
-border, it measures the rate of the configured micro-batch only. It writes JSON lines on stdout, the last one is the
+One process, random tokens, the run's real shapes: forward, backward and optimizer step. On a CPU, where memory
+sets no hard limit, it only measures the rate of the configured micro-batch. It prints JSON lines, the last one is the
 result. It must not touch the run folder, and it does not measure the communication between GPUs.
 
 Example::
@@ -35,7 +35,7 @@ from trainer.progress import print_event, print_line
 from trainer.training.compile_check import compile_fault
 
 HEADROOM_GIB = 0.5
-"""Left free beside the measured peak: NCCL's buffers and the validation's own shapes come later."""
+"""Left free beside the measured peak: NCCL's buffers and the shapes of the validation come later."""
 MEASURE_S = 1.0
 FEWEST_MEASUREMENTS = 2
 COMPILE_BATCHES = 3
@@ -59,7 +59,7 @@ class ProbeResult(TypedDict):
 
 
 @dataclass
-class Subject:
+class ProbedModel:
     """The model and its optimizers as the run will build them."""
 
     model: GPT
@@ -81,7 +81,7 @@ class Subject:
         loss.backward()  # type: ignore[no-untyped-call]
 
     def optimizer_step(self) -> None:
-        """Gradients stay, so that a second call finds them again."""
+        """Steps all optimizers. Gradients stay, for a second call."""
         for optimizer in self.optimizers:
             optimizer.step()
 
@@ -95,15 +95,15 @@ def probe(config: RunConfig, ranks: int, device: torch.device) -> ProbeResult:
         raise ProbeError(str(error)) from error
     share = train.global_batch // ranks
     free_gib = torch.cuda.mem_get_info(device)[0] / GIB if device.type == "cuda" else None
-    subject = _build(config, device)
+    probed = _build(config, device)
     if free_gib is None:
         micro_batch, peak_gib = _configured(train.micro_batch, share), None
     else:
-        micro_batch, peak_gib = _largest(subject, share, free_gib)
-    fault = _compile(subject, micro_batch)
+        micro_batch, peak_gib = _largest(probed, share, free_gib)
+    fault = _compile(probed, micro_batch)
     accumulation = share // micro_batch
-    step_s = accumulation * _seconds(lambda: subject.micro_step(micro_batch), device)
-    step_s += _seconds(subject.optimizer_step, device)
+    step_s = accumulation * _seconds(lambda: probed.micro_step(micro_batch), device)
+    step_s += _seconds(probed.optimizer_step, device)
     return {
         "micro_batch": micro_batch,
         "accumulation": accumulation,
@@ -116,12 +116,12 @@ def probe(config: RunConfig, ranks: int, device: torch.device) -> ProbeResult:
     }
 
 
-def _build(config: RunConfig, device: torch.device) -> Subject:
+def _build(config: RunConfig, device: torch.device) -> ProbedModel:
     torch.manual_seed(config.train.seed)
     torch.set_float32_matmul_precision("high" if config.train.tf32 else "highest")
     model = GPT(config.model, config.train.activation_checkpointing).to(device)
     dtype, _ = choose_precision(config.train.precision, device)
-    return Subject(model, build_optimizers(model, config.train), config, device, autocast_to(dtype, device))
+    return ProbedModel(model, build_optimizers(model, config.train), config, device, autocast_to(dtype, device))
 
 
 def _configured(micro_batch: int, share: int) -> int:
@@ -129,9 +129,9 @@ def _configured(micro_batch: int, share: int) -> int:
     return next(size for size in divisors(share) if size <= max(1, micro_batch))
 
 
-def _largest(subject: Subject, share: int, free_gib: float) -> tuple[int, float]:
+def _largest(probed: ProbedModel, share: int, free_gib: float) -> tuple[int, float]:
     """The largest divisor of the share that fits, and its peak. Raises ProbeError when one sequence does not fit."""
-    config = subject.config
+    config = probed.config
     predicted = largest_micro_batch(
         config.model,
         share,
@@ -140,13 +140,13 @@ def _largest(subject: Subject, share: int, free_gib: float) -> tuple[int, float]
         activation_checkpointing=config.train.activation_checkpointing,
         optimizer=config.train.optimizer,
     )
-    found = search(divisors(share), predicted, lambda size: _peak_gib(subject, size, free_gib))
-    if found is None:
+    fitting = search(divisors(share), predicted, lambda size: _peak_gib(probed, size, free_gib))
+    if fitting is None:
         raise ProbeError(
             f"one sequence of {config.model.context_length} tokens does not fit into the {free_gib:.1f} GiB that are "
             "free: set train.activation_checkpointing = true, or take a card with more memory"
         )
-    return found
+    return fitting
 
 
 def search(
@@ -155,7 +155,7 @@ def search(
     """The largest of sizes (largest first) that has a peak, and that peak; None where none has.
 
     It starts at the predicted size and walks down to the first that fits, or up to the first that does not: where the
-    prediction is right, two tries.
+    prediction is right, that takes two tries.
     """
     at = sizes.index(predicted) if predicted is not None else len(sizes) - 1
     peak_gib = peak_gib_of(sizes[at])
@@ -167,19 +167,19 @@ def search(
     return sizes[at], peak_gib
 
 
-def _peak_gib(subject: Subject, micro_batch: int, free_gib: float) -> float | None:
+def _peak_gib(probed: ProbedModel, micro_batch: int, free_gib: float) -> float | None:
     """Peak reserved memory of two steps at this micro-batch, or None where it does not fit beside the headroom.
 
     Two, because the second one has gradients and optimizer state in place while the activations grow.
     """
-    device = subject.device
+    device = probed.device
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     try:
         for _ in range(2):
-            subject.micro_step(micro_batch)
-            subject.optimizer_step()
+            probed.micro_step(micro_batch)
+            probed.optimizer_step()
         torch.cuda.synchronize(device)
     except torch.OutOfMemoryError:
         print_event("tried", micro_batch=micro_batch, fits=False)
@@ -190,20 +190,20 @@ def _peak_gib(subject: Subject, micro_batch: int, free_gib: float) -> float | No
     return round(peak_gib, 2) if fits else None
 
 
-def _compile(subject: Subject, micro_batch: int) -> str | None:
-    """Compiles the model where the run will; returns why it should not, else None."""
-    wanted = subject.config.train.compile
-    if not (subject.device.type == "cuda" if wanted is None else wanted):
+def _compile(probed: ProbedModel, micro_batch: int) -> str | None:
+    """Compiles the model where the run will; returns the compile check's fault, or None."""
+    choice = probed.config.train.compile
+    if not (probed.device.type == "cuda" if choice is None else choice):
         return None
-    batches = [subject.batch(micro_batch) for _ in range(COMPILE_BATCHES)]
-    fault = compile_fault(subject.model, batches, subject.autocast)
+    batches = [probed.batch(micro_batch) for _ in range(COMPILE_BATCHES)]
+    fault = compile_fault(probed.model, batches, probed.autocast)
     if fault is not None:
-        subject.model.compile_parts(False)
+        probed.model.compile_parts(False)
     return fault
 
 
 def _seconds(work: Callable[[], None], device: torch.device) -> float:
-    """Median wall time of one call, after one that does not count."""
+    """Median wall time of one call in seconds, after one call to warm up."""
     times: list[float] = []
     began = time.perf_counter()
     while len(times) <= FEWEST_MEASUREMENTS or time.perf_counter() - began < MEASURE_S:
@@ -216,33 +216,35 @@ def _seconds(work: Callable[[], None], device: torch.device) -> float:
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m trainer.probe", description="Find the largest micro-batch.")
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer.probe", description="Find the largest micro-batch that fits this GPU."
+    )
     parser.add_argument("--config", required=True, help="a config.json: its text, its path, or a run folder")
-    parser.add_argument("--ranks", type=int, default=1, help="GPUs the global batch will be spread over (default: 1)")
+    parser.add_argument("--ranks", type=int, default=1, help="GPUs that share the global batch (default: 1)")
     parser.add_argument("--device", help="cpu or cuda (default: the configuration's)")
     return parser.parse_args(arguments)
 
 
-def _read_config(asked: str) -> RunConfig:
-    if asked.lstrip().startswith("{"):
-        return RunConfig.from_json(asked)
-    path = Path(asked)
+def _read_config(options: str) -> RunConfig:
+    if options.lstrip().startswith("{"):
+        return RunConfig.from_json(options)
+    path = Path(options)
     return RunConfig.from_json((path / "config.json" if path.is_dir() else path).read_text())
 
 
-def _device(wanted: str) -> torch.device:
+def _device(choice: str) -> torch.device:
     usable = torch.cuda.is_available()
-    if wanted == "cuda" and not usable:
-        raise ProbeError("device cuda was asked for, but torch sees no usable card here")
-    return torch.device("cuda" if usable and wanted != "cpu" else "cpu")
+    if choice == "cuda" and not usable:
+        raise ProbeError("device is cuda, but torch sees no usable card on this machine")
+    return torch.device("cuda" if usable and choice != "cpu" else "cpu")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The program: 0 with the result as last line on stdout, 1 with the reason on stderr."""
-    asked = _parse(arguments)
+    """Runs the program. Returns 0 with the result as the last line on stdout, or 1 with the reason on stderr."""
+    options = _parse(arguments)
     try:
-        config = _read_config(asked.config)
-        print_line(**probe(config, asked.ranks, _device(asked.device or config.device)))
+        config = _read_config(options.config)
+        print_line(**probe(config, options.ranks, _device(options.device or config.device)))
     except (ContractError, ProbeError, OSError) as error:
         print(f"probe: {error}", file=sys.stderr)
         return 1

@@ -7,7 +7,7 @@ code from a file: tensors are safetensors or a pickle restricted to tensors and 
 Example::
 
     folder = write_checkpoint(run_folder / "checkpoints", Snapshot(step=617, model=..., trainer=..., meta=...))
-    found = find_newest(run_folder)                     # Found(folder, step, rejected={"step-001234": "..."})
+    point = find_newest(run_folder)                     # ResumePoint(folder, step, rejected={"step-001234": "..."})
     model, meta = load_model(run_folder, torch.device("cpu"))
 """
 
@@ -60,7 +60,7 @@ class TrainerState(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A training state on the host, detached from the device: a thread may write it while training goes on."""
+    """A training state on the host, detached from the device: a thread may write it while training continues."""
 
     step: int
     model: dict[str, Tensor]
@@ -71,27 +71,27 @@ class Snapshot:
 
 
 def to_host(value: Value) -> Value:
-    """A copy of nested tensors in host memory. On the CPU a copy as well: training goes on changing the original.
+    """A copy of nested tensors in host memory. On the CPU it is a copy too: training keeps changing the original.
 
     From a GPU into pinned memory, which PyTorch keeps for the next time: 2 GB in a tenth of a second.
     """
-    copy: Value = _copied(value)
+    copy: Value = _copy_to_host(value)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return copy
 
 
-def _copied(value: Any) -> Any:
+def _copy_to_host(value: Any) -> Any:
     if isinstance(value, Tensor):
         host = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
         return host.copy_(value.detach(), non_blocking=True)
     if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
+        return {key: _copy_to_host(item) for key, item in value.items()}
     return value
 
 
 def size_bytes(snapshot: Snapshot) -> int:
-    """What the folder will take on disk, nearly: its tensors and some headers."""
+    """About what the folder takes on disk: its tensors and some headers."""
     tensors = [*snapshot.model.values()]
     for entry in snapshot.trainer.get("optimizer", {}).values():
         tensors += entry.values()
@@ -99,7 +99,7 @@ def size_bytes(snapshot: Snapshot) -> int:
 
 
 def write_checkpoint(root: Path, snapshot: Snapshot) -> Path:
-    """Writes root/step-NNNNNN and returns it. Raises OSError (disk full) and then leaves nothing of it behind."""
+    """Writes root/step-NNNNNN and returns it. Raises OSError (disk full), and then leaves nothing behind."""
     final = root / checkpoint_name(snapshot.step)
     temporary = root / (TEMPORARY_PREFIX + final.name)
     try:
@@ -122,7 +122,7 @@ def write_checkpoint(root: Path, snapshot: Snapshot) -> Path:
 
 
 def _put_in_place(temporary: Path, final: Path) -> None:
-    """A folder of this step may be there already, when an older run of the same steps was damaged: it goes aside."""
+    """Moves a folder of the same step aside first: a damaged one may exist."""
     aside = temporary.with_name(temporary.name + "-replaced")
     if final.exists():
         final.rename(aside)
@@ -175,7 +175,7 @@ def write_weights(path: Path, tensors: dict[str, Tensor]) -> ManifestEntry:
 
 
 def save_trainer_state(state: TrainerState, file: HashingFile) -> None:
-    """torch.save without zip's CRC: the manifest's sha256 says more, and the CRC holds up the training thread."""
+    """torch.save without zip's CRC: the manifest has a sha256, and the CRC delays the training thread."""
     torch.serialization.set_crc32_options(False)
     torch.save(state, cast(IO[bytes], file))
 
@@ -193,7 +193,7 @@ def write_durably(path: Path, write: Callable[[HashingFile], object]) -> Manifes
 
 
 def write_manifest(folder: Path, files: Mapping[str, ManifestEntry]) -> None:
-    """Replaces the manifest by rename, so that it is never half there, and makes the folder durable."""
+    """Replaces the manifest by rename, so that it is never half written, and makes the folder durable."""
     fresh = folder / (TEMPORARY_PREFIX + MANIFEST_FILE)
     write_durably(fresh, lambda file: file.write(_as_json({"files": files})))
     fresh.replace(folder / MANIFEST_FILE)
@@ -214,7 +214,7 @@ def _as_json(value: object) -> bytes:
 
 
 @dataclass(frozen=True)
-class Found:
+class ResumePoint:
     """The newest checkpoint that can be resumed from, and the newer ones that cannot: folder name to reason."""
 
     folder: Path | None
@@ -223,22 +223,22 @@ class Found:
 
 
 def checkpoint_steps(root: Path) -> dict[int, Path]:
-    """Checkpoint folders under root by step, oldest first. Links, temporary and strange folders do not count."""
+    """Checkpoint folders under root by step, oldest first. Skips links and folders with other names."""
     folders = [path for path in root.iterdir() if path.is_dir() and not path.is_symlink()] if root.is_dir() else []
     steps = {step: path for path in folders if (step := checkpoint_step(path.name)) is not None}
     return dict(sorted(steps.items()))
 
 
-def find_newest(run_folder: Path) -> Found:
+def find_newest(run_folder: Path) -> ResumePoint:
     """The newest checkpoint whose manifest verifies and that holds the trainer's state; the links are not trusted."""
     rejected: dict[str, str] = {}
     for step, folder in reversed(checkpoint_steps(run_folder / CHECKPOINTS).items()):
         try:
             if TRAINER_STATE_FILE in verify(folder):
-                return Found(folder, step, rejected)
+                return ResumePoint(folder, step, rejected)
         except CheckpointError as error:
             rejected[folder.name] = str(error)
-    return Found(None, 0, rejected)
+    return ResumePoint(None, 0, rejected)
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -254,7 +254,7 @@ def read_trainer_state(folder: Path) -> TrainerState:
     path = folder / TRAINER_STATE_FILE
     if not path.exists():
         raise CheckpointError(
-            f"{folder.name}: holds weights only, no {TRAINER_STATE_FILE}; training cannot go on from it"
+            f"{folder.name}: holds weights only, no {TRAINER_STATE_FILE}; training cannot resume from it"
         )
     try:
         state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
@@ -262,7 +262,7 @@ def read_trainer_state(folder: Path) -> TrainerState:
         first_line = str(error).partition("\n")[0]
         raise CheckpointError(f"{folder.name}: {TRAINER_STATE_FILE} is refused: {first_line}") from error
     if not isinstance(state, dict):
-        raise CheckpointError(f"{folder.name}: {TRAINER_STATE_FILE} is not one of ours")
+        raise CheckpointError(f"{folder.name}: {TRAINER_STATE_FILE} is not the trainer's")
     return cast(TrainerState, state)
 
 
@@ -274,7 +274,7 @@ def load_model(path: Path, device: torch.device) -> tuple[GPT, CheckpointMeta]:
     known = {item.name for item in dataclasses.fields(ModelConfig)}
     shape = meta.get("model")
     if not isinstance(shape, dict) or not shape.keys() <= known:
-        raise CheckpointError(f"{folder.name}: {META_FILE} does not describe a model of this program")
+        raise CheckpointError(f"{folder.name}: {META_FILE} does not describe a model of this trainer")
     model = GPT(ModelConfig(**shape))
     try:
         model.load_unpadded_state(read_weights(folder))

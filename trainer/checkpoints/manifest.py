@@ -1,6 +1,6 @@
 """What a checkpoint folder says about itself, read and verified without torch: MANIFEST.json, sha256, meta.json.
 
-checkpoint.py writes such folders and loads what is in them; programs that need no torch, such as the export, come here.
+checkpoint.py writes such folders and loads their tensors; programs without torch, such as the export, use this module.
 It must not know what a tensor is.
 
 Example::
@@ -79,9 +79,9 @@ def verify(folder: Path, only: Collection[str] | None = None) -> dict[str, Manif
 
 
 def sha256_of(file: BufferedIOBase) -> str:
-    """Digest of the rest of an open file. By hand: hashlib.file_digest needs Python 3.11, and machines have 3.10."""
+    """Digest of the rest of an open file. Own code: hashlib.file_digest needs Python 3.11, and machines have 3.10."""
     digest = hashlib.sha256()
-    block = memoryview(bytearray(HASH_BLOCK_BYTES))  # one for all: new ones would cost as much as half the hashing
+    block = memoryview(bytearray(HASH_BLOCK_BYTES))  # reused: new ones would cost half as much as the hashing
     while length := file.readinto(block):
         digest.update(block[:length])
     return digest.hexdigest()
@@ -104,7 +104,7 @@ def tokenizer_name(meta: CheckpointMeta, override: str | None = None) -> str:
 
 
 def checkpoint_folder(path: Path) -> Path:
-    """The checkpoint meant by path: itself, or of a run folder its best, else its latest. Raises CheckpointError."""
+    """The checkpoint at path: the folder itself, or a run folder's best, else its latest. Raises CheckpointError."""
     candidates = (path, path / CHECKPOINTS / BEST, path / CHECKPOINTS / LATEST)
     for folder in candidates:
         if (folder / MANIFEST_FILE).is_file():

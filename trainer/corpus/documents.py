@@ -1,9 +1,9 @@
-"""Text files, JSON Lines and Parquet as one stream of raw documents, in bounded memory, from any place on.
+"""Text files, JSON Lines and Parquet as one stream of raw documents, in bounded memory, from any position.
 
-The order is that of the files' paths and of what stands in them; it depends on nothing else. Documents leave as bytes
-in batches of half a mebibyte, each with the place after it, so that reading can go on there in another process after a
-kill. A text file's documents are parted by the end-of-text mark; one that is larger than a batch should be comes in
-pieces, cut where no tokenizer joins anything: before the white space after a letter. It must not know about tokens.
+The order depends only on the files' paths and their content. Documents leave as bytes in batches of 512 KiB, each with
+the place after it, so that another process can resume there after a kill. The end-of-text mark separates a text file's
+documents; a large one arrives in pieces, cut where no tokenizer joins anything: before the white space after a letter.
+It must not know about tokens.
 
 Example::
 
@@ -34,12 +34,12 @@ PYTHON_STDLIB = "python-stdlib"
 STDLIB_SKIPPED = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "lib2to3"})
 TEXT, JSON_LINES, PARQUET = "text", "JSON Lines", "Parquet"
 SUFFIXES = {".txt": TEXT, ".jsonl": JSON_LINES, ".ndjson": JSON_LINES, ".json": JSON_LINES, ".parquet": PARQUET}
-"""Any other suffix is text, where the file is named itself; a folder is searched for these but .json."""
+"""Any other suffix is text, for a file given by name; in a folder, files with these suffixes count, except .json."""
 GZIP = ".gz"
 BATCH_BYTES = 2**19
 BATCH_RECORDS = 10_000
 PIECE_BYTES = 4 * 2**20
-"""A text document beyond this is read twice: for its hash, which decides the side of the split, and for its tokens."""
+"""A larger text document is read twice: for its hash, which decides the side of the split, and for its tokens."""
 LONGEST_LINE_BYTES = 256 * 2**20
 MARK = END_OF_TEXT.encode()
 CUT = re.compile(r"[^\W\d_](?=[ \n])")
@@ -56,7 +56,7 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Extent:
-    """Where a large document lies in its file, its sha256, and whether it is UTF-8 throughout."""
+    """Where a large document is in its file, its sha256, and whether all of it is UTF-8."""
 
     start: int
     stop: int
@@ -66,7 +66,7 @@ class Extent:
 
 @dataclass(frozen=True)
 class Place:
-    """A place in a list of files: bytes (or rows) of file number `file` before it, maybe within a large document."""
+    """A place in a list of files: bytes (or rows) of file number `file` before it, possibly within a large document."""
 
     file: int = 0
     offset: int = 0
@@ -84,7 +84,7 @@ class Piece:
 
 
 class Record(NamedTuple):
-    """One raw document, line or piece; where the next one begins, and how much of the file is then read."""
+    """One raw document, line or piece; where the next one begins, and how many bytes of the file are read by then."""
 
     raw: bytes | Piece
     offset: int
@@ -94,7 +94,7 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """Raw documents of one kind: what a worker gets. `start` is where the first one lies."""
+    """Raw documents of one kind: what a worker gets. `start` is the offset of the first one."""
 
     path: Path
     kind: str
@@ -102,59 +102,59 @@ class Batch:
     records: tuple[bytes | Piece, ...]
     after: Place
     done_bytes: int
-    """Of all files, up to here: for progress. Compressed bytes where files are compressed."""
+    """Bytes of all files up to here, for progress; compressed bytes where files are compressed."""
 
 
 def find_files(sources: Sequence[str]) -> list[SourceFile]:
-    """The files of paths, globs and folders, sorted: the order must not depend on the file system. CorpusError."""
+    """The files of paths, globs and folders, sorted, whatever the file system's order. Raises CorpusError."""
     if list(sources) == [PYTHON_STDLIB]:
         return [SourceFile(path, TEXT, path.stat().st_size) for path in _stdlib()]
-    found = {path for source in sources for path in _matches(source)}
-    return [SourceFile(path, kind_of(path), path.stat().st_size) for path in sorted(found)]
+    paths = {path for source in sources for path in _expand_source(source)}
+    return [SourceFile(path, file_kind(path), path.stat().st_size) for path in sorted(paths)]
 
 
-def kind_of(path: Path) -> str:
-    """By suffix, below .gz; what is not known is text."""
+def file_kind(path: Path) -> str:
+    """By the suffix before .gz; an unknown suffix is text. Raises CorpusError for other compressions."""
     name = Path(path.name.removesuffix(GZIP))
     if path.suffix in (".zst", ".xz", ".bz2", ".zip"):
-        raise CorpusError(f"{path}: {path.suffix} is not read here: unpack it, or pack it with gzip")
+        raise CorpusError(f"{path}: {path.suffix} cannot be read: unpack it, or compress it with gzip")
     return SUFFIXES.get(name.suffix.lower(), TEXT)
 
 
-def _matches(source: str) -> list[Path]:
+def _expand_source(source: str) -> list[Path]:
     if "://" in source:
-        raise CorpusError(f"{source} is not a local file: download it first, or name a file, a folder or a glob")
+        raise CorpusError(f"{source} is not a local file: download it first, or give a file, a folder or a glob")
     path = Path(source)
     if path.is_dir():
         return _in_folder(path)
     files = [Path(name) for name in ([source] if path.is_file() else glob.glob(source, recursive=True))]
     files = [path for path in files if path.is_file()]
     if not files:
-        raise CorpusError(f"{source} names no text file; give a file, a folder or a glob in quotes")
+        raise CorpusError(f"{source} matches no text file: give a file, a folder or a glob in quotes")
     return files
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    wanted = set(SUFFIXES) - {".json"}
-    found = [path for path in folder.rglob("*") if Path(path.name.removesuffix(GZIP)).suffix.lower() in wanted]
-    files = [path for path in found if path.is_file()]
-    kinds = {kind_of(path) for path in files}
+    suffixes = set(SUFFIXES) - {".json"}
+    candidates = [path for path in folder.rglob("*") if Path(path.name.removesuffix(GZIP)).suffix.lower() in suffixes]
+    files = [path for path in candidates if path.is_file()]
+    kinds = {file_kind(path) for path in files}
     if len(kinds) > 1:
-        raise CorpusError(f"{folder} holds {' and '.join(sorted(kinds))}: name one kind with a glob in quotes")
+        raise CorpusError(f"{folder} has {' and '.join(sorted(kinds))}: choose one kind with a glob in quotes")
     if not files:
-        raise CorpusError(f"{folder} names no text file: it holds no .txt, .jsonl or .parquet")
+        raise CorpusError(f"{folder} has no text file: no .txt, .jsonl or .parquet found")
     return files
 
 
 def _stdlib() -> list[Path]:
     root = Path(sysconfig.get_path("stdlib"))
-    # By the hash of their names: what the size limit leaves is then a sample of the whole, not the letters a to m.
-    found = (path for path in root.rglob("*.py") if not STDLIB_SKIPPED.intersection(path.relative_to(root).parts))
-    return sorted(found, key=lambda path: hashlib.sha256(path.relative_to(root).as_posix().encode()).digest())
+    # Sorted by the hash of their names: the size limit then takes a sample of the whole, not the letters a to m.
+    modules = (path for path in root.rglob("*.py") if not STDLIB_SKIPPED.intersection(path.relative_to(root).parts))
+    return sorted(modules, key=lambda path: hashlib.sha256(path.relative_to(root).as_posix().encode()).digest())
 
 
 def read_batches(files: Sequence[SourceFile], place: Place, column: str) -> Iterator[Batch]:
-    """Everything after the place, in order. A batch may cross from one text file into the next."""
+    """Everything after the place, in order. A batch may span several text files."""
     before_bytes = sum(file.size_bytes for file in files[: place.file])
     records: list[bytes | Piece] = []
     gathered_bytes, start = 0, place.offset
@@ -172,7 +172,7 @@ def read_batches(files: Sequence[SourceFile], place: Place, column: str) -> Iter
                 yield Batch(file.path, file.kind, start, tuple(records), here, done)
                 records, gathered_bytes, start = [], 0, record.offset
         before_bytes += file.size_bytes
-        # Small text files share a batch; a line or row is told by its place in one file.
+        # Small text files share a batch; a line or row needs its position in one file.
         if records and (file.kind != TEXT or index + 1 == len(files) or files[index + 1].kind != TEXT):
             yield Batch(file.path, file.kind, start, tuple(records), after, done_bytes)
             records, gathered_bytes = [], 0
@@ -190,13 +190,13 @@ def _read_file(file: SourceFile, offset: int, extent: Extent | None, column: str
         if file.kind == JSON_LINES:
             yield from _lines(file.path, stream, on_disk)
         else:
-            # A Python file is one document: a mark in it is source text, not a border between documents.
+            # A Python file is one document: a mark in it is source text, not a separator.
             yield from _documents(stream, on_disk, extent, None if file.path.suffix == ".py" else MARK)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """The file's content, and the file on disk, whose position tells how far it is read."""
+    """The file's content, and the file on disk, whose position is how far it is read."""
     with path.open("rb") as on_disk:
         if path.suffix != GZIP:
             yield on_disk, on_disk
@@ -205,7 +205,7 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
             with gzip.open(on_disk) as stream:
                 yield stream, on_disk  # type: ignore[misc]  # reads as a BinaryIO does
         except (gzip.BadGzipFile, EOFError) as error:
-            raise CorpusError(f"{path}: damaged or no gzip file: {error}") from error
+            raise CorpusError(f"{path}: damaged, or not a gzip file: {error}") from error
 
 
 def _lines(path: Path, stream: BinaryIO, on_disk: BinaryIO) -> Iterator[Record]:
@@ -239,7 +239,7 @@ def _documents(stream: BinaryIO, on_disk: BinaryIO, extent: Extent | None, mark:
 
 
 def _extent(stream: BinaryIO, start: int, mark: bytes | None) -> Extent:
-    """Looks for the end of the document at `start`, hashing on the way."""
+    """Finds the end of the document at `start`, and hashes it."""
     digest, decoder, valid = hashlib.sha256(), codecs.getincrementaldecoder("utf-8")(), True
     stream.seek(start)
     rest, stop, ended = b"", start, False
@@ -248,7 +248,7 @@ def _extent(stream: BinaryIO, start: int, mark: bytes | None) -> Extent:
         text = rest + chunk
         at = text.find(mark) if mark else -1
         ended = at >= 0 or not chunk
-        # The last bytes may be the beginning of a mark: they wait for the next chunk.
+        # The last bytes may begin a mark: they wait for the next chunk.
         known = at if at >= 0 else len(text) - (len(mark) - 1 if mark and chunk else 0)
         text, rest = text[: max(known, 0)], text[max(known, 0) :]
         digest.update(text)
@@ -262,25 +262,25 @@ def _extent(stream: BinaryIO, start: int, mark: bytes | None) -> Extent:
 
 
 def _pieces(stream: BinaryIO, on_disk: BinaryIO, offset: int, extent: Extent) -> Iterator[Record]:
-    """The document from `offset` on."""
+    """The rest of the document from `offset`."""
     while offset < extent.stop:
         stream.seek(offset)
         raw = stream.read(min(PIECE_BYTES, extent.stop - offset))
         first, last = offset == extent.start, offset + len(raw) == extent.stop
         if not last:
-            raw = raw[: _cut(raw)]
+            raw = raw[: _cut_position(raw)]
         offset += len(raw)
-        # The place after the last piece is within the extent still; whoever goes on from there passes the mark.
+        # The place after the last piece is still within the extent: resuming there skips the mark.
         yield Record(Piece(raw, extent, first, last), offset, extent, on_disk.tell())
 
 
-def _cut(raw: bytes) -> int:
+def _cut_position(raw: bytes) -> int:
     """Where to cut: after the last letter that white space follows; in a text without one, between characters."""
-    text = raw.decode(errors="surrogateescape")  # no byte is lost, not even of a last character that is cut in two
+    text = raw.decode(errors="surrogateescape")  # no byte is lost, not even where the last character is cut in two
     for window in (2**12, 2**16, len(text)):
-        found = deque(CUT.finditer(text, max(0, len(text) - window)), maxlen=1)
-        if found:
-            return len(text[: found[0].end()].encode(errors="surrogateescape"))
+        last_cut = deque(CUT.finditer(text, max(0, len(text) - window)), maxlen=1)
+        if last_cut:
+            return len(text[: last_cut[0].end()].encode(errors="surrogateescape"))
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     decoder.decode(raw)
     return len(raw) - len(decoder.getstate()[0])

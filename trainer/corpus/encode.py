@@ -1,12 +1,12 @@
-"""Raw documents to token ids: what one worker does with one batch, and which documents there are none of.
+"""Raw documents to token ids: what one worker does with one batch, and which documents it skips.
 
-Parses, hashes, decides the side of the split, tokenises. Pure but for the tokenizer that a worker opens once. It must
-not know where batches come from or where ids go.
+Parses, hashes, decides the side of the split, tokenises. Pure except for the tokenizer, which a worker opens once. It
+must not read or write files.
 
 Example::
 
-    order = Order("gpt2", 50256, "uint16", "text", 20)
-    encoded = encode_batch(batch, order)
+    settings = EncodeSettings("gpt2", 50256, "uint16", "text", 20)
+    encoded = encode_batch(batch, settings)
     encoded.ids, encoded.lengths, encoded.held_out, encoded.invalid
 """
 
@@ -34,12 +34,12 @@ POLICIES = {
     SKIP: "a document that is not UTF-8 is left out and counted",
     REPLACE: "a document that is not UTF-8 is counted, and U+FFFD stands for what is wrong in it",
 }
-"""What happens to invalid UTF-8."""
+"""What happens to invalid UTF-8, as dataset.json says it."""
 
 
 @dataclass(frozen=True)
-class Order:
-    """What to make of a document."""
+class EncodeSettings:
+    """How to turn a document into ids."""
 
     tokenizer: str
     mark: int | None
@@ -53,7 +53,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Document:
-    """One document or a piece of a large one. What is skipped has a reason and no text; `broken`: not all UTF-8."""
+    """One document or a piece of a large one. A skipped one has a reason and no text; `broken`: not all UTF-8."""
 
     text: str
     sha256: str
@@ -80,31 +80,31 @@ class Encoded:
     empty: int
 
 
-def encode_batch(batch: Batch, order: Order) -> Encoded:
-    """Everything about a batch. Raises CorpusError for a line that is no JSON or has no text."""
-    encoding = _encoding(order.tokenizer)
-    mark = [] if order.mark is None else [np.array([order.mark], order.dtype)]
-    kept: list[Document] = []
+def encode_batch(batch: Batch, settings: EncodeSettings) -> Encoded:
+    """Encodes a batch. Raises CorpusError for a line that is not JSON or has no text."""
+    encoding = _encoding(settings.tokenizer)
+    mark = [] if settings.mark is None else [np.array([settings.mark], settings.dtype)]
+    encoded: list[Document] = []
     parts: list[StoredIds] = []
     lengths: list[int] = []
     invalid = empty = 0
-    for document in documents(batch, order.column, order.invalid):
+    for document in documents(batch, settings.column, settings.invalid):
         invalid += document.first and document.broken
         empty += document.skipped == EMPTY
         if document.skipped:
             continue
         ids = encode(encoding, document.text)
-        parts += [ids.astype(order.dtype), *(mark if document.last else [])]
+        parts += [ids.astype(settings.dtype), *(mark if document.last else [])]
         lengths.append(len(ids) + (len(mark) if document.last else 0))
-        kept.append(document)
+        encoded.append(document)
     return Encoded(
-        np.concatenate(parts) if parts else np.empty(0, order.dtype),
+        np.concatenate(parts) if parts else np.empty(0, settings.dtype),
         np.array(lengths, np.int64),
-        np.array([document.size_bytes if document.first else 0 for document in kept], np.int64),
-        np.array([document.first for document in kept], np.bool_),
-        np.array([document.last for document in kept], np.bool_),
-        np.array([is_held_out(document.sha256, order.held_out_every) for document in kept], np.bool_),
-        tuple(bytes.fromhex(document.sha256) for document in kept),
+        np.array([document.size_bytes if document.first else 0 for document in encoded], np.int64),
+        np.array([document.first for document in encoded], np.bool_),
+        np.array([document.last for document in encoded], np.bool_),
+        np.array([is_held_out(document.sha256, settings.held_out_every) for document in encoded], np.bool_),
+        tuple(bytes.fromhex(document.sha256) for document in encoded),
         invalid,
         empty,
     )
@@ -138,7 +138,7 @@ def _document(raw: bytes, invalid: str) -> Document:
         text, broken = raw.decode(errors="replace"), True
     if broken and invalid == SKIP:
         return Document("", "", 0, skipped=INVALID, broken=True)
-    if not text.strip():  # Unicode knows more white space than ASCII
+    if not text.strip():  # Unicode has more white space than ASCII
         return Document("", "", 0, skipped=EMPTY)
     return Document(text, hashlib.sha256(raw).hexdigest(), len(raw), broken=broken)
 
@@ -155,10 +155,10 @@ def _text_of_line(path: Path, offset: int, line: bytes, column: str) -> bytes:
     if not line.strip():
         return b""
     try:
-        # Bytes that are no UTF-8 become lone surrogates here and UTF-8 that is none below, so that they are counted.
+        # Bytes that are not UTF-8 become lone surrogates here and invalid UTF-8 below, so that they are counted.
         value = json.loads(line.decode(errors="surrogateescape"))
     except ValueError as error:
-        raise CorpusError(f"{path}: the line at byte {offset} is no JSON: {error}") from error
+        raise CorpusError(f"{path}: the line at byte {offset} is not JSON: {error}") from error
     if not isinstance(value, dict) or column not in value:
         has = ", ".join(value) if isinstance(value, dict) else f"a {type(value).__name__}"
         raise CorpusError(f"{path}: the line at byte {offset} has no {column!r}; it has: {has}. Choose with --column")

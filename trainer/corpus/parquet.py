@@ -1,6 +1,6 @@
 """Parquet files as rows of raw text: the only importer of pyarrow, which is an extra.
 
-It must not know about the split or tokens; memory stays that of a few hundred rows, however large a row group is.
+It must not know about the split or tokens. It holds a few hundred rows at a time, however large a row group is.
 
 Example::
 
@@ -18,11 +18,11 @@ BUFFER_BYTES = 2**20
 
 
 class CorpusError(ValueError):
-    """The source cannot be read: nothing there, nothing readable, no such column, or a kind that is not known."""
+    """The source cannot be read: missing, damaged, without the column, or of an unknown kind."""
 
 
 def read_rows(path: Path, first_row: int, column: str) -> Iterator[tuple[bytes, int, float]]:
-    """Each row's text (empty for null), the number of the next row, and the share of the file then read."""
+    """Each row's text (empty for null), the number of the next row, and the share of the file read so far."""
     pyarrow = _library(path)
     try:
         with pyarrow.parquet.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False) as file:
@@ -34,12 +34,12 @@ def read_rows(path: Path, first_row: int, column: str) -> Iterator[tuple[bytes, 
                     if row > first_row:
                         yield text or b"", row, row / file.metadata.num_rows
     except (pyarrow.ArrowInvalid, OSError) as error:
-        raise CorpusError(f"{path}: damaged or no Parquet file: {error}") from error
+        raise CorpusError(f"{path}: damaged, or not a Parquet file: {error}") from error
 
 
 def _library(path: Path) -> Any:
     try:
-        # Only who reads Parquet needs pyarrow: 150 MB, and a third of a second to import.
+        # Only here: just Parquet needs pyarrow, 150 MB and a third of a second to import.
         import pyarrow.parquet
     except ImportError as error:
         raise CorpusError(f"{path}: reading Parquet needs pyarrow: pip install 'gptctl[data]'") from error
@@ -65,7 +65,7 @@ def _check_column(path: Path, pyarrow: Any, schema: Any, column: str) -> None:
 
 
 def _groups_from(file: Any, first_row: int) -> tuple[list[int], int]:
-    """The row groups from the one with this row on, and the number of their first row."""
+    """The row groups from the one with this row, and the number of their first row."""
     row = 0
     for group in range(file.num_row_groups):
         rows = file.metadata.row_group(group).num_rows

@@ -1,7 +1,7 @@
-"""A function over a stream by several processes: results in the order of the stream, and only a few under way.
+"""Maps a function over a stream with several processes: results in the stream's order, only a few items ahead.
 
-Own code around concurrent.futures, whose `map` reads the whole stream before the first result. It must not know what is
-computed. Workers end with their parent, however it ends: one that is killed leaves nobody behind.
+Own code around concurrent.futures, whose `map` reads the whole stream before the first result. It must not know what it
+computes. Workers end with their parent, even where it is killed.
 
 Example::
 
@@ -27,26 +27,26 @@ Result = TypeVar("Result")
 AHEAD_PER_WORKER = 2
 
 
-class WorkerLost(RuntimeError):
-    """A worker ended without a word."""
+class WorkerLostError(RuntimeError):
+    """A worker process ended without a result."""
 
 
 @contextmanager
 def ordered(
     work: Callable[[Item], Result], items: Iterable[Item], workers: int
 ) -> Iterator[Iterator[tuple[Item, Result]]]:
-    """Pairs of item and result. One worker is this very process. What `work` raises is raised at its turn."""
+    """Pairs of item and result. One worker means this process. An error of `work` is raised at its item's turn."""
     if workers == 1:
         yield ((item, work(item)) for item in items)
         return
-    # Not forked: a reader's threads may hold locks at that moment, which a child would never see released.
+    # Not forked: a reader's threads may hold locks, which a child would never see released.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, initializer=_end_with_parent)
     try:
         yield _in_order(pool, work, items, AHEAD_PER_WORKER * workers)
     except BrokenProcessPool as error:
-        raise WorkerLost(
-            "a worker process was ended from outside, perhaps for lack of memory: try again with fewer --workers"
+        raise WorkerLostError(
+            "something ended a worker process, perhaps for lack of memory: run the command again with fewer --workers"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
@@ -67,12 +67,12 @@ def _in_order(
 
 
 def _end_with_parent() -> None:
-    """In a worker: a killed parent closes no queue, so its end has to be watched for."""
+    """In a worker: a killed parent closes no queue, so a thread waits for its end."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    threading.Thread(target=_watch, args=(parent.sentinel,), daemon=True).start()
+    threading.Thread(target=_exit_after, args=(parent.sentinel,), daemon=True).start()
 
 
-def _watch(sentinel: int) -> None:
+def _exit_after(sentinel: int) -> None:
     connection.wait([sentinel])
     os._exit(1)

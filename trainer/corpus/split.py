@@ -1,6 +1,6 @@
-"""The two sides of a dataset while they are filled: limits, the split by hash, counts, and the state to go on from.
+"""The two sides of a dataset while they fill: limits, the split by hash, counts, and the state to resume from.
 
-It must not read text; it is handed what a worker made of each batch, in order.
+It must not read text: it takes the encoded batches in order.
 
 Example::
 
@@ -12,7 +12,7 @@ Example::
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict
@@ -30,7 +30,7 @@ TRAIN, VALIDATION = "train", "validation"
 
 @dataclass(frozen=True)
 class Limits:
-    """Where to stop: at so many documents, or before so many bytes of text."""
+    """Where to stop: after this many documents, or before this many bytes of text."""
 
     documents: int | None = None
     size_bytes: int | None = None
@@ -54,7 +54,7 @@ class Done:
     full: bool = False
 
     def skipped_words(self) -> str:
-        """Why there may be nothing."""
+        """Why the dataset may be empty."""
         if self.full:
             return "the limit is too small for its first document"
         broken = f"{self.invalid} not UTF-8 (--invalid replace keeps them)" if self.invalid else "none not UTF-8"
@@ -73,7 +73,7 @@ class Split:
     """Training and validation shards side by side. Holds their open files."""
 
     def __init__(self, work: Path, layout: Layout, limits: Limits, state: SplitState | None) -> None:
-        """Goes on from a state; without one both sides are empty. Raises OSError where files of the state are gone."""
+        """Resumes from a state; without one both sides are empty. Raises OSError where files of the state are gone."""
         self.layout, self.limits = layout, limits
         self.done = _done(state["done"]) if state else Done()
         self.sides = {
@@ -89,14 +89,14 @@ class Split:
         return sum(len(side.finished) for side in self.sides.values())
 
     def take(self, encoded: Encoded, after: Place) -> None:
-        """One batch's documents, up to the limit, each to its side."""
+        """Adds one batch's documents, up to the limit, each to its side."""
         count = self._within_limits(encoded)
-        chosen = encoded.held_out[:count]
+        held_out = encoded.held_out[:count]
         lengths = encoded.lengths[:count]
         ids = encoded.ids[: int(lengths.sum())]
-        of_id = np.repeat(chosen, lengths)
+        of_id = np.repeat(held_out, lengths)
         for side, mine in ((self.sides[TRAIN], False), (self.sides[VALIDATION], True)):
-            selected = chosen == mine
+            selected = held_out == mine
             if selected.any():
                 stops = np.cumsum(lengths[selected])
                 side.append(ids[of_id == mine], stops[encoded.last[:count][selected]])
@@ -105,11 +105,13 @@ class Split:
         )
 
     def _within_limits(self, encoded: Encoded) -> int:
-        """How many of the documents or pieces still fit; counts and chains them."""
+        """How many of the documents or pieces fit; counts and chains them."""
         documents, size_bytes, known = self.done.documents, self.done.size_bytes, self.done.source_sha256
         full = False
         count = 0
-        for first, more, sha256 in zip(_each(encoded.first), _each(encoded.sizes_bytes), encoded.sha256s, strict=True):
+        for first, more, sha256 in zip(
+            _as_list(encoded.first), _as_list(encoded.sizes_bytes), encoded.sha256s, strict=True
+        ):
             if first:
                 if not self.limits.allow(documents, size_bytes, more):
                     full = True
@@ -122,39 +124,39 @@ class Split:
         return count
 
     def flush(self) -> None:
-        """Everything taken so far is on the disk."""
+        """Writes everything taken so far to the disk."""
         for side in self.sides.values():
             side.flush()
 
     def tidy(self) -> None:
-        """After a state was kept: removes what no state needs any more."""
+        """Removes what the stored state no longer needs."""
         for side in self.sides.values():
             side.tidy()
 
     def state(self) -> SplitState:
-        """What a later process needs to go on from here; JSON."""
+        """What a later process needs to resume; JSON."""
         return {"done": asdict(self.done), "sides": {name: side.state() for name, side in self.sides.items()}}
 
     def finish(self, to: Path) -> dict[str, FileEntry]:
-        """Moves all shards to their place."""
+        """Moves all shards to folder `to`; returns their entries by file name."""
         files: dict[str, FileEntry] = {}
         for side in self.sides.values():
             files.update(side.finish(to))
         return files
 
     def close(self) -> None:
-        """Leaves the files for a later process."""
+        """Closes the files, for a later process to resume."""
         for side in self.sides.values():
             side.close()
 
 
 def chained(known: str, sha256: bytes) -> str:
-    """The digest of a sequence of documents, one more at a time, so that it can go on in another process."""
+    """The digest of a sequence of documents, one more at a time, so that another process can continue it."""
     return hashlib.sha256(bytes.fromhex(known) + sha256).hexdigest()
 
 
-def _each(array: npt.NDArray[Any]) -> Iterable[Any]:
-    values: list[Any] = array.tolist()  # Python's own numbers are quicker one by one
+def _as_list(array: npt.NDArray[Any]) -> list[Any]:
+    values: list[Any] = array.tolist()  # Python's own numbers are faster one by one
     return values
 
 

@@ -1,13 +1,13 @@
-"""The folder in which a dataset comes to be: `.prepare` in its own, with the state to go on from after a kill.
+"""The folder `.prepare` inside a dataset's, for the shards in progress and the state to resume from after a kill.
 
 One process at a time. A state counts only for the same request on the same files (names, sizes, times). It must not
-know what the shards hold.
+read the shards.
 
 Example::
 
-    with Workplace(Path("data"), request, files) as workplace:
-        split = Split(workplace.folder, layout, limits, workplace.state)
-        workplace.keep(split)
+    with WorkFolder(Path("data"), request, files) as work_folder:
+        split = Split(work_folder.folder, layout, limits, work_folder.state)
+        work_folder.keep(split)
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from trainer.corpus.documents import SourceFile
 from trainer.corpus.split import SplitState
 from trainer.progress import Timer
 from trainer.tokens.digests import DATASET
-from trainer.tokens.token_writers import ShardsState, write_whole
+from trainer.tokens.token_writers import ShardsState, write_atomically
 
 FOLDER = ".prepare"
 STATE = "state.json"
 KEEP_EVERY_S = 5.0
 OURS = re.compile(r"(train|validation)(-\d{5})?\.(safetensors|bin)")
 VERSION = 1
-"""Of the state; another one begins anew."""
+"""Version of the state; another one starts over."""
 
 
-class WorkplaceError(ValueError):
-    """The folder is in use by another process, or holds token files that are not this program's."""
+class WorkFolderError(ValueError):
+    """The folder is in use by another process, or has token files of another program."""
 
 
 class StoredState(TypedDict):
@@ -49,8 +49,8 @@ class StoredState(TypedDict):
     sides: dict[str, ShardsState]
 
 
-class Kept(Protocol):
-    """What can be kept: Split."""
+class Resumable(Protocol):
+    """What has a state to store: Split."""
 
     @property
     def finished_shards(self) -> int: ...
@@ -59,19 +59,19 @@ class Kept(Protocol):
     def state(self) -> SplitState: ...
 
 
-class Workplace:
-    """Holds the lock of the folder. Leaves nothing behind where nothing was kept."""
+class WorkFolder:
+    """Holds the lock of the folder. Removes it at the end where no state was stored."""
 
     def __init__(self, to: Path, request: Mapping[str, object], files: Sequence[SourceFile]) -> None:
         self.to, self.folder = to, to / FOLDER
         self.key = _key(request, files)
         self.state: StoredState | None = None
-        """What an earlier process kept, if it is of this request."""
+        """What an earlier process stored for the same request, or None."""
         self._made = False
         self._lock = -1
         self._timer, self._kept_shards = Timer(KEEP_EVERY_S), 0
 
-    def __enter__(self) -> Workplace:
+    def __enter__(self) -> WorkFolder:
         self._made = not self.to.exists()
         self.to.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(self.to)
@@ -79,7 +79,7 @@ class Workplace:
         if stored is not None and stored["key"] == self.key:
             self.state = stored
         else:
-            self._begin_anew(unfinished_moves=stored is not None and stored["settling"])
+            self._start_over(unfinished_moves=stored is not None and stored["settling"])
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -90,20 +90,20 @@ class Workplace:
         os.close(self._lock)
 
     def forget(self) -> None:
-        """The state is of no use after all."""
-        self._begin_anew(unfinished_moves=self._settling)
+        """Drops a state that cannot be used."""
+        self._start_over(unfinished_moves=self._settling)
         self.state = None
 
-    def keep(self, kept: Kept, *, at_once: bool = False) -> None:
-        """Keeps the state if a shard was finished, or after a few seconds."""
+    def keep(self, kept: Resumable, *, at_once: bool = False) -> None:
+        """Stores the state if a shard was finished, or every five seconds."""
         if self._timer.is_due(at_once=at_once or kept.finished_shards != self._kept_shards):
             self._write(kept.state, kept.flush, settling=self._settling)
             kept.tidy()
             self._kept_shards = kept.finished_shards
 
-    def make_room(self, kept: Kept) -> None:
-        """Before the shards are moved: takes the dataset that was here away. Done once for a request, however often
-        the process is killed afterwards: what then lies in the folder is new."""
+    def make_room(self, kept: Resumable) -> None:
+        """Removes the older dataset before the shards are moved. Happens once for a request, however often the process
+        is killed afterwards: the files found then are new."""
         if not self._settling:
             self.keep(kept, at_once=True)
             _remove_dataset(self.to)
@@ -114,22 +114,22 @@ class Workplace:
         return self.state is not None and self.state["settling"]
 
     def remove(self) -> None:
-        """The work is done, or there was none."""
+        """Removes the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _begin_anew(self, *, unfinished_moves: bool) -> None:
+    def _start_over(self, *, unfinished_moves: bool) -> None:
         if unfinished_moves:
             _remove_dataset(self.to)
-        strangers = [path.name for path in _token_files(self.to)]
-        if strangers and not (self.to / DATASET).exists():
-            raise WorkplaceError(f"{self.to} holds {strangers[0]} and no {DATASET}: choose another folder")
+        others = [path.name for path in _token_files(self.to)]
+        if others and not (self.to / DATASET).exists():
+            raise WorkFolderError(f"{self.to} has {others[0]} and no {DATASET}: choose another folder")
         self.remove()
         self.folder.mkdir()
 
     def _write(self, state: Callable[[], SplitState], flush: Callable[[], None], *, settling: bool) -> None:
         flush()
         content: StoredState = {"key": self.key, "settling": settling, **state()}
-        write_whole(self.folder / STATE, json.dumps(content).encode())
+        write_atomically(self.folder / STATE, json.dumps(content).encode())
 
 
 def _locked(folder: Path) -> int:
@@ -138,7 +138,9 @@ def _locked(folder: Path) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(lock)
-        raise WorkplaceError(f"another process prepares {folder}: wait for it, or choose another folder") from error
+        raise WorkFolderError(
+            f"another process is preparing {folder}: wait for it, or choose another folder"
+        ) from error
     return lock
 
 
@@ -147,19 +149,19 @@ def _token_files(folder: Path) -> list[Path]:
 
 
 def _remove_dataset(folder: Path) -> None:
-    (folder / DATASET).unlink(missing_ok=True)  # first: from here on the folder is unfinished, and says so
+    (folder / DATASET).unlink(missing_ok=True)  # first: without it the folder counts as unfinished
     for path in _token_files(folder):
         path.unlink()
 
 
 def _read(path: Path) -> StoredState | None:
     try:
-        found = json.loads(path.read_text())
+        state = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
-    return cast(StoredState, found) if isinstance(found, dict) and {"key", "settling"} <= found.keys() else None
+    return cast(StoredState, state) if isinstance(state, dict) and {"key", "settling"} <= state.keys() else None
 
 
 def _key(request: Mapping[str, object], files: Sequence[SourceFile]) -> str:
-    seen = [[str(file.path), file.size_bytes, file.path.stat().st_mtime_ns] for file in files]
-    return hashlib.sha256(json.dumps([VERSION, request, seen], sort_keys=True).encode()).hexdigest()
+    stamps = [[str(file.path), file.size_bytes, file.path.stat().st_mtime_ns] for file in files]
+    return hashlib.sha256(json.dumps([VERSION, request, stamps], sort_keys=True).encode()).hexdigest()

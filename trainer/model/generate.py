@@ -1,6 +1,6 @@
 """Continues token sequences, and texts, with a model: greedy, or sampled with temperature, top-k and top-p.
 
-It must not read files or print; trainer/sample.py and the loop do.
+It must not read files or print; trainer/sample.py and training/finish.py do.
 
 Example::
 
@@ -23,7 +23,7 @@ from trainer.tokens.tokenizer import decode
 
 
 class SamplingError(ValueError):
-    """Sampling settings that make no sense, or a prompt the model cannot read."""
+    """Invalid sampling settings, or a prompt the model cannot read."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def generate(
     """Appends up to `tokens` tokens to ids (batch, time) int64; returns (batch, time + new) on the same device.
 
     The model sees the last context_length tokens. Ends early when every row has produced stop_id. `generator` is a
-    CPU generator: draws happen there, so that a seed means the same on every device. Dropout is off meanwhile.
+    CPU generator: draws happen there, so that a seed means the same on every device. Dropout is off.
     """
     if ids.dim() != 2 or ids.shape[1] < 1:
         raise SamplingError(f"ids must be (batch, time) with at least one token each, got shape {tuple(ids.shape)}")
@@ -84,18 +84,18 @@ def next_token(logits: Tensor, sampling: Sampling, generator: torch.Generator | 
     """Draws one token per row of logits (batch, vocab_size); returns (batch,) int64."""
     if sampling.greedy or sampling.temperature == 0:
         return logits.argmax(dim=-1)
-    kept = filtered(logits / sampling.temperature, sampling)
-    return torch.multinomial(kept.softmax(dim=-1), num_samples=1, generator=generator).squeeze(1)
+    allowed = filtered(logits / sampling.temperature, sampling)
+    return torch.multinomial(allowed.softmax(dim=-1), num_samples=1, generator=generator).squeeze(1)
 
 
 def filtered(logits: Tensor, sampling: Sampling) -> Tensor:
-    """logits (batch, vocab_size) with minus infinity for what top_k and top_p rule out."""
+    """logits (batch, vocab_size) with minus infinity for the tokens that top_k and top_p exclude."""
     if sampling.top_k is not None:
         smallest = logits.topk(min(sampling.top_k, logits.shape[-1])).values[:, -1:]
         logits = logits.masked_fill(logits < smallest, -torch.inf)
     if sampling.top_p is not None:
         ordered, order = logits.softmax(dim=-1).sort(dim=-1, descending=True)
-        before = ordered.cumsum(dim=-1) - ordered  # 0 for the most probable token, which therefore always stays
+        before = ordered.cumsum(dim=-1) - ordered  # 0 for the most probable token, which therefore stays
         out = torch.zeros_like(logits, dtype=torch.bool).scatter(1, order, before >= sampling.top_p)
         logits = logits.masked_fill(out, -torch.inf)
     return logits

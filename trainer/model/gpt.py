@@ -1,7 +1,7 @@
 """GPT-2: pre-LayerNorm blocks, learned positions, tanh GELU, causal attention by `scaled_dot_product_attention`.
 
 It must not know about optimizers, ranks or files. The vocabulary is padded inside to a multiple of 128, which fills the
-tensor cores; the padding never shows: logits, loss, `unpadded_state` and `parameter_count` speak of `vocab_size` rows.
+tensor cores; it never shows: logits, loss, `unpadded_state` and `parameter_count` have `vocab_size` rows.
 
 Example::
 
@@ -92,7 +92,7 @@ class GPT(nn.Module):
                 nn.init.zeros_(parameter)
 
     def compile_parts(self, enabled: bool) -> None:
-        """Turns `torch.compile` on or off for what the time goes into: one block, and the loss of one chunk.
+        """Turns `torch.compile` on or off for the expensive parts: one block, and the loss of one chunk.
 
         One compiled block serves all layers: it compiles in a twelfth of the time, and because the backward stays one
         node per block, DDP still overlaps communication with computation.
@@ -111,11 +111,11 @@ class GPT(nn.Module):
         hidden = self._hidden(ids)
         if targets is None:
             return F.linear(hidden, self.head.weight)[..., : self.config.vocab_size]
-        flat, wanted = hidden.view(-1, hidden.shape[-1]), targets.reshape(-1)
-        return chunked_cross_entropy(flat, self.head.weight, wanted, self.config.vocab_size, self._loss_of_chunk)
+        flat, flat_targets = hidden.view(-1, hidden.shape[-1]), targets.reshape(-1)
+        return chunked_cross_entropy(flat, self.head.weight, flat_targets, self.config.vocab_size, self._loss_of_chunk)
 
     def next_token_logits(self, ids: Tensor) -> Tensor:
-        """Logits (batch, vocab_size) after the last of ids (batch, time): all that sampling needs."""
+        """Logits (batch, vocab_size) after the last of ids (batch, time): what sampling needs."""
         return F.linear(self._hidden(ids)[:, -1], self.head.weight)[..., : self.config.vocab_size]
 
     def _hidden(self, ids: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ class GPT(nn.Module):
                 x = checkpoint(self._run_block, block, x, use_reentrant=False)
             elif self.training:
                 x = self._run_block(block, x)
-            else:  # validation and sampling stay eager: their shapes and modes would be compiled once more
+            else:  # validation and sampling stay eager: their shapes and modes would be compiled again
                 x = block(x)
         return self.final_norm(x)  # type: ignore[no-any-return]
 
@@ -164,7 +164,7 @@ class GPT(nn.Module):
         return tensor[: self.config.vocab_size] if name in VOCABULARY_TABLES and tensor.dim() == 2 else tensor
 
     def pad(self, name: str, tensor: Tensor) -> Tensor:
-        """The inverse of unpad: zero rows are added."""
+        """The inverse of unpad: adds rows of zeros."""
         if name not in VOCABULARY_TABLES or tensor.dim() != 2:
             return tensor
         return F.pad(tensor, (0, 0, 0, self.token_embedding.num_embeddings - tensor.shape[0]))
@@ -208,7 +208,7 @@ def loss_and_gradient(hidden: Tensor, weight: Tensor, targets: Tensor, vocab_siz
 def loss_and_gradient_in_place(
     hidden: Tensor, weight: Tensor, targets: Tensor, vocab_size: int
 ) -> tuple[Tensor, Tensor]:
-    """loss_and_gradient as fast as it goes without a compiler: three passes over the logits in place of ten."""
+    """loss_and_gradient for eager mode: three passes over the logits instead of ten."""
     logits = hidden @ weight.T
     logits[:, vocab_size:] = -torch.inf
     log_probabilities = F.log_softmax(logits, dim=-1, dtype=torch.float32)
@@ -236,7 +236,7 @@ def chunked_cross_entropy(
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Computes the gradients already in the forward pass, chunk by chunk: no logits are kept and none recomputed.
+    """Computes the gradients in the forward pass, chunk by chunk: it keeps no logits and recomputes none.
 
     The idea is Liger's fused linear cross-entropy (arXiv 2410.10989), in plain PyTorch. The gradient of the logits is
     kept unscaled until the end, so fp16 does not lose it to the division by the number of tokens.

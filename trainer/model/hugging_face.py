@@ -1,6 +1,6 @@
-"""A checkpoint's tensors and shape in the words of Hugging Face's GPT2LMHeadModel: names, layout, config.json.
+"""A checkpoint's tensors and shape as Hugging Face's GPT2LMHeadModel has them: names, layout, config.json.
 
-GPT-2's Conv1D keeps a block's matrices transposed, and it always has biases: those the model never had are zeros. It
+GPT-2's Conv1D stores a block's matrices transposed, and it always has biases: those the model lacks become zeros. It
 must not import torch or transformers; numpy is enough.
 
 Example::
@@ -19,7 +19,7 @@ import numpy as np
 
 from trainer.arithmetic import VOCABULARY_MULTIPLE
 from trainer.contract import ModelConfig
-from trainer.tokens.tensor_file import ITEM_BYTES, Array, Planned
+from trainer.tokens.tensor_file import ITEM_BYTES, Array, PlannedTensor
 
 TABLES = {"token_embedding.weight": "transformer.wte.weight", "head.weight": "lm_head.weight"}
 """Tensors with a row per token id."""
@@ -39,24 +39,24 @@ OF_A_BLOCK = {
 }
 
 
-class Stored(NamedTuple):
+class StoredTensor(NamedTuple):
     """What a safetensors header says of a tensor."""
 
     dtype: str
     shape: tuple[int, ...]
 
 
-class NotExpressible(ValueError):
-    """A model that GPT2LMHeadModel cannot be, or weights that are not those of the model they are said to be."""
+class NotExpressibleError(ValueError):
+    """A model that GPT2LMHeadModel cannot express, or weights that do not fit the model described beside them."""
 
 
 def read_shape(described: object) -> ModelConfig:
-    """The ModelConfig in a checkpoint's meta.json. Raises NotExpressible for an option that GPT-2 does not have."""
+    """The ModelConfig in a checkpoint's meta.json. Raises NotExpressibleError for an option that GPT-2 lacks."""
     if not isinstance(described, Mapping):
-        raise NotExpressible("meta.json does not describe a model")
+        raise NotExpressibleError("meta.json does not describe a model")
     known = {item.name for item in dataclasses.fields(ModelConfig)}
     for name in sorted(described.keys() - known):
-        raise NotExpressible(f"GPT2LMHeadModel has nothing like the model option {name} = {described[name]!r}")
+        raise NotExpressibleError(f"GPT2LMHeadModel cannot express the model option {name} = {described[name]!r}")
     return ModelConfig(**described)
 
 
@@ -94,7 +94,7 @@ def _matrices(width: int) -> dict[str, tuple[int, int]]:
 
 
 def missing_biases(model: ModelConfig) -> dict[str, int]:
-    """GPT-2's biases that this model never had, by GPT-2's name, with their length: exported as zeros."""
+    """GPT-2's biases that this model lacks, by GPT-2's name, with their length: exported as zeros."""
     everything = expected_shapes(dataclasses.replace(model, bias=True, qkv_bias=True))
     own = expected_shapes(model)
     return {gpt2_name(name): shape[0] for name, shape in everything.items() if name not in own}
@@ -108,38 +108,40 @@ def gpt2_name(name: str) -> str:
     return f"transformer.h.{layer}.{OF_A_BLOCK[part]}.{kind}"
 
 
-def as_gpt2(model: ModelConfig, found: Mapping[str, Stored], read: Callable[[str], Array]) -> dict[str, Planned]:
-    """All tensors under GPT-2's names, each read when it is asked for. `found` says what the file has.
+def as_gpt2(
+    model: ModelConfig, found: Mapping[str, StoredTensor], read: Callable[[str], Array]
+) -> dict[str, PlannedTensor]:
+    """All tensors under GPT-2's names, each read when its turn comes. `found` is what the file has.
 
-    Padded vocabulary rows are left out. Raises NotExpressible, naming the tensor that is not one of the model.
+    Padded vocabulary rows are omitted. Raises NotExpressibleError, naming the tensor that does not fit.
     """
     expected = expected_shapes(model)
     for name in sorted(expected.keys() ^ found.keys()):
-        raise NotExpressible(f"tensor {name} is {'missing' if name in expected else 'not part of this model'}")
+        raise NotExpressibleError(f"tensor {name} is {'missing' if name in expected else 'not part of this model'}")
     for name, shape in expected.items():
         if found[name].shape not in (shape, padded(name, shape)):
-            raise NotExpressible(f"tensor {name} has shape {found[name].shape}, expected {shape}")
+            raise NotExpressibleError(f"tensor {name} has shape {found[name].shape}, expected {shape}")
         if found[name].dtype not in ITEM_BYTES:
-            raise NotExpressible(f"tensor {name} has type {found[name].dtype}; known: {', '.join(ITEM_BYTES)}")
+            raise NotExpressibleError(f"tensor {name} has type {found[name].dtype}; known: {', '.join(ITEM_BYTES)}")
     tensors = {gpt2_name(name): _laid_out(name, shape, found[name].dtype, read) for name, shape in expected.items()}
     return {**tensors, **{name: _zeros(length) for name, length in missing_biases(model).items()}}
 
 
 def padded(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape with the rows that fill up the vocabulary, for the tables that have one."""
+    """The shape with the rows that pad the vocabulary, for the tables that have such rows."""
     if name not in TABLES:
         return shape
     return (-(-shape[0] // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE, *shape[1:])
 
 
-def _laid_out(name: str, shape: tuple[int, ...], dtype: str, read: Callable[[str], Array]) -> Planned:
+def _laid_out(name: str, shape: tuple[int, ...], dtype: str, read: Callable[[str], Array]) -> PlannedTensor:
     if name.startswith("blocks.") and len(shape) == 2:
-        return Planned(dtype, shape[::-1], lambda: read(name).T)
-    return Planned(dtype, shape, lambda: read(name)[: shape[0]])
+        return PlannedTensor(dtype, shape[::-1], lambda: read(name).T)
+    return PlannedTensor(dtype, shape, lambda: read(name)[: shape[0]])
 
 
-def _zeros(length: int) -> Planned:
-    return Planned("F32", (length,), lambda: np.zeros(length, dtype=np.float32))
+def _zeros(length: int) -> PlannedTensor:
+    return PlannedTensor("F32", (length,), lambda: np.zeros(length, dtype=np.float32))
 
 
 def gpt2_config(model: ModelConfig, end_of_text: int | None) -> dict[str, object]:

@@ -1,6 +1,12 @@
-"""The loss of a model on slices of a token stream, by every rank or by one. Leaves the model as it found it.
+"""The loss of a model on slices of a token stream, by every rank or by one. It restores the model's training mode.
 
-The loop calls `validation_loss` on every rank; each takes every world-th batch, the caller adds up."""
+The loop calls `validation_loss` on every rank; each takes every world-th batch, and the caller adds up.
+
+Example::
+
+    part = validation_loss(model, stream, start=0, tokens=19_660_800, context_length=1024, batch_size=8)
+    part.mean                                   # nats per token
+"""
 
 from __future__ import annotations
 
@@ -21,14 +27,13 @@ from trainer.tokens.token_file import DataError
 from trainer.tokens.tokenizer import TokenizerError, open_tokenizer, token_bytes
 
 READ_TOKENS = 4_194_304
-"""Of the digest: 48 MB of memory at once."""
-
-
+"""Tokens hashed at once: 48 MB of memory."""
 PIECE_BATCHES = 32
+"""Batches of `measure_slice` between two progress reports."""
 
 
 class LossSum(NamedTuple):
-    """Cross-entropy in nats summed over `targets` predicted tokens. Sums of ranks add up; only the end divides."""
+    """Cross-entropy in nats summed over `targets` predicted tokens. Sums of ranks add up; divide only at the end."""
 
     nats: float
     targets: int
@@ -55,7 +60,7 @@ def validation_loss(
     """This rank's part of the summed loss over tokens start .. start + tokens, cut into whole sequences.
 
     `model(ids, targets)` gives the mean loss of a batch. The sequences do not overlap; the target of the last token is
-    the one after the slice, and where the stream ends there, the last sequence is left out. One host sync, at the end.
+    the one after the slice, and where the stream ends there, the last sequence is omitted. One host sync, at the end.
     """
     sequences = whole_sequences(stream, start, tokens, context_length)
     device = next(model.parameters()).device
@@ -75,7 +80,7 @@ def validation_loss(
 
 
 def whole_sequences(stream: TokenStream, start: int, tokens: int, context_length: int) -> int:
-    """How many sequences of context_length, each with its targets, lie in the slice. Raises DataError for none."""
+    """The number of sequences of context_length, each with its targets, in the slice. Raises DataError for none."""
     available = min(tokens, len(stream) - start - 1)
     if start < 0 or available < context_length:
         raise DataError(
@@ -86,7 +91,7 @@ def whole_sequences(stream: TokenStream, start: int, tokens: int, context_length
 
 
 def target_bytes(stream: TokenStream, start: int, targets: int, tokenizer: str) -> int:
-    """Bytes of text in the predicted tokens; marks such as end-of-text count none. Raises TokenizerError."""
+    """Bytes of text in the predicted tokens; marks such as end-of-text have none. Raises TokenizerError."""
     lengths = np.array(token_bytes(open_tokenizer(tokenizer)))
     ids = stream.read(start + 1, targets)
     if ids.max() >= len(lengths):
@@ -95,29 +100,31 @@ def target_bytes(stream: TokenStream, start: int, targets: int, tokenizer: str) 
 
 
 class Slice(NamedTuple):
-    """Tokens start .. start + tokens of a stream, as somebody asked for them."""
+    """Tokens start .. start + tokens of a stream."""
 
     stream: TokenStream
     start: int
     tokens: int
 
 
-def slice_result(asked: Slice, summed: LossSum, tokenizer: str, say: Callable[[str], object]) -> SliceLoss:
-    """What is reported of a slice. `tokens_sha256` names the very tokens that were predicted: two losses compare only
-    where it is equal. Why there are no bits per byte is said."""
+def slice_result(token_slice: Slice, summed: LossSum, tokenizer: str, say: Callable[[str], object]) -> SliceLoss:
+    """The loss of a slice with its perplexity and bits per byte (nats / ln 2 / bytes of text).
+
+    Calls `say` with the reason where there are no bits per byte.
+    """
     return {
-        "slice": [asked.start, asked.tokens],
+        "slice": [token_slice.start, token_slice.tokens],
         "tokens": summed.targets,
-        "tokens_sha256": tokens_sha256(asked.stream, asked.start, summed.targets + 1),
+        "tokens_sha256": tokens_sha256(token_slice.stream, token_slice.start, summed.targets + 1),
         "loss": summed.mean,
         "perplexity": math.exp(min(summed.mean, 700.0)),  # exp(710) is beyond a float
-        "bits_per_byte": _bits_per_byte(summed, asked, tokenizer, say),
+        "bits_per_byte": _bits_per_byte(summed, token_slice, tokenizer, say),
         "tokenizer": tokenizer,
     }
 
 
 def tokens_sha256(stream: TokenStream, start: int, count: int) -> str:
-    """sha256 of these ids as little-endian uint32, whatever kind of file they lie in."""
+    """sha256 of these ids as little-endian uint32, whatever kind of file they come from."""
     digest = hashlib.sha256()
     for first in range(start, start + count, READ_TOKENS):
         ids = stream.read(first, min(READ_TOKENS, start + count - first))
@@ -125,27 +132,33 @@ def tokens_sha256(stream: TokenStream, start: int, count: int) -> str:
     return digest.hexdigest()
 
 
-def _bits_per_byte(summed: LossSum, asked: Slice, tokenizer: str, say: Callable[[str], object]) -> float | None:
-    """None where the text's length is unknown: the loss must not be lost because a vocabulary cannot be downloaded."""
+def _bits_per_byte(summed: LossSum, token_slice: Slice, tokenizer: str, say: Callable[[str], object]) -> float | None:
+    """None where the text's length is unknown: the loss does not depend on a vocabulary."""
     try:
-        size_bytes = target_bytes(asked.stream, asked.start, summed.targets, tokenizer)
+        size_bytes = target_bytes(token_slice.stream, token_slice.start, summed.targets, tokenizer)
     except TokenizerError as error:
         say(f"no bits per byte: {error}")
         return None
     return summed.nats / math.log(2) / size_bytes if size_bytes else None
 
 
-def sliced_loss(
-    model: GPT, asked: Slice, batch_size: int, autocast: Autocast, on_progress: Callable[[int, int], object]
+def measure_slice(
+    model: GPT, token_slice: Slice, batch_size: int, autocast: Autocast, on_progress: Callable[[int, int], object]
 ) -> LossSum:
     """The loss on a slice, in pieces, with `on_progress(tokens done, of)` after each."""
     length = model.config.context_length
-    whole = whole_sequences(asked.stream, asked.start, asked.tokens, length) * length
+    whole = whole_sequences(token_slice.stream, token_slice.start, token_slice.tokens, length) * length
     total = LossSum(0.0, 0)
     for first in range(0, whole, PIECE_BATCHES * batch_size * length):
         tokens = min(PIECE_BATCHES * batch_size * length, whole - first)
         part = validation_loss(
-            model, asked.stream, asked.start + first, tokens, length, batch_size=batch_size, autocast=autocast
+            model,
+            token_slice.stream,
+            token_slice.start + first,
+            tokens,
+            length,
+            batch_size=batch_size,
+            autocast=autocast,
         )
         total = LossSum(total.nats + part.nats, total.targets + part.targets)
         on_progress(total.targets, whole)

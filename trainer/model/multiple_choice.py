@@ -1,10 +1,10 @@
-"""Multiple choice in HellaSwag's format: which of several endings a model finds likeliest after a context.
+"""Multiple choice in HellaSwag's format: which of several endings is the most likely after a context.
 
 A file holds one JSON object per line, {"ctx": str, "endings": [str, ...], "label": int}; further keys are ignored. The
-model reads ctx, a space and an ending, and is scored on the ending's tokens alone. Three accuracies, because published
-figures use all of them: `accuracy` takes the ending with the greatest sum of log probabilities, `accuracy_norm` the one
-with the greatest sum per byte of text (lm-evaluation-harness), `accuracy_per_token` per token (llm.c, build-nanogpt).
-It must not read tokens from anywhere but the file, and must not change the model.
+model reads ctx, a space and an ending, and is scored on the ending's tokens alone. There are three
+accuracies, because published figures use all of them: `accuracy` takes the ending with the greatest sum of log
+probabilities, `accuracy_norm` the one with the greatest sum per byte of text (lm-evaluation-harness),
+`accuracy_per_token` per token (llm.c, build-nanogpt). It must not change the model.
 
 Example::
 
@@ -31,7 +31,7 @@ from trainer.tokens.tokenizer import open_tokenizer
 
 
 class ChoicesError(ValueError):
-    """A file that is not in the format, or that the model cannot read. Names the file and the line."""
+    """A file in another format, or one that the model cannot read. Names the file and the line."""
 
 
 class Accuracies(TypedDict):
@@ -74,7 +74,7 @@ def score_file(
     autocast: Autocast,
     on_progress: Callable[[int, int], object],
 ) -> Accuracies:
-    """The accuracies over all questions of the file, with their standard errors and what guessing would reach.
+    """The accuracies over all questions of the file, with their standard errors and the accuracy of guessing.
 
     `batch_size` counts questions. Raises ChoicesError, TokenizerError and OSError.
     """
@@ -86,9 +86,9 @@ def score_file(
     for first in range(0, len(questions), batch_size):
         batch = questions[first : first + batch_size]
         rows = [[_row(encoding, question.context, ending, model) for ending in question.endings] for question in batch]
-        sums = iter(_sums(model, [row for each in rows for row in each], autocast))
-        for question, each in zip(batch, rows, strict=True):
-            for number, picked in enumerate(_picks(each, [next(sums) for _ in each])):
+        sums = iter(_sums(model, [row for group in rows for row in group], autocast))
+        for question, group in zip(batch, rows, strict=True):
+            for number, picked in enumerate(_picks(group, [next(sums) for _ in group])):
                 right[number] += picked == question.label
         on_progress(first + len(batch), len(questions))
     return _result(right, questions, hashlib.sha256(content).hexdigest(), tokenizer)
@@ -117,14 +117,14 @@ def _standard_error(share: float, count: int) -> float:
 
 
 def read_questions(content: bytes, where: str) -> Iterator[Question]:
-    """Raises ChoicesError for the first line that does not fit, and for a file without a question."""
-    found = False
+    """Raises ChoicesError for the first invalid line, and for a file without questions."""
+    is_empty = True
     for number, line in enumerate(content.splitlines(), start=1):
         if line.strip():
-            found = True
+            is_empty = False
             yield _question(line, f"{where}, line {number}")
-    if not found:
-        raise ChoicesError(f"{where}: no question in it")
+    if is_empty:
+        raise ChoicesError(f"{where}: no questions found")
 
 
 def _question(line: bytes, where: str) -> Question:
@@ -136,30 +136,30 @@ def _question(line: bytes, where: str) -> Question:
     if (
         not isinstance(context, str)
         or not isinstance(endings, list)
-        or not all(isinstance(each, str) for each in endings)
+        or not all(isinstance(ending, str) for ending in endings)
     ):
-        raise ChoicesError(f"{where}: ctx must be a text and endings a list of texts")
+        raise ChoicesError(f"{where}: ctx must be a string and endings a list of strings")
     if len(endings) < 2 or not all(endings):
         raise ChoicesError(f"{where}: needs at least two endings, none of them empty")
     if not 0 <= label < len(endings):
-        raise ChoicesError(f"{where}: label {label} is none of {len(endings)} endings")
+        raise ChoicesError(f"{where}: label {label} is outside the {len(endings)} endings")
     return Question(context, tuple(endings), label)
 
 
 def _row(encoding: tiktoken.Encoding, context: str, ending: str, model: GPT) -> Row:
-    """The context loses its beginning where both together are longer than the model can see."""
-    told = f" {ending}" if context else ending
+    """Cuts the beginning of the context where both together are longer than the model's context."""
+    text = f" {ending}" if context else ending
     before = encoding.encode_ordinary(context) or [encoding.eot_token]
-    after = encoding.encode_ordinary(told)
-    seen = (before + after)[-(model.config.context_length + 1) :]
-    if max(seen) >= model.config.vocab_size:
-        raise ChoicesError(f"the tokenizer gives id {max(seen)}, but the model knows {model.config.vocab_size} ids")
-    return Row(seen, min(len(after), len(seen) - 1), len(told.encode()))
+    after = encoding.encode_ordinary(text)
+    ids = (before + after)[-(model.config.context_length + 1) :]
+    if max(ids) >= model.config.vocab_size:
+        raise ChoicesError(f"the tokenizer gives id {max(ids)}, but the model knows {model.config.vocab_size} ids")
+    return Row(ids, min(len(after), len(ids) - 1), len(text.encode()))
 
 
 @torch.no_grad()
 def _sums(model: GPT, rows: Sequence[Row], autocast: Autocast) -> list[float]:
-    """Sum of log probabilities of each row's ending. Short rows are filled up behind, where nothing looks."""
+    """Sum of log probabilities of each row's ending. Short rows are padded at the end, where no score counts."""
     device = next(model.parameters()).device
     longest = max(len(row.ids) for row in rows)
     ids = torch.zeros(len(rows), longest, dtype=torch.int64)
@@ -176,7 +176,7 @@ def _sums(model: GPT, rows: Sequence[Row], autocast: Autocast) -> list[float]:
 
 
 def _picks(rows: Sequence[Row], sums: Sequence[float]) -> tuple[int, int, int]:
-    """The number of the likeliest ending by sum, per byte and per token; the first of equals."""
+    """The number of the likeliest ending by sum, per byte and per token; the first where several are equal."""
     by_sum = max(range(len(rows)), key=lambda number: sums[number])
     by_byte = max(range(len(rows)), key=lambda number: sums[number] / rows[number].size_bytes)
     by_token = max(range(len(rows)), key=lambda number: sums[number] / rows[number].scored)

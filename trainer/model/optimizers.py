@@ -1,6 +1,6 @@
 """Optimizers, the learning-rate schedule, and optimizer state by parameter name.
 
-It must not see data or ranks. State is kept by name, so it loads under another world size, device or parameter order.
+It must not see data or ranks. State is stored by name, so it loads under another world size, device or parameter order.
 
 Example::
 
@@ -50,8 +50,8 @@ def _adamw(parameters: Sequence[nn.Parameter], train: TrainConfig) -> AdamW:
     if train.decay not in {"matrices", "all"}:
         raise ContractError(f"train.decay must be matrices or all, got {train.decay!r}")
     decayed = [p for p in parameters if train.decay == "all" or p.dim() >= 2]
-    kept = [p for p in parameters if train.decay != "all" and p.dim() < 2]
-    groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": kept, "weight_decay": 0.0}]
+    not_decayed = [p for p in parameters if train.decay != "all" and p.dim() < 2]
+    groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": not_decayed, "weight_decay": 0.0}]
     return AdamW([group for group in groups if group["params"]], lr=train.learning_rate, betas=train.betas, fused=True)
 
 
@@ -66,7 +66,7 @@ def learning_rate(step: int, train: TrainConfig) -> float:
 
 
 def _height(schedule: str, progress: float) -> float:
-    """1 at the end of the warmup, 0 at the last step, but for `constant`."""
+    """From 1 at the end of the warmup to 0 at the last step; `constant` stays at 1."""
     if schedule == "constant":
         return 1.0
     if schedule == "cosine":
@@ -85,7 +85,7 @@ def set_learning_rate(optimizers: Sequence[Optimizer], value: float) -> None:
             group["lr"] = value
 
 
-def step_unless(optimizers: Sequence[Optimizer], nonfinite: Tensor) -> None:
+def step_unless_nonfinite(optimizers: Sequence[Optimizer], nonfinite: Tensor) -> None:
     """Steps all optimizers, or changes nothing where nonfinite (a scalar on the device, 0 or 1) is 1.
 
     Fused AdamW reads the flag on the device, so the host does not wait. Muon cannot, and waits.
@@ -109,7 +109,7 @@ def state_by_name(model: GPT, optimizers: Sequence[Optimizer]) -> State:
 
 
 def load_state_by_name(model: GPT, optimizers: Sequence[Optimizer], state: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """The inverse, copied to each parameter's device. ValueError where a parameter has no state or one too many."""
+    """The inverse, copied to each parameter's device. ValueError where names of parameters and states differ."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     if state and (state.keys() ^ set(names.values())):
         raise ValueError(f"optimizer state does not fit the model: {sorted(state.keys() ^ set(names.values()))[0]}")
@@ -122,11 +122,11 @@ def load_state_by_name(model: GPT, optimizers: Sequence[Optimizer], state: Mappi
                 }
 
 
-def gradients_of(optimizers: Sequence[Optimizer]) -> list[nn.Parameter]:
+def parameters_with_gradient(optimizers: Sequence[Optimizer]) -> list[nn.Parameter]:
     """All parameters that have a gradient, in the optimizers' order."""
     return [p for o in optimizers for group in o.param_groups for p in group["params"] if p.grad is not None]
 
 
 def make_scaler(enabled: bool) -> torch.amp.GradScaler:
-    """The gradient scaler of fp16; a disabled one passes everything through."""
+    """The gradient scaler of fp16; a disabled one changes nothing."""
     return torch.amp.GradScaler("cuda", enabled=enabled)

@@ -1,7 +1,7 @@
 """The files by which transformers' AutoTokenizer finds a checkpoint's tokenizer, made from tiktoken's own ranks.
 
-No vocabulary is downloaded here beyond what tiktoken itself needs, and `bytes` needs nothing at all. transformers and
-tokenizers have a converter of their own, but they would be two large dependencies for a program that writes JSON.
+It downloads only what tiktoken itself needs, and nothing for `bytes`. transformers and tokenizers have a converter, but
+they would be two large dependencies for a program that writes JSON.
 
 Example::
 
@@ -22,7 +22,7 @@ END_OF_TEXT = "<|endoftext|>"
 
 
 class VocabularyError(ValueError):
-    """A tokenizer that does not exist, or whose vocabulary cannot be had here."""
+    """A tokenizer that does not exist, or whose vocabulary cannot be downloaded."""
 
 
 @dataclass(frozen=True)
@@ -40,18 +40,18 @@ class Vocabulary:
         return self.special.get(END_OF_TEXT)
 
     def within(self, vocab_size: int) -> Vocabulary:
-        """Without marks that a model of so many ids cannot know."""
+        """Without the marks beyond a model's vocab_size."""
         return Vocabulary(
             self.name, self.pattern, self.ranks, {mark: at for mark, at in self.special.items() if at < vocab_size}
         )
 
 
 def open_vocabulary(name: str) -> Vocabulary:
-    """`bytes`, or a tiktoken name. Raises VocabularyError for one that is unknown or cannot be had."""
+    """`bytes`, or a tiktoken name. Raises VocabularyError for an unknown name or a failed download."""
     if name == BYTES:
         return Vocabulary(BYTES, None, {bytes([value]): value for value in range(256)}, {END_OF_TEXT: 256})
     try:
-        # Only now: the export of a `bytes` model needs no tiktoken.
+        # Only here: the export of a `bytes` model needs no tiktoken.
         from trainer.tokens.tokenizer import TokenizerError, open_tokenizer
     except ImportError as error:
         raise VocabularyError(f"tokenizer {name!r} needs tiktoken, which is not installed here") from error
@@ -64,9 +64,9 @@ def open_vocabulary(name: str) -> Vocabulary:
 
 
 def tokenizer_files(vocabulary: Vocabulary, context_length: int) -> dict[str, str]:
-    """File name to text. vocab.json and merges.txt come along where GPT-2's own pattern cuts the text."""
+    """File name to text. Adds vocab.json and merges.txt where GPT-2's own pattern cuts the text."""
     pairs = merges(vocabulary.ranks)
-    letters = letters_of_bytes()
+    letters = byte_letters()
     ids = {_spell(token, letters): rank for token, rank in vocabulary.ranks.items()}
     written = [(_spell(left, letters), _spell(right, letters)) for left, right in pairs]
     everything = {**ids, **vocabulary.special}
@@ -91,19 +91,19 @@ def tokenizer_files(vocabulary: Vocabulary, context_length: int) -> dict[str, st
 
 
 def merges(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
-    """The two parts each token is merged from, in order of rank: what tiktoken leaves out and tokenizers asks for.
+    """The two parts each token is merged from, in order of rank: which tiktoken omits and tokenizers needs.
 
     Merging a token's own bytes by the ranks below its own ends with exactly these two (minbpe's recover_merges); where
-    only one cut leaves two tokens, that is already known. A token that merging does not reach has no pair: it is only
-    ever found as a whole piece.
+    only one cut leaves two tokens, that is the pair. A token that merging does not reach has no pair: it only
+    matches a whole piece.
     """
-    found = []
+    pairs = []
     for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
         cuts = [at for at in range(1, len(token)) if token[:at] in ranks and token[at:] in ranks]
         parts = [token[: cuts[0]], token[cuts[0] :]] if len(cuts) == 1 else _merged(token, ranks, rank) if cuts else []
         if len(parts) == 2:
-            found.append((parts[0], parts[1]))
-    return found
+            pairs.append((parts[0], parts[1]))
+    return pairs
 
 
 def _merged(token: bytes, ranks: Mapping[bytes, int], below: int) -> list[bytes]:
@@ -121,7 +121,7 @@ def _merged(token: bytes, ranks: Mapping[bytes, int], below: int) -> list[bytes]
     return parts
 
 
-def letters_of_bytes() -> dict[int, str]:
+def byte_letters() -> dict[int, str]:
     """GPT-2's printable letter for each byte, by which vocabularies are written as text (`bytes_to_unicode`)."""
     plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [value for value in range(256) if value not in plain]
@@ -133,20 +133,20 @@ def _spell(token: bytes, letters: Mapping[int, str]) -> str:
 
 
 def is_gpt2_pattern(pattern: str | None) -> bool:
-    """Whether text is cut as GPT-2 does it, which tokenizers has built in."""
+    """Whether text is cut as GPT-2 does, which tokenizers has built in."""
     return pattern is not None and pattern.startswith("'(?:[sdmt]|ll|ve|re)| ?")
 
 
 def portable(pattern: str) -> str:
     """The pattern for Oniguruma, which tokenizers uses: there `++` repeats again, and `$` is any line's end.
 
-    Possessive quantifiers only make a match faster here: without them it is the same.
+    Possessive quantifiers only make the match faster here.
     """
     return re.sub(r"(?<=[+*?])\+|(?<=\d\})\+", "", pattern).replace(r"\s+$", r"\s+\z")
 
 
 def _marks(vocabulary: Vocabulary) -> dict[str, str]:
-    """End-of-text stands for begin, end and filling, as GPT-2 has it."""
+    """End-of-text marks begin, end and padding, as in GPT-2."""
     names = ("bos_token", "eos_token", "unk_token", "pad_token") if END_OF_TEXT in vocabulary.special else ()
     return dict.fromkeys(names, END_OF_TEXT)
 

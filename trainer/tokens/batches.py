@@ -1,7 +1,7 @@
 """Token files as one memory-mapped stream, and the batches of a run as a pure function of (seed, step, data).
 
-It must not know about the model, and it keeps no position: the batch of step N can be asked for at any time, by any
-rank, in any order. That is why 1, 2 or 8 ranks see the same tokens and a resumed run goes on where the old one stopped.
+It must not know about the model, and it has no position: any step's batch can be computed at any time, by any
+rank, in any order. That is why 1, 2 or 8 ranks see the same tokens and a resumed run continues where it stopped.
 
 Example::
 
@@ -34,7 +34,7 @@ Ids = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class TokenStream:
-    """Several shards as one sequence of token ids. Opening reads headers only; 20 GB cost no time and no memory."""
+    """Several shards as one sequence of token ids. Opening reads headers only, whatever their size."""
 
     shards: tuple[TokenFile, ...]
     starts: tuple[int, ...]
@@ -42,9 +42,9 @@ class TokenStream:
 
     @staticmethod
     def open(files: Sequence[Path], vocab_size: int | None = None) -> TokenStream:
-        """Opens the files in the given order. Ids >= vocab_size are refused when they are read. Raises DataError."""
+        """Opens the files in the given order. Reading an id >= vocab_size raises DataError. Raises DataError."""
         if not files:
-            raise DataError("no token files are named")
+            raise DataError("no token files given")
         shards = tuple(open_token_file(Path(path)) for path in files)
         starts = tuple(itertools.accumulate((shard.count for shard in shards), initial=0))
         return TokenStream(shards, starts, vocab_size)
@@ -55,7 +55,9 @@ class TokenStream:
     def read(self, start: int, count: int) -> Ids:
         """Ids of the tokens start .. start + count, across shards. Raises DataError outside the stream."""
         if start < 0 or count < 0 or start + count > len(self):
-            raise DataError(f"tokens {start} to {start + count} are not in {self.shards[0].path}: it has {len(self)}")
+            raise DataError(
+                f"tokens {start} to {start + count} are outside {self.shards[0].path}, which has {len(self)}"
+            )
         pieces = []
         while count > 0:
             number = bisect.bisect_right(self.starts, start) - 1
@@ -78,7 +80,7 @@ class TokenStream:
 
 @dataclass(frozen=True)
 class ValidationSlice:
-    """Tokens start .. start + tokens of a stream; the target of the last one follows it where the stream goes on."""
+    """Tokens start .. start + tokens of a stream; the target of the last one follows it where the stream continues."""
 
     stream: TokenStream
     start: int
@@ -124,7 +126,7 @@ class TrainingData:
 
 @functools.lru_cache(maxsize=2)
 def _permutation(seed: int, epoch: int, count: int) -> Ids:
-    """Two are kept, because a batch may end one epoch and begin the next."""
+    """Two are cached, because a batch may end one epoch and begin the next."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch]))).permutation(count)
 
 
@@ -138,14 +140,14 @@ def open_data(config: RunConfig) -> TrainingData:
     if data.tokens is not None:
         if data.start_token + data.tokens > end:
             raise DataError(
-                f"{data.train_files[0]}: {data.tokens} training tokens from {data.start_token} were asked for, "
-                f"but only {max(0, end - data.start_token)} are there"
+                f"{data.train_files[0]}: {data.tokens} tokens from {data.start_token} do not exist: "
+                f"there are {max(0, end - data.start_token)}"
             )
         end = min(end, data.start_token + data.tokens + 1)
     sequences = (end - data.start_token - 1) // length
     if sequences < 1:
         raise DataError(
-            f"{data.train_files[0]}: from token {data.start_token} to {end} there is not one sequence of {length} + 1"
+            f"{data.train_files[0]}: tokens {data.start_token} to {end} are less than one sequence of {length} + 1"
         )
     train = config.train
     return TrainingData(
@@ -189,7 +191,7 @@ def prefetched(
     data: TrainingData, steps: range, share: Share, device: torch.device
 ) -> Generator[tuple[torch.Tensor, torch.Tensor]]:
     """Micro-batches on the device, in order, read by one thread two ahead. Pinned, so that the copy does not wait."""
-    wanted = ((step, index) for step in steps for index in range(share.accumulation))
+    places = ((step, index) for step in steps for index in range(share.accumulation))
 
     def enter() -> None:
         if device.type == "cuda":  # a thread begins on GPU 0, and pinning there would cost every rank a context on it
@@ -200,8 +202,8 @@ def prefetched(
         return (ids.pin_memory(), targets.pin_memory()) if device.type == "cuda" else (ids, targets)
 
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="data", initializer=enter) as reader:
-        waiting = deque(reader.submit(read, *place) for place in itertools.islice(wanted, 2))
+        waiting = deque(reader.submit(read, *place) for place in itertools.islice(places, 2))
         while waiting:
             ids, targets = waiting.popleft().result()
-            waiting.extend(reader.submit(read, *place) for place in itertools.islice(wanted, 1))
+            waiting.extend(reader.submit(read, *place) for place in itertools.islice(places, 1))
             yield ids.to(device, non_blocking=True), targets.to(device, non_blocking=True)

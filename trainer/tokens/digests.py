@@ -1,6 +1,6 @@
-"""What is in dataset.json about a file's bytes: its sha256, and that of each 16 MiB block, so that damage has a place.
+"""dataset.json and what it says about a file's bytes: its sha256, and that of each 16 MiB block, which locates damage.
 
-Standard library only. Own code, since hashlib knows no block lists; it must not know what the bytes mean.
+Standard library only. Own code, because hashlib has no block lists. It must not know what the bytes mean.
 
 Example::
 
@@ -22,7 +22,7 @@ CHUNK_BYTES = 2**20
 
 
 class Digests(TypedDict):
-    """One file's part of dataset.json that says what its bytes are."""
+    """Size and sha256 of a file and of its blocks."""
 
     size_bytes: int
     sha256: str

@@ -1,11 +1,11 @@
-"""A path as token files: one file, or a folder's train* and val*, with the dataset.json beside them where there is one.
+"""The token files at a path: one file, or a folder's train* and val*, with the dataset.json beside them, if any.
 
 It must not open token files.
 
 Example::
 
-    found = find_dataset(Path("data"))
-    found.files, found.tokenizer            # [data/train.safetensors, data/validation.safetensors], "gpt2"
+    dataset = find_dataset(Path("data"))
+    dataset.files, dataset.tokenizer        # [data/train.safetensors, data/validation.safetensors], "gpt2"
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import cast
 from trainer.tokens.digests import DATASET, DatasetJson
 
 
-class NoDataset(ValueError):
-    """No token files are there, or dataset.json cannot be read."""
+class NoDatasetError(ValueError):
+    """No token files found, or an unreadable dataset.json."""
 
 
 @dataclass(frozen=True)
@@ -36,27 +36,27 @@ class TokenDataset:
 
 
 def find_dataset(path: Path) -> TokenDataset:
-    """Raises NoDataset."""
+    """Raises NoDatasetError."""
     if path.is_file():
-        return TokenDataset(path, (path,), read_about(path.parent))
+        return TokenDataset(path, (path,), read_dataset_json(path.parent))
     if not path.is_dir():
-        raise NoDataset(f"{path} does not exist")
-    files = [each for each in path.iterdir() if each.suffix in (".safetensors", ".bin") and each.is_file()]
-    sides = [sorted(each for each in files if each.stem.startswith(side)) for side in ("train", "val")]
+        raise NoDatasetError(f"{path} does not exist")
+    files = [file for file in path.iterdir() if file.suffix in (".safetensors", ".bin") and file.is_file()]
+    sides = [sorted(file for file in files if file.stem.startswith(side)) for side in ("train", "val")]
     if not any(sides):
-        found = ", ".join(sorted(each.name for each in files)[:5]) or "no .safetensors or .bin file"
-        raise NoDataset(f"{path} has no train* or val* token file (found: {found})")
-    return TokenDataset(path, tuple(sides[0] + sides[1]), read_about(path))
+        names = ", ".join(sorted(file.name for file in files)[:5]) or "no .safetensors or .bin file"
+        raise NoDatasetError(f"{path} has no train* or val* token file (names: {names})")
+    return TokenDataset(path, tuple(sides[0] + sides[1]), read_dataset_json(path))
 
 
-def read_about(folder: Path) -> DatasetJson:
-    """The folder's dataset.json; empty where there is none. Raises NoDataset for one that is no such thing."""
+def read_dataset_json(folder: Path) -> DatasetJson:
+    """The folder's dataset.json; empty where there is none. Raises NoDatasetError for one that is damaged."""
     try:
         about = json.loads((folder / DATASET).read_text())
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise NoDataset(f"{folder / DATASET} cannot be read: {error}") from error
+        raise NoDatasetError(f"{folder / DATASET} cannot be read: {error}") from error
     if not isinstance(about, dict) or not isinstance(about.get("files", {}), dict):
-        raise NoDataset(f"{folder / DATASET} does not describe a dataset")
+        raise NoDatasetError(f"{folder / DATASET} does not describe a dataset")
     return cast(DatasetJson, about)

@@ -1,11 +1,11 @@
 """A safetensors file written one tensor after the other, hashed as it is written.
 
 The safetensors library writes only from memory, with a copy of everything, and reading a file again to hash it takes as
-long as writing it. It must not know whose tensors they are. A test opens what is written here with that library.
+long as writing it. It must not know which model the tensors belong to. A test opens its files with that library.
 
 Example::
 
-    planned = {"wte.weight": Planned("F32", (50257, 768), lambda: np.zeros((50257, 768), np.float32))}
+    planned = {"wte.weight": PlannedTensor("F32", (50257, 768), lambda: np.zeros((50257, 768), np.float32))}
     entry = write_tensors(Path("model.safetensors"), planned, {"format": "pt"})   # {"size_bytes": ..., "sha256": ...}
 """
 
@@ -28,12 +28,12 @@ from trainer.contract import ManifestEntry
 Array = NDArray[Any]
 
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2}
-"""safetensors' names of the types that numpy has too, and that weights come in."""
+"""Bytes of one number, by safetensors' name of the type: the types of weights that numpy has."""
 ALIGNMENT = 8
 
 
-class Planned(NamedTuple):
-    """A tensor to be: its type, one of ITEM_BYTES, its shape, and what makes it when its turn comes."""
+class PlannedTensor(NamedTuple):
+    """A tensor to write: its type (a key of ITEM_BYTES), its shape, and the function that makes it."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -44,11 +44,11 @@ class Planned(NamedTuple):
         return math.prod(self.shape) * ITEM_BYTES[self.dtype]
 
 
-def write_tensors(path: Path, planned: Mapping[str, Planned], metadata: Mapping[str, str]) -> ManifestEntry:
+def write_tensors(path: Path, planned: Mapping[str, PlannedTensor], metadata: Mapping[str, str]) -> ManifestEntry:
     """Writes the file and returns its size_bytes and sha256. Holds one tensor at a time. Raises OSError."""
     digest = hashlib.sha256()
     parts: Iterator[bytes | memoryview] = itertools.chain([header(planned, metadata)], map(_bytes, planned.values()))
-    with path.open("wb") as file, ThreadPoolExecutor(1) as beside:  # neither hashing nor writing holds the interpreter
+    with path.open("wb") as file, ThreadPoolExecutor(1) as beside:  # hashing and writing both release the interpreter
         for data in parts:
             hashed = beside.submit(digest.update, data)
             file.write(data)
@@ -56,12 +56,12 @@ def write_tensors(path: Path, planned: Mapping[str, Planned], metadata: Mapping[
         return {"size_bytes": file.tell(), "sha256": digest.hexdigest()}
 
 
-def _bytes(planned: Planned) -> memoryview:
+def _bytes(planned: PlannedTensor) -> memoryview:
     return np.ascontiguousarray(planned.make()).data.cast("B")
 
 
-def header(planned: Mapping[str, Planned], metadata: Mapping[str, str]) -> bytes:
-    """What stands before the tensors, which lie there in the mapping's order."""
+def header(planned: Mapping[str, PlannedTensor], metadata: Mapping[str, str]) -> bytes:
+    """The bytes before the tensors, which follow in the mapping's order."""
     tensors: dict[str, object] = {"__metadata__": dict(metadata)}
     end = 0
     for name, tensor in planned.items():

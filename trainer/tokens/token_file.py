@@ -1,7 +1,7 @@
 """The three kinds of token files, read: safetensors `tokens`, llm.c's .bin, nanoGPT's headerless .bin.
 
 Detected by magic, then by suffix. Opening reads headers only. It must not write anything, and it must not know what a
-run does with the ids; `shard.py` writes the same three kinds.
+run does with the ids; `token_writers.py` writes the same three kinds.
 
 Example::
 
@@ -27,7 +27,7 @@ LLM_C_MAGIC = 20240520
 LLM_C_VERSION = 1
 LLM_C_HEADER_BYTES = 1024
 DTYPES = {"U16": "uint16", "U32": "uint32", "I32": "int32"}
-"""safetensors' names of what a `tokens` tensor may hold."""
+"""The types that a `tokens` tensor may have, by safetensors' name."""
 
 StoredIds = npt.NDArray[np.integer[Any]]
 
@@ -47,13 +47,13 @@ class TokenFile:
     count: int
 
     def read(self, start: int, count: int) -> StoredIds:
-        """Ids as they are stored, fewer at the end of the file."""
+        """The stored ids start .. start + count; fewer at the end of the file."""
         ids: StoredIds = np.asarray(self.tokens[start : min(start + count, self.count)])
         return ids
 
 
 def open_token_file(path: Path) -> TokenFile:
-    """By magic, then suffix: llm.c has a magic number, safetensors a JSON header, nanoGPT's .bin nothing at all."""
+    """By magic, then suffix: llm.c has a magic number, safetensors a JSON header, nanoGPT's .bin no header."""
     try:
         with path.open("rb") as file:
             head = file.read(LLM_C_HEADER_BYTES)

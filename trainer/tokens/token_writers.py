@@ -1,11 +1,11 @@
-"""Token files written: safetensors `tokens`, llm.c's .bin or nanoGPT's .bin, each whole or not there at all.
+"""Writes token files: safetensors `tokens`, llm.c's .bin or nanoGPT's .bin, each whole or not at all.
 
 A Shards collects one side of a split and cuts it after `shard_tokens` tokens. Until the last one is known, finished
-shards wait in the work folder and the open one lies there as bare ids, so that a killed preparation goes on where its
-last `state` was taken. It must not know about text.
+shards wait in the work folder and the open one is stored there as bare ids, so that a killed preparation resumes
+from its last `state`. It must not know about text.
 
-Own headers: the safetensors library writes a tensor only from memory, and a shard need not fit there. A test opens
-what is written here with that library.
+Own headers: the safetensors library writes a tensor only from memory, where a shard may not fit. A test opens these
+files with that library.
 
 Example::
 
@@ -76,7 +76,7 @@ def dtype_for(kind: str, vocab_size: int) -> str:
 
 
 def header(kind: str, dtype: str, count: int) -> bytes:
-    """What stands before the ids of a file of `count` tokens."""
+    """The bytes before the ids of a file of `count` tokens."""
     if kind == LLM_C:
         words = np.zeros(LLM_C_HEADER_BYTES // 4, "<i4")
         words[:3] = LLM_C_MAGIC, LLM_C_VERSION, count
@@ -108,7 +108,7 @@ def write_token_file(
             os.fsync(file.fileno())
         expected = len(header(layout.kind, layout.dtype, count)) + count * np.dtype(layout.dtype).itemsize
         if moved != expected:
-            raise DataError(f"{path}: {moved} bytes were written where {expected} were announced")
+            raise DataError(f"{path}: {moved} bytes were written, {expected} were announced")
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -116,8 +116,8 @@ def write_token_file(
     return FileEntry(tokens=count, documents=documents, **digest.entry())
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """A small file by temporary name, fsync and rename."""
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a small file by temporary name, fsync and rename."""
     temporary = path.with_name(TEMPORARY_PREFIX + path.name)
     with temporary.open("wb") as file:
         file.write(content)
@@ -127,10 +127,10 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 class Shards:
-    """One side of a split, written as it comes. Holds one open file."""
+    """One side of a split, written as it arrives. Holds one open file."""
 
     def __init__(self, work: Path, name: str, layout: Layout, state: ShardsState | None = None) -> None:
-        """Goes on from what `state` said; without it the side is empty. Raises OSError where its files are gone."""
+        """Resumes from `state`; without it the side is empty. Raises OSError where its files are gone."""
         self.work, self.name, self.layout = work, name, layout
         known: ShardsState = state or {"finished": [], "tokens": 0, "documents": 0}
         self.finished = list(known["finished"])
@@ -160,23 +160,23 @@ class Shards:
                 self._finish_shard()
 
     def flush(self) -> None:
-        """Everything appended so far is on the disk."""
+        """Writes everything appended so far to the disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
 
     def state(self) -> ShardsState:
-        """What a later Shards needs to go on from here."""
+        """What a later Shards needs to resume."""
         return {"finished": self.finished, "tokens": self._tokens, "documents": self._documents}
 
     def tidy(self) -> None:
-        """Removes bare ids of shards that are finished, once a state that counts them as such is on the disk."""
+        """Removes the bare ids of finished shards. Call it once a state that lists them is on the disk."""
         for index in range(len(self.finished)):
             self._open_path(index).unlink(missing_ok=True)
 
     def finish(self, to: Path) -> dict[str, FileEntry]:
         """Moves all shards to folder `to` and returns their entries: `train.bin` for one, `train-00000.bin` for more.
 
-        Done twice, after a kill in between, it has the same end.
+        A second call after a kill in between gives the same files.
         """
         if self._tokens:
             self._finish_shard()
@@ -194,7 +194,7 @@ class Shards:
         return files
 
     def close(self) -> None:
-        """Leaves the files as they are, for another Shards to go on."""
+        """Closes the files, for another Shards to resume."""
         self._file.close()
 
     def _finish_shard(self) -> None:
@@ -208,7 +208,7 @@ class Shards:
         self._file = self._open_path().open("wb")
 
     def _reopen(self) -> BinaryIO:
-        """The open shard, cut back to what the state knows of; what came after it is appended again."""
+        """The open shard, cut back to the length in the state; the rest is appended again."""
         file = self._open_path().open("r+b")
         size = self._tokens * np.dtype(self.layout.dtype).itemsize
         if file.seek(0, os.SEEK_END) < size:

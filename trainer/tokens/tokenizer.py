@@ -1,7 +1,7 @@
-"""Names of tokenizers to tiktoken encodings: the only importer of tiktoken.
+"""Tokenizers by name, as tiktoken encodings. The only importer of tiktoken.
 
 `bytes` is built here (256 byte values and an end-of-text mark, no download); every other name is tiktoken's own, which
-downloads its vocabulary once into TIKTOKEN_CACHE_DIR. It must not know where text comes from or where tokens go.
+downloads its vocabulary once into TIKTOKEN_CACHE_DIR. It must not know where text comes from.
 
 Example::
 
@@ -24,11 +24,11 @@ END_OF_TEXT = "<|endoftext|>"
 
 
 class TokenizerError(ValueError):
-    """A tokenizer that does not exist, or whose vocabulary could not be downloaded."""
+    """A tokenizer that does not exist, or whose vocabulary cannot be downloaded."""
 
 
 def open_tokenizer(name: str) -> tiktoken.Encoding:
-    """The encoding of that name. Raises TokenizerError for an unknown name or a vocabulary that cannot be fetched."""
+    """The encoding of that name. Raises TokenizerError for an unknown name or a failed download."""
     if name == BYTES:
         return tiktoken.Encoding(
             BYTES_ENCODING,
@@ -50,14 +50,14 @@ def open_tokenizer(name: str) -> tiktoken.Encoding:
 
 
 def encode(encoding: tiktoken.Encoding, text: str) -> npt.NDArray[np.unsignedinteger]:
-    """The ids of a text, in which marks are text like any other: what `encode_ordinary` gives, without its list."""
+    """The ids of a text, with marks as plain text: `encode_ordinary` without building a list."""
     if encoding.name == BYTES_ENCODING:
         return np.frombuffer(text.encode(), np.uint8)  # the ids are the bytes
     return encoding.encode_to_numpy(text, disallowed_special=())
 
 
 def decode(encoding: tiktoken.Encoding, ids: Iterable[int]) -> str:
-    """The text of these ids. Broken UTF-8 and ids unknown to the tokenizer become U+FFFD: samples always print."""
+    """The text of these ids. Broken UTF-8 and ids unknown to the tokenizer become U+FFFD."""
     pieces: list[str] = []
     known: list[int] = []
     for token in ids:

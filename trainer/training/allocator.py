@@ -1,4 +1,4 @@
-"""Two settings of the C library's allocator. They must not matter for anything but speed and memory.
+"""Two settings of the C library's allocator. They affect speed and memory only.
 
 Example: `keep_freed_memory()` before the first step on a CPU, `return_freed_memory()` before a long stream of large
 buffers; True where the C library has the setting.
@@ -17,19 +17,19 @@ BUFFER_BYTES = 1 << 18
 
 
 def keep_freed_memory() -> bool:
-    """Lets the allocator reuse large blocks from step to step instead of handing them back to the kernel.
+    """Makes the allocator reuse large blocks from step to step instead of returning them to the kernel.
 
-    By default glibc maps every tensor above 32 MB anew, and the kernel clears half a million pages per step: a third of
+    By default glibc maps every tensor above 32 MB again, and the kernel clears half a million pages per step: a third of
     the CPU time of a GPT-2 124M step in bf16 (4.5 to 3.0 s per 1,024 tokens), at the same peak memory.
     """
     return _set(M_MMAP_MAX, 0) and _set(M_TRIM_THRESHOLD, -1)
 
 
 def return_freed_memory() -> bool:
-    """Gives every buffer above a quarter of a mebibyte back to the kernel at once.
+    """Makes the allocator return every freed buffer above 256 KiB to the kernel at once.
 
     By default glibc raises that size to that of the largest buffer freed so far; then a stream of megabytes through
-    several threads leaves holes in each thread's heap, and the process grows by what was never needed at once.
+    several threads leaves holes in each thread's heap, and the process grows beyond what it ever needs at one time.
     """
     return _set(M_MMAP_THRESHOLD, BUFFER_BYTES)
 

@@ -1,7 +1,7 @@
 """Twenty small steps, compiled and eager from the same weights: does `torch.compile` work on this machine?
 
-A100 with torch 2.10 gave NaN, boxes without a compiler give an error: a paid run must notice both in its first seconds.
-It leaves the weights as it found them and must not touch the optimizer.
+An A100 with torch 2.10 gave NaN, machines without a compiler give an error: a paid run must notice both in its first
+seconds. The check restores the weights and must not touch the optimizer.
 
 Example::
 
@@ -21,10 +21,10 @@ from trainer.model.precision import Autocast
 
 STEPS = 20
 STEP_LENGTH = 0.1
-"""Distance in weight space of one step along the gradient: enough to see a wrong gradient, too little to diverge."""
+"""Distance in weight space of one step along the gradient: enough to show a wrong gradient, too little to diverge."""
 TOLERANCE = 0.02
 TOLERANCE_WITH_DROPOUT = 0.1
-"""Relative difference of losses. bf16 kernels differ by 0.1 %; with dropout both draw other masks."""
+"""Relative difference of losses. bf16 kernels differ by 0.1 %; with dropout each run draws its own masks."""
 
 Batch = tuple[Tensor, Tensor]
 

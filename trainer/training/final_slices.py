@@ -1,7 +1,7 @@
 """The slices of [eval] after the last step: their loss by all ranks together, with the weights of that step.
 
-A slice that cannot be measured costs that slice, not the run: every rank meets the same data, so all of them leave it
-alike. It must not train.
+A slice that cannot be measured costs that slice, not the run: the ranks agree on every piece, so all of them skip it
+together. It must not train.
 
 Example::
 
@@ -22,7 +22,7 @@ from trainer.training.ranks import sum_over_ranks
 from trainer.training.start import Engine, Run
 
 PIECE_BATCHES = 16
-"""Batches of every rank between two looks at the clock."""
+"""Batches of every rank between two checks of the clock."""
 REPORT_EVERY_S = 30.0
 
 
@@ -32,22 +32,27 @@ def measure_slices(run: Run, engine: Engine, step: int) -> None:
     files = [Path(file) for file in data.validation_files or data.train_files]
     for start, tokens in run.config.slices:
         with Expendable(journal.event, step, f"slice {start}+{tokens} was not evaluated"):
-            asked = Slice(TokenStream.open(files, run.config.model.vocab_size), start, tokens)
-            summed = _summed(run, engine, asked, step)
+            token_slice = Slice(TokenStream.open(files, run.config.model.vocab_size), start, tokens)
+            loss_sum = _measure_together(run, engine, token_slice, step)
             if run.world.leads:
-                result = slice_result(asked, summed, data.tokenizer, journal.say)
+                result = slice_result(token_slice, loss_sum, data.tokenizer, journal.say)
                 journal.event(EVENT_EVALUATED, step, **result, precision=run.config.train.precision)
 
 
-def _summed(run: Run, engine: Engine, asked: Slice, step: int) -> LossSum:
-    """Over all ranks, in pieces: the machine is told every now and then that this is no standstill."""
+def _measure_together(run: Run, engine: Engine, token_slice: Slice, step: int) -> LossSum:
+    """The loss over all ranks, piece by piece. An event `evaluating` every 30 seconds shows that the run is not stuck.
+
+    Raises on every rank what failed on one of them.
+    """
     world, batch_size = run.world, run.config.train.micro_batch
     length = run.config.model.context_length
-    whole = whole_sequences(asked.stream, asked.start, asked.tokens, length) * length
+    whole = whole_sequences(token_slice.stream, token_slice.start, token_slice.tokens, length) * length
     piece = PIECE_BATCHES * batch_size * length * world.size
     nats, targets, timer = 0.0, 0, Timer(REPORT_EVERY_S)
     for first in range(0, whole, piece):
-        part, fault = _part(run, engine, asked._replace(start=asked.start + first, tokens=min(piece, whole - first)))
+        part, fault = _part(
+            run, engine, token_slice._replace(start=token_slice.start + first, tokens=min(piece, whole - first))
+        )
         more = sum_over_ranks(world, [part.nats, float(part.targets), float(fault is not None)])
         if more[2]:
             raise fault or DataError("another rank could not measure it")
@@ -58,7 +63,7 @@ def _summed(run: Run, engine: Engine, asked: Slice, step: int) -> LossSum:
 
 
 def _part(run: Run, engine: Engine, piece: Slice) -> tuple[LossSum, Exception | None]:
-    """This rank's part of a piece. An error is returned: a rank that left alone would leave the others waiting."""
+    """This rank's part of a piece. Returns an error instead of raising it: the other ranks would wait for this one."""
     world = run.world
     try:
         part = validation_loss(

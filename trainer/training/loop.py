@@ -1,7 +1,7 @@
 """The training loop: read it from top to bottom.
 
-`train` opens everything, then walks the steps: batch, forward, backward, optimizer, and every now and then a log line,
-a validation, a checkpoint. All ranks run the same lines; rank 0 alone writes. It must not know who started it.
+`train` opens everything, then runs the steps: batch, forward, backward, optimizer; at intervals a log line, a
+validation, a checkpoint. All ranks run the same lines; only rank 0 writes. It must not know who started it.
 
 Example::
 
@@ -26,31 +26,37 @@ from torch import Tensor
 from trainer.checkpoints.checkpoint import Snapshot, TrainerState, to_host
 from trainer.contract import EVENT_STARTED, EVENT_VALIDATED, STOP, CheckpointMeta, RunConfig
 from trainer.model.loss import validation_loss
-from trainer.model.optimizers import gradients_of, learning_rate, set_learning_rate, state_by_name, step_unless
+from trainer.model.optimizers import (
+    learning_rate,
+    parameters_with_gradient,
+    set_learning_rate,
+    state_by_name,
+    step_unless_nonfinite,
+)
 from trainer.tokens.batches import ValidationSlice, open_data, prefetched
 from trainer.training.finish import finish
-from trainer.training.metrics import PartClock, Tally, Window
+from trainer.training.metrics import PartClock, StepCounts, Window
 from trainer.training.ranks import World, sum_over_ranks
 from trainer.training.saver import Saver
-from trainer.training.start import Engine, Run, description, prepare, share_of
+from trainer.training.start import Engine, Run, batch_share, prepare, started_fields
 
 Batches = Generator[tuple[Tensor, Tensor]]
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on: the gradients stay non-finite."""
+    """Training cannot continue: the gradients stay non-finite."""
 
 
 @dataclass
 class Progress:
-    """How far the run is, for whoever has to explain its end."""
+    """How far the run is, for the exit record."""
 
     step: int = 0
     total_steps: int = 0
 
 
 class StopRequest:
-    """Somebody wants the run to end in good order: SIGTERM to any rank, or a file `stop` in the run folder."""
+    """Whether the run should stop after this step: SIGTERM to any rank, or a file `stop` in the run folder."""
 
     def __init__(self, run_folder: Path) -> None:
         self.file = run_folder / STOP
@@ -71,20 +77,20 @@ def train(run: Run, stop: StopRequest, progress: Progress) -> str:
     """
     config, options, world, journal = run.config, run.config.train, run.world, run.journal
     progress.total_steps = options.steps
-    share, data = share_of(config, world), open_data(config)
+    share, data = batch_share(config, world), open_data(config)
     engine, progress.step = prepare(run, data, share)
     saver = Saver(run.folder, config, journal.event) if world.leads else None
-    journal.event(EVENT_STARTED, progress.step, **description(run, engine.model, share))
+    journal.event(EVENT_STARTED, progress.step, **started_fields(run, engine.model, share))
 
     batches = prefetched(data, range(progress.step, options.steps), share, world.device)
     window = Window(config, world, progress.step)
-    tally = Tally.fresh(world.device)
+    counts = StepCounts.zeros(world.device)
     stopping = False
     freeze_garbage_collector()
     while progress.step < options.steps and not stopping:
         seed_step(options.seed, progress.step, world.rank)
         rate = learning_rate(progress.step, options)
-        loss, norm = train_step(engine, batches, rate, tally, window.clock)
+        loss, norm = train_step(engine, batches, rate, counts, window.clock)
         progress.step += 1
         step, last = progress.step, progress.step == options.steps
 
@@ -94,8 +100,8 @@ def train(run: Run, stop: StopRequest, progress: Progress) -> str:
             loss_sum, stops = sum_over_ranks(world, [loss, float(stop())])
             mean_loss, stopping = loss_sum / world.size, stops > 0
         if logging:
-            journal.metrics(window.line(step, mean_loss, rate, norm, tally))
-            check_finite(tally, step, options.max_nonfinite_steps)
+            journal.metrics(window.line(step, mean_loss, rate, norm, counts))
+            check_finite(counts, step, options.max_nonfinite_steps)
         val_loss = None
         if data.validation is not None and (last or step % options.validate_every == 0):
             val_loss = validate(engine, data.validation, options.micro_batch, world)
@@ -110,10 +116,12 @@ def train(run: Run, stop: StopRequest, progress: Progress) -> str:
     return finish(run, engine, saver, progress.step)
 
 
-def train_step(engine: Engine, batches: Batches, rate: float, tally: Tally, clock: PartClock) -> tuple[Tensor, Tensor]:
+def train_step(
+    engine: Engine, batches: Batches, rate: float, counts: StepCounts, clock: PartClock
+) -> tuple[Tensor, Tensor]:
     """One optimizer step; returns this rank's mean loss and the gradient norm before clipping, both on the device.
 
-    Gradients are averaged over ranks once, in the last micro-batch: no_sync has to enclose the forward pass as well.
+    Gradients are averaged over ranks once, in the last micro-batch: no_sync has to enclose the forward pass too.
     """
     loss = torch.zeros((), device=engine.model.device)
     for micro in range(engine.accumulation):
@@ -126,29 +134,29 @@ def train_step(engine: Engine, batches: Batches, rate: float, tally: Tally, cloc
         loss += micro_loss.detach()
         clock.mark("forward_backward")
     set_learning_rate(engine.optimizers, rate)
-    norm = update(engine, tally)
+    norm = update(engine, counts)
     clock.mark("optimizer")
     return loss, norm
 
 
-def update(engine: Engine, tally: Tally) -> Tensor:
+def update(engine: Engine, counts: StepCounts) -> Tensor:
     """Clips and steps, or skips where a gradient is not finite. Nothing here waits for the device."""
     scaler, optimizers, grad_clip = engine.scaler, engine.optimizers, engine.grad_clip
     if scaler.is_enabled():
         for optimizer in optimizers:
             scaler.unscale_(optimizer)
-    parameters = gradients_of(optimizers)
+    parameters = parameters_with_gradient(optimizers)
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if grad_clip is not None:
         torch.nn.utils.clip_grads_with_norm_(parameters, grad_clip, norm)
     nonfinite = (~torch.isfinite(norm)).float()
-    tally.note(nonfinite, norm > (grad_clip or torch.inf))
+    counts.add(nonfinite, norm > (grad_clip or torch.inf))
     if scaler.is_enabled():
         for optimizer in optimizers:
             scaler.step(optimizer)
         scaler.update()
     else:
-        step_unless(optimizers, nonfinite)
+        step_unless_nonfinite(optimizers, nonfinite)
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
     return norm
@@ -159,11 +167,11 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1))
 
 
-def check_finite(tally: Tally, step: int, limit: int) -> None:
+def check_finite(counts: StepCounts, step: int, limit: int) -> None:
     """Raises TrainingError after `limit` skipped steps in a row. The weights are those before the first of them."""
-    if tally.longest_streak >= limit:
+    if counts.longest_streak >= limit:
         raise TrainingError(
-            f"gradients were not finite in {int(tally.longest_streak)} steps in a row up to step {step}, all skipped. "
+            f"gradients were not finite in {int(counts.longest_streak)} steps in a row up to step {step}, all skipped. "
             "Try a lower learning_rate, a longer warmup_fraction or grad_clip = 1.0, and resume"
         )
 
@@ -186,7 +194,7 @@ def validate(engine: Engine, held_out: ValidationSlice, batch_size: int, world: 
 
 
 def snapshot(config: RunConfig, engine: Engine, step: int, loss: float, val_loss: float | None) -> Snapshot:
-    """The state on the host: the only part of a save that holds up training."""
+    """Copies the state to the host: the only part of a save that delays training."""
     meta: CheckpointMeta = {
         "step": step,
         "total_steps": config.train.steps,

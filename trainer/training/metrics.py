@@ -1,7 +1,7 @@
-"""What a run tells the world: metrics.jsonl, events.jsonl, a log line for people, and the time each part takes.
+"""What a run reports: metrics.jsonl, events.jsonl, log lines for people, and the time each part takes.
 
-Each line is written and flushed at once, so a killed run keeps every line. It must not compute anything about training
-and must not wait for the GPU but in `PartClock.read`.
+Each line is written and flushed at once, so a killed run keeps every line. It must not compute anything about training,
+and waits for the GPU only in `PartClock.read`.
 
 Example::
 
@@ -49,17 +49,17 @@ class Journal:
         self.enabled = enabled
         self.lock = threading.Lock()
         self.unwritten: dict[str, str] = {}
-        self.heard = True
+        self.stdout_open = True
 
     @functools.cached_property
     def tensorboard(self) -> Any:
-        """A writer beside metrics.jsonl where the package is installed; it is never required."""
+        """A TensorBoard writer beside metrics.jsonl, or None where the package is not installed."""
         if not self.enabled or importlib.util.find_spec("tensorboard") is None:
             return None
         return importlib.import_module("torch.utils.tensorboard").SummaryWriter(str(self.run_folder / "tensorboard"))
 
     def event(self, name: str, step: int, **fields: object) -> None:
-        """Appends {"event", "time", "step", ...} to events.jsonl and says it in the log."""
+        """Appends {"event", "time", "step", ...} to events.jsonl and a line to the log."""
         self._append(EVENTS, {"event": name, "time": round(time.time(), 3), "step": step, **fields})
         self.say(f"step {step}  {name}  " + "  ".join(f"{key} {_short(value)}" for key, value in fields.items()))
 
@@ -80,15 +80,15 @@ class Journal:
             self.tensorboard.flush()
 
     def say(self, text: str) -> None:
-        """One line on stdout, which is the log. A reader that went away, or a full disk, does not end a run."""
-        if self.enabled and self.heard:
+        """Prints one line on stdout, which is the log. A closed pipe or a full disk does not end a run."""
+        if self.enabled and self.stdout_open:
             try:
                 print(text.rstrip(), flush=True)
             except OSError:
-                self.heard = False
+                self.stdout_open = False
 
     def truncate(self, last_step: int) -> None:
-        """Before going on from last_step: drops a torn last line of both files, and metrics of steps to be repeated."""
+        """Before resuming from last_step: drops a torn last line of both files, and metrics of steps to repeat."""
         if self.enabled:
             _truncate(self.run_folder / EVENTS, last_step=None)
             _truncate(self.run_folder / METRICS, last_step)
@@ -99,12 +99,12 @@ class Journal:
         text = json.dumps({key: _finite(value) for key, value in line.items()}) + "\n"
         with self.lock:
             waiting = self.unwritten.pop(name, "") + text
-            if not _appended(self.run_folder / name, waiting.encode()):
+            if not _append_whole(self.run_folder / name, waiting.encode()):
                 self.unwritten[name] = waiting
 
 
-def _appended(path: Path, data: bytes) -> bool:
-    """All of data or nothing. A full disk is no reason to stop: the lines wait for the next one."""
+def _append_whole(path: Path, data: bytes) -> bool:
+    """Appends all of data or nothing. On a full disk returns False: the caller keeps the line for the next call."""
     before = path.stat().st_size if path.exists() else 0
     try:
         with path.open("ab", buffering=0) as file:
@@ -118,7 +118,7 @@ def _appended(path: Path, data: bytes) -> bool:
 
 def read_lines(path: Path) -> list[dict[str, object]]:
     """The JSON lines of a file up to the first that is torn; none when it does not exist."""
-    lines = itertools.takewhile(lambda line: line is not None, map(_parsed, _raw_lines(path)))
+    lines = itertools.takewhile(lambda line: line is not None, map(_parse_line, _raw_lines(path)))
     return [line for line in lines if line is not None]
 
 
@@ -126,8 +126,8 @@ def _raw_lines(path: Path) -> list[bytes]:
     return path.read_bytes().splitlines(keepends=True) if path.exists() else []
 
 
-def _parsed(line: bytes) -> dict[str, object] | None:
-    """None for what a kill or a power cut left: half a line, or zeros."""
+def _parse_line(line: bytes) -> dict[str, object] | None:
+    """None for what a kill or a power cut leaves: half a line, or zeros."""
     try:
         value = json.loads(line) if line.endswith(b"\n") else None
     except ValueError:
@@ -138,7 +138,7 @@ def _parsed(line: bytes) -> dict[str, object] | None:
 def _truncate(path: Path, last_step: int | None) -> None:
     good = 0
     for line in _raw_lines(path):
-        value = _parsed(line)
+        value = _parse_line(line)
         if value is None or (last_step is not None and cast(int, value["step"]) > last_step):
             break
         good += len(line)
@@ -147,17 +147,17 @@ def _truncate(path: Path, last_step: int | None) -> None:
 
 
 def _finite(value: object) -> object:
-    """JSON has no NaN: null says it."""
+    """JSON has no NaN: it becomes null."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _short(value: object) -> str:
-    """Short for people, and always on one line."""
+    """The value for people, on one line."""
     return f"{value:.4g}" if isinstance(value, float) else str(value).replace("\n", "\\n")
 
 
 class PartClock:
-    """Where the time goes. `mark(part)` says: since the last mark it was this part.
+    """Where the time goes: `mark(part)` assigns the time since the last mark to a part.
 
     On CUDA the marks are events on the stream, read at logging steps, so timing never makes the host wait.
     """
@@ -168,7 +168,7 @@ class PartClock:
         self.mark("start")
 
     def mark(self, part: str) -> None:
-        """Everything since the last mark belongs to part."""
+        """Assigns everything since the last mark to part."""
         if self.cuda:
             event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             event.record()
@@ -197,8 +197,8 @@ def memory_gib(device: torch.device) -> float:
 
 
 @dataclass
-class Tally:
-    """Counts kept on the device and read at logging steps only."""
+class StepCounts:
+    """Skipped and clipped steps, counted on the device and read at logging steps only."""
 
     skipped: Tensor
     streak: Tensor
@@ -206,12 +206,12 @@ class Tally:
     clipped: Tensor
 
     @staticmethod
-    def fresh(device: torch.device) -> Tally:
+    def zeros(device: torch.device) -> StepCounts:
         """All zero."""
-        return Tally(*torch.zeros(4, device=device).unbind())
+        return StepCounts(*torch.zeros(4, device=device).unbind())
 
-    def note(self, nonfinite: Tensor, clipped: Tensor) -> None:
-        """One step: both are scalars, 0 or 1."""
+    def add(self, nonfinite: Tensor, clipped: Tensor) -> None:
+        """Counts one step: both are scalars, 0 or 1."""
         self.skipped = self.skipped + nonfinite
         self.streak = (self.streak + 1) * nonfinite
         self.longest_streak = torch.maximum(self.longest_streak, self.streak)
@@ -226,14 +226,14 @@ class Window:
         self.clock = PartClock(world.device)
         self.tokens_per_step = config.train.global_batch * config.model.context_length
 
-    def line(self, step: int, loss: float, rate: float, norm: Tensor, tally: Tally) -> MetricLine:
-        """A line of metrics.jsonl. Rates count training time; validation and saving are listed apart."""
+    def line(self, step: int, loss: float, rate: float, norm: Tensor, counts: StepCounts) -> MetricLine:
+        """A line of metrics.jsonl. Rates count training time only, without validation and saving."""
         seconds = self.clock.read()
         training_s = sum(seconds.get(part, 0.0) for part in ("data", "forward_backward", "optimizer", "log"))
         steps, self.step = step - self.step, step
         tokens_per_second = steps * self.tokens_per_step / max(training_s, 1e-9)
         peak = self.config.peak_flops_per_gpu * self.world.size
-        clipped, tally.clipped = float(tally.clipped) / steps, torch.zeros_like(tally.clipped)
+        clipped, counts.clipped = float(counts.clipped) / steps, torch.zeros_like(counts.clipped)
         line: MetricLine = {
             "step": step,
             "tokens": step * self.tokens_per_step,
@@ -244,7 +244,7 @@ class Window:
             "mfu": tokens_per_second * flop_per_token(self.config.model) / peak if peak else 0.0,
             "memory_gib": round(memory_gib(self.world.device), 3),
             "time": round(time.time(), 3),
-            "skipped_steps": int(tally.skipped),
+            "skipped_steps": int(counts.skipped),
             "clipped_share": clipped,
             "seconds": {part: round(value, 6) for part, value in seconds.items()},
         }

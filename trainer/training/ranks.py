@@ -43,7 +43,7 @@ class World:
 def join(device: str, timeout_s: float) -> World:
     """Joins the process group that torchrun prepared; device is `auto`, `cuda` or `cpu`.
 
-    timeout_s bounds every collective: a frozen peer ends the run instead of holding a paid machine for ever.
+    timeout_s bounds every collective: a frozen peer ends the run instead of keeping a paid machine busy.
     """
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
@@ -64,7 +64,7 @@ def join(device: str, timeout_s: float) -> World:
 
 
 def _store(timeout: timedelta) -> Store:
-    """torchrun's store, with a corner of its own for every start: restart.py must not meet addresses of the last."""
+    """torchrun's store, with a prefix per start: a restart (smaller_batch.py) must not read older addresses."""
     store, _, _ = next(rendezvous("env://", timeout=timeout))
     return PrefixStore("start_" + os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
 
@@ -91,14 +91,14 @@ def sum_over_ranks(world: World, values: Sequence[float | torch.Tensor]) -> list
 
 
 def from_leader(world: World, value: Any) -> Any:
-    """Rank 0's value on every rank. For small things at the start; pickled, so only among our own processes."""
+    """Rank 0's value on every rank. For small values at the start; pickled, so only between processes of one run."""
     box = [value]
     if world.size > 1:
         dist.broadcast_object_list(box, src=0, device=world.device)
     return box[0]
 
 
-def parallel(model: nn.Module, world: World) -> nn.Module:
+def data_parallel(model: nn.Module, world: World) -> nn.Module:
     """The model with gradients averaged over ranks. Gradients live in the buckets: one copy less (652 MB for 163M).
 
     No static_graph: together with no_sync from the first micro-step it fails an assertion in the reducer.

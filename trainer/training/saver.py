@@ -1,7 +1,7 @@
-"""Saves checkpoints while training goes on: one thread writes, then swaps the links and lets old folders go.
+"""Saves checkpoints while training continues: one thread writes, then swaps the links and deletes old folders.
 
-The loop stalls only for the copy to the host. A save that fails (disk full) is a warning, never the end of the run: the
-old checkpoints are untouched, and the next interval tries again. contract.kept_steps stay, and always the newest.
+The loop waits only for the copy to the host. A save that fails (disk full) is a warning and does not end the run: the
+old checkpoints stay, and the next interval tries again. contract.kept_steps stay, and always the newest.
 
 Example::
 
@@ -45,7 +45,7 @@ from trainer.contract import (
 from trainer.training.failures import Emit
 
 DAMAGED_PREFIX = "damaged-"
-"""Folders that did not verify are renamed, not deleted: they are evidence until the disk gets short."""
+"""Folders that did not verify are renamed, not deleted: they are evidence until the disk is nearly full."""
 
 
 class Saver:
@@ -63,14 +63,14 @@ class Saver:
         self.best_step, self.best_loss = _best_so_far(self.root)
 
     def save(self, snapshot: Snapshot) -> None:
-        """Starts writing. Waits for the save before it, but not as long as the other ranks wait in a collective."""
+        """Starts writing. Waits for the save before it, for less time than the other ranks wait in a collective."""
         if self.pending is not None and not wait([self.pending], self.patience_s).done:
-            self._fail(snapshot.step, f"the one before it still being written after {self.patience_s:.0f} s")
+            self._fail(snapshot.step, f"the one before it is still being written after {self.patience_s:.0f} s")
             return
         self.pending = self.thread.submit(self.write, snapshot)
 
     def close(self) -> None:
-        """Waits until everything is on disk. Raises CheckpointError when the last save failed: its steps are lost."""
+        """Waits until everything is on disk. Raises CheckpointError where the last save failed."""
         self.thread.shutdown(wait=True)
         if self.pending is not None:
             self.pending.result()
@@ -78,13 +78,13 @@ class Saver:
             raise CheckpointError(f"{self.failure}: free space below {self.root} and start the run again")
 
     def write(self, snapshot: Snapshot) -> None:
-        """One whole save, here and now. A failing disk becomes a `warning` event."""
+        """Writes one checkpoint in this thread. A failing disk becomes a `warning` event."""
         started = time.monotonic()
         try:
             self._make_room(snapshot)
             folder = write_checkpoint(self.root, snapshot)
-            point(self.root / LATEST, folder.name)
-            best = self._point_to_best(snapshot)
+            point_link(self.root / LATEST, folder.name)
+            best = self._update_best(snapshot)
         except OSError as error:
             self._fail(snapshot.step, error.strerror or str(error))
             return
@@ -93,43 +93,43 @@ class Saver:
         size = sum(entry["size_bytes"] for entry in read_manifest(folder).values())
         self.emit(EVENT_CHECKPOINTED, snapshot.step, folder=folder.name, size_bytes=size, seconds=seconds, best=best)
         try:
-            self._let_go()
+            self._delete_old_checkpoints()
         except (OSError, CheckpointError) as error:
-            self.emit(EVENT_WARNING, snapshot.step, reason=f"older checkpoints were not tidied up: {error}")
+            self.emit(EVENT_WARNING, snapshot.step, reason=f"older checkpoints were not deleted: {error}")
 
     def _fail(self, step: int, reason: str) -> None:
         self.failure = f"checkpoint of step {step} not written: {reason}"
         self.emit(EVENT_WARNING, step, reason=f"{self.failure}; the older ones are intact")
 
-    def _point_to_best(self, snapshot: Snapshot) -> bool:
-        """Best is by validation loss alone: the training loss of one batch is noise."""
+    def _update_best(self, snapshot: Snapshot) -> bool:
+        """The best checkpoint has the least validation loss: the training loss of one batch is noise."""
         loss = snapshot.meta.get("val_loss")
         if loss is None or not math.isfinite(loss) or (self.best_loss is not None and loss >= self.best_loss):
             return False
-        point(self.root / BEST, checkpoint_name(snapshot.step))
+        point_link(self.root / BEST, checkpoint_name(snapshot.step))
         self.best_step, self.best_loss = snapshot.step, loss
         return True
 
-    def _kept(self, folders: dict[int, Path]) -> frozenset[int]:
-        """Retention's choice, and the newest whatever retention says: there is always one to resume from."""
+    def _kept_steps(self, folders: dict[int, Path]) -> frozenset[int]:
+        """What retention keeps, and always the newest: there must be one to resume from."""
         return kept_steps(folders, self.best_step, self.retention) | frozenset([max(folders)] if folders else [])
 
-    def _let_go(self) -> None:
+    def _delete_old_checkpoints(self) -> None:
         folders = checkpoint_steps(self.root)
-        kept = self._kept(folders)
+        kept = self._kept_steps(folders)
         for step, folder in folders.items():
             if step not in kept and (not self.retention.require_safe or (folder / SAFE_FILE).exists()):
                 _remove(folder)
-        if self.best_step in folders and self.best_step not in self._kept_without_best(folders):
+        if self.best_step in folders and self.best_step not in self._kept_steps_without_best(folders):
             _keep_weights_only(folders[self.best_step])
 
-    def _kept_without_best(self, folders: dict[int, Path]) -> frozenset[int]:
+    def _kept_steps_without_best(self, folders: dict[int, Path]) -> frozenset[int]:
         return kept_steps(folders, None, self.retention) | frozenset([max(folders)])
 
     def _make_room(self, snapshot: Snapshot) -> None:
         """The one exception to require_safe: a disk too small for the next save. Never best or the newest two."""
         needed = size_bytes(snapshot)
-        for folder in [*sorted(self.root.glob(DAMAGED_PREFIX + "*")), *self._droppable()]:
+        for folder in [*sorted(self.root.glob(DAMAGED_PREFIX + "*")), *self._deletable()]:
             if shutil.disk_usage(self.root).free >= needed:
                 return
             _remove(folder)
@@ -137,9 +137,9 @@ class Saver:
                 EVENT_WARNING, snapshot.step, reason=f"disk too small for the next checkpoint: dropped {folder.name}"
             )
 
-    def _droppable(self) -> list[Path]:
+    def _deletable(self) -> list[Path]:
         folders = checkpoint_steps(self.root)
-        held = self._kept(folders) | frozenset(list(folders)[-2:])
+        held = self._kept_steps(folders) | frozenset(list(folders)[-2:])
         return [folder for step, folder in folders.items() if step not in held]
 
 
@@ -157,8 +157,8 @@ def clean_up(run_folder: Path, rejected: dict[str, str]) -> None:
         (root / name).rename(aside)
 
 
-def point(link: Path, target: str) -> None:
-    """Makes the symlink `link` lead to `target`, by rename: a reader sees the old one or the new one."""
+def point_link(link: Path, target: str) -> None:
+    """Points the symlink `link` at `target`, by rename: a reader sees the old target or the new one."""
     fresh = link.with_name(TEMPORARY_PREFIX + link.name)
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(target)
@@ -167,7 +167,7 @@ def point(link: Path, target: str) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Renamed first: a half-removed folder must not stand under a checkpoint's name."""
+    """Renames first: a half-deleted folder must not have a checkpoint's name."""
     doomed = folder.with_name(TEMPORARY_PREFIX + folder.name)
     shutil.rmtree(doomed, ignore_errors=True)
     folder.rename(doomed)
@@ -175,7 +175,7 @@ def _remove(folder: Path) -> None:
 
 
 def _keep_weights_only(folder: Path) -> None:
-    """Best alone needs no optimizer state: 0.65, not 1.96 GB. First the manifest, then the file it names no more."""
+    """Best alone needs no optimizer state: 0.65, not 1.96 GB. The manifest first, then the file it no longer lists."""
     files = read_manifest(folder)
     if files.pop(TRAINER_STATE_FILE, None) is not None:
         write_manifest(folder, files)
@@ -183,7 +183,7 @@ def _keep_weights_only(folder: Path) -> None:
 
 
 def _best_so_far(root: Path) -> tuple[int | None, float | None]:
-    """Step and validation loss of what `best` points to; None, None when there is none or it is unreadable."""
+    """Step and validation loss of what `best` points to; None, None where there is none or it is unreadable."""
     link = root / BEST
     step = checkpoint_step(os.readlink(link)) if link.is_symlink() else None
     if step is None:

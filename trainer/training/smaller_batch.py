@@ -1,14 +1,14 @@
-"""The one answer to CUDA out of memory: the same job with a smaller micro-batch and more accumulation.
+"""The answer to CUDA out of memory: the same job with a smaller micro-batch and more accumulation.
 
-The processes replace themselves (exec): nothing else gives back all of a GPU's memory, and torchrun sees the same
-processes go on. Each rank watches for a mark in the run folder, because a rank that waits in a collective for the one
-that ran out of memory would otherwise wait until the timeout. It must not change the global batch, and answers once.
+The processes replace themselves (exec): nothing else frees all of a GPU's memory, and torchrun keeps its processes.
+Each rank watches for a mark in the run folder, because a rank that waits in a collective for the one
+that ran out of memory would otherwise wait until the timeout. It must not change the global batch, and restarts once.
 
 Example::
 
     micro_batch = current_micro_batch(run_folder, config.train.micro_batch)
-    watch(run_folder)
-    answer_out_of_memory(run_folder, config.train, micro_batch, world.size, step=617)       # never returns
+    watch_for_out_of_memory(run_folder)
+    restart_smaller(run_folder, config.train, micro_batch, world.size, step=617)       # never returns
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from trainer.training.metrics import GIB, Journal, read_lines
 
 MARK = ".out-of-memory"
 POLL_S = 0.5
-_leaving = threading.Lock()
+_restarting = threading.Lock()
 
 
 class OutOfMemoryTwice(RuntimeError):
-    """The smaller micro-batch did not fit either, or there is none."""
+    """The smaller micro-batch does not fit either, or there is none."""
 
 
 def current_micro_batch(run_folder: Path, configured: int) -> int:
@@ -43,8 +43,8 @@ def current_micro_batch(run_folder: Path, configured: int) -> int:
     return reduced[-1]["to"] if reduced and reduced[-1]["from"] == configured else configured
 
 
-def answer_out_of_memory(run_folder: Path, train: TrainConfig, current: int, ranks: int, step: int) -> NoReturn:
-    """Starts all ranks again with the next smaller divisor of a rank's share of the batch. Raises OutOfMemoryTwice.
+def restart_smaller(run_folder: Path, train: TrainConfig, current: int, ranks: int, step: int) -> NoReturn:
+    """Restarts all ranks with the next smaller divisor of a rank's share of the batch. Raises OutOfMemoryTwice.
 
     train: as configured; current: the micro-batch that did not fit.
     """
@@ -62,7 +62,7 @@ def answer_out_of_memory(run_folder: Path, train: TrainConfig, current: int, ran
         Journal(run_folder).event(
             EVENT_MICRO_BATCH_REDUCED, step, **{"from": current, "to": smaller[0], "peak_gib": round(peak_gib, 2)}
         )
-    start_again()
+    restart_process()
 
 
 def _first_to_mark(run_folder: Path) -> bool:
@@ -74,25 +74,25 @@ def _first_to_mark(run_folder: Path) -> bool:
     return True
 
 
-def is_marked(run_folder: Path) -> bool:
-    """A peer ran out of memory: an error that follows here is only its echo."""
+def peer_ran_out_of_memory(run_folder: Path) -> bool:
+    """Whether a peer ran out of memory: an error of this rank then follows from that."""
     return (run_folder / MARK).exists()
 
 
-def watch(run_folder: Path) -> None:
-    """From now on this rank starts again as soon as any rank ran out of memory, wherever it is waiting."""
+def watch_for_out_of_memory(run_folder: Path) -> None:
+    """Starts a thread that restarts this rank as soon as any rank runs out of memory, wherever this one waits."""
 
     def wait_for_mark() -> None:
-        while not is_marked(run_folder):
+        while not peer_ran_out_of_memory(run_folder):
             time.sleep(POLL_S)
-        start_again()
+        restart_process()
 
     threading.Thread(target=wait_for_mark, name="out-of-memory watch", daemon=True).start()
 
 
-def start_again() -> NoReturn:
-    """The same command line in the same process; the count gives the new process group its corner of the store."""
-    _leaving.acquire()  # for ever: the watch and the main thread may both come here, and the count must rise once
+def restart_process() -> NoReturn:
+    """Runs the same command line in the same process. The count gives the new process group its prefix in the store."""
+    _restarting.acquire()  # never released: watcher and main thread may both get here, and the count must rise once
     os.environ["TORCHELASTIC_RESTART_COUNT"] = str(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) + 1)
     held = {"0", "1", "2", *os.environ.get(HELD_DESCRIPTORS, "").split(",")}
     for descriptor in os.listdir("/dev/fd"):

@@ -21,23 +21,23 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from trainer.arithmetic import split_batch
-from trainer.checkpoints.checkpoint import Found, find_newest, read_trainer_state, read_weights
+from trainer.checkpoints.checkpoint import ResumePoint, find_newest, read_trainer_state, read_weights
 from trainer.checkpoints.manifest import CheckpointError, checkpoint_folder, read_meta, verify
 from trainer.contract import EVENT_RESUMED, EVENT_WARNING, ContractError, RunConfig, Started, TrainConfig
 from trainer.model.gpt import GPT
 from trainer.model.optimizers import build_optimizers, learning_rate, load_state_by_name, make_scaler
 from trainer.model.precision import Autocast, autocast_to, choose_precision
 from trainer.tokens.batches import Share, TrainingData
-from trainer.training.compile_check import STEPS as CANARY_STEPS
+from trainer.training.compile_check import STEPS as CHECK_STEPS
 from trainer.training.compile_check import compile_fault
 from trainer.training.metrics import Journal
-from trainer.training.ranks import World, from_leader, parallel, sum_over_ranks
+from trainer.training.ranks import World, data_parallel, from_leader, sum_over_ranks
 from trainer.training.saver import clean_up
 
 
 @dataclass(frozen=True)
 class Run:
-    """What is being done, where, by whom: passed to everything that is not the model."""
+    """The run folder, its config, this rank and the journal: what everything but the model needs."""
 
     folder: Path
     config: RunConfig
@@ -73,30 +73,30 @@ def prepare(run: Run, data: TrainingData, share: Share) -> tuple[Engine, int]:
         torch.set_float32_matmul_precision("high")
     torch.manual_seed(train.seed)
     model = GPT(config.model, train.activation_checkpointing)
-    found = from_leader(world, find_checkpoint(run) if world.leads else None)
-    if found.folder is not None:
-        load_weights(model, found.folder)
+    resume_point = from_leader(world, find_checkpoint(run) if world.leads else None)
+    if resume_point.folder is not None:
+        load_weights(model, resume_point.folder)
     model.to(world.device)
     if remark:
-        run.journal.event(EVENT_WARNING, found.step, reason=remark)
+        run.journal.event(EVENT_WARNING, resume_point.step, reason=remark)
     if train.compile or (train.compile is None and world.device.type == "cuda"):
         compile_model(run, model, data, share, autocast)
     optimizers, scaler = build_optimizers(model, train), make_scaler(dtype == torch.float16)
-    if found.folder is not None:
-        load_trainer_state(found.folder, model, optimizers, scaler)
-    wrapped = parallel(model, world)
-    return Engine(model, wrapped, optimizers, scaler, autocast, share.accumulation, train.grad_clip), found.step
+    if resume_point.folder is not None:
+        load_trainer_state(resume_point.folder, model, optimizers, scaler)
+    wrapped = data_parallel(model, world)
+    return Engine(model, wrapped, optimizers, scaler, autocast, share.accumulation, train.grad_clip), resume_point.step
 
 
 def check_settings(train: TrainConfig) -> None:
-    """Finds at the start what would otherwise end a run at its first interval or after the warmup."""
+    """Raises ContractError at the start for what would otherwise end the run later."""
     for name in ("steps", "log_every", "checkpoint_every", "validate_every", "max_nonfinite_steps"):
         if getattr(train, name) < 1:
             raise ContractError(f"train.{name} must be at least 1, got {getattr(train, name)}")
     learning_rate(train.steps, train)
 
 
-def share_of(config: RunConfig, world: World) -> Share:
+def batch_share(config: RunConfig, world: World) -> Share:
     """What this rank reads per step. Raises ContractError, naming the nearest global batch that divides."""
     train = config.train
     try:
@@ -106,26 +106,26 @@ def share_of(config: RunConfig, world: World) -> Share:
     return Share(train.micro_batch, accumulation, world.rank, world.size)
 
 
-def find_checkpoint(run: Run) -> Found:
-    """Rank 0 decides where to go on: the run's own newest whole checkpoint, else config.resume_from, else step 0."""
-    found = find_newest(run.folder)
-    clean_up(run.folder, found.rejected)
-    if found.folder is None and run.config.resume_from is not None:
+def find_checkpoint(run: Run) -> ResumePoint:
+    """Where to resume, as rank 0 decides: the run's newest whole checkpoint, else config.resume_from, else step 0."""
+    resume_point = find_newest(run.folder)
+    clean_up(run.folder, resume_point.rejected)
+    if resume_point.folder is None and run.config.resume_from is not None:
         folder = checkpoint_folder(Path(run.config.resume_from))
         verify(folder)
-        found = Found(folder, int(read_meta(folder)["step"]), found.rejected)
-    run.journal.truncate(found.step)
-    refused = "; ".join(found.rejected.values())
-    if found.folder is not None:
+        resume_point = ResumePoint(folder, int(read_meta(folder)["step"]), resume_point.rejected)
+    run.journal.truncate(resume_point.step)
+    refused = "; ".join(resume_point.rejected.values())
+    if resume_point.folder is not None:
         reason = f"the newest that verifies ({refused})" if refused else "the newest checkpoint"
-        run.journal.event(EVENT_RESUMED, found.step, folder=str(found.folder), reason=reason)
+        run.journal.event(EVENT_RESUMED, resume_point.step, folder=str(resume_point.folder), reason=reason)
     elif refused:
         run.journal.event(EVENT_WARNING, 0, reason=f"no checkpoint verifies ({refused}): training starts from step 0")
-    return found
+    return resume_point
 
 
 def load_weights(model: GPT, folder: Path) -> None:
-    """Raises CheckpointError when the checkpoint is of another model."""
+    """Raises CheckpointError where the checkpoint is of another model."""
     try:
         model.load_unpadded_state(read_weights(folder))
     except ValueError as error:
@@ -133,7 +133,7 @@ def load_weights(model: GPT, folder: Path) -> None:
 
 
 def load_trainer_state(folder: Path, model: GPT, optimizers: list[Optimizer], scaler: torch.amp.GradScaler) -> None:
-    """Raises CheckpointError when the optimizer state is of another model or optimizer."""
+    """Raises CheckpointError where the state is of another model or optimizer."""
     state = read_trainer_state(folder)
     try:
         load_state_by_name(model, optimizers, state["optimizer"])
@@ -144,10 +144,10 @@ def load_trainer_state(folder: Path, model: GPT, optimizers: list[Optimizer], sc
 
 
 def compile_model(run: Run, model: GPT, data: TrainingData, share: Share, autocast: Autocast) -> None:
-    """Compiles where the canary agrees on every rank; otherwise all run eagerly, and an event says why."""
+    """Compiles the model where the check passes on every rank; otherwise all run eagerly, with a warning event."""
     device = run.world.device
     batches = []
-    for number in range(CANARY_STEPS):
+    for number in range(CHECK_STEPS):
         ids, targets = data.micro_batch(number, 0, share.size, share.rank, share.world)
         batches.append((ids.to(device), targets.to(device)))
     fault = compile_fault(model, batches, autocast)
@@ -157,7 +157,7 @@ def compile_model(run: Run, model: GPT, data: TrainingData, share: Share, autoca
         run.journal.event(EVENT_WARNING, 0, reason=f"training uncompiled: {fault or 'another rank cannot compile'}")
 
 
-def description(run: Run, model: GPT, share: Share) -> Started:
+def started_fields(run: Run, model: GPT, share: Share) -> Started:
     """The fields of the event `started`."""
     return {
         "total_steps": run.config.train.steps,

@@ -145,7 +145,7 @@ DAMAGES = {
     "missing": "train-00001.bin: is missing",
     "swap": "train-00000.bin: holds the content of train-00001.bin: were the two swapped?",
     "foreign": "train-00009.bin is not in dataset.json",
-    "path": "../train-00001.bin: is no plain file name",
+    "path": "../train-00001.bin: is not a plain file name",
 }
 
 
@@ -204,7 +204,7 @@ def test_convert_refuses_what_would_lose_something(gptctl: Gptctl, tmp_path: Pat
     np.arange(10, dtype=np.uint16).tofile(tmp_path / "train.bin")
     assert gptctl("data", "convert", "train.bin", "--format", "safetensors", "--to", "x").returncode == 0
     twice = gptctl("data", "convert", "train.bin", "--format", "safetensors", "--to", "x")
-    assert (twice.returncode, "exists: give --overwrite" in twice.stderr) == (2, True)
+    assert (twice.returncode, "exists: add --overwrite" in twice.stderr) == (2, True)
     itself = gptctl("data", "convert", "train.bin", "--format", "nanogpt", "--to", "train.bin", "--overwrite")
     assert (itself.returncode, "is the source itself" in itself.stderr) == (2, True)
 
@@ -212,8 +212,8 @@ def test_convert_refuses_what_would_lose_something(gptctl: Gptctl, tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["prepare", "nothing.txt", "--to", "out"], "names no text file; give a file, a folder or a glob in quotes"),
-        (["prepare", "empty.txt", "--to", "out"], "holds no text: 1 documents are empty"),
+        (["prepare", "nothing.txt", "--to", "out"], "matches no text file: give a file, a folder or a glob in quotes"),
+        (["prepare", "empty.txt", "--to", "out"], "has no text: 1 documents are empty"),
         (["prepare", "latin.txt", "--to", "out"], "1 not UTF-8 (--invalid replace keeps them)"),
         (["prepare", "good.txt", "--to", "good.txt"], "good.txt"),
         (["prepare", "good.txt", "--to", "out", "--tokenizer", "gtp2"], "no tokenizer is called 'gtp2'; known: bytes"),

@@ -43,7 +43,7 @@ def test_a_finished_run_is_measured_here_and_remembered(
 
     for arguments, message in {
         ("--slice", "0+16"): "gptctl: slice 0 +16 of ",
-        ("--choices", "empty.jsonl"): "empty.jsonl: no question in it",
+        ("--choices", "empty.jsonl"): "empty.jsonl: no questions found",
         ("--choices", "absent.jsonl"): "there is no file absent.jsonl",
     }.items():
         refused = gptctl("eval", *arguments)

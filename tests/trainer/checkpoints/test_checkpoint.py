@@ -186,7 +186,7 @@ def test_a_best_that_is_damaged_meanwhile_costs_no_later_save(tmp_path: Path) ->
     saver.close()
     assert find_newest(tmp_path / "run").step == 20
     assert told[-1][0] == "warning"
-    assert "not tidied up: step-000010: no readable MANIFEST.json" in told[-1][2]["reason"]
+    assert "not deleted: step-000010: no readable MANIFEST.json" in told[-1][2]["reason"]
 
 
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

@@ -280,7 +280,7 @@ def test_an_export_replaces_an_export_and_nothing_else(tmp_path: Path, capsys: p
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "thesis.tex").write_text("mine")
-    assert "not empty and not an export (thesis.tex)" in refused(capsys, checkpoint, "--to", foreign)
+    assert "neither empty nor an export (thesis.tex)" in refused(capsys, checkpoint, "--to", foreign)
     assert "no folder" in refused(capsys, checkpoint, "--to", foreign / "thesis.tex")
     assert listing(foreign) == {"thesis.tex": b"mine"}
 
@@ -329,7 +329,7 @@ def test_damaged_weights_are_not_exported(broken: Path, tmp_path: Path, capsys: 
 
 def test_what_gpt2_cannot_express_is_named(broken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     replace_meta(broken, experts=8)
-    assert "nothing like the model option experts = 8" in refused(capsys, broken, "--to", tmp_path / "out")
+    assert "cannot express the model option experts = 8" in refused(capsys, broken, "--to", tmp_path / "out")
 
 
 def test_weights_of_another_model_are_named(broken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

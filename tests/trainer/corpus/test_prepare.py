@@ -128,10 +128,10 @@ def test_documents_are_split_by_their_hash(tmp_path: Path, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--source", "nothing/*.txt"], "names no text file"),
+        (["--source", "nothing/*.txt"], "matches no text file"),
         (["--source", "hf://someone/something"], "is not a local file"),
-        (["--source", "empty.txt"], "holds no text"),
-        (["--source", "latin1.txt"], "holds no text"),
+        (["--source", "empty.txt"], "has no text"),
+        (["--source", "latin1.txt"], "has no text"),
         (["--source", "good.txt", "--tokenizer", "gtp2"], "no tokenizer is called 'gtp2'; known: bytes, "),
         (["--source", "good.txt", "--separator", "<eot>"], "no special token of bytes"),
         (["--source", "good.txt", "--bytes", "1"], "the limit is too small"),

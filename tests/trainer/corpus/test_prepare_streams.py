@@ -225,12 +225,12 @@ def test_blocks_of_sixteen_mebibytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", b'{"text": "x"}\n{"text": ', "a.jsonl: the line at byte 14 is no JSON"),
+        ("a.jsonl", b'{"text": "x"}\n{"text": ', "a.jsonl: the line at byte 14 is not JSON"),
         ("a.jsonl", b'{"content": "x", "id": 1}\n', "has no 'text'; it has: content, id. Choose with --column"),
         ("a.jsonl", b'{"text": 7}\n', "has 'text' as int, not as text"),
-        ("a.jsonl.gz", b"no gzip", "damaged or no gzip file"),
-        ("a.parquet", b"PAR1 no parquet", "damaged or no Parquet file"),
-        ("a.txt.zst", b"", ".zst is not read here: unpack it"),
+        ("a.jsonl.gz", b"no gzip", "damaged, or not a gzip file"),
+        ("a.parquet", b"PAR1 no parquet", "damaged, or not a Parquet file"),
+        ("a.txt.zst", b"", ".zst cannot be read: unpack it"),
     ],
 )
 def test_bad_sources(

@@ -74,10 +74,10 @@ def test_the_program_scores_a_file_beside_slices(
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("", "no question in it"),
+        ("", "no questions found"),
         ("{", "line 1: needs ctx, endings and label"),
         ('{"ctx": "a", "endings": ["b", "c"]}', "line 1: needs ctx, endings and label"),
-        ('{"ctx": "a", "endings": ["b", "c"], "label": 2}', "label 2 is none of 2 endings"),
+        ('{"ctx": "a", "endings": ["b", "c"], "label": 2}', "label 2 is outside the 2 endings"),
         ('{"ctx": "a", "endings": ["b"], "label": 0}', "at least two endings"),
         ('{"ctx": "a", "endings": ["b", ""], "label": 0}', "none of them empty"),
         ('{"ctx": 1, "endings": ["b", "c"], "label": 0}', "ctx must be a text"),

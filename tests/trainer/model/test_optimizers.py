@@ -18,7 +18,7 @@ from trainer.model.optimizers import (
     load_state_by_name,
     set_learning_rate,
     state_by_name,
-    step_unless,
+    step_unless_nonfinite,
 )
 
 TRAIN = TrainConfig(steps=1000, learning_rate=1.0, warmup_fraction=0.05, min_learning_rate_fraction=0.1)
@@ -82,7 +82,7 @@ def step(model: GPT, optimizers: list[torch.optim.Optimizer], steps: int = 3, no
     ids = torch.arange(32)[None]
     for _ in range(steps):
         model(ids, ids + 1).backward()
-        step_unless(optimizers, torch.tensor(nonfinite))
+        step_unless_nonfinite(optimizers, torch.tensor(nonfinite))
         model.zero_grad()
 
 
@@ -96,7 +96,7 @@ def test_decay_reaches_vectors_only_when_asked(decay: str, shrinks: bool) -> Non
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     matrix = model.head.weight[5, 5].item()
-    step_unless(optimizers, torch.tensor(0.0))
+    step_unless_nonfinite(optimizers, torch.tensor(0.0))
     assert model.head.weight[5, 5].item() == pytest.approx(0.95 * matrix)
     assert model.blocks[0].mlp_up.bias.unique().tolist() == pytest.approx([0.95 if shrinks else 1.0])
 

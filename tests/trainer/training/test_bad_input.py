@@ -26,7 +26,7 @@ from tests.support.files.training_runs import (
     verdict,
     write_config,
 )
-from trainer.__main__ import USAGE, Verdict, main
+from trainer.__main__ import USAGE, ExitFile, main
 from trainer.checkpoints.checkpoint import write_manifest
 from trainer.checkpoints.manifest import CheckpointError, read_manifest
 from trainer.contract import CHECKPOINTS, CONFIG, EXIT, STOP, TRAINER_STATE_FILE, RunConfig
@@ -211,9 +211,9 @@ def test_a_stop_file_counts_unless_it_is_of_an_earlier_start(
 def test_the_first_rank_to_fail_gives_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     progress = Progress(step=7, total_steps=9)
     monkeypatch.setenv("RANK", "1")
-    with pytest.raises(ValueError, match="the cause"), Verdict(tmp_path, progress):
+    with pytest.raises(ValueError, match="the cause"), ExitFile(tmp_path, progress):
         raise ValueError("the cause")
-    late = Verdict(tmp_path, progress)
+    late = ExitFile(tmp_path, progress)
     assert not late.write("failed", "its echo")
     assert verdict(tmp_path)["reason"] == "rank 1: ValueError: the cause"
     assert (verdict(tmp_path)["step"], verdict(tmp_path)["total_steps"]) == (7, 9)

@@ -31,7 +31,7 @@ from trainer.model.precision import choose_precision
 from trainer.tokens.batches import Share, open_data, prefetched
 from trainer.training.compile_check import compile_fault
 from trainer.training.loop import TrainingError, seed_step, train_step
-from trainer.training.metrics import Journal, PartClock, Tally, Window, read_lines
+from trainer.training.metrics import Journal, PartClock, StepCounts, Window, read_lines
 from trainer.training.ranks import World
 from trainer.training.start import Engine, Run, prepare
 
@@ -88,17 +88,17 @@ def engine_of(tmp_path: Path, **train: object) -> tuple[Engine, World, Run]:
 def test_one_bad_gradient_is_skipped_counted_and_forgotten(tmp_path: Path) -> None:
     engine, world, run = engine_of(tmp_path)
     batches = prefetched(open_data(run.config), range(3), Share(8, 1), CPU)
-    tally, clock = Tally.fresh(CPU), PartClock(CPU)
-    train_step(engine, batches, 1e-3, tally, clock)
+    counts, clock = StepCounts.zeros(CPU), PartClock(CPU)
+    train_step(engine, batches, 1e-3, counts, clock)
     before = {name: tensor.clone() for name, tensor in engine.model.unpadded_state().items()}
     poison = engine.model.head.weight.register_hook(lambda gradient: gradient * math.nan)
-    train_step(engine, batches, 1e-3, tally, clock)
+    train_step(engine, batches, 1e-3, counts, clock)
     poison.remove()
     assert all(torch.equal(before[name], tensor) for name, tensor in engine.model.unpadded_state().items())
-    _, norm = train_step(engine, batches, 1e-3, tally, clock)
+    _, norm = train_step(engine, batches, 1e-3, counts, clock)
     assert any(not torch.equal(before[name], tensor) for name, tensor in engine.model.unpadded_state().items())
-    line = Window(run.config, world, 0).line(3, 5.0, 1e-3, norm, tally)
-    assert (line["skipped_steps"], float(tally.longest_streak), float(tally.streak)) == (1, 1.0, 0.0)
+    line = Window(run.config, world, 0).line(3, 5.0, 1e-3, norm, counts)
+    assert (line["skipped_steps"], float(counts.longest_streak), float(counts.streak)) == (1, 1.0, 0.0)
     batches.close()
 
 

@@ -30,7 +30,7 @@ from tests.support.machines.sshd import descendants
 from trainer.contract import CHECKPOINTS, STOP
 from trainer.tokens.batches import Share, open_data, prefetched
 from trainer.training.loop import train_step
-from trainer.training.metrics import Journal, PartClock, Tally
+from trainer.training.metrics import Journal, PartClock, StepCounts
 from trainer.training.ranks import World
 from trainer.training.start import Run, prepare
 
@@ -91,7 +91,7 @@ def test_each_bucket_is_reduced_once_per_step(tmp_path: Path) -> None:
         parameters = sum(parameter.numel() for parameter in engine.model.parameters())
         for _ in range(3):
             reduced.clear()
-            train_step(engine, batches, 1e-3, Tally.fresh(torch.device("cpu")), PartClock(torch.device("cpu")))
+            train_step(engine, batches, 1e-3, StepCounts.zeros(torch.device("cpu")), PartClock(torch.device("cpu")))
             indices = [index for index, _ in reduced]
             assert sorted(indices) == sorted(set(indices))
             assert sum(size for _, size in reduced) == parameters

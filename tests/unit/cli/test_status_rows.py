@@ -63,7 +63,7 @@ def test_what_was_measured_is_in_the_row_and_a_loss_that_is_no_number_is_null() 
 @pytest.mark.parametrize(
     ("evidence", "kind", "message"),
     [
-        ("python ended with code 1: evaluate: q.jsonl: no question in it", UserError, "q.jsonl: no question in it"),
+        ("python ended with code 1: evaluate: q.jsonl: no questions found", UserError, "q.jsonl: no questions found"),
         ("usage\npython -m trainer.evaluate: error: bad choice: 'x'", UserError, "bad choice: 'x'"),
         ("Traceback\nModuleNotFoundError: no torch", CommandFailed, "evaluate: ModuleNotFoundError: no torch"),
         ("", CommandFailed, "evaluate: no reason given"),
