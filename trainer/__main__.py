@@ -17,7 +17,6 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-import torch
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from trainer.contract import (
@@ -33,7 +32,7 @@ from trainer.contract import (
     RunConfig,
 )
 from trainer.training.allocator import keep_freed_memory
-from trainer.training.failures import explain, is_ours
+from trainer.training.failures import explain, is_ours, is_out_of_memory
 from trainer.training.loop import Progress, StopRequest, train
 from trainer.training.metrics import Journal
 from trainer.training.ranks import from_leader, join
@@ -110,7 +109,9 @@ def run(run_folder: Path, exit_file: ExitFile, progress: Progress) -> None:
     journal = Journal(run_folder, enabled=world.leads)
     try:
         outcome = train(Run(run_folder, fitted, world, journal), stop, progress)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         restart_smaller(run_folder, config.train, micro_batch, world.size, progress.step)
     if world.leads:
         exit_file.write(outcome, "SIGTERM or the file stop" if outcome == OUTCOME_STOPPED else "all steps done")

@@ -33,6 +33,7 @@ from trainer.model.optimizers import build_optimizers
 from trainer.model.precision import Autocast, autocast_to, choose_precision
 from trainer.progress import print_event, print_line
 from trainer.training.compile_check import compile_fault
+from trainer.training.failures import is_out_of_memory
 
 HEADROOM_GIB = 0.5
 """Left free beside the measured peak: NCCL's buffers and the shapes of the validation come later."""
@@ -100,7 +101,9 @@ def probe(config: RunConfig, ranks: int, device: torch.device) -> ProbeResult:
         micro_batch, peak_gib = _configured(train.micro_batch, share), None
     else:
         micro_batch, peak_gib = _largest(probed, share, free_gib)
-    fault = _compile(probed, micro_batch)
+    compiled_at, fault = _compile_largest(probed, [size for size in divisors(share) if size <= micro_batch])
+    if free_gib is not None and compiled_at != micro_batch:
+        micro_batch, peak_gib = compiled_at, _peak_gib(probed, compiled_at, free_gib)
     accumulation = share // micro_batch
     step_s = accumulation * _seconds(lambda: probed.micro_step(micro_batch), device)
     step_s += _seconds(probed.optimizer_step, device)
@@ -181,13 +184,33 @@ def _peak_gib(probed: ProbedModel, micro_batch: int, free_gib: float) -> float |
             probed.micro_step(micro_batch)
             probed.optimizer_step()
         torch.cuda.synchronize(device)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         print_event("tried", micro_batch=micro_batch, fits=False)
         return None
     peak_gib = torch.cuda.max_memory_reserved(device) / GIB
     fits = peak_gib + HEADROOM_GIB <= free_gib
     print_event("tried", micro_batch=micro_batch, fits=fits, peak_gib=round(peak_gib, 2))
     return round(peak_gib, 2) if fits else None
+
+
+def _compile_largest(probed: ProbedModel, sizes: Sequence[int]) -> tuple[int, str | None]:
+    """The first of sizes (largest first) at which compiling finds enough memory, and the compile check's fault.
+
+    Raises ProbeError where none has enough.
+    """
+    for size in sizes:
+        try:
+            return size, _compile(probed, size)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        probed.model.compile_parts(False)
+        print_event("tried", micro_batch=size, fits=False)
+        gc.collect()
+        torch.cuda.empty_cache()
+    raise ProbeError("compiling one sequence takes more memory than is free: set train.compile = false")
 
 
 def _compile(probed: ProbedModel, micro_batch: int) -> str | None:

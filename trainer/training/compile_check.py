@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from trainer.model.gpt import GPT
 from trainer.model.precision import Autocast
+from trainer.training.failures import is_out_of_memory
 
 STEPS = 20
 STEP_LENGTH = 0.1
@@ -30,7 +31,10 @@ Batch = tuple[Tensor, Tensor]
 
 
 def compile_fault(model: GPT, batches: Sequence[Batch], autocast: Autocast) -> str | None:
-    """Compiles the model's parts and compares; returns None, or the reason why it should run eagerly."""
+    """Compiles the model's parts and compares; returns None, or the reason why it should run eagerly.
+
+    Raises what is_out_of_memory() recognises where the micro-batch does not fit.
+    """
     before = {name: tensor.to("cpu", copy=True) for name, tensor in model.unpadded_state().items()}
     model.compile_parts(False)
     try:
@@ -38,9 +42,9 @@ def compile_fault(model: GPT, batches: Sequence[Batch], autocast: Autocast) -> s
         model.load_unpadded_state(before)
         model.compile_parts(True)
         return _difference(eager, _losses(model, batches, autocast), model.config.dropout)
-    except torch.OutOfMemoryError:
-        raise
     except (RuntimeError, OSError, ImportError) as error:  # what dynamo, inductor, Triton and a missing compiler raise
+        if is_out_of_memory(error):
+            raise  # eager needs even more: the caller has to take a smaller micro-batch
         return f"torch.compile fails: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
     finally:
         model.load_unpadded_state(before)

@@ -1,4 +1,4 @@
-"""What an error means for a run: its reason in words, and work whose failure a run survives.
+"""What an error means for a run: its reason in words, whether memory ran out, and work whose failure a run survives.
 
 Example::
 
@@ -8,12 +8,20 @@ Example::
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from types import TracebackType
+
+import torch
 
 from trainer.contract import EVENT_WARNING
 
 LOST_PEER = ("closed by peer", "Connection reset", "Broken pipe", "imed out", "Timeout")
+OUT_OF_MEMORY = re.compile(
+    r"CUDA out of memory|CUDA error: out of memory|CU(BLAS|BLASLT|DNN|SPARSE)_STATUS_ALLOC_FAILED"
+    r"|Triton Error \[CUDA\]: out of memory|Cuda failure (2 )?'out of memory'"
+)
+"""What torch's allocator, CUDA, cuBLAS and cuDNN, Triton and NCCL write when a GPU's memory is full."""
 
 Emit = Callable[..., None]
 """journal.event: (name, step, **fields)."""
@@ -32,6 +40,17 @@ def explain(error: BaseException) -> str:
     if isinstance(error, RuntimeError) and any(phrase in text for phrase in LOST_PEER):
         return f"lost another rank, killed or frozen: {text.splitlines()[0]}"
     return f"{type(error).__name__}: {text}"
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether the GPU's memory was full, whichever library found out, also as the cause of another error."""
+    if error is None:
+        return False
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return (isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)) is not None) or is_out_of_memory(
+        error.__cause__
+    )
 
 
 class Expendable:
