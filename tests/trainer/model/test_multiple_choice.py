@@ -80,7 +80,7 @@ def test_the_program_scores_a_file_beside_slices(
         ('{"ctx": "a", "endings": ["b", "c"], "label": 2}', "label 2 is outside the 2 endings"),
         ('{"ctx": "a", "endings": ["b"], "label": 0}', "at least two endings"),
         ('{"ctx": "a", "endings": ["b", ""], "label": 0}', "none of them empty"),
-        ('{"ctx": 1, "endings": ["b", "c"], "label": 0}', "ctx must be a text"),
+        ('{"ctx": 1, "endings": ["b", "c"], "label": 0}', "ctx must be a string"),
     ],
 )
 def test_what_is_not_in_the_format_is_refused(line: str, said: str) -> None:
