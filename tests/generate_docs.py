@@ -238,7 +238,7 @@ is the one quoted at launch.
 |---|---|---|---|---|---|
 """
         + "\n".join(rows)
-        + f"\n\nCO2e is computed with {assumed()['grid_kg_co2e_per_kwh']:g} kg per kWh"
+        + f"\n\nCO2e is computed with {assumed().grid_kg_co2e_per_kwh:g} kg per kWh"
         + " unless `grid_kg_co2e_per_kwh` says otherwise.\n"
     )
 

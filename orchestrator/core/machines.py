@@ -22,6 +22,7 @@ from typing import Any
 from orchestrator.core.errors import UserError
 from orchestrator.core.ports import Offer
 from orchestrator.core.suggest import nearest, one_of
+from orchestrator.core.typed_json import decode
 
 FACTS = Path(__file__).with_name("machines.toml")
 MOST_GPUS = 16
@@ -86,7 +87,7 @@ class MachineType:
     @property
     def board_power_w(self) -> float:
         """Watts under load: of one card, or of the whole machine where there is none."""
-        return self.gpu.tdp_w if self.gpu else float(assumed()["cpu_machine_w"])
+        return self.gpu.tdp_w if self.gpu else assumed().cpu_machine_w
 
     def peak_flops_per_gpu(self, precision: str, tf32: bool) -> float:
         """Dense peak FLOP/s of one rank's card; 0 when unknown and on CPU."""
@@ -103,6 +104,42 @@ class PublishedRate:
     compiled: bool
     by: str
     micro_batch: int | None = None
+
+
+@dataclass(frozen=True)
+class ByKind:
+    """A figure for a rented machine, for one of your own over SSH, and for this one."""
+
+    paid: float
+    ssh: float
+    local: float
+
+    def of(self, provider: str, paid: bool) -> float:
+        """The figure for a machine of that provider."""
+        return self.paid if paid else self.local if provider == "local" else self.ssh
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """Table [assumed] of machines.toml, whose comments say what each figure is."""
+
+    mfu_compiled: float
+    mfu_fp32: float
+    mfu_eager: tuple[tuple[float, float], ...]
+    many_cards: float
+    unknown_card_tflops: float
+    cpu_gflops_per_rank: float
+    least_layer_step_s: float
+    cpu_machine_w: float
+    boot_minutes: float
+    provision_minutes: ByKind
+    data_mb_per_s: ByKind
+    fetch_mb_per_s: ByKind
+    system_gib: int
+    store_mb_per_s: float
+    save_mb_per_s: float
+    price_stale_days: float
+    grid_kg_co2e_per_kwh: float
 
 
 def all_machine_types() -> tuple[MachineType, ...]:
@@ -176,9 +213,10 @@ def published_rates() -> tuple[PublishedRate, ...]:
     )
 
 
-def assumed() -> dict[str, Any]:
-    """The figures plan computes with where nothing is measured: table [assumed] of machines.toml."""
-    return dict(_facts()["assumed"])
+@cache
+def assumed() -> Assumed:
+    """The figures plan computes with where nothing is measured."""
+    return decode(Assumed, _facts()["assumed"])
 
 
 def _card_word(machine: MachineType) -> str:
@@ -193,13 +231,12 @@ def _facts() -> dict[str, Any]:
 
 @cache
 def _gpus() -> dict[str, Gpu]:
-    rows: dict[str, dict[str, Any]] = _facts()["gpus"]
-    return {name: Gpu(name, **{**row, "smi": tuple(row["smi"])}) for name, row in rows.items()}
+    return {name: decode(Gpu, {"name": name, **row}) for name, row in _facts()["gpus"].items()}
 
 
 @cache
 def _bundled() -> dict[str, MachineType]:
-    rows: dict[str, dict[str, Any]] = _facts()["machines"]
+    rows = _facts()["machines"]
     return {name: MachineType(name, **{**row, "gpu": _gpus()[row["gpu"]]}) for name, row in rows.items()}
 
 

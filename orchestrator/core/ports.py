@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class EndCall:
     """The call of a provider's API that ends one machine, for the guard on that machine: POST with a JSON body."""
 
     url: str
-    body: Mapping[str, Any]
+    body: Mapping[str, object]
     look_url: str
     """Answers without effect whether the key works."""
     key: str = field(repr=False)

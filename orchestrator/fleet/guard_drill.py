@@ -16,7 +16,6 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from orchestrator.core.errors import GptctlError, ProviderError, StillBilling
 from orchestrator.core.events import Listener
@@ -71,7 +70,7 @@ class Drilled:
         """Seconds from its deadline to its end."""
         return None if self.gone_at is None else self.gone_at - self.ends_at
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """`drill` of `gptctl check HOST --drill --json`."""
         return {**asdict(self), "died": self.died, "late_s": self.late_s}
 

@@ -74,7 +74,7 @@ def assignments(kind: type, changes: Mapping[str, object], frozen: frozenset[str
     return ", ".join(f"{known[name]} = ?" for name in changes), [to_column(value) for value in changes.values()]
 
 
-def with_facts(kind: type, stored: str, changes: Mapping[str, object]) -> dict[str, Any]:
+def with_facts(kind: type, stored: str, changes: Mapping[str, object]) -> dict[str, object]:
     """The stored `facts` of a record of this kind, changed. Keys that this version does not know stay."""
     facts_kind = typing.get_type_hints(kind)["facts"]
     before = json.loads(stored)
@@ -83,7 +83,7 @@ def with_facts(kind: type, stored: str, changes: Mapping[str, object]) -> dict[s
     return {**{key: value for key, value in before.items() if key not in known}, **facts.to_json()}
 
 
-def decode(kind: type[Record], row: Mapping[str, Any]) -> Record:
+def decode(kind: type[Record], row: Mapping[str, object]) -> Record:
     """The record of a row. Columns the record has no field for are ignored."""
     return kind(**{name: read(row[column]) for name, column, read in _readers(typing.cast(Any, kind))})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from orchestrator.core.checkpoints.store_index import StoredCheckpoint
 from orchestrator.core.errors import RunLocked, UserError
@@ -27,7 +27,7 @@ Found = TypeVar("Found", Checkpoint, StoredCheckpoint)
 
 def fetch_run(
     home: Path, run_id: str, listener: Listener, *, to: Path | None = None, all_: bool = False, step: int | None = None
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Copies checkpoints and logs here and verifies them: best and latest, all kept ones, or one step.
 
     Returns `{run, to, checkpoints: [{step, path, size_bytes, verified}]}`. Needs the machine only for what is not here.

@@ -13,15 +13,15 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from orchestrator.core.checkpoints import store_index, store_places
 from orchestrator.core.checkpoints.file_entry import FileEntry
 from orchestrator.core.checkpoints.store_index import StoredCheckpoint
 from orchestrator.core.errors import GptctlError, StorageError, UserError, VerificationFailed
 from orchestrator.core.ports import Storage
+from orchestrator.core.typed_json import decode
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RunRecord
 from trainer.contract import (
@@ -47,7 +47,7 @@ class Origin:
     step: int
     files: Mapping[str, FileEntry]
     """By name, the manifest too."""
-    model: Mapping[str, Any]
+    model: Mapping[str, object]
     """The model as its meta.json describes it."""
 
 
@@ -95,10 +95,17 @@ def _in_folder(folder: Path) -> Origin:
     for path in places:
         files = _listed(path)
         if TRAINER_STATE_FILE in files:
-            meta = _json(path / META_FILE)
-            return Origin(str(path.resolve()), int(meta.get("step") or 0), files, meta.get("model") or {})
+            meta = _read_meta(_content(path / META_FILE), str(path))
+            return Origin(str(path.resolve()), meta.step, files, meta.model)
     what = f"has no {TRAINER_STATE_FILE}: weights alone" if places else "is no checkpoint and no run's folder with one"
     raise UserError(f"--resume-from {folder}: it {what}", "name a run, a checkpoint's folder or s3://BUCKET/PREFIX/RUN")
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error}", "fetch the checkpoint again") from error
 
 
 def _listed(folder: Path) -> Mapping[str, FileEntry]:
@@ -111,12 +118,19 @@ def _listed(folder: Path) -> Mapping[str, FileEntry]:
     return found.files
 
 
-def _json(path: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Meta:
+    """meta.json of a checkpoint, as far as a resume needs it."""
+
+    step: int = 0
+    model: Mapping[str, object] = field(default_factory=dict)
+
+
+def _read_meta(content: bytes, where: str) -> _Meta:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read: {error}", "fetch the checkpoint again") from error
-    return value if isinstance(value, dict) else {}
+        return decode(_Meta, json.loads(content))
+    except ValueError as error:
+        raise UserError(f"{where}/{META_FILE} cannot be read: {error}", "fetch the checkpoint again") from error
 
 
 def _in_store(uri: str, storage_of: StorageOf) -> Origin:
@@ -125,8 +139,8 @@ def _in_store(uri: str, storage_of: StorageOf) -> Origin:
     place, checkpoint = _chosen(uri, storage)
     if not checkpoint.resumable:
         raise UserError(f"--resume-from {place}: it has no {TRAINER_STATE_FILE}: weights alone", "name another step")
-    meta = json.loads(storage.read(f"{place}/{META_FILE}", 0, store_index.SMALL_BYTES))
-    return Origin(place, int(meta.get("step") or checkpoint.step), checkpoint.files, meta.get("model") or {})
+    meta = _read_meta(storage.read(f"{place}/{META_FILE}", 0, store_index.SMALL_BYTES), place)
+    return Origin(place, meta.step or checkpoint.step, checkpoint.files, meta.model)
 
 
 def _chosen(uri: str, found: Storage) -> tuple[str, StoredCheckpoint]:

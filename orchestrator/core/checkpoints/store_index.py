@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import cast
 
 from orchestrator.agent.contract.answers import ExitRecord
 from orchestrator.core.checkpoints.file_entry import FileEntry
@@ -106,46 +106,66 @@ class StoreIndex:
         return next(found, None)
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """A checkpoint as the index lists it."""
+
+    step: int
+    folder: str
+    files: Mapping[str, FileEntry]
+    manifest_size_bytes: int
+    manifest_sha256: str
+    best: bool = False
+    latest: bool = False
+
+
+@dataclass(frozen=True)
+class _Index:
+    run: str
+    checkpoints: tuple[_Entry, ...]
+    files: Mapping[str, FileEntry] = field(default_factory=dict)
+    ended: Mapping[str, object] | None = None
+
+
 def read_index(content: bytes, where: str) -> StoreIndex:
     """The index object. Raises VerificationFailed for anything else, UserError for names that lead elsewhere."""
     try:
-        value = json.loads(content)
-        found = tuple(_checkpoint(each, where) for each in value["checkpoints"])
-        return StoreIndex(str(value["run"]), found, _entries(value.get("files") or {}, where), value.get("ended"))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        index = decode(_Index, json.loads(content))
+    except ValueError as error:
         raise VerificationFailed(
-            f"{where}/{INDEX} is no index of checkpoints: {error}", "name a checkpoint folder below it"
+            f"{where}/{INDEX} is not an index of checkpoints: {error}", "name a checkpoint folder below it"
         ) from error
+    checkpoints = tuple(_checkpoint(each, where) for each in index.checkpoints)
+    ended = None if index.ended is None else cast(ExitRecord, index.ended)
+    return StoreIndex(index.run, checkpoints, _checked(index.files, where), ended)
 
 
-def _checkpoint(value: Mapping[str, Any], where: str) -> StoredCheckpoint:
-    manifest = FileEntry(int(value["manifest_size_bytes"]), str(value["manifest_sha256"]))
-    files = _entries(value["files"], where)
-    folder = checked(str(value["folder"]), where)
-    return StoredCheckpoint(
-        int(value["step"]),
-        folder,
-        {**files, MANIFEST_FILE: manifest},
-        bool(value.get("best")),
-        bool(value.get("latest")),
-    )
+def _checkpoint(entry: _Entry, where: str) -> StoredCheckpoint:
+    manifest = FileEntry(entry.manifest_size_bytes, entry.manifest_sha256)
+    files = {**_checked(entry.files, where), MANIFEST_FILE: manifest}
+    return StoredCheckpoint(entry.step, checked(entry.folder, where), files, entry.best, entry.latest)
 
 
-def _entries(value: Mapping[str, Any], where: str) -> dict[str, FileEntry]:
-    return {checked(name, where): decode(FileEntry, entry) for name, entry in value.items()}
+def _checked(files: Mapping[str, FileEntry], where: str) -> dict[str, FileEntry]:
+    return {checked(name, where): entry for name, entry in files.items()}
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    files: Mapping[str, FileEntry]
 
 
 def of_manifest(step: int, folder: str, content: bytes, sha256: str, where: str) -> StoredCheckpoint:
     """A checkpoint that no index names, from its own MANIFEST.json."""
     try:
-        listed = json.loads(content)["files"]
-        files = _entries(listed, where)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise VerificationFailed(f"{where}/{MANIFEST_FILE} is no manifest: {error}") from error
-    return StoredCheckpoint(step, folder, {**files, MANIFEST_FILE: FileEntry(len(content), sha256)}, latest=True)
+        listed = decode(_Manifest, json.loads(content)).files
+    except ValueError as error:
+        raise VerificationFailed(f"{where}/{MANIFEST_FILE} is not a manifest: {error}") from error
+    files = {**_checked(listed, where), MANIFEST_FILE: FileEntry(len(content), sha256)}
+    return StoredCheckpoint(step, folder, files, latest=True)
 
 
-def shape_differences(found: Mapping[str, Any], wanted: ModelConfig) -> list[str]:
+def shape_differences(found: Mapping[str, object], wanted: ModelConfig) -> list[str]:
     """`n_layer is 12, the recipe wants 6`: the keys in which a checkpoint's model is another one. Dropout and the
     initial weights are no part of its shape."""
     same = ("dropout", "init")

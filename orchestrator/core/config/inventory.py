@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
@@ -159,12 +159,12 @@ class HostSpec(Table):
         key_file = str(Path(self.ssh_key).expanduser()) if self.ssh_key else None
         return Address(host, self.port, self.user, key_file, f"[{host}]:{self.port or 22}", self.fingerprint)
 
-    def resolved(self) -> dict[str, Any]:
+    def resolved(self) -> dict[str, object]:
         """Everything as JSON-able values: what the ledger stores with a run."""
         return self.model_dump(mode="json")
 
     @classmethod
-    def from_resolved(cls, value: Mapping[str, Any]) -> HostSpec:
+    def from_resolved(cls, value: Mapping[str, object]) -> HostSpec:
         """The host that resolved() came from."""
         return build(cls, value, f"stored host {value.get('name', '?')}")
 
@@ -222,7 +222,7 @@ def load_inventory(path: Path | None, home: Path) -> Inventory:
     return Inventory(hosts, path)
 
 
-def _host_tables(path: Path) -> dict[str, dict[str, Any]]:
+def _host_tables(path: Path) -> dict[str, dict[str, object]]:
     table = read_toml(path, "inventory")
     hosts = table.pop("hosts", {})
     if table:
@@ -238,7 +238,7 @@ def _host_tables(path: Path) -> dict[str, dict[str, Any]]:
     return hosts
 
 
-def _refuse_secrets(path: Path, name: str, entry: Mapping[str, Any]) -> None:
+def _refuse_secrets(path: Path, name: str, entry: Mapping[str, object]) -> None:
     """The value is never printed: this message may end up in a log."""
     for key in entry:
         if key not in HostSpec.model_fields and SECRET_KEYS.search(key):

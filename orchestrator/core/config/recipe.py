@@ -17,7 +17,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
@@ -248,12 +248,12 @@ class Recipe(Table):
     def _on_one_line(cls, text: str) -> str:
         return " ".join(text.split())
 
-    def resolved(self) -> dict[str, Any]:
+    def resolved(self) -> dict[str, object]:
         """Everything, defaults included, as JSON-able values: what the ledger stores."""
         return self.model_dump(mode="json")
 
     @classmethod
-    def from_resolved(cls, value: Mapping[str, Any]) -> Recipe:
+    def from_resolved(cls, value: Mapping[str, object]) -> Recipe:
         """The recipe that resolved() came from. UserError when the stored value does not fit this version."""
         return build(cls, value, f"stored recipe {value.get('name', '?')}")
 
@@ -308,7 +308,7 @@ def known_recipes(search: Sequence[Path]) -> list[str]:
     return sorted(str(path) for path in found)
 
 
-def _read_extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+def _read_extended(path: Path, seen: tuple[Path, ...]) -> dict[str, object]:
     table = read_toml(path, "recipe")
     below = table.pop("extends", None)
     if below is None:
@@ -326,7 +326,7 @@ def _read_extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     return merge(_read_extended(target, chain), table)
 
 
-def _override(text: str) -> dict[str, Any]:
+def _override(text: str) -> dict[str, object]:
     """`a.b=v` as {"a": {"b": v}}. The value is TOML (7, true, [1, 2]), else taken as a string."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip() or not text.isprintable():

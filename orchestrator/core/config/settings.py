@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import Field, field_validator
@@ -120,7 +120,7 @@ def revealed(value: str, environment: Mapping[str, str]) -> str:
     return environment[named[1]]
 
 
-def _refuse_secrets(path: Path, table: Mapping[str, Any]) -> None:
+def _refuse_secrets(path: Path, table: Mapping[str, object]) -> None:
     """Before anything else is looked at, since other messages show values. This one never does."""
     for key, text in _texts(table, ""):
         if "://" in text and _holds_secret(text):

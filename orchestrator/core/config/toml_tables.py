@@ -18,7 +18,7 @@ import tomllib
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -57,7 +57,7 @@ class Table(BaseModel):
 T = TypeVar("T", bound=Table)
 
 
-def read_toml(path: Path, kind: str) -> dict[str, Any]:
+def read_toml(path: Path, kind: str) -> dict[str, object]:
     """The file as a dict. `kind` (recipe, inventory) is for the message of the UserError when it cannot be read."""
     try:
         with path.open("rb") as file:
@@ -72,7 +72,7 @@ def read_toml(path: Path, kind: str) -> dict[str, Any]:
         raise UserError(f"{kind} {path}: not valid TOML: {error}", hint="fix the file at that place") from error
 
 
-def build(model: type[T], table: Mapping[str, Any], source: str) -> T:
+def build(model: type[T], table: Mapping[str, object], source: str) -> T:
     """Validates a table. Raises UserError with one line per problem: `source: key: what is wrong, got VALUE`."""
     try:
         # By way of JSON: only there strict validation takes a list for a tuple and 1 for 1.0, and nothing else.
@@ -84,7 +84,7 @@ def build(model: type[T], table: Mapping[str, Any], source: str) -> T:
         raise UserError(text, hint=f"fix {'these lines' if len(lines) > 1 else 'this line'} of {source}") from error
 
 
-def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def merge(below: Mapping[str, object], above: Mapping[str, object]) -> dict[str, object]:
     """`above` laid over `below`: tables merge key by key, everything else (lists too) is replaced."""
     merged = dict(below)
     for key, value in above.items():
@@ -93,7 +93,7 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _problems(model: type[BaseModel], table: Mapping[str, Any], error: ValidationError) -> Iterator[str]:
+def _problems(model: type[BaseModel], table: Mapping[str, object], error: ValidationError) -> Iterator[str]:
     """One line per wrong key. A value that fits none of several types gets one line with all of them."""
     found: dict[str, tuple[list[str], object]] = {}
     for item in error.errors(include_url=False, include_context=False):

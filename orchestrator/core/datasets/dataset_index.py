@@ -12,10 +12,10 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from orchestrator.core.errors import StorageError
 from orchestrator.core.safe_names import checked
+from orchestrator.core.typed_json import decode
 
 DATASET = "dataset.json"
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -38,27 +38,37 @@ class Promised:
     blocks: Blocks | None = None
 
 
+@dataclass(frozen=True)
+class _Entry:
+    size_bytes: int
+    sha256: str | None = None
+    blocks: tuple[str, ...] | None = None
+    block_size_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class _Index:
+    files: Mapping[str, _Entry]
+    block_size_bytes: int = 0
+
+
 def read_index(content: bytes, where: str) -> dict[str, Promised]:
     """File name -> promise, names checked. Raises StorageError for a damaged one, UserError for names that lead out."""
     try:
-        value = json.loads(content)
-        files = value["files"]
-        return {
-            checked(str(name), f"{DATASET} of {where}"): _promised(entry, value)
-            for name, entry in sorted(files.items())
-        }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StorageError(f"{where}: its {DATASET} is damaged: {error!r}", "prepare the data again") from error
+        index = decode(_Index, json.loads(content))
+        promises = {name: _promised(entry, index.block_size_bytes) for name, entry in sorted(index.files.items())}
+    except ValueError as error:
+        raise StorageError(f"{where}: its {DATASET} is damaged: {error}", "prepare the data again") from error
+    return {checked(name, f"{DATASET} of {where}"): promise for name, promise in promises.items()}
 
 
-def _promised(entry: Mapping[str, Any], index: Mapping[str, Any]) -> Promised:
-    size = int(entry["size_bytes"])
-    sha256, listed = entry.get("sha256"), entry.get("blocks")
-    if sha256 is not None and not SHA256.fullmatch(sha256):
-        raise ValueError(f"{sha256!r} is no sha256")
-    if listed is None:
-        return Promised(size, sha256)
-    block_bytes = int(entry.get("block_size_bytes") or index["block_size_bytes"])
-    if block_bytes < 1 or len(listed) != -(-size // block_bytes) or not all(map(SHA256.fullmatch, listed)):
+def _promised(entry: _Entry, usual_block_bytes: int) -> Promised:
+    if entry.sha256 is not None and not SHA256.fullmatch(entry.sha256):
+        raise ValueError(f"{entry.sha256!r} is not a sha256")
+    if entry.blocks is None:
+        return Promised(entry.size_bytes, entry.sha256)
+    block_bytes = entry.block_size_bytes or usual_block_bytes
+    fits = block_bytes >= 1 and len(entry.blocks) == -(-entry.size_bytes // block_bytes)
+    if not fits or not all(map(SHA256.fullmatch, entry.blocks)):
         raise ValueError("a block list that does not fit its file")
-    return Promised(size, sha256, Blocks(block_bytes, tuple(listed)))
+    return Promised(entry.size_bytes, entry.sha256, Blocks(block_bytes, entry.blocks))

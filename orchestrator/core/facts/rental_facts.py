@@ -8,7 +8,7 @@ Example: `RentalFacts.from_json({"reached": 1.0, "active_at": 0.5}).life.active_
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from orchestrator.core.fleet.guard_state import GuardState
 from orchestrator.core.money.billing import MachineLife, SettledBill
@@ -44,7 +44,7 @@ class RentalFacts:
     adopted_at: float | None = None
     """When this ledger took the machine over."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """What the ledger stores; unknown facts are omitted."""
         return {key: value for key, value in encode(self).items() if value not in (None, "", [])}
 

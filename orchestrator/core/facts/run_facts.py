@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from orchestrator.core.checkpoints.file_entry import FileEntry
 from orchestrator.core.checkpoints.store_state import StoreState
@@ -143,7 +143,7 @@ class RunFacts:
     exit: Mapping[str, object] | None = None
     """The training's exit record, as the machine wrote it."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """What the ledger stores; unknown facts are omitted."""
         return {key: value for key, value in encode(self).items() if value is not None}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from orchestrator.agent.contract.answers import GuardStatus
 from orchestrator.core.typed_json import encode
@@ -29,7 +28,7 @@ class GuardState:
     holding: int = 0
     """Checkpoints that only this machine has."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """`guard` of `gptctl status --json`; the lease and what follows only for a guard on the machine."""
         value = encode(self)
         return value if self.kind in KINDS_ON_BOX else {key: value[key] for key in ("kind", "armed", "ends_at")}

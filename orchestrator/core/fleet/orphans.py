@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from orchestrator.core.errors import UserError
 from orchestrator.core.fleet import machine_names
@@ -51,7 +50,7 @@ class Orphan:
         """Whether somebody still pays for it."""
         return self.status not in ENDED
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """One element of `machines` in `gptctl orphans --json`."""
         return asdict(self)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from orchestrator.core.machines import MachineType, assumed
 
@@ -46,7 +46,7 @@ class Cost:
     usd_per_billion_tokens: float | None
     """None before any token was trained."""
 
-    def to_json(self, run_id: str) -> dict[str, Any]:
+    def to_json(self, run_id: str) -> dict[str, object]:
         """The object that `gptctl cost --json` has per run and cost.json holds."""
         return {
             "id": run_id,
@@ -76,7 +76,7 @@ def run_cost(intervals: Iterable[Interval], *, machine: MachineType, tokens: int
     total_usd, hours = sum(by_stage.values()), seconds / 3600
     board_w = (host.board_power_w if host else None) or machine.board_power_w
     given = host.grid_kg_co2e_per_kwh if host else None
-    intensity = float(assumed()["grid_kg_co2e_per_kwh"]) if given is None else given
+    intensity = assumed().grid_kg_co2e_per_kwh if given is None else given
     energy_kwh = energy(hours, boards=machine.gpus or 1, board_w=board_w)
     return Cost(
         cost_usd=total_usd,

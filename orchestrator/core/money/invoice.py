@@ -17,7 +17,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from orchestrator.core.errors import UserError
 from orchestrator.core.fleet.machine_names import NAME
@@ -77,7 +76,7 @@ class Line:
         ours, invoice = self.ours_usd or 0.0, self.invoice_usd or 0.0
         return ours - self.less_usd - HALF_A_CENT <= invoice <= ours + HALF_A_CENT
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """One element of `lines` in `gptctl cost --reconcile --json`."""
         return {**asdict(self), "difference_usd": self.difference_usd, "agrees": self.agrees}
 

@@ -53,14 +53,14 @@ def hours_by_stage(
     recipe: Recipe, host: HostSpec | None, machine: MachineType, *, steps: int, tokens: int, rate: Rate
 ) -> Hours:
     """Hours of boot, provision, data, train and fetch."""
-    facts, kind = assumed(), "paid" if host is None or host.paid else host.provider
-    boot_minutes = (machine.boot_minutes or facts["boot_minutes"]) if kind == "paid" else 0.0
-    fetch_rate = facts["store_mb_per_s"] if host and host.checkpoint_store else facts["fetch_mb_per_s"][kind]
+    facts, paid, provider = assumed(), host is None or host.paid, host.provider if host else ""
+    boot_minutes = (machine.boot_minutes or facts.boot_minutes) if paid else 0.0
+    fetch_rate = facts.store_mb_per_s if host and host.checkpoint_store else facts.fetch_mb_per_s.of(provider, paid)
     data_tokens = min(tokens, recipe.data.tokens or tokens)
     return Hours.of(
         boot=boot_minutes / 60,
-        provision=facts["provision_minutes"][kind] / 60,
-        data=data_tokens * BYTES_PER_TOKEN / (facts["data_mb_per_s"][kind] * 1e6) / 3600,
+        provision=facts.provision_minutes.of(provider, paid) / 60,
+        data=data_tokens * BYTES_PER_TOKEN / (facts.data_mb_per_s.of(provider, paid) * 1e6) / 3600,
         train=tokens / rate.tokens_per_second / 3600,
         fetch=kept_bytes(recipe, steps) / (fetch_rate * 1e6) / 3600,
     )
@@ -91,7 +91,7 @@ def kept_about(recipe: Recipe) -> int:
 def disk_gib(recipe: Recipe, steps: int, tokens: int) -> int:
     """What a run needs of a disk that is chosen at launch: system, environment, tokens, what is kept and what is being
     written, and a fifth on top. tokens: that are read, or more."""
-    return int(assumed()["system_gib"]) + math.ceil(1.2 * sum(_disk_bytes(recipe, steps, tokens)) / 2**30)
+    return assumed().system_gib + math.ceil(1.2 * sum(_disk_bytes(recipe, steps, tokens)) / 2**30)
 
 
 def disk_trouble(recipe: Recipe, offer: Offer | None, steps: int, tokens: int) -> tuple[str, str]:

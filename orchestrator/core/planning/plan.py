@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from orchestrator.core.errors import UserError
 from orchestrator.core.ports import Guard
@@ -121,12 +120,12 @@ class Plan:
         """sha256 over all of it, hex."""
         return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """JSON-able, with the digest."""
         return {**dataclasses.asdict(self), "warnings": list(self.warnings), "digest": self.digest}
 
     @staticmethod
-    def from_json(value: Mapping[str, Any]) -> Plan:
+    def from_json(value: Mapping[str, object]) -> Plan:
         """The plan to_json() came from; keys of a later version are ignored. Raises UserError for anything else."""
         try:
             return decode(Plan, value)

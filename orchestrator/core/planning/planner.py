@@ -156,7 +156,7 @@ def _warnings(recipe: Recipe, machine: MachineType, price: Quote, *, epochs: flo
     if machine.gpu and machine.cuda and recipe.train.precision == "bf16" and not machine.gpu.has_bf16:
         said.append(f"{machine.gpu.name} has no bf16: fp16 with a gradient scaler instead")
     age_days = (now - price.dated_at) / 86_400 if price.dated_at is not None else 0.0
-    if age_days > assumed()["price_stale_days"]:
+    if age_days > assumed().price_stale_days:
         said.append(f"the price is {age_days:.0f} days old; the one quoted at launch counts")
     return said
 

@@ -49,7 +49,7 @@ def expected_rate(recipe: Recipe, machine: MachineType, batch: Batch, measured: 
         or _published(recipe, machine, batch.micro_batch)
         or (_computed(recipe, machine) if machine.cuda else _guessed_for_cpu(recipe, machine))
     )
-    floor_s = float(assumed()["least_layer_step_s"]) * recipe.model.n_layer * batch.accumulation
+    floor_s = assumed().least_layer_step_s * recipe.model.n_layer * batch.accumulation
     most = recipe.train.global_batch * recipe.model.context_length / floor_s
     if rate.tokens_per_second <= most:
         return rate
@@ -79,7 +79,7 @@ def _measured(recipe: Recipe, machine: MachineType, measured: Sequence[MeasuredR
     if newest.machine == machine.name:
         return Rate(scaled, source, 0.1)
     cards = machine.count / machine_type(newest.machine).count
-    scaled *= cards * (float(assumed()["many_cards"]) if cards > 1 else 1.0)
+    scaled *= cards * (assumed().many_cards if cards > 1 else 1.0)
     return Rate(scaled, f"{source} with {newest.machine}, scaled", 0.25)
 
 
@@ -109,7 +109,7 @@ def _comparable(recipe: Recipe, other: float) -> bool:
 def _computed(recipe: Recipe, machine: MachineType) -> Rate:
     peak = machine.peak_flops_per_gpu(recipe.train.precision, recipe.train.tf32)
     known = "" if peak else "assumed "
-    peak = peak or float(assumed()["unknown_card_tflops"]) * 1e12
+    peak = peak or assumed().unknown_card_tflops * 1e12
     mfu = _assumed_mfu(recipe, machine, peak)
     again = 0.75 if recipe.train.activation_checkpointing else 1.0  # one forward pass more: 3 of 4 parts count
     rate = peak * machine.count * mfu * again / flop_per_token(recipe.model.config())
@@ -118,13 +118,13 @@ def _computed(recipe: Recipe, machine: MachineType) -> Rate:
 
 def _assumed_mfu(recipe: Recipe, machine: MachineType, peak: float) -> float:
     if recipe.train.precision == "fp32" and not recipe.train.tf32:
-        return float(assumed()["mfu_fp32"])
+        return assumed().mfu_fp32
     if is_compiled(recipe, machine):
-        return float(assumed()["mfu_compiled"])
-    return next(float(mfu) for up_to_tflops, mfu in assumed()["mfu_eager"] if peak <= up_to_tflops * 1e12)
+        return assumed().mfu_compiled
+    return next(float(mfu) for up_to_tflops, mfu in assumed().mfu_eager if peak <= up_to_tflops * 1e12)
 
 
 def _guessed_for_cpu(recipe: Recipe, machine: MachineType) -> Rate:
-    gflops = float(assumed()["cpu_gflops_per_rank"])
+    gflops = assumed().cpu_gflops_per_rank
     rate = gflops * 1e9 * machine.ranks / flop_per_token(recipe.model.config())
     return Rate(rate, f"guess: {gflops:g} GFLOP/s per CPU rank, assumed", 0.6)

@@ -23,8 +23,8 @@ def in_time(recipe: Recipe, host: HostSpec, steps_per_second: float) -> str:
     facts = assumed()
     size_mb = checkpoint_bytes(recipe.model.config(), recipe.train.optimizer) / 1e6
     step_s = recipe.train.log_every / steps_per_second  # ranks agree on a stop at logged steps
-    save_s = size_mb / facts["save_mb_per_s"]
-    rate = facts["store_mb_per_s"] if host.checkpoint_store else facts["fetch_mb_per_s"]["paid"]
+    save_s = size_mb / facts.save_mb_per_s
+    rate = facts.store_mb_per_s if host.checkpoint_store else facts.fetch_mb_per_s.paid
     move_s = (2 if host.checkpoint_store else 1) * size_mb / rate
     whole_s = POLL_S + step_s + save_s + move_s
     where = "to the store and back" if host.checkpoint_store else "here, if gptctl follows"
