@@ -1,7 +1,7 @@
 """THE program: a run is eight stages in a row. Read this first.
 
 Every stage looks at the world and does only what is missing, so a run can be killed anywhere and driven again. Trouble
-on our side (a lost link, a closed laptop, Ctrl-C, a bug) changes no state: whoever drives next goes on. Only a verdict
+on our side (a lost link, a closed laptop, Ctrl-C, a bug) changes no state: the next driver continues. Only a verdict
 leads to the ending: the agent says the training ended, the machine is unfit, the provider refused, a limit is reached,
 or the user typed stop or release. The outcome is written before the first ending stage: from there no way leads back.
 """
@@ -84,7 +84,7 @@ def drive(home: Path, run_id: str, listener: Listener, *, until: str | None = No
             walk(context, until)
         except KeyboardInterrupt:
             if context.run.state == State.ENDING and may_bill(context):
-                raise StillBilling(*still_costs(context, "left before the machine was given back")) from None
+                raise StillBilling(*still_costs(context, "you left before the machine was given back")) from None
             detach(context)
         except GptctlError as error:
             if may_bill(context) and not isinstance(error, StillBilling):
@@ -142,16 +142,16 @@ def give_up(context: RunContext, error: GptctlError) -> None:
 
 
 def detach(context: RunContext) -> None:
-    """The user goes, the training stays."""
+    """The user leaves, the training continues."""
     training = context.run.state == State.TRAINING
-    context.emit("detached", "the training goes on" if training else "nothing trains yet", training=training)
+    context.emit("detached", "the training continues" if training else "nothing trains yet", training=training)
 
 
 def is_verdict(context: RunContext, error: GptctlError) -> bool:
     """Whether this error ends a run: only before the training, and never while a launch may have bought something."""
     if is_forward(State.TRAINING, context.run.state) or isinstance(error, NO_VERDICTS):
         return False
-    if isinstance(error, BadCredentials):  # without a key nobody can give a machine back
+    if isinstance(error, BadCredentials):  # without a key no machine can be given back
         return not may_bill(context)
     return True
 

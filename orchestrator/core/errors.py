@@ -74,7 +74,7 @@ class BadCredentials(ProviderError):
 
 
 class StorageError(ProviderError):
-    """A place where data or checkpoints lie said no. `missing`: because there is nothing of that name."""
+    """A place where data or checkpoints are stored refused. `missing`: it has nothing of that name."""
 
     def __init__(self, message: str, hint: str = "", *, missing: bool = False) -> None:
         super().__init__(message, hint)
@@ -147,7 +147,7 @@ class VerificationFailed(RemoteError):
 
 
 class LimitReached(GptctlError):
-    """The plan, the price or the run is beyond a limit that somebody set."""
+    """The plan, the price or the run is beyond a limit."""
 
     exit_code = 6
 

@@ -2,7 +2,7 @@
 
 Kinds, in the words of the commands and stages: `stage_started`, `stage_finished`, `stage_failed`, `state_changed`,
 `plan_amended`, `progress` (never stored: bytes or steps with rate and ETA), `metric` (never stored), `log` (never
-stored), `seen`, `detached`, `warning`, `said` (a line for the user), `notified` (somebody who is away was told),
+stored), `seen`, `detached`, `warning`, `said` (a line for the user), `notified` (a notification was sent),
 `notice` (the provider will take the machine away), `preempted` (it did, or the training ended in time for that).
 """
 

@@ -1,6 +1,6 @@
-"""Cards and machine types: what they have, what they cost, how fast others have seen them. Facts lie in machines.toml.
+"""Cards and machine types: what they have, what they cost, how fast others found them. The facts: machines.toml.
 
-It must not ask a machine or a provider anything; whoever detects a card passes its name in.
+It must not ask a machine or a provider anything; the caller passes the name of a detected card.
 
 Example::
 
@@ -31,7 +31,7 @@ MOST_CPU_RANKS = 64
 
 @dataclass(frozen=True)
 class Gpu:
-    """One card. Peaks are dense TFLOP/s with fp32 accumulation; 0 where the card has none or nobody knows."""
+    """One card. Peaks are dense TFLOP/s with fp32 accumulation; 0 where the card has none or it is unknown."""
 
     name: str
     memory_gib: float
@@ -43,7 +43,7 @@ class Gpu:
 
     @property
     def has_bf16(self) -> bool:
-        """Whether bf16 is computed in hardware. A card nobody knows is given the benefit of the doubt."""
+        """Whether bf16 is computed in hardware. An unknown card counts as one that does."""
         return self.peak_bf16_tflops > 0 or self.peak_fp16_tflops == 0
 
     def peak_flops(self, precision: str, tf32: bool = False) -> float:
@@ -65,7 +65,7 @@ class MachineType:
     gpu: Gpu | None
     count: int
     boot_minutes: float = 0.0
-    """Usual minutes from purchase to a working SSH; 0 for machines nobody rents."""
+    """Usual minutes from purchase to a working SSH; 0 for machines that are not rented."""
     runs_as: str | None = None
     """A simulated machine computes as this one, such as `2xCPU`."""
 
@@ -96,7 +96,7 @@ class MachineType:
 
 @dataclass(frozen=True)
 class PublishedRate:
-    """A training speed somebody else reported, in tokens per second over the whole machine."""
+    """A training speed that others reported, in tokens per second over the whole machine."""
 
     machine: str
     tokens_per_second: float
@@ -149,7 +149,7 @@ def all_machine_types() -> tuple[MachineType, ...]:
 
 def machine_type(name: str) -> MachineType:
     """A machine by the name users type: bundled, `NxCPU`, another number of a known card such as `4xH100`, or
-    `NxGPU-24GB` for a card nobody knows more of than its memory.
+    `NxGPU-24GB` for a card of which only the memory is known.
 
     Raises UserError listing the known ones.
     """
@@ -171,11 +171,11 @@ def machine_type(name: str) -> MachineType:
         if match_name
         else "another number of a known card works too, such as 4xH100, and 1xGPU-24GB for any other card"
     )
-    raise UserError(f"there is no machine type {name!r}; known: {one_of(known)}", hint=hint)
+    raise UserError(f"unknown machine type {name!r}; known: {one_of(known)}", hint=hint)
 
 
 def gpu_by_smi_name(name: str) -> Gpu | None:
-    """The card nvidia-smi calls `name`, or None. Exact names only: an `RTX 3090 Ti` is no `RTX 3090`."""
+    """The card nvidia-smi calls `name`, or None. Exact names only: an `RTX 3090 Ti` is not an `RTX 3090`."""
     short = name.strip().removeprefix("NVIDIA ")
     return next((gpu for gpu in _gpus().values() if short in gpu.smi), None)
 

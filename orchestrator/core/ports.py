@@ -46,7 +46,7 @@ class Offer:
     source: str = ""
     """Where the price comes from, in words: `inventory`, `lambda API`, `bundled 2026-08-18`."""
     disk_gib: int | None = None
-    """Of its own disk; None where nobody knows, and where it is made as large as a run needs it."""
+    """Of its own disk; None where it is unknown, and where it is made as large as a run needs."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ Life = Literal["alive", "terminating", "gone", "unknown"]
 """What a provider says of one machine's id: alive (whatever its status), ending, ended, or never heard of."""
 
 UNPAID = frozenset({"local", "ssh"})
-"""Providers whose machines nobody rents out."""
+"""Providers whose machines are not rented."""
 
 
 class Provider(Protocol):
@@ -172,7 +172,7 @@ class Provider(Protocol):
 
     def notice_url(self, instance: Instance) -> str | None:
         """Where the machine may ask, as EC2's instance metadata (version 2) answers, whether it is about to be taken
-        away; None: nobody would tell."""
+        away; None: nowhere."""
         ...
 
     def tidy(self, rental_id: str) -> Sequence[str]:
@@ -239,7 +239,7 @@ class Part:
     literal: bytes | None = field(default=None, repr=False)
     """Bytes to write in place of what a URL has, such as the new header of a slice."""
     gap: bool = False
-    """Bytes that nobody reads: filled with 0xff, a token id beyond every vocabulary."""
+    """Bytes that are never read: filled with 0xff, a token id beyond every vocabulary."""
     before: bytes = field(default=b"", repr=False)
     """What sha256 covers in front of these bytes, and the destination does not hold."""
     of_bytes: int | None = None
@@ -262,7 +262,7 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class Upload:
-    """How a machine stores one file by itself: `puts` in the order of its bytes, each a PUT of that range. With more
+    """How a machine stores one file: `puts` in the order of its bytes, each a PUT of that range. With more
     than one, the ETags that were answered go to complete_url, as the XML of CompleteMultipartUpload."""
 
     name: str
@@ -275,7 +275,7 @@ class Upload:
 
 
 class Storage(Protocol):
-    """Where data and checkpoints lie. Gives plans: the machine pulls and stores by itself, and the only bytes that
+    """Where data and checkpoints are stored. Gives plans: the machine pulls and stores itself, and the only bytes that
     come through here are the few that `read` is asked for.
 
     Raises UserError for a URI that cannot be or a name that leads elsewhere, StorageError when it is not there or not

@@ -1,4 +1,4 @@
-"""Names the word somebody probably meant: one place, so that every message about a typo reads alike.
+"""Names the word you probably meant: one place, so that every message about a typo reads alike.
 
 It must not decide anything. Example: `did_you_mean("lerning_rate", ["learning_rate"])` is
 `" (did you mean learning_rate?)"`.

@@ -1,7 +1,7 @@
 """Files of any storage scheme on this computer, whole and verified: what `data prepare` reads its text from.
 
 This computer's own agent pulls them, as a machine does: in parallel, resumed at the byte, once per content. A path
-stays where it is. What lies in GPTCTL_HOME/machine/data may be deleted at any time.
+stays where it is. You may delete GPTCTL_HOME/machine/data at any time.
 
 Example: `bring_here(home, "hf://me/corpus/data/*.parquet", show)` -> [Path(".../train-00000.parquet"), ...]
 """

@@ -23,7 +23,7 @@ LONGEST_HEADER_BYTES = 4 << 20
 
 @dataclass(frozen=True)
 class TokenFile:
-    """One shard: where it is, how it is laid out, and the digests of its blocks where somebody listed them."""
+    """One shard: where it is, how it is laid out, and the digests of its blocks where they are listed."""
 
     file: StoredFile
     layout: Layout

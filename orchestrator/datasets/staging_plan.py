@@ -1,7 +1,7 @@
 """What a run's data becomes on the machine: for each token file, the parts that make exactly what is needed of it.
 
 Pure but for the addresses, which a Storage makes. A train file holds the window and nothing else. A validation file
-keeps the positions of the whole one: what nobody reads is filled with an id beyond every vocabulary, so that a mistake
+keeps the positions of the whole one: what is never read is filled with an id beyond every vocabulary, so that a mistake
 is an error and not a number.
 
 Example::
@@ -40,7 +40,7 @@ CUT_BELOW = 0.99
 
 @dataclass(frozen=True)
 class StagedFile:
-    """One file as it will lie on the machine: these cuts of a token file, of which `needed` tokens are read.
+    """One file as it will be on the machine: these cuts of a token file, of which `needed` tokens are read.
 
     positions: None: the cuts one after the other; else they stay where they are in a file of so many tokens.
     """
@@ -179,7 +179,7 @@ class StagedData:
         return sum(each.pulled_bytes for each in self.files)
 
     def sent_bytes(self, dataset_bytes: int) -> int:
-        """What is sent where the files, of so many bytes, lie on this computer."""
+        """How many bytes are sent where the files, of dataset_bytes, are on this computer."""
         return self.pulled_bytes if self.pulled_bytes < CUT_BELOW * dataset_bytes else dataset_bytes
 
     @property

@@ -25,7 +25,7 @@ class Account:
 
 
 def accounts_of(inventory: Inventory, environment: Mapping[str, str] | None = None) -> list[Account]:
-    """Every paid account of the inventory once, and those whose key lies in the environment with no host entry.
+    """Every paid account of the inventory once, and those whose key is in the environment without a host entry.
 
     Raises UserError for a provider that does not exist: a watcher must not overlook an account.
     """

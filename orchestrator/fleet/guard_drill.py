@@ -1,8 +1,8 @@
-"""A drill: rent a machine, give its guard a short deadline, walk away, and see whether the machine ends by itself.
+"""A drill: rent a machine, give its guard a short deadline, walk away, and see whether the machine ends on its own.
 
 A drill is a run that is born ending: it trains nothing, and `resume`, `stop` or `release` only give its machine back.
 So it is in the ledger, in `status` and in `cost` like any other. After the walk away nothing here reaches the machine
-or ends it; the provider's list alone is looked at.
+or ends it; it only reads the provider's list.
 
 Example::
 
@@ -62,7 +62,7 @@ class Drilled:
 
     @property
     def died(self) -> bool:
-        """Whether it ended with nobody's help."""
+        """Whether it ended without help."""
         return self.gone_at is not None
 
     @property

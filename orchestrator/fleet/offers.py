@@ -1,11 +1,11 @@
 """What the clouds would sell now: every configured account asked at once, each for two seconds at most.
 
-Where an account does not answer, or has no key, or nobody is to be asked, the bundled price with its date stands in.
+Where an account does not answer, or has no key, or no call is to be made, the bundled price with its date stands in.
 
 Example::
 
     market = ask(accounts_of(inventory))
-    offer_for(inventory.host("lambda-8xa100"), machine, market.offers)     # None: nobody sells it
+    offer_for(inventory.host("lambda-8xa100"), machine, market.offers)     # None: not sold
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _fetch_offers(account: Account, within_s: float) -> Sequence[Offer] | str:
 
 
 def bundled(provider: str | None = None) -> list[Offer]:
-    """Last known prices of one provider or of all; whether there is capacity, nobody knows."""
+    """Last known prices of one provider or of all; whether there is capacity is unknown."""
     return [
         offer
         for machine in all_machine_types()
@@ -76,7 +76,7 @@ def bundled(provider: str | None = None) -> list[Offer]:
 def offer_for(host: HostSpec | None, machine: MachineType, offers: Sequence[Offer]) -> Offer | None:
     """The offer a run there would take: in one of the host's regions, with capacity before without, then the cheapest.
 
-    host None: anybody's. None where nobody who was asked sells such a machine.
+    host None: of any host. None where no account sells such a machine.
     """
     fitting = [offer for offer in offers if offer.machine == machine.name and _is_for(host, offer)]
     return min(fitting, key=lambda offer: (not offer.available, offer.price_per_hour_usd), default=None)

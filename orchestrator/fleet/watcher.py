@@ -31,7 +31,7 @@ from orchestrator.notify.send import ping
 from orchestrator.remote.whole_files import landing
 
 GONE_WITHIN_S = 120.0
-"""How long a machine that was told to end may stay in the lists before this pass gives up; the next one goes on."""
+"""How long a machine that was ordered to end may stay in the lists before this pass gives up."""
 LOOK_EVERY_S = 2.0
 
 
@@ -73,7 +73,7 @@ def due(first: Sight, second: Sight) -> list[Orphan]:
 
 @dataclass(frozen=True)
 class Reaped:
-    """What became of a machine that was told to end: `gone` once two lists in a row showed no trace of it."""
+    """What became of a machine that was ordered to end: `gone` once two lists in a row showed no trace of it."""
 
     row: Orphan
     gone: bool
@@ -89,9 +89,9 @@ def reap(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[Reaped]:
-    """Ends these machines and lists until each is gone, twice; what is not within within_s is said to be there.
+    """Ends these machines and lists until each is gone, twice; what is not gone within within_s is reported as there.
 
-    Ending is repeatable, so a machine that stays is told again, unless its deadline was moved meanwhile; one that was
+    Ending is repeatable: a machine that stays gets the order again, unless its deadline was moved; one that was
     named by_id has no deadline to respect.
     """
     wanted = {(row.provider, row.instance_id): row for row in rows}
@@ -131,7 +131,7 @@ def _tidied(account: Account, rental_id: str) -> str:
 def _count_missing(
     seen: Sight, name: str, missed: dict[tuple[str, str], int], problems: dict[tuple[str, str], str], *, by_id: bool
 ) -> None:
-    """One more list of this account: what it does not show is missing once more; what is still alive is told again."""
+    """One more list of this account: what it does not show is missing once more; what is alive gets the order again."""
     ours = [key for key, times in missed.items() if key[0] == name and times < 2]
     try:
         there = {each.instance_id: each for each in seen.accounts[name].provider.machines()}
@@ -144,7 +144,7 @@ def _count_missing(
         if found is None or found.status in ENDED:
             continue
         if by_id or deadline(found) == deadline(seen.instances[key]):
-            problems[key] = _end(seen.accounts[name], found) or "it was told to end, and is still listed as running"
+            problems[key] = _end(seen.accounts[name], found) or "it was ordered to end, and is still listed as running"
         else:
             problems[key] = "its deadline was moved meanwhile: left alone"
 
@@ -168,6 +168,6 @@ def leave_mark(home: Path, seen: Sight, reaped: Sequence[Reaped], environment: M
         file.write(json.dumps(mark).encode() + b"\n")
     address = load_settings(home).watcher.ping_url
     if address and ok:
-        # A dead man's alarm that cannot be reached goes off by itself: that is its purpose.
+        # A dead man's alarm that cannot be reached goes off: that is its purpose.
         with suppress(UserError):
             ping(revealed(address, os.environ if environment is None else environment))

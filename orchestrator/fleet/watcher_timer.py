@@ -151,7 +151,7 @@ def put_in_place(files: Files, environment: Mapping[str, str] | None = None) -> 
                 file.write(source.read_bytes())
         reload, enable = ["daemon-reload"], ["enable", "--now", files.timer.name]
         if all(_done(["systemctl", "--user", *words]) for words in (reload, enable)):
-            _done(["loginctl", "enable-linger"])  # else a user's timers stop when nobody is logged in
+            _done(["loginctl", "enable-linger"])  # else a user's timers stop at logout
             return "systemd"
     if shutil.which("crontab"):
         listed = _run(["crontab", "-l"])

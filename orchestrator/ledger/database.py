@@ -41,7 +41,7 @@ _REASONS = {
 def open_database(home: Path) -> sqlite3.Connection:
     """The ledger's connection, migrated. Creates home (0700) and the file (0600) whatever the umask.
 
-    Raises LedgerDamaged, changing nothing, when the file is no sound database; UserError for a folder or disk that
+    Raises LedgerDamaged, changing nothing, when the file is not a sound database; UserError for a folder or disk that
     does not serve, or a ledger of a newer gptctl.
     """
     path = home / FILE
@@ -139,13 +139,13 @@ def _lock_holders(path: Path) -> list[int]:
 
 
 def damaged(path: Path, evidence: str) -> LedgerDamaged:
-    """The error for a file that is no sound database, with the way out."""
+    """The error for a file that is not a sound database, with the way out."""
     home = path.parent
     return LedgerDamaged(
         f"the ledger {path} is damaged: {evidence}. It was left as it is; the run folders in {home / 'runs'} are "
-        "untouched, and machines go on under their leases",
-        f"restore {path} from a backup, or move it aside and begin a new ledger: "
-        f"mkdir '{home}/damaged' && mv '{path}'* '{home}/damaged/'   (machines you pay for: look with your provider)",
+        "untouched, and machines continue under their leases",
+        f"restore {path} from a backup, or move it aside and start a new ledger: "
+        f"mkdir '{home}/damaged' && mv '{path}'* '{home}/damaged/'   (look for machines you pay for at your provider)",
     )
 
 

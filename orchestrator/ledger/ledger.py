@@ -181,7 +181,7 @@ class Ledger:
                 self._append(connection, run_id, event)
 
     def events(self, run_id: str) -> list[Event]:
-        """In the order they were told."""
+        """In the order they were recorded."""
         with self._translated():
             found = self._connection.execute("SELECT * FROM events WHERE run_id = ? ORDER BY id", (run_id,)).fetchall()
         return [Event(row["kind"], row["time"], row["stage"], row["text"], json.loads(row["data"])) for row in found]
@@ -209,7 +209,7 @@ class Ledger:
             return int(connection.execute(*row_values.insert("stage_intervals", interval)).lastrowid or 0)
 
     def end_away(self, run_id: str, at: float) -> None:
-        """Clips what was kept as `away` to the moment the training really ended: for machines nobody bills."""
+        """Clips what was kept as `away` to the moment the training really ended: for machines without a bill."""
         self._execute(
             "UPDATE stage_intervals SET ended_at = max(started_at, min(ended_at, ?1)),"
             " last_at = max(started_at, min(last_at, ?1)) WHERE run_id = ?2 AND stage = ?3",
@@ -278,7 +278,7 @@ class Ledger:
         return self._select(Intent, sql, rental_id, INTENT_OPEN if open_only else "")
 
     def add_attempt(self, attempt: Attempt) -> None:
-        self._insert("attempts", attempt, from_step=0)  # a column of version 1 that nobody reads
+        self._insert("attempts", attempt, from_step=0)  # a column of version 1 that is not read
 
     def attempts(self, run_id: str) -> list[Attempt]:
         return self._select(Attempt, "SELECT * FROM attempts WHERE run_id = ? ORDER BY number", run_id)
@@ -308,7 +308,7 @@ class Ledger:
 
     def _no_run(self, wanted: str | None) -> UserError:
         if not self.runs(limit=1):
-            return UserError("there are no runs yet", "gptctl run recipes/quickstart.toml --host local")
+            return UserError("no runs yet", "gptctl run recipes/quickstart.toml --host local")
         return UserError(f"no run matches {wanted!r}", "gptctl status lists the runs; the beginning of an id is enough")
 
     def _translated(self) -> contextlib.AbstractContextManager[None]:

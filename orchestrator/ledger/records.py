@@ -33,7 +33,7 @@ AWAY = "away"
 
 @dataclass(frozen=True)
 class Rental:
-    """A machine that we hold and may pay for. `ssh` and `local` machines are rentals nobody bills."""
+    """A machine that we hold and may pay for. `ssh` and `local` machines are rentals without a bill."""
 
     id: str
     provider: str

@@ -50,7 +50,7 @@ class RunLock:
 
     @classmethod
     def acquire(cls, home: Path, run_id: str, now: Callable[[], float] = time.time) -> RunLock:
-        """Takes the lock of this run. Raises RunLocked with the holder's pid and host when somebody drives it."""
+        """Takes the lock of this run. Raises RunLocked with the holder's pid and host when another one drives it."""
         path = _path(home, run_id)
         descriptor = _open(path)
         try:
@@ -83,7 +83,7 @@ class RunLock:
 
 
 def holder(home: Path, run_id: str) -> Holder | None:
-    """Who drives this run now, or None: for `stop`, which drives the ending itself when nobody else does."""
+    """Who drives this run now, or None: for `stop`, which drives the ending itself when no other process does."""
     path = _path(home, run_id)
     if not path.exists():
         return None
@@ -99,7 +99,7 @@ def holder(home: Path, run_id: str) -> Holder | None:
 
 def _path(home: Path, run_id: str) -> Path:
     if not is_id(run_id):
-        raise UserError(f"{run_id!r} is no run id", "gptctl status lists the runs")
+        raise UserError(f"{run_id!r} is not a run id", "gptctl status lists the runs")
     return home / FOLDER / f"{run_id}.lock"
 
 

@@ -38,7 +38,7 @@ def fetch_run(
         folder = (to or context.mirror).expanduser().absolute() / contract.CHECKPOINTS
         try:
             if not ledger.attempts(run_id):
-                raise UserError(f"{run_id} never trained: there is nothing to fetch", f"gptctl status {run_id}")
+                raise UserError(f"{run_id} never trained: nothing to fetch", f"gptctl status {run_id}")
             wanted: Sequence[Checkpoint | StoredCheckpoint] = (
                 _from_store(context, folder, all_=all_, step=step)
                 if _is_gone(context)
@@ -59,7 +59,7 @@ def fetch_run(
 
 
 def _is_gone(context: RunContext) -> bool:
-    """Whether there is no machine to ask any more, and a store instead."""
+    """Whether the machine is gone and a store has the checkpoints."""
     rental = context.rental
     return store_job.wanted(context) and (rental.state != RENTAL_OPEN or rental.facts.life.gone_at is not None)
 

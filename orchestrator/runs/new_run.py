@@ -28,7 +28,7 @@ class RunRequest:
     machine: MachineType
     plan: Plan
     alternatives: tuple[Plan, ...] = ()
-    """Plans on other machine types of the host, agreed to as well."""
+    """Plans on other machine types of the host that you also agreed to."""
     name: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     note: str | None = None
@@ -38,11 +38,11 @@ class RunRequest:
     on_rental: str | None = None
     resume_from: ResumeFrom | None = None
     home_boxes: tuple[HomeBox, ...] = ()
-    """Those that its store or the checkpoint to go on from lie on."""
+    """Those with its store or the checkpoint to resume from."""
 
 
 def new_run(ledger: Ledger, request: RunRequest, now: float) -> RunRecord:
-    """Writes the run, and its rental unless it goes on one that is up, in state planned. Touches nothing else."""
+    """Writes the run in state planned, and its rental unless it uses one that is up. Touches nothing else."""
     rental_id = request.on_rental or _new_rental(ledger, request, now)
     run = RunRecord(
         id=new_run_id(request.recipe.name, now),

@@ -1,4 +1,4 @@
-"""Where `--resume-from` leads: a checkpoint of another run, here or in a store, found and looked at before anything is
+"""Where `--resume-from` leads: a checkpoint of another run, here or in a store, found and checked before anything is
 bought. It must not move it; sync does.
 
 Example::
@@ -97,7 +97,11 @@ def _in_folder(folder: Path) -> Origin:
         if TRAINER_STATE_FILE in files:
             meta = _read_meta(_content(path / META_FILE), str(path))
             return Origin(str(path.resolve()), meta.step, files, meta.model)
-    what = f"has no {TRAINER_STATE_FILE}: weights alone" if places else "is no checkpoint and no run's folder with one"
+    what = (
+        f"has no {TRAINER_STATE_FILE}: weights alone"
+        if places
+        else "is neither a checkpoint nor a run's folder with one"
+    )
     raise UserError(f"--resume-from {folder}: it {what}", "name a run, a checkpoint's folder or s3://BUCKET/PREFIX/RUN")
 
 
@@ -149,7 +153,7 @@ def _chosen(uri: str, found: Storage) -> tuple[str, StoredCheckpoint]:
         index = store_index.read_index(found.read(f"{uri}/{store_index.INDEX}", 0, store_index.MOST_INDEX_BYTES), uri)
         newest = index.newest(resumable=True)
         if newest is None:
-            raise UserError(f"--resume-from {uri}: no checkpoint lies there yet", "gptctl status shows the safe step")
+            raise UserError(f"--resume-from {uri}: no checkpoint is there yet", "gptctl status shows the safe step")
         return f"{uri}/{newest.folder}", newest
     above, _, name = uri.rpartition("/")
     with suppress(StorageError):
@@ -159,7 +163,7 @@ def _chosen(uri: str, found: Storage) -> tuple[str, StoredCheckpoint]:
         named = index.named(name)
         if named is None:
             there = ", ".join(str(each.step) for each in index.checkpoints) or "none"
-            raise UserError(f"--resume-from {uri}: there is no such checkpoint; steps there: {there}", "name one")
+            raise UserError(f"--resume-from {uri}: no such checkpoint; steps there: {there}", "name one")
         return f"{above}/{named.folder}", named
     try:
         content = found.read(f"{uri}/{MANIFEST_FILE}", 0, store_index.SMALL_BYTES)

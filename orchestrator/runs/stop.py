@@ -1,7 +1,7 @@
 """What a user does to a run besides driving it: stop, release, fetch, look. None of these starts a training.
 
-stop and look need no lock; whoever holds the run's lock walks its stages, so stop and release drive the ending only
-when nobody else does.
+stop and look need no lock; who holds the run's lock walks its stages, so stop and release drive the ending only
+when no other process does.
 """
 
 from __future__ import annotations

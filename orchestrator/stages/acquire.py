@@ -54,7 +54,7 @@ def acquire(context: RunContext) -> None:
             _give_back(context)
             raise
     raise ProviderError(
-        f"{MOST_MACHINES} machines of {context.host.name} in a row were no good", "try another region or machine type"
+        f"{MOST_MACHINES} machines of {context.host.name} in a row were unfit", "try another region or machine type"
     )
 
 

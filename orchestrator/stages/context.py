@@ -155,7 +155,7 @@ class RunContext:
 
     @property
     def seen_via(self) -> str:
-        """How the machine is looked at, for `seen 4s ago via ssh`."""
+        """How the machine is reached, for `seen 4s ago via ssh`."""
         return "local" if self.rental.address.host is None else "ssh"
 
     def advance(self, state: State) -> None:

@@ -43,6 +43,6 @@ def _fetch(context: RunContext) -> None:
     pull(context, [found for found in kept if found.step not in stored], context.mirror / contract.CHECKPOINTS)
     if stored:
         context.say(
-            f"{len(stored)} checkpoints lie verified in {store_job.uri(context)}; "
+            f"{len(stored)} checkpoints are verified in {store_job.uri(context)}; "
             f"gptctl fetch {run.id} brings best and latest here"
         )

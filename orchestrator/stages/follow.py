@@ -1,7 +1,7 @@
 """Follow: mirror the training's files byte by byte until it has ended. Looks, never steers.
 
 What is mirrored is the offset: each file on this side is a prefix of the one on the machine, so a link that breaks, a
-killed CLI or a laptop that slept goes on at the same byte, and no line is lost or doubled.
+killed CLI or a laptop that slept continues at the same byte, and no line is lost or doubled.
 """
 
 from __future__ import annotations

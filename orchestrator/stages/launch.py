@@ -80,7 +80,7 @@ def _spec(context: RunContext, config: RunConfig) -> JobSpec:
 
 
 def _hold_s(context: RunContext) -> float | None:
-    """For how long a guarded machine keeps checkpoints that nobody fetched; None: until its deadline."""
+    """For how long a guarded machine keeps checkpoints that were not fetched; None: until its deadline."""
     hold_h = context.plan.limits.hold_h
     return None if hold_h is None else hold_h * 3600
 

@@ -37,7 +37,7 @@ def provision(context: RunContext) -> None:
 
 
 def check_gpus(context: RunContext, facts: Facts) -> None:
-    """Raises MachineUnfit unless the machine has the GPUs the plan ordered, and they are nobody else's."""
+    """Raises MachineUnfit unless the machine has the GPUs the plan ordered, and no other program uses them."""
     if not context.machine.cuda:
         return
     names = [gpu["name"] for gpu in facts["gpus"]]
@@ -51,7 +51,7 @@ def check_gpus(context: RunContext, facts: Facts) -> None:
 
 def check_disk(context: RunContext, facts: Facts) -> None:
     """Raises MachineUnfit when the checkpoints to keep do not fit on the machine's disk. The data is the pull's own
-    business: it may lie there already."""
+    business: it may be there already."""
     free = facts["disk"]["free_bytes"]
     each = checkpoint_bytes(context.recipe.model.config(), context.recipe.train.optimizer)
     needed = kept_bytes(context.recipe, context.plan.steps) + each  # and the one being written

@@ -99,7 +99,7 @@ def _part(context: RunContext) -> None:
         else:
             home_box_job.stop(context)
     except (RemoteError, UserError) as error:  # a login key that is missing here must keep no machine alive
-        context.emit("seen", f"{error.message}; it is destroyed all the same")
+        context.emit("seen", f"{error.message}; destroying it anyway")
     context.disconnect()
 
 

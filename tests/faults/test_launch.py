@@ -51,9 +51,9 @@ def test_the_run_finishes_and_nothing_is_left(rehearse: Callable[..., Rehearsal]
         ("no capacity anywhere", "sold-out*9", 3, "capacity"),
         ("quota", "quota*9", 3, "quota"),
         ("F31 price up between plan and launch", "price-change@150", 6, "agreed"),
-        ("F20 three machines stuck or unhealthy", "unhealthy*3", 3, "no good"),
+        ("F20 three machines stuck or unhealthy", "unhealthy*3", 3, "unfit"),
         ("F21 active with a GPU that fails", "bad-gpu", 4, "802"),
-        ("F28 image ignored the host key, three times", "host-key-ignored*3", 3, "no good"),
+        ("F28 image ignored the host key, three times", "host-key-ignored*3", 3, "unfit"),
     ],
 )
 def test_the_run_never_starts_and_nothing_is_left(

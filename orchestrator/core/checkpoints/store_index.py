@@ -39,7 +39,7 @@ MOST_INDEX_BYTES = 16 << 20
 GRANT_S = 6 * 86_400.0
 """For how long the machine's URLs are made: S3 allows seven days at most."""
 SPARES = 4
-"""Folders for saves that nobody planned: a stop, a limit, a preemption notice."""
+"""Folders for unplanned saves: a stop, a limit, a preemption notice."""
 SMALL_BYTES = 4 << 20
 
 
@@ -167,7 +167,7 @@ def of_manifest(step: int, folder: str, content: bytes, sha256: str, where: str)
 
 def shape_differences(found: Mapping[str, object], wanted: ModelConfig) -> list[str]:
     """`n_layer is 12, the recipe wants 6`: the keys in which a checkpoint's model is another one. Dropout and the
-    initial weights are no part of its shape."""
+    initial weights are not part of its shape."""
     same = ("dropout", "init")
     return [
         f"{key} is {found.get(key)}, the recipe wants {value}"

@@ -1,4 +1,4 @@
-"""Where a checkpoint store is: which URIs can be one, and where the checkpoints of a run lie in it."""
+"""Where a checkpoint store is: which URIs can be one, and where in it the checkpoints of a run are."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def check_scheme(uri: str) -> None:
         return
     raise UserError(
         f"checkpoint_store {uri}: machines cannot write there; s3://, hf:// and ssh:// are supported",
-        f'write checkpoint_store = "s3://BUCKET/PREFIX", {ANY_S3}; or leave it away: a gptctl that follows the run '
+        f'write checkpoint_store = "s3://BUCKET/PREFIX", {ANY_S3}; or omit it: a gptctl that follows the run '
         "mirrors its checkpoints to this computer",
     )
 
@@ -40,12 +40,12 @@ def hub_place(uri: str) -> tuple[str, str]:
     """(OWNER/NAME, folder in it) of a store on the Hub. Raises UserError."""
     found = HUB_FORM.fullmatch(uri)
     if found is None:
-        raise UserError(f"checkpoint_store {uri} is no repository of the Hub", "write it as hf://OWNER/NAME")
+        raise UserError(f"checkpoint_store {uri} is not a repository of the Hub", "write it as hf://OWNER/NAME")
     return found[1], found[2].strip("/")
 
 
 def run_uri(store: str, run_id: str) -> str:
-    """Where a run's checkpoints lie. Of the Hub's repositories a store is a model's, whatever else hf:// may mean."""
+    """Where a run's checkpoints are. Of the Hub's repositories a store is a model's, whatever else hf:// may mean."""
     scheme, _, place = store.rstrip("/").partition("://")
     if scheme == "hf" and not place.startswith("models/"):
         place = f"models/{place}"

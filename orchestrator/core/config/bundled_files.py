@@ -1,6 +1,6 @@
 """The recipes and the commented inventory that come with gptctl, and copying them out (`gptctl init`).
 
-In an installed wheel they lie in orchestrator/templates/, in a source checkout at its top; both work alike. It must not
+An installed wheel has them in orchestrator/templates/, a source checkout at its top. It must not
 overwrite what a user has written.
 
 Example: `copy_to(Path("project"))` writes project/inventory.toml and project/recipes/.

@@ -16,7 +16,7 @@ from orchestrator.core.safe_names import stays_inside
 
 SCHEME = "ssh"
 FOLDER = "~/.gptctl"
-"""Where the agent lives on a box that is no entry of the inventory."""
+"""Where the agent is installed on a box that is not in the inventory."""
 FORM = re.compile(r"ssh://([^/\s]+)((?:/[^/\x00-\x1f]+)+)/?")
 LOGIN = re.compile(
     r"(?:(?P<user>[A-Za-z0-9_][A-Za-z0-9_.-]{0,63})@)?(?P<name>[A-Za-z0-9_][A-Za-z0-9_.-]{0,253})(?::(?P<port>\d{1,5}))?"
@@ -39,11 +39,11 @@ def is_home(uri: str | None) -> bool:
 
 
 def parts(uri: str) -> tuple[str, str]:
-    """(HOST, absolute folder). Raises UserError for what is no ssh:// place, or leads round by `..`."""
+    """(HOST, absolute folder). Raises UserError for anything else, and for a folder with `..`."""
     found = FORM.fullmatch(uri)
     if found is None or not stays_inside(found[2][1:], plain=False):
         raise UserError(
-            f"{uri} is no place on a home box", "write it as ssh://HOST/FOLDER; the folder's path is absolute"
+            f"{uri} is not a place on a home box", "write it as ssh://HOST/FOLDER; the folder's path is absolute"
         )
     return found[1], found[2]
 
@@ -54,5 +54,5 @@ def by_ssh_alone(uri: str) -> HomeBox:
     found = LOGIN.fullmatch(name)
     port = int(found["port"]) if found and found["port"] else None
     if found is None or (port is not None and not 1 <= port <= 65_535):
-        raise UserError(f"{uri}: {name!r} is no host for ssh", "write ssh://[USER@]NAME[:PORT]/FOLDER")
+        raise UserError(f"{uri}: {name!r} is not a host for ssh", "write ssh://[USER@]NAME[:PORT]/FOLDER")
     return HomeBox(name, Address(found["name"], port, found["user"], identity=f"[{found['name']}]:{port or 22}"))

@@ -51,7 +51,7 @@ class HostSpec(Table):
     provider: Name = "ssh"
     """Where it comes from: `local`, `ssh` (a machine that is already on) or a cloud."""
     machine: Name | None = None
-    """Machine type, such as `1x3090`, `8xA100-40GB` or `2xCPU`; only host `local` detects it by itself."""
+    """Machine type, such as `1x3090`, `8xA100-40GB` or `2xCPU`; only host `local` detects it."""
     machines: tuple[Name, ...] = ()
     """Further machine types to rent: of those with capacity, the one whose run costs least is taken."""
     address: AddressText | None = None
@@ -69,7 +69,7 @@ class HostSpec(Table):
     folder: Line = "~/.gptctl"
     """Where gptctl lives on the machine; give a folder on the large disk."""
     data_folder: Annotated[str, StringConstraints(pattern=r"^/[^\x00-\x1f]+$", max_length=1_000)] | None = None
-    """Where datasets lie, as an absolute path, such as a file system that outlives the machine; absent: in `folder`."""
+    """Absolute path for datasets, such as a file system that outlives the machine; absent: in `folder`."""
     python: Line | None = None
     """Interpreter that has torch, when gptctl should not choose one."""
     price_per_hour_usd: PricePerHourUsd | None = None
@@ -186,9 +186,7 @@ class Inventory:
             f"add [hosts.{name}] to {self.path}" if self.path else "gptctl init writes an inventory.toml to start from"
         )
         hint = f"did you mean {near}?" if near else where
-        raise UserError(
-            f"there is no host {name!r} in {self.path or 'any inventory'}; known: {one_of(self.hosts)}", hint
-        )
+        raise UserError(f"unknown host {name!r} in {self.path or 'any inventory'}; known: {one_of(self.hosts)}", hint)
 
     def home_box(self, uri: str) -> HomeBox:
         """The box that ssh://HOST/FOLDER names: one of ours by its name, else whatever ssh itself would make of it."""
@@ -212,7 +210,7 @@ def load_inventory(path: Path | None, home: Path) -> Inventory:
     if path is None:
         path = next((file for file in (Path(FILE_NAME), home / FILE_NAME) if file.is_file()), None)
     elif not path.is_file():
-        raise UserError(f"there is no inventory {path}", hint="gptctl init writes one to start from")
+        raise UserError(f"no inventory found at {path}", hint="gptctl init writes one to start from")
     tables = _host_tables(path) if path else {}
     hosts = {
         name: build(HostSpec, {**table, "name": name}, f"inventory {path}: hosts.{name}")

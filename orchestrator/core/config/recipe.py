@@ -288,7 +288,9 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = (), search: Sequen
 def find_recipe(name_or_path: str, search: Sequence[Path]) -> Path:
     """The file of a recipe given as path (`recipes/x.toml`) or name (`x`, `interventions/x`)."""
     if not name_or_path.isprintable() or not name_or_path.strip():
-        raise UserError(f"{name_or_path!r} is no name of a recipe", hint="give a path, or a name `gptctl plan` lists")
+        raise UserError(
+            f"{name_or_path!r} is not the name of a recipe", hint="give a path, or a name `gptctl plan` lists"
+        )
     direct = Path(name_or_path).expanduser()
     if direct.is_file():
         return direct
@@ -299,7 +301,7 @@ def find_recipe(name_or_path: str, search: Sequence[Path]) -> Path:
     known = known_recipes(search)
     near = nearest(name, known) or nearest(Path(name).name, known)
     hint = f"did you mean {near}?" if near else "write one: gptctl init copies the recipes that come with gptctl"
-    raise UserError(f"there is no recipe {name_or_path}; known: {one_of(known, most=30)}", hint=hint)
+    raise UserError(f"unknown recipe {name_or_path}; known: {one_of(known, most=30)}", hint=hint)
 
 
 def known_recipes(search: Sequence[Path]) -> list[str]:
@@ -336,4 +338,4 @@ def _override(text: str) -> dict[str, object]:
             return tomllib.loads(f"{key} = {candidate}")
         except tomllib.TOMLDecodeError:
             continue
-    raise UserError(f"--set {text!r}: {key.strip()!r} is no key", hint='such as machines."8xH100".micro_batch=12')
+    raise UserError(f"--set {text!r}: {key.strip()!r} is not a key", hint='such as machines."8xH100".micro_batch=12')

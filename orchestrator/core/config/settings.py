@@ -33,7 +33,7 @@ FROM_ENVIRONMENT = re.compile(r"env:([A-Za-z_][A-Za-z0-9_]*)")
 Happening = Literal[
     "capacity", "started", "finished", "failed", "preempted", "over-budget", "held", "still-billing", "reaped"
 ]
-"""What gptctl can tell somebody who is away."""
+"""What gptctl can notify you of."""
 HAPPENINGS: tuple[str, ...] = get_args(Happening)
 
 OPEN_SCHEMES = frozenset(
@@ -98,7 +98,7 @@ class Settings(Table):
 
 
 def load_settings(home: Path) -> Settings:
-    """Reads config.toml in GPTCTL_HOME; without one, nothing is limited and nobody is told.
+    """Reads config.toml in GPTCTL_HOME; without one, there are no limits and no notifications.
 
     Raises UserError when it does not parse, has an unknown key, a wrong type, or an address that holds a secret.
     """
@@ -121,7 +121,7 @@ def revealed(value: str, environment: Mapping[str, str]) -> str:
 
 
 def _refuse_secrets(path: Path, table: Mapping[str, object]) -> None:
-    """Before anything else is looked at, since other messages show values. This one never does."""
+    """Runs first, since other messages show values. This one never does."""
     for key, text in _texts(table, ""):
         if "://" in text and _holds_secret(text):
             raise UserError(

@@ -65,7 +65,7 @@ def read_toml(path: Path, kind: str) -> dict[str, object]:
     except OSError as error:
         raise UserError(f"{kind} {path}: cannot be read: {error.strerror}") from error
     if len(content) > SIZE_LIMIT_BYTES:
-        raise UserError(f"{kind} {path}: larger than 1 MiB, so it is no {kind}", hint="check the path")
+        raise UserError(f"{kind} {path}: larger than 1 MiB, so it is not a {kind}", hint="check the path")
     try:
         return tomllib.loads(content.decode("utf-8"))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -131,7 +131,7 @@ def _dotted(table: object, location: tuple[int | str, ...], missing: bool) -> st
 
 
 def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """The field names of the table that lies at `location` inside `model`."""
+    """The field names of the table at `location` inside `model`."""
     current: type[BaseModel] | None = model
     for part in location:
         field = current.model_fields.get(str(part)) if current else None

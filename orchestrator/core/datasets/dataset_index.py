@@ -1,6 +1,6 @@
 """dataset.json as a reader sees it: which files a prepared dataset has, with digests of the whole and of its blocks.
 
-Pure: takes bytes. `gptctl data prepare` writes it; whoever publishes a dataset may have changed it, so nothing in it is
+Pure: takes bytes. `gptctl data prepare` writes it; its publisher may have changed it, so nothing in it is
 believed but as a promise that the bytes must keep.
 
 Example: `read_index(content, "s3://bucket/x")["train-00000.bin"].blocks.size_bytes` -> 16777216

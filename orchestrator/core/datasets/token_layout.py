@@ -1,4 +1,4 @@
-"""Where the tokens lie in a token file, told from its first bytes, and the header of a file that holds a part of them.
+"""Where the tokens are in a token file, read from its first bytes, and the header of a file that holds a part of them.
 
 Pure. The three kinds are told apart as the trainer does: by magic, then by suffix. The orchestrator reads headers
 itself because it must plan without numpy and safetensors, and cut a file it has only seen the first bytes of.
@@ -51,7 +51,7 @@ class Layout:
 
 
 def header_bytes(name: str, head: bytes) -> int:
-    """How many first bytes layout_of needs, told from at least 16 of them."""
+    """How many first bytes layout_of needs, read from at least 16 of them."""
     if name.endswith(".safetensors"):
         (length,) = struct.unpack("<Q", head[:8].ljust(8, b"\0"))
         # The tokens may follow other tensors; their offset is in the header, which is all that must be here.
@@ -97,7 +97,7 @@ def _bin(name: str, size_bytes: int, head: bytes) -> Layout:
 def _safetensors(name: str, size_bytes: int, head: bytes) -> Layout:
     (length,) = struct.unpack("<Q", head[:8].ljust(8, b"\0"))
     if not 0 < length <= min(size_bytes - 8, MAX_HEADER_BYTES):
-        raise UserError(f"data.source: {name} is no safetensors file", "check that the download is complete")
+        raise UserError(f"data.source: {name} is not a safetensors file", "check that the download is complete")
     try:
         tensor = json.loads(head[8 : 8 + length])["tokens"]
         width, (start, stop) = TOKEN_BYTES[tensor["dtype"]], tensor["data_offsets"]

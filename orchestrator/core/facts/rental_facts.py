@@ -17,7 +17,7 @@ from orchestrator.core.typed_json import decode, encode, flat
 
 @dataclass(frozen=True)
 class GivenBack:
-    """A machine of this rental that was unfit and was given back; it costs all the same."""
+    """A machine of this rental that was unfit and was given back; it costs money anyway."""
 
     instance_id: str | None = None
     life: MachineLife = field(default=MachineLife(), metadata=flat)

@@ -21,12 +21,12 @@ from orchestrator.core.ports import Instance
 GRACE_S = 300.0
 """A machine is past its deadline only this long after it: clocks differ, and lists lag."""
 ENDED = frozenset({"terminating", "terminated", "preempted"})
-"""Statuses in which nobody pays any more."""
+"""Statuses in which the machine costs nothing any more."""
 
 
 @dataclass(frozen=True)
 class Orphan:
-    """A machine with our tag. Times in seconds (`ends_at`: UTC epoch), money USD; None where nobody knows."""
+    """A machine with our tag. Times in seconds (`ends_at`: UTC epoch), money USD; None where it is unknown."""
 
     provider: str
     instance_id: str
@@ -47,7 +47,7 @@ class Orphan:
 
     @property
     def alive(self) -> bool:
-        """Whether somebody still pays for it."""
+        """Whether it still costs money."""
         return self.status not in ENDED
 
     def to_json(self) -> dict[str, object]:

@@ -15,7 +15,7 @@ from orchestrator.core.ports import EndCall, Guard, Instance, LaunchRequest, Lif
 
 @dataclass
 class StandingMachine:
-    """A Provider of exactly one machine, which nobody bills and which is never switched off."""
+    """A Provider of exactly one machine, which has no bill and is never switched off."""
 
     name: str
     host: HostSpec

@@ -1,4 +1,4 @@
-"""Whether somebody watches: the mark that the watcher leaves at every pass, and how old it is. Reads one small file.
+"""Whether a watcher runs: the mark that it leaves at every pass, and how old it is. Reads one small file.
 
 Example: `watcher_alive(home, now)` -> 42.0, seconds since its last good pass, or None if no mark says so.
 """
@@ -52,7 +52,7 @@ def last_mark(home: Path) -> Mark | None:
 def watcher_alive(home: Path, now: float, provider: str | None = None) -> float | None:
     """Seconds since the watcher's last pass if it was a good one, no longer than MISSED_S ago, and asked `provider`.
 
-    None otherwise. A mark from the future is no proof: somebody's clock is wrong.
+    None otherwise. A mark from the future proves nothing: a clock is wrong.
     """
     mark = last_mark(home)
     if mark is None or not mark.ok or (provider is not None and provider not in mark.providers):

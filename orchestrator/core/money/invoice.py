@@ -72,7 +72,7 @@ class Line:
 
     @property
     def agrees(self) -> bool:
-        """Whether the invoice lies within what we know, to the cent."""
+        """Whether the invoice agrees with our books, to the cent."""
         ours, invoice = self.ours_usd or 0.0, self.invoice_usd or 0.0
         return ours - self.less_usd - HALF_A_CENT <= invoice <= ours + HALF_A_CENT
 
@@ -119,7 +119,7 @@ def _dollars(text: str | None, where: str) -> float:
     # A comma parts thousands and nothing else: `1,50` may mean anything.
     found = re.fullmatch(r"([-(]?)((?:\d{1,9}|\d{1,3}(?:,\d{3}){1,2})(?:\.\d+)?)\)?", plain)
     if not found:
-        raise UserError(f"{where}: {text!r} is no amount in dollars", "use a point for decimals")
+        raise UserError(f"{where}: {text!r} is not an amount in dollars", "use a point for decimals")
     return (-1.0 if found[1] else 1.0) * float(found[2].replace(",", ""))
 
 
@@ -134,7 +134,7 @@ def _moment(text: str) -> float | None:
 def compare(charges: Sequence[Charge], entries: Sequence[Entry]) -> list[Line]:
     """One line per rental of the invoice's time, and one per machine of ours by its name that our books do not have.
 
-    Charges for other people's machines belong to nobody here and are left out.
+    Charges for other people's machines are ignored.
     """
     sums: dict[str, float] = {}
     strangers: dict[str, float] = {}

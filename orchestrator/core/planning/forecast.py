@@ -130,7 +130,7 @@ def ending(host: HostSpec | None, price: Quote, limits: Limits, ceiling: float |
     if host is None:
         return "depends on the host entry: none is chosen"
     if not host.paid:
-        return "training goes on without the laptop; checkpoints wait on the machine until fetched"
+        return "training continues without the laptop; checkpoints wait on the machine until you fetch them"
     stored = f"best + latest go to {host.checkpoint_store}, then " if host.checkpoint_store else ""
     if host.guard == "none":
         rate = f" (${price.per_hour_usd:g}/h)" if price.per_hour_usd else ""

@@ -91,12 +91,12 @@ class Plan:
     steps: int
     tokens: int
     epochs: float | None
-    """None when nobody knows how many tokens the data holds."""
+    """None when the length of the data is unknown."""
     parameters: int
     tokens_per_second: float
     rate_source: str
     uncertainty: float
-    """The rate is thought to lie within +- this fraction."""
+    """The rate is expected within +- this fraction."""
     fits: bool
     why: str
     """Why it does not fit; empty when it does."""
@@ -110,10 +110,10 @@ class Plan:
     paid: bool
     limits: PlanLimits
     ceiling_usd: float | None
-    """What the run may cost at most; None on a machine nobody bills."""
+    """What the run may cost at most; None on a machine without a bill."""
     warnings: tuple[str, ...] = ()
     data: PlanData | None = None
-    """None where nobody asked."""
+    """None where the source was not read."""
 
     @property
     def digest(self) -> str:

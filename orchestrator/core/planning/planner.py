@@ -1,4 +1,4 @@
-"""Recipe x machine x offer -> plan. Pure: it asks nobody and reads no clock; the caller brings offers, rates and sizes.
+"""Recipe x machine x offer -> plan. Pure: no calls, no clock; the caller brings offers, rates and sizes.
 
 Example::
 
@@ -69,10 +69,10 @@ def make_plan(
     now: float,
     limits: Limits | None = None,
 ) -> Plan:
-    """Works out the plan. `host` None: the machine type alone, as somebody would rent it.
+    """Works out the plan. `host` None: the machine type alone, as a rented machine.
 
     dataset_tokens: length of the training data, None when unknown. limits: those typed as flags; the tightest of all
-    counts. A batch that does not fit or divide is no error here (`fits`, `why`): limits.check_plan refuses it.
+    counts. A batch that does not fit or divide is not an error here (`fits`, `why`): limits.check_plan refuses it.
     Raises UserError when the number of tokens cannot be known, or more epochs are needed than max_epochs allows.
     """
     tokens_wanted, epochs = _tokens(recipe, dataset_tokens)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from orchestrator.core.planning.plan import Plan
 
 LONGEST_WAIT_H = 60 * 24
-"""A plan of more than two months is no alternative to the others, however cheap."""
+"""A plan of more than two months is not an alternative to the others, however cheap."""
 
 
 def mark(plans: Sequence[Plan]) -> list[tuple[str, ...]]:

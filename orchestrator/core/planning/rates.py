@@ -35,7 +35,7 @@ class MeasuredRate:
 
 @dataclass(frozen=True)
 class Rate:
-    """An expected speed. The true one is thought to lie within +- `uncertainty` of it, as a fraction."""
+    """An expected speed. The true one is expected within +- `uncertainty` of it, as a fraction."""
 
     tokens_per_second: float
     source: str

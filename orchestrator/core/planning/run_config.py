@@ -22,7 +22,7 @@ def train_config(
     window: tuple[int, int | None] | None = None,
     resume_from: str | None = None,
 ) -> RunConfig:
-    """config.json of this run: recipe and plan, with the files as they lie on the machine. The same on every call.
+    """config.json of this run: recipe and plan, with the paths of the files on the machine. The same on every call.
 
     window: first token and length of the training window in these files, where they are cut from the recipe's.
     """

@@ -18,7 +18,7 @@ POLL_S = 5.0
 def in_time(recipe: Recipe, host: HostSpec, steps_per_second: float) -> str:
     """What a plan says of a spot host: the seconds from the notice until the newest checkpoint is safe, part by part.
 
-    With a store the bytes travel twice, since they are read back; without one they come here, if somebody follows.
+    With a store the bytes travel twice, since they are read back; without one they come here, if gptctl follows.
     """
     facts = assumed()
     size_mb = checkpoint_bytes(recipe.model.config(), recipe.train.optimizer) / 1e6

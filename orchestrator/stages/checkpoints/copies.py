@@ -20,7 +20,7 @@ UNWRITABLE = ("disk-full", "read-only")
 
 
 def pull_newest(context: RunContext) -> None:
-    """Best and latest, while the training goes on: what is left if the machine is taken away. Older ones here go.
+    """Best and latest, while the training runs: what is left if the machine is taken away. Removes older ones here.
 
     A checkpoint that the trainer's retention removes meanwhile is let go: a newer one is there, or comes.
     """
@@ -68,7 +68,7 @@ def pull(context: RunContext, checkpoints: Sequence[Checkpoint], folder: Path) -
 
 
 def mark_safe(context: RunContext, found: Checkpoint) -> None:
-    """Tells the machine that it may remove this one. A machine that cannot note it keeps it, which harms nobody."""
+    """Tells the machine that it may remove this one. A machine that cannot record that keeps it, which does no harm."""
     try:
         context.agent.safe(context.run_id, found.step, found.manifest_sha256)
     except AgentError as error:

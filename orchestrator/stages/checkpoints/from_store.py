@@ -1,5 +1,5 @@
-"""What lies in a checkpoint store, brought to a machine or to this side: pulled from the store itself, in parallel,
-going on at the byte, verified before it counts. On this side the agent of this computer does it as well. What lies on a
+"""Checkpoints in a store, brought to a machine or to this side: pulled from the store itself, in parallel,
+resumed at the byte, verified before they count. On this side the agent of this computer does the same. What is on a
 home box comes here by SSH, as from any machine.
 
 Example: `bring(context, "s3://bucket/prefix/RUN", [checkpoint], context.mirror / "checkpoints")`
@@ -95,7 +95,7 @@ def _size(path: Path) -> int:
 
 
 def is_here(folder: Path, wanted: StoredCheckpoint) -> bool:
-    """Whether this very checkpoint lies there already, whole."""
+    """Whether exactly this checkpoint is there already, whole."""
     try:
         manifest = (folder / contract.MANIFEST_FILE).read_bytes()
     except OSError:

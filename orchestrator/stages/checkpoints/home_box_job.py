@@ -1,4 +1,4 @@
-"""Keeper: a home box calls the machine and keeps what that stores. It is set going from here, and goes on by itself.
+"""Keeper: a home box calls the machine and keeps what that stores. It is started here, and continues on its own.
 
 The key is made for this run and never written to a disk: its private half goes to the box, and the public half to the
 machine, where it lets in for one command. Doing it again makes another key, which takes the place of the first.
@@ -82,7 +82,7 @@ def start(context: RunContext, call: Call) -> None:
 
 
 def start_again(context: RunContext, call: Call) -> None:
-    """As start, while a run goes on: a box that is away now is left alone, and said."""
+    """As start, while a run trains: a box that is away now is only reported."""
     try:
         start(context, call)
     except (RemoteError, UserError) as error:
@@ -108,7 +108,7 @@ def stop(context: RunContext) -> None:
         with _shell(context) as shell:
             _agent(context, shell).release(context.run_id)
     except (RemoteError, UserError) as error:
-        context.emit("seen", f"{_box(context).name} was not told that the run is over: {error.message}")
+        context.emit("seen", f"{_box(context).name} does not know that the run is over: {error.message}")
 
 
 def _uri(context: RunContext) -> str:

@@ -1,7 +1,7 @@
 """Mirror: what the trainer writes over there, byte by byte over here.
 
 Each file on this side is a prefix of the one on the machine, so a link that breaks, a killed CLI or a laptop that slept
-goes on at the same byte, and no line is lost or doubled."""
+continues at the same byte, and no line is lost or doubled."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def mirror_until_end(context: RunContext) -> ExitRecord:
 
 
 def mirror_now(context: RunContext) -> None:
-    """Brings the mirror up to what the machine had when asked, whether the training goes on or not."""
+    """Brings the mirror up to what the machine had when asked, whether the training still runs or not."""
     context.mirror.mkdir(parents=True, exist_ok=True, mode=0o700)
     wanted: Mapping[str, int] | None = None
     offsets = {name: size(context.mirror / name) for name in MIRRORED}

@@ -14,7 +14,7 @@ from trainer import contract
 
 
 def place_checkpoint(context: RunContext) -> str | None:
-    """Its folder on the machine, or None where the run begins anew."""
+    """Its folder on the machine, or None where the run starts from step 0."""
     origin = context.facts.resume_from
     if origin is None:
         return None

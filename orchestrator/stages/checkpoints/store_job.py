@@ -1,4 +1,4 @@
-"""Offload: the machine stores its checkpoints by itself, with URLs that are made here, or a token of the Hub's, which
+"""Offload: the machine stores its checkpoints itself, with URLs that are made here, or a token of the Hub's, which
 travel by stdin; or along the line of a home box (keeper.py).
 
 Started before the training, and not left alone before the machine has put an object into the store and got it back.
@@ -39,7 +39,7 @@ TROUBLE_S = 60.0
 LONG_S = 366 * 86_400.0
 """A token of the Hub ends when its owner says so, which the Hub tells the machine; a home box's key with the run."""
 RENEW_BEFORE = 0.5
-"""Of their life: URLs that are older are renewed by whoever follows."""
+"""Of their life: the gptctl that follows renews older URLs."""
 
 
 Slot = dict[str, object]
@@ -66,7 +66,7 @@ def wanted(context: RunContext) -> bool:
 
 
 def uri(context: RunContext) -> str:
-    """Where this run's checkpoints lie."""
+    """Where this run's checkpoints are stored."""
     return store_places.run_uri(context.host.checkpoint_store or "", context.run_id)
 
 
@@ -156,7 +156,7 @@ class Grants:
         return self.slots("", {name: size_bytes})[name]
 
     def slots(self, folder: str, sizes: Mapping[str, int]) -> dict[str, Slot]:
-        """File name to slot, for files that lie in `folder`."""
+        """File name to slot, for files in `folder`."""
         place = f"{self.place}/{folder}".rstrip("/")
         files = [StoredFile(name, size) for name, size in sizes.items()]
         uploads = self.storage.upload_plan(place, files, store_index.GRANT_S)
@@ -204,7 +204,7 @@ def record(context: RunContext, status: RunStatus) -> None:
 
 
 def settle(context: RunContext) -> frozenset[int]:
-    """Waits until the machine has stored all that is kept, as long as that goes on; the steps that are in the store."""
+    """Waits while the machine stores all that is kept, and returns the steps that are in the store."""
     if not wanted(context):
         return frozenset()
     if not _is_finished(context):
@@ -257,7 +257,7 @@ def index(context: RunContext) -> store_index.StoreIndex | None:
         return read_index(context, uri(context))
     except GptctlError as error:
         if not (isinstance(error, StorageError) and error.missing):
-            context.emit("warning", f"{uri(context)} cannot be asked: {error.message}")
+            context.emit("warning", f"{uri(context)} does not answer: {error.message}")
         return None
 
 

@@ -60,7 +60,7 @@ def _has_newer(source: str, dataset: Path) -> bool:
 
 
 def _source(context: RunContext, source: str) -> list[str]:
-    """Where the text lies on this computer; what lies elsewhere is downloaded first, once per content."""
+    """Where the text is on this computer; text from elsewhere is downloaded first, once per content."""
     if "://" not in source:
         return [f"--source={source}"]
     paths, revision = context.bring_text(source, progress(context, "text"))

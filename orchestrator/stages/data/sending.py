@@ -14,12 +14,12 @@ from orchestrator.stages.machine.jobs import progress
 from trainer import contract
 
 LITTLE_BYTES = 64 << 20
-"""Of data: so much goes out while the machine is busy with something else, and nothing has to be shown."""
+"""Of data: up to this much is sent while the machine is busy, without a progress line."""
 
 
 def send_ahead(context: RunContext, python: str | None) -> None:
-    """What is little and lies here goes out before its turn; sync finds it sent by this very process. `python` will
-    most likely train: it compiles the source once, where every rank would compile it anew."""
+    """Sends small data from here before its turn; sync finds it sent by this process. `python` will
+    most likely train: it compiles the source once, where every rank would compile it again."""
     if sent_data.is_elsewhere(context) or sent_data.size_bytes(context) > LITTLE_BYTES:
         return
     context.sent_ahead = Synced(push_trainer(context), place_data(context))

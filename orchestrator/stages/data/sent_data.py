@@ -35,7 +35,7 @@ def is_elsewhere(context: RunContext) -> bool:
 
 
 def before_buying(context: RunContext) -> None:
-    """Makes ready whatever is sent from here. On machines nobody bills, sync does it."""
+    """Prepares what is sent from here. For machines without a bill, sync does it."""
     if context.provider.paid and not is_elsewhere(context):
         folder, dataset, _ = found_here(context)
         _cut(context, folder, dataset)

@@ -24,7 +24,7 @@ LONGEST_BOOT_MINUTES = 30.0
 TELL_EVERY_S = 10.0
 GONE = ("terminated", "preempted")
 LOST = (*GONE, "stopped")
-"""Nothing goes on there; one that is only stopped has still to be ended."""
+"""Nothing runs there; a stopped one still has to be ended."""
 ENDS_WITHIN_S = 600.0
 UNLISTED_S = 120.0
 """For so long a machine may be missing in lists, with its id unknown, before it counts as taken away."""

@@ -2,7 +2,7 @@
 
 `key-on-box` gets the key of the provider's API; `self` needs none, since powering itself off ends such a machine. Armed
 at the first contact and again whenever acquire meets the machine (a reboot costs it the key); asked for before
-anything trains; told to finish when the machine is given back. Hosts with another guard are left alone.
+anything trains; ordered to finish when the machine is given back. Hosts with another guard are left alone.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _cannot(context: RunContext, why: str) -> MachineUnfit:
 
 def require(context: RunContext, seen: GuardStatus | None) -> None:
     """Returns once the machine says that its guard is armed: it runs, and the API took its key. Raises MachineUnfit.
-    `seen`: what it said just now; it is armed anew unless that is as it should be."""
+    `seen`: its report just now; it is armed again unless that is as ordered."""
     if not wanted(context):
         return
     found = seen if seen is not None and _is_as_ordered(context, seen) else arm(context)

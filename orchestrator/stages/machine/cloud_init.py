@@ -16,7 +16,7 @@ from pathlib import Path
 from orchestrator.remote.shell.key_pairs import KeyPair
 
 PROGRAM = Path(__file__).with_name("gptctl-self.sh")
-# bootcmd, since it comes first, before write_files too, and at every boot; so it has to write the program by itself.
+# bootcmd, since it comes first, before write_files too, and at every boot; so it has to write the program itself.
 # Into the first folder of the PATH: /usr/local/sbin.
 INSTALL = """d=${PATH%%:*}; mkdir -p "$d" && printf %s "$1" > "$d/gptctl-self.new" && chmod 755 "$d/gptctl-self.new" &&
 mv "$d/gptctl-self.new" "$d/gptctl-self" && exec "$d/gptctl-self" boot "$2" "$3"

@@ -1,7 +1,7 @@
-"""The deadline in a rented machine's name: what a watcher goes by when nobody follows.
+"""The deadline in a rented machine's name: what a watcher acts on when no gptctl follows.
 
 At launch it is near; while preparing progresses it moves forward; before the training starts it becomes the budget
-deadline, and a list has to show it. On machines nobody bills there is nothing to do.
+deadline, and a list has to show it. Machines without a bill have none.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How long a machine continues when nobody asks for it and nothing progresses."""
+"""How long a machine continues without a request and without progress."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def _stays(context: RunContext, why: str) -> None:
 
 def _shows(context: RunContext, address: Address, key: HostKey) -> bool:
     """Whether a fresh connection gets to see exactly this key."""
-    # Only now: a host without SSH does without the SSH library.
+    # Only now: a host without SSH needs no SSH library.
     from orchestrator.remote.shell import ssh_shell
 
     until = time.monotonic() + SEEN_WITHIN_S

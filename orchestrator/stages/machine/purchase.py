@@ -55,7 +55,7 @@ class Unseen(ProviderError):
 
 def hold(context: RunContext, instance: Instance, state: str, price_per_hour_usd: float | None = None) -> None:
     """What is bought is written down at once, and only then its intent is closed: killed in between, the machine is
-    held; the other way round it would be nobody's. The address of a cloud's machine comes later."""
+    held; the other way round no record would name it. The address of a cloud's machine comes later."""
     known = context.machine_facts
     ordered = max((each.created_at for each in context.ledger.intents(context.rental.id)), default=context.now())
     price = context.rental.price_per_hour_usd if price_per_hour_usd is None else price_per_hour_usd
@@ -147,7 +147,7 @@ def buy_somewhere(context: RunContext) -> None:
             raise next(iter(quotas.values()))  # waiting does not help
         if not context.facts.wait:
             why = "; ".join(reasons) or NONE_LISTED
-            raise NoCapacity(f"{context.host.name}: {why}", "add --wait to ask until there is one")
+            raise NoCapacity(f"{context.host.name}: {why}", "add --wait to wait for capacity")
         context.say(f"{'no capacity' if reasons else NONE_LISTED}; asking again in {ASK_AGAIN_S:.0f} s")
         time.sleep(ASK_AGAIN_S)
 
@@ -173,13 +173,13 @@ def _candidates(context: RunContext) -> Iterator[Offer]:
     if dear is not None:
         agreed = plans[dear.machine].price_per_hour_usd or 0.0
         raise LimitReached(
-            f"{context.host.name} costs ${dear.price_per_hour_usd:.2f}/h now, agreed were ${agreed:.2f}/h",
-            "gptctl offers shows the prices of now; run again to see and accept the new one",
+            f"{context.host.name} costs ${dear.price_per_hour_usd:.2f}/h now, and you agreed to ${agreed:.2f}/h",
+            "run the command again to see and accept the new price; gptctl offers lists prices",
         )
 
 
 def _switch(context: RunContext, machine: str) -> None:
-    """The run goes on another of its machine types: nothing is held yet, so plan and rental simply follow."""
+    """Moves the run to another of its machine types: nothing is held yet, so plan and rental follow."""
     plans = [context.plan, *context.facts.alternatives]
     plan = next(each for each in plans if each.machine == machine)
     context.say(f"{machine} instead of {context.machine.name}")

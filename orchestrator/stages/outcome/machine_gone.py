@@ -17,7 +17,7 @@ from orchestrator.stages.machine.lease import lease_s
 from orchestrator.stages.outcome import training_end
 
 SLACK_S = 35.0
-"""What was told of the guard may be this old, and clocks run apart."""
+"""The last report of the guard may be this old, and clocks differ."""
 
 
 def was_ended(context: RunContext) -> bool:
@@ -63,9 +63,9 @@ def recover(context: RunContext) -> StoreIndex | None:
 
 
 def _over(context: RunContext, exit_record: ExitRecord) -> None:
-    """It ended as was planned: the training is over, all that is kept lies in the store, and then the machine went."""
+    """It ended as planned: the training is over, all that is kept is in the store, and then the machine went."""
     boot.note_gone(context)
-    context.say(f"{context.rental.instance_id} is gone; everything that is kept lies in {store_job.uri(context)}")
+    context.say(f"{context.rental.instance_id} is gone; everything that is kept is in {store_job.uri(context)}")
     training_end.conclude(context, exit_record)
 
 
@@ -84,7 +84,7 @@ def lost(context: RunContext) -> str:
 
 
 def _ended_by_guard(context: RunContext) -> bool:
-    """A guard has its moments: its deadline, and the end of a lease that nobody renewed. Else it was somebody else."""
+    """A guard acts at its deadline, or at the end of a lease that was not renewed. Otherwise it was not the guard."""
     guard = context.machine_facts.guard
     if guard is None or not guard.armed or _is_preempted(context):
         return False
@@ -94,7 +94,7 @@ def _ended_by_guard(context: RunContext) -> bool:
 def _why(context: RunContext) -> str:
     if _deadline_passed(context):
         return "the deadline was reached"
-    return "the lease ran out with nobody following, or the hours for holding checkpoints were over"
+    return "the lease ran out because no gptctl followed, or the hours for holding checkpoints were over"
 
 
 def _deadline_passed(context: RunContext) -> bool:
@@ -114,7 +114,7 @@ def _is_preempted(context: RunContext) -> bool:
 
 
 def _found(context: RunContext) -> Instance | None:
-    """As its provider describes it; None where it is not listed, or nobody answers."""
+    """As its provider describes it; None where it is not listed, or the API does not answer."""
     try:
         return deadline.held(context)
     except (NoAnswer, BadCredentials):

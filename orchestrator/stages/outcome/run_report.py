@@ -17,7 +17,7 @@ LEAST_STEPS = 100
 
 
 def write(context: RunContext) -> None:
-    """Writes the files anew; running it twice gives the same files."""
+    """Writes the files from scratch; running it twice gives the same files."""
     context.mirror.mkdir(parents=True, exist_ok=True, mode=0o700)
     keep_evaluations(context)
     run, intervals = context.run, context.ledger.intervals(context.run_id)
@@ -28,7 +28,7 @@ def write(context: RunContext) -> None:
 
 
 def keep_evaluations(context: RunContext) -> None:
-    """What the trainer measured and wrote at the end, for whoever compares runs."""
+    """Keeps what the trainer measured at the end, for comparisons of runs."""
     for found in from_events(context.run_id, read_lines(context.mirror / EVENTS)):
         context.ledger.add_evaluation(found)
 

@@ -102,12 +102,12 @@ def _few(folder: Path) -> str:
 @pytest.mark.parametrize(
     ("store", "why", "instead"),
     [
-        ("ssh://home", "is no place on a home box", "ssh://HOST/FOLDER"),
-        ("ssh://home/mnt/../etc", "is no place on a home box", "the folder's path is absolute"),
-        ("ssh://home:70000/mnt", "is no host for ssh", "ssh://[USER@]NAME[:PORT]/FOLDER"),
-        ("ssh://-oProxyCommand=x/mnt", "is no host for ssh", "ssh://[USER@]NAME[:PORT]/FOLDER"),
+        ("ssh://home", "is not a place on a home box", "ssh://HOST/FOLDER"),
+        ("ssh://home/mnt/../etc", "is not a place on a home box", "the folder's path is absolute"),
+        ("ssh://home:70000/mnt", "is not a host for ssh", "ssh://[USER@]NAME[:PORT]/FOLDER"),
+        ("ssh://-oProxyCommand=x/mnt", "is not a host for ssh", "ssh://[USER@]NAME[:PORT]/FOLDER"),
         ("ftp://home/models", "machines cannot write there; s3://, hf:// and ssh:// are supported", "in any S3"),
-        ("hf://models", "is no repository of the Hub", "hf://OWNER/NAME"),
+        ("hf://models", "is not a repository of the Hub", "hf://OWNER/NAME"),
         ("/mnt/models", "machines cannot write there; s3://, hf:// and ssh:// are supported", "in any S3"),
     ],
 )

@@ -89,7 +89,7 @@ def test_a_damaged_ledger_is_refused_untouched_and_the_hint_works(tmp_path: Path
     assert digests(home) == before
     assert str(path) in refused.value.message and str(home / "runs") in refused.value.message
     assert refused.value.exit_code == 2
-    command = refused.value.hint.split("begin a new ledger: ")[1].split("   (")[0]
+    command = refused.value.hint.split("start a new ledger: ")[1].split("   (")[0]
     subprocess.run(["bash", "-c", command], check=True)
     with Ledger.open(home, time.time) as ledger:
         assert ledger.runs() == []

@@ -160,7 +160,7 @@ def test_sigterm_leaves_in_order(gptctl: Gptctl, gptctl_home: Path, tiny: Callab
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     assert process.wait(120) == 0
-    assert "the training goes on" in log.read_text()
+    assert "the training continues" in log.read_text()
     assert gptctl("stop", "--yes", deadline_s=180).returncode == 0
 
 

@@ -40,7 +40,7 @@ def test_a_recipe_of_any_name_is_looked_for_and_nothing_else(
 
 @pytest.mark.parametrize("name", NASTY)
 def test_a_host_of_any_name_is_looked_up_and_nothing_else(gptctl: Gptctl, tmp_path: Path, name: str) -> None:
-    refused(gptctl("run", "quickstart", f"--host={name}", "--yes"), 2, "there is no host", "known: local")
+    refused(gptctl("run", "quickstart", f"--host={name}", "--yes"), 2, "unknown host", "known: local")
     assert not (tmp_path / "owned").exists()
 
 
@@ -52,10 +52,10 @@ def test_a_run_name_must_be_printable(gptctl: Gptctl, name: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (("plan", "quickstrat"), ("no recipe quickstrat", "did you mean quickstart?")),
+        (("plan", "quickstrat"), ("unknown recipe quickstrat", "did you mean quickstart?")),
         (("plan", "quickstart", "--set", "train.lerning_rate=1"), ("unknown key", "did you mean learning_rate?")),
         (("plan", "quickstart", "--set", "train.seed=high"), ("train.seed",)),
-        (("plan", "quickstart", "--host", "lokal"), ("no host 'lokal'", "did you mean local?")),
+        (("plan", "quickstart", "--host", "lokal"), ("unknown host 'lokal'", "did you mean local?")),
         (("plan", "quickstart", "--inventory", "nowhere.toml"), ("nowhere.toml", "gptctl init")),
         (("plan", "quickstart", "--max-cost", "-1"), ("--max-cost", "above 0")),
         (("plan", "quickstart", "--max-cost", "1e11"), ("--max-cost", "at most 10,000,000")),

@@ -157,5 +157,5 @@ def test_a_file_of_another_shape(tmp_path: Path, text: str, said: str) -> None:
 
 
 def test_a_named_inventory_must_exist(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no inventory"):
+    with pytest.raises(UserError, match="no inventory found at"):
         load_inventory(tmp_path / "none.toml", home=tmp_path)

@@ -97,7 +97,7 @@ def test_set_takes_toml_values_and_bare_words(tmp_path: Path) -> None:
         ("train.seed=seven", 'train.seed: should be a valid integer, got "seven"'),
         ("train.seed", "must be KEY=VALUE"),
         ("=7", "must be KEY=VALUE"),
-        ("train seed=7", "is no key"),
+        ("train seed=7", "is not a key"),
         ("train.seed=7\ntrain.tokens=1", "must be KEY=VALUE"),
         ("train.learning_rate=nan", "train.learning_rate: should be a finite number"),
         ("train.seed=true", "train.seed: should be a valid integer"),
