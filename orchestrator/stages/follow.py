@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 from orchestrator.core.errors import CommandFailed, LinkLost, Unreachable
-from orchestrator.core.states import Seen
+from orchestrator.core.states import Seen, State
 from orchestrator.stages.checkpoints.mirror import mirror_until_end
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import boot
@@ -30,6 +30,8 @@ def follow(context: RunContext) -> None:
         try:
             return training_end.conclude(context, mirror_until_end(context))
         except (LinkLost, Unreachable, CommandFailed) as error:  # CommandFailed: our session there was killed
+            if context.run.state == State.ENDING:
+                return  # `release --force` from another gptctl: the machine need not answer any more
             if context.provider.paid and boot.was_preempted(context):
                 return machine_gone.conclude(context)
             boot.refresh_address(context)

@@ -101,3 +101,13 @@ STAGES: dict[str, Callable[[Rehearsal, Lie], None]] = {
     "release": _release,
     "orphans": _orphans,
 }
+
+
+def silence(place: Rehearsal, fault: str) -> None:
+    """Leaves a run that trains, and its machine without SSH: `frozen` or `ssh-gone`."""
+    place.write(steps=4000)
+    process = place.begin()
+    wait_until(lambda: place.trained(5), 60)
+    end(process)
+    place.cloud.inject(f"{fault}@-1")
+    wait_until(lambda: fault in place.cloud.fired(), 30)

@@ -57,6 +57,19 @@ def test_release_says_the_price_and_what_would_be_lost_and_force_ends_it(tmp_pat
     assert cloud.books()["alive"] == []
 
 
+def test_force_reaches_the_gptctl_that_follows(tmp_path: Path, cloud: RehearsalCloud) -> None:
+    process = gptctl(tmp_path, cloud, "run", "tiny.toml", "--host", "box", "--yes")
+    log = tmp_path / "home" / "runs"
+    wait_until(lambda: any(file.stat().st_size > 500 for file in log.glob("*/metrics.jsonl")), 120)
+    cloud.inject("ssh-gone@-1")
+    wait_until(lambda: "ssh-gone" in cloud.fired(), 30)
+    code, said = ended(gptctl(tmp_path, cloud, "release", str(newest_run(tmp_path / "home")), "--force", "--yes"))
+    assert code == 0 and f"pid {process.pid}" in said, said
+    code, said = ended(process)
+    assert code == 0 and "destroyed" in said, said
+    assert cloud.books()["alive"] == []
+
+
 def test_enter_gives_an_idle_machine_back(
     tmp_path: Path, cloud: RehearsalCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
