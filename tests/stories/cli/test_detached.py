@@ -14,9 +14,8 @@ import pytest
 from tests.conftest import Gptctl, gptctl_command
 from tests.stories.conftest import starts
 
-pytestmark = pytest.mark.usefixtures("known_machine")
 
-
+@pytest.mark.usefixtures("known_machine")
 def test_a_detached_run_is_watched_live_and_stopped(
     gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str]
 ) -> None:
@@ -39,6 +38,7 @@ def test_a_detached_run_is_watched_live_and_stopped(
     assert starts(gptctl_home / "machine", run_id) == 1
 
 
+@pytest.mark.usefixtures("known_machine")
 def test_a_kept_machine_serves_the_next_run(gptctl: Gptctl, tiny: Callable[..., str]) -> None:
     first = gptctl("run", tiny(20), "--host", "local", "--yes", "--keep", "--json")
     assert first.returncode == 0, first.stderr

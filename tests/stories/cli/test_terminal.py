@@ -23,8 +23,6 @@ from tests.conftest import Gptctl, gptctl_command
 from tests.stories.conftest import TINY, starts
 from tests.support.files.repository import REPOSITORY
 
-pytestmark = pytest.mark.usefixtures("known_machine")
-
 
 def take_terminal() -> None:
     """Makes standard input the controlling terminal of the new session, so that Ctrl-C typed there becomes SIGINT."""
@@ -104,6 +102,7 @@ def test_no_is_an_answer(terminal: Callable[..., Terminal], gptctl_home: Path) -
     assert not (gptctl_home / "runs").exists()
 
 
+@pytest.mark.usefixtures("known_machine")
 def test_ctrl_c_detaches_and_the_training_goes_on_to_its_end(
     terminal: Callable[..., Terminal], gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str]
 ) -> None:
@@ -131,6 +130,7 @@ def test_ctrl_c_detaches_and_the_training_goes_on_to_its_end(
     assert starts(gptctl_home / "machine", row["id"]) == 1
 
 
+@pytest.mark.usefixtures("known_machine")
 def test_one_ctrl_c_says_how_to_go_on(
     terminal: Callable[..., Terminal], gptctl: Gptctl, tiny: Callable[..., str]
 ) -> None:
@@ -148,6 +148,7 @@ def test_one_ctrl_c_says_how_to_go_on(
     assert 0 < row["step"] < 4000
 
 
+@pytest.mark.usefixtures("known_machine")
 def test_sigterm_leaves_in_order(gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str], tmp_path: Path) -> None:
     log = tmp_path / "run.log"
     with log.open("w") as out:
