@@ -18,12 +18,13 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from orchestrator.core.config.settings import load_settings, revealed
-from orchestrator.core.errors import ProviderError, UserError
-from orchestrator.core.fleet.orphans import ENDED, Orphan, deadline, past_in_both, survey
+from orchestrator.core.errors import NoAnswer, ProviderError, UserError
+from orchestrator.core.fleet.end_proof import EndProof, Round
+from orchestrator.core.fleet.orphans import UNLISTED, KnownRental, Orphan, deadline, past_in_both, survey, unlisted
 from orchestrator.core.fleet.watcher_mark import mark_path
 from orchestrator.core.ports import Instance
 from orchestrator.fleet.accounts import Account
@@ -33,6 +34,7 @@ from orchestrator.remote.whole_files import landing
 GONE_WITHIN_S = 120.0
 """How long a machine that was ordered to end may stay in the lists before this pass gives up."""
 LOOK_EVERY_S = 2.0
+GONE = ("terminated", "preempted")
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,11 @@ class Sight:
     problems: Mapping[str, str] = field(default_factory=dict)
 
 
-def look(accounts: Iterable[Account], known: Mapping[str, float], now: Callable[[], float] = time.time) -> Sight:
-    """One list call per account. An account that does not answer is a problem, and no reason to skip the others.
+def look(accounts: Iterable[Account], known: Mapping[str, KnownRental], now: Callable[[], float] = time.time) -> Sight:
+    """One list call per account, and one by id for each machine that the ledger holds and the list does not show. An
+    account that does not answer is a problem, and no reason to skip the others.
 
-    known: when each rental of this ledger was made.
+    known: the rentals of this ledger, by id.
     """
     instances: dict[tuple[str, str], Instance] = {}
     owners: dict[str, Account] = {}
@@ -57,13 +60,27 @@ def look(accounts: Iterable[Account], known: Mapping[str, float], now: Callable[
     for account in accounts:
         owners[account.name] = account
         try:
-            found = [each for each in account.provider.machines() if each.rental_id]
+            listed = [each for each in account.provider.machines() if each.rental_id]
+            hidden = _alive_unlisted(account, known, listed)
         except (ProviderError, UserError) as error:
             problems[account.name] = error.message
             continue
-        instances |= {(account.name, each.instance_id): each for each in found}
+        instances |= {(account.name, each.instance_id): each for each in (*listed, *hidden)}
     at = now()
     return Sight(at, survey(instances.values(), known, at), instances, owners, problems)
+
+
+def _alive_unlisted(account: Account, known: Mapping[str, KnownRental], listed: Iterable[Instance]) -> list[Instance]:
+    missing = unlisted(known, listed, account.provider.name)
+    return [replace(each, status=UNLISTED) for each in missing if _may_live(account, each)]
+
+
+def _may_live(account: Account, instance: Instance) -> bool:
+    """By its id. No answer proves nothing: it may."""
+    try:
+        return account.provider.find(instance.instance_id, instance.region) == "alive"
+    except NoAnswer:
+        return True
 
 
 def due(first: Sight, second: Sight) -> list[Orphan]:
@@ -73,10 +90,21 @@ def due(first: Sight, second: Sight) -> list[Orphan]:
 
 @dataclass(frozen=True)
 class Reaped:
-    """What became of a machine that was ordered to end: `gone` once two lists in a row showed no trace of it."""
+    """What became of a machine that was ordered to end: `gone` once its provider proved it (core/fleet/end_proof)."""
 
     row: Orphan
     gone: bool
+    problem: str = ""
+
+
+@dataclass
+class _Target:
+    """A machine that is being ended."""
+
+    row: Orphan
+    instance: Instance
+    account: Account
+    proof: EndProof = field(default=EndProof())
     problem: str = ""
 
 
@@ -89,35 +117,58 @@ def reap(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[Reaped]:
-    """Ends these machines and lists until each is gone, twice; what is not gone within within_s is reported as there.
+    """Ends these machines and asks until each is proven gone; one that is not within within_s is reported as there.
 
-    Ending is repeatable: a machine that stays gets the order again, unless its deadline was moved; one that was
-    named by_id has no deadline to respect.
+    Ending is repeatable, so a machine that stays is ordered to end again, unless its deadline was moved meanwhile; one
+    that was named by_id has no deadline to respect.
     """
-    wanted = {(row.provider, row.instance_id): row for row in rows}
-    targets = {key: each for key, each in seen.instances.items() if (each.provider, each.instance_id) in wanted}
-    problems = {key: _end(seen.accounts[key[0]], each) for key, each in targets.items()}
-    missed, until = dict.fromkeys(targets, 0), clock() + within_s
-    while targets and any(count < 2 for count in missed.values()) and clock() < until:
-        sleep(LOOK_EVERY_S)
-        for name in {key[0] for key, count in missed.items() if count < 2}:
-            _count_missing(seen, name, missed, problems, by_id=by_id)
-    for key, each in targets.items():
-        if missed[key] >= 2 and each.rental_id:
-            problems[key] = _tidied(seen.accounts[key[0]], each.rental_id) or problems[key]
-    return [
-        Reaped(wanted[each.provider, each.instance_id], missed[key] >= 2, problems[key])
-        for key, each in targets.items()
+    chosen = {(row.provider, row.instance_id): row for row in rows}
+    targets = [
+        _Target(chosen[each.provider, each.instance_id], each, seen.accounts[key[0]])
+        for key, each in seen.instances.items()
+        if (each.provider, each.instance_id) in chosen
     ]
+    until = clock() + within_s
+    while True:
+        for account in {target.account.name: target.account for target in targets}.values():
+            _one_round(account, [each for each in targets if each.account is account], clock(), by_id=by_id)
+        if all(target.proof.complete for target in targets) or clock() >= until:
+            break
+        sleep(LOOK_EVERY_S)
+    for target in targets:
+        if target.proof.complete and target.instance.rental_id:
+            target.problem = _tidied(target.account, target.instance.rental_id)
+    return [Reaped(target.row, target.proof.complete, target.problem) for target in targets]
 
 
-def _end(account: Account, instance: Instance) -> str:
-    """Asks once. Returns what went wrong, in words; whether it is gone, only lists tell."""
+def _one_round(account: Account, targets: Sequence[_Target], at: float, *, by_id: bool) -> None:
+    """Lists the account once, and orders and asks for each target that is not proven gone."""
     try:
-        account.provider.release(instance)
+        listed: dict[str, Instance] | None = {each.instance_id: each for each in account.provider.machines()}
     except (ProviderError, UserError) as error:
-        return error.message
-    return ""
+        listed = None
+        for target in targets:
+            target.problem = error.message
+    for target in targets:
+        if not target.proof.complete:
+            _end(target, listed, at, by_id=by_id)
+
+
+def _end(target: _Target, listed: Mapping[str, Instance] | None, at: float, *, by_id: bool) -> None:
+    shown = None if listed is None else listed.get(target.instance.instance_id)
+    alive = shown is not None and shown.status not in GONE
+    if shown is not None and alive and not by_id and deadline(shown) != deadline(target.instance):
+        target.problem = "its deadline was moved meanwhile: left alone"
+        return
+    try:
+        ordered = target.account.provider.release(shown or target.instance)
+        word = target.account.provider.find(target.instance.instance_id, target.instance.region)
+    except (ProviderError, UserError) as error:
+        target.problem = error.message
+        return
+    seen = Round(at, word, None if listed is None else alive, rows=len(listed or ()), settled=True)
+    target.proof = target.proof.after(seen, ordered=ordered)
+    target.problem = "" if target.proof.agreeing else "it was ordered to end, and its provider does not confirm it yet"
 
 
 def _tidied(account: Account, rental_id: str) -> str:
@@ -126,27 +177,6 @@ def _tidied(account: Account, rental_id: str) -> str:
         return "; ".join(account.provider.tidy(rental_id))
     except (ProviderError, UserError) as error:
         return error.message
-
-
-def _count_missing(
-    seen: Sight, name: str, missed: dict[tuple[str, str], int], problems: dict[tuple[str, str], str], *, by_id: bool
-) -> None:
-    """One more list of this account: what it does not show is missing once more; what is alive gets the order again."""
-    ours = [key for key, times in missed.items() if key[0] == name and times < 2]
-    try:
-        there = {each.instance_id: each for each in seen.accounts[name].provider.machines()}
-    except (ProviderError, UserError) as error:
-        problems.update(dict.fromkeys(ours, error.message))
-        return
-    for key in ours:
-        found = there.get(key[1])
-        missed[key] = missed[key] + 1 if found is None or found.status in ("terminated", "preempted") else 0
-        if found is None or found.status in ENDED:
-            continue
-        if by_id or deadline(found) == deadline(seen.instances[key]):
-            problems[key] = _end(seen.accounts[name], found) or "it was ordered to end, and is still listed as running"
-        else:
-            problems[key] = "its deadline was moved meanwhile: left alone"
 
 
 def leave_mark(home: Path, seen: Sight, reaped: Sequence[Reaped], environment: Mapping[str, str] | None = None) -> None:

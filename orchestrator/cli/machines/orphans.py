@@ -13,11 +13,12 @@ from orchestrator.cli.open_ledger import open_home
 from orchestrator.cli.screen import screen
 from orchestrator.core.config.inventory import load_inventory
 from orchestrator.core.errors import LedgerDamaged, UserError
-from orchestrator.core.fleet.orphans import Orphan, named
+from orchestrator.core.fleet.orphans import KnownRental, Orphan, named
 from orchestrator.core.fleet.watcher_mark import last_mark
 from orchestrator.core.formats import DASH, dollars, duration, local_time
 from orchestrator.core.states import State, worst
 from orchestrator.fleet.accounts import Account, accounts_of
+from orchestrator.fleet.known_rentals import known_rentals
 from orchestrator.fleet.watcher import Reaped, Sight, due, leave_mark, look, reap
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.notify.send import notify, notify_without_run
@@ -60,18 +61,24 @@ def orphans(wish: Wish, *, yes: bool, as_json: bool) -> int:
     return _show(seen, reaped, as_json=as_json)
 
 
-def _known(home: Path) -> dict[str, float]:
-    """When each rental of this ledger was made. A damaged ledger must not keep a forgotten machine alive."""
+def _known(home: Path) -> dict[str, KnownRental]:
+    """The rentals of this ledger. A damaged ledger must not keep a forgotten machine alive."""
     try:
         with Ledger.open(home, time.time) as ledger:
-            return {rental.id: rental.created_at for rental in ledger.rentals()}
+            return known_rentals(ledger)
     except LedgerDamaged as error:
         screen.talk(f"{error.message}; going on without it", style="yellow")
         return {}
 
 
 def _reap(
-    home: Path, accounts: Sequence[Account], known: Mapping[str, float], seen: Sight, wanted: str | None, *, yes: bool
+    home: Path,
+    accounts: Sequence[Account],
+    known: Mapping[str, KnownRental],
+    seen: Sight,
+    wanted: str | None,
+    *,
+    yes: bool,
 ) -> tuple[Sight, list[Reaped]]:
     if wanted is not None:
         rows = named(seen.rows, wanted)
@@ -156,7 +163,7 @@ def _show(seen: Sight, reaped: Sequence[Reaped], *, as_json: bool) -> int:
         print(json.dumps(_json(seen, rows, reaped), indent=1))
     else:
         _talk_of(seen, rows, reaped)
-    stuck = any(not each.gone for each in reaped) or any(row.past for row in rows)
+    stuck = any(not each.gone for each in reaped) or any(row.past or row.over for row in rows)
     return worst(STILL_BILLING if stuck else 0, NO_ANSWER if seen.problems else 0)
 
 
@@ -198,3 +205,9 @@ def _cells(row: Orphan) -> list[str]:
         "yes" if row.known else "no",
         f"past its deadline: gptctl orphans --reap {row.instance_id}" if row.past else DASH,
     ]
+
+
+def _note(row: Orphan) -> str:
+    """What is wrong with a machine, and the command that ends it."""
+    why = "past its deadline" if row.past else "its run has ended" if row.over else ""
+    return f"{why}: gptctl orphans --reap {row.instance_id}" if why else DASH

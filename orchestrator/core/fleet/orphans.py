@@ -5,7 +5,7 @@ What counts is the deadline that everybody can read off the machine's name.
 
 Example::
 
-    rows = survey(provider.machines(), {rental.id: rental.created_at for rental in ledger.rentals()}, now)
+    rows = survey(provider.machines(), {rental.id: KnownRental(rental.created_at) for rental in ledger.rentals()}, now)
     [row.instance_id for row in past_in_both(rows, survey(provider.machines(), known, later))]
 """
 
@@ -20,8 +20,21 @@ from orchestrator.core.ports import Instance
 
 GRACE_S = 300.0
 """A machine is past its deadline only this long after it: clocks differ, and lists lag."""
+UNLISTED = "unlisted"
+"""Status of a machine that its provider knows by its id and no list shows."""
 ENDED = frozenset({"terminating", "terminated", "preempted"})
 """Statuses in which the machine costs nothing any more."""
+
+
+@dataclass(frozen=True)
+class KnownRental:
+    """What this ledger knows of a rental. `created_at`: UTC epoch seconds."""
+
+    created_at: float
+    over: bool = False
+    """Nothing needs its machine: the rental was released, or all its runs have ended and none is kept."""
+    machine: Instance | None = None
+    """The machine it holds, whether a list shows it or not; None: none was ever held."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +55,8 @@ class Orphan:
     """Whether this ledger has its rental."""
     past: bool
     """Alive more than GRACE_S after its deadline."""
+    over: bool
+    """Alive, and this ledger says that nothing needs it any more."""
     name: str = ""
     region: str = ""
 
@@ -61,17 +76,25 @@ def deadline(instance: Instance) -> float | None:
     return instance.ends_at if marked is None else marked
 
 
-def survey(machines: Iterable[Instance], known: Mapping[str, float], now: float) -> list[Orphan]:
-    """Every machine with our tag, those past their deadline first, then the oldest.
+def survey(machines: Iterable[Instance], known: Mapping[str, KnownRental], now: float) -> list[Orphan]:
+    """Every machine of ours, those past their deadline first, then those nothing needs, then the oldest.
 
-    known: when each rental of this ledger was made, UTC epoch seconds; stands in where a machine does not say.
+    known: the rentals of this ledger, by id.
     """
     rows = [_row(instance, instance.rental_id, known, now) for instance in machines if instance.rental_id]
-    return sorted(rows, key=lambda row: (not row.past, -(row.age_s or 0.0), row.instance_id))
+    return sorted(rows, key=lambda row: (not row.past, not row.over, -(row.age_s or 0.0), row.instance_id))
 
 
-def _row(instance: Instance, rental: str, known: Mapping[str, float], now: float) -> Orphan:
-    since = known.get(rental) if instance.launched_at is None else instance.launched_at
+def unlisted(known: Mapping[str, KnownRental], listed: Iterable[Instance], provider: str) -> list[Instance]:
+    """Machines of this provider that the ledger holds and no list shows."""
+    shown = {each.instance_id for each in listed}
+    held = [each.machine for each in known.values() if each.machine is not None]
+    return [each for each in held if each.provider == provider and each.instance_id not in shown]
+
+
+def _row(instance: Instance, rental: str, known: Mapping[str, KnownRental], now: float) -> Orphan:
+    here = known.get(rental)
+    since = here.created_at if here is not None and instance.launched_at is None else instance.launched_at
     age_s = None if since is None else max(0.0, now - since)
     ends_at, alive = deadline(instance), instance.status not in ENDED
     return Orphan(
@@ -86,6 +109,7 @@ def _row(instance: Instance, rental: str, known: Mapping[str, float], now: float
         ends_at=ends_at,
         known=rental in known,
         past=alive and ends_at is not None and now - ends_at > GRACE_S,
+        over=alive and here is not None and here.over,
         name=instance.name,
         region=instance.region,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.core.errors import UserError
-from orchestrator.core.fleet.orphans import GRACE_S, deadline, named, past_in_both, survey
+from orchestrator.core.fleet.orphans import GRACE_S, KnownRental, deadline, named, past_in_both, survey, unlisted
 from orchestrator.core.ports import Instance
 
 NOW = 1_800_000_000.0
@@ -61,7 +61,7 @@ def test_a_machine_without_our_tag_is_not_there_and_an_unknown_one_is_not_past()
 def test_age_and_the_most_it_can_have_cost() -> None:
     rows = survey(
         [machine("tagged"), machine("known", launched_at=None), machine("silent", launched_at=None)],
-        {"r-known": NOW - 1800},
+        {"r-known": KnownRental(NOW - 1800)},
         NOW,
     )
     assert {row.instance_id: (row.age_s, row.cost_usd) for row in rows} == {
@@ -98,3 +98,16 @@ def test_those_past_come_first_then_the_oldest() -> None:
         machine("old"),
     ]
     assert [row.instance_id for row in survey(machines, {}, NOW)] == ["past", "old", "young"]
+
+
+def test_a_machine_of_a_rental_that_is_over_is_named_first() -> None:
+    known = {"r-left": KnownRental(NOW, over=True), "r-used": KnownRental(NOW)}
+    machines = [machine("used"), machine("left"), machine("ended", rental_id="r-left", status="terminating")]
+    rows = survey(machines, known, NOW)
+    assert [(row.instance_id, row.over) for row in rows] == [("left", True), ("ended", False), ("used", False)]
+
+
+def test_what_the_ledger_holds_and_no_list_shows_is_known() -> None:
+    held = {"r-a": KnownRental(NOW, machine=machine("a")), "r-b": KnownRental(NOW, machine=machine("b"))}
+    assert [each.instance_id for each in unlisted(held, [machine("a")], "lambda")] == ["b"]
+    assert unlisted(held, [], "ec2") == []

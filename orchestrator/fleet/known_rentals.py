@@ -1,0 +1,25 @@
+"""The rentals of this ledger, as the survey of all machines compares with them: which is over, and what it holds."""
+
+from __future__ import annotations
+
+from orchestrator.core.fleet.orphans import KnownRental
+from orchestrator.core.ports import UNPAID
+from orchestrator.core.states import State
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.records import RENTAL_OPEN, Rental, RunRecord
+from orchestrator.stages.machine.give_back import of_rental
+
+
+def known_rentals(ledger: Ledger) -> dict[str, KnownRental]:
+    """Every rental by its id."""
+    runs: dict[str | None, list[RunRecord]] = {}
+    for run in ledger.runs():
+        runs.setdefault(run.rental_id, []).append(run)
+    return {rental.id: _known(rental, runs.get(rental.id, [])) for rental in ledger.rentals()}
+
+
+def _known(rental: Rental, runs: list[RunRecord]) -> KnownRental:
+    is_open = rental.state == RENTAL_OPEN
+    needed = is_open and (not runs or any(run.state != State.ENDED or run.keep for run in runs))
+    held = is_open and rental.instance_id is not None and rental.provider not in UNPAID
+    return KnownRental(rental.created_at, over=not needed, machine=of_rental(rental) if held else None)
