@@ -7,7 +7,6 @@ from orchestrator.core.ports import UNPAID
 from orchestrator.core.states import State
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RENTAL_OPEN, Rental, RunRecord
-from orchestrator.stages.machine.give_back import of_rental
 
 
 def known_rentals(ledger: Ledger) -> dict[str, KnownRental]:
@@ -22,4 +21,4 @@ def _known(rental: Rental, runs: list[RunRecord]) -> KnownRental:
     is_open = rental.state == RENTAL_OPEN
     needed = is_open and (not runs or any(run.state != State.ENDED or run.keep for run in runs))
     held = is_open and rental.instance_id is not None and rental.provider not in UNPAID
-    return KnownRental(rental.created_at, over=not needed, machine=of_rental(rental) if held else None)
+    return KnownRental(rental.created_at, over=not needed, machine=rental.instance if held else None)
