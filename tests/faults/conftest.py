@@ -218,7 +218,7 @@ class Rehearsal:
     def settled(self, *, listed: bool = False, bought: int = 1) -> bool:
         """The pass line under lies: the machines alive are those that the last command named with exit 7 (listed:
         with any exit code), no more were bought than `bought`, and our cost is at least the cloud's."""
-        books = self.cloud.books()
+        books = self.cloud.ask("GET", "/rehearsal/books")[1]  # by the cloud's clock, which a test may have moved
         ours = [row for row in books["instances"] if not row["foreign"]]
         cents, our_cents = self.summed_up(books)
         living = {row["id"] for row in ours if row["alive"]}
