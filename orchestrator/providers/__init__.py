@@ -36,7 +36,7 @@ def load(name: str) -> ProviderModule:
     modules = known()
     if name not in modules:
         raise UserError(
-            f"there is no provider {name!r}{did_you_mean(name, modules)}; known: {one_of(modules)}",
+            f"unknown provider {name!r}{did_you_mean(name, modules)}; known: {one_of(modules)}",
             hint="correct `provider` in the inventory",
         )
     return cast(ProviderModule, importlib.import_module(f"{__name__}.{modules[name]}.provider"))

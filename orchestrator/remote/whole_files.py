@@ -42,7 +42,7 @@ def landing(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
 def cannot_write(path: Path, error: OSError) -> GptctlError:
     """The same trouble in the words of the person who can end it."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(f"no space left on this computer for {path}", hint="free some space, then do the same again")
+        return UserError(f"no space left on this computer for {path}", hint="free space, then run the command again")
     return UserError(f"cannot write {path}: {error.strerror or error}", hint="check the folder's owner and mode")
 
 

@@ -124,7 +124,7 @@ class HubStorage:
                 return sorted(found, key=lambda each: each.name)
             url = urljoin(url, more[1])
             if origin(url) != origin(self.endpoint):
-                raise StorageError(f"hf://{place.repo}: its listing goes on at another server", "do not use it")
+                raise StorageError(f"hf://{place.repo}: its listing continues at another server", "do not use it")
         raise StorageError(f"hf://{place.repo}: its listing does not end", "name a folder or a file of it")
 
     def _resolve(self, place: Place) -> str:
@@ -192,10 +192,10 @@ def find_token(environment: Mapping[str, str]) -> tuple[str | None, str]:
 
 
 def parse(uri: str) -> Place:
-    """Raises UserError for what is no hf:// URI."""
+    """Raises UserError for anything but an hf:// URI."""
     found = FORM.fullmatch(uri)
     if not found:
-        raise UserError(f"{uri} is no Hub address", "write it as hf://OWNER/NAME, or hf://OWNER/NAME@REVISION/FILE")
+        raise UserError(f"{uri} is not a Hub address", "write it as hf://OWNER/NAME, or hf://OWNER/NAME@REVISION/FILE")
     kind, repo, revision, path = found.groups()
     path = (path or "").strip("/")
     return Place((kind or "datasets").rstrip("/"), repo, revision or "main", checked(path, uri) if path else "")

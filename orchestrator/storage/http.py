@@ -84,7 +84,7 @@ class HttpStorage:
         if found.size_bytes != promised.size_bytes:
             raise StorageError(
                 f"{_plain(uri)} has {found.size_bytes} bytes, its {DATASET} says {promised.size_bytes}",
-                "the files there do not belong together: ask whoever published them, or prepare the data again",
+                "the files there do not belong together: ask their publisher, or prepare the data again",
             )
         return StoredFile(name, found.size_bytes, promised.sha256, uri, found.version)
 
@@ -95,11 +95,11 @@ def storage() -> Storage:
 
 
 def _accepted(uri: str, answer: Response) -> Response:
-    """Raises StorageError for a status that is no success."""
+    """Raises StorageError for any other status than success."""
     if answer.status in (200, 206, 416):
         return answer
     if answer.status in (404, 410):
-        raise StorageError(f"{_plain(uri)}: there is nothing ({answer.status})", "correct the address", missing=True)
+        raise StorageError(f"{_plain(uri)}: nothing found ({answer.status})", "correct the address", missing=True)
     if answer.status in (401, 403):
         raise StorageError(
             f"{_plain(uri)}: the server refuses it ({answer.status}); a signed address may have expired",

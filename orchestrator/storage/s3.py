@@ -73,7 +73,7 @@ class S3Storage:
                 return [found]
         files = sorted(self._below(uri, bucket, key), key=lambda each: each.name)
         if not files:
-            raise StorageError(f"{uri}: there is nothing", "correct the address, or look with: aws s3 ls", missing=True)
+            raise StorageError(f"{uri}: nothing found", "correct the address, or list it: aws s3 ls", missing=True)
         return files
 
     def head(self, uri: str) -> StoredFile | None:
@@ -92,8 +92,8 @@ class S3Storage:
         bucket, key = split_uri(uri, "s3")
         try:
             with _translated(uri):
-                wanted = f"bytes={start}-{start + size_bytes - 1}"
-                return bytes(self.client.get_object(Bucket=bucket, Key=key, Range=wanted)["Body"].read())
+                span = f"bytes={start}-{start + size_bytes - 1}"
+                return bytes(self.client.get_object(Bucket=bucket, Key=key, Range=span)["Body"].read())
         except PastTheEnd:
             return b""
 
@@ -208,7 +208,7 @@ def _translated(uri: str) -> Iterator[None]:
         raise _refusal(uri, error) from error
     except NoCredentialsError as error:
         raise BadCredentials(
-            f"{uri}: there are no AWS credentials", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+            f"{uri}: no AWS credentials found", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         ) from error
     except S3UploadFailedError as error:
         raise StorageError(f"{uri}: {error}", "has the bucket space, and may these credentials write?") from error
@@ -222,7 +222,7 @@ def _refusal(uri: str, error: ClientError) -> Exception:
     if code == "InvalidRange":
         return PastTheEnd()
     if code in MISSING:
-        return StorageError(f"{uri}: there is nothing ({code})", "correct the address", missing=True)
+        return StorageError(f"{uri}: nothing found ({code})", "correct the address", missing=True)
     if code == "RequestTimeTooSkewed":
         return StorageError(f"{uri}: the clock of this computer is wrong, signatures are refused", "set it, by NTP")
     if code in REFUSED:

@@ -75,7 +75,7 @@ class HomeBoxStorage:
             argv = ["python3", "-I", "-S", "-c", READ, parts(uri)[1], str(start), str(size_bytes)]
             found = shell.run(argv, deadline_s=60.0)
         if found.code == MISSING:
-            raise StorageError(f"{uri}: there is nothing", "correct the address", missing=True)
+            raise StorageError(f"{uri}: nothing found", "correct the address", missing=True)
         if found.code:
             said = found.stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"code {found.code}"]
             raise StorageError(f"{uri}: cannot be read: {said[0]}", f"look at it: ssh {self.box.address.host}")
@@ -96,7 +96,7 @@ class HomeBoxStorage:
             raise StorageError(f"{uri}: {name} has no /dev/shm: a key would have to lie on its disk", "use a Linux box")
         if needs_bytes > found["free_bytes"]:
             raise StorageError(
-                f"{uri}: {needs_bytes / 1e9:.1f} GB are to be kept there; free are {found['free_bytes'] / 1e9:.1f} GB",
+                f"{uri}: {needs_bytes / 1e9:.1f} GB are needed there, and {found['free_bytes'] / 1e9:.1f} GB free",
                 "free some space there, keep fewer checkpoints (train.keep_last), or choose another folder",
             )
 

@@ -1,7 +1,7 @@
 """A private repository of the Hub as a checkpoint store: what a machine is given to write there, and whether it may be.
 
 A URL alone cannot store on the Hub, so the machine needs a token. It is HF_STORE_TOKEN and no other, fine-grained, and
-may write to that one repository: whoever gets hold of the machine gets no more. The machine's side of the protocol is
+may write to that one repository: anyone who gets into the machine gets no more. The machine's side of the protocol is
 orchestrator/agent/checkpoints/hub_store.py.
 
 Example::

@@ -56,9 +56,9 @@ def _refusal(uri: str, status: int, said: bytes) -> Exception:
     code = re.search(rb"<Code>([A-Za-z0-9]{1,60})</Code>", said)
     words = f"{status} {code.group(1).decode() if code else ''}".strip()
     if b"Skewed" in said or b"not yet valid" in said:
-        return StorageError(f"{uri} answers {words}: this computer's clock is off", "set the clock (NTP), and repeat")
+        return StorageError(f"{uri} answers {words}: this computer's clock is off", "set the clock, by NTP")
     if status == 404:
-        return StorageError(f"{uri} answers {words}: there is no such bucket", "create it, or correct the name")
+        return StorageError(f"{uri} answers {words}: no such bucket", "create it, or correct the name")
     if status in (401, 403):
         return StorageError(
             f"{uri} answers {words}: these credentials may not write there",

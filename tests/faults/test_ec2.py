@@ -161,7 +161,7 @@ def test_the_account_is_not_fit(
 @pytest.mark.parametrize(
     ("fault", "what", "cause"),
     [
-        ("EC2 terminated from the console mid-run", Ec2Cloud.end_from_console, "somebody ended it"),
+        ("EC2 terminated from the console mid-run", Ec2Cloud.end_from_console, "it was ended"),
         ("EC2 stopped instead of terminated", Ec2Cloud.stop_from_console, "stopped"),
         ("EC2 F6 spot machine gone without notice", Ec2Cloud.take_away, "spot market"),
     ],

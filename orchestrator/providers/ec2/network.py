@@ -1,4 +1,4 @@
-"""What a machine on EC2 needs beside itself: an image, a subnet, a login key, and a security group of its own.
+"""What a machine on EC2 needs: an image, a subnet, a login key, and a security group of its own.
 
 The first two are found, the key is imported once per region, the group is made for one rental and goes with it: port 22
 is open to the caller's address alone. Nothing here buys, and nothing that is not ours is changed.
@@ -21,7 +21,7 @@ IMAGE = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-
 IMAGE_NAME = "Deep Learning Base OSS Nvidia Driver GPU AMI (Ubuntu 22.04) *"
 RULE = "gptctl, whoever drives this rental"
 HOME_RULE = "gptctl, the home box that keeps its checkpoints"
-"""How a rule of ours is told from one that somebody else put into our group."""
+"""Descriptions that tell our rules from those you put into the group."""
 IN_USE = ("DependencyViolation", "InvalidGroup.InUse")
 
 
@@ -43,7 +43,7 @@ def image(api: Ec2Api, region: str, wanted: str | None) -> Image:
     images = judged("image", rows, read_image).rows
     if not images:
         hint = "correct `image` in the host entry: ami-..., the path of a parameter, or a name with *"
-        raise ProviderError(f"ec2: there is no image {name!r} in {region}", hint=hint)
+        raise ProviderError(f"ec2: no image {name!r} in {region}", hint=hint)
     return max(images, key=lambda each: each.created)
 
 
@@ -53,7 +53,7 @@ def subnet(api: Ec2Api, region: str, zone: str) -> tuple[str, str]:
     rows = api.rows(region, "describe_subnets", "Subnets", Filters=filters)
     if not rows:
         hint = f"make one: aws ec2 create-default-vpc --region {region}, or create-default-subnet for the zone"
-        raise ProviderError(f"ec2: there is no default VPC with a subnet in {zone}", hint=hint)
+        raise ProviderError(f"ec2: no default VPC with a subnet in {zone}", hint=hint)
     return str(rows[0]["SubnetId"]), str(rows[0]["VpcId"])
 
 
@@ -85,7 +85,7 @@ def group_of(api: Ec2Api, region: str, rental_id: str, network: str, *, port: in
                 raise
         found = groups(api, region, rental_id)
     if not found:
-        raise NoAnswer(f"ec2: the security group {name} was made, and lists do not show it", "try again", sent=False)
+        raise NoAnswer(f"ec2: the security group {name} was created, but lists do not show it", "try again", sent=False)
     allow(api, region, found[0], port=port, caller=caller)
     return found[0].id
 

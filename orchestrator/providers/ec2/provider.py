@@ -1,7 +1,7 @@
 """Provider `ec2`: machines of AWS, on demand and on the spot market. docs/guides/ec2.md says what is known about it.
 
-What is dear here: a machine that powers itself off ends its own bill, so every launch says "terminate" to that; a
-launch carries the intent's id as ClientToken and in a tag, is one request, and is looked for, never repeated; what was
+What matters for money: a machine that powers itself off ends its own bill, so every launch asks for "terminate" then. A
+launch carries the intent's id as ClientToken and in a tag, is one request, and is looked for, never repeated. What was
 made beside the machine, its security group, goes when it is gone.
 
 Example::
@@ -119,7 +119,7 @@ class Ec2:
             if offer.machine == self.machine.name and offer not in fair:
                 price = f"{offer.price_per_hour_usd:.2f} USD per hour"
                 what = f"ec2 offers {offer.sku} in {offer.zone} for {price}: refused"
-                raise ProviderError(what, hint="compare with https://aws.amazon.com/ec2/pricing, and try again later")
+                raise ProviderError(what, hint="compare with https://aws.amazon.com/ec2/pricing; try again later")
         return fair
 
     def _list_prices(self) -> Mapping[tuple[str, str], Offer]:
@@ -267,7 +267,7 @@ class Ec2:
             self.api.call(region, "create_tags", Resources=[instance.instance_id], Tags=tags)
             while (found := self._found(instance)) is None or found.name != name:
                 if time.monotonic() > until:
-                    what = f"ec2: {instance.instance_id} was renamed to {name}, and lists do not show it"
+                    what = f"ec2: {instance.instance_id} was renamed to {name}, but lists do not show it"
                     raise NoAnswer(what, hint="the deadline it had before may still stand; try again")
                 time.sleep(LOOK_EVERY_S)
 

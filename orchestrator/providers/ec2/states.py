@@ -52,7 +52,7 @@ def moment_in(why: str) -> float | None:
 
 @contextmanager
 def missing_is_fine() -> Iterator[None]:
-    """An instance that is not there (yet, or any more) is no failure."""
+    """An instance that is not listed yet, or not any more, is not a failure."""
     try:
         yield
     except Refused as error:

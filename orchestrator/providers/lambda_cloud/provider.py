@@ -1,7 +1,7 @@
 """Provider `lambda`: machines of Lambda Cloud. docs/guides/lambda.md says what is known about it, and what is not.
 
-What is dear here: a launch has no idempotency token, so acquire is one POST and never a second; tags cannot change but
-the name can, so the name carries the deadline a watcher goes by; nothing on the machine ends the bill.
+What matters for money: a launch has no idempotency token, so acquire is one POST and never a second. Tags cannot change
+but the name can, so the name carries the deadline a watcher goes by. Nothing on the machine ends the bill.
 
 Example::
 
@@ -72,7 +72,7 @@ def open_api(name: str, endpoint: str, key: str, every_s: Mapping[str, float]) -
 
 @dataclass
 class LambdaCloud:
-    """The account as one host entry sees it. Every call is one question or one act; only set_deadline looks again."""
+    """The account as one host entry sees it. Every call asks or acts once; only set_deadline reads lists repeatedly."""
 
     name: str
     host: HostSpec
@@ -106,9 +106,9 @@ class LambdaCloud:
         ]
 
     def _file_system_regions(self) -> set[str]:
-        """Where the host's file systems lie, which is where they can be attached. Empty: it has none.
+        """Regions of the host's file systems, where they can be attached. Empty: it has none.
 
-        Raises ProviderError for one that the account does not have, or for two that lie apart.
+        Raises ProviderError for one that the account does not have, or for two in different regions.
         """
         if not self.host.file_systems:
             return set()
@@ -254,7 +254,7 @@ class LambdaCloud:
             if any(getattr(image, kind) == wanted for image in here):
                 return {kind: wanted}
         families = ", ".join(sorted({image.family for image in here}))
-        raise ProviderError(f"{self.name}: there is no image {wanted!r} in {region}", hint=f"families: {families}")
+        raise ProviderError(f"{self.name}: no image {wanted!r} in {region}", hint=f"families: {families}")
 
     def release(self, instance: Instance) -> bool:
         """Asks for the end of the machine with this id, whether a list shows it or not. True: accepted, or it has
@@ -298,7 +298,7 @@ class LambdaCloud:
         self._api.rename(instance.instance_id, name)
         while not any((row.instance_id, row.name) == (instance.instance_id, name) for row in self.machines()):
             if time.monotonic() > until:
-                what = f"{self.name}: {instance.instance_id} was renamed to {name}, and lists do not show it"
+                what = f"{self.name}: {instance.instance_id} was renamed to {name}, but lists do not show it"
                 raise NoAnswer(what, hint="the deadline it had before may still stand; try again")
             time.sleep(LOOK_EVERY_S)
             self._api.rename(instance.instance_id, name)
@@ -316,7 +316,7 @@ class LambdaCloud:
         """Port 22 is open on every machine; the account's firewall rules are the user's own."""
 
     def notice_url(self, instance: Instance) -> str | None:
-        """Machines are rented on demand here: nobody gives notice."""
+        """None: machines here are rented on demand, without notice of their end."""
         return None
 
     def tidy(self, rental_id: str) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""Provider `ssh`: a machine somebody else started, such as a home box. It is never switched off.
+"""Provider `ssh`: a machine that is already running, such as a home box. It is never switched off.
 
 Releasing it means ending its jobs and freeing its locks, which the agent does; nothing is left for the provider.
 

@@ -65,5 +65,5 @@ class Trust:
         return HostKeyChanged(
             f"the host key of {endpoint} changed: known {old}, shown {shown.kind} {shown.fingerprint}. "
             "Nothing was sent.",
-            hint=f"somebody may be in between. If the machine was reinstalled: ssh-keygen -R '{name}' -f '{file}'",
+            hint=f"the line may be intercepted. If the machine was reinstalled: ssh-keygen -R '{name}' -f '{file}'",
         )

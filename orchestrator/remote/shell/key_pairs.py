@@ -61,7 +61,7 @@ def login_public_key(home: Path, ssh_key: str | None) -> str:
         ) from error
     words = line.split()
     if len(words) < 2:
-        raise UserError(f"{beside} is no public key", hint=f"ssh-keygen -y -f {file} > {beside}")
+        raise UserError(f"{beside} is not a public key", hint=f"ssh-keygen -y -f {file} > {beside}")
     return " ".join(words[:2])
 
 
@@ -71,7 +71,7 @@ def _public_half(private: bytes) -> str:
 
 
 def _write_own_key(file: Path) -> None:
-    """Two processes may do so at once: whoever links first wins, and both use that key."""
+    """Two processes may do so at once: the first link wins, and both use that key."""
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = file.with_name(f"{file.name}.{os.getpid()}")
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as out:

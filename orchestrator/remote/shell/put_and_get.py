@@ -80,7 +80,7 @@ def split_lines(chunks: Iterable[bytes], limit_bytes: int) -> Iterator[bytes]:
 
 
 def pulsing(stdin: bytes, pulse_s: float, ended: threading.Event) -> Iterator[bytes]:
-    """What a command reads: its request and, with pulse_s, a newline every so often for as long as somebody is here.
+    """What a command reads: its request and, with pulse_s, a newline every so often for as long as this process lives.
     Over a link that died without a word the command hears nothing more."""
     yield stdin + (b"\n" if pulse_s else b"")
     while pulse_s and not ended.wait(pulse_s):
@@ -102,7 +102,9 @@ def failure(what: str, code: int, stderr: bytes) -> GptctlError:
                 f"{what}: {reason} ({last})", hint="free space there, or choose another folder or machine"
             )
     if code == DIGEST_DIFFERS:
-        return VerificationFailed(f"{what}: {last}", hint="do the same again; twice means a broken disk or memory")
+        return VerificationFailed(
+            f"{what}: {last}", hint="run the command again; a second failure means a broken disk or memory"
+        )
     return CommandFailed(f"{what}: exit code {code}" + (f": {last}" if last else ", without a word"))
 
 
@@ -135,5 +137,5 @@ class Arrival:
         if self._promised != self._hash.hexdigest():
             raise VerificationFailed(
                 f"{self._what}: sha256 {self._promised} was promised, {self._hash.hexdigest()} arrived",
-                hint="the file changed meanwhile, or the disk is broken; do the same again",
+                hint="the file changed meanwhile, or the disk is broken; run the command again",
             )

@@ -92,7 +92,7 @@ def _options(endpoint: Endpoint, known_hosts: Path) -> list[str]:
 def _chain(jumps: Sequence[str], depth: int = 0) -> Endpoint | None:
     """ProxyJump a,b: b is dialled from a; the first may have a ProxyJump of its own."""
     if depth > MAX_JUMPS:
-        raise UserError("ProxyJump in ~/.ssh/config leads round in a circle", hint="ssh would never arrive either")
+        raise UserError("ProxyJump in ~/.ssh/config leads back to itself", hint="ssh would never arrive either")
     jump: Endpoint | None = None
     for spec in jumps:
         user, host, port = _spec(spec)
@@ -135,7 +135,7 @@ def _ssh_g(host: str, *, port: int | None, user: str | None, key_file: str | Non
         # `--` keeps a hostile name from being read as an option.
         answer = subprocess.run([*argv, "--", host], capture_output=True, text=True, timeout=10, check=False)
     except FileNotFoundError:
-        raise UserError("there is no `ssh` on this computer", hint="install the OpenSSH client") from None
+        raise UserError("`ssh` is not installed on this computer", hint="install the OpenSSH client") from None
     if answer.returncode:
         raise UserError(
             f"ssh does not accept the settings for {host}: {answer.stderr.strip()}", hint="see ~/.ssh/config"

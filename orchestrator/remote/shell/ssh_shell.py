@@ -165,7 +165,7 @@ class SshShell:
             raise silent from None
         if not channel.status_event.wait(silence_s):
             raise silent
-        self._exit_code(channel, argv)  # a broken link ends the stream too, but its last piece is no line
+        self._exit_code(channel, argv)  # a broken link ends the stream too, but its last piece is not a line
 
     def _start(self, argv: Sequence[str], deadline_s: float) -> paramiko.Channel:
         # One line for the far login shell, which makes exactly argv of it again.
@@ -296,7 +296,7 @@ def _host_key(key: paramiko.PKey) -> HostKey:
 
 
 def _shut(road: socket.socket | paramiko.Channel) -> None:
-    """Saying goodbye over a broken link fails; there is nobody left to tell."""
+    """Saying goodbye over a broken link fails; and nothing is lost by it."""
     with suppress(OSError, EOFError, paramiko.SSHException):
         road.close()
 

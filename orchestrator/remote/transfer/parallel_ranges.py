@@ -36,7 +36,7 @@ LOOK_EVERY_S = 0.05
 STALLED_S = 300.0
 """A link that lives while nothing moves: a hung disk. Long enough for the far side to hash what it has of a range."""
 SSH_FAILED = 255
-AGAIN = "the file changed meanwhile, or a disk is broken; do the same again, it starts afresh"
+AGAIN = "the file changed meanwhile, or a disk is broken; run the command again: it starts over"
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,9 @@ def _streams(
                 waiting.remove(stream)
             meter.tell()
             if meter.quiet_s > STALLED_S:
-                raise LinkLost(f"{what}: not a byte moved for {STALLED_S:.0f} s", hint="try again: it goes on there")
+                raise LinkLost(
+                    f"{what}: not a byte moved for {STALLED_S:.0f} s", hint="run the command again: it resumes there"
+                )
             time.sleep(LOOK_EVERY_S)
 
 
@@ -225,5 +227,7 @@ def _failure(shell: Shell, code: int, said: bytes, what: str) -> GptctlError:
     if code == SSH_FAILED or b"EOFError: the stream ended" in said:
         words = said.decode(errors="replace").strip().splitlines()
         why = words[-1] if words else "the connection broke"
-        return LinkLost(f"{what}: {shell.address.host}: {why}", hint="try again: it goes on at the byte it reached")
+        return LinkLost(
+            f"{what}: {shell.address.host}: {why}", hint="run the command again: it resumes at the byte it reached"
+        )
     return far_calls.refused(shell, code, said, what)

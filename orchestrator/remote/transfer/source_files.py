@@ -33,7 +33,7 @@ class CodeFiles:
 
 
 def code_files(root: Path) -> list[str]:
-    """The files to send; `choose` tells what was left out as well."""
+    """The files to send; `choose` also lists what was left out."""
     return list(choose(root).files)
 
 
@@ -52,7 +52,7 @@ def is_secret(name: str) -> bool:
     path = PurePosixPath(name.lower())
     if SECRET_FOLDERS & set(path.parts):
         return True
-    # A bare id_* is a key pair; id_map.py is somebody's code.
+    # A bare id_* is a key pair; id_map.py is code.
     bare_key = fnmatch(path.name, "id_*") and path.suffix in {"", ".pub"}
     return bare_key or any(fnmatch(path.name, pattern) for pattern in SECRET_FILES)
 
@@ -80,5 +80,5 @@ def _walk(root: Path) -> list[str]:
 
 
 def _stays_inside(root: Path, name: str) -> bool:
-    """A link out of the tree would carry a file along that nobody chose."""
+    """A link out of the tree would carry a file along that you did not choose."""
     return (root / name).resolve().is_relative_to(root.resolve())

@@ -1,7 +1,7 @@
 """Bulk transfer, both ways: the three doors are push_tree, push_file and pull_files (with pull_file behind it).
 
 Trees go by rsync (`trees.py`), files over 64 MiB as parallel ranges (`ranges.py`), and where rsync is missing one tar
-stream does it. Everything is looked at first, verified by sha256 afterwards, and only then gets its name; doing it
+stream does it. Everything is looked at first, verified by sha256 afterwards, and only then gets its name; running it
 again sends nothing. Names of files to fetch come from our manifest, never from the machine.
 
     push_file(shell, Path("train.bin"), "/data/train.bin", print)
@@ -203,7 +203,7 @@ def _listed(manifest: Path) -> dict[str, tuple[int, str]] | None:
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """Where a checked name lies; refuses to write through a link that somebody put there."""
+    """Where a checked name lies; refuses to write through a link."""
     path = folder
     for part in PurePosixPath(name).parts[:-1]:
         path = path / part
@@ -217,7 +217,7 @@ def _pair(entry: Entry) -> tuple[int, str]:
 
 
 def identity(source: Path) -> tuple[int, int, str]:
-    """Size in bytes, mode, and a stamp that changes when the file does: a part is gone on with under the same only."""
+    """Size in bytes, mode, and a stamp that changes when the file does: only under the same stamp is a part resumed."""
     try:
         info = source.stat()
     except OSError as error:

@@ -2,7 +2,7 @@
 
 Much goes by rsync, over ssh with the very key and pins of the connection. Little goes as a tar stream through the
 connection itself, and so does all where rsync is missing on either side, which is said. The far side compares every
-file with the manifest's sha256 each time: a marker alone would vouch for files somebody edited since.
+file with the manifest's sha256 each time: a marker alone would vouch for files that were edited since.
 
     push_tree(shell, Path("trainer"), "~/.gptctl/src/1a2b/trainer", None, print)
 """

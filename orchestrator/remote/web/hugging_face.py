@@ -2,7 +2,7 @@
 
 Reading data from the Hub is storage/hf.py's business and needs no library. Uploading is the library's: LFS, Xet and
 commits are its protocols. HF_ENDPOINT and the token (HF_TOKEN, else the file that `hf auth login` writes) are found by
-it; the token is never printed. What it does not repeat by itself after 429 and 5xx is repeated here, and a commit names
+it; the token is never printed. What it does not repeat after 429 and 5xx is repeated here, and a commit names
 its parent, so that one whose answer was lost is found instead of made twice.
 
     remote = look("me/model", "main")                     # Remote(exists=False, ...)
@@ -50,12 +50,12 @@ def endpoint() -> str:
     """Scheme and host of the Hub that is talked to: HF_ENDPOINT, else the public one. Raises UserError."""
     found = os.environ.get("HF_ENDPOINT", "").rstrip("/") or PUBLIC
     if not found.startswith(("https://", "http://")):
-        raise UserError(f"HF_ENDPOINT = {found!r} is no address", "set it to https://HOST, or unset it")
+        raise UserError(f"HF_ENDPOINT = {found!r} is not an address", "set it to https://HOST, or unset it")
     return found
 
 
 def web_address(repo: str, revision: str) -> str:
-    """Where people look at it."""
+    """Its page in a browser."""
     return f"{endpoint()}/{repo}" + ("" if revision == "main" else f"/tree/{quote(revision, safe='')}")
 
 
@@ -98,9 +98,9 @@ def put(
     message: str,
     say: Say,
 ) -> str:
-    """Makes what is missing (repository, branch), uploads and commits the files, and returns the commit's id.
+    """Creates what is missing (repository, branch), uploads and commits the files, and returns the commit's id.
 
-    Going on after a break costs nothing twice: objects that arrived are known by their sha256. Raises StorageError.
+    Resuming after a break sends nothing twice: objects that arrived are known by their sha256. Raises StorageError.
     """
     library = _library()
     api = library.api
@@ -110,7 +110,9 @@ def put(
         _create(library, f"make branch {revision}", lambda: api.create_branch(repo, branch=revision), say)
     parent = _repeated(library, f"look at {repo}", lambda: api.repo_info(repo, revision=revision).sha, say)
     if remote.branch and parent != remote.head:
-        raise StorageError(f"{repo}: somebody else changed {revision} meanwhile", "do the same again and look at it")
+        raise StorageError(
+            f"{repo}: {revision} was changed meanwhile by another writer", "run the command again, and check its plan"
+        )
 
     def commit() -> str:
         operations = [library.add(name, str(folder / name)) for name in names]
@@ -124,7 +126,7 @@ def put(
         if now.head is not None and all(same(folder / name, now.files.get(name)) for name in names):
             return now.head
         raise StorageError(
-            f"{repo}: somebody else changed {revision} meanwhile; nothing was written", "do the same again"
+            f"{repo}: {revision} was changed meanwhile by another writer; nothing was written", "run the command again"
         ) from None
 
 
@@ -157,7 +159,7 @@ def _library() -> _Library:
         utils.disable_progress_bars()
     token = get_token()
     if not token:
-        raise UserError("the Hub needs a token, and there is none", LOGIN)
+        raise UserError("the Hub needs a token, and none was found", LOGIN)
     return _Library(HfApi(token=token), CommitOperationAdd, errors, token)
 
 

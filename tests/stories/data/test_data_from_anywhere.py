@@ -192,7 +192,7 @@ def test_bad_sources_are_refused_in_words(
             synced(what, **options)
         assert not [path for path in gptctl_home.parent.rglob("data/*/train-*") if not path.name.startswith(".")]
 
-    refused("there is nothing", web.url("/data/train.safetensors"))
+    refused("nothing found", web.url("/data/train.safetensors"))
     refused("may not read it", "hf://me/nothing")
     web.faults.ignores_ranges = True
     refused("ignores byte ranges")
