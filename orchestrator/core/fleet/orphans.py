@@ -1,7 +1,7 @@
 """Machines that may have been left behind: which there are, what they cost, and which are past their deadline. Pure.
 
-Only machines with our tag come in here. That this ledger does not know one says nothing: another laptop may drive it.
-What counts is the deadline that everybody can read off the machine's name.
+Only machines with our tag or our name come in here. That this ledger does not know one says nothing: another laptop may
+drive it. What counts is the deadline, which the machine's name shows to all.
 
 Example::
 
@@ -39,7 +39,7 @@ class KnownRental:
 
 @dataclass(frozen=True)
 class Orphan:
-    """A machine with our tag. Times in seconds (`ends_at`: UTC epoch), money USD; None where it is unknown."""
+    """A machine with our tag or name. Times in seconds (`ends_at`: UTC epoch), money in USD; None: unknown."""
 
     provider: str
     instance_id: str
@@ -54,7 +54,8 @@ class Orphan:
     known: bool
     """Whether this ledger has its rental."""
     past: bool
-    """Alive more than GRACE_S after its deadline."""
+    """Alive more than GRACE_S after its deadline, and surely ours: this ledger has its rental, or it has our tag. Our
+    name alone may be anyone's: such a machine is shown, and ended by its id only."""
     over: bool
     """Alive, and this ledger says that nothing needs it any more."""
     name: str = ""
@@ -97,6 +98,7 @@ def _row(instance: Instance, rental: str, known: Mapping[str, KnownRental], now:
     since = here.created_at if here is not None and instance.launched_at is None else instance.launched_at
     age_s = None if since is None else max(0.0, now - since)
     ends_at, alive = deadline(instance), instance.status not in ENDED
+    surely_ours = rental in known or machine_names.RENTAL_TAG in instance.tags
     return Orphan(
         provider=instance.provider,
         instance_id=instance.instance_id,
@@ -108,7 +110,7 @@ def _row(instance: Instance, rental: str, known: Mapping[str, KnownRental], now:
         cost_usd=None if age_s is None else age_s / 3600 * instance.price_per_hour_usd,
         ends_at=ends_at,
         known=rental in known,
-        past=alive and ends_at is not None and now - ends_at > GRACE_S,
+        past=surely_ours and alive and ends_at is not None and now - ends_at > GRACE_S,
         over=alive and here is not None and here.over,
         name=instance.name,
         region=instance.region,

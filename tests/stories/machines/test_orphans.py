@@ -83,6 +83,7 @@ def test_it_lists_ours_from_the_account_alone(cloud: RehearsalCloud, gptctl: Gpt
     assert {rental: (row["past"], row["known"]) for rental, row in rows.items()} == {
         "late": (True, False),
         "soon": (False, False),
+        "handmade": (False, False),
     }
     assert rows["late"]["instance_id"] == late
     assert rows["late"]["cost_usd"] == pytest.approx(15.92, rel=0.05)
@@ -102,7 +103,7 @@ def test_reap_ends_what_two_lists_show_past_its_deadline_and_nothing_else(
     assert done.returncode == 0, done.stdout + done.stderr
     answer = json.loads(done.stdout)
     assert [(row["instance_id"], row["gone"]) for row in answer["reaped"]] == [(late, True)]
-    assert [row["instance_id"] for row in answer["machines"]] == [soon]
+    assert {row["instance_id"] for row in answer["machines"]} == {soon, handmade}
     assert set(cloud.books()["alive"]) == {soon, handmade}
     assert sum(row["foreign"] and row["alive"] for row in cloud.books()["instances"]) == 3
     mark = json.loads((gptctl_home / "watcher.json").read_text())

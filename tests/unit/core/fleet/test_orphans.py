@@ -13,7 +13,7 @@ NOW = 1_800_000_000.0
 
 def machine(instance_id: str, **fields: object) -> Instance:
     usual = {"rental_id": "r-" + instance_id, "price_per_hour_usd": 12.0, "launched_at": NOW - 7200}
-    return Instance("lambda", instance_id, "8xH100", **{**usual, **fields})  # type: ignore[arg-type]
+    return Instance("lambda", instance_id, "8xH100", **{**usual, "tags": {"gptctl-rental": "r"}, **fields})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -111,3 +111,10 @@ def test_what_the_ledger_holds_and_no_list_shows_is_known() -> None:
     held = {"r-a": KnownRental(NOW, machine=machine("a")), "r-b": KnownRental(NOW, machine=machine("b"))}
     assert [each.instance_id for each in unlisted(held, [machine("a")], "lambda")] == ["b"]
     assert unlisted(held, [], "ec2") == []
+
+
+def test_a_name_alone_makes_a_machine_shown_but_not_past() -> None:
+    old = NOW - 10_000
+    by_name = machine("a", name=f"gptctl-r-until-{int(old)}", ends_at=old, tags={})
+    assert [row.past for row in survey([by_name], {}, NOW)] == [False]
+    assert [row.past for row in survey([by_name], {str(by_name.rental_id): KnownRental(old)}, NOW)] == [True]
