@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import typing
 from dataclasses import dataclass, field
 
@@ -59,6 +60,39 @@ EVENT_EVALUATED = "evaluated"
 
 # Keys of a line in metrics.jsonl that readers may rely on. Lines may have more.
 METRIC_KEYS = ("step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "mfu", "memory_gib", "time")
+
+
+class MetricNumbers(typing.NamedTuple):
+    """The numbers of a line that readers decide by. `loss` is None where it was not finite."""
+
+    step: int
+    tokens: int
+    loss: typing.Optional[float]
+    tokens_per_second: typing.Optional[float]
+    mfu: typing.Optional[float]
+
+
+def metric_line(value: object) -> typing.Optional[MetricNumbers]:
+    """The line as numbers; None for a line with another type at any of METRIC_KEYS, or without step or tokens."""
+    if not isinstance(value, dict) or not all(_is_number(value.get(key)) for key in METRIC_KEYS):
+        return None
+    step, tokens = value.get("step"), value.get("tokens")
+    if not isinstance(step, int) or not isinstance(tokens, int) or step < 0 or tokens < 0:
+        return None
+    finite = {key: value.get(key) if _is_finite(value.get(key)) else None for key in METRIC_KEYS}
+    return MetricNumbers(step, tokens, finite["loss"], finite["tokens_per_second"], finite["mfu"])
+
+
+def _is_number(value: object) -> bool:
+    """Null, or a number of a size that databases hold."""
+    if value is None or isinstance(value, float):
+        return True
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
 
 # "outcome" in exit.json. The process exits 0 for finished and stopped, 1 for failed.
 OUTCOME_FINISHED = "finished"

@@ -1,7 +1,7 @@
 """The agent's front door: `python3 agent-HASH.pyz VERB`, one JSON object on stdin, JSON lines on stdout.
 
 Exit 0 with the answer as the last line; a refusal is exit 1 with `{"error": {...}}` as the last line. Each verb imports
-what it needs by itself, so that the common ones answer in a few dozen milliseconds.
+only what it needs, so that the common ones answer in a few dozen milliseconds.
 """
 
 from __future__ import annotations
@@ -9,37 +9,38 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Any, Callable, Dict
+from typing import Callable, Mapping
 
-from .contract.names import Code, State, Verb
-from .system.paths import Places
-from .system.refusal import Refusal, from_os_error
+from .contract.names import Code, JobName, State, Verb
+from .system.paths import Places, checked_run
+from .system.refusal import Refusal, as_refusal
 
-Say = Callable[[Dict[str, Any]], None]
+Say = Callable[[Mapping[str, object]], None]
 
 
-def _where(places: Places, request: dict[str, Any], say: Say) -> None:
+def _where(places: Places, request: Mapping[str, object], say: Say) -> None:
     say({"root": places.root})
 
 
-def _facts(places: Places, request: dict[str, Any], say: Say) -> None:
+def _facts(places: Places, request: Mapping[str, object], say: Say) -> None:
     from .facts import facts
+    from .job import fields
 
-    say(facts(places, request.get("python")))
+    say(facts(places, fields.text(request, "python")))
 
 
-def _start(places: Places, request: dict[str, Any], say: Say) -> None:
+def _start(places: Places, request: Mapping[str, object], say: Say) -> None:
     from .guard import attendance
-    from .job import jobs
+    from .job import fields, jobs
 
-    attendance.called(places)
-    job, secrets = jobs.Job.of_request(places, request), request.get("secrets") or {}
-    if job.name == "offload":
+    attendance.record_call(places)
+    job, secrets = jobs.Job.of_request(places, request), fields.mapping(request, "secrets")
+    if job.name == JobName.OFFLOAD:
         from .checkpoints import store_access
 
         store_access.keep(job, secrets)  # also for one that runs: that is how it gets new ones
         secrets = {}
-    if job.name == "keep":
+    if job.name == JobName.KEEP:
         from .checkpoints import home_box_caller
 
         home_box_caller.take_secrets(job, secrets)
@@ -50,72 +51,73 @@ def _start(places: Places, request: dict[str, Any], say: Say) -> None:
     say(answer)
 
 
-def _status(places: Places, request: dict[str, Any], say: Say) -> None:
+def _status(places: Places, request: Mapping[str, object], say: Say) -> None:
+    from .job import fields
     from .status import status
 
-    say(status(places, request.get("run")))
+    say(status(places, fields.text(request, "run")))
 
 
-def _follow(places: Places, request: dict[str, Any], say: Say) -> None:
+def _follow(places: Places, request: Mapping[str, object], say: Say) -> None:
     from .follow import follow
 
     follow(places, request, say)
 
 
-def _stop(places: Places, request: dict[str, Any], say: Say) -> None:
+def _stop(places: Places, request: Mapping[str, object], say: Say) -> None:
     from .control import stop
 
     stop(places, request, say)
 
 
-def _release(places: Places, request: dict[str, Any], say: Say) -> None:
+def _release(places: Places, request: Mapping[str, object], say: Say) -> None:
     from .control import release
 
     release(places, request, say)
 
 
-def _renew(places: Places, request: dict[str, Any], say: Say) -> None:
+def _renew(places: Places, request: Mapping[str, object], say: Say) -> None:
     from .control import renew
 
     say(renew(places, request))
 
 
-def _arm(places: Places, request: dict[str, Any], say: Say) -> None:
+def _arm(places: Places, request: Mapping[str, object], say: Say) -> None:
     from .guard import order
 
     say({"guard": order.arm(places, request)})
 
 
-def _finish(places: Places, request: dict[str, Any], say: Say) -> None:
+def _finish(places: Places, request: Mapping[str, object], say: Say) -> None:
     from .control import finish
 
     say(finish(places, request))
 
 
-def _host_key(places: Places, request: dict[str, Any], say: Say) -> None:
+def _host_key(places: Places, request: Mapping[str, object], say: Say) -> None:
     from .setup import host_key
 
     say({"host_key": host_key.install() if request.get("install") else host_key.stage()})
 
 
-def _manifest(places: Places, request: dict[str, Any], say: Say) -> None:
+def _manifest(places: Places, request: Mapping[str, object], say: Say) -> None:
     from .checkpoints.manifest import manifest
     from .guard import attendance
 
-    attendance.called(places)
-    say(manifest(places.run(request.get("run", ""))))
+    attendance.record_call(places)
+    say(manifest(places.run(checked_run(request.get("run")))))
 
 
-def _safe(places: Places, request: dict[str, Any], say: Say) -> None:
+def _safe(places: Places, request: Mapping[str, object], say: Say) -> None:
     from .checkpoints.manifest import mark_safe
 
     step, digest = request.get("step"), request.get("manifest_sha256")
     if not isinstance(step, int) or not isinstance(digest, str):
         raise Refusal(Code.BAD_REQUEST, "safe needs step and manifest_sha256")
-    say(mark_safe(places.run(request.get("run", "")), step, digest))
+    say(mark_safe(places.run(checked_run(request.get("run"))), step, digest))
 
 
-VERBS: dict[str, Callable[[Places, dict[str, Any], Say], None]] = {
+VERBS: dict[str, Callable[[Places, Mapping[str, object], Say], None]] = {
     Verb.WHERE: _where,
     Verb.FACTS: _facts,
     Verb.START: _start,
@@ -162,30 +164,27 @@ def _answer(places: Places, verb: str) -> int:
             raise Refusal(Code.BAD_REQUEST, "unknown verb %r; known: %s" % (verb, ", ".join(VERBS)))
         VERBS[verb](places, _request(), _say)
     except BrokenPipeError:
-        # Nobody reads any more: the laptop is gone. The jobs go on; this process has no other purpose.
+        # The reader is gone: the laptop left. The jobs continue; this process has no other purpose.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
-    except Refusal as refusal:
-        _say(refusal.answer())
-        return 1
-    except OSError as error:
-        _say(from_os_error(error).answer())
+    except (Refusal, OSError) as error:
+        _say(as_refusal(error).answer())
         return 1
     return 0
 
 
-def _request() -> dict[str, Any]:
+def _request() -> dict[str, object]:
     """The first line of stdin; what comes after it is a follower's sign of life."""
     try:
         request = json.loads(sys.stdin.buffer.readline() or b"{}")
     except ValueError as error:
-        raise Refusal(Code.BAD_REQUEST, "stdin is no JSON: %s" % error) from error
+        raise Refusal(Code.BAD_REQUEST, "stdin is not JSON: %s" % error) from error
     if not isinstance(request, dict):
         raise Refusal(Code.BAD_REQUEST, "stdin must be one JSON object")
     return request
 
 
-def _say(answer: dict[str, Any]) -> None:
+def _say(answer: Mapping[str, object]) -> None:
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
 

@@ -12,46 +12,45 @@ from __future__ import annotations
 import os
 import signal
 import time
-from typing import Any, Callable, Dict
+from typing import Callable, Mapping
 
+from .contract.answers import GuardAnswer, LeaseAnswer, StopAnswer
 from .contract.names import (
     FINISH_WITHIN_S,
     GRACE_S,
     HEARTBEAT_S,
     LEASE_S,
     Code,
-    FileName,
-    JobName,
     LineKind,
     Outcome,
     State,
 )
 from .guard import attendance, order
-from .job import jobs, stopping
+from .job import fields, jobs, stopping
 from .job.jobs import Job
-from .system import files, lease, processes
+from .system import lease, processes
 from .system.paths import Places, checked_run
 from .system.refusal import Refusal
 
 AFTER_GRACE_S = 45.0
 RELEASE_GRACE_S = 30.0
-Say = Callable[[Dict[str, Any]], None]
+Say = Callable[[Mapping[str, object]], None]
 
 
-def stop(places: Places, request: dict[str, Any], say: Say) -> None:
+def stop(places: Places, request: fields.Request, say: Say) -> None:
     """Ends the newest job of that name and says its exit; `none` when there is none."""
-    name, grace_s = str(request.get("job", JobName.TRAIN)), _seconds(request, "grace_s", GRACE_S)
+    grace_s = fields.seconds(request, "grace_s", GRACE_S)
     try:
-        job = jobs.find(places, request.get("run", ""), name, request.get("digest"))
+        job = fields.find_job(places, request)
     except Refusal as refusal:
         if refusal.code not in (Code.NO_SUCH_RUN, Code.NO_SUCH_JOB):
             raise
-        say({"state": State.NONE, "exit": None})
+        say(StopAnswer(state=State.NONE, exit=None))
         return
     say(_stopped(job, grace_s, say))
 
 
-def release(places: Places, request: dict[str, Any], say: Say) -> None:
+def release(places: Places, request: fields.Request, say: Say) -> None:
     """Ends every job of the run and forgets its lease; locks and secrets go with the processes. Twice is fine."""
     run = checked_run(request.get("run"))
     ended = [
@@ -72,33 +71,27 @@ def _forget_secrets(places: Places, run: str) -> None:
     authorized_keys.remove(run)
 
 
-def renew(places: Places, request: dict[str, Any]) -> dict[str, Any]:
+def renew(places: Places, request: fields.Request) -> LeaseAnswer:
     """Durations from now; never past the deadline. Without a run the machine's own lease, which only a guard has."""
     if request.get("run") is None:
-        order.renew(places, _seconds(request, "duration_s", LEASE_S))
-        attendance.called(places)
+        order.renew(places, fields.seconds(request, "duration_s", LEASE_S))
+        attendance.record_call(places)
         return {"lease": lease.read(places.guard)}
-    folder = places.jobs_of(request.get("run", ""))
+    run = checked_run(request.get("run"))
+    folder = places.jobs_of(run)
     if not os.path.isdir(folder):
-        raise Refusal(Code.NO_SUCH_RUN, "no run %s on this machine" % request.get("run"))
-    deadline = _seconds(request, "deadline_s", 0.0) if request.get("deadline_s") is not None else None
-    return {"lease": lease.renew(folder, _seconds(request, "duration_s", LEASE_S), deadline)}
+        raise Refusal(Code.NO_SUCH_RUN, "no run %s on this machine" % run)
+    deadline = fields.seconds(request, "deadline_s", 0.0) if request.get("deadline_s") is not None else None
+    return {"lease": lease.renew(folder, fields.seconds(request, "duration_s", LEASE_S), deadline)}
 
 
-def finish(places: Places, request: dict[str, Any]) -> dict[str, Any]:
+def finish(places: Places, request: fields.Request) -> GuardAnswer:
     """Hands the machine's end over to the asker; the guard does it if it is still there within_s from now."""
-    return {"guard": order.finish(places, max(1.0, _seconds(request, "within_s", FINISH_WITHIN_S)))}
+    return {"guard": order.finish(places, max(1.0, fields.seconds(request, "within_s", FINISH_WITHIN_S)))}
 
 
-def _seconds(request: dict[str, Any], key: str, default: float) -> float:
-    value = request.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e9:
-        raise Refusal(Code.BAD_REQUEST, "%s must be a number of seconds, got %r" % (key, value))
-    return float(value)
-
-
-def _stopped(job: Job, grace_s: float, say: Say) -> dict[str, Any]:
-    found = jobs.look(job)
+def _stopped(job: Job, grace_s: float, say: Say) -> StopAnswer:
+    found = jobs.read_state(job)
     if found["state"] == State.NONE or (found["state"] == State.LOST and not job.is_train):
         return {"state": State.NONE, "exit": None}
     if found["state"] != State.ENDED:
@@ -107,12 +100,12 @@ def _stopped(job: Job, grace_s: float, say: Say) -> dict[str, Any]:
         jobs.revive(job)
         _ring(job)
         _wait(job, grace_s + AFTER_GRACE_S, say)
-    return {"state": State.ENDED, "exit": files.read_json(job.file(FileName.EXIT))}
+    return {"state": State.ENDED, "exit": job.exit_record()}
 
 
 def _ring(job: Job) -> None:
     """Wakes the supervisor, so that it looks for requests now."""
-    supervisor = (files.read_json(job.file(FileName.STATE)) or {}).get("supervisor")
+    supervisor = job.state_file().get("supervisor")
     if supervisor and processes.is_alive(supervisor):
         processes.send([supervisor["pid"]], signal.SIGTERM)
 

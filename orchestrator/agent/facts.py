@@ -15,8 +15,9 @@ import socket
 import sys
 import tempfile
 import time
-from typing import Any
+from typing import cast
 
+from .contract.facts import Environment, Facts, Memory
 from .setup import interpreters
 from .system import files, gpus, lease, locks, processes
 from .system.paths import Places
@@ -24,9 +25,9 @@ from .system.paths import Places
 TOOLS = ("rsync", "tar", "ssh", "gcc", "uv")
 
 
-def facts(places: Places, python: str | None) -> dict[str, Any]:
+def facts(places: Places, python: str | None) -> Facts:
     """Everything a stage decides by. `python` is an interpreter to describe first."""
-    found, driver = gpus.look()
+    found, driver = gpus.read_gpus()
     disk = os.statvfs(places.root)
     return {
         "root": places.root,
@@ -55,13 +56,13 @@ def facts(places: Places, python: str | None) -> dict[str, Any]:
     }
 
 
-def environments(places: Places) -> dict[str, dict[str, Any]]:
+def environments(places: Places) -> dict[str, Environment]:
     """HASH -> what the install job found for it, as long as its interpreter is still there."""
-    found = {}
+    found: dict[str, Environment] = {}
     for path in glob.glob(os.path.join(places.envs, "*.json")):
         record = files.read_json(path)
         if record and os.access(str(record.get("python")), os.X_OK):
-            found[os.path.basename(path)[: -len(".json")]] = record
+            found[os.path.basename(path)[: -len(".json")]] = cast("Environment", record)
     return found
 
 
@@ -75,7 +76,7 @@ def _os_name() -> str:
     return names[0] if names else ""
 
 
-def _memory() -> dict[str, int | None]:
+def _memory() -> Memory:
     sizes: dict[str, int] = {}
     with open("/proc/meminfo") as file:
         for line in file:

@@ -13,13 +13,14 @@ import base64
 import os
 import select
 import time
-from typing import Any, Callable, Iterator
+from typing import Callable, Iterator, Mapping
 
 from . import status
 from .checkpoints import store_index
-from .contract.names import HEARTBEAT_S, Code, FileName, JobName, LineKind, State
+from .contract.answers import DataLine, ExitRecord
+from .contract.names import HEARTBEAT_S, Code, LineKind, State
 from .guard import attendance
-from .job import jobs
+from .job import fields, jobs
 from .job.jobs import Job
 from .system import files, lease
 from .system.paths import Places
@@ -27,13 +28,15 @@ from .system.refusal import Refusal
 
 LOOK_S = 0.1
 CHUNK_BYTES = 1 << 18
+Say = Callable[[Mapping[str, object]], None]
 
 
-def follow(places: Places, request: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> None:
+def follow(places: Places, request: Mapping[str, object], say: Say) -> None:
     """Says lines until the job has ended and everything was sent; stops without an end when the reader is gone."""
-    job = jobs.find(places, request.get("run", ""), str(request.get("job", JobName.TRAIN)), request.get("digest"))
-    offsets = _offsets(job, request.get("offsets") or {})
-    beat, reader = _Heart(job, say), _Reader(request.get("silence_s"))
+    job = fields.find_job(places, request)
+    offsets = _offsets(job, fields.mapping(request, "offsets"))
+    silence_s = fields.seconds(request, "silence_s") if request.get("silence_s") is not None else None
+    beat, reader = _Heart(job, say), _Reader(silence_s)
     while reader.is_there():
         beat.beat()
         # Looked at before reading: what was written until the end was written by now.
@@ -42,15 +45,15 @@ def follow(places: Places, request: dict[str, Any], say: Callable[[dict[str, Any
             say(line)
             beat.beat()
         if exit_record is not None:
-            attendance.called(places)  # whoever followed fetches now
+            attendance.record_call(places)  # the follower fetches now
             say({"kind": LineKind.ENDED, "exit": exit_record})
             return
         time.sleep(LOOK_S)
 
 
 class _Reader:
-    """Whoever asked: with `silence_s` it keeps stdin open and sends newlines. A link that died without a word, or a
-    laptop that sleeps, sends none; then nobody follows, and the lease must not be renewed in its name."""
+    """The caller: with `silence_s` it keeps stdin open and sends newlines. A link that died without a word, or a
+    laptop that sleeps, sends none; then the lease must not be renewed in its name."""
 
     def __init__(self, silence_s: float | None) -> None:
         self.silence_s = silence_s
@@ -70,7 +73,7 @@ class _Reader:
 class _Heart:
     """Beats in time, renews the lease while it does, and looks after a job whose supervisor died."""
 
-    def __init__(self, job: Job, say: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, job: Job, say: Say) -> None:
         self.job = job
         self.say = say
         self.beat_at_s = self.renewed_at_s = float("-inf")
@@ -94,13 +97,14 @@ class _Heart:
             {"kind": LineKind.HEARTBEAT, "time_s": time.time(), "status": status.of_run(self.job.places, self.job.run)}
         )
 
-    def ended(self) -> dict[str, Any] | None:
-        return files.read_json(self.job.file(FileName.EXIT))
+    def ended(self) -> ExitRecord | None:
+        return self.job.exit_record()
 
 
-def _offsets(job: Job, given: dict[str, Any]) -> dict[str, int]:
+def _offsets(job: Job, given: Mapping[str, object]) -> dict[str, int]:
     """Where to begin in each followed file. Raises Refusal for a reader that has more than there is."""
     known = job.followed_files()
+    offsets = dict.fromkeys(known, 0)
     for name, offset in given.items():
         if name not in known or not isinstance(offset, int) or offset < 0:
             raise Refusal(Code.BAD_REQUEST, "follow: no offset %r for %r; files: %s" % (offset, name, ", ".join(known)))
@@ -110,10 +114,11 @@ def _offsets(job: Job, given: dict[str, Any]) -> dict[str, int]:
             raise Refusal(
                 Code.BAD_OFFSET, message, "the mirror is another run's, or the file was truncated on the machine"
             )
-    return {name: int(given.get(name, 0)) for name in known}
+        offsets[name] = offset
+    return offsets
 
 
-def _fresh(job: Job, offsets: dict[str, int]) -> Iterator[dict[str, Any]]:
+def _fresh(job: Job, offsets: dict[str, int]) -> Iterator[DataLine]:
     """Data lines for everything that grew; moves the offsets."""
     for name, path in job.followed_files().items():
         if files.size_bytes(path) <= offsets[name]:

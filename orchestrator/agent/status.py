@@ -10,11 +10,12 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from typing import Any
+from typing import Optional, cast
 
 from trainer import contract
 
 from .checkpoints import manifest, store_index
+from .contract.answers import Holding, JobStatus, KeepStatus, MachineStatus, RunStatus, SpotNotice
 from .contract.names import Code, FileName, JobName, State
 from .guard import order
 from .job import jobs, spot_notice, watchdog
@@ -27,7 +28,7 @@ COLLAPSE = 0.5
 RECENT_LINES = 50
 
 
-def status(places: Places, run: str | None) -> dict[str, Any]:
+def status(places: Places, run: str | None) -> MachineStatus:
     """One run, or all of them. Raises Refusal `no-such-run`."""
     names = set(files.listing(places.jobs)) | set(files.listing(places.runs))
     known = sorted(name for name in names if RUN_PATTERN.match(name))
@@ -38,18 +39,19 @@ def status(places: Places, run: str | None) -> dict[str, Any]:
     return {"runs": runs, "guard": order.status(places), "time_s": time.time()}
 
 
-def of_run(places: Places, run: str) -> dict[str, Any]:
+def of_run(places: Places, run: str) -> RunStatus:
     """A run's entry of the answer; the same goes with every heartbeat of `follow`."""
     found = jobs.of_run(places, run)
     entries = {os.path.basename(job.folder): _job_entry(job) for job in found}
     train = next((job for job in found if job.is_train), None)
     folder = places.run(run)
     recent = _recent_metrics(folder)
+    newest = contract.metric_line(recent[0]) if recent else None
     return {
         "jobs": {name: entry for name, entry in entries.items() if entry["state"] != State.NONE},
         "lease": lease.read(places.jobs_of(run)),
         "guard": order.status(places),
-        "step": recent[0].get("step") if recent else None,
+        "step": newest.step if newest else None,
         "metrics": recent[0] if recent else None,
         "checkpoints": manifest.steps(folder),
         "latest": manifest.linked_step(folder, contract.LATEST),
@@ -57,39 +59,44 @@ def of_run(places: Places, run: str) -> dict[str, Any]:
         "safe": manifest.safe_steps(folder),
         "store": store_index.state(places, run),
         "keep": _keep(found),
-        "holding": files.read_json(train.file(FileName.HOLDING)) if train else None,
+        "holding": _holding(train),
         "sizes": {name: files.size_bytes(path) for name, path in train.followed_files().items()} if train else {},
         "notice": _notice(train),
         "warnings": _warnings(folder, recent),
     }
 
 
-def _keep(found: list[Job]) -> dict[str, Any] | None:
+def _keep(found: list[Job]) -> KeepStatus | None:
     """On a home box: how its calls to the machine that trains go."""
     kept = [job for job in found if job.name == JobName.KEEP]
-    return files.read_json(kept[-1].file(store_index.KEEP_STATE)) if kept else None
+    return cast("Optional[KeepStatus]", files.read_json(kept[-1].file(store_index.KEEP_STATE))) if kept else None
 
 
-def _notice(train: Job | None) -> dict[str, Any] | None:
+def _notice(train: Job | None) -> SpotNotice | None:
     """What the provider said of taking the machine away."""
-    return files.read_json(train.file(spot_notice.FILE)) if train else None
+    return cast("Optional[SpotNotice]", files.read_json(train.file(spot_notice.FILE))) if train else None
 
 
-def _job_entry(job: Job) -> dict[str, Any]:
-    found = dict(jobs.look(job), job=job.name, digest=job.digest, starts=job.starts())
+def _holding(train: Job | None) -> Holding | None:
+    """What the machine keeps after the end."""
+    return cast("Optional[Holding]", files.read_json(train.file(FileName.HOLDING))) if train else None
+
+
+def _job_entry(job: Job) -> JobStatus:
+    found = jobs.read_state(job)
     if found["exit"]:
         # `follow` and `start` give the last lines; a status of a hundred runs must stay small.
-        found["exit"] = {key: value for key, value in found["exit"].items() if key != "last_lines"}
-    return found
+        found["exit"].pop("last_lines", None)
+    return {**found, "job": job.name, "digest": job.digest, "starts": job.starts()}
 
 
-def _recent_metrics(run_folder: str) -> list[dict[str, Any]]:
+def _recent_metrics(run_folder: str) -> list[dict[str, object]]:
     """The newest lines of metrics, newest first."""
-    lines = files.last_json_lines(os.path.join(run_folder, contract.METRICS))
+    lines = filter(contract.metric_line, files.last_json_lines(os.path.join(run_folder, contract.METRICS)))
     return list(itertools.islice(lines, RECENT_LINES))
 
 
-def _warnings(run_folder: str, recent: list[dict[str, Any]]) -> list[str]:
+def _warnings(run_folder: str, recent: list[dict[str, object]]) -> list[str]:
     found = [_disk_warning(run_folder), _speed_warning(recent)]
     count = watchdog.nonfinite_lines(os.path.join(run_folder, contract.METRICS))
     if count:
@@ -97,8 +104,9 @@ def _warnings(run_folder: str, recent: list[dict[str, Any]]) -> list[str]:
     return [warning for warning in found if warning]
 
 
-def _speed_warning(recent: list[dict[str, Any]]) -> str | None:
-    rates = [line["tokens_per_second"] for line in recent if line.get("tokens_per_second")]
+def _speed_warning(recent: list[dict[str, object]]) -> str | None:
+    lines = filter(None, map(contract.metric_line, recent))
+    rates = [line.tokens_per_second for line in lines if line.tokens_per_second]
     if len(rates) < 10:
         return None
     usual = sorted(rates[1:])[len(rates) // 2]
@@ -114,8 +122,7 @@ def _disk_warning(run_folder: str) -> str | None:
         return None
     newest = os.path.join(run_folder, contract.CHECKPOINTS, contract.checkpoint_name(known[-1]))
     each = sum(files.size_bytes(os.path.join(newest, name)) for name in files.listing(newest))
-    config = files.read_json(os.path.join(run_folder, contract.CONFIG)) or {}
-    to_come = _checkpoints_to_come(config, known)
+    to_come = _checkpoints_to_come(run_folder, known)
     disk = os.statvfs(run_folder)
     free = disk.f_bavail * disk.f_frsize
     if free >= to_come * each:
@@ -123,13 +130,14 @@ def _disk_warning(run_folder: str) -> str | None:
     return "the disk has %.1f GB free; %d checkpoints of %.1f GB are to come" % (free / 1e9, to_come, each / 1e9)
 
 
-def _checkpoints_to_come(config: dict[str, Any], known: list[int]) -> int:
-    """How many more folders lie on the disk at the worst moment: one being written, and what retention will add."""
-    train, retention = config.get(JobName.TRAIN) or {}, config.get("retention") or {}
-    steps, every = int(train.get("steps") or 0), int(train.get("checkpoint_every") or 0)
+def _checkpoints_to_come(run_folder: str, known: list[int]) -> int:
+    """How many more folders are on the disk at the worst moment: one being written, and what retention will add."""
+    train = manifest.config_table(run_folder, "train")
+    steps, every = train.get("steps", 0), train.get("checkpoint_every", 0)
     planned = (steps - known[-1] + every - 1) // every if every and steps > known[-1] else 0
-    keep_every = int(retention.get("keep_every") or 0)
+    retention = manifest.retention(run_folder)
+    keep_every = retention.keep_every
     forever = (steps // keep_every - known[-1] // keep_every) if keep_every and steps > known[-1] else 0
     # newest keep_last, best, and the one being written
-    moving = max(0, int(retention.get("keep_last", 2)) + 2 - len(known))
+    moving = max(0, retention.keep_last + 2 - len(known))
     return min(planned, forever + max(moving, 1)) if planned else 0

@@ -17,7 +17,7 @@ import os
 import select
 import signal
 import time
-from typing import Any, Callable, Sequence
+from typing import Callable, Mapping, Sequence
 
 from trainer import contract
 
@@ -31,7 +31,7 @@ from .job.program import Program
 from .job.watchdog import StepWatch
 from .system import files, lease, locks, processes
 from .system.paths import Places
-from .system.refusal import Refusal, from_os_error
+from .system.refusal import Refusal, as_refusal
 
 TICK_S = 0.5
 DUMP_S = 2.0
@@ -54,7 +54,7 @@ def main(places: Places, arguments: Sequence[str]) -> int:
     try:
         program = begin(job, secrets)
     except (Refusal, OSError) as error:
-        refusal = error if isinstance(error, Refusal) else from_os_error(error)
+        refusal = as_refusal(error)
         files.remove(job.file(FileName.STATE))
         _tell(ready_fd, refusal.answer())
         return 1
@@ -63,28 +63,29 @@ def main(places: Places, arguments: Sequence[str]) -> int:
     finish(job, program, wake)
     if job.is_unattended:
         time.sleep(jobs.AGAIN_AFTER_S)
-        jobs.revive_quietly(job)  # it was killed: another supervisor goes on with it
+        jobs.revive_quietly(job)  # it was killed: another supervisor continues it
     return 0
 
 
-def _tell(ready_fd: int, answer: dict[str, Any]) -> None:
+def _tell(ready_fd: int, answer: Mapping[str, object]) -> None:
     # A starter that was killed meanwhile does not matter; the job does.
     with contextlib.suppress(BrokenPipeError):
         os.write(ready_fd, (json.dumps(answer) + "\n").encode())
     os.close(ready_fd)
 
 
-def begin(job: Job, secrets: dict[str, Any]) -> Program | None:
-    """The job's program: adopted if it runs, started if it never was. None: it is over and nobody wrote it down."""
-    state = files.read_json(job.file(FileName.STATE)) or {}
+def begin(job: Job, secrets: jobs.Secrets) -> Program | None:
+    """The job's program: adopted if it runs, started if it never was. None: it ended without an exit record."""
+    state = job.state_file()
     # Who supervises is written before anything is started, so a second starter never comes between.
-    state.update({"supervisor": processes.identity(os.getpid()), "job": job.name, "run": job.run, "digest": job.digest})
+    state["supervisor"], state["job"] = processes.identity(os.getpid()), job.name
+    state["run"], state["digest"] = job.run, job.digest
     program = programs.find_running(job)
     if program is not None and not job.starts():
         programs.record_start(job, program.pid)
     lost = program is None and job.is_train and job.starts() > 0
     if program is None and not lost:
-        state.update({"program": None, "started_at": time.time()})
+        state["program"], state["started_at"] = None, time.time()
         files.remove(job.file(FileName.STOP))
     files.write_json(job.file(FileName.STATE), state)
     if lost:
@@ -103,14 +104,19 @@ def _take_locks(job: Job) -> list[int]:
     while True:
         try:
             return _locks_now(job)
-        except Refusal as refusal:
-            if "run %s " % job.run not in refusal.message or time.monotonic() > ends:
+        except locks.Taken as taken:
+            if taken.run != job.run or time.monotonic() > ends:
                 raise
             time.sleep(0.1)
 
 
 def _locks_now(job: Job) -> list[int]:
-    holder = {"run": job.run, "user": processes.user_name(), "pid": os.getpid(), "started_at": time.time()}
+    holder: locks.Holder = {
+        "run": job.run,
+        "user": processes.user_name(),
+        "pid": os.getpid(),
+        "started_at": time.time(),
+    }
     uuids = job.spec.get("gpus") or []
     if uuids:
         held = locks.take_gpus(uuids, holder)
@@ -135,8 +141,7 @@ def finish(job: Job, program: Program | None, wake: Callable[[float], None]) -> 
         _watch(job, program, wake)
         code = None if program.adopted else program.poll()
     processes.kill_all(job.folder)
-    state = files.read_json(job.file(FileName.STATE)) or {}
-    exit_record.write_exit(job, code, state.get("started_at"))
+    exit_record.write_exit(job, code, job.state_file().get("started_at"))
     if job.is_train:
         manifest.write_holding(job)
 
@@ -195,17 +200,17 @@ class _Notices:
         self.job = job
         asked = job.spec.get("notice")
         self.watch = spot_notice.Watch(str(asked["url"])) if job.is_train and asked else None
-        self.known: dict[str, Any] = {}
+        self.known: dict[str, object] = {}
 
     def act(self) -> None:
         if self.watch is None:
             return
         taken, warning = self.watch.taken(), self.watch.warning()
-        told = {"taken": taken, "warning": warning}
-        if told == self.known or not (taken or warning or self.known):
+        notice: dict[str, object] = {"taken": taken, "warning": warning}
+        if notice == self.known or not (taken or warning or self.known):
             return
-        self.known = told
-        files.write_json(self.job.file(spot_notice.FILE), dict(told, at=time.time()))
+        self.known = notice
+        files.write_json(self.job.file(spot_notice.FILE), dict(notice, at=time.time()))
         if taken is not None:
             grace_s = min(
                 float(self.job.spec.get("grace_s", GRACE_S)), max(0.0, taken["left_s"] - spot_notice.RESERVE_S)
@@ -217,7 +222,7 @@ class _Notices:
 def _end_by_lease(job: Job) -> None:
     """Asks for the end when the lease is over, and in time for a last checkpoint before the budget deadline."""
     grace_s = float(job.spec.get("grace_s", GRACE_S))
-    # A lease file that was lost or torn must not make the job immortal: it begins anew.
+    # A lease file that was lost or torn must not make the job immortal: it starts again.
     left = lease.read(job.lease_folder) or lease.renew(job.lease_folder, job.lease_s, None)
     deadline_left_s = left["deadline_left_s"]
     if stopping.read_request(job):
@@ -226,7 +231,7 @@ def _end_by_lease(job: Job) -> None:
         stopping.request_stop(job, Outcome.LIMIT, "the budget deadline is reached", max(deadline_left_s, 0.0))
     elif left["left_s"] <= 0:
         stopping.request_stop(
-            job, Outcome.LIMIT, "the lease ran out: nobody asked for this run and it made no progress", grace_s
+            job, Outcome.LIMIT, "the lease ran out: no gptctl followed this run and it made no progress", grace_s
         )
 
 

@@ -15,14 +15,13 @@ from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.errors import GptctlError
 from orchestrator.core.parallel import answers_within
 from orchestrator.core.states import Seen, State
-from orchestrator.core.typed_json import decode
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import Rental, RunProgress, RunRecord
 from orchestrator.ledger.run_lock import holder
 from orchestrator.remote.agent_client.client import Agent
-from orchestrator.stages.checkpoints.mirror import Metric
 from orchestrator.stages.machine.reported import record_guard, record_safe_step, record_store
 from orchestrator.wiring import open_shell
+from trainer.contract import metric_line
 
 
 def look(home: Path, runs: Sequence[RunRecord], deadline_s: float = 2.0) -> list[RunRecord]:
@@ -73,9 +72,9 @@ def _progress(status: RunStatus | None, rental: Rental) -> RunProgress:
         return {"seen": Seen.UNKNOWN}
     via = "local" if rental.address.host is None else "ssh"
     row: RunProgress = {"seen": Seen.LIVE, "seen_at": time.time(), "seen_via": via}
-    if status["metrics"]:
-        metric = decode(Metric, status["metrics"], lenient=True)
-        row |= {"step": metric.step, "tokens_per_second": metric.tokens_per_second}
-        row |= {"loss": metric.loss} if metric.loss is not None else {}
-        row |= {"mfu": metric.mfu} if metric.mfu is not None else {}
+    line = metric_line(status["metrics"])
+    if line is not None:
+        row |= {"step": line.step, "tokens_per_second": line.tokens_per_second}
+        row |= {"loss": line.loss} if line.loss is not None else {}
+        row |= {"mfu": line.mfu} if line.mfu is not None else {}
     return row

@@ -1,11 +1,11 @@
 """A folder as a store, over a pair of pipes instead of a network: HTTP as the standard library speaks it.
 
-What arrives is written beside its place, goes on at the byte after a broken link, and moves to its place when it is
+What arrives is written beside its place, resumes at the byte after a broken link, and moves to its place when it is
 whole and synced. What is asked for is read again from the disk: size and sha256 go back, the bytes stay.
 
     POST /PLACE      X-Sha256, X-Size-Bytes of a file to come  ->  {"have_bytes"} of that very file, from an earlier try
     PUT /PLACE       X-Sha256, X-Size-Bytes, X-Offset          ->  200 when these bytes are on the disk
-    GET /PLACE                                                 ->  {"size_bytes", "sha256"} of what lies there
+    GET /PLACE                                                 ->  {"size_bytes", "sha256"} of the file there
     DELETE /PLACE                                              ->  200, there or not
     POST /end                                                  ->  200: nothing more will come
 
@@ -29,7 +29,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 NUMBER = re.compile(r"\d{1,15}")
 PART = ".part-"
 SPARE_BYTES = 1 << 30
-"""Stays free on the disk: somebody lives here."""
+"""Stays free on the disk: the box has other uses."""
 
 
 class Refused(Exception):
@@ -75,9 +75,9 @@ class FolderService(BaseHTTPRequestHandler):
         self._answer(self._end if self.path == "/end" else self._have)
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Nothing: what goes wrong is told to the other side."""
+        """Nothing: the other side gets the error."""
 
-    def _answer(self, act: Callable[[], dict[str, Any]]) -> None:
+    def _answer(self, act: Callable[[], dict[str, object]]) -> None:
         status = 200
         try:
             body = json.dumps(act()).encode()
@@ -99,7 +99,7 @@ class FolderService(BaseHTTPRequestHandler):
     def _path(self) -> str:
         found = PLACE.fullmatch(self.path)
         if found is None:
-            raise Refused(400, "no place is called %r" % self.path[:100])
+            raise Refused(400, "not a valid place: %r" % self.path[:100])
         return os.path.join(self.folder, found.group(1))
 
     def _part(self, path: str) -> str:
@@ -114,7 +114,7 @@ class FolderService(BaseHTTPRequestHandler):
             raise Refused(400, "a file needs its %s" % name)
         return int(text)
 
-    def _have(self) -> dict[str, Any]:
+    def _have(self) -> dict[str, object]:
         """How much of a file to come is here; whether the rest has room is said before its first byte."""
         path, size = self._path(), self._number("X-Size-Bytes")
         have = files.size_bytes(self._part(path))
@@ -128,7 +128,7 @@ class FolderService(BaseHTTPRequestHandler):
             raise Refused(507, said % (self.folder, free / 1e9, (size - have) / 1e9, SPARE_BYTES / 1e9))
         return {"have_bytes": have}
 
-    def _take(self) -> dict[str, Any]:
+    def _take(self) -> dict[str, object]:
         """Adds bytes to a file to come; with the last ones it is at its place, and on the disk."""
         path = self._path()
         part = self._part(path)
@@ -156,13 +156,13 @@ class FolderService(BaseHTTPRequestHandler):
             file.write(block)
             left -= len(block)
 
-    def _look(self) -> dict[str, Any]:
+    def _look(self) -> dict[str, object]:
         try:
             return content_of(self._path())._asdict()
         except FileNotFoundError:
-            raise Refused(404, "there is nothing") from None
+            raise Refused(404, "not found") from None
 
-    def _remove(self) -> dict[str, Any]:
+    def _remove(self) -> dict[str, object]:
         path = self._path()
         files.remove(path)
         folder = os.path.dirname(path)
@@ -170,7 +170,7 @@ class FolderService(BaseHTTPRequestHandler):
             os.rmdir(folder)
         return {}
 
-    def _end(self) -> dict[str, Any]:
+    def _end(self) -> dict[str, object]:
         """Takes away what never became whole."""
         for folder, _, names in os.walk(self.folder):
             for name in names:

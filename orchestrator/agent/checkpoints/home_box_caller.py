@@ -1,8 +1,8 @@
 """The keep job, on a home box: calls the machine that trains, and keeps what that stores (folder_service.py).
 
-It calls again and again, ever less often, until all is stored; the machine's host key is pinned and its address may be
-somebody else's one day. The private key came by stdin and lies in memory (tmpfs) only: after a reboot the laptop hands
-over another.
+It calls again and again, less and less often, until all is stored. The machine's host key is pinned, because its address
+may belong to another machine one day. The private key came by stdin and is in memory (tmpfs) only: after a reboot the
+laptop hands over another.
 
 Example, spec and secrets::
 
@@ -16,12 +16,13 @@ import os
 import subprocess
 import tempfile
 import time
-from typing import Any, Callable, Dict
+from typing import Callable, Mapping
 
 from ..contract.names import Code, JobName, KeepState
 from ..job import jobs, program
-from ..job.jobs import Job
+from ..job.jobs import Job, Secrets
 from ..system import files, memory_files
+from ..system.pause import Pause
 from ..system.refusal import Refusal
 from . import store_index
 from .folder_service import FolderService
@@ -33,18 +34,19 @@ NAME = "gptctl-machine"
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 30.0
 GIVE_UP_S = 7 * 86_400.0
-"""Without one answer: the machine is long gone, and nobody told."""
-Say = Callable[[Dict[str, Any]], None]
+"""Without one answer: the machine is long gone."""
+Say = Callable[[Mapping[str, object]], None]
 
 
-def take_secrets(job: Job, secrets: dict[str, Any]) -> None:
+def take_secrets(job: Job, secrets: Secrets) -> None:
     """Keeps them in memory. Nothing where none came: those that are kept still count."""
     if not secrets:
         return
-    if not all(isinstance(secrets.get(name), str) for name in ("key", "known_hosts")):
+    key, known_hosts = secrets.get("key"), secrets.get("known_hosts")
+    if not isinstance(key, str) or not isinstance(known_hosts, str):
         raise Refusal(Code.BAD_REQUEST, "keep: its secrets need `key` and `known_hosts`")
-    memory_files.put(HOSTS, job.folder, secrets["known_hosts"])
-    memory_files.put(KEY, job.folder, secrets["key"])
+    memory_files.put(HOSTS, job.folder, known_hosts)
+    memory_files.put(KEY, job.folder, key)
 
 
 def forget(job: Job) -> None:
@@ -52,12 +54,12 @@ def forget(job: Job) -> None:
     memory_files.forget(HOSTS, job.folder)
 
 
-def keep(job: Job, say: Say) -> dict[str, Any]:
+def keep(job: Job, say: Say) -> dict[str, object]:
     """Returns when the machine said that nothing more will come, or after a week without an answer:
     `{"folder", "requests"}`."""
-    folder = os.path.abspath(os.path.expanduser(str(program.wanted(job, "folder", str))))
+    folder = os.path.abspath(os.path.expanduser(str(program.required(job, "folder", str))))
     files.make_folder(folder)
-    pause_s, answered_at, requests = FIRST_PAUSE_S, time.monotonic(), 0
+    pause, answered_at, requests = Pause(FIRST_PAUSE_S, LONGEST_PAUSE_S), time.monotonic(), 0
     while True:
         if memory_files.read(KEY, job.folder) is None:
             _tell(job, say, KeepState.NEEDS_INPUT, "the key is gone (a reboot): gptctl resume %s" % job.run)
@@ -70,13 +72,13 @@ def keep(job: Job, say: Say) -> dict[str, Any]:
             forget(job)
             return {"folder": folder, "requests": requests}
         if service.requests:
-            pause_s, answered_at = FIRST_PAUSE_S, time.monotonic()
+            pause.reset()
+            answered_at = time.monotonic()
         if time.monotonic() - answered_at > GIVE_UP_S:
             forget(job)
             return {"folder": folder, "requests": requests, "gave_up": words}
         _tell(job, say, KeepState.TROUBLE, words or "the line broke")
-        time.sleep(pause_s)
-        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+        time.sleep(pause.next_s())
         jobs.revive_quietly(job)  # its own supervisor, if that was killed
 
 
@@ -130,7 +132,7 @@ def _argv(job: Job) -> list[str]:
         "LogLevel": "ERROR",
     }
     options = [word for name, value in settings.items() for word in ("-o", "%s=%s" % (name, value))]
-    port, user = program.wanted(job, "port", int), program.wanted(job, "user", str)
-    target = "%s@%s" % (user, program.wanted(job, "host", str))
+    port, user = program.required(job, "port", int), program.required(job, "user", str)
+    target = "%s@%s" % (user, program.required(job, "host", str))
     key = memory_files.path(KEY, job.folder)
     return ["ssh", "-F", "none", "-T", "-p", str(port), "-i", key, *options, "--", target, job.spec["command"]]

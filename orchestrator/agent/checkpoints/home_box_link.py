@@ -22,17 +22,17 @@ BLOCK_BYTES = 1 << 18
 
 
 def main(places: Places, arguments: Sequence[str]) -> int:
-    """Returns when either side hung up. 1: there is nobody to talk to now; OVER: nor will there be."""
+    """Returns when either side hung up. 1: the offload does not listen now; OVER: it never will again."""
     job = store_index.job_of(places, arguments[0])
     if job is None:
-        sys.stderr.write("run %s stores nothing here\n" % arguments[0])
+        sys.stderr.write("run %s has no store on this machine\n" % arguments[0])
         return 1
     if store_index.is_done(places, job.run):
         return OVER
     path, line = home_box_store.address(job.folder), socket.socket(socket.AF_UNIX)
     try:
         if os.stat(path).st_uid != os.getuid():
-            raise PermissionError("%s belongs to somebody else" % path)
+            raise PermissionError("%s belongs to another user" % path)
         line.connect(path)
     except OSError as error:
         sys.stderr.write("the offload of run %s does not listen: %s\n" % (job.run, error.strerror or error))

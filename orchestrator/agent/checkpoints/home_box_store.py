@@ -22,6 +22,7 @@ import threading
 import time
 from typing import Any, Sequence
 
+from ..contract.requests import HomeAccess
 from ..job.jobs import Job
 from ..system import files, memory_files
 from . import authorized_keys, object_requests
@@ -34,7 +35,7 @@ ANSWER_S = 120.0
 _open: dict[str, HomeStore] = {}
 
 
-def of(job: Job, home: dict[str, Any]) -> HomeStore:
+def store_of(job: Job, home: HomeAccess) -> HomeStore:
     """The store of this job: one per process, since it holds the line."""
     if job.folder not in _open:
         _open[job.folder] = HomeStore(job.folder)
@@ -74,10 +75,10 @@ class HomeStore:
         """The first size_bytes of the file, from where an earlier try broke off; what was really sent. Raises
         StoreTrouble, and OSError for the file."""
         wanted = {"X-Sha256": sha256, "X-Size-Bytes": str(size_bytes)}
-        have = int(self._ask("POST", place, headers=wanted).json()["have_bytes"])
+        have = self._ask("POST", place, headers=wanted).number("have_bytes")
         with open(path, "rb") as file:
             sent = object_requests.digest(file, size_bytes)
-            if sent != sha256:  # whoever calls says so: nothing damaged leaves
+            if sent != sha256:  # the caller reports it: nothing damaged leaves
                 return Content(size_bytes, sent)
             tick(have)
             file.seek(have)
@@ -94,9 +95,10 @@ class HomeStore:
 
     def look(self, place: str, tick: Tick = nothing) -> Content:
         """What the box's disk gives back."""
-        found = self._ask("GET", place).json()
-        tick(int(found["size_bytes"]))
-        return Content(int(found["size_bytes"]), str(found["sha256"]))
+        answer = self._ask("GET", place)
+        size_bytes = answer.number("size_bytes")
+        tick(size_bytes)
+        return Content(size_bytes, str(answer.json().get("sha256")))
 
     def remove(self, places: Sequence[str]) -> None:
         for place in places:
@@ -104,7 +106,7 @@ class HomeStore:
 
     def end(self, job: Job) -> None:
         """Nothing more will come: the box may hang up, and its key is let in no more. Where the answer is lost, its
-        next call is told the same."""
+        next call gets the same answer."""
         with contextlib.suppress(StoreTrouble):
             self._ask("POST", "end")
         authorized_keys.remove(job.run)
@@ -146,7 +148,9 @@ class HomeStore:
             ends = self._away_since_s + CALLED_WITHIN_S
             while self._line is None:
                 if not self._called.wait(max(0.0, ends - time.monotonic())):
-                    raise StoreTrouble("the home box does not call: is it on, and can it reach this machine by SSH?")
+                    raise StoreTrouble(
+                        "the home box does not call: check that it is on and reaches this machine by SSH"
+                    )
             return self._line
 
     def _drop(self, line: socket.socket) -> None:
@@ -164,7 +168,7 @@ class HomeStore:
                 self._called.notify_all()
             if old is not None:
                 with contextlib.suppress(OSError):
-                    old.shutdown(socket.SHUT_RDWR)  # wakes whoever waits on it
+                    old.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits on it
                 old.close()
 
 
@@ -175,9 +179,16 @@ class Answer:
         self.status = status
         self.content = content
 
-    def json(self) -> dict[str, Any]:
+    def number(self, key: str) -> int:
+        """A whole number of the answer. Raises StoreTrouble for anything else."""
+        value = self.json().get(key)
+        if not isinstance(value, int):
+            raise StoreTrouble("the home box answers %r as %s" % (value, key))
+        return value
+
+    def json(self) -> dict[str, object]:
         """Raises StoreTrouble for anything but an object."""
         try:
             return dict(json.loads(self.content))
         except (ValueError, TypeError):
-            raise StoreTrouble("the home box answers something that is no JSON object") from None
+            raise StoreTrouble("the home box did not answer with a JSON object") from None

@@ -17,8 +17,9 @@ import base64
 import json
 import threading
 import urllib.parse
-from typing import Any, Sequence
+from typing import Any, Dict, List, Sequence, TypedDict, cast
 
+from ..contract.requests import HubAccess
 from ..job.jobs import Job
 from . import object_requests
 from .object_requests import Content, StoreTrouble, Tick, nothing
@@ -30,16 +31,33 @@ LARGE_NAMES = (".safetensors", ".pt")
 LFS = "application/vnd.git-lfs+json"
 
 
+class _Action(TypedDict, total=False):
+    href: str
+    header: Dict[str, str]
+
+
+class Actions(TypedDict, total=False):
+    """Where an LFS object goes, and what confirms it."""
+
+    upload: _Action
+    verify: _Action
+
+
+class _Object(TypedDict, total=False):
+    error: Dict[str, object]
+    actions: Actions
+
+
 class HubStore:
     """What is put becomes visible by `settle`. Thread-safe but for that."""
 
-    def __init__(self, hub: dict[str, Any]) -> None:
+    def __init__(self, hub: HubAccess) -> None:
         self.endpoint = str(hub["endpoint"]).rstrip("/")
         self.repo = str(hub["repo"])
         self.folder = str(hub["folder"]).strip("/")
         self._token = str(hub["token"])
         self._lock = threading.Lock()
-        self._staged: dict[str, dict[str, Any]] = {}
+        self._staged: dict[str, dict[str, object]] = {}
 
     def folder_for(self, name: str, taken: dict[str, str]) -> str | None:
         """Its own name: there is room for every checkpoint."""
@@ -78,7 +96,9 @@ class HubStore:
         staged = dict(self._staged)
         if not staged:
             return
-        lines = [{"key": "header", "value": {"summary": "gptctl: %s of %s" % (words, self.folder), "description": ""}}]
+        lines: list[object] = [
+            {"key": "header", "value": {"summary": "gptctl: %s of %s" % (words, self.folder), "description": ""}}
+        ]
         lines += list(staged.values())
         body = "\n".join(json.dumps(line) for line in lines).encode()
         self._ask("/api/models/%s/commit/%s" % (self.repo, BRANCH), body, "application/x-ndjson")
@@ -88,7 +108,7 @@ class HubStore:
                     del self._staged[place]
 
     def end(self, job: Job) -> None:
-        """Nothing: nobody waits for it."""
+        """Nothing: no one waits for it."""
 
     def look(self, place: str, tick: Tick = nothing) -> Content:
         """What the Hub gives back, by the redirect to its storage."""
@@ -100,17 +120,18 @@ class HubStore:
         with self._lock:
             self._staged[place] = {"key": key, "value": dict(value, path="%s/%s" % (self.folder, place))}
 
-    def _batch(self, sha256: str, size_bytes: int) -> dict[str, Any] | None:
+    def _batch(self, sha256: str, size_bytes: int) -> Actions | None:
         """Where the object goes; None when the Hub has it."""
         asked = {"operation": "upload", "transfers": ["basic", "multipart"], "hash_algo": "sha256",
                  "objects": [{"oid": sha256, "size": size_bytes}], "ref": {"name": BRANCH}}  # fmt: skip
         said = self._ask("/%s.git/info/lfs/objects/batch" % self.repo, json.dumps(asked).encode(), LFS)
-        found = (said.get("objects") or [{}])[0]
-        if found.get("error"):
-            raise StoreTrouble("the Hub takes no object: %s" % found["error"].get("message"))
-        return dict(found["actions"]) if found.get("actions") else None
+        objects = cast("List[_Object]", said.get("objects") or [{}])
+        error = objects[0].get("error")
+        if error:
+            raise StoreTrouble("the Hub refuses the object: %s" % error.get("message"))
+        return objects[0].get("actions") or None
 
-    def _send(self, actions: dict[str, Any] | None, file: Any, size_bytes: int, sha256: str, tick: Tick) -> str:
+    def _send(self, actions: Actions | None, file: Any, size_bytes: int, sha256: str, tick: Tick) -> str:
         """sha256 of what was sent; of what is here where the Hub has that already."""
         if actions is None:
             return object_requests.digest(file, size_bytes, tick)
@@ -129,7 +150,7 @@ class HubStore:
     def _headers(self) -> dict[str, str]:
         return {"Authorization": "Bearer " + self._token}
 
-    def _ask(self, path: str, body: bytes, kind: str) -> dict[str, Any]:
+    def _ask(self, path: str, body: bytes, kind: str) -> dict[str, object]:
         """POST to the Hub itself; its JSON answer."""
         headers = dict(self._headers(), Accept=LFS if kind == LFS else "application/json")
         headers["Content-Type"] = kind
@@ -140,7 +161,7 @@ class HubStore:
         except ValueError:
             value = None
         if not isinstance(value, dict):
-            raise StoreTrouble("the Hub answers something that is no JSON object")
+            raise StoreTrouble("the Hub did not answer with a JSON object")
         return value
 
 

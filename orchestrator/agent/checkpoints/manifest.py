@@ -1,4 +1,4 @@
-"""Checkpoints as they lie in the run folder: complete ones only, with what their own manifest promises.
+"""Checkpoints in the run folder: complete ones only, with what their own manifest promises.
 
 The trainer writes them, this module reads; the one thing it writes is the SAFE mark.
 
@@ -13,10 +13,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from typing import Any
+from typing import Mapping
 
 from trainer import contract
 
+from ..contract.answers import CheckpointEntry, Manifest, PromisedFile, SafeAnswer
 from ..contract.names import Code, FileName
 from ..job.jobs import Job
 from ..system import files
@@ -25,7 +26,7 @@ from ..system.refusal import Refusal
 FILES = (contract.CONFIG, contract.METRICS, contract.EVENTS, contract.LOG, contract.EXIT)
 
 
-def manifest(run_folder: str) -> dict[str, Any]:
+def manifest(run_folder: str) -> Manifest:
     """Every complete checkpoint, oldest first, and the sizes of the run folder's own files."""
     if not os.path.isdir(run_folder):
         raise Refusal(Code.NO_SUCH_RUN, "no run folder %s on this machine" % run_folder)
@@ -33,7 +34,7 @@ def manifest(run_folder: str) -> dict[str, Any]:
     return {"checkpoints": checkpoints(run_folder), "files": sizes}
 
 
-def checkpoints(run_folder: str) -> list[dict[str, Any]]:
+def checkpoints(run_folder: str) -> list[CheckpointEntry]:
     """Folders with a manifest whose files are all there in the promised sizes."""
     folder = os.path.join(run_folder, contract.CHECKPOINTS)
     found = [entry for entry in (_read(folder, name) for name in files.listing(folder)) if entry]
@@ -42,7 +43,7 @@ def checkpoints(run_folder: str) -> list[dict[str, Any]]:
     for entry in found:
         step = entry["step"]
         entry.update({"kept": step in kept, "best": step == best, "latest": step == latest})
-    return sorted(found, key=lambda entry: int(entry["step"]))
+    return sorted(found, key=lambda entry: entry["step"])
 
 
 def steps(run_folder: str) -> list[int]:
@@ -68,7 +69,7 @@ def linked_step(run_folder: str, link: str) -> int | None:
     return contract.checkpoint_step(os.path.basename(target.rstrip("/")))
 
 
-def mark_safe(run_folder: str, step: int, manifest_sha256: str) -> dict[str, Any]:
+def mark_safe(run_folder: str, step: int, manifest_sha256: str) -> SafeAnswer:
     """Writes SAFE if the manifest on disk is the one that was verified elsewhere. Twice is fine."""
     try:
         with open(_file(run_folder, step, contract.MANIFEST_FILE), "rb") as file:
@@ -84,13 +85,13 @@ def mark_safe(run_folder: str, step: int, manifest_sha256: str) -> dict[str, Any
 
 
 def write_holding(job: Job) -> None:
-    """After the end: which kept checkpoints lie here and whether their bytes are what the manifest says."""
+    """After the end: which kept checkpoints are here and whether their bytes are what the manifest says."""
     kept = [entry for entry in checkpoints(job.run_folder) if entry["kept"]]
     held = [{"step": entry["step"], "verified": verified(job.run_folder, entry)} for entry in kept]
     files.write_json(job.file(FileName.HOLDING), {"checkpoints": held})
 
 
-def verified(run_folder: str, entry: dict[str, Any]) -> bool:
+def verified(run_folder: str, entry: CheckpointEntry) -> bool:
     """Whether every file of the checkpoint has its promised sha256."""
     return all(
         files.sha256_of(_file(run_folder, entry["step"], name)) == promised["sha256"]
@@ -102,7 +103,7 @@ def _file(run_folder: str, step: int, name: str) -> str:
     return os.path.join(run_folder, contract.CHECKPOINTS, contract.checkpoint_name(step), name)
 
 
-def _read(folder: str, name: str) -> dict[str, Any] | None:
+def _read(folder: str, name: str) -> CheckpointEntry | None:
     step = contract.checkpoint_step(name)
     path = os.path.join(folder, name)
     if step is None or os.path.islink(path):
@@ -110,7 +111,7 @@ def _read(folder: str, name: str) -> dict[str, Any] | None:
     try:
         with open(os.path.join(path, contract.MANIFEST_FILE), "rb") as file:
             content = file.read()
-        listed = {key: dict(value) for key, value in json.loads(content)["files"].items()}
+        listed = {key: _promised(value) for key, value in json.loads(content)["files"].items()}
         complete = all(os.stat(os.path.join(path, key)).st_size == value["size_bytes"] for key, value in listed.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -124,8 +125,23 @@ def _read(folder: str, name: str) -> dict[str, Any] | None:
     } if complete else None  # fmt: skip
 
 
+def _promised(value: Mapping[str, object]) -> PromisedFile:
+    size_bytes, sha256 = value["size_bytes"], value["sha256"]
+    if not isinstance(size_bytes, int) or not isinstance(sha256, str):
+        raise ValueError("a manifest has sizes as numbers and digests as text")
+    return {"size_bytes": size_bytes, "sha256": sha256}
+
+
+def config_table(run_folder: str, name: str) -> dict[str, int]:
+    """The whole numbers of one table of the run's config.json; empty where it cannot be read."""
+    table = (files.read_json(os.path.join(run_folder, contract.CONFIG)) or {}).get(name)
+    return {key: value for key, value in table.items() if isinstance(value, int)} if isinstance(table, dict) else {}
+
+
 def retention(run_folder: str) -> contract.RetentionConfig:
     """What the run keeps, from its config.json."""
-    stored = (files.read_json(os.path.join(run_folder, contract.CONFIG)) or {}).get("retention") or {}
-    known = {key: stored[key] for key in ("keep_last", "keep_every") if isinstance(stored.get(key), int)}
-    return contract.RetentionConfig(**known)
+    stored = config_table(run_folder, "retention")
+    usual = contract.RetentionConfig()
+    return contract.RetentionConfig(
+        keep_last=stored.get("keep_last", usual.keep_last), keep_every=stored.get("keep_every", usual.keep_every)
+    )

@@ -20,6 +20,8 @@ import urllib.parse
 import urllib.request
 from typing import Any, BinaryIO, Callable, NamedTuple
 
+from ..contract.requests import Slot
+
 SILENCE_S = 60.0
 BLOCK_BYTES = 1 << 20
 MOST_BYTES = 64 << 20
@@ -46,7 +48,7 @@ class StoreTrouble(Exception):
 
 
 class Missing(StoreTrouble):
-    """There is no such object."""
+    """The store has no such object."""
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -74,7 +76,7 @@ class Body:
 
 
 def nothing(_: int) -> None:
-    """A tick nobody counts."""
+    """A tick that counts nothing."""
 
 
 def of_bytes(content: bytes) -> Content:
@@ -82,7 +84,7 @@ def of_bytes(content: bytes) -> Content:
     return Content(len(content), hashlib.sha256(content).hexdigest())
 
 
-def put(slot: dict[str, Any], path: str, size_bytes: int, tick: Tick = nothing) -> Content:
+def put(slot: Slot, path: str, size_bytes: int, tick: Tick = nothing) -> Content:
     """The first size_bytes of the file become the object. Raises StoreTrouble, and OSError for the file."""
     if "parts" in slot:
         return _put_parts(slot, path, size_bytes, tick)
@@ -91,15 +93,15 @@ def put(slot: dict[str, Any], path: str, size_bytes: int, tick: Tick = nothing) 
     return Content(size_bytes, sent)
 
 
-def put_bytes(slot: dict[str, Any], content: bytes) -> Content:
+def put_bytes(slot: Slot, content: bytes) -> Content:
     """A small object."""
     with ask(slot["put"], "PUT", content, len(content)) as answer:
         answer.read(BLOCK_BYTES)
     return of_bytes(content)
 
 
-def _put_parts(slot: dict[str, Any], path: str, size_bytes: int, tick: Tick) -> Content:
-    """A large file in parts, each by its own URL; a part that breaks is sent again by whoever calls."""
+def _put_parts(slot: Slot, path: str, size_bytes: int, tick: Tick) -> Content:
+    """A large file in parts, each by its own URL; a part that breaks is sent again by the caller."""
     part_bytes, whole, tags = int(slot["part_bytes"]), hashlib.sha256(), []
     count = max(1, -(-size_bytes // part_bytes))
     if count > len(slot["parts"]):
@@ -151,7 +153,7 @@ def send(
 
 
 def digest(file: BinaryIO, size_bytes: int, tick: Tick = nothing) -> str:
-    """sha256 of so much of a file, from its beginning."""
+    """sha256 of the first size_bytes of a file."""
     file.seek(0)
     body = Body(file, size_bytes, tick)
     while body.read():
@@ -177,14 +179,14 @@ def read(url: str) -> bytes:
         return bytes(answer.read(MOST_BYTES))
 
 
-def read_json(url: str) -> dict[str, Any]:
+def read_json(url: str) -> dict[str, object]:
     """A small JSON object; StoreTrouble when it is something else."""
     try:
         value = json.loads(read(url))
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise StoreTrouble("the store gave back something that is no JSON object")
+        raise StoreTrouble("the store did not give back a JSON object")
     return value
 
 

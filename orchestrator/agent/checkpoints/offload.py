@@ -1,7 +1,7 @@
-"""The offload job: every kept checkpoint goes to the store while the training goes on, without the laptop.
+"""The offload job: every kept checkpoint goes to the store while the training continues, without the laptop.
 
 A checkpoint is marked SAFE when the store gave back its manifest and every file with the promised size and sha256, and
-not before. Trouble is written down and tried again, ever less often, for as long as the machine lives. When the
+not before. The offload records trouble and tries again, less and less often, for as long as the machine lives. When the
 training has ended and everything is there, the logs follow, and the job has finished.
 
 The store is one behind URLs (url_store.py), a repository of the Hub (hub_store.py) or a home box (home_store.py).
@@ -18,16 +18,19 @@ import os
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable
+from typing import TYPE_CHECKING, Callable, Iterable, Mapping
 
 from trainer import contract
 
-from ..contract.names import FileName, JobName, StoreState
+from ..contract.answers import CheckpointEntry, ExitRecord
+from ..contract.names import JobName, StoreState
 from ..job import jobs
 from ..job.jobs import Job
 from ..system import files
+from ..system.pause import Pause
 from . import manifest, object_requests, store_access, store_index
 from .object_requests import StoreTrouble
+from .store_access import StoreAccess
 from .url_store import INDEX, PROBE, UrlStore, files_of
 
 if TYPE_CHECKING:
@@ -41,24 +44,25 @@ LOOK_AFTER_EVERY_S = 5.0
 SAY_EVERY_S = 1.0
 STREAMS = 3
 LOGS = (contract.METRICS, contract.EVENTS, contract.LOG)
-Say = Callable[[Dict[str, Any]], None]
+Say = Callable[[Mapping[str, object]], None]
 
 
 class NeedsUrls(Exception):
-    """There are no URLs, or they are over: only the laptop can make new ones."""
+    """The URLs are missing or have expired: only the laptop can make new ones."""
 
 
-def offload(job: Job, say: Say) -> dict[str, Any]:
+def offload(job: Job, say: Say) -> dict[str, object]:
     """Returns when the training has ended and all that is kept is safe: `{"safe": [steps], "store": uri}`."""
     work = Offload(job, say)
-    pause_s, looked_after_s = FIRST_PAUSE_S, time.monotonic()
+    pause, looked_after_s = Pause(FIRST_PAUSE_S, LONGEST_PAUSE_S), time.monotonic()
     while True:
         changed = store_access.changed_at(job)
         try:
             if work.step():
                 store_access.forget(job)
                 return {"safe": sorted(work.index.checkpoints), "store": job.spec.get("store")}
-            pause_s, wait_s = FIRST_PAUSE_S, LOOK_EVERY_S
+            pause.reset()
+            wait_s = LOOK_EVERY_S
         except NeedsUrls as needs:
             work.tell(StoreState.NEEDS_INPUT, str(needs))
             wait_s = LONGEST_PAUSE_S
@@ -66,7 +70,7 @@ def offload(job: Job, say: Say) -> dict[str, Any]:
             work.tell(
                 StoreState.TROUBLE, error.text if isinstance(error, StoreTrouble) else str(error.strerror or error)
             )
-            wait_s, pause_s = pause_s, min(2 * pause_s, LONGEST_PAUSE_S)
+            wait_s = pause.next_s()
         ends = time.monotonic() + wait_s
         while time.monotonic() < ends and store_access.changed_at(job) == changed:
             time.sleep(min(0.2, wait_s))
@@ -82,7 +86,8 @@ class Offload:
         self.job = job
         self.say = say
         self.index = store_index.Index.load(job)
-        self.known: dict[str, Any] = {}
+        self.known: dict[str, object] = {}
+        self.problem: str | None = None
         self.probed = False
         self.lock = threading.Lock()
         self.bytes_done = self.bytes_total = 0
@@ -109,7 +114,7 @@ class Offload:
             return True
         return False
 
-    def _urls(self) -> dict[str, Any]:
+    def _urls(self) -> StoreAccess:
         found = store_access.read(self.job)
         if found is None:
             raise NeedsUrls("the URLs of the store are gone (a reboot): gptctl resume %s" % self.job.run)
@@ -127,32 +132,30 @@ class Offload:
         self.store.settle("probe")
         self.probed = True
 
-    def _ended(self) -> dict[str, Any] | None:
+    def _ended(self) -> ExitRecord | None:
         train = jobs.load(self.job.places, self.job.run, JobName.TRAIN)
-        return files.read_json(train.file(FileName.EXIT)) if train else None
+        return train.exit_record() if train else None
 
-    def _todo(self) -> list[dict[str, Any]]:
+    def _todo(self) -> list[CheckpointEntry]:
         """Kept checkpoints that are nowhere else yet: best, latest, then the newest."""
         found = [entry for entry in manifest.checkpoints(self.job.run_folder) if entry["kept"] and not self._has(entry)]
         return sorted(found, key=lambda entry: (not entry["best"], not entry["latest"], -entry["step"]))
 
-    def _has(self, entry: dict[str, Any]) -> bool:
+    def _has(self, entry: CheckpointEntry) -> bool:
         """Mirrored to the laptop is safe too, but not in the store."""
         return entry["safe"] and entry["step"] in self.index.checkpoints
 
-    def _store(self, entry: dict[str, Any]) -> None:
+    def _store(self, entry: CheckpointEntry) -> None:
         """One checkpoint: its files, the manifest last, all of it read back; then the index, then SAFE."""
         folder = self.store.folder_for(entry["name"], self.index.folders)
         if folder is None:
-            raise NeedsUrls("no URLs are left for %s, which nobody planned" % entry["name"])
+            raise NeedsUrls("no URLs are left for %s, which was not planned" % entry["name"])
         self.index.save()
         missing = self.store.missing(files_of(folder, list(entry["files"])))
         if missing:
             raise NeedsUrls("no URL was made for %s" % ", ".join(sorted(map(os.path.basename, missing))))
         self.bytes_done, self.bytes_total = 0, 2 * sum(each["size_bytes"] for each in entry["files"].values())
-        self.tell(
-            StoreState.UPLOADING, self.known.get("problem"), step=entry["step"]
-        )  # which lasts until this has gone well
+        self.tell(StoreState.UPLOADING, self.problem, step=entry["step"])  # which lasts until this has gone well
         try:
             self._send_files(entry, folder)
         except FileNotFoundError:
@@ -164,7 +167,7 @@ class Offload:
         self._prune()
         self.tell(StoreState.WAITING)
 
-    def _send_files(self, entry: dict[str, Any], folder: str) -> None:
+    def _send_files(self, entry: CheckpointEntry, folder: str) -> None:
         with ThreadPoolExecutor(STREAMS) as pool:
             _all(pool.submit(self._send_file, entry, name, folder) for name in entry["files"])
             self.store.settle(entry["name"])
@@ -179,16 +182,16 @@ class Offload:
         self.store.settle(entry["name"])
         self._same(place, sent)
 
-    def _promised(self, entry: dict[str, Any], folder: str) -> list[tuple[str, object_requests.Content]]:
+    def _promised(self, entry: CheckpointEntry, folder: str) -> list[tuple[str, object_requests.Content]]:
         """Place and content of each file, as the manifest has it."""
         return [
-            ("%s/%s" % (folder, name), object_requests.Content(int(each["size_bytes"]), str(each["sha256"])))
+            ("%s/%s" % (folder, name), object_requests.Content(each["size_bytes"], each["sha256"]))
             for name, each in entry["files"].items()
         ]
 
-    def _send_file(self, entry: dict[str, Any], name: str, folder: str) -> None:
+    def _send_file(self, entry: CheckpointEntry, name: str, folder: str) -> None:
         promised, place = entry["files"][name], "%s/%s" % (folder, name)
-        wanted = object_requests.Content(int(promised["size_bytes"]), str(promised["sha256"]))
+        wanted = object_requests.Content(promised["size_bytes"], promised["sha256"])
         if self._is_there(place, wanted):
             return
         sent = self.store.put(place, self._path(entry, name), wanted.size_bytes, wanted.sha256, self._count)
@@ -212,7 +215,7 @@ class Offload:
                 % (os.path.basename(place), found.size_bytes, found.sha256[:12], sent.size_bytes, sent.sha256[:12])
             )
 
-    def _path(self, entry: dict[str, Any], name: str) -> str:
+    def _path(self, entry: CheckpointEntry, name: str) -> str:
         return os.path.join(self.job.run_folder, contract.CHECKPOINTS, entry["name"], name)
 
     def _links(self) -> tuple[int | None, int | None]:
@@ -250,7 +253,7 @@ class Offload:
             self.store.remove(files_of(entry["folder"], list(entry["files"])))
         self.store.settle("what is kept no longer")
 
-    def _finish(self, ended: dict[str, Any]) -> None:
+    def _finish(self, ended: ExitRecord) -> None:
         self.index.link(*self._links())
         self.index.ended = ended
         self._send_logs_and_index()
@@ -264,9 +267,10 @@ class Offload:
                 self.said_at = time.monotonic()
                 self.say({"step": JobName.OFFLOAD, "bytes_done": self.bytes_done, "bytes_total": self.bytes_total})
 
-    def tell(self, state: str, problem: str | None = None, **more: Any) -> None:
+    def tell(self, state: str, problem: str | None = None, **more: object) -> None:
         """Writes down what `status` shows, if it is news."""
         safe = sorted(self.index.checkpoints)
+        self.problem = problem
         known = dict(more, state=state, problem=problem, safe=safe, probed=self.probed)
         if known != self.known:
             self.known = known
@@ -280,12 +284,12 @@ def _all(started: Iterable[Future[None]]) -> None:
         each.result()
 
 
-def store_behind(job: Job, secrets: dict[str, Any]) -> UrlStore | HubStore | HomeStore:
+def store_behind(job: Job, secrets: StoreAccess) -> UrlStore | HubStore | HomeStore:
     """The store that these secrets open."""
     if "home" in secrets:
         from . import home_box_store
 
-        return home_box_store.of(job, secrets["home"])
+        return home_box_store.store_of(job, secrets["home"])
     if "hub" in secrets:
         from .hub_store import HubStore
 
@@ -294,7 +298,7 @@ def store_behind(job: Job, secrets: dict[str, Any]) -> UrlStore | HubStore | Hom
 
 
 def _look_after(job: Job) -> None:
-    """Its own supervisor, and the training's, if they were killed: there may be nobody else here."""
+    """Its own supervisor, and the training's, if they were killed: no other process may be here to do it."""
     for each in (job, jobs.load(job.places, job.run, JobName.TRAIN)):
         if each is not None:
             jobs.revive_quietly(each)

@@ -20,17 +20,25 @@ or, for a home box that calls (home_store.py), the line that lets its key in::
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import cast
 
 from ..contract.names import Code
-from ..job.jobs import Job
+from ..contract.requests import Slot, StoreSecrets
+from ..job.jobs import Job, Secrets
 from ..system import lease, memory_files, processes
 from ..system.refusal import Refusal
 
 KIND = "store"
 
 
-def keep(job: Job, secrets: dict[str, Any]) -> None:
+class StoreAccess(StoreSecrets, total=False):
+    """The secrets as kept, with the moment they came, on this machine's clock since boot."""
+
+    boot_id: str
+    received_boottime: float
+
+
+def keep(job: Job, secrets: Secrets) -> None:
     """Replaces what is known. Nothing where no URLs came: those that are kept still count."""
     if not secrets:
         return
@@ -38,14 +46,14 @@ def keep(job: Job, secrets: dict[str, Any]) -> None:
     if not isinstance(way, dict) or not isinstance(secrets.get("lasts_s"), (int, float)):
         raise Refusal(Code.BAD_REQUEST, "offload: its secrets need `lasts_s` and `steps`, `hub` or `home`")
     stamp = {"boot_id": processes.boot_id(), "received_boottime": lease.now_s()}
-    memory_files.put(KIND, job.folder, json.dumps(dict(secrets, **stamp)))
+    memory_files.put(KIND, job.folder, json.dumps({**secrets, **stamp}))
 
 
-def read(job: Job) -> dict[str, Any] | None:
+def read(job: Job) -> StoreAccess | None:
     """What was kept; None after a reboot, or when it was never sent."""
     found = memory_files.read(KIND, job.folder)
     try:
-        return dict(json.loads(found)) if found else None
+        return cast("StoreAccess", json.loads(found)) if found else None
     except ValueError:
         return None
 
@@ -55,7 +63,7 @@ def changed_at(job: Job) -> float:
     return memory_files.written_at(KIND, job.folder)
 
 
-def left_s(urls: dict[str, Any]) -> float:
+def left_s(urls: StoreAccess) -> float:
     """For how long the URLs are still good, by this machine's clock."""
     return float(urls["lasts_s"]) - (lease.now_s() - float(urls["received_boottime"]))
 
@@ -64,7 +72,7 @@ def forget(job: Job) -> None:
     memory_files.forget(KIND, job.folder)
 
 
-def folder_for(urls: dict[str, Any], name: str, taken: dict[str, str]) -> str | None:
+def folder_for(urls: StoreAccess, name: str, taken: dict[str, str]) -> str | None:
     """Where in the store a checkpoint goes: under its own name if that was planned, else into a spare folder.
 
     taken: what was given out before, checkpoint name to folder; grows. None when there is no folder left.
@@ -79,6 +87,6 @@ def folder_for(urls: dict[str, Any], name: str, taken: dict[str, str]) -> str | 
     return taken[name]
 
 
-def slots_of(urls: dict[str, Any], folder: str) -> dict[str, dict[str, Any]]:
+def slots_of(urls: StoreAccess, folder: str) -> dict[str, Slot]:
     """File name to slot."""
     return dict(urls["steps"].get(folder) or (urls.get("spare") or {}).get(folder) or {})

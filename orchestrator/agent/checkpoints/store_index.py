@@ -1,7 +1,7 @@
 """What a run has in its checkpoint store, as the machine knows it: the index object, and the state that `status` shows.
 
 The index is what makes a checkpoint findable: it names every one that was read back and verified, and at the end how
-the training ended. A copy lies in the job's folder, so that a killed offload goes on where it was.
+the training ended. A copy is in the job's folder, so that a killed offload resumes where it was.
 
 Example::
 
@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any
+from typing import Dict, List, Optional, TypedDict, cast
 
 from trainer import contract
 
+from ..contract.answers import CheckpointEntry, ExitRecord, PromisedFile, StoreStatus
 from ..contract.names import FileName, JobName, StoreState
 from ..job import jobs
 from ..job.jobs import Job
@@ -29,28 +30,48 @@ KEEP_STATE = FileName.KEEP
 JOB = JobName.OFFLOAD
 
 
+class StoredEntry(TypedDict, total=False):
+    """A checkpoint in the store, as the index object lists it."""
+
+    step: int
+    folder: str
+    files: Dict[str, PromisedFile]
+    manifest_sha256: str
+    manifest_size_bytes: int
+    best: bool
+    latest: bool
+
+
+class IndexFile(TypedDict, total=False):
+    """The index object. `folders`: the spare folder of each unplanned checkpoint."""
+
+    run: str
+    checkpoints: List[StoredEntry]
+    files: Dict[str, PromisedFile]
+    ended: Optional[ExitRecord]
+    folders: Dict[str, str]
+
+
 class Index:
     """The checkpoints in the store by step, and the run's other files there."""
 
-    def __init__(self, job: Job, known: dict[str, Any]) -> None:
+    def __init__(self, job: Job, known: IndexFile) -> None:
         self.path = job.file(FileName.INDEX)
         self.run = job.run
-        self.checkpoints: dict[int, dict[str, Any]] = {
-            int(entry["step"]): dict(entry) for entry in known.get("checkpoints") or []
-        }
-        self.files: dict[str, Any] = dict(known.get("files") or {})
-        self.ended: dict[str, Any] | None = known.get("ended")
+        self.checkpoints = {entry["step"]: entry for entry in known.get("checkpoints") or []}
+        self.files = dict(known.get("files") or {})
+        self.ended = known.get("ended")
         self.folders: dict[str, str] = dict(known.get("folders") or {})
         """Which spare folder an unplanned checkpoint got; also before it was whole there."""
 
     @staticmethod
     def load(job: Job) -> Index:
         """What an earlier process of this job wrote down."""
-        return Index(job, files.read_json(job.file(FileName.INDEX)) or {})
+        return Index(job, cast("IndexFile", files.read_json(job.file(FileName.INDEX)) or {}))
 
-    def add(self, entry: dict[str, Any], folder: str) -> None:
+    def add(self, entry: CheckpointEntry, folder: str) -> None:
         """A checkpoint that the store gave back whole."""
-        self.checkpoints[int(entry["step"])] = {
+        self.checkpoints[entry["step"]] = {
             "step": entry["step"],
             "folder": folder,
             "files": entry["files"],
@@ -61,9 +82,9 @@ class Index:
     def link(self, best: int | None, latest: int | None) -> None:
         """Notes which ones `best` and `latest` point to."""
         for step, entry in self.checkpoints.items():
-            entry.update({"best": step == best, "latest": step == latest})
+            entry["best"], entry["latest"] = step == best, step == latest
 
-    def let_go(self, best: int | None, retention: contract.RetentionConfig) -> list[dict[str, Any]]:
+    def let_go(self, best: int | None, retention: contract.RetentionConfig) -> list[StoredEntry]:
         """Takes out what retention keeps no longer, and returns it, the oldest first."""
         kept = contract.kept_steps(self.checkpoints, best, retention)
         return [self.checkpoints.pop(step) for step in sorted(self.checkpoints) if step not in kept]
@@ -93,7 +114,7 @@ def revive(places: Places, run: str) -> None:
         jobs.revive_quietly(job)
 
 
-def state(places: Places, run: str) -> dict[str, Any] | None:
+def state(places: Places, run: str) -> StoreStatus | None:
     """What the offload last wrote down of itself; None where the run has no store."""
     job = job_of(places, run)
     if job is None:
@@ -108,10 +129,11 @@ def state(places: Places, run: str) -> dict[str, Any] | None:
 
 
 def is_done(places: Places, run: str) -> bool:
-    """Whether the training is over and everything that is kept lies verified in the store, the logs too."""
+    """Whether the training is over and everything that is kept is verified in the store, and the logs are."""
     job = job_of(places, run)
     return job is not None and _is_finished(job)
 
 
 def _is_finished(job: Job) -> bool:
-    return (files.read_json(job.file(FileName.EXIT)) or {}).get("outcome") == contract.OUTCOME_FINISHED
+    ended = job.exit_record()
+    return ended is not None and ended["outcome"] == contract.OUTCOME_FINISHED

@@ -12,13 +12,15 @@ Example::
 from __future__ import annotations
 
 import os
-from typing import Any, Sequence
+from typing import Sequence
 
 from trainer import contract
 
+from ..contract.requests import Slot
 from ..job.jobs import Job
 from . import object_requests, store_access
 from .object_requests import Content, Tick, nothing
+from .store_access import StoreAccess
 
 INDEX = "CHECKPOINTS.json"
 PROBE = "probe"
@@ -27,7 +29,7 @@ PROBE = "probe"
 class UrlStore:
     """See store_urls.py for what is in `urls`."""
 
-    def __init__(self, urls: dict[str, Any]) -> None:
+    def __init__(self, urls: StoreAccess) -> None:
         self.urls = urls
 
     def folder_for(self, name: str, taken: dict[str, str]) -> str | None:
@@ -35,7 +37,7 @@ class UrlStore:
         return store_access.folder_for(self.urls, name, taken)
 
     def missing(self, places: Sequence[str]) -> list[str]:
-        """Those that cannot be stored: nobody made a URL for them."""
+        """Those that cannot be stored: they have no URL."""
         return [place for place in places if self._slot(place) is None]
 
     def put(self, place: str, path: str, size_bytes: int, sha256: str, tick: Tick = nothing) -> Content:
@@ -60,17 +62,17 @@ class UrlStore:
                 object_requests.remove(url)
 
     def end(self, job: Job) -> None:
-        """Nothing: nobody waits for it."""
+        """Nothing: no one waits for it."""
 
-    def _slot(self, place: str) -> dict[str, Any] | None:
+    def _slot(self, place: str) -> Slot | None:
         folder, name = os.path.split(place)
         if folder:
             return store_access.slots_of(self.urls, folder).get(name)
         if place in (INDEX, PROBE):
-            return dict(self.urls["index" if place == INDEX else PROBE])
-        return dict((self.urls.get("files") or {}).get(name) or {}) or None
+            return self.urls["index"] if place == INDEX else self.urls["probe"]
+        return (self.urls.get("files") or {}).get(name) or None
 
 
 def files_of(folder: str, names: Sequence[str]) -> list[str]:
-    """Places of a checkpoint's files, the manifest first: without it the rest is no checkpoint."""
+    """Places of a checkpoint's files, the manifest first: without it the rest is not a checkpoint."""
     return ["%s/%s" % (folder, name) for name in (contract.MANIFEST_FILE, *names)]

@@ -19,6 +19,12 @@ class Failure(TypedDict):
     hint: str
 
 
+class RefusalLine(TypedDict):
+    """The last line of a call that the agent refuses."""
+
+    error: Failure
+
+
 class Where(TypedDict):
     """Answer to `where`."""
 
@@ -104,14 +110,21 @@ class ReleaseAnswer(TypedDict):
     ended: List[str]
 
 
-class JobStatus(TypedDict):
-    job: str
-    digest: str
+class JobState(TypedDict):
+    """What is known of a job: `pid` is its program's; `supervised`: a supervisor of it lives."""
+
     state: str
     supervised: bool
     pid: int | None
     started_at: float | None
     exit: ExitRecord | None
+
+
+class JobStatus(JobState):
+    """A job's entry of `status`; `starts` counts its processes."""
+
+    job: str
+    digest: str
     starts: int
 
 
@@ -164,8 +177,8 @@ class Holding(TypedDict):
 
 
 class RunStatus(TypedDict):
-    """A run's entry of `status`; every heartbeat of `follow` has the same. `metrics` is the last line of metrics.jsonl:
-    trainer.contract.metric_line reads it."""
+    """A run's entry of `status`; every heartbeat of `follow` has the same. `metrics` is the last good line of
+    metrics.jsonl: trainer.contract.metric_line reads it."""
 
     jobs: Dict[str, JobStatus]
     lease: Lease | None

@@ -13,7 +13,7 @@ from __future__ import annotations
 GRACE_S = 300.0
 """How long a training may take to stop: it writes a last checkpoint."""
 LEASE_S = 1800.0
-"""How long a run, or a rented machine, continues when nobody asks for it and nothing progresses."""
+"""How long a run, or a rented machine, continues without a caller and without progress."""
 FINISH_WITHIN_S = 60.0
 """After `finish` the caller ends the machine; the guard does it this much later."""
 HEARTBEAT_S = 2.0
@@ -57,7 +57,7 @@ JOB_NAMES = tuple(value for key, value in vars(JobName).items() if key.isupper()
 
 
 class State:
-    """The state of a job. `started` is only in the answer to `start`; `lost`: it ended and nobody wrote down how."""
+    """The state of a job. `started` is only in the answer to `start`; `lost`: it ended without an exit record."""
 
     NONE = "none"
     STARTED = "started"

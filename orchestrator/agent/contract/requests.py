@@ -111,3 +111,42 @@ class EndCall(TypedDict):
 
     url: str
     body: Dict[str, object]
+
+
+class Slot(TypedDict, total=False):
+    """Signed URLs of one object in a store; a large one has `parts` and `complete` instead of `put`."""
+
+    put: str
+    parts: List[str]
+    part_bytes: int
+    complete: str
+    get: str
+    delete: str
+
+
+class HubAccess(TypedDict):
+    """A token that may write to one repository of the Hugging Face Hub."""
+
+    endpoint: str
+    repo: str
+    token: str
+    folder: str
+
+
+class HomeAccess(TypedDict):
+    """The line of authorized_keys that lets a home box in."""
+
+    authorized: str
+
+
+class StoreSecrets(TypedDict, total=False):
+    """Secrets of the offload job: URLs, or `hub`, or `home`; good for `lasts_s`."""
+
+    lasts_s: float
+    probe: Slot
+    index: Slot
+    files: Dict[str, Slot]
+    steps: Dict[str, Dict[str, Slot]]
+    spare: Dict[str, Dict[str, Slot]]
+    hub: HubAccess
+    home: HomeAccess

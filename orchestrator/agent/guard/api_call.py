@@ -17,7 +17,7 @@ import json
 import urllib.error
 import urllib.parse
 import urllib.request
-from typing import Any
+from typing import Any, Mapping
 
 from ..contract.names import Code
 from ..system.refusal import Refusal
@@ -43,7 +43,7 @@ def checked_url(url: object) -> str:
     raise Refusal(Code.BAD_REQUEST, "the guard needs https addresses, got scheme %r" % parts.scheme)
 
 
-def call(url: str, key: str, body: dict[str, Any] | None = None) -> Trouble | None:
+def call(url: str, key: str, body: Mapping[str, object] | None = None) -> Trouble | None:
     """GET, or POST with a body. None when it was accepted."""
     data = None if body is None else json.dumps(body).encode()
     headers = {"Authorization": "Bearer " + key, "Content-Type": "application/json", "User-Agent": "gptctl-guard"}

@@ -1,94 +1,88 @@
-"""Whether this machine is needed, and for how long: the one place that decides whether it lives.
+"""Whether this machine is needed, and for how long: the one place that decides whether it lives. Pure: it decides on
+facts that observation.py gathered.
 
-It is needed as long as its own lease runs (renewed by whoever prepares it), a run's lease runs (renewed by progress and
-followers), a training stops, or kept checkpoints lie here that nobody fetched and the run's `hold_s` is not over; never
-past the deadline.
+A machine is needed while its own lease runs (the caller that prepares it renews it), while a run's lease runs (progress
+and followers renew it), while a training stops, and while it holds kept checkpoints that nobody fetched, for `hold_s`;
+never past the deadline. It is not needed once every training has ended with everything stored and nobody attends.
+
+Example::
+
+    left_s(MachineFacts(own_lease_s=60.0, deadline_left_s=600.0, is_attended=False, runs=()))      # 60.0
 """
 
 from __future__ import annotations
 
-import os
-from typing import Any
+from typing import NamedTuple, Sequence
 
-from ..checkpoints import manifest, store_index
-from ..contract.names import GRACE_S, FileName, JobName, State
-from ..job import jobs
-from ..system import files, lease
-from ..system.paths import RUN_PATTERN, Places
-from . import attendance
+from ..contract.names import GRACE_S, State, StoreState
 
 STORING_S = 30.0
+"""An upload that has begun keeps the machine this long, again and again."""
 STOPPING_S = 60.0
 """On top of a training's own grace: the longest that its stopping may take."""
+FOREVER_S = float("inf")
 
 
-def left_s(places: Places, ended: dict[str, float], *, look: Any = jobs.look) -> float:
-    """Seconds until the machine is to be ended; 0 or less: now.
+class RunFacts(NamedTuple):
+    """What one run asks of the machine. Seconds are as of now."""
 
-    ended: when each run's training was first seen ended, on CLOCK_BOOTTIME; new ends are added to it.
-    """
-    own = lease.read(places.guard) or {"left_s": 0.0, "deadline_left_s": None}
-    if is_done(places) and not attendance.somebody_is_here(places):
+    lease_left_s: float = 0.0
+    """0 without a lease; negative when it is over."""
+    training: str | None = None
+    """The state of its train job; None: it has none."""
+    grace_s: float = GRACE_S
+    ended_for_s: float = 0.0
+    """Since its training was first seen ended."""
+    hold_s: float | None = None
+    """How long checkpoints that nobody fetched keep the machine; None: until the deadline."""
+    unfetched: int = 0
+    """Kept checkpoints of an ended training that are only here."""
+    store: str | None = None
+    """The state of its offload job; None: it has none."""
+    may_end: bool = False
+    """Its training has ended, all of it is stored, and its order is to end the machine then."""
+
+
+class MachineFacts(NamedTuple):
+    """What is known of the machine. Seconds are as of now."""
+
+    own_lease_s: float
+    deadline_left_s: float | None
+    is_attended: bool
+    runs: Sequence[RunFacts]
+
+
+def left_s(machine: MachineFacts) -> float:
+    """Seconds until the machine is to be ended; 0 or less: now."""
+    if is_done(machine) and not machine.is_attended:
         return 0.0
-    needed = max([own["left_s"], *(_needed_s(places, run, ended, look) for run in runs(places))])
-    deadline = own["deadline_left_s"]
-    return float(needed if deadline is None else min(needed, deadline))
+    return _until_deadline(machine, max([machine.own_lease_s, *map(needed_s, machine.runs)]))
 
 
-def is_done(places: Places) -> bool:
-    """Whether every training here has ended with all that is kept verified in its store, and nothing else is asked of
-    this machine: then no lease keeps it. The order `then` of the offload says whether it may go."""
-    found = [store_index.job_of(places, run) for run in runs(places) if jobs.load(places, run, JobName.TRAIN)]
-    return bool(found) and all(job is not None and _is_done(places, job) for job in found)
-
-
-def _is_done(places: Places, offload: jobs.Job) -> bool:
-    done = offload.spec.get("then") == "end" and store_index.is_done(places, offload.run)
-    return done and not unfetched(places.run(offload.run))
-
-
-def lease_left_s(places: Places, own: dict[str, Any]) -> float:
-    """Without what a training adds by running: it may end at any moment."""
-    found = [own, *filter(None, (lease.read(places.jobs_of(run)) for run in runs(places)))]
-    if is_done(places):  # then only somebody who is here keeps it
+def lease_left_s(machine: MachineFacts) -> float:
+    """The same without what a training adds by running, because that may end at any moment."""
+    if is_done(machine):
         return 0.0
-    left = max(float(each["left_s"]) for each in found)
-    return left if own["deadline_left_s"] is None else min(left, own["deadline_left_s"])
+    return _until_deadline(machine, max([machine.own_lease_s, *(run.lease_left_s for run in machine.runs)]))
 
 
-def runs(places: Places) -> list[str]:
-    return [name for name in files.listing(places.jobs) if RUN_PATTERN.match(name)]
+def is_done(machine: MachineFacts) -> bool:
+    """Whether there are trainings, and each has ended with everything stored."""
+    trainings = [run for run in machine.runs if run.training is not None]
+    return bool(trainings) and all(run.may_end and not run.unfetched for run in trainings)
 
 
-def held(places: Places, run: str) -> list[int]:
-    """Steps that wait to be fetched."""
-    train = jobs.load(places, run, JobName.TRAIN)
-    over = train is not None and os.path.exists(train.file(FileName.EXIT))
-    return unfetched(places.run(run)) if over else []
-
-
-def _needed_s(places: Places, run: str, ended: dict[str, float], look: Any) -> float:
+def needed_s(run: RunFacts) -> float:
     """For how long this run needs the machine."""
-    kept = lease.read(places.jobs_of(run))
-    needed = float(kept["left_s"]) if kept else 0.0
-    train = jobs.load(places, run, JobName.TRAIN)
-    if train is None:
-        return needed
-    state = look(train)["state"]
-    if state == State.RUNNING:
-        # When its lease is over it is stopped, with its grace for a last checkpoint.
-        return needed + float(train.spec.get("grace_s", GRACE_S)) + STOPPING_S
-    if state in (State.ENDED, State.LOST) and unfetched(places.run(run)):
-        since = ended.setdefault(run, lease.now_s())
-        store_index.revive(places, run)
-        hold_s = train.spec.get("hold_s")
-        held = float("inf") if hold_s is None else float(hold_s) - (lease.now_s() - since)
-        if (store_index.state(places, run) or {}).get("state") == "uploading":
-            held = max(held, STORING_S)  # what is on its way arrives
-        return max(needed, held)
-    return needed
+    if run.training == State.RUNNING:
+        # At the end of its lease it is stopped, and has its grace for a last checkpoint.
+        return run.lease_left_s + run.grace_s + STOPPING_S
+    if run.training in (State.ENDED, State.LOST) and run.unfetched:
+        held_s = FOREVER_S if run.hold_s is None else run.hold_s - run.ended_for_s
+        storing_s = STORING_S if run.store == StoreState.UPLOADING else held_s
+        return max(run.lease_left_s, held_s, storing_s)
+    return run.lease_left_s
 
 
-def unfetched(run_folder: str) -> list[int]:
-    """Steps of the kept checkpoints that nobody verified elsewhere."""
-    return [entry["step"] for entry in manifest.checkpoints(run_folder) if entry["kept"] and not entry["safe"]]
+def _until_deadline(machine: MachineFacts, seconds: float) -> float:
+    return seconds if machine.deadline_left_s is None else min(seconds, machine.deadline_left_s)

@@ -5,7 +5,7 @@ and through nothing else: on a computer without that program, or with that of an
 
 Example::
 
-    look()          # {'rental': '8xa100-1126-k3f9qa', 'by': 'systemd', 'left_s': 1799.0}; None: no timer here
+    read_timer()    # {'rental': '8xa100-1126-k3f9qa', 'by': 'systemd', 'left_s': 1799.0}; None: no timer here
     move("8xa100-1126-k3f9qa", 1800.0)
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from typing import Any, Sequence
+from typing import Sequence, TypedDict
 
 from ..system import processes
 from .trouble import Trouble
@@ -22,10 +22,18 @@ from .trouble import Trouble
 PROGRAM = "gptctl-self"
 WITHIN_S = 30.0
 ALSO = ":/usr/local/sbin"
-"""Where it lies, which is not on every login's PATH."""
+"""Its folder, which is not on every login's PATH."""
 
 
-def look() -> dict[str, Any] | None:
+class Timer(TypedDict):
+    """Whose timer it is, what keeps it, and the seconds until it fires; None: it does not run."""
+
+    rental: str | None
+    by: str
+    left_s: float | None
+
+
+def read_timer() -> Timer | None:
     """The timer as it stands: whose it is, what keeps it, and the seconds until it fires (None: it does not run)."""
     program = _program()
     if program is None:
@@ -39,11 +47,11 @@ def look() -> dict[str, Any] | None:
 
 
 def move(rental: str, seconds: float) -> Trouble | None:
-    """Sets the timer anew. Whole seconds, rounded down: a deadline is never passed."""
+    """Sets the timer again. Whole seconds, rounded down: a deadline is never passed."""
     return _act("in", rental, "%d" % max(1, int(seconds)))
 
 
-def off(rental: str) -> Trouble | None:
+def power_off_now(rental: str) -> Trouble | None:
     """Powers the machine off, now."""
     return _act("now", rental)
 
@@ -56,7 +64,7 @@ def start_at_boot(rental: str, argv: Sequence[str]) -> Trouble | None:
 def _act(*words: str) -> Trouble | None:
     program = _program()
     if program is None:
-        return Trouble("there is no %s on this machine: it was not launched to end itself" % PROGRAM, refused=True)
+        return Trouble("this machine has no %s: it was not launched to end itself" % PROGRAM, refused=True)
     root = [] if os.geteuid() == 0 else ["sudo", "-n"]
     done = _run([*root, program, *words])
     if isinstance(done, Trouble):

@@ -1,8 +1,8 @@
 """The guard's process: looks every second whether the machine is still needed, and ends it when it is not.
 
-One per machine, held by a lock. How it ends the machine is not its business (ends.py): a provider may be down and a
-key revoked, so it asks again, ever less often, and writes down what was wrong. It tries long before it is needed, so
-that `status` can tell.
+One per machine, held by a lock. ways_to_end.py ends the machine. A provider may be down and a key revoked, so the
+process asks again, less and less often, and records what was wrong. It checks its way long before it needs it, so that
+`status` can tell.
 
 Example (started by guard.arm, never by hand)::
 
@@ -15,14 +15,14 @@ import fcntl
 import os
 import resource
 import time
-from typing import Any
+from typing import Callable, cast
 
 from ..contract.names import FileName
-from ..job import jobs
 from ..system import files, lease, processes
 from ..system.paths import Places
+from ..system.pause import Pause
 from ..system.refusal import Refusal
-from . import needed, order, ways_to_end
+from . import needed, observation, records, ways_to_end
 from .trouble import Trouble
 
 TICK_S = 1.0
@@ -38,28 +38,29 @@ def main(places: Places) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return 0
-    watchman = Watchman(places)
+    guard = GuardProcess(places)
     while True:
-        time.sleep(max(0.05, min(TICK_S, watchman.tick())))
+        time.sleep(max(0.05, min(TICK_S, guard.tick())))
 
 
-class Watchman:
+class GuardProcess:
     """What the process knows: its way to end the machine, the end it announced, and when it asks next."""
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: Places, clock: Callable[[], float] = lease.now_s) -> None:
         self.places = places
+        self.clock = clock
         self.way: ways_to_end.ByKey | ways_to_end.ByPower | None = None
         self.said = ""
-        self.pause_s = FIRST_PAUSE_S
+        self.pause = Pause(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         self.ask_at_s = 0.0
-        ended = order.notes(places).get("ended") or {}
-        self.notes: dict[str, Any] = {"guard": processes.identity(os.getpid()), "ended": ended, "ending": False}
+        ended = records.read_notes(places).get("ended") or {}
+        self.notes: records.Notes = {"guard": processes.identity(os.getpid()), "ended": ended, "ending": False}
         self.known = lease.read(places.guard)
         self._write()
 
     def tick(self) -> float:
         """One look. Returns the seconds until something is due."""
-        current = order.order_of(self.places)
+        current = records.read_valid_order(self.places)
         if current is None:
             return TICK_S
         self._keep_lease(current)
@@ -69,32 +70,36 @@ class Watchman:
         left_s = self._left_s()
         if (left_s <= 0) != self.notes["ending"]:
             self._note(ending=left_s <= 0)
-            self.ask_at_s, self.pause_s = 0.0, FIRST_PAUSE_S
+            self.ask_at_s = 0.0
+            self.pause.reset()
         if left_s <= 0:
             self._end(way)
         else:
             self._check(way, left_s)
         return left_s if left_s > 0 else TICK_S
 
-    def _way(self, order: dict[str, Any]) -> ways_to_end.ByKey | ways_to_end.ByPower:
-        """A new order of another kind is a new way; else the one with the key in its memory goes on."""
+    def _way(self, order: records.Order) -> ways_to_end.ByKey | ways_to_end.ByPower:
+        """A new order of another kind is a new way; else the one with the key in its memory stays."""
         if self.way is None or (order != self.way.order and order.get("kind") != self.way.order.get("kind")):
-            self.way = ways_to_end.of(self.places, order)
+            self.way = ways_to_end.way_of(self.places, order)
         self.way.order = order
         return self.way
 
     def _left_s(self) -> float:
         ended = dict(self.notes["ended"])
         try:
-            left_s = needed.left_s(self.places, ended, look=jobs.revive_quietly)
+            left_s = needed.left_s(observation.observe(self.places, ended, revive=True))
         except (OSError, Refusal, ValueError, TypeError, KeyError) as error:
             # What the runs need cannot be read: the machine lives until its deadline, and no longer.
             self._note(problem="cannot tell what is needed: %s" % type(error).__name__)
-            return float((self.known or {}).get("deadline_left_s") or 0.0)
+            return self._deadline_left_s() or 0.0
         self._note(ended=ended)
         return left_s
 
-    def _keep_lease(self, order: dict[str, Any]) -> None:
+    def _deadline_left_s(self) -> float | None:
+        return self.known["deadline_left_s"] if self.known else None
+
+    def _keep_lease(self, order: records.Order) -> None:
         """A lease file that was lost must make the machine neither immortal nor dead: it is written again."""
         found = lease.read(self.places.guard)
         if found is None and self.known is not None:
@@ -102,25 +107,23 @@ class Watchman:
         self.known = found
 
     def _end(self, way: ways_to_end.ByKey | ways_to_end.ByPower) -> None:
-        if lease.now_s() >= self.ask_at_s and way.is_able():
+        if self.clock() >= self.ask_at_s and way.is_able():
             self._said(way.end(), "ended %s" % way.order["instance_id"])
-            self._again_in(self.pause_s)
-            self.pause_s = min(2 * self.pause_s, LONGEST_PAUSE_S)
+            self._again_in(self.pause.next_s())
 
     def _check(self, way: ways_to_end.ByKey | ways_to_end.ByPower, left_s: float) -> None:
         """Whether it could end the machine, were it time."""
-        if lease.now_s() < self.ask_at_s or not way.is_able():
+        if self.clock() < self.ask_at_s or not way.is_able():
             return
-        trouble = way.check(left_s, (self.known or {}).get("deadline_left_s"))
+        trouble = way.check(left_s, self._deadline_left_s())
         self._said(trouble, way.well)
         if trouble is None:
-            self.pause_s = FIRST_PAUSE_S
+            self.pause.reset()
             return self._again_in(way.check_every_s)
-        self._again_in(self.pause_s)
-        self.pause_s = min(2 * self.pause_s, LONGEST_PAUSE_S)
+        self._again_in(self.pause.next_s())
 
     def _again_in(self, pause_s: float) -> None:
-        self.ask_at_s = lease.now_s() + pause_s
+        self.ask_at_s = self.clock() + pause_s
 
     def _said(self, trouble: Trouble | None, good: str) -> None:
         text = trouble.text if trouble else good
@@ -134,10 +137,11 @@ class Watchman:
         else:
             self._note(problem=text)  # a key that was accepted once is not worse for an API that is down
 
-    def _note(self, **facts: Any) -> None:
+    def _note(self, **facts: object) -> None:
         """Written only when something changed: the disk is the training's."""
-        if any(self.notes.get(key, None) != value for key, value in facts.items()):
-            self.notes.update(facts)
+        notes = cast("records.Notes", {**self.notes, **facts})
+        if notes != self.notes:
+            self.notes = notes
             self._write()
 
     def _write(self) -> None:

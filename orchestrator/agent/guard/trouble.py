@@ -1,4 +1,4 @@
-"""Why a way to end this machine, or a look at it, did not do. A value, not an exception: the guard goes on.
+"""Why a way to end this machine, or its check, failed. A value, not an exception: the guard continues.
 
 Example: `Trouble("the API answered 401", refused=True).text`
 """

@@ -1,7 +1,7 @@
 """The record of how a job ended: exit.json, written once. Its outcome is the trainer's word, then the request's, then
 the exit code's: a finished training stays finished even if torchrun stumbles afterwards.
 
-It must not end anything; it is told that everything is over.
+It must not end anything; its caller knows that everything has ended.
 
 Example::
 
@@ -14,25 +14,28 @@ from __future__ import annotations
 import os
 import signal
 import time
-from typing import Any
+from typing import Mapping, Optional, cast
 
 from trainer import contract
 
+from ..contract.answers import ExitRecord, Failure
 from ..contract.names import FileName
 from ..system import files
 from .jobs import Job
-from .stopping import read_request
+from .stopping import StopRequest, read_request
 
 LAST_LINES = 40
+TrainerExit = Optional[Mapping[str, object]]
+"""The exit.json of the run folder: the trainer's own word."""
 
 
-def write_exit(job: Job, code: int | None, started_at: float | None) -> dict[str, Any]:
+def write_exit(job: Job, code: int | None, started_at: float | None) -> ExitRecord:
     """Writes and returns exit.json. `code` None: nobody could learn it (the machine or the supervisor went away)."""
     trainer = files.read_json(os.path.join(job.run_folder, contract.EXIT)) if job.is_train else None
     request = read_request(job)
     outcome = _outcome(job, code, trainer, request)
     ended_at = time.time()
-    record = {
+    record: ExitRecord = {
         "code": code,
         "signal": _signal_name(code),
         "outcome": outcome,
@@ -42,6 +45,7 @@ def write_exit(job: Job, code: int | None, started_at: float | None) -> dict[str
         "duration_s": None if started_at is None else round(ended_at - started_at, 3),
         "last_lines": last_lines(job),
         "error": _error(job),
+        "refusal": _refusal(job) if outcome == contract.OUTCOME_FAILED else None,
         "trainer": trainer,
         "result": _result(job) if outcome == contract.OUTCOME_FINISHED else None,
     }
@@ -51,7 +55,7 @@ def write_exit(job: Job, code: int | None, started_at: float | None) -> dict[str
     return record
 
 
-def _outcome(job: Job, code: int | None, trainer: dict[str, Any] | None, request: dict[str, Any] | None) -> str:
+def _outcome(job: Job, code: int | None, trainer: TrainerExit, request: StopRequest | None) -> str:
     said = (trainer or {}).get("outcome")
     if said == contract.OUTCOME_FINISHED or (code == 0 and not job.is_train):
         return contract.OUTCOME_FINISHED
@@ -60,7 +64,7 @@ def _outcome(job: Job, code: int | None, trainer: dict[str, Any] | None, request
     return str(said) if said else contract.OUTCOME_FAILED
 
 
-def _reason(job: Job, code: int | None, trainer: dict[str, Any] | None, request: dict[str, Any] | None) -> str:
+def _reason(job: Job, code: int | None, trainer: TrainerExit, request: StopRequest | None) -> str:
     said = str((trainer or {}).get("reason") or "")
     if request:
         # Without its own word the trainer was killed before it could save: worth saying.
@@ -91,11 +95,16 @@ def last_lines(job: Job) -> list[str]:
     return files.tail(log).decode(errors="replace").splitlines()[-LAST_LINES:]
 
 
-def _error(job: Job) -> Any:
+def _error(job: Job) -> object:
     """torchrun's error file: what the first rank that failed said."""
     stored = files.read_json(job.file(FileName.ERROR))
     return stored.get("message", stored) if stored else None
 
 
-def _result(job: Job) -> dict[str, Any] | None:
+def _refusal(job: Job) -> Failure | None:
+    """Why one of the agent's own jobs failed."""
+    return cast("Optional[Failure]", files.read_json(job.file(FileName.REFUSAL)))
+
+
+def _result(job: Job) -> dict[str, object] | None:
     return None if job.is_train else next(files.last_json_lines(job.file(FileName.PROGRESS)), {})

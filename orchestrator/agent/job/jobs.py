@@ -17,9 +17,11 @@ import os
 import select
 import sys
 import time
-from typing import Any
+from typing import Mapping, Optional, TypedDict, cast
 
+from ..contract.answers import ExitRecord, JobState, StartAnswer
 from ..contract.names import LEASE_S, Code, FileName, JobName, Outcome, State
+from ..contract.requests import JobSpec, StartRequest
 from ..system import detach, files, memory_files, processes
 from ..system.paths import Places, checked_run
 from ..system.refusal import Refusal
@@ -27,12 +29,24 @@ from ..system.refusal import Refusal
 READY_DEADLINE_S = 40.0
 LOCK_DEADLINE_S = 45.0
 AGAIN_AFTER_S = 2.0
+Secrets = Mapping[str, object]
+
+
+class StateFile(TypedDict, total=False):
+    """state.json: who supervises the job and what its program is; the processes themselves are the truth."""
+
+    supervisor: processes.Identity | None
+    program: processes.Identity | None
+    started_at: float | None
+    job: str
+    run: str
+    digest: str
 
 
 class Job:
-    """Names and places of one job; looks nothing up by itself."""
+    """Names and places of one job; reads nothing on its own."""
 
-    def __init__(self, places: Places, run: str, name: str, digest: str, spec: dict[str, Any]) -> None:
+    def __init__(self, places: Places, run: str, name: str, digest: str, spec: JobSpec) -> None:
         self.places = places
         self.run = run
         self.name = name
@@ -43,12 +57,13 @@ class Job:
         self.lease_folder = places.jobs_of(run)
 
     @staticmethod
-    def of_request(places: Places, request: dict[str, Any]) -> Job:
-        """The job a `start` request describes. Raises Refusal for one that cannot be meant."""
+    def of_request(places: Places, request: Mapping[str, object]) -> Job:
+        """The job that a `start` request describes. Raises Refusal for one that is incomplete."""
         for key, kind in (("job", str), ("run", str), ("digest", str), ("spec", dict)):
             if not isinstance(request.get(key), kind):
                 raise Refusal(Code.BAD_REQUEST, "start needs %r as %s" % (key, kind.__name__))
-        return Job(places, request["run"], request["job"], request["digest"], request["spec"])
+        known = cast("StartRequest", request)
+        return Job(places, known["run"], known["job"], known["digest"], known["spec"])
 
     @property
     def is_train(self) -> bool:
@@ -56,7 +71,7 @@ class Job:
 
     @property
     def is_unattended(self) -> bool:
-        """Whether it goes on until it has finished: no lease ends it, and a killed one starts again."""
+        """Whether it continues until it has finished: no lease ends it, and a killed one starts again."""
         return self.name in (JobName.OFFLOAD, JobName.KEEP)
 
     @property
@@ -78,6 +93,14 @@ class Job:
             }
         return {name: self.file(name) for name in (FileName.PROGRESS, FileName.LOG)}
 
+    def exit_record(self) -> ExitRecord | None:
+        """How the job ended; None while it has no exit record."""
+        return cast("Optional[ExitRecord]", files.read_json(self.file(FileName.EXIT)))
+
+    def state_file(self) -> StateFile:
+        """What its last supervisor wrote down; empty where there is none."""
+        return cast("StateFile", files.read_json(self.file(FileName.STATE)) or {})
+
     def starts(self) -> int:
         """How many processes were ever started for this job."""
         return files.count_lines(self.file(FileName.STARTS))
@@ -87,8 +110,8 @@ def load(places: Places, run: str, folder_name: str) -> Job | None:
     """The job whose folder has this name; None when there is none or its spec cannot be read."""
     stored = files.read_json(os.path.join(places.jobs_of(run), folder_name, FileName.SPEC))
     try:
-        return Job(places, run, stored["job"], stored["digest"], stored["spec"]) if stored else None
-    except KeyError:
+        return Job.of_request(places, dict(stored, run=run)) if stored else None
+    except Refusal:
         return None
 
 
@@ -109,24 +132,32 @@ def find(places: Places, run: str, name: str, digest: str | None) -> Job:
     return wanted[-1]
 
 
-def look(job: Job) -> dict[str, Any]:
+def read_state(job: Job) -> JobState:
     """What is: `state` none, running, lost or ended, the program's pid, whether a supervisor lives, and the exit.
 
-    `lost` means that it was started, nothing of it lives, and nobody wrote down how it ended.
+    `lost` means that it was started, no process of it lives, and no exit record says how it ended.
     """
-    state = files.read_json(job.file(FileName.STATE)) or {}
-    known = {"pid": (state.get("program") or {}).get("pid"), "started_at": state.get("started_at")}
-    ended = files.read_json(job.file(FileName.EXIT))
-    if ended is not None:
-        return dict(known, state=State.ENDED, supervised=False, exit=ended)
-    supervised = processes.is_alive(state.get("supervisor"))
+    stored = job.state_file()
+    program = stored.get("program")
+    state = JobState(
+        state=State.ENDED,
+        supervised=False,
+        pid=program["pid"] if program else None,
+        started_at=stored.get("started_at"),
+        exit=job.exit_record(),
+    )
+    if state["exit"] is not None:
+        return state
+    state["supervised"] = processes.is_alive(stored.get("supervisor"))
     # The environment mark finds what a killed starter left without a record; it costs a walk through /proc.
-    if supervised or processes.is_alive(state.get("program")) or processes.of_job(job.folder):
-        return dict(known, state=State.RUNNING, supervised=supervised, exit=None)
-    return dict(known, state=State.LOST if job.starts() else State.NONE, supervised=False, exit=None)
+    if state["supervised"] or processes.is_alive(program) or processes.of_job(job.folder):
+        state["state"] = State.RUNNING
+    else:
+        state["state"] = State.LOST if job.starts() else State.NONE
+    return state
 
 
-def start(job: Job, secrets: dict[str, Any]) -> dict[str, Any]:
+def start(job: Job, secrets: Secrets) -> StartAnswer:
     """Starts the job or attaches to it. An ended job stays ended if it is a training or did its work; else again."""
     files.make_folder(job.folder)
     lock = _locked(job)
@@ -136,11 +167,11 @@ def start(job: Job, secrets: dict[str, Any]) -> dict[str, Any]:
         os.close(lock)
 
 
-def _start_locked(job: Job, secrets: dict[str, Any], lock: int) -> str:
-    found = look(job)
+def _start_locked(job: Job, secrets: Secrets, lock: int) -> str:
+    found = read_state(job)
     if found["state"] != State.NONE:
         _check_digest(job)
-    if found["state"] == State.ENDED and (job.is_train or found["exit"].get("outcome") == Outcome.FINISHED):
+    if found["state"] == State.ENDED and (job.is_train or _outcome(found) == Outcome.FINISHED):
         return State.ENDED
     if found["state"] == State.RUNNING:
         if not found["supervised"]:
@@ -162,41 +193,45 @@ def forget_secrets(job: Job) -> None:
         memory_files.forget(kind, job.folder)
 
 
-def revive(job: Job) -> dict[str, Any]:
-    """Looks, and gives a job that lost its supervisor a new one, which goes on watching or writes down the end."""
-    found = look(job)
+def revive(job: Job) -> JobState:
+    """Reads the state, and gives a job without a supervisor a new one, which watches on or records the end."""
+    found = read_state(job)
     if _is_to_go_on(job, found):
         start(job, {})
-        return look(job)
+        return read_state(job)
     if found["state"] in (State.NONE, State.ENDED) or found["supervised"]:
         return found
     if found["state"] == State.LOST and not job.is_train:
         return found
     lock = _locked(job)
     try:
-        found = look(job)
+        found = read_state(job)
         if found["state"] in (State.RUNNING, State.LOST) and not found["supervised"]:
             _supervise(job, {}, lock)
     finally:
         os.close(lock)
-    return look(job)
+    return read_state(job)
 
 
-def _is_to_go_on(job: Job, found: dict[str, Any]) -> bool:
+def _is_to_go_on(job: Job, found: JobState) -> bool:
     """What works until it has finished or was asked to stop: one that was killed starts again, not at once."""
     if not job.is_unattended or found["state"] not in (State.LOST, State.ENDED):
         return False
-    ended = found["exit"] or {}
-    killed = found["state"] == State.LOST or ended.get("outcome") == Outcome.FAILED
-    return killed and time.time() - float(ended.get("ended_at") or 0.0) >= AGAIN_AFTER_S
+    killed = found["state"] == State.LOST or _outcome(found) == Outcome.FAILED
+    ended_at = found["exit"]["ended_at"] if found["exit"] else 0.0
+    return killed and time.time() - float(ended_at or 0.0) >= AGAIN_AFTER_S
 
 
-def revive_quietly(job: Job) -> dict[str, Any]:
+def _outcome(found: JobState) -> str | None:
+    return found["exit"]["outcome"] if found["exit"] else None
+
+
+def revive_quietly(job: Job) -> JobState:
     """As revive, for those who look after others' jobs: what cannot be done now is done at the next look."""
     try:
         return revive(job)
     except (Refusal, OSError):
-        return look(job)
+        return read_state(job)
 
 
 def wait_for_end(job: Job, deadline_s: float) -> bool:
@@ -219,8 +254,8 @@ def _check_digest(job: Job) -> None:
         )
 
 
-def _answer(job: Job, state: str) -> dict[str, Any]:
-    exit_record = files.read_json(job.file(FileName.EXIT)) if state == State.ENDED else None
+def _answer(job: Job, state: str) -> StartAnswer:
+    exit_record = job.exit_record() if state == State.ENDED else None
     return {"job": job.name, "run": job.run, "state": state, "digest": job.digest, "exit": exit_record}
 
 
@@ -239,7 +274,7 @@ def _locked(job: Job) -> int:
             time.sleep(0.05)
 
 
-def _supervise(job: Job, secrets: dict[str, Any], lock: int) -> None:
+def _supervise(job: Job, secrets: Secrets, lock: int) -> None:
     """Starts a supervisor and waits until it has recorded what it does. It inherits the lock: if we are killed now,
     no other starter comes before that record."""
     ready_read, ready_write = os.pipe()

@@ -15,16 +15,17 @@ import os
 import subprocess
 import sys
 import time
-from typing import Any, Sequence
+from typing import Sequence, TypeVar
 
 from trainer import contract
 
 from ..contract.names import Code, FileName, JobName
 from ..system import files, processes
 from ..system.refusal import Refusal
-from .jobs import Job
+from .jobs import Job, Secrets
 
 TRAINER = ("-m", "trainer")
+T = TypeVar("T")
 UNKNOWN_CODE = 255
 """The code of an adopted program: only its parent could have learnt the real one."""
 
@@ -32,7 +33,7 @@ UNKNOWN_CODE = 255
 class Program:
     """A running program: our own child, or one that an earlier supervisor started."""
 
-    def __init__(self, known: dict[str, Any], child: subprocess.Popen[bytes] | None) -> None:
+    def __init__(self, known: processes.Identity, child: subprocess.Popen[bytes] | None) -> None:
         self.identity = known
         self.child = child
         self.pid = int(known["pid"])
@@ -49,16 +50,15 @@ class Program:
 
 
 def find_running(job: Job) -> Program | None:
-    """The job's program, whoever started it: the recorded one, else the oldest process that carries the job's mark."""
-    state = files.read_json(job.file(FileName.STATE)) or {}
-    recorded = state.get("program")
+    """The job's program, from any supervisor: the recorded one, else the oldest process with the job's mark."""
+    recorded = job.state_file().get("program")
     if recorded and processes.is_alive(recorded):
         return Program(recorded, None)
     found = [known for known in map(processes.identity, processes.of_job(job.folder)) if known]
     return Program(found[0], None) if found else None
 
 
-def spawn(job: Job, secrets: dict[str, Any], held: Sequence[int]) -> Program:
+def spawn(job: Job, secrets: Secrets, held: Sequence[int]) -> Program:
     """Starts the job's program; it inherits the descriptors `held`, so that the locks outlive a killed supervisor."""
     if job.name == JobName.PULL and not secrets:
         raise Refusal(Code.NEEDS_INPUT, "pull of run %s: its URLs are only ever in memory; send them again" % job.run)
@@ -76,11 +76,11 @@ def spawn(job: Job, secrets: dict[str, Any], held: Sequence[int]) -> Program:
     record_start(job, child.pid)
     _give_secrets(child, secrets)
     # A child that is already a zombie has no identity any more; its pid and our waitpid are enough then.
-    return Program(processes.identity(child.pid) or {"pid": child.pid}, child)
+    return Program(processes.identity(child.pid) or {"pid": child.pid, "start_ticks": 0, "boot_id": ""}, child)
 
 
 def record_start(job: Job, pid: int) -> None:
-    """One line per process ever started: by whoever started it, or by whoever found it without a line."""
+    """One line per process ever started, by its starter or by the supervisor that finds it without one."""
     files.append_json(job.file(FileName.STARTS), {"pid": pid, "time": time.time()})
 
 
@@ -89,8 +89,8 @@ def argv_of(job: Job) -> list[str]:
     if job.name in (JobName.INSTALL, JobName.PULL, JobName.OFFLOAD, JobName.KEEP):
         return [sys.executable, "-I", "-S", job.places.code, "work", job.run, os.path.basename(job.folder)]
     if not job.is_train:
-        return [str(word) for word in wanted(job, "argv", list)]
-    python, ranks = wanted(job, "python", str), wanted(job, "ranks", int)
+        return [str(word) for word in required(job, "argv", list)]
+    python, ranks = required(job, "python", str), required(job, "ranks", int)
     if ranks == 1:
         return [python, *TRAINER, job.run_folder]
     # Ranks talk over loopback only: the host name may not resolve, and the store must not face the network.
@@ -103,7 +103,7 @@ def argv_of(job: Job) -> list[str]:
     ]  # fmt: skip
 
 
-def wanted(job: Job, key: str, kind: type) -> Any:
+def required(job: Job, key: str, kind: type[T]) -> T:
     """A field of the spec, of that type."""
     value = job.spec.get(key)
     if not isinstance(value, kind):
@@ -139,7 +139,7 @@ def _outputs(job: Job) -> tuple[str, str]:
     if job.is_train:
         log = os.path.join(job.run_folder, contract.LOG)
         return log, log
-    for name in (FileName.PROGRESS, FileName.LOG):
+    for name in (FileName.PROGRESS, FileName.LOG, FileName.REFUSAL):
         files.remove(job.file(name))
     return job.file(FileName.PROGRESS), job.file(FileName.LOG)
 
@@ -157,7 +157,7 @@ def _prepare_folders(job: Job, cwd: str) -> None:
         files.remove(os.path.join(job.run_folder, name))
 
 
-def _give_secrets(child: subprocess.Popen[bytes], secrets: dict[str, Any]) -> None:
+def _give_secrets(child: subprocess.Popen[bytes], secrets: Secrets) -> None:
     assert child.stdin is not None
     try:
         if secrets:

@@ -1,6 +1,6 @@
 """Whether this machine is about to be taken away: asks the instance metadata (EC2's, version 2) while a training runs.
 
-Polls in a thread of its own, so that an endpoint that hangs holds nobody up. It must not stop anything: the supervisor
+Polls in a thread of its own, so that an endpoint that hangs delays nothing. It must not stop anything: the supervisor
 does, and writes down what was said. Neither the box's clock nor the endpoint is trusted far: a moment that cannot be
 meant counts as two minutes from now.
 
@@ -19,8 +19,8 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from typing import Any
 
+from ..contract.answers import Taken
 from ..contract.names import FileName
 
 EVERY_S = 5.0
@@ -48,11 +48,11 @@ class Watch:
         self.every_s = every_s
         self.token: str | None = None
         self.troubles = 0
-        self._taken: dict[str, Any] | None = None
+        self._taken: Taken | None = None
         self._at_risk = False
         threading.Thread(target=self._poll, daemon=True).start()
 
-    def taken(self) -> dict[str, Any] | None:
+    def taken(self) -> Taken | None:
         """The notice, once there is one."""
         return self._taken
 
@@ -61,7 +61,7 @@ class Watch:
         if self._at_risk:
             return "the provider expects to take this machine away soon (a rebalance recommendation)"
         if self.troubles >= TROUBLES:
-            return "the instance metadata does not answer: nobody will say when this machine is taken away"
+            return "the instance metadata does not answer: no warning will come before this machine is taken away"
         return None
 
     def _poll(self) -> None:
@@ -77,7 +77,7 @@ class Watch:
             time.sleep(self.every_s)
 
     def _ask(self, path: str) -> bytes | None:
-        """The document; None where there is none. Asks for a token first, and again when it is not taken any more."""
+        """The document; None where there is none. Asks for a token first, and again when the endpoint refuses it."""
         for _ in range(2):
             if self.token is None:
                 lifetime = {"X-aws-ec2-metadata-token-ttl-seconds": str(TOKEN_S)}
@@ -102,17 +102,18 @@ def _fetch(method: str, url: str, headers: dict[str, str]) -> bytes:
         return bytes(answer.read(MOST_BYTES))
 
 
-def read_notice(document: bytes, now_s: float) -> dict[str, Any]:
+def read_notice(document: bytes, now_s: float) -> Taken:
     """action, time as said, and the seconds until then. Any document that came under this path is a notice."""
     try:
         said = json.loads(document)
     except ValueError:
         said = None
     said = said if isinstance(said, dict) else {}
-    left_s = _moment_s(said.get("time")) - now_s
+    moment = said.get("time")
+    left_s = _moment_s(moment) - now_s
     return {
         "action": str(said.get("action") or "terminate")[:20],
-        "time": said.get("time") if isinstance(said.get("time"), str) else None,
+        "time": moment if isinstance(moment, str) else None,
         # This machine's clock may be wrong: then the two minutes count from when we saw it.
         "left_s": round(left_s if 0 < left_s <= NOTICE_S + 10 else NOTICE_S, 1),
     }

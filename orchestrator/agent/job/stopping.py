@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from typing import Any, Callable
+from typing import Callable, Optional, TypedDict, cast
 
 from trainer import contract
 
@@ -29,21 +29,26 @@ AFTER_EXIT_S = 20.0
 INSIST_S = 10.0
 
 
-def request_stop(job: Job, outcome: str, reason: str, grace_s: float) -> dict[str, Any]:
+class StopRequest(TypedDict):
+    """stop.json: the job is to end by `ends_at` (this machine's UTC clock), with this outcome."""
+
+    outcome: str
+    reason: str
+    ends_at: float
+
+
+def request_stop(job: Job, outcome: str, reason: str, grace_s: float) -> StopRequest:
     """Writes the request down. An earlier one keeps its outcome and reason; the shorter grace counts."""
-    old = files.read_json(job.file(FileName.STOP)) or {}
-    ends = time.time() + grace_s
-    request = {
-        "outcome": old.get("outcome", outcome),
-        "reason": old.get("reason", reason),
-        "ends_at": min(old.get("ends_at", ends), ends),
-    }
+    ends_at = time.time() + grace_s
+    request = read_request(job) or StopRequest(outcome=outcome, reason=reason, ends_at=ends_at)
+    request["ends_at"] = min(request["ends_at"], ends_at)
     files.write_json(job.file(FileName.STOP), request)
     return request
 
 
-def read_request(job: Job) -> dict[str, Any] | None:
-    return files.read_json(job.file(FileName.STOP))
+def read_request(job: Job) -> StopRequest | None:
+    """What was asked of the job; None: nothing."""
+    return cast("Optional[StopRequest]", files.read_json(job.file(FileName.STOP)))
 
 
 def stop(job: Job, program: Program, wake: Callable[[float], None]) -> None:
@@ -58,7 +63,7 @@ def stop(job: Job, program: Program, wake: Callable[[float], None]) -> None:
 
 
 def _ask(job: Job, program: Program, wake: Callable[[float], None]) -> None:
-    """SIGTERM once to whoever works, then patience: up to the grace, less once the trainer has said that it is done."""
+    """SIGTERM once to the working processes, then patience: up to the grace, less once the trainer is done."""
     exit_file = os.path.join(job.run_folder, contract.EXIT)
     processes.send(processes.ranks(job.folder) if job.is_train else processes.of_job(job.folder), signal.SIGTERM)
     if job.is_train:
@@ -72,7 +77,8 @@ def _ask(job: Job, program: Program, wake: Callable[[float], None]) -> None:
         if exit_seen_at is not None and time.monotonic() - exit_seen_at > AFTER_EXIT_S:
             return
         # Read again each time: a release may have shortened the grace meanwhile.
-        if time.time() > (read_request(job) or {}).get("ends_at", 0.0):
+        request = read_request(job)
+        if request is None or time.time() > request["ends_at"]:
             return
         wake(0.2)
 

@@ -13,24 +13,25 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from typing import Any
+from typing import cast
 
 from trainer import contract
 
+from ..contract.requests import Watchdog
 from ..system import files
 
 DEFAULTS = {"factor": 20.0, "least_s": 120.0, "first_step_s": 900.0}
 NONFINITE_LINES = 20
-"""The trainer gives up by itself after its own max_nonfinite_steps; this is for one that does not."""
+"""The trainer gives up after its own max_nonfinite_steps; this is for one that does not."""
 
 
 class StepWatch:
     """Remembers when the metrics and events last grew and how long lines usually take."""
 
-    def __init__(self, run_folder: str, settings: dict[str, Any], now_s: float) -> None:
+    def __init__(self, run_folder: str, settings: Watchdog, now_s: float) -> None:
         self.metrics = os.path.join(run_folder, contract.METRICS)
         self.events = os.path.join(run_folder, contract.EVENTS)
-        self.settings = {key: float(settings.get(key, value)) for key, value in DEFAULTS.items()}
+        self.settings = {**DEFAULTS, **{key: float(cast("float", value)) for key, value in settings.items()}}
         self.sizes = self._sizes()
         self.grew_at_s = self.line_at_s = now_s
         self.intervals_s: deque[float] = deque(maxlen=50)
@@ -67,7 +68,7 @@ class StepWatch:
 
 
 def nonfinite_lines(metrics: str) -> int:
-    """How many of the newest lines of metrics, in a row, have a loss that is no finite number."""
+    """How many of the newest lines of metrics, in a row, have a loss that is not a finite number."""
     count = 0
     for line in files.last_json_lines(metrics):
         loss = line.get("loss")

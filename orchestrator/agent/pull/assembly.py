@@ -1,7 +1,7 @@
 """One file put together from pieces: which bytes of it have arrived, whether they are right, and its name at the end.
 
 What has arrived is noted in a file beside the temporary one, after the bytes themselves are on the disk, so a killed
-pull goes on at the byte. Two pulls of one file wait for each other. It must not decide how often to try again.
+pull resumes at the byte. Two pulls of one file wait for each other. It must not decide how often to try again.
 
 Example::
 
@@ -18,8 +18,9 @@ import hashlib
 import os
 import threading
 import time
-from typing import Any, Callable, Iterator
+from typing import Callable, Iterator, List, cast
 
+from ..contract.answers import PromisedFile
 from ..contract.names import Code
 from ..system import files
 from ..system.refusal import Refusal
@@ -72,7 +73,7 @@ class Assembly:
     def _take_up(self) -> None:
         known = files.read_json(self.notes) or {}
         if known.get("layout") == self._layout() and files.size_bytes(self.temporary) == self.size_bytes:
-            for piece, done in zip(self.pieces, known["done"]):  # noqa: B905  (strict= needs Python 3.10)
+            for piece, done in zip(self.pieces, cast("List[int]", known["done"])):  # noqa: B905  (strict= needs Python 3.10)
                 piece.done_bytes = int(done)
         os.ftruncate(self.descriptor, self.size_bytes)
         for piece in self.pieces:
@@ -84,7 +85,7 @@ class Assembly:
                     os.pwrite(self.descriptor, GAP[: piece.size_bytes - start], piece.place + start)
                 piece.done_bytes = piece.size_bytes
 
-    def _layout(self) -> list[Any]:
+    def _layout(self) -> list[object]:
         parts = [[source.offset, source.size_bytes, source.sha256] for source in self.sources]
         return [parts, [piece.size_bytes for piece in self.pieces]]
 
@@ -126,7 +127,7 @@ class Assembly:
                 self._found[id(piece.source)] = part.hexdigest()
             part = hashlib.sha256() if last else part
 
-    def complete(self) -> dict[str, Any]:
+    def complete(self) -> PromisedFile:
         """Compares what digest() found, gives the file its name and returns its size and digest."""
         whole = self._whole.hexdigest()
         for source in self.sources:
@@ -172,7 +173,7 @@ def arrived_bytes(destination: str) -> int:
 
 
 def _is_ours(descriptor: int, path: str) -> bool:
-    """Whether we hold the lock of the file that lies at path: a moment ago another pull may have renamed it."""
+    """Whether we hold the lock of the file at path: a moment ago another pull may have renamed it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return os.path.samestat(os.fstat(descriptor), os.stat(path))

@@ -1,9 +1,9 @@
 """The pull job: byte ranges from URLs into files, several at a time, resumed at the byte, verified before they count.
 
-A file is built under a temporary name beside its place and renamed when every part has its digest: whoever sees the
-final name sees the whole file. URLs and headers are secrets: they come by stdin and appear in no file and no message.
+A file is built under a temporary name beside its place and renamed when every part has its digest, so a file with
+the final name is whole. URLs and headers are secrets: they come by stdin and appear in no file and no message.
 
-Destinations lie below the agent's folder, or below `folder` of the spec. A part may be `literal` bytes (base64) in
+Destinations are below the agent's folder, or below `folder` of the spec. A part may be `literal` bytes (base64) in
 place of a URL: the new header of a file that is cut from a larger one; or a `gap`, which is filled with 0xff. `before`
 (base64) is what a part's digest covers in front of it and the file here does not hold: the old header. `of_bytes` is
 the size of the whole file at the URL.
@@ -22,10 +22,12 @@ import os
 import queue
 import threading
 import time
-from typing import Any, Callable, Dict
+from typing import Callable, Mapping
 
+from ..contract.answers import PullResult
 from ..contract.names import Code, JobName
-from ..job.jobs import Job
+from ..contract.requests import Part, PartSecret
+from ..job.jobs import Job, Secrets
 from ..system import files
 from ..system.refusal import Refusal
 from .assembly import Assembly, arrived_bytes
@@ -36,10 +38,10 @@ PIECE_BYTES = 16 << 20
 SAY_EVERY_S = 0.5
 TRIES = 5
 WRONG_TRIES = 3
-Say = Callable[[Dict[str, Any]], None]
+Say = Callable[[Mapping[str, object]], None]
 
 
-def pull(job: Job, secrets: dict[str, Any], say: Say) -> dict[str, Any]:
+def pull(job: Job, secrets: Secrets, say: Say) -> PullResult:
     """`{"files": {destination: {"size_bytes", "sha256"}}}`. Parts of one destination follow each other in its file."""
     root = _root(job)
     sources = plan(job, secrets, root)
@@ -64,7 +66,7 @@ def _root(job: Job) -> str:
     return path
 
 
-def plan(job: Job, secrets: dict[str, Any], root: str) -> dict[str, list[Source]]:
+def plan(job: Job, secrets: Secrets, root: str) -> dict[str, list[Source]]:
     """Destination -> what it is made of. Raises Refusal for a spec that cannot be meant."""
     parts, hidden = job.spec.get("parts"), secrets.get("parts")
     if not isinstance(parts, list) or not parts:
@@ -78,7 +80,7 @@ def plan(job: Job, secrets: dict[str, Any], root: str) -> dict[str, list[Source]
     return sources
 
 
-def _source(part: dict[str, Any], secret: dict[str, Any]) -> Source:
+def _source(part: Part, secret: PartSecret) -> Source:
     offset, size = part.get("offset"), part.get("size_bytes")
     if not isinstance(offset, int) or not isinstance(size, int) or offset < 0 or size < 0:
         raise Refusal(Code.BAD_REQUEST, "pull: a part needs offset and size_bytes as numbers of bytes")
@@ -95,7 +97,7 @@ def _bytes(text: object) -> bytes:
     try:
         return base64.b64decode(str(text), validate=True)
     except binascii.Error as error:
-        raise Refusal(Code.BAD_REQUEST, "pull: a part's bytes are no base64: %s" % error) from error
+        raise Refusal(Code.BAD_REQUEST, "pull: a part's bytes are not base64: %s" % error) from error
 
 
 def _inside(root: str, destination: object) -> str:
@@ -184,7 +186,7 @@ def _settle(assembly: Assembly, piece: Piece) -> None:
 
 
 def _with_patience(assembly: Assembly, piece: Piece) -> None:
-    """Tries again after a pause when the link broke; each try goes on at the byte the last one reached."""
+    """Tries again after a pause when the link broke; each try resumes at the byte that the last one reached."""
     name = os.path.basename(assembly.destination)
     fruitless = 0
     while fruitless < TRIES:

@@ -16,8 +16,8 @@ import os
 import shutil
 import signal
 import subprocess
-from typing import Any
 
+from ..contract.answers import HostKey
 from ..system import processes
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
@@ -31,7 +31,7 @@ class Unchangeable(Exception):
     """This machine does not let us: its message says why."""
 
 
-def stage() -> dict[str, Any]:
+def stage() -> HostKey:
     """The key that `install` will put in place; made once, and found again when asked again."""
     try:
         return _stage(_Sshd())
@@ -39,7 +39,7 @@ def stage() -> dict[str, Any]:
         return {"changeable": False, "why": str(why)}
 
 
-def install() -> dict[str, Any]:
+def install() -> HostKey:
     """Puts the staged key in place and has sshd read it; sessions go on. Nothing staged: `changeable` is false."""
     try:
         sshd = _Sshd()
@@ -54,7 +54,7 @@ def install() -> dict[str, Any]:
     return {"changeable": True, "public": public, "file": sshd.key_file}
 
 
-def _stage(sshd: _Sshd) -> dict[str, Any]:
+def _stage(sshd: _Sshd) -> HostKey:
     staged = sshd.key_file + STAGED
     try:
         # Complete only when it is readable as a key; a maker that was killed may have left half of one.
@@ -81,7 +81,7 @@ class _Sshd:
         self.key_file = known[0]
 
     def check(self) -> None:
-        """Whether sshd would start with what lies there now."""
+        """Whether sshd would start with the files as they are now."""
         self._ask("-t")
 
     def _ask(self, option: str) -> str:
@@ -94,7 +94,7 @@ class _Sshd:
 def _listener() -> int | None:
     """The sshd that listens: the last of those right above this process. None where each connection has its own.
 
-    Not the topmost of all: this machine may itself be a guest of one that somebody reached by ssh.
+    Not the topmost of all: this machine may itself be a guest of one that was reached by ssh.
     """
     pid = processes.parent(os.getpid())
     while pid > 1 and _name(pid) not in NAMES:
@@ -141,7 +141,7 @@ def _read(sshd: _Sshd, file: str) -> str:
     """A public key, `KIND BASE64`."""
     words = _as_root("cat", file).split()
     if len(words) < 2 or words[0] != KIND:
-        raise Unchangeable("%s is no %s key" % (file, KIND))
+        raise Unchangeable("%s is not a %s key" % (file, KIND))
     return " ".join(words[:2])
 
 

@@ -15,8 +15,9 @@ import os
 import re
 import subprocess
 import sys
-from typing import Any, Callable, Dict, Iterator
+from typing import Callable, Iterator, Mapping, TypedDict, cast
 
+from ..contract.facts import Environment
 from ..contract.names import Code, JobName
 from ..job.jobs import Job
 from ..system import files, gpus, processes
@@ -55,7 +56,17 @@ BROKEN = re.compile(
     r"error 802|system not yet initialized|uncorrectable ECC|unspecified launch failure|NCCL error", re.IGNORECASE
 )
 """Complaints of the machine itself: another interpreter will hear the same, and a new one costs minutes."""
-Say = Callable[[Dict[str, Any]], None]
+Say = Callable[[Mapping[str, object]], None]
+
+
+class Probed(TypedDict, total=False):
+    """What PROBE found in an interpreter; `why` instead where it does not compute."""
+
+    torch: str
+    cuda: str | None
+    gpus: list[str]
+    packages: dict[str, str | None]
+    why: str
 
 
 class Wanted:
@@ -70,10 +81,10 @@ class Wanted:
         self.cuda = bool(spec.get("cuda"))
         self.allow_build = bool(spec.get("allow_build"))
         self.folder = os.path.join(job.places.envs, str(spec.get("env") or ""))
-        self.found, self.driver = gpus.look()
+        self.found, self.driver = gpus.read_gpus()
 
 
-def install(job: Job, say: Say) -> dict[str, Any]:
+def install(job: Job, say: Say) -> Environment:
     """The chosen interpreter; also kept as envs/HASH.json, so that facts knows it."""
     wanted = Wanted(job)
     if not ENV_PATTERN.match(str(job.spec.get("env"))):
@@ -115,7 +126,7 @@ def _choices(wanted: Wanted, refused: list[str], say: Say) -> Iterator[tuple[str
     yield "built", build(wanted, base, False, refused)
 
 
-def probe(python: str, wanted: Wanted) -> dict[str, Any]:
+def probe(python: str, wanted: Wanted) -> Probed:
     """What PROBE printed in that interpreter, or `{"why": ...}` with the last line of its complaint."""
     names = [versions.name(line) for line in wanted.requirements]
     try:
@@ -127,16 +138,16 @@ def probe(python: str, wanted: Wanted) -> dict[str, Any]:
             check=False,
         )
     except OSError as error:
-        return {"why": error.strerror}
+        return {"why": error.strerror or str(error)}
     except subprocess.TimeoutExpired:
         return {"why": "no answer within %d s" % PROBE_DEADLINE_S}
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines() or ["ended with code %d" % done.returncode]
         return {"why": said[-1]}
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    return cast("Probed", json.loads(done.stdout.splitlines()[-1]))
 
 
-def unsatisfied(found: dict[str, Any], wanted: Wanted) -> str:
+def unsatisfied(found: Probed, wanted: Wanted) -> str:
     """What that interpreter lacks, in words; empty when it will do."""
     if not versions.satisfies(found["torch"], wanted.torch):
         return "torch is %s, wanted %s" % (found["torch"], wanted.torch)
@@ -148,7 +159,7 @@ def unsatisfied(found: dict[str, Any], wanted: Wanted) -> str:
     return "lacks " + ", ".join(lacking) if lacking else ""
 
 
-def lacking_requirements(found: dict[str, Any], wanted: Wanted) -> list[str]:
+def lacking_requirements(found: Probed, wanted: Wanted) -> list[str]:
     """Requirement lines that the interpreter's packages do not meet."""
     have = {line: found["packages"].get(versions.name(line)) for line in wanted.requirements}
     return [
@@ -239,9 +250,16 @@ def _run(argv: list[str]) -> str:
     return (last or "code %d" % process.returncode) if process.returncode else ""
 
 
-def _record(wanted: Wanted, kind: str, python: str, found: dict[str, Any]) -> dict[str, Any]:
-    record = {key: found[key] for key in ("torch", "cuda", "gpus")}
-    record.update({"python": python, "kind": kind, "boot_id": processes.boot_id(), "driver": wanted.driver})
+def _record(wanted: Wanted, kind: str, python: str, found: Probed) -> Environment:
+    record = Environment(
+        python=python,
+        kind=kind,
+        torch=found["torch"],
+        cuda=found["cuda"],
+        gpus=found["gpus"],
+        boot_id=processes.boot_id(),
+        driver=wanted.driver,
+    )
     files.make_folder(os.path.dirname(wanted.folder))
     files.write_json(wanted.folder + ".json", record)
     return record

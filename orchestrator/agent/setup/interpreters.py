@@ -13,8 +13,8 @@ import glob
 import os
 import re
 import sys
-from typing import Any
 
+from ..contract.facts import Interpreter
 from ..system.paths import Places
 
 TRAINER_PACKAGES = ("torch", "numpy", "safetensors", "tiktoken")
@@ -23,21 +23,21 @@ SYSTEM = ("/usr/local/bin/python3", "/usr/bin/python3")
 VERSION_PATTERN = re.compile(r"^__version__\s*=\s*['\"]([^'\"]+)", re.MULTILINE)
 
 
-def candidates(places: Places, given: str | None) -> list[dict[str, Any]]:
+def candidates(places: Places, given: str | None) -> list[Interpreter]:
     """Each Python once, the preferred first: the given one, our environments, this one, the vendor's, the system's."""
     named = [(given, "given")] if given else []
     named += [(path, "env") for path in sorted(glob.glob(os.path.join(places.envs, "*", "bin", "python")))]
     named += [(sys.executable, "own")]
     named += [(os.path.expanduser(path), "vendor") for path in VENDORS]
     named += [(path, "system") for path in SYSTEM]
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Interpreter] = {}
     for path, kind in named:
         if path and os.access(path, os.X_OK) and path not in found:
             found[path] = describe(path, kind)
     return list(found.values())
 
 
-def describe(path: str, kind: str) -> dict[str, Any]:
+def describe(path: str, kind: str) -> Interpreter:
     """Version and torch as the interpreter's folders tell; `trainer`: whether all that the trainer needs is there."""
     folders = site_folders(path)
     return {
@@ -50,7 +50,7 @@ def describe(path: str, kind: str) -> dict[str, Any]:
 
 
 def site_folders(path: str) -> list[str]:
-    """Where this interpreter's packages lie, its own first; a virtual environment may also see its base's."""
+    """Where this interpreter's packages are, its own first; a virtual environment may also see its base's."""
     prefix = os.path.dirname(os.path.dirname(os.path.abspath(path)))
     marker = os.path.join(prefix, "pyvenv.cfg")
     if not os.path.isfile(marker):

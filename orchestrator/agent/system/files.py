@@ -1,6 +1,6 @@
 """Small files that survive a crash: written whole under a temporary name, synced, renamed.
 
-A reader sees the old content or the new one. A file that is torn all the same (another program, a broken disk) reads
+A reader sees the old content or the new one. A file that is torn nevertheless (another program, a broken disk) reads
 as absent: every reader can live without it, because the processes themselves are the truth.
 
 Example::
@@ -15,7 +15,7 @@ import contextlib
 import hashlib
 import json
 import os
-from typing import Any, Iterator
+from typing import Iterator
 
 TAIL_BYTES = 65536
 
@@ -45,11 +45,11 @@ def sync_folder(path: str) -> None:
         os.close(descriptor)
 
 
-def write_json(path: str, value: Any) -> None:
+def write_json(path: str, value: object) -> None:
     write_bytes(path, (json.dumps(value) + "\n").encode())
 
 
-def read_json(path: str) -> dict[str, Any] | None:
+def read_json(path: str) -> dict[str, object] | None:
     """The object in the file; None when it is absent, torn or something else."""
     try:
         with open(path, "rb") as file:
@@ -59,7 +59,7 @@ def read_json(path: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def append_json(path: str, value: Any) -> None:
+def append_json(path: str, value: object) -> None:
     """Adds one line, durable on return. One write call, so lines of two writers never mix."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
@@ -79,7 +79,7 @@ def tail(path: str, limit_bytes: int = TAIL_BYTES) -> bytes:
         return b""
 
 
-def last_json_lines(path: str) -> Iterator[dict[str, Any]]:
+def last_json_lines(path: str) -> Iterator[dict[str, object]]:
     """The complete JSON lines at the end of the file, newest first. A last line without its newline is not complete."""
     lines = tail(path).split(b"\n")[:-1]
     for line in reversed(lines):

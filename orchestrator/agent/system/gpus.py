@@ -2,15 +2,16 @@
 
 Example::
 
-    look()      # ([{'index': 0, 'uuid': 'GPU-...', 'name': 'NVIDIA H100', ...}], '570.86.15')
+    read_gpus()      # ([{'index': 0, 'uuid': 'GPU-...', 'name': 'NVIDIA H100', ...}], '570.86.15')
 """
 
 from __future__ import annotations
 
 import os
 import subprocess
-from typing import Any, Sequence
+from typing import Sequence
 
+from ..contract.facts import Gpu
 from ..contract.names import Code
 from . import processes
 from .refusal import Refusal
@@ -20,7 +21,7 @@ GPU_FIELDS = "index,uuid,name,memory.total,memory.used,driver_version"
 PROCESS_FIELDS = "gpu_uuid,pid,process_name,used_memory"
 
 
-def look() -> tuple[list[dict[str, Any]], str | None]:
+def read_gpus() -> tuple[list[Gpu], str | None]:
     """Every GPU with the processes that compute on it, and the driver's version."""
     rows = _query("--query-gpu=" + GPU_FIELDS)
     if not rows:
@@ -29,7 +30,7 @@ def look() -> tuple[list[dict[str, Any]], str | None]:
     return [_gpu(row, working) for row in rows if len(row) == 6], rows[0][-1]
 
 
-def _gpu(row: list[str], working: list[list[str]]) -> dict[str, Any]:
+def _gpu(row: list[str], working: list[list[str]]) -> Gpu:
     mine = [other for other in working if len(other) == 4 and other[0] == row[1]]
     return {
         "index": _number(row[0]),

@@ -16,7 +16,7 @@ import os
 import re
 import stat
 import time
-from typing import Any, Sequence
+from typing import Sequence, TypedDict, cast
 
 from ..contract.names import Code
 from .refusal import Refusal
@@ -26,14 +26,31 @@ UUID_PATTERN = re.compile(r"[A-Za-z0-9-]{1,64}\Z")
 NOFOLLOW = os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def take_gpus(uuids: Sequence[str], holder: dict[str, Any], folder: str = FOLDER) -> list[int]:
+class Holder(TypedDict, total=False):
+    """What the holder of a lock writes about itself; other programs may write there too."""
+
+    run: str
+    user: str
+    pid: int
+    started_at: float
+
+
+class Taken(Refusal):
+    """Another holder has the lock; `run` is the run that it names."""
+
+    def __init__(self, code: str, message: str, hint: str, run: str) -> None:
+        super().__init__(code, message, hint)
+        self.run = run
+
+
+def take_gpus(uuids: Sequence[str], holder: Holder, folder: str = FOLDER) -> list[int]:
     """Locks every GPU or none, in one fixed order so that two starters cannot block each other."""
     _shared_folder(folder)
     held: list[int] = []
     try:
         for uuid in sorted(set(uuids)):
             if not UUID_PATTERN.match(uuid):
-                raise Refusal(Code.BAD_REQUEST, "%r is no GPU uuid" % uuid)
+                raise Refusal(Code.BAD_REQUEST, "%r is not a GPU uuid" % uuid)
             held.append(take(os.path.join(folder, "gpu-%s.lock" % uuid), holder, Code.GPUS_TAKEN, "GPU " + uuid, 0o666))
     except (Refusal, OSError):
         let_go(held)
@@ -41,8 +58,8 @@ def take_gpus(uuids: Sequence[str], holder: dict[str, Any], folder: str = FOLDER
     return held
 
 
-def take(path: str, holder: dict[str, Any], code: str, what: str, mode: int = 0o600) -> int:
-    """The descriptor that holds the lock. Raises Refusal naming the holder when somebody else has it."""
+def take(path: str, holder: Holder, code: str, what: str, mode: int = 0o600) -> int:
+    """The descriptor that holds the lock. Raises Refusal naming the holder when another process has it."""
     descriptor = _open(path, mode)
     if not _flock(descriptor):
         os.close(descriptor)
@@ -63,13 +80,13 @@ def _flock(descriptor: int) -> bool:
     return False
 
 
-def taken(code: str, what: str, holder: dict[str, Any]) -> Refusal:
+def taken(code: str, what: str, holder: Holder) -> Taken:
     """The refusal that names the holder. Its words come from a file others may write: nothing unprintable passes."""
     run, user, pid = (
         "".join(filter(str.isprintable, str(holder.get(key, "?"))))[:64] for key in ("run", "user", "pid")
     )
     message = "%s is taken by run %s of user %s (pid %s)" % (what, run, user, pid)
-    return Refusal(code, message, "wait for it, or stop it: gptctl stop %s" % run)
+    return Taken(code, message, "wait for it, or stop it: gptctl stop %s" % run, run)
 
 
 def _open(path: str, mode: int) -> int:
@@ -84,18 +101,18 @@ def _open(path: str, mode: int) -> int:
             descriptor = os.open(path, os.O_RDWR | NOFOLLOW)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise Refusal(Code.BAD_LOCK, "%s is no plain file" % path, "remove it: rm %s" % path)
+        raise Refusal(Code.BAD_LOCK, "%s is not a plain file" % path, "remove it: rm %s" % path)
     return descriptor
 
 
 def _shared_folder(folder: str) -> None:
-    """Mode 1777: every user may lock, nobody may remove another's file. A link in its place is refused."""
+    """Mode 1777: every user may lock, and only its owner may remove a file. A link in its place is refused."""
     try:
         os.mkdir(folder)
         os.chmod(folder, 0o1777)
     except FileExistsError:
         if not stat.S_ISDIR(os.lstat(folder).st_mode):
-            raise Refusal(Code.BAD_LOCK, "%s is no folder" % folder, "remove it: rm %s" % folder) from None
+            raise Refusal(Code.BAD_LOCK, "%s is not a folder" % folder, "remove it: rm %s" % folder) from None
 
 
 def let_go(descriptors: Sequence[int]) -> None:
@@ -103,7 +120,7 @@ def let_go(descriptors: Sequence[int]) -> None:
         os.close(descriptor)
 
 
-def read(path: str) -> dict[str, Any]:
+def read(path: str) -> Holder:
     """What a holder wrote about itself; empty when it is unreadable. For messages only."""
     try:
         descriptor = os.open(path, os.O_RDONLY | NOFOLLOW)
@@ -114,12 +131,12 @@ def read(path: str) -> dict[str, Any]:
             value = json.loads(file.read(4096))
         except ValueError:
             return {}
-    return value if isinstance(value, dict) else {}
+    return cast("Holder", value) if isinstance(value, dict) else {}
 
 
-def held(paths: Sequence[str]) -> list[dict[str, Any]]:
-    """Those of the lock files that somebody holds now, with what the holder says."""
-    found = []
+def held(paths: Sequence[str]) -> list[dict[str, object]]:
+    """The lock files that a process holds now, with what the holder says."""
+    found: list[dict[str, object]] = []
     for path in paths:
         try:
             descriptor = os.open(path, os.O_RDONLY | NOFOLLOW)
@@ -128,7 +145,7 @@ def held(paths: Sequence[str]) -> list[dict[str, Any]]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
-            found.append(dict(read(path), lock=os.path.basename(path)))
+            found.append({**read(path), "lock": os.path.basename(path)})
         finally:
             os.close(descriptor)
     return found

@@ -32,9 +32,9 @@ def path(kind: str, owner: str) -> str:
 
 
 def put(kind: str, owner: str, secret: str) -> None:
-    """Writes it, mode 0600. Raises Refusal where that folder is no tmpfs."""
+    """Writes it, mode 0600. Raises Refusal where that folder is not a tmpfs."""
     if not _is_tmpfs(FOLDER):
-        raise Refusal(Code.NO_TMPFS, "%s is not in memory here: no secret is written to a disk" % FOLDER)
+        raise Refusal(Code.NO_TMPFS, "%s is not in memory here, and secrets are not written to a disk" % FOLDER)
     temporary = "%s.%d" % (path(kind, owner), os.getpid())
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(temporary, flags, 0o600)
@@ -48,7 +48,7 @@ def put(kind: str, owner: str, secret: str) -> None:
 
 
 def read(kind: str, owner: str) -> str | None:
-    """The secret; None where there is none, or where the file could be somebody else's."""
+    """The secret; None where there is none, or where the file could be another user's."""
     try:
         descriptor = os.open(path(kind, owner), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:

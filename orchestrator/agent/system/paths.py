@@ -1,4 +1,4 @@
-"""Where everything lies under ROOT. Names from requests become paths here and nowhere else.
+"""Where everything is under ROOT. Names from requests become paths here and nowhere else.
 
 Example::
 
@@ -45,7 +45,7 @@ class Places:
         """The folder of a job. A train job is known by its run alone, any other also by its input."""
         if job not in JOB_NAMES:
             raise Refusal(Code.BAD_REQUEST, "unknown job %r; known: %s" % (job, ", ".join(JOB_NAMES)))
-        if job == "train":
+        if job == JobName.TRAIN:
             return os.path.join(self.jobs_of(run), JobName.TRAIN)
         return os.path.join(self.jobs_of(run), "%s-%s" % (job, hashlib.sha256(digest.encode()).hexdigest()[:12]))
 
@@ -53,5 +53,7 @@ class Places:
 def checked_run(run: object) -> str:
     """The run's name, which becomes a folder's name: nothing else may."""
     if not isinstance(run, str) or not RUN_PATTERN.match(run):
-        raise Refusal(Code.BAD_REQUEST, "%r is no run id: lower-case letters, digits and dashes, 40 at most" % (run,))
+        raise Refusal(
+            Code.BAD_REQUEST, "%r is not a run id: use lower-case letters, digits and dashes, 40 at most" % (run,)
+        )
     return run

@@ -16,7 +16,16 @@ import os
 import pwd
 import signal
 import time
-from typing import Any, Iterable
+from typing import Iterable, TypedDict
+
+
+class Identity(TypedDict):
+    """What names a process for ever."""
+
+    pid: int
+    start_ticks: int
+    boot_id: str
+
 
 JOB_VARIABLE = "GPTCTL_JOB"
 ZOMBIE_STATES = "ZX"
@@ -50,7 +59,7 @@ def stat_fields(pid: int) -> list[str] | None:
     return content[content.rindex(")") + 2 :].split()
 
 
-def identity(pid: int) -> dict[str, Any] | None:
+def identity(pid: int) -> Identity | None:
     """What names this process for ever: pid, start time in clock ticks since boot, boot id. None when it is gone."""
     fields = stat_fields(pid)
     if fields is None or fields[0] in ZOMBIE_STATES:
@@ -58,9 +67,9 @@ def identity(pid: int) -> dict[str, Any] | None:
     return {"pid": pid, "start_ticks": int(fields[19]), "boot_id": boot_id()}
 
 
-def is_alive(known: dict[str, Any] | None) -> bool:
-    """Whether exactly this process still runs: same pid, same start, same boot, no zombie."""
-    return bool(known) and known == identity(int((known or {}).get("pid", -1)))
+def is_alive(known: Identity | None) -> bool:
+    """Whether exactly this process still runs: same pid, same start, same boot, not a zombie."""
+    return known is not None and known == identity(known["pid"])
 
 
 def parent(pid: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 
+from ..contract.answers import Failure, RefusalLine
 from ..contract.names import Code
 
 OS_CODES = {
@@ -29,12 +30,18 @@ class Refusal(Exception):
         self.message = message
         self.hint = hint
 
-    def answer(self) -> dict[str, dict[str, str]]:
+    def failure(self) -> Failure:
+        """As it stands in answers and exit records."""
+        return {"code": self.code, "message": self.message, "hint": self.hint}
+
+    def answer(self) -> RefusalLine:
         """The line that goes to stdout."""
-        return {"error": {"code": self.code, "message": self.message, "hint": self.hint}}
+        return {"error": self.failure()}
 
 
-def from_os_error(error: OSError) -> Refusal:
-    """A full disk or a folder that cannot be written, in words; anything else by its own text."""
+def as_refusal(error: Refusal | OSError) -> Refusal:
+    """A full disk or a folder that cannot be written gets its code; any other OSError its own text."""
+    if isinstance(error, Refusal):
+        return error
     where = " (%s)" % error.filename if error.filename else ""
     return Refusal(OS_CODES.get(error.errno or 0, Code.OS_ERROR), "%s%s" % (error.strerror or error, where))

@@ -49,7 +49,7 @@ sys.exit(main([code] + sys.argv[2:]))
 """
 """Runs the agent, or says what is in the way: one round trip answers both, and `~` is resolved over there.
 
-A zipapp is compiled anew by every process that imports it, so its files are laid beside it once and Python keeps what
+Every process that imports a zipapp compiles it again, so its files are unpacked beside it once and Python keeps what
 it compiles: a call takes two thirds of the time. The folder counts for one boot: a crash may leave it half written.
 """
 

@@ -88,7 +88,7 @@ class Agent:
         return self._root
 
     def ensure(self) -> None:
-        """Ships the agent if it is not there. Every call does this by itself when it has to."""
+        """Ships the agent if it is not there. Every call does this when it has to."""
         answer = _answer(Verb.WHERE, self.shell.run(self._argv(Verb.WHERE), stdin=b"{}"))
         if is_missing(answer):  # and then its place is known, without asking again
             self._ship(missing_path(answer))
@@ -149,7 +149,7 @@ class Agent:
                     *complete, pending = (pending + line.data).split(b"\n")
                     for progress in filter(None, map(json_object, complete)):
                         on_progress(progress)
-        raise AgentError(f"{job} of {run}: the agent stopped talking before the job ended", code="no-end")
+        raise AgentError(f"{job} of {run}: the agent stopped answering before the job ended", code="no-end")
 
     def stop(self, run: str, job: str = JobName.TRAIN, grace_s: float = GRACE_S) -> StopAnswer:
         """Stops the job and waits until it has ended; state `none`: there is no such job."""

@@ -1,7 +1,7 @@
 """The one door for what a machine answers: a JSON line becomes a value of its contract's shape, or an AgentError.
 
-The shapes are the TypedDicts of orchestrator/agent/contract. Keys that a shape does not name pass unchecked; nobody may
-read them. It must not repair anything: a number in quotes is a wrong answer.
+The shapes are the TypedDicts of orchestrator/agent/contract. Keys that a shape does not name pass unchecked, and must
+not be read. It must not repair anything: a number in quotes is a wrong answer.
 
 Example::
 

@@ -1,4 +1,4 @@
-"""A machine pulls files by itself: what is asked for as parts becomes the agent's pull job, followed to its end.
+"""A machine pulls files on its own: parts become the agent's pull job, followed to its end.
 
 It must not know a storage scheme or make a plan; the parts are asked for again when their addresses may have ended.
 URLs and headers go by stdin.
@@ -17,7 +17,6 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from orchestrator.agent.contract.answers import Failure, PullResult
 from orchestrator.agent.contract.names import LEASE_S, Code, JobName, Outcome
@@ -29,7 +28,7 @@ from orchestrator.remote.agent_client.decoding import decoded
 from orchestrator.remote.transfer_progress import Transfer
 
 ROUNDS = 3
-"""An address that ended is renewed, and damaged bytes are fetched anew, so often at most."""
+"""How often at most an address that ended is renewed and damaged bytes are fetched again."""
 AGAIN = frozenset(
     {
         Code.SOURCE_DENIED,
@@ -72,9 +71,9 @@ def pull(
     folder: str | None = None,
     lease_s: float = LEASE_S,
 ) -> dict[str, Pulled]:
-    """Destination, as the parts name it, to what lies there now. Calling again attaches, or finds it all there.
+    """Destination, as the parts name it, to the file there. Calling again attaches, or finds everything there.
 
-    folder: below which destinations lie; absent: the agent's own. Raises StorageError when the source does not give
+    folder: below which destinations are; absent: the agent's own. Raises StorageError when the source does not give
     it, VerificationFailed for wrong bytes, MachineUnfit for a full disk, LinkLost when the link breaks (call again).
     """
     error: GptctlError | None = None
@@ -99,7 +98,7 @@ def pull(
     raise error
 
 
-def _spec(parts: Sequence[Part]) -> dict[str, Any]:
+def _spec(parts: Sequence[Part]) -> dict[str, object]:
     """What may be written down on the machine: no URL and no header."""
     return {
         "parts": [
@@ -118,7 +117,7 @@ def _spec(parts: Sequence[Part]) -> dict[str, Any]:
     }
 
 
-def _secrets(parts: Sequence[Part]) -> dict[str, Any]:
+def _secrets(parts: Sequence[Part]) -> dict[str, object]:
     return {"parts": [{"url": part.url, "headers": dict(part.headers)} for part in parts]}
 
 
@@ -130,7 +129,7 @@ class _Rate:
         self.name = parts[0].destination.rpartition("/")[2]
         self.first: tuple[float, int] | None = None
 
-    def __call__(self, progress: Mapping[str, Any]) -> None:
+    def __call__(self, progress: Mapping[str, object]) -> None:
         done, total = progress.get("bytes_done"), progress.get("bytes_total")
         if not isinstance(done, int) or not isinstance(total, int):
             return

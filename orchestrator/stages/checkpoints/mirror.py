@@ -6,15 +6,14 @@ continues at the same byte, and no line is lost or doubled."""
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.agent.contract.answers import ExitRecord, RunStatus, SpotNotice
 from orchestrator.agent.contract.names import JobName
 from orchestrator.core.errors import LinkLost, RemoteError
 from orchestrator.core.states import Seen, State
-from orchestrator.core.typed_json import decode
 from orchestrator.ledger.records import RunProgress
 from orchestrator.remote.agent_client.client import Data, Ended, Heartbeat
 from orchestrator.stages.checkpoints import store_job
@@ -76,17 +75,6 @@ def append(path: Path, offset: int, data: bytes) -> None:
         file.write(data[here - offset :])
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A line of metrics.jsonl, as far as a run's row has it."""
-
-    step: int = 0
-    tokens: int = 0
-    loss: float | None = None
-    tokens_per_second: float = 0.0
-    mfu: float | None = None
-
-
 class Progress:
     """Turns mirrored bytes into metric and log events, and into the run's row in the ledger, at most once a second."""
 
@@ -96,6 +84,8 @@ class Progress:
         self.row: RunProgress = {}
         self.written_at = 0.0
         self.notice: SpotNotice | None = None
+        self.skipped_lines = 0
+        """Lines of metrics with a value of a wrong type."""
         self._checkpointed = False
 
     def take_checkpointed(self) -> bool:
@@ -116,29 +106,45 @@ class Progress:
             record = json.loads(line)
         except ValueError:
             return  # the first line after a reconnect may be the rest of one already shown
+        if not isinstance(record, dict):
+            return
         if name == contract.METRICS:
             self._metric(record)
         elif record.get("event") == contract.EVENT_VALIDATED:
-            self.row["val_loss"] = record.get("val_loss")
+            self._validated(record.get("val_loss"))
         elif record.get("event") == contract.EVENT_CHECKPOINTED:
             self._checkpointed = True
         elif record.get("event") == contract.EVENT_EVALUATED:
-            start, tokens = record.get("slice") or (None, None)
+            part = record.get("slice")
+            start, tokens = part if isinstance(part, list) and len(part) == 2 else (None, None)
             self.context.say(f"loss {record.get('loss')} on the slice {start}+{tokens}")
         elif record.get("event") in (contract.EVENT_WARNING, contract.EVENT_MICRO_BATCH_REDUCED):
             self.context.emit("warning", str(record.get("reason") or record.get("text") or record["event"]))
 
+    def _validated(self, loss: object) -> None:
+        if isinstance(loss, int | float) and math.isfinite(loss):
+            self.row["val_loss"] = float(loss)
+
     def _metric(self, record: dict[str, object]) -> None:
-        plan, metric = self.context.plan, decode(Metric, record, lenient=True)
-        rate = metric.tokens_per_second
+        line = contract.metric_line(record)
+        if line is None:
+            self._skip()
+            return
+        plan, rate = self.context.plan, line.tokens_per_second or 0.0
         self.row |= {
-            "step": metric.step,
-            "loss": metric.loss,
+            "step": line.step,
+            "loss": line.loss,
             "tokens_per_second": rate,
-            "mfu": metric.mfu,
-            "eta_s": (plan.tokens - metric.tokens) / rate if rate else None,
+            "mfu": line.mfu,
+            "eta_s": (plan.tokens - line.tokens) / rate if rate else None,
         }
         self.context.emit("metric", **{**record, **self.row, "total_steps": plan.steps})
+
+    def _skip(self) -> None:
+        """Counts a line of metrics with a wrong type; says so the first time."""
+        self.skipped_lines += 1
+        if self.skipped_lines == 1:
+            self.context.emit("warning", f"{contract.METRICS}: skipping lines with values of a wrong type")
 
     def heartbeat(self, status: RunStatus | None) -> None:
         """The machine is alive now."""

@@ -83,7 +83,7 @@ def _prepare(context: RunContext, arguments: list[str], digest: str, folder: Pat
     exit_record = run_job(context, here, JobName.PREPARE, digest, spec)
     if exit_record["outcome"] != "finished":
         raise UserError(
-            "data.prepare failed: " + " | ".join(exit_record["last_lines"][-3:]),
+            "data.prepare failed: " + " | ".join(exit_record.get("last_lines", [])[-3:]),
             f"see {context.home}/machine/jobs/{context.run_id}",
         )
 

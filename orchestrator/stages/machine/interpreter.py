@@ -15,6 +15,7 @@ from orchestrator.agent.contract.names import JobName
 from orchestrator.agent.contract.requests import JobSpec
 from orchestrator.core.errors import MachineUnfit
 from orchestrator.remote.agent_client.decoding import decoded
+from orchestrator.remote.agent_client.job_failure import failure
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine.jobs import run_job, start_job
 
@@ -34,9 +35,9 @@ def chosen(context: RunContext, facts: Facts) -> Environment:
         return known
     exit_record = run_job(context, context.agent, JobName.INSTALL, _digest(facts, spec), spec)
     if exit_record["outcome"] != "finished":
-        said = exit_record["last_lines"][-5:] or [str(exit_record["reason"])]
+        failed = failure(exit_record)["message"]
         raise MachineUnfit(
-            f"provision: no interpreter on {context.host.name} computes: " + " | ".join(said),
+            f"provision: no interpreter on {context.host.name} computes: {failed}",
             f"set `python` of host {context.host.name} to one that imports torch >= 2.9, or look with: "
             f"gptctl check {context.host.name}",
         )
