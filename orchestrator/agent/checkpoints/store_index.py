@@ -119,13 +119,11 @@ def state(places: Places, run: str) -> StoreStatus | None:
     job = job_of(places, run)
     if job is None:
         return None
-    known = files.read_json(job.file(STATE)) or {
-        "state": StoreState.STARTING,
-        "problem": None,
-        "safe": [],
-        "probed": False,
-    }
-    return dict(known, store=job.spec.get("store"), finished=_is_finished(job))
+    known = cast("Optional[StoreStatus]", files.read_json(job.file(STATE)))
+    if known is None:
+        known = {"state": StoreState.STARTING, "problem": None, "safe": [], "probed": False}
+    known["store"], known["finished"] = job.spec.get("store"), _is_finished(job)
+    return known
 
 
 def is_done(places: Places, run: str) -> bool:
