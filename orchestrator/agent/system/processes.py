@@ -69,7 +69,7 @@ def identity(pid: int) -> Identity | None:
 
 def is_alive(known: Identity | None) -> bool:
     """Whether exactly this process still runs: same pid, same start, same boot, not a zombie."""
-    return known is not None and known == identity(known["pid"])
+    return known is not None and "pid" in known and known == identity(known["pid"])
 
 
 def parent(pid: int) -> int:
