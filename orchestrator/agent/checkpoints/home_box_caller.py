@@ -1,7 +1,7 @@
 """The keep job, on a home box: calls the machine that trains, and keeps what that stores (folder_service.py).
 
-It calls again and again, less and less often, until all is stored. The machine's host key is pinned, because its address
-may belong to another machine one day. The private key came by stdin and is in memory (tmpfs) only: after a reboot the
+It calls again and again, less and less often, until all is stored. The machine's host key is pinned, because another
+machine may get its address one day. The private key came by stdin and is in memory (tmpfs) only: after a reboot the
 laptop hands over another.
 
 Example, spec and secrets::

@@ -70,13 +70,13 @@ def test_a_link_is_refused_and_its_target_untouched(tmp_path: Path) -> None:
     assert victim.read_text() == "precious"
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "linked").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(Refusal, match="is no folder"):
+    with pytest.raises(Refusal, match="is not a folder"):
         locks.take_gpus(["GPU-a"], HOLDER, str(tmp_path / "linked"))
 
 
 @pytest.mark.parametrize("uuid", ["../x", "a b", "", "x" * 65])
 def test_a_uuid_becomes_a_file_name_only_when_it_is_one(tmp_path: Path, uuid: str) -> None:
-    with pytest.raises(Refusal, match="is no GPU uuid"):
+    with pytest.raises(Refusal, match="is not a GPU uuid"):
         locks.take_gpus([uuid], HOLDER, str(tmp_path))
 
 
