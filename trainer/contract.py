@@ -62,36 +62,28 @@ EVENT_EVALUATED = "evaluated"
 METRIC_KEYS = ("step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "mfu", "memory_gib", "time")
 
 
-class MetricNumbers(typing.NamedTuple):
-    """The numbers of a line that readers decide by. `loss` is None where it was not finite."""
-
-    step: int
-    tokens: int
-    loss: typing.Optional[float]
-    tokens_per_second: typing.Optional[float]
-    mfu: typing.Optional[float]
+MetricNumbers = typing.NamedTuple("MetricNumbers", [
+    ("step", int), ("tokens", int), ("loss", typing.Optional[float]), ("tokens_per_second", typing.Optional[float]),
+    ("mfu", typing.Optional[float]),
+])  # fmt: skip
+"""The numbers of a line that readers decide by. `loss` is None where it was not finite."""
 
 
 def metric_line(value: object) -> typing.Optional[MetricNumbers]:
-    """The line as numbers; None for a line with another type at any of METRIC_KEYS, or without step or tokens."""
+    """The line as numbers; None for a line without a step, or with another type at any of METRIC_KEYS."""
     if not isinstance(value, dict) or not all(_is_number(value.get(key)) for key in METRIC_KEYS):
         return None
-    step, tokens = value.get("step"), value.get("tokens")
-    if not isinstance(step, int) or not isinstance(tokens, int) or step < 0 or tokens < 0:
+    step, tokens = value.get("step"), value.get("tokens") or 0
+    if not isinstance(step, int) or not isinstance(tokens, int) or step < 0:
         return None
-    finite = {key: value.get(key) if _is_finite(value.get(key)) else None for key in METRIC_KEYS}
-    return MetricNumbers(step, tokens, finite["loss"], finite["tokens_per_second"], finite["mfu"])
+    numbers = {key: value[key] for key in METRIC_KEYS if value.get(key) is not None and math.isfinite(value[key])}
+    return MetricNumbers(step, tokens, numbers.get("loss"), numbers.get("tokens_per_second"), numbers.get("mfu"))
 
 
 def _is_number(value: object) -> bool:
     """Null, or a number of a size that databases hold."""
-    if value is None or isinstance(value, float):
-        return True
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
+    return value is None or isinstance(value, float) or whole
 
 
 # "outcome" in exit.json. The process exits 0 for finished and stopped, 1 for failed.
