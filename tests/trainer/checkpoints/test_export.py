@@ -281,7 +281,7 @@ def test_an_export_replaces_an_export_and_nothing_else(tmp_path: Path, capsys: p
     foreign.mkdir()
     (foreign / "thesis.tex").write_text("mine")
     assert "neither empty nor an export (thesis.tex)" in refused(capsys, checkpoint, "--to", foreign)
-    assert "no folder" in refused(capsys, checkpoint, "--to", foreign / "thesis.tex")
+    assert "is not a folder" in refused(capsys, checkpoint, "--to", foreign / "thesis.tex")
     assert listing(foreign) == {"thesis.tex": b"mine"}
 
 

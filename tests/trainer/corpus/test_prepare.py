@@ -133,7 +133,7 @@ def test_documents_are_split_by_their_hash(tmp_path: Path, capsys: pytest.Captur
         (["--source", "empty.txt"], "has no text"),
         (["--source", "latin1.txt"], "has no text"),
         (["--source", "good.txt", "--tokenizer", "gtp2"], "no tokenizer is called 'gtp2'; known: bytes, "),
-        (["--source", "good.txt", "--separator", "<eot>"], "no special token of bytes"),
+        (["--source", "good.txt", "--separator", "<eot>"], "not a special token of bytes"),
         (["--source", "good.txt", "--bytes", "1"], "the limit is too small"),
     ],
 )
