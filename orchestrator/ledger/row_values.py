@@ -14,7 +14,7 @@ import json
 import typing
 from collections.abc import Callable, Mapping
 from enum import Enum
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any, TypeVar
 
 from orchestrator.core import typed_json
@@ -110,6 +110,7 @@ def _reader(hint: Any) -> Callable[[Any], Any]:
     return _same
 
 
+@lru_cache(maxsize=512)  # the values are frozen, and a driver reads its run many times a second
 def _object(kind: Any, optional: bool, text: str) -> Any:
     """A dataclass from its column; None for one that may be None and cannot be read."""
     try:
