@@ -1,4 +1,4 @@
-"""English as the style sheet in CONTRIBUTING.md wants it: the worst patterns in messages, docstrings, comments and pages.
+"""English by the style sheet in CONTRIBUTING.md: the worst patterns in messages, docstrings, comments and pages.
 
 `python -m tests.architecture.test_english [FOLDER]` prints every hit. ALLOWED only goes down.
 """
