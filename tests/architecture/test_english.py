@@ -54,7 +54,7 @@ ALLOWED: dict[str, int] = {
     "orchestrator/remote": 13,
     "orchestrator/report": 7,
     "orchestrator/runs": 7,
-    "orchestrator/stages": 15,
+    "orchestrator/stages": 12,
     "orchestrator/storage": 7,
     "orchestrator/stores": 2,
     "trainer": 31,
