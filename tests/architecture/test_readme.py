@@ -42,7 +42,8 @@ def test_every_page_that_gptctl_names_is_there() -> None:
 def commands() -> list[list[str]]:
     """The words of every `gptctl ...` that README shows, in blocks and in the text."""
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    in_blocks = re.findall(r"^gptctl [^#\n]+", text, re.MULTILINE)
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    in_blocks = re.findall(r"^gptctl [^#\n]+", "".join(blocks), re.MULTILINE)
     in_text = re.findall(r"`(gptctl [^`\n]+)`", text)
     return [shlex.split(line)[1:] for line in (*in_blocks, *in_text)]
 
