@@ -1,8 +1,8 @@
 """The program `gptctl`: `python -m orchestrator`, and the console script.
 
-Typer alone takes about seven times as long to import as Python takes to start, so the first page of help, which people
-ask for most, is kept as text beside the CLI (`cli/help.txt`, written by `make docs`; a test compares it with what the
-app itself would print). Everything else goes through the app. This file must import nothing heavy at the top.
+Importing Typer takes about seven times as long as starting Python, so the first page of help, which people open most
+often, is stored as text beside the CLI (`cli/help.txt`, written by `make docs`; a test compares it with the app's).
+Everything else goes through the app. This file must import nothing heavy at the top.
 
 Example::
 

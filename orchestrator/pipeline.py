@@ -34,7 +34,7 @@ from orchestrator.core.states import EXIT_CODES, Outcome, State, is_forward, wor
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RENTAL_OPEN, RunRecord
 from orchestrator.ledger.run_lock import RunLock
-from orchestrator.notify.run_events import announcing
+from orchestrator.notify.run_events import with_notifications
 from orchestrator.stages.acquire import acquire
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.fetch import fetch
@@ -79,7 +79,7 @@ def drive(home: Path, run_id: str, listener: Listener, *, until: str | None = No
     Raises RunLocked when another process drives this run, and the error that stopped this walk without a verdict.
     """
     with RunLock.acquire(home, run_id), Ledger.open(home, time.time) as ledger:
-        context = open_context(home, ledger, run_id, announcing(ledger, run_id, listener))
+        context = open_context(home, ledger, run_id, with_notifications(ledger, run_id, listener))
         try:
             walk(context, until)
         except KeyboardInterrupt:

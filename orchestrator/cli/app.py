@@ -1,7 +1,7 @@
-"""The command line: signatures and help, nothing else. Each body imports its verb and calls it.
+"""The command line: signatures and help only. Each body imports its verb and calls it.
 
 The imports are inside the bodies so that `gptctl --help` and `gptctl VERB --help` load none of fabric, paramiko, boto3,
-pydantic, httpx, torch, numpy or rich. A verb returns its exit code; what it raises is explained in failures.py.
+pydantic, httpx, torch, numpy or rich. A verb returns its exit code; failures.py explains what it raises.
 
 Example, in a shell::
 
@@ -39,7 +39,7 @@ app = typer.Typer(
 
 
 def verb(body: Callable[..., int]) -> Callable[..., int]:
-    """Registers a command under its function's name, with failures explained."""
+    """Registers a command under its function's name and explains its failures."""
     app.command(name=body.__name__)(explained(body))
     return body
 
@@ -64,10 +64,10 @@ def top(
 
 @verb
 def init(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to put them.")] = Path("."),
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to copy into.")] = Path("."),
     verbose: options.Verbose = False,
 ) -> int:
-    """Copy the bundled recipes and inventory.toml here. Existing files are kept."""
+    """Copy the bundled recipes and inventory.toml. Existing files stay as they are."""
     from orchestrator.cli.runs import init as it
 
     return it.init(folder)
@@ -78,32 +78,33 @@ def run(
     recipe: options.Recipe,
     *,
     host: Annotated[
-        str | None, typer.Option("--host", metavar="HOST", help="Where: `local`, or an inventory entry.")
+        str | None, typer.Option("--host", metavar="HOST", help="Where to train: `local`, or a host of the inventory.")
     ] = None,
     on: Annotated[
-        str | None, typer.Option("--on", metavar="RENTAL", help="Use a machine that is already up, by its rental's id.")
+        str | None,
+        typer.Option("--on", metavar="RENTAL", help="Use a machine that is up, by its rental."),
     ] = None,
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave once the training runs.")] = False,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the machine up afterwards, under its lease.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave as soon as the training runs.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the machine after the run, until its lease ends.")] = False,
     again: Annotated[
-        bool, typer.Option("--again", help="Start anew although an unfinished run of this is known.")
+        bool, typer.Option("--again", help="Start another run even if one of this recipe is unfinished.")
     ] = False,
-    name: Annotated[str | None, typer.Option("--name", help="A name to call this run by.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="A name for this run.")] = None,
     label: Annotated[
-        list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="A label; repeatable.")
+        list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="Add a label; repeatable.")
     ] = None,
-    note: Annotated[str | None, typer.Option("--note", help="A remark, shown in the report.")] = None,
+    note: Annotated[str | None, typer.Option("--note", help="A note, shown in the report.")] = None,
     sets: options.Set = None,
     resume_from: Annotated[
         str | None,
-        typer.Option("--resume-from", metavar="RUN", help="Start from a checkpoint: RUN, s3://... or a folder."),
+        typer.Option("--resume-from", metavar="RUN", help="Resume from a RUN, s3://... or a folder."),
     ] = None,
     max_cost: options.MaxCost = None,
     max_hours: options.MaxHours = None,
     max_price: options.MaxPrice = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Ask for capacity until there is some.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for capacity.")] = False,
     unguarded: Annotated[
-        bool, typer.Option("--unguarded", help="Rent although nothing ends a forgotten machine.")
+        bool, typer.Option("--unguarded", help="Rent without a guard: nothing ends a forgotten machine.")
     ] = False,
     inject: Annotated[
         str | None,
@@ -115,10 +116,10 @@ def run(
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Train a recipe on a host, and bring the model home.
+    """Train a recipe on a host and bring the model home.
 
-    Shows the plan, asks, then: acquire, provision, sync, launch, follow, fetch, report, release.
-    Ctrl-C detaches: the training goes on. Killed anywhere, `gptctl resume` continues.
+    Shows the plan and asks, then runs these stages: acquire, provision, sync, launch, follow, fetch, report, release.
+    Ctrl-C detaches: the training continues. If gptctl is killed, `gptctl resume` continues the run.
     """
     from orchestrator.cli.runs import run as it
 
@@ -134,7 +135,8 @@ def plan(
     recipe: options.Recipe,
     *,
     host: Annotated[
-        list[str] | None, typer.Option("--host", metavar="HOST", help="Only this host; repeatable. Default: all.")
+        list[str] | None,
+        typer.Option("--host", metavar="HOST", help="Only this host; repeatable."),
     ] = None,
     sets: options.Set = None,
     max_cost: options.MaxCost = None,
@@ -146,7 +148,7 @@ def plan(
 ) -> int:
     """Show steps, hours and dollars on every machine. Buys nothing.
 
-    Asks the clouds of the inventory for their prices, for two seconds at most.
+    Asks the clouds of the inventory for prices, for at most two seconds.
     """
     from orchestrator.cli.runs import plan as it
 
@@ -158,14 +160,14 @@ def plan(
 def status(
     run: options.Run = None,
     *,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again every few seconds, until Ctrl-C.")] = False,
-    everything: Annotated[bool, typer.Option("--all", help="Show ended runs beyond the newest ten as well.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Refresh every few seconds until Ctrl-C.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Show all ended runs, not only the newest ten.")] = False,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Show the runs, one row each.
+    """Show your runs, one row each.
 
-    The machines of unfinished ones are asked, all at once, for two seconds at most.
+    Asks the machines of unfinished runs, all at once, for at most two seconds.
     """
     from orchestrator.cli.runs import status as it
 
@@ -176,12 +178,12 @@ def status(
 def logs(
     run: options.Run = None,
     *,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new lines until the run ends.")] = False,
-    metrics: Annotated[bool, typer.Option("--metrics", help="The metrics as JSON lines instead of the log.")] = False,
-    lines: Annotated[int | None, typer.Option("--lines", "-n", min=0, help="Only the last N lines.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print new lines until the run ends.")] = False,
+    metrics: Annotated[bool, typer.Option("--metrics", help="Print the metrics as JSON lines.")] = False,
+    lines: Annotated[int | None, typer.Option("--lines", "-n", min=0, help="Print only the last N lines.")] = None,
     verbose: options.Verbose = False,
 ) -> int:
-    """Print the log; with -f go on live. Ctrl-C only stops looking."""
+    """Print the training log; -f follows it live. Ctrl-C ends only the printing."""
     from orchestrator.cli.runs import logs as it
 
     return it.logs(run, follow=follow, metrics=metrics, lines=lines)
@@ -192,18 +194,17 @@ def fetch(
     run: options.Run = None,
     *,
     to: Annotated[
-        Path | None, typer.Option("--to", metavar="DIR", help="Default: the run's folder in GPTCTL_HOME.")
+        Path | None,
+        typer.Option("--to", metavar="DIR", help="Default: the run's folder in GPTCTL_HOME."),
     ] = None,
-    everything: Annotated[
-        bool, typer.Option("--all", help="Every complete checkpoint, not only best and latest.")
-    ] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Fetch every complete checkpoint.")] = False,
     step: options.Step = None,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Bring checkpoints, logs and cost here, verified. Resumable.
+    """Fetch checkpoints, logs and cost, verified. Resumable.
 
-    Without options: the best and the latest checkpoint.
+    Without options, fetches the best and the latest checkpoint.
     """
     from orchestrator.cli.runs import fetch as it
 
@@ -214,9 +215,9 @@ def fetch(
 def stop(
     run: options.Run = None, yes: options.Yes = False, as_json: options.Json = False, verbose: options.Verbose = False
 ) -> int:
-    """End a training early, keeping what it learned.
+    """Stop a training early and keep what it learned.
 
-    It saves a checkpoint, which is fetched, and the machine is released.
+    The training saves a checkpoint; gptctl fetches it and releases the machine.
     """
     from orchestrator.cli.runs import run as it
 
@@ -227,13 +228,13 @@ def stop(
 def resume(
     run: options.Run = None,
     *,
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave once the training runs.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave as soon as the training runs.")] = False,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Go on with a run after gptctl left it, for whatever reason.
+    """Continue a run that gptctl left, whatever the reason.
 
-    Only what is missing is done, and nothing is asked again. Works at every stage.
+    Does only what is missing and asks nothing again. Works at every stage.
     """
     from orchestrator.cli.runs import run as it
 
@@ -245,15 +246,18 @@ def release(
     run: options.Run = None,
     *,
     force: Annotated[
-        bool, typer.Option("--force", help="End it by its id, without asking it; what is not fetched is lost.")
+        bool,
+        typer.Option(
+            "--force", help="End the machine by its id without contacting it; unfetched checkpoints are lost."
+        ),
     ] = False,
     yes: options.Yes = False,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Give back a run's machine.
+    """Give a run's machine back.
 
-    Its jobs end and locks are freed. A machine of your own is never switched off.
+    Ends its jobs and frees its locks. gptctl never switches off a machine of your own.
     """
     from orchestrator.cli.runs import run as it
 
@@ -267,16 +271,16 @@ data_commands.register(lambda group: app.add_typer(group, name="data"))
 @verb
 def check(
     host: Annotated[
-        str | None, typer.Argument(metavar="HOST", help="Default: this computer, as the driver of runs.")
+        str | None, typer.Argument(metavar="HOST", help="Default: this computer, which drives the runs.")
     ] = None,
     *,
     recipe: Annotated[
-        str | None, typer.Option("--recipe", metavar="RECIPE", help="Check the space for this one.")
+        str | None, typer.Option("--recipe", metavar="RECIPE", help="Check the disk space for this recipe.")
     ] = None,
     drill: Annotated[
-        bool, typer.Option("--drill", help="Rent the host's cheapest machine, and see whether its guard ends it.")
+        bool, typer.Option("--drill", help="Rent the host's cheapest machine and see whether its guard ends it.")
     ] = False,
-    policy: Annotated[bool, typer.Option("--policy", help="Print the least that the cloud has to allow.")] = False,
+    policy: Annotated[bool, typer.Option("--policy", help="Print the least permissions needed.")] = False,
     lease_s: Annotated[
         # For rehearsals: the time between arming the guard and its deadline.
         float, typer.Option("--lease-s", min=1, max=3600, hidden=True)
@@ -287,10 +291,10 @@ def check(
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Look for what would go wrong, here or on a host.
+    """Check what would go wrong, here or on a host.
 
-    Each line says ok, warn or fail, with the fix. With --drill a machine is rented for five minutes and left alone: the
-    price is asked for first, and exit 7 means that nothing ended it.
+    Each line says ok, warn or fail, with the fix. --drill rents a machine for five minutes and leaves it alone: it asks
+    you to agree to the price first, and exits with 7 if nothing ended the machine.
     """
     if policy:
         from orchestrator.cli.checks import cloud
@@ -307,7 +311,7 @@ def check(
 
 @verb
 def ssh(
-    target: Annotated[str | None, typer.Argument(metavar="RUN|HOST", help="Default: the newest run's machine.")] = None,
+    target: Annotated[str | None, typer.Argument(metavar="RUN|HOST", help="Default: the newest run.")] = None,
     command: Annotated[list[str] | None, typer.Argument(metavar="-- COMMAND", help="Instead of a shell.")] = None,
     accept_new_host_key: options.AcceptKey = False,
     inventory: options.Inventory = None,
@@ -315,7 +319,7 @@ def ssh(
 ) -> int:
     """Open a shell on a run's machine or a host.
 
-    With the same key, port and pinned host key that gptctl uses.
+    Uses the same key, port and pinned host key as gptctl.
     """
     from orchestrator.cli.machines import ssh as it
 
@@ -326,20 +330,20 @@ def ssh(
 def sample(
     run: options.Run = None,
     *,
-    prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="Text to go on from; repeatable.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="Text to continue; repeatable.")] = None,
     step: options.Step = None,
     tokens: Annotated[int, typer.Option("--tokens", min=1, help="How many tokens to add.")] = 200,
-    temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0 takes the likeliest token.")] = 0.8,
+    temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0: the likeliest token.")] = 0.8,
     seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same text.")] = 0,
-    on_host: Annotated[bool, typer.Option("--on-host", help="On the run's machine instead of here.")] = False,
+    on_host: Annotated[bool, typer.Option("--on-host", help="Sample on the run's machine instead of here.")] = False,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Let a trained model write, from a fetched checkpoint."""
+    """Let a trained model write text, from a fetched checkpoint."""
     from orchestrator.cli.models import sample as it
 
-    wanted = it.Wanted(prompt or [], step, tokens, temperature, seed)
-    return it.sample(run, wanted, on_host=on_host, as_json=as_json)
+    request = it.SampleRequest(prompt or [], step, tokens, temperature, seed)
+    return it.sample(run, request, on_host=on_host, as_json=as_json)
 
 
 model_commands.register(verb)

@@ -1,4 +1,4 @@
-"""A connection to the machine of a run or of a host, for verbs that look and never drive: logs, ssh, check, sample."""
+"""A connection to the machine of a run or of a host, for verbs that only read: logs, ssh, check, sample."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from orchestrator.wiring import open_shell
 
 @contextmanager
 def shell_of(ledger: Ledger, run: RunRecord) -> Iterator[Shell]:
-    """A shell on the run's machine. Raises Unreachable while it has none that ever answered."""
+    """A shell on the run's machine. Raises Unreachable if no machine has answered yet."""
     rental = ledger.rental(run.rental_id or "")
     if not rental.facts.reached:
         raise Unreachable(f"{run.id}: no machine has answered yet ({run.state})", f"gptctl resume {run.id}")

@@ -1,7 +1,7 @@
 """Exceptions become a message, a hint and an exit code; the traceback goes to a file. The only `except Exception` here.
 
 A failure that gptctl explains (core/errors.py) prints two lines. Anything else is a bug: exit 1 and the name of the
-file with the traceback. `-v` prints the traceback as well. This module decides nothing about runs.
+file with the traceback. `-v` also prints the traceback. This module decides nothing about runs.
 
 Example::
 
@@ -21,16 +21,16 @@ from pathlib import Path
 from typing import NoReturn, ParamSpec
 
 INTERRUPTED = 130
-"""Ctrl-C where nothing was left running by it: the shell's own convention, 128 + SIGINT."""
+"""Ctrl-C while nothing was running on a machine: the shell's convention, 128 + SIGINT."""
 
 P = ParamSpec("P")
 
 run_folder: ContextVar[Path | None] = ContextVar("run_folder", default=None)
-"""Where tracebacks of this call go: set once the run is known."""
+"""Where tracebacks of this command go; set once the run is known."""
 
 
 def explained(verb: Callable[P, int]) -> Callable[P, NoReturn]:
-    """Runs a verb and ends the process with its exit code, or with the one of the error it raised."""
+    """Runs a verb and ends the process with its exit code, or with that of the error it raised."""
 
     @functools.wraps(verb)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> NoReturn:
@@ -38,7 +38,7 @@ def explained(verb: Callable[P, int]) -> Callable[P, NoReturn]:
             code = verb(*args, **kwargs)
             sys.stdout.flush()
         except KeyboardInterrupt:
-            say("interrupted; a training that was started goes on. Next: gptctl status")
+            say("interrupted; a training that had started continues. Next: gptctl status")
             code = INTERRUPTED
         except BrokenPipeError:
             # The reader left (`| head`). Python would complain again at exit, when it flushes stdout.
@@ -52,7 +52,7 @@ def explained(verb: Callable[P, int]) -> Callable[P, NoReturn]:
 
 
 def say(text: str) -> None:
-    """One line of conversation, without Rich: the error path must not depend on anything that can fail."""
+    """Prints one line of conversation without Rich: the error path must not depend on anything that can fail."""
     print(f"gptctl: {text}", file=sys.stderr, flush=True)
 
 
@@ -74,7 +74,7 @@ def explain(error: Exception, *, verbose: bool) -> int:
             say(f"next: {clean(error.hint)}")
         return error.exit_code
     say(f"this is a bug in gptctl: {type(error).__name__}: {clean(str(error))}")
-    say(f"the traceback is in {written}" if written else "the traceback could not be written; -v shows it")
+    say(f"the traceback is in {written}" if written else "could not write the traceback; -v shows it")
     return 1
 
 

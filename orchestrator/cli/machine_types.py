@@ -1,4 +1,4 @@
-"""Which machine type a host entry means: the one it names, or for host `local` the one we run on."""
+"""Which machine type a host entry means: the one it names, or for `local` this computer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def machines_of(host: HostSpec) -> list[MachineType]:
 
 
 def machine_of(host: HostSpec) -> MachineType:
-    """The host's machine type. Only `local` may leave it open; then nvidia-smi and the cores decide."""
+    """The host's machine type. Only `local` may omit it; then nvidia-smi and the number of cores decide."""
     if host.machine is not None:
         return machine_type(host.machine)
     from orchestrator.wiring import detect_local_machine

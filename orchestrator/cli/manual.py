@@ -1,6 +1,6 @@
-"""The command line's own pages, made from the app by `make docs`: `cli/help.txt` and `docs/reference/cli/*.md`.
+"""The command line's own pages, generated from the app by `make docs`: `cli/help.txt` and `docs/reference/cli/*.md`.
 
-A test compares every file with what this module makes, so they are always true.
+A test compares every file with what this module generates.
 
 Example::
 
@@ -39,18 +39,18 @@ INTRODUCTION = """\
 {rows}
 
 stdout is the result, stderr the conversation. `--json` prints the result as JSON on every command that has one. RUN is
-a run's id, its name or the beginning of its id; omit it for the newest run. A command that spends or destroys something
-asks first, unless you give `--yes`. Ctrl-C ends no training.
+a run's id, its name or the first characters of its id; omit it for the newest run. A command that spends or destroys
+something asks first, unless you give `--yes`. Ctrl-C never ends a training.
 
 | exit code | means |
 |---|---|
 | 0 | done; also: stopped by you, detached, kept |
 | 1 | a bug in gptctl: the message names the file with the traceback |
-| 2 | wrong input: recipe, inventory, arguments, a run that does not exist, a run driven by another gptctl |
+| 2 | wrong input: recipe, inventory, arguments, a run that does not exist, a run that another gptctl drives |
 | 3 | the provider refused or did not answer |
-| 4 | the machine: unreachable, another host key, unfit, bytes that do not match |
+| 4 | the machine: unreachable, a changed host key, unfit, bytes that do not match |
 | 5 | the training failed |
-| 6 | a limit was reached |
+| 6 | the run reached a limit |
 | 7 | a machine may still be billing |
 | 130 | Ctrl-C before anything was started that has to continue |
 

@@ -1,4 +1,4 @@
-"""gptctl's folder on this computer, made if missing. Everything in it is for its owner alone, whatever the umask."""
+"""gptctl's folder on this computer, created if missing. Only its owner can read it, whatever the umask."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from orchestrator.ledger.ledger import Ledger
 
 
 def open_home() -> Path:
-    """The folder, made if missing (mode 0700), writable. Raises UserError if it cannot be used."""
+    """The folder, created if missing (mode 0700). Raises UserError if it cannot be written."""
     os.umask(0o077)
     home = home_folder()
     hint = "point GPTCTL_HOME at a folder you can write to"
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot make the folder {home}: {error.strerror}", hint) from error
+        raise UserError(f"cannot create the folder {home}: {error.strerror}", hint) from error
     if not os.access(home, os.R_OK | os.W_OK | os.X_OK):
-        raise UserError(f"cannot write in the folder {home}", hint)
+        raise UserError(f"cannot write to the folder {home}", hint)
     return home
 
 

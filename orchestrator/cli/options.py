@@ -1,4 +1,4 @@
-"""Arguments and options that several verbs share, written once. Only Typer's vocabulary; no behaviour."""
+"""Arguments and options that several verbs share. Only Typer declarations; no behaviour."""
 
 from __future__ import annotations
 
@@ -7,32 +7,44 @@ from typing import Annotated
 
 import typer
 
-Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one that comes along.")]
+Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a bundled recipe.")]
 Run = Annotated[
     str | None,
-    typer.Argument(metavar="RUN", help="A run's id, name, or the beginning of its id. Default: the newest."),
+    typer.Argument(metavar="RUN", help="The id, name or first characters of the id of a run. Default: the newest run."),
 ]
 Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe field, e.g. train.seed=7.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe field, for example train.seed=7."),
 ]
-MaxCost = Annotated[float | None, typer.Option("--max-cost", metavar="USD", help="End the run at this cost.")]
+MaxCost = Annotated[
+    float | None, typer.Option("--max-cost", metavar="USD", help="End the run when it has cost this much.")
+]
 MaxHours = Annotated[float | None, typer.Option("--max-hours", metavar="H", help="End the run after this many hours.")]
 MaxPrice = Annotated[
-    float | None, typer.Option("--max-price", metavar="USD", help="Rent nothing above this price per hour.")
+    float | None, typer.Option("--max-price", metavar="USD", help="Rent no machine above this price per hour.")
 ]
 Inventory = Annotated[
     Path | None,
-    typer.Option("--inventory", metavar="FILE", help="Hosts. Default: ./inventory.toml, then the one in GPTCTL_HOME."),
+    typer.Option(
+        "--inventory",
+        metavar="FILE",
+        help="Read hosts from this file. Default: ./inventory.toml, then inventory.toml in GPTCTL_HOME.",
+    ),
 ]
 AcceptKey = Annotated[
-    bool, typer.Option("--accept-new-host-key", help="Trust the key of a machine that was never seen before.")
+    bool, typer.Option("--accept-new-host-key", help="Trust the host key of a machine on first contact.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Answer yes to every question.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the traceback of a failure.")]
-Step = Annotated[int | None, typer.Option("--step", metavar="N", min=0, help="The checkpoint of this step.")]
-Offline = Annotated[bool, typer.Option("--offline", help="Ask no cloud; use the bundled prices with their dates.")]
-Html = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the page there, one file.")]
+Step = Annotated[int | None, typer.Option("--step", metavar="N", min=0, help="Use the checkpoint of this step.")]
+Offline = Annotated[
+    bool, typer.Option("--offline", help="Do not ask any cloud; use the bundled prices with their dates.")
+]
+Html = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the page to this file.")]
 Charts = Annotated[
-    Path | None, typer.Option("--charts", metavar="DIR", help="Write the charts there, as PNG and SVG (extra charts).")
+    Path | None,
+    typer.Option(
+        "--charts", metavar="DIR", help="Write the charts to this folder as PNG and SVG (needs the extra `charts`)."
+    ),
 ]

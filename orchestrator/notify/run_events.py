@@ -1,6 +1,6 @@
-"""Which events of a run are worth telling somebody who is away, and in what words. Each is told once, by remote/notify.
+"""Which events of a run are worth a notification, and their text. notify/send.py sends each once.
 
-Example: `open_context(home, ledger, run_id, announcing(ledger, run_id, listener))`
+Example: `open_context(home, ledger, run_id, with_notifications(ledger, run_id, listener))`
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ ENDINGS = {
     Outcome.PREEMPTED: "preempted",
     Outcome.LIMIT: "over-budget",
 }
-"""What an outcome is called there. Whoever typed stop need not be told."""
+"""The notification of each outcome. A run that you stopped needs none."""
 WORTH_A_LOOK = frozenset({"stage_started", "stage_finished", "stage_failed"})
 
 
-def announcing(ledger: Ledger, run_id: str, listener: Listener) -> Listener:
-    """The listener, and after it whoever config.toml names."""
+def with_notifications(ledger: Ledger, run_id: str, listener: Listener) -> Listener:
+    """Calls the listener, then notifies the addresses in config.toml."""
 
     def hear(event: Event) -> None:
         listener(event)
         if event.kind in WORTH_A_LOOK:
             run = ledger.run(run_id)
             rental = ledger.rental(run.rental_id) if run.rental_id else None
-            told = worth_telling(event, run, rental, cost_usd=_spent(ledger, run))
-            if told is not None:
-                notify(ledger, run_id, *told, listener=listener)
+            notification = notification_of(event, run, rental, cost_usd=_spent(ledger, run))
+            if notification is not None:
+                notify(ledger, run_id, *notification, listener=listener)
 
     return hear
 
 
-def worth_telling(event: Event, run: RunRecord, rental: Rental | None, *, cost_usd: float) -> tuple[str, str] | None:
-    """(happening, text) for an event that somebody who is away wants to hear of, else None."""
+def notification_of(event: Event, run: RunRecord, rental: Rental | None, *, cost_usd: float) -> tuple[str, str] | None:
+    """(happening, text) of an event that is worth a notification, else None."""
     paid = rental is not None and rental.provider not in UNPAID
     price = f"{dollars(rental.price_per_hour_usd)}/h" if rental and paid else "no rent"
     match event.kind, event.stage:
@@ -56,13 +56,13 @@ def worth_telling(event: Event, run: RunRecord, rental: Rental | None, *, cost_u
 
 
 def _still_up(event: Event, run: RunRecord, rental: Rental, price: str) -> tuple[str, str] | None:
-    """What becomes of a paid machine whose run is over."""
+    """What happens to a paid machine whose run is over."""
     match event.kind, event.stage:
         case "stage_failed", "fetch":
             what = f"{rental.instance_id} ({price}) holds checkpoints that are not here"
             return "held", f"{what}: {event.text}. Next: gptctl resume {run.id}"
         case "stage_finished", "release" if run.keep:
-            return "held", f"{rental.instance_id} ({price}) is kept, as you wished. Next: gptctl release {run.id}"
+            return "held", f"{rental.instance_id} ({price}) is kept, as you asked. Next: gptctl release {run.id}"
         case "stage_failed", "report" | "release":
             return "still-billing", f"{rental.instance_id} ({price}): {event.text}. Next: gptctl release {run.id}"
     return None

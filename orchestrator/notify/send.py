@@ -1,11 +1,11 @@
-"""Tells somebody who is away: by apprise (ntfy, Telegram, Slack, webhooks and a hundred more) or by a command.
+"""Sends notifications by apprise (ntfy, Telegram, Slack, webhooks and a hundred more) or by a command.
 
-A run tells each thing once; the ledger remembers. Nothing here can break a run: what goes wrong becomes a warning among
-its events. No address is ever shown, since an address may be the secret. The only user of apprise.
+A run sends each notification once; the ledger remembers. Nothing here can break a run: failures become warnings among
+its events. It never shows an address, since an address may be the secret. The only user of apprise.
 
 Example::
 
-    notify(ledger, run_id, "finished", "val loss 3.21, $13.10")      # True: somebody was told
+    notify(ledger, run_id, "finished", "val loss 3.21, $13.10")      # True: it reached someone
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ def notify(
     environment: Mapping[str, str] | None = None,
     listener: Listener | None = None,
 ) -> bool:
-    """Tells it to whom the user's config names, once per run and event; whether somebody was told by this call.
+    """Sends to the addresses in your config, once per run and event. Returns whether this call reached anyone.
 
-    It is noted before it is sent: a process that is killed meanwhile does not tell it twice. What reached nobody may
-    be tried again by the next call. A warning is kept among the run's events; `listener` hears it too.
+    It records the attempt before it sends: a process that is killed meanwhile does not send twice. If it reached
+    nobody, the next call may try again. Warnings go into the run's events and to `listener`.
     """
 
     def warn(words: str, **data: str) -> None:
@@ -77,7 +77,7 @@ def notify(
     except UserError as error:
         warn(f"nobody was notified: {error.message}")
         return False
-    if event not in settings.events or not _number_of(settings) or _told(ledger, run_id, event):
+    if event not in settings.events or not _number_of(settings) or _is_sent(ledger, run_id, event):
         return False
     ledger.tell(run_id, Event(NOTIFIED, now(), None, event, {"event": event}))
     message = Message(event, run_id, f"gptctl: {run_id} {_words(event)}", text)
@@ -88,8 +88,8 @@ def notify(
     return not nobody
 
 
-def _told(ledger: Ledger, run_id: str, event: str) -> bool:
-    """Whether more tries of this are noted than failures."""
+def _is_sent(ledger: Ledger, run_id: str, event: str) -> bool:
+    """Whether the ledger has more attempts than failures of this notification."""
     events = ledger.events(run_id)
     tries = sum(each.kind == NOTIFIED and each.data.get("event") == event for each in events)
     return tries > sum(each.data.get("undelivered") == event for each in events)
@@ -102,7 +102,7 @@ def _words(event: str) -> str:
 def notify_without_run(
     home: Path, event: str, subject: str, text: str, environment: Mapping[str, str] | None = None
 ) -> list[str]:
-    """Tells of a machine whose run this ledger does not know. Whether it was told before, the caller knows.
+    """Notifies of a machine whose run this ledger does not know. The caller makes sure to do so once.
 
     Returns what went wrong, one line each. Raises UserError for a config.toml that cannot be read.
     """
@@ -114,12 +114,12 @@ def notify_without_run(
 
 
 def _number_of(settings: Notify) -> int:
-    """How many there are to tell."""
+    """How many addresses and commands there are."""
     return len(settings.urls) + bool(settings.command)
 
 
 def deliver(settings: Notify, message: Message, environment: Mapping[str, str]) -> list[str]:
-    """Sends to every address and the command. Returns what went wrong, one line each, without any address."""
+    """Sends to every address and to the command. Returns what went wrong, one line each, without addresses."""
     message = Message(message.event, message.run, message.title, scrubbed(message.text, environment)[:LONGEST_TEXT])
     problems = []
     for number, address in enumerate(settings.urls, start=1):
@@ -154,10 +154,10 @@ def _by_apprise(address: str, message: Message, environment: Mapping[str, str]) 
     apprise = _apprise()
     target = apprise.Apprise()
     url = revealed(address, environment)
-    # A webhook nobody has a name for gets JSON; apprise calls that json:// and jsons://.
+    # An unknown webhook gets JSON, which apprise calls json:// and jsons://.
     if not (target.add(url) or target.add(re.sub(r"^http(s?)://", r"json\1://", url))):
-        return "apprise does not know this kind of address: https://appriseit.com/services"
-    return "" if target.notify(title=message.title, body=message.text) else "it was not accepted"
+        return "apprise does not know this kind of address; see https://appriseit.com/services"
+    return "" if target.notify(title=message.title, body=message.text) else "the service did not accept the message"
 
 
 def _apprise() -> Any:
@@ -191,18 +191,18 @@ def _by_command(words: Sequence[str], message: Message, environment: Mapping[str
 
 
 def send_test(settings: Notify, environment: Mapping[str, str]) -> list[str]:
-    """Sends a test to everybody. Returns what went wrong; raises UserError when nobody is named."""
+    """Sends a test message to every address. Returns what went wrong. Raises UserError if there is no address."""
     if not _number_of(settings):
         raise UserError(
-            "config.toml names nobody to notify",
+            "config.toml has no address to notify",
             'add urls = ["ntfys://ntfy.sh/TOPIC"] under [notify]; docs/reference/config.md',
         )
-    told = ", ".join(each for each in HAPPENINGS if each in settings.events)
-    return deliver(settings, Message("test", "", "gptctl: a test", f"You will be told: {told}."), environment)
+    happenings = ", ".join(each for each in HAPPENINGS if each in settings.events)
+    return deliver(settings, Message("test", "", "gptctl: a test", f"You get notified of: {happenings}."), environment)
 
 
 def ping(url: str) -> None:
-    """Calls an address and forgets the answer. Raises UserError when nobody answers within PING_WITHIN_S."""
+    """Calls an address and ignores the answer. Raises UserError if there is none within PING_WITHIN_S."""
     if not url.startswith(("https://", "http://")):
         raise UserError("watcher.ping_url must begin with https://", "correct it in config.toml")
     try:

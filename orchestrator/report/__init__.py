@@ -1,1 +1,1 @@
-"""What a run did and what it cost, told from the ledger and the mirrored files. Never asks a machine."""
+"""What a run did and what it cost, from the ledger and the mirrored files. Never asks a machine."""

@@ -1,9 +1,9 @@
-"""Between what the trainer says of a checkpoint and what the ledger keeps: slices, multiple choice, samples.
+"""Turns what the trainer reports about a checkpoint into what the ledger keeps: slices, multiple choice, samples.
 
-It must not measure, and must not write: the report stage and `gptctl eval` do.
+It must neither measure nor write: the report stage and `gptctl eval` do.
 
-    for found in from_events(run.id, read_lines(mirror / "events.jsonl")):
-        ledger.add_evaluation(found)
+    for evaluation in from_events(run.id, read_lines(mirror / "events.jsonl")):
+        ledger.add_evaluation(evaluation)
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SLICE, CHOICES, SAMPLE = "slice", "choices", "sample"
 
 
 def from_events(run_id: str, events: Iterable[Mapping[str, object]]) -> Iterator[Evaluation]:
-    """What the trainer measured and wrote at the end of a training, by its own events."""
+    """What the trainer measured and wrote at the end of a training, from its events."""
     for event in events:
         step, time = event.get("step"), event.get("time")
         if not isinstance(step, int) or not isinstance(time, int | float):
@@ -35,9 +35,9 @@ def from_events(run_id: str, events: Iterable[Mapping[str, object]]) -> Iterator
 
 
 def from_line(run_id: str, step: int, line: Mapping[str, object], time: float) -> Evaluation | None:
-    """A line of `trainer.evaluate`; None for one that is no result (a NaN loss is one, without a loss)."""
+    """A line of `trainer.evaluate`; None for one that is not a result (a NaN loss is a result, without a loss)."""
     known = ((key, value) for key, value in line.items() if key not in ("kind", "event", "step", "time"))
-    # JSON has no NaN and no infinity: of a model that has diverged, loss and perplexity are null.
+    # JSON has neither NaN nor infinity: loss and perplexity of a model that has diverged are null.
     result = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in known}
     loss = result.get("loss")
     known_loss = float(loss) if isinstance(loss, int | float) and not isinstance(loss, bool) else None
@@ -51,7 +51,7 @@ def from_line(run_id: str, step: int, line: Mapping[str, object], time: float) -
 
 
 def sampled(run_id: str, step: int, result: Mapping[str, object], time: float) -> Evaluation:
-    """A text, by the prompt and the settings it was written with: the same again is the same sample."""
+    """A text, named by its prompt and settings: the same again is the same sample."""
     settings = {key: value for key, value in result.items() if key != "text"}
     name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     return Evaluation(run_id, step, SAMPLE, name, time, None, dict(result))

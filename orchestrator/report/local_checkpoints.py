@@ -1,7 +1,7 @@
-"""The checkpoints that lie in a run folder or its mirror, by their manifests.
+"""The checkpoints in a run folder or its mirror, by their manifests.
 
-It hashes manifests, not weights: fetch has compared every file with its sha256 before the folder got its name, and
-reading gigabytes again would make the report the slowest stage. Sizes are compared here, so a file lost since shows.
+It hashes manifests, not weights: fetch compared every file with its sha256 before the folder got its name, and reading
+gigabytes again would make the report the slowest stage. It compares sizes, so a file lost since then shows.
 
     for checkpoint in read_checkpoints(mirror / "checkpoints"):
         print(checkpoint.step, checkpoint.size_bytes, checkpoint.complete)
@@ -25,16 +25,16 @@ class Checkpoint:
     step: int
     path: Path
     size_bytes: int
-    """Of the files in the manifest, together."""
+    """Of all files in the manifest."""
     manifest_sha256: str
     complete: bool
-    """Whether every file of the manifest is here in its full size."""
+    """Whether every file of the manifest is here at full size."""
     best: bool = False
     latest: bool = False
 
 
 def read_checkpoints(folder: Path) -> list[Checkpoint]:
-    """By step. Folders without a readable manifest were never finished and are left out, as are temporary ones."""
+    """By step. Omits temporary folders and those without a readable manifest, which were never finished."""
     if not folder.is_dir():
         return []
     best, latest = _target(folder / BEST), _target(folder / LATEST)
@@ -52,7 +52,7 @@ def read_checkpoints(folder: Path) -> list[Checkpoint]:
 
 
 def _manifest(path: Path) -> tuple[Mapping[str, int] | None, str]:
-    """Sizes in bytes by file name, and the manifest's own sha256; None where it cannot be read."""
+    """Sizes in bytes by file name, and the manifest's own sha256; None if it cannot be read."""
     try:
         text = path.read_bytes()
         sizes = {str(name): int(entry["size_bytes"]) for name, entry in json.loads(text)["files"].items()}

@@ -1,8 +1,7 @@
 """Reads what the trainer wrote, from the mirror on this side: metrics.jsonl and events.jsonl.
 
-A mirror may end in the middle of a line, and a resumed training writes a step again: a line that is no object is left
-out, and of two lines for one step the later one counts. It must not write, and must not import anything heavy: status
-uses it too.
+A mirror may end in the middle of a line, and a resumed training writes a step again: it skips lines that are not JSON
+objects, and of two lines for one step the later one counts. It must neither write nor import anything heavy.
 
     read_training(mirror).best_validation
 """
@@ -50,7 +49,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Training:
-    """What the lines say. None is what they do not say; nothing is estimated."""
+    """What the lines say. None for what they do not say; nothing is estimated."""
 
     losses: tuple[Point, ...] = ()
     validations: tuple[Point, ...] = ()
@@ -61,15 +60,15 @@ class Training:
     tokens_per_second: float | None = None
     """Median over the logged lines, so that checkpoints and validations do not blur it."""
     mfu: float | None = None
-    """Median over the logged lines; None where the card's peak is not known (the trainer writes 0 then)."""
+    """Median over the logged lines; None if the GPU's peak is unknown (the trainer writes 0 then)."""
     memory_gib: float | None = None
-    """The most that any line reports; of the process where there is no GPU."""
+    """The most that any line reports; of the process if there is no GPU."""
     samples: tuple[Mapping[str, object], ...] = ()
     """The trainer's `sampled` events."""
     steps: tuple[int, ...] = ()
     """Of the lines of metrics, rising."""
     columns: Mapping[str, Column] = field(default_factory=dict)
-    """The numbers of those lines by key (CURVES), one per step; None where a line has none, or no finite one."""
+    """The numbers of those lines by key (CURVES), one per step; None where a line has no finite number."""
     started: Started = field(default_factory=Started)
 
     @property
@@ -133,18 +132,18 @@ def _parse(line: bytes) -> dict[str, object] | None:
 
 
 def _no_number(_: str) -> None:
-    """NaN and Infinity: no JSON, though Python writes them; a report that repeats them could not be read."""
+    """NaN and Infinity are not JSON, though Python writes them; a report that repeated them could not be read."""
 
 
 _DECODER = json.JSONDecoder(parse_constant=_no_number)
-"""Made once: with an option, json.loads makes one for each line."""
+"""Created once: with an option, json.loads creates one for each line."""
 
 
 def _columns(path: Path) -> tuple[tuple[int, ...], dict[str, Column]]:
     """Steps, rising, and the numbers of their lines by key.
 
-    What a resumed training wrote again replaces the older line. Of a line only these values are kept: 100,000 whole
-    ones are 150 MB, and the garbage collector would look through all of them again and again.
+    Of two lines for one step, the later one counts. Keeps only these values of a line: 100,000 whole lines take 150 MB,
+    and the garbage collector would scan them again and again.
     """
     rows: dict[int, tuple[Any, ...]] = {}
     for row in read_lines(path):
@@ -168,7 +167,7 @@ def _number(value: object) -> float | None:
 
 
 def _numbers(values: Iterable[object]) -> Column:
-    """Each as _number says. Most columns hold finite floats alone, which three calls tell of all of them at once."""
+    """Each as in _number. Most columns hold only finite floats, which three calls check for the whole column."""
     column: tuple[Any, ...] = tuple(values)
     if set(map(type, column)) == {float} and all(map(math.isfinite, column)):
         return column
@@ -176,7 +175,7 @@ def _numbers(values: Iterable[object]) -> Column:
 
 
 def _median(column: Column) -> float | None:
-    """Zeros do not count: they say that nothing was measured."""
+    """Zeros do not count: they mean that nothing was measured."""
     values = [*filter(None, column)]
     return statistics.median(values) if values else None
 

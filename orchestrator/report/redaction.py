@@ -1,7 +1,7 @@
-"""What of a run others may see: its recipe and its sources without the folders of a private computer, without keys.
+"""The part of a run that others may see: its recipe and sources, without private folders and without keys.
 
-Where text or tokens lay on somebody's disk, only the last part of the path is told; of an address, neither a name and
-password nor a query, which is where presigned URLs carry their signature. It must not change what the ledger keeps.
+Of a path on your disk it keeps only the last part; of an address, neither name and password nor the query, where
+presigned URLs carry their signature. It must not change what the ledger keeps.
 
     shown_source("/home/ann/thesis/corpus.txt")                     # corpus.txt
     shown_source("https://bucket.example/tokens.bin?X-Amz-Signature=1")   # https://bucket.example/tokens.bin
@@ -19,13 +19,13 @@ from orchestrator.report.summary import recipe_text
 LOCAL_SCHEMES = ("", "file", "path")
 WEB = ("http", "https")
 LEFT_OUT = """\
-# {key} is not all of the address that was used: the folders of a private computer, or keys, are left out.
+# {key} is not the whole address: private folders or keys were removed.
 # To train this again, name your own copy: --set {key}=PATH
 """
 
 
 def shown_source(source: str) -> str:
-    """A source as anybody may read it."""
+    """The source as anyone may read it."""
     parts = urlsplit(source) if "://" in source else None
     if parts is None or parts.scheme in LOCAL_SCHEMES:
         return PurePath(source).name
@@ -35,7 +35,7 @@ def shown_source(source: str) -> str:
 
 
 def shown_recipe(resolved: Mapping[str, Any]) -> str:
-    """recipe.toml for others. What is left out of it is said at its top."""
+    """recipe.toml for others. Comments at its top say what was removed."""
     recipe = dict(resolved)
     data = recipe["data"] = dict(recipe.get("data") or {})
     if data.get("prepare"):

@@ -1,6 +1,6 @@
 """The report of one run: report.json, report.md, report.html, cost.json and recipe.toml in the run's mirror.
 
-Everything comes from the ledger and the mirrored files, and every figure was measured or is shown as the plan's. What
+Everything comes from the ledger and the mirrored files, and every figure is measured or marked as the plan's. What
 nobody measured is null in the JSON and a dash on the page. It must not ask a machine; writing it again replaces it.
 
     write_report(ledger.run(run_id), ledger.intervals(run_id), cost, home / "runs" / run_id, records)
@@ -244,7 +244,7 @@ def _sample(event: Mapping[str, object]) -> Sample:
 
 
 def _lost(run: RunRecord, training: Training, checkpoints: Sequence[Checkpoint]) -> str | None:
-    """What was trained and is not in a checkpoint here, in words; None when nothing is missing."""
+    """What was trained but is not in a checkpoint here, in words; None if nothing is missing."""
     newest = max((found.step for found in checkpoints if found.complete), default=None)
     broken = [str(found.step) for found in checkpoints if not found.complete]
     said = []
@@ -253,14 +253,14 @@ def _lost(run: RunRecord, training: Training, checkpoints: Sequence[Checkpoint])
     elif newest is not None and newest < training.step:
         said.append(f"steps {newest + 1:,} to {training.step:,}: trained after the newest checkpoint that is here")
     if broken:
-        said.append(f"the checkpoints of step {', '.join(broken)}: files are missing or cut short here")
+        said.append(f"the checkpoints of step {', '.join(broken)}: files are missing or truncated here")
     if run.outcome is Outcome.PREEMPTED:
         said.append("the provider took the machine away")
     return "; ".join(said) or None
 
 
 def _reproduce(run: RunRecord, mirror: Path) -> str:
-    """The command that trains this again: the resolved recipe lies beside the report."""
+    """The command that trains this again; the resolved recipe is beside the report."""
     words = ["gptctl", "run", str(mirror / RECIPE), "--host", run.host]
     resumed = run.facts.resume_from
     return shlex.join(words + (["--resume-from", resumed.place] if resumed else []))

@@ -1,7 +1,6 @@
-"""`gptctl check`: what would go wrong, found before it does. Each finding is ok, warn or fail, with the fix.
+"""`gptctl check`: finds what would go wrong. Each finding is ok, warn or fail, with the fix.
 
-It changes nothing: what it writes on a machine is the agent itself, in a store an empty object that it takes away, and
-it starts no job.
+It starts no job. It writes only the agent on a machine, and an empty object in a store, which it removes again.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from orchestrator.core.errors import RemoteError, UserError
 def check(
     host_name: str | None, recipe_name: str | None, inventory: Path | None, *, accept_new: bool, as_json: bool
 ) -> int:
-    """Prints the findings as they are known; the exit code is that of a failing laptop (2) or host (4), else 0."""
+    """Prints each finding as soon as it is known. Returns 2 for a failing laptop, 4 for a failing host, else 0."""
     recipe = load_recipe(recipe_name) if recipe_name else None
     home = open_home()
     if host_name is None:
@@ -44,7 +43,7 @@ def check(
 
 
 def _table(findings: Iterator[Finding]) -> list[Finding]:
-    """One line at a time: a look at a machine takes seconds, and the first lines already tell something."""
+    """Prints one line at a time: checking a machine takes seconds."""
     seen = []
     for each in findings:
         screen.show_finding(each.level, each.what, each.found, each.fix if each.level != OK else "")

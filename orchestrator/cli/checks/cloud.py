@@ -1,6 +1,6 @@
-"""What a host that is rented needs before it is rented: an account that answers, a host key, a guard that is alive.
+"""What a rented host needs before you rent it: an account that answers, a host key, a guard that is alive.
 
-It buys nothing and reaches no machine; `--drill` does.
+It buys nothing and connects to no machine; `--drill` does.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from orchestrator.fleet.offers import ask_for, offer_for
 from orchestrator.wiring import provider_of
 
 UNPROVEN = frozenset({"lambda", "ec2"})
-"""Providers on whose images of today nobody has seen an injected host key work."""
+"""Providers on whose current images an injected host key is not proven to work."""
 
 
 def findings(home: Path, host: HostSpec) -> Iterator[Finding]:
@@ -54,29 +54,33 @@ def _account(home: Path, host: HostSpec) -> Finding:
         ours = [each for each in provider_of(host, machine_of(host), home).machines() if each.rental_id]
     except (ProviderError, UserError) as error:
         return Finding("account", FAIL, error.message, error.hint)
-    return Finding("account", OK, f"{host.provider} answers; machines of ours there: {len(ours)}")
+    return Finding("account", OK, f"{host.provider} answers; it holds {len(ours)} of our machines")
 
 
 def _offer(host: HostSpec) -> Finding:
     offer = offer_for(host, machine_of(host), ask_for([host]).offers)
     if offer is None:
-        return Finding("offer", FAIL, f"{host.provider} sells no {host.machine}", "gptctl offers shows what it sells")
+        return Finding(
+            "offer", FAIL, f"{host.provider} does not offer {host.machine}", "gptctl offers shows what it offers"
+        )
     price = f"{offer.machine} at {dollars(offer.price_per_hour_usd)}/h ({offer.source})"
     if host.max_price_per_hour_usd is not None and offer.price_per_hour_usd > host.max_price_per_hour_usd:
         return Finding("offer", FAIL, f"{price}, above max_price_per_hour_usd", "raise it, or wait")
     capacity = "" if offer.available else ", no capacity now"
     return Finding(
-        "offer", OK if offer.available else WARN, price + capacity, "gptctl run ... --wait asks until there is"
+        "offer", OK if offer.available else WARN, price + capacity, "gptctl run ... --wait waits for capacity"
     )
 
 
 def _host_key(host: HostSpec) -> Finding:
     if host.host_key == "first-contact":
-        return Finding("host key", OK, "pinned as the machine shows it first, which nobody vouches for")
+        return Finding("host key", OK, "pinned on first contact; nothing vouches for it")
     if host.provider not in UNPROVEN:
-        return Finding("host key", OK, "made here, injected at launch and pinned")
-    found = f"injected at launch; that {host.provider}'s images of today honour it is unproven. A machine that does not"
-    fix = 'host_key = "first-contact" trusts the key that the machine shows first'
+        return Finding("host key", OK, "created here, injected at launch and pinned")
+    found = (
+        f"injected at launch; not proven to work with {host.provider}'s current images. A machine that does not use it"
+    )
+    fix = 'host_key = "first-contact" trusts the first key that the machine shows'
     return Finding("host key", WARN, f"{found} is given back before anything is sent", fix)
 
 
@@ -85,10 +89,10 @@ def _guard(home: Path, host: HostSpec) -> Finding:
     usual = '"self"' if by_power_off else '"watcher" or "key-on-box"'
     fix = f"guard = {usual} in [hosts.{host.name}]; docs/concepts/guards.md"
     if host.guard == "self" and not by_power_off:
-        what = f"self: on {host.provider} a machine that powers itself off is billed on, so none is rented"
+        what = f"self: {host.provider} keeps billing a machine that powers itself off, so gptctl rents none"
         return Finding("guard", FAIL, what, fix)
     if host.guard == "none":
-        return Finding("guard", FAIL, "none: nothing would end a forgotten machine", fix)
+        return Finding("guard", FAIL, "none: nothing ends a forgotten machine", fix)
     who = {
         "watcher": "gptctl orphans --reap on another computer",
         "key-on-box": "the machine itself, with the API key",
@@ -100,16 +104,16 @@ def _guard(home: Path, host: HostSpec) -> Finding:
 
 def _spot(host: HostSpec) -> Finding:
     """A machine that may be taken away, and what becomes of the last checkpoint then."""
-    what = "taken away at two minutes' notice; the training then saves and ends as preempted, and the last checkpoint "
+    what = "taken away at two minutes' notice; the training then saves and ends as preempted. The last checkpoint "
     if host.checkpoint_store:
         return Finding("spot", OK, f"{what}goes to {host.checkpoint_store}")
     fix = f"set checkpoint_store in [hosts.{host.name}]; gptctl plan says whether two minutes are enough"
-    return Finding("spot", WARN, f"{what}is lost unless gptctl follows: nothing else fetches it in time", fix)
+    return Finding("spot", WARN, f"{what}is lost unless gptctl follows the run and fetches it in time", fix)
 
 
 def _watcher(home: Path, host: HostSpec) -> Finding:
     age_s = watcher_alive(home, time.time(), host.provider)
     if age_s is None:
         fix = "on a computer that is always on: gptctl orphans --install-timer"
-        return Finding("watcher", WARN, f"no sign of one for {host.provider} in 15 minutes", fix)
+        return Finding("watcher", WARN, f"no sign of one for {host.provider} for 15 minutes", fix)
     return Finding("watcher", OK, f"alive: its last good pass was {duration(age_s)} ago")

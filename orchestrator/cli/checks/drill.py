@@ -1,4 +1,4 @@
-"""`gptctl check HOST --drill`: does a machine that is left alone end by itself? Rents one to find out."""
+"""`gptctl check HOST --drill`: does a machine that is left alone end on its own? Rents one to find out."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from orchestrator.runs.new_run import RunRequest
 
 GUARDS = ("watcher", "key-on-box", "self")
 ANY_RECIPE = "quickstart"
-"""Nothing of it is trained; a run has one."""
+"""A run needs a recipe; the drill trains nothing."""
 
 
 def drill(host_name: str | None, file: Path | None, *, lease_s: float, yes: bool, as_json: bool) -> int:
-    """Asks, rents, walks away and reports. Exit 7 for a machine that is still there when all its time is over."""
+    """Asks, rents, leaves the machine alone and reports. Exit 7 if the machine is still there at the end."""
     if host_name is None:
         raise UserError("--drill needs a host to rent", "gptctl check HOST --drill")
     with open_ledger() as ledger:
@@ -42,7 +42,7 @@ def drill(host_name: str | None, file: Path | None, *, lease_s: float, yes: bool
         price = dollars(request.plan.price_per_hour_usd)
         screen.talk(f"{started.id}: renting one {request.machine.name} at {price}/h, {_costs(request, lease_s)}")
         try:
-            with screen.teller(f"{started.id} on {host.name}") as tell:
+            with screen.show_events(f"{started.id} on {host.name}") as tell:
                 drilled = drive_drill(ledger.home, started.id, tell, lease_s)
         except KeyboardInterrupt:
             return _left(ledger, started.id)
@@ -50,10 +50,10 @@ def drill(host_name: str | None, file: Path | None, *, lease_s: float, yes: bool
 
 
 def _request(ledger: Ledger, host: HostSpec, lease_s: float) -> RunRequest:
-    """What is to be rented, within the limits of the host entry and the month."""
+    """What to rent, within the limits of the host entry and the month."""
     if not host.paid:
         raise UserError(
-            f"{host.name} is {host.provider}: nobody rents it, so nothing need end it", "name a rented host"
+            f"{host.name} is {host.provider}, which is not rented, so nothing has to end it", "name a rented host"
         )
     recipe = load_recipe(ANY_RECIPE).model_copy(update={"name": "drill"})
     machine = machine_of(host)
@@ -69,7 +69,7 @@ def _request(ledger: Ledger, host: HostSpec, lease_s: float) -> RunRequest:
 def _question(request: RunRequest, lease_s: float) -> str:
     price = dollars(request.plan.price_per_hour_usd)
     return (
-        f"Rent one {request.machine.name} at {price}/h, and leave it to its guard ({request.host.guard}) to end "
+        f"Rent one {request.machine.name} at {price}/h, and let its guard ({request.host.guard}) end "
         f"it {duration(lease_s)} later? That costs {_costs(request, lease_s)}."
     )
 
@@ -77,18 +77,18 @@ def _question(request: RunRequest, lease_s: float) -> str:
 def _costs(request: RunRequest, lease_s: float) -> str:
     price = request.plan.price_per_hour_usd or 0.0
     soon, late = (seconds / 3600 * price for seconds in (lease_s, lease_s + patience_s(lease_s)))
-    return f"about {dollars(soon)}, or {dollars(late)} until you are told that nothing ended it"
+    return f"about {dollars(soon)}, or {dollars(late)} if nothing ends it"
 
 
 def _left(ledger: Ledger, run_id: str) -> int:
-    """Ctrl-C: what ends the machine now, and what else can."""
+    """After Ctrl-C: says what ends the machine."""
     rental = ledger.rental(ledger.run(run_id).rental_id or "")
     if rental.instance_id is None:
-        screen.talk(f"interrupted; whether a machine was bought shows: gptctl orphans, gptctl release {run_id}")
+        screen.talk(f"interrupted; gptctl orphans shows whether a machine was bought. Next: gptctl release {run_id}")
         return StillBilling.exit_code
     screen.talk(
-        f"interrupted; {rental.instance_id} ({dollars(rental.price_per_hour_usd)}/h) ends by its guard at "
-        f"{local_time(rental.ends_at)}, or now: gptctl orphans --reap {rental.instance_id}. Then gptctl release "
+        f"interrupted; {rental.instance_id} ({dollars(rental.price_per_hour_usd)}/h) is ended by its guard at "
+        f"{local_time(rental.ends_at)}, or now by: gptctl orphans --reap {rental.instance_id}. Then gptctl release "
         f"{run_id} settles its bill",
         style="yellow",
     )
@@ -116,7 +116,7 @@ def _show(host: HostSpec, drilled: Drilled, *, as_json: bool) -> int:
         return 0
     screen.talk(
         f"its guard ({drilled.guard}) does not work. Next: gptctl orphans --reap {drilled.instance_id}, then gptctl "
-        f"release {drilled.run} settles its bill; docs/concepts/guards.md says how to set a guard up",
+        f"release {drilled.run} settles its bill; docs/concepts/guards.md explains how to set up a guard",
         style="bold red",
     )
     return StillBilling.exit_code

@@ -1,4 +1,4 @@
-"""What `gptctl check` finds, as a value: what was looked at, how it is, the evidence, and the fix. Looks at nothing.
+"""What `gptctl check` finds, as a value: what it checked, the level, the evidence, and the fix.
 
 Example: `Finding("rsync", WARN, "not found", "apt install rsync")`
 """

@@ -25,7 +25,7 @@ from orchestrator.remote.agent_client.client import Agent
 
 SKEW_WARN_S, SKEW_FAIL_S = 2.0, 60.0
 ENVIRONMENT_BYTES = {True: 8_000_000_000, False: 1_500_000_000}
-"""With and without CUDA: torch and what it brings, where no interpreter has it yet."""
+"""With and without CUDA: torch and its dependencies, if no interpreter has them yet."""
 LITTLE_BYTES = 5_000_000_000
 MEMORY_TAKEN_MIB = 1024
 SLOW_BYTES_PER_S = 1e6
@@ -41,17 +41,17 @@ for place in places:
     assert float((a @ a).sum()) == 512.0 ** 3, place
 print(json.dumps({"torch": torch.__version__, "cuda": torch.version.cuda, "places": places}))
 """
-"""A matrix product on every GPU whose result is known: a broken card is found here, not after hours."""
+"""A matrix product on every GPU whose result is known: a broken GPU shows here, not after hours."""
 
 
 def findings(home: Path, host: HostSpec, recipe: Recipe | None, *, accept_new: bool) -> Iterator[Finding]:
-    """From the outside in; what cannot be reached ends the list."""
+    """From the outside in; an unreachable machine ends the list."""
     machine = machine_of(host)
     try:
         started = time.monotonic()
         with shell_to(home, host, accept_new=accept_new) as shell:
             yield _reached(host, time.monotonic() - started)
-            # What is asked later depends on the agent's answer, so a machine without Python ends the list as well.
+            # Later checks need the agent's answer, so a machine without Python ends the list, too.
             yield from _inside(shell, home, host, machine, recipe)
     except GptctlError as error:
         yield Finding("reach", FAIL, error.message, error.hint)
@@ -85,7 +85,7 @@ def _inside(shell: Shell, home: Path, host: HostSpec, machine: MachineType, reci
 
 
 def _clock(facts: Facts, before: float, after: float) -> Finding:
-    """The machine's clock against ours, give or take the time the answer took."""
+    """The machine's clock against ours, within the time the answer took."""
     skew_s = facts["time_s"] - (before + after) / 2
     beyond = max(0.0, abs(skew_s) - (after - before) / 2)
     level = FAIL if beyond > SKEW_FAIL_S else WARN if beyond > SKEW_WARN_S else OK
@@ -109,9 +109,9 @@ def _gpus(facts: Facts, machine: MachineType) -> Iterator[Finding]:
         found = f"{facts['cpus']} cores for {machine.ranks} ranks{extra}"
         yield Finding("cores", OK if enough else WARN, found, "" if enough else f'machine = "{facts["cpus"]}xCPU"')
         return
-    names = ", ".join(sorted({card["name"] for card in cards})) or "none seen by nvidia-smi"
+    names = ", ".join(sorted({card["name"] for card in cards})) or "nvidia-smi shows none"
     level = OK if len(cards) == machine.gpus else FAIL
-    fix = f"set `machine` to what is there, or repair the driver; {machine.name} has {machine.gpus}"
+    fix = f"set `machine` to what the host has, or repair the driver; {machine.name} has {machine.gpus}"
     yield Finding("gpus", level, f"{len(cards)} of {machine.gpus}: {names}, driver {facts['driver'] or 'none'}", fix)
     for card in cards:
         taken = [f"{each['name']} (pid {each['pid']}, {each['memory_mib']} MiB)" for each in card["processes"]]
@@ -125,7 +125,7 @@ def _computes(shell: Shell, facts: Facts, machine: MachineType) -> Finding:
     able = [each["path"] for each in facts["interpreters"] if each.get("torch")]
     able = [path for path in able if _recent(path, facts)]
     if not able:
-        return Finding("computes", WARN, "not tried: no interpreter has torch >= 2.9", "the first run installs it")
+        return Finding("computes", WARN, "not tested: no interpreter has torch >= 2.9", "the first run installs it")
     result = shell.run([able[0], "-c", COMPUTE], deadline_s=180)
     if result.code != 0:
         last = result.stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"code {result.code}"]
@@ -146,7 +146,7 @@ def _recent(path: str, facts: Facts) -> bool:
 def _disk(facts: Facts, recipe: Recipe | None, machine: MachineType) -> Finding:
     free = facts["disk"]["free_bytes"]
     if not facts["writable"]:
-        return Finding("disk", FAIL, f"{facts['root']} cannot be written", "set `folder` in the inventory entry")
+        return Finding("disk", FAIL, f"{facts['root']} is not writable", "set `folder` in the inventory entry")
     needed = LITTLE_BYTES if recipe is None else _needed(facts, recipe, machine)
     text = f"{size(free)} free in {facts['root']}" + (f", {recipe.name} needs {size(needed)}" if recipe else "")
     level = OK if free >= needed else FAIL if recipe else WARN
@@ -165,7 +165,7 @@ def _tools(facts: Facts) -> Finding:
     if facts["tools"].get("rsync"):
         return Finding("tools", OK, "rsync")
     if facts["tools"].get("tar"):
-        return Finding("tools", WARN, "no rsync: a tar stream sends everything each time", "sudo apt install rsync")
+        return Finding("tools", WARN, "no rsync: tar sends everything each time", "sudo apt install rsync")
     return Finding("tools", FAIL, "neither rsync nor tar", "sudo apt install rsync")
 
 
@@ -184,10 +184,10 @@ def _rate(shell: Shell) -> Finding:
 
 
 def _home_box(facts: Facts) -> Iterator[Finding]:
-    """What bites at home: a machine that goes to sleep, and a run that was there before."""
+    """Trouble of machines at home: one that goes to sleep, one that another run uses."""
     if facts["sleep_enabled"]:
         fix = "sudo systemctl mask sleep.target suspend.target hibernate.target"
-        yield Finding("sleep", WARN, "this machine may go to sleep during a training", fix)
+        yield Finding("sleep", WARN, "this machine may go to sleep during training", fix)
     for lock in facts["locks"]:
         holder = lock.get("run") or lock.get("holder") or lock
         yield Finding("in use", WARN, f"held by {clean(str(holder))}", "gptctl status; gptctl stop RUN")

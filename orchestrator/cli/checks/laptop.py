@@ -1,4 +1,4 @@
-"""What this computer needs to drive runs: ssh, keys, space, a right clock, a sound ledger, versions."""
+"""What this computer needs to drive runs: ssh, keys, space, a correct clock, a sound ledger, versions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ INSTALL = {"ssh": "install OpenSSH (apt install openssh-client)", "rsync": "apt 
 
 
 def findings(home: Path, inventory: Path | None, recipe: Recipe | None) -> Iterator[Finding]:
-    """In the order in which a first run would stumble over them."""
+    """In the order in which a first run needs them."""
     yield _versions()
     yield _program("ssh", ("ssh", "-V"), missing=FAIL)
     yield _program("rsync", ("rsync", "--version"), missing=WARN)
@@ -66,7 +66,7 @@ def _said(argv: Sequence[str]) -> str:
 
 
 def _keys() -> Iterator[Finding]:
-    """Private keys where ssh looks for them, or an agent that holds some; a key others can read is refused by ssh."""
+    """Private keys where ssh looks for them, or in an SSH agent; ssh refuses a key that others can read."""
     folder = Path.home() / ".ssh"
     present = [folder / name for name in KEYS if (folder / name).is_file()]
     held = [line for line in _said(("ssh-add", "-l")).splitlines() if line] if "SSH_AUTH_SOCK" in os.environ else []
@@ -109,7 +109,7 @@ def _disk(home: Path, recipe: Recipe | None) -> Finding:
 
 
 def _clock() -> Finding:
-    """Without asking anybody: before our own files were written is wrong; systemd may know about NTP."""
+    """Without the network: a time before gptctl's files were written is wrong; systemd may know about NTP."""
     newest = Path(__file__).stat().st_mtime
     if time.time() < newest - 86_400:
         return Finding("clock", FAIL, f"{time.ctime()} is before gptctl was installed", "set the clock")
@@ -124,5 +124,5 @@ def _torch() -> Finding:
     missing = [name for name in ("torch", "numpy", "safetensors", "tiktoken") if not importlib.util.find_spec(name)]
     if missing:
         fix = f"{sys.executable} -m pip install 'gptctl[trainer]'"
-        return Finding("trainer", WARN, f"without {', '.join(missing)}: no --host local, no sample here", fix)
+        return Finding("trainer", WARN, f"{', '.join(missing)} missing: cannot train or sample on this computer", fix)
     return Finding("trainer", OK, f"torch {version('torch')}: can train and sample here")

@@ -1,4 +1,4 @@
-"""Whether a machine could store its checkpoints where its host's entry says: tried from here, as `run` does."""
+"""Whether a machine can store its checkpoints in its host's store: tried from here, as `run` does."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from orchestrator.wiring import open_shell, storage_of
 def findings(
     home: Path, host: HostSpec, inventory: Inventory, recipe: Recipe | None, *, accept_new: bool
 ) -> Iterator[Finding]:
-    """One finding, or none for a host without a store. Writes an empty object there and takes it away."""
+    """One finding, or none for a host without a store. Writes an empty object there and removes it."""
     uri = host.checkpoint_store
     if uri is None:
         return

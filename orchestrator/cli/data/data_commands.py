@@ -1,7 +1,4 @@
-"""Signatures and help of `gptctl data`: text to token files, and token files looked at, turned, checked and sent.
-
-app.py says how they work, and registers them.
-"""
+"""Signatures and help of `gptctl data`: prepare, inspect, convert, verify and push. app.py registers them."""
 
 from __future__ import annotations
 
@@ -15,9 +12,9 @@ import typer
 from orchestrator.cli import options
 from orchestrator.cli.failures import explained
 
-HELP = """Make token files from text; look at, convert, verify and send them.
+HELP = """Prepare token files from text; inspect, convert, verify and push them.
 
-Start with: gptctl data prepare book.txt --tokenizer bytes --to data/book, then a recipe with data.source = "data/book".
+Start with: gptctl data prepare book.txt --tokenizer bytes --to data/book. In a recipe, set data.source = "data/book".
 """
 
 data = typer.Typer(help=HELP, rich_markup_mode=None, no_args_is_help=True)
@@ -38,8 +35,8 @@ class Format(StrEnum):
     NANOGPT = "nanogpt"
 
 
-Kind = Annotated[Format, typer.Option("--format", help="Kind of the token files: what the trainer reads, all three.")]
-Folder = Annotated[Path, typer.Option("--to", metavar="DIR", help="Where to put them.")]
+Kind = Annotated[Format, typer.Option("--format", help="Format of the token files; the trainer reads all three.")]
+Folder = Annotated[Path, typer.Option("--to", metavar="DIR", help="The folder to write to.")]
 Tokens = Annotated[Path, typer.Argument(metavar="PATH", help="A token file, or a folder with train* and val*.")]
 
 
@@ -56,37 +53,42 @@ def prepare(
     *,
     to: Folder,
     tokenizer: Annotated[
-        str, typer.Option("--tokenizer", help="gpt2, r50k_base, cl100k_base, or bytes, which needs no download.")
+        str, typer.Option("--tokenizer", help="gpt2, r50k_base, cl100k_base, or bytes (no download).")
     ] = "gpt2",
     kind: Kind = Format.SAFETENSORS,
     column: Annotated[
-        str, typer.Option("--column", metavar="NAME", help="JSON key or Parquet column that holds the text.")
+        str, typer.Option("--column", metavar="NAME", help="The JSON key or Parquet column that holds the text.")
     ] = "text",
     separator: Annotated[
-        str, typer.Option("--separator", metavar="MARK", help="Special token after each document; '' for none.")
+        str, typer.Option("--separator", metavar="MARK", help="The special token after each document; '' for none.")
     ] = "<|endoftext|>",
     invalid: Annotated[
-        Invalid, typer.Option("--invalid", help="Documents that are not UTF-8; they are counted in any case.")
+        Invalid,
+        typer.Option("--invalid", help="What to do with documents that are not UTF-8. They are always counted."),
     ] = Invalid.SKIP,
     documents: Annotated[
-        int | None, typer.Option("--documents", metavar="N", min=1, help="Only the first N documents.")
+        int | None, typer.Option("--documents", metavar="N", min=1, help="Read only the first N documents.")
     ] = None,
     hold_out_every: Annotated[
-        int, typer.Option("--hold-out-every", metavar="N", min=0, help="One document in N is for validation; 0: none.")
+        int,
+        typer.Option(
+            "--hold-out-every", metavar="N", min=0, help="Hold out one document in N for validation; 0: none."
+        ),
     ] = 20,
     shard_tokens: Annotated[
         int, typer.Option("--shard-tokens", metavar="N", min=1, help="Tokens per file.")
     ] = 100_000_000,
     workers: Annotated[
-        int | None, typer.Option("--workers", metavar="N", min=1, help="Processes. Default: one per core.")
+        int | None, typer.Option("--workers", metavar="N", min=1, help="Number of processes. Default: one per core.")
     ] = None,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
     """Turn text into token files and a dataset.json.
 
-    Any size of input in little memory. Killed, it goes on with the same command; done twice, it does nothing. Which
-    documents are for validation follows from their text alone. The same text gives the same bytes on every machine.
+    Handles input of any size in little memory. If it is killed, the same command continues; run again, it changes
+    nothing. A document's text alone decides whether it is for validation. The same text gives the same bytes on every
+    machine.
     """
     from orchestrator.cli.data import prepare as it
 
@@ -102,15 +104,15 @@ def inspect(
     path: Tokens,
     *,
     tokenizer: Annotated[
-        str | None, typer.Option("--tokenizer", help="To decode with. Default: as dataset.json says.")
+        str | None, typer.Option("--tokenizer", help="Decode with this tokenizer. Default: the one in dataset.json.")
     ] = None,
-    head: Annotated[int, typer.Option("--head", metavar="N", min=0, help="Tokens to show as text.")] = 64,
+    head: Annotated[int, typer.Option("--head", metavar="N", min=0, help="Show the first N tokens as text.")] = 64,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Show what token files hold, and what is wrong with them.
+    """Show what token files hold and what is wrong with them.
 
-    Counts, type, the beginning as text, how often which ids occur. Exit 2 when there are problems: ids beyond the
+    Shows counts, type, the beginning as text, and how often each id occurs. Exits with 2 on problems: ids beyond the
     vocabulary, truncated files, holes.
     """
     from orchestrator.cli.data import inspect as it
@@ -124,12 +126,12 @@ def convert(
     path: Tokens,
     *,
     kind: Kind,
-    to: Annotated[Path, typer.Option("--to", metavar="PATH", help="A folder; for one file also a file.")],
+    to: Annotated[Path, typer.Option("--to", metavar="PATH", help="A folder, or a file if PATH is a file.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files of the same name.")] = False,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Write token files as another kind, id for id."""
+    """Convert token files to another format, id for id."""
     from orchestrator.cli.data import inspect as it
 
     return it.convert(path, kind, to, overwrite=overwrite, as_json=as_json)
@@ -145,7 +147,7 @@ def verify(
 ) -> int:
     """Compare a folder's files with its dataset.json, byte for byte.
 
-    Names each damaged block of 16 MiB. Exit 4 when something differs.
+    Names each damaged block of 16 MiB. Exits with 4 if anything differs.
     """
     from orchestrator.cli.data import inspect as it
 
@@ -156,15 +158,15 @@ def verify(
 @explained
 def push(
     path: Annotated[Path, typer.Argument(metavar="DIR", help="A folder with dataset.json.")],
-    to: Annotated[str, typer.Argument(metavar="s3://BUCKET/PREFIX", help="Where to.")],
+    to: Annotated[str, typer.Argument(metavar="s3://BUCKET/PREFIX", help="Where to send it.")],
     *,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another dataset there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a different dataset there.")] = False,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Send a prepared dataset to a bucket, verified on both sides.
+    """Push a prepared dataset to a bucket, verified on both sides.
 
-    What is there already is not sent again. Credentials and endpoint as the AWS command line has them.
+    Skips files that are already there. Reads credentials and endpoint as the AWS command line does.
     """
     from orchestrator.cli.data import push as it
 

@@ -1,4 +1,4 @@
-"""`gptctl data inspect`, `convert` and `verify`: token files looked at, by the trainer's own programs on this computer.
+"""`gptctl data inspect`, `convert` and `verify`, by the trainer's own programs on this computer.
 
 Example::
 
@@ -23,7 +23,7 @@ PROBLEMS_SHOWN = 10
 
 
 def inspect(path: Path, tokenizer: str | None, head: int, *, as_json: bool) -> int:
-    """Prints the facts; 2 where there are problems."""
+    """Prints what the files hold; returns 2 on problems."""
     named = [f"--tokenizer={tokenizer}"] if tokenizer else []
     found = run_program("inspect_tokens", [str(path.absolute()), *named, f"--head={head}"])
     found.pop("event")
@@ -52,7 +52,7 @@ def convert(path: Path, kind: str, to: Path, *, overwrite: bool, as_json: bool) 
 
 
 def verify(path: Path, *, as_json: bool) -> int:
-    """Prints what was compared. Raises VerificationFailed where something differs."""
+    """Prints the result. Raises VerificationFailed if anything differs."""
     found = run_program("verify", [str(path.absolute())], needs=())
     found.pop("event")
     found["path"] = str(path)
@@ -63,8 +63,8 @@ def verify(path: Path, *, as_json: bool) -> int:
     if found["ok"]:
         return 0
     raise VerificationFailed(
-        f"{path} is not what its dataset.json says: {_first(found['problems'])}",
-        "fetch or prepare the damaged files again; `gptctl data prepare` makes the same bytes from the same text",
+        f"{path} does not match its dataset.json: {_first(found['problems'])}",
+        "fetch or prepare the damaged files again; `gptctl data prepare` writes the same bytes for the same text",
     )
 
 
@@ -111,7 +111,7 @@ def _show_head(head: dict[str, Any]) -> None:
 
 
 def _show_histogram(bins: Sequence[dict[str, Any]]) -> None:
-    """Bars over equal ranges of ids; the longest fills the row, and whatever is not empty shows at least a dot."""
+    """Bars over equal ranges of ids; the longest fills the row, and a range that is not empty shows at least a dot."""
     most = max((each["count"] for each in bins), default=0)
     if not most:
         return

@@ -1,4 +1,4 @@
-"""`gptctl data prepare`: text to token files, by the trainer's own program on this computer.
+"""`gptctl data prepare`: turns text into token files, by the trainer's own program on this computer.
 
 Example::
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from orchestrator.cli.data.program import run_program
 from orchestrator.cli.open_ledger import open_home
-from orchestrator.cli.screen.screen import gauge, show_table, talk
+from orchestrator.cli.screen.screen import show_progress, show_table, talk
 from orchestrator.core.formats import count, size
 from orchestrator.datasets.downloads import Text, bring_text
 from orchestrator.remote.transfer_progress import Transfer
@@ -26,7 +26,7 @@ PYTHON_STDLIB = "python-stdlib"
 
 @dataclass(frozen=True)
 class Wish:
-    """What to make of what."""
+    """What you typed after `gptctl data prepare`."""
 
     sources: Sequence[str]
     tokenizer: str
@@ -73,7 +73,7 @@ def prepare(wish: Wish, to: Path, *, as_json: bool) -> int:
 
 
 def find(sources: Sequence[str]) -> Text:
-    """Paths of this computer for all sources; what lies elsewhere is downloaded first, once per content."""
+    """Paths of this computer for all sources; data from elsewhere is downloaded first, once per content."""
     found = [_find(source) for source in sources]
     revisions = " ".join(each.revision for each in found if each.revision)
     return Text([path for each in found for path in each.paths], revisions)
@@ -84,7 +84,7 @@ def _find(source: str) -> Text:
         return Text([source])
     if "://" not in source:
         return Text([os.path.abspath(Path(source).expanduser())])
-    with gauge() as show:
+    with show_progress() as show:
         return bring_text(open_home(), source, lambda moved: show(_progress(moved)), talk)
 
 

@@ -1,6 +1,6 @@
-"""The trainer's data programs, run on this computer in a Python that has what they need, with their progress shown.
+"""Runs the trainer's data programs on this computer, in a Python that has what they need, and shows their progress.
 
-Nothing of numpy or tiktoken is imported here. What the program says on stderr is the message of the failure.
+Imports neither numpy nor tiktoken. A failed program's stderr is the message of the failure.
 
 Example::
 
@@ -18,7 +18,7 @@ from typing import Any
 
 from orchestrator.cli.open_ledger import open_home
 from orchestrator.cli.screen.foreign import clean
-from orchestrator.cli.screen.screen import gauge, talk
+from orchestrator.cli.screen.screen import show_progress, talk
 from orchestrator.core.errors import CommandFailed, UserError
 from orchestrator.core.formats import count
 from orchestrator.remote.agent_client.client import Agent
@@ -26,7 +26,7 @@ from orchestrator.remote.shell.local_shell import LocalShell
 from trainer import contract
 
 SILENCE_S = 900.0
-"""A word a second is usual; opening a tokenizer may mean a download first."""
+"""A line a second is usual; opening a tokenizer may download it first."""
 NUMPY = ("numpy", "safetensors", "tiktoken")
 PROGRAM = """\
 import importlib, sys
@@ -42,16 +42,16 @@ def run_program(name: str, arguments: Sequence[str], needs: Sequence[str] = NUMP
     argv = [interpreter(shell, needs), "-c", PROGRAM, str(Path(contract.__file__).parent.parent), name, *arguments]
     last: dict[str, Any] = {}
     try:
-        with shell.lines(argv, silence_s=SILENCE_S) as lines, gauge() as show:
+        with shell.lines(argv, silence_s=SILENCE_S) as lines, show_progress() as show:
             for each in _said(lines):
                 if each["event"] == "progress":
                     show({"what": name.split("_", maxsplit=1)[0], **each})
                 elif each["event"] == "resumed":
-                    talk(f"goes on after {count(each['documents'])} documents, {each['shards']} shards are finished")
+                    talk(f"continuing after {count(each['documents'])} documents; {each['shards']} shards are finished")
                 last = dict(each)
     except CommandFailed as error:
         own = f"{name.split('_', maxsplit=1)[0]}: "
-        _, found, reason = error.message.rpartition(own)  # what it says itself; anything else is no user's mistake
+        _, found, reason = error.message.rpartition(own)  # its own message; anything else is not your mistake
         if not found:
             raise
         raise UserError(f"data {own}{clean(reason)}") from error
@@ -66,7 +66,7 @@ def interpreter(shell: LocalShell, needs: Sequence[str]) -> str:
     able = [str(each["path"]) for each in facts["interpreters"] if each.get("trainer")]
     if not able:
         raise UserError(
-            f"this needs {', '.join(needs)}, and no Python here has them",
+            f"this needs {', '.join(needs)}; no Python on this computer has them",
             f"{sys.executable} -m pip install 'gptctl[trainer]'",
         )
     return able[0]

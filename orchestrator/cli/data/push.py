@@ -1,7 +1,7 @@
-"""`gptctl data push`: a prepared dataset into a bucket, verified there, dataset.json last.
+"""`gptctl data push`: uploads a prepared dataset to a bucket and verifies it there, dataset.json last.
 
-The upload is boto3's, file by file, from this computer, where files and credentials are. What the bucket already
-has, by its ETag, is not sent again: a killed push goes on at the next file.
+boto3 uploads file by file from this computer, where files and credentials are. Files that the bucket already has, by
+their ETag, are not sent again: a killed push continues at the next file.
 
 Example::
 
@@ -19,7 +19,7 @@ from typing import Any
 
 from orchestrator import storage
 from orchestrator.cli.data.program import run_program
-from orchestrator.cli.screen.screen import gauge, talk
+from orchestrator.cli.screen.screen import show_progress, talk
 from orchestrator.core.errors import UserError, VerificationFailed
 from orchestrator.core.formats import size
 
@@ -31,7 +31,7 @@ READ_BYTES = 16 * 2**20
 
 
 def push(folder: Path, uri: str, *, overwrite: bool, as_json: bool) -> int:
-    """Sends what is missing and prints what was done. Raises UserError, StorageError, VerificationFailed."""
+    """Sends what is missing and prints the result. Raises UserError, StorageError, VerificationFailed."""
     store = _bucket(uri)
     files = _listed(folder)
     target = uri.rstrip("/")
@@ -39,23 +39,23 @@ def push(folder: Path, uri: str, *, overwrite: bool, as_json: bool) -> int:
     total = sum((folder / name).stat().st_size for name in files)
     talk(f"{folder}: {len(files)} files, {size(total)}, to {target}")
     done: list[dict[str, Any]] = []
-    with gauge() as show:
-        told = _telling(show, total)
+    with show_progress() as show:
+        told = _byte_counter(show, total)
         for name in files:
             done.append(_push_file(store, folder / name, f"{target}/{name}", told))
     if as_json:
         print(json.dumps({"to": target, "size_bytes": total, "files": done}, indent=1))
         return 0
     sent = sum(each["sent"] for each in done)
-    print(f"pushed: {sent} files sent, {len(done) - sent} were there; all {size(total)} verified in {target}")
-    print(f'next: in a recipe: data.source = "{target}"')
+    print(f"pushed: {sent} files sent, {len(done) - sent} already there; all {size(total)} verified in {target}")
+    print(f'next: in a recipe, data.source = "{target}"')
     return 0
 
 
 def _bucket(uri: str) -> Any:
     """The storage; only buckets take uploads."""
     if "://" not in uri or storage.scheme_of(uri) != "s3":
-        raise UserError(f"{uri}: data is pushed to a bucket", "write it as s3://BUCKET/PREFIX")
+        raise UserError(f"{uri}: gptctl pushes data to a bucket only", "write it as s3://BUCKET/PREFIX")
     return storage.of(uri)
 
 
@@ -64,7 +64,7 @@ def _listed(folder: Path) -> list[str]:
     found = run_program("verify", [str(folder.absolute())], needs=())
     if not found["ok"]:
         raise VerificationFailed(
-            f"{folder} is not what its dataset.json says: {found['problems'][0]}", f"gptctl data verify {folder}"
+            f"{folder} does not match its dataset.json: {found['problems'][0]}", f"gptctl data verify {folder}"
         )
     return [*(each["name"] for each in found["files"]), DATASET]
 
@@ -78,7 +78,7 @@ def _refuse_another(store: Any, uri: str, folder: Path, *, overwrite: bool) -> N
 
 
 def _push_file(store: Any, path: Path, uri: str, tell: Callable[[int], None]) -> dict[str, Any]:
-    """Sends the file unless it is there, and looks at what is there afterwards."""
+    """Sends the file unless it is there, and verifies what is there afterwards."""
     size_bytes, etag = path.stat().st_size, _etag(path)
     there = store.head(uri)
     sent = there is None or there.size_bytes != size_bytes or not _same(store, path, there, etag)
@@ -86,7 +86,9 @@ def _push_file(store: Any, path: Path, uri: str, tell: Callable[[int], None]) ->
         store.upload(path, uri, tell)
         there = store.head(uri)
         if there is None or there.size_bytes != size_bytes or not _same(store, path, there, etag):
-            raise VerificationFailed(f"{uri} is not what was sent", "push again; twice means trouble at the store")
+            raise VerificationFailed(
+                f"{uri} does not match what was sent", "push again; if that fails, too, the store is at fault"
+            )
     else:
         tell(size_bytes)
     return {"name": path.name, "size_bytes": size_bytes, "sent": sent, "uri": uri}
@@ -115,7 +117,7 @@ def _etag(path: Path) -> str:
     return f"{whole.hexdigest()}-{len(parts)}" if len(parts) <= MOST_PARTS else ""
 
 
-def _telling(show: Callable[[dict[str, object]], None], total: int) -> Callable[[int], None]:
+def _byte_counter(show: Callable[[dict[str, object]], None], total: int) -> Callable[[int], None]:
     """Counts bytes from boto3's threads."""
     began, moved = time.monotonic(), [0]
 

@@ -1,4 +1,4 @@
-"""`gptctl cost`: what one run or all runs have cost, from the ledger alone."""
+"""`gptctl cost`: what one run or all runs cost, from the ledger alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from orchestrator.ledger.records import RunRecord, StageInterval
 COLUMNS = ("RUN", "COST", "$ PER 1e9 TOKENS", "GPU HOURS", "KWH", "KG CO2E", "BY STAGE")
 NUMBERS = ("COST", "$ PER 1e9 TOKENS", "GPU HOURS", "KWH", "KG CO2E")
 CENT = 0.005
-"""Stages below half a cent are left out of the table, not of the JSON."""
+"""The table omits stages below half a cent; the JSON has them."""
 
 
 def cost(wanted: str | None, *, as_json: bool) -> int:
@@ -35,7 +35,7 @@ def cost(wanted: str | None, *, as_json: bool) -> int:
     if len(costs) > 1:
         rows.append(["total", dollars(sum(each["cost_usd"] for each in costs)), "", "", "", "", ""])
     screen.show_table(COLUMNS, rows, right=NUMBERS)
-    screen.talk("USD before tax. Energy is an upper bound: full board power for the whole time.")
+    screen.talk("USD before tax. Energy is an upper bound: full board power all the time.")
     return 0
 
 

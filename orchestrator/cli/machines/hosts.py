@@ -28,17 +28,17 @@ def hosts(file: Path | None, *, offline: bool, as_json: bool) -> int:
         print(json.dumps({"inventory": str(inventory.path) if inventory.path else None, "hosts": rows}, indent=1))
         return 0
     screen.show_table(COLUMNS, [_cells(row) for row in rows], right=("$/H",))
-    screen.talk(f"from {inventory.path}" if inventory.path else "no inventory.toml here; gptctl init writes one")
+    screen.talk(f"from {inventory.path}" if inventory.path else "no inventory.toml found; gptctl init writes one")
     return 0
 
 
 def stop_rehearsal() -> int:
-    """Ends the rehearsal cloud and every simulated machine of it. Fine when there is none."""
+    """Ends the rehearsal cloud and its simulated machines, if it runs."""
     from orchestrator.cli.screen import screen
     from orchestrator.providers.rehearsal import provider as rehearsal
 
     rehearsal.stop()
-    screen.talk("the rehearsal cloud is off, and its machines with it")
+    screen.talk("the rehearsal cloud and its machines are off")
     return 0
 
 
@@ -63,7 +63,7 @@ def _row(host: HostSpec, machine: MachineType) -> dict[str, Any]:
 
 
 def _add_live(inventory: Inventory, rows: list[dict[str, Any]]) -> None:
-    """Asks every machine and cloud at once, and puts what they said into the rows."""
+    """Asks every machine and cloud at once, and fills their answers into the rows."""
     from orchestrator.fleet.offers import ask_for, offer_for
     from orchestrator.fleet.reachability import look_at
 

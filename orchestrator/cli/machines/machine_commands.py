@@ -1,4 +1,4 @@
-"""Signatures and help of the verbs about machines and money; app.py says how they work, and registers them."""
+"""Signatures and help of the verbs about machines and money; app.py registers them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def cost(
 ) -> int:
     """Show what runs cost: dollars, GPU hours, energy.
 
-    Dollars by stage and per billion tokens, kWh from board power, CO2e; of one run or of all.
+    Shows dollars by stage and per billion tokens, kWh from board power, and CO2e, for one run or for all.
     """
     if reconcile is not None:
         from orchestrator.cli.machines import reconcile as books
@@ -42,7 +42,7 @@ def hosts(
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """List the hosts: which answer now, price, capacity."""
+    """List your hosts: whether each answers now, its price and capacity."""
     from orchestrator.cli.machines import hosts as it
 
     return it.stop_rehearsal() if stop_rehearsal else it.hosts(inventory, offline=offline, as_json=as_json)
@@ -50,27 +50,27 @@ def hosts(
 
 def orphans(
     machine: Annotated[
-        str | None, typer.Argument(metavar="ID", help="With --reap or --adopt: this instance or rental.")
+        str | None, typer.Argument(metavar="ID", help="With --reap or --adopt: only this instance or rental.")
     ] = None,
     *,
     reap: Annotated[
         bool,
-        typer.Option("--reap", help="End machines past their deadline; with ID, that one."),
+        typer.Option("--reap", help="End machines past their deadline; with ID, end that machine."),
     ] = False,
     adopt: Annotated[
-        bool, typer.Option("--adopt", help="Write them into the ledger here, so that `release` works.")
+        bool, typer.Option("--adopt", help="Write the machines into the ledger here, so that `gptctl release` works.")
     ] = False,
     install_timer: Annotated[
-        bool, typer.Option("--install-timer", help="Let this computer do --reap every five minutes.")
+        bool, typer.Option("--install-timer", help="Run --reap on this computer every five minutes.")
     ] = False,
     inventory: options.Inventory = None,
     yes: options.Yes = False,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """List every rented machine with our tag: age, price, deadline.
+    """List every machine that gptctl rented: age, price, deadline.
 
-    Asks every cloud account, not the ledger. Exit 7 when one is past its deadline.
+    Asks your cloud accounts, not the ledger. Exits with 7 if a machine is past its deadline.
     """
     from orchestrator.cli.machines import orphans as it
 
@@ -80,19 +80,23 @@ def orphans(
 
 def offers(
     *,
-    gpu: Annotated[str | None, typer.Option("--gpu", metavar="NAME", help="Only this card, such as H100.")] = None,
-    count: Annotated[int | None, typer.Option("--count", metavar="N", min=1, help="Only this many cards.")] = None,
+    gpu: Annotated[
+        str | None, typer.Option("--gpu", metavar="NAME", help="Show only this GPU, for example H100.")
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option("--count", metavar="N", min=1, help="Show only machines with this many GPUs.")
+    ] = None,
     max_price: Annotated[
-        float | None, typer.Option("--max-price", metavar="USD", help="At most this much per hour.")
+        float | None, typer.Option("--max-price", metavar="USD", help="Show only offers up to this price per hour.")
     ] = None,
     offline: options.Offline = False,
     inventory: options.Inventory = None,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Show what can be rented now, where, and for how much.
+    """Show what you can rent now, where, and for how much.
 
-    Asks every cloud account of the inventory at once, for two seconds at most.
+    Asks all cloud accounts of the inventory at once, for at most two seconds.
     """
     from orchestrator.cli.machines import offers as it
 
@@ -100,12 +104,12 @@ def offers(
 
 
 def notify(
-    test: Annotated[bool, typer.Option("--test", help="Send a message to everybody who is named.")] = False,
+    test: Annotated[bool, typer.Option("--test", help="Send a test message to every address.")] = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Show whom gptctl tells of what happens, or try it.
+    """Show who gets notified of what, or send a test.
 
-    Set under [notify] in config.toml: ntfy, Telegram, Slack, webhooks, any command.
+    Configure it under [notify] in config.toml: ntfy, Telegram, Slack, webhooks, any command.
     """
     from orchestrator.cli.machines import notify as it
 

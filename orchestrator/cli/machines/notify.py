@@ -1,4 +1,4 @@
-"""`gptctl notify`: whom gptctl tells what, and a test of it."""
+"""`gptctl notify`: shows who gets notified of what, or sends a test message."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orchestrator.notify.send import send_test
 
 
 def notify(*, test: bool) -> int:
-    """Says what config.toml says; with `test`, sends a message to everybody it names. Never prints an address."""
+    """Prints what config.toml says; with `test`, sends a message to every address. Never prints an address."""
     home = open_home()
     settings = load_settings(home).notify
     if not test:
@@ -20,12 +20,12 @@ def notify(*, test: bool) -> int:
             each if FROM_ENVIRONMENT.fullmatch(each) else f"{each.partition(':')[0]}://..." for each in settings.urls
         ]
         named += [f"command {settings.command[0]}"] if settings.command else []
-        print(f"told: {', '.join(named) or 'nobody'}")
+        print(f"notifies: {', '.join(named) or 'nobody'}")
         print(f"of: {', '.join(each for each in HAPPENINGS if each in settings.events)}")
         screen.talk(f"from {home / FILE_NAME}; gptctl notify --test sends a message")
         return 0
     problems = send_test(settings, os.environ)
     if problems:
-        raise UserError(f"not everybody was reached: {'; '.join(problems)}", "correct [notify] in config.toml")
+        raise UserError(f"could not reach everyone: {'; '.join(problems)}", "correct [notify] in config.toml")
     print("sent")
     return 0

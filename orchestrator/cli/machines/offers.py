@@ -1,4 +1,4 @@
-"""`gptctl offers`: what can be rented now, and for how much."""
+"""`gptctl offers`: what you can rent now, and for how much."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SKU_COUNT = re.compile(r"(?:^|_)(\d{1,2})x")
 
 @dataclass(frozen=True)
 class Wish:
-    """What to look for; None: anything."""
+    """Which offers to show; None: any."""
 
     gpu: str | None
     count: int | None
@@ -45,20 +45,20 @@ def offers(wish: Wish, file: Path | None, *, offline: bool, as_json: bool) -> in
     screen.show_table(COLUMNS, [_cells(row) for row in rows], right=NUMBERS)
     show_problems(market)
     if not rows:
-        screen.talk("nothing fits; leave --gpu, --count or --max-price away to see all")
+        screen.talk("no offer fits; omit --gpu, --count or --max-price to see all")
     return 0
 
 
 def market_of(inventory: Inventory, *, offline: bool) -> Market:
-    """The offers of the inventory's accounts; the bundled prices of everybody when there is no account or no asking."""
+    """The offers of the inventory's accounts; all bundled prices without an account, or with `offline`."""
     accounts = [] if offline else accounts_of(inventory)
     return ask(accounts) if accounts else Market(tuple(bundled()))
 
 
 def show_problems(market: Market) -> None:
-    """Who could not be asked, as conversation."""
+    """Prints which clouds did not answer."""
     for name, text in market.problems.items():
-        screen.talk(f"{name}: {text}; its bundled prices stand in", style="yellow")
+        screen.talk(f"{name}: {text}; using its bundled prices", style="yellow")
 
 
 def _row(offer: Offer) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def _row(offer: Offer) -> dict[str, Any]:
 
 
 def _cards(offer: Offer) -> tuple[str | None, int | None]:
-    """Kind and number of cards, as far as the machine's name or the seller's own word for it tells."""
+    """Model and number of GPUs, if the machine's name or the seller's name for it says so."""
     try:
         machine = machine_type(offer.machine)
     except UserError:

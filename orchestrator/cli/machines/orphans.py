@@ -1,4 +1,4 @@
-"""`gptctl orphans`: every machine with our tag in every account, and the end of those that were left behind."""
+"""`gptctl orphans`: lists every machine with our tag in every account, and ends those that were left behind."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NO_ANSWER = 3
 
 @dataclass(frozen=True)
 class Wish:
-    """What was typed after `gptctl orphans`."""
+    """What you typed after `gptctl orphans`."""
 
     machine: str | None
     reap: bool
@@ -42,7 +42,7 @@ class Wish:
 
 
 def orphans(wish: Wish, *, yes: bool, as_json: bool) -> int:
-    """Lists, and does what was asked. Exit 7 while a machine past its deadline is up, 3 when an account is silent."""
+    """Lists, and reaps or adopts. Exit 7 while a machine past its deadline is up, 3 if an account does not answer."""
     if sum((wish.reap, wish.adopt, wish.install_timer)) > 1 or (wish.machine and not (wish.reap or wish.adopt)):
         raise UserError("orphans takes one of --reap [ID], --adopt [ID] and --install-timer", "gptctl orphans --help")
     if wish.install_timer:
@@ -67,7 +67,7 @@ def _known(home: Path) -> dict[str, KnownRental]:
         with Ledger.open(home, time.time) as ledger:
             return known_rentals(ledger)
     except LedgerDamaged as error:
-        screen.talk(f"{error.message}; going on without it", style="yellow")
+        screen.talk(f"{error.message}; continuing without it", style="yellow")
         return {}
 
 
@@ -88,9 +88,9 @@ def _reap(
     first, seen = seen, look(accounts, known)
     rows = due(first, seen)
     reaped: list[Reaped] = []
-    if rows and (yes or _agreed_on_terminal(rows)):
+    if rows and (yes or _is_agreed_on_terminal(rows)):
         reaped = reap(seen, rows)
-    _tell(home, reaped)
+    _notify_reaped(home, reaped)
     leave_mark(home, seen, reaped)
     return seen, reaped
 
@@ -106,8 +106,8 @@ def _adopt(home: Path, seen: Sight, wanted: str | None) -> Sight:
     return replace(seen, rows=[replace(row, known=row.rental in known) for row in seen.rows])
 
 
-def _agreed_on_terminal(rows: Sequence[Orphan]) -> bool:
-    """Without a terminal nobody need agree: that these machines end then was said when they were bought."""
+def _is_agreed_on_terminal(rows: Sequence[Orphan]) -> bool:
+    """Without a terminal nobody has to agree: you agreed to these deadlines when you rented the machines."""
     if not screen.on_terminal():
         return True
     names = ", ".join(f"{row.instance_id} ({row.machine}, {dollars(row.price_per_hour_usd)}/h)" for row in rows)
@@ -115,7 +115,7 @@ def _agreed_on_terminal(rows: Sequence[Orphan]) -> bool:
 
 
 def _question(home: Path, rows: Sequence[Orphan]) -> str:
-    """Names price, age and, where this ledger knows one, the unfinished run."""
+    """States price, age and, if this ledger knows one, the unfinished run."""
     parts = [
         f"{row.instance_id} ({row.machine}, {dollars(row.price_per_hour_usd)}/h, up {duration(row.age_s)}{run})"
         for row, run in ((row, _run(home, row)) for row in rows)
@@ -131,19 +131,19 @@ def _run(home: Path, row: Orphan) -> str:
     return f", run {', '.join(open_runs)} is on it" if open_runs else ""
 
 
-def _tell(home: Path, reaped: Sequence[Reaped]) -> None:
-    """Notifies of what was ended and of what would not end, the latter once and not at every pass."""
+def _notify_reaped(home: Path, reaped: Sequence[Reaped]) -> None:
+    """Notifies of machines that ended and, once and not at every pass, of those that would not end."""
     mark = last_mark(home)
     for each in reaped:
         name = f"{each.row.instance_id} ({each.row.machine}, {dollars(each.row.price_per_hour_usd)}/h)"
-        event, text = "reaped", f"{name} was past its deadline and has been ended"
+        event, text = "reaped", f"{name} was past its deadline; gptctl ended it"
         if not each.gone:
-            event, text = "still-billing", f"{name} is past its deadline and would not end: {each.problem}"
+            event, text = "still-billing", f"{name} is past its deadline and did not end: {each.problem}"
         if each.gone or mark is None or each.row.instance_id not in mark.stuck:
-            _tell_of(home, each.row, event, text)
+            _notify_of(home, each.row, event, text)
 
 
-def _tell_of(home: Path, row: Orphan, event: str, text: str) -> None:
+def _notify_of(home: Path, row: Orphan, event: str, text: str) -> None:
     """By its runs, where this ledger knows them."""
     if row.known:
         with Ledger.open(home, time.time) as ledger:
@@ -162,7 +162,7 @@ def _show(seen: Sight, reaped: Sequence[Reaped], *, as_json: bool) -> int:
     if as_json:
         print(json.dumps(_json(seen, rows, reaped), indent=1))
     else:
-        _talk_of(seen, rows, reaped)
+        _print_rows(seen, rows, reaped)
     stuck = any(not each.gone for each in reaped) or any(row.past or row.over for row in rows)
     return worst(STILL_BILLING if stuck else 0, NO_ANSWER if seen.problems else 0)
 
@@ -172,7 +172,7 @@ def _json(seen: Sight, rows: Sequence[Orphan], reaped: Sequence[Reaped]) -> dict
     return {"machines": [row.to_json() for row in rows], "reaped": ended, "problems": dict(seen.problems)}
 
 
-def _talk_of(seen: Sight, rows: Sequence[Orphan], reaped: Sequence[Reaped]) -> None:
+def _print_rows(seen: Sight, rows: Sequence[Orphan], reaped: Sequence[Reaped]) -> None:
     if rows:
         screen.show_table(COLUMNS, [_cells(row) for row in rows], right=NUMBERS)
     for each in reaped:
@@ -185,11 +185,11 @@ def _talk_of(seen: Sight, rows: Sequence[Orphan], reaped: Sequence[Reaped]) -> N
                 style="bold red",
             )
     for name, text in seen.problems.items():
-        screen.talk(f"{name} could not be asked: {text}", style="yellow")
+        screen.talk(f"{name} did not answer: {text}", style="yellow")
     if not seen.accounts:
-        screen.talk("no cloud account here: no paid host in the inventory, and no API key is set")
+        screen.talk("no cloud account: the inventory has no paid host, and no API key is set")
     elif not rows and not reaped and not seen.problems:
-        screen.talk(f"no machine of ours in {', '.join(seen.accounts)}")
+        screen.talk(f"no gptctl machine in {', '.join(seen.accounts)}")
 
 
 def _cells(row: Orphan) -> list[str]:

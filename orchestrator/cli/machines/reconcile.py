@@ -1,4 +1,4 @@
-"""`gptctl cost --reconcile FILE.csv`: our books against an invoice."""
+"""`gptctl cost --reconcile FILE.csv`: compares the ledger with an invoice."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOST_BYTES = 16 << 20
 
 
 def reconcile(file: Path, *, as_json: bool) -> int:
-    """One row per rental that either side has; a total, and what of the invoice belongs to other machines."""
+    """Prints one row per rental that either side has, a total, and what the invoice has for other machines."""
     charges = _charges(file)
     with open_ledger() as ledger:
         lines = compare(charges, _entries(ledger))
@@ -45,12 +45,12 @@ def reconcile(file: Path, *, as_json: bool) -> int:
 def _charges(file: Path) -> Sequence[Charge]:
     try:
         if file.stat().st_size > MOST_BYTES:
-            raise UserError(f"{file} is larger than {MOST_BYTES >> 20} MiB, so it is no invoice", "check the path")
+            raise UserError(f"{file} is larger than {MOST_BYTES >> 20} MiB, so it is not an invoice", "check the path")
         return read_charges(file.read_text(encoding="utf-8"), str(file))
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}", "check the path") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{file} is no UTF-8 text", "export it as CSV (UTF-8)") from error
+        raise UserError(f"{file} is not UTF-8 text", "export it as CSV (UTF-8)") from error
 
 
 def _entries(ledger: Ledger) -> list[Entry]:
@@ -70,7 +70,7 @@ def _entries(ledger: Ledger) -> list[Entry]:
 
 
 def _entry(rental: Rental, runs: Sequence[str], staged_usd: float) -> Entry:
-    """The bill once there is one; while a rental is open, or was never billed, the time in its stages."""
+    """The bill, if there is one; else the time in the rental's stages."""
     bill = rental.facts.bill or SettledBill(staged_usd, staged_usd)
     given_back = [each.instance_id for each in rental.facts.given_back]
     ids = tuple(each for each in (rental.instance_id, *given_back) if each)
@@ -79,7 +79,7 @@ def _entry(rental: Rental, runs: Sequence[str], staged_usd: float) -> Entry:
 
 def _cells(line: Line) -> list[str]:
     if line.rental is None:
-        note = "our name, and not in this ledger"
+        note = "has our name but is not in this ledger"
     elif line.invoice_usd is None:
         note = "not on the invoice"
     else:

@@ -1,4 +1,4 @@
-"""`gptctl ssh`: a shell, or one command, on the machine of a run or on a host, over exactly gptctl's connection."""
+"""`gptctl ssh`: a shell, or one command, on the machine of a run or on a host, over gptctl's own connection."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from orchestrator.ledger.ledger import Ledger
 
 
 def ssh(target: str | None, command: list[str], inventory: Path | None, *, accept_new: bool) -> int:
-    """Replaces this process by ssh (or by a shell here, for `local`), so that its exit code and terminal are ours."""
+    """Replaces this process with ssh (for `local`, with a shell), so that its exit code and terminal are ours."""
     with open_ledger() as ledger:
         argv = _argv(ledger, target, inventory, accept_new=accept_new)
     if argv is None:
@@ -26,7 +26,7 @@ def ssh(target: str | None, command: list[str], inventory: Path | None, *, accep
 
 
 def _argv(ledger: Ledger, target: str | None, inventory: Path | None, *, accept_new: bool) -> list[str] | None:
-    """The ssh command that reaches the target, after one connection that checked and pinned its key; None: here."""
+    """The ssh command to the target, after one connection that checked and pinned its key; None for this computer."""
     hosts = load_inventory(inventory, ledger.home)
     if target is not None and target in hosts.hosts:
         with shell_to(ledger.home, hosts.host(target), accept_new=accept_new) as shell:
@@ -51,4 +51,4 @@ def _become(argv: list[str]) -> int:
     try:
         os.execvp(argv[0], argv)
     except OSError as error:
-        raise UserError(f"cannot run {argv[0]}: {error.strerror}", "gptctl check looks for what is missing") from error
+        raise UserError(f"cannot run {argv[0]}: {error.strerror}", "gptctl check shows what is missing") from error

@@ -1,4 +1,4 @@
-"""`gptctl orphans --install-timer`: the watcher under this computer's own timer, proven by a first pass."""
+"""`gptctl orphans --install-timer`: runs the watcher from this computer's timer, after a first pass."""
 
 from __future__ import annotations
 
@@ -20,20 +20,18 @@ NOT_IN_PLACE = 2
 
 
 def install(file: Path | None, *, yes: bool, as_json: bool) -> int:
-    """Writes the files, puts one in place and runs a first pass. Exit 2 where there is neither systemd nor cron."""
+    """Writes the files, installs one and runs a first pass. Exit 2 with neither systemd nor cron."""
     home = open_home()
     inventory = load_inventory(file, home)
     accounts = accounts_of(inventory)
     if not accounts:
-        raise UserError(
-            "there is no cloud account to watch", "name a paid host in inventory.toml, or set LAMBDA_API_KEY"
-        )
+        raise UserError("no cloud account to watch", "name a paid host in inventory.toml, or set LAMBDA_API_KEY")
     variables = needed_variables(home, accounts, load_settings(home), os.environ)
     secrets = ", ".join(name for name in variables if name not in OUR_VARIABLES)
     copied = (
-        f" {secrets} will be copied to {home / 'watcher' / 'environment'}, readable by you alone." if secrets else ""
+        f" {secrets} will be copied to {home / 'watcher' / 'environment'}, which only you can read." if secrets else ""
     )
-    question = f"Let this computer end machines past their deadline, every five minutes?{copied}"
+    question = f"Let this computer end machines past their deadline every five minutes?{copied}"
     if not (yes or screen.ask(question, "gptctl orphans --install-timer")):
         screen.talk("nothing was installed")
         return 0
@@ -51,23 +49,21 @@ def install(file: Path | None, *, yes: bool, as_json: bool) -> int:
 
 def _talk(kind: str | None, line: str, folder: Path, *, alive: bool) -> None:
     if kind is None:
+        screen.talk("found neither a systemd user manager nor a crontab: nothing runs the watcher yet", style="yellow")
         screen.talk(
-            "here is neither a systemd user manager nor a crontab: nothing calls the watcher yet", style="yellow"
-        )
-        screen.talk(
-            f"the files are in {folder}: put the two units into ~/.config/systemd/user, or this into a crontab:"
+            f"the files are in {folder}: copy the two units to ~/.config/systemd/user, or add this line to a crontab:"
         )
         print(line, end="", flush=True)
         return
-    passed = "a first pass went well" if alive else "a first pass was made, and not every account answered"
-    print(f"the watcher runs every five minutes, by {kind}; {passed}", flush=True)
+    passed = "a first pass succeeded" if alive else "a first pass ran, but not every account answered"
+    print(f"{kind} runs the watcher every five minutes; {passed}", flush=True)
 
 
 def warn_if_unwatched(home: Path, host: HostSpec) -> None:
-    """Before money is spent: a host that a watcher is to guard, and no sign of one here."""
+    """Warns, before money is spent, if a watcher must guard the host and there is no sign of one here."""
     if host.paid and host.guard == "watcher" and watcher_alive(home, time.time(), host.provider) is None:
         screen.talk(
-            f"warning: no watcher has been seen here in 15 minutes; nothing else ends a forgotten {host.name}. "
-            "On a computer that is always on: gptctl orphans --install-timer",
+            f"warning: no sign of a watcher here for 15 minutes; nothing else ends a forgotten {host.name}. "
+            "On a computer that is always on, run: gptctl orphans --install-timer",
             style="yellow",
         )

@@ -1,7 +1,7 @@
 """`gptctl eval`: what a checkpoint scores on slices of tokens and on multiple choice, here or on the run's machine.
 
-The measuring is done by the trainer's own program in an interpreter that has torch; nothing of it is imported here.
-Every result goes into the ledger, where compare, the report and the model card find it.
+The trainer's own program measures, in an interpreter that has torch; this module imports nothing of it. Results go into
+the ledger for compare, the report and the model card.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def evaluate(run_id: str | None, wish: Wish, *, on_host: bool, as_json: bool) ->
     name = checkpoint_named(wish.checkpoint)
     for file in (*wish.choices, *(() if on_host else wish.data)):
         if not file.is_file():
-            raise UserError(f"there is no file {file}")
+            raise UserError(f"no such file: {file}")
     with open_ledger() as ledger:
         run = ledger.find_run(run_id)
         from orchestrator.cli.screen import screen
@@ -72,7 +72,7 @@ def evaluate(run_id: str | None, wish: Wish, *, on_host: bool, as_json: bool) ->
 
 
 def _subjects(run: RunRecord, wish: Wish) -> list[str]:
-    """What is about to be measured, in words: it may take minutes."""
+    """What gptctl is about to measure, in words: it may take minutes."""
     files = [f"choices {file.name}" for file in wish.choices]
     if files and not wish.slices:
         return files
@@ -99,12 +99,12 @@ def _show(run: RunRecord, found: Sequence[Evaluation]) -> None:
     for each in found:
         asked, measured = (each.result.get("slice") or (0, 0))[1], each.result.get("tokens") or 0
         if asked - measured >= run.recipe_data["model"]["context_length"]:
-            screen.talk(f"{each.kind} {each.name}: the data hold only {measured:,} of these tokens")
+            screen.talk(f"{each.kind} {each.name}: the data holds only {measured:,} of these tokens")
     if SLICE in kinds:
         screen.talk("LOSS is in nats per token, lower is better; PERPLEXITY is e to the loss")
     if CHOICES in kinds:
         screen.talk("ACC picks the likeliest ending; ACC NORM the likeliest per byte, ACC/TOKEN per token")
-    screen.talk(f"kept: gptctl report {run.id}, compare and export show it")
+    screen.talk(f"saved: gptctl report {run.id}, compare and export show the results")
 
 
 def _here(ledger: Ledger, run: RunRecord, wish: Wish, name: str) -> list[dict[str, Any]]:
@@ -116,24 +116,24 @@ def _here(ledger: Ledger, run: RunRecord, wish: Wish, name: str) -> list[dict[st
 
 
 def _data_here(run: RunRecord, wish: Wish) -> list[Path]:
-    """The files named, else those the run validated or trained on, where they lie on this machine."""
+    """The named files, else those the run validated or trained on, if they are on this computer."""
     if wish.data:
         return [file.resolve() for file in wish.data]
     known = _data_of(run)
     files = [Path(file) for file in known.validation_files or known.train_files]
     if not files or not all(file.is_file() for file in files):
         raise UserError(
-            f"{run.id}: the tokens it was measured on are on {run.host}, not here",
+            f"{run.id}: its tokens are on {run.host}, not on this computer",
             f"gptctl eval {run.id} --on-host, or --data FILE with the same tokens",
         )
     return files
 
 
 def _there(ledger: Ledger, run: RunRecord, wish: Wish, name: str) -> list[dict[str, Any]]:
-    """As a job of the machine's agent: it takes minutes, and asking for the same again joins it."""
+    """Runs as a job of the machine's agent: it takes minutes, and the same request again joins it."""
     if run.state is State.TRAINING:
         raise UserError(
-            f"{run.id} is training: a second model beside it could take its memory",
+            f"{run.id} is training: measuring beside it could run out of memory",
             f"gptctl fetch {run.id}, then gptctl eval {run.id} here",
         )
     program = there(run, "evaluate")
@@ -141,7 +141,7 @@ def _there(ledger: Ledger, run: RunRecord, wish: Wish, name: str) -> list[dict[s
         folder = f"{agent.root}/runs/{run.id}/{contract.CHECKPOINTS}/{_step_there(agent, run, name)}"
         choices = [_sent(agent, file) for file in wish.choices]
         usual = str(run.recipe_data["train"]["precision"]) if machine_type(run.machine).cuda else "fp32"
-        # A path that is named is a path over there.
+        # A path that you name is a path on the machine.
         words = [folder, *_arguments(run, wish, [str(file) for file in wish.data], choices, usual)]
         argv = [program.python, "-m", "trainer.evaluate", *words]
         digest = hashlib.sha256(json.dumps(argv).encode()).hexdigest()[:16]
@@ -168,7 +168,7 @@ def _step_there(agent: Agent, run: RunRecord, name: str) -> str:
 
 
 def _sent(agent: Agent, file: Path) -> Path:
-    """Puts a file of choices over there, by its content; once."""
+    """Copies a file of choices to the machine, named by its content; once."""
     digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
     target = f"{agent.root}/eval/{digest}/{file.name}"
     agent.shell.put(file, target)
@@ -212,7 +212,7 @@ def _slice(text: str) -> tuple[int, int]:
 
 
 def _meter() -> Callable[[dict[str, Any]], None]:
-    """Shows the program's progress lines, a few seconds apart; results are shown at the end."""
+    """Shows the program's progress lines; the results come at the end."""
     from orchestrator.cli.screen.live_view import progress_line
 
     def show(line: dict[str, Any]) -> None:
@@ -229,7 +229,7 @@ def _kept(ledger: Ledger, run: RunRecord, wish: Wish, lines: Sequence[dict[str, 
     """The results, each in the ledger. Other data than the run's own are named with their first file."""
     step = next((line["step"] for line in lines if line.get("kind") == "checkpoint"), None)
     if not isinstance(step, int):
-        raise UserError(f"{run.id}: its checkpoint does not say of which step it is")
+        raise UserError(f"{run.id}: its checkpoint does not name its step")
     found = {}
     for line in lines:
         each = from_line(run.id, step, line, time.time())
@@ -238,7 +238,7 @@ def _kept(ledger: Ledger, run: RunRecord, wish: Wish, lines: Sequence[dict[str, 
         if each.kind == SLICE and wish.data:
             name = f"{wish.data[0].name}:{each.name}"
             each = Evaluation(run.id, step, SLICE, name, each.measured_at, each.loss, each.result)
-        found[each.kind, each.name] = each  # a link that broke tells a line twice
+        found[each.kind, each.name] = each  # a broken link can repeat a line
     for each in found.values():
         ledger.add_evaluation(each)
     return list(found.values())

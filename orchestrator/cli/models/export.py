@@ -1,7 +1,7 @@
 """`gptctl export`: a checkpoint of a run as a folder that others can load, with its model card.
 
-The tensors are the business of the trainer's own program, in an interpreter that has numpy; the card is made here,
-from the ledger and the mirrored files, and both arrive together.
+The trainer's own program writes the tensors, in an interpreter that has numpy; this module writes the card from the
+ledger and the mirrored files. Both arrive together.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ sys.exit(main(sys.argv[1:]))
 
 @dataclass(frozen=True)
 class Wish:
-    """What to export, as what, and where to."""
+    """What to export, in which format, and where to."""
 
     kind: str = "hf"
     to: Path | None = None
@@ -101,7 +101,7 @@ def _push(target: Target, done: Mapping[str, Any], *, yes: bool) -> dict[str, An
     message = f"{done['run']}, step {done['step']}, by {made_by()}"
     pushed = push(target, folder, sizes, yes=yes, message=message)
     if pushed is None:
-        screen.talk(f"nothing was uploaded; the folder is {folder}")
+        screen.talk(f"nothing was uploaded; the export is in {folder}")
     return pushed
 
 
@@ -109,23 +109,23 @@ def _check(wish: Wish) -> None:
     if wish.target is not None:
         check(wish.target)
     elif wish.public or wish.revision:
-        raise UserError("--public and --revision say how to upload, and --push is missing", "add --push OWNER/NAME")
+        raise UserError("--public and --revision need --push", "add --push OWNER/NAME")
     if wish.kind not in FORMATS:
         raise UserError(f"--format {wish.kind}: must be {' or '.join(FORMATS)}", "gptctl export --help")
     if wish.license is not None and not LICENSE_PATTERN.fullmatch(wish.license):
         raise UserError(
-            f"--license {wish.license}: must be an id of the Hub", "for example apache-2.0, mit or cc-by-4.0"
+            f"--license {wish.license}: must be a licence id of the Hub", "for example apache-2.0, mit or cc-by-4.0"
         )
     if wish.language is not None and not LANGUAGE_PATTERN.fullmatch(wish.language):
-        raise UserError(f"--language {wish.language}: must be a language's code", "for example en, de or code")
+        raise UserError(f"--language {wish.language}: must be a language code", "for example en, de or code")
 
 
 def _say(done: Mapping[str, Any], wish: Wish) -> None:
     zeros = done["zero_biases"]
     if zeros:
-        screen.talk(f"GPT-2's class has biases that this model was trained without: {zeros:,} of them are zeros")
+        screen.talk(f"GPT-2's class has biases that this model does not have: {zeros:,} zeros stand for them")
     if wish.license is None:
-        screen.talk("the card states no licence; one is stated with --license, e.g. --license apache-2.0")
+        screen.talk("the card states no licence; add one with --license, for example --license apache-2.0")
     screen.talk(f"step {done['step']}, {done['parameters']:,} parameters, in {duration(done['seconds'])}")
 
 
@@ -145,7 +145,7 @@ def make_folder(ledger: Ledger, run: RunRecord, wish: Wish) -> dict[str, Any]:
 
 
 def checkpoint_here(mirror: Path, run_id: str, wanted: str) -> Path:
-    """The folder of a step, `best` or `latest`. A run that never validated has no best one: its latest is it."""
+    """The folder of a step, `best` or `latest`. For a run that never validated, `best` is its latest."""
     folder = mirror / contract.CHECKPOINTS
     if wanted in (contract.BEST, contract.LATEST):
         names = [wanted, contract.LATEST]
@@ -158,7 +158,7 @@ def checkpoint_here(mirror: Path, run_id: str, wanted: str) -> Path:
         here = ", ".join(sorted(path.name for path in folder.glob("step-*"))) if folder.is_dir() else ""
         more = f" --step {wanted}" if wanted.isdigit() else ""
         raise UserError(
-            f"{run_id}: no checkpoint {wanted} is here (here: {here or 'none'})", f"gptctl fetch {run_id}{more}"
+            f"{run_id}: checkpoint {wanted} is not here (here: {here or 'none'})", f"gptctl fetch {run_id}{more}"
         )
     return found.resolve()
 
@@ -180,12 +180,12 @@ def write_companions(ledger: Ledger, run: RunRecord, checkpoint: Path, wish: Wis
 
 
 def _chart(training: Training, to: Path, title: str) -> str | None:
-    """The file's name; None where there is no curve, or nothing to draw it with."""
+    """The file's name; None without a curve, or without matplotlib."""
     losses = [each for each in training_charts(training) if each.key == "loss"]
     if not losses:
         return None
     if importlib.util.find_spec("matplotlib") is None:
-        screen.talk("the card has no loss chart: that takes pip install 'gptctl[charts]'")
+        screen.talk("the card has no loss chart; it needs: pip install 'gptctl[charts]'")
         return None
     # Only now: without the extra, everything else of an export still works.
     from orchestrator.report.pages.image_files import draw
@@ -221,7 +221,7 @@ def _run(shell: LocalShell, argv: Sequence[str]) -> dict[str, Any]:
     if result.code != 0:
         said = result.stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"code {result.code}"]
         words = clean(said[0])
-        if words.startswith("export: "):  # its own words: something that was asked for cannot be
+        if words.startswith("export: "):  # its own words: it cannot do what you asked for
             raise UserError(words, "gptctl export --help")
-        raise CommandFailed(f"export failed: {words}", "gptctl check looks at the Python that was used")
+        raise CommandFailed(f"export failed: {words}", "gptctl check shows what is wrong with this Python")
     return dict(json.loads(result.stdout.splitlines()[-1]))

@@ -1,4 +1,4 @@
-"""The folder of a checkpoint on this side: for the verbs that read one."""
+"""The folder of a checkpoint on this computer, for the verbs that read one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from trainer import contract
 
 
 def checkpoint_here(home: Path, run_id: str, name: str) -> Path:
-    """`best`, `latest` or `step-000617` of a run's mirror. Raises UserError, with the fetch to type."""
+    """`best`, `latest` or `step-000617` of a run's mirror. Raises UserError with the fetch command."""
     folder = home / "runs" / run_id / contract.CHECKPOINTS / name
     if not folder.is_dir():
         step = contract.checkpoint_step(name)

@@ -1,4 +1,4 @@
-"""Signatures and help of the verbs about trained models; app.py says how they work, and registers them."""
+"""Signatures and help of the verbs about trained models; app.py registers them."""
 
 from __future__ import annotations
 
@@ -18,32 +18,39 @@ def export(
         str, typer.Option("--format", metavar="hf|safetensors", help="hf: loads with plain transformers.")
     ] = "hf",
     to: Annotated[Path | None, typer.Option("--to", metavar="DIR", help="Default: ./exports/RUN.")] = None,
-    checkpoint: Annotated[str, typer.Option("--step", metavar="N|best|latest", help="Which checkpoint.")] = "best",
+    checkpoint: Annotated[
+        str, typer.Option("--step", metavar="N|best|latest", help="The checkpoint to export.")
+    ] = "best",
     tokenizer: Annotated[
-        str | None, typer.Option("--tokenizer", metavar="NAME", help="Default: the run's; `none` leaves it out.")
+        str | None, typer.Option("--tokenizer", metavar="NAME", help="Default: the run's; `none` omits it.")
     ] = None,
     license_id: Annotated[
         str | None,
-        typer.Option("--license", metavar="ID", help="Of the weights, by the Hub's name, e.g. apache-2.0."),
+        typer.Option(
+            "--license", metavar="ID", help="Licence of the weights, by its id on the Hub, for example apache-2.0."
+        ),
     ] = None,
     language: Annotated[
-        str | None, typer.Option("--language", metavar="CODE", help="Of the training text, e.g. en.")
+        str | None, typer.Option("--language", metavar="CODE", help="Language of the training text, for example en.")
     ] = None,
     push: Annotated[
         str | None, typer.Option("--push", metavar="OWNER/NAME", help="Also upload it to the Hugging Face Hub.")
     ] = None,
-    public: Annotated[bool, typer.Option("--public", help="Let everybody see it. Default: private.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="Make the repository public. Default: private.")] = False,
     revision: Annotated[
-        str | None, typer.Option("--revision", metavar="BRANCH", help="Of the repository. Default: main, if free.")
+        str | None,
+        typer.Option(
+            "--revision", metavar="BRANCH", help="Branch to upload to. Default: main, if it holds no other weights."
+        ),
     ] = None,
     yes: options.Yes = False,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Make a model folder that others can load, with its card.
+    """Export a model folder that others can load, with a model card.
 
-    A native GPT2LMHeadModel with tokenizer files: AutoModelForCausalLM and pipelines load it without custom code.
-    --push shows what goes where, and asks.
+    The folder holds a native GPT2LMHeadModel and tokenizer files: AutoModelForCausalLM and pipelines load it without
+    custom code. --push shows what goes where, and asks.
     """
     from orchestrator.cli.models import export as it
 
@@ -55,33 +62,37 @@ def evaluate(
     run: options.Run = None,
     *,
     checkpoint: Annotated[
-        str, typer.Option("--checkpoint", metavar="best|latest|STEP", help="Which one to measure.")
+        str, typer.Option("--checkpoint", metavar="best|latest|STEP", help="The checkpoint to measure.")
     ] = "best",
     slices: Annotated[
         list[str] | None,
-        typer.Option("--slice", metavar="START+TOKENS", help="Tokens to measure the loss on; repeatable."),
+        typer.Option("--slice", metavar="START+TOKENS", help="Measure the loss on these tokens; repeatable."),
     ] = None,
     data: Annotated[
         list[Path] | None,
-        typer.Option("--data", metavar="FILE", help="Other token files than the run's own; repeatable."),
+        typer.Option(
+            "--data", metavar="FILE", help="Measure on these token files instead of the run's own; repeatable."
+        ),
     ] = None,
     choices: Annotated[
         list[Path] | None,
-        typer.Option("--choices", metavar="FILE.jsonl", help="Multiple choice as in HellaSwag; repeatable."),
+        typer.Option(
+            "--choices", metavar="FILE.jsonl", help="Measure multiple choice, in the format of HellaSwag; repeatable."
+        ),
     ] = None,
     precision: Annotated[
         str | None,
         typer.Option("--precision", metavar="fp32|bf16|fp16", help="Default: the run's on a GPU, else fp32."),
     ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Sequences or questions at once.")] = 8,
-    on_host: Annotated[bool, typer.Option("--on-host", help="On the run's machine instead of here.")] = False,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Sequences or questions per batch.")] = 8,
+    on_host: Annotated[bool, typer.Option("--on-host", help="Measure on the run's machine instead of here.")] = False,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
     """Measure a trained model: loss, perplexity, bits per byte, multiple choice.
 
-    Without --slice and --choices: the recipe's slices, else what it validated on. Results are kept for compare, report
-    and the model card.
+    Without --slice and --choices, measures the recipe's slices, or else what the run validated on. Keeps the results
+    for compare, report and the model card.
     """
     from orchestrator.cli.models import evaluate as it
 
@@ -97,9 +108,9 @@ def report(
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Write a run's report: figures, curves, cost, samples, as text and as a page.
+    """Write a run's report: figures, curves, cost and samples, as text and as a page.
 
-    Works while a run goes on, too. The page is one file without network, readable on a phone, light or dark.
+    Works while a run trains, too. The page is one file, needs no network, fits a phone, and follows light or dark mode.
     """
     from orchestrator.cli.runs import report as it
 
@@ -108,26 +119,26 @@ def report(
 
 def compare(
     runs: Annotated[
-        list[str] | None, typer.Argument(metavar="RUN...", help="Ids, names, or beginnings of ids.")
+        list[str] | None, typer.Argument(metavar="RUN...", help="Ids, names or first characters of ids.")
     ] = None,
     *,
     baseline: Annotated[
         str | None,
-        typer.Option("--baseline", metavar="RUN", help="What the others are held against. Default: the first."),
+        typer.Option("--baseline", metavar="RUN", help="Compare the others with this run. Default: the first."),
     ] = None,
     label: Annotated[
         list[str] | None,
-        typer.Option("--label", metavar="KEY=VALUE", help="Also all runs with this label; repeatable."),
+        typer.Option("--label", metavar="KEY=VALUE", help="Add all runs with this label; repeatable."),
     ] = None,
     html: options.Html = None,
     charts: options.Charts = None,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Rank runs by their test slice, else their validation.
+    """Rank runs by their test loss, or else by their validation loss.
 
-    Each against the baseline, in standard deviations of the seed: below two is noise. Shows what differs in recipe,
-    machine and software.
+    Compares each run with the baseline, in standard deviations of the seed: below two is noise. Shows what differs in
+    recipe, machine and software.
     """
     from orchestrator.cli.runs import compare as it
 

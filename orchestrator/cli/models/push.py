@@ -1,6 +1,6 @@
-"""`gptctl export --push`: the exported folder on the Hugging Face Hub, shown before anything is sent.
+"""`gptctl export --push`: uploads the exported folder to the Hugging Face Hub, and first shows what it sends.
 
-Private unless --public. A repository that holds other weights is left alone unless a revision is named.
+Private unless --public. A repository that holds other weights stays as it is unless you name a revision.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".
 
 @dataclass(frozen=True)
 class Target:
-    """Where to, and who may see it."""
+    """Where to upload, and whether everyone may see it."""
 
     repo: str
     revision: str | None = None
@@ -41,7 +41,7 @@ def check(target: Target) -> None:
 
 
 def push(target: Target, folder: Path, sizes: Mapping[str, int], *, yes: bool, message: str) -> dict[str, Any] | None:
-    """Uploads what is new; None when the user said no. Raises UserError, StorageError."""
+    """Uploads what is new; None if you said no. Raises UserError, StorageError."""
     remote = hugging_face.look(target.repo, target.branch)
     refuse(target, folder, sizes, remote)
     news = [
@@ -52,7 +52,7 @@ def push(target: Target, folder: Path, sizes: Mapping[str, int], *, yes: bool, m
     address = hugging_face.web_address(target.repo, target.branch)
     done = {"repo": target.repo, "revision": target.branch, "url": address, "private": not target.public}
     if not news:
-        screen.talk(f"{address} holds exactly this already")
+        screen.talk(f"{address} already holds exactly these files")
         return {**done, "commit": remote.head, "files": []}
     show(target, remote, sizes, news)
     if not yes and not screen.ask(f"Upload to {address}?", f"gptctl export --push {target.repo}"):
@@ -63,20 +63,22 @@ def push(target: Target, folder: Path, sizes: Mapping[str, int], *, yes: bool, m
     there = hugging_face.look(target.repo, target.branch)
     missing = [name for name in sizes if not hugging_face.same(folder / name, there.files.get(name))]
     if missing:
-        raise StorageError(f"{address}: {', '.join(missing)} did not arrive as sent", "do the same again")
+        raise StorageError(f"{address}: {', '.join(missing)} did not arrive as sent", "run the command again")
     return {**done, "commit": commit, "files": news}
 
 
 def refuse(target: Target, folder: Path, sizes: Mapping[str, int], remote: hugging_face.Remote) -> None:
-    """Nobody's weights are replaced, and nothing private becomes public, without a word about it."""
+    """Raises UserError rather than replace other weights, or make something private public."""
     if not remote.exists:
         return
     if not remote.private and not target.public:
-        raise UserError(f"{target.repo} is public, so the model would be too", "give --public, or another --push REPO")
+        raise UserError(
+            f"{target.repo} is public, so the model would be, too", "give --public, or choose another --push REPO"
+        )
     if remote.private and target.public:
         raise UserError(
             f"{target.repo} is private, and --public does not change that",
-            "change it on the Hub, or leave --public out",
+            "change it on the Hub, or omit --public",
         )
     if target.revision is not None:
         return
@@ -85,17 +87,17 @@ def refuse(target: Target, folder: Path, sizes: Mapping[str, int], remote: huggi
     if strange:
         raise UserError(
             f"{target.repo} holds other weights: {', '.join(sorted(strange)[:4])}",
-            "give --revision BRANCH to put these beside them (main replaces them), or another --push REPO",
+            "give --revision BRANCH to put these beside them (main replaces them), or choose another --push REPO",
         )
 
 
 def show(target: Target, remote: hugging_face.Remote, sizes: Mapping[str, int], news: Sequence[str]) -> None:
-    """What goes where, file by file."""
-    how = "public: everybody can see it" if target.public else "private"
+    """Shows what goes where, file by file."""
+    how = "public: everyone can see it" if target.public else "private"
     kind = "the existing" if remote.exists else "a new"
     screen.talk(f"{hugging_face.endpoint()}: {kind} model repository {target.repo}, branch {target.branch}, {how}")
     for name in news:
         screen.talk(f"{size(sizes[name]):>10}  {name}")
     rest = len(sizes) - len(news)
-    same = f"; {rest} files are there already" if rest else ""
+    same = f"; {rest} files are already there" if rest else ""
     screen.talk(f"{size(sum(sizes[name] for name in news)):>10}  in {len(news)} files{same}")

@@ -1,7 +1,7 @@
-"""`gptctl sample`: a trained model writes, here from a fetched checkpoint, or on the run's machine.
+"""`gptctl sample`: lets a trained model write, here from a fetched checkpoint, or on the run's machine.
 
-The writing is done by the trainer's own program in an interpreter that has torch; nothing of it is imported here. What
-it writes is kept in the ledger, for the report and the model card.
+The trainer's own program writes, in an interpreter that has torch; this module imports nothing of it. The texts go into
+the ledger for the report and the model card.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from trainer import contract
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SampleRequest:
     """What to write: one text per prompt, `tokens` more tokens each."""
 
     prompts: Sequence[str]
@@ -41,12 +41,12 @@ class Wanted:
         return [checkpoint, *(f"--prompt={prompt}" for prompt in self.prompts), *numbers, "--json"]
 
 
-def sample(run_id: str | None, wanted: Wanted, *, on_host: bool, as_json: bool) -> int:
+def sample(run_id: str | None, request: SampleRequest, *, on_host: bool, as_json: bool) -> int:
     """Prints prompt and text of each sample, or `{"run", "checkpoint", "samples": [...]}`."""
     with open_ledger() as ledger:
         run = ledger.find_run(run_id)
-        checkpoint, samples = _there(ledger, run, wanted) if on_host else _here(ledger, run, wanted)
-        _keep(ledger, run, wanted, checkpoint, samples)
+        checkpoint, samples = _there(ledger, run, request) if on_host else _here(ledger, run, request)
+        _keep(ledger, run, request, checkpoint, samples)
     if as_json:
         print(json.dumps({"run": run.id, "checkpoint": checkpoint, "samples": samples}, indent=1))
         return 0
@@ -55,24 +55,26 @@ def sample(run_id: str | None, wanted: Wanted, *, on_host: bool, as_json: bool) 
     return 0
 
 
-def _here(ledger: Ledger, run: RunRecord, wanted: Wanted) -> tuple[str, list[dict[str, Any]]]:
-    folder = str(checkpoint_here(ledger.home, run.id, _name(wanted.step)))
+def _here(ledger: Ledger, run: RunRecord, request: SampleRequest) -> tuple[str, list[dict[str, Any]]]:
+    folder = str(checkpoint_here(ledger.home, run.id, _name(request.step)))
     shell = LocalShell()
     program = here(ledger.home, shell, "sample")
-    return folder, results(shell, program, wanted.arguments(folder), lambda line: None)
+    return folder, results(shell, program, request.arguments(folder), lambda line: None)
 
 
-def _there(ledger: Ledger, run: RunRecord, wanted: Wanted) -> tuple[str, list[dict[str, Any]]]:
+def _there(ledger: Ledger, run: RunRecord, request: SampleRequest) -> tuple[str, list[dict[str, Any]]]:
     program = there(run, "sample")
     with agent_of(ledger, run) as agent:
-        folder = f"{agent.root}/runs/{run.id}/{contract.CHECKPOINTS}/{_name(wanted.step)}"
-        return folder, results(agent.shell, program, wanted.arguments(folder), lambda line: None)
+        folder = f"{agent.root}/runs/{run.id}/{contract.CHECKPOINTS}/{_name(request.step)}"
+        return folder, results(agent.shell, program, request.arguments(folder), lambda line: None)
 
 
-def _keep(ledger: Ledger, run: RunRecord, wanted: Wanted, checkpoint: str, samples: Sequence[dict[str, Any]]) -> None:
-    """Of a checkpoint whose step is known: `best` of a machine may mean another one tomorrow."""
-    step = contract.checkpoint_step(Path(checkpoint).resolve().name) if wanted.step is None else wanted.step
-    settings = {key: value for key, value in asdict(wanted).items() if key not in ("prompts", "step")}
+def _keep(
+    ledger: Ledger, run: RunRecord, request: SampleRequest, checkpoint: str, samples: Sequence[dict[str, Any]]
+) -> None:
+    """Saves samples of a checkpoint whose step is known: `best` on a machine may be another one tomorrow."""
+    step = contract.checkpoint_step(Path(checkpoint).resolve().name) if request.step is None else request.step
+    settings = {key: value for key, value in asdict(request).items() if key not in ("prompts", "step")}
     if step is None:
         return
     for each in samples:

@@ -1,8 +1,8 @@
-"""Starts one of the trainer's programs in an interpreter that has torch; nothing of it is imported here.
+"""Starts one of the trainer's programs in an interpreter that has torch; this module imports nothing of it.
 
-Used by `sample` and `eval`. It must not know what a program does: arguments go in, JSON lines come out.
+`sample` and `eval` use it. It must not know what a program does: arguments go in, JSON lines come out.
 
-    with lines_of(shell, Program(python, source, "evaluate"), [folder, "--slice", "0", "9"]) as lines: ...
+    results(shell, Program(python, source, "evaluate"), [folder, "--slice", "0", "9"], print)
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ sys.exit(main(sys.argv[1:]))
 """
 """The trainer's folder comes last on the path: where it is a site-packages, the interpreter's own torch must win."""
 SILENCE_S = 900.0
-"""Programs that take long say so every few seconds; loading a model is the longest silence."""
+"""Long programs report progress every few seconds; loading a model is the longest silence."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,14 @@ def there(run: RunRecord, module: str) -> Program:
     """In the interpreter that the run trains with, on its machine."""
     prepared, synced = run.facts.prepared, run.facts.synced
     if prepared is None or synced is None:
-        raise UserError(f"{run.id} has not come far enough to have a trainer on {run.host}", f"gptctl resume {run.id}")
+        raise UserError(f"{run.id} has no trainer on {run.host} yet", f"gptctl resume {run.id}")
     return Program(prepared.python, synced.source, module)
 
 
 def results(
     shell: Shell, program: Program, arguments: Sequence[str], on_line: Callable[[dict[str, Any]], None]
 ) -> list[dict[str, Any]]:
-    """Its JSON lines, each also told as it comes. Raises UserError or CommandFailed (see failed)."""
+    """Its JSON lines; `on_line` gets each as it arrives. Raises UserError or CommandFailed (see failed)."""
     found = []
     try:
         with shell.lines(program.argv(arguments), silence_s=SILENCE_S) as lines:
@@ -78,7 +78,7 @@ def results(
 
 
 def failed(module: str, evidence: str) -> UserError | CommandFailed:
-    """The error of a program that ended badly, in its own last words, without the command line before them.
+    """The error of a failed program, from its own last line, without the command line before it.
 
     A line that begins with the program's name is its own explanation, of what it was given; any other is a crash.
     """
@@ -86,4 +86,4 @@ def failed(module: str, evidence: str) -> UserError | CommandFailed:
     _, explained, words = said[0].rpartition(f"{module}: ")
     if explained:
         return UserError(words.removeprefix("error: "))
-    return CommandFailed(f"{module}: {words}", "gptctl check looks at the Python that was used")
+    return CommandFailed(f"{module}: {words}", "gptctl check shows what is wrong with this Python")

@@ -1,6 +1,6 @@
 """`gptctl compare`: several runs side by side, from the ledger and the mirrors alone.
 
-What is compared with what, and when a difference is noise, is decided in report/comparison/comparison.py.
+report/comparison/comparison.py decides what compares with what, and when a difference is noise.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ TITLE = "Comparison of runs"
 
 
 def compare_runs(
-    wanted: Sequence[str], baseline: str | None, labels: Sequence[str], *, html: Path | None, charts: Path | None,
+    names: Sequence[str], baseline: str | None, labels: Sequence[str], *, html: Path | None, charts: Path | None,
     as_json: bool,
 ) -> int:  # fmt: skip
     """Prints a table and what differs, or the comparison as JSON."""
     with open_ledger() as ledger:
-        runs = find_runs(ledger, wanted, labels)
+        runs = find_runs(ledger, names, labels)
         base = ledger.find_run(baseline) if baseline is not None else runs[0]
         if base.id not in {run.id for run in runs}:
             runs = [base, *runs]
@@ -56,18 +56,18 @@ def compare_runs(
     return 0
 
 
-def find_runs(ledger: Ledger, wanted: Sequence[str], labels: Sequence[str]) -> list[RunRecord]:
-    """The runs named, then those that carry all the labels, each once. Raises UserError for none."""
-    found = [ledger.find_run(each) for each in wanted]
+def find_runs(ledger: Ledger, names: Sequence[str], labels: Sequence[str]) -> list[RunRecord]:
+    """The named runs, then those with all the labels, each once. Raises UserError if there are none."""
+    runs = [ledger.find_run(name) for name in names]
     if labels:
         pairs = [_label(text) for text in labels]
-        carry = [run for run in ledger.runs() if all(run.labels.get(key) == value for key, value in pairs)]
-        if not carry:
-            raise UserError(f"no run carries the label {' and '.join(labels)}", "gptctl status --json shows the labels")
-        found += reversed(carry)  # oldest first: the first is the baseline
-    if not found:
+        labelled = [run for run in ledger.runs() if all(run.labels.get(key) == value for key, value in pairs)]
+        if not labelled:
+            raise UserError(f"no run has the label {' and '.join(labels)}", "gptctl status --json shows the labels")
+        runs += reversed(labelled)  # oldest first: the first is the baseline
+    if not runs:
         raise UserError("name the runs to compare", "gptctl compare RUN RUN, or --label KEY=VALUE")
-    return list({run.id: run for run in found}.values())
+    return list({run.id: run for run in runs}.values())
 
 
 def _label(text: str) -> tuple[str, str]:
@@ -90,7 +90,7 @@ def _compared(ledger: Ledger, run: RunRecord) -> Compared:
 
 
 def _others(ledger: Ledger, runs: Sequence[RunRecord]) -> list[Compared]:
-    """Finished runs of the same recipes that were not asked for: their seeds tell what a seed alone changes."""
+    """Finished runs of the same recipes that you did not name: they show what a seed alone changes."""
     asked, recipes = {run.id for run in runs}, {run.recipe for run in runs}
     others = [
         run

@@ -1,4 +1,4 @@
-"""`gptctl fetch`: checkpoints, logs and the cost summary, here and verified, with what the wait cost."""
+"""`gptctl fetch`: brings checkpoints, logs and the cost summary here, verified."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from orchestrator.runs.fetch import fetch_run
 from trainer.contract import CHECKPOINTS, EVENTS, EXIT, LOG, METRICS
 
 COMPANIONS = (METRICS, EVENTS, LOG, EXIT, "cost.json", "report.json", "report.md")
-"""What goes beside the checkpoints, as far as it is here."""
+"""Files that go beside the checkpoints, if they exist."""
 MARK = ".gptctl-run"
-"""In a folder of --to: which run it holds, so that two are never mixed and no stranger's folder is filled."""
+"""In a folder of --to: the run it holds, so that two runs never mix."""
 
 
 def fetch(wanted: str | None, *, to: Path | None, everything: bool, step: int | None, as_json: bool) -> int:
@@ -33,7 +33,7 @@ def fetch(wanted: str | None, *, to: Path | None, everything: bool, step: int | 
         if to is not None:
             _claim(to, run.id)
         started = time.monotonic()
-        with screen.teller(f"fetching {run.id} from {run.host}") as tell:
+        with screen.show_events(f"fetching {run.id} from {run.host}") as tell:
             done = fetch_run(ledger.home, run.id, tell, to=to, all_=everything, step=step)
         took_s = time.monotonic() - started
         if to is not None:
@@ -43,18 +43,20 @@ def fetch(wanted: str | None, *, to: Path | None, everything: bool, step: int | 
 
 
 def _claim(to: Path, run_id: str) -> None:
-    """Makes the folder this run's. Raises UserError for a file, another run's folder, or one with strange contents."""
+    """Marks the folder as this run's. Raises UserError for a file, or a folder of another run."""
     mark = to / MARK
     try:
         to.mkdir(parents=True, exist_ok=True)
         holds = mark.read_text(encoding="utf-8").strip() if mark.is_file() else None
         if holds is None and (to / CHECKPOINTS).exists():
-            raise UserError(f"fetch: {to} has a `{CHECKPOINTS}` that gptctl did not put there", "give another --to DIR")
+            raise UserError(
+                f"fetch: {to} has a `{CHECKPOINTS}` that gptctl did not put there", "choose another --to DIR"
+            )
         if holds not in (None, run_id):
-            raise UserError(f"fetch: {to} holds run {holds}", "give another --to DIR")
+            raise UserError(f"fetch: {to} holds run {holds}", "choose another --to DIR")
         mark.write_text(f"{run_id}\n", encoding="utf-8")
     except OSError as error:
-        raise UserError(f"fetch: cannot write to {to}: {error.strerror}", "give another --to DIR") from error
+        raise UserError(f"fetch: cannot write to {to}: {error.strerror}", "choose another --to DIR") from error
 
 
 def _copy_companions(mirror: Path, to: Path) -> None:

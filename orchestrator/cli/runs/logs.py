@@ -1,7 +1,7 @@
 """`gptctl logs`: the trainer's log or metrics, as mirrored here, and live from the machine if asked.
 
-Takes no lock and writes nothing: whoever drives the run does the mirroring. Text of the log is printed without terminal
-escapes where a terminal reads it.
+Takes no lock and writes nothing: the gptctl that drives the run mirrors the files. On a terminal, log text is printed
+without terminal escapes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NOT_YET = (Code.NO_SUCH_RUN, Code.NO_SUCH_JOB, BootCode.AGENT_MISSING)
 
 
 def logs(wanted: str | None, *, follow: bool, metrics: bool, lines: int | None) -> int:
-    """Prints what is mirrored; with `follow` goes on until the training ends or Ctrl-C, which changes nothing."""
+    """Prints what is mirrored; with `follow` continues until the training ends or Ctrl-C, which changes nothing."""
     with open_ledger() as ledger:
         run = ledger.find_run(wanted)
         name = METRICS if metrics else LOG
@@ -37,9 +37,9 @@ def logs(wanted: str | None, *, follow: bool, metrics: bool, lines: int | None) 
             _nothing_yet(run, name)
         if follow and run.state is not State.ENDED:
             try:
-                _go_on(ledger, run, name, offset)
+                _follow(ledger, run, name, offset)
             except KeyboardInterrupt:
-                print("the training goes on; gptctl stop ends it", file=sys.stderr)
+                print("the training continues; gptctl stop ends it", file=sys.stderr)
         return 0
 
 
@@ -70,8 +70,8 @@ def _nothing_yet(run: RunRecord, name: str) -> None:
     print(f"{run.id}: nothing mirrored yet; gptctl logs {run.id} -f asks the machine", file=sys.stderr)
 
 
-def _go_on(ledger: Ledger, run: RunRecord, name: str, offset: int) -> None:
-    """Follows on the machine from that byte on; reconnects by itself, each time at the byte reached."""
+def _follow(ledger: Ledger, run: RunRecord, name: str, offset: int) -> None:
+    """Follows the file on the machine from that byte; reconnects at the byte it reached."""
     wait_s = AGAIN_S
     pending = b""
     while ledger.run(run.id).state is not State.ENDED:
@@ -93,7 +93,7 @@ def _go_on(ledger: Ledger, run: RunRecord, name: str, offset: int) -> None:
 
 
 def _stream(ledger: Ledger, run: RunRecord, name: str, offset: int) -> Iterator[bytes]:
-    """Bytes of one file of the run folder on the machine, as they come, until the training has ended."""
+    """Yields bytes of one file of the run folder on the machine until the training has ended."""
     from orchestrator.cli.connections import agent_of
     from orchestrator.remote.agent_client.client import Data
 

@@ -1,4 +1,4 @@
-"""What a run leaves on the screen: how it ended, where its checkpoints are, what it cost, or how to go on with it."""
+"""What a run leaves on the screen: how it ended, where its checkpoints are, what it cost, or how to continue it."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RunRecord
 from trainer.contract import BEST, CHECKPOINTS, EVENT_SAMPLED, EVENTS, LATEST
 
-GOES_ON_ELSEWHERE = (Outcome.PREEMPTED, Outcome.FAILED, Outcome.LIMIT, Outcome.STOPPED)
-"""Outcomes after which a user may want another machine to go on with what there is."""
+CAN_CONTINUE = (Outcome.PREEMPTED, Outcome.FAILED, Outcome.LIMIT, Outcome.STOPPED)
+"""Outcomes after which you may want to continue on another machine."""
 
 
-def how_to_go_on(run_id: str, *, training: bool) -> None:
-    """The commands for a run that gptctl has left; three of them for one that trains by itself."""
+def show_next_commands(run_id: str, *, training: bool) -> None:
+    """Prints the commands for a run that gptctl has left."""
     if not training:
         screen.talk(f"gptctl left before the training began. Next: gptctl resume {run_id}, or gptctl release {run_id}")
         return
-    screen.talk("gptctl left; the training goes on without it. To look, or to end it:")
+    screen.talk("gptctl left; the training continues without it. To watch or end it:")
     for command, why in (
         (f"gptctl logs {run_id} -f", "watch it"),
-        (f"gptctl status {run_id}", "where it is"),
-        (f"gptctl stop {run_id}", "end it, keeping a checkpoint"),
+        (f"gptctl status {run_id}", "see where it is"),
+        (f"gptctl stop {run_id}", "end it and keep a checkpoint"),
     ):
         screen.talk(f"  {command:<48} {why}")
     screen.talk(f"  {f'gptctl resume {run_id}':<48} follow it to its end, fetch and release")
@@ -36,7 +36,7 @@ def how_to_go_on(run_id: str, *, training: bool) -> None:
 
 def show_ending(ledger: Ledger, run_id: str, *, as_json: bool) -> None:
     """The result of run, resume, stop and release, on stdout."""
-    found = collect(ledger, run_id, look_s=0)
+    found = collect(ledger, run_id, answer_within_s=0)
     if as_json:
         print(json.dumps(found, indent=1), flush=True)
         return
@@ -45,10 +45,10 @@ def show_ending(ledger: Ledger, run_id: str, *, as_json: bool) -> None:
     folder = ledger.home / "runs" / run_id
     for line in (*_checkpoints(folder / CHECKPOINTS), *_samples(folder / EVENTS)):
         print(line, flush=True)
-    if run.outcome in GOES_ON_ELSEWHERE:
+    if run.outcome in CAN_CONTINUE:
         again = f"gptctl run {run.recipe} --host {run.host}"
         if (folder / CHECKPOINTS / LATEST).is_dir():
-            screen.talk(f"to go on from its newest checkpoint: {again} --resume-from {run_id}")
+            screen.talk(f"to continue from its newest checkpoint: {again} --resume-from {run_id}")
         elif run.outcome is Outcome.PREEMPTED:
             screen.talk(f"to start it again: {again}")
     if run.state is not State.ENDED:
@@ -72,7 +72,7 @@ def _headline(run: RunRecord, row: dict[str, Any]) -> str:
 
 
 def _checkpoints(folder: Path) -> list[str]:
-    """`best: /.../step-000400` and `latest: ...`, as far as they are here."""
+    """`best: /.../step-000400` and `latest: ...`, if they are here."""
     return [f"{name}: {(folder / name).resolve()}" for name in (BEST, LATEST) if (folder / name).is_dir()]
 
 

@@ -1,5 +1,7 @@
-"""`gptctl plan`, and the plan that `gptctl run` shows before it asks. Reads files and the ledger, asks for prices and
-for the headers of the data."""
+"""`gptctl plan`, and the plan that `gptctl run` shows before it asks.
+
+Reads files and the ledger, and fetches prices and the headers of the data.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from pathlib import Path
 from orchestrator.cli.machine_types import machines_of
 from orchestrator.cli.machines.offers import show_problems
 from orchestrator.cli.open_ledger import open_ledger
-from orchestrator.cli.runs.plan_data import ask, data_lines, data_words, look
+from orchestrator.cli.runs.plan_data import ask_source, data_lines, data_words, read_source
 from orchestrator.cli.screen import screen
 from orchestrator.core.checkpoints.store_places import check_scheme
 from orchestrator.core.config.home_box import is_home
@@ -34,7 +36,7 @@ from orchestrator.ledger.records import RateRecord
 COLUMNS = ("HOST", "MACHINE", "BATCH", "STEPS", "TOK/S", "TIME", "COST", "$/H", "NOTE")
 MOST_TYPED = {"max_cost": 10_000_000, "max_hours": 100_000, "max_price": 10_000}
 BEFORE_BUYING_WITHIN_S = 10.0
-"""Longer than to show prices: above a bundled price that stands in for a silent cloud's, nothing is bought."""
+"""Longer than for showing prices: gptctl buys nothing at a bundled price that replaces a silent cloud's."""
 NUMBERS = ("STEPS", "TOK/S", "TIME", "COST", "$/H")
 
 
@@ -48,14 +50,14 @@ def plan(
     offline: bool,
     as_json: bool,
 ) -> int:
-    """One row per host, and per machine type unless hosts were named; cheapest first, those that do not fit last."""
+    """Prints one row per host, and per machine type unless you named hosts; cheapest first, misfits last."""
     recipe = load_recipe(name, sets)
     with open_ledger() as ledger:
         inventory = load_inventory(file, ledger.home)
         rates = ledger.rates()
-    chosen = [inventory.host(each) for each in host_names] or list(inventory.hosts.values())
+    chosen = [inventory.host(name) for name in host_names] or list(inventory.hosts.values())
     chosen = [host for host in chosen if _has_usable_store(host, inventory, is_named=bool(host_names))]
-    tokens, asked = dataset_tokens(recipe, must_exist=False), ask(recipe, offline=offline)
+    tokens, asked = dataset_tokens(recipe, must_exist=False), ask_source(recipe, offline=offline)
     market = Market(tuple(bundled())) if offline else ask_for(chosen)
     source = asked()
     planner = Planner(recipe, tokens or source.train_tokens, limits, rates, market.offers)
@@ -63,7 +65,7 @@ def plan(
     if not host_names:
         places += [(None, machine) for machine in all_machine_types() if machine.runs_as is None]
     made = [(host, planner.plan(host, machine)) for host, machine in places]
-    plans = in_order([replace(plan, data=source.told(host, plan.steps)) for host, plan in made])
+    plans = in_order([replace(plan, data=source.moved_or_unknown(host, plan.steps)) for host, plan in made])
     if as_json:
         print(json.dumps({"plans": [each.to_json() for each in plans]}, indent=1))
         return 0
@@ -75,7 +77,7 @@ def plan(
 
 
 def _has_usable_store(host: HostSpec, inventory: Inventory, *, is_named: bool) -> bool:
-    """Whether machines can write to its store; one that was asked for by name is refused. Raises UserError."""
+    """Whether machines can write to the host's store. Raises UserError for a host that you named."""
     try:
         if host.checkpoint_store is not None:
             check_scheme(host.checkpoint_store)
@@ -84,7 +86,7 @@ def _has_usable_store(host: HostSpec, inventory: Inventory, *, is_named: bool) -
     except UserError as error:
         if is_named:
             raise
-        screen.talk(f"host {host.name} is left out: {error.message}; {error.hint}")
+        screen.talk(f"host {host.name} is skipped: {error.message}; {error.hint}")
         return False
     return True
 
@@ -98,13 +100,15 @@ def typed_limits(
         if value is not None and not value > 0:
             raise UserError(f"--{name.replace('_', '-')} {value:g}: must be above 0")
         if value is not None and value > (most := MOST_TYPED[name]):
-            raise UserError(f"--{name.replace('_', '-')} {value:g}: must be at most {most:,}; that limits nothing")
+            raise UserError(
+                f"--{name.replace('_', '-')} {value:g}: must be at most {most:,}; a higher value limits nothing"
+            )
     return Limits(max_cost_usd=max_cost_usd, max_hours=max_hours, max_price_per_hour_usd=max_price_per_hour_usd)
 
 
 @dataclass(frozen=True)
 class Planner:
-    """One recipe, to be planned on several machines; `rates` are those of earlier runs, `offers` what clouds ask."""
+    """Plans one recipe on several machines; `rates` are of earlier runs, `offers` from the clouds."""
 
     recipe: Recipe
     dataset_tokens: int | None
@@ -131,10 +135,10 @@ class Planner:
 
 
 def planned(recipe: Recipe, host: HostSpec, rates: Sequence[RateRecord], limits: Limits) -> list[Plan]:
-    """One plan per machine type of the host that will do, the one to try first at the head: with capacity before
-    without, then by dollars per run. Raises UserError if none can work, LimitReached if all cost too much."""
+    """One plan per machine type of the host that fits, in the order to try them: those with capacity first, then by
+    dollars per run. Raises UserError if none fits, LimitReached if all cost too much."""
     tokens = dataset_tokens(recipe, must_exist=True)
-    source = look(recipe)
+    source = read_source(recipe)
     market = ask_for([host], BEFORE_BUYING_WITHIN_S)
     planner = Planner(recipe, tokens or source.train_tokens, limits, rates, market.offers)
     made: list[tuple[bool, float, int, Plan]] = []
@@ -165,7 +169,7 @@ def _provider_fault(plan: Plan, market: Market) -> ProviderError | None:
 
 
 def dataset_tokens(recipe: Recipe, *, must_exist: bool) -> int | None:
-    """Length of a dataset that lies on this side, from its headers; None for one that is made or pulled later."""
+    """Tokens of a dataset on this computer, from its headers; None for one that is made or pulled later."""
     source = recipe.data.source
     if source is None or "://" in source:
         return None
@@ -181,7 +185,7 @@ def _measured(rate: RateRecord) -> MeasuredRate:
 
 
 def show_plan(plan: Plan) -> None:
-    """The plan of one run, as conversation: what will happen, how long, for how much, and who says so."""
+    """Prints the plan of one run: what will happen, for how long and how much, and where the figures come from."""
     sequences = f"{plan.micro_batch} x {plan.accumulation} x {plan.ranks} = {plan.global_batch} sequences"
     epochs = f", {plan.epochs:.2f} epochs" if plan.epochs else ""
     low, high = plan.cost_usd.total_low, plan.cost_usd.total_high
@@ -210,10 +214,10 @@ def show_plan(plan: Plan) -> None:
 
 
 def show_alternatives(plans: Sequence[Plan]) -> None:
-    """Machine types that are rented instead where the planned one is not to be had."""
+    """Prints the machine types to rent if the planned one is not available."""
     for plan in plans:
         total, price = dollars(plan.cost_usd.total), dollars(plan.price_per_hour_usd)
-        screen.talk(f"or else {plan.machine}: {total} in {hours(plan.hours.total)} at {price}/h")
+        screen.talk(f"otherwise {plan.machine}: {total} in {hours(plan.hours.total)} at {price}/h")
 
 
 def _show_table(plans: Sequence[Plan]) -> None:
@@ -233,10 +237,10 @@ def _show_table(plans: Sequence[Plan]) -> None:
     ]
     screen.show_table(COLUMNS, rows, right=NUMBERS)
     screen.talk(
-        "batch: micro-batch x accumulation x ranks. Rows without a host are machine types, at their last price."
+        "batch: micro-batch x accumulation x ranks. Rows without a host are machine types at their last known price."
     )
 
 
 def _price_words(plan: Plan) -> list[str]:
-    """Whose price it is and of when, where somebody is paid; and what else is to be known."""
+    """On a paid host, where the price comes from and since when; and warnings."""
     return [f"price: {plan.price_source}", *plan.warnings] if plan.paid and plan.host else []

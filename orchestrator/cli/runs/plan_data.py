@@ -1,14 +1,13 @@
-"""What of a recipe's data will be moved to a machine, how many bytes, and from where.
+"""What part of a recipe's data goes to a machine, how many bytes, and from where.
 
-`gptctl plan` asks in the background and for two seconds at most: a source that does not answer makes the figures
-unknown, and the plan no later. `gptctl run` asks until it knows, since what cannot be read is better found before a
-machine is paid for.
+`gptctl plan` asks in the background for at most two seconds: if a source does not answer, its figures are unknown.
+`gptctl run` waits for the answer, since unreadable data should show before you pay for a machine.
 
 Example::
 
-    answer = ask(recipe, offline=False)
+    answer = ask_source(recipe, offline=False)
     ...                                       # clouds are asked meanwhile
-    answer().told(host, plan.steps)           # {"source": "hf://...", "way": "pulled", "pulled_bytes": ..., ...}
+    answer().moved_or_unknown(host, plan.steps)   # {"source": "hf://...", "way": "pulled", "pulled_bytes": ..., ...}
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ from orchestrator.datasets.staging_plan import staged_data
 
 ASK_WITHIN_S = 2.0
 PULLED, SENT, IN_PLACE = "pulled", "sent", "in place"
-"""By the machine itself; by this computer; not at all, on this computer."""
+"""By the machine; by this computer; not at all, on this computer."""
 NOT_PREPARED = "the tokens are prepared on this computer first"
 
 
 @dataclass(frozen=True)
 class Source:
-    """A recipe's data as its headers say; without a dataset, `unknown` says why nobody knows."""
+    """A recipe's data according to its headers; without a dataset, `unknown` says why."""
 
     recipe: Recipe
     dataset: StoredDataset | None = None
@@ -44,7 +43,7 @@ class Source:
 
     @property
     def train_tokens(self) -> int | None:
-        """None where nobody knows."""
+        """None if unknown."""
         return self.dataset.train_tokens if self.dataset else None
 
     def moved(self, host: HostSpec | None, steps: int) -> PlanData:
@@ -58,8 +57,8 @@ class Source:
         pulled = {PULLED: staged.pulled_bytes, SENT: staged.sent_bytes(whole), IN_PLACE: 0}[way]
         return PlanData(source, way, staged.needed_bytes, pulled, whole, staged.verified_by)
 
-    def told(self, host: HostSpec | None, steps: int) -> PlanData:
-        """The same, but what would be refused makes it unknown."""
+    def moved_or_unknown(self, host: HostSpec | None, steps: int) -> PlanData:
+        """The same, but an error makes the figures unknown."""
         try:
             return self.moved(host, steps)
         except GptctlError as error:
@@ -72,8 +71,8 @@ def _way(recipe: Recipe, host: HostSpec | None) -> str:
     return IN_PLACE if host is not None and host.provider == "local" else SENT
 
 
-def look(recipe: Recipe) -> Source:
-    """Raises what the storage raises."""
+def read_source(recipe: Recipe) -> Source:
+    """The recipe's data, from its headers. Raises what the storage raises."""
     if recipe.data.prepare is not None:
         return Source(recipe, unknown=NOT_PREPARED)
     source = recipe.data.source or ""
@@ -81,18 +80,18 @@ def look(recipe: Recipe) -> Source:
     return Source(recipe, stored_dataset(store, source, token_files(store, source)))
 
 
-def ask(recipe: Recipe, *, offline: bool, within_s: float = ASK_WITHIN_S) -> Callable[[], Source]:
-    """Begins to look, and returns what waits for the answer: no longer than until `within_s` from now, never raising.
+def ask_source(recipe: Recipe, *, offline: bool, within_s: float = ASK_WITHIN_S) -> Callable[[], Source]:
+    """Starts to read the source, and returns a function that waits for the answer, until at most `within_s` from now.
 
-    What lies on this computer, and what is not to be asked for, is known at once.
+    It never raises. Data on this computer, and with `offline` all other data, is answered at once.
     """
     away = recipe.data.prepare is None and "://" in (recipe.data.source or "")
     if not away or offline:
-        known = Source(recipe, unknown="--offline") if away else _looked(recipe)
+        known = Source(recipe, unknown="--offline") if away else _read_or_unknown(recipe)
         return lambda: known
     answers: list[Source] = []
     # A daemon: a source that hangs must not keep the command from ending.
-    thread = threading.Thread(target=lambda: answers.append(_looked(recipe)), daemon=True)
+    thread = threading.Thread(target=lambda: answers.append(_read_or_unknown(recipe)), daemon=True)
     until = time.monotonic() + within_s
     thread.start()
 
@@ -103,9 +102,9 @@ def ask(recipe: Recipe, *, offline: bool, within_s: float = ASK_WITHIN_S) -> Cal
     return answer
 
 
-def _looked(recipe: Recipe) -> Source:
+def _read_or_unknown(recipe: Recipe) -> Source:
     try:
-        return look(recipe)
+        return read_source(recipe)
     except GptctlError as error:
         return Source(recipe, unknown=error.message)
 
@@ -114,8 +113,8 @@ def data_words(data: PlanData) -> str:
     """One line for people."""
     source, way = clean(str(data.source)), data.way
     if data.unknown == NOT_PREPARED:
-        then = "read where they lie" if way == IN_PLACE else "sent to the machine"
-        return f"tokens are prepared from {source} on this computer and {then}; their size shows then"
+        then = "read in place" if way == IN_PLACE else "sent to the machine"
+        return f"gptctl prepares tokens from {source} on this computer; they are {then}, and their size is known then"
     if data.unknown:
         part = f"unknown: {clean(data.unknown)}"
     elif way == IN_PLACE:
@@ -125,14 +124,14 @@ def data_words(data: PlanData) -> str:
     verified = f"; verified by {data.verified_by}" if way == PULLED and data.verified_by else ""
     what = {
         PULLED: f"the machine pulls from {source}",
-        SENT: f"this computer sends to the machine from {source}",
-        IN_PLACE: f"nothing is moved, read where it lies from {source}",
+        SENT: f"this computer sends {source} to the machine",
+        IN_PLACE: f"nothing moves; the training reads {source} in place",
     }[way]
     return f"{what}: {part}{verified}"
 
 
 def data_lines(plans: Sequence[Plan]) -> list[str]:
-    """What the plans say of the data, each thing once; with the hosts it is said of where they differ."""
+    """What the plans say about the data, each line once, with its hosts if they differ."""
     hosts: dict[str, list[str]] = {}
     for plan in plans:
         if plan.data:

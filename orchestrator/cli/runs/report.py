@@ -1,6 +1,6 @@
-"""`gptctl report`: the report of a run as it stands, written anew: Markdown on stdout, and an HTML page.
+"""`gptctl report`: writes the report of a run as it stands: Markdown on stdout, and an HTML page.
 
-Reads the ledger and the mirror; asks no machine and takes no lock.
+Reads the ledger and the mirror. Asks no machine and takes no lock.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from orchestrator.report.summary import REPORT_HTML, REPORT_PAGE, Records, run_c
 
 
 def report(run_id: str | None, *, html: Path | None, charts: Path | None, as_json: bool) -> int:
-    """Prints the Markdown page, or what report.json says."""
+    """Prints the Markdown page, or report.json."""
     with open_ledger() as ledger:
         run = ledger.find_run(run_id)
         mirror = ledger.home / "runs" / run.id
@@ -44,7 +44,7 @@ def report(run_id: str | None, *, html: Path | None, charts: Path | None, as_jso
 
 
 def write(ledger: Ledger, run: RunRecord, mirror: Path) -> RunReport:
-    """The report's files, as the stage of that name writes them."""
+    """Writes the report's files, like the stage of that name."""
     mirror.mkdir(parents=True, exist_ok=True, mode=0o700)
     intervals = ledger.intervals(run.id)
     host = HostSpec.from_resolved(run.host_data) if run.host_data else None

@@ -1,6 +1,6 @@
 """`gptctl run`, `resume`, `stop` and `release`: ask, hand over to the pipeline, show how it went.
 
-Everything is looked up and agreed to before the first line is written to the ledger; from then on the pipeline decides.
+You agree to everything before the first line is written to the ledger; from then on the pipeline decides.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from orchestrator.cli.failures import run_folder
 from orchestrator.cli.machines.watcher import warn_if_unwatched
 from orchestrator.cli.open_ledger import open_ledger
-from orchestrator.cli.runs.outcome import how_to_go_on, show_ending
+from orchestrator.cli.runs.outcome import show_ending, show_next_commands
 from orchestrator.cli.runs.plan import planned, show_alternatives, show_plan, typed_limits
 from orchestrator.cli.screen import screen
 from orchestrator.core.checkpoints.store_places import check_scheme
@@ -51,7 +51,7 @@ LONGEST_TEXT = 500
 
 @dataclass(frozen=True)
 class Wish:
-    """What was typed after `gptctl run`."""
+    """What you typed after `gptctl run`."""
 
     recipe: str
     host: str | None
@@ -89,7 +89,7 @@ def run(wish: Wish, *, yes: bool, as_json: bool) -> int:
         warn_if_unwatched(ledger.home, host)
         _check_store(wish, request, _storages(wish, ledger, inventory))
         _rehearse(wish, host)
-        if not _agreed(wish, ledger, request, yes):
+        if not _is_agreed(wish, ledger, request, yes):
             screen.talk("nothing was started")
             return 0
         started = new_run(ledger, request, time.time())
@@ -101,12 +101,12 @@ def _host(wish: Wish, ledger: Ledger, inventory: Inventory) -> HostSpec:
     if wish.on is not None:
         rental = ledger.rental(wish.on)
         if rental.state != RENTAL_OPEN:
-            raise UserError(f"{rental.id} was released; it can serve no further run", f"use --host {rental.host}")
+            raise UserError(f"{rental.id} was released and cannot serve another run", f"use --host {rental.host}")
         if wish.host not in (None, rental.host):
-            raise UserError(f"{rental.id} is on host {rental.host}, not {wish.host}", "leave --host away")
+            raise UserError(f"{rental.id} is on host {rental.host}, not {wish.host}", "omit --host")
         return HostSpec.from_resolved(ledger.runs(rental_id=rental.id, limit=1)[0].host_data)
     if wish.host is None:
-        raise UserError(f"no host given; known: {one_of(inventory.hosts)}", _command("--host", "local"))
+        raise UserError(f"no host given; known hosts: {one_of(inventory.hosts)}", _command("--host", "local"))
     return inventory.host(wish.host)
 
 
@@ -138,7 +138,7 @@ def _request(wish: Wish, ledger: Ledger, recipe: Recipe, host: HostSpec, invento
 
 
 def _storages(wish: Wish, ledger: Ledger, inventory: Inventory) -> Callable[[str], Storage]:
-    """What answers for a URI before there is a run; a home box as the inventory has it now."""
+    """The storage of a URI before there is a run; a home box as the inventory has it now."""
 
     def connect(address: Address) -> Shell:
         return open_shell(ledger.home, address, accept_new=wish.accept_new_host_key)
@@ -147,18 +147,18 @@ def _storages(wish: Wish, ledger: Ledger, inventory: Inventory) -> Callable[[str
 
 
 def _rehearse(wish: Wish, host: HostSpec) -> None:
-    """Arms the faults of --inject in the rehearsal cloud, which it starts if it is not there."""
+    """Arms the faults of --inject in the rehearsal cloud, and starts the cloud if it is not running."""
     if wish.inject is None:
         return
     if host.provider != "rehearsal":
-        raise UserError(f"--inject is for the rehearsal cloud; {host.name} is {host.provider}", "leave it away")
+        raise UserError(f"--inject is for the rehearsal cloud; {host.name} is {host.provider}", "omit --inject")
     from orchestrator.providers.rehearsal import provider as rehearsal
 
     rehearsal.start(wish.inject)
 
 
 def _text(option: str, text: str | None) -> str | None:
-    """Any printable text may be a name or a note; it is only ever shown, never run."""
+    """Any printable text may be a name or a note: it is shown, never run."""
     if text is not None and (not text.strip() or not text.isprintable() or len(text) > LONGEST_TEXT):
         raise UserError(f"{option} {text[:60]!r}: must be printable text of 1 to {LONGEST_TEXT} characters on one line")
     return text
@@ -175,17 +175,17 @@ def _labels(given: list[str]) -> dict[str, str]:
 
 
 def _origin(ledger: Ledger, wanted: str | None, recipe: Recipe, storages: Callable[[str], Storage]) -> Origin | None:
-    """The checkpoint to go on from: it is there, and its model is the recipe's."""
+    """The checkpoint to resume from: it exists, and its model is the recipe's."""
     if wanted is None:
         return None
     origin = run_origins.find(ledger, wanted, storages)
     run_origins.check_shape(origin, recipe.model.config())
-    screen.talk(f"goes on from step {origin.step}: {origin.place}")
+    screen.talk(f"resuming from step {origin.step}: {origin.place}")
     return origin
 
 
 def _check_store(wish: Wish, request: RunRequest, storages: Callable[[str], Storage]) -> None:
-    """A store that cannot be written to, or not for long enough, shows before a dollar is spent."""
+    """Raises UserError, before any money is spent, if the store cannot be written, or not for long enough."""
     host, store = request.host, request.host.checkpoint_store
     if store is None:
         return
@@ -198,14 +198,14 @@ def _check_store(wish: Wish, request: RunRequest, storages: Callable[[str], Stor
     short = preflight.short_of(request.plan, store, time.time())
     if short and wish.detach:
         raise UserError(
-            f"-d: {short}: nobody would renew its URLs", "leave -d away, set --max-hours, or use other credentials"
+            f"-d: {short}: nothing would renew its URLs", "omit -d, set --max-hours, or use other credentials"
         )
     if short:
-        screen.talk(f"warning: {short}; a gptctl that follows renews that", style="yellow")
+        screen.talk(f"warning: {short}; gptctl renews the URLs while it follows the run", style="yellow")
 
 
-def _agreed(wish: Wish, ledger: Ledger, request: RunRequest, yes: bool) -> bool:
-    """Names an unfinished run of the same recipe on the same host, then asks; with --yes it refuses instead."""
+def _is_agreed(wish: Wish, ledger: Ledger, request: RunRequest, yes: bool) -> bool:
+    """Reports an unfinished run of the same recipe on the same host, then asks; with --yes it refuses instead."""
     unfinished = [
         found
         for found in ledger.runs(unfinished_only=True, host=request.host.name)
@@ -215,17 +215,17 @@ def _agreed(wish: Wish, ledger: Ledger, request: RunRequest, yes: bool) -> bool:
         message = f"{unfinished[0].id} is an unfinished run of this recipe on {request.host.name}"
         if yes:
             raise UserError(message, f"gptctl resume {unfinished[0].id}, or --again for a second run")
-        screen.talk(f"{message}; gptctl resume {unfinished[0].id} goes on with it")
+        screen.talk(f"{message}; gptctl resume {unfinished[0].id} continues it")
     return yes or screen.ask(f"Start a new run on {request.host.name}?", _command())
 
 
 def _command(*more: str) -> str:
-    """What was typed, with something added: the next command of a hint."""
+    """The command you typed with words added: the next command of a hint."""
     return shlex.join(["gptctl", *sys.argv[1:], *more])
 
 
 def resume(wanted: str | None, *, detach: bool, as_json: bool) -> int:
-    """Goes on with a run; of an ended one it prints the outcome and returns its exit code."""
+    """Continues a run; for an ended one, prints the outcome and returns its exit code."""
     with open_ledger() as ledger:
         found = ledger.find_run(wanted)
         if found.state is State.ENDED:
@@ -235,16 +235,16 @@ def resume(wanted: str | None, *, detach: bool, as_json: bool) -> int:
 
 
 def follow_through(ledger: Ledger, found: RunRecord, *, detach: bool, as_json: bool) -> int:
-    """Drives a run in view of the user, then shows how it ended, or how to go on with it."""
+    """Drives a run on screen, then shows how it ended, or how to continue it."""
     run_folder.set(ledger.home / "runs" / found.id)
     _leave_on_signals()
     left: list[Event] = []
-    with screen.teller(f"{found.id} on {found.host} ({found.machine})") as tell:
+    with screen.show_events(f"{found.id} on {found.host} ({found.machine})") as tell:
 
         def listen(event: Event) -> None:
             if event.kind == "detached":
                 left.append(event)
-                # We are on our way out; a second Ctrl-C would only garble the farewell.
+                # gptctl is leaving; a second Ctrl-C would only garble its last lines.
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
             if event.kind == "metric":
                 event = replace(event, data={"cost_usd": spent(ledger.intervals(found.id)), **event.data})
@@ -253,10 +253,10 @@ def follow_through(ledger: Ledger, found: RunRecord, *, detach: bool, as_json: b
         code = drive(ledger.home, found.id, listen, until="launch" if detach else None)
     if left:
         training = bool(left[0].data.get("training"))
-        question = f"{found.id} holds a paid machine ({_price(ledger, found)}) and trains nothing. Release it now?"
+        question = f"{found.id} holds a paid machine ({_price(ledger, found)}) that trains nothing. Release it now?"
         if code == StillBilling.exit_code and screen.on_terminal() and screen.ask(question, "", default=True):
             return release(found.id, force=False, yes=True, as_json=as_json)
-        how_to_go_on(found.id, training=training)
+        show_next_commands(found.id, training=training)
     if left and not as_json:
         print(found.id, flush=True)
     else:
@@ -269,20 +269,20 @@ def _price(ledger: Ledger, found: RunRecord) -> str:
 
 
 def _leave_on_signals() -> None:
-    """SIGTERM and SIGHUP mean what Ctrl-C means: gptctl leaves in order, the training goes on."""
+    """SIGTERM and SIGHUP act like Ctrl-C: gptctl leaves in order, the training continues."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
 
 
 def stop(wanted: str | None, *, yes: bool, as_json: bool) -> int:
-    """Ends the training with a checkpoint and walks the ending, after asking."""
+    """Asks, then ends the training with a checkpoint, fetches and releases."""
     with open_ledger() as ledger:
         found = ledger.find_run(wanted)
         if found.state is not State.ENDED and not (yes or screen.ask(_stop_question(found), _command())):
             screen.talk("nothing was stopped")
             return 0
         run_folder.set(ledger.home / "runs" / found.id)
-        with screen.teller(f"stopping {found.id}") as tell:
+        with screen.show_events(f"stopping {found.id}") as tell:
             code = stop_run(ledger.home, found.id, tell)
         show_ending(ledger, found.id, as_json=as_json)
         return code
@@ -294,20 +294,20 @@ def _stop_question(found: RunRecord) -> str:
 
 
 def release(wanted: str | None, *, force: bool, yes: bool, as_json: bool) -> int:
-    """Gives the machine back, after saying what that ends and what may be lost."""
+    """Asks, saying what ends and what may be lost, then gives the machine back."""
     with open_ledger() as ledger:
         found = ledger.find_run(wanted)
         rental = ledger.rental(found.rental_id or "")
         open_s = time.time() - rental.created_at
         question = (
             f"Release {found.host} ({rental.machine}, {dollars(rental.price_per_hour_usd)}/h, held for "
-            f"{duration(open_s)})? Run {found.id} ends{' and what is not fetched is lost' if force else ''}."
+            f"{duration(open_s)})? Run {found.id} ends{', and what is not fetched is lost' if force else ''}."
         )
         if rental.state == RENTAL_OPEN and not (yes or screen.ask(question, _command())):
             screen.talk("nothing was released")
             return 0
         run_folder.set(ledger.home / "runs" / found.id)
-        with screen.teller(f"releasing {found.host}") as tell:
+        with screen.show_events(f"releasing {found.host}") as tell:
             code = release_run(ledger.home, found.id, tell, force=force)
         show_ending(ledger, found.id, as_json=as_json)
         return code

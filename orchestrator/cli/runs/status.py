@@ -16,8 +16,8 @@ from orchestrator.core.states import State
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import Evaluation, Rental, RunRecord
 
-LOOK_S = 2.0
-"""How long a machine may take to answer; after that it is `unknown`, never dead."""
+ANSWER_WITHIN_S = 2.0
+"""How long a machine may take to answer; after that it is `unknown`, not dead."""
 WATCH_EVERY_S = 2.0
 NEWEST_ENDED = 10
 
@@ -37,18 +37,18 @@ def status(wanted: str | None, *, watch: bool, everything: bool, as_json: bool) 
             return 0
 
 
-def collect(ledger: Ledger, wanted: str | None, *, look_s: float = LOOK_S) -> dict[str, Any]:
-    """`{"runs": [...], "rentals": [...]}` as documented; machines of unfinished runs have just been asked."""
+def collect(ledger: Ledger, wanted: str | None, *, answer_within_s: float = ANSWER_WITHIN_S) -> dict[str, Any]:
+    """`{"runs": [...], "rentals": [...]}` as documented, after asking the machines of unfinished runs."""
     runs = [ledger.find_run(wanted)] if wanted is not None else ledger.runs()
     open_runs = [run for run in runs if run.state is not State.ENDED]
-    if open_runs and look_s > 0:
+    if open_runs and answer_within_s > 0:
         # Only now: the connection libraries cost more time than a ledger of a thousand ended runs.
         from orchestrator.runs.refresh import look
 
-        fresh = {run.id: run for run in look(ledger.home, open_runs, deadline_s=look_s)}
+        fresh = {run.id: run for run in look(ledger.home, open_runs, deadline_s=answer_within_s)}
         runs = [fresh.get(run.id, run) for run in runs]
     rentals = {rental.id: rental for rental in ledger.rentals()}
-    # A rental's row names all its runs, also where only one of them was asked for.
+    # A rental's row names all its runs, even if you asked for one of them.
     together = runs if wanted is None else ledger.runs(rental_id=runs[0].rental_id or "") or runs
     intervals = ledger.all_intervals() if wanted is None else {run.id: ledger.intervals(run.id) for run in together}
     scores: dict[str, list[Evaluation]] = defaultdict(list)
@@ -62,7 +62,7 @@ def collect(ledger: Ledger, wanted: str | None, *, look_s: float = LOOK_S) -> di
         run_row(run, rentals.get(run.rental_id or ""), intervals.get(run.id, ()), now, scores.get(run.id, ()))
         for run in runs
     ]
-    _look_for_watcher(ledger.home, rows, rentals, now)
+    _add_watcher(ledger.home, rows, rentals, now)
     return {
         "runs": rows,
         "rentals": [
@@ -73,8 +73,8 @@ def collect(ledger: Ledger, wanted: str | None, *, look_s: float = LOOK_S) -> di
     }
 
 
-def _look_for_watcher(home: Path, rows: list[dict[str, Any]], rentals: Mapping[str, Rental], now: float) -> None:
-    """A machine that a watcher guards is guarded while that watcher is alive: `watcher_seen_s`, None for no sign."""
+def _add_watcher(home: Path, rows: list[dict[str, Any]], rentals: Mapping[str, Rental], now: float) -> None:
+    """Sets `watcher_seen_s` (None: no sign) of watched machines: they are guarded while their watcher is alive."""
     watched = [row for row in rows if row["guard"]["kind"] == "watcher" and row["state"] != State.ENDED]
     if not watched:
         return
@@ -101,30 +101,31 @@ def show(found: dict[str, Any], *, everything: bool, as_json: bool, redraw: bool
         screen.talk("no runs yet. Next: gptctl run quickstart --host local")
     for row in rows:
         if row["guard"].get("watcher_seen_s", 0) is None:
-            gone = f"no sign of a watcher for {row['id']} in 15 minutes; see docs/concepts/guards.md"
-            screen.talk(gone, style="yellow")
+            screen.talk(
+                f"{row['id']}: no sign of its watcher for 15 minutes; see docs/concepts/guards.md", style="yellow"
+            )
     for line in filter(None, [*map(_guard_line, rows), *map(_store_line, rows)]):
         screen.talk(line, style="yellow")
     if hidden:
-        screen.talk(f"{len(hidden)} older runs are not shown; --all shows them")
+        screen.talk(f"{len(hidden)} older runs are hidden; --all shows them")
 
 
 def _store_line(row: dict[str, Any]) -> str:
-    """What is wrong with the store of a run that goes on, and what is safe there; empty when nothing is."""
+    """What is wrong with the store of an unfinished run, and what is safe there; empty if all is well."""
     store = row["store"] or {}
     if row["state"] == State.ENDED or not store.get("problem"):
         return ""
     safe = f"step {store['safe_step']}" if store.get("safe_step") is not None else "nothing"
-    return f"{row['id']}: the store: {store['problem']}; {safe} is safe there, and the machine tries again"
+    return f"{row['id']}: checkpoint store: {store['problem']}; {safe} is safe there, and the machine keeps trying"
 
 
 def _guard_line(row: dict[str, Any]) -> str:
-    """What its owner should know about the guard on a machine; empty when all is well, or over."""
+    """What you should know about the guard on a machine; empty if all is well, or over."""
     guard = row["guard"]
     if row["state"] == State.ENDED or guard["kind"] not in ("key-on-box", "self"):
         return ""
     if not guard["armed"]:
-        return f"{row['id']}: the guard on its machine is not armed: {guard.get('problem') or 'it is not there yet'}"
+        return f"{row['id']}: the guard on its machine is not armed: {guard.get('problem') or 'not installed yet'}"
     if guard.get("holding"):
         return f"{row['id']}: holding {guard['holding']} checkpoints, ends {local_time(guard.get('acts_at'))}"
     return ""

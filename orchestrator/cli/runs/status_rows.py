@@ -1,4 +1,4 @@
-"""Runs and rentals as the rows of `gptctl status --json`: keys that scripts rely on. Pure; reads records, no clock.
+"""Runs and rentals as the rows of `gptctl status --json`, whose keys scripts rely on. Pure: no clock, no I/O.
 
 Example::
 
@@ -30,7 +30,7 @@ def run_row(
     now: float,
     evaluations: Sequence[Evaluation] = (),
 ) -> dict[str, Any]:
-    """One element of `runs`. Times are seconds, money USD; what is not known is null."""
+    """One element of `runs`. Times are seconds, money USD; unknown values are null."""
     return {
         "id": run.id,
         "name": run.name,
@@ -113,7 +113,7 @@ def cells(row: Mapping[str, Any]) -> list[str]:
 
 
 def seen_words(row: Mapping[str, Any]) -> str:
-    """`seen 4s ago via ssh`, or `unknown, seen 3m 20s ago via ssh`: silence says nothing about the machine's life."""
+    """`seen 4s ago via ssh`, or `unknown, seen 3m 20s ago via ssh`: silence says nothing about the machine."""
     if row["seen_s"] is None:
         return Seen.UNKNOWN.value if row["seen"] == Seen.UNKNOWN else "not yet"
     via = f" via {row['seen_via']}" if row["seen_via"] else ""

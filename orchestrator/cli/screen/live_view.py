@@ -93,7 +93,7 @@ _FOLDS: Mapping[str, Callable[[View, Event], View]] = {
 
 
 def metric_line(metric: Mapping[str, object]) -> str:
-    """`loss 2.345  val 2.456  33.6k tok/s  MFU 38.2%  $0.12  ETA 1m 20s`; what is not known is left out."""
+    """`loss 2.345  val 2.456  33.6k tok/s  MFU 38.2%  $0.12  ETA 1m 20s`; unknown values are omitted."""
     value = {key: finite(item) for key, item in metric.items()}
     parts = [
         f"loss {loss(value['loss'])}" if value.get("loss") is not None else "",

@@ -1,11 +1,11 @@
 """The only user of Rich: tables on stdout, and the conversation on stderr, live on a terminal and as lines elsewhere.
 
-It must not decide anything: it is handed values and shows them. No markup is interpreted, since names and log lines are
-foreign text; colour goes away by itself when the output is no terminal.
+It decides nothing: it shows the values it gets. It interprets no markup, since names and log lines are foreign text;
+ there is no colour when the output is not a terminal.
 
 Example::
 
-    with teller(title="quickstart-1120-k3f9qa on local") as tell:
+    with show_events(title="quickstart-1120-k3f9qa on local") as tell:
         drive(home, run_id, tell)
 """
 
@@ -40,7 +40,7 @@ from orchestrator.core.events import Event, Listener
 from orchestrator.core.formats import duration
 
 METRIC_EVERY_S = 30.0
-"""How often a metric line is printed where there is no live view; the trainer's own lines are passed on anyway."""
+"""How often to print a metric line without a live view; the trainer's own lines are always printed."""
 PROGRESS_EVERY_S = 5.0
 PIPE_WIDTH = 200
 """Columns for tables that go to a file or a pipe: wide enough that no cell is cut."""
@@ -93,12 +93,12 @@ def show_finding(level: str, what: str, found: str, fix: str) -> None:
 
 
 def talk(text: str, style: str = "") -> None:
-    """A line of conversation."""
+    """Prints a line of conversation on stderr."""
     console(result=False).print(Text(clean(text), style=style))
 
 
 def on_terminal() -> bool:
-    """Whether there is somebody to ask."""
+    """Whether a person can answer a question."""
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
@@ -115,31 +115,31 @@ def ask(question: str, command: str, *, default: bool = False) -> bool:
 
 
 @contextmanager
-def teller(title: str) -> Iterator[Listener]:
-    """Something to tell events to: a live view if stderr is a terminal, else one line per thing worth a line."""
+def show_events(title: str) -> Iterator[Listener]:
+    """A listener that shows events: a live view if stderr is a terminal, else one line per event worth a line."""
     out = console(result=False)
     if not out.is_terminal or os.environ.get("TERM") == "dumb":
-        yield LineTeller(out)
+        yield LinePrinter(out)
         return
-    live_teller = LiveTeller(out, View(title=title))
-    with Live(get_renderable=live_teller.draw, console=out, refresh_per_second=8, redirect_stdout=False):
-        yield live_teller
+    live_printer = LivePrinter(out, View(title=title))
+    with Live(get_renderable=live_printer.draw, console=out, refresh_per_second=8, redirect_stdout=False):
+        yield live_printer
 
 
 @contextmanager
-def gauge() -> Iterator[Callable[[Mapping[str, object]], None]]:
-    """Something to tell one program's progress to: a bar if stderr is a terminal, else a line every few seconds."""
+def show_progress() -> Iterator[Callable[[Mapping[str, object]], None]]:
+    """A function that shows one program's progress: a bar if stderr is a terminal, else a line every few seconds."""
     out = console(result=False)
     if not out.is_terminal or os.environ.get("TERM") == "dumb":
-        lines = LineTeller(out)
+        lines = LinePrinter(out)
         yield lambda progress: lines(Event("progress", time.time(), data=progress))
         return
-    bar = Gauge()
+    bar = ProgressView()
     with Live(get_renderable=bar.draw, console=out, refresh_per_second=8, transient=True, redirect_stdout=False):
         yield bar
 
 
-class Gauge:
+class ProgressView:
     """The newest progress, drawn by Rich's refresh thread."""
 
     def __init__(self) -> None:
@@ -158,8 +158,8 @@ class Gauge:
         return Group(bar, Text(progress_line(self.progress)))
 
 
-class LineTeller:
-    """Events as plain lines. Metrics and progress are thinned out; log lines are passed on as they are."""
+class LinePrinter:
+    """Prints events as plain lines: metrics and progress now and then, log lines unchanged."""
 
     def __init__(self, out: Console, now: Callable[[], float] = time.monotonic) -> None:
         self.out, self.now = out, now
@@ -182,7 +182,7 @@ class LineTeller:
             due = self._due("progress", PROGRESS_EVERY_S) or "text" in event.data
             said = progress_line(event.data) if due else ""
         elif event.kind == "stage_failed":
-            said = "failed"  # the failure itself says why, in full and with its hint
+            said = "failed"  # the error message says why, with its hint
         elif event.kind in PREFIXES:
             said = f"{PREFIXES[event.kind]} {said}".rstrip()
         elif event.kind not in SPOKEN:
@@ -197,8 +197,8 @@ class LineTeller:
         return True
 
 
-class LiveTeller:
-    """Events folded into one view, drawn by Rich's refresh thread. Warnings stay above it."""
+class LivePrinter:
+    """Folds events into one view, which Rich's refresh thread draws. Warnings stay above it."""
 
     def __init__(self, out: Console, view: View, now: Callable[[], float] = time.time) -> None:
         self.out, self.view, self.now = out, view, now

@@ -1,10 +1,10 @@
 """The model card of an export: a README.md with the Hub's front matter, from the ledger and the mirrored files only.
 
-Every figure was measured or is what the run was given; what nobody measured has no line. A simulated machine has no
-cost, no energy and no MFU here: nobody paid for it and no such card computed. It must not ask a machine, and must not
-know how a table looks: tables.py does, and templates/model_card.md.j2 puts it together.
+Every figure was measured or is a setting of the run; what nobody measured has no line. A simulated machine has no cost,
+no energy and no MFU: nobody paid for it, and no such GPU computed. It must not ask a machine, and must not know how a
+table looks: tables.py does, and templates/model_card.md.j2 puts it together.
 
-    text = model_card(Exported(run, meta, dataset, evaluations), collect(run, intervals, cost, mirror), wish)
+    text = model_card(Exported(run, meta, dataset, evaluations), report, wish)
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ MOST_SAMPLES = 4
 
 @dataclass(frozen=True)
 class Exported:
-    """The checkpoint that is exported and what is known about it."""
+    """The checkpoint to export and what is known about it."""
 
     run: RunRecord
     meta: CheckpointMeta
     dataset: DatasetFacts = field(default_factory=DatasetFacts)
-    """What sync noted of the data: counts, documents, sha256."""
+    """What sync recorded about the data."""
     evaluations: Sequence[EvaluationRow] = ()
 
 
@@ -66,21 +66,21 @@ def model_card(exported: Exported, report: RunReport, wish: Wish) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        autoescape=False,  # Markdown and YAML: `text`, `fenced` and `quoted` make a stranger's words harmless
+        autoescape=False,  # Markdown and YAML: `text`, `fenced` and `quoted` make foreign words harmless
     )
     environment.filters.update({"text": text, "fenced": fenced, "quoted": quoted, "table": table})
     return environment.get_template("model_card.md.j2").render(_page(exported, report, wish)).rstrip() + "\n"
 
 
 def quoted(value: object) -> str:
-    """A scalar of YAML: JSON's strings are its double-quoted ones; what cannot be printed is left out."""
+    """A YAML scalar: a JSON string is a double-quoted one. Removes characters that cannot be printed."""
     if isinstance(value, str):
         value = "".join(char for char in value if char.isprintable())
     return json.dumps(value, ensure_ascii=False)
 
 
 def table(rows: Sequence[Sequence[str]], head: Sequence[str] = ("", "")) -> str:
-    """Lines of a Markdown table. Cells come formatted."""
+    """Lines of a Markdown table, from formatted cells."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
@@ -121,7 +121,7 @@ def _tags(wish: Wish, simulated: bool) -> list[str]:
 
 
 def _datasets(recipe: Mapping[str, Any]) -> list[str]:
-    """Ids of the Hub's datasets that were trained on."""
+    """Ids of the Hub datasets that it was trained on."""
     data = recipe.get("data") or {}
     sources = (data.get("source"), (data.get("prepare") or {}).get("source"))
     found = (str(source).removeprefix(HUB).removeprefix("datasets/") for source in sources if _on_hub(source))
@@ -133,6 +133,6 @@ def _on_hub(source: object) -> bool:
 
 
 def _zero_biases(model: ModelConfig) -> int:
-    """Biases that GPT-2's class has and the model never had: how many values."""
+    """How many values GPT-2's class has for biases that this model does not have."""
     full = replace(model, bias=True, qkv_bias=True)
     return parameter_count(full) - parameter_count(model)

@@ -1,6 +1,6 @@
-"""The tables of a model card: what is known becomes a row, what is not becomes none.
+"""The tables of a model card: known values become rows, unknown ones do not.
 
-It must not read files, and must not put tables together. A row is a label and a cell, ready for Markdown.
+It must neither read files nor put tables together. A row is a label and a cell, ready for Markdown.
 
     model(meta) -> [("Parameters", "163,009,536"), ("Layers", "12"), ...]
 """
@@ -38,7 +38,7 @@ def _rows(pairs: Iterable[tuple[str, str | None]]) -> list[Row]:
 
 
 def _known(value: object, form: str = "{}") -> str | None:
-    """The value in words, or None where there is none. Whole numbers get thousands separators."""
+    """The value in words, or None if it is unknown. Whole numbers get thousands separators."""
     if value is None or value == "":
         return None
     shown = number(value) if isinstance(value, int) and not isinstance(value, bool) else text(value)
@@ -67,7 +67,7 @@ def model(meta: CheckpointMeta) -> list[Row]:
 
 
 def source_name(recipe: Mapping[str, Any]) -> str:
-    """Where the data came from, as anybody may read it."""
+    """Where the data came from, as anyone may read it."""
     table = recipe.get("data") or {}
     source = str(table.get("source") or (table.get("prepare") or {}).get("source") or "")
     if source == "python-stdlib":
@@ -76,7 +76,7 @@ def source_name(recipe: Mapping[str, Any]) -> str:
 
 
 def data(recipe: Mapping[str, Any], dataset: DatasetFacts, meta: CheckpointMeta) -> list[Row]:
-    """What was trained and validated on."""
+    """What it was trained and validated on."""
     table = recipe.get("data") or {}
     train_tokens = dataset.train_tokens
     seen = meta.tokens
@@ -85,12 +85,12 @@ def data(recipe: Mapping[str, Any], dataset: DatasetFacts, meta: CheckpointMeta)
         [
             ("Source", text(source_name(recipe))),
             ("Documents", _known(dataset.documents)),
-            ("Training tokens there are", _known(train_tokens)),
-            ("Tokens this checkpoint has seen", _known(seen)),
-            ("Epochs of the training tokens", epochs),
+            ("Training tokens in the dataset", _known(train_tokens)),
+            ("Tokens trained on", _known(seen)),
+            ("Epochs", epochs),
             ("Order", _known(table.get("order"))),
-            ("Validation tokens there are", _known(dataset.validation_tokens)),
-            ("Digest of the data, of sha256", _known(dataset.digest, "`{}`")),
+            ("Validation tokens in the dataset", _known(dataset.validation_tokens)),
+            ("sha256 of the data", _known(dataset.digest, "`{}`")),
         ]
     )
 
@@ -114,11 +114,11 @@ def training(run: RunRecord, meta: CheckpointMeta, report: RunReport, machine: M
             ("Precision", _known(recipe.get("precision"))),
             ("PyTorch", _known(run.facts.prepared and run.facts.prepared.torch)),
             ("Machine", _machine(run, machine)),
-            ("Time of training", hours(took["train"]) if took.get("train") else None),
-            ("Time in all", hours(took["total"]) if took.get("total") else None),
+            ("Training time", hours(took["train"]) if took.get("train") else None),
+            ("Total time", hours(took["total"]) if took.get("total") else None),
             ("Tokens per second", f"{count(rate)} (median)" if (rate := measured.tokens_per_second) else None),
             ("MFU", f"{percent(measured.mfu)} (median)" if measured.mfu and not machine.runs_as else None),
-            ("Memory, highest", f"{measured.memory_gib:.1f} GiB" if measured.memory_gib else None),
+            ("Peak memory", f"{measured.memory_gib:.1f} GiB" if measured.memory_gib else None),
         ]
     )
 
@@ -164,7 +164,7 @@ def _machine(run: RunRecord, machine: MachineType) -> str:
 
 
 def cost(report: RunReport, machine: MachineType, host: Mapping[str, Any]) -> list[Row]:
-    """Money where a machine had a price; energy as the upper bound that it is, with what of it is assumed."""
+    """Money if the machine had a price; energy as an upper bound, with what is assumed."""
     spent, price = report.cost, report.machine.price_per_hour_usd
     energy, intensity = spent.energy_kwh, spent.grid_kg_co2e_per_kwh
     grid = f"{figure(intensity)} kg per kWh" if energy else ""
@@ -183,12 +183,12 @@ def cost(report: RunReport, machine: MachineType, host: Mapping[str, Any]) -> li
 
 
 def _power(machine: MachineType, host: Mapping[str, Any]) -> str:
-    """Nobody measured it: a card's is its data sheet's, a machine's without a card is assumed."""
+    """Nobody measured it: a GPU's power comes from its data sheet, that of a machine without GPUs is assumed."""
     own = host.get("board_power_w")
     watts = number(own or machine.board_power_w)
     if machine.gpu is None:
         return f"{watts} W" if own else f"an assumed {watts} W"
-    return f"{number(machine.gpus)} x {watts} W, " + ("as stated for the host," if own else "the card's limit,")
+    return f"{number(machine.gpus)} x {watts} W, " + ("as stated for the host," if own else "the GPU's limit,")
 
 
 @dataclass(frozen=True)
@@ -267,7 +267,7 @@ def _cell(value: object) -> str:
 
 
 def again(run: RunRecord, made_by: str) -> list[Row]:
-    """By what it was trained and exported."""
+    """What trained and exported it."""
     digest = PurePath(run.facts.synced.source if run.facts.synced else "").name
     return _rows(
         [

@@ -32,7 +32,7 @@ IDENTITY = ("name", "description", "limits", "machines", "eval")
 
 @dataclass(frozen=True)
 class Compared:
-    """What is known of one run. Hours and USD are of the whole run, `train_hours` of its training alone."""
+    """What is known about one run. Hours and USD are of the whole run, `train_hours` of its training alone."""
 
     run: RunRecord
     training: Training = field(default_factory=Training)
@@ -109,19 +109,19 @@ def choose_metric(runs: Sequence[Compared], base: Compared) -> Metric:
 
 
 def seed_deviation(runs: Sequence[Compared], seeds: Sequence[Compared], metric: Metric) -> Deviation:
-    """Pooled over the recipes of the compared runs of which several seeds are known."""
+    """Pooled over those recipes of the compared runs for which several seeds are known."""
     groups: dict[str, dict[int, float]] = {}
     known = {each.run.id: each for each in (*seeds, *runs) if each.finished}
-    wanted = {_seedless(each.run) for each in runs}
+    recipes = {_seedless(each.run) for each in runs}
     for each in known.values():
         key, value = _seedless(each.run), score(each, metric)
-        if key in wanted and value is not None:
+        if key in recipes and value is not None:
             groups.setdefault(key, {})[int((each.run.recipe_data.get("train") or {}).get("seed") or 0)] = value
     return pooled([list(group.values()) for group in groups.values()])
 
 
 def _seedless(run: RunRecord) -> str:
-    """What two runs of one recipe share, whatever their seeds."""
+    """The recipe without its seed."""
     kept = {key: value for key, value in run.recipe_data.items() if key not in IDENTITY}
     kept["train"] = {key: value for key, value in (kept.get("train") or {}).items() if key != "seed"}
     return json.dumps(kept, sort_keys=True)
@@ -192,7 +192,7 @@ def _validated_on(each: Compared) -> str:
 
 
 def equal_tokens(runs: Sequence[Compared]) -> EqualTokens | None:
-    """The validation loss of each run after as many tokens as all have seen, on the line between two validations."""
+    """The validation loss of each run after as many tokens as all have trained on, interpolated between validations."""
     curves = {each.run.id: validation_curve(each) for each in runs}
     reached = [curve[-1][0] for curve in curves.values() if curve]
     if len(reached) < len(runs) or not reached:
@@ -203,7 +203,7 @@ def equal_tokens(runs: Sequence[Compared]) -> EqualTokens | None:
 
 
 def validation_curve(each: Compared) -> list[tuple[float, float]]:
-    """Tokens seen and loss, of each validation."""
+    """Tokens and loss of each validation."""
     return [(point.step * each.tokens_per_step, point.value) for point in each.training.validations]
 
 
@@ -241,14 +241,16 @@ def _environment(each: Compared) -> Environment:
 def _notes(runs: Sequence[Compared], base: Compared, metric: Metric, deviation: Deviation) -> list[str]:
     notes = [deviation.words()]
     if len(runs) == 1:
-        notes.insert(0, "one run only: there is nothing to compare it with")
+        notes.insert(0, "one run only: nothing to compare it with")
     if not base.finished:
-        notes.append(f"the baseline {base.run.id} is not finished: no run is held against it")
+        notes.append(f"the baseline {base.run.id} is not finished, so no run is compared with it")
     if metric.sha256 is None:
         lacking = [each.run.id for each in runs if each.finished and not each.slices()]
         some = any(each.slices() for each in runs)
         if some and lacking:
-            notes.append(f"ranked by validation, because no test slice of {', '.join(lacking)} is known: gptctl eval")
+            notes.append(
+                f"ranked by validation loss, because {', '.join(lacking)} has no test loss; gptctl eval measures it"
+            )
     else:
         precisions = {
             each.slices()[metric.sha256].result.get("precision") for each in runs if score(each, metric) is not None

@@ -1,7 +1,7 @@
 """How much a loss varies from seed to seed: measured, or the published figure. Pure arithmetic.
 
 Published: three seeds of the 163M baseline on the reference test slice gave 3.6915, 3.6735 and 3.6536 (standard
-deviation of the three, 0.0155). Own figures are sample standard deviations (n - 1), pooled over recipes.
+deviation of the three, 0.0155). Figures measured here are sample standard deviations (n - 1), pooled over recipes.
 
     pooled([[3.69, 3.67, 3.65], [3.5, 3.52]]).value
 """
@@ -25,7 +25,7 @@ class Deviation:
     runs: int = 0
 
     def words(self) -> str:
-        """Where it comes from, for people."""
+        """Where the figure comes from, in words."""
         where = "published for 163M parameters on FineWeb, not measured on these recipes"
         if self.source == "own":
             where = f"measured on {self.runs} runs here"
@@ -33,7 +33,7 @@ class Deviation:
 
 
 def pooled(groups: Sequence[Sequence[float]]) -> Deviation:
-    """Over groups of runs that differ by their seed alone; groups of one tell nothing."""
+    """Over groups of runs that differ by their seed alone; groups of one say nothing."""
     telling = [group for group in groups if len(group) > 1]
     freedom = sum(len(group) - 1 for group in telling)
     if not freedom:

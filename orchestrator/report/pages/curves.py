@@ -1,7 +1,7 @@
-"""Curves as the charts show them: thinned to what a screen can tell apart, smoothed where that is said, rounded.
+"""Curves as the charts show them: thinned to what a screen can show, smoothed where the label says so, rounded.
 
-A curve of more points than PIXELS keeps, of each of as many stretches of lines, the lowest and the highest one, so that
-no spike is lost and the shape is that of the whole. The same values go into the HTML pages and, by image_files.py, into
+A long curve keeps the lowest and the highest point of each of PIXELS stretches, so that no spike is lost and the shape
+stays. The same values go into the HTML pages and, by image_files.py, into
 PNG and SVG files. It must not know how a chart looks.
 
     for chart in training_charts(read_training(mirror)):
@@ -37,7 +37,7 @@ class PaidStage(Protocol):
 
 
 def training_charts(training: Training) -> list[Chart]:
-    """Loss, learning rate, gradient norm, throughput and memory over the steps; a chart without a value is left out."""
+    """Loss, learning rate, gradient norm, throughput and memory over the steps; a chart without a value is omitted."""
     charts = [
         _loss(training),
         _chart("lr", "Learning rate", "", training),
@@ -81,7 +81,7 @@ def with_points(chart: Chart, label: str, points: Iterable[Point]) -> Chart:
 
 
 def cost_chart(stages: Sequence[PaidStage]) -> Chart | None:
-    """Dollars over the time since the first stage began; None where nothing was paid. A report's own stages."""
+    """Dollars over the time since the first stage began; None if nothing was paid."""
     if not any(stage.cost_usd for stage in stages):
         return None
     begin = stages[0].started_at
@@ -108,7 +108,7 @@ def clock(hours: float) -> tuple[str, float]:
 def extremes(values: Values, pixels: int = PIXELS) -> list[int]:
     """Indices of the points to keep: all of a short curve, else the lowest and highest of each stretch, and both ends.
 
-    Points without a value are left out of a thinned curve.
+    A thinned curve omits points without a value.
     """
     if len(values) <= 2 * pixels:
         return [*range(len(values))]
@@ -123,7 +123,7 @@ def extremes(values: Values, pixels: int = PIXELS) -> list[int]:
 
 
 def window(lines: int) -> int:
-    """How many lines the mean runs over: an odd number, 1 where there is too little to smooth."""
+    """How many lines the mean runs over: an odd number, 1 if there is too little to smooth."""
     return lines // SMOOTH_PART // 2 * 2 + 1 if lines >= 3 * SMOOTH_PART else 5 if lines >= LEAST_TO_SMOOTH else 1
 
 

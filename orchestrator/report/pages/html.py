@@ -1,6 +1,6 @@
-"""HTML pages that need nobody: one file, no network, charts by uPlot, which lies inside (MIT, templates/uplot/).
+"""HTML pages that stand alone: one file, no network, charts by the bundled uPlot (MIT, templates/uplot/).
 
-Every value is escaped, and control characters (bidirectional ones too) are taken out. The Content Security Policy
+Every value is escaped, and control characters (also bidirectional ones) are removed. The Content Security Policy
 allows the page's own style and its two scripts by their sha256 and nothing else: no request, no inline handler, no
 style attribute. It must not compute; `page` is the name of a template.
 
@@ -37,7 +37,7 @@ def render(template: str, values: Mapping[str, object], charts: Sequence[Chart])
 
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        autoescape=True, finalize=_harmless,
+        autoescape=True, finalize=_printable,
     )  # fmt: skip
     environment.filters.update({**markdown.FORMATS, "bars": bars, "block": block})
     style, scripts = _style(), [_asset(name) for name in SCRIPTS]
@@ -75,13 +75,13 @@ def _asset(name: str) -> str:
 
 
 def _data(charts: Sequence[Chart]) -> str:
-    """JSON inside a script element: nothing in it may look like a tag, and nothing but text is left of a name."""
+    """JSON for a script element: nothing in it may look like a tag."""
     text = json.dumps([chart.to_json() for chart in charts], separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _harmless(value: object) -> object:
-    """What jinja prints: without control characters and what turns text around; a dash for nothing."""
+def _printable(value: object) -> object:
+    """The value without control characters and characters that reverse text; a dash for None."""
     if value is None:
         return DASH
     if type(value) is str:
@@ -91,9 +91,9 @@ def _harmless(value: object) -> object:
 
 def block(value: object) -> str:
     """Foreign text of several lines, such as a sample; line breaks stay."""
-    return str(_harmless(str(value).replace("\r\n", "\n"))).strip("\n")
+    return str(_printable(str(value).replace("\r\n", "\n"))).strip("\n")
 
 
 def bars(values: Sequence[float]) -> str:
-    """For a reader without scripts: the curve as a row of bars."""
+    """The curve as a row of bars, for readers without scripts."""
     return markdown.spark([(0, value) for value in values])

@@ -1,6 +1,6 @@
 """Charts as PNG and SVG files for a blog or a model card, drawn by matplotlib: the extra `charts`.
 
-The same values as on the HTML page. It must not be imported by whoever can do without: matplotlib is no dependency.
+The same values as on the HTML page. Import it only where you draw: matplotlib is an extra.
 
     draw(run_charts(facts, training), Path("charts"), run.id)        # charts/loss.png, charts/loss.svg, ...
 """
@@ -29,7 +29,7 @@ STYLE = {
 
 
 def draw(charts: Sequence[Chart], folder: Path, title: str, kinds: Sequence[str] = ("png", "svg")) -> list[Path]:
-    """Each chart as NAME.png and NAME.svg. Raises UserError without matplotlib, or where the folder refuses."""
+    """Each chart as NAME.png and NAME.svg. Raises UserError without matplotlib, or if the folder cannot be written."""
     try:  # Only here: an extra, and half a second
         # Only now: an extra, half a second to load, and nothing else needs it.
         from matplotlib import rc_context
@@ -49,7 +49,9 @@ def draw(charts: Sequence[Chart], folder: Path, title: str, kinds: Sequence[str]
                     written.append(folder / f"{chart.key}.{kind}")
                     figure.savefig(written[-1], dpi=DPI, metadata={"Date": None} if kind == "svg" else None)
     except OSError as error:
-        raise UserError(f"--charts {folder}: {error.strerror or error}", "name a folder that can be written") from error
+        raise UserError(
+            f"--charts {folder}: {error.strerror or error}", "name a folder that you can write to"
+        ) from error
     return written
 
 

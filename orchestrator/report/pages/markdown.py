@@ -1,4 +1,4 @@
-"""Renders a report as Markdown, with text that came from elsewhere made harmless.
+"""Renders a report as Markdown, with foreign text made harmless.
 
 It must not compute: a figure on the page is a figure in report.json. The template is templates/report.md.j2.
 
@@ -38,7 +38,7 @@ def render(report: RunReport) -> str:
 
 
 def text(value: object) -> str:
-    """A stranger's words within a line: no line break, no control character, nothing that Markdown or HTML reads."""
+    """Foreign words within a line: no line break, no control character, nothing that Markdown or HTML interprets."""
     if value in (None, ""):
         return DASH
     plain = " ".join("".join(char if char.isprintable() else " " for char in str(value)).split())
@@ -46,7 +46,7 @@ def text(value: object) -> str:
 
 
 def fenced(value: object) -> str:
-    """A stranger's words as a code block whose fence is longer than any inside."""
+    """Foreign words as a code block whose fence is longer than any inside."""
     words = "".join(char for char in str(value) if char in "\n\t" or char.isprintable())
     fence = "`" * max([3, *(len(run) + 1 for run in re.findall(r"`+", words))])
     return f"{fence}text\n{words}\n{fence}"

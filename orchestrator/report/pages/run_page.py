@@ -1,6 +1,6 @@
 """The HTML page of one run: the Markdown page's twin, from the same facts, with curves, events and the end of the log.
 
-It must not compute figures: what it adds is the order and the place of things.
+It must not compute figures; it adds order and layout.
 
     html = run_page(report, charts, run.recipe_data, ledger.events(run.id), mirror)
 """
@@ -22,7 +22,7 @@ MOST_EVENTS = 500
 LOG_BYTES = 8_000
 TIMELINE_WIDTH = 1000
 LEAST_WIDTH = 4
-"""Of the timeline: a stage of a second stays visible beside one of a day."""
+"""In the timeline: a stage of a second stays visible beside one of a day."""
 
 
 def run_page(
@@ -55,12 +55,12 @@ def final_slice(evaluations: Sequence[EvaluationRow]) -> EvaluationRow | None:
 
 
 def smoothing(charts: Sequence[Chart]) -> str:
-    """What the loss chart says below itself: nothing is smoothed without a word."""
+    """The caption of the loss chart: it says what is smoothed."""
     labels = [series.label for chart in charts if chart.key == "loss" for series in chart.series]
     means = [label for label in labels if label.startswith("mean of")]
-    thin = "of long runs each stretch shows its lowest and highest line"
+    thin = "long runs show the lowest and highest line of each stretch"
     if not means:
-        return f"Every logged line as it is; {thin}. Drag to zoom, double-click to go back."
+        return f"Every logged line; {thin}. Drag to zoom, double-click to go back."
     return f"Pale: every logged line ({thin}). Strong: {means[0]}, centred. Drag to zoom, double-click to go back."
 
 
@@ -89,7 +89,7 @@ def _timeline(stages: Sequence[StageTime]) -> list[dict[str, object]]:
 
 
 def _end_of(path: Path) -> str:
-    """The last whole lines; empty where there is no log."""
+    """The last whole lines; empty without a log."""
     try:
         with path.open("rb") as file:
             size_bytes = file.seek(0, 2)

@@ -18,7 +18,7 @@ from orchestrator.core.events import Event
 from orchestrator.core.states import Outcome
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import Rental, RunRecord
-from orchestrator.notify.run_events import worth_telling
+from orchestrator.notify.run_events import notification_of
 from orchestrator.notify.send import Message, deliver, notify, ping, send_test
 from tests.conftest import Gptctl
 from tests.support.clouds.receiver import Receiver
@@ -178,7 +178,7 @@ def test_ping_is_called_and_a_dead_one_is_said(receiver: Receiver) -> None:
 
 
 def test_send_test_needs_somebody(tmp_path: Path, receiver: Receiver) -> None:
-    with pytest.raises(UserError, match="nobody"):
+    with pytest.raises(UserError, match="no address"):
         send_test(load_settings(tmp_path).notify, {})
     assert send_test(Notify(urls=(f"{receiver.url}/x",)), {}) == []
     assert "still-billing" in receiver.received[0].json()["message"]
@@ -233,16 +233,17 @@ def test_what_is_worth_telling(
         RUN, "tiny", "box", "8xA100-40GB", 1.0, step=617, total_steps=1000, loss=3.3, val_loss=3.211,
         outcome=Outcome(outcome) if outcome else None, cause="NaN" if outcome else "",
     )  # fmt: skip
-    told = worth_telling(Event(kind, 1.0, stage, "no answer"), run, rental, cost_usd=13.1)
-    assert (told[0] if told else None) == happening and says in (told[1] if told else "")
+    notification = notification_of(Event(kind, 1.0, stage, "no answer"), run, rental, cost_usd=13.1)
+    found, text = notification or (None, "")
+    assert found == happening and says in text
 
 
 def test_a_kept_machine_is_told_of_while_it_is_up() -> None:
     kept = RunRecord(RUN, "tiny", "box", "8xA100-40GB", 1.0, keep=True)
-    told = worth_telling(Event("stage_finished", 1.0, "release"), kept, RENTAL, cost_usd=0.0)
-    assert told == ("held", f"i-1 ($15.92/h) is kept, as you wished. Next: gptctl release {RUN}")
+    notification = notification_of(Event("stage_finished", 1.0, "release"), kept, RENTAL, cost_usd=0.0)
+    assert notification == ("held", f"i-1 ($15.92/h) is kept, as you asked. Next: gptctl release {RUN}")
     released = replace(RENTAL, state="released")
-    assert worth_telling(Event("stage_finished", 1.0, "release"), kept, released, cost_usd=0.0) is None
+    assert notification_of(Event("stage_finished", 1.0, "release"), kept, released, cost_usd=0.0) is None
 
 
 def test_what_reached_somebody_is_not_sent_again(ledger: Ledger, receiver: Receiver) -> None:

@@ -151,7 +151,7 @@ def test_a_run_without_metrics_has_a_page(tmp_path: Path) -> None:
     report = write_report(run, [], run_cost([], machine=machine_type(run.machine), tokens=0), tmp_path)
     assert run_charts(report, Training()) == []
     text = (tmp_path / "report.html").read_text()
-    assert "No metrics are here" in text and "No stage has begun" in text and "not ended" in text
+    assert "No metrics:" in text and "No stage has started" in text and "not ended" in text
 
 
 def test_charts_as_files(hostile: tuple[Path, RunReport], tmp_path: Path) -> None:

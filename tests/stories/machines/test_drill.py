@@ -105,8 +105,8 @@ def test_with_no_watcher_it_says_so_and_ends_nothing_itself(cloud: RehearsalClou
     done = gptctl("check", "sim", "--drill", "--yes", "--lease-s", "3")
     assert done.returncode == 7, done.stdout + done.stderr
     (machine,) = cloud.books()["alive"]
-    assert f"{machine} did NOT end by itself" in done.stdout and "$15.92/h" in done.stdout
-    assert f"gptctl orphans --reap {machine}" in done.stderr and "no watcher has been seen" in done.stderr
+    assert f"{machine} did NOT end" in done.stdout and "$15.92/h" in done.stdout
+    assert f"gptctl orphans --reap {machine}" in done.stderr and "no sign of a watcher" in done.stderr
     assert told_to_end(cloud) == 0
     (row,) = json.loads(gptctl("status", "--json").stdout)["runs"]
     assert (row["state"], row["guard"]["kind"], row["recipe"]) == ("ending", "watcher", "drill")

@@ -164,7 +164,7 @@ def test_a_damaged_ledger_keeps_no_forgotten_machine_alive(
     rent(cloud, "late", LATE_S)
     (gptctl_home / "ledger.db").write_bytes(b"no database" * 1000)
     done = gptctl("orphans", "--reap")
-    assert done.returncode == 0 and "destroyed" in done.stdout and "going on without it" in done.stderr
+    assert done.returncode == 0 and "destroyed" in done.stdout and "continuing without it" in done.stderr
     assert cloud.books()["alive"] == []
 
 
@@ -212,7 +212,7 @@ def test_status_knows_whether_somebody_watches(cloud: RehearsalCloud, gptctl: Gp
         ledger.update_rental(rental.id, facts={"guard": guard})
     (unwatched,) = json.loads(gptctl("status", "--json").stdout)["runs"]
     assert (unwatched["guard"]["armed"], unwatched["guard"]["watcher_seen_s"]) == (False, None)
-    assert "no sign of a watcher" in gptctl("status").stderr
+    assert "no sign of its watcher" in gptctl("status").stderr
     assert gptctl("orphans", "--reap").returncode == 0
     (watched,) = json.loads(gptctl("status", "--json").stdout)["runs"]
     assert watched["guard"]["armed"] is True and watched["guard"]["watcher_seen_s"] < 60
@@ -221,9 +221,9 @@ def test_status_knows_whether_somebody_watches(cloud: RehearsalCloud, gptctl: Gp
 
 def test_a_run_that_nobody_watches_is_warned_of(cloud: RehearsalCloud, gptctl: Gptctl) -> None:
     asked = gptctl("run", "quickstart", "--host", "sim")
-    assert asked.returncode == 2 and "no watcher has been seen" in asked.stderr
+    assert asked.returncode == 2 and "no sign of a watcher" in asked.stderr
     assert gptctl("orphans", "--reap").returncode == 0
-    assert "no watcher has been seen" not in gptctl("run", "quickstart", "--host", "sim").stderr
+    assert "no sign of a watcher" not in gptctl("run", "quickstart", "--host", "sim").stderr
     assert cloud.books()["instances"] == []
 
 
@@ -237,7 +237,7 @@ def test_the_lambda_provider_over_the_same_api_and_its_key_nowhere(
     assert done.returncode == 0, done.stderr
     assert cloud.books()["alive"] == [soon]
     wrong = gptctl("orphans", "-v", env={"LAMBDA_API_KEY": "secret_wrong_" + cloud.key})
-    assert wrong.returncode == 3 and "could not be asked" in wrong.stderr
+    assert wrong.returncode == 3 and "did not answer" in wrong.stderr
     said = done.stdout + done.stderr + wrong.stdout + wrong.stderr
     written = b"".join(content(path) for path in below(gptctl_home))
     assert cloud.key not in said and cloud.key.encode() not in written

@@ -128,8 +128,8 @@ def check_charts(folder: Path, high: str) -> None:
 def check_refusals(gptctl: Gptctl, folder: Path) -> None:
     """Each is exit 2 and says what to type instead."""
     for arguments, message in {
-        ("--label", "sweep=depth"): "no run carries the label sweep=depth",
-        ("baseline", "--html", "absent/c.html"): "must be a file in a folder that exists",
+        ("--label", "sweep=depth"): "no run has the label sweep=depth",
+        ("baseline", "--html", "absent/c.html"): "must be a file in an existing folder",
         ("baseline", "--charts", "c.html"): "--charts c.html: File exists",
     }.items():
         done = gptctl("compare", *arguments)

@@ -28,8 +28,8 @@ def test_a_finished_run_is_measured_here_and_remembered(
     assert " ".join(header) == "STEP WHAT LOSS PERPLEXITY BITS/BYTE TOKENS ACC ACC NORM ACC/TOKEN CHANCE QUESTIONS"
     assert [row[1:3] for row in rows] == [["choices", "q.jsonl"], ["slice", "0+100000000"]]
     assert "choices q.jsonl, slice 0+100000000 of its validation data" in done.stderr
-    assert f"slice 0+100000000: the data hold only {rows[1][6]} of these tokens" in done.stderr
-    assert "nats per token" in done.stderr and "kept: gptctl report" in done.stderr
+    assert f"slice 0+100000000: the data holds only {rows[1][6]} of these tokens" in done.stderr
+    assert "nats per token" in done.stderr and "saved: gptctl report" in done.stderr
 
     again = json.loads(gptctl("eval", "--json").stdout)
     (validated,) = again["evaluations"]
@@ -44,7 +44,7 @@ def test_a_finished_run_is_measured_here_and_remembered(
     for arguments, message in {
         ("--slice", "0+16"): "gptctl: slice 0 +16 of ",
         ("--choices", "empty.jsonl"): "empty.jsonl: no questions found",
-        ("--choices", "absent.jsonl"): "there is no file absent.jsonl",
+        ("--choices", "absent.jsonl"): "no such file: absent.jsonl",
     }.items():
         refused = gptctl("eval", *arguments)
         assert (refused.returncode, message in refused.stderr) == (2, True), refused.stderr

@@ -85,7 +85,7 @@ def check_what_survives(push: Push, hub: UploadHub, folder: Path) -> None:
 
     uploads = hub.count("PUT", "/objects/")
     again = push("me/model", "--yes")
-    assert "holds exactly this already" in again.stderr
+    assert "already holds exactly these files" in again.stderr
     hub.repos["me/second"] = type(repo)(private=True)
     push("me/second", "--yes")
     assert hub.count("PUT", "/objects/") == uploads  # what arrived once is not sent again

@@ -60,7 +60,7 @@ def test_with_the_laptop_away_everything_goes_home_and_another_machine_goes_on_f
         "--set", f"train.tokens={(STEPS + 20) * 256}",
     )  # fmt: skip
     _, err = more.communicate(timeout=680)
-    assert more.returncode == 0 and f"goes on from step {STEPS}: ssh://nas{kept}/{run}" in err, err
+    assert more.returncode == 0 and f"resuming from step {STEPS}: ssh://nas{kept}/{run}" in err, err
     assert losses(home / "runs" / str(newest_run(home)))[-1][0] == STEPS + 20
     folders = list(nas.home.glob(".gptctl/jobs/*/*"))
     assert folders and not [

@@ -66,7 +66,7 @@ def test_with_the_laptop_away_everything_goes_to_the_hub_and_another_machine_goe
         "--set", f"train.tokens={(STEPS + 20) * 256}",
     )  # fmt: skip
     _, err = more.communicate(timeout=680)
-    assert more.returncode == 0 and f"goes on from step {STEPS}: hf://models/me/runs/{run}" in err, err
+    assert more.returncode == 0 and f"resuming from step {STEPS}: hf://models/me/runs/{run}" in err, err
     assert losses(home / "runs" / str(newest_run(home)))[-1][0] == STEPS + 20
     assert not holders(STORE_TOKEN, below(tmp_path))
 

@@ -144,7 +144,7 @@ def test_a_machine_taken_without_notice_loses_one_interval_and_another_goes_on_f
         "--set", f"train.tokens={(safe + 20) * TOKENS_PER_STEP}",
     )  # fmt: skip
     assert code == 0, err
-    assert f"goes on from step {safe}: s3://" in err
+    assert f"resuming from step {safe}: s3://" in err
     joined = dict(losses(place.home / "runs" / place.run()))
     before = dict(losses(place.home / "runs" / run))
     assert min(joined) == safe + 5 and max(joined) == safe + 20

@@ -82,7 +82,7 @@ def test_a_message_from_a_machine_cannot_drive_the_terminal(
 
 def test_ctrl_c_is_no_failure_of_ours(gptctl_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert raised(KeyboardInterrupt()) == 130
-    assert "goes on" in capsys.readouterr().err
+    assert "continues" in capsys.readouterr().err
 
 
 def test_a_verb_that_returns_ends_with_its_code() -> None:

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator.cli.screen.live_view import DONE, FAILED, RUNNING, View, fold, metric_line, progress_line
-from orchestrator.cli.screen.screen import LineTeller, LiveTeller
+from orchestrator.cli.screen.screen import LinePrinter, LivePrinter
 from orchestrator.core.events import Event
 
 
@@ -72,7 +72,7 @@ def stream() -> Iterator[io.StringIO]:
 
 def test_plain_lines_are_thinned_and_have_no_escapes(stream: io.StringIO) -> None:
     clock = iter([0.0, 1.0, 31.0, 32.0, 33.0])
-    tell = LineTeller(Console(file=stream), now=lambda: next(clock))
+    tell = LinePrinter(Console(file=stream), now=lambda: next(clock))
     for step in (10, 20, 30, 40):
         tell(Event("metric", 0.0, "follow", data={"step": step, "total_steps": 40, "loss": 1.0}))
     tell(Event("log", 0.0, "follow", "\x1b]0;title\x07step 40"))
@@ -89,7 +89,7 @@ def test_plain_lines_are_thinned_and_have_no_escapes(stream: io.StringIO) -> Non
 
 def test_the_live_view_has_stages_bar_numbers_and_the_last_log_lines(stream: io.StringIO) -> None:
     out = Console(file=stream, force_terminal=True, width=120)
-    live = LiveTeller(out, View(title="quickstart on local"), now=lambda: 64.0)
+    live = LivePrinter(out, View(title="quickstart on local"), now=lambda: 64.0)
     live(Event("stage_started", 1.0, "acquire"))
     live(Event("stage_finished", 4.0, "acquire"))
     live(Event("stage_started", 4.0, "follow"))
@@ -114,6 +114,6 @@ def test_the_live_view_has_stages_bar_numbers_and_the_last_log_lines(stream: io.
 
 
 def test_a_warning_stays_above_the_live_view(stream: io.StringIO) -> None:
-    live = LiveTeller(Console(file=stream), View())
+    live = LivePrinter(Console(file=stream), View())
     live(Event("warning", 1.0, "follow", "disk nearly full"))
     assert "disk nearly full" in stream.getvalue()

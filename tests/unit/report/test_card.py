@@ -60,9 +60,9 @@ def test_a_rented_gpu_machine_has_its_speed_its_price_and_its_energy(tmp_path: P
     assert rows["MFU"] == "41.0% (median)"
     assert rows["Cost"] == f"${hours * 15.92:.2f} before tax, at $15.92 per hour"
     assert rows["GPU hours"] == f"{8 * hours:.2f}"
-    assert rows["Energy"] == f"at most {8 * hours * 0.4:.2f} kWh: 8 x 400 W, the card's limit, for the whole time"
+    assert rows["Energy"] == f"at most {8 * hours * 0.4:.2f} kWh: 8 x 400 W, the GPU's limit, for the whole time"
     assert rows["CO2e"].endswith("kg per kWh (assumed)")
-    assert rows["Time of training"] == "2h 01m"
+    assert rows["Training time"] == "2h 01m"
     assert "simulated" not in page
 
 
@@ -88,7 +88,7 @@ def test_what_nobody_measured_has_no_row(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     bare = {"step": 1, "model": META["model"]}
     page, rows = card(a_run(plan=None), tmp_path / "run", meta=bare)
-    assert not rows.keys() & {"Tokens per second", "MFU", "Memory, highest", "Micro-batch", "Cost", "Training batch"}
+    assert not rows.keys() & {"Tokens per second", "MFU", "Peak memory", "Micro-batch", "Cost", "Training batch"}
     assert "## Results" not in page and "## Samples" not in page and "loss.png" not in page
 
 

@@ -67,7 +67,7 @@ def test_the_test_slice_ranks_where_all_have_it_and_validation_where_not() -> No
     assert found.metric.name == "loss on test slice 0+1000"
     found = compare([*runs, a_compared("c", 3.7)], "id-base")
     assert [row.name for row in found.runs] == ["base", "b", "c"]
-    assert any("no test slice of id-c" in note for note in found.notes)
+    assert any("id-c has no test loss" in note for note in found.notes)
 
 
 def test_own_seeds_are_used_and_only_differences_are_listed() -> None:

@@ -145,7 +145,7 @@ def test_a_run_that_never_trained_has_a_report_too(tmp_path: Path) -> None:
     run = a_run(outcome=Outcome.NEVER_STARTED, cause="7 of 8 GPUs", plan=None, recipe_data={}, total_steps=0)
     facts, text = written(run, mirror)
     assert facts["lost"] is None and facts["checkpoints"] == [] and facts["training"]["last_loss"] is None
-    assert "never\\_started (7 of 8 GPUs)" in text and "None is here." in text and "nan" not in text.lower()
+    assert "never\\_started (7 of 8 GPUs)" in text and "No checkpoints here." in text and "nan" not in text.lower()
 
 
 @pytest.mark.parametrize(
