@@ -17,7 +17,7 @@ demo: $(VENV)/.trainer            ## a whole run on this machine: plan, train, f
 
 # More workers than cores: most tests wait for processes, sockets and deadlines (see tests/support/clock/order.py).
 WORKERS ?= 6
-PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 test: $(VENV)/.dev                ## what a change must pass: everything but faults and soak, against real sshd machines
 	.ci/system-packages

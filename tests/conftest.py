@@ -25,10 +25,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.pop("COLUMNS", None)  # a test runner's workers say how wide they are; what gptctl prints into a pipe is wide
 
 
-@pytest.hookimpl(tryfirst=True)  # before the worker's own, which reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    order.keep_together(items)
     items[:] = order.spread(items)
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> order.Scheduler:
+    return order.Scheduler(config, log)
 
 
 class Gptctl(Protocol):

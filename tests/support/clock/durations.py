@@ -17,7 +17,7 @@ _seconds: Counter[str] = Counter()
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Set-up and clearing away count: a worker is busy with them, too."""
-    _seconds[report.nodeid.partition("@")[0]] += report.duration  # xdist adds the group's name
+    _seconds[report.nodeid] += report.duration
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

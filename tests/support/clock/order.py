@@ -2,16 +2,17 @@
 
 Stories compute (each starts the real trainer); most others wait for a process or a deadline. Both kinds are spread
 over the whole time by the seconds in tests/durations.json, so that neither all workers train at once nor one of them
-trains on when the others have ended. What shares a fixture of its module stays with one worker (`--dist loadgroup`).
+trains on when the others have ended. What shares a fixture of its module stays with one worker.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any
+from functools import cache
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.files.repository import REPOSITORY
 
@@ -29,7 +30,7 @@ def spread(items: list[pytest.Item]) -> list[pytest.Item]:
     durations: dict[str, float] = json.loads(DURATIONS.read_text()) if DURATIONS.exists() else {}
     units: dict[str, list[pytest.Item]] = {}
     for item in items:
-        units.setdefault(_group(item) or item.nodeid, []).append(item)
+        units.setdefault(unit_of(item.nodeid), []).append(item)
     seconds = {name: sum(durations.get(item.nodeid, USUAL_S) for item in unit) for name, unit in units.items()}
     computing = [name for name, unit in units.items() if unit[0].nodeid.startswith(COMPUTING)]
     waiting = [name for name in units if name not in set(computing)]
@@ -45,15 +46,19 @@ def _placed(names: list[str], seconds: dict[str, float], until: float) -> Iterab
         done += seconds[name]
 
 
-def _group(item: pytest.Item) -> str | None:
-    mark = item.get_closest_marker("xdist_group")
-    return str(mark.args[0]) if mark else None
+def unit_of(nodeid: str) -> str:
+    """What goes to one worker as a whole: the file where its tests share a fixture, else the test."""
+    file = nodeid.partition("::")[0]
+    return file if _shares(file) else nodeid
 
 
-def keep_together(items: list[pytest.Item]) -> None:
-    """Marks those that would otherwise set a fixture of their module up once for each worker."""
-    for item in items:
-        known: Any = getattr(item, "_fixtureinfo", None)  # pytest has no public way to a fixture's scope
-        found = known.name2fixturedefs.values() if known else ()
-        if any(fixtures and fixtures[-1].scope == "module" for fixtures in found):
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+@cache
+def _shares(file: str) -> bool:
+    return 'scope="module"' in (REPOSITORY / file).read_text(encoding="utf-8")
+
+
+class Scheduler(LoadScopeScheduling):
+    """pytest-xdist's. Its own groups are marks, which 3.8 loses with pytest 9.2: every worker sets every module up."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return unit_of(nodeid)
