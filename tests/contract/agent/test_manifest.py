@@ -127,7 +127,7 @@ def test_a_disk_too_small_for_what_is_to_come_is_forecast(run: Path) -> None:
 
 
 def test_a_throughput_collapse_is_a_warning(run: Path) -> None:
-    steady = [{"tokens_per_second": 1000.0 + step} for step in range(20)]
+    steady: list[dict[str, object]] = [{"step": step, "tokens_per_second": 1000.0 + step} for step in range(20)]
     assert status._warnings(str(run), steady) == []
-    warnings = status._warnings(str(run), [{"tokens_per_second": 400.0}, *steady])
+    warnings = status._warnings(str(run), [{"step": 20, "tokens_per_second": 400.0}, *steady])
     assert len(warnings) == 1 and "throughput fell to 400" in warnings[0]
