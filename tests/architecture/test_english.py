@@ -41,23 +41,14 @@ GENERATED = ("docs/reference/cli/",)
 """Made from the help texts, which count where they are written."""
 
 ALLOWED: dict[str, int] = {
-    "orchestrator": 1,
-    "orchestrator/agent": 45,
     "orchestrator/cli": 18,
-    "orchestrator/core": 34,
-    "orchestrator/datasets": 1,
-    "orchestrator/fleet": 1,
-    "orchestrator/ledger": 5,
+    "orchestrator/core": 2,
+    "orchestrator/ledger": 1,
     "orchestrator/notify": 7,
-    "orchestrator/providers": 7,
+    "orchestrator/providers": 2,
     "orchestrator/rehearsal": 1,
-    "orchestrator/remote": 13,
     "orchestrator/report": 7,
-    "orchestrator/runs": 7,
-    "orchestrator/stages": 12,
-    "orchestrator/storage": 7,
-    "orchestrator/stores": 2,
-    "trainer": 31,
+    "orchestrator/runs": 3,
 }
 """Hits still allowed per room. Lower a number when you mend some; never raise one."""
 
