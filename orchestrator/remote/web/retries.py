@@ -1,4 +1,5 @@
-"""The one loop that repeats a request with growing pauses, until it is answered or patience ends.
+"""The one loop that repeats a request with growing pauses, until it is answered or patience ends. The only user of
+tenacity (docs/decisions/0017).
 
 Only for what may be asked twice. The call raises Again for a failure that waiting may mend; everything else it raises
 passes through at once.
@@ -20,6 +21,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
+
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential
 
 from orchestrator.core.errors import GptctlError
 
@@ -56,16 +59,32 @@ def repeat(
     clock: Callable[[], float] = time.monotonic,
 ) -> T:
     """The call's value. Raises the `error` of the last Again when the next try would come too late."""
-    began, pause_s, tries = clock(), patience.first_pause_s, 0
-    while True:
-        tries += 1
-        try:
-            return call()
-        except Again as again:
-            wait_s = max(pause_s, min(again.asked_s, patience.most_asked_s))
-            within_s = patience.within_s if again.within_s is None else again.within_s
-            if tries >= patience.most_tries or clock() + wait_s >= began + within_s:
-                raise again.error from again.__cause__
-            before_pause(again.error, wait_s)
-        sleep(wait_s)
-        pause_s = min(patience.longest_pause_s, 2 * pause_s)
+    growing, began = wait_exponential(patience.first_pause_s, max=patience.longest_pause_s), clock()
+
+    def pause_s(state: RetryCallState) -> float:
+        return max(growing(state), min(_again(state).asked_s, patience.most_asked_s))
+
+    def is_over(state: RetryCallState) -> bool:
+        own_s = _again(state).within_s
+        within_s = patience.within_s if own_s is None else own_s
+        too_late = clock() + state.upcoming_sleep >= began + within_s
+        return too_late or state.attempt_number >= patience.most_tries
+
+    retrying = Retrying(
+        retry=retry_if_exception_type(Again),
+        wait=pause_s,
+        stop=is_over,
+        sleep=sleep,
+        before_sleep=lambda state: before_pause(_again(state).error, state.upcoming_sleep),
+        reraise=True,
+    )
+    try:
+        return retrying(call)
+    except Again as again:
+        raise again.error from again.__cause__
+
+
+def _again(state: RetryCallState) -> Again:
+    error = state.outcome.exception() if state.outcome else None
+    assert isinstance(error, Again)
+    return error
