@@ -81,8 +81,8 @@ def begin(job: Job, secrets: jobs.Secrets) -> Program | None:
     state["supervisor"], state["job"] = processes.identity(os.getpid()), job.name
     state["run"], state["digest"] = job.run, job.digest
     program = programs.find_running(job)
-    if program is not None and not job.starts():
-        programs.record_start(job, program.pid)
+    if not job.starts() and (program is not None or programs.has_ended(job)):
+        programs.record_start(job, program.pid if program else 0)
     lost = program is None and job.is_train and job.starts() > 0
     if program is None and not lost:
         state["program"], state["started_at"] = None, time.time()

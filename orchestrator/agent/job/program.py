@@ -58,6 +58,12 @@ def find_running(job: Job) -> Program | None:
     return Program(found[0], None) if found else None
 
 
+def has_ended(job: Job) -> bool:
+    """Whether a training has already written how it ended: its supervisor may have died before it recorded the start,
+    and a short training is over before the next one looks."""
+    return job.is_train and os.path.exists(os.path.join(job.run_folder, contract.EXIT))
+
+
 def spawn(job: Job, secrets: Secrets, held: Sequence[int]) -> Program:
     """Starts the job's program; it inherits the descriptors `held`, so that the locks outlive a killed supervisor."""
     if job.name == JobName.PULL and not secrets:
