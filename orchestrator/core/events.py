@@ -27,4 +27,4 @@ class Event:
 
 
 Listener = Callable[[Event], None]
-"""Whoever is shown what happens."""
+"""Receives each event as it happens."""

@@ -1,7 +1,7 @@
 """What the stages of all runs add up to in dollars. Queries on the ledger's connection; decides nothing.
 
 A rented machine costs whether or not anyone looks at it: until its provider has confirmed that it is gone, the time
-since somebody last looked counts to now, as the stage `away` of its newest run.
+since the last look counts to now, as the stage `away` of its newest run.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def look(home: Path, runs: Sequence[RunRecord], deadline_s: float = 2.0) -> list
 
 
 def _record(ledger: Ledger, run: RunRecord, rental: Rental, status: RunStatus | None) -> None:
-    """Writes what the machine answered. Whoever drives the run records its guard and its store itself."""
+    """Writes what the machine answered. The process that drives the run records its guard and its store."""
     ledger.update_run(run.id, **_progress(status, rental))
     if status is None:
         return

@@ -40,7 +40,7 @@ StorageOf = Callable[[str], Storage]
 
 @dataclass(frozen=True)
 class Origin:
-    """A checkpoint to go on from."""
+    """A checkpoint to resume from."""
 
     place: str
     """Its folder on this side, or its URI."""
@@ -52,7 +52,7 @@ class Origin:
 
 
 def find(ledger: Ledger, wanted: str, storage_of: StorageOf) -> Origin:
-    """The newest checkpoint of what was named that training can go on from. Raises UserError when there is none."""
+    """The newest checkpoint of what was named that training can resume from. Raises UserError when there is none."""
     if "://" in wanted:
         return _in_store(wanted.rstrip("/"), storage_of)
     folder = Path(wanted).expanduser()

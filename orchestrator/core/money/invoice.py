@@ -1,6 +1,6 @@
 """An invoice against our own books: which charge belongs to which rental, and where the two differ. Pure.
 
-Providers name their columns as they please, so they are recognised by what they are called: an instance's id or name,
+Each provider has its own column names, so a column is recognised by its name: an instance's id or name,
 an amount, and (if there is one) a date. Everything is USD before tax.
 
 Example::

@@ -100,7 +100,7 @@ def groups(api: Ec2Api, region: str, rental_id: str) -> Sequence[Group]:
 def allow(api: Ec2Api, region: str, group: Group, *, port: int, caller: str, rule: str = RULE) -> None:
     """Opens the port to the caller's address, then takes away the rules of that name for other addresses.
 
-    There is one rule per address, whoever's it is: a home box that shares its address with the driver gets the rule, so
+    There is one rule per address: a home box that shares its address with the driver gets the rule, so
     that it stays when the driver moves on.
     """
     wanted, drivers = Opening(port, f"{caller}/32", rule), Opening(port, f"{caller}/32", RULE)
