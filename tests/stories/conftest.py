@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -71,7 +72,18 @@ def as_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path
 
 
 @pytest.fixture
-def known_machine(gptctl_home: Path, tmp_path: Path, as_left: Callable[[Path], None]) -> None:
+def one_core() -> Iterator[None]:
+    """What the test starts computes on one core, each worker's on another: a rank of two threads, which spin while they
+    wait for each other, crawls on a busy machine (measured: 3 s a step instead of milliseconds)."""
+    cores = sorted(os.sched_getaffinity(0))
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    os.sched_setaffinity(0, {cores[int(worker) % len(cores)]})
+    yield
+    os.sched_setaffinity(0, cores)
+
+
+@pytest.fixture
+def known_machine(one_core: None, gptctl_home: Path, tmp_path: Path, as_left: Callable[[Path], None]) -> None:
     """Host `local` as an earlier run left it, with one rank: for stories that are about neither."""
     (tmp_path / "inventory.toml").write_text('[hosts.local]\nmachine = "1xCPU"\n')
     as_left(gptctl_home / "machine")

@@ -38,7 +38,7 @@ micro_batch = 4
 
 
 @pytest.fixture
-def cloud(tmp_path: Path) -> Iterator[RehearsalCloud]:
+def cloud(one_core: None, tmp_path: Path) -> Iterator[RehearsalCloud]:
     """Up for the test, with minutes of a second."""
     with RehearsalCloud(tmp_path / "cloud", minute_s=1) as cloud:
         yield cloud

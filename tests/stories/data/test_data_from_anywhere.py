@@ -53,8 +53,6 @@ log_every = 5
 checkpoint_every = 1000
 validate_every = 1000
 precision = "fp32"
-[machines.1xCPU]
-micro_batch = 4
 [machines.2xCPU]
 micro_batch = 4
 """
@@ -236,7 +234,7 @@ def test_a_private_dataset_trains_and_a_killed_pull_goes_on(
     hub.publish("me/tokens", dataset, token=TOKEN)
     (tmp_path / "anywhere.toml").write_text(RECIPE.format(source="hf://me/tokens", tokens=300 * 256))
     inventory = tmp_path / "inventory.toml"
-    inventory.write_text(box.inventory_entry(machine="1xCPU", extra=f'python = "{sys.executable}"\n'))
+    inventory.write_text(box.inventory_entry(extra=f'python = "{sys.executable}"\n'))
     command = ["run", "anywhere.toml", "--host", "box", "--inventory", str(inventory), "--yes"]
     sizes = {name: len(data) for name, data in dataset.items()}
     hub.storage.faults.pause_s = 0.5

@@ -26,7 +26,7 @@ DATASET_BYTES = 400_000_000
 def begin(home: Path, recipe: str, box: Sshd) -> subprocess.Popen[str]:
     """gptctl run in the background."""
     inventory = home.parent / "inventory.toml"
-    inventory.write_text(box.inventory_entry(machine="1xCPU", extra=f'python = "{sys.executable}"\n'))
+    inventory.write_text(box.inventory_entry(extra=f'python = "{sys.executable}"\n'))
     argv = gptctl_command("run", recipe, "--host", "box", "--inventory", str(inventory), "--yes")
     with (home.parent / "background.log").open("a") as log:
         return subprocess.Popen(argv, stdout=log, stderr=log, text=True, cwd=home.parent)
@@ -72,7 +72,7 @@ tokens = 2_048
 tokens = 5_120
 global_batch = 8
 precision = "fp32"
-[machines.1xCPU]
+[machines.2xCPU]
 micro_batch = 4
 """
 )

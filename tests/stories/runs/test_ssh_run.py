@@ -24,7 +24,7 @@ def fresh(box: Sshd, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def inventory(fresh: str, far: Path, as_left: Callable[[Path], None]) -> str:
+def inventory(one_core: None, fresh: str, far: Path, as_left: Callable[[Path], None]) -> str:
     """The same box as an earlier run left it, and one rank."""
     Path(fresh).write_text(Path(fresh).read_text().replace("2xCPU", "1xCPU"))
     as_left(far)

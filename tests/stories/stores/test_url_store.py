@@ -85,7 +85,7 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path, s3: S3Server) -> Iterator[Place]:  # noqa: F811
+def place(tmp_path: Path, s3: S3Server, one_core: None) -> Iterator[Place]:  # noqa: F811
     with RehearsalCloud(tmp_path / "cloud", minute_s=1) as cloud:
         yield Place(tmp_path, cloud, s3.bucket())
 
