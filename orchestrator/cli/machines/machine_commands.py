@@ -42,7 +42,7 @@ def hosts(
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """List your hosts: whether each answers now, its price and capacity."""
+    """List your hosts: which answer now, price, capacity."""
     from orchestrator.cli.machines import hosts as it
 
     return it.stop_rehearsal() if stop_rehearsal else it.hosts(inventory, offline=offline, as_json=as_json)

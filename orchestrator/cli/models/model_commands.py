@@ -89,7 +89,7 @@ def evaluate(
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Measure a trained model: loss, perplexity, bits per byte, multiple choice.
+    """Measure a trained model: loss, bits per byte, multiple choice.
 
     Without --slice and --choices, measures the recipe's slices, or else what the run validated on. Keeps the results
     for compare, report and the model card.
@@ -108,9 +108,10 @@ def report(
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Write a run's report: figures, curves, cost and samples, as text and as a page.
+    """Write a run's report: figures, curves, cost and samples.
 
-    Works while a run trains, too. The page is one file, needs no network, fits a phone, and follows light or dark mode.
+    Writes text and a page, also while the run trains. The page is one file, needs no network, fits a phone, and follows
+    light or dark mode.
     """
     from orchestrator.cli.runs import report as it
 

@@ -106,7 +106,7 @@ def _host(wish: Wish, ledger: Ledger, inventory: Inventory) -> HostSpec:
             raise UserError(f"{rental.id} is on host {rental.host}, not {wish.host}", "omit --host")
         return HostSpec.from_resolved(ledger.runs(rental_id=rental.id, limit=1)[0].host_data)
     if wish.host is None:
-        raise UserError(f"no host given; known hosts: {one_of(inventory.hosts)}", _command("--host", "local"))
+        raise UserError(f"no host given; known: {one_of(inventory.hosts)}", _command("--host", "local"))
     return inventory.host(wish.host)
 
 
