@@ -73,6 +73,6 @@ def _file_system(number: int, name: str, region: str) -> Json:
 
 
 FILE_SYSTEMS: list[Json] = [
-    _file_system(0xF5, "files-of-another-account", "us-west-1"),
+    _file_system(0xF5, "foreign-files", "us-west-1"),
     _file_system(0xF6, "datasets", "us-east-1"),
 ]

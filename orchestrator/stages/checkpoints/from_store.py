@@ -16,6 +16,7 @@ from pathlib import Path
 
 from orchestrator.core.checkpoints.file_entry import FileEntry
 from orchestrator.core.checkpoints.store_index import StoredCheckpoint
+from orchestrator.core.errors import RemoteError, StorageError
 from orchestrator.core.ports import Part
 from orchestrator.remote.agent_client import pull_job
 from orchestrator.remote.agent_client.client import Agent
@@ -33,7 +34,9 @@ PULL_S = 86_400.0
 
 
 def pull(context: RunContext, agent: Agent, place: str, files: Mapping[str, FileEntry], folder: str) -> None:
-    """The machine of `agent` pulls these files of the folder `place` into its own `folder`. Raises as pull_job.pull."""
+    """The machine of `agent` pulls these files of the folder `place` into its own `folder`.
+
+    Raises RemoteError when the store does not give it, else as pull_job.pull."""
     storage = context.storage(place)
 
     def parts() -> list[Part]:
@@ -45,7 +48,10 @@ def pull(context: RunContext, agent: Agent, place: str, files: Mapping[str, File
             for name, entry in files.items()
         ]
 
-    pull_job.pull(agent, context.run_id, parts, progress(context, "store"), lease_s=lease_s())
+    try:
+        pull_job.pull(agent, context.run_id, parts, progress(context, "store"), lease_s=lease_s())
+    except StorageError as error:  # the machine could not have it, although this side could read the store's index
+        raise RemoteError(error.message, error.hint) from error
 
 
 def pull_here(context: RunContext, place: str, files: Mapping[str, FileEntry], landing: str, *, what: str) -> Path:
