@@ -40,17 +40,8 @@ WORST = re.compile("|".join(PATTERNS), re.IGNORECASE)
 GENERATED = ("docs/reference/cli/",)
 """Made from the help texts, which count where they are written."""
 
-ALLOWED: dict[str, int] = {
-    "orchestrator/cli": 18,
-    "orchestrator/core": 2,
-    "orchestrator/ledger": 1,
-    "orchestrator/notify": 7,
-    "orchestrator/providers": 2,
-    "orchestrator/rehearsal": 1,
-    "orchestrator/report": 7,
-    "orchestrator/runs": 3,
-}
-"""Hits still allowed per room. Lower a number when you mend some; never raise one."""
+ALLOWED: dict[str, int] = {"orchestrator/providers": 1}
+"""Hits allowed per room. The one is the description of firewall rules, by which those of older versions are found."""
 
 
 def test_no_room_has_more_of_the_worst_patterns_than_before() -> None:
