@@ -173,7 +173,7 @@ def check_refusals(gptctl: Gptctl, folder: Path) -> None:
     (folder / "mine" / "thesis.tex").write_text("mine")
     for arguments, message in {
         ("--to", "mine"): "neither empty nor an export (thesis.tex)",
-        ("--step", "7"): "no checkpoint 7 is here (here: step-000080, step-000120)",
+        ("--step", "7"): "checkpoint 7 is not here (here: step-000080, step-000120)",
         ("--step", "newest"): "must be a number, best or latest",
         ("--format", "onnx"): "must be hf or safetensors",
         ("--license", "mine, all mine"): "must be a licence id of the Hub",
