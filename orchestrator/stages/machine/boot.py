@@ -27,7 +27,7 @@ LOST = (*GONE, "stopped")
 """Nothing runs there; a stopped one still has to be ended."""
 ENDS_WITHIN_S = 600.0
 UNLISTED_S = 120.0
-"""For so long a machine may be missing in lists, with its id unknown, before it counts as taken away."""
+"""For so long a machine may be missing in lists, while nothing answers for its id, before it counts as taken away."""
 
 
 class Moments(TypedDict, total=False):
@@ -151,7 +151,8 @@ def answers(context: RunContext) -> bool:
 def is_gone(context: RunContext) -> bool:
     """Whether the provider says that the machine has ended or was switched off, twice in a row.
 
-    Lists that do not show it count only after minutes in which its id is unknown too: they may lag or be empty.
+    A machine that lists do not show has ended when the provider does not know its id either, although it once did.
+    Lists alone count only after minutes: they may lag or be empty.
     """
     until, agreeing = context.now() + UNLISTED_S, 0
     while agreeing < 2:
@@ -159,7 +160,8 @@ def is_gone(context: RunContext) -> bool:
         word = _word(context)
         if word in ("alive", "terminating") or (found is not None and found.status not in LOST):
             return False
-        certain = word == "gone" or (found is not None and found.status in LOST) or context.now() > until
+        forgotten = found is None and word == "unknown" and not _life_unseen(context)
+        certain = word == "gone" or found is not None or forgotten or context.now() > until
         agreeing = agreeing + 1 if certain else 0
         time.sleep(LOOK_EVERY_S / 2)
     return True

@@ -148,7 +148,7 @@ def test_stop_and_renew_and_errors_arrive_as_words(counted: CountingShell) -> No
         with pytest.raises(AgentError) as refused:
             call()
         assert refused.value.code in ("no-such-run", "no-such-checkpoint")
-    with pytest.raises(AgentError, match="no run id"):
+    with pytest.raises(AgentError, match="not a run id"):
         agent.start("prepare", "../x", "d", program(""))
 
 

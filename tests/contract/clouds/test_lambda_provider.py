@@ -465,7 +465,7 @@ def test_file_systems_are_attached_in_their_region_only(cloud: RehearsalCloud) -
     ("names", "said"),
     [
         (("no-such",), "no file system 'no-such'"),
-        (("datasets", "files-of-another-account"), "lie in us-east-1, us-west-1"),
+        (("datasets", "foreign-files"), "lie in us-east-1, us-west-1"),
     ],
 )
 def test_file_systems_that_cannot_be_attached_are_refused_before_anything_is_bought(

@@ -148,7 +148,7 @@ def test_own_record_under_a_new_host_name_is_taken_over(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../evil", "a/b", "", "a b", "A", "x" * 41, "a\n"])
 def test_a_name_that_is_no_run_id_touches_no_file(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match="no run id"):
+    with pytest.raises(UserError, match="not a run id"):
         RunLock.acquire(tmp_path / "home", name)
     assert list(tmp_path.iterdir()) == []
 

@@ -15,6 +15,7 @@ import pytest
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.errors import ProviderError
 from orchestrator.core.fleet.guard_state import GuardState
+from orchestrator.core.fleet.orphans import KnownRental
 from orchestrator.core.fleet.own_machine import StandingMachine
 from orchestrator.core.machines import machine_type
 from orchestrator.core.ports import Instance
@@ -281,7 +282,7 @@ def test_a_deadline_that_is_moved_while_it_will_not_end_is_respected() -> None:
 
     host = HostSpec(name="sim", provider="lambda", machine="8xH100")
     provider = Stubborn("sim", host, machine_type("8xH100"))
-    sight = look([Account("sim", provider, (host,))], {}, lambda: now)
+    sight = look([Account("sim", provider, (host,))], {"r": KnownRental(now)}, lambda: now)
     ticks = iter(range(0, 1000, 50))
     (outcome,) = reap(sight, due(sight, sight), clock=lambda: next(ticks), sleep=lambda _: None)
     assert (outcome.gone, provider.orders) == (False, 1) and "moved" in outcome.problem
