@@ -41,7 +41,7 @@ def test_an_injected_host_key_is_said_to_be_unproven_and_the_watcher_is_looked_f
     code, found = check('guard = "watcher"')
     assert code == 0, found
     assert found["account"]["level"] == "ok"
-    assert found["host key"]["level"] == "warn" and "unproven" in found["host key"]["found"]
+    assert found["host key"]["level"] == "warn" and "not proven" in found["host key"]["found"]
     assert 'host_key = "first-contact"' in found["host key"]["fix"]
     assert found["guard"]["level"] == "ok" and "watcher" in found["guard"]["found"]
     assert found["watcher"]["level"] == "warn" and "--install-timer" in found["watcher"]["fix"]
@@ -67,7 +67,7 @@ def test_a_price_above_the_limit_is_a_failure(check: Check) -> None:
 
 def test_power_off_is_no_guard_where_it_ends_no_bill(check: Check) -> None:
     code, found = check('guard = "self"')
-    assert code == 4 and found["guard"]["level"] == "fail" and "billed on" in found["guard"]["found"]
+    assert code == 4 and found["guard"]["level"] == "fail" and "keeps billing" in found["guard"]["found"]
 
 
 def test_a_spot_host_without_a_store_is_warned_of(gptctl: Gptctl, tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_it_asks_with_the_price_and_refuses_what_nothing_guards(cloud: Rehearsal
     bare = gptctl("check", "bare", "--drill", "--yes")
     assert bare.returncode == 2 and "its guard is none" in bare.stderr
     own = gptctl("check", "local", "--drill", "--yes")
-    assert own.returncode == 2 and "nobody rents it" in own.stderr
+    assert own.returncode == 2 and "which is not rented" in own.stderr
     assert gptctl("check", "--drill", "--yes").returncode == 2
     assert cloud.books()["instances"] == []
 
