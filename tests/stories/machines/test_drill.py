@@ -38,7 +38,7 @@ machine = "8xA100-40GB-simulated"
 """
 WATCHER = """
 import time
-from orchestrator.core import orphans
+from orchestrator.core.fleet import orphans
 orphans.GRACE_S = 1.0                      # five minutes, for people
 from orchestrator.cli.app import app
 while True:
