@@ -161,7 +161,7 @@ def _end(target: _Target, listed: Mapping[str, Instance] | None, at: float, *, b
         target.problem = "its deadline was moved meanwhile: left alone"
         return
     try:
-        ordered = target.account.provider.release(shown or target.instance)
+        ordered = target.account.provider.release(shown or target.instance) if target.proof.needs_order else False
         word = target.account.provider.find(target.instance.instance_id, target.instance.region)
     except (ProviderError, UserError) as error:
         target.problem = error.message

@@ -48,6 +48,13 @@ class EndProof:
     agreeing: int = 0
     rows_at: float | None = None
     """When a list last had rows."""
+    alive: bool = False
+    """Whether the last round showed it alive and not ending."""
+
+    @property
+    def needs_order(self) -> bool:
+        """Whether the order to end it has to be sent, or sent again."""
+        return not self.ordered or self.alive
 
     @property
     def complete(self) -> bool:
@@ -58,7 +65,8 @@ class EndProof:
         """The evidence with one more round. ordered: the order to end it was taken in this round."""
         ordered = ordered or self.ordered
         rows_at = seen.at if seen.rows else self.rows_at
-        proof = replace(self, ordered=ordered, rows_at=rows_at)
+        alive = seen.word == "alive" or (seen.word is None and bool(seen.listed))
+        proof = replace(self, ordered=ordered, rows_at=rows_at, alive=alive)
         return replace(proof, agreeing=self.agreeing + 1 if proof._shows_gone(seen) else 0)
 
     def _shows_gone(self, seen: Round) -> bool:

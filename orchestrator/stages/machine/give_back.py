@@ -73,7 +73,7 @@ def _one_round(context: RunContext, instance_id: str, proof: EndProof, listed: l
     """Sends the order to end it, asks for the id, and adds what came of both to the proof."""
     shown = next((each for each in listed or () if each.instance_id == instance_id), None)
     target = shown or replace(context.rental.instance, instance_id=instance_id)
-    ordered = context.provider.release(target)
+    ordered = context.provider.release(target) if proof.needs_order else False
     word = _word(context, target)
     alive = shown is not None and shown.status not in boot.GONE
     if instance_id == context.rental.instance_id:

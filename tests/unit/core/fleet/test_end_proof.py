@@ -76,3 +76,19 @@ def test_a_machine_is_never_called_gone_in_a_round_that_shows_it_alive(
         proof = proof.after(Round(float(at), word, listed, rows, settled), ordered=True)
         if listed or word in ("alive", "terminating"):
             assert not proof.complete
+
+
+@pytest.mark.parametrize(
+    ("seen", "again"),
+    [
+        (Round(0, "terminating", listed=True, rows=1), False),
+        (Round(0, "gone"), False),
+        (Round(0, "alive", listed=True, rows=1), True),
+        (Round(0, None, listed=True, rows=1), True),
+        (Round(0, "unknown", listed=False), False),
+    ],
+)
+def test_the_order_is_sent_again_only_to_a_machine_that_lives(seen: Round, again: bool) -> None:
+    assert EndProof().needs_order
+    assert proof_after(seen).needs_order is again
+    assert proof_after(seen, ordered=False).needs_order
