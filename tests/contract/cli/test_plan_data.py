@@ -130,6 +130,6 @@ def test_a_host_with_such_a_store_is_left_out_of_a_plan_of_all(gptctl: Gptctl, t
     (tmp_path / "inventory.toml").write_text(f'{INVENTORY}checkpoint_store = "/mnt/models"\n{other}')
     done = gptctl("plan", "quickstart", "--offline", "--json")
     assert done.returncode == 0, done.stderr
-    assert "host box is left out: checkpoint_store /mnt/models: machines cannot write there" in done.stderr
+    assert "host box is skipped: checkpoint_store /mnt/models: machines cannot write there" in done.stderr
     hosts = {plan["host"] for plan in json.loads(done.stdout)["plans"]}
     assert "other" in hosts and "box" not in hosts

@@ -124,7 +124,7 @@ def test_a_kill_while_shards_move_to_their_place(tmp_path: Path, monkeypatch: py
     to = tmp_path / "killed"
     run(to, source, "--separator", "", *more)  # another dataset was here
     with monkeypatch.context() as patched:
-        patched.setattr(prepare, "write_whole", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(prepare, "write_atomically", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(to, source, *more)
     assert not (to / "dataset.json").exists()
@@ -261,7 +261,7 @@ def test_foreign_token_files_are_left_alone(tmp_path: Path, capsys: pytest.Captu
     source = as_text(tmp_path / "text.txt", ["x"])
     arguments = ["--source", str(source), "--tokenizer", "bytes", "--to", str(tmp_path / "out")]
     assert prepare.main(arguments) == 1
-    assert "holds train.bin and no dataset.json: choose another folder" in capsys.readouterr().err
+    assert "has train.bin and no dataset.json: choose another folder" in capsys.readouterr().err
     assert contents(tmp_path / "out") == {"train.bin": hashlib.sha256(b"mine").hexdigest()}
 
 

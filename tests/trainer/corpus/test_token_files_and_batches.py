@@ -69,7 +69,7 @@ def test_shards_read_as_one_stream(tmp_path: Path, cuts: list[int], kinds: list[
     if start + count <= 200:
         assert stream.read(start, count).tolist() == TEXT[start : start + count].tolist()
     else:
-        with pytest.raises(DataError, match="it has 200"):
+        with pytest.raises(DataError, match="has 200"):
             stream.read(start, count)
 
 
@@ -224,11 +224,11 @@ def test_the_window_ends_where_it_was_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings_", "message"),
     [
-        ({"start_token": 990}, "not one sequence"),
-        ({"start_token": 5000}, "not one sequence"),
-        ({"tokens": 2000}, "only 1000 are there"),
-        ({"validation_tokens": 995}, "not one sequence"),
-        ({"tokens": 960, "validation_tokens": 100}, "only 899 are there"),
+        ({"start_token": 990}, "less than one sequence"),
+        ({"start_token": 5000}, "less than one sequence"),
+        ({"tokens": 2000}, "there are 1000"),
+        ({"validation_tokens": 995}, "less than one sequence"),
+        ({"tokens": 960, "validation_tokens": 100}, "there are 899"),
         ({"train_files": ()}, "no token files"),
     ],
 )

@@ -56,7 +56,7 @@ def test_jumps_chain_from_the_outside_in(config: Path) -> None:
 
 def test_a_circle_of_jumps_is_named(config: Path) -> None:
     config.write_text("Host a\n  ProxyJump b\nHost b\n  ProxyJump a\n")
-    with pytest.raises(UserError, match="circle"):
+    with pytest.raises(UserError, match="leads back to itself"):
         resolve(address("a"))
 
 
