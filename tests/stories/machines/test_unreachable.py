@@ -47,7 +47,7 @@ def test_release_says_the_price_and_what_would_be_lost_and_force_ends_it(tmp_pat
     for command in ("release", "stop"):
         code, said = ended(gptctl(tmp_path, cloud, command, run, "--yes"))
         assert code == 7, said
-        assert "$15.92/h" in said and "lost" in said and f"gptctl release {run} --force" in said, said
+        assert "$4.29/h" in said and "lost" in said and f"gptctl release {run} --force" in said, said
     (machine,) = cloud.books()["alive"]
     began = time.time()
     code, said = ended(gptctl(tmp_path, cloud, "release", run, "--force", "--yes"))
@@ -82,7 +82,7 @@ def test_enter_gives_an_idle_machine_back(
         wait_until(lambda: cloud.books()["alive"] and (run := newest_run(home)) and events(home, run), 120)
         screen.wait_for("booting")
         screen.type("\x03")
-        screen.wait_for(r"\$15\.92/h\) and trains nothing\. Release it now\? \[Y/n\]")
+        screen.wait_for(r"\$4\.29/h\) that trains nothing\. Release it now\? \[Y/n\]")
         screen.type("\n")
         screen.wait()
     finally:

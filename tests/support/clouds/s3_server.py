@@ -237,13 +237,11 @@ class S3Server:
         ends, said = time.monotonic() + START_S, ""
         while time.monotonic() < ends:
             try:
-                name = self.bucket({"ready": b""})
+                self.bucket({"ready": b""})
             except (ClientError, BotoCoreError) as error:
                 said = str(error)
                 time.sleep(0.05)
             else:
-                self.client().delete_object(Bucket=name, Key="ready")
-                self.client().delete_bucket(Bucket=name)
                 return
         logs = "\n".join(path.read_text()[-2000:] for path in sorted(self.conf.glob("*.log")))
         self.__exit__()
