@@ -25,8 +25,11 @@ class Trust:
     accept_new: bool = False
 
     def expected(self, endpoint: Endpoint, fingerprint: str | None) -> tuple[HostKey, ...]:
-        """The only keys this machine may show; empty where nothing but `admit` can decide."""
+        """The only keys this machine may show; empty where nothing but `admit` can decide. Raises HostKeyChanged where
+        the inventory's fingerprint and every pinned key differ: either may be wrong, so nobody is dialled."""
         keys = known_hosts.pinned(self.pins, endpoint.identity)
+        if keys and fingerprint is not None and fingerprint.rstrip("=") not in {key.fingerprint for key in keys}:
+            raise self._contradicted(endpoint, fingerprint, keys)
         if keys or fingerprint is not None:
             return keys
         return known_hosts.vouched(self.user_file, endpoint.vouched_names)
@@ -56,6 +59,15 @@ class Trust:
 
     def remember(self, endpoint: Endpoint, shown: HostKey) -> None:
         known_hosts.pin(self.pins, endpoint.identity, shown)
+
+    def _contradicted(self, endpoint: Endpoint, fingerprint: str, keys: Sequence[HostKey]) -> HostKeyChanged:
+        old = ", ".join(f"{key.kind} {key.fingerprint}" for key in keys)
+        return HostKeyChanged(
+            f"the inventory entry of {endpoint} says {fingerprint}, but the key known from the first contact is {old}. "
+            "Nothing was sent.",
+            hint="correct `fingerprint` in the inventory. If the machine was reinstalled: "
+            f"ssh-keygen -R '{endpoint.identity.lower()}' -f '{self.pins}'",
+        )
 
     def changed(self, endpoint: Endpoint, expected: Sequence[HostKey], shown: HostKey) -> HostKeyChanged:
         """What to say when the machine shows another key than the one we go by."""

@@ -37,12 +37,14 @@ def rekey(context: RunContext) -> None:
     pins = context.home / "known_hosts"
     known_hosts.repin(pins, address.identity, [*known_hosts.pinned(pins, address.identity), new])
     installed = context.agent.host_key(install=True)
+    address = replace(address, fingerprint=new.fingerprint)
     if not _shows(context, address, new):
         return _stays(context, installed.get("why", "sshd does not show the new key"))
-    known_hosts.repin(pins, address.identity, [new])
-    address = replace(address, fingerprint=new.fingerprint)
-    facts: RentalFactChanges = {"host_key": new.fingerprint, "rekeyed": rental.instance_id}
+    # The fingerprint must always be one of the pinned keys', so it changes while both are.
+    facts: RentalFactChanges = {"host_key": new.fingerprint}
     context.ledger.update_rental(rental.id, address=address, facts=facts)
+    known_hosts.repin(pins, address.identity, [new])
+    context.set_rental_facts(rekeyed=rental.instance_id)
 
 
 def _stays(context: RunContext, why: str) -> None:

@@ -52,6 +52,10 @@ def test_a_fingerprint_of_another_key_is_a_hard_stop(box: Sshd, pins: Path) -> N
     with pytest.raises(HostKeyChanged):
         connect(replace(box.address(), fingerprint=wrong), known_hosts=pins, accept_new=True)
     assert not pins.exists()
+    connect(box.address(), known_hosts=pins).close()
+    with pytest.raises(HostKeyChanged, match=wrong) as caught:
+        connect(replace(box.address(), fingerprint=wrong), known_hosts=pins)
+    assert box.fingerprint in caught.value.message
 
 
 @pytest.mark.parametrize("voucher", ["fingerprint", "accepted", "known_hosts", "hashed known_hosts"])
