@@ -63,7 +63,7 @@ class HostSpec(Table):
     ssh_key: Line | None = None
     """Private key file; absent: those of ~/.ssh/config and the SSH agent."""
     fingerprint: Annotated[str, StringConstraints(pattern=r"^SHA256:[A-Za-z0-9+/]{43}=?$")] | None = None
-    """Host key as `ssh-keygen -lf` prints it, `SHA256:...`: vouches for the first contact, and stays the pinned key's."""
+    """Host key as `ssh-keygen -lf` prints it, `SHA256:...`: vouches for the first contact, and stays pinned."""
     host_key: Literal["injected", "first-contact"] = "injected"
     """Rented machines: pin the key injected at launch, or whatever the machine shows first."""
     folder: Line = "~/.gptctl"
