@@ -159,7 +159,7 @@ class Provider(Protocol):
         """Sends the end of this id (and region), whether a list shows it or not; repeatable. True: the provider took
         the order, or has ended it; False: it has no such id. Neither proves that the bill has ended: find() does.
 
-        Raises ProviderError, with nothing sent, for a machine that carries neither our tag nor our name."""
+        Raises ProviderError, with nothing sent, for a machine whose tags or name are another's."""
         ...
 
     def ended_at(self, instance: Instance) -> float | None: ...

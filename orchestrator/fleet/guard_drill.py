@@ -1,8 +1,8 @@
 """A drill: rent a machine, give its guard a short deadline, walk away, and see whether the machine ends on its own.
 
 A drill is a run that is born ending: it trains nothing, and `resume`, `stop` or `release` only give its machine back.
-So it is in the ledger, in `status` and in `cost` like any other. After the walk away nothing here reaches the machine
-or ends it; it only reads the provider's list.
+So it is in the ledger, in `status` and in `cost` like any other. After the walk away nothing here reaches the machine;
+gptctl reads the provider's list, and ends the machine once it is proven that its guard does not.
 
 Example::
 
@@ -57,13 +57,10 @@ class Drilled:
     ends_at: float
     gone_at: float | None
     """First seen gone; None while it is listed."""
+    died: bool
+    """Whether it ended without help."""
     cost_usd: float
     """At most; of a machine that is still up, so far."""
-
-    @property
-    def died(self) -> bool:
-        """Whether it ended without help."""
-        return self.gone_at is not None
 
     @property
     def late_s(self) -> float | None:
@@ -72,7 +69,7 @@ class Drilled:
 
     def to_json(self) -> dict[str, object]:
         """`drill` of `gptctl check HOST --drill --json`."""
-        return {**asdict(self), "died": self.died, "late_s": self.late_s}
+        return {**asdict(self), "late_s": self.late_s}
 
 
 def patience_s(lease_s: float = LEASE_S) -> float:
@@ -104,8 +101,8 @@ def new_drill(ledger: Ledger, request: RunRequest, now: float) -> RunRecord:
 def drive_drill(home: Path, run_id: str, listener: Listener, lease_s: float = LEASE_S) -> Drilled:
     """Rents, arms the guard, walks away, and looks until the machine is gone or has had its time.
 
-    A machine that dies is settled in the ledger; one that does not stays as it is, and its run too. Raises what kept
-    the guard from being armed, after giving the machine back.
+    One that does not die is ended then: the drill has its answer, and the machine costs money. Raises what kept the
+    guard from being armed, after giving the machine back; StillBilling when it cannot be given back.
     """
     with RunLock.acquire(home, run_id), Ledger.open(home, time.time) as ledger:
         context = open_context(home, ledger, run_id, listener)
@@ -118,10 +115,12 @@ def drive_drill(home: Path, run_id: str, listener: Listener, lease_s: float = LE
             context.disconnect()
         armed_at = context.now()
         perform(context, Stage("drill", lambda there: _watch(there, lease_s)))
-        if context.machine_facts.life.gone_at:
-            perform(context, RELEASE)
-            ledger.set_state(run_id, State.ENDED)
-        return _drilled(context, armed_at)
+        died = context.machine_facts.life.gone_at is not None
+        if not died:
+            context.say(f"its guard did not end {context.rental.instance_id}: ending it now")
+        perform(context, RELEASE)
+        ledger.set_state(run_id, State.ENDED)
+        return _drilled(context, armed_at, died=died)
 
 
 def _prepare(context: RunContext, lease_s: float) -> None:
@@ -164,7 +163,7 @@ def _progress(left_s: float, patience_left_s: float) -> str:
     return f"still listed; {when}; given up on in {patience_left_s:.0f} s"
 
 
-def _drilled(context: RunContext, armed_at: float) -> Drilled:
+def _drilled(context: RunContext, armed_at: float, *, died: bool) -> Drilled:
     rental = context.rental
     life, settled = rental.facts.life, rental.facts.bill
     span = observed(replace(life, gone_at=life.gone_at or context.now()))
@@ -179,5 +178,6 @@ def _drilled(context: RunContext, armed_at: float) -> Drilled:
         armed_at=armed_at,
         ends_at=rental.ends_at or armed_at,
         gone_at=life.gone_at,
+        died=died,
         cost_usd=settled.cost_usd if settled else so_far,
     )

@@ -14,6 +14,7 @@ Example::
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,7 +25,16 @@ from pathlib import Path
 from orchestrator.core.config.settings import load_settings, revealed
 from orchestrator.core.errors import NoAnswer, ProviderError, UserError
 from orchestrator.core.fleet.end_proof import EndProof, Round
-from orchestrator.core.fleet.orphans import UNLISTED, KnownRental, Orphan, deadline, past_in_both, survey, unlisted
+from orchestrator.core.fleet.orphans import (
+    UNHEARD,
+    UNLISTED,
+    KnownRental,
+    Orphan,
+    deadline,
+    past_in_both,
+    survey,
+    unlisted,
+)
 from orchestrator.core.fleet.watcher_mark import mark_path
 from orchestrator.core.ports import Instance
 from orchestrator.fleet.accounts import Account
@@ -50,7 +60,7 @@ class Sight:
 
 def look(accounts: Iterable[Account], known: Mapping[str, KnownRental], now: Callable[[], float] = time.time) -> Sight:
     """One list call per account, and one by id for each machine that the ledger holds and the list does not show. An
-    account that does not answer is a problem, and no reason to skip the others.
+    account that does not answer is a problem, and no reason to skip the others; its machines are those of the ledger.
 
     known: the rentals of this ledger, by id.
     """
@@ -64,7 +74,8 @@ def look(accounts: Iterable[Account], known: Mapping[str, KnownRental], now: Cal
             hidden = _alive_unlisted(account, known, listed)
         except (ProviderError, UserError) as error:
             problems[account.name] = error.message
-            continue
+            held = unlisted(known, (), account.provider.name)
+            listed, hidden = [], [replace(each, status=UNHEARD) for each in held]
         instances |= {(account.name, each.instance_id): each for each in (*listed, *hidden)}
     at = now()
     return Sight(at, survey(instances.values(), known, at), instances, owners, problems)
@@ -166,7 +177,9 @@ def _end(target: _Target, listed: Mapping[str, Instance] | None, at: float, *, b
     except (ProviderError, UserError) as error:
         target.problem = error.message
         return
-    seen = Round(at, word, None if listed is None else alive, rows=len(listed or ()), settled=True)
+    age_s = math.inf if target.row.age_s is None else target.row.age_s
+    settled = age_s > min(target.account.provider.settle_s, GONE_WITHIN_S / 2)
+    seen = Round(at, word, None if listed is None else alive, rows=len(listed or ()), settled=settled)
     target.proof = target.proof.after(seen, ordered=ordered)
     target.problem = "" if target.proof.agreeing else "it was ordered to end, and its provider does not confirm it yet"
 

@@ -1,7 +1,7 @@
 """What a user does to a run besides driving it: stop, release, fetch, look. None of these starts a training.
 
 stop and look need no lock; who holds the run's lock walks its stages, so stop and release drive the ending only
-when no other process does.
+when no other process does. `release --force` ends the machine beside that process, which may hang.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import time
 from pathlib import Path
 
 from orchestrator.core.errors import RemoteError, RunLocked, StillBilling
-from orchestrator.core.events import Event, Listener
+from orchestrator.core.events import Listener
 from orchestrator.core.states import Outcome, State
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.run_lock import holder
 from orchestrator.pipeline import drive, may_bill, outcome_code, unreachable
 from orchestrator.stages.context import RunContext
+from orchestrator.stages.machine.give_back import give_back
 from orchestrator.wiring import open_context
 
 
@@ -52,13 +53,34 @@ def _stop(context: RunContext) -> None:
 
 
 def drive_unless_driven(home: Path, run_id: str, listener: Listener) -> int:
-    """Walks the ending, or leaves it to the gptctl that drives this run already."""
+    """Walks the ending, or leaves it to the gptctl that drives this run already; see _beside for --force."""
     driver = holder(home, run_id)
     if driver is None:
         try:
             return drive(home, run_id, listener)
         except RunLocked:
             driver = holder(home, run_id)
-    pid = f"pid {driver.pid} on {driver.host}" if driver else "another process"
-    listener(Event("said", time.time(), text=f"the gptctl that follows this run ({pid}) does the rest"))
+    with Ledger.open(home, time.time) as ledger:
+        context = open_context(home, ledger, run_id, listener)
+        try:
+            return _beside(context, f"pid {driver.pid} on {driver.host}" if driver else "another process")
+        finally:
+            context.disconnect()
+
+
+def _beside(context: RunContext, driver: str) -> int:
+    """What is left to do beside the gptctl that drives this run: with --force, end its machine by its id."""
+    forced = context.run.facts.abandon and may_bill(context)
+    if not forced:
+        again = f"; if it hangs: gptctl release {context.run_id} --force" if context.provider.paid else ""
+        context.say(f"the gptctl that follows this run ({driver}) does the rest{again}")
+        return 0
+    if context.rental.instance_id is None:
+        raise StillBilling(
+            f"the gptctl that drives this run ({driver}) waits for a launch, which may have bought a machine",
+            f"end that process, then gptctl release {context.run_id} --force",
+        )
+    context.say(f"ending {context.rental.instance_id} beside the gptctl that drives this run ({driver})")
+    give_back(context)
+    context.say(f"that gptctl settles the bill; if it hangs, end it, then: gptctl resume {context.run_id}")
     return 0

@@ -24,7 +24,7 @@ from orchestrator.ledger.records import INTENT_ADOPTED, INTENT_BOUGHT
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.data import sent_data
 from orchestrator.stages.machine import boot, box_guard
-from orchestrator.stages.machine.give_back import give_back
+from orchestrator.stages.machine.give_back import end_others, give_back
 from orchestrator.stages.machine.purchase import buy_somewhere, close, find, hold
 from orchestrator.stages.outcome import machine_gone
 
@@ -62,8 +62,17 @@ def _use(context: RunContext) -> None:
     if context.provider.paid and not context.machine_facts.reached:
         instance = boot.wait_until_active(context)
         context.ledger.update_rental(context.rental.id, address=_vouched(context, instance))
+        _end_others(context)
     _reach(context)
     box_guard.arm(context)
+
+
+def _end_others(context: RunContext) -> None:
+    """A second machine costs as much as the first: it is ended now, and not only at the release."""
+    try:
+        end_others(context, context.provider.machines())
+    except ProviderError as error:
+        context.emit("seen", f"{error.message}; release looks again for a second machine of {context.rental.id}")
 
 
 def _vouched(context: RunContext, instance: Instance) -> Address:

@@ -378,6 +378,17 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return (yield)
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Each row as soon as it is known, into the file GPTCTL_FAULT_ROWS: batches add up, and a killed one keeps its."""
+    file = os.environ.get("GPTCTL_FAULT_ROWS")
+    if file and report.when == "call" and "PYTEST_XDIST_WORKER" not in os.environ:
+        with Path(file).open("a", encoding="utf-8") as rows:
+            for fault, figures in report.user_properties:
+                rows.write(f"{fault:<62} {figures}{'' if report.passed else '  FAILED'}\n")
+            if report.failed:
+                rows.write(f"    {report.nodeid}\n    {str(report.longrepr)[-1500:]!r}\n")
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """The table, what waits for EC2, and the line that counts."""
     told = {kind: terminalreporter.stats.get(kind, []) for kind in ("passed", "failed")}

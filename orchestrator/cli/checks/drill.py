@@ -28,7 +28,7 @@ ANY_RECIPE = "quickstart"
 
 
 def drill(host_name: str | None, file: Path | None, *, lease_s: float, yes: bool, as_json: bool) -> int:
-    """Asks, rents, leaves the machine alone and reports. Exit 7 if the machine is still there at the end."""
+    """Asks, rents, leaves the machine alone and reports. Exit 7 if its guard did not end it, and gptctl had to."""
     if host_name is None:
         raise UserError("--drill needs a host to rent", "gptctl check HOST --drill")
     with open_ledger() as ledger:
@@ -98,7 +98,7 @@ def _left(ledger: Ledger, run_id: str) -> int:
 def _show(host: HostSpec, drilled: Drilled, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps({"host": host.name, "drill": drilled.to_json()}, indent=1))
-    elif drilled.gone_at is not None:
+    elif drilled.died and drilled.gone_at is not None:
         late_s = drilled.late_s or 0.0
         when = f"{duration(abs(late_s))} {'after' if late_s >= 0 else 'before'} its deadline"
         print(
@@ -108,15 +108,15 @@ def _show(host: HostSpec, drilled: Drilled, *, as_json: bool) -> int:
         )
     else:
         print(
-            f"{drilled.instance_id} did NOT end: its deadline was {local_time(drilled.ends_at)}, and it is still "
-            f"billing at {dollars(drilled.price_per_hour_usd)}/h, {dollars(drilled.cost_usd)} so far",
+            f"{drilled.instance_id} did NOT end on its own: its deadline was {local_time(drilled.ends_at)}. "
+            f"gptctl ended it; it cost {dollars(drilled.cost_usd)} ({drilled.run})",
             flush=True,
         )
     if drilled.died:
         return 0
     screen.talk(
-        f"its guard ({drilled.guard}) does not work. Next: gptctl orphans --reap {drilled.instance_id}, then gptctl "
-        f"release {drilled.run} settles its bill; docs/concepts/guards.md explains how to set up a guard",
+        f"its guard ({drilled.guard}) does not work: another machine would bill until you end it. "
+        "docs/concepts/guards.md explains how to set up a guard",
         style="bold red",
     )
     return StillBilling.exit_code

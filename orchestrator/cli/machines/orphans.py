@@ -203,7 +203,7 @@ def _cells(row: Orphan) -> list[str]:
         dollars(row.cost_usd),
         local_time(row.ends_at) if row.ends_at is not None else "never",
         "yes" if row.known else "no",
-        f"past its deadline: gptctl orphans --reap {row.instance_id}" if row.past else DASH,
+        _note(row),
     ]
 
 

@@ -2,26 +2,39 @@
 
 Absence of evidence proves nothing: a list may lag, be empty, lack tags or end too early. A machine is gone when its
 provider says so of this very id, when the provider does not know an id that it must know, or when it took the order to
-end the machine and lists stop showing it; and only when two rounds in a row agree.
+end the machine and lists stop showing it; and only when all rounds agree for STANDS_S: an end may be taken back.
 
 Example::
 
     proof = EndProof()
     proof = proof.after(Round(now, word="gone"), ordered=True)
-    proof = proof.after(Round(now + 2, word="gone"), ordered=True)
+    proof = proof.after(Round(now + 9, word="gone"), ordered=True)
     proof.complete        # True
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 
 from orchestrator.core.ports import Life
 
 ROUNDS = 2
 """Rounds in a row that must agree."""
+STANDS_S = 8.0
+"""From the first to the last of them: a machine that is listed as ended may be listed as active again."""
+STANDS_VARIABLE = "GPTCTL_PROOF_S"
+"""Another time in seconds: for tests."""
 EMPTY_LIST_S = 60.0
 """A list without a single row proves nothing for this long after one that had rows."""
+
+
+def stands_s() -> float:
+    """Seconds for which an end must stand: STANDS_S, or GPTCTL_PROOF_S."""
+    try:
+        return max(0.0, float(os.environ.get(STANDS_VARIABLE, STANDS_S)))
+    except ValueError:
+        return STANDS_S
 
 
 @dataclass(frozen=True)
@@ -46,6 +59,9 @@ class EndProof:
     ordered: bool = False
     """The provider took an order to end it."""
     agreeing: int = 0
+    stood_s: float = 0.0
+    """For how long the agreeing rounds have agreed."""
+    last_at: float | None = None
     rows_at: float | None = None
     """When a list last had rows."""
     alive: bool = False
@@ -59,15 +75,18 @@ class EndProof:
     @property
     def complete(self) -> bool:
         """Whether the machine may be called gone."""
-        return self.agreeing >= ROUNDS
+        return self.agreeing >= ROUNDS and self.stood_s >= stands_s()
 
     def after(self, seen: Round, *, ordered: bool) -> EndProof:
         """The evidence with one more round. ordered: the order to end it was taken in this round."""
         ordered = ordered or self.ordered
         rows_at = seen.at if seen.rows else self.rows_at
         alive = seen.word == "alive" or (seen.word is None and bool(seen.listed))
-        proof = replace(self, ordered=ordered, rows_at=rows_at, alive=alive)
-        return replace(proof, agreeing=self.agreeing + 1 if proof._shows_gone(seen) else 0)
+        proof = replace(self, ordered=ordered, rows_at=rows_at, alive=alive, last_at=seen.at)
+        if not proof._shows_gone(seen):
+            return replace(proof, agreeing=0, stood_s=0.0)
+        since_s = 0.0 if self.last_at is None or not self.agreeing else seen.at - self.last_at
+        return replace(proof, agreeing=self.agreeing + 1, stood_s=self.stood_s + since_s)
 
     def _shows_gone(self, seen: Round) -> bool:
         if seen.listed or seen.word in ("alive", "terminating"):

@@ -29,6 +29,15 @@ def rental_of(name: str, tags: Mapping[str, str]) -> str | None:
     return tags.get(RENTAL_TAG) or (named["rental"] if named else None)
 
 
+def is_anothers(name: str, tags: Mapping[str, str], rental_id: str | None) -> bool:
+    """Whether a machine's marks name somebody else than this rental. A machine that shows no mark at all may be the
+    rental's (lists may lack them); without a rental it is nobody's that we know."""
+    owner = rental_of(name, tags)
+    if owner is None:
+        return bool(name or tags) or rental_id is None
+    return rental_id not in (None, owner)
+
+
 def ends_at(name: str, tags: Mapping[str, str]) -> float | None:
     """When a watcher may end it, UTC epoch seconds: by its name, which can be moved, else by its tag."""
     named = NAME.fullmatch(name)

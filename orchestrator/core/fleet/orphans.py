@@ -22,6 +22,8 @@ GRACE_S = 300.0
 """A machine is past its deadline only this long after it: clocks differ, and lists lag."""
 UNLISTED = "unlisted"
 """Status of a machine that its provider knows by its id and no list shows."""
+UNHEARD = "no answer"
+"""Status of a machine that the ledger holds while its provider's list does not come."""
 ENDED = frozenset({"terminating", "terminated", "preempted"})
 """Statuses in which the machine costs nothing any more."""
 
@@ -110,7 +112,7 @@ def _row(instance: Instance, rental: str, known: Mapping[str, KnownRental], now:
         cost_usd=None if age_s is None else age_s / 3600 * instance.price_per_hour_usd,
         ends_at=ends_at,
         known=rental in known,
-        past=surely_ours and alive and ends_at is not None and now - ends_at > GRACE_S,
+        past=surely_ours and alive and ends_at is not None and now - ends_at > GRACE_S and instance.status != UNHEARD,
         over=alive and here is not None and here.over,
         name=instance.name,
         region=instance.region,

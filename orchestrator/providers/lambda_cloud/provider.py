@@ -260,11 +260,11 @@ class LambdaCloud:
         """Asks for the end of the machine with this id, whether a list shows it or not. True: accepted, or it has
         ended; False: the cloud has no machine of that id. That it is gone, find() and later lists prove.
 
-        Raises ProviderError for a machine that is not ours by its tags and its name: it is left alone.
+        Raises ProviderError for a machine that is another's by its tags or its name: it is left alone.
         """
         with suppress(NoAnswer, Missing):  # silence does not keep us from ending it
             row = self._api.instance(instance.instance_id, min(api.LOOK_FIRST_S, api.READ_DEADLINE_S))
-            if instance.rental_id not in (None, _rental(row)) or _rental(row) is None:
+            if machine_names.is_anothers(row.name, row.by_key, instance.rental_id):
                 raise ProviderError(f"{self.name}: instance {row.id} is not ours, by its tags: it was left alone")
             if row.status in ENDED_STATUSES:
                 return True

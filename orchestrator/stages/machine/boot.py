@@ -26,6 +26,8 @@ GONE = ("terminated", "preempted")
 LOST = (*GONE, "stopped")
 """Nothing runs there; a stopped one still has to be ended."""
 ENDS_WITHIN_S = 600.0
+SILENT_S = 600.0
+"""For so long a boot waits for an API that does not answer; its silence says nothing about the machine."""
 UNLISTED_S = 120.0
 """For so long a machine may be missing in lists, while nothing answers for its id, before it counts as taken away."""
 
@@ -49,19 +51,23 @@ class NeverListed(ProviderError):
 
 
 def wait_until_active(context: RunContext) -> Instance:
-    """The machine once it is active with an address. Raises BadMachine for one that is unhealthy, gone or stuck."""
+    """The machine once it is active with an address. Raises BadMachine for one that is unhealthy, gone or stuck,
+    NeverListed for one that no list shows, and NoAnswer when the API is silent for SILENT_S."""
     usual = context.machine.boot_minutes or LONGEST_BOOT_MINUTES / 2
     longest_s = max(2 * 60 * usual, context.provider.longest_boot_s)
-    began, told = context.now(), 0.0
+    began, told, heard = context.now(), 0.0, context.now()
     while True:
         asked = context.now()
         try:
             found = held(context)
         except NoAnswer as error:
+            if context.now() - heard > SILENT_S:
+                raise
             context.emit("seen", f"{error.message}; looking again")
             time.sleep(LOOK_EVERY_S)
-            began += context.now() - asked  # an API that is silent says nothing about the machine
+            began += context.now() - asked
             continue
+        heard = context.now()
         status = found.status if found else "not listed"
         _note(context, status, asked)
         if found and found.status == "active" and found.address is not None:

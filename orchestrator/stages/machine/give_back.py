@@ -29,34 +29,52 @@ TIDY_WITHIN_S = 90.0
 def give_back(context: RunContext) -> None:
     """Ends the rental's machines. Raises StillBilling when one is not proven gone within ten minutes or the provider
     refuses; running it again continues."""
-    rental = context.rental
-    if rental.instance_id is None:
-        return
-    proofs = {rental.instance_id: EndProof()}
+    held, was_listed = context.rental.instance_id, False
+    if held is None and not context.ledger.intents(context.rental.id):
+        return  # nothing was ever ordered
+    proofs = {held: EndProof()} if held is not None else {}
     deadline, trouble = context.now() + WITHIN_S, ""
-    while not all(proof.complete for proof in proofs.values()):
-        if context.now() > deadline:
-            raise still_billing(context, [key for key, proof in proofs.items() if not proof.complete], trouble)
+    while True:
         try:
             listed: list[Instance] | None = list(context.provider.machines())
+            was_listed = True
         except ProviderError as error:
             listed, trouble = None, error.message
-        for extra in _others_of(rental, listed or (), proofs):
-            context.emit("warning", f"{extra.instance_id} is a second machine of {rental.id}: it is ended, too")
+        for extra in _others_of(context.rental, listed or (), proofs):
+            _name_second(context, extra)
             proofs[extra.instance_id] = EndProof()
-            _bill_extra(context, extra.instance_id)
         for instance_id, proof in proofs.items():
             try:
                 proofs[instance_id] = _one_round(context, instance_id, proof, listed)
             except ProviderError as error:
                 trouble = error.message
                 context.emit("warning", f"release: {trouble}; trying again")
-        if not all(proof.complete for proof in proofs.values()):
-            time.sleep(LOOK_EVERY_S)
+        unproven = [key for key, proof in proofs.items() if not proof.complete]
+        if not unproven:
+            break
+        if context.now() > deadline:
+            raise still_billing(context, unproven, trouble)
+        time.sleep(LOOK_EVERY_S)
     for instance_id in proofs:
-        if instance_id != rental.instance_id:
-            _bill_extra(context, instance_id)
+        if instance_id != held:
+            _note_second(context, instance_id)
         context.say(f"destroyed {instance_id}")
+    if not was_listed:
+        rental_id = context.rental.id
+        context.emit("warning", f"{trouble}: gptctl orphans shows whether {rental_id} has another machine")
+
+
+def end_others(context: RunContext, listed: Iterable[Instance]) -> None:
+    """Orders the end of every living machine of this rental but the one it holds: one order may have bought two, and
+    an ended one may be back. Proves nothing: release looks for them again."""
+    for extra in _others_of(context.rental, listed, (context.rental.instance_id or "",)):
+        _name_second(context, extra)
+        context.provider.release(extra)
+
+
+def _name_second(context: RunContext, extra: Instance) -> None:
+    context.emit("warning", f"{extra.instance_id} is a second machine of {context.rental.id}: it is ended, too")
+    _note_second(context, extra.instance_id, alive=True)
 
 
 def _others_of(rental: Rental, listed: Iterable[Instance], known: Iterable[str]) -> list[Instance]:
@@ -103,12 +121,14 @@ def _settled(context: RunContext) -> bool:
     return context.now() - bought >= min(context.provider.settle_s, WITHIN_S / 2)
 
 
-def _bill_extra(context: RunContext, instance_id: str) -> None:
-    """It may have cost from the first order of the rental until now: an upper bound."""
-    now = context.now()
+def _note_second(context: RunContext, instance_id: str, *, alive: bool = False) -> None:
+    """For the bill: it may have cost from the first order of the rental until now, or nothing at all."""
+    now, seen = context.now(), context.machine_facts.given_back
     began = min((intent.created_at for intent in context.ledger.intents(context.rental.id)), default=now)
-    life = MachineLife(booting_at=began, active_at=began, alive_at=now, gone_at=now)
-    others = (each for each in context.machine_facts.given_back if each.instance_id != instance_id)
+    unknown = MachineLife(booting_at=began, active_at=now, alive_at=now)
+    life = next((each.life for each in seen if each.instance_id == instance_id), unknown)
+    life = replace(life, alive_at=now if alive else life.alive_at, gone_at=now)
+    others = (each for each in seen if each.instance_id != instance_id)
     context.set_rental_facts(given_back=(*others, GivenBack(instance_id, life)))
 
 

@@ -38,6 +38,7 @@ from orchestrator.remote.shell.known_hosts import HostKey
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import boot, deadline
 from orchestrator.stages.machine.cloud_init import Timer, user_data
+from orchestrator.stages.machine.give_back import end_others
 
 NONE_LISTED = "no region lists capacity"
 
@@ -83,12 +84,16 @@ def find(context: RunContext) -> Instance | None:
     open_ids = {intent.id for intent in context.ledger.intents(context.rental.id, open_only=True)}
     if not context.ledger.intents(context.rental.id):
         return None
+    past = {each.instance_id for each in context.machine_facts.given_back}
     until = context.now() + (context.provider.settle_s if open_ids else 0.0)
     while True:
-        for instance in _ours(context):
-            if instance.intent_id in open_ids or not context.provider.paid:
+        ours = _ours(context)
+        for instance in ours:
+            # A list without tags: it may be the one.
+            untold = bool(open_ids) and instance.intent_id is None and instance.instance_id not in past
+            if instance.intent_id in open_ids or untold or not context.provider.paid:
                 return instance
-            context.provider.release(instance)
+        end_others(context, ours)
         if context.now() >= until:
             break
         time.sleep(LOOK_EVERY_S)

@@ -164,13 +164,28 @@ def test_the_end_is_asked_for_without_a_list_and_without_an_answer_to_the_look(m
     assert not made.release(ours) and made.find("0a1b") == "unknown"
 
 
-@pytest.mark.parametrize("theirs", [{"name": "theirs"}, {"name": "gptctl-other-until-19", "tags": []}, {"tags": None}])
-def test_a_machine_without_a_mark_of_this_rental_is_left_alone(theirs: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("theirs", "rental"),
+    [
+        ({"name": "theirs"}, RENTAL),
+        ({"name": "gptctl-other-until-19", "tags": []}, RENTAL),
+        ({"tags": [{"key": "team", "value": "vision"}]}, RENTAL),
+        ({"tags": None}, None),
+    ],
+)
+def test_a_machine_with_the_marks_of_another_is_left_alone(theirs: dict[str, Any], rental: str | None) -> None:
     row = {**without(WHOLE, "tags", "name"), **theirs}
     made, web = cloud(instances__0a1b=Answer(200, {"data": row}))
     with pytest.raises(ProviderError, match="left alone"):
-        made.release(Instance("lambda", "0a1b", "8xA100-40GB", rental_id=RENTAL))
+        made.release(Instance("lambda", "0a1b", "8xA100-40GB", rental_id=rental))
     assert len(web.asked) == 1
+
+
+def test_a_machine_that_shows_no_mark_is_ended_by_the_id_that_the_ledger_has() -> None:
+    ended = Answer(200, {"data": {"terminated_instances": [{"id": "0a1b"}]}})
+    look = Answer(200, {"data": without(WHOLE, "tags", "name")})
+    made, _ = cloud(instances__0a1b=look, instance_operations__terminate=ended)
+    assert made.release(Instance("lambda", "0a1b", "8xA100-40GB", rental_id=RENTAL))
 
 
 @pytest.mark.parametrize(

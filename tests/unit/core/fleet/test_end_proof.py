@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.core.fleet.end_proof import EMPTY_LIST_S, ROUNDS, EndProof, Round
+from orchestrator.core.fleet.end_proof import EMPTY_LIST_S, ROUNDS, STANDS_VARIABLE, EndProof, Round
 from orchestrator.core.ports import Life
 
 WORDS = (*get_args(Life), None)
@@ -40,6 +40,14 @@ def test_a_machine_that_is_listed_is_never_gone(word: Life | None) -> None:
 def test_the_word_gone_needs_no_list_but_two_rounds() -> None:
     assert not proof_after(Round(0, "gone")).complete
     assert proof_after(Round(0, "gone"), Round(2, "gone"), ordered=False).complete
+
+
+def test_an_end_has_to_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(STANDS_VARIABLE)
+    rounds = [Round(float(at), "gone") for at in range(0, 20, 2)]
+    assert [proof_after(*rounds[:count]).complete for count in (1, 2, 4, 5)] == [False, False, False, True]
+    broken = [*rounds[:4], Round(8.0, "alive"), Round(10.0, "gone"), Round(16.0, "gone")]
+    assert not proof_after(*broken).complete and proof_after(*broken, Round(18.0, "gone")).complete
 
 
 def test_a_relapse_between_two_rounds_begins_the_count_anew() -> None:

@@ -1,0 +1,135 @@
+"""Ending machines that relapse, that nobody knew of, or whose API is silent: on a clock that the test moves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.core.errors import NoAnswer, StillBilling
+from orchestrator.core.fleet.end_proof import STANDS_S, STANDS_VARIABLE
+from orchestrator.core.money.billing import observed
+from orchestrator.ledger.records import INTENT_OPEN, Intent
+from orchestrator.runs import stop
+from orchestrator.stages.machine import boot, purchase
+from orchestrator.stages.machine.give_back import WITHIN_S, end_others, give_back
+from tests.support.machines.lying_account import LyingAccount, machine_of, rented
+
+
+@pytest.fixture(autouse=True)
+def stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(STANDS_VARIABLE, raising=False)
+
+
+@pytest.mark.parametrize("relapses", [1, 2, 3])
+@pytest.mark.parametrize("after_s", [0.0, 3.0, STANDS_S - 1])
+def test_a_machine_that_relapses_is_ended_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, relapses: int, after_s: float
+) -> None:
+    account = LyingAccount()
+    back_at = float("inf")
+
+    def ends(instance_id: str) -> None:
+        nonlocal back_at
+        account.end(instance_id)
+        back_at = account.now + after_s if len(account.orders) <= relapses else float("inf")
+
+    def sleep(seconds: float) -> None:
+        account.now += seconds
+        if account.now >= back_at:
+            account.show("i-1", status="active")
+
+    account.on_end = ends
+    monkeypatch.setattr(account, "sleep", sleep)
+    with rented(tmp_path, account, monkeypatch) as context:
+        give_back(context)
+    assert account.rows["i-1"].status == "terminated"
+    assert len(account.orders) == relapses + 1
+
+
+@pytest.mark.parametrize("held", ["i-1", None])
+def test_a_machine_that_only_the_list_knows_is_ended_and_billed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: str | None
+) -> None:
+    account = LyingAccount()
+    with rented(tmp_path, account, monkeypatch, held) as context:
+        account.rows["i-2"] = machine_of(context, "i-2")
+        account.rows["other"] = machine_of(context, "other", rental_id="8xa100-1129-zzzzzz")
+        give_back(context)
+        ((extra,)) = context.machine_facts.given_back
+        span = observed(extra.life)
+    assert {*account.orders} == {"i-2", *filter(None, [held])}
+    assert extra.instance_id == "i-2" and span is not None
+    assert span.ended[1] - span.active[0] >= 60.0 >= span.ended[0] - span.active[1]
+
+
+def test_a_rental_that_ordered_nothing_asks_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    account = LyingAccount(silent=True)
+    with rented(tmp_path, account, monkeypatch, None) as context:
+        monkeypatch.setattr(context.ledger, "intents", lambda *_, **__: [])
+        began = account.now
+        give_back(context)
+    assert account.now == began
+
+
+def test_a_silent_api_ends_the_wait_with_7(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    account = LyingAccount(silent=True)
+    with rented(tmp_path, account, monkeypatch) as context:
+        began = account.now
+        with pytest.raises(StillBilling, match="i-1"):
+            give_back(context)
+    assert account.now - began < WITHIN_S + 120
+
+
+def test_a_boot_does_not_wait_for_ever_for_a_silent_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    account = LyingAccount(silent=True)
+    with rented(tmp_path, account, monkeypatch) as context:
+        began = account.now
+        with pytest.raises(NoAnswer):
+            boot.wait_until_active(context)
+    assert boot.SILENT_S < account.now - began < boot.SILENT_S + 120
+
+
+def test_a_second_machine_is_ended_while_the_first_one_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    account = LyingAccount()
+    with rented(tmp_path, account, monkeypatch) as context:
+        account.rows["i-2"] = machine_of(context, "i-2")
+        end_others(context, account.machines())
+        assert [each.instance_id for each in context.machine_facts.given_back] == ["i-2"]
+    assert account.orders == ["i-2"]
+
+
+@pytest.mark.parametrize(("intent_id", "adopted"), [("intent-2", True), (None, True), ("intent-1", False)])
+def test_a_lost_launch_adopts_the_machine_whose_tags_no_list_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, intent_id: str | None, adopted: bool
+) -> None:
+    account = LyingAccount()
+    with rented(tmp_path, account, monkeypatch, None) as context:
+        context.ledger.add_intent(Intent("intent-2", context.rental.id, account.now, state=INTENT_OPEN))
+        account.rows["i-2"] = machine_of(context, "i-2", intent_id=intent_id)
+        if adopted:
+            found = purchase.find(context)
+            assert found is not None and found.instance_id == "i-2" and account.orders == []
+        else:
+            with pytest.raises(purchase.Unseen):
+                purchase.find(context)
+            assert account.orders == ["i-2"]
+
+
+def test_force_ends_the_machine_beside_a_gptctl_that_drives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    account = LyingAccount()
+    with rented(tmp_path, account, monkeypatch) as context:
+        assert stop._beside(context, "pid 17 on here") == 0 and account.orders == []
+        context.set_run_facts(abandon=True)
+        assert stop._beside(context, "pid 17 on here") == 0 and account.orders == ["i-1"]
+
+
+def test_force_does_not_call_a_launch_without_an_answer_released(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = LyingAccount()
+    with rented(tmp_path, account, monkeypatch, None) as context:
+        context.ledger.add_intent(Intent("intent-2", context.rental.id, account.now, state=INTENT_OPEN))
+        context.set_run_facts(abandon=True)
+        with pytest.raises(StillBilling, match="pid 17 on here"):
+            stop._beside(context, "pid 17 on here")
