@@ -45,15 +45,15 @@ bench: $(VENV)/.dev               ## figures side by side, as a table and in ben
 
 faults: $(VENV)/.dev              ## the fault table: one row each, on the cloud to rehearse on; about half an hour, as root
 	.ci/system-packages
-	OMP_NUM_THREADS=1 $(PY) -m pytest tests/faults -m faults -n 3 -p no:cacheprovider --deselect tests/faults/test_crashes.py::test_killed_twice
+	OMP_NUM_THREADS=1 $(PY) -m pytest tests/faults -m faults -n 3 -p no:cacheprovider --deselect tests/faults/here/test_crashes.py::test_killed_twice
 
 two-crashes: $(VENV)/.dev         ## the command line killed twice in a row: machines bought per intent, machines left
 	.ci/system-packages
-	$(PY) -m pytest -s tests/faults/test_crashes.py::test_killed_twice
+	$(PY) -m pytest -s tests/faults/here/test_crashes.py::test_killed_twice
 
 soak-rehearsal: $(VENV)/.dev      ## 200 rented runs killed at random moments; RUNS=10 for fewer
 	.ci/system-packages
-	$(PY) -m tests.faults.soak --runs $(or $(RUNS),200)
+	$(PY) -m tests.faults.here.soak --runs $(or $(RUNS),200)
 
 soak: $(VENV)/.dev                ## the long tests
 	.ci/system-packages

@@ -100,7 +100,7 @@ class Rehearsal:
 
     def crash(self, at: int, when: str, *args: str) -> subprocess.CompletedProcess[str]:
         """Runs it until SIGKILL at a write to the ledger; see crashing.py."""
-        argv = [sys.executable, "-m", "tests.faults.crashing", str(at), when, *args]
+        argv = [sys.executable, "-m", "tests.faults.here.crashing", str(at), when, *args]
         return subprocess.run(
             argv, env=self.env, cwd=self.folder, capture_output=True, text=True, timeout=720, check=False
         )

@@ -30,8 +30,8 @@ def rental_of(name: str, tags: Mapping[str, str]) -> str | None:
 
 
 def is_anothers(name: str, tags: Mapping[str, str], rental_id: str | None) -> bool:
-    """Whether a machine's marks name somebody else than this rental. A machine that shows no mark at all may be the
-    rental's (lists may lack them); without a rental it is nobody's that we know."""
+    """Whether a machine's marks are of another rental, or of none of ours. One that shows no mark at all may be the
+    rental's: lists may lack them."""
     owner = rental_of(name, tags)
     if owner is None:
         return bool(name or tags) or rental_id is None

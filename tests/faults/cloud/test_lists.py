@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.faults.cloud.lies import SURVIVED, play
 from tests.faults.conftest import Rehearsal
-from tests.faults.lies import SURVIVED, play
 
 pytestmark = pytest.mark.faults
 

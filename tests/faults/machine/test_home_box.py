@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.cloud.ec2_place import Ec2Place
 from tests.faults.conftest import Rehearsal
-from tests.faults.ec2_place import Ec2Place
 from tests.stories.conftest import wait_until
 from tests.support.clouds.ec2_cloud import Ec2Cloud
 from tests.support.machines.sshd import Sshd, inventory_entry_of

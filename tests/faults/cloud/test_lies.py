@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.faults.cloud.lies import silence
 from tests.faults.conftest import Clocks, Rehearsal
-from tests.faults.lies import silence
 from tests.stories.conftest import wait_until
 
 pytestmark = pytest.mark.faults

@@ -1,6 +1,6 @@
 """Runs gptctl and ends it by SIGKILL at a chosen write to the ledger: a power cut at the worst moments there are.
 
-    python -m tests.faults.crashing 7 before run tiny.toml --host cloud --yes
+    python -m tests.faults.here.crashing 7 before run tiny.toml --host cloud --yes
 
 `before` the n-th COMMIT: all was done that it was to record, and none of it is recorded. `after`: it is recorded, and
 nothing that follows was done. 0 never crashes; the number of commits then goes to stderr. The product is not changed:

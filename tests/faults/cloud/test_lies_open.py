@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.faults.cloud.lies import LIES, STAGES, SURVIVED, play, silence
 from tests.faults.conftest import Clocks, Rehearsal
-from tests.faults.lies import LIES, STAGES, SURVIVED, play, silence
 from tests.stories.conftest import end, wait_until
 
 pytestmark = pytest.mark.faults

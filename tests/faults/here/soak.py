@@ -1,6 +1,6 @@
 """Many rented runs on one cloud, their command line killed at random moments: nothing is left, lost or doubled.
 
-    python -m tests.faults.soak --runs 200 --seed 7
+    python -m tests.faults.here.soak --runs 200 --seed 7
 
 Prints one line per run and the sums; exits 1 unless all of them are 0. Each run has 20 steps and a GPTCTL_HOME of its
 own, is killed by SIGKILL up to three times, and then resumed to its end. One killed between the written intent and the

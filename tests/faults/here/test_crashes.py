@@ -13,7 +13,7 @@ from dataclasses import replace
 import pytest
 
 from tests.faults.conftest import Rehearsal
-from tests.faults.crashing import WHEN
+from tests.faults.here.crashing import WHEN
 
 pytestmark = pytest.mark.faults
 RUN = ("run", "tiny.toml", "--host", "cloud", "--yes")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.crashing import WHEN
-from tests.faults.ec2_place import Ec2Place, without_credentials
+from tests.faults.cloud.ec2_place import Ec2Place, without_credentials
+from tests.faults.here.crashing import WHEN
 from tests.stories.conftest import wait_until
 from tests.support.clouds.ec2_cloud import LOST, Ec2Cloud
 
