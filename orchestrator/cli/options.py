@@ -16,6 +16,9 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe field, for example train.seed=7."),
 ]
+ResumeFrom = Annotated[
+    str | None, typer.Option("--resume-from", metavar="RUN", help="Resume from a RUN, s3://... or a folder.")
+]
 MaxCost = Annotated[
     float | None, typer.Option("--max-cost", metavar="USD", help="End the run when it has cost this much.")
 ]

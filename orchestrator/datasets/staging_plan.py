@@ -25,6 +25,7 @@ from orchestrator.core.datasets.windows import (
     Cut,
     Span,
     cuts,
+    remainder_spans,
     training_window,
     validation_slice,
     validation_spans,
@@ -187,8 +188,11 @@ class StagedData:
         return "; ".join(sorted({each.verified_by for each in self.files}))
 
 
-def staged_data(dataset: StoredDataset, recipe: Recipe, steps: int) -> StagedData:
-    """Exactly what so many steps and the validation read, in the order of the whole dataset. UserError for too few."""
+def staged_data(dataset: StoredDataset, recipe: Recipe, steps: int, unread_steps: int = 0) -> StagedData:
+    """Exactly what so many steps and the validation read, in the order of the whole dataset. UserError for too few.
+
+    unread_steps: so many first steps are not trained; in one epoch, gaps stand in for their tokens.
+    """
     available = dataset.train_tokens
     start, tokens = validation_slice(recipe, available, dataset.validation_tokens)
     held_out = 0 if dataset.validation else tokens
@@ -196,6 +200,9 @@ def staged_data(dataset: StoredDataset, recipe: Recipe, steps: int) -> StagedDat
     if held_out and recipe.eval.slices:  # their positions are those of the training stream
         return _all_of(dataset, recipe, tokens)
     train, origin = _packed(dataset.train, window.span)
+    spans = remainder_spans(recipe, window, steps, unread_steps)
+    if spans is not None:
+        train, origin = _in_place(dataset.train, spans), 0
     if held_out:
         first = max(0, available - tokens - 1)
         validation, began = _packed(dataset.train, (first, available))

@@ -114,8 +114,10 @@ class RunRecord:
 
     @property
     def tokens_trained(self) -> int:
-        """By its steps so far; 0 without a plan."""
-        return self.step * self.plan.tokens // self.plan.steps if self.plan and self.plan.steps else 0
+        """By its own steps so far, without those of the run it resumes from; 0 without a plan."""
+        if not self.plan or not self.plan.steps:
+            return 0
+        return max(0, self.step - self.plan.from_step) * self.plan.tokens // self.plan.steps
 
 
 class RunProgress(TypedDict, total=False):

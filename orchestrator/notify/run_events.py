@@ -49,7 +49,8 @@ def notification_of(event: Event, run: RunRecord, rental: Rental | None, *, cost
         case "stage_finished", "acquire" if paid:
             return "capacity", f"{run.machine} on {run.host}, {price}"
         case "stage_finished", "launch":
-            return "started", f"{run.total_steps:,} steps of {run.recipe} on {run.host} ({run.machine}, {price})"
+            steps = run.plan.steps_left if run.plan else run.total_steps
+            return "started", f"{steps:,} steps of {run.recipe} on {run.host} ({run.machine}, {price})"
         case "stage_started", "fetch" if run.outcome in ENDINGS:
             return ENDINGS[run.outcome], _result(run, cost_usd)
     return _still_up(event, run, rental, price) if paid and rental and _may_bill(rental) else None

@@ -56,6 +56,8 @@ def find(ledger: Ledger, wanted: str, storage_of: StorageOf) -> Origin:
     if "://" in wanted:
         return _in_store(wanted.rstrip("/"), storage_of)
     folder = Path(wanted).expanduser()
+    if folder.is_file() and (folder.parent / MANIFEST_FILE).is_file():
+        return _in_folder(folder.parent)  # a checkpoint's file stands for the checkpoint
     if "/" in wanted or folder.is_dir():
         return _in_folder(folder)
     return _of_run(ledger, ledger.find_run(wanted), storage_of)

@@ -54,7 +54,7 @@ def check_disk(context: RunContext, facts: Facts) -> None:
     business: it may be there already."""
     free = facts["disk"]["free_bytes"]
     each = checkpoint_bytes(context.recipe.model.config(), context.recipe.train.optimizer)
-    needed = kept_bytes(context.recipe, context.plan.steps) + each  # and the one being written
+    needed = kept_bytes(context.recipe, context.plan.steps, context.plan.from_step) + each  # and the one being written
     if free < needed:
         raise MachineUnfit(
             f"provision: {free / 1e9:.2f} GB free under {context.rental.folder} on {context.host.name}, "

@@ -14,6 +14,7 @@ from pathlib import Path
 from orchestrator.cli.machine_types import machines_of
 from orchestrator.cli.machines.offers import show_problems
 from orchestrator.cli.open_ledger import open_ledger
+from orchestrator.cli.runs.origin import no_storage, origin_of, storages
 from orchestrator.cli.runs.plan_data import ask_source, data_lines, data_words, read_source
 from orchestrator.cli.screen import screen
 from orchestrator.core.checkpoints.store_places import check_scheme
@@ -47,6 +48,7 @@ def plan(
     limits: Limits,
     file: Path | None,
     *,
+    resume_from: str | None = None,
     offline: bool,
     as_json: bool,
 ) -> int:
@@ -55,17 +57,19 @@ def plan(
     with open_ledger() as ledger:
         inventory = load_inventory(file, ledger.home)
         rates = ledger.rates()
+        origin = origin_of(ledger, resume_from, recipe, no_storage if offline else storages(ledger, inventory))
     chosen = [inventory.host(name) for name in host_names] or list(inventory.hosts.values())
     chosen = [host for host in chosen if _has_usable_store(host, inventory, is_named=bool(host_names))]
     tokens, asked = dataset_tokens(recipe, must_exist=False), ask_source(recipe, offline=offline)
     market = Market(tuple(bundled())) if offline else ask_for(chosen)
     source = asked()
-    planner = Planner(recipe, tokens or source.train_tokens, limits, rates, market.offers)
+    from_step = origin.step if origin else 0
+    planner = Planner(recipe, tokens or source.train_tokens, limits, rates, market.offers, from_step)
     places: list[tuple[HostSpec | None, MachineType]] = [(host, each) for host in chosen for each in machines_of(host)]
     if not host_names:
         places += [(None, machine) for machine in all_machine_types() if machine.runs_as is None]
     made = [(host, planner.plan(host, machine)) for host, machine in places]
-    plans = in_order([replace(plan, data=source.moved_or_unknown(host, plan.steps)) for host, plan in made])
+    plans = in_order([replace(plan, data=source.moved_or_unknown(host, plan)) for host, plan in made])
     if as_json:
         print(json.dumps({"plans": [each.to_json() for each in plans]}, indent=1))
         return 0
@@ -108,13 +112,15 @@ def typed_limits(
 
 @dataclass(frozen=True)
 class Planner:
-    """Plans one recipe on several machines; `rates` are of earlier runs, `offers` from the clouds."""
+    """Plans one recipe on several machines; `rates` are of earlier runs, `offers` from the clouds. `from_step`: of the
+    checkpoint to resume from."""
 
     recipe: Recipe
     dataset_tokens: int | None
     limits: Limits
     rates: Sequence[RateRecord]
     offers: Sequence[Offer] = ()
+    from_step: int = 0
 
     def plan(self, host: HostSpec | None, machine: MachineType) -> Plan:
         """The plan there; it may not fit, and it may be beyond a limit."""
@@ -128,19 +134,22 @@ class Planner:
             dataset_tokens=self.dataset_tokens,
             now=time.time(),
             limits=self.limits,
+            from_step=self.from_step,
         )
         if offer is None or offer.available:
             return made
         return replace(made, warnings=(*made.warnings, f"{offer.provider} lists no capacity now"))
 
 
-def planned(recipe: Recipe, host: HostSpec, rates: Sequence[RateRecord], limits: Limits) -> list[Plan]:
+def planned(
+    recipe: Recipe, host: HostSpec, rates: Sequence[RateRecord], limits: Limits, *, from_step: int = 0
+) -> list[Plan]:
     """One plan per machine type of the host that fits, in the order to try them: those with capacity first, then by
     dollars per run. Raises UserError if none fits, LimitReached if all cost too much."""
     tokens = dataset_tokens(recipe, must_exist=True)
     source = read_source(recipe)
     market = ask_for([host], BEFORE_BUYING_WITHIN_S)
-    planner = Planner(recipe, tokens or source.train_tokens, limits, rates, market.offers)
+    planner = Planner(recipe, tokens or source.train_tokens, limits, rates, market.offers, from_step)
     made: list[tuple[bool, float, int, Plan]] = []
     problems: list[GptctlError] = []
     for machine in machines_of(host):
@@ -156,7 +165,7 @@ def planned(recipe: Recipe, host: HostSpec, rates: Sequence[RateRecord], limits:
     if not made:
         raise problems[0]
     plans = [plan for *_, plan in sorted(made, key=lambda each: each[:3])]
-    return [replace(plan, data=source.moved(host, plan.steps)) for plan in plans]
+    return [replace(plan, data=source.moved(host, plan)) for plan in plans]
 
 
 def _provider_fault(plan: Plan, market: Market) -> ProviderError | None:
@@ -197,7 +206,7 @@ def show_plan(plan: Plan) -> None:
         ("plan", f"{plan.recipe} on {plan.host or DASH} ({plan.machine})"),
         ("model", f"{count(plan.parameters)} parameters"),
         ("batch", f"micro-batch x accumulation x ranks: {sequences}"),
-        ("steps", f"{plan.steps:,} steps, {count(plan.tokens)} tokens{epochs}"),
+        ("steps", f"{steps_words(plan)}, {count(plan.tokens_left)} tokens{epochs}"),
         ("speed", f"{count(plan.tokens_per_second)} tok/s ({plan.rate_source}, +-{plan.uncertainty:.0%})"),
         ("time", f"{hours(plan.hours.total)} ({stages})"),
         (
@@ -213,6 +222,13 @@ def show_plan(plan: Plan) -> None:
         screen.talk(f"warning {warning}", style="yellow")
 
 
+def steps_words(plan: Plan) -> str:
+    """`820 steps`; of a run that resumes from a checkpoint, how many are left."""
+    if not plan.from_step:
+        return f"{plan.steps:,} steps"
+    return f"{plan.steps_left:,} of {plan.steps:,} steps (from step {plan.from_step:,})"
+
+
 def show_alternatives(plans: Sequence[Plan]) -> None:
     """Prints the machine types to rent if the planned one is not available."""
     for plan in plans:
@@ -226,7 +242,7 @@ def _show_table(plans: Sequence[Plan]) -> None:
             each.host or DASH,
             each.machine,
             f"{each.micro_batch} x {each.accumulation} x {each.ranks}",
-            f"{each.steps:,}",
+            f"{each.steps_left:,}",
             count(each.tokens_per_second),
             hours(each.hours.total),
             dollars(each.cost_usd.total),

@@ -7,7 +7,7 @@ Example::
 
     answer = ask_source(recipe, offline=False)
     ...                                       # clouds are asked meanwhile
-    answer().moved_or_unknown(host, plan.steps)   # {"source": "hf://...", "way": "pulled", "pulled_bytes": ..., ...}
+    answer().moved_or_unknown(host, plan)   # {"source": "hf://...", "way": "pulled", "pulled_bytes": ..., ...}
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.errors import GptctlError
 from orchestrator.core.formats import size
 from orchestrator.core.planning.plan import Plan, PlanData
+from orchestrator.core.planning.remainder import unread_steps
 from orchestrator.datasets.remote_dataset import StoredDataset, stored_dataset, token_files
 from orchestrator.datasets.staging_plan import staged_data
 
@@ -46,23 +47,24 @@ class Source:
         """None if unknown."""
         return self.dataset.train_tokens if self.dataset else None
 
-    def moved(self, host: HostSpec | None, steps: int) -> PlanData:
-        """For so many steps there; figures are null where they are unknown. Raises UserError for too few tokens."""
+    def moved(self, host: HostSpec | None, plan: Plan) -> PlanData:
+        """For the plan's steps there; figures are null where they are unknown. Raises UserError for too few tokens."""
         data = self.recipe.data
         source = data.prepare.source if data.prepare else data.source
         way = _way(self.recipe, host)
         if self.dataset is None:
             return PlanData(source, way, unknown=self.unknown)
-        staged, whole = staged_data(self.dataset, self.recipe, steps), self.dataset.size_bytes
+        unread = unread_steps(self.recipe, host, plan.from_step)
+        staged, whole = staged_data(self.dataset, self.recipe, plan.steps, unread), self.dataset.size_bytes
         pulled = {PULLED: staged.pulled_bytes, SENT: staged.sent_bytes(whole), IN_PLACE: 0}[way]
         return PlanData(source, way, staged.needed_bytes, pulled, whole, staged.verified_by)
 
-    def moved_or_unknown(self, host: HostSpec | None, steps: int) -> PlanData:
+    def moved_or_unknown(self, host: HostSpec | None, plan: Plan) -> PlanData:
         """The same, but an error makes the figures unknown."""
         try:
-            return self.moved(host, steps)
+            return self.moved(host, plan)
         except GptctlError as error:
-            return Source(self.recipe, unknown=error.message).moved(host, steps)
+            return Source(self.recipe, unknown=error.message).moved(host, plan)
 
 
 def _way(recipe: Recipe, host: HostSpec | None) -> str:

@@ -9,13 +9,13 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.cli.failures import run_folder
 from orchestrator.cli.machines.watcher import warn_if_unwatched
 from orchestrator.cli.open_ledger import open_ledger
+from orchestrator.cli.runs.origin import StorageOf, origin_of, storages
 from orchestrator.cli.runs.outcome import show_ending, show_next_commands
 from orchestrator.cli.runs.plan import planned, show_alternatives, show_plan, typed_limits
 from orchestrator.cli.screen import screen
@@ -32,19 +32,15 @@ from orchestrator.core.machines import machine_type
 from orchestrator.core.money.cost import spent
 from orchestrator.core.planning.forecast import kept_bytes
 from orchestrator.core.planning.limits import check_guard, check_month, month_start
-from orchestrator.core.ports import Address, Shell, Storage
 from orchestrator.core.states import State
 from orchestrator.core.suggest import one_of
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RENTAL_OPEN, RunRecord
 from orchestrator.pipeline import drive, outcome_code
-from orchestrator.runs import resume_from as run_origins
 from orchestrator.runs.new_run import RunRequest, new_run
 from orchestrator.runs.release import release_run
-from orchestrator.runs.resume_from import Origin
 from orchestrator.runs.stop import stop_run
 from orchestrator.stores import preflight
-from orchestrator.wiring import open_shell, storage_of
 
 LONGEST_TEXT = 500
 
@@ -87,7 +83,7 @@ def run(wish: Wish, *, yes: bool, as_json: bool) -> int:
         show_alternatives(request.alternatives)
         check_guard(request.plan, host, unguarded=wish.unguarded)
         warn_if_unwatched(ledger.home, host)
-        _check_store(wish, request, _storages(wish, ledger, inventory))
+        _check_store(wish, request, storages(ledger, inventory, accept_new=wish.accept_new_host_key))
         _rehearse(wish, host)
         if not _is_agreed(wish, ledger, request, yes):
             screen.talk("nothing was started")
@@ -112,8 +108,9 @@ def _host(wish: Wish, ledger: Ledger, inventory: Inventory) -> HostSpec:
 
 def _request(wish: Wish, ledger: Ledger, recipe: Recipe, host: HostSpec, inventory: Inventory) -> RunRequest:
     limits = typed_limits(wish.max_cost_usd, wish.max_hours, wish.max_price_per_hour_usd)
-    origin = _origin(ledger, wish.resume_from, recipe, _storages(wish, ledger, inventory))
-    plan, *others = planned(recipe, host, ledger.rates(), limits)
+    stores = storages(ledger, inventory, accept_new=wish.accept_new_host_key)
+    origin = origin_of(ledger, wish.resume_from, recipe, stores)
+    plan, *others = planned(recipe, host, ledger.rates(), limits, from_step=origin.step if origin else 0)
     monthly = load_settings(ledger.home).limits.max_usd_per_month
     dearest = max((plan, *others), key=lambda each: each.cost_usd.total or 0.0)
     check_month(dearest, ledger.spend_since(month_start(time.time())), monthly)
@@ -135,15 +132,6 @@ def _request(wish: Wish, ledger: Ledger, recipe: Recipe, host: HostSpec, invento
             inventory.home_box(uri) for uri in (host.checkpoint_store, origin and origin.place) if uri and is_home(uri)
         ),
     )
-
-
-def _storages(wish: Wish, ledger: Ledger, inventory: Inventory) -> Callable[[str], Storage]:
-    """The storage of a URI before there is a run; a home box as the inventory has it now."""
-
-    def connect(address: Address) -> Shell:
-        return open_shell(ledger.home, address, accept_new=wish.accept_new_host_key)
-
-    return lambda uri: storage_of(uri, inventory.home_box, connect)
 
 
 def _rehearse(wish: Wish, host: HostSpec) -> None:
@@ -174,26 +162,16 @@ def _labels(given: list[str]) -> dict[str, str]:
     return labels
 
 
-def _origin(ledger: Ledger, wanted: str | None, recipe: Recipe, storages: Callable[[str], Storage]) -> Origin | None:
-    """The checkpoint to resume from: it exists, and its model is the recipe's."""
-    if wanted is None:
-        return None
-    origin = run_origins.find(ledger, wanted, storages)
-    run_origins.check_shape(origin, recipe.model.config())
-    screen.talk(f"resuming from step {origin.step}: {origin.place}")
-    return origin
-
-
-def _check_store(wish: Wish, request: RunRequest, storages: Callable[[str], Storage]) -> None:
+def _check_store(wish: Wish, request: RunRequest, stores: StorageOf) -> None:
     """Raises UserError, before any money is spent, if the store cannot be written, or not for long enough."""
     host, store = request.host, request.host.checkpoint_store
     if store is None:
         return
     preflight.check(
         store,
-        storages(store),
+        stores(store),
         hub_token_on_machine=host.hub_token_on_machine,
-        needs_bytes=kept_bytes(request.recipe, request.plan.steps),
+        needs_bytes=kept_bytes(request.recipe, request.plan.steps, request.plan.from_step),
     )
     short = preflight.short_of(request.plan, store, time.time())
     if short and wish.detach:

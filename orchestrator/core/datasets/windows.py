@@ -27,6 +27,9 @@ SLACK = 0.005
 """How much more than needed may be pulled, so that it can be verified better. With the headers and what protocols say,
 all that crosses the wire stays below 1 % more."""
 
+CHECKED_STEPS = 20
+"""The trainer reads the batches of so many first steps (trainer/training/compile_check.py) wherever it resumes."""
+
 Span = tuple[int, int]
 """Tokens first .. last + 1 of a stream."""
 
@@ -82,6 +85,16 @@ def training_window(recipe: Recipe, steps: int, available: int, held_out: int) -
     if data.order == "sequential" and wanted < sequences:
         sequences = wanted
     return Window(data.start_token, sequences * length)
+
+
+def remainder_spans(recipe: Recipe, window: Window, steps: int, unread_steps: int) -> list[Span] | None:
+    """What is read of the window when the first `unread_steps` of one sequential epoch are not trained: the rest, and
+    the first steps by which the trainer checks a compiled model. None: all of it, in its order."""
+    per_step = recipe.train.global_batch * recipe.model.context_length
+    if unread_steps <= CHECKED_STEPS or window.tokens < steps * per_step:
+        return None
+    checked = window.start, window.start + CHECKED_STEPS * per_step + 1
+    return [checked, (window.start + unread_steps * per_step, window.span[1])]
 
 
 def validation_spans(recipe: Recipe, start: int, tokens: int, available: int) -> list[Span]:

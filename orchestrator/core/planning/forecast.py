@@ -14,6 +14,7 @@ from orchestrator.core.config.recipe import Limits, Recipe
 from orchestrator.core.machines import MachineType, assumed, bundled_offers
 from orchestrator.core.planning.plan import CostUsd, Hours
 from orchestrator.core.planning.rates import Rate
+from orchestrator.core.planning.remainder import left, unread_steps
 from orchestrator.core.ports import Offer
 from trainer.arithmetic import checkpoint_bytes, chinchilla_tokens, steps_for
 
@@ -50,27 +51,48 @@ def quote(host: HostSpec | None, machine: MachineType, offer: Offer | None) -> Q
 
 
 def hours_by_stage(
-    recipe: Recipe, host: HostSpec | None, machine: MachineType, *, steps: int, tokens: int, rate: Rate
+    recipe: Recipe,
+    host: HostSpec | None,
+    machine: MachineType,
+    *,
+    steps: int,
+    tokens: int,
+    rate: Rate,
+    from_step: int = 0,
 ) -> Hours:
-    """Hours of boot, provision, data, train and fetch."""
+    """Hours of boot, provision, data, train and fetch, of the steps after from_step. `tokens` are of all steps."""
     facts, paid, provider = assumed(), host is None or host.paid, host.provider if host else ""
     boot_minutes = (machine.boot_minutes or facts.boot_minutes) if paid else 0.0
     fetch_rate = facts.store_mb_per_s if host and host.checkpoint_store else facts.fetch_mb_per_s.of(provider, paid)
-    data_tokens = min(tokens, recipe.data.tokens or tokens)
+    per_step = tokens // steps
+    brought = data_bytes(recipe, host, steps=steps, tokens=tokens, from_step=from_step)
+    if from_step:
+        brought += checkpoint_bytes(recipe.model.config(), recipe.train.optimizer)
     return Hours.of(
         boot=boot_minutes / 60,
         provision=facts.provision_minutes.of(provider, paid) / 60,
-        data=data_tokens * BYTES_PER_TOKEN / (facts.data_mb_per_s.of(provider, paid) * 1e6) / 3600,
-        train=tokens / rate.tokens_per_second / 3600,
-        fetch=kept_bytes(recipe, steps) / (fetch_rate * 1e6) / 3600,
+        data=brought / (facts.data_mb_per_s.of(provider, paid) * 1e6) / 3600,
+        train=left(steps, from_step) * per_step / rate.tokens_per_second / 3600,
+        fetch=kept_bytes(recipe, steps, from_step) / (fetch_rate * 1e6) / 3600,
     )
 
 
-def kept_bytes(recipe: Recipe, steps: int) -> int:
-    """Size of the checkpoints that are kept at the end: the newest, the best, and every so many steps."""
+def data_bytes(recipe: Recipe, host: HostSpec | None, *, steps: int, tokens: int, from_step: int = 0) -> int:
+    """Size of the tokens that the machine gets: those of the steps after from_step where it pulls one epoch in order,
+    else all that the run reads. `tokens` are of all steps."""
+    window = recipe.data.tokens
+    if window is not None and window < tokens:  # further epochs read all of it again
+        return window * BYTES_PER_TOKEN
+    return (steps - unread_steps(recipe, host, from_step)) * (tokens // steps) * BYTES_PER_TOKEN
+
+
+def kept_bytes(recipe: Recipe, steps: int, from_step: int = 0) -> int:
+    """Size of the checkpoints of the steps after from_step that are kept at the end: the newest, the best, and every so
+    many steps."""
     train = recipe.train
-    written = math.ceil(steps / train.checkpoint_every)
-    kept = train.keep_last + 1 + (steps // train.keep_every if train.keep_every else 0)
+    written = math.ceil(steps / train.checkpoint_every) - from_step // train.checkpoint_every
+    marked = steps // train.keep_every - from_step // train.keep_every if train.keep_every else 0
+    kept = train.keep_last + 1 + marked
     return min(written, kept) * checkpoint_bytes(recipe.model.config(), train.optimizer)
 
 
@@ -88,18 +110,18 @@ def kept_about(recipe: Recipe) -> int:
     return kept_bytes(recipe, steps_for(tokens_about(recipe), recipe.train.global_batch, recipe.model.context_length))
 
 
-def disk_gib(recipe: Recipe, steps: int, tokens: int) -> int:
+def disk_gib(recipe: Recipe, steps: int, tokens: int, from_step: int = 0) -> int:
     """What a run needs of a disk that is chosen at launch: system, environment, tokens, what is kept and what is being
     written, and a fifth on top. tokens: that are read, or more."""
-    return assumed().system_gib + math.ceil(1.2 * sum(_disk_bytes(recipe, steps, tokens)) / 2**30)
+    return assumed().system_gib + math.ceil(1.2 * sum(_disk_bytes(recipe, steps, tokens, from_step)) / 2**30)
 
 
-def disk_trouble(recipe: Recipe, offer: Offer | None, steps: int, tokens: int) -> tuple[str, str]:
+def disk_trouble(recipe: Recipe, offer: Offer | None, steps: int, tokens: int, from_step: int = 0) -> tuple[str, str]:
     """(why it cannot fit, what to be warned of) on the disk that is offered as it is; empty where all is well or
     nobody knows."""
     disk = offer.disk_gib if offer else None
-    data, checkpoints = (size / 2**30 for size in _disk_bytes(recipe, steps, tokens))
-    if disk is None or disk_gib(recipe, steps, tokens) <= disk:
+    data, checkpoints = (size / 2**30 for size in _disk_bytes(recipe, steps, tokens, from_step))
+    if disk is None or disk_gib(recipe, steps, tokens, from_step) <= disk:
         return "", ""
     need = f"data {data:,.1f} GiB, checkpoints {checkpoints:,.1f} GiB; its disk has {disk:,} GiB"
     if data + checkpoints > disk:
@@ -107,9 +129,13 @@ def disk_trouble(recipe: Recipe, offer: Offer | None, steps: int, tokens: int) -
     return "", f"the disk may be too small beside the system: {need}"
 
 
-def _disk_bytes(recipe: Recipe, steps: int, tokens: int) -> tuple[int, int]:
-    """Of the tokens, and of the checkpoints: those kept, one being written, one that retention takes next."""
-    written = kept_bytes(recipe, steps) + 2 * checkpoint_bytes(recipe.model.config(), recipe.train.optimizer)
+def _disk_bytes(recipe: Recipe, steps: int, tokens: int, from_step: int) -> tuple[int, int]:
+    """Of the tokens, which keep their places in the files, and of the checkpoints: those kept, the one to resume from,
+    one being written, one that retention takes next."""
+    others = 2 + (from_step > 0)
+    written = kept_bytes(recipe, steps, from_step) + others * checkpoint_bytes(
+        recipe.model.config(), recipe.train.optimizer
+    )
     return min(tokens, recipe.data.tokens or tokens) * BYTES_PER_TOKEN, written
 
 

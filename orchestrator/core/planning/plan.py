@@ -114,6 +114,19 @@ class Plan:
     warnings: tuple[str, ...] = ()
     data: PlanData | None = None
     """None where the source was not read."""
+    from_step: int = 0
+    """The step of the checkpoint to resume from. `steps`, `tokens` and `epochs` are the recipe's whole; hours, dollars
+    and limits are of what is left."""
+
+    @property
+    def steps_left(self) -> int:
+        """The steps that this run trains."""
+        return self.steps - self.from_step
+
+    @property
+    def tokens_left(self) -> int:
+        """The tokens that this run trains on."""
+        return self.tokens * self.steps_left // self.steps
 
     @property
     def digest(self) -> str:

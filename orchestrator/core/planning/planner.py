@@ -37,7 +37,7 @@ def amended(plan: Plan, micro_batch: int, tokens_per_second: float | None = None
     if not tokens_per_second:
         return changed
     rate = Rate(tokens_per_second, "measured by the probe", 0.1)
-    hours = plan.hours.with_train(plan.tokens / tokens_per_second / 3600)
+    hours = plan.hours.with_train(plan.tokens_left / tokens_per_second / 3600)
     return dataclasses.replace(
         changed,
         tokens_per_second=tokens_per_second,
@@ -68,12 +68,16 @@ def make_plan(
     dataset_tokens: int | None = None,
     now: float,
     limits: Limits | None = None,
+    from_step: int = 0,
 ) -> Plan:
     """Works out the plan. `host` None: the machine type alone, as a rented machine.
 
     dataset_tokens: length of the training data, None when unknown. limits: those typed as flags; the tightest of all
-    counts. A batch that does not fit or divide is not an error here (`fits`, `why`): limits.check_plan refuses it.
-    Raises UserError when the number of tokens cannot be known, or more epochs are needed than max_epochs allows.
+    counts. from_step: of the checkpoint to resume from. A batch that does not fit or divide is not an error here
+    (`fits`, `why`): limits.check_plan refuses it.
+
+    Raises UserError when the number of tokens cannot be known, more epochs are needed than max_epochs allows, or no
+    step is left after from_step.
     """
     tokens_wanted, epochs = _tokens(recipe, dataset_tokens)
     steps = steps_for(tokens_wanted, recipe.train.global_batch, recipe.model.context_length)
@@ -81,9 +85,9 @@ def make_plan(
     batch = choose_batch(recipe, machine)
     rate = expected_rate(recipe, machine, batch, rates)
     price = quote(host, machine, offer)
-    hours = hours_by_stage(recipe, host, machine, steps=steps, tokens=tokens, rate=rate)
+    hours = hours_by_stage(recipe, host, machine, steps=steps, tokens=tokens, rate=rate, from_step=from_step)
     cost = spread(hours, price.per_hour_usd, rate.uncertainty)
-    too_large, tight = disk_trouble(recipe, offer, steps, min(tokens, dataset_tokens or tokens))
+    too_large, tight = disk_trouble(recipe, offer, steps, min(tokens, dataset_tokens or tokens), from_step)
     tightest = combine(recipe, machine, host, limits)
     ceiling = ceiling_usd(tightest, price, cost.total)
     return Plan(
@@ -114,8 +118,11 @@ def make_plan(
         ceiling_usd=ceiling,
         warnings=(
             *_warnings(recipe, machine, price, epochs=epochs, now=now),
-            *filter(None, (_no_limit(price, tightest, ceiling), tight, _notice(recipe, host, steps, hours))),
+            *filter(
+                None, (_no_limit(price, tightest, ceiling), tight, _notice(recipe, host, steps - from_step, hours))
+            ),
         ),
+        from_step=from_step,
     )
 
 

@@ -140,6 +140,8 @@ def _is_to_come(context: RunContext, name: str) -> bool:
     last = context.run.safe_step or 0
     every, train = context.recipe.train.checkpoint_every, context.recipe.train
     step = int(name.rpartition("-")[2])
+    if step <= context.plan.from_step:
+        return False  # of the run it resumes from
     return step > last - every * (train.keep_last + 2) or bool(train.keep_every)
 
 

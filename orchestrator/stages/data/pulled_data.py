@@ -13,6 +13,7 @@ from pathlib import Path
 
 from orchestrator.core.errors import VerificationFailed
 from orchestrator.core.facts.run_facts import DataOnMachine, DatasetFacts, StagedFacts
+from orchestrator.core.planning.remainder import unread_steps
 from orchestrator.core.ports import Storage
 from orchestrator.datasets.remote_dataset import StoredDataset, stored_dataset, token_files
 from orchestrator.datasets.staging_plan import StagedData, StagedFile, staged_data
@@ -29,7 +30,8 @@ def pull_dataset(context: RunContext, uri: str) -> DataOnMachine:
     """Has the machine pull what the run needs of a dataset elsewhere, verified."""
     store = context.storage(uri)
     dataset = _dataset(context, store, uri)
-    staged = staged_data(dataset, context.recipe, context.plan.steps)
+    unread = unread_steps(context.recipe, context.host, context.plan.from_step)
+    staged = staged_data(dataset, context.recipe, context.plan.steps, unread)
     context.set_run_facts(dataset=described(dataset, staged))
     context.say(
         f"data: {staged.pulled_bytes / 1e6:,.2f} MB of {uri}, {staged.needed_bytes / 1e6:,.2f} MB are needed; "

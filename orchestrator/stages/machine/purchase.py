@@ -246,7 +246,7 @@ def _guarded(context: RunContext, request: LaunchRequest) -> LaunchRequest:
     budget = deadline.budget_deadline(context)
     ends_at = budget and budget + GRACE_S
     tags = {RUN_TAG: context.run_id}  # so that another ledger can adopt the run with the machine
-    disk = disk_gib(context.recipe, context.plan.steps, context.plan.tokens)
+    disk = disk_gib(context.recipe, context.plan.steps, context.plan.tokens, context.plan.from_step)
     request = replace(
         request, ends_at=ends_at, first_ends_at=deadline.first_deadline(context), tags=tags, disk_gib=disk
     )

@@ -180,6 +180,29 @@ def test_a_prefix_is_the_window_and_one_more_and_block_borders_are_taken_where_t
     assert all_of_it.is_whole and all_of_it.verified_by == "block list"
 
 
+@pytest.mark.parametrize("done", [0, 20, 21, 60, 99])
+@pytest.mark.parametrize("kind", ["safetensors", "nanogpt"])
+def test_a_run_that_resumes_pulls_what_is_left_and_reads_the_same_batches(tmp_path: Path, kind: str, done: int) -> None:
+    publish(tmp_path / "s", kind, [900, 1200, 1500], 200)
+    recipe = recipe_of(tmp_path / "s", 100, start_token=5)
+    dataset = stored_dataset(STORE, str(tmp_path / "s"), token_files(STORE, str(tmp_path / "s")))
+    staged = staged_data(dataset, recipe, 100, done)
+    read = 100 if done <= 20 else 20 + 100 - done
+    held_out = sum(each.needed_bytes for each in staged.validation)
+    assert staged.pulled_bytes - held_out == pytest.approx(2 * 32 * read, abs=6)
+    places = {file.identity: str(assembled(file, tmp_path / "made")) for file in staged.files}
+    files = tuple(map(str, sorted((tmp_path / "s").glob("train-*"))))
+    assert staged.window is not None
+    whole = open_data(config(recipe, 100, DataConfig(train_files=files, start_token=5, tokens=3200)))
+    start, tokens = staged.window
+    part = open_data(
+        config(recipe, 100, DataConfig(tuple(places[each.identity] for each in staged.train), (), start, tokens))
+    )
+    for step in (*range(20), *range(done, 100)):
+        for ours, theirs in zip(part.micro_batch(step, 0, 4), whole.micro_batch(step, 0, 4), strict=True):
+            assert torch.equal(ours, theirs)
+
+
 def test_evaluation_slices_keep_their_positions_and_what_lies_between_cannot_be_read(tmp_path: Path) -> None:
     publish(tmp_path / "s", "nanogpt", [5000], 90_000)
     recipe = recipe_of(tmp_path / "s", 3, validation={"start_token": 0, "tokens": 24}, slices=((80_000, 160),))
