@@ -95,10 +95,7 @@ def run(
     ] = None,
     note: Annotated[str | None, typer.Option("--note", help="A note, shown in the report.")] = None,
     sets: options.Set = None,
-    resume_from: Annotated[
-        str | None,
-        typer.Option("--resume-from", metavar="RUN", help="Resume from a RUN, s3://... or a folder."),
-    ] = None,
+    resume_from: options.ResumeFrom = None,
     max_cost: options.MaxCost = None,
     max_hours: options.MaxHours = None,
     max_price: options.MaxPrice = None,
@@ -139,6 +136,7 @@ def plan(
         typer.Option("--host", metavar="HOST", help="Only this host; repeatable."),
     ] = None,
     sets: options.Set = None,
+    resume_from: options.ResumeFrom = None,
     max_cost: options.MaxCost = None,
     max_hours: options.MaxHours = None,
     offline: options.Offline = False,
@@ -153,7 +151,9 @@ def plan(
     from orchestrator.cli.runs import plan as it
 
     limits = it.typed_limits(max_cost, max_hours)
-    return it.plan(recipe, host or [], sets or [], limits, inventory, offline=offline, as_json=as_json)
+    return it.plan(
+        recipe, host or [], sets or [], limits, inventory, resume_from=resume_from, offline=offline, as_json=as_json
+    )
 
 
 @verb
@@ -294,7 +294,7 @@ def check(
     """Check what would go wrong, here or on a host.
 
     Each line says ok, warn or fail, with the fix. --drill rents a machine for five minutes and leaves it alone: it asks
-    you to agree to the price first, and exits with 7 if nothing ended the machine.
+    you to agree to the price first, and exits with 7 if its guard does not end it; then gptctl does.
     """
     if policy:
         from orchestrator.cli.checks import cloud

@@ -15,6 +15,7 @@ from orchestrator.core.config.inventory import HostSpec, load_inventory
 from orchestrator.core.config.recipe import Limits, load_recipe
 from orchestrator.core.config.settings import load_settings
 from orchestrator.core.errors import StillBilling, UserError
+from orchestrator.core.fleet.watcher_mark import watcher_alive
 from orchestrator.core.formats import dollars, duration, local_time
 from orchestrator.core.planning.limits import check_guard, check_month, check_plan, month_start
 from orchestrator.fleet.guard_drill import Drilled, drill_plan, drive_drill, new_drill, patience_s
@@ -35,7 +36,7 @@ def drill(host_name: str | None, file: Path | None, *, lease_s: float, yes: bool
         host = load_inventory(file, ledger.home).host(host_name)
         request = _request(ledger, host, lease_s)
         warn_if_unwatched(ledger.home, host)
-        if not (yes or screen.ask(_question(request, lease_s), f"gptctl check {host.name} --drill")):
+        if not (yes or screen.ask(_question(ledger.home, request, lease_s), f"gptctl check {host.name} --drill")):
             screen.talk("nothing was rented")
             return 0
         started = new_drill(ledger, request, time.time())
@@ -66,18 +67,21 @@ def _request(ledger: Ledger, host: HostSpec, lease_s: float) -> RunRequest:
     return RunRequest(recipe=recipe, host=host, machine=machine, plan=plan)
 
 
-def _question(request: RunRequest, lease_s: float) -> str:
-    price = dollars(request.plan.price_per_hour_usd)
+def _question(home: Path, request: RunRequest, lease_s: float) -> str:
+    host, price = request.host, dollars(request.plan.price_per_hour_usd)
+    unwatched = host.guard == "watcher" and watcher_alive(home, time.time(), host.provider) is None
+    doubt = "There is no sign of a watcher, so nothing here would end it. " if unwatched else ""
     return (
-        f"Rent one {request.machine.name} at {price}/h, and let its guard ({request.host.guard}) end "
+        f"{doubt}Rent one {request.machine.name} at {price}/h, and let its guard ({host.guard}) end "
         f"it {duration(lease_s)} later? That costs {_costs(request, lease_s)}."
     )
 
 
 def _costs(request: RunRequest, lease_s: float) -> str:
-    price = request.plan.price_per_hour_usd or 0.0
-    soon, late = (seconds / 3600 * price for seconds in (lease_s, lease_s + patience_s(lease_s)))
-    return f"about {dollars(soon)}, or {dollars(late)} if nothing ends it"
+    """From the order, boot included: what a bill counts until a look shows more."""
+    price, boot_s = request.plan.price_per_hour_usd or 0.0, request.plan.hours.boot * 3600
+    soon, late = (seconds / 3600 * price for seconds in (boot_s + lease_s, boot_s + lease_s + patience_s(lease_s)))
+    return f"about {dollars(soon)}, or {dollars(late)} if its guard does not end it and gptctl does"
 
 
 def _left(ledger: Ledger, run_id: str) -> int:

@@ -59,25 +59,16 @@ def priced(plan: Plan, price_per_hour_usd: float) -> Plan:
 
 
 def make_plan(
-    recipe: Recipe,
-    host: HostSpec | None,
-    machine: MachineType,
-    offer: Offer | None,
-    *,
-    rates: Sequence[MeasuredRate] = (),
-    dataset_tokens: int | None = None,
-    now: float,
-    limits: Limits | None = None,
+    recipe: Recipe, host: HostSpec | None, machine: MachineType, offer: Offer | None, *,
+    rates: Sequence[MeasuredRate] = (), dataset_tokens: int | None = None, now: float, limits: Limits | None = None,
     from_step: int = 0,
-) -> Plan:
+) -> Plan:  # fmt: skip
     """Works out the plan. `host` None: the machine type alone, as a rented machine.
 
     dataset_tokens: length of the training data, None when unknown. limits: those typed as flags; the tightest of all
     counts. from_step: of the checkpoint to resume from. A batch that does not fit or divide is not an error here
-    (`fits`, `why`): limits.check_plan refuses it.
-
-    Raises UserError when the number of tokens cannot be known, more epochs are needed than max_epochs allows, or no
-    step is left after from_step.
+    (`fits`, `why`): limits.check_plan refuses it. Raises UserError when the number of tokens cannot be known, more
+    epochs are needed than max_epochs allows, or no step is left after from_step.
     """
     tokens_wanted, epochs = _tokens(recipe, dataset_tokens)
     steps = steps_for(tokens_wanted, recipe.train.global_batch, recipe.model.context_length)
@@ -90,6 +81,8 @@ def make_plan(
     too_large, tight = disk_trouble(recipe, offer, steps, min(tokens, dataset_tokens or tokens), from_step)
     tightest = combine(recipe, machine, host, limits)
     ceiling = ceiling_usd(tightest, price, cost.total)
+    said = [*_warnings(recipe, machine, price, epochs=epochs, now=now), _no_limit(price, tightest, ceiling), tight]
+    said.append(_notice(recipe, host, steps - from_step, hours))
     return Plan(
         recipe=recipe.name,
         host=host.name if host else None,
@@ -116,12 +109,7 @@ def make_plan(
         paid=price.paid,
         limits=PlanLimits(**tightest.model_dump()),
         ceiling_usd=ceiling,
-        warnings=(
-            *_warnings(recipe, machine, price, epochs=epochs, now=now),
-            *filter(
-                None, (_no_limit(price, tightest, ceiling), tight, _notice(recipe, host, steps - from_step, hours))
-            ),
-        ),
+        warnings=tuple(filter(None, said)),
         from_step=from_step,
     )
 

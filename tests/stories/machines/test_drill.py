@@ -147,6 +147,7 @@ def test_ctrl_c_says_what_ends_it_and_resuming_a_drill_only_gives_it_back(
 def test_it_asks_with_the_price_and_refuses_what_nothing_guards(cloud: RehearsalCloud, gptctl: Gptctl) -> None:
     asked = gptctl("check", "sim", "--drill")
     assert asked.returncode == 2 and "$15.92/h" in asked.stderr and "--yes" in asked.stderr
+    assert "no sign of a watcher, so nothing here would end it" in " ".join(asked.stderr.split())
     bare = gptctl("check", "bare", "--drill", "--yes")
     assert bare.returncode == 2 and "its guard is none" in bare.stderr
     own = gptctl("check", "local", "--drill", "--yes")
