@@ -25,6 +25,8 @@ class Address:
     """What the host key is pinned under: the instance id, or `[name]:port`; never an address alone."""
     fingerprint: str | None = None
     """`SHA256:...` from the inventory, which vouches for the first contact."""
+    python: str | None = None
+    """The host entry's own interpreter, which then runs everything of gptctl there; may start with `~/`."""
 
 
 @dataclass(frozen=True)
@@ -218,6 +220,10 @@ class Shell(Protocol):
     def openssh(self) -> Sequence[str] | None:
         """The `ssh` argv (options only, then user@host) with exactly this connection's key, port and pinned host key;
         None on this machine, where bulk transfer needs no ssh."""
+        ...
+
+    def greeting(self) -> str:
+        """What the machine's login shell printed before our commands began, on one line; mostly nothing."""
         ...
 
     def close(self) -> None: ...

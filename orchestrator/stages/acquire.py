@@ -78,7 +78,7 @@ def _end_others(context: RunContext) -> None:
 def _vouched(context: RunContext, instance: Instance) -> Address:
     """The address with the fingerprint of the key that was injected; none where first contact is to be trusted."""
     assert instance.address is not None
-    return replace(instance.address, fingerprint=context.machine_facts.host_key)
+    return replace(instance.address, fingerprint=context.machine_facts.host_key, python=context.host.python)
 
 
 def _reach(context: RunContext) -> None:

@@ -20,6 +20,8 @@ def provision(context: RunContext) -> None:
     """Leaves `python` in the run's record: the interpreter that trains."""
     context.advance(State.PREPARING)
     facts = context.agent.facts(context.host.python)
+    if greeting := context.shell.greeting():
+        context.emit("seen", f"the login shell of {context.host.name} prints, and gptctl skips it: {greeting}")
     check_gpus(context, facts)
     check_disk(context, facts)
     check_clock(context, facts)

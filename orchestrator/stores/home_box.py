@@ -18,6 +18,7 @@ from orchestrator.core.config.home_box import HomeBox, parts
 from orchestrator.core.errors import StorageError, Unreachable, UserError
 from orchestrator.core.ports import Address, Part, Shell, StoredFile, Upload
 from orchestrator.remote.agent_client.client import Agent
+from orchestrator.remote.far_python import far_python
 from orchestrator.remote.transfer import transfer
 from orchestrator.remote.transfer_progress import Listener
 
@@ -72,7 +73,7 @@ class HomeBoxStorage:
 
     def read(self, uri: str, start: int, size_bytes: int) -> bytes:
         with self.shell() as shell:
-            argv = ["python3", "-I", "-S", "-c", READ, parts(uri)[1], str(start), str(size_bytes)]
+            argv = [far_python(shell), "-I", "-S", "-c", READ, parts(uri)[1], str(start), str(size_bytes)]
             found = shell.run(argv, deadline_s=60.0)
         if found.code == MISSING:
             raise StorageError(f"{uri}: nothing found", "correct the address", missing=True)
@@ -86,7 +87,7 @@ class HomeBoxStorage:
         folder = parts(uri)[1]
         with self.shell() as shell:
             Agent(shell, self.box.agent_folder).ensure()
-            found = json.loads(shell.run(["python3", "-I", "-S", "-c", LOOK, folder], deadline_s=30.0).stdout)
+            found = json.loads(shell.run([far_python(shell), "-I", "-S", "-c", LOOK, folder], deadline_s=30.0).stdout)
         name = self.box.name
         if found["problem"]:
             raise StorageError(f"{uri}: {name} cannot write to {folder}: {found['problem']}", "choose another folder")

@@ -74,7 +74,8 @@ class Wanted:
 
     def __init__(self, job: Job) -> None:
         spec = job.spec
-        self.given: str | None = spec.get("python")
+        given = spec.get("python")
+        self.given: str | None = os.path.expanduser(given) if given else None
         self.candidates = [str(path) for path in spec.get("candidates") or []]
         self.torch = str(spec.get("torch") or "")
         self.requirements = [line for line in spec.get("requirements") or [] if versions.name(line) != "torch"]

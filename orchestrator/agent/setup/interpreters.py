@@ -25,7 +25,7 @@ VERSION_PATTERN = re.compile(r"^__version__\s*=\s*['\"]([^'\"]+)", re.MULTILINE)
 
 def candidates(places: Places, given: str | None) -> list[Interpreter]:
     """Each Python once, the preferred first: the given one, our environments, this one, the vendor's, the system's."""
-    named = [(given, "given")] if given else []
+    named = [(os.path.expanduser(given), "given")] if given else []
     named += [(path, "env") for path in sorted(glob.glob(os.path.join(places.envs, "*", "bin", "python")))]
     named += [(sys.executable, "own")]
     named += [(os.path.expanduser(path), "vendor") for path in VENDORS]

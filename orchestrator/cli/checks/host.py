@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypedDict
 
 from orchestrator.agent.contract.facts import Facts
 from orchestrator.cli.checks.finding import FAIL, OK, WARN, Finding
@@ -22,6 +22,7 @@ from orchestrator.core.machines import MachineType
 from orchestrator.core.planning.forecast import BYTES_PER_TOKEN, kept_about, tokens_about
 from orchestrator.core.ports import Shell
 from orchestrator.remote.agent_client.client import Agent
+from orchestrator.remote.agent_client.decoding import decoded, last_object
 
 SKEW_WARN_S, SKEW_FAIL_S = 2.0, 60.0
 ENVIRONMENT_BYTES = {True: 8_000_000_000, False: 1_500_000_000}
@@ -42,6 +43,14 @@ for place in places:
 print(json.dumps({"torch": torch.__version__, "cuda": torch.version.cuda, "places": places}))
 """
 """A matrix product on every GPU whose result is known: a broken GPU shows here, not after hours."""
+
+
+class _Computed(TypedDict):
+    """What COMPUTE prints."""
+
+    torch: str
+    cuda: str | None
+    places: list[str]
 
 
 def findings(home: Path, host: HostSpec, recipe: Recipe | None, *, accept_new: bool) -> Iterator[Finding]:
@@ -66,13 +75,16 @@ def _reached(host: HostSpec, took_s: float) -> Finding:
 
 def _inside(shell: Shell, home: Path, host: HostSpec, machine: MachineType, recipe: Recipe | None) -> Iterator[Finding]:
     here = shell.address.host is None
-    folder, python = (str(home / "machine"), sys.executable) if here else (host.folder, "python3")
+    folder = str(home / "machine") if here else host.folder
     before = time.time()
     try:
-        facts = Agent(shell, folder, host.python or python).facts(host.python or (python if here else None))
+        facts = Agent(shell, folder).facts(host.python or (sys.executable if here else None))
     except MachineUnfit as error:
         yield Finding("python", FAIL, error.message, error.hint)
         return
+    if shell.greeting():
+        fix = "nothing needs to be done: gptctl skips it; `[ -t 0 ] || return` at the top of .bashrc ends it"
+        yield Finding("login", WARN, f"the login shell prints: {clean(shell.greeting())}", fix)
     yield _clock(facts, before, time.time())
     yield _python(facts)
     yield from _gpus(facts, machine)
@@ -130,7 +142,7 @@ def _computes(shell: Shell, facts: Facts, machine: MachineType) -> Finding:
     if result.code != 0:
         last = result.stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"code {result.code}"]
         return Finding("computes", FAIL, f"{able[0]}: {clean(last[0])}", "repair this torch, or set `python`")
-    answer = json.loads(result.stdout.splitlines()[-1])
+    answer = decoded(_Computed, last_object(result.stdout), "computes")
     where = ", ".join(answer["places"])
     if (machine.cuda and len(answer["places"]) < machine.gpus) or (machine.cuda and answer["cuda"] is None):
         return Finding("computes", FAIL, f"torch {answer['torch']} sees only {where}", "install a CUDA torch for it")

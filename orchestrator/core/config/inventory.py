@@ -71,7 +71,8 @@ class HostSpec(Table):
     data_folder: Annotated[str, StringConstraints(pattern=r"^/[^\x00-\x1f]+$", max_length=1_000)] | None = None
     """Absolute path for datasets, such as a file system that outlives the machine; absent: in `folder`."""
     python: Line | None = None
-    """Interpreter that has torch, when gptctl should not choose one."""
+    """Interpreter that has torch, when gptctl should not choose one; it then runs everything of gptctl there. `~/` is
+    the home folder on the machine."""
     price_per_hour_usd: PricePerHourUsd | None = None
     """Your own price of the machine, electricity for instance. A cloud's price comes from the cloud."""
     max_price_per_hour_usd: float | None = Field(default=None, gt=0, le=10_000)
@@ -154,10 +155,12 @@ class HostSpec(Table):
     def reach(self) -> Address:
         """How to reach a machine that is already there. The host key is pinned under `[name]:port`."""
         if self.provider == LOCAL:
-            return Address()
+            return Address(python=self.python)
         host = self.address or self.name
         key_file = str(Path(self.ssh_key).expanduser()) if self.ssh_key else None
-        return Address(host, self.port, self.user, key_file, f"[{host}]:{self.port or 22}", self.fingerprint)
+        return Address(
+            host, self.port, self.user, key_file, f"[{host}]:{self.port or 22}", self.fingerprint, self.python
+        )
 
     def resolved(self) -> dict[str, object]:
         """Everything as JSON-able values: what the ledger stores with a run."""

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -63,6 +62,7 @@ from orchestrator.remote.agent_client.answers import (
 from orchestrator.remote.agent_client.boot import BOOT, accepted, is_missing, missing_path, no_python
 from orchestrator.remote.agent_client.decoding import decoded, json_object, refuse
 from orchestrator.remote.agent_client.package import agent_package
+from orchestrator.remote.far_python import far_python
 
 __all__ = ["Agent", "Checkpoint", "Data", "Ended", "FollowLine", "Heartbeat", "JobState"]
 
@@ -72,11 +72,11 @@ PULSE_S = 2.0
 
 class Agent:
     """The agent on one machine. `root` may start with `~`: it is resolved over there. Any Python from 3.8 on runs it:
-    `python`, else `python3` there, and on this computer the Python that runs gptctl."""
+    `python`, else what far_python says."""
 
     def __init__(self, shell: Shell, root: str, python: str | None = None) -> None:
         self.shell = shell
-        self.python = python or (sys.executable if shell.openssh() is None else "python3")
+        self.python = python or far_python(shell)
         self._given_root = root.rstrip("/") or "/"
         self._root: str | None = None
 

@@ -34,6 +34,12 @@ def json_object(line: bytes) -> dict[str, object] | None:
     return value if isinstance(value, dict) else None
 
 
+def last_object(said: bytes) -> dict[str, object]:
+    """The last line that is an object: a login shell may print once more when it ends. Raises StopIteration."""
+    found = map(json_object, reversed(said.splitlines()))
+    return next(each for each in found if each is not None)
+
+
 def decoded(shape: type[T], value: object, verb: str) -> T:
     """The value, if it has that shape. Raises AgentError that names the first key that does not fit."""
     _check(shape, value, verb, "")

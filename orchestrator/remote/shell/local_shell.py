@@ -23,7 +23,8 @@ from typing import IO
 from orchestrator.core.errors import CommandFailed, LinkLost
 from orchestrator.core.ports import Address, Result
 from orchestrator.remote.shell import put_and_get
-from orchestrator.remote.shell.put_and_get import checked, short
+from orchestrator.remote.shell.login_shell import checked
+from orchestrator.remote.shell.put_and_get import short
 from orchestrator.remote.whole_files import landing
 
 CHUNK_BYTES = 64 * 1024
@@ -65,6 +66,9 @@ class LocalShell:
     def openssh(self) -> Sequence[str] | None:
         return None
 
+    def greeting(self) -> str:
+        return ""
+
     def close(self) -> None:
         """Nothing stays open between calls."""
 
@@ -80,8 +84,14 @@ class LocalShell:
 
 
 def _start(argv: Sequence[str], *, stdin: int | IO[bytes], stderr: int | IO[bytes]) -> subprocess.Popen[bytes]:
+    program, *words = checked(argv)
     return subprocess.Popen(
-        checked(argv), stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, cwd=Path.home(), start_new_session=True
+        [os.path.expanduser(program), *words],
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        cwd=Path.home(),
+        start_new_session=True,
     )
 
 

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO
 
-from orchestrator.core.errors import CommandFailed, GptctlError, MachineUnfit, UserError, VerificationFailed
+from orchestrator.core.errors import CommandFailed, GptctlError, MachineUnfit, VerificationFailed
 
 PUT = """
 LC_ALL=C; export LC_ALL; umask 077
@@ -30,9 +30,9 @@ GET = """
 LC_ALL=C; export LC_ALL
 case $1 in "~/"*) set -- "$HOME/${1#"~/"}";; esac
 [ -f "$1" ] && [ -r "$1" ] || { echo "no readable file $1" >&2; exit 66; }
-size=$(wc -c <"$1") && head -c "$size" -- "$1" | sha256sum && head -c "$size" -- "$1"
+size=$(wc -c <"$1") && printf "%d " "$size" && head -c "$size" -- "$1" | sha256sum && head -c "$size" -- "$1"
 """
-"""The size is taken once: a log that grows meanwhile arrives as it was."""
+"""First a line with size and digest. The size is taken once: a log that grows meanwhile arrives as it was."""
 
 DIGEST_DIFFERS = 65
 UNFIT = {
@@ -48,13 +48,6 @@ def put_argv(remote: str, mode: int, sha256: str) -> list[str]:
 
 def get_argv(remote: str) -> list[str]:
     return ["sh", "-c", GET, "sh", remote]
-
-
-def checked(argv: Sequence[str]) -> list[str]:
-    """The argv, or UserError: a NUL would silently end a word on its way."""
-    if any("\0" in word for word in argv):
-        raise UserError(f"a NUL byte in the arguments of {argv[0]!r}", hint="no file or run name can have one")
-    return list(argv)
 
 
 def short(argv: Sequence[str]) -> str:
@@ -109,11 +102,12 @@ def failure(what: str, code: int, stderr: bytes) -> GptctlError:
 
 
 class Arrival:
-    """The stream GET sends: one line with the digest, then the bytes, hashed as they come in."""
+    """The stream GET sends: a line with size and digest, then so many bytes, hashed as they come in."""
 
     def __init__(self, what: str) -> None:
         self._what = what
         self._promised: str | None = None
+        self._left_bytes = 0
         self._start = b""
         self._hash = hashlib.sha256()
 
@@ -126,7 +120,10 @@ class Arrival:
                 if not newline:
                     self._start = line
                     return
-                self._promised = line.decode(errors="replace").split(" ")[0]
+                size, _, digest = line.decode(errors="replace").partition(" ")
+                self._left_bytes, self._promised = int(size) if size.isdigit() else 0, digest.split(" ")[0]
+            data = data[: self._left_bytes]  # what a login shell prints at its end is not the file's
+            self._left_bytes -= len(data)
             self._hash.update(data)
             file.write(data)
 

@@ -13,39 +13,30 @@ nothing in `env=` and never notices a dead link. Rules that keep this safe:
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
-import os
-import shlex
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 
 import fabric
 import paramiko
 
-from orchestrator.core.errors import LinkLost, Unreachable
+from orchestrator.core.errors import LinkLost
 from orchestrator.core.ports import Address, Result
-from orchestrator.remote.shell import put_and_get
+from orchestrator.remote.shell import login_shell, put_and_get
+from orchestrator.remote.shell.dial import close, cut_after, dial, shut
 from orchestrator.remote.shell.host_key_check import Trust
-from orchestrator.remote.shell.known_hosts import HostKey
-from orchestrator.remote.shell.put_and_get import checked, short
-from orchestrator.remote.shell.ssh_endpoint import SILENCE_S, Endpoint, openssh_argv, resolve
+from orchestrator.remote.shell.put_and_get import short
+from orchestrator.remote.shell.ssh_endpoint import SILENCE_S, openssh_argv, resolve
 from orchestrator.remote.whole_files import landing
 
 CHUNK_BYTES, FLOOD_BYTES = 256 << 10, 64 << 20
 STDERR_CHUNKS = 1024
 SIGNALLED_WAIT_S = 0.5
-SOCKET_OPTIONS = {
-    "TCP_NODELAY": 1,  # 44 -> 12 ms per command (measured)
-    "TCP_USER_TIMEOUT": 5000,  # ms; with keepalive a dead link is noticed after 7 s, with either alone it never is
-    "TCP_KEEPIDLE": SILENCE_S,
-    "TCP_KEEPINTVL": SILENCE_S,
-    "TCP_KEEPCNT": 2,
-}
 
 # Without a handler of its own, paramiko's transport thread writes tracebacks to the user's terminal.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
@@ -66,7 +57,7 @@ def connect(
     """
     trust = Trust(known_hosts, user_known_hosts or Path.home() / ".ssh" / "known_hosts", accept_new)
     endpoint = resolve(address)
-    links = _dial(endpoint, trust, address.fingerprint, time.monotonic() + connect_deadline_s)
+    links = dial(endpoint, trust, address.fingerprint, time.monotonic() + connect_deadline_s)
     return SshShell(address, links, openssh_argv(endpoint, known_hosts))
 
 
@@ -78,6 +69,7 @@ class SshShell:
         self._links = links
         self._argv = argv
         self._name = address.host or address.identity
+        self._greeting = ""
 
     def run(self, argv: Sequence[str], *, stdin: bytes = b"", deadline_s: float = 30.0) -> Result:
         """Code -1 is a command that died by a signal; paramiko does not say which."""
@@ -110,22 +102,28 @@ class SshShell:
     def openssh(self) -> Sequence[str] | None:
         return list(self._argv)
 
+    def greeting(self) -> str:
+        return self._greeting
+
     def close(self) -> None:
-        _close(self._links)
+        close(self._links)
 
     def _exec(
         self, argv: Sequence[str], chunks: Iterable[bytes], sink: Callable[[bytes], None], deadline_s: float
     ) -> tuple[int, bytes]:
         """Chunks go to stdin, stdout goes to the sink; the exit code and stderr come back."""
         until = time.monotonic() + deadline_s
+        answer = login_shell.Answer(mark := login_shell.new_mark())
+        chunks = itertools.chain([login_shell.first_line(argv, mark)], chunks)
         channel = self._start(argv, deadline_s)
         try:
-            with _cut_after(until - time.monotonic(), partial(_shut, channel)) as expired:
+            with cut_after(until - time.monotonic(), partial(shut, channel)) as expired:
                 errors = _collect_stderr(channel)
                 threading.Thread(target=_feed, args=(channel, chunks), daemon=True).start()
                 received_bytes = 0
                 while data := channel.recv(CHUNK_BYTES):
-                    sink(data)
+                    if own := answer.after(data):
+                        sink(own)
                     received_bytes += len(data)
                     if received_bytes > FLOOD_BYTES:
                         raise put_and_get.flood(f"{self._name}: the answer of `{short(argv)}`", FLOOD_BYTES)
@@ -133,27 +131,39 @@ class SshShell:
                 channel.status_event.wait()
             if expired.is_set():
                 raise self._lost(f"`{short(argv)}` gave no result within {deadline_s:g} s")
-            return self._exit_code(channel, argv), errors()
+            code = self._exit_code(channel, argv)
+            self._hear(answer, code, errors)
+            return code, errors()
         finally:
-            _shut(channel)
+            shut(channel)
 
     @contextmanager
     def _lines(self, argv: Sequence[str], stdin: bytes, silence_s: float, pulse_s: float) -> Iterator[Iterator[bytes]]:
+        answer = login_shell.Answer(mark := login_shell.new_mark())
+        stdin = login_shell.first_line(argv, mark) + stdin
         channel = self._start(argv, silence_s)
         chunks = put_and_get.pulsing(stdin, pulse_s, channel.status_event)
         try:
             errors = _collect_stderr(channel)
             threading.Thread(target=_feed, args=(channel, chunks), daemon=True).start()
             channel.settimeout(silence_s)
-            yield self._each_line(channel, argv, silence_s, errors)
+            yield self._each_line(channel, argv, silence_s, errors, answer)
         finally:
-            _shut(channel)
+            shut(channel)
 
     def _each_line(
-        self, channel: paramiko.Channel, argv: Sequence[str], silence_s: float, errors: Callable[[], bytes]
+        self,
+        channel: paramiko.Channel,
+        argv: Sequence[str],
+        silence_s: float,
+        errors: Callable[[], bytes],
+        answer: login_shell.Answer,
     ) -> Iterator[bytes]:
-        yield from put_and_get.split_lines(self._chunks(channel, argv, silence_s), FLOOD_BYTES)
-        if code := self._exit_code(channel, argv):
+        own = filter(None, map(answer.after, self._chunks(channel, argv, silence_s)))
+        yield from put_and_get.split_lines(own, FLOOD_BYTES)
+        code = self._exit_code(channel, argv)
+        self._hear(answer, code, errors)
+        if code:
             raise put_and_get.failure(f"{self._name}: `{short(argv)}`", code, errors())
 
     def _chunks(self, channel: paramiko.Channel, argv: Sequence[str], silence_s: float) -> Iterator[bytes]:
@@ -167,13 +177,17 @@ class SshShell:
             raise silent
         self._exit_code(channel, argv)  # a broken link ends the stream too, but its last piece is not a line
 
+    def _hear(self, answer: login_shell.Answer, code: int, errors: Callable[[], bytes]) -> None:
+        """Keeps what the login shell printed. Raises MachineUnfit where the command never began."""
+        if not answer.begun:
+            raise login_shell.refused(self._name, answer.noise, errors(), code)
+        self._greeting = login_shell.shown(answer.noise) or self._greeting
+
     def _start(self, argv: Sequence[str], deadline_s: float) -> paramiko.Channel:
-        # One line for the far login shell, which makes exactly argv of it again.
-        command = os.fsencode(shlex.join(checked(argv)))
         try:
             channel = self._links[-1].transport.open_session(timeout=deadline_s)
-            with _cut_after(deadline_s, partial(_shut, channel)):
-                channel.exec_command(command)
+            with cut_after(deadline_s, partial(shut, channel)):
+                channel.exec_command(login_shell.COMMAND)
         except (paramiko.SSHException, EOFError, OSError, AttributeError) as error:
             # AttributeError: Fabric forgets the transport of a closed connection.
             why = str(error) or type(error).__name__
@@ -194,113 +208,6 @@ class SshShell:
         return LinkLost(f"{self._name}: {what}", hint="the machine goes on by itself; try again")
 
 
-class _AskTrust:
-    """A paramiko.MissingHostKeyPolicy: asked after the key exchange and before a user name is sent."""
-
-    def __init__(self, decide: Callable[[HostKey], None]) -> None:
-        self.decide = decide
-
-    def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
-        self.decide(_host_key(key))
-
-
-def _dial(endpoint: Endpoint, trust: Trust, fingerprint: str | None, until: float) -> list[fabric.Connection]:
-    """The connections to every jump and then to the machine; `until` is on the monotonic clock."""
-    with ExitStack() as undo:
-        links = _dial(endpoint.jump, trust, None, until) if endpoint.jump else []
-        undo.callback(_close, links)
-        left_s = max(0.1, until - time.monotonic())
-        expected = trust.expected(endpoint, fingerprint)
-        try:
-            road = _road(endpoint, links[-1] if links else None, left_s)
-            undo.callback(_shut, road)
-            link = _fabric(endpoint, road, expected, left_s)
-            undo.callback(link.client.close)
-            link.client.set_missing_host_key_policy(_AskTrust(partial(trust.decide, endpoint, fingerprint, expected)))
-            with _cut_after(left_s, partial(_shut, road)):
-                link.open()
-            link.transport.set_keepalive(SILENCE_S)
-        except (paramiko.SSHException, EOFError, OSError) as error:
-            raise _no_connection(endpoint, trust, error, until) from error
-        trust.remember(endpoint, _host_key(link.transport.get_remote_server_key()))
-        undo.pop_all()
-        return [*links, link]
-
-
-def _road(endpoint: Endpoint, before: fabric.Connection | None, deadline_s: float) -> socket.socket | paramiko.Channel:
-    """What the bytes travel on: a tuned socket, or a channel through the jump."""
-    if before is not None:
-        target = (endpoint.host, endpoint.port)
-        return before.transport.open_channel("direct-tcpip", target, ("", 0), timeout=deadline_s)
-    road = socket.create_connection((endpoint.host, endpoint.port), timeout=deadline_s)
-    road.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in SOCKET_OPTIONS.items():
-        if hasattr(socket, name):  # macOS lacks some
-            road.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    return road
-
-
-def _fabric(
-    endpoint: Endpoint, road: socket.socket | paramiko.Channel, expected: Sequence[HostKey], deadline_s: float
-) -> fabric.Connection:
-    """A Fabric connection that reads no configuration files and knows exactly the expected host keys."""
-    settings = {
-        "sock": road,
-        "key_filename": list(endpoint.key_files),
-        "look_for_keys": False,
-        "banner_timeout": deadline_s,
-        "auth_timeout": deadline_s,
-        "channel_timeout": deadline_s,
-    }
-    config = fabric.Config(lazy=True, ssh_config=paramiko.SSHConfig())
-    link = fabric.Connection(
-        endpoint.host,
-        user=endpoint.user,
-        port=endpoint.port,
-        config=config,
-        forward_agent=False,
-        connect_timeout=deadline_s,
-        connect_kwargs=settings,
-    )
-    name = endpoint.host if endpoint.port == paramiko.config.SSH_PORT else f"[{endpoint.host}]:{endpoint.port}"
-    kinds = [key.kind for key in expected]
-    # paramiko holds one key of a kind; of several, while a machine changes its own, _AskTrust knows.
-    for key in expected if len(kinds) == len(set(kinds)) else ():
-        entry = paramiko.hostkeys.HostKeyEntry.from_line(f"{name} {key.kind} {key.base64}")
-        if entry is not None and entry.key is not None:
-            link.client.get_host_keys().add(name, key.kind, entry.key)
-    return link
-
-
-def _no_connection(endpoint: Endpoint, trust: Trust, error: Exception, until: float) -> Exception:
-    """paramiko's and the socket's words for it, as ours."""
-    if isinstance(error, paramiko.BadHostKeyException):
-        return trust.changed(endpoint, [_host_key(error.expected_key)], _host_key(error.key))
-    if isinstance(error, paramiko.AuthenticationException):
-        keys = ", ".join(endpoint.key_files) or "no key file, only the agent"
-        locked = isinstance(error, paramiko.PasswordRequiredException)
-        hint = "the key has a passphrase: ssh-add it first" if locked else "check `user` and `ssh_key` in the inventory"
-        return Unreachable(f"{endpoint} accepts none of our keys ({keys}): {error}", hint=hint)
-    late = time.monotonic() >= until or isinstance(error, TimeoutError)
-    what = "no answer in time" if late else str(error) or type(error).__name__
-    return Unreachable(f"{endpoint}: {what}", hint=f"see what ssh says: ssh -v -p {endpoint.port} {endpoint.host}")
-
-
-def _close(links: Sequence[fabric.Connection]) -> None:
-    for link in reversed(links):
-        link.close()
-
-
-def _host_key(key: paramiko.PKey) -> HostKey:
-    return HostKey(key.get_name(), key.get_base64())
-
-
-def _shut(road: socket.socket | paramiko.Channel) -> None:
-    """Saying goodbye over a broken link fails; and nothing is lost by it."""
-    with suppress(OSError, EOFError, paramiko.SSHException):
-        road.close()
-
-
 def _feed(channel: paramiko.Channel, chunks: Iterable[bytes]) -> None:
     """In a thread: a command may write more than the window holds before it reads its stdin."""
     try:
@@ -309,7 +216,7 @@ def _feed(channel: paramiko.Channel, chunks: Iterable[bytes]) -> None:
         channel.shutdown_write()
     except (OSError, EOFError, paramiko.SSHException):
         # The command ended without reading all, or the link is gone: the reading side finds out which.
-        _shut(channel)
+        shut(channel)
 
 
 def _collect_stderr(channel: paramiko.Channel) -> Callable[[], bytes]:
@@ -329,21 +236,3 @@ def _collect_stderr(channel: paramiko.Channel) -> Callable[[], bytes]:
         return b"".join(received)
 
     return collected
-
-
-@contextmanager
-def _cut_after(deadline_s: float, cut: Callable[[], None]) -> Iterator[threading.Event]:
-    """paramiko waits without limit in several places; closing what it waits on is what ends the wait."""
-    expired = threading.Event()
-
-    def fire() -> None:
-        expired.set()
-        cut()
-
-    timer = threading.Timer(max(0.0, deadline_s), fire)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield expired
-    finally:
-        timer.cancel()

@@ -6,7 +6,6 @@ Example: `read_tree(shell, question, "push src")` -> TreeState(sealed=False, fol
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -15,13 +14,14 @@ from typing import Any, TypeVar
 
 from orchestrator.core.errors import GptctlError, MachineUnfit, VerificationFailed
 from orchestrator.core.ports import Result, Shell
+from orchestrator.remote.agent_client.decoding import last_object
+from orchestrator.remote.far_python import far_python
 from orchestrator.remote.shell.put_and_get import failure
 from orchestrator.remote.transfer import far_program
 
 ANSWER_WITHIN_S = 600.0
 """Hashing tens of gigabytes takes minutes. A dead link is noticed much earlier, by the connection's own heartbeat."""
 UNPACK_WITHIN_S = 3600.0
-STARTUP_FILES = "a login shell that prints when no terminal is there breaks every transfer: check its start-up files"
 
 T = TypeVar("T")
 
@@ -95,12 +95,12 @@ def _read(result: Result, read: Callable[[Mapping[str, Any]], T], shell: Shell, 
     if result.code:
         raise refused(shell, result.code, result.stderr, what)
     try:
-        found = json.loads(result.stdout.splitlines()[-1])
-        if isinstance(found, dict):
-            return read(found)
-    except (ValueError, IndexError, KeyError, TypeError, RecursionError):
+        return read(last_object(result.stdout))
+    except (ValueError, StopIteration, KeyError, TypeError):
         pass
-    raise VerificationFailed(f"{what}: the machine answered {result.stdout[:100]!r}", hint=STARTUP_FILES)
+    raise VerificationFailed(
+        f"{what}: the machine answered {result.stdout[:100]!r}", hint="look at the machine: gptctl check HOST"
+    )
 
 
 def _tree_state(found: Mapping[str, Any], question: far_program.Tree) -> TreeState:
@@ -129,17 +129,19 @@ def _file_state(found: Mapping[str, Any]) -> FileState:
 
 
 def refused(shell: Shell, code: int, stderr: bytes, what: str) -> GptctlError:
-    """A bad ending of the far side. 127 is the shell's word for a command it does not find."""
-    if code == 127:
+    """A bad ending of the far side. 126 and 127 are the shell's words for a command it cannot run or does not find."""
+    if code in (126, 127):
         name = shell.address.host or "this machine"
-        return MachineUnfit(f"{what}: {name} has no python3", hint="install Python >= 3.8 on it")
+        return MachineUnfit(
+            f"{what}: {name} cannot run {far_python(shell)}: {stderr.decode(errors='replace').strip()[-200:]}",
+            hint="install Python >= 3.8 on it, or set `python` in its inventory entry",
+        )
     return failure(what, code, stderr)
 
 
 def argv(shell: Shell, verb: str, *arguments: str) -> list[str]:
     """`-I`: no PYTHONPATH, no user site, no module from the home folder."""
-    python = "python3" if shell.openssh() is not None else sys.executable
-    return [python, "-I", "-c", _program(), verb, *arguments]
+    return [far_python(shell), "-I", "-c", _program(), verb, *arguments]
 
 
 @cache

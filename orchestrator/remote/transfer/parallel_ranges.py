@@ -10,9 +10,7 @@ name. Files and their meaning are
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import shlex
 import subprocess
 import tempfile
 import threading
@@ -23,8 +21,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TypeAlias
 
-from orchestrator.core.errors import GptctlError, LinkLost, UserError, VerificationFailed
+from orchestrator.core.errors import GptctlError, LinkLost, MachineUnfit, UserError, VerificationFailed
 from orchestrator.core.ports import Shell
+from orchestrator.remote.agent_client.decoding import last_object
+from orchestrator.remote.shell import login_shell
 from orchestrator.remote.transfer import far_calls, far_program
 from orchestrator.remote.transfer_progress import Meter
 from orchestrator.remote.whole_files import cannot_write
@@ -99,7 +99,7 @@ def push_ranges(shell: Shell, source: Path, part: str, ranges: Sequence[Range], 
         return far_calls.argv(shell, "receive", part, *map(str, numbers))
 
     try:
-        _streams(shell, ranges, argv, one, meter, what=f"send {source.name}", stdin=subprocess.PIPE)
+        _streams(shell, ranges, argv, one, meter, what=f"send {source.name}")
     except OSError as error:
         raise UserError(f"cannot read {source}: {error.strerror}", hint="check the file and its disk") from error
 
@@ -115,7 +115,8 @@ def pull_ranges(shell: Shell, remote: str, part: Path, ranges: Sequence[Range], 
     """Fetch what is left of each range into the part file here."""
 
     def one(each: Range, process: subprocess.Popen[bytes]) -> None:
-        assert process.stdout is not None
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.close()
         with part.open("r+b", buffering=0) as file, open(f"{part}.ranges", "r+b", buffering=0) as side:
             far_program.widen(process.stdout.fileno())
             done = each.done_bytes
@@ -124,8 +125,11 @@ def pull_ranges(shell: Shell, remote: str, part: Path, ranges: Sequence[Range], 
                 done += far_program.write_at(file.fileno(), data, each.start + done)
                 far_program.mark(side.fileno(), each.slot, done)
                 meter.count(len(data))
-            if done == each.size_bytes and os.read(process.stdout.fileno(), 1):
-                raise VerificationFailed(f"fetch {remote}: more bytes came than the manifest promised", hint=AGAIN)
+            # A login shell may print once more when it ends; a machine that never stops sending is cut off.
+            extra = 0
+            while done == each.size_bytes and (data := os.read(process.stdout.fileno(), CHUNK_BYTES)):
+                if (extra := extra + len(data)) > login_shell.NOISE_BYTES:
+                    raise VerificationFailed(f"fetch {remote}: more bytes came than the manifest promised", hint=AGAIN)
 
     def argv(each: Range) -> list[str]:
         offset, left = each.start + each.done_bytes, each.size_bytes - each.done_bytes
@@ -133,7 +137,7 @@ def pull_ranges(shell: Shell, remote: str, part: Path, ranges: Sequence[Range], 
 
     try:
         left = [each for each in ranges if each.done_bytes < each.size_bytes]
-        _streams(shell, left, argv, one, meter, what=f"fetch {remote}", stdin=subprocess.DEVNULL)
+        _streams(shell, left, argv, one, meter, what=f"fetch {remote}")
     except OSError as error:
         raise cannot_write(part, error) from error
 
@@ -146,7 +150,6 @@ def _streams(
     meter: Meter,
     *,
     what: str,
-    stdin: int,
 ) -> None:
     """One ssh and one thread for each range. The first failure ends all; what arrived stays."""
     ssh = shell.openssh()
@@ -155,9 +158,10 @@ def _streams(
         streams = []
         for each in ranges:
             errors = stack.enter_context(tempfile.TemporaryFile())
-            command = [*ssh, shlex.join(argv(each))]
-            process = subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=errors, bufsize=0)
-            streams.append(_Stream(each, process, errors, pump))
+            process = subprocess.Popen(
+                [*ssh, login_shell.COMMAND], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, bufsize=0
+            )
+            streams.append(_Stream(each, argv(each), process, errors, pump))
             stack.callback(streams[-1].close)
         waiting = list(streams)
         while waiting:
@@ -178,24 +182,36 @@ class _Stream:
     def __init__(
         self,
         each: Range,
+        argv: Sequence[str],
         process: subprocess.Popen[bytes],
         errors: IO[bytes],
         pump: Pump,
     ) -> None:
-        self._process, self._errors = process, errors
-        self._trouble: OSError | VerificationFailed | None = None
+        self._argv, self._process, self._errors = argv, process, errors
+        self._answer = login_shell.Answer(b"")
+        self._trouble: OSError | MachineUnfit | VerificationFailed | None = None
         self._digest: str | None = None
         self._thread = threading.Thread(target=self._run, args=(each, pump), daemon=True)
         self._thread.start()
 
     def _run(self, each: Range, pump: Pump) -> None:
         try:
-            self._digest = pump(each, self._process)
+            self._begin()
+            if self._answer.begun:
+                self._digest = pump(each, self._process)
         except BrokenPipeError:
             return  # ssh ended first; its code and words say why
-        except (OSError, VerificationFailed) as error:
+        except (OSError, MachineUnfit, VerificationFailed) as error:
             self._trouble = error
             self._process.kill()
+
+    def _begin(self) -> None:
+        """Asks for the command and skips what the login shell prints before it, and no byte more."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._answer = login_shell.Answer(mark := login_shell.new_mark())
+        write_all(self._process.stdin, login_shell.first_line(self._argv, mark))
+        while not self._answer.begun and (byte := os.read(self._process.stdout.fileno(), 1)):
+            self._answer.after(byte)
 
     def ended(self) -> bool:
         return self._process.poll() is not None and not self._thread.is_alive()
@@ -217,8 +233,10 @@ class _Stream:
         if code:
             self._errors.seek(0)
             raise _failure(shell, code, self._errors.read(), what)
+        if not self._answer.begun:
+            raise login_shell.refused(shell.address.host or what, self._answer.noise, b"", code)
         if self._digest is not None and self._process.stdout is not None:
-            arrived = json.loads(self._process.stdout.read() or b"{}").get("sha256")
+            arrived = last_object(self._process.stdout.read() or b"{}").get("sha256")
             if arrived != self._digest:
                 raise VerificationFailed(f"{what}: sent sha256 {self._digest}, arrived {arrived}", hint=AGAIN)
 

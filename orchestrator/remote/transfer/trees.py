@@ -95,6 +95,7 @@ def _send(shell: Shell, source: Path, before: TreeState, sizes: dict[str, int], 
             meter.tell()
         return "copy"
     lacking = "this computer" if shutil.which("rsync") is None else "" if before.rsync else "the machine"
+    lacking = lacking or ("the machine, whose login shell prints" if shell.greeting() else "")
     if not lacking and sum(sizes.values()) > LITTLE_BYTES and _rsync(ssh, source, folder, sizes, meter):
         return "rsync"
     if lacking or sum(sizes.values()) > LITTLE_BYTES:

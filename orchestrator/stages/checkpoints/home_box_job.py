@@ -6,7 +6,6 @@ machine, where it lets in for one command. Doing it again makes another key, whi
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from orchestrator.remote.agent_client.client import Agent
 from orchestrator.remote.agent_client.package import agent_package
 from orchestrator.remote.shell.key_pairs import new_key_pair
 from orchestrator.remote.shell.known_hosts import pinned
+from orchestrator.remote.shell.login_shell import shell_line
 from orchestrator.remote.shell.ssh_endpoint import resolve
 from orchestrator.stages.context import RunContext
 from orchestrator.stores.home_box import HomeBoxStorage
@@ -55,7 +55,7 @@ def new_call(context: RunContext) -> Call:
         )
     agent = context.agent
     program = f"{agent.root}/agent/{agent_package().name}"
-    command = shlex.join([agent.python, "-I", "-S", program, "link", context.run_id])
+    command = shell_line([agent.python, "-I", "-S", program, "link", context.run_id])
     pair = new_key_pair(context.run_id)
     quoted = command.replace("\\", "\\\\").replace('"', '\\"')
     public = " ".join(pair.public.split()[:2])

@@ -57,6 +57,9 @@ class CountingShell:
     def openssh(self) -> Sequence[str] | None:
         return self.shell.openssh()
 
+    def greeting(self) -> str:
+        return self.shell.greeting()
+
     def close(self) -> None:
         self.shell.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ import pytest
 from orchestrator.core.errors import HostKeyChanged, HostKeyUnknown, LinkLost, Unreachable, UserError
 from orchestrator.core.ports import Address
 from orchestrator.remote.shell.ssh_shell import SshShell, connect
-from orchestrator.remote.transfer.transfer import push_file
+from orchestrator.remote.transfer.transfer import pull_file, push_file
 from tests.contract.remote.test_transfer import a_file, entry
 from tests.support.clock.waiting import PATIENCE
 from tests.support.machines.sshd import Sshd, make_key
@@ -34,6 +36,28 @@ def pins(gptctl_home: Path) -> Path:
 
 def seen_by(host: Sshd) -> str:
     return (host.folder / "sshd.log").read_text()
+
+
+def test_what_a_login_shell_prints_is_shown_and_never_parsed(machines: Callable[..., Sshd], tmp_path: Path) -> None:
+    talkative = machines("talkative", login_shell="/bin/bash")
+    (talkative.home / ".bashrc").write_text("echo Welcome to rig; echo '{}'; trap 'echo bye' EXIT\n")
+    big = tmp_path / "big"
+    big.write_bytes(b"abc" * 500_000)
+    shell = connect(talkative.address(), known_hosts=tmp_path / "pins")
+    try:
+        assert shell.run(["sh", "-c", "exit 3"]).code == 3
+        assert shell.greeting().startswith("Welcome to rig | {}")
+        push_file(shell, big, "~/big")
+        for name, get in (("small", partial(shell.get, "big")), ("pulled", partial(pulled, shell, big))):
+            get(tmp_path / name)
+            assert (tmp_path / name).read_bytes() == big.read_bytes()
+    finally:
+        shell.close()
+
+
+def pulled(shell: SshShell, original: Path, local: Path) -> None:
+    digest = hashlib.sha256(original.read_bytes()).hexdigest()
+    pull_file(shell, "big", local, size_bytes=original.stat().st_size, sha256=digest)
 
 
 def test_first_contact_without_a_voucher_is_refused_before_the_user_name(box: Sshd, pins: Path) -> None:

@@ -55,9 +55,9 @@ ForceCommand {folder}/login
 # The forced command gives each session a clean home: the user's real one has start-up files, keys and a ~/.gptctl.
 LOGIN = """#!/bin/sh
 cd {home} || exit
-exec env -i HOME={home} USER={user} LOGNAME={user} SHELL=/bin/sh PATH={path} LANG=C.UTF-8 {extra} \\
-    SSH_CONNECTION="$SSH_CONNECTION" SSH_AUTH_SOCK="$SSH_AUTH_SOCK" \\
-    /bin/sh -c "${{SSH_ORIGINAL_COMMAND:-exec /bin/sh -i}}"
+exec env -i HOME={home} USER={user} LOGNAME={user} SHELL={shell} PATH={path} LANG=C.UTF-8 {extra} \\
+    SSH_CLIENT="$SSH_CLIENT" SSH_CONNECTION="$SSH_CONNECTION" SSH_AUTH_SOCK="$SSH_AUTH_SOCK" \\
+    {shell} -c "${{SSH_ORIGINAL_COMMAND:-exec /bin/sh -i}}"
 """
 
 _addresses = iter(range(2, 250))
@@ -88,7 +88,14 @@ class Sshd:
     """One sshd; a context manager. Everything it makes lies in `folder`, the login's home folder in `folder/home`."""
 
     def __init__(
-        self, folder: Path, *, name: str = "box", path: str = CLEAN_PATH, env: Sequence[str] = (), options: str = ""
+        self,
+        folder: Path,
+        *,
+        name: str = "box",
+        path: str = CLEAN_PATH,
+        env: Sequence[str] = (),
+        options: str = "",
+        login_shell: str = "/bin/sh",
     ) -> None:
         self.folder = folder / name
         self.name = name
@@ -96,7 +103,7 @@ class Sshd:
         self.user = getpass.getuser()
         self.host, self.port = free_address()
         self.key_file = self.folder / "userkey"
-        self._login = LOGIN.format(home=self.home, user=self.user, path=path, extra=shlex.join(env))
+        self._login = LOGIN.format(home=self.home, user=self.user, path=path, shell=login_shell, extra=shlex.join(env))
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
         self._sessions: list[int] = []
