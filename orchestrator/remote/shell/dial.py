@@ -7,7 +7,9 @@ Fabric's own policy accepts every host key, even a changed one; ours asks `host_
 
 from __future__ import annotations
 
+import logging
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,8 +20,10 @@ import fabric
 import paramiko
 
 from orchestrator.core.errors import Unreachable
+from orchestrator.remote.shell import login_shell
 from orchestrator.remote.shell.host_key_check import Trust
 from orchestrator.remote.shell.known_hosts import HostKey
+from orchestrator.remote.shell.link import Channel
 from orchestrator.remote.shell.ssh_endpoint import SILENCE_S, Endpoint
 
 SOCKET_OPTIONS = {
@@ -29,6 +33,12 @@ SOCKET_OPTIONS = {
     "TCP_KEEPINTVL": SILENCE_S,
     "TCP_KEEPCNT": 2,
 }
+
+SIGNALLED_WAIT_S = 0.5
+BUSY_WAITS_S = (0.2, 0.5, 1.0)
+
+# Without a handler of its own, paramiko's transport thread writes tracebacks to the user's terminal.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
 class _AskTrust:
@@ -41,6 +51,70 @@ class _AskTrust:
         self.decide(_host_key(key))
 
 
+class Refused(Unreachable):
+    """The machine showed the right host key, and Fabric could not log in: OpenSSH may."""
+
+
+class Busy(Unreachable):
+    """sshd hung up before it said a word."""
+
+
+class FabricLink:
+    """A Link made by Fabric: the connections to every jump, and last the machine's."""
+
+    def __init__(self, links: Sequence[fabric.Connection], again: Callable[[], Sequence[fabric.Connection]]) -> None:
+        self._links = list(links)
+        self._ends = [links[-1]]
+        self._again = again
+
+    def channel(self, deadline_s: float) -> Channel:
+        """On the first connection that takes one more: a new one is made where sshd allows few sessions on each."""
+        for end in [*self._ends, None]:
+            if end is None:
+                try:
+                    more = self._again()
+                except Unreachable as error:
+                    raise OSError(f"sshd opens no further session here, and no further connection: {error}") from error
+                self._links += more
+                self._ends.append(end := more[-1])
+            try:
+                return self._on(end, deadline_s)
+            except paramiko.ChannelException:
+                continue  # "administratively prohibited": MaxSessions of its sshd_config
+            except (paramiko.SSHException, EOFError, AttributeError) as error:
+                # AttributeError: Fabric forgets the transport of a closed connection.
+                raise OSError(str(error) or type(error).__name__) from error
+        raise OSError("sshd opens no session; see MaxSessions in its sshd_config")
+
+    def _on(self, end: fabric.Connection, deadline_s: float) -> Channel:
+        channel = end.transport.open_session(timeout=deadline_s)
+        with cut_after(deadline_s, partial(shut, channel)):
+            channel.exec_command(login_shell.COMMAND)
+        opened: Channel = channel
+        return opened
+
+    def is_lost(self) -> bool:
+        transports = [end.transport for end in self._ends]
+        for transport in filter(None, transports):
+            # A signal ended the command, or the link broke: that takes the transport down within moments.
+            transport.join(SIGNALLED_WAIT_S)
+        return not all(transport is not None and transport.is_active() for transport in transports)
+
+    def close(self) -> None:
+        close(self._links)
+
+
+def dialled(endpoint: Endpoint, trust: Trust, fingerprint: str | None, deadline_s: float) -> list[fabric.Connection]:
+    """A connection. One that ends before sshd has said a word is tried again: MaxStartups of its sshd_config drops some
+    while others log in."""
+    until = time.monotonic() + deadline_s
+    for wait_s in BUSY_WAITS_S:
+        with suppress(Busy):
+            return dial(endpoint, trust, fingerprint, until)
+        time.sleep(min(wait_s, max(0.0, until - time.monotonic())))
+    return dial(endpoint, trust, fingerprint, until)
+
+
 def dial(endpoint: Endpoint, trust: Trust, fingerprint: str | None, until: float) -> list[fabric.Connection]:
     """The connections to every jump and then to the machine; `until` is on the monotonic clock."""
     with ExitStack() as undo:
@@ -48,6 +122,7 @@ def dial(endpoint: Endpoint, trust: Trust, fingerprint: str | None, until: float
         undo.callback(close, links)
         left_s = max(0.1, until - time.monotonic())
         expected = trust.expected(endpoint, fingerprint)
+        link = None
         try:
             road = _road(endpoint, links[-1] if links else None, left_s)
             undo.callback(shut, road)
@@ -57,7 +132,10 @@ def dial(endpoint: Endpoint, trust: Trust, fingerprint: str | None, until: float
             with cut_after(left_s, partial(shut, road)):
                 link.open()
             link.transport.set_keepalive(SILENCE_S)
-        except (paramiko.SSHException, EOFError, OSError) as error:
+        except (paramiko.SSHException, EOFError, OSError, ValueError, TypeError) as error:
+            # The last two: a key file in a format that paramiko reads wrongly.
+            if _is_known(link, endpoint, trust, fingerprint, expected):
+                raise _not_let_in(endpoint, error) from error
             raise _no_connection(endpoint, trust, error, until) from error
         trust.remember(endpoint, _host_key(link.transport.get_remote_server_key()))
         undo.pop_all()
@@ -66,6 +144,8 @@ def dial(endpoint: Endpoint, trust: Trust, fingerprint: str | None, until: float
 
 def _road(endpoint: Endpoint, before: fabric.Connection | None, deadline_s: float) -> socket.socket | paramiko.Channel:
     """What the bytes travel on: a tuned socket, or a channel through the jump."""
+    if endpoint.proxy_command:
+        return _through(endpoint.proxy_command)
     if before is not None:
         target = (endpoint.host, endpoint.port)
         return before.transport.open_channel("direct-tcpip", target, ("", 0), timeout=deadline_s)
@@ -75,6 +155,41 @@ def _road(endpoint: Endpoint, before: fabric.Connection | None, deadline_s: floa
         if hasattr(socket, name):  # macOS lacks some
             road.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
     return road
+
+
+def _through(command: str) -> socket.socket:
+    """What the user's own ProxyCommand makes of its stdin and stdout; it ends when this end is closed."""
+    ours, its = socket.socketpair()
+    with its:
+        subprocess.Popen(
+            ["sh", "-c", f"exec {command}"], stdin=its.fileno(), stdout=its.fileno(), start_new_session=True
+        )
+    return ours
+
+
+def _is_known(
+    link: fabric.Connection | None,
+    endpoint: Endpoint,
+    trust: Trust,
+    fingerprint: str | None,
+    expected: Sequence[HostKey],
+) -> bool:
+    """Whether the machine proved to have the key it should have, before it turned us away; the key is pinned then.
+    Raises HostKeyChanged or HostKeyUnknown."""
+    transport = link.client.get_transport() if link is not None else None
+    if transport is None or not transport.initial_kex_done:
+        return False
+    key = _host_key(transport.get_remote_server_key())
+    trust.decide(endpoint, fingerprint, expected, key)
+    trust.remember(endpoint, key)
+    return True
+
+
+def _not_let_in(endpoint: Endpoint, error: Exception) -> Refused:
+    keys = ", ".join(endpoint.key_files) or "no key file, only the agent"
+    locked = isinstance(error, paramiko.PasswordRequiredException)
+    hint = "the key has a passphrase: ssh-add it first" if locked else "check `user` and `ssh_key` in the inventory"
+    return Refused(f"{endpoint} accepts none of our keys ({keys}): {error}", hint=hint)
 
 
 def _fabric(
@@ -113,11 +228,8 @@ def _no_connection(endpoint: Endpoint, trust: Trust, error: Exception, until: fl
     """paramiko's and the socket's words for it, as ours."""
     if isinstance(error, paramiko.BadHostKeyException):
         return trust.changed(endpoint, [_host_key(error.expected_key)], _host_key(error.key))
-    if isinstance(error, paramiko.AuthenticationException):
-        keys = ", ".join(endpoint.key_files) or "no key file, only the agent"
-        locked = isinstance(error, paramiko.PasswordRequiredException)
-        hint = "the key has a passphrase: ssh-add it first" if locked else "check `user` and `ssh_key` in the inventory"
-        return Unreachable(f"{endpoint} accepts none of our keys ({keys}): {error}", hint=hint)
+    if isinstance(error, EOFError | ConnectionResetError) or "protocol banner" in str(error):
+        return Busy(f"{endpoint}: it hung up before the login: {error or 'without a word'}", hint="try again later")
     late = time.monotonic() >= until or isinstance(error, TimeoutError)
     what = "no answer in time" if late else str(error) or type(error).__name__
     return Unreachable(f"{endpoint}: {what}", hint=f"see what ssh says: ssh -v -p {endpoint.port} {endpoint.host}")
@@ -132,7 +244,7 @@ def _host_key(key: paramiko.PKey) -> HostKey:
     return HostKey(key.get_name(), key.get_base64())
 
 
-def shut(road: socket.socket | paramiko.Channel) -> None:
+def shut(road: socket.socket | Channel) -> None:
     """Saying goodbye over a broken link fails; and nothing is lost by it."""
     with suppress(OSError, EOFError, paramiko.SSHException):
         road.close()

@@ -1,6 +1,6 @@
-"""A Shell over SSH: the one place where Fabric, paramiko and invoke are imported.
+"""A Shell over SSH, on a connection that Fabric makes, or OpenSSH where Fabric cannot log in.
 
-Fabric makes the connection; commands run on raw channels of it, because Fabric's `run` decodes bytes as text, quotes
+Commands run on raw channels of Fabric's connection, because Fabric's `run` decodes bytes as text, quotes
 nothing in `env=` and never notices a dead link. Rules that keep this safe:
 - a host key is compared before a user name is sent; Fabric's own policy accepts every key, even a changed one;
 - `env=` is never used: the far shell would execute its values;
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,24 +21,21 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 
-import fabric
 import paramiko
 
-from orchestrator.core.errors import LinkLost
+from orchestrator.core.errors import LinkLost, Unreachable
 from orchestrator.core.ports import Address, Result
 from orchestrator.remote.shell import login_shell, put_and_get
-from orchestrator.remote.shell.dial import close, cut_after, dial, shut
+from orchestrator.remote.shell.dial import FabricLink, Refused, cut_after, dialled, shut
 from orchestrator.remote.shell.host_key_check import Trust
+from orchestrator.remote.shell.link import Channel, Link
+from orchestrator.remote.shell.openssh_link import hand_over
 from orchestrator.remote.shell.put_and_get import short
 from orchestrator.remote.shell.ssh_endpoint import SILENCE_S, openssh_argv, resolve
 from orchestrator.remote.whole_files import landing
 
 CHUNK_BYTES, FLOOD_BYTES = 256 << 10, 64 << 20
 STDERR_CHUNKS = 1024
-SIGNALLED_WAIT_S = 0.5
-
-# Without a handler of its own, paramiko's transport thread writes tracebacks to the user's terminal.
-logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
 def connect(
@@ -57,16 +53,23 @@ def connect(
     """
     trust = Trust(known_hosts, user_known_hosts or Path.home() / ".ssh" / "known_hosts", accept_new)
     endpoint = resolve(address)
-    links = dial(endpoint, trust, address.fingerprint, time.monotonic() + connect_deadline_s)
-    return SshShell(address, links, openssh_argv(endpoint, known_hosts))
+    again = partial(dialled, endpoint, trust, address.fingerprint, connect_deadline_s)
+    try:
+        return SshShell(address, FabricLink(again(), again), openssh_argv(endpoint, known_hosts))
+    except Refused as refused:
+        try:
+            link = hand_over(endpoint, address, known_hosts, connect_deadline_s)
+        except Unreachable as error:
+            raise Unreachable(f"{refused.message}; {error.message}", refused.hint) from error
+    return SshShell(address, link, link.argv)
 
 
 class SshShell:
     """The connection to one machine; ports.Shell says what each method promises. Close it."""
 
-    def __init__(self, address: Address, links: Sequence[fabric.Connection], argv: Sequence[str]) -> None:
+    def __init__(self, address: Address, link: Link, argv: Sequence[str]) -> None:
         self.address = address
-        self._links = links
+        self._link = link
         self._argv = argv
         self._name = address.host or address.identity
         self._greeting = ""
@@ -106,7 +109,7 @@ class SshShell:
         return self._greeting
 
     def close(self) -> None:
-        close(self._links)
+        self._link.close()
 
     def _exec(
         self, argv: Sequence[str], chunks: Iterable[bytes], sink: Callable[[bytes], None], deadline_s: float
@@ -153,7 +156,7 @@ class SshShell:
 
     def _each_line(
         self,
-        channel: paramiko.Channel,
+        channel: Channel,
         argv: Sequence[str],
         silence_s: float,
         errors: Callable[[], bytes],
@@ -166,7 +169,7 @@ class SshShell:
         if code:
             raise put_and_get.failure(f"{self._name}: `{short(argv)}`", code, errors())
 
-    def _chunks(self, channel: paramiko.Channel, argv: Sequence[str], silence_s: float) -> Iterator[bytes]:
+    def _chunks(self, channel: Channel, argv: Sequence[str], silence_s: float) -> Iterator[bytes]:
         silent = self._lost(f"`{short(argv)}` was silent for {silence_s:g} s")
         try:
             while data := channel.recv(CHUNK_BYTES):
@@ -183,24 +186,15 @@ class SshShell:
             raise login_shell.refused(self._name, answer.noise, errors(), code)
         self._greeting = login_shell.shown(answer.noise) or self._greeting
 
-    def _start(self, argv: Sequence[str], deadline_s: float) -> paramiko.Channel:
+    def _start(self, argv: Sequence[str], deadline_s: float) -> Channel:
         try:
-            channel = self._links[-1].transport.open_session(timeout=deadline_s)
-            with cut_after(deadline_s, partial(shut, channel)):
-                channel.exec_command(login_shell.COMMAND)
-        except (paramiko.SSHException, EOFError, OSError, AttributeError) as error:
-            # AttributeError: Fabric forgets the transport of a closed connection.
-            why = str(error) or type(error).__name__
-            raise self._lost(f"cannot start `{short(argv)}`: {why}") from error
-        return channel
+            return self._link.channel(deadline_s)
+        except OSError as error:
+            raise self._lost(f"cannot start `{short(argv)}`: {error}") from error
 
-    def _exit_code(self, channel: paramiko.Channel, argv: Sequence[str]) -> int:
+    def _exit_code(self, channel: Channel, argv: Sequence[str]) -> int:
         code = int(channel.exit_status)
-        transport = self._links[-1].transport
-        if code == -1 and transport is not None:
-            # A signal ended the command, or the link broke: that takes the transport down within moments.
-            transport.join(SIGNALLED_WAIT_S)
-        if code == -1 and (transport is None or not transport.is_active()):
+        if code == -1 and self._link.is_lost():
             raise self._lost(f"the link broke while `{short(argv)}` ran")
         return code
 
@@ -208,18 +202,18 @@ class SshShell:
         return LinkLost(f"{self._name}: {what}", hint="the machine goes on by itself; try again")
 
 
-def _feed(channel: paramiko.Channel, chunks: Iterable[bytes]) -> None:
+def _feed(channel: Channel, chunks: Iterable[bytes]) -> None:
     """In a thread: a command may write more than the window holds before it reads its stdin."""
     try:
         for chunk in chunks:
             channel.sendall(chunk)
         channel.shutdown_write()
-    except (OSError, EOFError, paramiko.SSHException):
+    except (OSError, EOFError, ValueError, paramiko.SSHException):
         # The command ended without reading all, or the link is gone: the reading side finds out which.
         shut(channel)
 
 
-def _collect_stderr(channel: paramiko.Channel) -> Callable[[], bytes]:
+def _collect_stderr(channel: Channel) -> Callable[[], bytes]:
     """Drain stderr beside stdout, since both share one window; the result is what came until the channel closed."""
     received: list[bytes] = []
 

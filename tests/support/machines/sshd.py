@@ -33,6 +33,7 @@ CLEAN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 UP_WITHIN_S = 60.0
 SMALL_DISK_BYTES = 1 << 20
 
+LIMITS = "MaxStartups 100:30:200\nMaxSessions 100\n"
 CONFIG = """
 Port {port}
 ListenAddress {address}
@@ -44,9 +45,7 @@ UsePAM no
 UseDNS no
 PasswordAuthentication no
 KbdInteractiveAuthentication no
-MaxStartups 100:30:200
-MaxSessions 100
-PrintMotd no
+{limits}PrintMotd no
 Subsystem sftp internal-sftp
 SetEnv HOME={folder}/home
 ForceCommand {folder}/login
@@ -96,6 +95,7 @@ class Sshd:
         env: Sequence[str] = (),
         options: str = "",
         login_shell: str = "/bin/sh",
+        limits: str = LIMITS,
     ) -> None:
         self.folder = folder / name
         self.name = name
@@ -104,7 +104,7 @@ class Sshd:
         self.host, self.port = free_address()
         self.key_file = self.folder / "userkey"
         self._login = LOGIN.format(home=self.home, user=self.user, path=path, shell=login_shell, extra=shlex.join(env))
-        self._options = options
+        self._options, self._limits = options, limits
         self._process: subprocess.Popen[bytes] | None = None
         self._sessions: list[int] = []
         self._rules: list[list[str]] = []
@@ -132,7 +132,9 @@ class Sshd:
 
     def rewrite_config(self) -> None:
         """sshd's settings from ours; after a change of `port`, restart."""
-        config = CONFIG.format(port=self.port, address=self.host, folder=self.folder) + self._options
+        config = (
+            CONFIG.format(port=self.port, address=self.host, folder=self.folder, limits=self._limits) + self._options
+        )
         (self.folder / "sshd_config").write_text(config)
 
     def start(self) -> None:
