@@ -1,4 +1,4 @@
-"""What a shell over SSH needs of a connection, whoever makes it: Fabric (`dial.py`) or OpenSSH (`openssh_link.py`).
+"""What a shell over SSH needs of a connection, made by Fabric (`dial.py`) or by OpenSSH (`openssh_link.py`).
 
 Both give channels that behave as paramiko's do: on each runs the one command of `login_shell.COMMAND`.
 """

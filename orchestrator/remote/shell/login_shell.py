@@ -24,7 +24,7 @@ COMMAND = """exec /bin/sh -c 'IFS= read -r line && eval "$(printf %b "$line")"'"
 
 NOISE_BYTES = 1 << 20
 SHOWN_CHARACTERS = 300
-WRONG_USER = "please login as the user"
+WRONG_USER = "login as the user"
 
 
 def checked(argv: Sequence[str]) -> list[str]:
