@@ -39,6 +39,8 @@ POLICY_HINT = "gptctl check HOST --policy prints the least policy; attach it to 
 CONNECT_S, READ_S, LAUNCH_S = 5, 20, 60
 WHO = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=5).read(100).decode())"
 MOST_TRIES = 5
+MOST_PAGES = 200
+"""Of one list: an API that hands out pages without end is no answer."""
 AT_ONCE = 16
 
 CAPACITY: Final = {
@@ -121,14 +123,18 @@ class Ec2Api:
         return self._translated(region, operation, lambda: dict(getattr(client, operation)(**parameters)))
 
     def rows(self, region: str, operation: str, key: str, service: str = "ec2", **parameters: object) -> list[Any]:
-        """All pages of a list."""
+        """All pages of a list. Raises NoAnswer for one that does not end."""
         client = self._client(service, region)
 
         def read() -> list[Any]:
             if not client.can_paginate(operation):
                 return list(getattr(client, operation)(**parameters).get(key, []))
-            pages = client.get_paginator(operation).paginate(**parameters)
-            return [row for page in pages for row in page.get(key, [])]
+            found: list[Any] = []
+            for number, page in enumerate(client.get_paginator(operation).paginate(**parameters), start=1):
+                if number > MOST_PAGES:
+                    raise NoAnswer(f"AWS {region}: the list {operation} does not end", "try again later")
+                found += page.get(key, [])
+            return found
 
         return self._translated(region, operation, read)
 
