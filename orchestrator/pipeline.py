@@ -128,6 +128,8 @@ def perform(context: RunContext, stage: Stage) -> None:
         raise
     finally:
         context.ledger.close_stage(context.interval, context.now())
+        for line in context.provider.take_warnings():
+            context.emit("warning", line)
     context.emit("stage_finished")
 
 

@@ -14,10 +14,11 @@ def known_rentals(ledger: Ledger) -> dict[str, KnownRental]:
     runs: dict[str | None, list[RunRecord]] = {}
     for run in ledger.runs():
         runs.setdefault(run.rental_id, []).append(run)
-    return {rental.id: _known(rental, runs.get(rental.id, [])) for rental in ledger.rentals()}
+    return {rental.id: known(rental, runs.get(rental.id, [])) for rental in ledger.rentals()}
 
 
-def _known(rental: Rental, runs: list[RunRecord]) -> KnownRental:
+def known(rental: Rental, runs: list[RunRecord]) -> KnownRental:
+    """One of them, with its runs."""
     is_open = rental.state == RENTAL_OPEN
     needed = is_open and (not runs or any(run.state != State.ENDED or run.keep for run in runs))
     held = is_open and rental.instance_id is not None and rental.provider not in UNPAID

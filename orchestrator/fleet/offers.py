@@ -11,12 +11,12 @@ Example::
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from orchestrator import providers
 from orchestrator.core.config.inventory import HostSpec
-from orchestrator.core.errors import ProviderError, UserError
+from orchestrator.core.errors import GptctlError, NoAnswer, ProviderError, UserError
 from orchestrator.core.machines import MachineType, all_machine_types, bundled_offers
 from orchestrator.core.parallel import answers_within
 from orchestrator.core.ports import Offer
@@ -27,10 +27,13 @@ ASK_WITHIN_S = 2.0
 
 @dataclass(frozen=True)
 class Market:
-    """Offers of all accounts; `problems`: why an account's are bundled ones, by its name."""
+    """Offers of all accounts; `problems`: why an account's are bundled ones, by its name; `refusals`: those that are
+    more than silence; `warnings`: rows of price lists that could not be read."""
 
     offers: tuple[Offer, ...] = ()
     problems: Mapping[str, str] = field(default_factory=dict)
+    refusals: Mapping[str, ProviderError] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 def ask_for(hosts: Iterable[HostSpec], within_s: float = ASK_WITHIN_S) -> Market:
@@ -38,29 +41,34 @@ def ask_for(hosts: Iterable[HostSpec], within_s: float = ASK_WITHIN_S) -> Market
     asked = ask(accounts_behind(host for host in hosts if host.provider in providers.known()), within_s)
     names = {offer.provider for offer in asked.offers}
     others = [offer for offer in bundled() if offer.provider not in names]
-    return Market((*asked.offers, *others), asked.problems)
+    return replace(asked, offers=(*asked.offers, *others))
 
 
 def ask(accounts: Sequence[Account], within_s: float = ASK_WITHIN_S) -> Market:
     """The offers of every account that answers in time, in the accounts' order."""
     answers = answers_within(within_s, {each.name: partial(_fetch_offers, each, within_s) for each in accounts})
     offers: list[Offer] = []
-    problems = {}
+    problems: dict[str, str] = {}
+    refusals: dict[str, ProviderError] = {}
+    warnings: list[str] = []
     for account in accounts:
-        answer = answers.get(account.name, f"no answer within {within_s:.0f} s")
-        if isinstance(answer, str):
-            problems[account.name] = answer
+        answer = answers.get(account.name, NoAnswer(f"no answer within {within_s:.0f} s"))
+        if isinstance(answer, GptctlError):
+            problems[account.name] = answer.message
+            if isinstance(answer, ProviderError) and not isinstance(answer, NoAnswer):
+                refusals[account.name] = answer
             answer = bundled(account.provider.name)
         offers += answer
-    return Market(tuple(offers), problems)
+        warnings += account.provider.take_warnings()
+    return Market(tuple(offers), problems, refusals, tuple(warnings))
 
 
-def _fetch_offers(account: Account, within_s: float) -> Sequence[Offer] | str:
+def _fetch_offers(account: Account, within_s: float) -> Sequence[Offer] | GptctlError:
     """Its offers, or why there are none."""
     try:
         return account.provider.offers(within_s)
     except (ProviderError, UserError) as error:
-        return error.message
+        return error
 
 
 def bundled(provider: str | None = None) -> list[Offer]:

@@ -2,12 +2,13 @@
 
 All at once, within a few seconds; silence says nothing about a machine's life.
 
-Example: `look_at(hosts, home)` -> {"home-3090": "up", "lambda-8xa100": "1 rented", "rig": "unknown: ..."}
+Example: `look_at(hosts, home).states` -> {"home-3090": "up", "lambda-8xa100": "1 rented", "rig": "unknown: ..."}
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -22,8 +23,16 @@ from orchestrator.wiring import open_shell
 WITHIN_S = 3.0
 
 
-def look_at(hosts: Iterable[HostSpec], home: Path, within_s: float = WITHIN_S) -> dict[str, str]:
-    """The state of every host in words, by its name."""
+@dataclass(frozen=True)
+class Seen:
+    """The state of every host in words, by its name, and one line per row of a list that could not be read."""
+
+    states: dict[str, str]
+    warnings: tuple[str, ...] = ()
+
+
+def look_at(hosts: Iterable[HostSpec], home: Path, within_s: float = WITHIN_S) -> Seen:
+    """Asks all of them at once."""
     all_hosts = list(hosts)
     silent = f"unknown: no answer in {within_s:.0f} s"
     states = {host.name: "here" if host.provider == LOCAL else silent for host in all_hosts}
@@ -34,7 +43,7 @@ def look_at(hosts: Iterable[HostSpec], home: Path, within_s: float = WITHIN_S) -
     calls |= {f"account {each.name}": partial(_states_of_account, each) for each in accounts}
     for found in answers_within(within_s, calls).values():
         states |= found
-    return states
+    return Seen(states, tuple(line for each in accounts for line in each.provider.take_warnings()))
 
 
 def _state_over_ssh(host: HostSpec, home: Path, within_s: float) -> dict[str, str]:

@@ -49,13 +49,15 @@ GONE = ("terminated", "preempted")
 
 @dataclass(frozen=True)
 class Sight:
-    """What one round of lists showed. `problems`: one line per account that did not answer."""
+    """What one round of lists showed. `problems`: one line per account that did not answer; `warnings`: one per row
+    that could not be read."""
 
     at: float
     rows: list[Orphan]
     instances: Mapping[tuple[str, str], Instance]
     accounts: Mapping[str, Account]
     problems: Mapping[str, str] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
 
 def look(accounts: Iterable[Account], known: Mapping[str, KnownRental], now: Callable[[], float] = time.time) -> Sight:
@@ -67,6 +69,7 @@ def look(accounts: Iterable[Account], known: Mapping[str, KnownRental], now: Cal
     instances: dict[tuple[str, str], Instance] = {}
     owners: dict[str, Account] = {}
     problems: dict[str, str] = {}
+    warnings: list[str] = []
     for account in accounts:
         owners[account.name] = account
         try:
@@ -76,9 +79,11 @@ def look(accounts: Iterable[Account], known: Mapping[str, KnownRental], now: Cal
             problems[account.name] = error.message
             held = unlisted(known, (), account.provider.name)
             listed, hidden = [], [replace(each, status=UNHEARD) for each in held]
+        finally:
+            warnings += account.provider.take_warnings()
         instances |= {(account.name, each.instance_id): each for each in (*listed, *hidden)}
     at = now()
-    return Sight(at, survey(instances.values(), known, at), instances, owners, problems)
+    return Sight(at, survey(instances.values(), known, at), instances, owners, problems, warnings)
 
 
 def _alive_unlisted(account: Account, known: Mapping[str, KnownRental], listed: Iterable[Instance]) -> list[Instance]:

@@ -91,6 +91,10 @@ class Ledger:
         where = f"WHERE state = '{RENTAL_OPEN}'" if open_only else ""
         return self._select(Rental, f"SELECT * FROM rentals {where} {_NEWEST_FIRST}")
 
+    def rented_since(self, since: float) -> list[Rental]:
+        """Rentals of machines with a bill that are open, or were at that moment or later; newest first."""
+        return self._select(Rental, f"SELECT * FROM rentals WHERE {spending.RENTED_SINCE} {_NEWEST_FIRST}", since)
+
     def update_rental(self, rental_id: str, *, facts: RentalFactChanges | None = None, **fields: object) -> None:
         """Writes plain fields and these facts in one transaction; facts that are not named stay."""
         if not self._update("rentals", Rental, {"id": rental_id}, fields, frozenset({"id", "created_at"}), facts=facts):
@@ -210,21 +214,13 @@ class Ledger:
 
     def end_away(self, run_id: str, at: float) -> None:
         """Clips what was kept as `away` to the moment the training really ended: for machines without a bill."""
-        self._execute(
-            "UPDATE stage_intervals SET ended_at = max(started_at, min(ended_at, ?1)),"
-            " last_at = max(started_at, min(last_at, ?1)) WHERE run_id = ?2 AND stage = ?3",
-            at,
-            run_id,
-            AWAY,
-        )
+        ends = "ended_at = max(started_at, min(ended_at, ?1)), last_at = max(started_at, min(last_at, ?1))"
+        self._execute(f"UPDATE stage_intervals SET {ends} WHERE run_id = ?2 AND stage = ?3", at, run_id, AWAY)
 
     def touch_stage(self, interval_id: int, at: float | None = None) -> None:
         """The driver is alive at this moment (now)."""
-        self._execute(
-            "UPDATE stage_intervals SET last_at = max(last_at, ?) WHERE id = ?",
-            self._now() if at is None else at,
-            interval_id,
-        )
+        sql = "UPDATE stage_intervals SET last_at = max(last_at, ?) WHERE id = ?"
+        self._execute(sql, self._now() if at is None else at, interval_id)
 
     def close_stage(self, interval_id: int, at: float | None = None) -> None:
         """Ends an open interval; a closed one stays as it is."""

@@ -11,8 +11,11 @@ import sqlite3
 from orchestrator.core.ports import UNPAID
 from orchestrator.ledger.records import AWAY, INTENT_OPEN, RENTAL_OPEN, StageInterval
 
+_RENTED = f"""rentals.provider NOT IN ({", ".join(f"'{name}'" for name in sorted(UNPAID))})"""
+RENTED_SINCE = f"{_RENTED} AND (state = '{RENTAL_OPEN}' OR coalesce(released_at, created_at) >= ?)"
+
 _BILLING = f"""
-    rentals.state = '{RENTAL_OPEN}' AND rentals.provider NOT IN ({", ".join(f"'{name}'" for name in sorted(UNPAID))})
+    rentals.state = '{RENTAL_OPEN}' AND {_RENTED}
     AND (rentals.instance_id IS NOT NULL
          OR EXISTS (SELECT 1 FROM intents WHERE rental_id = rentals.id AND state = '{INTENT_OPEN}'))
 """

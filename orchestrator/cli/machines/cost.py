@@ -1,4 +1,4 @@
-"""`gptctl cost`: what one run or all runs cost, from the ledger alone."""
+"""`gptctl cost`: what runs cost, from the ledger; and which machines cost on although their run is over."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from orchestrator.cli.machines.left_over import exit_code, of_ledger, rows, show
 from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.formats import DASH, dollars, figure
@@ -25,18 +26,19 @@ def cost(wanted: str | None, *, as_json: bool) -> int:
     with open_ledger() as ledger:
         runs = ledger.runs() if wanted is None else [ledger.find_run(wanted)]
         intervals = ledger.all_intervals() if wanted is None else {run.id: ledger.intervals(run.id) for run in runs}
+        left = of_ledger(ledger)
     costs = [_cost(run, intervals.get(run.id, [])) for run in runs]
     if as_json:
-        print(json.dumps({"runs": costs}, indent=1))
-        return 0
+        print(json.dumps({"runs": costs, "left_over": [row.to_json() for row in rows(left)]}, indent=1))
+        return exit_code(left)
     from orchestrator.cli.screen import screen
 
-    rows = [_cells(each) for each in costs]
+    table = [_cells(each) for each in costs]
     if len(costs) > 1:
-        rows.append(["total", dollars(sum(each["cost_usd"] for each in costs)), "", "", "", "", ""])
-    screen.show_table(COLUMNS, rows, right=NUMBERS)
+        table.append(["total", dollars(sum(each["cost_usd"] for each in costs)), "", "", "", "", ""])
+    screen.show_table(COLUMNS, table, right=NUMBERS)
     screen.talk("USD before tax. Energy is an upper bound: full board power all the time.")
-    return 0
+    return show(left)
 
 
 def cost_of(ledger: Ledger, run: RunRecord) -> dict[str, Any]:

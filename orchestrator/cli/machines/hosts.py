@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cli.machine_types import machines_of
+from orchestrator.cli.machines.left_over import exit_code, of_home, show
+from orchestrator.cli.machines.left_over import rows as left_rows
 from orchestrator.core.config.gptctl_home import home_folder
 from orchestrator.core.config.inventory import HostSpec, Inventory, load_inventory
 from orchestrator.core.formats import DASH, dollars
@@ -22,14 +24,16 @@ def hosts(file: Path | None, *, offline: bool, as_json: bool) -> int:
 
     inventory = load_inventory(file, home_folder())
     rows = [_row(host, machine) for host in inventory.hosts.values() for machine in machines_of(host)]
-    if not offline:
-        _add_live(inventory, rows)
+    warnings = [] if offline else _add_live(inventory, rows)
+    left = None if offline else of_home(home_folder())
     if as_json:
-        print(json.dumps({"inventory": str(inventory.path) if inventory.path else None, "hosts": rows}, indent=1))
-        return 0
+        path = str(inventory.path) if inventory.path else None
+        found = {"inventory": path, "hosts": rows, "left_over": [row.to_json() for row in left_rows(left)]}
+        print(json.dumps({**found, "warnings": [*(left.warnings if left else ()), *warnings]}, indent=1))
+        return exit_code(left)
     screen.show_table(COLUMNS, [_cells(row) for row in rows], right=("$/H",))
     screen.talk(f"from {inventory.path}" if inventory.path else "no inventory.toml found; gptctl init writes one")
-    return 0
+    return show(left, warnings)
 
 
 def stop_rehearsal() -> int:
@@ -62,21 +66,22 @@ def _row(host: HostSpec, machine: MachineType) -> dict[str, Any]:
     }
 
 
-def _add_live(inventory: Inventory, rows: list[dict[str, Any]]) -> None:
-    """Asks every machine and cloud at once, and fills their answers into the rows."""
+def _add_live(inventory: Inventory, rows: list[dict[str, Any]]) -> list[str]:
+    """Asks every machine and cloud at once, and fills their answers into the rows. Returns what could not be read."""
     from orchestrator.fleet.offers import ask_for, offer_for
     from orchestrator.fleet.reachability import look_at
 
-    states = look_at(inventory.hosts.values(), home_folder())
+    seen = look_at(inventory.hosts.values(), home_folder())
     market = ask_for(inventory.hosts.values())
     for row in rows:
         host = inventory.hosts[row["host"]]
-        row["state"] = states[host.name]
+        row["state"] = seen.states[host.name]
         if host.paid:
             offer = offer_for(host, machine_type(row["machine"]), market.offers)
             row["price_per_hour_usd"] = offer.price_per_hour_usd if offer else None
             row["price_source"] = offer.source if offer else None
             row["capacity"] = None if offer is None or offer.quoted_at is None else offer.available
+    return [*seen.warnings, *market.warnings]
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.cli.machines.left_over import show_warnings
 from orchestrator.cli.open_ledger import open_home
 from orchestrator.cli.screen import screen
 from orchestrator.core.config.inventory import Inventory, load_inventory
@@ -40,7 +41,8 @@ def offers(wish: Wish, file: Path | None, *, offline: bool, as_json: bool) -> in
     rows = [row for row in map(_row, market.offers) if _fits(row, wish)]
     rows.sort(key=lambda row: (row["available"] is False, row["price_per_hour_usd"], row["machine"], row["region"]))
     if as_json:
-        print(json.dumps({"offers": rows, "problems": dict(market.problems)}, indent=1))
+        found = {"offers": rows, "problems": dict(market.problems), "warnings": market.warnings}
+        print(json.dumps(found, indent=1))
         return 0
     screen.show_table(COLUMNS, [_cells(row) for row in rows], right=NUMBERS)
     show_problems(market)
@@ -56,7 +58,8 @@ def market_of(inventory: Inventory, *, offline: bool) -> Market:
 
 
 def show_problems(market: Market) -> None:
-    """Prints which clouds did not answer."""
+    """Prints which clouds did not answer, and which rows of their lists could not be read."""
+    show_warnings(market.warnings)
     for name, text in market.problems.items():
         screen.talk(f"{name}: {text}; using its bundled prices", style="yellow")
 

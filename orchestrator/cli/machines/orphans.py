@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.cli.machines.left_over import show_warnings
 from orchestrator.cli.open_ledger import open_home
 from orchestrator.cli.screen import screen
 from orchestrator.core.config.inventory import load_inventory
@@ -169,7 +170,8 @@ def _show(seen: Sight, reaped: Sequence[Reaped], *, as_json: bool) -> int:
 
 def _json(seen: Sight, rows: Sequence[Orphan], reaped: Sequence[Reaped]) -> dict[str, Any]:
     ended = [{**each.row.to_json(), "gone": each.gone, "problem": each.problem} for each in reaped]
-    return {"machines": [row.to_json() for row in rows], "reaped": ended, "problems": dict(seen.problems)}
+    found = {"machines": [row.to_json() for row in rows], "reaped": ended, "problems": dict(seen.problems)}
+    return {**found, "warnings": list(seen.warnings)}
 
 
 def _print_rows(seen: Sight, rows: Sequence[Orphan], reaped: Sequence[Reaped]) -> None:
@@ -184,6 +186,7 @@ def _print_rows(seen: Sight, rows: Sequence[Orphan], reaped: Sequence[Reaped]) -
                 f"Next: gptctl orphans --reap {each.row.instance_id}",
                 style="bold red",
             )
+    show_warnings(seen.warnings)
     for name, text in seen.problems.items():
         screen.talk(f"{name} did not answer: {text}", style="yellow")
     if not seen.accounts:

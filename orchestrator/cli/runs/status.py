@@ -7,8 +7,11 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from orchestrator.cli.machines.left_over import exit_code, of_ledger
+from orchestrator.cli.machines.left_over import rows as rows_left
+from orchestrator.cli.machines.left_over import show as show_left_over
 from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.cli.runs.status_rows import COLUMNS, NUMBERS, cells, rental_row, run_row
 from orchestrator.core.formats import local_time
@@ -16,6 +19,11 @@ from orchestrator.core.states import State
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import Evaluation, Rental, RunRecord
 
+if TYPE_CHECKING:
+    from orchestrator.fleet.left_over import LeftOver
+
+LEFT_OVER_EVERY_S = 60.0
+"""With --watch: between two looks at the accounts."""
 ANSWER_WITHIN_S = 2.0
 """How long a machine may take to answer; after that it is `unknown`, not dead."""
 WATCH_EVERY_S = 2.0
@@ -23,16 +31,20 @@ NEWEST_ENDED = 10
 
 
 def status(wanted: str | None, *, watch: bool, everything: bool, as_json: bool) -> int:
-    """Prints the rows, newest run first. With `watch`, again and again until Ctrl-C."""
+    """Prints the rows, newest run first. With `watch`, again and again until Ctrl-C. Exit 7 while a machine is alive
+    that nothing needs."""
     with open_ledger() as ledger:
+        everything = everything or wanted is not None
+        left, looked_at = of_ledger(ledger), time.monotonic()
         if not watch:
-            show(collect(ledger, wanted), everything=everything or wanted is not None, as_json=as_json)
-            return 0
+            show(collect(ledger, wanted), left, everything=everything, as_json=as_json)
+            return exit_code(left)
         try:
             while True:
-                found = collect(ledger, wanted)
-                show(found, everything=everything or wanted is not None, as_json=as_json, redraw=not as_json)
+                show(collect(ledger, wanted), left, everything=everything, as_json=as_json, redraw=not as_json)
                 time.sleep(WATCH_EVERY_S)
+                if time.monotonic() - looked_at > LEFT_OVER_EVERY_S:
+                    left, looked_at = of_ledger(ledger), time.monotonic()
         except KeyboardInterrupt:
             return 0
 
@@ -86,10 +98,14 @@ def _add_watcher(home: Path, rows: list[dict[str, Any]], rentals: Mapping[str, R
         row["guard"] = {**row["guard"], "armed": row["guard"]["armed"] and age_s is not None, "watcher_seen_s": age_s}
 
 
-def show(found: dict[str, Any], *, everything: bool, as_json: bool, redraw: bool = False) -> None:
-    """Prints what collect() found."""
+def show(
+    found: dict[str, Any], left: LeftOver | None, *, everything: bool, as_json: bool, redraw: bool = False
+) -> None:
+    """Prints what collect() found, and the machines that nothing needs."""
     if as_json:
-        print(json.dumps(found), flush=True)  # no indent: with one, Python leaves its fast encoder
+        left_rows = [row.to_json() for row in rows_left(left)]
+        # no indent: with one, Python leaves its fast encoder
+        print(json.dumps({**found, "left_over": left_rows}), flush=True)
         return
     from orchestrator.cli.screen import screen
 
@@ -108,6 +124,7 @@ def show(found: dict[str, Any], *, everything: bool, as_json: bool, redraw: bool
         screen.talk(line, style="yellow")
     if hidden:
         screen.talk(f"{len(hidden)} older runs are hidden; --all shows them")
+    show_left_over(left)
 
 
 def _store_line(row: dict[str, Any]) -> str:
