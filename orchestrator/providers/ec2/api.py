@@ -40,7 +40,7 @@ CONNECT_S, READ_S, LAUNCH_S = 5, 20, 60
 WHO = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=5).read(100).decode())"
 MOST_TRIES = 5
 MOST_PAGES = 200
-"""Of one list: an API that hands out pages without end is no answer."""
+"""Of one list. One that does not end counts as silence."""
 AT_ONCE = 16
 
 CAPACITY: Final = {
