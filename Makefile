@@ -9,7 +9,7 @@ CONSTRAIN = $$($(PY) -c 'import torch' 2>/dev/null || echo '-c constraints.txt')
 # Every `gptctl` that tests and benchmarks start would compile its modules anew: twice the processor time (measured).
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test test-fast test-nightly durations check bench faults two-crashes soak soak-rehearsal docs release clean
+.PHONY: demo test test-fast test-nightly durations check bench faults two-crashes kills soak soak-rehearsal docs release clean
 
 demo: $(VENV)/.trainer            ## a whole run on this machine: plan, train, fetch, cost
 	$(VENV)/bin/gptctl run recipes/quickstart.toml --host local --yes
@@ -50,6 +50,10 @@ faults: $(VENV)/.dev              ## the fault table: one row each, on the cloud
 two-crashes: $(VENV)/.dev         ## the command line killed twice in a row: machines bought per intent, machines left
 	.ci/system-packages
 	$(PY) -m pytest -s tests/faults/here/test_crashes.py::test_killed_twice
+
+kills: $(VENV)/.dev               ## 60 random kills under lists that lie: bought, alive, started, our cost and the cloud's
+	.ci/system-packages
+	$(PY) -m tests.faults.here.kills --kills $(or $(KILLS),60)
 
 soak-rehearsal: $(VENV)/.dev      ## 200 rented runs killed at random moments; RUNS=10 for fewer
 	.ci/system-packages
