@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from orchestrator.core.fleet.orphans import KnownRental
 from orchestrator.core.ports import UNPAID
 from orchestrator.core.states import State
@@ -22,4 +24,5 @@ def known(rental: Rental, runs: list[RunRecord]) -> KnownRental:
     is_open = rental.state == RENTAL_OPEN
     needed = is_open and (not runs or any(run.state != State.ENDED or run.keep for run in runs))
     held = is_open and rental.instance_id is not None and rental.provider not in UNPAID
-    return KnownRental(rental.created_at, over=not needed, machine=rental.instance if held else None)
+    machine = replace(rental.instance, ends_at=rental.ends_at) if held else None
+    return KnownRental(rental.created_at, over=not needed, machine=machine)

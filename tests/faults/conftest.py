@@ -217,7 +217,8 @@ class Rehearsal:
 
     def settled(self, *, listed: bool = False, bought: int = 1) -> bool:
         """The pass line under lies: the machines alive are those that the last command named with exit 7 (listed:
-        with any exit code), no more were bought than `bought`, and our cost is at least the cloud's."""
+        with any exit code), no more were bought than `bought`, and our cost is at least the cloud's, less the minute
+        that a living machine has begun."""
         books = self.cloud.ask("GET", "/rehearsal/books")[1]  # by the cloud's clock, which a test may have moved
         ours = [row for row in books["instances"] if not row["foreign"]]
         cents, our_cents = self.summed_up(books)
@@ -225,7 +226,8 @@ class Rehearsal:
         named = {each for each in living if each in self.said} if listed or self.code == STILL_BILLING else set()
         assert named == living, (self.code, self.said)
         assert len(ours) <= bought, self.said
-        assert our_cents >= cents - 1, self.said
+        begun = sum(row["price_cents_per_hour"] / 60 for row in ours if row["alive"])
+        assert our_cents >= cents - 1 - begun, self.said
         assert "Traceback" not in self.said
         return True
 

@@ -6,6 +6,8 @@ deadline, and a list has to show it. Machines without a bill have none.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from orchestrator.agent.contract.answers import GuardStatus
 from orchestrator.core.errors import MachineUnfit
 from orchestrator.core.fleet.guard_state import GuardState
@@ -53,15 +55,21 @@ def arm(context: RunContext, seen: GuardStatus | None) -> None:
 
 
 def _set(context: RunContext, ends_at: float) -> None:
-    instance = held(context)
-    if instance is None:
-        raise MachineUnfit(f"{context.rental.instance_id} is gone: {context.rental.provider} does not list it")
+    instance = held(context) or _unlisted(context)
     context.provider.set_deadline(instance, ends_at)
     named = context.provider.guard(instance)
     guard = GuardState(named.kind, named.armed or context.host.guard == "watcher", ends_at)
     if box_guard.wanted(context):  # the name is for a watcher beside it; what the box does, the box says
         guard = context.machine_facts.guard or guard
     context.ledger.update_rental(context.rental.id, ends_at=ends_at, facts={"guard": guard})
+
+
+def _unlisted(context: RunContext) -> Instance:
+    """Our machine while no list shows it, which proves nothing. Raises MachineUnfit when its provider says it ended."""
+    rental = context.rental
+    if context.provider.find(rental.instance_id or "", rental.facts.region) == "gone":
+        raise MachineUnfit(f"{rental.instance_id} is gone: {rental.provider} says that it ended")
+    return replace(rental.instance, ends_at=rental.ends_at)
 
 
 def held(context: RunContext) -> Instance | None:

@@ -234,11 +234,27 @@ def _buy(context: RunContext, offer: Offer) -> None:
         found = find(context)
         assert found is not None  # an open intent is adopted, or closed as unseen, which raises
         return hold(context, found, INTENT_ADOPTED, offer.price_per_hour_usd)
+    except (NoCapacity, QuotaUsedUp) as error:
+        found = _bought_all_the_same(context)
+        if found is None:
+            context.ledger.close_intent(request.intent_id, INTENT_REFUSED, IntentAnswer(error=error.message))
+            raise
+        context.emit("warning", f"{error.message}; yet {found.instance_id} was bought: taking it")
+        return hold(context, found, INTENT_ADOPTED, offer.price_per_hour_usd)
     except ProviderError as error:
         # NoAnswer too: by the port's contract the order was not sent; what comes before it had no answer.
         context.ledger.close_intent(request.intent_id, INTENT_REFUSED, IntentAnswer(error=error.message))
         raise
     hold(context, instance, INTENT_BOUGHT, offer.price_per_hour_usd)
+
+
+def _bought_all_the_same(context: RunContext) -> Instance | None:
+    """The machine that a refused order bought, as far as one look at the lists tells."""
+    past = {each.instance_id for each in context.machine_facts.given_back}
+    try:
+        return next((each for each in _ours(context) if each.instance_id not in past), None)
+    except ProviderError:
+        return None
 
 
 def _guarded(context: RunContext, request: LaunchRequest) -> LaunchRequest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Callable
 
@@ -37,6 +38,23 @@ def test_the_agent_is_gone_from_the_machine(rehearse: Callable[..., Rehearsal]) 
     assert place.settled()
     assert place.code == 0, place.said
     assert "launch" not in place.said
+
+
+def test_force_while_another_gptctl_hangs(rehearse: Callable[..., Rehearsal]) -> None:
+    place = rehearse("12.2 release --force while another gptctl, which hangs, drives the run")
+    place.write(steps=4000)
+    process = place.begin()
+    wait_until(lambda: place.trained(5), 60)
+    process.send_signal(signal.SIGSTOP)
+    try:
+        place.gptctl("release", place.run_id(), "--force", "--yes")
+        assert place.code == 0 and f"pid {process.pid}" in place.said, place.said
+        assert not place.cloud.books()["alive"]
+    finally:
+        process.send_signal(signal.SIGCONT)
+    assert process.wait(240) == 0, place.words()
+    assert place.settled()
+    place.check(outcome="stopped")
 
 
 @pytest.mark.parametrize("lie", ["html@900", "silent@900", "500*forever"])

@@ -21,7 +21,7 @@ from orchestrator.core.config.recipe import load_recipe
 from orchestrator.core.errors import NoAnswer
 from orchestrator.core.machines import machine_type
 from orchestrator.core.planning.planner import make_plan
-from orchestrator.core.ports import Instance, Life, Provider
+from orchestrator.core.ports import Guard, Instance, Life, Provider
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import INTENT_BOUGHT, Intent
 from orchestrator.runs.new_run import RunRequest, new_run
@@ -44,6 +44,9 @@ class LyingAccount:
     now: float = 1_800_000_000.0
     rows: dict[str, Instance] = field(default_factory=dict)
     silent: bool = False
+    hidden: bool = False
+    """Lists are empty."""
+    deadlines: list[float] = field(default_factory=list)
     on_end: Callable[[str], None] | None = None
     orders: list[str] = field(default_factory=list)
 
@@ -52,7 +55,7 @@ class LyingAccount:
 
     def machines(self) -> Sequence[Instance]:
         self._answer()
-        return list(self.rows.values())
+        return [] if self.hidden else list(self.rows.values())
 
     def find(self, instance_id: str, region: str = "") -> Life:
         self._answer()
@@ -65,6 +68,12 @@ class LyingAccount:
         self.orders.append(instance.instance_id)
         (self.on_end or self.end)(instance.instance_id)
         return True
+
+    def set_deadline(self, instance: Instance, ends_at: float) -> None:
+        self.deadlines.append(ends_at)
+
+    def guard(self, instance: Instance) -> Guard:
+        return Guard("watcher", instance.ends_at is not None, instance.ends_at)
 
     def end(self, instance_id: str) -> None:
         self.show(instance_id, status="terminated")
