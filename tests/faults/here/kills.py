@@ -3,7 +3,7 @@
     python -m tests.faults.here.kills --kills 60 --seed 7
 
 Prints one line per run and the sums. Each run has 20 steps, a GPTCTL_HOME of its own and a lie at every launch of a
-command; its command line is killed by SIGKILL up to three times and then resumed to its end. Exits 1 when a machine is
+command; its command line is killed by SIGKILL three to six times and then resumed to its end. Exits 1 when a machine is
 alive and not named, an intent bought two, a training was started twice, or our cost is below the cloud's.
 """
 
@@ -26,13 +26,15 @@ from pathlib import Path
 from tests.conftest import gptctl_command
 from tests.faults.cloud.lies import LIES, Lie
 from tests.faults.conftest import HOST
-from tests.faults.here.soak import LONGEST_S, MOST_KILLS, RESUMES, STEPS
+from tests.faults.here.soak import LONGEST_S, RESUMES, STEPS
 from tests.stories.conftest import newest_run
 from tests.support.clouds.rehearsal_cloud import RehearsalCloud
 from tests.support.files.recipes import write_small
 from tests.support.files.repository import REPOSITORY
 from tests.support.machines.sshd import free_address
 
+KILLS = (3, 6)
+"""Of one run."""
 FIRST = ("run", "tiny.toml", "--host", "cloud", "--yes")
 
 
@@ -135,9 +137,9 @@ class Result:
         return not (self.alive or self.unnamed) and self.started <= 1 and self.ours >= self.theirs - 1
 
 
-def one(place: Place, most_kills: int) -> Result:
+def one(place: Place, left: int) -> Result:
     """One run, killed at random, then driven to its end."""
-    for _ in range(place.moments.randint(1, most_kills)):
+    for _ in range(min(left, place.moments.randint(*KILLS))):
         place.killed()
     codes = (place.ended() for _ in range(RESUMES))
     any(code == 0 for code in codes)
@@ -166,7 +168,7 @@ def killed_so_often(
     while (left := kills - sum(each.kills for each in results)) > 0:
         began = time.monotonic()
         place = Place(folder, cloud, f"home-{len(results)}", moments, longest_s)
-        results.append(one(place, min(MOST_KILLS, left)))
+        results.append(one(place, left))
         words = "" if results[-1].survived else "  FAILED"
         print(f"{len(results):>3} {results[-1]}  {time.monotonic() - began:.0f} s{words}", flush=True)
     return results
