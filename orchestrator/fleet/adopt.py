@@ -81,7 +81,7 @@ def _adopt(ledger: Ledger, account: Account, instance: Instance, now: float) -> 
         state=RENTAL_OPEN,
         released_at=None,
         ends_at=deadline(instance),
-        price_per_hour_usd=instance.price_per_hour_usd,
+        price_per_hour_usd=instance.price_per_hour_usd or known.price_per_hour_usd,  # an odd row names none
         address=instance.address or known.address,
         facts=_still_known(known.facts, _life(instance, known.created_at, now)),
     )
