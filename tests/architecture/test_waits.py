@@ -24,9 +24,14 @@ BOUNDS: dict[str, str] = {
     "providers/ec2/provider.py:set_deadline": "time.monotonic() > until",
     "providers/lambda_cloud/provider.py:set_deadline": "time.monotonic() > until",
     "remote/agent_client/pull_job.py:pull": "range(ROUNDS)",
+    "remote/shell/dial.py:dialled": "until - time.monotonic()",
     "remote/shell/local_shell.py:_each_line": "process.wait(silence_s)",
+    "remote/shell/openssh_link.py:_wait": "self._process.wait()",  # a thread of its own, as long as its command
+    "remote/shell/openssh_link.py:close": "self._master.kill()",
+    "remote/shell/openssh_link.py:hand_over": "time.monotonic() < until",
+    "remote/shell/openssh_link.py:is_lost": "self._master.wait(0.5)",
     "remote/shell/put_and_get.py:pulsing": "ended.wait(pulse_s)",  # as long as its command
-    "remote/shell/ssh_shell.py:_exec": "_cut_after(until",
+    "remote/shell/ssh_shell.py:_exec": "cut_after(until",
     "remote/shell/ssh_shell.py:_chunks": "status_event.wait(silence_s)",
     "remote/transfer/parallel_ranges.py:_streams": "meter.quiet_s > STALLED_S",
     "remote/transfer/parallel_ranges.py:close": "self._process.kill()",
