@@ -61,7 +61,6 @@ EVENT_EVALUATED = "evaluated"
 # Keys of a line in metrics.jsonl that readers may rely on. Lines may have more.
 METRIC_KEYS = ("step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "mfu", "memory_gib", "time")
 
-
 MetricNumbers = typing.NamedTuple("MetricNumbers", [
     ("step", int), ("tokens", int), ("loss", typing.Optional[float]), ("tokens_per_second", typing.Optional[float]),
     ("mfu", typing.Optional[float]),
@@ -212,8 +211,9 @@ class DataConfig:
     """Offset within validation_files; without such files the slice is the end of the training stream."""
     validation_tokens: int = 0
     """0 switches validation off. A slice held out of the training stream takes one token more: its last target."""
-    tokenizer: str = "gpt2"
-    """`bytes` (257 ids, no vocabulary download) or a tiktoken name; used only to decode samples."""
+    tokenizer: str = "gpt2"  # only to decode samples: `bytes` (257 ids, no vocabulary download) or a tiktoken name
+    dtype: typing.Optional[str] = None
+    """`uint16` or `uint32`: that of headerless files, where the recipe vouches for them."""
 
 
 @dataclass(frozen=True)

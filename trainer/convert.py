@@ -20,10 +20,11 @@ from typing import TypedDict
 
 import numpy as np
 
+from trainer.layout.token_layout import SAFETENSORS
 from trainer.progress import ByteProgress, print_event
 from trainer.tokens.digests import DATASET, DatasetJson, FileEntry
 from trainer.tokens.folder import NoDatasetError, TokenDataset, find_dataset
-from trainer.tokens.token_file import KINDS, SAFETENSORS, SUFFIXES, DataError, TokenFile, open_token_file
+from trainer.tokens.token_file import KINDS, SUFFIXES, DataError, TokenFile, open_token_file
 from trainer.tokens.token_writers import Layout, write_atomically, write_token_file
 
 CHUNK_TOKENS = 2**20
@@ -42,13 +43,14 @@ class Converted(TypedDict):
     files: dict[str, FileEntry]
 
 
-def convert(source: Path, kind: str, to: Path, *, overwrite: bool = False) -> Converted:
-    """Writes the files in folder `to` (or as file `to`), and returns what was written.
+def convert(source: Path, kind: str, to: Path, *, overwrite: bool = False, stored: str | None = None) -> Converted:
+    """Writes the files in folder `to` (or as file `to`), and returns what was written. `stored`: the type of the ids of
+    headerless files, where you vouch for it.
 
     Raises NoDatasetError, DataError, ConvertError, and OSError for a folder that cannot be written.
     """
     dataset = find_dataset(source)
-    files = [open_token_file(path) for path in dataset.files]
+    files = [open_token_file(path, dtype=stored) for path in dataset.files]
     targets = _targets(dataset, kind, to)
     _check_targets(targets, dataset, to, overwrite=overwrite)
     dtype = _dtype(files, kind, dataset.about)
@@ -134,9 +136,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--format", choices=KINDS, required=True)
     parser.add_argument("--to", type=Path, required=True, help="a folder, or for one file a file")
     parser.add_argument("--overwrite", action="store_true", help="replace files of the same name")
+    parser.add_argument(
+        "--dtype", choices=("uint16", "uint32"), help="of headerless files (default: proven 16-bit ids)"
+    )
     options = parser.parse_args(arguments)
+    overwrite, stored = options.overwrite, options.dtype
     try:
-        print_event("converted", **convert(options.source, options.format, options.to, overwrite=options.overwrite))
+        print_event(
+            "converted", **convert(options.source, options.format, options.to, overwrite=overwrite, stored=stored)
+        )
     except (NoDatasetError, DataError, ConvertError, OSError) as error:
         print(f"convert: {error}", file=sys.stderr)
         return 1

@@ -38,7 +38,8 @@ def _run(options: argparse.Namespace) -> None:
     for file in options.choices:
         _evaluate_choices(chosen, file, options, autocast)
     if options.slice or not options.choices:
-        stream = TokenStream.open(_data_files(options), chosen.model.config.vocab_size)
+        files, dtype = _data_files(options)
+        stream = TokenStream.open(files, chosen.model.config.vocab_size, dtype)
         for start, tokens in options.slice or [_default_slice(stream, options.held_out)]:
             _evaluate_slice(chosen, Slice(stream, start, tokens), options, autocast)
 
@@ -72,16 +73,17 @@ def _default_slice(stream: TokenStream, held_out: int) -> tuple[int, int]:
     return (max(0, len(stream) - held_out - 1), held_out) if held_out else (0, len(stream))
 
 
-def _data_files(options: argparse.Namespace) -> list[Path]:
-    """The files named, else those of the checkpoint's run: its validation files, else its training files."""
+def _data_files(options: argparse.Namespace) -> tuple[list[Path], str | None]:
+    """The files named, else those of the checkpoint's run: its validation files, else its training files; and the type
+    of headerless ones where you vouch for it."""
     if options.data:
-        return list(options.data)
+        return list(options.data), options.dtype
     run_folder = checkpoint_folder(options.folder).parent.parent
     data = RunConfig.from_json((run_folder / CONFIG).read_text()).data if (run_folder / CONFIG).is_file() else None
     files = (data.validation_files or data.train_files) if data is not None else ()
     if not files:
         raise DataError(f"{options.folder} names no token files: give them with --data FILE...")
-    return [Path(file) for file in files]
+    return [Path(file) for file in files], data.dtype if data is not None else None
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -91,6 +93,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     add_model_arguments(parser)
     parser.add_argument("--data", type=Path, nargs="+", metavar="FILE", help="token files (default: the run's own)")
+    parser.add_argument("--dtype", choices=("uint16", "uint32"), help="of headerless files that --data names")
     parser.add_argument(
         "--slice",
         type=int,

@@ -113,7 +113,9 @@ class Tally:
         self.beyond += len(ids) - len(known)
 
 
-def inspect(dataset: TokenDataset, tokenizer: str | None, head_tokens: int = HEAD_TOKENS) -> DatasetFacts:
+def inspect(
+    dataset: TokenDataset, tokenizer: str | None, head_tokens: int = HEAD_TOKENS, dtype: str | None = None
+) -> DatasetFacts:
     """The facts of the dataset. Raises TokenizerError where `tokenizer` cannot be opened."""
     encoding_name = tokenizer or dataset.tokenizer
     encoding, problems = _encoding(encoding_name, required=tokenizer is not None)
@@ -122,7 +124,7 @@ def inspect(dataset: TokenDataset, tokenizer: str | None, head_tokens: int = HEA
     progress = ByteProgress(sum(path.stat().st_size for path in dataset.files))
     done_bytes = 0
     for path in dataset.files:
-        facts, file = _inspect_file(path, vocab_size, tally, progress.report_file(done_bytes))
+        facts, file = _inspect_file((path, dtype), vocab_size, tally, progress.report_file(done_bytes))
         done_bytes += path.stat().st_size
         if file is not None and not len(head):
             head = file.read(0, head_tokens).astype(np.int64)
@@ -153,14 +155,20 @@ def inspect(dataset: TokenDataset, tokenizer: str | None, head_tokens: int = HEA
 
 
 def _inspect_file(
-    path: Path, vocab_size: int | None, tally: Tally, report: Callable[[int], None]
+    named: tuple[Path, str | None], vocab_size: int | None, tally: Tally, report: Callable[[int], None]
 ) -> tuple[FileFacts, TokenFile | None]:
-    """One file's facts; adds its ids to the tally. No TokenFile where it cannot be read."""
+    """One file's facts; adds its ids to the tally. No TokenFile where it cannot be read. `named`: path, and the type of
+    its ids where you vouch for it."""
+    path, dtype = named
     facts: FileFacts = {"name": path.name, "size_bytes": path.stat().st_size, "format": None, "dtype": None}
     try:
-        file = open_token_file(path)
+        file = open_token_file(path, dtype=dtype)
     except DataError as error:
-        return {**facts, "tokens": None, "problems": [str(error).removeprefix(f"{path}: ")]}, None
+        return {
+            **facts,
+            "tokens": None,
+            "problems": [str(error).removeprefix(str(path)).lstrip(": ").removeprefix("is ")],
+        }, None
     own = Tally()
     problems: list[str] = [] if file.count else ["has no tokens"]
     for start, ids in _chunks(file):
@@ -257,6 +265,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("path", type=Path, help="a token file, or a folder with train* and val*")
     parser.add_argument("--tokenizer", help="bytes or a tiktoken name (default: the one in dataset.json)")
     parser.add_argument("--head", type=int, default=HEAD_TOKENS, help="tokens to show as text (default: 64)")
+    parser.add_argument(
+        "--dtype", choices=("uint16", "uint32"), help="of headerless files (default: proven 16-bit ids)"
+    )
     return parser.parse_args(arguments)
 
 
@@ -264,7 +275,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the program. Returns 0 with one JSON line at the end, or 1 with the reason on stderr."""
     options = _parse(arguments)
     try:
-        print_event("inspected", **inspect(find_dataset(options.path), options.tokenizer, options.head))
+        print_event("inspected", **inspect(find_dataset(options.path), options.tokenizer, options.head, options.dtype))
     except (NoDatasetError, TokenizerError, OSError) as error:
         print(f"inspect: {error}", file=sys.stderr)
         return 1

@@ -35,9 +35,10 @@ from trainer.corpus.parquet import CorpusError
 from trainer.corpus.pool import WorkerLostError, ordered
 from trainer.corpus.split import Done, Limits, Split, chained
 from trainer.corpus.work_folder import WorkFolder, WorkFolderError
+from trainer.layout.token_layout import SAFETENSORS
 from trainer.progress import ByteProgress, print_event
 from trainer.tokens.digests import DATASET, DatasetJson, FileEntry, digest_file
-from trainer.tokens.token_file import KINDS, SAFETENSORS, DataError
+from trainer.tokens.token_file import KINDS, DataError
 from trainer.tokens.token_writers import Layout, dtype_for, write_atomically
 from trainer.tokens.tokenizer import BYTES, END_OF_TEXT, TokenizerError, open_tokenizer
 from trainer.training.allocator import return_freed_memory

@@ -1,24 +1,30 @@
-"""The token files behind a URI: which there are, how long each is, and what its bytes are promised to be.
+"""The token files behind a URI or a path: which there are, how long each is, and what its bytes are promised to be.
 
-Reads listings and headers through a Storage, a few kilobytes of each file. It must not decide what a run needs of them.
+Reads listings, headers and a few samples of ids through a Storage, some kilobytes of each file, and proves each by the
+rule that the machine will go by. It must not decide what a run needs of them.
 
-Example: `stored_dataset(store, "hf://gpjt/fineweb-gpt2-tokens").train_tokens` -> 10248871837
+Example: `open_dataset(store, recipe, "hf://gpjt/fineweb-gpt2-tokens").train_tokens` -> 10248871837
 """
 
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
+from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.datasets.dataset_index import DATASET, Blocks, Promised, read_index
-from orchestrator.core.datasets.token_layout import FIRST_BYTES, SUFFIXES, Layout, header_bytes, layout_of
 from orchestrator.core.errors import StorageError, UserError
 from orchestrator.core.ports import Storage, StoredFile
+from orchestrator.core.safe_names import WILD
+from trainer.layout.foreign import LayoutError
+from trainer.layout.sides import SidesError, candidates, sort_files
+from trainer.layout.token_layout import Layout, layout_of
 
 MOST_SHARDS = 10_000
-LONGEST_HEADER_BYTES = 4 << 20
-"""Of one file's header: what is sent to a machine as a literal part."""
+AT_ONCE = 8
+"""Files that are asked for together: each takes about three requests."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,10 @@ class StoredDataset:
     validation: tuple[TokenFile, ...]
 
     @property
+    def files(self) -> tuple[TokenFile, ...]:
+        return self.train + self.validation
+
+    @property
     def train_tokens(self) -> int:
         return sum(each.layout.tokens for each in self.train)
 
@@ -48,67 +58,129 @@ class StoredDataset:
     @property
     def size_bytes(self) -> int:
         """Of all files whole."""
-        return sum(each.file.size_bytes for each in (*self.train, *self.validation))
+        return sum(each.file.size_bytes for each in self.files)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of a dataset by side, as its source lists them, and its dataset.json."""
+
+    train: tuple[StoredFile, ...]
+    validation: tuple[StoredFile, ...]
+    index: StoredFile | None = None
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What a file is proven against: ids below vocab_size; `dtype` where you vouch for headerless files."""
+
+    vocab_size: int | None = None
+    dtype: str | None = None
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Proof:
+        """The recipe's own."""
+        return cls(recipe.model.vocab_size, recipe.data.dtype)
+
+
+def open_dataset(store: Storage, recipe: Recipe, uri: str) -> StoredDataset:
+    """The dataset at the URI, proven. Raises what `token_files`, `listing` and `stored_dataset` raise."""
+    return stored_dataset(store, uri, listing(store, recipe, uri, token_files(store, uri)), Proof.of(recipe))
 
 
 def token_files(store: Storage, uri: str) -> list[StoredFile]:
     """What of the URI's files belongs to a dataset: shards by suffix, and dataset.json. Raises StorageError."""
     listed = store.manifest(uri)
-    shards = [each for each in listed if each.name.endswith(SUFFIXES)]
-    if not shards:
+    chosen = set(candidates([each.name for each in listed])) or _only_file(listed, uri)
+    if not chosen:
         found = ", ".join(each.name for each in listed[:5]) or "nothing"
         raise StorageError(
-            f"data.source: {uri} has no .safetensors or .bin file (found: {found})",
+            f"data.source: {uri} has no .safetensors, .bin or .npy file (found: {found})",
             "make token files of text with: gptctl data prepare",
             missing=True,
         )
-    if len(shards) > MOST_SHARDS:
-        raise UserError(f"data.source: {uri} has {len(shards)} token files", f"use at most {MOST_SHARDS} larger ones")
-    depth = min(each.name.count("/") for each in shards)
+    if len(chosen) > MOST_SHARDS:
+        raise UserError(f"data.source: {uri} has {len(chosen)} token files", f"use at most {MOST_SHARDS} larger ones")
+    depth = min(name.count("/") for name in chosen)
     return [
-        each for each in listed if each.name.count("/") == depth and (each in shards or _base(each.name) == DATASET)
+        each
+        for each in listed
+        if each.name in chosen or (each.name.count("/") == depth and _base(each.name) == DATASET)
     ]
 
 
-def stored_dataset(store: Storage, uri: str, files: Sequence[StoredFile]) -> StoredDataset:
-    """Looks into the files that token_files found. A single one is all training; of several, train* and val* count."""
+def _only_file(listed: Sequence[StoredFile], uri: str) -> set[str]:
+    """A file that the URI names is one of tokens whatever its suffix; what it holds decides."""
+    return {listed[0].name} if len(listed) == 1 and _names(uri, listed[0].name) else set()
+
+
+def _names(uri: str, name: str) -> bool:
+    """Whether the URI names this file, not the folder that it is in."""
+    return uri.partition("?")[0].rstrip("/").endswith(_base(name))
+
+
+def listing(
+    store: Storage, recipe: Recipe, uri: str, files: Sequence[StoredFile], seen: Sequence[StoredFile] = ()
+) -> Listing:
+    """The files that token_files found, by side: by `data.validation.source`, else by their names. `seen`: those for
+    validation that were listed before. Raises UserError, StorageError."""
     index = next((each for each in files if _base(each.name) == DATASET), None)
-    promised = read_index(store.read(index.uri, 0, 16 << 20), uri) if index else {}
-    shards = [each for each in files if each is not index]
-    train, validation = _named(shards, "train"), _named(shards, "val")
-    if len(shards) == 1 and not train:
-        train, validation = shards, []
-    if not train:
-        found = ", ".join(each.name for each in shards[:5])
+    shards = {each.name: each for each in files if each is not index}
+    chosen = bool(WILD.search(uri)) or (len(shards) == 1 and _names(uri, next(iter(shards))))
+    apart = recipe.data.validation.source if recipe.data.validation else None
+    if apart is None:
+        return _by_name(uri, shards, index, chosen=chosen)
+    there = [each for each in token_files(store, apart) if _base(each.name) != DATASET] if not seen else []
+    held_out = seen or [replace(each, name=f"validation/{each.name}") for each in there]
+    known = {each.uri for each in held_out}
+    rest = {name: each for name, each in shards.items() if each.uri not in known}
+    found = _by_name(uri, rest, index, chosen=chosen)
+    return replace(found, validation=tuple(sorted(held_out, key=lambda each: each.name)))
+
+
+def _by_name(uri: str, shards: Mapping[str, StoredFile], index: StoredFile | None, *, chosen: bool) -> Listing:
+    try:
+        sides = sort_files(shards, all_train=chosen)
+    except SidesError as error:
         raise UserError(
-            f"data.source: {uri} has no train*.safetensors or train*.bin (found: {found})",
-            "name the training shards train*, the validation shards val*",
-        )
-    return StoredDataset(
-        tuple(_look(store, each, promised.get(_base(each.name))) for each in train),
-        tuple(_look(store, each, promised.get(_base(each.name))) for each in validation),
-    )
+            f"data.source: {uri}: {error}",
+            "name them by patterns: data.source = '.../NAME_*.bin', and data.validation.source for the others",
+        ) from error
+    return Listing(tuple(shards[name] for name in sides.train), tuple(shards[name] for name in sides.validation), index)
 
 
-def _look(store: Storage, file: StoredFile, promised: Promised | None) -> TokenFile:
+def stored_dataset(store: Storage, uri: str, listed: Listing, proof: Proof) -> StoredDataset:
+    """Looks into the files, several at once, and proves each. Raises UserError for one that is not token ids."""
+    index = listed.index
+    promised = read_index(store.read(index.uri, 0, 16 << 20), uri) if index else {}
+    beside = posixpath.dirname(index.uri) if index else None
+
+    def look(file: StoredFile) -> TokenFile:
+        mine = promised.get(_base(file.name)) if posixpath.dirname(file.uri) == beside else None
+        return _look(store, file, mine, proof)
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        found = list(pool.map(look, (*listed.train, *listed.validation)))
+    return StoredDataset(tuple(found[: len(listed.train)]), tuple(found[len(listed.train) :]))
+
+
+def _look(store: Storage, file: StoredFile, promised: Promised | None, proof: Proof) -> TokenFile:
     if promised is not None and promised.size_bytes != file.size_bytes:
         raise StorageError(
             f"{file.name} has {file.size_bytes} bytes, its {DATASET} says {promised.size_bytes}",
             "the files there do not belong together: prepare or copy them again",
         )
-    head = store.read(file.uri, 0, FIRST_BYTES)
-    wanted = header_bytes(file.name, head)
-    if wanted > LONGEST_HEADER_BYTES:
-        raise UserError(f"data.source: the header of {file.name} would have {wanted} bytes", "check the file")
-    if wanted > len(head) < file.size_bytes:
-        head += store.read(file.uri, len(head), wanted - len(head))
+
+    def read(start: int, size_bytes: int) -> bytes:
+        return store.read(file.uri, start, min(size_bytes, max(0, file.size_bytes - start)))
+
+    try:
+        layout = layout_of(file.name, file.size_bytes, read, proof.vocab_size, proof.dtype)
+    except LayoutError as error:
+        raise UserError(f"data.source: {error.message}", error.hint) from error
     sha256 = file.sha256 or (promised.sha256 if promised else None)
-    known = StoredFile(file.name, file.size_bytes, sha256, file.uri, file.version)
-    return TokenFile(known, layout_of(file.name, file.size_bytes, head), promised.blocks if promised else None)
-
-
-def _named(files: Sequence[StoredFile], stem: str) -> list[StoredFile]:
-    return sorted((each for each in files if _base(each.name).startswith(stem)), key=lambda each: each.name)
+    known = replace(file, sha256=sha256)
+    return TokenFile(known, layout, promised.blocks if promised else None)
 
 
 def _base(name: str) -> str:

@@ -20,7 +20,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.core.config.recipe import Recipe
-from orchestrator.core.datasets.token_layout import slice_header
 from orchestrator.core.datasets.windows import (
     Cut,
     Span,
@@ -33,8 +32,11 @@ from orchestrator.core.datasets.windows import (
 )
 from orchestrator.core.ports import Part, Storage
 from orchestrator.datasets.remote_dataset import StoredDataset, TokenFile
+from trainer.layout.token_layout import cut_header
 
 WHOLE, BLOCKS, FIRST_SEEN = "whole-file sha256", "block list", "first seen"
+HEADER = "safetensors"
+"""Of every cut file, whatever kind it is cut from: the machine need not prove again what the whole file proved."""
 CUT_BELOW = 0.99
 """Files of this computer are sent whole when this much of them is needed: a cut takes a copy here first."""
 
@@ -69,7 +71,8 @@ class StagedFile:
             return file.sha256
         content = [file.sha256] if file.sha256 else list(blocks.sha256) if blocks else [file.uri, file.version]
         stretches = [[cut.start, cut.stop] for cut in self.cuts]
-        return hashlib.sha256(json.dumps([content, stretches, self.positions]).encode()).hexdigest()
+        made = json.dumps([content, stretches, self.positions, *([] if self.is_whole else [HEADER])])
+        return hashlib.sha256(made.encode()).hexdigest()
 
     @property
     def needed_bytes(self) -> int:
@@ -114,9 +117,8 @@ class StagedFile:
         """The parts behind a header of their own, with gaps where positions are kept."""
         layout = self.source.layout
         tokens = self.positions or sum(cut.stop - cut.start for cut in self.cuts)
-        header = slice_header(layout, tokens)
-        if header:
-            yield Part("", 0, len(header), self.destination, literal=header)
+        header = cut_header(layout.dtype, tokens)
+        yield Part("", 0, len(header), self.destination, literal=header)
         at = layout.data_start
         for part in found:
             if self.positions and part.offset > at:

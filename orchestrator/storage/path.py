@@ -24,13 +24,14 @@ class PathStorage:
     scheme = "path"
 
     def manifest(self, uri: str) -> Sequence[StoredFile]:
-        """A folder's own plain files, a glob's matches, or the one file. Hidden files are left out."""
+        """A folder's files and those of its subfolders, a glob's matches, or the one file; none that is hidden."""
         path = Path(uri).expanduser()
         if path.is_file():
             return [_stored(path, path.name)]
         if path.is_dir():
-            files = sorted(each for each in path.iterdir() if each.is_file() and not each.name.startswith("."))
-            return [_stored(each, each.name) for each in files]
+            found = [each.relative_to(path) for each in (*path.glob("*"), *path.glob("*/*"))]
+            plain = [each for each in found if not any(part.startswith(".") for part in each.parts)]
+            return [_stored(path / each, each.as_posix()) for each in sorted(plain) if (path / each).is_file()]
         if WILD.search(uri):
             found = sorted(Path(each) for each in glob.glob(str(path), recursive=True) if os.path.isfile(each))
             if found:

@@ -41,11 +41,11 @@ class TokenStream:
     vocab_size: int | None
 
     @staticmethod
-    def open(files: Sequence[Path], vocab_size: int | None = None) -> TokenStream:
+    def open(files: Sequence[Path], vocab_size: int | None = None, dtype: str | None = None) -> TokenStream:
         """Opens the files in the given order. Reading an id >= vocab_size raises DataError. Raises DataError."""
         if not files:
             raise DataError("no token files given")
-        shards = tuple(open_token_file(Path(path)) for path in files)
+        shards = tuple(open_token_file(Path(path), vocab_size, dtype) for path in files)
         starts = tuple(itertools.accumulate((shard.count for shard in shards), initial=0))
         return TokenStream(shards, starts, vocab_size)
 
@@ -133,7 +133,7 @@ def _permutation(seed: int, epoch: int, count: int) -> Ids:
 def open_data(config: RunConfig) -> TrainingData:
     """Opens the files of a run and cuts the window. Raises DataError naming the file and what would fit."""
     data, length = config.data, config.model.context_length
-    stream = TokenStream.open([Path(file) for file in data.train_files], config.model.vocab_size)
+    stream = TokenStream.open([Path(file) for file in data.train_files], config.model.vocab_size, data.dtype)
     validation = _validation_slice(config, stream)
     # One token more than the slice is held out: it is the target of the slice's last token.
     end = validation.start if validation is not None and validation.stream is stream else len(stream)
@@ -168,7 +168,7 @@ def _validation_slice(config: RunConfig, stream: TokenStream) -> ValidationSlice
         return None
     if not data.validation_files:
         return ValidationSlice(stream, max(0, len(stream) - data.validation_tokens - 1), data.validation_tokens)
-    held_out = TokenStream.open([Path(file) for file in data.validation_files], config.model.vocab_size)
+    held_out = TokenStream.open([Path(file) for file in data.validation_files], config.model.vocab_size, data.dtype)
     start, tokens = data.validation_start_token, data.validation_tokens
     if start + tokens > len(held_out):
         raise DataError(

@@ -1,4 +1,4 @@
-"""The token files at a path: one file, or a folder's train* and val*, with the dataset.json beside them, if any.
+"""The token files at a path: one file, or a folder's training and validation files, with their dataset.json, if any.
 
 It must not open token files.
 
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from trainer.layout.sides import SidesError, candidates, sort_files
 from trainer.tokens.digests import DATASET, DatasetJson
 
 
@@ -41,12 +42,14 @@ def find_dataset(path: Path) -> TokenDataset:
         return TokenDataset(path, (path,), read_dataset_json(path.parent))
     if not path.is_dir():
         raise NoDatasetError(f"{path} does not exist")
-    files = [file for file in path.iterdir() if file.suffix in (".safetensors", ".bin") and file.is_file()]
-    sides = [sorted(file for file in files if file.stem.startswith(side)) for side in ("train", "val")]
-    if not any(sides):
-        names = ", ".join(sorted(file.name for file in files)[:5]) or "no .safetensors or .bin file"
-        raise NoDatasetError(f"{path} has no train* or val* token file (names: {names})")
-    return TokenDataset(path, tuple(sides[0] + sides[1]), read_dataset_json(path))
+    found = [each for each in (*path.glob("*"), *path.glob("*/*")) if each.is_file()]
+    names = candidates([each.relative_to(path).as_posix() for each in found if not each.name.startswith(".")])
+    try:
+        sides = sort_files(names, all_train=len(names) == 1)
+    except SidesError as error:
+        raise NoDatasetError(f"{path}: {error}") from error
+    files = tuple(path / name for name in (*sides.train, *sides.validation))
+    return TokenDataset(path, files, read_dataset_json(files[0].parent))
 
 
 def read_dataset_json(folder: Path) -> DatasetJson:

@@ -1,11 +1,11 @@
-"""The three kinds of token files, read: safetensors `tokens`, llm.c's .bin, nanoGPT's headerless .bin.
+"""Token files of every kind, read: opened by the layout that their bytes prove, and mapped into memory.
 
-Detected by magic, then by suffix. Opening reads headers only. It must not write anything, and it must not know what a
-run does with the ids; `token_writers.py` writes the same three kinds.
+Which bytes are ids is `trainer/layout`'s to say, here as on the computer that planned the run. It must not write, and
+must not know what a run does with the ids; `token_writers.py` writes.
 
 Example::
 
-    file = open_token_file(Path("train.safetensors"))
+    file = open_token_file(Path("train.safetensors"), vocab_size=50257)
     file.kind, file.dtype, file.count, file.read(0, 1000)         # uint16, 1,000 ids
 """
 
@@ -17,17 +17,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
 
-SAFETENSORS, LLM_C, NANOGPT = "safetensors", "llmc", "nanogpt"
-KINDS = (SAFETENSORS, LLM_C, NANOGPT)
-SUFFIXES = {SAFETENSORS: ".safetensors", LLM_C: ".bin", NANOGPT: ".bin"}
+from trainer.layout.foreign import LayoutError
+from trainer.layout.token_layout import HEADERLESS, LLM_C, SAFETENSORS, layout_of
 
-LLM_C_MAGIC = 20240520
-LLM_C_VERSION = 1
-LLM_C_HEADER_BYTES = 1024
-DTYPES = {"U16": "uint16", "U32": "uint32", "I32": "int32"}
-"""The types that a `tokens` tensor may have, by safetensors' name."""
+KINDS = (SAFETENSORS, LLM_C, HEADERLESS)
+"""What gptctl writes; it reads NumPy's .npy too."""
+SUFFIXES = {SAFETENSORS: ".safetensors", LLM_C: ".bin", HEADERLESS: ".bin"}
 
 StoredIds = npt.NDArray[np.integer[Any]]
 
@@ -52,53 +48,21 @@ class TokenFile:
         return ids
 
 
-def open_token_file(path: Path) -> TokenFile:
-    """By magic, then suffix: llm.c has a magic number, safetensors a JSON header, nanoGPT's .bin no header."""
+def open_token_file(path: Path, vocab_size: int | None = None, dtype: str | None = None) -> TokenFile:
+    """Proves the layout and maps the ids. `dtype`: that of a headerless file for which you vouch. Raises DataError for
+    a file that proves no kind, is damaged, or has sampled ids beyond vocab_size."""
     try:
         with path.open("rb") as file:
-            head = file.read(LLM_C_HEADER_BYTES)
-        size = path.stat().st_size
-        if int.from_bytes(head[:4], "little") == LLM_C_MAGIC:
-            return _open_llm_c(path, head, size)
-        if head[8:9] == b"{" or path.suffix == ".safetensors":
-            return _open_safetensors(path)
-        if path.suffix == ".bin":
-            return _open_headerless(path, size)
+
+            def read(start: int, size_bytes: int) -> bytes:
+                file.seek(start)
+                return file.read(size_bytes)
+
+            layout = layout_of(str(path), path.stat().st_size, read, vocab_size, dtype)
+        stored = np.dtype(layout.dtype).newbyteorder("<")
+        ids = np.memmap(path, dtype=stored, mode="r", offset=layout.data_start, shape=(layout.tokens,))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    raise DataError(f"{path}: neither safetensors nor an llm.c or nanoGPT .bin file")
-
-
-def _open_llm_c(path: Path, head: bytes, size: int) -> TokenFile:
-    if len(head) < LLM_C_HEADER_BYTES:
-        raise DataError(f"{path}: truncated: {size} bytes are less than the header of an llm.c shard")
-    _, version, count = (int(word) for word in np.frombuffer(head, dtype="<i4")[:3])
-    if version != LLM_C_VERSION:
-        raise DataError(f"{path}: llm.c shard of version {version}; only version 1 (GPT-2, uint16) is known")
-    expected = LLM_C_HEADER_BYTES + 2 * count
-    if size != expected:
-        raise DataError(f"{path}: truncated or damaged: {count} tokens make {expected} bytes, the file has {size}")
-    if count == 0:
-        return TokenFile(path, LLM_C, "uint16", np.empty(0, "<u2"), 0)  # an empty range cannot be mapped
-    return TokenFile(path, LLM_C, "uint16", np.memmap(path, dtype="<u2", mode="r", offset=LLM_C_HEADER_BYTES), count)
-
-
-def _open_safetensors(path: Path) -> TokenFile:
-    try:
-        file: Any = safe_open(path, framework="np")
-        names = list(file.keys())
-        if "tokens" not in names:
-            raise DataError(f"{path}: has no tensor named tokens, only {', '.join(names) or 'nothing'}")
-        tokens = file.get_slice("tokens")
-    except SafetensorError as error:
-        raise DataError(f"{path}: truncated or damaged: {error}") from error
-    shape, kind = tokens.get_shape(), tokens.get_dtype()
-    if len(shape) != 1 or kind not in DTYPES:
-        raise DataError(f"{path}: tokens must be a 1-D uint16, uint32 or int32 tensor, found {kind} of shape {shape}")
-    return TokenFile(path, SAFETENSORS, DTYPES[kind], tokens, shape[0])
-
-
-def _open_headerless(path: Path, size: int) -> TokenFile:
-    if size == 0 or size % 2:
-        raise DataError(f"{path}: truncated or damaged: {size} bytes are not a whole number of uint16 tokens")
-    return TokenFile(path, NANOGPT, "uint16", np.memmap(path, dtype="<u2", mode="r"), size // 2)
+    except LayoutError as error:
+        raise DataError(f"{error.message}; {error.hint}") from error
+    return TokenFile(path, layout.kind, layout.dtype, ids, layout.tokens)

@@ -18,7 +18,6 @@ Example::
 from __future__ import annotations
 
 import itertools
-import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -28,18 +27,9 @@ from typing import BinaryIO, TypedDict
 import numpy as np
 import numpy.typing as npt
 
+from trainer.layout.token_layout import LLM_C, SAFETENSORS, llm_c_header, safetensors_header
 from trainer.tokens.digests import CHUNK_BYTES, Digest, FileEntry
-from trainer.tokens.token_file import (
-    DTYPES,
-    LLM_C,
-    LLM_C_HEADER_BYTES,
-    LLM_C_MAGIC,
-    LLM_C_VERSION,
-    SAFETENSORS,
-    SUFFIXES,
-    DataError,
-    StoredIds,
-)
+from trainer.tokens.token_file import SUFFIXES, DataError, StoredIds
 
 TEMPORARY_PREFIX = ".tmp-"
 Offsets = npt.NDArray[np.int64]
@@ -77,17 +67,9 @@ def dtype_for(kind: str, vocab_size: int) -> str:
 
 def header(kind: str, dtype: str, count: int) -> bytes:
     """The bytes before the ids of a file of `count` tokens."""
-    if kind == LLM_C:
-        words = np.zeros(LLM_C_HEADER_BYTES // 4, "<i4")
-        words[:3] = LLM_C_MAGIC, LLM_C_VERSION, count
-        return words.tobytes()
-    if kind != SAFETENSORS:
-        return b""
-    code = next(code for code, name in DTYPES.items() if name == dtype)
-    size = count * np.dtype(dtype).itemsize
-    text = json.dumps({"tokens": {"dtype": code, "shape": [count], "data_offsets": [0, size]}}, separators=(",", ":"))
-    padded = text.encode() + b" " * (-len(text) % 8)  # the library aligns the data to eight bytes
-    return len(padded).to_bytes(8, "little") + padded
+    if kind == SAFETENSORS:
+        return safetensors_header(dtype, count)
+    return llm_c_header(count) if kind == LLM_C else b""
 
 
 def write_token_file(

@@ -32,7 +32,8 @@ def measure_slices(run: Run, engine: Engine, step: int) -> None:
     files = [Path(file) for file in data.validation_files or data.train_files]
     for start, tokens in run.config.slices:
         with Expendable(journal.event, step, f"slice {start}+{tokens} was not evaluated"):
-            token_slice = Slice(TokenStream.open(files, run.config.model.vocab_size), start, tokens)
+            stream = TokenStream.open(files, run.config.model.vocab_size, data.dtype)
+            token_slice = Slice(stream, start, tokens)
             loss_sum = _measure_together(run, engine, token_slice, step)
             if run.world.leads:
                 result = slice_result(token_slice, loss_sum, data.tokenizer, journal.say)

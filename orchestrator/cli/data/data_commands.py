@@ -35,9 +35,19 @@ class Format(StrEnum):
     NANOGPT = "nanogpt"
 
 
+class Dtype(StrEnum):
+    """Types of ids that a headerless file may hold."""
+
+    UINT16 = "uint16"
+    UINT32 = "uint32"
+
+
+Vouched = Annotated[
+    Dtype | None, typer.Option("--dtype", help="Vouch that files without a header hold ids of this type.")
+]
 Kind = Annotated[Format, typer.Option("--format", help="Format of the token files; the trainer reads all three.")]
 Folder = Annotated[Path, typer.Option("--to", metavar="DIR", help="The folder to write to.")]
-Tokens = Annotated[Path, typer.Argument(metavar="PATH", help="A token file, or a folder with train* and val*.")]
+Tokens = Annotated[Path, typer.Argument(metavar="PATH", help="A token file, or a folder of them.")]
 
 
 @data.command()
@@ -107,6 +117,7 @@ def inspect(
         str | None, typer.Option("--tokenizer", help="Decode with this tokenizer. Default: the one in dataset.json.")
     ] = None,
     head: Annotated[int, typer.Option("--head", metavar="N", min=0, help="Show the first N tokens as text.")] = 64,
+    dtype: Vouched = None,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
@@ -117,7 +128,7 @@ def inspect(
     """
     from orchestrator.cli.data import inspect as it
 
-    return it.inspect(path, tokenizer, head, as_json=as_json)
+    return it.inspect(path, tokenizer, head, dtype, as_json=as_json)
 
 
 @data.command()
@@ -127,6 +138,7 @@ def convert(
     *,
     kind: Kind,
     to: Annotated[Path, typer.Option("--to", metavar="PATH", help="A folder, or a file if PATH is a file.")],
+    dtype: Vouched = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files of the same name.")] = False,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
@@ -134,7 +146,7 @@ def convert(
     """Convert token files to another format, id for id."""
     from orchestrator.cli.data import inspect as it
 
-    return it.convert(path, kind, to, overwrite=overwrite, as_json=as_json)
+    return it.convert(path, kind, to, dtype, overwrite=overwrite, as_json=as_json)
 
 
 @data.command()

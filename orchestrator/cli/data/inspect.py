@@ -22,10 +22,10 @@ BAR_CELLS = 40
 PROBLEMS_SHOWN = 10
 
 
-def inspect(path: Path, tokenizer: str | None, head: int, *, as_json: bool) -> int:
+def inspect(path: Path, tokenizer: str | None, head: int, dtype: str | None, *, as_json: bool) -> int:
     """Prints what the files hold; returns 2 on problems."""
     named = [f"--tokenizer={tokenizer}"] if tokenizer else []
-    found = run_program("inspect_tokens", [str(path.absolute()), *named, f"--head={head}"])
+    found = run_program("inspect_tokens", [str(path.absolute()), *named, *_vouched(dtype), f"--head={head}"])
     found.pop("event")
     found["path"] = str(path)
     if as_json:
@@ -35,10 +35,10 @@ def inspect(path: Path, tokenizer: str | None, head: int, *, as_json: bool) -> i
     return 2 if found["problems"] else 0
 
 
-def convert(path: Path, kind: str, to: Path, *, overwrite: bool, as_json: bool) -> int:
+def convert(path: Path, kind: str, to: Path, dtype: str | None, *, overwrite: bool, as_json: bool) -> int:
     """Converts, and prints what was written."""
     more = ["--overwrite"] if overwrite else []
-    arguments = [str(path.absolute()), f"--format={kind}", f"--to={to.absolute()}", *more]
+    arguments = [str(path.absolute()), f"--format={kind}", f"--to={to.absolute()}", *more, *_vouched(dtype)]
     done = run_program("convert", arguments)
     done.pop("event")
     done["to"] = str(to)
@@ -49,6 +49,10 @@ def convert(path: Path, kind: str, to: Path, *, overwrite: bool, as_json: bool) 
     show_table(("file", "tokens", "size"), rows, right=("tokens", "size"))
     print(f"converted: {path} is in {to} as {done['format']} ({done['dtype']})")
     return 0
+
+
+def _vouched(dtype: str | None) -> list[str]:
+    return [f"--dtype={dtype}"] if dtype else []
 
 
 def verify(path: Path, *, as_json: bool) -> int:

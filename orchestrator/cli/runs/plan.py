@@ -21,7 +21,6 @@ from orchestrator.core.checkpoints.store_places import check_scheme
 from orchestrator.core.config.home_box import is_home
 from orchestrator.core.config.inventory import HostSpec, Inventory, load_inventory
 from orchestrator.core.config.recipe import Limits, Recipe, load_recipe
-from orchestrator.core.datasets.local_dataset import resolve
 from orchestrator.core.errors import GptctlError, LimitReached, ProviderError, UserError
 from orchestrator.core.formats import DASH, count, dollars, hours
 from orchestrator.core.machines import MachineType, all_machine_types
@@ -60,16 +59,16 @@ def plan(
         origin = origin_of(ledger, resume_from, recipe, no_storage if offline else storages(ledger, inventory))
     chosen = [inventory.host(name) for name in host_names] or list(inventory.hosts.values())
     chosen = [host for host in chosen if _has_usable_store(host, inventory, is_named=bool(host_names))]
-    tokens, asked = dataset_tokens(recipe, must_exist=False), ask_source(recipe, offline=offline)
+    asked = ask_source(recipe, offline=offline)
     market = Market(tuple(bundled())) if offline else ask_for(chosen)
     source = asked()
     from_step = origin.step if origin else 0
-    planner = Planner(recipe, tokens or source.train_tokens, limits, rates, market.offers, from_step)
+    planner = Planner(recipe, source.train_tokens, limits, rates, market.offers, from_step)
     places: list[tuple[HostSpec | None, MachineType]] = [(host, each) for host in chosen for each in machines_of(host)]
     if not host_names:
         places += [(None, machine) for machine in all_machine_types() if machine.runs_as is None]
     made = [(host, planner.plan(host, machine)) for host, machine in places]
-    plans = in_order([replace(plan, data=source.moved_or_unknown(host, plan)) for host, plan in made])
+    plans = in_order([replace(plan, data=source.moved(host, plan)) for host, plan in made])
     if as_json:
         print(json.dumps({"plans": [each.to_json() for each in plans]}, indent=1))
         return 0
@@ -146,10 +145,9 @@ def planned(
 ) -> list[Plan]:
     """One plan per machine type of the host that fits, in the order to try them: those with capacity first, then by
     dollars per run. Raises UserError if none fits, LimitReached if all cost too much."""
-    tokens = dataset_tokens(recipe, must_exist=True)
     source = read_source(recipe)
     market = ask_for([host], BEFORE_BUYING_WITHIN_S)
-    planner = Planner(recipe, tokens or source.train_tokens, limits, rates, market.offers, from_step)
+    planner = Planner(recipe, source.train_tokens, limits, rates, market.offers, from_step)
     made: list[tuple[bool, float, int, Plan]] = []
     problems: list[GptctlError] = []
     for machine in machines_of(host):
@@ -175,15 +173,6 @@ def _provider_fault(plan: Plan, market: Market) -> ProviderError | None:
     why = "; ".join(market.problems.values())
     where = f"plan: {plan.recipe} on {plan.host or plan.machine}"
     return ProviderError(f"{where}: no price: {why}", "gptctl offers asks again")
-
-
-def dataset_tokens(recipe: Recipe, *, must_exist: bool) -> int | None:
-    """Tokens of a dataset on this computer, from its headers; None for one that is made or pulled later."""
-    source = recipe.data.source
-    if source is None or "://" in source:
-        return None
-    path = Path(source).expanduser()
-    return resolve(path).train_tokens if must_exist or path.exists() else None
 
 
 def _measured(rate: RateRecord) -> MeasuredRate:

@@ -7,7 +7,7 @@ Example::
 
     answer = ask_source(recipe, offline=False)
     ...                                       # clouds are asked meanwhile
-    answer().moved_or_unknown(host, plan)   # {"source": "hf://...", "way": "pulled", "pulled_bytes": ..., ...}
+    answer().moved(host, plan)   # {"source": "hf://...", "way": "pulled", "pulled_bytes": ..., ...}
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from orchestrator import storage
 from orchestrator.cli.screen.foreign import clean
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import Recipe
-from orchestrator.core.errors import GptctlError
+from orchestrator.core.errors import GptctlError, NoAnswer, StorageError, UserError
 from orchestrator.core.formats import size
 from orchestrator.core.planning.plan import Plan, PlanData
 from orchestrator.core.planning.remainder import unread_steps
-from orchestrator.datasets.remote_dataset import StoredDataset, stored_dataset, token_files
+from orchestrator.datasets.remote_dataset import StoredDataset, open_dataset
 from orchestrator.datasets.staging_plan import staged_data
 
 ASK_WITHIN_S = 2.0
@@ -59,13 +59,6 @@ class Source:
         pulled = {PULLED: staged.pulled_bytes, SENT: staged.sent_bytes(whole), IN_PLACE: 0}[way]
         return PlanData(source, way, staged.needed_bytes, pulled, whole, staged.verified_by)
 
-    def moved_or_unknown(self, host: HostSpec | None, plan: Plan) -> PlanData:
-        """The same, but an error makes the figures unknown."""
-        try:
-            return self.moved(host, plan)
-        except GptctlError as error:
-            return Source(self.recipe, unknown=error.message).moved(host, plan)
-
 
 def _way(recipe: Recipe, host: HostSpec | None) -> str:
     if recipe.data.prepare is None and "://" in (recipe.data.source or ""):
@@ -74,41 +67,55 @@ def _way(recipe: Recipe, host: HostSpec | None) -> str:
 
 
 def read_source(recipe: Recipe) -> Source:
-    """The recipe's data, from its headers. Raises what the storage raises."""
+    """The recipe's data, from its headers and a few ids. Raises what the storage raises, UserError for what is here."""
     if recipe.data.prepare is not None:
         return Source(recipe, unknown=NOT_PREPARED)
     source = recipe.data.source or ""
-    store = storage.of(source)
-    return Source(recipe, stored_dataset(store, source, token_files(store, source)))
+    try:
+        return Source(recipe, open_dataset(storage.of(source), recipe, source))
+    except StorageError as error:
+        if "://" in source:
+            raise
+        raise UserError(f"data.source: {error.message.removeprefix('data.source: ')}", error.hint) from error
 
 
 def ask_source(recipe: Recipe, *, offline: bool, within_s: float = ASK_WITHIN_S) -> Callable[[], Source]:
     """Starts to read the source, and returns a function that waits for the answer, until at most `within_s` from now.
 
-    It never raises. Data on this computer, and with `offline` all other data, is answered at once.
+    Data on this computer, and with `offline` all other data, is answered at once. The answer raises UserError where the
+    source answered, and cannot be trained on.
     """
     away = recipe.data.prepare is None and "://" in (recipe.data.source or "")
     if not away or offline:
-        known = Source(recipe, unknown="--offline") if away else _read_or_unknown(recipe)
+        known = Source(recipe, unknown="--offline") if away else _usable(_read(recipe))
         return lambda: known
-    answers: list[Source] = []
+    answers: list[Source | UserError] = []
     # A daemon: a source that hangs must not keep the command from ending.
-    thread = threading.Thread(target=lambda: answers.append(_read_or_unknown(recipe)), daemon=True)
+    thread = threading.Thread(target=lambda: answers.append(_read(recipe)), daemon=True)
     until = time.monotonic() + within_s
     thread.start()
 
     def answer() -> Source:
         thread.join(max(0.0, until - time.monotonic()))
-        return answers[0] if answers else Source(recipe, unknown=f"no answer within {within_s:g} s")
+        return _usable(answers[0]) if answers else Source(recipe, unknown=f"no answer within {within_s:g} s")
 
     return answer
 
 
-def _read_or_unknown(recipe: Recipe) -> Source:
+def _read(recipe: Recipe) -> Source | UserError:
+    """The source; unknown only where nobody answers. Anything else that is wrong with it is yours to correct."""
     try:
         return read_source(recipe)
-    except GptctlError as error:
+    except NoAnswer as error:
         return Source(recipe, unknown=error.message)
+    except GptctlError as error:
+        return error if isinstance(error, UserError) else UserError(error.message, error.hint)
+
+
+def _usable(found: Source | UserError) -> Source:
+    if isinstance(found, UserError):
+        raise found
+    return found
 
 
 def data_words(data: PlanData) -> str:

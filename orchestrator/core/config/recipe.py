@@ -22,24 +22,21 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from orchestrator.core.config import bundled_files
+from orchestrator.core.config.data_tables import Data, Position, Tokens, lay_over
 from orchestrator.core.config.toml_tables import (
     NAME_PATTERN,
     RECIPE_NAME_PATTERN,
     Fraction,
-    Line,
     Table,
     build,
-    merge,
     read_toml,
 )
 from orchestrator.core.errors import UserError
 from orchestrator.core.suggest import nearest, one_of
-from trainer.contract import DataConfig, ModelConfig, RetentionConfig, TrainConfig
+from trainer.contract import ModelConfig, RetentionConfig, TrainConfig
 
 DEEPEST_EXTENDS = 5
 
-Tokens = Annotated[int, Field(ge=1, le=10**15)]
-Position = Annotated[int, Field(ge=0, le=10**15)]
 Every = Annotated[int, Field(ge=0, le=10**9)]
 MachineName = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 
@@ -77,62 +74,6 @@ class Model(Table):
     def config(self) -> ModelConfig:
         """The same as the trainer's value."""
         return ModelConfig(**self.model_dump())
-
-
-class Validation(Table):
-    """Where the validation loss is measured. Without it: a file named val* beside train*, else the last 1 %."""
-
-    start_token: Position = DataConfig.validation_start_token
-    """First token of the slice, counted in the validation file, or in the training stream where there is none."""
-    tokens: Tokens
-    """Length of the slice in tokens."""
-
-
-class Prepare(Table):
-    """Text to turn into tokens, once, before the run."""
-
-    source: Line
-    """`python-stdlib` (the source files of Python's own library: nothing is downloaded); a file, a folder or a pattern
-    of text, JSON Lines or Parquet; or such files at `hf://OWNER/NAME`, `s3://` or `https://`, which are downloaded to
-    this computer first. It is prepared here, before a machine is rented."""
-    tokenizer: Line = "gpt2"
-    """`bytes` (257 ids, no vocabulary download) or a tiktoken name such as `gpt2`."""
-    separator: Annotated[str, StringConstraints(max_length=100)] = "<|endoftext|>"
-    """Special token between two documents; empty: none."""
-    documents: Annotated[int, Field(ge=1)] | None = None
-    """At most this many documents, in name order; without it: all."""
-    column: Line = "text"
-    """The JSON key or the Parquet column that holds the text."""
-
-
-class Data(Table):
-    """Which tokens to train on."""
-
-    source: Line | None = None
-    """`hf://OWNER/NAME`, `s3://`, `https://`, a file or a folder; safetensors `tokens`, nanoGPT .bin or llm.c .bin."""
-    start_token: Position = DataConfig.start_token
-    """First token of the training window."""
-    tokens: Tokens | None = DataConfig.tokens
-    """Length of the training window in tokens; without it: all that is not held out for validation."""
-    order: Literal["sequential", "shuffled"] = "sequential"
-    """Order of the sequences in the first epoch; further epochs are always reshuffled."""
-    tokenizer: Line | None = None
-    """Decodes the samples: `bytes` or a tiktoken name; without it: that of [data.prepare], else `gpt2`."""
-    validation: Validation | None = None
-    """[data.validation]"""
-    prepare: Prepare | None = None
-    """[data.prepare]"""
-
-    @model_validator(mode="after")
-    def _has_a_source(self) -> Self:
-        if self.source is None and self.prepare is None:
-            raise ValueError("needs `source`, or a table [data.prepare] that makes the tokens")
-        return self
-
-    @property
-    def decoder(self) -> str:
-        """The tokenizer that turns samples into text."""
-        return self.tokenizer or (self.prepare.tokenizer if self.prepare else DataConfig.tokenizer)
 
 
 class Train(Table):
@@ -281,7 +222,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = (), search: Sequen
     path = find_recipe(name_or_path, search_folders() if search is None else search)
     table = _read_extended(path, seen=())
     for override in overrides:
-        table = merge(table, _override(override))
+        table = lay_over(table, _override(override), f"--set {override}")
     return build(Recipe, table, f"recipe {path}" + (" with --set" if overrides else ""))
 
 
@@ -314,7 +255,7 @@ def _read_extended(path: Path, seen: tuple[Path, ...]) -> dict[str, object]:
     table = read_toml(path, "recipe")
     below = table.pop("extends", None)
     if below is None:
-        return table
+        return lay_over({}, table, f"recipe {path}")
     chain = (*seen, path.resolve())
     if not isinstance(below, str):
         raise UserError(f"recipe {path}: extends: must be the path of another recipe, got {below!r}")
@@ -325,7 +266,7 @@ def _read_extended(path: Path, seen: tuple[Path, ...]) -> dict[str, object]:
         raise UserError(f"recipe {path}: more than {DEEPEST_EXTENDS} recipes extend each other")
     if not target.is_file():
         raise UserError(f"recipe {path}: extends {below}, but there is no file {target}")
-    return merge(_read_extended(target, chain), table)
+    return lay_over(_read_extended(target, chain), table, f"recipe {path}")
 
 
 def _override(text: str) -> dict[str, object]:

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.datasets.dataset_index import Blocks
-from orchestrator.core.datasets.token_layout import Layout
 from orchestrator.core.errors import UserError
+from trainer.layout.token_layout import Layout
 
 MAX_HELD_OUT_TOKENS = 10_000_000
 HELD_OUT_FRACTION = 0.01
@@ -50,9 +50,10 @@ def validation_slice(recipe: Recipe, train_tokens: int, validation_tokens: int) 
     """First token and length of the recipe's slice; without one, the validation files whole, or the last 1 % (10 M at
     most) of the stream. Raises UserError for one that is not there."""
     chosen, available = recipe.data.validation, validation_tokens or train_tokens
-    if chosen is None:
-        whole = validation_tokens or int(train_tokens * HELD_OUT_FRACTION)
-        return 0, min(whole, MAX_HELD_OUT_TOKENS)
+    if chosen is None or chosen.tokens is None:
+        start = chosen.start_token if chosen else 0
+        whole = max(0, validation_tokens - start) or int(train_tokens * HELD_OUT_FRACTION)
+        return start, min(whole, MAX_HELD_OUT_TOKENS)
     if chosen.start_token + chosen.tokens > available:
         raise UserError(
             f"data.validation: tokens {chosen.start_token} to {chosen.start_token + chosen.tokens} "

@@ -134,6 +134,8 @@ class RunFacts:
     dataset: DatasetFacts | None = None
     data_listed: tuple[StoredFile, ...] = ()
     """The source's files when the run first listed them."""
+    validation_listed: tuple[StoredFile, ...] = ()
+    """Those for validation, which `data.validation.source` may have named."""
     data_cut: Mapping[str, CutFile] = field(default_factory=dict)
     """By the identity of the staged file."""
     staged: StagedFacts | None = None
@@ -167,6 +169,7 @@ class RunFactChanges(TypedDict, total=False):
     software: Software | None
     dataset: DatasetFacts | None
     data_listed: tuple[StoredFile, ...]
+    validation_listed: tuple[StoredFile, ...]
     data_cut: Mapping[str, CutFile]
     staged: StagedFacts | None
     synced: Synced | None

@@ -35,6 +35,7 @@ def train_config(
         start_token=window[0] if window else recipe.data.start_token,
         tokens=window[1] if window else recipe.data.tokens,
         order=recipe.data.order,
+        dtype=recipe.data.dtype,
         validation_start_token=validation_start_token,
         validation_tokens=validation_tokens,
         tokenizer=recipe.data.decoder,

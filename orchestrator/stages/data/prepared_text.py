@@ -14,7 +14,7 @@ from pathlib import Path
 
 from orchestrator.agent.contract.names import JobName
 from orchestrator.agent.contract.requests import JobSpec
-from orchestrator.core.config.recipe import Prepare
+from orchestrator.core.config.data_tables import Prepare
 from orchestrator.core.errors import UserError
 from orchestrator.remote.agent_client.client import Agent
 from orchestrator.remote.local_agent import agent_here

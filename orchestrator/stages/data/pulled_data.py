@@ -15,7 +15,7 @@ from orchestrator.core.errors import VerificationFailed
 from orchestrator.core.facts.run_facts import DataOnMachine, DatasetFacts, StagedFacts
 from orchestrator.core.planning.remainder import unread_steps
 from orchestrator.core.ports import Storage
-from orchestrator.datasets.remote_dataset import StoredDataset, stored_dataset, token_files
+from orchestrator.datasets.remote_dataset import Proof, StoredDataset, listing, stored_dataset, token_files
 from orchestrator.datasets.staging_plan import StagedData, StagedFile, staged_data
 from orchestrator.remote.agent_client.pull_job import Pulled, pull
 from orchestrator.remote.whole_files import landing
@@ -89,8 +89,9 @@ def described(dataset: StoredDataset, staged: StagedData) -> DatasetFacts:
 def _dataset(context: RunContext, store: Storage, uri: str) -> StoredDataset:
     """The same files on every call of this run, whatever the source lists meanwhile."""
     files = context.facts.data_listed or tuple(token_files(store, uri))
-    context.set_run_facts(data_listed=files)
-    return stored_dataset(store, uri, files)
+    found = listing(store, context.recipe, uri, files, context.facts.validation_listed)
+    context.set_run_facts(data_listed=files, validation_listed=found.validation)
+    return stored_dataset(store, uri, found, Proof.of(context.recipe))
 
 
 def note_staged(context: RunContext, uri: str, staged: StagedData) -> None:

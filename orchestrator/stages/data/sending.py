@@ -57,14 +57,14 @@ def place_data(context: RunContext) -> DataOnMachine:
     if context.shell.openssh() is None:
         _, dataset, _ = sent_data.found_here(context)
         return sent_data.in_place(
-            context, dataset, {shard: str(shard.path.resolve()) for shard in sent_data.all_shards(dataset)}
+            context, dataset, {shard: str(sent_data.path_of(shard).resolve()) for shard in dataset.files}
         )
-    return sent_data.send(context, lambda path, digest: _push(context, path, digest))
+    return sent_data.send(context, lambda path, digest, name: _push(context, path, digest, name))
 
 
-def _push(context: RunContext, path: Path, digest: str) -> str:
+def _push(context: RunContext, path: Path, digest: str, name: str) -> str:
     """Sends a file into the folder of its digest, unless it is there."""
     folder = context.host.data_folder or context.agent.root
-    destination = f"{folder}/data/{digest}/{path.name}"
+    destination = f"{folder}/data/{digest}/{name or path.name}"
     transfer.push_file(context.shell, path, destination, progress(context, path.name))
     return destination

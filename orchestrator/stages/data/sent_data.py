@@ -12,10 +12,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from orchestrator.core.datasets import local_dataset
-from orchestrator.core.datasets.local_dataset import Dataset, Shard
 from orchestrator.core.datasets.windows import validation_slice
 from orchestrator.core.facts.run_facts import CutFile, DataOnMachine, DatasetFacts
-from orchestrator.datasets.remote_dataset import stored_dataset, token_files
+from orchestrator.datasets.remote_dataset import StoredDataset, TokenFile, open_dataset
 from orchestrator.datasets.staging_plan import StagedData, staged_data
 from orchestrator.remote.agent_client.pull_job import pull
 from orchestrator.remote.local_agent import agent_here
@@ -25,8 +24,8 @@ from orchestrator.stages.data.prepared_text import prepared_folder
 from orchestrator.stages.data.pulled_data import note_staged, on_machine
 from orchestrator.stages.machine.jobs import progress
 
-Push = Callable[[Path, str], str]
-"""Sends a file into the folder of its digest and returns its place on the machine."""
+Push = Callable[[Path, str, str], str]
+"""Sends a file into the folder of its digest, under a name, and returns its place on the machine."""
 
 
 def is_elsewhere(context: RunContext) -> bool:
@@ -41,12 +40,12 @@ def before_buying(context: RunContext) -> None:
         _cut(context, folder, dataset)
 
 
-def found_here(context: RunContext) -> tuple[Path, Dataset, str]:
+def found_here(context: RunContext) -> tuple[Path, StoredDataset, str]:
     """The folder or file, what is in it, and its digest; noted for the record and the model card."""
     source = context.recipe.data.source or ""
     folder = prepared_folder(context) if context.recipe.data.prepare else Path(source).expanduser()
-    dataset = local_dataset.resolve(folder)
-    digest = _digest(context, all_shards(dataset))
+    dataset = _opened(context, folder)
+    digest = _digest(context, dataset)
     context.set_run_facts(dataset=_described(dataset, digest))
     return folder, dataset, digest
 
@@ -58,25 +57,33 @@ def size_bytes(context: RunContext) -> int:
         return sum(made.size_bytes for made in cut.values())
     if context.recipe.data.prepare is not None:
         return sys.maxsize
-    dataset = local_dataset.resolve(Path(context.recipe.data.source or "").expanduser())
-    return sum(shard.size_bytes for shard in all_shards(dataset))
+    return _opened(context, Path(context.recipe.data.source or "").expanduser()).size_bytes
 
 
-def all_shards(dataset: Dataset) -> tuple[Shard, ...]:
-    return dataset.train + dataset.validation
+def _opened(context: RunContext, folder: Path) -> StoredDataset:
+    return open_dataset(context.storage(str(folder)), context.recipe, str(folder))
+
+
+def path_of(shard: TokenFile) -> Path:
+    """Where it is on this computer."""
+    return Path(shard.file.uri)
 
 
 def send(context: RunContext, push: Push) -> DataOnMachine:
     """Sends what is missing on the machine."""
     folder, dataset, digest = found_here(context)
     if (cut := _cut(context, folder, dataset)) is None:
-        return in_place(context, dataset, {shard: push(shard.path, digest) for shard in all_shards(dataset)})
+        return in_place(
+            context, dataset, {shard: push(path_of(shard), digest, shard.file.name) for shard in dataset.files}
+        )
     staged, files = cut
     note_staged(context, str(folder), staged)
-    return on_machine(staged, {identity: push(Path(file.path), file.sha256[:16]) for identity, file in files.items()})
+    return on_machine(
+        staged, {identity: push(Path(file.path), file.sha256[:16], "") for identity, file in files.items()}
+    )
 
 
-def in_place(context: RunContext, dataset: Dataset, places: Mapping[Shard, str]) -> DataOnMachine:
+def in_place(context: RunContext, dataset: StoredDataset, places: Mapping[TokenFile, str]) -> DataOnMachine:
     """The whole files, read where they are."""
     start, tokens = validation_slice(context.recipe, dataset.train_tokens, dataset.validation_tokens)
     return DataOnMachine(
@@ -87,12 +94,11 @@ def in_place(context: RunContext, dataset: Dataset, places: Mapping[Shard, str])
     )
 
 
-def _cut(context: RunContext, folder: Path, dataset: Dataset) -> tuple[StagedData, Mapping[str, CutFile]] | None:
+def _cut(context: RunContext, folder: Path, dataset: StoredDataset) -> tuple[StagedData, Mapping[str, CutFile]] | None:
     """Files with what the run needs, by identity; once made, they are found again. None: send the whole ones."""
     store = context.storage(str(folder))
-    listed = stored_dataset(store, str(folder), token_files(store, str(folder)))
-    staged = staged_data(listed, context.recipe, context.plan.steps)
-    whole = sum(shard.size_bytes for shard in all_shards(dataset))
+    staged = staged_data(dataset, context.recipe, context.plan.steps)
+    whole = dataset.size_bytes
     if staged.sent_bytes(whole) == whole:
         return None
     known = context.facts.data_cut
@@ -114,17 +120,17 @@ def _is_there(made: CutFile) -> bool:
     return path.is_file() and path.stat().st_size == made.size_bytes
 
 
-def _described(dataset: Dataset, digest: str) -> DatasetFacts:
+def _described(dataset: StoredDataset, digest: str) -> DatasetFacts:
     """The dataset for the record and the model card."""
-    documents = local_dataset.documents(dataset)
+    documents = local_dataset.documents(path_of(dataset.train[0]).parent)
     return DatasetFacts(dataset.train_tokens, dataset.validation_tokens or None, digest, documents)
 
 
-def _digest(context: RunContext, shards: tuple[Shard, ...]) -> str:
+def _digest(context: RunContext, dataset: StoredDataset) -> str:
     cache = context.home / "data-digests.json"
     known = json.loads(cache.read_text()) if cache.is_file() else {}
     before = len(known)
-    digest = local_dataset.digest(shards, known)
+    digest = local_dataset.digest([(each.file.name, path_of(each)) for each in dataset.files], known)
     if len(known) != before:
         with landing(cache) as file:
             file.write(json.dumps(known, indent=1).encode())

@@ -53,7 +53,7 @@ def planned(gptctl: Gptctl, tmp_path: Path) -> Callable[..., dict[str, Any]]:
 def test_a_machine_pulls_what_it_needs_and_files_here_are_sent_or_read_in_place(
     planned: Callable[..., dict[str, Any]], gptctl: Gptctl, tmp_path: Path
 ) -> None:
-    content = bytes(2 * TOKENS)
+    content = TOKENS * b"t\0"
     (tmp_path / "train.bin").write_bytes(content)
     with FileServer({"/train.bin": content}) as web:
         pulled = planned(web.url("/train.bin"), "box")
@@ -73,7 +73,7 @@ def test_a_machine_pulls_what_it_needs_and_files_here_are_sent_or_read_in_place(
 def test_what_does_not_answer_is_unknown_and_keeps_no_plan_waiting(
     planned: Callable[..., dict[str, Any]], gptctl: Gptctl, tmp_path: Path
 ) -> None:
-    with FileServer({"/train.bin": bytes(2 * TOKENS)}) as web:
+    with FileServer({"/train.bin": TOKENS * b"t\0"}) as web:
         web.faults.pause_s = 120
         uri = web.url("/train.bin")
         began = time.monotonic()
@@ -89,13 +89,26 @@ def test_what_does_not_answer_is_unknown_and_keeps_no_plan_waiting(
     said = gptctl("plan", "little.toml", "--host", "box")
     assert said.returncode == 0
     assert f"data: the machine pulls from {uri}: unknown: " in said.stderr
-    assert "does not exist" in planned(str(tmp_path / "nowhere.bin"), "box")["unknown"]
-    assert "beyond the" in planned(_few(tmp_path), "box")["unknown"]
+
+
+def test_a_source_that_cannot_work_is_no_plan(gptctl: Gptctl, tmp_path: Path) -> None:
+    (tmp_path / "inventory.toml").write_text(INVENTORY)
+    (tmp_path / "swapped.bin").write_bytes(TOKENS * b"\0t")
+    (tmp_path / "pointer.bin").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:" + 64 * b"a")
+    for source, why in {
+        str(tmp_path / "nowhere.bin"): "does not exist",
+        _few(tmp_path): "beyond the",
+        str(tmp_path / "swapped.bin"): "bytes swapped",
+        str(tmp_path / "pointer.bin"): "a pointer of Git LFS",
+    }.items():
+        (tmp_path / "little.toml").write_text(RECIPE.format(source=source, tokens=STEPS * PER_STEP))
+        refused = gptctl("plan", "little.toml", "--host", "box", "--json")
+        assert refused.returncode == 2 and why in refused.stderr, refused.stderr
 
 
 def _few(folder: Path) -> str:
     path = folder / "few.bin"
-    path.write_bytes(bytes(2 * 5_000))
+    path.write_bytes(5_000 * b"t\0")
     return str(path)
 
 

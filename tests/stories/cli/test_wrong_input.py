@@ -99,15 +99,15 @@ def test_an_inventory_that_does_not_parse_names_file_and_place(gptctl: Gptctl, t
     refused(gptctl("plan", "quickstart"), 2, "price_per_hour_usd")
 
 
-def test_a_dataset_that_is_missing_or_empty_stops_run_but_not_plan(gptctl: Gptctl, tmp_path: Path) -> None:
+def test_a_dataset_that_is_missing_or_empty_stops_plan_and_run(gptctl: Gptctl, tmp_path: Path) -> None:
     recipe = tmp_path / "mine.toml"
     recipe.write_text('name = "mine"\n[data]\nsource = "tokens"\n[train]\ntokens = 100000\n')
-    assert gptctl("plan", str(recipe)).returncode == 0
+    refused(gptctl("plan", str(recipe)), 2, "tokens", "does not exist")
     refused(gptctl("run", str(recipe), "--host", "local", "--yes"), 2, "tokens", "does not exist")
     (tmp_path / "tokens").mkdir()
-    refused(gptctl("run", str(recipe), "--host", "local", "--yes"), 2, "no train*")
+    refused(gptctl("run", str(recipe), "--host", "local", "--yes"), 2, "no .safetensors, .bin or .npy file")
     (tmp_path / "tokens" / "train.bin").write_bytes(b"")
-    refused(gptctl("run", str(recipe), "--host", "local", "--yes"), 2, "holds no tokens")
+    refused(gptctl("run", str(recipe), "--host", "local", "--yes"), 2, "0 bytes are not a whole number")
 
 
 def test_a_home_that_is_a_file_is_said(gptctl: Gptctl, tmp_path: Path) -> None:

@@ -218,7 +218,7 @@ def test_convert_refuses_what_would_lose_something(gptctl: Gptctl, tmp_path: Pat
         (["prepare", "good.txt", "--to", "good.txt"], "good.txt"),
         (["prepare", "good.txt", "--to", "out", "--tokenizer", "gtp2"], "no tokenizer is called 'gtp2'; known: bytes"),
         (["inspect", "nothing"], "nothing does not exist"),
-        (["inspect", "."], "has no train* or val* token file"),
+        (["inspect", "."], "no file says train in its name or folder"),
         (["verify", "."], "has no dataset.json that lists files"),
     ],
 )

@@ -83,12 +83,12 @@ SAFETENSORS_TRUNCATED = (
     [
         ("cut.bin", llm_c(TEXT)[:-10], "truncated or damaged"),
         ("long.bin", llm_c(TEXT) + b"xx", "truncated or damaged"),
-        ("head.bin", llm_c(TEXT)[:100], "less than the header"),
+        ("head.bin", llm_c(TEXT)[:100], "truncated or damaged"),
         ("new.bin", llm_c(TEXT, version=7), "version 7"),
         ("odd.bin", b"\x01\x02\x03", "not a whole number"),
         ("empty.bin", b"", "not a whole number"),
         ("cut.safetensors", SAFETENSORS_TRUNCATED, "truncated or damaged"),
-        ("noise.safetensors", b"\x00" * 300, "truncated or damaged"),
+        ("noise.safetensors", b"\x00" * 300, "not a safetensors file"),
         ("notes.txt", b"to be or not to be", "neither safetensors nor"),
         ("absent.bin", None, "No such file"),
     ],
@@ -114,18 +114,26 @@ def test_safetensors_without_one_row_of_tokens_is_refused(tmp_path: Path) -> Non
 def test_an_id_beyond_the_vocabulary_is_refused_with_its_place(tmp_path: Path, bad: int) -> None:
     tokens = TEXT.copy()
     tokens[4321] = bad
-    stream = TokenStream.open([write_shard(tmp_path / "a.bin", "nanogpt", tokens)], vocab_size=257)
-    assert stream.read(0, 4321).max() < 257
+    path = write_shard(tmp_path / "a.bin", "nanogpt", tokens)
     with pytest.raises(DataError, match=f"a.bin: token 4321 has id {bad}"):
-        stream.read(4300, 100)
+        TokenStream.open([path], vocab_size=257)
+
+
+def test_an_id_that_no_sample_sees_is_refused_where_it_is_read(tmp_path: Path) -> None:
+    tokens = np.tile(TEXT, 20)
+    tokens[20_000] = 257
+    stream = TokenStream.open([write_shard(tmp_path / "a.bin", "nanogpt", tokens)], vocab_size=257)
+    assert stream.read(0, 20_000).max() < 257
+    with pytest.raises(DataError, match="a.bin: token 20000 has id 257"):
+        stream.read(19_990, 100)
 
 
 def test_a_negative_id_is_refused(tmp_path: Path) -> None:
     tokens = TEXT.astype("int32")
     tokens[5] = -1
-    stream = TokenStream.open([write_shard(tmp_path / "a.safetensors", "int32", tokens)], vocab_size=257)
+    path = write_shard(tmp_path / "a.safetensors", "int32", tokens)
     with pytest.raises(DataError, match="token 5 has id -1"):
-        stream.read(0, 10)
+        TokenStream.open([path], vocab_size=257)
 
 
 def test_twenty_gigabytes_take_no_memory(tmp_path: Path) -> None:
@@ -134,7 +142,7 @@ def test_twenty_gigabytes_take_no_memory(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(2 * count)  # sparse: it takes no disk either
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    stream = TokenStream.open([path], vocab_size=257)
+    stream = TokenStream.open([path], vocab_size=257, dtype="uint16")
     assert len(stream) == count
     assert stream.read(count - 1000, 1000).tolist() == [0] * 1000
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB

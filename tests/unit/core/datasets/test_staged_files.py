@@ -17,11 +17,11 @@ from safetensors.numpy import save_file
 
 from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.errors import UserError
-from orchestrator.datasets.remote_dataset import stored_dataset, token_files
+from orchestrator.datasets.remote_dataset import open_dataset
 from orchestrator.datasets.staging_plan import StagedData, StagedFile, staged_data
 from orchestrator.storage import path as path_storage
 from trainer.contract import DataConfig, ModelConfig, RunConfig, TrainConfig
-from trainer.tokens.batches import open_data
+from trainer.tokens.batches import TokenStream, open_data
 
 STORE = path_storage.storage()
 VOCAB = 500
@@ -83,7 +83,7 @@ def assembled(file: StagedFile, folder: Path) -> Path:
 
 
 def staged_in(source: Path, recipe: Recipe, steps: int) -> StagedData:
-    return staged_data(stored_dataset(STORE, str(source), token_files(STORE, str(source))), recipe, steps)
+    return staged_data(open_dataset(STORE, recipe, str(source)), recipe, steps)
 
 
 def config(recipe: Recipe, steps: int, data: DataConfig) -> RunConfig:
@@ -209,7 +209,7 @@ def test_evaluation_slices_keep_their_positions_and_what_lies_between_cannot_be_
     _, part, staged = both(tmp_path / "s", recipe, 3, tmp_path / "made")
     (held,) = staged.validation
     assert held.needed_bytes == held.pulled_bytes == 2 * (25 + 161)
-    made = np.fromfile(part.data.validation_files[0], dtype=np.uint16)
+    made = TokenStream.open([Path(part.data.validation_files[0])]).read(0, 80_161)
     original = np.fromfile(tmp_path / "s" / "val-00000.bin", dtype=np.uint16)
     assert len(made) == 80_161 and (made[80_000:] == original[80_000:80_161]).all()
     assert (made[25:80_000] == 65_535).all() and (made[:25] == original[:25]).all()
