@@ -124,7 +124,7 @@ def test_an_id_that_no_sample_sees_is_refused_where_it_is_read(tmp_path: Path) -
     tokens[20_000] = 257
     stream = TokenStream.open([write_shard(tmp_path / "a.bin", "nanogpt", tokens)], vocab_size=257)
     assert stream.read(0, 20_000).max() < 257
-    with pytest.raises(DataError, match="a.bin: token 20000 has id 257"):
+    with pytest.raises(DataError, match=r"a.bin: token 20000 has id 257"):
         stream.read(19_990, 100)
 
 
