@@ -185,7 +185,7 @@ def test_a_prefix_is_the_window_and_one_more_and_block_borders_are_taken_where_t
 def test_a_run_that_resumes_pulls_what_is_left_and_reads_the_same_batches(tmp_path: Path, kind: str, done: int) -> None:
     publish(tmp_path / "s", kind, [900, 1200, 1500], 200)
     recipe = recipe_of(tmp_path / "s", 100, start_token=5)
-    dataset = stored_dataset(STORE, str(tmp_path / "s"), token_files(STORE, str(tmp_path / "s")))
+    dataset = open_dataset(STORE, recipe, str(tmp_path / "s"))
     staged = staged_data(dataset, recipe, 100, done)
     read = 100 if done <= 20 else 20 + 100 - done
     needed, pulled = (sum(getattr(each, name) for each in staged.train) for name in ("needed_bytes", "pulled_bytes"))
