@@ -28,7 +28,7 @@ HEADER_BYTES = frozenset({4, 8, 12, 16, 20, 24, 28, 32, 64, 128, 256, 512, 1024,
 STATED_BYTES = 64
 FEWEST_STATED_BYTES = 4096
 """In a smaller file, a small id may equal the count of the others by chance."""
-VOUCH = 'if it is headerless 16-bit ids all the same, set data.dtype = "uint16"'
+VOUCH = 'if it holds 16-bit ids without a header, set data.dtype = "uint16"'
 WIDE = 'set data.dtype = "uint32" if it is headerless 32-bit ids'
 SWAPPED = "swap them: np.fromfile(path, '>u2').astype('<u2').tofile(path)"
 
