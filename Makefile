@@ -9,7 +9,7 @@ CONSTRAIN = $$($(PY) -c 'import torch' 2>/dev/null || echo '-c constraints.txt')
 # Every `gptctl` that tests and benchmarks start would compile its modules anew: twice the processor time (measured).
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test test-fast test-nightly durations check bench faults two-crashes kills soak soak-rehearsal docs release clean
+.PHONY: demo test test-fast test-all test-nightly durations check bench faults two-crashes kills soak soak-rehearsal docs release clean
 
 demo: $(VENV)/.trainer            ## a whole run on this machine: plan, train, fetch, cost
 	$(VENV)/bin/gptctl run recipes/quickstart.toml --host local --yes
@@ -19,14 +19,18 @@ demo: $(VENV)/.trainer            ## a whole run on this machine: plan, train, f
 WORKERS ?= 6
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
-test: $(VENV)/.dev                ## what a change must pass: everything but faults and soak, against real sshd machines
+test: $(VENV)/.dev                ## what a change must pass: one story of each feature, against real sshd machines
 	.ci/system-packages
-	$(PYTEST) -m "not soak and not faults"
+	$(PYTEST) -m "not soak and not faults and not nightly"
 
 test-fast: $(VENV)/.dev           ## units and architecture: nothing that starts machines
 	$(PYTEST) -n 2 tests/unit tests/architecture
 
-test-nightly: test faults soak    ## all there is; hours, as root
+test-nightly: test-all faults soak ## all there is; hours, as root
+
+test-all: $(VENV)/.dev            ## make test and every variant of what it tries once; half an hour
+	.ci/system-packages
+	$(PYTEST) -m "not soak and not faults"
 
 durations: $(VENV)/.dev           ## tests/durations.json, by which `make test` puts the tests in order
 	.ci/system-packages

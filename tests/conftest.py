@@ -16,7 +16,7 @@ import pytest
 from orchestrator.remote.shell.ssh_shell import SshShell, connect
 from tests.support.clock import order
 from tests.support.files.repository import REPOSITORY
-from tests.support.machines import sshd
+from tests.support.machines import cores, sshd
 from tests.support.machines.namespaces import NamespaceHost
 from tests.support.machines.sshd import Sshd
 
@@ -24,6 +24,10 @@ from tests.support.machines.sshd import Sshd
 signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("GPTCTL_PROOF_S", "0")  # a relapsed machine is a row of tests/faults; nobody else waits for one
 os.environ.pop("COLUMNS", None)  # a test runner's workers say how wide they are; what gptctl prints into a pipe is wide
+
+
+def pytest_configure() -> None:
+    cores.pin_worker()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -118,6 +122,14 @@ def rented(tmp_path: Path) -> Iterator[NamespaceHost]:
     """A whole host of its own, as a rented instance is: kill() ends all of it. Needs root."""
     with NamespaceHost(tmp_path / "machines") as host:
         yield host
+
+
+@pytest.fixture
+def all_cores() -> Iterator[None]:
+    """For tests about several cores: what they start may use every one of them."""
+    cores.take_all()
+    yield
+    cores.pin_worker()
 
 
 @pytest.fixture

@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--ssh-port", type=int, default=DEFAULTS.ssh_port, help="port of every machine's sshd")
     parser.add_argument("--python", default=DEFAULTS.python, help="the python3 of the machines")
+    parser.add_argument("--image", type=Path, help="folder that is copied into the home of every new machine")
     parser.add_argument("--strict-rate", action="store_true", help="enforce 1 request per second and 1 launch per 12 s")
     return parser
 
@@ -126,7 +127,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def _settings(given: argparse.Namespace) -> Settings:
     return Settings(
         boot_s=given.boot_s, minute_s=given.minute_s, linger_s=given.linger_s, ssh_port=given.ssh_port,
-        python=given.python, hang_s=given.hang_s, notice_s=given.notice_s, strict_rate=given.strict_rate,
+        python=given.python, image=given.image, hang_s=given.hang_s, notice_s=given.notice_s,
+        strict_rate=given.strict_rate,
     )  # fmt: skip
 
 
@@ -153,8 +155,9 @@ def _start_detached(state: Path, given: argparse.Namespace) -> int:
 
 def _arguments(given: argparse.Namespace) -> list[str]:
     """The command line of the server: this one without the options of this process alone."""
-    skipped = ("state", "daemon", "stop", "destroy", "books", "faults", "strict_rate")
+    skipped = ("state", "daemon", "stop", "destroy", "books", "faults", "strict_rate", "image")
     named = [f"--{name.replace('_', '-')}={value}" for name, value in vars(given).items() if name not in skipped]
+    named += [f"--image={given.image.resolve()}"] if given.image else []
     return [*named, "--strict-rate"] if given.strict_rate else named
 
 

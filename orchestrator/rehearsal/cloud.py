@@ -148,7 +148,7 @@ class Cloud:
             instance = self._new_instance(order)
             disk = self.disk(instance)
             public_key = next(key["public_key"] for key in self._keys.values() if key["name"] == order.ssh_key_name)
-            write_disk(disk, public_key, order.user_data, faults=instance.faults)
+            write_disk(disk, public_key, order.user_data, faults=instance.faults, image=self.settings.image)
             self._record_launch(instance)
         self._in_background(self._boot, instance)
         self.faults.open_windows("launch")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Settings:
     """Port of every machine's sshd; the API has no field for it."""
     python: str = sys.executable
     """The `python3` of the machines."""
+    image: Path | None = None
+    """A folder whose content every new machine has in its home, as a machine from an image you prepared."""
     hang_s: float = 0.2
     """Seconds before an unanswered connection closes."""
     notice_s: float = 120.0

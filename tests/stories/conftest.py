@@ -4,89 +4,76 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 import sqlite3
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.clock.waiting import PATIENCE, until
+from tests.support.files.recipes import SMALL, write_tokens
 from tests.support.files.repository import REPOSITORY
+from tests.support.machines import known_interpreter
 
-TINY = """
-extends = "{quickstart}"
+TINY = """{base}
 name = "tiny"
-[model]
-context_length = 32
-n_layer = 1
-n_head = 2
-n_embd = 32
+{model}
 [train]
 tokens = {tokens}
 global_batch = 8
+learning_rate = 5e-3
+precision = "fp32"
 log_every = 5
-checkpoint_every = 40
-validate_every = 40
+checkpoint_every = {every}
+validate_every = {every}
 [data.validation]
 tokens = 8_192
+[eval]
+prompts = ["def "]
 [machines.1xCPU]
 micro_batch = 4
 [machines.2xCPU]
 micro_batch = 4
 """
+READY = """[data]
+source = "{folder}"
+tokenizer = "bytes"
+order = "shuffled"
+"""
+READY_BYTES = 200_000
+
+
+def write_tiny(path: Path, steps: int, *, prepares: bool = False) -> None:
+    """A recipe of so many steps of 256 tokens, a few milliseconds each, on token files beside it, with a checkpoint
+    every 40 or five in all; prepares: on text that the run prepares first, as the quickstart does."""
+    if prepares:
+        base, data = f'extends = "{REPOSITORY / "recipes" / "quickstart.toml"}"', ""
+    else:
+        folder = path.parent / "tokens-of-tiny"
+        write_tokens(folder / "train.bin", READY_BYTES)
+        base, data = "", READY.format(folder=folder)
+    path.write_text(TINY.format(base=base, model=SMALL, tokens=steps * 256, every=max(40, steps // 5)) + data)
 
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Callable[..., str]:
-    """`tiny(steps=120)`: path of a recipe of that many steps of 256 tokens, a few milliseconds each."""
+    """`tiny(steps=120)`: path of such a recipe."""
 
-    def write(steps: int = 120) -> str:
+    def write(steps: int = 120, *, prepares: bool = False) -> str:
         path = tmp_path / f"tiny-{steps}.toml"
-        path.write_text(TINY.format(quickstart=REPOSITORY / "recipes" / "quickstart.toml", tokens=steps * 256))
+        write_tiny(path, steps, prepares=prepares)
         return str(path)
 
     return write
 
 
 @pytest.fixture
-def as_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path], None]]:
-    """`as_left(root)`: makes the agent's folder on a machine what an earlier run left there, for stories that are not
-    about provisioning. Which interpreter trains is known, because an earlier story found it out (it imports torch)."""
-    known = tmp_path_factory.getbasetemp() / "known-envs"
-    known.mkdir(exist_ok=True)
-    roots: list[Path] = []
-
-    def plant(root: Path) -> None:
-        (root / "envs").mkdir(parents=True, mode=0o700)
-        for record in known.iterdir():
-            shutil.copy(record, root / "envs")
-        roots.append(root)
-
-    yield plant
-    for record in [path for root in roots for path in root.glob("envs/*.json")]:
-        shutil.copy(record, known)
-
-
-@pytest.fixture
-def one_core() -> Iterator[None]:
-    """What the test starts computes on one core, each worker's on another: a rank of two threads, which spin while they
-    wait for each other, crawls on a busy machine (measured: 3 s a step instead of milliseconds)."""
-    cores = sorted(os.sched_getaffinity(0))
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
-    os.sched_setaffinity(0, {cores[int(worker) % len(cores)]})
-    yield
-    os.sched_setaffinity(0, cores)
-
-
-@pytest.fixture
-def known_machine(one_core: None, gptctl_home: Path, tmp_path: Path, as_left: Callable[[Path], None]) -> None:
+def known_machine(gptctl_home: Path, tmp_path: Path) -> None:
     """Host `local` as an earlier run left it, with one rank: for stories that are about neither."""
     (tmp_path / "inventory.toml").write_text('[hosts.local]\nmachine = "1xCPU"\n')
-    as_left(gptctl_home / "machine")
+    known_interpreter.plant(gptctl_home / "machine")
 
 
 def events(home: Path, run_id: str) -> list[str]:

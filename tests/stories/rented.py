@@ -38,9 +38,9 @@ micro_batch = 4
 
 
 @pytest.fixture
-def cloud(one_core: None, tmp_path: Path) -> Iterator[RehearsalCloud]:
-    """Up for the test, with minutes of a second."""
-    with RehearsalCloud(tmp_path / "cloud", minute_s=1) as cloud:
+def cloud(tmp_path: Path) -> Iterator[RehearsalCloud]:
+    """Up for the test, with minutes of a second; its machines know which interpreter trains."""
+    with RehearsalCloud(tmp_path / "cloud", minute_s=1, warm=True) as cloud:
         yield cloud
 
 

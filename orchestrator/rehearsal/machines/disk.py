@@ -171,10 +171,15 @@ class Disk:
                 "LANG": "C.UTF-8", MEMORY_VARIABLE: str(self.memory), **bad}  # fmt: skip
 
 
-def write_disk(disk: Disk, authorized_key: str, user_data: str, *, faults: Collection[str] = ()) -> None:
-    """Writes what a machine has before it boots. The folder must not exist yet. faults: as in faults.py."""
+def write_disk(
+    disk: Disk, authorized_key: str, user_data: str, *, faults: Collection[str] = (), image: Path | None = None
+) -> None:
+    """Writes what a machine has before it boots. The folder must not exist yet. faults: as in faults.py; image: a
+    folder whose content its home begins with."""
+    if image is not None:
+        shutil.copytree(image, disk.home)
     ssh = disk.home / ".ssh"
-    ssh.mkdir(parents=True, mode=0o700)
+    ssh.mkdir(parents=True, mode=0o700, exist_ok=True)
     (ssh / "authorized_keys").write_text(authorized_key.strip() + "\n")
     config = _config(disk, user_data)
     _host_key(disk, {} if "host-key-ignored" in faults else config.get("ssh_keys") or {})

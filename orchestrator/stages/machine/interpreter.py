@@ -68,17 +68,23 @@ def is_fresh(known: Environment, facts: Facts) -> bool:
 
 def install_spec(context: RunContext, facts: Facts) -> JobSpec:
     """The install job's input; `env` is the hash of everything an environment depends on."""
-    requirements = trainer_requirements()
-    seeds = [requirements, facts["python"]["version"], facts["arch"], context.host.python, context.machine.cuda]
+    python, cuda = context.host.python, context.machine.cuda
     return {
-        "python": context.host.python,
+        "python": python,
         "candidates": [found["path"] for found in facts["interpreters"]],
-        "requirements": requirements,
+        "requirements": trainer_requirements(),
         "torch": ">=2.9",
-        "env": hashlib.sha256(json.dumps(seeds).encode()).hexdigest()[:16],
-        "cuda": context.machine.cuda,
-        "allow_build": context.host.python is None,
+        "env": environment_hash(facts["python"]["version"], facts["arch"], python, cuda=cuda),
+        "cuda": cuda,
+        "allow_build": python is None,
     }
+
+
+def environment_hash(version: str, arch: str, python: str | None, *, cuda: bool) -> str:
+    """Names an environment by everything it depends on: version of the machine's Python, architecture, the host's
+    `python`, whether it computes on GPUs, and what the trainer needs."""
+    seeds = [trainer_requirements(), version, arch, python, cuda]
+    return hashlib.sha256(json.dumps(seeds).encode()).hexdigest()[:16]
 
 
 def trainer_requirements() -> list[str]:

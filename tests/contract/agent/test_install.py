@@ -119,6 +119,7 @@ def test_what_does_not_compute_is_refused_with_its_reason(
     assert box.call("facts")["envs"] == {}
 
 
+@pytest.mark.nightly
 def test_a_vendors_torch_is_kept_and_only_what_is_missing_is_added(box: Box, wheels: Path, tmp_path: Path) -> None:
     vendor = make_python(tmp_path / "vendor", wheels / "torch-2.13.0-py3-none-any.whl")
     before = sorted((tmp_path / "vendor").rglob("*"))
@@ -141,6 +142,7 @@ def test_without_any_torch_an_environment_is_built_and_used_again(box: Box, whee
     assert again["kind"] == "env" and again["python"] == result["python"]
 
 
+@pytest.mark.nightly
 def test_a_build_that_cannot_be_had_fails_with_pips_words(box: Box, wheels: Path, tmp_path: Path) -> None:
     bare = make_python(tmp_path / "bare")
     ended = install(box, candidates=[bare], requirements=["nosuchthing>=1"], allow_build=True)

@@ -18,8 +18,8 @@ from orchestrator.agent.system import processes
 from tests.support.clock.waiting import until
 from tests.support.machines.agent_box import Box
 
-STEPS = 1000
-"""Ten seconds: enough for every look at a training that is to be seen at its end."""
+STEPS = 400
+"""Eight seconds: enough for every look at a training that is to be seen at its end."""
 ENDLESS = 100_000
 """Of a training that has to last while others are killed: ten seconds."""
 

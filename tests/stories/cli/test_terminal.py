@@ -20,8 +20,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Gptctl, gptctl_command
-from tests.stories.conftest import TINY, starts
+from tests.stories.conftest import starts, write_tiny
 from tests.support.files.repository import REPOSITORY
+from tests.support.machines import known_interpreter
 
 
 def take_terminal() -> None:
@@ -106,11 +107,11 @@ def test_no_is_an_answer(terminal: Callable[..., Terminal], gptctl_home: Path) -
 def test_ctrl_c_detaches_and_the_training_goes_on_to_its_end(
     terminal: Callable[..., Terminal], gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str]
 ) -> None:
-    recipe = tiny(1500)
+    recipe = tiny(600)
     screen = terminal("run", recipe, "--host", "local")
     screen.wait_for(r"Start a new run on local\?")
     screen.type("y\n")
-    screen.wait_for(r"step [1-9][\d,]*/1,500")
+    screen.wait_for(r"step [1-9][\d,]*/600")
     for part in ("acquire", "provision", "follow", "release", "loss ", "tok/s", "$0.00", "ETA"):
         assert part in screen.shown
     screen.type("\x03")
@@ -171,9 +172,9 @@ class Left:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.home = folder / "home"
-        recipe = folder / "tiny.toml"
-        recipe.write_text(TINY.format(quickstart=REPOSITORY / "recipes" / "quickstart.toml", tokens=80 * 256))
-        self.run = self.gptctl("run", str(recipe), "--host", "local", "--yes", "--name", "my first", "--label", "a=b")
+        write_tiny(folder / "tiny.toml", 80)
+        known_interpreter.plant(self.home / "machine")
+        self.run = self.gptctl("run", "tiny.toml", "--host", "local", "--yes", "--name", "my first", "--label", "a=b")
         (self.row,) = json.loads(self.gptctl("status", "--json").stdout)["runs"]
 
     def gptctl(self, *args: str) -> subprocess.CompletedProcess[str]:

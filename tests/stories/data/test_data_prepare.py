@@ -279,7 +279,7 @@ def test_a_recipe_prepares_text_of_the_hub(
     table = pyarrow.table({"story": paragraphs(700_000)})
     pyarrow.parquet.write_table(table, tmp_path / "0.parquet")
     recipe = tmp_path / "hub.toml"
-    recipe.write_text(HUB_RECIPE.format(tiny=tiny(10)))
+    recipe.write_text(HUB_RECIPE.format(tiny=tiny(10, prepares=True)))
     with Hub() as hub:
         commit = hub.publish("me/stories", {"data/train-0.parquet": tmp_path / "0.parquet"})
         there = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": "", "HF_HOME": str(tmp_path / "hf")}

@@ -112,6 +112,7 @@ def test_with_no_watcher_it_says_so_and_ends_the_machine(cloud: RehearsalCloud, 
     assert settled(gptctl, row["id"])[:2] == ("released", "ended") and row["cost_usd"] > 0
 
 
+@pytest.mark.nightly
 def test_a_machine_with_the_key_ends_itself(cloud: RehearsalCloud, gptctl: Gptctl) -> None:
     done = gptctl("check", "self-ending", *WORDS, "--lease-s", "8")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -14,6 +14,7 @@ from tests.support.clouds.rehearsal_cloud import RehearsalCloud
 INVENTORY = '[hosts.sim]\nprovider = "rehearsal"\nmachine = "8xA100-40GB-simulated"\nguard = "watcher"\n'
 
 
+@pytest.mark.nightly
 def test_a_machine_whose_login_key_is_gone_is_released(
     gptctl: Gptctl, gptctl_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,7 @@ def cloud(tmp_path: Path) -> Iterator[RehearsalCloud]:
     """With a small recipe and a host `box` beside it; `frozen` machines are active and billed."""
     write_small(tmp_path, steps=4000, every=20)
     (tmp_path / "inventory.toml").write_text(BOX.replace("key-on-box", "watcher"))
-    with RehearsalCloud(tmp_path / "cloud") as running:
+    with RehearsalCloud(tmp_path / "cloud", warm=True) as running:
         yield running
 
 
@@ -57,6 +57,7 @@ def test_release_says_the_price_and_what_would_be_lost_and_force_ends_it(tmp_pat
     assert cloud.books()["alive"] == []
 
 
+@pytest.mark.nightly
 def test_force_reaches_the_gptctl_that_follows(tmp_path: Path, cloud: RehearsalCloud) -> None:
     process = gptctl(tmp_path, cloud, "run", "tiny.toml", "--host", "box", "--yes")
     log = tmp_path / "home" / "runs"

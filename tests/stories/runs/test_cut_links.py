@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import Gptctl, gptctl_command
 from tests.stories.conftest import digests, events, losses, newest_run, starts, wait_until
 from tests.support.clock.waiting import PATIENCE
@@ -39,6 +41,7 @@ def notice(process: subprocess.Popen[str]) -> None:
     assert time.monotonic() - cut_at < PATIENCE * (NOTICED_WITHIN_S + LEAVING_S)
 
 
+@pytest.mark.nightly
 def test_cut_while_data_goes_out(gptctl: Gptctl, gptctl_home: Path, box: Sshd, tmp_path: Path) -> None:
     data = tmp_path / "corpus" / "train.bin"
     write_tokens(data, DATASET_BYTES)

@@ -7,13 +7,18 @@ import json
 import os
 import random
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import pytest
 
 from tests.conftest import Gptctl, gptctl_command
 from tests.stories.conftest import end, events, losses, newest_run, starts, wait_until
+from tests.support.machines import known_interpreter
 
 STAGES = ("acquire", "provision", "sync", "launch", "follow", "fetch", "report", "release")
+BUSIEST = ("launch", "follow", "fetch")
+"""Where a second training or a lost checkpoint would come from."""
 KILLS = 20
 
 
@@ -26,6 +31,7 @@ def background(home: Path, *args: str) -> subprocess.Popen[str]:
 def unbroken(gptctl: Gptctl, recipe: str, tmp_path: Path) -> list[tuple[int, float]]:
     """The curve of the same recipe without any kill, in a home of its own."""
     home = tmp_path / "unbroken-home"
+    known_interpreter.plant(home / "machine")
     run = gptctl("run", recipe, "--host", "local", "--yes", env={"GPTCTL_HOME": str(home)})
     assert run.returncode == 0, run.stderr
     return losses(next((home / "runs").iterdir()))
@@ -41,13 +47,25 @@ def finish(gptctl: Gptctl, home: Path, run_id: str) -> None:
     assert events(home, run_id)[-1] == "stage_finished:release" or "state_changed:release" in events(home, run_id)
 
 
+@pytest.mark.usefixtures("known_machine")
+def test_killed_at_the_busiest_stage_boundaries(
+    gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str], tmp_path: Path
+) -> None:
+    killed_at(BUSIEST, gptctl, gptctl_home, tiny(80), tmp_path)
+
+
+@pytest.mark.nightly
 def test_killed_at_every_stage_boundary(
     gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str], tmp_path: Path
 ) -> None:
-    recipe = tiny(80)
+    killed_at(STAGES, gptctl, gptctl_home, tiny(80), tmp_path)
+
+
+def killed_at(stages: Sequence[str], gptctl: Gptctl, gptctl_home: Path, recipe: str, tmp_path: Path) -> None:
+    """Killed at the beginning and the end of each, and resumed."""
     process = background(gptctl_home, "run", recipe, "--host", "local", "--yes")
     run_id = wait_until(lambda: newest_run(gptctl_home), 30)
-    for stage in STAGES:
+    for stage in stages:
         for kind in ("stage_started", "stage_finished"):
             mark = f"{kind}:{stage}"
             wait_until(lambda mark=mark: mark in events(gptctl_home, run_id), 60)
@@ -58,6 +76,7 @@ def test_killed_at_every_stage_boundary(
     assert losses(gptctl_home / "runs" / run_id) == unbroken(gptctl, recipe, tmp_path)
 
 
+@pytest.mark.nightly
 def test_killed_at_twenty_random_moments(
     gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str], tmp_path: Path
 ) -> None:

@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import Gptctl
 from tests.stories.conftest import digests, losses
 
@@ -13,7 +15,7 @@ from tests.stories.conftest import digests, losses
 def test_one_command_from_recipe_to_trained_fetched_costed_model(
     gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str]
 ) -> None:
-    run = gptctl("run", tiny(120), "--host", "local", "--yes")
+    run = gptctl("run", tiny(120, prepares=True), "--host", "local", "--yes")
     assert run.returncode == 0, run.stderr
 
     (row,) = json.loads(gptctl("status", "--json").stdout)["runs"]
@@ -33,6 +35,7 @@ def test_one_command_from_recipe_to_trained_fetched_costed_model(
     assert "def " in (folder / "report.md").read_text()  # the sample that the recipe's prompt asked for
 
 
+@pytest.mark.nightly
 def test_an_ended_run_stays_ended(gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str]) -> None:
     first = gptctl("run", tiny(20), "--host", "local", "--yes", "--json")
     assert first.returncode == 0, first.stderr

@@ -29,6 +29,7 @@ def test_a_whole_run_tells_its_beginning_and_its_end(
         assert f"val loss {run['val_loss']:.4f}" in told[1]["message"] and "step 10 of 10" in told[1]["message"]
 
 
+@pytest.mark.nightly
 def test_a_run_ends_well_although_nobody_can_be_told(
     gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str]
 ) -> None:

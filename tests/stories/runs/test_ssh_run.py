@@ -12,6 +12,7 @@ import pytest
 
 from tests.conftest import Gptctl, gptctl_command
 from tests.stories.conftest import digests, end, events, losses, newest_run, starts, wait_until
+from tests.support.machines import known_interpreter
 from tests.support.machines.sshd import Sshd
 
 
@@ -24,10 +25,10 @@ def fresh(box: Sshd, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def inventory(one_core: None, fresh: str, far: Path, as_left: Callable[[Path], None]) -> str:
+def inventory(fresh: str, far: Path) -> str:
     """The same box as an earlier run left it, and one rank."""
     Path(fresh).write_text(Path(fresh).read_text().replace("2xCPU", "1xCPU"))
-    as_left(far)
+    known_interpreter.plant(far)
     return fresh
 
 
@@ -74,6 +75,7 @@ def test_train_on_a_box_and_fetch(
     assert losses(gptctl_home / "runs" / run_id) == losses(far / "runs" / run_id)
 
 
+@pytest.mark.nightly
 def test_two_runs_one_after_another_on_one_rental(
     gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str], inventory: str
 ) -> None:
@@ -128,6 +130,7 @@ def test_the_lid_closes_and_opens_again(
     assert digests(latest) == digests(far / "runs" / run_id / "checkpoints" / "latest")
 
 
+@pytest.mark.nightly
 def test_a_cut_link_while_following_loses_and_doubles_nothing(
     gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str], inventory: str, box: Sshd, far: Path
 ) -> None:
@@ -143,7 +146,11 @@ def test_a_cut_link_while_following_loses_and_doubles_nothing(
 
 @pytest.mark.parametrize(
     ("change", "word"),
-    [("stop", "refused"), ("cut", "box"), ("key", "host key")],
+    [
+        ("stop", "refused"),
+        pytest.param("cut", "box", marks=pytest.mark.nightly),
+        pytest.param("key", "host key", marks=pytest.mark.nightly),
+    ],
 )
 def test_a_box_that_cannot_be_reached_ends_the_run_with_one_clear_message(
     change: str, word: str, gptctl: Gptctl, tiny: Callable[..., str], inventory: str, box: Sshd

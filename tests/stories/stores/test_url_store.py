@@ -85,8 +85,8 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path, s3: S3Server, one_core: None) -> Iterator[Place]:  # noqa: F811
-    with RehearsalCloud(tmp_path / "cloud", minute_s=1) as cloud:
+def place(tmp_path: Path, s3: S3Server) -> Iterator[Place]:  # noqa: F811
+    with RehearsalCloud(tmp_path / "cloud", minute_s=1, warm=True) as cloud:
         yield Place(tmp_path, cloud, s3.bucket())
 
 
@@ -115,6 +115,7 @@ def seconds_to_safe(home: Path) -> list[float]:
     return [mark.stat().st_mtime - (mark.parent / "MANIFEST.json").stat().st_mtime for mark in marks]
 
 
+@pytest.mark.nightly
 def test_a_machine_taken_without_notice_loses_one_interval_and_another_goes_on_from_the_store(
     place: Place,
     tiny: Callable[..., str],

@@ -22,6 +22,7 @@ from typing import Any, Self
 from orchestrator.rehearsal.books.books import read_books
 from tests.support.clock.waiting import until
 from tests.support.files.canary import command_lines
+from tests.support.machines import known_interpreter
 from tests.support.machines.sshd import fingerprint
 
 API = "/api/v1"
@@ -37,13 +38,19 @@ class RehearsalCloud:
         boot_s: float = 0.1,
         minute_s: float = 60.0,
         env: Mapping[str, str] | None = None,
+        warm: bool = False,
     ) -> None:
+        """warm: new machines know which interpreter trains, as those of an image on which a run has been."""
         self.state = state
         self._env = env
         self._options = [f"--boot-s={boot_s}", f"--minute-s={minute_s}", "--linger-s=0.5", "--hang-s=0", *options]
+        self._image = state.with_name(f"{state.name}-image") if warm else None
         self.entry: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
+        if self._image is not None:
+            known_interpreter.plant(self._image / ".gptctl")
+            self._options.append(f"--image={self._image}")
         self.start()
         self.user_key = self.make_key("user_key")
         self.post("ssh-keys", {"name": "me", "public_key": self.user_key.with_suffix(".pub").read_text().strip()})
