@@ -42,7 +42,7 @@ source = "{folder}"
 tokenizer = "bytes"
 order = "shuffled"
 """
-READY_BYTES = 200_000
+READY_BYTES = {"train.bin": 200_000, "val.bin": 40_000}
 
 
 def write_tiny(path: Path, steps: int, *, prepares: bool = False) -> None:
@@ -52,7 +52,8 @@ def write_tiny(path: Path, steps: int, *, prepares: bool = False) -> None:
         base, data = f'extends = "{REPOSITORY / "recipes" / "quickstart.toml"}"', ""
     else:
         folder = path.parent / "tokens-of-tiny"
-        write_tokens(folder / "train.bin", READY_BYTES)
+        for name, size_bytes in READY_BYTES.items():
+            write_tokens(folder / name, size_bytes)
         base, data = "", READY.format(folder=folder)
     path.write_text(TINY.format(base=base, model=SMALL, tokens=steps * 256, every=max(40, steps // 5)) + data)
 

@@ -34,25 +34,25 @@ from trainer.training.metrics import Journal, PartClock, StepCounts
 from trainer.training.ranks import World
 from trainer.training.start import Run, prepare
 
-STEPS = 50
+STEPS = 20
 
 
 @pytest.fixture(scope="module")
 def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """50 steps by one rank, the whole batch at once."""
+    """20 steps by one rank, the whole batch at once."""
     folder = new_run(tmp_path_factory.mktemp("ranks") / "one", steps=STEPS, micro_batch=8)
     assert train_here(folder) == "finished"
     return folder
 
 
-@pytest.mark.parametrize(("ranks", "micro_batch"), [(1, 2), (2, 1), (4, 2)])
+@pytest.mark.parametrize(("ranks", "micro_batch"), [(1, 2), (2, 1), pytest.param(4, 2, marks=pytest.mark.nightly)])
 def test_any_split_of_the_batch_gives_the_same_losses(one_rank: Path, ranks: int, micro_batch: int) -> None:
     folder = new_run(one_rank.parent / f"{ranks}x{micro_batch}", steps=STEPS, micro_batch=micro_batch)
-    assert run_to_end(folder, ranks) == 0
+    assert train_here(folder) == "finished" if ranks == 1 else run_to_end(folder, ranks) == 0
     expected, got = losses(one_rank), losses(folder)
     assert list(got) == list(expected) == list(range(1, STEPS + 1))
     assert got == pytest.approx(expected, rel=1e-5)
-    assert expected[STEPS] < expected[1] - 1
+    assert expected[STEPS] < expected[1] - 0.5
     validated = [[event["val_loss"] for event in events(run, "validated")] for run in (one_rank, folder)]
     assert validated[1] == pytest.approx(validated[0], rel=1e-5)
 
@@ -62,9 +62,9 @@ def test_a_checkpoint_of_one_rank_goes_on_with_two(one_rank: Path) -> None:
     shutil.copytree(one_rank, folder, symlinks=True)
     config = dataclasses.replace(small_config(folder, steps=STEPS, micro_batch=2))
     write_config(folder, config)
-    shutil.rmtree(folder / CHECKPOINTS / "step-000050")
+    shutil.rmtree(folder / CHECKPOINTS / "step-000020")
     assert run_to_end(folder, ranks=2) == 0
-    assert [event["step"] for event in events(folder, "resumed")] == [40]
+    assert [event["step"] for event in events(folder, "resumed")] == [10]
     assert losses(folder) == pytest.approx(losses(one_rank), abs=1e-4)
 
 
@@ -111,17 +111,18 @@ def rank_processes(launcher: int) -> list[int]:
 
 
 def test_a_killed_rank_ends_the_run_with_the_cause(tmp_path: Path) -> None:
-    folder = new_run(tmp_path / "run", steps=100_000, micro_batch=2, checkpoint_every=50)
+    folder = new_run(tmp_path / "run", steps=100_000, micro_batch=2, checkpoint_every=10)
     with started(folder, ranks=2) as process:
-        until(lambda: last_step(folder) > 60)
+        until(lambda: last_step(folder) > 15)
         os.kill(rank_processes(process.pid)[1], signal.SIGKILL)
         assert process.wait(240) != 0
     assert verdict(folder)["outcome"] == "failed"
     assert "rank 0: lost another rank, killed or frozen" in verdict(folder)["reason"]
-    assert verdict(folder)["step"] >= 60
+    assert verdict(folder)["step"] >= 15
     assert events(folder, "failed")[-1]["reason"] == verdict(folder)["reason"]
 
 
+@pytest.mark.nightly
 def test_a_frozen_rank_ends_the_run_after_the_timeout(tmp_path: Path) -> None:
     folder = new_run(tmp_path / "run", steps=100_000, micro_batch=2, process_group_timeout_s=3.0)
     with started(folder, ranks=2) as process:
@@ -135,7 +136,7 @@ def test_a_frozen_rank_ends_the_run_after_the_timeout(tmp_path: Path) -> None:
 def test_sigterm_to_one_rank_stops_both_in_good_order(tmp_path: Path) -> None:
     folder = new_run(tmp_path / "run", steps=100_000, micro_batch=2, checkpoint_every=1000)
     with started(folder, ranks=2) as process:
-        until(lambda: last_step(folder) > 20)
+        until(lambda: last_step(folder) > 5)
         os.kill(rank_processes(process.pid)[1], signal.SIGTERM)
         assert process.wait(240) == 0
     stopped = verdict(folder)
@@ -170,7 +171,7 @@ program.main()
 """
 
 
-@pytest.mark.parametrize(("ranks", "rank"), [(1, 0), (2, 1)])
+@pytest.mark.parametrize(("ranks", "rank"), [(1, 0), pytest.param(2, 1, marks=pytest.mark.nightly)])
 def test_out_of_memory_on_a_rank_is_answered_with_a_smaller_micro_batch(
     one_rank: Path, tmp_path: Path, ranks: int, rank: int
 ) -> None:
