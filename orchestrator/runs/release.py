@@ -21,7 +21,7 @@ def release_run(home: Path, run_id: str, listener: Listener, *, force: bool = Fa
     """Ends the run if it has not ended, fetches what is kept, and gives the machine back. With force a paid
     machine ends by its id and is asked nothing: what is not here yet is lost with it.
 
-    Raises StillBilling when the wish cannot be written here (a full disk); with force the end is ordered all the same.
+    Raises StillBilling when the wish cannot be written here (a full disk); with force its end is still ordered.
     """
     with Ledger.open(home, time.time) as ledger:
         run = ledger.run(run_id)
