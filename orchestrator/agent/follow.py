@@ -1,5 +1,7 @@
 """A job's files as a stream: every byte once, from the offsets the reader already has, and a heartbeat every 2 s.
 
+Each round every file gets a share, so that a flood of log holds up neither metrics nor the news of a checkpoint.
+
 It ends with the job, after the last byte. It must not buffer or interpret what it sends.
 
 Example::
@@ -22,12 +24,14 @@ from .contract.names import HEARTBEAT_S, Code, LineKind, State
 from .guard import attendance
 from .job import fields, jobs
 from .job.jobs import Job
-from .system import files, lease
+from .system import files, lease, long_logs
 from .system.paths import Places
 from .system.refusal import Refusal
 
 LOOK_S = 0.1
 CHUNK_BYTES = 1 << 18
+SHARE_BYTES = 1 << 20
+"""Of one file in one round."""
 Say = Callable[[Mapping[str, object]], None]
 
 
@@ -44,6 +48,8 @@ def follow(places: Places, request: Mapping[str, object], say: Say) -> None:
         for line in _fresh(job, offsets):
             say(line)
             beat.beat()
+        if _is_behind(job, offsets):
+            continue
         if exit_record is not None:
             attendance.record_call(places)  # the follower fetches now
             say({"kind": LineKind.ENDED, "exit": exit_record})
@@ -119,13 +125,23 @@ def _offsets(job: Job, given: Mapping[str, object]) -> dict[str, int]:
 
 
 def _fresh(job: Job, offsets: dict[str, int]) -> Iterator[DataLine]:
-    """Data lines for everything that grew; moves the offsets."""
+    """Data lines for what grew, of each file its share; moves the offsets, and past what a long log has dropped."""
     for name, path in job.followed_files().items():
         if files.size_bytes(path) <= offsets[name]:
             continue
         with open(path, "rb") as file:
-            file.seek(offsets[name])
-            for chunk in iter(lambda file=file: file.read(CHUNK_BYTES), b""):  # type: ignore[misc]
+            offset, end = long_logs.solid(file.fileno(), offsets[name])
+            end = min(end, offset + SHARE_BYTES)
+            file.seek(offset)
+            while offset < end:
+                chunk = file.read(min(CHUNK_BYTES, end - offset))
+                if not chunk:
+                    break
                 data = base64.b64encode(chunk).decode()
-                yield {"kind": LineKind.DATA, "file": name, "offset": offsets[name], "data": data}
-                offsets[name] += len(chunk)
+                yield {"kind": LineKind.DATA, "file": name, "offset": offset, "data": data}
+                offset += len(chunk)
+            offsets[name] = offset
+
+
+def _is_behind(job: Job, offsets: Mapping[str, int]) -> bool:
+    return any(files.size_bytes(path) > offsets[name] for name, path in job.followed_files().items())

@@ -29,7 +29,7 @@ from .job import program as programs
 from .job.jobs import Job
 from .job.program import Program
 from .job.watchdog import StepWatch
-from .system import files, lease, locks, processes
+from .system import files, lease, locks, long_logs, processes
 from .system.paths import Places
 from .system.refusal import Refusal, as_refusal
 
@@ -156,6 +156,7 @@ def _watch(job: Job, program: Program, wake: Callable[[float], None]) -> None:
             progress.renew_lease()
             _end_by_lease(job)
         notices.act()
+        long_logs.bound(job.log)
         verdict = steps.verdict(time.monotonic()) if steps else None
         if verdict and not stopping.read_request(job):
             _dump_stacks(job, wake)

@@ -39,6 +39,22 @@ class WrongJson(ValueError):
     """A key is missing or has a value of another type. Its text names the key."""
 
 
+def parse(text: str | bytes) -> Any:
+    """The JSON value of a text that a machine, a store or a file gave. Raises WrongJson for anything else: no text of
+    whatever depth, length or encoding raises another error. A lone surrogate, which no file and no screen takes,
+    becomes `?`."""
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise WrongJson("nested too deeply") from None
+    except ValueError as error:
+        raise WrongJson(str(error)) from None
+    mark = "\\ud" if isinstance(text, str) else b"\\ud"
+    if mark in text.lower():  # type: ignore[operator]
+        value = json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
+    return value
+
+
 class _Field(NamedTuple):
     name: str
     key: str

@@ -10,11 +10,11 @@ gigabytes again would make the report the slowest stage. It compares sizes, so a
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.core.typed_json import parse
 from trainer.contract import BEST, LATEST, MANIFEST_FILE, checkpoint_step
 
 
@@ -55,8 +55,8 @@ def _manifest(path: Path) -> tuple[Mapping[str, int] | None, str]:
     """Sizes in bytes by file name, and the manifest's own sha256; None if it cannot be read."""
     try:
         text = path.read_bytes()
-        sizes = {str(name): int(entry["size_bytes"]) for name, entry in json.loads(text)["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        sizes = {str(name): int(entry["size_bytes"]) for name, entry in parse(text)["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None, ""
     return sizes, hashlib.sha256(text).hexdigest()
 

@@ -18,6 +18,7 @@ from typing import Any
 import tomli_w
 
 from orchestrator.core.events import Event
+from orchestrator.core.foreign_text import clean
 from orchestrator.core.money.cost import Cost
 from orchestrator.core.states import Outcome
 from orchestrator.ledger.records import Evaluation, RunRecord, StageInterval
@@ -76,7 +77,7 @@ def write_report(
     _write(mirror / RECIPE, recipe_text(run.recipe_data))
     _write(mirror / COST, _json({**cost.to_json(run.id), "hours_by_stage": stage_hours(intervals)}))
     _write(mirror / REPORT_JSON, _json(report.to_json()))
-    _write(mirror / REPORT_PAGE, render(report))
+    _write(mirror / REPORT_PAGE, clean(render(report)))
     _write(mirror / REPORT_HTML, run_page(report, run_charts(report, training), run.recipe_data, known.events, mirror))
     return report
 

@@ -10,7 +10,6 @@ Example::
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from orchestrator.core.checkpoints.file_entry import FileEntry
 from orchestrator.core.checkpoints.store_index import StoredCheckpoint
 from orchestrator.core.errors import GptctlError, StorageError, UserError, VerificationFailed
 from orchestrator.core.ports import Storage
-from orchestrator.core.typed_json import decode
+from orchestrator.core.typed_json import decode, parse
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RunRecord
 from trainer.contract import (
@@ -97,7 +96,7 @@ def _in_folder(folder: Path) -> Origin:
     for path in places:
         files = _listed(path)
         if TRAINER_STATE_FILE in files:
-            meta = _read_meta(_content(path / META_FILE), str(path))
+            meta = read_meta(_content(path / META_FILE), str(path))
             return Origin(str(path.resolve()), meta.step, files, meta.model)
     what = (
         f"has no {TRAINER_STATE_FILE}: weights alone"
@@ -132,9 +131,10 @@ class _Meta:
     model: Mapping[str, object] = field(default_factory=dict)
 
 
-def _read_meta(content: bytes, where: str) -> _Meta:
+def read_meta(content: bytes, where: str) -> _Meta:
+    """A checkpoint's meta.json. Raises UserError for anything else."""
     try:
-        return decode(_Meta, json.loads(content))
+        return decode(_Meta, parse(content))
     except ValueError as error:
         raise UserError(f"{where}/{META_FILE} cannot be read: {error}", "fetch the checkpoint again") from error
 
@@ -145,7 +145,7 @@ def _in_store(uri: str, storage_of: StorageOf) -> Origin:
     place, checkpoint = _chosen(uri, storage)
     if not checkpoint.resumable:
         raise UserError(f"--resume-from {place}: it has no {TRAINER_STATE_FILE}: weights alone", "name another step")
-    meta = _read_meta(storage.read(f"{place}/{META_FILE}", 0, store_index.SMALL_BYTES), place)
+    meta = read_meta(storage.read(f"{place}/{META_FILE}", 0, store_index.SMALL_BYTES), place)
     return Origin(place, meta.step or checkpoint.step, checkpoint.files, meta.model)
 
 

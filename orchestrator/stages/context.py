@@ -21,6 +21,7 @@ from orchestrator.core.errors import ProviderError, UserError
 from orchestrator.core.events import EPHEMERAL, Event, Listener
 from orchestrator.core.facts.rental_facts import RentalFactChanges, RentalFacts
 from orchestrator.core.facts.run_facts import Prepared, RunFactChanges, RunFacts, Synced
+from orchestrator.core.foreign_text import clean
 from orchestrator.core.machines import MachineType
 from orchestrator.core.planning.plan import Plan
 from orchestrator.core.ports import Address, Provider, Shell, Storage
@@ -144,7 +145,7 @@ class RunContext:
 
     def emit(self, kind: str, text: str = "", /, **data: object) -> None:
         """Shows an event, and records it unless its kind is ephemeral."""
-        event = Event(kind, self.now(), self.stage, text, data)
+        event = Event(kind, self.now(), self.stage, clean(text), data)
         if kind not in EPHEMERAL:
             self.ledger.tell(self.run_id, event)
         self.listener(event)

@@ -12,7 +12,6 @@ Example: `storage().manifest("hf://gpjt/fineweb-gpt2-tokens")` -> [StoredFile("t
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urljoin
 
+from orchestrator.core import typed_json
 from orchestrator.core.errors import StorageError, UserError
 from orchestrator.core.ports import Part, Storage, StoredFile, Upload
 from orchestrator.core.safe_names import WILD, checked, matching
@@ -165,7 +165,7 @@ class HubStorage:
 
     def _json(self, place: Place, answer: Response) -> Any:
         try:
-            return json.loads(answer.content)
+            return typed_json.parse(answer.content)
         except ValueError as error:
             raise StorageError(f"hf://{place.repo}: {self.endpoint} answers no JSON", "check HF_ENDPOINT") from error
 

@@ -8,16 +8,18 @@ Example::
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.core.checkpoints.file_entry import FileEntry
 from orchestrator.core.config.home_box import HomeBox, parts
 from orchestrator.core.errors import StorageError, Unreachable, UserError
 from orchestrator.core.ports import Address, Part, Shell, StoredFile, Upload
+from orchestrator.core.typed_json import decode
 from orchestrator.remote.agent_client.client import Agent
+from orchestrator.remote.agent_client.decoding import last_object
 from orchestrator.remote.far_python import far_python
 from orchestrator.remote.transfer import transfer
 from orchestrator.remote.transfer_progress import Listener
@@ -34,6 +36,7 @@ except FileNotFoundError:
 """
 LOOK = """\
 import json, os, shutil, sys
+os.umask(0o077)
 path = sys.argv[1]
 try:
     os.makedirs(path, 0o700, exist_ok=True)
@@ -48,6 +51,24 @@ free = None if problem else shutil.disk_usage(path).free
 memory = os.access("/dev/shm", os.W_OK)
 print(json.dumps({"problem": problem, "free_bytes": free, "ssh": shutil.which("ssh"), "memory": memory}))
 """
+
+
+@dataclass(frozen=True)
+class Look:
+    """What LOOK found on the box; free_bytes of the folder's disk."""
+
+    problem: str | None
+    ssh: str | None
+    memory: bool
+    free_bytes: int = 0
+
+
+def look_state(said: bytes, uri: str) -> Look:
+    """What LOOK printed, after whatever a talkative login shell did. Raises StorageError for anything else."""
+    try:
+        return decode(Look, last_object(said), lenient=True)
+    except ValueError as error:
+        raise StorageError(f"{uri}: the box answers {said[-60:]!r}: {error}", "log in there once with ssh") from error
 
 
 class HomeBoxStorage:
@@ -87,17 +108,18 @@ class HomeBoxStorage:
         folder = parts(uri)[1]
         with self.shell() as shell:
             Agent(shell, self.box.agent_folder).ensure()
-            found = json.loads(shell.run([far_python(shell), "-I", "-S", "-c", LOOK, folder], deadline_s=30.0).stdout)
+            argv = [far_python(shell), "-I", "-S", "-c", LOOK, folder]
+            found = look_state(shell.run(argv, deadline_s=30.0).stdout, uri)
         name = self.box.name
-        if found["problem"]:
-            raise StorageError(f"{uri}: {name} cannot write to {folder}: {found['problem']}", "choose another folder")
-        if found["ssh"] is None:
+        if found.problem:
+            raise StorageError(f"{uri}: {name} cannot write to {folder}: {found.problem}", "choose another folder")
+        if found.ssh is None:
             raise StorageError(f"{uri}: {name} has no ssh to call machines with", "install OpenSSH's client there")
-        if not found["memory"]:
+        if not found.memory:
             raise StorageError(f"{uri}: {name} has no /dev/shm: a key would have to lie on its disk", "use a Linux box")
-        if needs_bytes > found["free_bytes"]:
+        if needs_bytes > found.free_bytes:
             raise StorageError(
-                f"{uri}: {needs_bytes / 1e9:.1f} GB are needed there, and {found['free_bytes'] / 1e9:.1f} GB free",
+                f"{uri}: {needs_bytes / 1e9:.1f} GB are needed there, and {found.free_bytes / 1e9:.1f} GB free",
                 "free some space there, keep fewer checkpoints (train.keep_last), or choose another folder",
             )
 

@@ -12,7 +12,6 @@ Example::
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -21,6 +20,7 @@ from typing import Any, TypeVar
 
 from orchestrator.core.checkpoints.store_places import hub_place
 from orchestrator.core.errors import BadCredentials, StorageError, UserError
+from orchestrator.core.typed_json import parse
 from orchestrator.remote.web.hugging_face import endpoint
 from orchestrator.remote.web.range_reads import fetch
 
@@ -102,7 +102,7 @@ def _ask(place: Mapping[str, str], path: str, refusal: str, read: Callable[[Any]
         raise BadCredentials(f"{refusal} ({answer.status})", hint)
     try:
         if answer.status == 200:
-            return read(json.loads(answer.content))
+            return read(parse(answer.content))
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
     raise StorageError(f"{place['endpoint']} answers {answer.status} to {path}", "try again later; check HF_ENDPOINT")

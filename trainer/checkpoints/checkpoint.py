@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -259,11 +260,19 @@ def read_trainer_state(folder: Path) -> TrainerState:
     try:
         state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        first_line = str(error).partition("\n")[0]
-        raise CheckpointError(f"{folder.name}: {TRAINER_STATE_FILE} is refused: {first_line}") from error
+        # Without its cause: torch's own text says how to load the file all the same, which would run its code.
+        raise CheckpointError(f"{folder.name}: {TRAINER_STATE_FILE} is refused: {_why_refused(str(error))}") from None
     if not isinstance(state, dict):
         raise CheckpointError(f"{folder.name}: {TRAINER_STATE_FILE} is not the trainer's")
     return cast(TrainerState, state)
+
+
+def _why_refused(said: str) -> str:
+    """torch's first line, except where that gives advice: for a pickle that it refuses, what is in it."""
+    if "weights" not in said.lower() and "unpickl" not in said.lower():
+        return said.partition("\n")[0] if "torch." not in said else "it is not an archive that the trainer wrote"
+    found = re.search(r"(?:GLOBAL|global|Unsupported\s\w+):?\s+([\w.]+\.[\w.]+)", said)
+    return "it holds more than tensors and plain values" + (f": {found[1]}" if found else "")
 
 
 def load_model(path: Path, device: torch.device) -> tuple[GPT, CheckpointMeta]:

@@ -120,13 +120,17 @@ class FolderService(BaseHTTPRequestHandler):
         have = files.size_bytes(self._part(path))
         if have > size:
             raise Refused(400, "%d bytes of it are here, and it has %d" % (have, size))
+        self._require_space(path, size - have)
+        return {"have_bytes": have}
+
+    def _require_space(self, path: str, to_come: int) -> None:
+        """Before the first byte: for what was announced, and for what comes without an announcement."""
         files.make_folder(os.path.dirname(path))
         disk = os.statvfs(os.path.dirname(path))
         free = disk.f_bavail * disk.f_frsize
-        if size - have + SPARE_BYTES > free:
+        if to_come + SPARE_BYTES > free:
             said = "%s has %.2f GB free; %.2f GB are to come and %.2f GB stay free"
-            raise Refused(507, said % (self.folder, free / 1e9, (size - have) / 1e9, SPARE_BYTES / 1e9))
-        return {"have_bytes": have}
+            raise Refused(507, said % (self.folder, free / 1e9, to_come / 1e9, SPARE_BYTES / 1e9))
 
     def _take(self) -> dict[str, object]:
         """Adds bytes to a file to come; with the last ones it is at its place, and on the disk."""
@@ -135,7 +139,7 @@ class FolderService(BaseHTTPRequestHandler):
         start, length, total = map(self._number, ("X-Offset", "Content-Length", "X-Size-Bytes"))
         if start + length > total:
             raise Refused(400, "it has %d bytes, and %d would be here" % (total, start + length))
-        files.make_folder(os.path.dirname(path))
+        self._require_space(path, total - start)
         with open(part, "ab" if start else "wb") as file:  # from the beginning: whatever was here
             if file.tell() != start:
                 raise Refused(409, "%d bytes are here, and what came begins at %d" % (file.tell(), start))

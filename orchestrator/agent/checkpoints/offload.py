@@ -26,7 +26,7 @@ from ..contract.answers import CheckpointEntry, ExitRecord
 from ..contract.names import JobName, StoreState
 from ..job import jobs
 from ..job.jobs import Job
-from ..system import files
+from ..system import files, long_logs
 from ..system.pause import Pause
 from . import manifest, object_requests, store_access, store_index
 from .object_requests import StoreTrouble
@@ -227,6 +227,8 @@ class Offload:
         sent = {}
         for name in LOGS:
             path = os.path.join(self.job.run_folder, name)
+            if name == contract.LOG:
+                path = long_logs.without_hole(path, self.job.file(name))
             if os.path.exists(path):
                 with open(path, "rb") as file:
                     size = files.size_bytes(path)

@@ -91,8 +91,7 @@ def _signal_name(code: int | None) -> str | None:
 
 def last_lines(job: Job) -> list[str]:
     """The last lines of the log, for the message."""
-    log = os.path.join(job.run_folder, contract.LOG) if job.is_train else job.file(FileName.LOG)
-    return files.tail(log).decode(errors="replace").splitlines()[-LAST_LINES:]
+    return files.tail(job.log).decode(errors="replace").splitlines()[-LAST_LINES:]
 
 
 def _error(job: Job) -> object:

@@ -83,8 +83,13 @@ class Job:
         """Path of a file in the job's folder."""
         return os.path.join(self.folder, name)
 
+    @property
+    def log(self) -> str:
+        """Path of what its program prints."""
+        return list(self.followed_files().values())[-1]
+
     def followed_files(self) -> dict[str, str]:
-        """What `follow` streams: name -> path."""
+        """What `follow` streams: name -> path; the log is the last."""
         if self.is_train:
             from trainer import contract
 

@@ -49,6 +49,8 @@ print(json.dumps({"torch": torch.__version__, "cuda": torch.version.cuda,
 """
 PROBE_DEADLINE_S = 240.0
 PIP = ["-m", "pip", JobName.INSTALL, "--disable-pip-version-check", "--no-input", "--retries", "2"]
+UNCHECKED = "; its packages come over TLS and are not checked against hashes"
+"""Which wheels fit depends on the machine's Python and driver, so gptctl ships no hashes of them."""
 INDEXES = "https://download.pytorch.org/whl/"
 LEAST_PYTHON = "3.10"
 ENV_PATTERN = re.compile(r"[a-z0-9]{1,64}\Z")
@@ -120,10 +122,10 @@ def _choices(wanted: Wanted, refused: list[str], say: Say) -> Iterator[tuple[str
         return
     base = _vendor(wanted)
     if base:
-        say({"step": "build", "text": "adding what is missing beside the torch of %s" % base})
+        say({"step": "build", "text": "adding what is missing beside the torch of %s%s" % (base, UNCHECKED)})
         yield "vendor", build(wanted, base, True, refused)
     base = _newest_python(wanted)
-    say({"step": "build", "text": "a new environment with torch%s on %s" % (wanted.torch, base)})
+    say({"step": "build", "text": "a new environment with torch%s on %s%s" % (wanted.torch, base, UNCHECKED)})
     yield "built", build(wanted, base, False, refused)
 
 

@@ -10,7 +10,6 @@ Example::
 from __future__ import annotations
 
 import importlib.util
-import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from orchestrator.cli.screen.foreign import clean
 from orchestrator.cli.screen.screen import show_progress, talk
 from orchestrator.core.errors import CommandFailed, UserError
 from orchestrator.core.formats import count
+from orchestrator.core.typed_json import parse
 from orchestrator.remote.agent_client.client import Agent
 from orchestrator.remote.shell.local_shell import LocalShell
 from trainer import contract
@@ -30,6 +30,7 @@ SILENCE_S = 900.0
 NUMPY = ("numpy", "safetensors", "tiktoken")
 PROGRAM = """\
 import importlib, sys
+from orchestrator.core.typed_json import parse
 sys.path.append(sys.argv.pop(1))
 sys.exit(importlib.import_module("trainer." + sys.argv.pop(1)).main(sys.argv[1:]))
 """
@@ -75,4 +76,4 @@ def interpreter(shell: LocalShell, needs: Sequence[str]) -> str:
 def _said(lines: Iterable[bytes]) -> Iterable[Mapping[str, Any]]:
     for line in lines:
         if line.startswith(b"{"):
-            yield json.loads(line)
+            yield parse(line)

@@ -26,6 +26,7 @@ from orchestrator.core.facts.run_facts import DatasetFacts
 from orchestrator.core.formats import duration, size
 from orchestrator.core.machines import machine_type
 from orchestrator.core.money.cost import run_cost
+from orchestrator.core.typed_json import parse
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RunRecord
 from orchestrator.remote.agent_client.client import Agent
@@ -50,6 +51,7 @@ PROGRAM = """\
 import sys
 sys.path.append(sys.argv.pop(1))
 from trainer.export import main
+from orchestrator.core.typed_json import parse
 sys.exit(main(sys.argv[1:]))
 """
 """The trainer's folder comes last on the path: where it is a site-packages, the interpreter's own numpy must win."""
@@ -195,7 +197,7 @@ def _chart(training: Training, to: Path, title: str) -> str | None:
 
 def _meta(checkpoint: Path) -> CheckpointMeta:
     try:
-        return CheckpointMeta.from_json(json.loads((checkpoint / contract.META_FILE).read_text(encoding="utf-8")))
+        return CheckpointMeta.from_json(parse((checkpoint / contract.META_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise UserError(
             f"{checkpoint.name}: {contract.META_FILE} does not describe a model of this gptctl ({clean(str(error))})",
@@ -224,4 +226,4 @@ def _run(shell: LocalShell, argv: Sequence[str]) -> dict[str, Any]:
         if words.startswith("export: "):  # its own words: it cannot do what you asked for
             raise UserError(words, "gptctl export --help")
         raise CommandFailed(f"export failed: {words}", "gptctl check shows what is wrong with this Python")
-    return dict(json.loads(result.stdout.splitlines()[-1]))
+    return dict(parse(result.stdout.splitlines()[-1]))

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 from orchestrator.cli.screen.foreign import clean
 from orchestrator.core.errors import CommandFailed, UserError
 from orchestrator.core.ports import Shell
+from orchestrator.core.typed_json import WrongJson, parse
 from orchestrator.ledger.records import RunRecord
 from orchestrator.remote.agent_client.client import Agent
 from trainer import contract
@@ -25,6 +25,7 @@ BOOT = """\
 import sys
 sys.path.append(sys.argv.pop(1))
 from trainer.{module} import main
+from orchestrator.core.typed_json import parse
 sys.exit(main(sys.argv[1:]))
 """
 """The trainer's folder comes last on the path: where it is a site-packages, the interpreter's own torch must win."""
@@ -70,10 +71,12 @@ def results(
         with shell.lines(program.argv(arguments), silence_s=SILENCE_S) as lines:
             for line in lines:
                 if line.startswith(b"{"):
-                    found.append(json.loads(line))
+                    found.append(dict(parse(line)))
                     on_line(found[-1])
     except CommandFailed as error:
         raise failed(program.module, error.message) from error
+    except WrongJson as error:
+        raise failed(program.module, f"it printed what is not JSON: {error}") from error
     return found
 
 

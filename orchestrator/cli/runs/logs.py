@@ -10,6 +10,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 from orchestrator.agent.contract.names import BootCode, Code, JobName
@@ -19,6 +20,9 @@ from orchestrator.core.errors import AgentError, LinkLost, Unreachable, UserErro
 from orchestrator.core.states import State
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RunRecord
+from orchestrator.remote.agent_client.answers import Data
+from orchestrator.remote.agent_client.lines import LineBuffer
+from orchestrator.stages.checkpoints import mirrored_files
 from trainer.contract import LOG, METRICS
 
 AGAIN_S = 2.0
@@ -45,18 +49,18 @@ def logs(wanted: str | None, *, follow: bool, metrics: bool, lines: int | None) 
 
 def print_file(path: Path, lines: int | None) -> int:
     """Prints whole lines of a file, the last `lines` if given; returns the byte offset after the last of them."""
-    if not path.is_file():
-        return 0
-    with path.open("rb") as file:
-        kept: deque[bytes] = deque(maxlen=lines)
+    kept: deque[bytes] = deque(maxlen=lines)
+    offset = 0
+    for part in (*mirrored_files.parts(path), path):
         offset = 0
-        for line in file:
-            if line.endswith(b"\n"):
-                kept.append(line)
-                offset += len(line)
+        with part.open("rb") if part.is_file() else nullcontext(()) as file:
+            for line in file:
+                if line.endswith(b"\n"):
+                    kept.append(line)
+                    offset += len(line)
     for line in kept:
         _print(line)
-    return offset
+    return mirrored_files.start(path) + offset
 
 
 def _print(line: bytes) -> None:
@@ -73,18 +77,17 @@ def _nothing_yet(run: RunRecord, name: str) -> None:
 def _follow(ledger: Ledger, run: RunRecord, name: str, offset: int) -> None:
     """Follows the file on the machine from that byte; reconnects at the byte it reached."""
     wait_s = AGAIN_S
-    pending = b""
+    buffer = LineBuffer()
     while ledger.run(run.id).state is not State.ENDED:
         try:
             for data in _stream(ledger, run, name, offset):
-                offset += len(data)
-                *complete, pending = (pending + data).split(b"\n")
-                for line in complete:
+                offset = data.offset + len(data.data)
+                for line in buffer.take(data.data):
                     _print(line)
                 wait_s = AGAIN_S
             return
         except (LinkLost, Unreachable) as error:
-            print(f"{error.message}; trying again in {wait_s:.0f} s", file=sys.stderr)
+            print(f"{clean(error.message)}; trying again in {wait_s:.0f} s", file=sys.stderr)
         except AgentError as error:
             if error.code not in NOT_YET:
                 raise
@@ -92,12 +95,11 @@ def _follow(ledger: Ledger, run: RunRecord, name: str, offset: int) -> None:
         wait_s = min(LONGEST_WAIT_S, 2 * wait_s)
 
 
-def _stream(ledger: Ledger, run: RunRecord, name: str, offset: int) -> Iterator[bytes]:
+def _stream(ledger: Ledger, run: RunRecord, name: str, offset: int) -> Iterator[Data]:
     """Yields bytes of one file of the run folder on the machine until the training has ended."""
     from orchestrator.cli.connections import agent_of
-    from orchestrator.remote.agent_client.client import Data
 
     with agent_of(ledger, run) as agent, agent.follow(run.id, JobName.TRAIN, {name: offset}) as lines:
         for line in lines:
             if isinstance(line, Data) and line.file == name:
-                yield line.data
+                yield line

@@ -11,6 +11,7 @@ from orchestrator.cli.screen import screen
 from orchestrator.cli.screen.foreign import clean
 from orchestrator.core.formats import dollars, duration, loss
 from orchestrator.core.states import Outcome, State
+from orchestrator.core.typed_json import parse
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RunRecord
 from trainer.contract import BEST, CHECKPOINTS, EVENT_SAMPLED, EVENTS, LATEST
@@ -91,7 +92,7 @@ def _samples(path: Path) -> list[str]:
 
 def _object(line: str) -> dict[str, Any]:
     try:
-        value = json.loads(line)
+        value = parse(line)
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}

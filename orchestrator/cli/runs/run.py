@@ -271,11 +271,24 @@ def _stop_question(found: RunRecord) -> str:
     return f"Stop {found.id} on {found.host} at {where}? It keeps a checkpoint."
 
 
+def _known(ledger: Ledger, wanted: str | None) -> RunRecord:
+    """The run whose machine is to end. Raises UserError, which says what ends a machine that no run here knows."""
+    try:
+        return ledger.find_run(wanted)
+    except UserError as error:
+        hint = (
+            "no ledger here has its id. gptctl orphans lists what your accounts hold; gptctl orphans --reap ID ends it"
+        )
+        raise UserError(error.message, hint) from error
+
+
 def release(wanted: str | None, *, force: bool, yes: bool, as_json: bool) -> int:
     """Asks, saying what ends and what may be lost, then gives the machine back."""
     with open_ledger() as ledger:
-        found = ledger.find_run(wanted)
-        rental = ledger.rental(found.rental_id or "")
+        found = _known(ledger, wanted) if force else ledger.find_run(wanted)
+        if found.rental_id is None:
+            raise UserError(f"{found.id} has no machine ({found.state})", f"gptctl status {found.id}")
+        rental = ledger.rental(found.rental_id)
         open_s = time.time() - rental.created_at
         question = (
             f"Release {found.host} ({rental.machine}, {dollars(rental.price_per_hour_usd)}/h, held for "

@@ -10,7 +10,6 @@ Example::
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import cast
@@ -19,7 +18,7 @@ from orchestrator.agent.contract.answers import ExitRecord
 from orchestrator.core.checkpoints.file_entry import FileEntry
 from orchestrator.core.errors import VerificationFailed
 from orchestrator.core.safe_names import checked
-from orchestrator.core.typed_json import decode
+from orchestrator.core.typed_json import decode, parse
 from trainer.arithmetic import checkpoint_bytes
 from trainer.contract import (
     EVENTS,
@@ -130,7 +129,7 @@ class _Index:
 def read_index(content: bytes, where: str) -> StoreIndex:
     """The index object. Raises VerificationFailed for anything else, UserError for names that lead elsewhere."""
     try:
-        index = decode(_Index, json.loads(content))
+        index = decode(_Index, parse(content))
     except ValueError as error:
         raise VerificationFailed(
             f"{where}/{INDEX} is not an index of checkpoints: {error}", "name a checkpoint folder below it"
@@ -158,7 +157,7 @@ class _Manifest:
 def of_manifest(step: int, folder: str, content: bytes, sha256: str, where: str) -> StoredCheckpoint:
     """A checkpoint that no index names, from its own MANIFEST.json."""
     try:
-        listed = decode(_Manifest, json.loads(content)).files
+        listed = decode(_Manifest, parse(content)).files
     except ValueError as error:
         raise VerificationFailed(f"{where}/{MANIFEST_FILE} is not a manifest: {error}") from error
     files = {**_checked(listed, where), MANIFEST_FILE: FileEntry(len(content), sha256)}

@@ -277,6 +277,6 @@ def _override(text: str) -> dict[str, object]:
     for candidate in (value, json.dumps(value)):
         try:
             return tomllib.loads(f"{key} = {candidate}")
-        except tomllib.TOMLDecodeError:
+        except (tomllib.TOMLDecodeError, RecursionError):
             continue
     raise UserError(f"--set {text!r}: {key.strip()!r} is not a key", hint='such as machines."8xH100".micro_batch=12')

@@ -70,6 +70,8 @@ def read_toml(path: Path, kind: str) -> dict[str, object]:
         return tomllib.loads(content.decode("utf-8"))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"{kind} {path}: not valid TOML: {error}", hint="fix the file at that place") from error
+    except RecursionError:
+        raise UserError(f"{kind} {path}: nested too deeply", hint="no key needs more than a few brackets") from None
 
 
 def build(model: type[T], table: Mapping[str, object], source: str) -> T:

@@ -8,14 +8,13 @@ Example: `read_index(content, "s3://bucket/x")["train-00000.bin"].blocks.size_by
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator.core.errors import StorageError
 from orchestrator.core.safe_names import checked
-from orchestrator.core.typed_json import decode
+from orchestrator.core.typed_json import decode, parse
 
 DATASET = "dataset.json"
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -55,7 +54,7 @@ class _Index:
 def read_index(content: bytes, where: str) -> dict[str, Promised]:
     """File name -> promise, names checked. Raises StorageError for a damaged one, UserError for names that lead out."""
     try:
-        index = decode(_Index, json.loads(content))
+        index = decode(_Index, parse(content))
         promises = {name: _promised(entry, index.block_size_bytes) for name, entry in sorted(index.files.items())}
     except ValueError as error:
         raise StorageError(f"{where}: its {DATASET} is damaged: {error}", "prepare the data again") from error

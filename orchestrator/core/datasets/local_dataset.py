@@ -6,9 +6,10 @@ Example: `digest([("train.bin", Path("data/train.bin"))], known={})` -> "9f86d08
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
+
+from orchestrator.core.typed_json import parse
 
 PREPARED = "dataset.json"
 """Beside the shards where `data prepare` made them."""
@@ -17,7 +18,7 @@ PREPARED = "dataset.json"
 def documents(folder: Path) -> int | None:
     """How many documents the dataset was made of; None unless `gptctl data prepare` made it."""
     try:
-        prepared = json.loads((folder / PREPARED).read_text(encoding="utf-8"))
+        prepared = parse((folder / PREPARED).read_text(encoding="utf-8"))
         return int(prepared["documents"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

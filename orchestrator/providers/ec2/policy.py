@@ -5,7 +5,7 @@ Example: `quota_hint("p4d.24xlarge", "us-east-1", spot=False)` names L-417A185B 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from orchestrator.core.fleet.machine_names import RENTAL_TAG
@@ -32,7 +32,14 @@ READS: Final = (
     "ec2:DescribeSubnets",
     "pricing:GetProducts",
 )
-MAKES: Final = ("ec2:CreateSecurityGroup", "ec2:ImportKeyPair", "ec2:RunInstances")
+MAKES: Final = ("ec2:CreateSecurityGroup", "ec2:ImportKeyPair")
+RUNS: Final = ("ec2:RunInstances",)
+BORN_WITH_TAG: Final = ("instance", "volume")
+"""What a launch makes and tags (launch_order.py)."""
+USED: Final = ("*::image", "*::snapshot", "*:*:key-pair", "*:*:network-interface", "*:*:security-group", "*:*:subnet",
+               "*:*:spot-instances-request")  # fmt: skip
+"""What a launch refers to, as the regions and accounts of an ARN and its kind: a condition on the tags of a request
+does not fit these."""
 CHANGES: Final = (
     "ec2:AuthorizeSecurityGroupIngress",
     "ec2:DeleteSecurityGroup",
@@ -51,8 +58,10 @@ def quota_hint(sku: str, region: str, *, spot: bool) -> str:
 
 
 def least() -> dict[str, object]:
-    """An IAM policy document. Tags are the border: what does not carry ours cannot be ended or changed."""
+    """An IAM policy document. Tags are the border: a machine or disk without ours can be neither launched nor ended
+    nor changed."""
     ours = {"Null": {f"aws:ResourceTag/{RENTAL_TAG}": "false"}}
+    tagged = {"Null": {f"aws:RequestTag/{RENTAL_TAG}": "false"}}
     made = {"StringEquals": {"ec2:CreateAction": ["RunInstances", "CreateSecurityGroup"]}}
     spot = {"StringEquals": {"iam:AWSServiceName": "spot.amazonaws.com"}}
     role = "arn:aws:iam::*:role/aws-service-role/spot.amazonaws.com/AWSServiceRoleForEC2Spot"
@@ -62,6 +71,8 @@ def least() -> dict[str, object]:
             _allow("Look", READS),
             _allow("Parameters", ("ssm:GetParameter",), "arn:aws:ssm:*::parameter/aws/service/*"),
             _allow("Make", MAKES),
+            _allow("RunOurs", RUNS, [f"arn:aws:ec2:*:*:{kind}/*" for kind in BORN_WITH_TAG], tagged),
+            _allow("RunWith", RUNS, [f"arn:aws:ec2:{kind}/*" for kind in USED]),
             _allow("TagWhatIsMade", ("ec2:CreateTags",), "arn:aws:ec2:*:*:*/*", made),
             _allow("RenameOurs", ("ec2:CreateTags",), "arn:aws:ec2:*:*:instance/*", ours),
             _allow("ChangeOurs", CHANGES, "*", ours),
@@ -71,7 +82,15 @@ def least() -> dict[str, object]:
 
 
 def _allow(
-    name: str, actions: tuple[str, ...], resource: str = "*", condition: Mapping[str, object] | None = None
+    name: str,
+    actions: tuple[str, ...],
+    resource: str | Sequence[str] = "*",
+    condition: Mapping[str, object] | None = None,
 ) -> dict[str, object]:
-    allowed = {"Sid": name, "Effect": "Allow", "Action": [*actions], "Resource": resource}
+    allowed = {
+        "Sid": name,
+        "Effect": "Allow",
+        "Action": [*actions],
+        "Resource": resource if isinstance(resource, str) else [*resource],
+    }
     return {**allowed, **({"Condition": condition} if condition else {})}

@@ -8,12 +8,12 @@ Example: `judged("offering", rows, read_offering).rows` -> (Offering("p4d.24xlar
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from orchestrator.core.errors import NoAnswer
+from orchestrator.core.typed_json import parse
 
 T = TypeVar("T")
 ODD = (KeyError, TypeError, ValueError, AttributeError, IndexError)
@@ -140,7 +140,7 @@ def read_spot_price(row: Any) -> Price:
 
 def read_listed_prices(text: str) -> list[Price]:
     """The on-demand prices in one row of the price list; none for a capacity block. Raises KeyError, ValueError."""
-    row = json.loads(text)
+    row = parse(text)
     sold = row["product"]["attributes"]
     if sold.get("marketoption", "OnDemand") != "OnDemand":
         return []

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -22,15 +22,20 @@ from orchestrator.agent.contract.answers import (
     EndedLine,
     ExitRecord,
     HeartbeatLine,
+    PromisedFile,
     RunStatus,
     StartAnswer,
 )
 from orchestrator.agent.contract.names import FileName, JobName, LineKind
 from orchestrator.core.checkpoints.file_entry import FileEntry
 from orchestrator.core.errors import AgentError
+from orchestrator.core.safe_names import stays_inside
 from orchestrator.remote.agent_client.decoding import decoded, refuse
 from trainer import contract
-from trainer.contract import MANIFEST_FILE, checkpoint_name
+from trainer.contract import checkpoint_name
+
+MOST_NAME_BYTES = 255
+"""What file systems take."""
 
 FOLLOWED = {JobName.TRAIN: (contract.METRICS, contract.EVENTS, contract.LOG)}
 """What `follow` streams of a training; of any other job it is its progress and its log."""
@@ -133,7 +138,9 @@ def checkpoint(value: Mapping[str, object]) -> Checkpoint:
     step, name = entry["step"], entry["name"]
     if step < 0 or name != checkpoint_name(step):
         raise AgentError(f"agent manifest: {name!r} is not the folder of step {step}", code="bad-name")
-    _check_names(name, [*entry["files"], MANIFEST_FILE])
+    _check_files(name, entry["files"])
+    if entry["manifest_size_bytes"] < 0:
+        raise refuse("manifest", f"{name} has a manifest of {entry['manifest_size_bytes']} bytes")
     return Checkpoint(
         step,
         name,
@@ -147,11 +154,13 @@ def checkpoint(value: Mapping[str, object]) -> Checkpoint:
     )
 
 
-def _check_names(folder: str, names: Iterable[str]) -> None:
-    for name in names:
-        if not name or name.startswith(".") or "/" in name or "\0" in name or "\n" in name:
+def _check_files(folder: str, files: Mapping[str, PromisedFile]) -> None:
+    for name, promised in files.items():
+        if promised["size_bytes"] < 0:
+            raise refuse("manifest", f"{folder}/{name[:60]} has {promised['size_bytes']} bytes")
+        if name.startswith(".") or "/" in name or not stays_inside(name, most_bytes=MOST_NAME_BYTES):
             raise AgentError(
-                f"agent manifest: {folder} lists {name!r}, which is not a plain file name",
+                f"agent manifest: {folder} lists {name[:60]!r}, which is not a plain file name",
                 hint="the machine's checkpoint folder was tampered with; nothing was fetched",
                 code="bad-name",
             )

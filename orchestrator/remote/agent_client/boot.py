@@ -16,6 +16,7 @@ from orchestrator.remote.agent_client.package import agent_package
 
 BOOT = """\
 import json, os, sys
+os.umask(0o077)
 path = os.path.abspath(os.path.expanduser(sys.argv[1]))
 def refuse(code, message):
     print(json.dumps({"error": {"code": code, "message": message, "hint": "", "path": path}}))

@@ -61,6 +61,7 @@ from orchestrator.remote.agent_client.answers import (
 )
 from orchestrator.remote.agent_client.boot import BOOT, accepted, is_missing, missing_path, no_python
 from orchestrator.remote.agent_client.decoding import decoded, json_object, refuse
+from orchestrator.remote.agent_client.lines import LineBuffer
 from orchestrator.remote.agent_client.package import agent_package
 from orchestrator.remote.far_python import far_python
 
@@ -140,14 +141,13 @@ class Agent:
     ) -> ExitRecord:
         """Follows a job other than train to its end, passing on its progress lines; returns its exit, which has the
         job's `result`. A caller that reconnects calls it again: progress then repeats from the start."""
-        pending = b""
+        buffer = LineBuffer()
         with self.follow(run, job, {}, digest) as lines:
             for line in lines:
                 if isinstance(line, Ended):
                     return line.exit
                 if isinstance(line, Data) and line.file == FileName.PROGRESS:
-                    *complete, pending = (pending + line.data).split(b"\n")
-                    for progress in filter(None, map(json_object, complete)):
+                    for progress in filter(None, map(json_object, buffer.take(line.data))):
                         on_progress(progress)
         raise AgentError(f"{job} of {run}: the agent stopped answering before the job ended", code="no-end")
 

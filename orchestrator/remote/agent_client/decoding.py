@@ -11,16 +11,19 @@ Example::
 
 from __future__ import annotations
 
-import json
-import math
 import types
 import typing
 from functools import cache
 
 from orchestrator.core.errors import AgentError
+from orchestrator.core.typed_json import WrongJson, parse
 
 T = typing.TypeVar("T")
 SHOWN_CHARACTERS = 60
+MOST_WHOLE = 1 << 63
+"""What databases and file systems hold."""
+MOST_NUMBER = 1e12
+"""No duration in seconds, moment or rate of a machine is larger, and every calendar still has a date for it."""
 BAD_ANSWER = "bad-answer"
 WORDS = {str: "text", bool: "true or false", int: "a whole number", float: "a number", types.NoneType: "null"}
 
@@ -28,16 +31,16 @@ WORDS = {str: "text", bool: "true or false", int: "a whole number", float: "a nu
 def json_object(line: bytes) -> dict[str, object] | None:
     """The object on a line; None for anything else, such as the greeting of a talkative login shell."""
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
+        value = parse(line)
+    except WrongJson:
         return None
     return value if isinstance(value, dict) else None
 
 
 def last_object(said: bytes) -> dict[str, object]:
-    """The last line that is an object: a login shell may print once more when it ends. Raises StopIteration."""
+    """The last line that is an object: a login shell may print once more when it ends. Without one it is empty."""
     found = map(json_object, reversed(said.splitlines()))
-    return next(each for each in found if each is not None)
+    return next((each for each in found if each is not None), {})
 
 
 def decoded(shape: type[T], value: object, verb: str) -> T:
@@ -91,12 +94,12 @@ def _hints(shape: type) -> dict[str, object]:
 
 
 def _is_a(kind: type, value: object) -> bool:
-    """As JSON has it: true is not a number, 3 is a float too, and no number is infinite."""
+    """As JSON has it: true is not a number, 3 is a float too, and no number is infinite or beyond all use."""
     if isinstance(value, bool) or kind is bool:
         return kind is bool and isinstance(value, bool)
     if kind is float:
-        return isinstance(value, int | float) and math.isfinite(value)
-    return isinstance(value, kind)
+        return isinstance(value, int | float) and -MOST_NUMBER <= value <= MOST_NUMBER
+    return isinstance(value, kind) and not (isinstance(value, int) and abs(value) >= MOST_WHOLE)
 
 
 def _wrong(hint: object, value: object, verb: str, place: str) -> AgentError:

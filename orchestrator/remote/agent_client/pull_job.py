@@ -24,7 +24,7 @@ from orchestrator.core.errors import AgentError, GptctlError, MachineUnfit, Stor
 from orchestrator.core.ports import Part
 from orchestrator.remote.agent_client import job_failure
 from orchestrator.remote.agent_client.client import Agent
-from orchestrator.remote.agent_client.decoding import decoded
+from orchestrator.remote.agent_client.decoding import decoded, refuse
 from orchestrator.remote.transfer_progress import Transfer
 
 ROUNDS = 3
@@ -86,6 +86,8 @@ def pull(
         if ended["outcome"] == Outcome.FINISHED:
             names = dict.fromkeys(part.destination for part in parts)
             files = decoded(PullResult, ended["result"], "pull")["files"].items()
+            if len(files) != len(names):
+                raise refuse("pull", f"it brought {len(files)} files, asked for were {len(names)}")
             return {
                 name: Pulled(path, file["size_bytes"], file["sha256"])
                 for name, (path, file) in zip(names, files, strict=True)

@@ -96,7 +96,7 @@ def _read(result: Result, read: Callable[[Mapping[str, Any]], T], shell: Shell, 
         raise refused(shell, result.code, result.stderr, what)
     try:
         return read(last_object(result.stdout))
-    except (ValueError, StopIteration, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         pass
     raise VerificationFailed(
         f"{what}: the machine answered {result.stdout[:100]!r}", hint="look at the machine: gptctl check HOST"

@@ -273,6 +273,7 @@ def widen(descriptor: int) -> None:
 
 def main(verb: str, *arguments: str) -> int:
     """One verb; with arguments they are its own, without, the question is JSON on stdin."""
+    os.umask(0o077)  # makedirs gives a mode to the last folder alone
     known: List[Callable[..., Any]] = [look, seal, unpack, prepare, receive, send, commit, discard]
     verbs = {each.__name__: each for each in known}
     try:

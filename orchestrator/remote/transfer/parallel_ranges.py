@@ -39,6 +39,9 @@ SSH_FAILED = 255
 AGAIN = "the file changed meanwhile, or a disk is broken; run the command again: it starts over"
 
 
+MOST_ANSWER_BYTES = 4096
+
+
 @dataclass(frozen=True)
 class Range:
     """`size_bytes` from `start` on, of which `done_bytes` have arrived; `slot` is its place in the side file."""
@@ -236,7 +239,7 @@ class _Stream:
         if not self._answer.begun:
             raise login_shell.refused(shell.address.host or what, self._answer.noise, b"", code)
         if self._digest is not None and self._process.stdout is not None:
-            arrived = last_object(self._process.stdout.read() or b"{}").get("sha256")
+            arrived = last_object(self._process.stdout.read(MOST_ANSWER_BYTES)).get("sha256")
             if arrived != self._digest:
                 raise VerificationFailed(f"{what}: sent sha256 {self._digest}, arrived {arrived}", hint=AGAIN)
 

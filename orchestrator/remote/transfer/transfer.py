@@ -11,7 +11,6 @@ again sends nothing. Names of files to fetch come from our manifest, never from 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -20,6 +19,7 @@ from typing import Protocol
 from orchestrator.core.errors import MachineUnfit, UserError, VerificationFailed
 from orchestrator.core.ports import Shell
 from orchestrator.core.safe_names import stays_inside
+from orchestrator.core.typed_json import parse
 from orchestrator.remote.transfer import far_calls, far_program, parallel_ranges
 from orchestrator.remote.transfer.source_files import CodeFiles, choose, code_files
 from orchestrator.remote.transfer.trees import push_tree
@@ -196,9 +196,9 @@ def _pull_manifest(shell: Shell, remote: str, local: Path, files: Mapping[str, E
 def _listed(manifest: Path) -> dict[str, tuple[int, str]] | None:
     """The files a MANIFEST.json lists; None for none or one that is not a manifest."""
     try:
-        found = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+        found = parse(manifest.read_text(encoding="utf-8"))["files"]
         return {name: (int(entry["size_bytes"]), str(entry["sha256"])) for name, entry in found.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None
 
 

@@ -111,7 +111,15 @@ def _rsync(ssh: Sequence[str], source: Path, folder: str, sizes: dict[str, int],
     """False where rsync itself cannot do it. `-s` sends names apart from the command line, unseen by any shell."""
     user, _, host = ssh[-1].rpartition("@")
     target = f"{user}@[{host}]" if ":" in host else ssh[-1]
-    argv = ["rsync", "-rtpLs", "--files-from=-", "--from0", f"--timeout={RSYNC_SILENCE_S}", "--out-format=%l"]
+    argv = [
+        "rsync",
+        "-rtpLs",
+        "--chmod=Dgo=",
+        "--files-from=-",
+        "--from0",
+        f"--timeout={RSYNC_SILENCE_S}",
+        "--out-format=%l",
+    ]
     argv += ["-e", shlex.join(ssh[:-1]), f"{source}/", f"{target}:{folder}/"]
     # Files, not pipes: a long list of names and a long list of answers could otherwise wait for each other.
     with tempfile.TemporaryFile() as names, tempfile.TemporaryFile() as errors:

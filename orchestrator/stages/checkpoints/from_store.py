@@ -22,6 +22,7 @@ from orchestrator.remote.agent_client import pull_job
 from orchestrator.remote.agent_client.client import Agent
 from orchestrator.remote.local_agent import agent_here
 from orchestrator.remote.whole_files import require_space
+from orchestrator.stages.checkpoints import mirrored_files
 from orchestrator.stages.checkpoints.copies import link
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine.jobs import progress
@@ -87,13 +88,14 @@ def bring_logs(context: RunContext, place: str, files: Mapping[str, FileEntry]) 
     longer = {
         name: entry
         for name, entry in files.items()
-        if name in (contract.METRICS, contract.EVENTS, contract.LOG) and entry.size_bytes > _size(context.mirror / name)
+        if name in (contract.METRICS, contract.EVENTS, contract.LOG)
+        and entry.size_bytes > mirrored_files.position(context.mirror / name)
     }
     if not longer:
         return
     here = pull_here(context, place, longer, f"store/{context.run_id}/logs", what="logs")
     for name in longer:
-        shutil.move(here / name, context.mirror / name)
+        mirrored_files.replace(context.mirror / name, here / name)
 
 
 def _size(path: Path) -> int:

@@ -1,38 +1,45 @@
 """Mirror: what the trainer writes over there, byte by byte over here.
 
-Each file on this side is a prefix of the one on the machine, so a link that breaks, a killed CLI or a laptop that slept
-continues at the same byte, and no line is lost or doubled."""
+Each file on this side continues at the byte that was reached (mirrored_files.py), so a link that breaks, a killed CLI
+or a laptop that slept loses no line and doubles none."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 
 from orchestrator.agent.contract.answers import ExitRecord, RunStatus, SpotNotice
 from orchestrator.agent.contract.names import JobName
-from orchestrator.core.errors import LinkLost, RemoteError
+from orchestrator.core.errors import LinkLost
 from orchestrator.core.states import Seen, State
+from orchestrator.core.typed_json import WrongJson, parse
 from orchestrator.ledger.records import RunProgress
 from orchestrator.remote.agent_client.client import Data, Ended, Heartbeat
+from orchestrator.remote.agent_client.lines import LineBuffer
 from orchestrator.stages.checkpoints import store_job
 from orchestrator.stages.checkpoints.copies import pull_newest
+from orchestrator.stages.checkpoints.mirrored_files import MOST_BYTES, append, position
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import box_guard
 from trainer import contract
 
 MIRRORED = (contract.METRICS, contract.EVENTS, contract.LOG)
+MOST_NOW_BYTES = 512 << 20
+MOST_WARNINGS = 100
+"""Of one connection: each is kept in the ledger."""
+SHOWN_CHARACTERS = 1000
+MOST_LOSS = 1e9
 
 
 def mirror_until_end(context: RunContext) -> ExitRecord:
     """One connection's worth of following: returns the exit record, or raises LinkLost or Unreachable."""
     progress = Progress(context)
-    offsets = {name: size(context.mirror / name) for name in MIRRORED}
+    offsets = {name: position(context.mirror / name) for name in MIRRORED}
     with context.agent.follow(context.run_id, JobName.TRAIN, offsets) as lines:
         for line in lines:
             if isinstance(line, Data):
-                append(context.mirror / line.file, line.offset, line.data)
+                if not append(context.mirror / line.file, line.offset, line.data):
+                    progress.full(line.file)
                 progress.data(line.file, line.data)
                 if context.provider.paid and not store_job.wanted(context) and progress.take_checkpointed():
                     pull_newest(context)
@@ -48,31 +55,21 @@ def mirror_now(context: RunContext) -> None:
     """Brings the mirror up to what the machine had when asked, whether the training still runs or not."""
     context.mirror.mkdir(parents=True, exist_ok=True, mode=0o700)
     wanted: Mapping[str, int] | None = None
-    offsets = {name: size(context.mirror / name) for name in MIRRORED}
+    came_bytes = 0
+    offsets = {name: position(context.mirror / name) for name in MIRRORED}
     with context.agent.follow(context.run_id, JobName.TRAIN, offsets) as lines:
         for line in lines:
             if isinstance(line, Ended):
                 return
             if isinstance(line, Data):
                 append(context.mirror / line.file, line.offset, line.data)
+                came_bytes += len(line.data)
             elif wanted is None:
                 wanted = line.status["sizes"]
-            if wanted and all(size(context.mirror / name) >= wanted.get(name, 0) for name in MIRRORED):
+            if wanted and all(position(context.mirror / name) >= wanted.get(name, 0) for name in MIRRORED):
                 return
-
-
-def size(path: Path) -> int:
-    """Bytes already mirrored."""
-    return path.stat().st_size if path.exists() else 0
-
-
-def append(path: Path, offset: int, data: bytes) -> None:
-    """Writes `data` at `offset`, which must be the end of what is here: a gap would be a lost line."""
-    with path.open("ab") as file:
-        here = file.tell()
-        if offset > here:
-            raise RemoteError(f"{path.name}: the stream jumped from byte {here} to {offset}")
-        file.write(data[here - offset :])
+            if came_bytes > MOST_NOW_BYTES:
+                return  # a machine that never stops sending must not hold up who only looks
 
 
 class Progress:
@@ -80,13 +77,15 @@ class Progress:
 
     def __init__(self, context: RunContext) -> None:
         self.context = context
-        self.partial: dict[str, bytes] = {}
+        self.lines = {name: LineBuffer() for name in MIRRORED}
         self.row: RunProgress = {}
         self.written_at = 0.0
         self.notice: SpotNotice | None = None
         self.skipped_lines = 0
         """Lines of metrics with a value of a wrong type."""
         self._checkpointed = False
+        self._warnings = 0
+        self._full: set[str] = set()
 
     def take_checkpointed(self) -> bool:
         """Whether a checkpoint was written since the last call."""
@@ -94,8 +93,7 @@ class Progress:
         return found
 
     def data(self, name: str, data: bytes) -> None:
-        *lines, self.partial[name] = (self.partial.get(name, b"") + data).split(b"\n")
-        for line in lines:
+        for line in self.lines[name].take(data):
             if name == contract.LOG:
                 self.context.emit("log", line.decode(errors="replace"))
             else:
@@ -103,8 +101,8 @@ class Progress:
 
     def _record(self, name: str, line: bytes) -> None:
         try:
-            record = json.loads(line)
-        except ValueError:
+            record = parse(line)
+        except WrongJson:
             return  # the first line after a reconnect may be the rest of one already shown
         if not isinstance(record, dict):
             return
@@ -117,12 +115,26 @@ class Progress:
         elif record.get("event") == contract.EVENT_EVALUATED:
             part = record.get("slice")
             start, tokens = part if isinstance(part, list) and len(part) == 2 else (None, None)
-            self.context.say(f"loss {record.get('loss')} on the slice {start}+{tokens}")
+            self.context.say(f"loss {record.get('loss')} on the slice {start}+{tokens}"[:SHOWN_CHARACTERS])
         elif record.get("event") in (contract.EVENT_WARNING, contract.EVENT_MICRO_BATCH_REDUCED):
-            self.context.emit("warning", str(record.get("reason") or record.get("text") or record["event"]))
+            self._warn(str(record.get("reason") or record.get("text") or record["event"]))
+
+    def _warn(self, text: str) -> None:
+        """Bounded, in number and length: each warning stays in the ledger."""
+        self._warnings += 1
+        if self._warnings <= MOST_WARNINGS:
+            self.context.emit("warning", text[:SHOWN_CHARACTERS])
+        elif self._warnings == MOST_WARNINGS + 1:
+            self.context.emit("warning", f"further warnings are in {contract.EVENTS} alone")
+
+    def full(self, name: str) -> None:
+        """Says once that nothing more of a file is kept here."""
+        if name not in self._full:
+            self._full.add(name)
+            self.context.emit("warning", f"{name} has {MOST_BYTES >> 20} MiB: nothing more of it is kept here")
 
     def _validated(self, loss: object) -> None:
-        if isinstance(loss, int | float) and math.isfinite(loss):
+        if isinstance(loss, int | float) and abs(loss) < MOST_LOSS:
             self.row["val_loss"] = float(loss)
 
     def _metric(self, record: dict[str, object]) -> None:
@@ -131,12 +143,13 @@ class Progress:
             self._skip()
             return
         plan, rate = self.context.plan, line.tokens_per_second or 0.0
+        eta_s = (plan.tokens - line.tokens) / rate if rate else math.inf
         self.row |= {
             "step": line.step,
             "loss": line.loss,
             "tokens_per_second": rate,
             "mfu": line.mfu,
-            "eta_s": (plan.tokens - line.tokens) / rate if rate else None,
+            "eta_s": eta_s if math.isfinite(eta_s) else None,
         }
         self.context.emit("metric", **{**record, **self.row, "total_steps": plan.steps})
 
@@ -170,4 +183,4 @@ class Progress:
             text = f"the provider takes the machine away in {taken['left_s']:.0f} s: the training saves and ends"
             self.context.emit("notice", text, **taken)
         elif notice["warning"]:
-            self.context.emit("warning", notice["warning"])
+            self._warn(notice["warning"])

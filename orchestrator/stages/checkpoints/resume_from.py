@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from orchestrator.core.config.home_box import is_home
+from orchestrator.core.typed_json import parse
 from orchestrator.remote.transfer import transfer
 from orchestrator.stages.checkpoints import from_store
 from orchestrator.stages.context import RunContext
@@ -29,6 +29,6 @@ def place_checkpoint(context: RunContext) -> str | None:
         from_store.pull(context, context.agent, source, origin.files, relative)
         return destination
     folder = Path(source)
-    for each in [*json.loads((folder / contract.MANIFEST_FILE).read_text())["files"], contract.MANIFEST_FILE]:
+    for each in [*parse((folder / contract.MANIFEST_FILE).read_text())["files"], contract.MANIFEST_FILE]:
         transfer.push_file(context.shell, folder / each, f"{destination}/{each}", progress(context, each))
     return destination

@@ -1,11 +1,13 @@
 """Checkpoints: whole or absent at every instant, verified before use, and never the only good one deleted."""
 
+import io
 import json
 import os
 import pickle
 import shutil
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +266,19 @@ class Foreign:
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return os.system, ("touch /tmp/foreign-pickle-was-run",)
+
+
+def test_torchs_advice_to_load_a_pickle_unsafely_is_never_repeated(tmp_path: Path) -> None:
+    folder = tmp_path / "step-000001"
+    folder.mkdir()
+    saved = io.BytesIO()
+    torch.save({"optimizer": Foreign()}, saved)
+    for content in (saved.getvalue(), saved.getvalue()[:-100], pickle.dumps(Foreign()), b"\x80\x04", b"no pickle"):
+        (folder / TRAINER_STATE_FILE).write_bytes(content)
+        with pytest.raises(CheckpointError, match="is refused: ") as caught:
+            read_trainer_state(folder)
+        told = "".join(traceback.format_exception(caught.value)).lower()
+        assert not any(word in told for word in ("weights_only", "weights only", "trusted", "torch.load"))
 
 
 def test_a_foreign_pickle_is_refused_and_not_run(tmp_path: Path) -> None:

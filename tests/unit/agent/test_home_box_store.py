@@ -4,6 +4,7 @@ refused."""
 from __future__ import annotations
 
 import hashlib
+import io
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -154,3 +155,12 @@ def test_at_the_end_what_never_became_whole_goes(home: Home, store: HomeStore, t
     store._ask("POST", "end")
     assert [path.name for path in home.folder.rglob("*") if path.is_file()] == ["model.safetensors"]
     assert home.services[0].ended
+
+
+@pytest.mark.parametrize("verb", ["POST", "PUT"])
+def test_what_does_not_fit_is_refused_before_its_first_byte(tmp_path: Path, verb: str) -> None:
+    head = f"X-Sha256: {'a' * 64}\r\nX-Size-Bytes: {10**15 - 1}\r\nX-Offset: 0\r\nContent-Length: 5\r\n"
+    said = io.BytesIO()
+    FolderService(str(tmp_path), io.BytesIO(f"{verb} /{PLACE} HTTP/1.1\r\n{head}\r\nhello".encode()), said).serve()
+    assert said.getvalue().startswith(b"HTTP/1.1 507 ") and b"are to come" in said.getvalue()
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

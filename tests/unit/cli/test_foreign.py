@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.cli.screen.foreign import clean, finite
+
+BIDI = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
 
 @pytest.mark.parametrize(
@@ -22,6 +26,8 @@ from orchestrator.cli.screen.foreign import clean, finite
         ("\x9b31mC1", "C1"),
         ("back\x08space\rreturn\x07", "backspacereturn"),
         ("tab\tand\nnewline stay", "tab\tand\nnewline stay"),
+        ("if \u202e} \u2066// admin\u2069\u200f\u061c", "if } // admin"),
+        ("one\u2028two\ufeff\ud800", "onetwo"),
         ("Füße und 漢字", "Füße und 漢字"),
     ],
 )
@@ -32,6 +38,7 @@ def test_terminal_escapes_are_taken_out(foreign: str, safe: str) -> None:
 @given(st.text())
 def test_no_text_leaves_a_control_character(text: str) -> None:
     assert not any((ord(each) < 32 and each not in "\t\n") or 127 <= ord(each) < 160 for each in clean(text))
+    assert not any(unicodedata.bidirectional(each) in BIDI for each in clean(text))
 
 
 @given(st.text(alphabet=st.characters(min_codepoint=32, max_codepoint=126)))

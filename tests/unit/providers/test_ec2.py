@@ -207,6 +207,16 @@ def test_only_what_carries_our_tag_can_be_ended_or_changed() -> None:
     assert "iam:PassRole" not in json.dumps(statements)
 
 
+def test_a_machine_or_disk_is_launched_with_our_tag_or_not_at_all() -> None:
+    launching = [each for each in least()["Statement"] if "ec2:RunInstances" in each["Action"]]
+    bound = [each for each in launching if each.get("Condition") == {"Null": {"aws:RequestTag/gptctl-rental": "false"}}]
+    assert bound and all(each["Resource"] != "*" for each in launching)
+    makes = ("instance", "volume")
+    for each in launching:
+        kinds = {arn.rpartition(":")[2].partition("/")[0] for arn in each["Resource"]}
+        assert kinds == {*makes} if each in bound else not kinds & {*makes}
+
+
 def cloud(api: Ec2Api, **entry: Any) -> Ec2:
     host = HostSpec(name="x", provider="ec2", machine="8xA100-40GB", regions=(REGION,), **entry)
     return Ec2("ec2", host, machine_type("8xA100-40GB"), api)

@@ -150,6 +150,7 @@ def test_a_secret_is_refused_without_showing_it(tmp_path: Path, key: str) -> Non
         ("hosts = 3\n", "must be tables"),
         ("[hosts]\nbox = 3\n", "must be a table"),
         ("[hosts.box\n", "not valid TOML"),
+        ("a = " + "{a = " * 100_000, "nested too deeply"),
     ],
 )
 def test_a_file_of_another_shape(tmp_path: Path, text: str, said: str) -> None:

@@ -161,6 +161,7 @@ def test_data_needs_a_source_or_something_to_prepare(tmp_path: Path) -> None:
     ("content", "said"),
     [
         (b"name = ", "not valid TOML"),
+        (b"a = " + b"[" * 200_000, "nested too deeply"),
         (b"\xff\xfe", "not valid TOML"),
         (b"#" * (SIZE_LIMIT_BYTES + 1), "larger than 1 MiB"),
     ],
