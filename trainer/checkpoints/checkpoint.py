@@ -260,7 +260,7 @@ def read_trainer_state(folder: Path) -> TrainerState:
     try:
         state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        # Without its cause: torch's own text says how to load the file all the same, which would run its code.
+        # Without its cause: torch's own text tells how to load the file unsafely, which would run its code.
         raise CheckpointError(f"{folder.name}: {TRAINER_STATE_FILE} is refused: {_why_refused(str(error))}") from None
     if not isinstance(state, dict):
         raise CheckpointError(f"{folder.name}: {TRAINER_STATE_FILE} is not the trainer's")
