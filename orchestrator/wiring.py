@@ -86,9 +86,15 @@ def open_shell(home: Path, address: Address, *, accept_new: bool = False, deadli
 
 
 def detect_local_machine() -> MachineType:
-    """This machine's type: its GPUs by nvidia-smi, else CPU ranks."""
-    query = "nvidia-smi --query-gpu=name,memory.total --format=csv,noheader,nounits || true"
+    """This machine's type: its GPUs by nvidia-smi, else CPU ranks. Of several kinds the one with most memory together:
+    a display card beside the training cards is left alone."""
+    query = "PATH=$PATH:/usr/lib/wsl/lib nvidia-smi --query-gpu=name,memory.total --format=csv,noheader,nounits || true"
     answer = LocalShell(Address()).run(["sh", "-c", query], deadline_s=10)
-    cards = [line.rpartition(",") for line in answer.stdout.decode(errors="replace").splitlines() if "," in line]
-    memory_gib = min((float(mib) / 1024 for _, _, mib in cards if mib.strip().isdigit()), default=0.0)
-    return machines.local_machine([name.strip() for name, _, _ in cards], os.cpu_count() or 1, memory_gib)
+    rows = [line.rpartition(",") for line in answer.stdout.decode(errors="replace").splitlines()]
+    memory_mib: dict[str, list[int]] = {}
+    for name, _, mib in rows:
+        if name and mib.strip().isdigit():
+            memory_mib.setdefault(name.strip(), []).append(int(mib))
+    kind = max(memory_mib, key=lambda name: sum(memory_mib[name]), default="")
+    cards = memory_mib.get(kind, [])
+    return machines.local_machine([kind] * len(cards), os.cpu_count() or 1, min(cards, default=0) / 1024)

@@ -13,13 +13,12 @@ import platform
 import shutil
 import socket
 import sys
-import tempfile
 import time
 from typing import cast
 
 from .contract.facts import Environment, Facts, Memory
 from .setup import interpreters
-from .system import files, gpus, lease, locks, processes
+from .system import files, folder_trial, gpus, lease, locks, processes
 from .system.paths import Places
 
 TOOLS = ("rsync", "tar", "ssh", "gcc", "uv")
@@ -27,8 +26,9 @@ TOOLS = ("rsync", "tar", "ssh", "gcc", "uv")
 
 def facts(places: Places, python: str | None) -> Facts:
     """Everything a stage decides by. `python` is an interpreter to describe first."""
-    found, driver = gpus.read_gpus()
+    found = gpus.look()
     disk = os.statvfs(places.root)
+    trial = folder_trial.tried(places.root)
     return {
         "root": places.root,
         "hostname": socket.gethostname(),
@@ -43,9 +43,11 @@ def facts(places: Places, python: str | None) -> Facts:
         "cpus": len(os.sched_getaffinity(0)),
         "memory": _memory(),
         "disk": {"free_bytes": disk.f_bavail * disk.f_frsize, "total_bytes": disk.f_blocks * disk.f_frsize},
-        "writable": _writable(places.root),
-        "gpus": found,
-        "driver": driver,
+        "writable": not trial["write"],
+        "folder": trial,
+        "gpus": found.gpus,
+        "driver": found.driver,
+        "gpu_trouble": found.said,
         "interpreters": interpreters.candidates(places, python),
         "envs": environments(places),
         "tools": {name: shutil.which(name) is not None for name in TOOLS},
@@ -83,14 +85,6 @@ def _memory() -> Memory:
             name, _, rest = line.partition(":")
             sizes[name] = int(rest.split()[0]) * 1024
     return {"total_bytes": sizes.get("MemTotal"), "available_bytes": sizes.get("MemAvailable")}
-
-
-def _writable(root: str) -> bool:
-    try:
-        with tempfile.NamedTemporaryFile(dir=root):
-            return True
-    except OSError:
-        return False
 
 
 def _sleep_enabled() -> bool | None:

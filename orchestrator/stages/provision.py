@@ -11,6 +11,7 @@ from orchestrator.core.states import State
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.data import sending
 from orchestrator.stages.machine import drift, interpreter, new_host_key
+from orchestrator.stages.machine.fitness import check_folder, chosen_cards
 from trainer.arithmetic import checkpoint_bytes
 
 MAX_CLOCK_SKEW_S = 60
@@ -22,33 +23,20 @@ def provision(context: RunContext) -> None:
     facts = context.agent.facts(context.host.python)
     if greeting := context.shell.greeting():
         context.emit("seen", f"the login shell of {context.host.name} prints, and gptctl skips it: {greeting}")
-    check_gpus(context, facts)
+    gpus = chosen_cards(facts, context.host, context.machine)
+    check_folder(facts, context.host, builds=interpreter.first_choice(context, facts) is None)
     check_disk(context, facts)
     check_clock(context, facts)
-    interpreter.begin(context, facts)
+    interpreter.begin(context, facts, gpus)
     new_host_key.rekey(context)
     sending.send_ahead(context, interpreter.first_choice(context, facts))
-    chosen = interpreter.chosen(context, facts)
-    gpus = [gpu["uuid"] for gpu in facts["gpus"]][: context.plan.ranks] if context.machine.cuda else []
+    chosen = interpreter.chosen(context, facts, gpus)
     prepared = Prepared(
         chosen["python"], chosen["torch"], facts["boot_id"], facts["driver"], facts["cpus"], tuple(gpus)
     )
     context.set_run_facts(prepared=prepared)
     drift.record(context, facts, chosen["torch"])
     context.say(f"{facts['hostname']}: torch {chosen['torch']} in {chosen['python']}")
-
-
-def check_gpus(context: RunContext, facts: Facts) -> None:
-    """Raises MachineUnfit unless the machine has the GPUs the plan ordered, and no other program uses them."""
-    if not context.machine.cuda:
-        return
-    names = [gpu["name"] for gpu in facts["gpus"]]
-    if len(names) < context.machine.count:
-        raise MachineUnfit(
-            f"provision: {context.host.name} reports {len(names)} of {context.machine.count} GPUs ({names or 'none'})",
-            f"correct `machine` of host {context.host.name} in the inventory, or look with: "
-            f"gptctl check {context.host.name}",
-        )
 
 
 def check_disk(context: RunContext, facts: Facts) -> None:

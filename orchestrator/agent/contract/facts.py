@@ -28,6 +28,14 @@ class Disk(TypedDict):
     total_bytes: int
 
 
+class Folder(TypedDict):
+    """What the system says to writing, locking and running a file in ROOT; each empty where that works."""
+
+    write: str
+    lock: str
+    run: str
+
+
 class GpuProcess(TypedDict):
     pid: int | None
     name: str
@@ -40,6 +48,7 @@ class Gpu(TypedDict):
     name: str
     memory_total_mib: int | None
     memory_used_mib: int | None
+    mig: bool
     processes: List[GpuProcess]
 
 
@@ -53,9 +62,7 @@ class Interpreter(TypedDict):
     kind: str
 
 
-class Environment(TypedDict):
-    """What the install job chose."""
-
+class _Environment(TypedDict):
     python: str
     kind: str
     torch: str
@@ -65,8 +72,15 @@ class Environment(TypedDict):
     driver: str | None
 
 
+class Environment(_Environment, total=False):
+    """What the install job chose. `visible`: UUIDs of the cards that it was tried on, where not on all."""
+
+    visible: List[str]
+
+
 class Facts(TypedDict):
-    """Answer to `facts`. `locks` are for people: other programs may have written those files."""
+    """Answer to `facts`. `gpu_trouble`: what nvidia-smi says where it fails, else empty. `locks` are for people: other
+    programs may have written those files."""
 
     root: str
     hostname: str
@@ -82,8 +96,10 @@ class Facts(TypedDict):
     memory: Memory
     disk: Disk
     writable: bool
+    folder: Folder
     gpus: List[Gpu]
     driver: str | None
+    gpu_trouble: str
     interpreters: List[Interpreter]
     envs: Dict[str, Environment]
     tools: Dict[str, bool]

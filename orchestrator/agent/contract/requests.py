@@ -54,6 +54,7 @@ class JobSpec(TypedDict, total=False):
     pythonpath: str
     cwd: str
     # install
+    visible: List[str]
     python: str | None
     candidates: List[str]
     requirements: List[str]

@@ -85,6 +85,11 @@ class Wanted:
         self.allow_build = bool(spec.get("allow_build"))
         self.folder = os.path.join(job.places.envs, str(spec.get("env") or ""))
         self.found, self.driver = gpus.read_gpus()
+        self.visible = [str(uuid) for uuid in spec.get("visible") or []]
+        if self.visible:
+            # The probes of this job, and what they start, see the cards that train and no other.
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(self.visible)
+        self.count = len(self.visible) or len(self.found)
 
 
 def install(job: Job, say: Say) -> Environment:
@@ -154,8 +159,8 @@ def unsatisfied(found: Probed, wanted: Wanted) -> str:
     """What that interpreter lacks, in words; empty when it will do."""
     if not versions.satisfies(found["torch"], wanted.torch):
         return "torch is %s, wanted %s" % (found["torch"], wanted.torch)
-    if wanted.cuda and len(found["gpus"]) != len(wanted.found):
-        return "torch sees %d of %d GPUs" % (len(found["gpus"]), len(wanted.found))
+    if wanted.cuda and len(found["gpus"]) != wanted.count:
+        return "torch sees %d of %d GPUs" % (len(found["gpus"]), wanted.count)
     if wanted.cuda and not found["gpus"]:
         return "torch sees no GPU"
     lacking = lacking_requirements(found, wanted)
@@ -262,6 +267,7 @@ def _record(wanted: Wanted, kind: str, python: str, found: Probed) -> Environmen
         gpus=found["gpus"],
         boot_id=processes.boot_id(),
         driver=wanted.driver,
+        visible=wanted.visible,
     )
     files.make_folder(os.path.dirname(wanted.folder))
     files.write_json(wanted.folder + ".json", record)

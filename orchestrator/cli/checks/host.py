@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -23,6 +23,7 @@ from orchestrator.core.planning.forecast import BYTES_PER_TOKEN, kept_about, tok
 from orchestrator.core.ports import Shell
 from orchestrator.remote.agent_client.client import Agent
 from orchestrator.remote.agent_client.decoding import decoded, last_object
+from orchestrator.stages.machine.fitness import check_folder, chosen_cards, cure
 
 SKEW_WARN_S, SKEW_FAIL_S = 2.0, 60.0
 ENVIRONMENT_BYTES = {True: 8_000_000_000, False: 1_500_000_000}
@@ -87,9 +88,17 @@ def _inside(shell: Shell, home: Path, host: HostSpec, machine: MachineType, reci
         yield Finding("login", WARN, f"the login shell prints: {clean(shell.greeting())}", fix)
     yield _clock(facts, before, time.time())
     yield _python(facts)
-    yield from _gpus(facts, machine)
-    yield _computes(shell, facts, machine)
-    yield _disk(facts, recipe, machine)
+    try:
+        mine = chosen_cards(facts, host, machine)
+        yield from _gpus(facts, machine, mine)
+        yield _computes(shell, facts, machine, mine)
+    except MachineUnfit as error:
+        yield Finding("gpus", FAIL, error.message, error.hint)
+    try:
+        check_folder(facts, host, builds=not any(_recent(each["path"], facts) for each in facts["interpreters"]))
+        yield _disk(facts, recipe, machine)
+    except MachineUnfit as error:
+        yield Finding("folder", FAIL, error.message, error.hint)
     yield _tools(facts)
     if not here:
         yield _rate(shell)
@@ -113,7 +122,7 @@ def _python(facts: Facts) -> Finding:
     return Finding("python", OK, f"{own}; with torch: {listed}")
 
 
-def _gpus(facts: Facts, machine: MachineType) -> Iterator[Finding]:
+def _gpus(facts: Facts, machine: MachineType, mine: Sequence[str]) -> Iterator[Finding]:
     cards = facts["gpus"]
     if machine.gpus == 0:
         extra = f", {len(cards)} GPUs not used by {machine.name}" if cards else ""
@@ -121,24 +130,27 @@ def _gpus(facts: Facts, machine: MachineType) -> Iterator[Finding]:
         found = f"{facts['cpus']} cores for {machine.ranks} ranks{extra}"
         yield Finding("cores", OK if enough else WARN, found, "" if enough else f'machine = "{facts["cpus"]}xCPU"')
         return
-    names = ", ".join(sorted({card["name"] for card in cards})) or "nvidia-smi shows none"
-    level = OK if len(cards) == machine.gpus else FAIL
-    fix = f"set `machine` to what the host has, or repair the driver; {machine.name} has {machine.gpus}"
-    yield Finding("gpus", level, f"{len(cards)} of {machine.gpus}: {names}, driver {facts['driver'] or 'none'}", fix)
-    for card in cards:
+    names = ", ".join(sorted({card["name"] for card in cards if card["uuid"] in mine}))
+    unused = ", ".join(f"{card['index']}: {card['name']}" for card in cards if card["uuid"] not in mine)
+    beside = f"; not used: {unused}" if unused else ""
+    yield Finding("gpus", OK, f"{len(mine)} of {machine.gpus}: {names}, driver {facts['driver'] or 'none'}{beside}")
+    if facts["gpu_trouble"]:
+        yield Finding("gpus", WARN, f"nvidia-smi says: {clean(facts['gpu_trouble'])}", cure(facts))
+    for card in (card for card in cards if card["uuid"] in mine):
         taken = [f"{each['name']} (pid {each['pid']}, {each['memory_mib']} MiB)" for each in card["processes"]]
         if taken or (card["memory_used_mib"] or 0) > MEMORY_TAKEN_MIB:
             found = f"GPU {card['index']}: {card['memory_used_mib']} MiB taken by {', '.join(taken) or 'others'}"
             yield Finding("gpu memory", WARN, found, "end those processes, or expect a smaller micro-batch")
 
 
-def _computes(shell: Shell, facts: Facts, machine: MachineType) -> Finding:
+def _computes(shell: Shell, facts: Facts, machine: MachineType, mine: Sequence[str]) -> Finding:
     """A real computation in the first interpreter that a run would take."""
     able = [each["path"] for each in facts["interpreters"] if each.get("torch")]
     able = [path for path in able if _recent(path, facts)]
     if not able:
         return Finding("computes", WARN, "not tested: no interpreter has torch >= 2.9", "the first run installs it")
-    result = shell.run([able[0], "-c", COMPUTE], deadline_s=180)
+    see = ["env", f"CUDA_VISIBLE_DEVICES={','.join(mine)}"] if mine else []
+    result = shell.run([*see, able[0], "-c", COMPUTE], deadline_s=180)
     if result.code != 0:
         last = result.stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"code {result.code}"]
         return Finding("computes", FAIL, f"{able[0]}: {clean(last[0])}", "repair this torch, or set `python`")
@@ -157,8 +169,6 @@ def _recent(path: str, facts: Facts) -> bool:
 
 def _disk(facts: Facts, recipe: Recipe | None, machine: MachineType) -> Finding:
     free = facts["disk"]["free_bytes"]
-    if not facts["writable"]:
-        return Finding("disk", FAIL, f"{facts['root']} is not writable", "set `folder` in the inventory entry")
     needed = LITTLE_BYTES if recipe is None else _needed(facts, recipe, machine)
     text = f"{size(free)} free in {facts['root']}" + (f", {recipe.name} needs {size(needed)}" if recipe else "")
     level = OK if free >= needed else FAIL if recipe else WARN

@@ -73,6 +73,9 @@ class HostSpec(Table):
     python: Line | None = None
     """Interpreter that has torch, when gptctl should not choose one; it then runs everything of gptctl there. `~/` is
     the home folder on the machine."""
+    gpus: tuple[Annotated[int, Field(ge=0, le=63)] | Line, ...] = ()
+    """Cards that train, by the index or UUID that nvidia-smi shows, such as `[1]` or `["GPU-..."]`; empty: those that
+    `machine` means."""
     price_per_hour_usd: PricePerHourUsd | None = None
     """Your own price of the machine, electricity for instance. A cloud's price comes from the cloud."""
     max_price_per_hour_usd: float | None = Field(default=None, gt=0, le=10_000)
@@ -125,6 +128,12 @@ class HostSpec(Table):
     def _may_choose_its_machine(self) -> Self:
         if self.machines and not self.paid:
             raise ValueError(f"machines: a machine of provider {self.provider} is what it is; name it in `machine`")
+        return self
+
+    @model_validator(mode="after")
+    def _may_choose_its_cards(self) -> Self:
+        if self.gpus and self.paid:
+            raise ValueError(f"gpus: a machine of provider {self.provider} trains on all of its cards")
         return self
 
     @model_validator(mode="after")

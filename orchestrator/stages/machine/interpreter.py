@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+from collections.abc import Sequence
 
 from orchestrator.agent.contract.facts import Environment, Facts
 from orchestrator.agent.contract.names import JobName
@@ -20,17 +21,17 @@ from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine.jobs import run_job, start_job
 
 
-def begin(context: RunContext, facts: Facts) -> None:
+def begin(context: RunContext, facts: Facts, gpus: Sequence[str]) -> None:
     """Starts looking for it, and returns at once. What is known already is not asked for again."""
-    spec = install_spec(context, facts)
+    spec = install_spec(context, facts, gpus)
     if _known(facts, spec) is None:
         context.say("choosing an interpreter (a new environment takes a few minutes)")
         start_job(context, context.agent, JobName.INSTALL, _digest(facts, spec), spec)
 
 
-def chosen(context: RunContext, facts: Facts) -> Environment:
+def chosen(context: RunContext, facts: Facts, gpus: Sequence[str]) -> Environment:
     """The record of the chosen interpreter. Raises MachineUnfit where none computes."""
-    spec = install_spec(context, facts)
+    spec = install_spec(context, facts, gpus)
     if (known := _known(facts, spec)) is not None:
         return known
     exit_record = run_job(context, context.agent, JobName.INSTALL, _digest(facts, spec), spec)
@@ -51,13 +52,13 @@ def first_choice(context: RunContext, facts: Facts) -> str | None:
 
 
 def _digest(facts: Facts, spec: JobSpec) -> str:
-    return f"{spec['env']}-{facts['boot_id']}"
+    return f"{spec['env']}-{facts['boot_id']}-{','.join(spec['visible'])}"
 
 
 def _known(facts: Facts, spec: JobSpec) -> Environment | None:
     """What an earlier look found."""
     known = facts["envs"].get(spec["env"])
-    return known if known and is_fresh(known, facts) else None
+    return known if known and is_fresh(known, facts) and known.get("visible", []) == spec["visible"] else None
 
 
 def is_fresh(known: Environment, facts: Facts) -> bool:
@@ -66,7 +67,7 @@ def is_fresh(known: Environment, facts: Facts) -> bool:
     return bool(facts["boot_id"]) and (known["boot_id"], known["driver"]) == (facts["boot_id"], facts["driver"])
 
 
-def install_spec(context: RunContext, facts: Facts) -> JobSpec:
+def install_spec(context: RunContext, facts: Facts, gpus: Sequence[str]) -> JobSpec:
     """The install job's input; `env` is the hash of everything an environment depends on."""
     python, cuda = context.host.python, context.machine.cuda
     return {
@@ -76,6 +77,7 @@ def install_spec(context: RunContext, facts: Facts) -> JobSpec:
         "torch": ">=2.9",
         "env": environment_hash(facts["python"]["version"], facts["arch"], python, cuda=cuda),
         "cuda": cuda,
+        "visible": list(gpus),
         "allow_build": python is None,
     }
 
