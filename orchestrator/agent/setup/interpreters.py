@@ -57,7 +57,7 @@ def site_folders(path: str) -> list[str]:
         return _system_folders(os.path.dirname(os.path.dirname(os.path.realpath(path))))
     with open(marker) as file:
         settings = dict(line.lower().split(" = ", 1) for line in file.read().splitlines() if " = " in line)
-    own = _folders(prefix)
+    own = _with_paths(_folders(prefix))
     if settings.get("include-system-site-packages") == "true" and "home" in settings:
         own += site_folders(os.path.join(settings["home"], "python3"))
     return own
@@ -65,7 +65,7 @@ def site_folders(path: str) -> list[str]:
 
 def _system_folders(prefix: str) -> list[str]:
     """Of an interpreter outside of virtual environments: also the user's own packages and the distribution's."""
-    own = _folders(prefix)
+    own = _with_paths(_folders(prefix))
     versions = {os.path.basename(os.path.dirname(folder)) for folder in own}
     user = [folder for version in versions for folder in _folders(os.path.expanduser("~/.local"), version)]
     return user + own + (_folders("/usr/local") + _folders("/usr", "python3") if prefix == "/usr" else [])
@@ -75,6 +75,21 @@ def _folders(prefix: str, version: str = "python3.*") -> list[str]:
     return sorted(glob.glob(os.path.join(prefix, "lib", version, "site-packages"))) + sorted(
         glob.glob(os.path.join(prefix, "lib", version, "dist-packages"))
     )
+
+
+def _with_paths(folders: list[str]) -> list[str]:
+    """The folders, and those that their .pth files add: an editable install, or an environment laid over another."""
+    added = []
+    for folder in folders:
+        for path in sorted(glob.glob(os.path.join(glob.escape(folder), "*.pth"))):
+            try:
+                with open(path, encoding="utf-8", errors="replace") as file:
+                    lines = [line.strip() for line in file]
+            except OSError:
+                continue
+            places = [os.path.join(folder, line) for line in lines if line and not line.startswith(("#", "import"))]
+            added += [place for place in places if os.path.isdir(place)]
+    return folders + added
 
 
 def _has(folders: list[str], name: str) -> bool:

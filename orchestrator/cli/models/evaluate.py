@@ -16,6 +16,7 @@ from typing import Any
 
 from orchestrator.agent.contract.names import JobName
 from orchestrator.cli.connections import agent_of
+from orchestrator.cli.models.data_here import data_here
 from orchestrator.cli.models.local_checkpoint import checkpoint_here, checkpoint_named
 from orchestrator.cli.models.trainer_program import failed, here, results, there
 from orchestrator.cli.open_ledger import open_ledger
@@ -58,6 +59,9 @@ def evaluate(run_id: str | None, wish: Wish, *, on_host: bool, as_json: bool) ->
         run = ledger.find_run(run_id)
         from orchestrator.cli.screen import screen
 
+        if not on_host and _only_there(run, wish):
+            screen.talk(f"its tokens are on {run.host}, not on this computer: measuring there, as with --on-host")
+            on_host = True
         where = f"on {run.host}" if on_host else "here"
         screen.talk(f"measuring {name} of {run.id} {where}: {', '.join(_subjects(run, wish))}")
         work = _there if on_host else _here
@@ -115,13 +119,19 @@ def _here(ledger: Ledger, run: RunRecord, wish: Wish, name: str) -> list[dict[st
     return results(shell, here(ledger.home, shell, "evaluate"), arguments, _meter())
 
 
+def _only_there(run: RunRecord, wish: Wish) -> bool:
+    """Whether the tokens are on a machine of your own, which is still there to measure on, and not here."""
+    needs_tokens = not wish.data and (wish.slices or not wish.choices)
+    own = run.host_data.get("provider") == "ssh" and run.facts.synced is not None
+    return bool(needs_tokens and own and data_here(run) is None)
+
+
 def _data_here(run: RunRecord, wish: Wish) -> list[Path]:
     """The named files, else those the run validated or trained on, if they are on this computer."""
     if wish.data:
         return [file.resolve() for file in wish.data]
-    known = _data_of(run)
-    files = [Path(file) for file in known.validation_files or known.train_files]
-    if not files or not all(file.is_file() for file in files):
+    files = data_here(run)
+    if files is None:
         raise UserError(
             f"{run.id}: its tokens are on {run.host}, not on this computer",
             f"gptctl eval {run.id} --on-host, or --data FILE with the same tokens",
