@@ -30,6 +30,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from orchestrator.core.errors import BadCredentials, NoAnswer, StorageError
 from orchestrator.core.ports import Part, Storage, StoredFile, Upload
 from orchestrator.core.safe_names import WILD, checked, matching, split_uri
+from orchestrator.remote.web.aws_login import login_fault
 
 LARGEST_PUT_BYTES = 4 << 30
 """S3 itself takes 5 GB in one PUT; others less than that by a little."""
@@ -212,7 +213,9 @@ def _translated(uri: str) -> Iterator[None]:
         ) from error
     except S3UploadFailedError as error:
         raise StorageError(f"{uri}: {error}", "has the bucket space, and may these credentials write?") from error
-    except BotoCoreError as error:
+    except (BotoCoreError, EOFError) as error:
+        if (fault := login_fault(error)) is not None:
+            raise BadCredentials(f"{uri}: {fault.message}", fault.hint) from error
         raise NoAnswer(f"{uri}: {error}", "is the endpoint (AWS_ENDPOINT_URL_S3) right, and reachable?") from error
 
 

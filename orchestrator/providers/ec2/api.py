@@ -13,6 +13,7 @@ import importlib
 import ipaddress
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -31,10 +32,10 @@ from orchestrator.core.errors import (
 from orchestrator.core.ports import Shell
 from orchestrator.core.suggest import did_you_mean
 from orchestrator.providers.ec2.rows import InstanceRow, read_instance
+from orchestrator.remote.web.aws_login import CLOCK_HINT, LOGIN_HINT, clock_skew_s, login_fault
 from orchestrator.remote.web.http_client import send_along_redirects
 
 EXTRA_HINT = "pip install 'gptctl[aws]'"
-LOGIN_HINT = "log in again (aws sso login), or set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 POLICY_HINT = "gptctl check HOST --policy prints the least policy; attach it to this user or role"
 CONNECT_S, READ_S, LAUNCH_S = 5, 20, 60
 WHO = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=5).read(100).decode())"
@@ -168,7 +169,10 @@ class Ec2Api:
             return act()
         except library.ClientError as error:
             raise _refusal(region, operation, error) from error
-        except library.BotoCoreError as error:
+        except (
+            library.BotoCoreError,
+            EOFError,
+        ) as error:  # EOFError: an MFA code is asked for, and there is no terminal
             raise _no_answer(library, region, error) from error
 
     @cached_property
@@ -177,7 +181,7 @@ class Ec2Api:
         try:
             return boto3.Session()
         except library.BotoCoreError as error:  # such as a profile that does not exist
-            raise BadCredentials(f"AWS: {error}", LOGIN_HINT) from error
+            raise login_fault(error) or BadCredentials(f"AWS: {error}", LOGIN_HINT) from error
 
     def _client(self, service: str, region: str, once: bool = False) -> Any:
         """Made one at a time, since making them is not safe in threads; using them is."""
@@ -198,7 +202,7 @@ class Ec2Api:
         library = _library("botocore.exceptions")
         try:
             return self._session.client(service, **where)
-        except (library.BotoCoreError, ValueError) as error:
+        except (library.BotoCoreError, ValueError, EOFError) as error:
             raise _no_answer(library, region, error) from error
 
 
@@ -246,6 +250,8 @@ def _refusal(region: str, operation: str, error: Any) -> ProviderError:
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
     message = f"AWS {region}: {code}: {text}"
     if CREDENTIALS.fullmatch(code):
+        if skew_s := clock_skew_s(error.response, time.time()):
+            return BadCredentials(f"{message}; this computer's clock is off by {skew_s:+,.0f} s", CLOCK_HINT)
         return BadCredentials(message, LOGIN_HINT)
     if code in UNAUTHORIZED:
         named = ACTION.search(text)
@@ -262,11 +268,8 @@ def _refusal(region: str, operation: str, error: Any) -> ProviderError:
 
 def _no_answer(library: Any, region: str, error: Exception) -> ProviderError:
     """What it means that there was no answer. Texts of botocore name endpoints and profiles, and no secret."""
-    logins = ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "SSOError", "LoginError",
-              "ProfileNotFound", "TokenRetrievalError")  # fmt: skip
-    kinds = tuple(getattr(library, name) for name in logins if hasattr(library, name))
-    if isinstance(error, kinds):
-        return BadCredentials(f"AWS: {error}", LOGIN_HINT)
+    if (fault := login_fault(error)) is not None:
+        return fault
     if isinstance(error, library.ParamValidationError):
         return Refused(f"AWS {region}: {error}", "check the host entry", code="InvalidParameterValue")
     never_sent = (library.EndpointConnectionError, library.ConnectTimeoutError, library.ProxyConnectionError)
