@@ -6,11 +6,14 @@ Example: `data_here(run)` -> [Path("data/books/validation.safetensors")], or Non
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from orchestrator import storage
 from orchestrator.core.config.inventory import LOCAL
+from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.datasets import local_dataset
-from orchestrator.core.errors import UserError
+from orchestrator.core.errors import GptctlError
+from orchestrator.datasets.remote_dataset import open_dataset
 from orchestrator.ledger.records import RunRecord
 
 
@@ -21,20 +24,20 @@ def data_here(run: RunRecord) -> list[Path] | None:
         return None
     known = run.facts.synced.data
     files = known.validation_files or known.train_files
-    if run.host_data.get("provider") == LOCAL:
-        found = [Path(file) for file in files]
-    else:
-        found = _sent_from_here(run, [PurePosixPath(file).name for file in files])
+    is_local = run.host_data.get("provider") == LOCAL
+    found = [Path(file) for file in files] if is_local else _sent_from_here(run, files)
     return found if found and all(file.is_file() for file in found) else None
 
 
-def _sent_from_here(run: RunRecord, names: Sequence[str]) -> list[Path]:
+def _sent_from_here(run: RunRecord, far: Sequence[str]) -> list[Path]:
     """The originals of files that were sent; none where one is missing or is not what it was."""
     if cut := run.facts.data_cut:
         paths = {Path(each.path).name: Path(each.path) for each in cut.values()}
     else:
         paths = _originals(run)
-    return [paths[name] for name in names] if paths.keys() >= {*names} else []
+    # A shard keeps its name below the source, folders and all, at the end of its path there.
+    names = [max((name for name in paths if file.endswith(f"/{name}")), key=len, default="") for file in far]
+    return [paths[name] for name in names] if all(names) else []
 
 
 def _originals(run: RunRecord) -> dict[str, Path]:
@@ -43,9 +46,10 @@ def _originals(run: RunRecord) -> dict[str, Path]:
     if not source or sent is None or "://" in source:
         return {}
     try:
-        dataset = local_dataset.resolve(Path(source).expanduser())
-        shards = dataset.train + dataset.validation
-        same = local_dataset.digest(shards, {}) == sent.digest
-    except (OSError, UserError):
+        folder = str(Path(source).expanduser())
+        found = open_dataset(storage.of(folder), Recipe.from_resolved(run.recipe_data), folder)
+        paths = [(each.file.name, Path(each.file.uri)) for each in found.files]
+        same = local_dataset.digest(paths, {}) == sent.digest
+    except (OSError, GptctlError):
         return {}
-    return {shard.path.name: shard.path for shard in shards} if same else {}
+    return dict(paths) if same else {}

@@ -228,9 +228,9 @@ def _no_connection(endpoint: Endpoint, trust: Trust, error: Exception, until: fl
     """paramiko's and the socket's words for it, as ours."""
     if isinstance(error, paramiko.BadHostKeyException):
         return trust.changed(endpoint, [_host_key(error.expected_key)], _host_key(error.key))
-    if isinstance(error, EOFError | ConnectionResetError) or "protocol banner" in str(error):
-        return Busy(f"{endpoint}: it hung up before the login: {error or 'without a word'}", hint="try again later")
     late = time.monotonic() >= until or isinstance(error, TimeoutError)
+    if not late and (isinstance(error, EOFError | ConnectionResetError) or "protocol banner" in str(error)):
+        return Busy(f"{endpoint}: it hung up before the login: {error or 'without a word'}", hint="try again later")
     what = "no answer in time" if late else str(error) or type(error).__name__
     return Unreachable(f"{endpoint}: {what}", hint=f"see what ssh says: ssh -v -p {endpoint.port} {endpoint.host}")
 

@@ -55,7 +55,7 @@ def test_facts_list_the_gpus_and_who_computes(box: Box, driver: Callable[[str], 
     assert facts["driver"] == "570.86.15"
     assert facts["gpus"][0] == {
         "index": 0, "uuid": uuids[0], "name": "NVIDIA H100 80GB HBM3", "memory_total_mib": 81559,
-        "memory_used_mib": None, "processes": [],
+        "memory_used_mib": None, "mig": False, "processes": [],
     }  # fmt: skip
     assert facts["gpus"][1]["processes"] == [{"pid": os.getpid(), "name": "python3", "memory_mib": 1234}]
 

@@ -217,9 +217,6 @@ def test_a_hostile_ssh_config_runs_nothing_and_forwards_nothing(box: Sshd, pins:
     assert shell.run(["printenv", "SSH_AUTH_SOCK"]).stdout == b"\n"
     assert bulk(shell, "printenv SSH_AUTH_SOCK") == "\n"
     shell.close()
-    user_config(f"Host *\n  ProxyCommand touch {canary}\n")
-    with pytest.raises(UserError, match="ProxyCommand"):
-        connect(box.address(), known_hosts=pins)
     assert not canary.exists()
 
 

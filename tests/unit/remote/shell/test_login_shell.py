@@ -23,12 +23,14 @@ def heard(stream: bytes, piece_bytes: int) -> tuple[bytes, Answer]:
     return b"".join(map(answer.after, pieces)), answer
 
 
+@settings(deadline=None)
 @given(noise=st.binary(), own=st.binary(), piece_bytes=st.integers(1, 40))
 def test_what_stands_before_the_mark_is_dropped_and_kept(noise: bytes, own: bytes, piece_bytes: int) -> None:
     got, answer = heard(noise + MARK + own, piece_bytes)
     assert (got, answer.noise, answer.begun) == (own, noise, True)
 
 
+@settings(deadline=None)
 @given(noise=st.binary(max_size=200), piece_bytes=st.integers(1, 40))
 def test_without_a_mark_there_is_no_answer(noise: bytes, piece_bytes: int) -> None:
     got, answer = heard(noise, piece_bytes)

@@ -78,7 +78,7 @@ def test_every_fabric_connection_comes_from_the_one_factory() -> None:
                 made.append((path.name, ast.unparse(node.func)))
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith((".run", ".exec_command")):
                 with_env += [
-                    path.name for keyword in node.keywords if keyword.arg == "env" and path.name == "ssh_shell.py"
+                    path.name for keyword in node.keywords if keyword.arg == "env" and path.parent.name == "shell"
                 ]
-    assert [each for each in made if each[1] == "fabric.Connection"] == [("ssh_shell.py", "fabric.Connection")]
+    assert [each for each in made if each[1] == "fabric.Connection"] == [("dial.py", "fabric.Connection")]
     assert [each for each in made if "SSHClient" in each[1]] == with_env == []
