@@ -54,14 +54,13 @@ def test_a_file_that_changed_is_not_taken(corpus: tuple[Path, str]) -> None:
 
 def test_a_path_of_another_machine_is_never_read_here(corpus: tuple[Path, str]) -> None:
     folder, _ = corpus
-    assert here(Run(folder.parent / "tiny.toml", "ssh", "hf://owner/name", (str(folder / "val.bin"),))) is None
-    assert here(Run(folder.parent / "tiny.toml", "ssh", "/root/secret/data", ("/root/secret/val.bin",))) is None
+    recipe = folder.parent / "tiny.toml"
+    assert here(Run(recipe, "ssh", "hf://owner/name", (str(folder / "val.bin"),))) is None
+    assert here(Run(recipe, "ssh", "/root/secret/data", ("/root/secret/val.bin",))) is None
 
 
 def test_the_files_of_this_machine_are_read_where_they_are(corpus: tuple[Path, str]) -> None:
     folder, _ = corpus
-    made = ("/root/secret/val.bin",)
-    assert here(Run(folder.parent / "tiny.toml", "ssh", "/root/secret/data", made)) is None
-        folder / "val.bin"
-    ]
-    assert here(Run(folder.parent / "tiny.toml", "local", str(folder), (str(folder / "gone.bin"),))) is None
+    recipe = folder.parent / "tiny.toml"
+    assert here(Run(recipe, "local", str(folder), (str(folder / "val.bin"),))) == [folder / "val.bin"]
+    assert here(Run(recipe, "local", str(folder), (str(folder / "gone.bin"),))) is None
