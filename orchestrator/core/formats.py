@@ -56,6 +56,19 @@ def dollars(usd: float | None) -> str:
     return f"{'-' if usd < 0 else ''}${amount:,.{digits}f}"
 
 
+NEARLY, NEARLY_USD = 0.05, 1.0
+"""A range that is narrower than this fraction of its end, and than this many dollars, reads as one figure."""
+
+
+def dollars_between(low: float | None, usd: float | None, high: float | None) -> str:
+    """`$1.33`, or `$0.53 to $1.33` where the ends of an estimate differ by more than a reader cares for."""
+    if usd is None or low is None or high is None:
+        return dollars(usd)
+    width = high - low
+    nearly = width <= NEARLY * abs(high) and width < NEARLY_USD
+    return dollars(usd) if nearly or dollars(low) == dollars(high) else f"{dollars(low)} to {dollars(high)}"
+
+
 def duration(seconds: float | None) -> str:
     """`0.3s`, `4s`, `3m 20s`, `1h 02m`, `2d 05h`."""
     if seconds is None:

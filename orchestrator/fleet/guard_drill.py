@@ -167,7 +167,7 @@ def _drilled(context: RunContext, armed_at: float, *, died: bool) -> Drilled:
     rental = context.rental
     life, settled = rental.facts.life, rental.facts.bill
     span = observed(replace(life, gone_at=life.gone_at or context.now()))
-    so_far = bill(span, rental.price_per_hour_usd, context.provider.billing_unit_s).cost_usd if span else 0.0
+    so_far = bill(span, rental.price_per_hour_usd, context.provider.billing_unit_s).cost.high if span else 0.0
     return Drilled(
         run=context.run_id,
         rental=rental.id,
@@ -179,5 +179,5 @@ def _drilled(context: RunContext, armed_at: float, *, died: bool) -> Drilled:
         ends_at=rental.ends_at or armed_at,
         gone_at=life.gone_at,
         died=died,
-        cost_usd=settled.cost_usd if settled else so_far,
+        cost_usd=settled.cost.high if settled else so_far,
     )

@@ -8,6 +8,7 @@ unless that run is kept.
 from __future__ import annotations
 
 from orchestrator.core.errors import RemoteError, UserError
+from orchestrator.core.estimate import Estimate
 from orchestrator.core.money.billing import SettledBill, bill, observed
 from orchestrator.core.states import State
 from orchestrator.ledger.records import INTENT_ADOPTED, RENTAL_RELEASED
@@ -111,10 +112,9 @@ def _settle(context: RunContext) -> None:
     spans = [*(observed(each.life) for each in facts.given_back), observed(facts.life, audited)]
     bills = [bill(span, price, context.provider.billing_unit_s) for span in spans if span is not None]
     settled = SettledBill(
-        cost_usd=sum(each.cost_usd for each in bills),
-        less_usd=sum(each.less_usd for each in bills),
+        cost=sum((each.cost for each in bills), Estimate(0.0)),
         minutes=sum(each.minutes for each in bills),
         audited=audited is not None,
     )
-    context.ledger.settle(context.rental.id, settled.cost_usd)
+    context.ledger.settle(context.rental.id, settled.cost.cost_usd)
     context.set_rental_facts(bill=settled)

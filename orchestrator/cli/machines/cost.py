@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from orchestrator.cli.machines.left_over import exit_code, of_ledger, rows, show
+from orchestrator.cli.machines.run_estimate import run_estimate
 from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.core.config.inventory import HostSpec
-from orchestrator.core.formats import DASH, dollars, figure
+from orchestrator.core.formats import DASH, dollars, dollars_between, figure
 from orchestrator.core.machines import machine_type
 from orchestrator.core.money.cost import run_cost
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.records import RunRecord, StageInterval
+from orchestrator.ledger.records import Rental, RunRecord, StageInterval
 
 COLUMNS = ("RUN", "COST", "$ PER 1e9 TOKENS", "GPU HOURS", "KWH", "KG CO2E", "BY STAGE")
 NUMBERS = ("COST", "$ PER 1e9 TOKENS", "GPU HOURS", "KWH", "KG CO2E")
@@ -27,7 +29,8 @@ def cost(wanted: str | None, *, as_json: bool) -> int:
         runs = ledger.runs() if wanted is None else [ledger.find_run(wanted)]
         intervals = ledger.all_intervals() if wanted is None else {run.id: ledger.intervals(run.id) for run in runs}
         left = of_ledger(ledger)
-    costs = [_cost(run, intervals.get(run.id, [])) for run in runs]
+        rented = {rental.id: rental for rental in ledger.rented_since(0.0)}
+    costs = [_cost(run, intervals.get(run.id, []), rented.get(run.rental_id or "")) for run in runs]
     if as_json:
         print(json.dumps({"runs": costs, "left_over": [row.to_json() for row in rows(left)]}, indent=1))
         return exit_code(left)
@@ -43,19 +46,21 @@ def cost(wanted: str | None, *, as_json: bool) -> int:
 
 def cost_of(ledger: Ledger, run: RunRecord) -> dict[str, Any]:
     """The `cost` object of one run, as `gptctl cost --json` has it."""
-    return _cost(run, ledger.intervals(run.id))
+    rental = ledger.rental(run.rental_id) if run.rental_id else None
+    return _cost(run, ledger.intervals(run.id), rental)
 
 
-def _cost(run: RunRecord, intervals: Sequence[StageInterval]) -> dict[str, Any]:
+def _cost(run: RunRecord, intervals: Sequence[StageInterval], rental: Rental | None) -> dict[str, Any]:
     host = HostSpec.from_resolved(run.host_data) if run.host_data else None
-    return run_cost(intervals, machine=machine_type(run.machine), tokens=run.tokens_trained, host=host).to_json(run.id)
+    found = run_cost(intervals, machine=machine_type(run.machine), tokens=run.tokens_trained, host=host)
+    return {**found.to_json(run.id), **asdict(run_estimate(run, rental, found.cost_usd))}
 
 
 def _cells(each: dict[str, Any]) -> list[str]:
     stages = [f"{stage} {dollars(usd)}" for stage, usd in each["by_stage"].items() if usd >= CENT]
     return [
         each["id"],
-        dollars(each["cost_usd"]),
+        dollars_between(each["cost_usd"] - each["less_usd"], each["cost_usd"], each["cost_usd"] + each["more_usd"]),
         dollars(each["usd_per_billion_tokens"]),
         figure(each["gpu_hours"]),
         figure(each["energy_kwh"]),

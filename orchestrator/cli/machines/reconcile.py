@@ -9,7 +9,8 @@ from pathlib import Path
 from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.cli.screen import screen
 from orchestrator.core.errors import UserError
-from orchestrator.core.formats import DASH, dollars
+from orchestrator.core.estimate import Estimate
+from orchestrator.core.formats import DASH, dollars, dollars_between
 from orchestrator.core.money.billing import SettledBill
 from orchestrator.core.money.cost import spent
 from orchestrator.core.money.invoice import Charge, Entry, Line, compare, read_charges
@@ -27,7 +28,7 @@ def reconcile(file: Path, *, as_json: bool) -> int:
     charges = _charges(file)
     with open_ledger() as ledger:
         lines = compare(charges, _entries(ledger))
-    ours = sum(line.ours_usd or 0.0 for line in lines)
+    ours = sum(line.ours.cost_usd for line in lines if line.ours)
     matched = sum(line.invoice_usd or 0.0 for line in lines)
     total = sum(charge.amount_usd for charge in charges)
     if as_json:
@@ -71,10 +72,10 @@ def _entries(ledger: Ledger) -> list[Entry]:
 
 def _entry(rental: Rental, runs: Sequence[str], staged_usd: float) -> Entry:
     """The bill, if there is one; else the time in the rental's stages."""
-    bill = rental.facts.bill or SettledBill(staged_usd, staged_usd)
+    bill = rental.facts.bill or SettledBill(Estimate(staged_usd, less_usd=staged_usd))
     given_back = [each.instance_id for each in rental.facts.given_back]
     ids = tuple(each for each in (rental.instance_id, *given_back) if each)
-    return Entry(rental.id, ids, bill.cost_usd, bill.less_usd, rental.created_at, rental.released_at, tuple(runs))
+    return Entry(rental.id, ids, bill.cost, rental.created_at, rental.released_at, tuple(runs))
 
 
 def _cells(line: Line) -> list[str]:
@@ -87,7 +88,7 @@ def _cells(line: Line) -> list[str]:
     return [
         line.rental or DASH,
         line.instance_id or DASH,
-        dollars(line.ours_usd) + (f" (-{dollars(line.less_usd)} at most)" if line.less_usd >= 0.005 else ""),
+        dollars_between(line.ours.low, line.ours.cost_usd, line.ours.high) if line.ours else DASH,
         dollars(line.invoice_usd),
         dollars(line.difference_usd),
         note,

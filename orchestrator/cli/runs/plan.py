@@ -22,7 +22,7 @@ from orchestrator.core.config.home_box import is_home
 from orchestrator.core.config.inventory import HostSpec, Inventory, load_inventory
 from orchestrator.core.config.recipe import Limits, Recipe, load_recipe
 from orchestrator.core.errors import GptctlError, LimitReached, ProviderError, UserError
-from orchestrator.core.formats import DASH, count, dollars, hours
+from orchestrator.core.formats import DASH, count, dollars, dollars_between, hours
 from orchestrator.core.machines import MachineType, all_machine_types
 from orchestrator.core.planning.limits import check_plan
 from orchestrator.core.planning.plan import Plan
@@ -144,7 +144,8 @@ def planned(
     recipe: Recipe, host: HostSpec, rates: Sequence[RateRecord], limits: Limits, *, from_step: int = 0
 ) -> list[Plan]:
     """One plan per machine type of the host that fits, in the order to try them: those with capacity first, then by
-    dollars per run. Raises UserError if none fits, LimitReached if all cost too much."""
+    dollars per run. Raises UserError if none fits, LimitReached if all cost too much, ProviderError if the provider
+    names no price that can be believed."""
     source = read_source(recipe)
     market = ask_for([host], BEFORE_BUYING_WITHIN_S)
     planner = Planner(recipe, source.train_tokens, limits, rates, market.offers, from_step)
@@ -153,9 +154,10 @@ def planned(
     for machine in machines_of(host):
         plan = planner.plan(host, machine)
         try:
+            _check_source(plan, host, market)
             check_plan(plan)
-        except (UserError, LimitReached) as error:
-            problems.append(_provider_fault(plan, market) or error)
+        except (UserError, LimitReached, ProviderError) as error:
+            problems.append(error)
         else:
             offer = offer_for(host, machine, market.offers) if host.paid else None
             made.append((offer is not None and not offer.available, plan.cost_usd.total or 0.0, len(made), plan))
@@ -166,13 +168,18 @@ def planned(
     return [replace(plan, data=source.moved(host, plan)) for plan in plans]
 
 
-def _provider_fault(plan: Plan, market: Market) -> ProviderError | None:
-    """Why a rented machine has no price, if that is the provider's fault."""
-    if not plan.paid or plan.price_per_hour_usd is not None or not market.problems:
-        return None
-    why = "; ".join(market.problems.values())
-    where = f"plan: {plan.recipe} on {plan.host or plan.machine}"
-    return ProviderError(f"{where}: no price: {why}", "gptctl offers asks again")
+def _check_source(plan: Plan, host: HostSpec, market: Market) -> None:
+    """Raises ProviderError with the reason where the provider refuses, or names no price for a machine: none is bought
+    at a bundled price in its stead. Silence refuses nothing: a purchase asks again, and waits with --wait."""
+    if not host.paid:
+        return
+    for refusal in market.refusals.values():
+        raise refusal
+    listed = any(offer.machine == plan.machine and offer.quoted_at is not None for offer in market.offers)
+    reasons = [*market.problems.values(), *market.warnings]
+    if reasons and (plan.price_per_hour_usd is None or not (listed or market.problems)):
+        where = f"plan: {plan.recipe} on {host.name}"
+        raise ProviderError(f"{where}: no price for {plan.machine}: {'; '.join(reasons)}", "gptctl offers asks again")
 
 
 def _measured(rate: RateRecord) -> MeasuredRate:
@@ -186,8 +193,6 @@ def show_plan(plan: Plan) -> None:
     """Prints the plan of one run: what will happen, for how long and how much, and where the figures come from."""
     sequences = f"{plan.micro_batch} x {plan.accumulation} x {plan.ranks} = {plan.global_batch} sequences"
     epochs = f", {plan.epochs:.2f} epochs" if plan.epochs else ""
-    low, high = plan.cost_usd.total_low, plan.cost_usd.total_high
-    between = f" ({dollars(low)} to {dollars(high)})" if low and high else ""
     stages = ", ".join(
         f"{name} {hours(value)}" for name, value in vars(plan.hours).items() if name != "total" and value
     )
@@ -198,10 +203,7 @@ def show_plan(plan: Plan) -> None:
         ("steps", f"{steps_words(plan)}, {count(plan.tokens_left)} tokens{epochs}"),
         ("speed", f"{count(plan.tokens_per_second)} tok/s ({plan.rate_source}, +-{plan.uncertainty:.0%})"),
         ("time", f"{hours(plan.hours.total)} ({stages})"),
-        (
-            "cost",
-            f"{dollars(plan.cost_usd.total)}{between} at {dollars(plan.price_per_hour_usd)}/h ({plan.price_source})",
-        ),
+        ("cost", f"{_cost_words(plan)} at {dollars(plan.price_per_hour_usd)}/h ({plan.price_source})"),
         *([("data", data_words(plan.data))] if plan.data else []),
         ("ending", plan.ending),
     ]
@@ -209,6 +211,13 @@ def show_plan(plan: Plan) -> None:
         screen.talk(f"{name:<7} {text}")
     for warning in plan.warnings:
         screen.talk(f"warning {warning}", style="yellow")
+
+
+def _cost_words(plan: Plan) -> str:
+    """`$63.94 ($50.20 to $77.68)`, or the figure alone."""
+    estimate, figure = plan.cost_usd.estimate, dollars(plan.cost_usd.total)
+    between = dollars_between(estimate.low, estimate.cost_usd, estimate.high) if estimate else figure
+    return figure if between == figure else f"{figure} ({between})"
 
 
 def steps_words(plan: Plan) -> str:

@@ -9,10 +9,13 @@ Example::
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from orchestrator.cli.machines.run_estimate import run_estimate
+from orchestrator.core.estimate import Estimate
 from orchestrator.core.fleet.guard_state import GuardState
-from orchestrator.core.formats import DASH, count, dollars, duration, loss
+from orchestrator.core.formats import DASH, count, dollars, dollars_between, duration, loss
 from orchestrator.core.money.cost import spent
 from orchestrator.core.states import Seen, State
 from orchestrator.core.typed_json import encode
@@ -49,7 +52,7 @@ def run_row(
         "tokens_per_second": run.tokens_per_second,
         "mfu": run.mfu,
         "eta_s": run.eta_s,
-        "cost_usd": spent(intervals),
+        **asdict(run_estimate(run, rental, spent(intervals))),
         "price_per_hour_usd": rental.price_per_hour_usd if rental else None,
         "seen": run.seen and run.seen.value,
         "seen_s": None if run.seen_at is None else max(0.0, now - run.seen_at),
@@ -78,7 +81,8 @@ def rental_row(
     rental: Rental, runs: Sequence[RunRecord], intervals: Mapping[str, Sequence[StageInterval]]
 ) -> dict[str, Any]:
     """One element of `rentals`."""
-    served = [run.id for run in runs if run.rental_id == rental.id]
+    served = [run for run in runs if run.rental_id == rental.id]
+    costs = (run_estimate(run, rental, spent(intervals.get(run.id, ()))) for run in served)
     return {
         "id": rental.id,
         "provider": rental.provider,
@@ -86,8 +90,8 @@ def rental_row(
         "instance_id": rental.instance_id,
         "machine": rental.machine,
         "price_per_hour_usd": rental.price_per_hour_usd,
-        "cost_usd": sum(spent(intervals.get(run_id, ())) for run_id in served),
-        "runs": served,
+        **asdict(sum(costs, Estimate(0.0))),
+        "runs": [run.id for run in served],
         "state": rental.state,
     }
 
@@ -106,7 +110,7 @@ def cells(row: Mapping[str, Any]) -> list[str]:
         loss(row["val_loss"]),
         count(row["tokens_per_second"]),
         DASH if ended else duration(row["eta_s"]),
-        dollars(row["cost_usd"]),
+        dollars_between(row["cost_usd"] - row["less_usd"], row["cost_usd"], row["cost_usd"] + row["more_usd"]),
         DASH if ended else dollars(row["price_per_hour_usd"]),
         DASH if ended else seen_words(row),
     ]

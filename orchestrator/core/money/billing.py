@@ -6,13 +6,16 @@ the bill is its upper bound, with the amount that it may be less.
 
 Example::
 
-    bill(Span(active=(10.0, 12.0), ended=(3600.0, 3603.0)), price_per_hour_usd=15.92).cost_usd
+    bill(Span(active=(10.0, 12.0), ended=(3600.0, 3603.0)), price_per_hour_usd=15.92).cost.high
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+
+from orchestrator.core.estimate import Estimate
+from orchestrator.core.typed_json import flat
 
 MINUTE_S = 60.0
 
@@ -43,10 +46,9 @@ class Span:
 
 @dataclass(frozen=True)
 class Bill:
-    """Upper bound in USD before tax, and how much less it may be (0: both ends are exact enough)."""
+    """An upper bound, and how much less it may be (0: both ends are exact enough)."""
 
-    cost_usd: float
-    less_usd: float
+    cost: Estimate
     minutes: float
     span: Span
 
@@ -55,8 +57,7 @@ class Bill:
 class SettledBill:
     """The bill of all machines of a rental. `audited`: its end comes from the provider's audit log."""
 
-    cost_usd: float
-    less_usd: float = 0.0
+    cost: Estimate = field(metadata=flat)
     minutes: float = 0.0
     audited: bool = False
 
@@ -66,7 +67,23 @@ def bill(span: Span, price_per_hour_usd: float, unit_s: float = MINUTE_S) -> Bil
     most = _billed_s(span.ended[1] - span.active[0], unit_s)
     least = _billed_s(span.ended[0] - span.active[1], unit_s)
     price_per_s_usd = price_per_hour_usd / 3600
-    return Bill(most * price_per_s_usd, (most - least) * price_per_s_usd, most / MINUTE_S, span)
+    return Bill(Estimate(most * price_per_s_usd, (most - least) * price_per_s_usd), most / MINUTE_S, span)
+
+
+def rental_cost(
+    spent_usd: float, settled: SettledBill | None, life: MachineLife, price_per_hour_usd: float, seen_at: float | None
+) -> Estimate:
+    """What a run on a rental has cost so far: its share of the bill where there is one, else the time in its stages,
+    which may be less by what is not known of the machine's life. seen_at: UTC epoch seconds when the machine itself was
+    last heard of."""
+    if settled is not None and settled.cost.cost_usd:
+        return settled.cost.times(spent_usd / settled.cost.cost_usd)
+    seen = max((at for at in (life.alive_at, life.active_at, seen_at) if at is not None), default=None)
+    span = observed(replace(life, alive_at=seen))
+    if span is None:
+        return Estimate(spent_usd)
+    least_s = max(0.0, span.ended[0] - span.active[1])
+    return Estimate(spent_usd, max(0.0, spent_usd - least_s / 3600 * price_per_hour_usd))
 
 
 def _billed_s(seconds: float, unit_s: float) -> float:

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from orchestrator.core.errors import UserError
+from orchestrator.core.estimate import Estimate
 from orchestrator.core.fleet.machine_names import NAME
 from orchestrator.core.suggest import one_of
 
@@ -43,12 +44,11 @@ class Charge:
 
 @dataclass(frozen=True)
 class Entry:
-    """One rental in our books: what it cost at most, and how much less it may have been."""
+    """One rental in our books, and what it cost."""
 
     rental: str
     instance_ids: tuple[str, ...]
-    cost_usd: float
-    less_usd: float = 0.0
+    cost: Estimate
     began_at: float = 0.0
     ended_at: float | None = None
     runs: tuple[str, ...] = ()
@@ -61,24 +61,26 @@ class Line:
     rental: str | None
     instance_id: str
     runs: tuple[str, ...]
-    ours_usd: float | None
-    less_usd: float
+    ours: Estimate | None
     invoice_usd: float | None
 
     @property
     def difference_usd(self) -> float:
         """What the invoice has more than we have."""
-        return (self.invoice_usd or 0.0) - (self.ours_usd or 0.0)
+        return (self.invoice_usd or 0.0) - (self.ours.cost_usd if self.ours else 0.0)
 
     @property
     def agrees(self) -> bool:
         """Whether the invoice agrees with our books, to the cent."""
-        ours, invoice = self.ours_usd or 0.0, self.invoice_usd or 0.0
-        return ours - self.less_usd - HALF_A_CENT <= invoice <= ours + HALF_A_CENT
+        ours, invoice = self.ours or Estimate(0.0), self.invoice_usd or 0.0
+        return ours.low - HALF_A_CENT <= invoice <= ours.high + HALF_A_CENT
 
     def to_json(self) -> dict[str, object]:
         """One element of `lines` in `gptctl cost --reconcile --json`."""
-        return {**asdict(self), "difference_usd": self.difference_usd, "agrees": self.agrees}
+        found = {name: value for name, value in asdict(self).items() if name != "ours"}
+        ours = self.ours or Estimate(0.0)
+        found |= {"ours_usd": self.ours and ours.cost_usd, "less_usd": ours.less_usd, "more_usd": ours.more_usd}
+        return {**found, "difference_usd": self.difference_usd, "agrees": self.agrees}
 
 
 def read_charges(text: str, source: str = "invoice") -> list[Charge]:
@@ -147,19 +149,12 @@ def compare(charges: Sequence[Charge], entries: Sequence[Entry]) -> list[Line]:
         elif NAME.search(charge.name):
             key = charge.instance_id or charge.name
             strangers[key] = strangers.get(key, 0.0) + charge.amount_usd
-    billed = [entry for entry in entries if entry.rental in sums or (entry.cost_usd and _within(entry, charges))]
+    billed = [entry for entry in entries if entry.rental in sums or (entry.cost.cost_usd and _within(entry, charges))]
     ours = [
-        Line(
-            entry.rental,
-            ", ".join(entry.instance_ids),
-            entry.runs,
-            entry.cost_usd,
-            entry.less_usd,
-            sums.get(entry.rental),
-        )
+        Line(entry.rental, ", ".join(entry.instance_ids), entry.runs, entry.cost, sums.get(entry.rental))
         for entry in billed
     ]
-    return ours + [Line(None, key, (), None, 0.0, amount) for key, amount in strangers.items()]
+    return ours + [Line(None, key, (), None, amount) for key, amount in strangers.items()]
 
 
 def _rental_of(charge: Charge, by_instance: Mapping[str, str], rentals: Mapping[str, Entry]) -> str | None:

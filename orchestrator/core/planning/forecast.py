@@ -143,12 +143,9 @@ def spread(hours: Hours, price_per_hour_usd: float | None, uncertainty: float) -
     """Dollars by stage, and the range of the total when training is off by +- `uncertainty`."""
     if price_per_hour_usd is None:
         return CostUsd()
-    slack = hours.train * uncertainty
-    return CostUsd(
-        **{stage: value * price_per_hour_usd for stage, value in asdict(hours).items()},
-        total_low=(hours.total - slack) * price_per_hour_usd,
-        total_high=(hours.total + slack) * price_per_hour_usd,
-    )
+    slack_usd = hours.train * uncertainty * price_per_hour_usd
+    by_stage = {stage: value * price_per_hour_usd for stage, value in asdict(hours).items()}
+    return CostUsd(**by_stage, less_usd=slack_usd, more_usd=slack_usd)
 
 
 def ending(host: HostSpec | None, price: Quote, limits: Limits, ceiling: float | None, hours: Hours) -> str:

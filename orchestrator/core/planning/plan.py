@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator.core.errors import UserError
+from orchestrator.core.estimate import Estimate
 from orchestrator.core.ports import Guard
 from orchestrator.core.typed_json import WrongJson, decode
 
@@ -41,7 +42,7 @@ class Hours:
 
 @dataclass(frozen=True)
 class CostUsd:
-    """Dollars of each part of a run, their sum, and its range; None where no price is known."""
+    """Dollars of each part of a run, their sum, and how much less or more it may be; None where no price is known."""
 
     boot: float | None = None
     provision: float | None = None
@@ -49,8 +50,13 @@ class CostUsd:
     train: float | None = None
     fetch: float | None = None
     total: float | None = None
-    total_low: float | None = None
-    total_high: float | None = None
+    less_usd: float | None = None
+    more_usd: float | None = None
+
+    @property
+    def estimate(self) -> Estimate | None:
+        """The sum with its range."""
+        return None if self.total is None else Estimate(self.total, self.less_usd or 0.0, self.more_usd or 0.0)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import pytest
 from orchestrator.core.checkpoints.file_entry import FileEntry
 from orchestrator.core.checkpoints.store_state import StoreState
 from orchestrator.core.config.recipe import load_recipe
+from orchestrator.core.estimate import Estimate
 from orchestrator.core.facts.rental_facts import GivenBack, RentalFactChanges, RentalFacts
 from orchestrator.core.facts.run_facts import (
     CutFile,
@@ -134,7 +135,7 @@ def test_a_change_leaves_what_others_wrote_and_keys_of_a_later_version(old_home:
         ours.run("r-1")
         theirs.update_run("r-1", facts={"store_urls": StoreUrls(6.0, 1.0)})
         ours.update_run("r-1", step=7, facts={"abandon": True})
-        ours.update_rental("m-1", facts={"life": MachineLife(gone_at=3.0), "bill": SettledBill(2.5)})
+        ours.update_rental("m-1", facts={"life": MachineLife(gone_at=3.0), "bill": SettledBill(Estimate(2.5))})
         found = theirs.run("r-1")
         assert (found.step, found.facts.abandon, found.facts.store_urls) == (7, True, StoreUrls(6.0, 1.0))
         assert found.facts.prepared is not None

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.core.errors import UserError
+from orchestrator.core.estimate import Estimate
 from orchestrator.core.facts.rental_facts import RentalFacts
 from orchestrator.core.money.billing import SettledBill
 from orchestrator.core.money.invoice import Charge, Entry, compare, read_charges
@@ -57,7 +58,11 @@ def test_a_file_that_is_no_invoice_names_its_columns(text: str) -> None:
 
 
 def test_agreement_is_to_the_cent_and_within_what_we_know() -> None:
-    entries = [Entry("exact", ("a",), 10.0), Entry("range", ("b",), 10.0, 2.0), Entry("both", ("c", "d"), 10.0)]
+    entries = [
+        Entry("exact", ("a",), Estimate(10.0)),
+        Entry("range", ("b",), Estimate(10.0, 2.0)),
+        Entry("both", ("c", "d"), Estimate(10.0)),
+    ]
     charges = [Charge("a", "", 10.005), Charge("b", "", 8.0), Charge("c", "", 4.0), Charge("d", "", 7.0)]
     lines = {line.rental: line for line in compare(charges, entries)}
     assert [lines[name].agrees for name in ("exact", "range", "both")] == [True, True, False]
@@ -68,7 +73,7 @@ def test_agreement_is_to_the_cent_and_within_what_we_know() -> None:
 
 
 def test_a_charge_finds_its_rental_by_id_or_by_name() -> None:
-    entries = [Entry("r-one", ("0123456789abcdef",), 1.0), Entry("r-two", (), 2.0)]
+    entries = [Entry("r-one", ("0123456789abcdef",), Estimate(1.0)), Entry("r-two", (), Estimate(2.0))]
     charges = [
         Charge("lrn:lambda:instance:0123456789abcdef", "", 1.0),
         Charge("", "gptctl-r-two-until-1777593600", 1.5),
@@ -79,13 +84,13 @@ def test_a_charge_finds_its_rental_by_id_or_by_name() -> None:
 
 def test_what_only_one_side_has_is_shown() -> None:
     entries = [
-        Entry("unbilled", ("a",), 3.0, began_at=MAY_1, ended_at=MAY_1 + 60),
-        Entry("last-year", ("b",), 3.0, began_at=MAY_1 - 400 * DAY, ended_at=MAY_1 - 399 * DAY),
-        Entry("never-billed", ("c",), 0.0, began_at=MAY_1),
+        Entry("unbilled", ("a",), Estimate(3.0), began_at=MAY_1, ended_at=MAY_1 + 60),
+        Entry("last-year", ("b",), Estimate(3.0), began_at=MAY_1 - 400 * DAY, ended_at=MAY_1 - 399 * DAY),
+        Entry("never-billed", ("c",), Estimate(0.0), began_at=MAY_1),
     ]
     charges = [Charge("z", "gptctl-forgotten-until-5", 9.0, MAY_1), Charge("y", "a colleague's", 50.0, MAY_1)]
     lines = compare(charges, entries)
-    assert [(line.rental, line.instance_id, line.ours_usd, line.invoice_usd) for line in lines] == [
+    assert [(line.rental, line.instance_id, line.ours and line.ours.cost_usd, line.invoice_usd) for line in lines] == [
         ("unbilled", "a", 3.0, None),
         (None, "z", None, 9.0),
     ]
@@ -95,7 +100,7 @@ def test_what_only_one_side_has_is_shown() -> None:
 def test_from_the_command_line(gptctl: Gptctl, gptctl_home: Path, tmp_path: Path) -> None:
     now = time.time()
     with Ledger.open(gptctl_home, time.time) as ledger:
-        facts = RentalFacts(bill=SettledBill(31.84, 0.27))
+        facts = RentalFacts(bill=SettledBill(Estimate(31.84, 0.27)))
         ledger.add_rental(Rental("r1", "lambda", "box", "8xA100-40GB", now, "inst1", 15.92, facts=facts))
         ledger.add_rental(Rental("home", "ssh", "home", "1x3090", now, "home", 0.11))
         ledger.add_run(RunRecord("tiny-1", "tiny", "box", "8xA100-40GB", now, rental_id="r1"))

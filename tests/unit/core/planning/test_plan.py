@@ -65,9 +65,9 @@ def test_hours_and_dollars_add_up() -> None:
     assert hours["total"] == pytest.approx(sum(hours[stage] for stage in stages))
     for stage in (*stages, "total"):
         assert cost_usd[stage] == pytest.approx(hours[stage] * 10.0)
-    low, total, high = made.cost_usd.total_low, made.cost_usd.total, made.cost_usd.total_high
-    assert low is not None and total is not None and high is not None
-    assert low < total < high
+    estimate, slack_usd = made.cost_usd.estimate, made.hours.train * made.uncertainty * 10.0
+    assert estimate is not None and estimate.cost_usd == made.cost_usd.total
+    assert (estimate.less_usd, estimate.more_usd) == pytest.approx((slack_usd, slack_usd))
     assert (made.price_per_hour_usd, made.price_source) == (10.0, "lambda, lambda API")
 
 
