@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from orchestrator.agent.contract.names import GRACE_S
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import Limits, MachineRow, Recipe
-from orchestrator.core.errors import LimitReached, UserError
+from orchestrator.core.errors import LimitReached, ProviderError, UserError
 from orchestrator.core.machines import MachineType
 from orchestrator.core.planning.forecast import Quote
 
@@ -46,13 +46,16 @@ def ceiling_usd(limits: Limits, price: Quote, total_usd: float | None) -> float 
 
 
 def check_plan(plan: Plan) -> None:
-    """Raises UserError for a plan that does not fit or has an absurd price, LimitReached for one beyond a limit."""
+    """Raises UserError for a plan that does not fit, ProviderError for one without a price or with an absurd one, and
+    LimitReached for one beyond a limit."""
     where = f"plan: {plan.recipe} on {plan.host or plan.machine}"
     if not plan.fits:
         raise UserError(f"{where}: {plan.why}", hint="change that in the recipe, or choose another machine")
     price = plan.price_per_hour_usd
-    if plan.paid and (price is None or not 0 < price <= DEAREST_PER_HOUR_USD):
-        raise UserError(f"{where}: a price of {price} USD per hour is refused", hint="gptctl plan shows the offers")
+    if plan.paid and price is None:
+        raise ProviderError(f"{where}: its provider lists no price for {plan.machine}", "gptctl offers shows its list")
+    if plan.paid and price is not None and not 0 < price <= DEAREST_PER_HOUR_USD:
+        raise ProviderError(f"{where}: a price of {price:.2f} USD per hour is refused", "gptctl offers shows its list")
     for name, value, unit in (
         ("max_price_per_hour_usd", price, "USD per hour"),
         ("max_hours", plan.hours.total, "hours"),

@@ -56,6 +56,7 @@ CAPACITY: Final = {
 }
 """Refusals after which another zone, or a later moment, may do."""
 BUSY: Final = frozenset({"RequestLimitExceeded", "Throttling", "ThrottlingException"})
+"""Refused for its rate, by AWS's list of common errors: waited for, and of a launch nothing was bought."""
 QUOTA: Final = frozenset({"VcpuLimitExceeded", "InstanceLimitExceeded", "MaxSpotInstanceCountExceeded"})
 CREDENTIALS = re.compile(
     "AuthFailure|InvalidClientTokenId|UnrecognizedClientException|ExpiredToken(Exception)?|RequestExpired|"
@@ -153,7 +154,7 @@ class Ec2Api:
                 raise
             raise _ambiguous(str(order["ClientToken"]), error.message) from error
         except Refused as error:
-            if error.code in CAPACITY:
+            if error.code in CAPACITY or error.code in BUSY:
                 raise NoCapacity(error.message, error.hint) from error
             if not is_documented(error.code):
                 raise _ambiguous(str(order["ClientToken"]), error.message) from error
@@ -223,7 +224,7 @@ def caller_address(url: str, via: Shell | None = None) -> str:
 
 def is_documented(code: str) -> bool:
     """Whether a launch that was answered with this code bought nothing, by AWS's own list of client errors."""
-    known = {*CAPACITY, *QUOTA, *UNAUTHORIZED, *OTHERS}
+    known = {*CAPACITY, *BUSY, *QUOTA, *UNAUTHORIZED, *OTHERS}
     return code not in AMBIGUOUS and (code in known or DOCUMENTED.fullmatch(code) is not None)
 
 
@@ -258,7 +259,7 @@ def _refusal(region: str, operation: str, error: Any) -> ProviderError:
         action = named[1] if named else f"ec2:{operation.title().replace('_', '')}"
         return Refused(f"AWS {region}: these credentials may not do {action}", POLICY_HINT, code=code)
     busy = code in BUSY and operation != "run_instances"  # a launch that is refused for it is refused, and that counts
-    if busy or not code or (status >= 500 and code not in CAPACITY):
+    if busy or not code or (status >= 500 and code not in CAPACITY and code not in BUSY):
         return NoAnswer(f"AWS {region}: status {status} {code}".rstrip(), "try again later")
     if code in QUOTA:
         return Quota(message, "ask for more: Service Quotas, Amazon EC2", code=code)
@@ -273,7 +274,8 @@ def _no_answer(library: Any, region: str, error: Exception) -> ProviderError:
     if isinstance(error, library.ParamValidationError):
         return Refused(f"AWS {region}: {error}", "check the host entry", code="InvalidParameterValue")
     never_sent = (library.EndpointConnectionError, library.ConnectTimeoutError, library.ProxyConnectionError)
-    sent = not isinstance(error, never_sent)
+    distrusted = "CERTIFICATE_VERIFY_FAILED" in str(error)  # at the handshake, before any request
+    sent = not (isinstance(error, never_sent) or distrusted)
     return NoAnswer(f"AWS {region}: {error}", "is the network up, and the region's name right? Try again", sent=sent)
 
 

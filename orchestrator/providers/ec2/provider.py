@@ -125,7 +125,7 @@ class Ec2:
     def _list_prices(self) -> Mapping[tuple[str, str], Offer]:
         """By instance type and region: the price list's, else the bundled ones, and their source says which."""
         try:
-            listed = ec2_prices.on_demand(self.api, sorted(self.sold))
+            listed = ec2_prices.on_demand(self.api, sorted(self.sold), self.odd)
         except BadCredentials:
             raise
         except ProviderError:
@@ -141,7 +141,7 @@ class Ec2:
         try:
             rows = self.api.rows(region, ask, key, LocationType="availability-zone", Filters=ours)
             offerings = judged("offering", rows, read_offering)
-            spot = ec2_prices.spot(self.api, region, [*self.sold]) if self.host.spot else {}
+            spot = ec2_prices.spot(self.api, region, [*self.sold], self.odd) if self.host.spot else {}
         except BadCredentials:
             raise
         except ProviderError as error:

@@ -151,7 +151,7 @@ def buy_somewhere(context: RunContext) -> None:
         if quotas and len(quotas) == len(reasons):
             raise next(iter(quotas.values()))  # waiting does not help
         if not context.facts.wait:
-            why = "; ".join(reasons) or NONE_LISTED
+            why = "; ".join([*(reasons or [NONE_LISTED]), *context.provider.take_warnings()])
             raise NoCapacity(f"{context.host.name}: {why}", "add --wait to wait for capacity")
         context.say(f"{'no capacity' if reasons else NONE_LISTED}; asking again in {ASK_AGAIN_S:.0f} s")
         time.sleep(ASK_AGAIN_S)

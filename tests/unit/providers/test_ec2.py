@@ -16,12 +16,14 @@ from botocore.exceptions import (
     EndpointConnectionError,
     NoCredentialsError,
     ReadTimeoutError,
+    SSLError,
     TokenRetrievalError,
 )
 from botocore.stub import Stubber
 
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.errors import AmbiguousLaunch, BadCredentials, NoAnswer, NoCapacity, ProviderError
+from orchestrator.core.fleet.odd_rows import OddRows
 from orchestrator.core.machines import bundled_offers_of, machine_type
 from orchestrator.core.ports import Instance
 from orchestrator.providers.ec2 import prices as ec2_prices
@@ -71,6 +73,8 @@ def prices(api: Ec2Api) -> Iterator[Stubber]:
         ("UnfulfillableCapacity", 500, NoCapacity),
         ("SpotMaxPriceTooLow", 400, NoCapacity),
         ("RequestLimitExceeded", 503, NoCapacity),
+        ("Throttling", 400, NoCapacity),
+        ("ThrottlingException", 503, NoCapacity),
         ("VcpuLimitExceeded", 400, Quota),
         ("MaxSpotInstanceCountExceeded", 400, Quota),
         ("UnauthorizedOperation", 403, Refused),
@@ -98,6 +102,8 @@ def test_what_an_error_of_a_launch_means(
     ("error", "kind"),
     [
         (EndpointConnectionError(endpoint_url="https://x"), NoAnswer),
+        (SSLError(endpoint_url="https://x", error="[SSL: CERTIFICATE_VERIFY_FAILED] self-signed"), NoAnswer),
+        (SSLError(endpoint_url="https://x", error="EOF occurred in violation of protocol"), AmbiguousLaunch),
         (ReadTimeoutError(endpoint_url="https://x"), AmbiguousLaunch),
         (ConnectionClosedError(endpoint_url="https://x"), AmbiguousLaunch),
         (NoCredentialsError(), BadCredentials),
@@ -172,15 +178,15 @@ def test_prices_of_the_list_and_of_the_spot_market(api: Ec2Api, prices: Stubber,
         return json.dumps({"product": {"attributes": told}, "terms": {"OnDemand": term}})
 
     prices.add_response("get_products", {"PriceList": [row("OnDemand", "55.04"), row("CapacityBlock", "0.0")]})
-    assert ec2_prices.on_demand(api, ["p5.48xlarge"]) == {("p5.48xlarge", REGION): 55.04}
+    assert ec2_prices.on_demand(api, ["p5.48xlarge"], OddRows()) == {("p5.48xlarge", REGION): 55.04}
     prices.add_response("get_products", {"PriceList": ['{"product": {}}']})
     with pytest.raises(NoAnswer, match="price list"):
-        ec2_prices.on_demand(api, ["p5.48xlarge"])
+        ec2_prices.on_demand(api, ["p5.48xlarge"], OddRows())
     seen = [
         {"InstanceType": "g5.xlarge", "AvailabilityZone": "us-east-1a", "SpotPrice": usd} for usd in ("0.41", "0.47")
     ]
     calls.add_response("describe_spot_price_history", {"SpotPriceHistory": seen})
-    assert ec2_prices.spot(api, REGION, ["g5.xlarge"]) == {("g5.xlarge", "us-east-1a"): 0.47}
+    assert ec2_prices.spot(api, REGION, ["g5.xlarge"], OddRows()) == {("g5.xlarge", "us-east-1a"): 0.47}
 
 
 @pytest.mark.parametrize(
@@ -293,4 +299,4 @@ def test_what_ec2_says_of_an_id(api: Ec2Api, calls: Stubber, name: str, life: st
 def test_an_odd_price_hides_no_other(api: Ec2Api, calls: Stubber) -> None:
     rows = [{"InstanceType": "g5.xlarge"}, {"InstanceType": "g5.xlarge", "AvailabilityZone": "a", "SpotPrice": "0.4"}]
     calls.add_response("describe_spot_price_history", {"SpotPriceHistory": rows})
-    assert ec2_prices.spot(api, REGION, ["g5.xlarge"]) == {("g5.xlarge", "a"): 0.4}
+    assert ec2_prices.spot(api, REGION, ["g5.xlarge"], OddRows()) == {("g5.xlarge", "a"): 0.4}
