@@ -50,11 +50,15 @@ def policy(host_name: str | None, inventory: Path | None) -> int:
 
 
 def _account(home: Path, host: HostSpec) -> Finding:
+    provider = provider_of(host, machine_of(host), home)
     try:
-        ours = [each for each in provider_of(host, machine_of(host), home).machines() if each.rental_id]
+        ours = [each for each in provider.machines() if each.rental_id]
     except (ProviderError, UserError) as error:
         return Finding("account", FAIL, error.message, error.hint)
-    return Finding("account", OK, f"{host.provider} answers; it holds {len(ours)} of our machines")
+    found, odd = f"{host.provider} answers; it holds {len(ours)} of our machines", provider.take_warnings()
+    if odd:
+        return Finding("account", WARN, "; ".join([found, *odd]), "gptctl leaves out the rows that it cannot read")
+    return Finding("account", OK, found)
 
 
 def _offer(host: HostSpec) -> Finding:
