@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.cli.machines.left_over import exit_code, of_ledger, rows, show
-from orchestrator.cli.machines.run_estimate import run_estimate
 from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.formats import DASH, dollars, dollars_between, figure
@@ -16,6 +15,7 @@ from orchestrator.core.machines import machine_type
 from orchestrator.core.money.cost import run_cost
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import Rental, RunRecord, StageInterval
+from orchestrator.ledger.run_estimate import run_estimate
 
 COLUMNS = ("RUN", "COST", "$ PER 1e9 TOKENS", "GPU HOURS", "KWH", "KG CO2E", "BY STAGE")
 NUMBERS = ("COST", "$ PER 1e9 TOKENS", "GPU HOURS", "KWH", "KG CO2E")
@@ -53,7 +53,8 @@ def cost_of(ledger: Ledger, run: RunRecord) -> dict[str, Any]:
 def _cost(run: RunRecord, intervals: Sequence[StageInterval], rental: Rental | None) -> dict[str, Any]:
     host = HostSpec.from_resolved(run.host_data) if run.host_data else None
     found = run_cost(intervals, machine=machine_type(run.machine), tokens=run.tokens_trained, host=host)
-    return {**found.to_json(run.id), **asdict(run_estimate(run, rental, found.cost_usd))}
+    estimate = run_estimate(run, rental, found.cost_usd)
+    return replace(found, less_usd=estimate.less_usd, more_usd=estimate.more_usd).to_json(run.id)
 
 
 def _cells(each: dict[str, Any]) -> list[str]:

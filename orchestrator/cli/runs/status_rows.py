@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from orchestrator.cli.machines.run_estimate import run_estimate
 from orchestrator.core.estimate import Estimate
 from orchestrator.core.fleet.guard_state import GuardState
 from orchestrator.core.formats import DASH, count, dollars, dollars_between, duration, loss
@@ -20,6 +19,7 @@ from orchestrator.core.money.cost import spent
 from orchestrator.core.states import Seen, State
 from orchestrator.core.typed_json import encode
 from orchestrator.ledger.records import Evaluation, Rental, RunRecord, StageInterval
+from orchestrator.ledger.run_estimate import run_estimate
 from orchestrator.report.evaluations import table
 
 COLUMNS = ("RUN", "RECIPE", "HOST", "STAGE", "STEP", "LOSS", "VAL", "TOK/S", "ETA", "COST", "$/H", "SEEN")

@@ -45,12 +45,17 @@ class Cost:
     """The carbon intensity that co2e_kg was computed with."""
     usd_per_billion_tokens: float | None
     """None before any token was trained."""
+    less_usd: float = 0.0
+    more_usd: float = 0.0
+    """How much less or more than cost_usd it may be; see core/estimate.py."""
 
     def to_json(self, run_id: str) -> dict[str, object]:
         """The object that `gptctl cost --json` has per run and cost.json holds."""
         return {
             "id": run_id,
             "cost_usd": self.cost_usd,
+            "less_usd": self.less_usd,
+            "more_usd": self.more_usd,
             "by_stage": dict(self.by_stage),
             "usd_per_billion_tokens": self.usd_per_billion_tokens,
             "hours": self.hours,

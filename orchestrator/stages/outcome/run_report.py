@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from orchestrator.core.money.cost import run_cost
 from orchestrator.core.states import Outcome
 from orchestrator.ledger.records import RateRecord
+from orchestrator.ledger.run_estimate import run_estimate
 from orchestrator.report.evaluations import from_events
 from orchestrator.report.metrics import read_lines, read_training
 from orchestrator.report.summary import Records, write_report
@@ -22,6 +25,8 @@ def write(context: RunContext) -> None:
     keep_evaluations(context)
     run, intervals = context.run, context.ledger.intervals(context.run_id)
     cost = run_cost(intervals, machine=context.machine, tokens=run.tokens_trained, host=context.host)
+    estimate = run_estimate(run, context.rental, cost.cost_usd)
+    cost = replace(cost, less_usd=estimate.less_usd, more_usd=estimate.more_usd)
     records = Records(context.ledger.evaluations(run.id), context.ledger.events(run.id))
     write_report(run, intervals, cost, context.mirror, records)
     keep_rate(context)
