@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import gptctl_command
+from tests.faults import table
 from tests.stories.conftest import digests, end, events, newest_run, wait_until
 from tests.support.clouds.rehearsal_cloud import RehearsalCloud
 from tests.support.files.recipes import write_small
@@ -386,7 +387,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if file and report.when == "call" and "PYTEST_XDIST_WORKER" not in os.environ:
         with Path(file).open("a", encoding="utf-8") as rows:
             for fault, figures in report.user_properties:
-                rows.write(f"{fault:<62} {figures}{'' if report.passed else '  FAILED'}\n")
+                rows.write(table.line(fault, figures, passed=report.passed) + "\n")
             if report.failed:
                 rows.write(f"    {report.nodeid}\n    {str(report.longrepr)[-1500:]!r}\n")
 
@@ -401,9 +402,12 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     if not any(rows.values()):
         return
     terminalreporter.section("faults")
-    for kind, words in (("passed", ""), ("failed", "  FAILED")):
+    for kind in ("passed", "failed"):
         for fault, figures in rows[kind]:
-            terminalreporter.write_line(f"{fault:<62} {figures}{words}")
+            terminalreporter.write_line(table.line(fault, figures, passed=kind == "passed"))
     for fault in WAITING:
         terminalreporter.write_line(f"{fault:<62} waiting")
+    told_rows = [(fault, figures + table.FAILED * (kind == "failed")) for kind in rows for fault, figures in rows[kind]]
+    for text in table.matrix(dict(told_rows)):
+        terminalreporter.write_line(text)
     terminalreporter.write_line(f"{sum(map(len, rows.values()))} faults, {len(rows['passed'])} survived")

@@ -34,17 +34,6 @@ LIES = {
 }
 
 
-SURVIVED = frozenset({
-    ("empty", "acquire"),
-    ("tagless", "acquire"),
-    ("nameless", "acquire"),
-    ("odd row", "release"),
-    ("odd row of ours", "release"),
-    ("lagging", "release"),
-})  # fmt: skip
-"""The rows of test_lists.py; all others are open (test_lies_open.py), and move here when they are mended."""
-
-
 def play(place: Rehearsal, lie: str, stage: str) -> bool:
     """Tells the lie at the stage, and holds the pass line."""
     if LIES[lie].before:
