@@ -56,7 +56,9 @@ def give_back(context: RunContext) -> None:
             raise still_billing(context, unproven, trouble)
         time.sleep(LOOK_EVERY_S)
     for instance_id in proofs:
-        if instance_id != held:
+        if instance_id == held:
+            boot.note_gone(context)
+        else:
             _note_second(context, instance_id)
         context.say(f"destroyed {instance_id}")
     if not was_listed:
@@ -95,7 +97,10 @@ def _one_round(context: RunContext, instance_id: str, proof: EndProof, listed: l
     word = _word(context, target)
     alive = shown is not None and shown.status not in boot.GONE
     if instance_id == context.rental.instance_id:
-        _note_life(context, alive=alive or word in ("alive", "terminating"))
+        if alive or word in ("alive", "terminating"):
+            boot.note_life(context, alive_at=context.now(), gone_at=None)
+        elif word is not None:  # an empty list alone ends no bill
+            boot.note_gone(context)
     seen = Round(
         context.now(), word, listed=None if listed is None else alive, rows=len(listed or ()), settled=_settled(context)
     )
@@ -107,13 +112,6 @@ def _word(context: RunContext, instance: Instance) -> Life | None:
         return context.provider.find(instance.instance_id, instance.region)
     except NoAnswer:
         return None
-
-
-def _note_life(context: RunContext, *, alive: bool) -> None:
-    if alive:
-        boot.note_life(context, alive_at=context.now(), gone_at=None)
-    else:
-        boot.note_gone(context)
 
 
 def _settled(context: RunContext) -> bool:

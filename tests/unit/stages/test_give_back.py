@@ -9,6 +9,7 @@ import pytest
 from orchestrator.core.errors import NoAnswer, StillBilling
 from orchestrator.core.fleet.end_proof import STANDS_S, STANDS_VARIABLE
 from orchestrator.core.money.billing import observed
+from orchestrator.core.ports import Life
 from orchestrator.ledger.records import INTENT_OPEN, Intent
 from orchestrator.runs import stop
 from orchestrator.stages.machine import boot, purchase
@@ -79,6 +80,19 @@ def test_a_silent_api_ends_the_wait_with_7(tmp_path: Path, monkeypatch: pytest.M
         with pytest.raises(StillBilling, match="i-1"):
             give_back(context)
     assert account.now - began < WITHIN_S + 120
+
+
+def test_an_empty_list_alone_ends_no_bill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    account = LyingAccount(hidden=True, on_end=lambda _: None)
+
+    def find(*_: str) -> Life:
+        raise NoAnswer("status 500", "try again")
+
+    monkeypatch.setattr(account, "find", find)
+    with rented(tmp_path, account, monkeypatch) as context:
+        with pytest.raises(StillBilling):
+            give_back(context)
+        assert context.machine_facts.life.gone_at is None
 
 
 def test_a_boot_does_not_wait_for_ever_for_a_silent_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
