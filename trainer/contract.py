@@ -104,12 +104,9 @@ class CheckpointMeta(typing.TypedDict, total=False):
     step: int
     total_steps: int
     tokens: int
-    loss: float
-    """Training loss of the step's batch, in nats per token."""
-    val_loss: typing.Optional[float]
-    """Validation loss in nats per token; None where this step was not validated."""
-    model: typing.Dict[str, typing.Any]
-    """The fields of ModelConfig."""
+    loss: float  # of the step's batch in training, nats per token
+    val_loss: typing.Optional[float]  # nats per token; None where this step was not validated
+    model: typing.Dict[str, typing.Any]  # the fields of ModelConfig
     tokenizer: str
     time: float
 
@@ -151,14 +148,16 @@ class Started(typing.TypedDict):
     micro_batch: int
     accumulation: int
     torch: str
+    compiled: bool
+    compile_fault: str  # why it is not, although the config asks for it; else empty
+    attention: str  # the kernel of scaled_dot_product_attention: flash, efficient, math or cpu
 
 
 class SliceLoss(typing.TypedDict):
     """Fields of the event `evaluated`, and of a line of `python -m trainer.evaluate`. Two losses compare only where
     tokens_sha256, which names the predicted tokens, is equal."""
 
-    slice: typing.List[int]
-    """First token and length."""
+    slice: typing.List[int]  # first token and length
     tokens: int
     tokens_sha256: str
     loss: float
@@ -188,8 +187,7 @@ class ModelConfig:
     n_embd: int = 768
     dropout: float = 0.0
     qkv_bias: bool = False
-    bias: bool = True
-    """Bias of the attention output and MLP projections, and of the LayerNorms."""
+    bias: bool = True  # of the attention output and MLP projections, and of the LayerNorms
     tie_embeddings: bool = False
     init: str = "gpt2"
     """`gpt2`: std 0.02, residual projections scaled by 1/sqrt(2 n_layer). `torch`: framework defaults."""
@@ -242,6 +240,8 @@ class TrainConfig:
     tf32: bool = True
     compile: typing.Optional[bool] = None
     """None: on for CUDA, off on CPU."""
+    require_compile: bool = False
+    """Where it cannot be compiled, fail at the start instead of training slower: on a machine you pay for."""
     activation_checkpointing: bool = False
     seed: int = 42
     log_every: int = 10

@@ -1,8 +1,10 @@
-"""`python -m trainer.probe`: the largest micro-batch that fits this GPU, and its rate, in seconds.
+"""`python -m trainer.probe`: the micro-batch for this GPU, and its rate, in seconds.
 
-One process, random tokens, the run's real shapes: forward, backward and optimizer step. On a CPU, where memory
-sets no hard limit, it only measures the rate of the configured micro-batch. It prints JSON lines, the last one is the
-result. It must not touch the run folder, and it does not measure the communication between GPUs.
+One process, random tokens, the run's real shapes: forward, backward and optimizer step. Of the micro-batches that leave
+a tenth of the free memory free it takes the smallest that is at most 2 % slower than the best: a larger one gains
+nothing and only comes closer to the edge. On a CPU, where memory sets no hard limit, it measures the rate of the
+configured micro-batch. It prints JSON lines, the last one is the result. It must not touch the run folder, and it does
+not measure the communication between GPUs.
 
 Example::
 
@@ -28,6 +30,7 @@ from torch.optim import Optimizer
 
 from trainer.arithmetic import GIB, divisors, largest_micro_batch, split_batch
 from trainer.contract import ContractError, RunConfig
+from trainer.model.attention import same_attention_everywhere
 from trainer.model.gpt import GPT
 from trainer.model.optimizers import build_optimizers
 from trainer.model.precision import Autocast, autocast_to, choose_precision
@@ -35,8 +38,12 @@ from trainer.progress import print_event, print_line
 from trainer.training.compile_check import compile_fault
 from trainer.training.failures import is_out_of_memory
 
-HEADROOM_GIB = 0.5
-"""Left free beside the measured peak: NCCL's buffers and the shapes of the validation come later."""
+HEADROOM = 0.1
+"""Of the free memory, left beside the measured peak: NCCL's buffers, the validation's shapes, fragments of days."""
+AS_FAST = 0.98
+"""Of the best rate: a smaller micro-batch that reaches it is taken."""
+SMALLER_TRIES = 3
+"""How many micro-batches below the largest are timed: compiling takes its seconds for each."""
 MEASURE_S = 1.0
 FEWEST_MEASUREMENTS = 2
 COMPILE_BATCHES = 3
@@ -98,15 +105,16 @@ def probe(config: RunConfig, ranks: int, device: torch.device) -> ProbeResult:
     free_gib = torch.cuda.mem_get_info(device)[0] / GIB if device.type == "cuda" else None
     probed = _build(config, device)
     if free_gib is None:
-        micro_batch, peak_gib = _configured(train.micro_batch, share), None
+        micro_batch = _configured(train.micro_batch, share)
+        fault = _compile(probed, micro_batch)
+        step_s, peak_gib = _step_s(probed, micro_batch, share), None
     else:
-        micro_batch, peak_gib = _largest(probed, share, free_gib)
-    compiled_at, fault = _compile_largest(probed, [size for size in divisors(share) if size <= micro_batch])
-    if free_gib is not None and compiled_at != micro_batch:
-        micro_batch, peak_gib = compiled_at, _peak_gib(probed, compiled_at, free_gib)
+        largest, _ = _largest(probed, share, free_gib)
+        largest, fault = _compile_largest(probed, [size for size in divisors(share) if size <= largest])
+        sizes = [size for size in divisors(share) if size <= largest][: 1 + SMALLER_TRIES]
+        micro_batch, step_s = smallest_as_fast(sizes, lambda size: _step_s(probed, size, share))
+        peak_gib = _peak_gib(probed, micro_batch, free_gib)
     accumulation = share // micro_batch
-    step_s = accumulation * _seconds(lambda: probed.micro_step(micro_batch), device)
-    step_s += _seconds(probed.optimizer_step, device)
     return {
         "micro_batch": micro_batch,
         "accumulation": accumulation,
@@ -119,7 +127,31 @@ def probe(config: RunConfig, ranks: int, device: torch.device) -> ProbeResult:
     }
 
 
+def smallest_as_fast(sizes: Sequence[int], step_s_of: Callable[[int], float]) -> tuple[int, float]:
+    """The smallest of sizes (largest first) whose step is at most 2 % slower than the best, and its seconds.
+
+    It walks down and stops at the first that is slower: below, each would be slower still.
+    """
+    timed = [(sizes[0], step_s_of(sizes[0]))]
+    for size in sizes[1:]:
+        step_s = step_s_of(size)
+        if min(known for _, known in timed) < AS_FAST * step_s:
+            break
+        timed.append((size, step_s))
+    best_s = min(step_s for _, step_s in timed)
+    return next((size, step_s) for size, step_s in reversed(timed) if best_s >= AS_FAST * step_s)
+
+
+def _step_s(probed: ProbedModel, micro_batch: int, share: int) -> float:
+    """Seconds of one optimizer step of this rank."""
+    step_s = share // micro_batch * _seconds(lambda: probed.micro_step(micro_batch), probed.device)
+    step_s += _seconds(probed.optimizer_step, probed.device)
+    print_event("timed", micro_batch=micro_batch, step_s=round(step_s, 6))
+    return step_s
+
+
 def _build(config: RunConfig, device: torch.device) -> ProbedModel:
+    same_attention_everywhere()
     torch.manual_seed(config.train.seed)
     torch.set_float32_matmul_precision("high" if config.train.tf32 else "highest")
     model = GPT(config.model, config.train.activation_checkpointing).to(device)
@@ -190,7 +222,7 @@ def _peak_gib(probed: ProbedModel, micro_batch: int, free_gib: float) -> float |
         print_event("tried", micro_batch=micro_batch, fits=False)
         return None
     peak_gib = torch.cuda.max_memory_reserved(device) / GIB
-    fits = peak_gib + HEADROOM_GIB <= free_gib
+    fits = peak_gib <= (1 - HEADROOM) * free_gib
     print_event("tried", micro_batch=micro_batch, fits=fits, peak_gib=round(peak_gib, 2))
     return round(peak_gib, 2) if fits else None
 

@@ -1,4 +1,4 @@
-"""Cards and machine types: what they have, what they cost, how fast others found them. The facts: machines.toml.
+"""Cards and machine types: what they have, what they cost. The facts: machines.toml.
 
 It must not ask a machine or a provider anything; the caller passes the name of a detected card.
 
@@ -39,6 +39,13 @@ class Gpu:
     peak_fp16_tflops: float
     peak_fp32_tflops: float
     tdp_w: float
+    memory_gb_per_s: float = 0.0
+    link_gb_per_s: float = 0.0
+    """What an all-reduce moves per card."""
+    gemm: float = 0.6
+    """Share of the peak that matrix products reach."""
+    attention: float = 0.4
+    """Share of the peak that attention reaches."""
     smi: tuple[str, ...] = ()
 
     @property
@@ -95,18 +102,6 @@ class MachineType:
 
 
 @dataclass(frozen=True)
-class PublishedRate:
-    """A training speed that others reported, in tokens per second over the whole machine."""
-
-    machine: str
-    tokens_per_second: float
-    flop_per_token: float
-    compiled: bool
-    by: str
-    micro_batch: int | None = None
-
-
-@dataclass(frozen=True)
 class ByKind:
     """A figure for a rented machine, for one of your own over SSH, and for this one."""
 
@@ -120,16 +115,21 @@ class ByKind:
 
 
 @dataclass(frozen=True)
+class UnknownCard:
+    """A card of which only the memory's size is known."""
+
+    tflops: float
+    memory_gb_per_s: float
+    link_gb_per_s: float
+
+
+@dataclass(frozen=True)
 class Assumed:
     """Table [assumed] of machines.toml, whose comments say what each figure is."""
 
-    mfu_compiled: float
-    mfu_fp32: float
-    mfu_eager: tuple[tuple[float, float], ...]
     many_cards: float
-    unknown_card_tflops: float
+    unknown_card: UnknownCard
     cpu_gflops_per_rank: float
-    least_layer_step_s: float
     cpu_machine_w: float
     boot_minutes: float
     provision_minutes: ByKind
@@ -202,15 +202,6 @@ def bundled_offers(machine: str) -> tuple[Offer, ...]:
 def bundled_offers_of(provider: str) -> tuple[Offer, ...]:
     """Last known prices of one provider: what it sells that we have a name for."""
     return tuple(offer for offer in _prices() if offer.provider == provider)
-
-
-def published_rates() -> tuple[PublishedRate, ...]:
-    """Speeds others have reported."""
-    return tuple(
-        PublishedRate(by=table["by"], compiled=table["compiled"], flop_per_token=float(table["flop_per_token"]), **row)
-        for table in _facts()["published"]
-        for row in table["rows"]
-    )
 
 
 @cache

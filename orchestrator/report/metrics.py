@@ -38,13 +38,19 @@ class Started:
     device: str | None = None
     ranks: int | None = None
     micro_batch: int | None = None
+    compiled: bool | None = None
+    attention: str | None = None
+    """The kernel of scaled_dot_product_attention."""
 
     @staticmethod
     def from_json(event: Mapping[str, object]) -> Started:
         """Values of another type count as missing."""
-        torch, device = (each if isinstance(each, str) else None for each in map(event.get, ("torch", "device")))
+        torch, device, attention = (
+            each if isinstance(each, str) else None for each in map(event.get, ("torch", "device", "attention"))
+        )
         ranks, micro_batch = (each if type(each) is int else None for each in map(event.get, ("ranks", "micro_batch")))
-        return Started(torch, device, ranks, micro_batch)
+        compiled = event.get("compiled")
+        return Started(torch, device, ranks, micro_batch, compiled if isinstance(compiled, bool) else None, attention)
 
 
 @dataclass(frozen=True)

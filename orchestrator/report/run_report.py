@@ -61,6 +61,10 @@ class Environment:
     device: str | None
     ranks: int | None
     precision: str | None
+    compiled: bool | None = None
+    """Under torch.compile, as the trainer found it; None where it does not say."""
+    attention: str | None = None
+    """The attention kernel: flash, efficient, math or cpu."""
 
 
 @dataclass(frozen=True)

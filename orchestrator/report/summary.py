@@ -128,7 +128,14 @@ def collect(
 def _environment(run: RunRecord, training: Training) -> Environment:
     precision = run.recipe_data.get("train", {}).get("precision")
     started = training.started
-    return Environment(torch=started.torch, device=started.device, ranks=started.ranks, precision=precision)
+    return Environment(
+        torch=started.torch,
+        device=started.device,
+        ranks=started.ranks,
+        precision=precision,
+        compiled=started.compiled,
+        attention=started.attention,
+    )
 
 
 def _run(run: RunRecord) -> RunPart:

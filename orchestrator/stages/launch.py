@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from dataclasses import replace
 
 from orchestrator.agent.contract.answers import ProbeResult
@@ -40,14 +42,21 @@ def launch(context: RunContext) -> None:
 def _start(context: RunContext) -> None:
     config = resolved_config(context, context.plan)
     digest = hashlib.sha256(config.to_json().encode()).hexdigest()[:16]
-    try:
+    with _others_may_compute():
         context.agent.start(JobName.TRAIN, context.run_id, digest, _spec(context, config))
+    if not context.ledger.attempts(context.run_id):
+        context.ledger.add_attempt(Attempt(context.run_id, 1, context.rental.id, context.now()))
+
+
+@contextlib.contextmanager
+def _others_may_compute() -> Iterator[None]:
+    """Raises MachineUnfit where another program computes on these GPUs."""
+    try:
+        yield
     except AgentError as error:
         if error.code in TAKEN:
             raise MachineUnfit(f"launch: {error.message}", error.hint) from error
         raise
-    if not context.ledger.attempts(context.run_id):
-        context.ledger.add_attempt(Attempt(context.run_id, 1, context.rental.id, context.now()))
 
 
 def resolved_config(context: RunContext, plan: Plan) -> RunConfig:
@@ -118,9 +127,11 @@ def _amend_plan(context: RunContext) -> None:
         ],
         "pythonpath": context.synced.source,
         "cwd": context.agent.root,
+        "gpus": list(prepared.gpus),
     }
     digest = hashlib.sha256(config.to_json().encode()).hexdigest()[:16]
-    exit_record = run_job(context, context.agent, JobName.PROBE, digest, spec)
+    with _others_may_compute():
+        exit_record = run_job(context, context.agent, JobName.PROBE, digest, spec)
     if exit_record["outcome"] != "finished" or not (exit_record["result"] or {}).get("micro_batch"):
         context.emit("warning", f"the probe gave no answer; keeping micro-batch {plan.micro_batch}")
         return

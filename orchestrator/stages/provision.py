@@ -31,6 +31,7 @@ def provision(context: RunContext) -> None:
     new_host_key.rekey(context)
     sending.send_ahead(context, interpreter.first_choice(context, facts))
     chosen = interpreter.chosen(context, facts, gpus)
+    interpreter.check_compiles(context, chosen)
     prepared = Prepared(
         chosen["python"], chosen["torch"], facts["boot_id"], facts["driver"], facts["cpus"], tuple(gpus)
     )

@@ -61,7 +61,8 @@ class TrainerState(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A training state on the host, detached from the device: a thread may write it while training continues."""
+    """A training state on the host, detached from the device: a thread may write it while training continues. It is
+    good until the next one is made, which takes the same memory."""
 
     step: int
     model: dict[str, Tensor]
@@ -69,26 +70,6 @@ class Snapshot:
     trainer: TrainerState
     meta: CheckpointMeta
     """What readers need without torch: step, tokens, losses, model config, tokenizer."""
-
-
-def to_host(value: Value) -> Value:
-    """A copy of nested tensors in host memory. On the CPU it is a copy too: training keeps changing the original.
-
-    From a GPU into pinned memory, which PyTorch keeps for the next time: 2 GB in a tenth of a second.
-    """
-    copy: Value = _copy_to_host(value)
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return copy
-
-
-def _copy_to_host(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        host = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
-        return host.copy_(value.detach(), non_blocking=True)
-    if isinstance(value, dict):
-        return {key: _copy_to_host(item) for key, item in value.items()}
-    return value
 
 
 def size_bytes(snapshot: Snapshot) -> int:

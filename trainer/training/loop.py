@@ -18,15 +18,18 @@ from collections.abc import Generator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.checkpoints.checkpoint import Snapshot, TrainerState, to_host
+from trainer.checkpoints.checkpoint import Snapshot, TrainerState
+from trainer.checkpoints.host_buffers import HostBuffers
 from trainer.contract import EVENT_STARTED, EVENT_VALIDATED, STOP, CheckpointMeta, RunConfig
 from trainer.model.loss import validation_loss
 from trainer.model.optimizers import (
+    State,
     learning_rate,
     parameters_with_gradient,
     set_learning_rate,
@@ -41,6 +44,13 @@ from trainer.training.saver import Saver
 from trainer.training.start import Engine, Run, batch_share, prepare, started_fields
 
 Batches = Generator[tuple[Tensor, Tensor]]
+Losses = tuple[float, float | None]
+"""Of the step's batch, and of the validation where the step was validated; nats per token."""
+
+
+class _State(TypedDict):
+    optimizer: State
+    model: dict[str, Tensor]
 
 
 class TrainingError(RuntimeError):
@@ -80,7 +90,7 @@ def train(run: Run, stop: StopRequest, progress: Progress) -> str:
     share, data = batch_share(config, world), open_data(config)
     engine, progress.step = prepare(run, data, share)
     saver = Saver(run.folder, config, journal.event) if world.leads else None
-    journal.event(EVENT_STARTED, progress.step, **started_fields(run, engine.model, share))
+    journal.event(EVENT_STARTED, progress.step, **started_fields(run, engine, share))
 
     batches = prefetched(data, range(progress.step, options.steps), share, world.device)
     window = Window(config, world, progress.step)
@@ -108,8 +118,8 @@ def train(run: Run, stop: StopRequest, progress: Progress) -> str:
             journal.event(EVENT_VALIDATED, step, val_loss=val_loss)
             window.clock.mark("validate")
         if saving or stopping:
-            if saver is not None:
-                saver.save(snapshot(config, engine, step, mean_loss, val_loss))
+            if saver is not None and saver.is_free(step):
+                saver.save(snapshot(config, engine, saver.buffers, step, (mean_loss, val_loss)))
             gc.collect()
             window.clock.mark("save")
     batches.close()
@@ -193,23 +203,25 @@ def validate(engine: Engine, held_out: ValidationSlice, batch_size: int, world: 
     return nats / targets
 
 
-def snapshot(config: RunConfig, engine: Engine, step: int, loss: float, val_loss: float | None) -> Snapshot:
+def snapshot(config: RunConfig, engine: Engine, buffers: HostBuffers, step: int, losses: Losses) -> Snapshot:
     """Copies the state to the host: the only part of a save that delays training."""
     meta: CheckpointMeta = {
         "step": step,
         "total_steps": config.train.steps,
         "tokens": step * config.train.global_batch * config.model.context_length,
-        "loss": loss,
-        "val_loss": val_loss,
+        "loss": losses[0],
+        "val_loss": losses[1],
         "model": dataclasses.asdict(config.model),
         "tokenizer": config.data.tokenizer,
         "time": round(time.time(), 3),
     }
-    trainer: TrainerState = {
-        "optimizer": to_host(state_by_name(engine.model, engine.optimizers)),
-        "scaler": engine.scaler.state_dict(),
+    on_device: _State = {
+        "optimizer": state_by_name(engine.model, engine.optimizers),
+        "model": engine.model.unpadded_state(),
     }
-    return Snapshot(step, to_host(engine.model.unpadded_state()), trainer, meta)
+    copied = buffers.copy(on_device)
+    trainer: TrainerState = {"optimizer": copied["optimizer"], "scaler": engine.scaler.state_dict()}
+    return Snapshot(step, copied["model"], trainer, meta)
 
 
 def freeze_garbage_collector() -> None:

@@ -6,7 +6,8 @@ old checkpoints stay, and the next interval tries again. contract.kept_steps sta
 Example::
 
     saver = Saver(run_folder, config, journal.event)
-    saver.save(Snapshot(...))        # returns at once; the event `checkpointed` follows
+    if saver.is_free(step):
+        saver.save(Snapshot(...))    # returns at once; the event `checkpointed` follows
     saver.close()                    # waits for the last one
 """
 
@@ -27,6 +28,7 @@ from trainer.checkpoints.checkpoint import (
     write_checkpoint,
     write_manifest,
 )
+from trainer.checkpoints.host_buffers import HostBuffers
 from trainer.checkpoints.manifest import CheckpointError, read_manifest, read_meta
 from trainer.contract import (
     BEST,
@@ -58,15 +60,21 @@ class Saver:
         self.patience_s = config.train.process_group_timeout_s / 2
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="saver")
         self.pending: Future[None] | None = None
+        self.buffers = HostBuffers()
         self.failure = ""
         self.root.mkdir(exist_ok=True)
         self.best_step, self.best_loss = _best_so_far(self.root)
 
-    def save(self, snapshot: Snapshot) -> None:
-        """Starts writing. Waits for the save before it, for less time than the other ranks wait in a collective."""
+    def is_free(self, step: int) -> bool:
+        """Waits for the save before this one, which still reads the buffers, for less time than the other ranks wait in
+        a collective. False where it takes longer: this step is not saved, and a warning says so."""
         if self.pending is not None and not wait([self.pending], self.patience_s).done:
-            self._fail(snapshot.step, f"the one before it is still being written after {self.patience_s:.0f} s")
-            return
+            self._fail(step, f"the one before it is still being written after {self.patience_s:.0f} s")
+            return False
+        return True
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Starts writing, once is_free() has said so."""
         self.pending = self.thread.submit(self.write, snapshot)
 
     def close(self) -> None:

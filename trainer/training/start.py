@@ -24,6 +24,7 @@ from trainer.arithmetic import split_batch
 from trainer.checkpoints.checkpoint import ResumePoint, find_newest, read_trainer_state, read_weights
 from trainer.checkpoints.manifest import CheckpointError, checkpoint_folder, read_meta, verify
 from trainer.contract import EVENT_RESUMED, EVENT_WARNING, ContractError, RunConfig, Started, TrainConfig
+from trainer.model.attention import attention_kernel, same_attention_everywhere
 from trainer.model.gpt import GPT
 from trainer.model.optimizers import build_optimizers, learning_rate, load_state_by_name, make_scaler
 from trainer.model.precision import Autocast, autocast_to, choose_precision
@@ -56,6 +57,11 @@ class Engine:
     autocast: Autocast
     accumulation: int
     grad_clip: float | None
+    compiled: bool
+    compile_fault: str
+    """Why it is not compiled, where the config asks for it; else empty."""
+    dtype: torch.dtype | None
+    """Of matrix products under autocast; None: fp32."""
 
     def no_sync(self) -> AbstractContextManager[object]:
         """Inside, gradients stay on their rank."""
@@ -71,6 +77,7 @@ def prepare(run: Run, data: TrainingData, share: Share) -> tuple[Engine, int]:
     autocast = autocast_to(dtype, world.device)
     if world.device.type == "cuda" and train.tf32:
         torch.set_float32_matmul_precision("high")
+    same_attention_everywhere()
     torch.manual_seed(train.seed)
     model = GPT(config.model, train.activation_checkpointing)
     resume_point = from_leader(world, find_checkpoint(run) if world.leads else None)
@@ -79,13 +86,16 @@ def prepare(run: Run, data: TrainingData, share: Share) -> tuple[Engine, int]:
     model.to(world.device)
     if remark:
         run.journal.event(EVENT_WARNING, resume_point.step, reason=remark)
-    if train.compile or (train.compile is None and world.device.type == "cuda"):
-        compile_model(run, model, data, share, autocast)
+    wants_compiled = world.device.type == "cuda" if train.compile is None else train.compile
+    fault = compile_model(run, model, data, share, autocast) if wants_compiled else ""
     optimizers, scaler = build_optimizers(model, train), make_scaler(dtype == torch.float16)
     if resume_point.folder is not None:
         load_trainer_state(resume_point.folder, model, optimizers, scaler)
     wrapped = data_parallel(model, world)
-    return Engine(model, wrapped, optimizers, scaler, autocast, share.accumulation, train.grad_clip), resume_point.step
+    compiled = wants_compiled and not fault
+    return Engine(
+        model, wrapped, optimizers, scaler, autocast, share.accumulation, train.grad_clip, compiled, fault, dtype
+    ), resume_point.step
 
 
 def check_settings(train: TrainConfig) -> None:
@@ -143,28 +153,51 @@ def load_trainer_state(folder: Path, model: GPT, optimizers: list[Optimizer], sc
         scaler.load_state_dict(state["scaler"])
 
 
-def compile_model(run: Run, model: GPT, data: TrainingData, share: Share, autocast: Autocast) -> None:
-    """Compiles the model where the check passes on every rank; otherwise all run eagerly, with a warning event."""
+class CompileError(RuntimeError):
+    """The model cannot be compiled here, and the config does not allow a slower run."""
+
+
+def compile_model(run: Run, model: GPT, data: TrainingData, share: Share, autocast: Autocast) -> str:
+    """Compiles the model where the check passes on every rank; otherwise all run eagerly, with a warning event.
+
+    Returns why it is not compiled, or nothing. Raises CompileError instead where train.require_compile says so.
+    """
     device = run.world.device
     batches = []
     for number in range(CHECK_STEPS):
         ids, targets = data.micro_batch(number, 0, share.size, share.rank, share.world)
         batches.append((ids.to(device), targets.to(device)))
     fault = compile_fault(model, batches, autocast)
+    release_checks_memory(device)
     (broken,) = sum_over_ranks(run.world, [float(fault is not None)])
-    if broken:
-        model.compile_parts(False)
-        run.journal.event(EVENT_WARNING, 0, reason=f"training uncompiled: {fault or 'another rank cannot compile'}")
+    if not broken:
+        return ""
+    model.compile_parts(False)
+    why = fault or "another rank cannot compile"
+    if run.config.train.require_compile:
+        raise CompileError(f"{why}. Repair it, or set train.compile = false and agree to a slower run")
+    run.journal.event(EVENT_WARNING, 0, reason=f"training uncompiled: {why}")
+    return why
 
 
-def started_fields(run: Run, model: GPT, share: Share) -> Started:
+def release_checks_memory(device: torch.device) -> None:
+    """Gives back what the compile check's eager and compiled passes took, so that the run's peak is its own."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def started_fields(run: Run, engine: Engine, share: Share) -> Started:
     """The fields of the event `started`."""
     return {
         "total_steps": run.config.train.steps,
-        "parameters": model.parameter_count(),
+        "parameters": engine.model.parameter_count(),
         "device": torch.cuda.get_device_name(run.world.device) if run.world.device.type == "cuda" else "cpu",
         "ranks": run.world.size,
         "micro_batch": share.size,
         "accumulation": share.accumulation,
         "torch": torch.__version__,
+        "compiled": engine.compiled,
+        "compile_fault": engine.compile_fault,
+        "attention": attention_kernel(engine.model.config, run.world.device, engine.dtype),
     }

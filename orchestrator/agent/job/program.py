@@ -21,6 +21,7 @@ from trainer import contract
 
 from ..contract.names import Code, FileName, JobName
 from ..system import files, processes
+from ..system.compile_caches import compile_caches
 from ..system.refusal import Refusal
 from .jobs import Job, Secrets
 
@@ -126,6 +127,9 @@ def _environment(job: Job, held: Sequence[int]) -> dict[str, str]:
     if "gpus" in job.spec:
         # Also when empty: a CPU training on a machine with GPUs must not touch those it holds no lock for.
         variables["CUDA_VISIBLE_DEVICES"] = ",".join(job.spec["gpus"])
+    if job.name in (JobName.TRAIN, JobName.PROBE):
+        variables.update(compile_caches(job.places.cache))
+        variables.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # less of a GPU lost to fragments
     if job.is_train:
         variables["OMP_NUM_THREADS"] = str(job.spec.get("threads_per_rank") or 1)
         variables["TORCHELASTIC_ERROR_FILE"] = job.file(FileName.ERROR)

@@ -10,44 +10,21 @@ Example, the result::
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
 import sys
-from typing import Callable, Iterator, Mapping, TypedDict, cast
+from typing import Callable, Iterator, Mapping
 
+from ..contract import torch_builds
 from ..contract.facts import Environment
 from ..contract.names import Code, JobName
 from ..job.jobs import Job
 from ..system import files, gpus, processes
 from ..system.refusal import Refusal
 from . import versions
+from .interpreter_check import Checked, check
 
-PROBE = """
-import importlib.metadata, json, sys
-import torch
-def computes(device):
-    return float((torch.ones(64, 64, device=device) @ torch.ones(64, 64, device=device)).sum()) == 64.0 ** 3
-assert computes("cpu"), "a matrix product on the CPU came out wrong"
-count = torch.cuda.device_count()
-for index in range(count):
-    assert computes("cuda:%d" % index), "a matrix product on GPU %d came out wrong" % index
-if count > 1:
-    import torch.cuda.nccl
-    parts = [torch.ones(8, device="cuda:%d" % index) for index in range(count)]
-    torch.cuda.nccl.all_reduce(parts)
-    assert all(float(part[0]) == count for part in parts), "an all-reduce over the GPUs came out wrong"
-def version(name):
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-print(json.dumps({"torch": torch.__version__, "cuda": torch.version.cuda,
-                  "gpus": [torch.cuda.get_device_name(index) for index in range(count)],
-                  "packages": {name: version(name) for name in sys.argv[1:]}}))
-"""
-PROBE_DEADLINE_S = 240.0
 PIP = ["-m", "pip", JobName.INSTALL, "--disable-pip-version-check", "--no-input", "--retries", "2"]
 UNCHECKED = "; its packages come over TLS and are not checked against hashes"
 """Which wheels fit depends on the machine's Python and driver, so gptctl ships no hashes of them."""
@@ -59,16 +36,6 @@ BROKEN = re.compile(
 )
 """Complaints of the machine itself: another interpreter will hear the same, and a new one costs minutes."""
 Say = Callable[[Mapping[str, object]], None]
-
-
-class Probed(TypedDict, total=False):
-    """What PROBE found in an interpreter; `why` instead where it does not compute."""
-
-    torch: str
-    cuda: str | None
-    gpus: list[str]
-    packages: dict[str, str | None]
-    why: str
 
 
 class Wanted:
@@ -84,6 +51,7 @@ class Wanted:
         self.cuda = bool(spec.get("cuda"))
         self.allow_build = bool(spec.get("allow_build"))
         self.folder = os.path.join(job.places.envs, str(spec.get("env") or ""))
+        self.cache = job.places.cache
         self.found, self.driver = gpus.read_gpus()
         self.visible = [str(uuid) for uuid in spec.get("visible") or []]
         if self.visible:
@@ -129,33 +97,18 @@ def _choices(wanted: Wanted, refused: list[str], say: Say) -> Iterator[tuple[str
     if base:
         say({"step": "build", "text": "adding what is missing beside the torch of %s%s" % (base, UNCHECKED)})
         yield "vendor", build(wanted, base, True, refused)
-    base = _newest_python(wanted)
-    say({"step": "build", "text": "a new environment with torch%s on %s%s" % (wanted.torch, base, UNCHECKED)})
+    base, chosen = _newest_python(wanted), chosen_build(wanted)
+    text = "a new environment with torch %s (%s, %.1f GB to download) on %s%s"
+    say({"step": "build", "text": text % (chosen.version, chosen.name, chosen.download_bytes / 1e9, base, UNCHECKED)})
     yield "built", build(wanted, base, False, refused)
 
 
-def probe(python: str, wanted: Wanted) -> Probed:
-    """What PROBE printed in that interpreter, or `{"why": ...}` with the last line of its complaint."""
-    names = [versions.name(line) for line in wanted.requirements]
-    try:
-        done = subprocess.run(
-            [python, "-c", PROBE, *names],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=PROBE_DEADLINE_S,
-            check=False,
-        )
-    except OSError as error:
-        return {"why": error.strerror or str(error)}
-    except subprocess.TimeoutExpired:
-        return {"why": "no answer within %d s" % PROBE_DEADLINE_S}
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines() or ["ended with code %d" % done.returncode]
-        return {"why": said[-1]}
-    return cast("Probed", json.loads(done.stdout.splitlines()[-1]))
+def probe(python: str, wanted: Wanted) -> Checked:
+    """What the interpreter's check found; see interpreter_check."""
+    return check(python, [versions.name(line) for line in wanted.requirements], wanted.cache)
 
 
-def unsatisfied(found: Probed, wanted: Wanted) -> str:
+def unsatisfied(found: Checked, wanted: Wanted) -> str:
     """What that interpreter lacks, in words; empty when it will do."""
     if not versions.satisfies(found["torch"], wanted.torch):
         return "torch is %s, wanted %s" % (found["torch"], wanted.torch)
@@ -167,7 +120,7 @@ def unsatisfied(found: Probed, wanted: Wanted) -> str:
     return "lacks " + ", ".join(lacking) if lacking else ""
 
 
-def lacking_requirements(found: Probed, wanted: Wanted) -> list[str]:
+def lacking_requirements(found: Checked, wanted: Wanted) -> list[str]:
     """Requirement lines that the interpreter's packages do not meet."""
     have = {line: found["packages"].get(versions.name(line)) for line in wanted.requirements}
     return [
@@ -218,11 +171,31 @@ def build(wanted: Wanted, base: str, keep_torch: bool, refused: list[str]) -> st
         _see_packages_of(base, wanted.folder)
         lines = lacking_requirements({"packages": {}, **probe(python, wanted)}, wanted)
     else:
-        lines = ["torch" + wanted.torch, *wanted.requirements]
-    failed = _run([*pip, *_index(wanted), *lines]) if lines else ""
-    if failed:
-        refused.append("pip install %s: %s" % (" ".join(lines), failed))
+        chosen = chosen_build(wanted)
+        if not _installed(pip, ["--index-url", INDEXES + chosen.name, "torch==" + chosen.version], refused):
+            return python
+        lines = wanted.requirements
+    if lines:
+        _installed(pip, lines, refused)
     return python
+
+
+def _installed(pip: list[str], words: list[str], refused: list[str]) -> bool:
+    failed = _run([*pip, *words])
+    if failed:
+        refused.append("pip install %s: %s" % (" ".join(words), failed))
+    return not failed
+
+
+def chosen_build(wanted: Wanted) -> torch_builds.Build:
+    """The build of torch for a new environment. Raises Refusal where this driver and these cards have none."""
+    if not wanted.cuda:
+        return torch_builds.CPU
+    try:
+        return torch_builds.choose(wanted.driver, gpus.capabilities(wanted.visible))
+    except ValueError as error:
+        hint = "or set `python` in the host's inventory entry"
+        raise Refusal(Code.NO_INTERPRETER, "no torch can be installed: %s" % error, hint) from error
 
 
 def _see_packages_of(base: str, folder: str) -> None:
@@ -234,14 +207,6 @@ def _see_packages_of(base: str, folder: str) -> None:
     libraries = os.path.join(folder, "lib")
     for version in files.listing(libraries):
         files.write_bytes(os.path.join(libraries, version, "site-packages", "zz-gptctl-base.pth"), asked.stdout)
-
-
-def _index(wanted: Wanted) -> list[str]:
-    """pip's extra index with the torch that fits: the small CPU build, or one that is not newer than the driver."""
-    if not wanted.cuda:
-        return ["--extra-index-url", INDEXES + "cpu"]
-    major = versions.numbers(wanted.driver or "0")[0]
-    return [] if major >= 580 else ["--extra-index-url", INDEXES + ("cu128" if major >= 570 else "cu126")]
 
 
 def _run(argv: list[str]) -> str:
@@ -258,7 +223,7 @@ def _run(argv: list[str]) -> str:
     return (last or "code %d" % process.returncode) if process.returncode else ""
 
 
-def _record(wanted: Wanted, kind: str, python: str, found: Probed) -> Environment:
+def _record(wanted: Wanted, kind: str, python: str, found: Checked) -> Environment:
     record = Environment(
         python=python,
         kind=kind,
@@ -268,6 +233,7 @@ def _record(wanted: Wanted, kind: str, python: str, found: Probed) -> Environmen
         boot_id=processes.boot_id(),
         driver=wanted.driver,
         visible=wanted.visible,
+        compile_fault=found.get("compile_fault"),
     )
     files.make_folder(os.path.dirname(wanted.folder))
     files.write_json(wanted.folder + ".json", record)

@@ -54,6 +54,13 @@ def look() -> Look:
     return Look([_gpu(row, working) for row in good], good[0][5] if good else None, " | ".join(said)[:500])
 
 
+def capabilities(uuids: Sequence[str]) -> list[tuple[int, int]]:
+    """Compute capabilities of these cards, or of all; empty where nvidia-smi does not tell."""
+    rows = [row for row in _query("--query-gpu=uuid,compute_cap") if len(row) == 2 and (not uuids or row[0] in uuids)]
+    numbers = [row[1].partition(".") for row in rows]
+    return [(int(major), int(minor)) for major, _, minor in numbers if major.isdigit() and minor.isdigit()]
+
+
 def _gpu(row: list[str], working: list[list[str]]) -> Gpu:
     mine = [other for other in working if len(other) == 4 and other[0] == row[1]]
     return {

@@ -31,6 +31,7 @@ class Places:
         self.envs = os.path.join(self.root, "envs")
         self.runs = os.path.join(self.root, "runs")
         self.jobs = os.path.join(self.root, "jobs")
+        self.cache = os.path.join(self.root, "cache")
         self.guard = os.path.join(self.root, "guard")
 
     def run(self, run: str) -> str:

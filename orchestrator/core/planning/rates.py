@@ -1,7 +1,8 @@
 """How fast a recipe will train on a machine, and who says so.
 
-Best first: measured by us on such a machine, published by others, computed from the card's peak with an assumed
-utilisation, guessed for CPUs. It must not measure anything.
+Best first: measured by us on such a machine, computed by the roofline from the card's peak, memory and links, guessed
+for CPUs. What others published checks the roofline (docs/concepts/speed.md): it is a rate of their code. It must not
+measure anything.
 
 Example: `expected_rate(recipe, machine_type("8xA100-40GB"), batch, measured=()).source`
 """
@@ -13,9 +14,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from orchestrator.core.config.recipe import Recipe
-from orchestrator.core.machines import MachineType, assumed, machine_type, published_rates
+from orchestrator.core.machines import MachineType, assumed, machine_type
 from orchestrator.core.planning.batch import Batch
 from trainer.arithmetic import flop_per_token
+from trainer.arithmetic.roofline import Card, Job, tokens_per_second
 
 COMPARABLE_FLOP = 3.0
 """A rate is carried over to another model, by FLOP per token, only when neither is more than this times the other."""
@@ -43,17 +45,11 @@ class Rate:
 
 
 def expected_rate(recipe: Recipe, machine: MachineType, batch: Batch, measured: Sequence[MeasuredRate]) -> Rate:
-    """The best-founded rate there is, slowed down to what launching kernels allows."""
-    rate = (
-        _measured(recipe, machine, measured)
-        or _published(recipe, machine, batch.micro_batch)
-        or (_computed(recipe, machine) if machine.cuda else _guessed_for_cpu(recipe, machine))
-    )
-    floor_s = assumed().least_layer_step_s * recipe.model.n_layer * batch.accumulation
-    most = recipe.train.global_batch * recipe.model.context_length / floor_s
-    if rate.tokens_per_second <= most:
-        return rate
-    return Rate(most, "guess: so small a model is held up by launching kernels", 0.6)
+    """The best-founded rate there is."""
+    known = _measured(recipe, machine, measured)
+    if known is not None:
+        return known
+    return _computed(recipe, machine, batch) if machine.cuda else _guessed_for_cpu(recipe, machine)
 
 
 def is_compiled(recipe: Recipe, machine: MachineType) -> bool:
@@ -83,45 +79,40 @@ def _measured(recipe: Recipe, machine: MachineType, measured: Sequence[MeasuredR
     return Rate(scaled, f"{source} with {newest.machine}, scaled", 0.25)
 
 
-def _published(recipe: Recipe, machine: MachineType, micro_batch: int) -> Rate | None:
-    """Of several published figures the one with the same micro-batch, then the slowest: a plan had better be kept."""
-    fitting = [
-        rate
-        for rate in published_rates()
-        if rate.machine == machine.name
-        and rate.compiled == is_compiled(recipe, machine)
-        and recipe.train.precision != "fp32"
-        and machine.cuda
-        and _comparable(recipe, rate.flop_per_token)
-    ]
-    if not fitting:
-        return None
-    best = min(fitting, key=lambda rate: (rate.micro_batch != micro_batch, rate.tokens_per_second))
-    scaled = best.tokens_per_second * best.flop_per_token / flop_per_token(recipe.model.config())
-    return Rate(scaled, f"published by {best.by}", 0.25)
-
-
 def _comparable(recipe: Recipe, other: float) -> bool:
     ours = flop_per_token(recipe.model.config())
     return max(ours, other) <= COMPARABLE_FLOP * min(ours, other)
 
 
-def _computed(recipe: Recipe, machine: MachineType) -> Rate:
+def _computed(recipe: Recipe, machine: MachineType, batch: Batch) -> Rate:
+    card, known = _card(recipe, machine)
+    train, compiled = recipe.train, is_compiled(recipe, machine)
+    job = Job(
+        ranks=batch.ranks,
+        micro_batch=batch.micro_batch,
+        accumulation=batch.accumulation,
+        compiled=compiled,
+        half=train.precision != "fp32",
+        optimizer=train.optimizer,
+        clips=bool(train.grad_clip),
+        activation_checkpointing=train.activation_checkpointing,
+    )
+    rate = tokens_per_second(recipe.model.config(), job, card)
+    peak = machine.peak_flops_per_gpu(train.precision, train.tf32) or card.peak_flops
+    mfu = rate * flop_per_token(recipe.model.config()) / (peak * machine.count)
+    how = f"computed, {'compiled' if compiled else 'uncompiled'}: MFU {mfu:.0%} of {peak / 1e12:g} TFLOP/s"
+    return Rate(rate, how, 0.3) if known else Rate(rate, f"{how}, assumed", 0.5)
+
+
+def _card(recipe: Recipe, machine: MachineType) -> tuple[Card, bool]:
+    """The card in the run's number type, and whether it is known."""
+    gpu, unknown = machine.gpu, assumed().unknown_card
     peak = machine.peak_flops_per_gpu(recipe.train.precision, recipe.train.tf32)
-    known = "" if peak else "assumed "
-    peak = peak or assumed().unknown_card_tflops * 1e12
-    mfu = _assumed_mfu(recipe, machine, peak)
-    again = 0.75 if recipe.train.activation_checkpointing else 1.0  # one forward pass more: 3 of 4 parts count
-    rate = peak * machine.count * mfu * again / flop_per_token(recipe.model.config())
-    return Rate(rate, f"computed: {known}{peak / 1e12:g} TFLOP/s peak x assumed MFU {mfu:.0%}", 0.5)
-
-
-def _assumed_mfu(recipe: Recipe, machine: MachineType, peak: float) -> float:
-    if recipe.train.precision == "fp32" and not recipe.train.tf32:
-        return assumed().mfu_fp32
-    if is_compiled(recipe, machine):
-        return assumed().mfu_compiled
-    return next(float(mfu) for up_to_tflops, mfu in assumed().mfu_eager if peak <= up_to_tflops * 1e12)
+    if gpu is None or not peak:
+        return Card(unknown.tflops * 1e12, unknown.memory_gb_per_s * 1e9, unknown.link_gb_per_s * 1e9), False
+    # Products in fp32 without tensor cores are easy to fill.
+    gemm = 0.8 if recipe.train.precision == "fp32" and not recipe.train.tf32 else gpu.gemm
+    return Card(peak, gpu.memory_gb_per_s * 1e9, gpu.link_gb_per_s * 1e9, gemm, gpu.attention), True
 
 
 def _guessed_for_cpu(recipe: Recipe, machine: MachineType) -> Rate:

@@ -45,7 +45,8 @@ def train_config(
         data=data,
         # A grad_clip of 0 is how a recipe switches off what the one it extends had switched on.
         train=TrainConfig(
-            **{**values, "steps": plan.steps, "micro_batch": plan.micro_batch, "grad_clip": train.grad_clip or None}
+            **{**values, "steps": plan.steps, "micro_batch": plan.micro_batch, "grad_clip": train.grad_clip or None},
+            require_compile=plan.paid and bool(train.compile),
         ),
         retention=RetentionConfig(keep_last=train.keep_last, keep_every=train.keep_every),
         resume_from=resume_from,

@@ -232,6 +232,8 @@ def _environment(each: Compared) -> Environment:
         machine=each.run.machine,
         device=started.device,
         torch=started.torch,
+        compiled=started.compiled,
+        attention=started.attention,
         precision=(each.run.recipe_data.get("train") or {}).get("precision"),
         ranks=started.ranks or (plan.ranks if plan else None),
         micro_batch=started.micro_batch or (plan.micro_batch if plan else None),

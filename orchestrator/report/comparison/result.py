@@ -55,6 +55,8 @@ class Environment:
     precision: str | None
     ranks: int | None
     micro_batch: int | None
+    compiled: bool | None = None
+    attention: str | None = None
 
 
 @dataclass(frozen=True)

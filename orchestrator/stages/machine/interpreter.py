@@ -11,10 +11,12 @@ import importlib.metadata
 import json
 from collections.abc import Sequence
 
-from orchestrator.agent.contract.facts import Environment, Facts
+from orchestrator.agent.contract import torch_builds
+from orchestrator.agent.contract.facts import Environment, Facts, Interpreter
 from orchestrator.agent.contract.names import JobName
 from orchestrator.agent.contract.requests import JobSpec
 from orchestrator.core.errors import MachineUnfit
+from orchestrator.core.planning.rates import is_compiled
 from orchestrator.remote.agent_client.decoding import decoded
 from orchestrator.remote.agent_client.job_failure import failure
 from orchestrator.stages.context import RunContext
@@ -72,7 +74,7 @@ def install_spec(context: RunContext, facts: Facts, gpus: Sequence[str]) -> JobS
     python, cuda = context.host.python, context.machine.cuda
     return {
         "python": python,
-        "candidates": [found["path"] for found in facts["interpreters"]],
+        "candidates": [found["path"] for found in facts["interpreters"] if not _outdated(found)],
         "requirements": trainer_requirements(),
         "torch": ">=2.9",
         "env": environment_hash(facts["python"]["version"], facts["arch"], python, cuda=cuda),
@@ -84,9 +86,33 @@ def install_spec(context: RunContext, facts: Facts, gpus: Sequence[str]) -> JobS
 
 def environment_hash(version: str, arch: str, python: str | None, *, cuda: bool) -> str:
     """Names an environment by everything it depends on: version of the machine's Python, architecture, the host's
-    `python`, whether it computes on GPUs, and what the trainer needs."""
-    seeds = [trainer_requirements(), version, arch, python, cuda]
+    `python`, whether it computes on GPUs, what the trainer needs, and the torch that each machine is given."""
+    builds = [torch_builds.CPU, *torch_builds.BUILDS]
+    seeds = [trainer_requirements(), version, arch, python, cuda, builds]
     return hashlib.sha256(json.dumps(seeds).encode()).hexdigest()[:16]
+
+
+def _outdated(found: Interpreter) -> bool:
+    """Whether it is an environment that an earlier gptctl built, with a torch that this one does not pin."""
+    pinned = {build.version for build in (torch_builds.CPU, *torch_builds.BUILDS)}
+    return found["kind"] == "env" and (found.get("torch") or "").partition("+")[0] not in pinned
+
+
+def check_compiles(context: RunContext, chosen: Environment) -> None:
+    """Before any data moves: whether torch.compile works where the plan counts on it.
+
+    Raises MachineUnfit on a machine you pay for, if the recipe says `compile = true`; else a warning says it.
+    """
+    fault = chosen.get("compile_fault")
+    if not fault or not is_compiled(context.recipe, context.machine):
+        return
+    if context.recipe.train.compile and context.host.paid:
+        raise MachineUnfit(
+            f"provision: torch.compile does not work on {context.host.name}: {fault}; uncompiled the run costs more "
+            "than the plan says",
+            "repair it there, or agree to the slower run: gptctl run RECIPE --set train.compile=false",
+        )
+    context.emit("warning", f"torch.compile does not work on {context.host.name}: {fault}; the run stays uncompiled")
 
 
 def trainer_requirements() -> list[str]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.support.files.small_runs import TINY
 from trainer.arithmetic import divisors
 from trainer.contract import RunConfig, TrainConfig
-from trainer.probe import main, search
+from trainer.probe import main, search, smallest_as_fast
 
 
 @given(st.integers(1, 512), st.integers(0, 600), st.data())
@@ -30,6 +30,36 @@ def test_the_search_finds_the_largest_that_fits_wherever_it_starts(share: int, l
     assert len(tried) == len(set(tried))
     if expected is not None and predicted == expected[0]:
         assert len(tried) <= 2
+
+
+@given(st.integers(1, 96), st.lists(st.floats(0.5, 2.0), min_size=4, max_size=4))
+def test_the_smallest_micro_batch_within_2_percent_of_the_best_is_taken(share: int, seconds: list[float]) -> None:
+    sizes = divisors(share)[:4]
+    known = dict(zip(sizes, seconds, strict=False))
+    asked: list[int] = []
+
+    def step_s_of(size: int) -> float:
+        asked.append(size)
+        return known[size]
+
+    size, step_s = smallest_as_fast(sizes, step_s_of)
+    best_s = min(known[each] for each in asked)
+    assert step_s == known[size]
+    assert best_s >= 0.98 * step_s
+    assert asked == sizes[: len(asked)]  # each is timed once, the largest first
+    assert not [each for each in asked if each < size and best_s >= 0.98 * known[each]]
+
+
+@pytest.mark.parametrize(
+    ("step_s", "taken"),
+    [
+        ({48: 1.00, 24: 1.01, 12: 1.015, 6: 1.3}, 12),
+        ({48: 1.00, 24: 1.05, 12: 1.0, 6: 1.0}, 48),  # slower once: smaller ones are not even timed
+        ({48: 1.10, 24: 1.00, 12: 1.03, 6: 1.3}, 24),
+    ],
+)
+def test_a_larger_micro_batch_must_gain_something(step_s: dict[int, float], taken: int) -> None:
+    assert smallest_as_fast(list(step_s), step_s.__getitem__)[0] == taken
 
 
 def small(**train: int) -> RunConfig:

@@ -11,7 +11,6 @@ from orchestrator.core.machines import (
     gpu_by_smi_name,
     local_machine,
     machine_type,
-    published_rates,
 )
 
 
@@ -110,6 +109,31 @@ def test_bundled_prices_carry_their_date() -> None:
     assert bundled_offers("1x3090") == ()
 
 
-def test_every_published_rate_is_of_a_machine_that_exists() -> None:
-    assert len(published_rates()) >= 7
-    assert all(machine_type(rate.machine).gpu for rate in published_rates())
+def test_every_card_has_what_the_roofline_asks_for() -> None:
+    for machine in all_machine_types():
+        gpu = machine.gpu
+        assert gpu is not None
+        assert gpu.memory_gb_per_s > 0 and gpu.link_gb_per_s > 0
+        assert 0 < gpu.gemm < 1 and 0 < gpu.attention < 1
+        assert gpu.smi
+
+
+@pytest.mark.parametrize(
+    ("smi", "name"),
+    [
+        ("NVIDIA A100-PCIE-40GB", "1xA100-PCIe-40GB"),
+        ("NVIDIA A100 80GB PCIe", "1xA100-PCIe-80GB"),
+        ("NVIDIA H100 PCIe", "1xH100-PCIe"),
+        ("NVIDIA H100 NVL", "1xH100-NVL"),
+        ("NVIDIA GH200 480GB", "1xGH200"),
+        ("NVIDIA A10", "1xA10"),
+        ("NVIDIA A10G", "1xA10G"),
+        ("NVIDIA RTX A6000", "1xA6000"),
+        ("NVIDIA L40S", "1xL40S"),
+        ("NVIDIA GeForce RTX 5070 Ti", "1x5070Ti"),
+        ("NVIDIA GeForce RTX 5090", "1x5090"),
+    ],
+)
+def test_a_card_is_known_by_what_nvidia_smi_calls_it(smi: str, name: str) -> None:
+    assert local_machine([smi], cpus=8).name == name
+    assert machine_type(name.replace("1x", "4x")).count == 4

@@ -16,12 +16,15 @@ from tests.support.files.repository import REPOSITORY
 from trainer.arithmetic import checkpoint_bytes
 
 RECIPES = REPOSITORY / "recipes"
+SLOW = MeasuredRate("8xA100-40GB", 265_573.0, 854_438_400, 1_790_000_000.0, compiled=True, precision="fp16")
+"""A run of hours, so that limits of hours and of dollars cut something."""
 OFFER = Offer("lambda", "8xA100-40GB", 16.0, source="lambda API")
 
 
 def plan(*overrides: str, name: str = "chinchilla_163m_baseline", machine: str = "8xA100-40GB", **more: object) -> Plan:
     recipe = load_recipe(name, overrides, search=[RECIPES])
     host, offer = more.pop("host", None), more.pop("offer", None)
+    more.setdefault("rates", [SLOW])
     return make_plan(recipe, host, machine_type(machine), offer, now=1_795_000_000.0, **more)  # type: ignore[arg-type]
 
 
@@ -57,19 +60,19 @@ def test_a_hosts_own_provider_sets_its_bundled_price() -> None:
 
 def test_a_tiny_model_is_held_up_by_its_kernels() -> None:
     made = plan(name="quickstart", machine="8xH100")
-    assert made.tokens_per_second == pytest.approx(16 * 128 / (0.001 * 4))
-    assert "launching kernels" in made.rate_source
+    assert made.tokens_per_second == pytest.approx(16 * 128 / (0.0005 * 4 + 0.002), rel=0.01)
 
 
 def test_fp32_with_tf32_counts_tensor_cores_without_it_does_not() -> None:
     with_tf32 = plan("train.precision=fp32")
-    assert with_tf32.rate_source == "computed: 156 TFLOP/s peak x assumed MFU 9%"
+    assert with_tf32.rate_source.endswith("of 156 TFLOP/s")
     without = plan("train.precision=fp32", "train.tf32=false")
-    assert without.rate_source == "computed: 19.5 TFLOP/s peak x assumed MFU 50%"
+    assert without.rate_source.endswith("of 19.5 TFLOP/s")
+    assert without.tokens_per_second < with_tf32.tokens_per_second / 2
 
 
 def test_eight_cards_speak_for_one_without_a_loss() -> None:
-    eight = MeasuredRate("8xA100-40GB", 800_000.0, 854_438_400, 1_790_000_000.0, compiled=False, precision="fp16")
+    eight = MeasuredRate("8xA100-40GB", 800_000.0, 854_438_400, 1_790_000_000.0, compiled=True, precision="fp16")
     assert plan(machine="1xA100-40GB", rates=[eight]).tokens_per_second == pytest.approx(100_000)
 
 

@@ -17,7 +17,7 @@ from orchestrator.core.planning.batch import split
 from orchestrator.core.planning.plan import CostUsd, Plan
 from orchestrator.core.planning.planner import amended, make_plan
 from orchestrator.core.planning.ranking import in_order, mark
-from orchestrator.core.planning.rates import MeasuredRate
+from orchestrator.core.planning.rates import MeasuredRate, is_compiled
 from orchestrator.core.planning.run_config import train_config
 from orchestrator.core.ports import Guard, Offer
 from tests.support.files.repository import REPOSITORY
@@ -44,11 +44,19 @@ def plan(
     return make_plan(what, host, machine_type(machine), offer, now=NOW, **more)  # type: ignore[arg-type]
 
 
-def test_the_published_rate_gives_the_published_time() -> None:
+def test_the_baseline_is_planned_at_the_speed_of_our_code_not_of_its_authors() -> None:
     made = plan(recipe("chinchilla_163m_baseline"))
-    assert made.tokens_per_second == 265_573
-    assert "published by" in made.rate_source
-    assert made.hours.train == pytest.approx(3 + 25 / 60, rel=0.05)
+    assert made.rate_source.startswith("computed, compiled: MFU ")
+    assert 1_000_000 < made.tokens_per_second < 1_300_000  # its author's code reached 265,573
+    uncompiled = plan(recipe("chinchilla_163m_baseline", "train.compile=false"))
+    assert uncompiled.rate_source.startswith("computed, uncompiled: MFU ")
+    assert 0.6 < uncompiled.tokens_per_second / made.tokens_per_second < 0.9
+
+
+def test_every_intervention_is_compiled_as_the_baseline_is() -> None:
+    names = ["chinchilla_163m_baseline", *sorted(f"interventions/{p.stem}" for p in RECIPES.glob("interventions/*"))]
+    assert len(names) >= 9
+    assert all(is_compiled(recipe(f"{name}.toml"), machine_type("8xA100-40GB")) for name in names)
 
 
 def test_the_reference_job_has_the_published_size() -> None:
@@ -140,8 +148,8 @@ def rate(machine: str = "8xA100-40GB", **changes: object) -> MeasuredRate:
     return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
 
 
-def test_what_we_measured_comes_before_what_others_published() -> None:
-    ours = rate(compiled=False, precision="fp16")
+def test_what_we_measured_comes_before_what_is_computed() -> None:
+    ours = rate(precision="fp16")
     made = plan(recipe("chinchilla_163m_baseline"), rates=[ours])
     assert made.tokens_per_second == pytest.approx(1_000_000)
     assert made.rate_source == "measured by us on 2026-09-21"
@@ -173,8 +181,8 @@ def test_the_newest_rate_of_the_same_machine_wins_and_one_card_speaks_for_eight(
 
 
 def test_a_computed_rate_says_its_peak_and_its_assumption() -> None:
-    assert plan(recipe(), "8xH100").rate_source == "computed: 989 TFLOP/s peak x assumed MFU 35%"
-    assert "assumed 30 TFLOP/s" in plan(recipe(), "1xGPU-24GB").rate_source
+    assert plan(recipe(), "8xH100").rate_source == "computed, compiled: MFU 30% of 989 TFLOP/s"
+    assert plan(recipe(), "1xGPU-24GB").rate_source.endswith("of 30 TFLOP/s, assumed")
 
 
 def test_a_card_without_bf16_plans_with_fp16_and_says_so() -> None:

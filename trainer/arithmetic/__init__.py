@@ -152,7 +152,7 @@ def memory_gib(
 
 def _state_bytes(model: ModelConfig, precision: str, optimizer: str) -> float:
     """Weights, gradients and optimizer state in fp32, and autocast's half-precision copy of the matrices."""
-    padding = (_padded_vocabulary(model) - model.vocab_size) * model.n_embd * (1 if model.tie_embeddings else 2)
+    padding = (padded_vocabulary(model) - model.vocab_size) * model.n_embd * (1 if model.tie_embeddings else 2)
     copy = 0 if precision == "fp32" else 2 * matmul_parameters(model)
     return (parameter_count(model) + padding) * 8 + _optimizer_bytes(model, optimizer) + copy
 
@@ -173,7 +173,7 @@ def _activation_bytes(model: ModelConfig, precision: str, activation_checkpointi
 def _loss_bytes(model: ModelConfig, tokens: int, precision: str) -> float:
     """Working memory of the chunked loss: about 18 bytes per logit of one chunk, and the head's gradient twice more."""
     size = 4 if precision == "fp32" else 2
-    columns = _padded_vocabulary(model)
+    columns = padded_vocabulary(model)
     chunk = min(loss_chunk_rows(columns, tokens), tokens) * columns * 18
     return chunk + columns * model.n_embd * (4 + size) + tokens * model.n_embd * 2 * size
 
@@ -184,7 +184,8 @@ def loss_chunk_rows(columns: int, tokens: int) -> int:
     return -(-rows // 128) * 128
 
 
-def _padded_vocabulary(model: ModelConfig) -> int:
+def padded_vocabulary(model: ModelConfig) -> int:
+    """Rows of the embedding and the head inside the model: 50,304 for GPT-2's vocabulary."""
     return -(-model.vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
 
 

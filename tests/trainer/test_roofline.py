@@ -1,0 +1,83 @@
+"""The roofline against what others published, and by its own rules."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.files.published_rates import COMPARABLE, ROWS, Row, mean_ratio
+from trainer.arithmetic.roofline import Card, Job, step_seconds, tokens_per_second
+from trainer.contract import ModelConfig
+
+A100 = Card(312e12, 1.555e12, 230e9, 0.6, 0.42)
+SMALL = ModelConfig()
+
+
+@pytest.mark.parametrize("row", COMPARABLE, ids=lambda row: f"{row.by}, {row.machine}")
+def test_each_comparable_figure_is_met_within_a_third(row: Row) -> None:
+    assert 0.75 <= row.ratio <= 1.34, row.ratio
+
+
+def test_on_average_the_roofline_promises_no_more_than_was_reached() -> None:
+    assert 0.95 <= mean_ratio() <= 1.1
+
+
+def test_no_published_figure_of_plain_pytorch_without_fused_attention_is_above_the_prediction() -> None:
+    slower = [row for row in ROWS if row.differs and "C and CUDA" not in row.differs]
+    assert all(row.ratio > 1 for row in slower)
+
+
+JOBS = st.builds(
+    Job,
+    ranks=st.integers(1, 16),
+    micro_batch=st.integers(1, 64),
+    accumulation=st.integers(1, 16),
+    compiled=st.booleans(),
+    half=st.booleans(),
+    optimizer=st.sampled_from(["adamw", "muon"]),
+    clips=st.booleans(),
+    activation_checkpointing=st.booleans(),
+)
+
+
+@given(JOBS)
+def test_the_parts_are_the_whole_and_none_is_negative(job: Job) -> None:
+    step = step_seconds(SMALL, job, A100)
+    assert step.total == pytest.approx(sum(step.parts.values()))
+    assert all(seconds >= 0 for seconds in step.parts.values())
+
+
+@given(JOBS)
+def test_nothing_makes_a_step_faster_that_costs_something(job: Job) -> None:
+    rate = tokens_per_second(SMALL, job, A100)
+    assert tokens_per_second(SMALL, job._replace(activation_checkpointing=True), A100) <= rate
+    assert tokens_per_second(SMALL, job._replace(clips=True), A100) <= rate
+    assert tokens_per_second(SMALL, job._replace(optimizer="muon"), A100) <= tokens_per_second(
+        SMALL, job._replace(optimizer="adamw"), A100
+    )
+    assert tokens_per_second(SMALL, job._replace(compiled=False), A100) <= tokens_per_second(
+        SMALL, job._replace(compiled=True), A100
+    )
+    assert tokens_per_second(ModelConfig(dropout=0.1), job, A100) <= rate
+
+
+@given(JOBS, st.floats(1.0, 4.0))
+def test_a_better_card_is_not_slower(job: Job, factor: float) -> None:
+    rate = tokens_per_second(SMALL, job, A100)
+    for field in ("peak_flops", "memory_bytes_per_s", "link_bytes_per_s"):
+        better = A100._replace(**{field: getattr(A100, field) * factor})
+        assert tokens_per_second(SMALL, job, better) >= rate * 0.999999
+    assert tokens_per_second(SMALL, job, A100) <= A100.peak_flops * job.ranks / 5e8
+
+
+@given(JOBS)
+def test_more_accumulation_in_place_of_micro_batches_never_gains(job: Job) -> None:
+    split = job._replace(micro_batch=1, accumulation=job.accumulation * job.micro_batch)
+    assert tokens_per_second(SMALL, split, A100) <= tokens_per_second(SMALL, job, A100) * 1.000001
+
+
+def test_a_tiny_model_waits_for_the_host() -> None:
+    tiny = ModelConfig(vocab_size=257, context_length=128, n_layer=4, n_head=4, n_embd=96)
+    step = step_seconds(tiny, Job(1, 16), A100)
+    assert step.parts["host"] > step.total / 2

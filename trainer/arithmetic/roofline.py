@@ -1,0 +1,137 @@
+"""How long a training step of ours takes on a card, part by part: a prediction from its peak, its memory and its links.
+
+Each part takes its floating-point operations at the share of the peak that such kernels reach, or its bytes at the
+memory's rate; the parts do not overlap, but for the all-reduce with the backward pass. Formulas: products and attention
+as in PaLM's appendix B with the causal half counted once; traffic by counting what our kernels read and write. The
+shares are fitted to published figures (docs/concepts/speed.md lists each with its ratio); the probe measures instead.
+
+Example::
+
+    card = Card(312e12, 1.555e12, 230e9, gemm=0.65, attention=0.42)
+    step = step_seconds(ModelConfig(), Job(ranks=8, micro_batch=12, accumulation=1), card)
+    step.total, step.parts["gemm"]
+"""
+
+from __future__ import annotations
+
+import typing
+
+from trainer.arithmetic import loss_chunk_rows, matmul_parameters, padded_vocabulary, parameter_count
+from trainer.contract import ModelConfig
+
+MEMORY_SHARE = 0.85
+"""Of the data sheet's bandwidth: what kernels that stream large tensors reach."""
+TRAFFIC = {True: 150, False: 390}
+"""Bytes per token, layer and unit of width beside the products and attention, forward and backward, compiled or eager:
+norms, casts, residuals, GELU and their gradients. Compiled code fuses them."""
+DROPOUT_TRAFFIC = 12
+"""More of the same with dropout: masks, written and read."""
+LOSS_PASSES = {True: 4, False: 9}
+"""How often the loss reads or writes the logits in half precision."""
+ADAMW_BYTES = 28
+"""Per parameter: weight, gradient and two moments read, the weight and the moments written."""
+CLIP_BYTES = 12
+"""Per parameter: the gradient read for its norm, then read and scaled."""
+ACCUMULATE_BYTES = 12
+"""Per parameter and further micro-batch: both gradients read, their sum written."""
+NORM_BYTES = 4
+NEWTON_SCHULZ_STEPS = 5
+LAYER_S = {True: 0.0005, False: 0.001}
+"""Launching one block's kernels, forward and backward: a card that is faster than that waits for the host."""
+STEP_S = 0.002
+"""The host's work once per step: the optimizer's launches, the next batch, the log."""
+OVERLAP = 0.6
+"""Of the last backward pass, what can hide an all-reduce; its first and last bucket cannot."""
+LEAST_EXPOSED = 0.25
+
+
+class Card(typing.NamedTuple):
+    """One GPU. `peak_flops`: dense, in the run's number type; `link_bytes_per_s`: what an all-reduce moves per card;
+    `gemm` and `attention`: shares of the peak that products and attention reach."""
+
+    peak_flops: float
+    memory_bytes_per_s: float
+    link_bytes_per_s: float
+    gemm: float = 0.65
+    attention: float = 0.4
+
+
+class Job(typing.NamedTuple):
+    """One optimizer step, as the plan splits it."""
+
+    ranks: int = 1
+    micro_batch: int = 1
+    accumulation: int = 1
+    compiled: bool = True
+    half: bool = True
+    """bf16 or fp16; else fp32."""
+    optimizer: str = "adamw"
+    clips: bool = False
+    activation_checkpointing: bool = False
+
+
+class StepSeconds(typing.NamedTuple):
+    """Seconds of one optimizer step on the slowest part of the machine, and of its parts."""
+
+    total: float
+    parts: typing.Dict[str, float]
+
+
+def step_seconds(model: ModelConfig, job: Job, card: Card) -> StepSeconds:
+    """The predicted step. Parts: gemm, head, attention, traffic, loss, optimizer, all_reduce and host (waits only)."""
+    memory = card.memory_bytes_per_s * MEMORY_SHARE
+    once = _micro_batch(model, job, card, memory)
+    parts = {name: seconds * job.accumulation for name, seconds in once.items()}
+    parts["optimizer"] = _optimizer(model, job, card, memory)
+    parts["all_reduce"] = _all_reduce(model, job, card, backward_s=sum(once.values()) * 2 / 3)
+    busy = sum(parts.values())
+    launches = LAYER_S[job.compiled] * model.n_layer * job.accumulation
+    parts["host"] = max(0.0, launches - busy) + STEP_S
+    return StepSeconds(busy + parts["host"], parts)
+
+
+def _micro_batch(model: ModelConfig, job: Job, card: Card, memory: float) -> typing.Dict[str, float]:
+    """Forward and backward of one micro-batch."""
+    tokens = job.micro_batch * model.context_length
+    width, layers, size = model.n_embd, model.n_layer, 2 if job.half else 4
+    again = 4 / 3 if job.activation_checkpointing else 1.0
+    rows = padded_vocabulary(model)
+    blocks = 6 * (matmul_parameters(model) - model.vocab_size * width)
+    # Causal: half of 4 T d forward, and 2.5 times that backward (Dao, arXiv 2307.08691).
+    attention = 3.5 * 2 * layers * width * model.context_length
+    traffic = layers * width * (TRAFFIC[job.compiled] + (DROPOUT_TRAFFIC if model.dropout else 0)) * size / 2
+    chunks = -(-tokens // loss_chunk_rows(rows, tokens))
+    loss = tokens * rows * size * LOSS_PASSES[job.compiled] + chunks * rows * width * (8 + 2 * size)
+    return {
+        "gemm": again * tokens * blocks / (card.peak_flops * card.gemm),
+        "head": tokens * 6 * rows * width / (card.peak_flops * card.gemm),
+        "attention": again * tokens * attention / (card.peak_flops * card.attention) * (1.25 if model.dropout else 1),
+        "traffic": again * tokens * traffic / memory,
+        "loss": loss / memory,
+    }
+
+
+def _optimizer(model: ModelConfig, job: Job, card: Card, memory: float) -> float:
+    parameters = parameter_count(model)
+    each = ADAMW_BYTES + (CLIP_BYTES if job.clips else NORM_BYTES) + ACCUMULATE_BYTES * (job.accumulation - 1)
+    seconds = parameters * each / memory
+    if job.optimizer != "muon":
+        return seconds
+    width = model.n_embd  # per step of Newton-Schulz 4 n n m + 2 n n n for a matrix of n x m (arXiv 2502.16982)
+    long_sides = width * (3 + 1 + 4 + 4)
+    flops = NEWTON_SCHULZ_STEPS * (4 * width * width * long_sides + 4 * 2 * width**3) * model.n_layer
+    return seconds + flops / (card.peak_flops * card.gemm)
+
+
+def _all_reduce(model: ModelConfig, job: Job, card: Card, backward_s: float) -> float:
+    """What the all-reduce of fp32 gradients adds beyond what the last backward pass hides."""
+    if job.ranks == 1:
+        return 0.0
+    whole = 4 * parameter_count(model) * 2 * (job.ranks - 1) / job.ranks / card.link_bytes_per_s
+    return max(LEAST_EXPOSED * whole, whole - OVERLAP * backward_s)
+
+
+def tokens_per_second(model: ModelConfig, job: Job, card: Card) -> float:
+    """Of the whole machine."""
+    tokens = job.ranks * job.micro_batch * job.accumulation * model.context_length
+    return tokens / step_seconds(model, job, card).total
