@@ -24,20 +24,24 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from trainer.corpus.documents import PYTHON_STDLIB, Place, SourceFile, find_files, read_batches
-from trainer.corpus.encode import POLICIES, SKIP, Document, EncodeSettings, documents, encode_batch
+from trainer.corpus.encode import POLICIES, SKIP, Document, EncodeSettings, documents, encode_batch, is_held_out
+from trainer.corpus.exclusion import Exclusion
+from trainer.corpus.mixed_text import fill_mixed, mixture_json
 from trainer.corpus.parquet import CorpusError
 from trainer.corpus.pool import WorkerLostError, ordered
-from trainer.corpus.split import Done, Limits, Split, chained
+from trainer.corpus.request import HOLD_OUT_EVERY, SHARD_TOKENS, MixRequest, Request
+from trainer.corpus.split import VALIDATION, Done, Limits, Split, chained
 from trainer.corpus.work_folder import WorkFolder, WorkFolderError
 from trainer.layout.token_layout import SAFETENSORS
 from trainer.progress import ByteProgress, print_event
 from trainer.tokens.digests import DATASET, DatasetJson, FileEntry, digest_file
+from trainer.tokens.folder import NoDatasetError, find_dataset
 from trainer.tokens.token_file import KINDS, DataError
 from trainer.tokens.token_writers import Layout, dtype_for, write_atomically
 from trainer.tokens.tokenizer import BYTES, END_OF_TEXT, TokenizerError, open_tokenizer
@@ -45,11 +49,8 @@ from trainer.training.allocator import return_freed_memory
 
 STDLIB_BYTES = 6_000_000
 """The standard library is cut here: enough for a minute of training, prepared in a second."""
-HOLD_OUT_EVERY = 20
-"""One document in this many, chosen by its hash, is held out for validation."""
-FEWEST_DOCUMENTS_TO_SPLIT = 100
-"""With fewer documents all go into the training file, and a run holds out its end (see the recipe reference)."""
-SHARD_TOKENS = 100_000_000
+FEW_DOCUMENTS = 100
+"""Of fewer, one is for validation even where none is by its hash: that of the lowest hash."""
 FEWEST_TOKENS_PER_BYTE = 0.15
 """Of a byte-pair encoding; English prose has about 0.22."""
 PARQUET_SUFFIX, GZIP = ".parquet", ".gz"
@@ -61,31 +62,11 @@ class PrepareError(ValueError):
     """The request cannot be met: no text, or a mark that the tokenizer lacks."""
 
 
-@dataclass(frozen=True)
-class Request:
-    """What to prepare, stored in dataset.json, so that the same request on the same text is not done twice."""
-
-    source: str
-    """Its name in dataset.json: the path, the glob or the URI."""
-    tokenizer: str = "gpt2"
-    separator: str = END_OF_TEXT
-    """Special token after each document; empty: none."""
-    documents: int | None = None
-    bytes: int | None = None
-    column: str = "text"
-    """The JSON key or the Parquet column that holds the text."""
-    format: str = SAFETENSORS
-    shard_tokens: int = SHARD_TOKENS
-    hold_out_every: int = HOLD_OUT_EVERY
-    """One document in this many is for validation; 0: none."""
-    invalid: str = SKIP
-    """What happens to a document that is not UTF-8: skip or replace."""
-    revision: str | None = None
-    """The commit of a source that was downloaded."""
-
-
-def prepare(request: Request, paths: Sequence[str], to: Path, workers: int = 1) -> DatasetJson:
-    """Writes the dataset of these paths into folder `to` and returns the content of its dataset.json.
+def prepare(
+    request: Request, paths: Sequence[str], to: Path, workers: int = 1, excluded: Sequence[Path] = ()
+) -> DatasetJson:
+    """Writes the dataset of these paths into folder `to` and returns the content of its dataset.json. `excluded`: token
+    files with the documents to leave out.
 
     Does nothing where dataset.json already answers this request. Raises PrepareError, CorpusError, DataError,
     TokenizerError, WorkFolderError, WorkerLostError, and OSError for a folder that cannot be written.
@@ -93,7 +74,18 @@ def prepare(request: Request, paths: Sequence[str], to: Path, workers: int = 1) 
     encoding = open_tokenizer(request.tokenizer)
     mark = _separator_id(request)
     layout = Layout(request.format, dtype_for(request.format, encoding.n_vocab), request.shard_tokens)
-    files = find_files(paths)
+    sources = request.sources(paths)
+    inputs = [find_files(source.paths) for source in sources]
+    files = list(itertools.chain.from_iterable(inputs))
+    exclusion = None
+    if excluded:
+        exclusion = Exclusion.of(excluded, encoding.eot_token if mark is None else mark, has_mark=mark is not None)
+    if request.is_mixed:
+        request = replace(
+            request,
+            inputs_sha256=_inputs_sha256(files),
+            excluded_sha256=exclusion.sha256 if exclusion else None,
+        )
     limits = Limits(request.documents, request.bytes or (STDLIB_BYTES if paths == [PYTHON_STDLIB] else None))
     existing = _find_existing(to, request, files, limits)
     if existing is not None:
@@ -101,13 +93,24 @@ def prepare(request: Request, paths: Sequence[str], to: Path, workers: int = 1) 
         return existing
     if limits == Limits():
         _check_free_space(to, request, files, layout)
-    every = request.hold_out_every if _enough_to_split(files, request) else 0
-    settings = EncodeSettings(request.tokenizer, mark, layout.dtype, request.column, every, request.invalid)
+    every, also = request.hold_out_every, None if request.is_mixed else _also_held_out(files, request)
+    settings = EncodeSettings(request.tokenizer, mark, layout.dtype, request.column, every, request.invalid, also)
     with (
-        WorkFolder(to, {**asdict(request), "every": every}, files) as work_folder,
+        WorkFolder(to, {**request.to_json(), "also": also}, files) as work_folder,
         closing(_open_split(work_folder, layout, limits)) as split,
     ):
-        _fill(split, work_folder, files, settings, workers)
+        if request.is_mixed:
+            fill_mixed(
+                split,
+                work_folder,
+                list(zip(sources, inputs, strict=True)),
+                budget=request.tokens,
+                settings=settings,
+                workers=workers,
+                exclusion=exclusion,
+            )
+        else:
+            _fill(split, work_folder, files, settings, workers)
         if not split.done.documents:
             work_folder.remove()
             raise PrepareError(f"{request.source} has no text: {split.done.skipped_words()}")
@@ -116,6 +119,12 @@ def prepare(request: Request, paths: Sequence[str], to: Path, workers: int = 1) 
         "prepared", to=str(to), tokens=dataset["tokens"], documents=dataset["documents"], files=dataset["files"]
     )
     return dataset
+
+
+def _inputs_sha256(files: Sequence[SourceFile]) -> str:
+    """Of the content of the source files, in their order."""
+    content = "\n".join(digest_file(file.path)["sha256"] for file in files)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _check_free_space(to: Path, request: Request, files: Sequence[SourceFile], layout: Layout) -> None:
@@ -174,7 +183,7 @@ def _publish(split: Split, work_folder: WorkFolder, request: Request, settings: 
 def _dataset(request: Request, done: Done, files: dict[str, FileEntry], settings: EncodeSettings) -> DatasetJson:
     """The content of dataset.json."""
     return {
-        "request": asdict(request),
+        "request": request.to_json(),
         "source": request.source,
         "source_sha256": done.source_sha256,
         "tokenizer": request.tokenizer,
@@ -186,18 +195,26 @@ def _dataset(request: Request, done: Done, files: dict[str, FileEntry], settings
             "ids": [] if settings.mark is None else [settings.mark],
             "policy": "after",
         },
-        "split": {"by": "sha256 of the document", "held_out_every": settings.held_out_every},
+        "split": {
+            "by": "sha256 of the document",
+            "held_out_every": settings.held_out_every,
+            "held_out": sum(entry["documents"] for name, entry in files.items() if name.startswith(VALIDATION)),
+        },
         "skipped": {"invalid_utf8": done.invalid, "empty": done.empty, "policy": POLICIES[request.invalid]},
+        **mixture_json(request, done.mix),
         "documents": sum(entry["documents"] for entry in files.values()),
         "tokens": sum(entry["tokens"] for entry in files.values()),
         "files": files,
     }
 
 
-def _enough_to_split(files: Sequence[SourceFile], request: Request) -> bool:
-    """Whether there are FEWEST_DOCUMENTS_TO_SPLIT documents; reads no more of them."""
-    some = itertools.islice(_readable_documents(files, request), FEWEST_DOCUMENTS_TO_SPLIT)
-    return sum(1 for _ in some) == FEWEST_DOCUMENTS_TO_SPLIT
+def _also_held_out(files: Sequence[SourceFile], request: Request) -> str | None:
+    """The document to hold out where there are few and none is by its hash; reads FEW_DOCUMENTS of them at most."""
+    most = min(FEW_DOCUMENTS, request.documents or FEW_DOCUMENTS)
+    some = {document.sha256 for document in itertools.islice(_readable_documents(files, request), most)}
+    if request.hold_out_every == 0 or len(some) < 2 or most == FEW_DOCUMENTS == len(some):
+        return None
+    return None if any(is_held_out(each, request.hold_out_every) for each in some) else min(some)
 
 
 def _readable_documents(files: Sequence[SourceFile], request: Request) -> Iterator[Document]:
@@ -222,10 +239,10 @@ def _find_existing(to: Path, request: Request, files: Sequence[SourceFile], limi
     """The dataset.json that already answers this request: the same text, and every listed file intact; else None."""
     try:
         dataset: DatasetJson = json.loads((to / DATASET).read_text())
-        if dataset["request"] != asdict(request):
+        if dataset["request"] != json.loads(json.dumps(request.to_json())):
             return None
         whole = all(digest_file(to / name)["sha256"] == entry["sha256"] for name, entry in dataset["files"].items())
-        same = whole and dataset["source_sha256"] == _source_sha256(files, request, limits)
+        same = whole and (request.is_mixed or dataset["source_sha256"] == _source_sha256(files, request, limits))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # absent, torn or foreign: prepare again
     return dataset if same else None
@@ -245,14 +262,20 @@ def _source_sha256(files: Sequence[SourceFile], request: Request, limits: Limits
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m trainer.prepare", description="Turn text into token files.")
     parser.add_argument(
-        "--source", required=True, action="append",
-        help=f"{PYTHON_STDLIB}, or a file, a folder or a quoted glob of text, JSON Lines or Parquet; repeatable",
+        "--source", action="append", default=[],
+        help=f"{PYTHON_STDLIB}, or a file, a folder or a quoted glob of text, JSON Lines, CSV or Parquet; repeatable",
     )  # fmt: skip
+    parser.add_argument("--mix", action="append", default=[], metavar="JSON", help="a source of a mixture, instead")
+    parser.add_argument("--tokens", type=int, help="stop with the document that reaches so many tokens")
+    parser.add_argument(
+        "--exclude", type=Path, action="append", default=[], help="token files: leave out what is in them"
+    )
+    parser.add_argument("--excluded-name", help="their name in dataset.json")
     parser.add_argument("--named", help="name of the source in dataset.json (default: --source)")
     parser.add_argument("--revision", help="commit of a downloaded source, for dataset.json")
     parser.add_argument("--tokenizer", default="gpt2", help="bytes (no download) or a tiktoken name (default: gpt2)")
     parser.add_argument("--separator", default=END_OF_TEXT, help="special token after each document; '' for none")
-    parser.add_argument("--column", default="text", help="JSON key or Parquet column of the text (default: text)")
+    parser.add_argument("--column", default="text", help="JSON key, CSV or Parquet column of the text (default: text)")
     parser.add_argument("--documents", type=int, help="stop after this many documents")
     parser.add_argument("--bytes", type=int, help="stop before this many bytes of text")
     parser.add_argument("--format", choices=KINDS, default=SAFETENSORS, help="default: safetensors")
@@ -272,6 +295,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     parser.add_argument("--to", type=Path, required=True, help="folder for the token files and dataset.json")
     options = parser.parse_args(arguments)
+    if bool(options.source) == bool(options.mix):
+        parser.error("give --source, or --mix")
     if min(options.shard_tokens, options.workers) < 1 or options.hold_out_every < 0:
         parser.error("--shard-tokens and --workers must be at least 1, --hold-out-every at least 0")
     return options
@@ -282,7 +307,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     return_freed_memory()
     request = Request(
-        options.named or " ".join(options.source),
+        options.named or " ".join(options.source) or "a mixture",
         options.tokenizer,
         options.separator,
         options.documents,
@@ -293,10 +318,16 @@ def main(arguments: list[str] | None = None) -> int:
         options.hold_out_every,
         options.invalid,
         options.revision,
+        options.tokens,
+        tuple(MixRequest.from_json(each) for each in options.mix),
+        options.excluded_name or " ".join(map(str, options.exclude)) or None,
     )
     try:
-        prepare(request, options.source, options.to, options.workers)
-    except (PrepareError, CorpusError, DataError, TokenizerError, WorkFolderError, WorkerLostError, OSError) as error:
+        excluded = [file for path in options.exclude for file in find_dataset(path).files]
+        prepare(request, options.source, options.to, options.workers, excluded)
+    except (
+        PrepareError, CorpusError, DataError, NoDatasetError, TokenizerError, WorkFolderError, WorkerLostError, OSError,
+    ) as error:  # fmt: skip
         print(f"prepare: {error}", file=sys.stderr)
         return 1
     return 0

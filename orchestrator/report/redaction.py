@@ -40,8 +40,11 @@ def shown_recipe(resolved: Mapping[str, Any]) -> str:
     data = recipe["data"] = dict(recipe.get("data") or {})
     if data.get("prepare"):
         data["prepare"] = dict(data["prepare"])
+        data["prepare"]["mix"] = [dict(each) for each in data["prepare"].get("mix") or ()]
     left_out = ""
-    for key, table in (("data.source", data), ("data.prepare.source", data.get("prepare") or {})):
+    prepare = data.get("prepare") or {}
+    mix = [("data.prepare.mix.source", each) for each in prepare.get("mix") or ()]
+    for key, table in (("data.source", data), ("data.prepare.source", prepare), *mix):
         source = table.get("source")
         if source and shown_source(source) != source:
             table["source"] = shown_source(source)

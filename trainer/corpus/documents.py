@@ -1,4 +1,4 @@
-"""Text files, JSON Lines and Parquet as one stream of raw documents, in bounded memory, from any position.
+"""Text files, JSON Lines, CSV and Parquet as one stream of raw documents, in bounded memory, from any position.
 
 The order depends only on the files' paths and their content. Documents leave as bytes in batches of 512 KiB, each with
 the place after it, so that another process can resume there after a kill. The end-of-text mark separates a text file's
@@ -27,14 +27,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from trainer.corpus import csv_rows
+from trainer.corpus.csv_rows import BYTE_ORDER_MARK
 from trainer.corpus.parquet import CorpusError, read_rows
 from trainer.tokens.tokenizer import END_OF_TEXT
 
 PYTHON_STDLIB = "python-stdlib"
 STDLIB_SKIPPED = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "lib2to3"})
-TEXT, JSON_LINES, PARQUET = "text", "JSON Lines", "Parquet"
-SUFFIXES = {".txt": TEXT, ".jsonl": JSON_LINES, ".ndjson": JSON_LINES, ".json": JSON_LINES, ".parquet": PARQUET}
+TEXT, JSON_LINES, CSV, PARQUET = "text", "JSON Lines", "CSV", "Parquet"
+SUFFIXES = {
+    ".txt": TEXT, ".jsonl": JSON_LINES, ".ndjson": JSON_LINES, ".json": JSON_LINES, ".parquet": PARQUET,
+    ".csv": CSV, ".tsv": CSV,
+}  # fmt: skip
 """Any other suffix is text, for a file given by name; in a folder, files with these suffixes count, except .json."""
+TABLES = {".csv", ".tsv"}
+"""In a folder they are often about the text: they count where there is nothing else."""
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 GZIP = ".gz"
 BATCH_BYTES = 2**19
 BATCH_RECORDS = 10_000
@@ -137,12 +145,13 @@ def _expand_source(source: str) -> list[Path]:
 def _in_folder(folder: Path) -> list[Path]:
     suffixes = set(SUFFIXES) - {".json"}
     candidates = [path for path in folder.rglob("*") if Path(path.name.removesuffix(GZIP)).suffix.lower() in suffixes]
-    files = [path for path in candidates if path.is_file()]
+    found = [path for path in candidates if path.is_file()]
+    files = [path for path in found if file_kind(path) != CSV] or found
     kinds = {file_kind(path) for path in files}
     if len(kinds) > 1:
         raise CorpusError(f"{folder} has {' and '.join(sorted(kinds))}: choose one kind with a glob in quotes")
     if not files:
-        raise CorpusError(f"{folder} has no text file: no .txt, .jsonl or .parquet found")
+        raise CorpusError(f"{folder} has no text file: no .txt, .jsonl, .parquet or .csv found")
     return files
 
 
@@ -186,12 +195,24 @@ def _read_file(file: SourceFile, offset: int, extent: Extent | None, column: str
             yield Record(raw, row, None, int(share * file.size_bytes))
         return
     with _opened(file.path) as (stream, on_disk):
-        stream.seek(offset)
+        if file.kind == CSV:
+            for raw, after in csv_rows.read_rows(file.path, stream, offset, column):
+                yield Record(raw, after, None, on_disk.tell())
+            return
+        stream.seek(offset or _text_start(file.path, stream))
         if file.kind == JSON_LINES:
             yield from _lines(file.path, stream, on_disk)
         else:
             # A Python file is one document: a mark in it is source text, not a separator.
             yield from _documents(stream, on_disk, extent, None if file.path.suffix == ".py" else MARK)
+
+
+def _text_start(path: Path, stream: BinaryIO) -> int:
+    """Where the text begins: after a byte order mark. Raises CorpusError for UTF-16."""
+    head = stream.read(len(BYTE_ORDER_MARK))
+    if head.startswith(UTF_16):
+        raise CorpusError(f"{path} is UTF-16: iconv -f UTF-16 -t UTF-8 {path.name} > utf8-{path.name}")
+    return len(head) if head == BYTE_ORDER_MARK else 0
 
 
 @contextmanager
@@ -211,6 +232,11 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
 def _lines(path: Path, stream: BinaryIO, on_disk: BinaryIO) -> Iterator[Record]:
     offset = stream.tell()
     while line := stream.readline(LONGEST_LINE_BYTES + 1):
+        if offset <= len(BYTE_ORDER_MARK) and line.lstrip()[:1] == b"[":
+            raise CorpusError(
+                f"{path} is a JSON array, not JSON Lines: write one object a line with "
+                f"jq -c '.[]' {path.name} > {path.stem}.jsonl"
+            )
         if len(line) > LONGEST_LINE_BYTES:
             raise CorpusError(f"{path}: the line at byte {offset} is longer than 256 MiB: is this JSON Lines?")
         offset += len(line)

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import tiktoken
 
+from trainer.corpus.csv_rows import BYTE_ORDER_MARK
 from trainer.corpus.documents import JSON_LINES, Batch, Piece
 from trainer.corpus.parquet import CorpusError
 from trainer.tokens.token_file import StoredIds
@@ -49,6 +50,8 @@ class EncodeSettings:
     held_out_every: int
     """One document in this many, by its hash, is for validation; 0: none."""
     invalid: str = SKIP
+    also_held_out: str | None = None
+    """The sha256 of a document that is for validation whatever its hash: of few documents, none may be by chance."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,13 @@ def encode_batch(batch: Batch, settings: EncodeSettings) -> Encoded:
         np.array([document.size_bytes if document.first else 0 for document in encoded], np.int64),
         np.array([document.first for document in encoded], np.bool_),
         np.array([document.last for document in encoded], np.bool_),
-        np.array([is_held_out(document.sha256, settings.held_out_every) for document in encoded], np.bool_),
+        np.array(
+            [
+                document.sha256 == settings.also_held_out or is_held_out(document.sha256, settings.held_out_every)
+                for document in encoded
+            ],
+            np.bool_,
+        ),
         tuple(bytes.fromhex(document.sha256) for document in encoded),
         invalid,
         empty,
@@ -152,6 +161,7 @@ def _piece(piece: Piece, invalid: str) -> Document:
 
 
 def _text_of_line(path: Path, offset: int, line: bytes, column: str) -> bytes:
+    line = line.removeprefix(BYTE_ORDER_MARK)  # where files were joined, any line may begin with one
     if not line.strip():
         return b""
     try:

@@ -59,6 +59,8 @@ def _check_column(path: Path, pyarrow: Any, schema: Any, column: str) -> None:
             pyarrow.types.is_large_string,
             pyarrow.types.is_binary,
             pyarrow.types.is_large_binary,
+            pyarrow.types.is_string_view,
+            pyarrow.types.is_binary_view,
         )
     ):
         raise CorpusError(f"{path}: column {column!r} holds {kind}, not text; the columns are: {names}")

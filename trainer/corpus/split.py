@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from trainer.corpus.documents import Extent, Place
 from trainer.corpus.encode import Encoded
+from trainer.corpus.mixture import Taken
 from trainer.tokens.digests import FileEntry
 from trainer.tokens.token_writers import Layout, Shards, ShardsState
 
@@ -52,6 +53,8 @@ class Done:
     invalid: int = 0
     empty: int = 0
     full: bool = False
+    mix: tuple[Taken, ...] = ()
+    """How far each source of a mixture is."""
 
     def skipped_words(self) -> str:
         """Why the dataset may be empty."""
@@ -88,8 +91,8 @@ class Split:
     def finished_shards(self) -> int:
         return sum(len(side.finished) for side in self.sides.values())
 
-    def take(self, encoded: Encoded, after: Place) -> None:
-        """Adds one batch's documents, up to the limit, each to its side."""
+    def take(self, encoded: Encoded, after: Place, mix: tuple[Taken, ...] = ()) -> None:
+        """Adds a batch's documents, up to the limit, each to its side; then the place is `after`, a mixture's `mix`."""
         count = self._within_limits(encoded)
         held_out = encoded.held_out[:count]
         lengths = encoded.lengths[:count]
@@ -101,7 +104,11 @@ class Split:
                 stops = np.cumsum(lengths[selected])
                 side.append(ids[of_id == mine], stops[encoded.last[:count][selected]])
         self.done = replace(
-            self.done, place=after, invalid=self.done.invalid + encoded.invalid, empty=self.done.empty + encoded.empty
+            self.done,
+            place=after,
+            invalid=self.done.invalid + encoded.invalid,
+            empty=self.done.empty + encoded.empty,
+            mix=mix,
         )
 
     def _within_limits(self, encoded: Encoded) -> int:
@@ -161,6 +168,9 @@ def _as_list(array: npt.NDArray[Any]) -> list[Any]:
 
 
 def _done(values: Mapping[str, Any]) -> Done:
-    place = values["place"]
-    extent = Extent(**place["extent"]) if place["extent"] else None
-    return Done(**{**values, "place": Place(place["file"], place["offset"], extent)})
+    mix = tuple(Taken(**{**each, "place": _place(each["place"])}) for each in values["mix"])
+    return Done(**{**values, "place": _place(values["place"]), "mix": mix})
+
+
+def _place(values: Mapping[str, Any]) -> Place:
+    return Place(values["file"], values["offset"], Extent(**values["extent"]) if values["extent"] else None)

@@ -32,7 +32,7 @@ FOLDER = ".prepare"
 STATE = "state.json"
 KEEP_EVERY_S = 5.0
 OURS = re.compile(r"(train|validation)(-\d{5})?\.(safetensors|bin)")
-VERSION = 1
+VERSION = 2
 """Version of the state; another one starts over."""
 
 

@@ -49,6 +49,25 @@ class Separator(TypedDict):
     policy: str
 
 
+class Excluded(TypedDict):
+    """What was left out because another dataset has it."""
+
+    source: str
+    documents: int
+    tokens: int
+
+
+class MixShare(TypedDict):
+    """One source of a mixture and what it gave; `ended`: it had no more before the budget was reached."""
+
+    source: str
+    weight: float
+    documents: int
+    tokens: int
+    share: float
+    ended: bool
+
+
 class DatasetJson(TypedDict, total=False):
     """dataset.json. The preparation writes every key; a folder made elsewhere may have fewer, or no dataset.json."""
 
@@ -65,6 +84,8 @@ class DatasetJson(TypedDict, total=False):
     skipped: dict[str, object]
     documents: int
     tokens: int
+    excluded: Excluded
+    mixture: list[MixShare]
     files: dict[str, FileEntry]
 
 

@@ -1,4 +1,4 @@
-"""Signatures and help of `gptctl data`: prepare, inspect, convert, verify and push. app.py registers them."""
+"""Signatures and help of `gptctl data`: prepare, inspect, overlap and the rest. app.py registers them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 from orchestrator.cli import options
 from orchestrator.cli.failures import explained
 
-HELP = """Prepare, inspect, convert, verify and push token files.
+HELP = """Prepare, inspect, compare, convert, verify and push token files.
 
 Start with: gptctl data prepare book.txt --tokenizer bytes --to data/book. In a recipe, set data.source = "data/book".
 """
@@ -57,7 +57,7 @@ def prepare(
         list[str],
         typer.Argument(
             metavar="SOURCE...",
-            help="Text, JSON Lines or Parquet: files, folders, quoted globs, hf://OWNER/NAME; or python-stdlib.",
+            help="Text, JSON Lines, CSV or Parquet: files, folders, quoted globs, hf://OWNER/NAME; or python-stdlib.",
         ),
     ],
     *,
@@ -67,7 +67,10 @@ def prepare(
     ] = "gpt2",
     kind: Kind = Format.SAFETENSORS,
     column: Annotated[
-        str, typer.Option("--column", metavar="NAME", help="The JSON key or Parquet column that holds the text.")
+        str,
+        typer.Option(
+            "--column", metavar="NAME", help="The JSON key, or the CSV or Parquet column, that holds the text."
+        ),
     ] = "text",
     separator: Annotated[
         str, typer.Option("--separator", metavar="MARK", help="The special token after each document; '' for none.")
@@ -164,6 +167,31 @@ def verify(
     from orchestrator.cli.data import inspect as it
 
     return it.verify(path, as_json=as_json)
+
+
+@data.command()
+@explained
+def overlap(
+    a: Annotated[
+        str, typer.Argument(metavar="A", help="Token files: a file, a folder, hf://OWNER/NAME, s3://, https://.")
+    ],
+    b: Annotated[str, typer.Argument(metavar="B", help="The same, such as what you test on.")],
+    *,
+    tokenizer: Annotated[
+        str | None, typer.Option("--tokenizer", help="Whose end-of-text id parts documents. Default: dataset.json's.")
+    ] = None,
+    part: Annotated[str | None, typer.Option("--slice", metavar="START+TOKENS", help="Only this part of B.")] = None,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Count the documents that two datasets share.
+
+    Compares them by their first 1,024 ids, so both must be of one tokenizer; the kind of file does not matter. plan,
+    compare and the model card then say what came out.
+    """
+    from orchestrator.cli.data import overlap as it
+
+    return it.overlap(a, b, tokenizer, part, as_json=as_json)
 
 
 @data.command()

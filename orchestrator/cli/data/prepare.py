@@ -85,10 +85,11 @@ def _find(source: str) -> Text:
     if "://" not in source:
         return Text([os.path.abspath(Path(source).expanduser())])
     with show_progress() as show:
-        return bring_text(open_home(), source, lambda moved: show(_progress(moved)), talk)
+        return bring_text(open_home(), source, lambda moved: show(show_download(moved)), talk)
 
 
-def _progress(moved: Transfer) -> dict[str, object]:
+def show_download(moved: Transfer) -> dict[str, object]:
+    """The fields of a progress line."""
     return {
         "what": "download",
         "done": moved.bytes_done,
@@ -97,6 +98,17 @@ def _progress(moved: Transfer) -> dict[str, object]:
         "rate": moved.rate_bytes_per_s,
         "eta_s": moved.eta_s,
     }
+
+
+def held_out_words(dataset: dict[str, Any]) -> str:
+    """How many documents are for validation; without any, what a run does."""
+    held_out, every = dataset["split"].get("held_out", 0), dataset["split"]["held_out_every"]
+    if held_out:
+        return f"held out for validation: {held_out:,} of {dataset['documents']:,} documents"
+    why = (
+        "as you asked" if not every else f"none of {dataset['documents']:,} documents is by its hash, one in {every:,}"
+    )
+    return f"held out for validation: nothing ({why}); a run validates on the end of its training tokens"
 
 
 def _show(dataset: dict[str, Any], to: Path, *, unchanged: bool) -> None:
@@ -109,6 +121,7 @@ def _show(dataset: dict[str, Any], to: Path, *, unchanged: bool) -> None:
         f"{'unchanged' if unchanged else 'prepared'}: {to} holds {count(dataset['tokens'])} tokens of "
         f"{dataset['tokenizer']} ({dataset['vocab_size']:,} ids, {dataset['format']}, {dataset['dtype']})"
     )
+    print(held_out_words(dataset))
     skipped = dataset["skipped"]
     if skipped["invalid_utf8"]:
         print(f"not UTF-8: {skipped['invalid_utf8']:,} ({skipped['policy']})")

@@ -41,12 +41,13 @@ def run_program(name: str, arguments: Sequence[str], needs: Sequence[str] = NUMP
     """The last JSON line of `python -m trainer.NAME ARGUMENTS`. UserError with what it says on stderr."""
     shell = LocalShell()
     argv = [interpreter(shell, needs), "-c", PROGRAM, str(Path(contract.__file__).parent.parent), name, *arguments]
+    word = name.rpartition(".")[2].split("_", maxsplit=1)[0]
     last: dict[str, Any] = {}
     try:
         with shell.lines(argv, silence_s=SILENCE_S) as lines, show_progress() as show:
             for each in _said(lines):
                 if each["event"] == "progress":
-                    show({"what": name.split("_", maxsplit=1)[0], **each})
+                    show({"what": word, **each})
                 elif each["event"] == "resumed":
                     talk(f"continuing after {count(each['documents'])} documents; {each['shards']} shards are finished")
                 last = dict(each)

@@ -15,7 +15,7 @@ from orchestrator.cli.machine_types import machines_of
 from orchestrator.cli.machines.offers import show_problems
 from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.cli.runs.origin import no_storage, origin_of, storages
-from orchestrator.cli.runs.plan_data import ask_source, data_lines, data_words, read_source
+from orchestrator.cli.runs.plan_data import ask_source, data_lines, data_words, read_source, with_overlap
 from orchestrator.cli.screen import screen
 from orchestrator.core.checkpoints.store_places import check_scheme
 from orchestrator.core.config.home_box import is_home
@@ -68,7 +68,7 @@ def plan(
     if not host_names:
         places += [(None, machine) for machine in all_machine_types() if machine.runs_as is None]
     made = [(host, planner.plan(host, machine)) for host, machine in places]
-    plans = in_order([replace(plan, data=source.moved(host, plan)) for host, plan in made])
+    plans = in_order([replace(plan, data=with_overlap(source.moved(host, plan), ledger.home)) for host, plan in made])
     if as_json:
         print(json.dumps({"plans": [each.to_json() for each in plans]}, indent=1))
         return 0

@@ -15,12 +15,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from orchestrator import storage
 from orchestrator.cli.screen.foreign import clean
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import Recipe
+from orchestrator.core.datasets import overlaps
 from orchestrator.core.errors import GptctlError, NoAnswer, StorageError, UserError
 from orchestrator.core.formats import size
 from orchestrator.core.planning.plan import Plan, PlanData
@@ -50,7 +52,7 @@ class Source:
     def moved(self, host: HostSpec | None, plan: Plan) -> PlanData:
         """For the plan's steps there; figures are null where they are unknown. Raises UserError for too few tokens."""
         data = self.recipe.data
-        source = data.prepare.source if data.prepare else data.source
+        source = data.prepare.named if data.prepare else data.source
         way = _way(self.recipe, host)
         if self.dataset is None:
             return PlanData(source, way, unknown=self.unknown)
@@ -136,7 +138,12 @@ def data_words(data: PlanData) -> str:
         SENT: f"this computer sends {source} to the machine",
         IN_PLACE: f"nothing moves; the training reads {source} in place",
     }[way]
-    return f"{what}: {part}{verified}"
+    return f"{what}: {part}{verified}" + (f"; {clean(data.overlap)}" if data.overlap else "")
+
+
+def with_overlap(data: PlanData, home: Path) -> PlanData:
+    """The same, with what `gptctl data overlap` found about the source."""
+    return replace(data, overlap=overlaps.about(home, data.source or ""))
 
 
 def data_lines(plans: Sequence[Plan]) -> list[str]:

@@ -34,13 +34,24 @@ class Validation(Table):
     """The validation files, where their names do not say it: a file, a folder or a pattern, as in data.source."""
 
 
+class Mix(Table):
+    """One source of a mixture."""
+
+    source: Line
+    """As in [data.prepare]."""
+    weight: float = Field(gt=0, le=1_000_000)
+    """Its share of the tokens, relative to the other weights."""
+    column: Line = "text"
+    """The JSON key, or the CSV or Parquet column, that holds the text."""
+
+
 class Prepare(Table):
     """Text to turn into tokens, once, before the run."""
 
-    source: Line
+    source: Line | None = None
     """`python-stdlib` (the source files of Python's own library: nothing is downloaded); a file, a folder or a pattern
-    of text, JSON Lines or Parquet; or such files at `hf://OWNER/NAME`, `s3://` or `https://`, which are downloaded to
-    this computer first. It is prepared here, before a machine is rented."""
+    of text, JSON Lines, CSV or Parquet; or such files at `hf://OWNER/NAME`, `s3://` or `https://`, which are
+    downloaded to this computer first. It is prepared here, before a machine is rented."""
     tokenizer: Line = "gpt2"
     """`bytes` (257 ids, no vocabulary download) or a tiktoken name such as `gpt2`."""
     separator: Annotated[str, StringConstraints(max_length=100)] = "<|endoftext|>"
@@ -48,7 +59,34 @@ class Prepare(Table):
     documents: Annotated[int, Field(ge=1)] | None = None
     """At most this many documents, in name order; without it: all."""
     column: Line = "text"
-    """The JSON key or the Parquet column that holds the text."""
+    """The JSON key, or the CSV or Parquet column, that holds the text."""
+
+    mix: Annotated[tuple[Mix, ...], Field(max_length=100)] = ()
+    """[[data.prepare.mix]]: several sources by weight, instead of `source`; needs `tokens`."""
+    tokens: Tokens | None = None
+    """The budget: gptctl stops with the document that reaches so many tokens."""
+    exclude: Line | None = None
+    """Token files of the same tokenizer, such as those you test on: documents that are in them are left out."""
+
+    @model_validator(mode="after")
+    def _has_one_text(self) -> Self:
+        if (self.source is None) == (not self.mix):
+            raise ValueError("needs `source`, or tables [[data.prepare.mix]] with source and weight")
+        if self.mix and self.tokens is None:
+            raise ValueError("a mixture needs `tokens`, its budget")
+        if self.mix and self.documents is not None:
+            raise ValueError("`documents` limits one source; a mixture has `tokens`")
+        return self
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Every text that it reads."""
+        return tuple(each.source for each in self.mix) or ((self.source,) if self.source else ())
+
+    @property
+    def named(self) -> str:
+        """The text in words."""
+        return " + ".join(self.sources)
 
 
 class Data(Table):

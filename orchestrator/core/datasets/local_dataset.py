@@ -7,21 +7,46 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.core.typed_json import parse
+from orchestrator.core.typed_json import decode, parse
 
 PREPARED = "dataset.json"
 """Beside the shards where `data prepare` made them."""
 
 
-def documents(folder: Path) -> int | None:
-    """How many documents the dataset was made of; None unless `gptctl data prepare` made it."""
+@dataclass(frozen=True)
+class Excluded:
+    """What the preparation left out, because it is in another dataset."""
+
+    source: str
+    documents: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What dataset.json says of how the dataset was made; empty unless `gptctl data prepare` made it."""
+
+    documents: int | None = None
+    excluded: Excluded | None = None
+
+    @property
+    def excluded_words(self) -> str | None:
+        """What was left out; None where nothing was looked for."""
+        if self.excluded is None:
+            return None
+        count, tokens = self.excluded.documents, self.excluded.tokens
+        return f"made without the documents of {self.excluded.source}: {count:,} documents, {tokens:,} tokens left out"
+
+
+def prepared(folder: Path) -> Prepared:
+    """Of a folder of token files."""
     try:
-        prepared = parse((folder / PREPARED).read_text(encoding="utf-8"))
-        return int(prepared["documents"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return decode(Prepared, parse((folder / PREPARED).read_text(encoding="utf-8")), lenient=True)
+    except (OSError, ValueError):
+        return Prepared()
 
 
 def digest(files: Sequence[tuple[str, Path]], known: dict[str, str]) -> str:

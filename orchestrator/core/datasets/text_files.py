@@ -10,7 +10,12 @@ from collections.abc import Sequence
 from orchestrator.core.errors import UserError
 from orchestrator.core.safe_names import WILD
 
-KINDS = ((".parquet",), (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz"), (".txt", ".txt.gz"))
+KINDS = (
+    (".parquet",),
+    (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz"),
+    (".txt", ".txt.gz"),
+    (".csv", ".tsv", ".csv.gz", ".tsv.gz"),
+)
 """The first kind that is there is taken: a repository often holds the same text in several."""
 TRAIN = "train"
 
@@ -26,5 +31,6 @@ def choose(names: Sequence[str], uri: str) -> list[str]:
             return [name for name in found if TRAIN in name.lower()] or found
     some = ", ".join(sorted(names)[:8]) or "nothing"
     raise UserError(
-        f"{uri} holds no Parquet, JSON Lines or text file; there are: {some}", f"name files: '{uri}/FOLDER/*.parquet'"
+        f"{uri} holds no Parquet, JSON Lines, text or CSV file; there are: {some}",
+        f"name files: '{uri}/FOLDER/*.parquet'",
     )

@@ -62,6 +62,8 @@ class DatasetFacts:
     validation_tokens: int | None = None
     digest: str | None = None
     documents: int | None = None
+    overlap: str | None = None
+    """What it was checked against for shared documents, and what came out; None: it was not checked."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ class RunFacts:
     dataset: DatasetFacts | None = None
     data_listed: tuple[StoredFile, ...] = ()
     """The source's files when the run first listed them."""
-    validation_listed: tuple[StoredFile, ...] = ()
+    validation_listed: tuple[StoredFile, ...] | None = None
     """Those for validation, which `data.validation.source` may have named."""
     data_cut: Mapping[str, CutFile] = field(default_factory=dict)
     """By the identity of the staged file."""
@@ -169,7 +171,7 @@ class RunFactChanges(TypedDict, total=False):
     software: Software | None
     dataset: DatasetFacts | None
     data_listed: tuple[StoredFile, ...]
-    validation_listed: tuple[StoredFile, ...]
+    validation_listed: tuple[StoredFile, ...] | None
     data_cut: Mapping[str, CutFile]
     staged: StagedFacts | None
     synced: Synced | None

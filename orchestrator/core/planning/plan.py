@@ -81,6 +81,8 @@ class PlanData:
     dataset_bytes: int | None = None
     verified_by: str | None = None
     unknown: str | None = None
+    overlap: str | None = None
+    """What it was checked against for shared documents, and what came out; None: it was not checked."""
 
 
 @dataclass(frozen=True)

@@ -144,8 +144,9 @@ def _tokens(recipe: Recipe, dataset_tokens: int | None) -> tuple[int, float | No
 def _warnings(recipe: Recipe, machine: MachineType, price: Quote, *, epochs: float | None, now: float) -> list[str]:
     said = []
     wanted = recipe.data.prepare
-    if wanted is not None and "://" in wanted.source:
-        said.append(f"{wanted.source} is downloaded and prepared on this computer, before a machine is rented")
+    far = [each for each in wanted.sources if "://" in each] if wanted is not None else []
+    if far:
+        said.append(f"{' and '.join(far)}: downloaded and prepared on this computer, before a machine is rented")
     if epochs is not None and epochs > 1:
         said.append(f"{epochs:.2f} epochs: the data is seen again, reshuffled")
     if machine.gpu and machine.cuda and recipe.train.precision == "bf16" and not machine.gpu.has_bf16:

@@ -123,7 +123,8 @@ def _tags(wish: Wish, simulated: bool) -> list[str]:
 def _datasets(recipe: Mapping[str, Any]) -> list[str]:
     """Ids of the Hub datasets that it was trained on."""
     data = recipe.get("data") or {}
-    sources = (data.get("source"), (data.get("prepare") or {}).get("source"))
+    prepare = data.get("prepare") or {}
+    sources = (data.get("source"), prepare.get("source"), *(each.get("source") for each in prepare.get("mix") or ()))
     found = (str(source).removeprefix(HUB).removeprefix("datasets/") for source in sources if _on_hub(source))
     return ["/".join(name.partition("@")[0].split("/")[:2]) for name in found]
 

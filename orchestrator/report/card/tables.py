@@ -69,7 +69,10 @@ def model(meta: CheckpointMeta) -> list[Row]:
 def source_name(recipe: Mapping[str, Any]) -> str:
     """Where the data came from, as anyone may read it."""
     table = recipe.get("data") or {}
-    source = str(table.get("source") or (table.get("prepare") or {}).get("source") or "")
+    prepare = table.get("prepare") or {}
+    if prepare.get("mix"):
+        return " + ".join(f"{each['weight']:g} x {shown_source(each['source'])}" for each in prepare["mix"])
+    source = str(table.get("source") or prepare.get("source") or "")
     if source == "python-stdlib":
         return "the source files of Python's standard library"
     return shown_source(source)
@@ -90,6 +93,7 @@ def data(recipe: Mapping[str, Any], dataset: DatasetFacts, meta: CheckpointMeta)
             ("Epochs", epochs),
             ("Order", _known(table.get("order"))),
             ("Validation tokens in the dataset", _known(dataset.validation_tokens)),
+            ("Overlap with other data", text(dataset.overlap) if dataset.overlap else "not checked"),
             ("sha256 of the data", _known(dataset.digest, "`{}`")),
         ]
     )

@@ -259,4 +259,13 @@ def _notes(runs: Sequence[Compared], base: Compared, metric: Metric, deviation: 
         }
         if len(precisions) > 1:
             notes.append("the slice was measured in different precisions: " + ", ".join(sorted(map(str, precisions))))
-    return notes
+    return notes + _overlaps(runs)
+
+
+def _overlaps(runs: Sequence[Compared]) -> list[str]:
+    """What is known of documents that the training data shares with other data; each finding once, with its runs."""
+    found: dict[str, list[str]] = {}
+    for each in runs:
+        if each.run.facts.dataset and (words := each.run.facts.dataset.overlap):
+            found.setdefault(words, []).append(each.run.id)
+    return [f"the training data of {', '.join(ids)}: {words}" for words, ids in found.items()]

@@ -10,17 +10,20 @@ import glob
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.agent.contract.names import JobName
 from orchestrator.agent.contract.requests import JobSpec
 from orchestrator.core.config.data_tables import Prepare
 from orchestrator.core.errors import UserError
+from orchestrator.datasets.downloads import bring_here
 from orchestrator.remote.agent_client.client import Agent
 from orchestrator.remote.local_agent import agent_here
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine.jobs import progress, run_job
 from trainer import contract
+from trainer.layout.sides import is_token_file
 
 PYTHON_STDLIB = "python-stdlib"
 
@@ -29,19 +32,33 @@ def prepared_folder(context: RunContext) -> Path:
     """The folder with the prepared dataset; prepares it if it is not there. dataset.json marks a whole one."""
     wanted = context.recipe.data.prepare
     assert wanted is not None
-    source, request = _absolute(wanted.source), _request(wanted)
-    digest = hashlib.sha256(json.dumps([f"--source={source}", *request]).encode()).hexdigest()[:16]
+    sources, request = [_absolute(each) for each in wanted.sources], _request(wanted)
+    digest = hashlib.sha256(json.dumps([*(f"--source={each}" for each in sources), *request]).encode()).hexdigest()[:16]
     folder = context.home / "data" / digest
-    if not (folder / "dataset.json").is_file() or _has_newer(source, folder / "dataset.json"):
-        context.say(f"preparing {wanted.source} with tokenizer {wanted.tokenizer} on this computer (once)")
-        _prepare(context, [*_source(context, source), *request], digest, folder)
+    done = folder / "dataset.json"
+    if not done.is_file() or any(_has_newer(each, done) for each in sources):
+        context.say(f"preparing {wanted.named} with tokenizer {wanted.tokenizer} on this computer (once)")
+        _prepare(
+            context,
+            [*_texts(context, wanted), *_excluded(context, wanted), *_request_of_program(wanted)],
+            digest,
+            folder,
+        )
     return folder
 
 
 def _request(wanted: Prepare) -> list[str]:
-    """Arguments of `python -m trainer.prepare` without the source: with it, what decides what the dataset is."""
+    """What decides what the dataset is, beside the sources: part of the folder's name."""
+    more = [f"--weight={each.weight} {each.column}" for each in wanted.mix]
+    more += [f"--exclude={_absolute(wanted.exclude)}"] if wanted.exclude else []
+    return [*_request_of_program(wanted), *more]
+
+
+def _request_of_program(wanted: Prepare) -> list[str]:
+    """Arguments of `python -m trainer.prepare` without the text and what is left out of it."""
     arguments = [f"--tokenizer={wanted.tokenizer}", f"--separator={wanted.separator}", f"--column={wanted.column}"]
-    return [*arguments, f"--documents={wanted.documents}"] if wanted.documents else arguments
+    arguments += [f"--documents={wanted.documents}"] if wanted.documents else []
+    return [*arguments, f"--tokens={wanted.tokens}"] if wanted.tokens else arguments
 
 
 def _absolute(source: str) -> str:
@@ -59,16 +76,36 @@ def _has_newer(source: str, dataset: Path) -> bool:
     return any(path.stat().st_mtime > since for path in paths if path.is_file())
 
 
-def _source(context: RunContext, source: str) -> list[str]:
-    """Where the text is on this computer; text from elsewhere is downloaded first, once per content."""
+def _texts(context: RunContext, wanted: Prepare) -> list[str]:
+    """Arguments that say where the text is on this computer; text from elsewhere is downloaded first."""
+    if wanted.source is not None:
+        paths, revision = _here(context, wanted.source)
+        named = [f"--named={wanted.source}"] if "://" in wanted.source else []
+        return [*(f"--source={path}" for path in paths), *named, *([f"--revision={revision}"] * bool(revision))]
+    arguments = []
+    for each in wanted.mix:
+        paths, revision = _here(context, each.source)
+        values = {"source": each.source, "weight": each.weight, "paths": list(paths), "column": each.column}
+        arguments.append(f"--mix={json.dumps({**values, 'revision': revision or None})}")
+    return arguments
+
+
+def _here(context: RunContext, source: str) -> tuple[Sequence[str], str]:
+    """Paths on this computer, and the commit of a repository, else an empty text."""
     if "://" not in source:
-        return [f"--source={source}"]
-    paths, revision = context.bring_text(source, progress(context, "text"))
-    return [
-        *(f"--source={path}" for path in paths),
-        f"--named={source}",
-        *([f"--revision={revision}"] * bool(revision)),
-    ]
+        return [_absolute(source)], ""
+    return context.bring_text(source, progress(context, "text"))
+
+
+def _excluded(context: RunContext, wanted: Prepare) -> list[str]:
+    """Arguments that name the token files whose documents are left out, on this computer."""
+    if wanted.exclude is None:
+        return []
+    path = _absolute(wanted.exclude)
+    if "://" in path:
+        files = bring_here(context.home, path, progress(context, "excluded"), is_token_file)
+        return [*(f"--exclude={file}" for file in files), f"--excluded-name={wanted.exclude}"]
+    return [f"--exclude={path}", f"--excluded-name={wanted.exclude}"]
 
 
 def _prepare(context: RunContext, arguments: list[str], digest: str, folder: Path) -> None:

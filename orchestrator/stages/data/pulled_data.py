@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from orchestrator.core.datasets import overlaps
 from orchestrator.core.errors import VerificationFailed
 from orchestrator.core.facts.run_facts import DataOnMachine, DatasetFacts, StagedFacts
 from orchestrator.core.planning.remainder import unread_steps
@@ -32,7 +33,7 @@ def pull_dataset(context: RunContext, uri: str) -> DataOnMachine:
     dataset = _dataset(context, store, uri)
     unread = unread_steps(context.recipe, context.host, context.plan.from_step)
     staged = staged_data(dataset, context.recipe, context.plan.steps, unread)
-    context.set_run_facts(dataset=described(dataset, staged))
+    context.set_run_facts(dataset=described(dataset, staged, overlaps.about(context.home, uri)))
     context.say(
         f"data: {staged.pulled_bytes / 1e6:,.2f} MB of {uri}, {staged.needed_bytes / 1e6:,.2f} MB are needed; "
         f"verified by {staged.verified_by}"
@@ -79,18 +80,18 @@ def check_seen(path: Path, file: StagedFile, pulled: Pulled) -> None:
         )
 
 
-def described(dataset: StoredDataset, staged: StagedData) -> DatasetFacts:
+def described(dataset: StoredDataset, staged: StagedData, overlap: str | None = None) -> DatasetFacts:
     """The dataset for the record and the model card; the digest covers what is pulled."""
     content = "\n".join(f"{file.source.file.name}\0{file.identity}" for file in staged.files)
     digest = hashlib.sha256(content.encode()).hexdigest()[:16]
-    return DatasetFacts(dataset.train_tokens, dataset.validation_tokens or None, digest)
+    return DatasetFacts(dataset.train_tokens, dataset.validation_tokens or None, digest, overlap=overlap)
 
 
 def _dataset(context: RunContext, store: Storage, uri: str) -> StoredDataset:
     """The same files on every call of this run, whatever the source lists meanwhile."""
     files = context.facts.data_listed or tuple(token_files(store, uri))
-    found = listing(store, context.recipe, uri, files, context.facts.validation_listed)
-    context.set_run_facts(data_listed=files, validation_listed=found.validation)
+    found = listing(store, context.recipe, uri, files, context.facts.validation_listed or ())
+    context.set_run_facts(data_listed=files, validation_listed=found.validation or None)
     return stored_dataset(store, uri, found, Proof.of(context.recipe))
 
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from orchestrator.core.datasets import local_dataset
+from orchestrator.core.datasets import local_dataset, overlaps
 from orchestrator.core.datasets.windows import validation_slice
 from orchestrator.core.facts.run_facts import CutFile, DataOnMachine, DatasetFacts
 from orchestrator.datasets.remote_dataset import StoredDataset, TokenFile, open_dataset
@@ -46,7 +46,7 @@ def found_here(context: RunContext) -> tuple[Path, StoredDataset, str]:
     folder = prepared_folder(context) if context.recipe.data.prepare else Path(source).expanduser()
     dataset = _opened(context, folder)
     digest = _digest(context, dataset)
-    context.set_run_facts(dataset=_described(dataset, digest))
+    context.set_run_facts(dataset=_described(context, dataset, digest))
     return folder, dataset, digest
 
 
@@ -120,10 +120,13 @@ def _is_there(made: CutFile) -> bool:
     return path.is_file() and path.stat().st_size == made.size_bytes
 
 
-def _described(dataset: StoredDataset, digest: str) -> DatasetFacts:
+def _described(context: RunContext, dataset: StoredDataset, digest: str) -> DatasetFacts:
     """The dataset for the record and the model card."""
-    documents = local_dataset.documents(path_of(dataset.train[0]).parent)
-    return DatasetFacts(dataset.train_tokens, dataset.validation_tokens or None, digest, documents)
+    folder = path_of(dataset.train[0]).parent
+    made = local_dataset.prepared(folder)
+    source = context.recipe.data.source or str(folder)
+    overlap = "; ".join(filter(None, (made.excluded_words, overlaps.about(context.home, source)))) or None
+    return DatasetFacts(dataset.train_tokens, dataset.validation_tokens or None, digest, made.documents, overlap)
 
 
 def _digest(context: RunContext, dataset: StoredDataset) -> str:

@@ -94,18 +94,20 @@ def test_text_files_are_documents_and_a_mark_in_them_parts_two(
 ) -> None:
     (tmp_path / "b.txt").write_text("zwei")
     (tmp_path / "a.txt").write_text("eins<|endoftext|>halb")
-    code, _, _ = run(capsys, "--source", tmp_path / "*.txt", "--tokenizer", "bytes", "--to", tmp_path / "out")
+    source = ("--source", tmp_path / "*.txt", "--tokenizer", "bytes", "--hold-out-every", 0)
+    code, _, _ = run(capsys, *source, "--to", tmp_path / "out")
     assert code == 0
     tokens = load_file(tmp_path / "out" / "train.safetensors")["tokens"]
     assert tokens.dtype == np.uint16
     assert tokens.tolist() == [*b"eins", END, *b"halb", END, *b"zwei", END]
-    assert not (tmp_path / "out" / "validation.safetensors").exists()  # too few documents to hold any out
+    assert not (tmp_path / "out" / "validation.safetensors").exists()
 
 
 def test_without_separator_documents_join(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.txt").write_text("ab")
     (tmp_path / "b.txt").write_text("cd")
-    run(capsys, "--source", tmp_path, "--tokenizer", "bytes", "--separator", "", "--to", tmp_path / "out")
+    source = ("--source", tmp_path, "--tokenizer", "bytes", "--hold-out-every", 0)
+    run(capsys, *source, "--separator", "", "--to", tmp_path / "out")
     assert load_file(tmp_path / "out" / "train.safetensors")["tokens"].tolist() == list(b"abcd")
 
 

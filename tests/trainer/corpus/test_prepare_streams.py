@@ -172,7 +172,7 @@ def test_a_document_larger_than_memory_would_like_comes_in_pieces(
     broken = b"x" * 300_000 + b"\xff" + b"y" * 300_000
     path = tmp_path / "text.txt"
     path.write_bytes(b"<|endoftext|>".join([b"small", large.encode(), broken, b"last"]))
-    dataset = run(tmp_path / "out", path, "--tokenizer", "gpt2")
+    dataset = run(tmp_path / "out", path, "--tokenizer", "gpt2", "--hold-out-every", "0")
     tokens = load_file(tmp_path / "out" / "train.safetensors")["tokens"]
     encoding = open_tokenizer("gpt2")
     wanted = [each for text in ("small", large, "last") for each in (*encoding.encode_ordinary(text), 50256)]

@@ -89,7 +89,7 @@ SAFETENSORS_TRUNCATED = (
         ("empty.bin", b"", "not a whole number"),
         ("cut.safetensors", SAFETENSORS_TRUNCATED, "truncated or damaged"),
         ("noise.safetensors", b"\x00" * 300, "not a safetensors file"),
-        ("notes.txt", b"to be or not to be", "neither safetensors nor"),
+        ("notes.txt", b"to be or not to be", "neither safetensors, an"),
         ("absent.bin", None, "No such file"),
     ],
 )

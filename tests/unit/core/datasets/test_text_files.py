@@ -23,5 +23,5 @@ def test_the_training_part_of_the_best_kind(uri: str, names: list[str], chosen: 
 
 
 def test_a_repository_without_text_names_what_it_has() -> None:
-    with pytest.raises(UserError, match=r"holds no Parquet, JSON Lines or text file; there are: README.md, x.bin"):
+    with pytest.raises(UserError, match=r"holds no Parquet, JSON Lines, text or CSV file; there are: README.md, x.bin"):
         choose(["x.bin", "README.md"], "hf://me/x")

@@ -1,0 +1,80 @@
+"""`gptctl data overlap`: how many documents two datasets share, by the trainer's own program on this computer.
+
+Example::
+
+    overlap("data/train", "hf://me/test", tokenizer=None, part=None, as_json=False)
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from orchestrator.cli.data.prepare import show_download
+from orchestrator.cli.data.program import run_program
+from orchestrator.cli.open_ledger import open_home
+from orchestrator.cli.screen.screen import show_progress, show_table, talk
+from orchestrator.core.datasets import overlaps
+from orchestrator.core.datasets.overlaps import CheckedOverlap
+from orchestrator.core.errors import UserError
+from orchestrator.core.formats import count, percent
+from orchestrator.datasets.downloads import bring_here
+from orchestrator.remote.whole_files import landing
+from trainer.layout.sides import is_token_file
+
+
+def overlap(a: str, b: str, tokenizer: str | None, part: str | None, *, as_json: bool) -> int:
+    """Prints what they share, and notes it for plan, compare and the model card."""
+    named = [f"--tokenizer={tokenizer}"] if tokenizer else []
+    cut = [f"--slice={part}"] if part else []
+    found = run_program("corpus.overlap", [str(_here(a)), str(_here(b)), *named, *cut])
+    found.pop("event")
+    mine = found["b"]
+    against = f"{b} {part}" if part else b
+    checked = CheckedOverlap(
+        a, against, time.time(), mine["documents"], mine["shared_documents"], mine["tokens"], mine["shared_tokens"]
+    )
+    home = open_home()
+    content = overlaps.added(home, checked)
+    with landing(home / overlaps.FILE) as file:
+        file.write(content)
+    if as_json:
+        print(json.dumps({**found, "a": {**found["a"], "path": a}, "b": {**mine, "path": against}}, indent=1))
+        return 0
+    rows = [
+        (
+            name,
+            f"{each['documents']:,}",
+            count(each["tokens"]),
+            f"{each['shared_documents']:,} ({percent(each['shared_documents'] / each['documents'])})",
+            percent(each["shared_tokens"] / each["tokens"]),
+        )
+        for name, each in ((a, found["a"]), (against, mine))
+    ]
+    show_table(("dataset", "documents", "tokens", "in the other", "tokens in the other"), rows, right=("tokens",))
+    talk(
+        f"documents are parted by id {found['separator']} and compared by their first {found['compared_tokens']:,} ids"
+    )
+    if mine["shared_documents"]:
+        talk(f'next: prepare the text again with [data.prepare] exclude = "{b}"')
+    return 0
+
+
+def _here(source: str) -> Path:
+    """Where its files are on this computer; those from elsewhere are downloaded first, once per content."""
+    if "://" not in source:
+        return Path(source).expanduser().absolute()
+    with show_progress() as show:
+        files = bring_here(
+            open_home(),
+            source,
+            lambda moved: show(show_download(moved)),
+            lambda name: is_token_file(name) or name.endswith("dataset.json"),
+        )
+    if not files:
+        raise UserError(
+            f"{source} has no token file", "name a folder or a file of tokens; for text: gptctl data prepare"
+        )
+    tokens = [each for each in files if is_token_file(each.name)]
+    return tokens[0] if len(tokens) == 1 else tokens[0].parent
