@@ -41,7 +41,7 @@ SUFFIXES = {
 }  # fmt: skip
 """Any other suffix is text, for a file given by name; in a folder, files with these suffixes count, except .json."""
 TABLES = {".csv", ".tsv"}
-"""In a folder they are often about the text: they count where there is nothing else."""
+"""In a folder they are often about the text: there they count only without other text."""
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 GZIP = ".gz"
 BATCH_BYTES = 2**19

@@ -26,11 +26,41 @@ class Excluded:
 
 
 @dataclass(frozen=True)
+class Split:
+    """How many documents are for validation."""
+
+    held_out: int = 0
+
+
+@dataclass(frozen=True)
+class MixShare:
+    """What one source of a mixture gave; `ended`: it had no more."""
+
+    source: str
+    share: float
+    documents: int
+    tokens: int
+    ended: bool = False
+
+    @property
+    def words(self) -> str:
+        all_of_it = ", all that it has" if self.ended else ""
+        return f"{self.share:.1%} {self.source} ({self.documents:,} documents, {self.tokens:,} tokens{all_of_it})"
+
+
+@dataclass(frozen=True)
 class Prepared:
     """What dataset.json says of how the dataset was made; empty unless `gptctl data prepare` made it."""
 
     documents: int | None = None
     excluded: Excluded | None = None
+    mixture: tuple[MixShare, ...] = ()
+    split: Split = Split()
+
+    @property
+    def mixture_words(self) -> str | None:
+        """What each source of a mixture gave; None without one."""
+        return "; ".join(each.words for each in self.mixture) or None
 
     @property
     def excluded_words(self) -> str | None:

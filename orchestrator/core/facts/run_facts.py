@@ -64,6 +64,8 @@ class DatasetFacts:
     documents: int | None = None
     overlap: str | None = None
     """What it was checked against for shared documents, and what came out; None: it was not checked."""
+    mixture: str | None = None
+    """What each source of a mixture gave, in words."""
 
 
 @dataclass(frozen=True)

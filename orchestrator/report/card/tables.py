@@ -93,6 +93,7 @@ def data(recipe: Mapping[str, Any], dataset: DatasetFacts, meta: CheckpointMeta)
             ("Epochs", epochs),
             ("Order", _known(table.get("order"))),
             ("Validation tokens in the dataset", _known(dataset.validation_tokens)),
+            ("Mixture", text(dataset.mixture) if dataset.mixture else None),
             ("Overlap with other data", text(dataset.overlap) if dataset.overlap else "not checked"),
             ("sha256 of the data", _known(dataset.digest, "`{}`")),
         ]

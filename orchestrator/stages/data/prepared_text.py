@@ -16,6 +16,7 @@ from pathlib import Path
 from orchestrator.agent.contract.names import JobName
 from orchestrator.agent.contract.requests import JobSpec
 from orchestrator.core.config.data_tables import Prepare
+from orchestrator.core.datasets.local_dataset import prepared
 from orchestrator.core.errors import UserError
 from orchestrator.datasets.downloads import bring_here
 from orchestrator.remote.agent_client.client import Agent
@@ -44,6 +45,8 @@ def prepared_folder(context: RunContext) -> Path:
             digest,
             folder,
         )
+        made = prepared(folder)
+        context.say(f"held out for validation: {made.split.held_out:,} of {made.documents or 0:,} documents")
     return folder
 
 

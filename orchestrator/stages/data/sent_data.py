@@ -126,7 +126,8 @@ def _described(context: RunContext, dataset: StoredDataset, digest: str) -> Data
     made = local_dataset.prepared(folder)
     source = context.recipe.data.source or str(folder)
     overlap = "; ".join(filter(None, (made.excluded_words, overlaps.about(context.home, source)))) or None
-    return DatasetFacts(dataset.train_tokens, dataset.validation_tokens or None, digest, made.documents, overlap)
+    tokens = dataset.train_tokens, dataset.validation_tokens or None
+    return DatasetFacts(*tokens, digest, made.documents, overlap, made.mixture_words)
 
 
 def _digest(context: RunContext, dataset: StoredDataset) -> str:

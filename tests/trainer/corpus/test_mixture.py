@@ -96,7 +96,7 @@ def test_killed_in_between_it_is_the_same(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_source_that_ends_leaves_the_rest_to_the_others_and_is_named(tmp_path: Path) -> None:
-    made = prepare(tmp_path / "in", tmp_path / "out", "--tokens=230000")
+    made = prepare(tmp_path / "in", tmp_path / "out", "--tokens=221000")
     ended = {each["source"]: each["ended"] for each in made["mixture"]}
     assert ended == {"a.txt": False, "b.jsonl": True, "c.csv": False}
     whole = prepare(tmp_path / "in", tmp_path / "all", "--tokens=10000000")
