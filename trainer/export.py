@@ -1,8 +1,10 @@
 """`python -m trainer.export`: a checkpoint as a folder that other libraries load, written whole or not at all.
 
 `hf` is a native GPT2LMHeadModel with its tokenizer, for plain AutoModelForCausalLM and pipelines, without custom code;
-`safetensors` is the trainer's own tensors with their shape beside them. It needs numpy and safetensors, and tiktoken
-where the tokenizer is one of tiktoken's; no torch. It must not change the checkpoint or a folder it did not write.
+`gguf` is one file for llama.cpp; `safetensors` is the trainer's own tensors with their shape beside them.
+
+It needs numpy and safetensors, gguf for that format, and tiktoken where the tokenizer is one of tiktoken's; no torch.
+It must not change the checkpoint or a folder it did not write.
 
 Example::
 
@@ -19,8 +21,9 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
@@ -36,6 +39,7 @@ from trainer.checkpoints.manifest import (
     verify,
 )
 from trainer.contract import META_FILE, MODEL_FILE, TEMPORARY_PREFIX, CheckpointMeta, ManifestEntry, ModelConfig
+from trainer.model.gguf_file import GgufError, write_gguf
 from trainer.model.hugging_face import (
     NotExpressibleError,
     StoredTensor,
@@ -45,11 +49,16 @@ from trainer.model.hugging_face import (
     read_shape,
 )
 from trainer.model.tokenizer_files import Vocabulary, VocabularyError, open_vocabulary, tokenizer_files
-from trainer.tokens.tensor_file import write_tensors
+from trainer.tokens.tensor_file import PlannedTensor, in_type, write_tensors
 
 RECORD = "gptctl.json"
 """In every export: its origin and its files. A folder without it belongs to another program."""
 NO_TOKENIZER = "none"
+GGUF_FILE = "model.gguf"
+DTYPES = {"fp32": ("F32", "float32"), "bf16": ("BF16", "bfloat16"), "fp16": ("F16", "float16")}
+"""--dtype -> safetensors' and torch's names."""
+Entries = Mapping[str, ManifestEntry]
+"""Size and digest of files that were hashed as they were written."""
 HEADROOM_BYTES = 32_000_000
 """Space beyond the weights: the tokenizer, the card and the file system."""
 
@@ -103,11 +112,7 @@ def export(options: argparse.Namespace) -> ExportRecord:
     shutil.rmtree(staging, ignore_errors=True)
     try:
         staging.mkdir(parents=True)
-        facts, weights = (
-            write_hf(source, meta, tokenizer.result(), staging)
-            if options.format == "hf"
-            else write_plain(source, staging)
-        )
+        facts, known = WRITERS[options.format](source, meta, tokenizer.result(), staging, options)
         for companion in sorted(options.companions.iterdir()) if options.companions else ():
             shutil.copyfile(companion, staging / companion.name)
         record: ExportRecord = {
@@ -115,10 +120,7 @@ def export(options: argparse.Namespace) -> ExportRecord:
             "step": meta.get("step"),
             "checkpoint_sha256": own[MODEL_FILE]["sha256"],
             **facts,
-            "files": {
-                path.name: weights if path.name == MODEL_FILE else _manifest_entry(path)
-                for path in sorted(staging.iterdir())
-            },
+            "files": {path.name: known.get(path.name) or _manifest_entry(path) for path in sorted(staging.iterdir())},
         }
         write_text(staging / RECORD, json.dumps(record, indent=1) + "\n")
         replace_export(staging, to)
@@ -135,36 +137,63 @@ def _manifest_entry(path: Path) -> ManifestEntry:
 
 def build_tokenizer(source: Path, options: argparse.Namespace) -> Tokenizer:
     """The vocabulary and its files' texts; none for `safetensors`. Raises NotExpressibleError, ExportError."""
-    if options.format != "hf":
+    if options.format == "safetensors":
         return Tokenizer(None, {})
     meta = read_meta(source)
     model = read_shape(meta.get("model"))
     vocabulary = load_vocabulary(tokenizer_name(meta, options.tokenizer), model)
-    return Tokenizer(vocabulary, tokenizer_files(vocabulary, model.context_length) if vocabulary else {})
+    described = vocabulary is not None and options.format == "hf"
+    return Tokenizer(vocabulary, tokenizer_files(vocabulary, model.context_length) if vocabulary and described else {})
 
 
-def write_hf(source: Path, meta: CheckpointMeta, tokenizer: Tokenizer, to: Path) -> tuple[ModelFacts, ManifestEntry]:
+def write_hf(
+    source: Path, meta: CheckpointMeta, tokenizer: Tokenizer, to: Path, options: argparse.Namespace
+) -> tuple[ModelFacts, Entries]:
     """config.json, generation_config.json, model.safetensors and the tokenizer; returns what they are, and the weights'
     entry. Raises NotExpressibleError."""
     model, vocabulary = read_shape(meta.get("model")), tokenizer.vocabulary
     end_of_text = vocabulary.end_of_text if vocabulary else None
+    with opened(source, model) as tensors:
+        planned = {name: in_type(tensor, DTYPES[options.dtype][0]) for name, tensor in tensors.items()}
+        weights = write_tensors(to / MODEL_FILE, planned, {"format": "pt"})  # transformers requires it
+    marks = {"bos_token_id": end_of_text, "eos_token_id": end_of_text, "pad_token_id": end_of_text}
+    write_json(to / "config.json", gpt2_config(model, end_of_text, DTYPES[options.dtype][1]))
+    # No max_length: transformers would warn at each call that gives max_new_tokens.
+    write_json(to / "generation_config.json", marks)
+    for name, text in tokenizer.files.items():
+        write_text(to / name, text)
+    return facts_of(model, vocabulary), {MODEL_FILE: weights}
+
+
+def write_llama(
+    source: Path, meta: CheckpointMeta, tokenizer: Tokenizer, to: Path, options: argparse.Namespace
+) -> tuple[ModelFacts, Entries]:
+    """model.gguf, which has the tokenizer in it. Raises NotExpressibleError, GgufError."""
+    model = read_shape(meta.get("model"))
+    with opened(source, model) as tensors:
+        write_gguf(
+            to / GGUF_FILE, model, tensors, tokenizer.vocabulary, dtype=DTYPES[options.dtype][0], name=options.to.name
+        )
+    return facts_of(model, tokenizer.vocabulary), {}
+
+
+@contextmanager
+def opened(source: Path, model: ModelConfig) -> Iterator[Mapping[str, PlannedTensor]]:
+    """The checkpoint's tensors as GPT-2 has them, each read when its turn comes."""
     with safe_open(source / MODEL_FILE, framework="numpy") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         stored = {name: StoredTensor(part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
-        planned = as_gpt2(model, stored, file.get_tensor)
-        weights = write_tensors(to / MODEL_FILE, planned, {"format": "pt"})  # transformers requires it
-    marks = {"bos_token_id": end_of_text, "eos_token_id": end_of_text, "pad_token_id": end_of_text}
-    write_json(to / "config.json", gpt2_config(model, end_of_text))
-    write_json(to / "generation_config.json", {"max_length": model.context_length, **marks})
-    for name, text in tokenizer.files.items():
-        write_text(to / name, text)
-    facts: ModelFacts = {
+        yield as_gpt2(model, stored, file.get_tensor)
+
+
+def facts_of(model: ModelConfig, vocabulary: Vocabulary | None) -> ModelFacts:
+    """What gptctl.json says of an export that has GPT-2's biases."""
+    return {
         "model": dataclasses.asdict(model),
         "tokenizer": vocabulary.name if vocabulary else None,
         "parameters": parameter_count(model),
         "zero_biases": sum(missing_biases(model).values()),
     }
-    return facts, weights
 
 
 def load_vocabulary(name: str, model: ModelConfig) -> Vocabulary | None:
@@ -181,13 +210,18 @@ def load_vocabulary(name: str, model: ModelConfig) -> Vocabulary | None:
     return vocabulary.within(model.vocab_size)
 
 
-def write_plain(source: Path, to: Path) -> tuple[ModelFacts, ManifestEntry]:
+def write_plain(
+    source: Path, meta: CheckpointMeta, tokenizer: Tokenizer, to: Path, options: argparse.Namespace
+) -> tuple[ModelFacts, Entries]:
     """The checkpoint's weights unchanged, and its meta.json; returns the same as write_hf()."""
     shutil.copyfile(source / MODEL_FILE, to / MODEL_FILE)
     shutil.copyfile(source / META_FILE, to / META_FILE)
     with safe_open(to / MODEL_FILE, framework="numpy") as file:
         shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 - not a dict
-    return {"parameters": sum(math.prod(shape) for shape in shapes), "zero_biases": 0}, _manifest_entry(to / MODEL_FILE)
+    return {"parameters": sum(math.prod(shape) for shape in shapes), "zero_biases": 0}, {}
+
+
+WRITERS = {"hf": write_hf, "gguf": write_llama, "safetensors": write_plain}
 
 
 def check_target(to: Path) -> None:
@@ -272,7 +306,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "checkpoint", type=Path, metavar="RUN_OR_CHECKPOINT", help="a run (its best checkpoint) or a checkpoint folder"
     )
-    parser.add_argument("--format", choices=("hf", "safetensors"), default="hf", help="default: hf")
+    parser.add_argument("--format", choices=sorted(WRITERS), default="hf", help="default: hf")
+    parser.add_argument("--dtype", choices=sorted(DTYPES), default="fp32", help="type of the weights (default: fp32)")
     parser.add_argument(
         "--to", type=Path, required=True, metavar="DIR", help="a new or empty folder, or an older export"
     )
@@ -286,7 +321,7 @@ def main(arguments: list[str] | None = None) -> int:
     options, began = _parse(arguments), time.monotonic()
     try:
         record = export(options)
-    except (CheckpointError, ExportError, NotExpressibleError, VocabularyError) as error:
+    except (CheckpointError, ExportError, GgufError, NotExpressibleError, VocabularyError) as error:
         print(f"export: {error}", file=sys.stderr)
         return 1
     except (SafetensorError, OSError) as error:

@@ -19,7 +19,7 @@ import numpy as np
 
 from trainer.arithmetic import VOCABULARY_MULTIPLE
 from trainer.contract import ModelConfig
-from trainer.tokens.tensor_file import ITEM_BYTES, Array, PlannedTensor
+from trainer.tokens.tensor_file import READABLE, Array, PlannedTensor
 
 TABLES = {"token_embedding.weight": "transformer.wte.weight", "head.weight": "lm_head.weight"}
 """Tensors with a row per token id."""
@@ -121,8 +121,8 @@ def as_gpt2(
     for name, shape in expected.items():
         if found[name].shape not in (shape, padded(name, shape)):
             raise NotExpressibleError(f"tensor {name} has shape {found[name].shape}, expected {shape}")
-        if found[name].dtype not in ITEM_BYTES:
-            raise NotExpressibleError(f"tensor {name} has type {found[name].dtype}; known: {', '.join(ITEM_BYTES)}")
+        if found[name].dtype not in READABLE:
+            raise NotExpressibleError(f"tensor {name} has type {found[name].dtype}; known: {', '.join(READABLE)}")
     tensors = {gpt2_name(name): _laid_out(name, shape, found[name].dtype, read) for name, shape in expected.items()}
     return {**tensors, **{name: _zeros(length) for name, length in missing_biases(model).items()}}
 
@@ -144,13 +144,15 @@ def _zeros(length: int) -> PlannedTensor:
     return PlannedTensor("F32", (length,), lambda: np.zeros(length, dtype=np.float32))
 
 
-def gpt2_config(model: ModelConfig, end_of_text: int | None) -> dict[str, object]:
-    """config.json for transformers' AutoModel and AutoModelForCausalLM, without custom code."""
+def gpt2_config(model: ModelConfig, end_of_text: int | None, dtype: str = "float32") -> dict[str, object]:
+    """config.json for transformers' AutoModel and AutoModelForCausalLM, without custom code. llama.cpp's converter
+    reads `n_ctx`, GPT-2's old name of `n_positions`."""
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
         "vocab_size": model.vocab_size,
         "n_positions": model.context_length,
+        "n_ctx": model.context_length,
         "n_embd": model.n_embd,
         "n_layer": model.n_layer,
         "n_head": model.n_head,
@@ -165,6 +167,6 @@ def gpt2_config(model: ModelConfig, end_of_text: int | None) -> dict[str, object
         "tie_word_embeddings": model.tie_embeddings,
         "bos_token_id": end_of_text,
         "eos_token_id": end_of_text,
-        "torch_dtype": "float32",
+        "torch_dtype": dtype,
         "use_cache": True,
     }

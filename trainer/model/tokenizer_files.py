@@ -67,14 +67,15 @@ def tokenizer_files(vocabulary: Vocabulary, context_length: int) -> dict[str, st
     """File name to text. Adds vocab.json and merges.txt where GPT-2's own pattern cuts the text."""
     pairs = merges(vocabulary.ranks)
     letters = byte_letters()
-    ids = {_spell(token, letters): rank for token, rank in vocabulary.ranks.items()}
-    written = [(_spell(left, letters), _spell(right, letters)) for left, right in pairs]
+    ids = {spelled(token, letters): rank for token, rank in vocabulary.ranks.items()}
+    written = [(spelled(left, letters), spelled(right, letters)) for left, right in pairs]
     everything = {**ids, **vocabulary.special}
     marks = _marks(vocabulary)
     like_gpt2 = is_gpt2_pattern(vocabulary.pattern)
     settings = {
         "tokenizer_class": "GPT2Tokenizer" if like_gpt2 else "PreTrainedTokenizerFast",
         "model_max_length": context_length,
+        "padding_side": "left",  # a model that continues a text must see its end last
         "add_prefix_space": False,
         "clean_up_tokenization_spaces": False,
         **marks,
@@ -128,7 +129,8 @@ def byte_letters() -> dict[int, str]:
     return {**{value: chr(value) for value in plain}, **{value: chr(256 + at) for at, value in enumerate(others)}}
 
 
-def _spell(token: bytes, letters: Mapping[int, str]) -> str:
+def spelled(token: bytes, letters: Mapping[int, str]) -> str:
+    """A token as GPT-2's vocabulary writes it: a printable letter for each byte."""
     return token.decode("latin-1").translate(letters)  # one character a byte
 
 

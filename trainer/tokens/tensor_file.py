@@ -27,8 +27,10 @@ from trainer.contract import ManifestEntry
 
 Array = NDArray[Any]
 
-ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2}
-"""Bytes of one number, by safetensors' name of the type: the types of weights that numpy has."""
+ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+"""Bytes of one number, by safetensors' name of the type."""
+READABLE = ("F64", "F32", "F16")
+"""The types of weights that numpy has; bf16 is only written."""
 ALIGNMENT = 8
 
 
@@ -42,6 +44,21 @@ class PlannedTensor(NamedTuple):
     @property
     def size_bytes(self) -> int:
         return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+
+
+def in_type(tensor: PlannedTensor, dtype: str) -> PlannedTensor:
+    """The tensor in another type, rounded to the nearest value, ties to even."""
+    if tensor.dtype == dtype:
+        return tensor
+    return PlannedTensor(dtype, tensor.shape, lambda: _converted(tensor.make(), dtype))
+
+
+def _converted(array: Array, dtype: str) -> Array:
+    if dtype != "BF16":
+        return array.astype({"F64": np.float64, "F32": np.float32, "F16": np.float16}[dtype])
+    bits = np.ascontiguousarray(array, dtype=np.float32).view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16  # the upper half of an fp32, rounded
+    return np.where(np.isnan(array), 0x7FC0, rounded).astype(np.uint16)
 
 
 def write_tensors(path: Path, planned: Mapping[str, PlannedTensor], metadata: Mapping[str, str]) -> ManifestEntry:

@@ -26,6 +26,7 @@ from orchestrator.core.facts.run_facts import DatasetFacts
 from orchestrator.core.formats import duration, size
 from orchestrator.core.machines import machine_type
 from orchestrator.core.money.cost import run_cost
+from orchestrator.core.suggest import one_of
 from orchestrator.core.typed_json import parse
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RunRecord
@@ -41,12 +42,13 @@ from orchestrator.report.summary import RECIPE, Records, collect
 from orchestrator.runs.own_version import made_by
 from trainer import contract
 
-FORMATS = ("hf", "safetensors")
+FORMATS = ("hf", "gguf", "safetensors")
+DTYPES = ("fp32", "bf16", "fp16")
 CARD = "README.md"
 LICENSE_PATTERN = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")
 LANGUAGE_PATTERN = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*|code|multilingual")
 DEADLINE_S = 1800.0
-NEEDS = "import numpy, safetensors"
+NEEDS = {"hf": "import numpy, safetensors", "gguf": "import numpy, safetensors, gguf"}
 PROGRAM = """\
 import sys
 sys.path.append(sys.argv.pop(1))
@@ -70,6 +72,7 @@ class Wish:
     push: str | None = None
     public: bool = False
     revision: str | None = None
+    dtype: str = "fp32"
 
     @property
     def target(self) -> Target | None:
@@ -113,7 +116,11 @@ def _check(wish: Wish) -> None:
     elif wish.public or wish.revision:
         raise UserError("--public and --revision need --push", "add --push OWNER/NAME")
     if wish.kind not in FORMATS:
-        raise UserError(f"--format {wish.kind}: must be {' or '.join(FORMATS)}", "gptctl export --help")
+        raise UserError(f"--format {wish.kind}: must be {one_of(FORMATS)}", "gptctl export --help")
+    if wish.dtype not in DTYPES:
+        raise UserError(f"--dtype {wish.dtype}: must be {one_of(DTYPES)}", "gptctl export --help")
+    if wish.dtype != "fp32" and wish.kind == "safetensors":
+        raise UserError("--dtype: --format safetensors is the checkpoint as it is", "omit --dtype, or give --format hf")
     if wish.license is not None and not LICENSE_PATTERN.fullmatch(wish.license):
         raise UserError(
             f"--license {wish.license}: must be a licence id of the Hub", "for example apache-2.0, mit or cc-by-4.0"
@@ -136,11 +143,12 @@ def make_folder(ledger: Ledger, run: RunRecord, wish: Wish) -> dict[str, Any]:
     checkpoint = checkpoint_here(ledger.home / "runs" / run.id, run.id, wish.checkpoint)
     to = (wish.to or Path("exports") / run.id).expanduser().absolute()
     shell = LocalShell()
-    python = _interpreter(ledger.home, shell)
+    python = _interpreter(ledger.home, shell, wish.kind)
     source = str(Path(contract.__file__).parent.parent)
     with tempfile.TemporaryDirectory(prefix="gptctl-export-") as folder:
         write_companions(ledger, run, checkpoint, wish, Path(folder))
         arguments = [str(checkpoint), "--format", wish.kind, "--to", str(to), "--companions", folder]
+        arguments += ["--dtype", wish.dtype]
         tokenizer = ["--tokenizer", wish.tokenizer] if wish.tokenizer else []
         said = _run(shell, [python, "-c", PROGRAM, source, *arguments, *tokenizer])
     return {"run": run.id, **{key: value for key, value in said.items() if key != "event"}}
@@ -205,10 +213,12 @@ def _meta(checkpoint: Path) -> CheckpointMeta:
         ) from error
 
 
-def _interpreter(home: Path, shell: LocalShell) -> str:
+def _interpreter(home: Path, shell: LocalShell, kind: str) -> str:
     """A Python here that has what an export needs: this one, or one that trained on host `local`. No torch."""
-    if shell.run([sys.executable, "-c", NEEDS], deadline_s=60).code == 0:
+    if shell.run([sys.executable, "-c", NEEDS.get(kind, NEEDS["hf"])], deadline_s=60).code == 0:
         return sys.executable
+    if kind == "gguf":
+        raise UserError("this Python has no package gguf", f"{sys.executable} -m pip install 'gptctl[gguf,trainer]'")
     facts = Agent(shell, str(home / "machine"), sys.executable).facts(sys.executable)
     able = [str(each["path"]) for each in facts["interpreters"] if each.get("trainer")]
     if not able:

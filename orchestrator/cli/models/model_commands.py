@@ -15,7 +15,7 @@ def export(
     run: options.Run = None,
     *,
     kind: Annotated[
-        str, typer.Option("--format", metavar="hf|safetensors", help="hf: loads with plain transformers.")
+        str, typer.Option("--format", metavar="hf|gguf|safetensors", help="hf: for transformers; gguf: for llama.cpp.")
     ] = "hf",
     to: Annotated[Path | None, typer.Option("--to", metavar="DIR", help="Default: ./exports/RUN.")] = None,
     checkpoint: Annotated[
@@ -24,6 +24,9 @@ def export(
     tokenizer: Annotated[
         str | None, typer.Option("--tokenizer", metavar="NAME", help="Default: the run's; `none` omits it.")
     ] = None,
+    dtype: Annotated[
+        str, typer.Option("--dtype", metavar="fp32|bf16|fp16", help="Type of the exported weights.")
+    ] = "fp32",
     license_id: Annotated[
         str | None,
         typer.Option(
@@ -54,7 +57,7 @@ def export(
     """
     from orchestrator.cli.models import export as it
 
-    wish = it.Wish(kind, to, checkpoint, tokenizer, license_id, language, push, public, revision)
+    wish = it.Wish(kind, to, checkpoint, tokenizer, license_id, language, push, public, revision, dtype)
     return it.export(run, wish, yes=yes, as_json=as_json)
 
 

@@ -94,6 +94,8 @@ def _page(exported: Exported, report: RunReport, wish: Wish) -> dict[str, object
         "run": {"id": run.id, "recipe": run.recipe, "description": run.recipe_data.get("description", "")},
         "wish": wish,
         "native": wish.format == "hf",
+        "gguf": wish.format == "gguf",
+        "untied": not meta.model.tie_embeddings,
         "license": wish.license,
         "tags": _tags(wish, simulated),
         "datasets": _datasets(run.recipe_data),
