@@ -12,6 +12,7 @@ Example::
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping
 
@@ -56,7 +57,9 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """The whole model. Built on the CPU from the current random state, so every device starts from the same weights."""
+    """The whole model. Built on the CPU, each tensor from the current seed (`torch.manual_seed`) and its own name: any
+    device starts from the same weights, and a changed model starts from the same values in every tensor that it shares.
+    """
 
     def __init__(self, config: ModelConfig, activation_checkpointing: bool = False) -> None:
         super().__init__()
@@ -71,25 +74,39 @@ class GPT(nn.Module):
         self.head = nn.Linear(config.n_embd, rows, bias=False)
         if config.tie_embeddings:
             self.head.weight = self.token_embedding.weight
-        if config.init == "gpt2":
-            self._initialise_as_gpt2()
+        self._initialise(torch.initial_seed())
         with torch.no_grad():  # a padded row has no gradient, so it stays at zero under any weight decay
             self.token_embedding.weight[config.vocab_size :].zero_()
             self.head.weight[config.vocab_size :].zero_()
         self.compile_parts(False)
 
-    def _initialise_as_gpt2(self) -> None:
+    def _initialise(self, seed: int) -> None:
+        """Draws every tensor from a stream of its own, so that a bias or a layer more changes no other tensor."""
+        draw = self._as_gpt2 if self.config.init == "gpt2" else self._as_torch
+        for name, parameter in self.named_parameters():
+            draw(name, parameter, tensor_generator(seed, name))
+
+    def _as_gpt2(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
         """Std 0.02, for residual projections over sqrt(2 n_layer): Radford et al. 2019, as in nanoGPT's model.py.
 
         It matters most with tied embeddings: from the framework's N(0, 1) the first loss is 484, not ln(vocab_size).
         """
-        residual_std = 0.02 / math.sqrt(2 * self.config.n_layer)
-        for name, parameter in self.named_parameters():
-            if parameter.dim() >= 2:
-                residual = name.endswith(("attention_out.weight", "mlp_down.weight"))
-                nn.init.normal_(parameter, std=residual_std if residual else 0.02)
-            elif not name.endswith("norm.weight"):
-                nn.init.zeros_(parameter)
+        if parameter.dim() >= 2:
+            residual = name.endswith(("attention_out.weight", "mlp_down.weight"))
+            std = 0.02 / math.sqrt(2 * self.config.n_layer) if residual else 0.02
+            nn.init.normal_(parameter, std=std, generator=generator)
+        elif not name.endswith("norm.weight"):
+            nn.init.zeros_(parameter)
+
+    def _as_torch(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+        """The distributions of torch's own modules: tables N(0, 1), weights and biases of a linear layer uniform within
+        1 / sqrt(fan_in) (`nn.Linear.reset_parameters`); norms stay as they are."""
+        module = self.get_submodule(name.rpartition(".")[0])
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(parameter, generator=generator)
+        elif isinstance(module, nn.Linear):
+            bound = 1 / math.sqrt(module.in_features)
+            nn.init.uniform_(parameter, -bound, bound, generator=generator)
 
     def compile_parts(self, enabled: bool) -> None:
         """Turns `torch.compile` on or off for the expensive parts: one block, and the loss of one chunk.
@@ -168,6 +185,12 @@ class GPT(nn.Module):
         if name not in VOCABULARY_TABLES or tensor.dim() != 2:
             return tensor
         return F.pad(tensor, (0, 0, 0, self.token_embedding.num_embeddings - tensor.shape[0]))
+
+
+def tensor_generator(seed: int, name: str) -> torch.Generator:
+    """The random stream of one tensor's initial values: seeded by SHA-256 of the run's seed and the tensor's name."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 VOCABULARY_TABLES = ("token_embedding.weight", "head.weight")

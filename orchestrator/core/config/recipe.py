@@ -112,7 +112,7 @@ class Train(Table):
     activation_checkpointing: bool = TrainConfig.activation_checkpointing
     """Recomputes activations in the backward pass: less memory, about a third more time."""
     seed: int = Field(default=TrainConfig.seed, ge=0, le=2**63 - 1)
-    """Decides initial weights, token order and dropout."""
+    """Decides initial weights (per tensor, by its name), token order and dropout."""
     log_every: int = Field(default=TrainConfig.log_every, ge=1, le=10**9)
     """Steps between two lines of metrics."""
     checkpoint_every: int = Field(default=TrainConfig.checkpoint_every, ge=1, le=10**9)

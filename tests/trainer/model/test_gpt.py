@@ -61,6 +61,37 @@ def test_gpt2_initialisation_has_the_published_spreads() -> None:
     assert state["final_norm.weight"].unique().tolist() == [1.0]
 
 
+@pytest.mark.parametrize("init", ["gpt2", "torch"])
+@pytest.mark.parametrize(
+    "change", [{"qkv_bias": True}, {"bias": False}, {"n_layer": 5}, {"tie_embeddings": True}, {"dropout": 0.1}]
+)
+def test_an_intervention_shares_the_initial_values_of_every_tensor_it_does_not_change(
+    init: str, change: dict[str, Any]
+) -> None:
+    """Up to the scale of residual projections, which follows from the depth."""
+    baseline = dataclasses.replace(SMALL, init=init)
+    ours = model_of(baseline, seed=4).unpadded_state()
+    theirs = model_of(dataclasses.replace(baseline, **change), seed=4).unpadded_state()
+    other_seed = model_of(baseline, seed=5).unpadded_state()
+    for name in ours.keys() & theirs.keys():
+        scale = ours[name].std() / theirs[name].std() if "n_layer" in change and ours[name].dim() == 2 else 1.0
+        torch.testing.assert_close(ours[name], theirs[name] * scale, rtol=1e-5, atol=1e-7)
+        assert ours[name].dim() == 1 or not torch.equal(ours[name], other_seed[name])
+
+
+def test_torch_initialisation_has_the_spreads_of_torchs_own_modules() -> None:
+    config = dataclasses.replace(SMALL, n_embd=128, init="torch", qkv_bias=True)
+    state = model_of(config).unpadded_state()
+    assert state["token_embedding.weight"].std().item() == pytest.approx(1.0, rel=0.05)
+    for name, fan_in in (("qkv", 128), ("attention_out", 128), ("mlp_down", 512)):
+        for kind in ("weight", "bias"):
+            tensor = state[f"blocks.0.{name}.{kind}"]
+            bound = fan_in**-0.5
+            assert tensor.abs().max().item() == pytest.approx(bound, rel=0.05) and tensor.abs().max() <= bound
+            assert tensor.std().item() == pytest.approx(bound / 3**0.5, rel=0.15), name
+    assert state["blocks.0.mlp_norm.weight"].unique().tolist() == [1.0]
+
+
 @settings(max_examples=20, deadline=None)
 @given(
     tokens=st.integers(1, 1100),
