@@ -12,16 +12,6 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_ssh_private_key,
-)
-
 from orchestrator.core.errors import UserError
 
 
@@ -35,6 +25,10 @@ class KeyPair:
 
 def new_key_pair(comment: str) -> KeyPair:
     """A fresh ed25519 pair."""
+    # Only now: every command that may drive a run loads this module, and few make a key.
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
     key = Ed25519PrivateKey.generate()
     private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
     public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
@@ -54,7 +48,7 @@ def login_public_key(home: Path, ssh_key: str | None) -> str:
     beside = file.with_name(file.name + ".pub")
     try:
         line = beside.read_text(encoding="utf-8") if beside.is_file() else _public_half(file.read_bytes())
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"the key {file} cannot be read: {error}",
             hint=f"correct `ssh_key` in the inventory, or put the public half beside it: {beside}",
@@ -66,7 +60,14 @@ def login_public_key(home: Path, ssh_key: str | None) -> str:
 
 
 def _public_half(private: bytes) -> str:
-    key = load_ssh_private_key(private, password=None)
+    # Only now, as above.
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
+
+    try:
+        key = load_ssh_private_key(private, password=None)
+    except UnsupportedAlgorithm as error:
+        raise ValueError(str(error)) from error
     return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
 
 

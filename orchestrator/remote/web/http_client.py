@@ -20,18 +20,17 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
-import httpx
-
 from orchestrator.core.errors import NoAnswer, UserError
+
+if TYPE_CHECKING:
+    import httpx
 
 MOST_REDIRECTS = 5
 REDIRECTS = (301, 302, 303, 307, 308)
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
-BROKEN = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, ValueError)
-"""What httpx raises when no whole answer arrives: connection, TLS, proxy, protocol, address."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +79,9 @@ def send(
     where = urlsplit(url)
     if where.scheme not in ("http", "https") or not where.hostname:
         raise UserError(f"{url.partition('?')[0]!r} is not an http or https address", "write it as https://HOST/PATH")
+    # Only now: a third of the time that `gptctl run` takes to load, and a run on this computer sends nothing.
+    import httpx
+
     sent = False
 
     async def trace(event: str, info: Mapping[str, Any]) -> None:
@@ -92,7 +94,7 @@ def send(
         return asyncio.run(_exchange(request, most_bytes, deadline_s))
     except TimeoutError:
         why = f"nothing within {deadline_s:.0f} s"
-    except BROKEN as error:
+    except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, ValueError) as error:
         why = CONTROL.sub(" ", str(error) or type(error).__name__)[:300]
     label = label or f"{where.netloc}: no answer to {method} {where.path}"
     raise NoAnswer(f"{label}: {why}", f"try again later; is {where.netloc} reachable from here?", sent=sent)
@@ -130,6 +132,9 @@ def is_loopback(url: str) -> bool:
 
 async def _exchange(request: httpx.Request, most_bytes: int, deadline_s: float) -> Response:
     """The deadline covers resolving, connecting and a server that sends a byte at a time."""
+    # Only with it.
+    import httpx
+
     url = str(request.url)
     async with (
         asyncio.timeout(deadline_s),

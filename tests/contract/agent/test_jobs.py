@@ -184,7 +184,9 @@ def test_a_failing_rank_fails_the_training_with_its_last_words(box: Box) -> None
     assert any("out of memory" in line for line in ended["last_lines"])
 
 
-@pytest.mark.parametrize("torn", ["", "{", "[1, 2]", '{"supervisor": {"pid"'])
+@pytest.mark.parametrize(
+    "torn", ["", '{"supervisor": {"pid"', *(pytest.param(each, marks=pytest.mark.nightly) for each in ("{", "[1, 2]"))]
+)
 def test_a_torn_state_file_hides_no_training(box: Box, torn: str) -> None:
     box.start(steps=STEPS)
     os.kill(box.state()["supervisor"]["pid"], signal.SIGKILL)

@@ -149,6 +149,7 @@ def test_one_ctrl_c_says_how_to_go_on(
     assert 0 < row["step"] < 4000
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("known_machine")
 def test_sigterm_leaves_in_order(gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str], tmp_path: Path) -> None:
     log = tmp_path / "run.log"

@@ -25,6 +25,7 @@ from tests.support.clouds.file_server import FileServer, Hub
 from tests.support.clouds.s3_server import SECRET, S3Server, s3, s3_server
 from tests.support.files.canary import below, holders, said_in_command_lines
 from tests.support.files.recipes import SMALL
+from tests.support.machines import known_interpreter
 from tests.support.machines.sshd import Sshd
 from tests.support.machines.stage_context import context_of
 
@@ -53,6 +54,8 @@ log_every = 5
 checkpoint_every = 1000
 validate_every = 1000
 precision = "fp32"
+[machines.1xCPU]
+micro_batch = 4
 [machines.2xCPU]
 micro_batch = 4
 """
@@ -234,7 +237,8 @@ def test_a_private_dataset_trains_and_a_killed_pull_goes_on(
     hub.publish("me/tokens", dataset, token=TOKEN)
     (tmp_path / "anywhere.toml").write_text(RECIPE.format(source="hf://me/tokens", tokens=300 * 256))
     inventory = tmp_path / "inventory.toml"
-    inventory.write_text(box.inventory_entry(extra=f'python = "{sys.executable}"\n'))
+    inventory.write_text(box.inventory_entry(machine="1xCPU", extra=f'python = "{sys.executable}"\n'))
+    known_interpreter.plant(box.home / ".gptctl")
     command = ["run", "anywhere.toml", "--host", "box", "--inventory", str(inventory), "--yes"]
     sizes = {name: len(data) for name, data in dataset.items()}
     hub.storage.faults.pause_s = 0.5

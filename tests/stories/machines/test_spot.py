@@ -24,7 +24,13 @@ provider = "rehearsal"
 machine = "8xA100-40GB-simulated"
 guard = "self"
 spot = true
+[hosts.alone]
+provider = "rehearsal"
+machine = "1xH100-simulated"
+guard = "self"
+spot = true
 [hosts.local]
+machine = "1xCPU"
 """
 TOKENS_PER_STEP = 256
 
@@ -76,7 +82,7 @@ def books_events(cloud: RehearsalCloud) -> list[dict[str, Any]]:
 def test_with_the_laptop_gone_a_machine_without_a_key_powers_itself_off_and_is_terminated(
     tmp_path: Path, cloud: RehearsalCloud, recipe: Path
 ) -> None:
-    process = gptctl(tmp_path, cloud, "run", str(recipe), "--host", "spot", "--yes", lease_s=20)
+    process = gptctl(tmp_path, cloud, "run", str(recipe), "--host", "alone", "--yes", lease_s=20)
     home = tmp_path / "home"
 
     def trained() -> bool:

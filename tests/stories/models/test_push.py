@@ -29,7 +29,7 @@ def hub() -> Iterator[UploadHub]:
 def test_an_export_goes_to_the_hub_and_nothing_is_lost_or_shown(
     gptctl: Gptctl, gptctl_home: Path, tmp_path: Path, tiny: Callable[..., str], hub: UploadHub
 ) -> None:
-    source = f"data.prepare.source={as_text(tmp_path / 'corpus.txt', paragraphs(2_000_000))}"
+    source = f"data.prepare.source={as_text(tmp_path / 'corpus.txt', paragraphs(300_000))}"
     assert gptctl("run", tiny(20, prepares=True), "--host", "local", "--set", source, "--yes").returncode == 0
 
     def push(*arguments: str, token: str = TOKEN, code: int = 0) -> subprocess.CompletedProcess[str]:

@@ -17,6 +17,7 @@ from tests.stories.conftest import digests, events, losses, newest_run, starts, 
 from tests.support.clock.waiting import PATIENCE
 from tests.support.files.canary import below
 from tests.support.files.recipes import SMALL, write_tokens
+from tests.support.machines import known_interpreter
 from tests.support.machines.sshd import Sshd
 
 NOTICED_WITHIN_S = 10
@@ -84,6 +85,7 @@ micro_batch = 4
 def test_cut_while_checkpoints_come_home(
     gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str], box: Sshd
 ) -> None:
+    known_interpreter.plant(box.home / ".gptctl")
     process = begin(gptctl_home, tiny(40), box)
     run_id = wait_until(lambda: newest_run(gptctl_home), 30)
     wait_until(lambda: "stage_started:fetch" in events(gptctl_home, run_id), 90, 0.005)

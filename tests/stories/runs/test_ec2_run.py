@@ -10,7 +10,7 @@ from tests.support.clouds.ec2_cloud import Ec2Cloud
 
 
 def test_quickstart_on_ec2_leaves_nothing_behind(tmp_path: Path) -> None:
-    with Ec2Cloud(tmp_path) as cloud:
+    with Ec2Cloud(tmp_path, warm=True) as cloud:
         (tmp_path / "inventory.toml").write_text(cloud.host_entry(more='guard = "watcher"'))
         words = ("--host", "cloud", "--yes", "--set", "train.tokens=16384")
         run = cloud.gptctl("run", "quickstart", *words, deadline_s=400)

@@ -37,6 +37,7 @@ from orchestrator.core.machines import bundled_offers_of
 from orchestrator.rehearsal.machines import machine as machines
 from orchestrator.rehearsal.machines.disk import Disk, write_disk
 from tests.conftest import REPOSITORY, gptctl_command
+from tests.support.machines import known_interpreter
 from tests.support.machines.sshd import free_address
 
 REGION, OTHER_REGION = "us-east-1", "us-west-2"
@@ -94,6 +95,8 @@ class Ec2Cloud:
     folder: Path
     caller: str = "127.0.0.1"
     lag_s: float = 0.0
+    warm: bool = False
+    """Whether machines know which interpreter trains, as those of an image on which a run has been."""
     books: list[Bought] = field(default_factory=list)
     actions: list[str] = field(default_factory=list)
     prices: dict[str, float] = field(default_factory=dict)
@@ -384,6 +387,8 @@ class Ec2Cloud:
         given = instance.user_data or ""
         text = base64.b64decode(str(given)).decode() if not str(given).startswith("#") else str(given)
         write_disk(disk, key, text)
+        if self.warm:
+            known_interpreter.plant(disk.home / ".gptctl")
         self._disks[instance_id] = disk
         machines.power_on(disk)
 

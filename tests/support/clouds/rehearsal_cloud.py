@@ -20,6 +20,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from orchestrator.rehearsal.books.books import read_books
+from orchestrator.rehearsal.cloud import Cloud
+from orchestrator.rehearsal.machines import daemon
+from orchestrator.rehearsal.settings import Settings
 from tests.support.clock.waiting import until
 from tests.support.files.canary import command_lines
 from tests.support.machines import known_interpreter
@@ -57,8 +60,21 @@ class RehearsalCloud:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.program("--stop", "--destroy")
+        if self._env is None:
+            self._stop_here()
+        else:
+            self.program("--stop", "--destroy")
         assert words_of_processes(f"{self.state.resolve()}/machines/") == []
+
+    def _stop_here(self) -> None:
+        """What --stop --destroy does, without a process that imports it all again for every test."""
+        state = self.state.resolve()
+        lock = daemon.stop(state)
+        assert lock is not None
+        try:
+            Cloud(state, Settings()).terminate_all()
+        finally:
+            os.close(lock)
 
     def start(self) -> dict[str, Any]:
         """Starts it, or finds it."""

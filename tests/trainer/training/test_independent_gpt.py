@@ -105,6 +105,7 @@ def test_from_the_same_weights_the_program_follows_the_plain_model_step_by_step(
     assert trainer_losses[:10] == pytest.approx(expected[:10], rel=1e-4)
 
 
+@pytest.mark.nightly
 def test_from_its_own_weights_the_plain_models_curve_is_the_same_within_noise(
     config: RunConfig, trainer_losses: list[float]
 ) -> None:

@@ -86,6 +86,7 @@ def test_from_the_same_weights_the_curves_are_one(ours: tuple[RunConfig, list[fl
     assert curve[-1] < 0.65 * curve[0]
 
 
+@pytest.mark.nightly
 def test_from_other_weights_the_curves_agree_within_noise(ours: tuple[RunConfig, list[float]]) -> None:
     config, curve = ours
     ends = []
