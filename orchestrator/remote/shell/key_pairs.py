@@ -27,6 +27,8 @@ def new_key_pair(comment: str) -> KeyPair:
     """A fresh ed25519 pair."""
     # Only now: every command that may drive a run loads this module, and few make a key.
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    # Only with it.
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
     key = Ed25519PrivateKey.generate()
@@ -62,6 +64,8 @@ def login_public_key(home: Path, ssh_key: str | None) -> str:
 def _public_half(private: bytes) -> str:
     # Only now, as above.
     from cryptography.exceptions import UnsupportedAlgorithm
+
+    # Only with it.
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
 
     try:
