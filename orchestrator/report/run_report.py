@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from orchestrator.core.facts.run_facts import StagedFacts
+from orchestrator.core.facts.run_facts import DatasetFacts, StagedFacts
 from orchestrator.core.money.cost import Cost
 from orchestrator.core.ports import Guard
 from orchestrator.report.evaluations import EvaluationRow
@@ -142,6 +142,8 @@ class RunReport:
     """Its number of parameters, and the recipe's table `model`."""
     data: StagedFacts | None
     """What went to the machine, and what vouches for it."""
+    dataset: DatasetFacts | None
+    """What it was trained on: tokens, documents, the sources of a mixture, and what is known of leaks."""
     training: TrainingPart
     losses: Sequence[tuple[int, float]]
     """Step and training loss, thinned."""

@@ -111,6 +111,7 @@ def collect(
         environment=_environment(run, training),
         model={"parameters": run.plan and run.plan.parameters, **run.recipe_data.get("model", {})},
         data=run.facts.staged,
+        dataset=run.facts.dataset,
         training=_training(run, training),
         losses=thinned(training.losses, 200),
         validations=training.validations,

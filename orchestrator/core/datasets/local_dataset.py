@@ -6,7 +6,7 @@ Example: `digest([("train.bin", Path("data/train.bin"))], known={})` -> "9f86d08
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,10 +42,12 @@ class MixShare:
     tokens: int
     ended: bool = False
 
-    @property
-    def words(self) -> str:
+    def words(self, shown: Callable[[str], str]) -> str:
+        """For people; `shown` makes of a source what others may read."""
         all_of_it = ", all that it has" if self.ended else ""
-        return f"{self.share:.1%} {self.source} ({self.documents:,} documents, {self.tokens:,} tokens{all_of_it})"
+        return (
+            f"{self.share:.1%} {shown(self.source)} ({self.documents:,} documents, {self.tokens:,} tokens{all_of_it})"
+        )
 
 
 @dataclass(frozen=True)
@@ -57,18 +59,16 @@ class Prepared:
     mixture: tuple[MixShare, ...] = ()
     split: Split = Split()
 
-    @property
-    def mixture_words(self) -> str | None:
-        """What each source of a mixture gave; None without one."""
-        return "; ".join(each.words for each in self.mixture) or None
+    def mixture_words(self, shown: Callable[[str], str]) -> str | None:
+        """What each source of a mixture gave; None without one. `shown` makes of a source what others may read."""
+        return "; ".join(each.words(shown) for each in self.mixture) or None
 
-    @property
-    def excluded_words(self) -> str | None:
+    def excluded_words(self, shown: Callable[[str], str]) -> str | None:
         """What was left out; None where nothing was looked for."""
         if self.excluded is None:
             return None
-        count, tokens = self.excluded.documents, self.excluded.tokens
-        return f"made without the documents of {self.excluded.source}: {count:,} documents, {tokens:,} tokens left out"
+        source, count, tokens = shown(self.excluded.source), self.excluded.documents, self.excluded.tokens
+        return f"made without the documents of {source}: {count:,} documents, {tokens:,} tokens left out"
 
 
 def prepared(folder: Path) -> Prepared:

@@ -6,7 +6,7 @@ Example: `about(home, "hf://me/train")` -> "checked against hf://me/test: 150 of
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,13 +28,12 @@ class CheckedOverlap:
     tokens: int
     shared_tokens: int
 
-    @property
-    def words(self) -> str:
+    def words(self, shown: Callable[[str], str]) -> str:
+        """For people; `shown` makes of a source what others may read."""
         part = self.shared_documents / max(1, self.documents)
-        shared = f"{self.shared_documents:,} of its {self.documents:,} documents ({part:.1%}) are"
-        return (
-            f"checked against {self.against}: {shared if self.shared_documents else 'none of its documents is'} in it"
-        )
+        found = f"{self.shared_documents:,} of its {self.documents:,} documents ({part:.1%}) are"
+        words = found if self.shared_documents else f"none of its {self.documents:,} documents is"
+        return f"checked against {shown(self.against)}: {words} in it"
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def added(home: Path, new: CheckedOverlap) -> bytes:
     return json.dumps(encode(_File((*others, new))), indent=1).encode()
 
 
-def about(home: Path, source: str) -> str | None:
+def about(home: Path, source: str, shown: Callable[[str], str] = str) -> str | None:
     """What is known of a source's overlap, in words; None where it was not checked."""
-    found = [each.words for each in known(home) if each.source == source]
+    found = [each.words(shown) for each in known(home) if each.source == source]
     return "; ".join(found) or None

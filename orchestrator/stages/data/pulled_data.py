@@ -20,6 +20,7 @@ from orchestrator.datasets.remote_dataset import Proof, StoredDataset, listing, 
 from orchestrator.datasets.staging_plan import StagedData, StagedFile, staged_data
 from orchestrator.remote.agent_client.pull_job import Pulled, pull
 from orchestrator.remote.whole_files import landing
+from orchestrator.report.redaction import shown_source
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine.jobs import progress
 from orchestrator.stages.machine.lease import lease_s
@@ -33,7 +34,7 @@ def pull_dataset(context: RunContext, uri: str) -> DataOnMachine:
     dataset = _dataset(context, store, uri)
     unread = unread_steps(context.recipe, context.host, context.plan.from_step)
     staged = staged_data(dataset, context.recipe, context.plan.steps, unread)
-    context.set_run_facts(dataset=described(dataset, staged, overlaps.about(context.home, uri)))
+    context.set_run_facts(dataset=described(dataset, staged, overlaps.about(context.home, uri, shown_source)))
     context.say(
         f"data: {staged.pulled_bytes / 1e6:,.2f} MB of {uri}, {staged.needed_bytes / 1e6:,.2f} MB are needed; "
         f"verified by {staged.verified_by}"

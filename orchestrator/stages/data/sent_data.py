@@ -19,6 +19,7 @@ from orchestrator.datasets.staging_plan import StagedData, staged_data
 from orchestrator.remote.agent_client.pull_job import pull
 from orchestrator.remote.local_agent import agent_here
 from orchestrator.remote.whole_files import landing
+from orchestrator.report.redaction import shown_source
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.data.prepared_text import prepared_folder
 from orchestrator.stages.data.pulled_data import note_staged, on_machine
@@ -125,9 +126,12 @@ def _described(context: RunContext, dataset: StoredDataset, digest: str) -> Data
     folder = path_of(dataset.train[0]).parent
     made = local_dataset.prepared(folder)
     source = context.recipe.data.source or str(folder)
-    overlap = "; ".join(filter(None, (made.excluded_words, overlaps.about(context.home, source)))) or None
+    overlap = (
+        "; ".join(filter(None, (made.excluded_words(shown_source), overlaps.about(context.home, source, shown_source))))
+        or None
+    )
     tokens = dataset.train_tokens, dataset.validation_tokens or None
-    return DatasetFacts(*tokens, digest, made.documents, overlap, made.mixture_words)
+    return DatasetFacts(*tokens, digest, made.documents, overlap, made.mixture_words(shown_source))
 
 
 def _digest(context: RunContext, dataset: StoredDataset) -> str:
