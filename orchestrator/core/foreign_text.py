@@ -24,4 +24,6 @@ _CONTROLS = re.compile(
 
 def clean(text: str) -> str:
     """The text without terminal escapes, control characters and bidi marks; tabs and newlines stay."""
+    if text.isascii() and text.isprintable():  # almost all there is
+        return text
     return _CONTROLS.sub("", _ESCAPES.sub("", text))

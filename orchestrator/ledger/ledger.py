@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -42,9 +42,6 @@ Record = TypeVar("Record")
 
 _RUN_FROZEN = frozenset({"id", "created_at", "state", "outcome", "cause", "cause_code", "started_at", "ended_at"})
 """What update_run must not touch: identity, and what set_state alone writes."""
-
-AWAY_LEAST_S = 1.0
-"""From one stage to the next a driver needs milliseconds."""
 
 _NEWEST_FIRST = "ORDER BY created_at DESC, rowid DESC"
 
@@ -131,15 +128,20 @@ class Ledger:
         return found[0]
 
     def runs(
-        self, *, limit: int | None = None, unfinished_only: bool = False, rental_id: str | None = None,
-        host: str | None = None,
+        self, *, limit: int | None = None, unfinished_only: bool = False, ended_only: bool = False,
+        rental_id: str | None = None, host: str | None = None,
     ) -> list[RunRecord]:  # fmt: skip
-        """Newest first. `unfinished_only` leaves out ended runs."""
+        """Newest first. `unfinished_only` leaves out ended runs, `ended_only` all others."""
         wanted = {"rental_id = ?": rental_id, "host = ?": host, "state <> ?": "ended" if unfinished_only else None}
+        wanted["state = ?"] = "ended" if ended_only else None
         terms = {term: value for term, value in wanted.items() if value is not None}
         where = f"WHERE {' AND '.join(terms)}" if terms else ""
         sql = f"SELECT * FROM runs {where} {_NEWEST_FIRST} LIMIT ?"
         return self._select(RunRecord, sql, *terms.values(), -1 if limit is None else limit)
+
+    def count_runs(self) -> int:
+        with self._translated():
+            return int(self._connection.execute("SELECT count(*) FROM runs").fetchone()[0])
 
     def update_run(self, run_id: str, *, facts: RunFactChanges | None = None, **fields: object) -> None:
         """As update_rental. State and outcome go through set_state (TypeError otherwise)."""
@@ -173,7 +175,9 @@ class Ledger:
             )
             after = self.run(run_id)
             data = {"from": run.state.value, "to": state.value, "outcome": after.outcome and after.outcome.value}
-            self._append(connection, run_id, Event("state_changed", self._now(), after.stage, cause, data))
+            connection.execute(
+                *row_values.insert_event(run_id, Event("state_changed", self._now(), after.stage, cause, data))
+            )
             return after
 
     # Events
@@ -182,7 +186,7 @@ class Ledger:
         """Keeps an event; ephemeral kinds are dropped here, so callers need not look."""
         if event.kind not in EPHEMERAL:
             with self._writing() as connection:
-                self._append(connection, run_id, event)
+                connection.execute(*row_values.insert_event(run_id, event))
 
     def events(self, run_id: str) -> list[Event]:
         """In the order they were recorded."""
@@ -206,7 +210,7 @@ class Ledger:
             sql = "SELECT max(ended_at) FROM stage_intervals WHERE run_id = ?"
             left = connection.execute(sql, (run_id,)).fetchone()[0]
             went_on = self.run(run_id).state == State.TRAINING or spending.is_billing(connection, rental_id)
-            if left is not None and now - left >= AWAY_LEAST_S and went_on:
+            if left is not None and now - left >= spending.AWAY_LEAST_S and went_on:
                 away = StageInterval(run_id, rental_id, AWAY, left, now, now, price_per_hour_usd)
                 connection.execute(*row_values.insert("stage_intervals", away))
             interval = StageInterval(run_id, rental_id, stage, now, None, now, price_per_hour_usd)
@@ -237,18 +241,23 @@ class Ledger:
         sql = "SELECT * FROM stage_intervals WHERE run_id = ? ORDER BY started_at, id"
         return self._select(StageInterval, sql, run_id) + [each for each in self._unwatched() if each.run_id == run_id]
 
-    def all_intervals(self) -> dict[str, list[StageInterval]]:
-        """By run, in one query: for status and cost over all runs."""
+    def all_intervals(self, run_ids: Sequence[str] | None = None) -> dict[str, list[StageInterval]]:
+        """By run, in one query; `run_ids`: of these alone."""
+        where, ids = ("", ()) if run_ids is None else (spending.OF_RUNS, (json.dumps(run_ids),))
+        sql = f"SELECT * FROM stage_intervals {where} ORDER BY started_at, id"
         grouped: dict[str, list[StageInterval]] = {}
-        for interval in self._select(StageInterval, "SELECT * FROM stage_intervals ORDER BY started_at, id"):
-            grouped.setdefault(interval.run_id, []).append(interval)
-        for interval in self._unwatched():
+        for interval in [*self._select(StageInterval, sql, *ids), *self._unwatched()]:
             grouped.setdefault(interval.run_id, []).append(interval)
         return grouped
 
     def _unwatched(self) -> list[StageInterval]:
         with self._translated():
             return spending.unwatched(self._connection, self._now())
+
+    def spent_by_run(self, run_id: str | None = None) -> list[spending.RunSpending]:
+        """What each run, or the one, spent by stage, newest first."""
+        with self._translated():
+            return spending.spent_by_run(self._connection, self._now(), run_id)
 
     def spend_since(self, since: float) -> float:
         """USD of all stages from that moment to now: what a monthly ceiling compares with."""
@@ -339,8 +348,3 @@ class Ledger:
                 fields["facts"] = row_values.with_facts(kind, row[0], facts) if row else None
             changes, values = row_values.assignments(kind, fields, frozen)
             return connection.execute(f"UPDATE {table} SET {changes} WHERE {where}", [*values, *key.values()]).rowcount
-
-    def _append(self, connection: sqlite3.Connection, run_id: str, event: Event) -> None:
-        values = (run_id, event.kind, event.time, event.stage, event.text, row_values.to_column(event.data))
-        sql = "INSERT INTO events (run_id, kind, time, stage, text, data) VALUES (?, ?, ?, ?, ?, ?)"
-        connection.execute(sql, values)

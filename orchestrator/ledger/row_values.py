@@ -18,6 +18,7 @@ from functools import cache, lru_cache, partial
 from typing import Any, TypeVar
 
 from orchestrator.core import typed_json
+from orchestrator.core.events import Event
 
 Record = TypeVar("Record")
 Value = str | int | float | None
@@ -63,6 +64,12 @@ def insert(table: str, record: Any, **others: Value) -> tuple[str, list[Value]]:
     } | others
     marks = ", ".join("?" * len(values))
     return f"INSERT INTO {table} ({', '.join(values)}) VALUES ({marks})", [*values.values()]
+
+
+def insert_event(run_id: str, event: Event) -> tuple[str, list[Value]]:
+    """The statement and its values for one more event of a run."""
+    sql = "INSERT INTO events (run_id, kind, time, stage, text, data) VALUES (?, ?, ?, ?, ?, ?)"
+    return sql, [run_id, event.kind, event.time, event.stage, event.text, to_column(event.data)]
 
 
 def assignments(kind: type, changes: Mapping[str, object], frozen: frozenset[str]) -> tuple[str, list[Value]]:

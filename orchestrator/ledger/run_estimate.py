@@ -9,9 +9,10 @@ from orchestrator.core.estimate import Estimate
 from orchestrator.core.money.billing import rental_cost
 from orchestrator.core.ports import UNPAID
 from orchestrator.ledger.records import Rental, RunRecord
+from orchestrator.ledger.spending import RunSpending
 
 
-def run_estimate(run: RunRecord, rental: Rental | None, spent_usd: float) -> Estimate:
+def run_estimate(run: RunRecord | RunSpending, rental: Rental | None, spent_usd: float) -> Estimate:
     """spent_usd: of the time in the run's stages."""
     if rental is None or rental.provider in UNPAID:
         return Estimate(spent_usd)

@@ -6,10 +6,15 @@ since the last look counts to now, as the stage `away` of its newest run.
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
+from dataclasses import dataclass, field
 
 from orchestrator.core.ports import UNPAID
 from orchestrator.ledger.records import AWAY, INTENT_OPEN, RENTAL_OPEN, StageInterval
+
+AWAY_LEAST_S = 1.0
+"""From one stage to the next a driver needs milliseconds."""
 
 _RENTED = f"""rentals.provider NOT IN ({", ".join(f"'{name}'" for name in sorted(UNPAID))})"""
 RENTED_SINCE = f"{_RENTED} AND (state = '{RENTAL_OPEN}' OR coalesce(released_at, created_at) >= ?)"
@@ -20,12 +25,63 @@ _BILLING = f"""
          OR EXISTS (SELECT 1 FROM intents WHERE rental_id = rentals.id AND state = '{INTENT_OPEN}'))
 """
 
+_RUNS = """
+    SELECT id, machine, host_data,
+           coalesce(max(0, step - coalesce(json_extract(plan, '$.from_step'), 0)) * json_extract(plan, '$.tokens')
+                    / nullif(json_extract(plan, '$.steps'), 0), 0) AS tokens_trained, rental_id, seen_at
+    FROM runs {which} ORDER BY created_at DESC, rowid DESC
+"""
+"""The tokens as RunRecord.tokens_trained has them."""
+
+_STAGES = (
+    "SELECT run_id, stage, max(0.0, coalesce(ended_at, last_at) - started_at), price_per_hour_usd"
+    " FROM stage_intervals{which} ORDER BY rowid"
+)
+
 _UNWATCHED = f"""
     SELECT (SELECT id FROM runs WHERE rental_id = rentals.id ORDER BY created_at DESC, rowid DESC LIMIT 1) AS run_id,
            id AS rental_id, price_per_hour_usd, json_extract(data, '$.gone_at') AS gone_at,
            (SELECT max(coalesce(ended_at, last_at)) FROM stage_intervals WHERE rental_id = rentals.id) AS seen_at
     FROM rentals WHERE {_BILLING}
 """
+
+
+OF_RUNS = "WHERE run_id IN (SELECT value FROM json_each(?))"
+
+
+@dataclass(frozen=True)
+class RunSpending:
+    """A run as far as its cost goes; `by_stage` in USD, in the order in which its stages began."""
+
+    id: str
+    machine: str
+    host_data: str
+    """The host's entry as JSON, `{}` where there was none."""
+    tokens_trained: int
+    rental_id: str | None = None
+    seen_at: float | None = None
+    seconds: float = 0.0
+    by_stage: dict[str, float] = field(default_factory=dict)
+
+
+def spent_by_run(connection: sqlite3.Connection, now: float, run_id: str | None = None) -> list[RunSpending]:
+    """All runs, newest first, or the one. Adds up plain rows: of thousands of runs only these columns are read."""
+    seconds: dict[str, float] = {}
+    by_stage: dict[str, dict[str, float]] = {}
+    which, one = ("", ()) if run_id is None else (" WHERE run_id = ?", (run_id,))
+    closed = connection.execute(_STAGES.format(which=which), one)
+    away = [(each.run_id, each.stage, each.last_at - each.started_at, each.price_per_hour_usd)
+            for each in unwatched(connection, now)]  # fmt: skip
+    for its_run, stage, lasted_s, price_per_hour_usd in itertools.chain(closed, away):
+        seconds[its_run] = seconds.get(its_run, 0.0) + lasted_s
+        stages = by_stage.setdefault(its_run, {})
+        stages[stage] = stages.get(stage, 0.0) + lasted_s / 3600 * price_per_hour_usd
+    which = "" if run_id is None else "WHERE id = ?"
+    found = []
+    for run, machine, host, tokens, rental, seen_at in connection.execute(_RUNS.format(which=which), one):
+        spent = seconds.get(run, 0.0), by_stage.get(run, {})
+        found.append(RunSpending(run, machine, host, tokens, rental, seen_at, *spent))
+    return found
 
 
 def unwatched(connection: sqlite3.Connection, now: float) -> list[StageInterval]:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from orchestrator.cli.machines.left_over import exit_code, of_ledger, rows, show
 from orchestrator.cli.open_ledger import open_ledger
-from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.formats import DASH, dollars, dollars_between, figure
 from orchestrator.core.machines import machine_type
-from orchestrator.core.money.cost import run_cost
+from orchestrator.core.money.cost import HostPower, cost_of_stages
+from orchestrator.core.typed_json import decode
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.records import Rental, RunRecord, StageInterval
+from orchestrator.ledger.records import Rental, RunRecord
 from orchestrator.ledger.run_estimate import run_estimate
+from orchestrator.ledger.spending import RunSpending
 
 COLUMNS = ("RUN", "COST", "$ PER 1e9 TOKENS", "GPU HOURS", "KWH", "KG CO2E", "BY STAGE")
 NUMBERS = ("COST", "$ PER 1e9 TOKENS", "GPU HOURS", "KWH", "KG CO2E")
@@ -26,11 +27,12 @@ CENT = 0.005
 def cost(wanted: str | None, *, as_json: bool) -> int:
     """One row per run, newest first, and a total."""
     with open_ledger() as ledger:
-        runs = ledger.runs() if wanted is None else [ledger.find_run(wanted)]
-        intervals = ledger.all_intervals() if wanted is None else {run.id: ledger.intervals(run.id) for run in runs}
-        left = of_ledger(ledger)
         rented = {rental.id: rental for rental in ledger.rented_since(0.0)}
-    costs = [_cost(run, intervals.get(run.id, []), rented.get(run.rental_id or "")) for run in runs]
+        if wanted is None:
+            costs = [_cost(each, rented.get(each.rental_id or "")) for each in ledger.spent_by_run()]
+        else:
+            costs = [cost_of(ledger, ledger.find_run(wanted))]
+        left = of_ledger(ledger)
     if as_json:
         print(json.dumps({"runs": costs, "left_over": [row.to_json() for row in rows(left)]}, indent=1))
         return exit_code(left)
@@ -47,14 +49,20 @@ def cost(wanted: str | None, *, as_json: bool) -> int:
 def cost_of(ledger: Ledger, run: RunRecord) -> dict[str, Any]:
     """The `cost` object of one run, as `gptctl cost --json` has it."""
     rental = ledger.rental(run.rental_id) if run.rental_id else None
-    return _cost(run, ledger.intervals(run.id), rental)
+    return _cost(ledger.spent_by_run(run.id)[0], rental)
 
 
-def _cost(run: RunRecord, intervals: Sequence[StageInterval], rental: Rental | None) -> dict[str, Any]:
-    host = HostSpec.from_resolved(run.host_data) if run.host_data else None
-    found = run_cost(intervals, machine=machine_type(run.machine), tokens=run.tokens_trained, host=host)
+def _cost(run: RunSpending, rental: Rental | None) -> dict[str, Any]:
+    machine, host = machine_type(run.machine), _host(run.host_data)
+    found = cost_of_stages(run.by_stage, run.seconds, machine=machine, tokens=run.tokens_trained, host=host)
     estimate = run_estimate(run, rental, found.cost_usd)
     return replace(found, less_usd=estimate.less_usd, more_usd=estimate.more_usd).to_json(run.id)
+
+
+@cache
+def _host(text: str) -> HostPower:
+    """Most runs share their host's entry."""
+    return decode(HostPower, json.loads(text), lenient=True)
 
 
 def _cells(each: dict[str, Any]) -> list[str]:

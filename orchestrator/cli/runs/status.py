@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,12 +36,13 @@ def status(wanted: str | None, *, watch: bool, everything: bool, as_json: bool) 
     with open_ledger() as ledger:
         everything = everything or wanted is not None
         left, looked_at = of_ledger(ledger), time.monotonic()
+        newest_ended = None if everything or as_json else NEWEST_ENDED
         if not watch:
-            show(collect(ledger, wanted), left, everything=everything, as_json=as_json)
+            show(collect(ledger, wanted, newest_ended=newest_ended), left, as_json=as_json)
             return exit_code(left)
         try:
             while True:
-                show(collect(ledger, wanted), left, everything=everything, as_json=as_json, redraw=not as_json)
+                show(collect(ledger, wanted, newest_ended=newest_ended), left, as_json=as_json, redraw=not as_json)
                 time.sleep(WATCH_EVERY_S)
                 if time.monotonic() - looked_at > LEFT_OVER_EVERY_S:
                     left, looked_at = of_ledger(ledger), time.monotonic()
@@ -49,9 +50,12 @@ def status(wanted: str | None, *, watch: bool, everything: bool, as_json: bool) 
             return 0
 
 
-def collect(ledger: Ledger, wanted: str | None, *, answer_within_s: float = ANSWER_WITHIN_S) -> dict[str, Any]:
-    """`{"runs": [...], "rentals": [...]}` as documented, after asking the machines of unfinished runs."""
-    runs = [ledger.find_run(wanted)] if wanted is not None else ledger.runs()
+def collect(
+    ledger: Ledger, wanted: str | None, *, newest_ended: int | None = None, answer_within_s: float = ANSWER_WITHIN_S
+) -> dict[str, Any]:
+    """`{"runs": [...], "rentals": [...]}` as documented, after asking the machines of unfinished runs. newest_ended:
+    of the ended runs only so many, so that a long history costs nothing; and `hidden` counts the others."""
+    runs = [ledger.find_run(wanted)] if wanted is not None else _runs(ledger, newest_ended)
     open_runs = [run for run in runs if run.state is not State.ENDED]
     if open_runs and answer_within_s > 0:
         # Only now: the connection libraries cost more time than a ledger of a thousand ended runs.
@@ -59,12 +63,13 @@ def collect(ledger: Ledger, wanted: str | None, *, answer_within_s: float = ANSW
 
         fresh = {run.id: run for run in look(ledger.home, open_runs, deadline_s=answer_within_s)}
         runs = [fresh.get(run.id, run) for run in runs]
-    rentals = {rental.id: rental for rental in ledger.rentals()}
+    few = wanted is None and newest_ended is not None
+    rentals = {rental.id: rental for rental in (_rentals(ledger, runs) if few else ledger.rentals())}
     # A rental's row names all its runs, even if you asked for one of them.
     together = runs if wanted is None else ledger.runs(rental_id=runs[0].rental_id or "") or runs
-    intervals = ledger.all_intervals() if wanted is None else {run.id: ledger.intervals(run.id) for run in together}
+    intervals = ledger.all_intervals([run.id for run in together] if few or wanted is not None else None)
     scores: dict[str, list[Evaluation]] = defaultdict(list)
-    for each in ledger.evaluations(None if wanted is None else runs[0].id, samples=False):
+    for each in () if few else ledger.evaluations(None if wanted is None else runs[0].id, samples=False):
         scores[each.run_id].append(each)
     now = time.time()
     served: dict[str | None, list[RunRecord]] = defaultdict(list)
@@ -82,7 +87,20 @@ def collect(ledger: Ledger, wanted: str | None, *, answer_within_s: float = ANSW
             for rental in rentals.values()
             if wanted is None or rental.id in served
         ],
+        **({"hidden": ledger.count_runs() - len(runs)} if few else {}),
     }
+
+
+def _runs(ledger: Ledger, newest_ended: int | None) -> list[RunRecord]:
+    """Newest first: all, or all that have not ended and the newest of those that have."""
+    if newest_ended is None:
+        return ledger.runs()
+    found = ledger.runs(unfinished_only=True) + ledger.runs(ended_only=True, limit=newest_ended)
+    return sorted(found, key=lambda run: run.created_at, reverse=True)
+
+
+def _rentals(ledger: Ledger, runs: Sequence[RunRecord]) -> list[Rental]:
+    return [ledger.rental(each) for each in dict.fromkeys(run.rental_id for run in runs) if each is not None]
 
 
 def _add_watcher(home: Path, rows: list[dict[str, Any]], rentals: Mapping[str, Rental], now: float) -> None:
@@ -98,9 +116,7 @@ def _add_watcher(home: Path, rows: list[dict[str, Any]], rentals: Mapping[str, R
         row["guard"] = {**row["guard"], "armed": row["guard"]["armed"] and age_s is not None, "watcher_seen_s": age_s}
 
 
-def show(
-    found: dict[str, Any], left: LeftOver | None, *, everything: bool, as_json: bool, redraw: bool = False
-) -> None:
+def show(found: dict[str, Any], left: LeftOver | None, *, as_json: bool, redraw: bool = False) -> None:
     """Prints what collect() found, and the machines that nothing needs."""
     if as_json:
         left_rows = [row.to_json() for row in rows_left(left)]
@@ -110,9 +126,7 @@ def show(
     from orchestrator.cli.screen import screen
 
     rows = found["runs"]
-    ended = [row for row in rows if row["state"] == State.ENDED]
-    hidden = set() if everything else {row["id"] for row in ended[NEWEST_ENDED:]}
-    screen.show_table(COLUMNS, [cells(row) for row in rows if row["id"] not in hidden], right=NUMBERS, redraw=redraw)
+    screen.show_table(COLUMNS, [cells(row) for row in rows], right=NUMBERS, redraw=redraw)
     if not rows:
         screen.talk("no runs yet. Next: gptctl run quickstart --host local")
     for row in rows:
@@ -122,8 +136,8 @@ def show(
             )
     for line in filter(None, [*map(_guard_line, rows), *map(_store_line, rows)]):
         screen.talk(line, style="yellow")
-    if hidden:
-        screen.talk(f"{len(hidden)} older runs are hidden; --all shows them")
+    if found.get("hidden"):
+        screen.talk(f"{found['hidden']} older runs are hidden; --all shows them")
     show_left_over(left)
 
 

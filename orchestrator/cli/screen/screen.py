@@ -42,6 +42,8 @@ from orchestrator.core.formats import duration
 METRIC_EVERY_S = 30.0
 """How often to print a metric line without a live view; the trainer's own lines are always printed."""
 PROGRESS_EVERY_S = 5.0
+MOST_DRAWN = 200
+"""Rows that are laid out and coloured."""
 PIPE_WIDTH = 200
 """Columns for tables that go to a file or a pipe: wide enough that no cell is cut."""
 
@@ -73,6 +75,9 @@ def show_table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = (), redraw: bool = False
 ) -> None:
     """A table on stdout; cells that are a known word (ok, warn, failed) are coloured. `redraw` clears a terminal."""
+    if len(rows) > MOST_DRAWN:
+        print("\n".join(_plain_table(columns, rows, right)), flush=True)
+        return
     table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
@@ -82,6 +87,15 @@ def show_table(
     if redraw and out.is_terminal:
         out.clear()
     out.print(table)
+
+
+def _plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str]) -> Iterator[str]:
+    """The same lines for thousands of rows, which Rich takes a millisecond each to lay out."""
+    table = [columns, *([clean(cell).replace("\n", " ") for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    sides = [">" if name in right else "<" for name in columns]
+    layout = "  ".join(f"{{:{side}{width}}}" for side, width in zip(sides, widths, strict=True))
+    return (layout.format(*row).rstrip() for row in table)
 
 
 def show_finding(level: str, what: str, found: str, fix: str) -> None:

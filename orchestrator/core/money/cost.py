@@ -8,12 +8,26 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from orchestrator.core.machines import MachineType, assumed
 
-if TYPE_CHECKING:  # pydantic takes a tenth of a second, and `status` has none to spare
-    from orchestrator.core.config.inventory import HostSpec
+
+class Power(Protocol):
+    """What a host's entry says of energy."""
+
+    @property
+    def board_power_w(self) -> float | None: ...
+    @property
+    def grid_kg_co2e_per_kwh(self) -> float | None: ...
+
+
+@dataclass(frozen=True)
+class HostPower:
+    """The same from an entry that a run keeps: without pydantic, which takes a tenth of a second."""
+
+    board_power_w: float | None = None
+    grid_kg_co2e_per_kwh: float | None = None
 
 
 class Interval(Protocol):
@@ -66,7 +80,7 @@ class Cost:
         }
 
 
-def run_cost(intervals: Iterable[Interval], *, machine: MachineType, tokens: int, host: HostSpec | None = None) -> Cost:
+def run_cost(intervals: Iterable[Interval], *, machine: MachineType, tokens: int, host: Power | None = None) -> Cost:
     """The cost of a run from its stage intervals; an open one counts up to when its driver was last heard of.
 
     tokens: trained so far. host: its board_power_w and grid_kg_co2e_per_kwh win over the data sheet's and the assumed.
@@ -78,6 +92,13 @@ def run_cost(intervals: Iterable[Interval], *, machine: MachineType, tokens: int
         lasted_s = max(0.0, end - interval.started_at)
         seconds += lasted_s
         by_stage[interval.stage] += lasted_s / 3600 * interval.price_per_hour_usd
+    return cost_of_stages(by_stage, seconds, machine=machine, tokens=tokens, host=host)
+
+
+def cost_of_stages(
+    by_stage: Mapping[str, float], seconds: float, *, machine: MachineType, tokens: int, host: Power | None = None
+) -> Cost:
+    """As run_cost, from the USD of each stage and the time of all."""
     total_usd, hours = sum(by_stage.values()), seconds / 3600
     board_w = (host.board_power_w if host else None) or machine.board_power_w
     given = host.grid_kg_co2e_per_kwh if host else None
