@@ -16,7 +16,7 @@ from functools import partial
 from orchestrator import providers
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.errors import NoAnswer, ProviderError, UserError
-from orchestrator.core.fleet.orphans import UNHEARD, KnownRental, Orphan
+from orchestrator.core.fleet.orphans import LEFT_OVER_S, UNHEARD, KnownRental, Orphan
 from orchestrator.core.parallel import answers_within
 from orchestrator.fleet.accounts import Account, accounts_behind
 from orchestrator.fleet.known_rentals import known
@@ -25,8 +25,6 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RENTAL_OPEN, Rental, RunRecord
 
 WITHIN_S = 2.0
-RECENT_S = 7 * 86_400.0
-"""A machine that comes back to life does so within minutes; `orphans` and the watcher look for longer."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class LeftOver:
 
 def left_over(ledger: Ledger, now: float, within_s: float = WITHIN_S) -> LeftOver:
     """Asks the accounts all at once, for within_s at most. Never raises for what they answer."""
-    runs = [(rental, ledger.runs(rental_id=rental.id)) for rental in ledger.rented_since(now - RECENT_S)]
+    runs = [(rental, ledger.runs(rental_id=rental.id)) for rental in ledger.rented_since(now - LEFT_OVER_S)]
     rentals = {rental.id: known(rental, served) for rental, served in runs}
     over = [(rental, served) for rental, served in runs if rentals[rental.id].over]
     accounts = {each.name: each for each in accounts_behind(_hosts(over))}

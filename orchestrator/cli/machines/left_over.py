@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.core.errors import LedgerDamaged, StillBilling
-from orchestrator.core.fleet.orphans import UNHEARD, Orphan
+from orchestrator.core.fleet.orphans import LEFT_OVER_S, UNHEARD, Orphan
 from orchestrator.core.formats import dollars
 from orchestrator.ledger.ledger import Ledger
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 def of_ledger(ledger: Ledger) -> LeftOver | None:
-    """Asks the accounts. None for a ledger that never rented a machine."""
-    if not ledger.rented_since(0.0):
+    """Asks the accounts. None for a ledger that rented no machine lately."""
+    if not ledger.rented_since(time.time() - LEFT_OVER_S):
         return None
     # Only now: providers cost more time than the rows of `status`.
     from orchestrator.fleet.left_over import left_over

@@ -20,6 +20,9 @@ from orchestrator.core.ports import Instance
 
 GRACE_S = 300.0
 """A machine is past its deadline only this long after it: clocks differ, and lists lag."""
+LEFT_OVER_S = 7 * 86_400.0
+"""For so long after its end a rental's machine is looked for by every command that lists: one that comes back to life
+does so within minutes. `orphans` and the watcher look for longer."""
 UNLISTED = "unlisted"
 """Status of a machine that its provider knows by its id and no list shows."""
 UNHEARD = "no answer"

@@ -11,14 +11,16 @@ from typing import Any
 import pytest
 
 from orchestrator.cli.machines import cost, hosts
+from orchestrator.cli.machines import left_over as cli_left_over
 from orchestrator.cli.runs import status
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.errors import NoAnswer
+from orchestrator.core.fleet.orphans import LEFT_OVER_S
 from orchestrator.core.ports import Instance, Life
 from orchestrator.core.states import Outcome, State
 from orchestrator.fleet import left_over as room
 from orchestrator.fleet.accounts import Account
-from orchestrator.fleet.left_over import RECENT_S, LeftOver, left_over
+from orchestrator.fleet.left_over import LeftOver, left_over
 from orchestrator.ledger import Ledger, Rental, RunRecord
 from orchestrator.ledger.records import RENTAL_OPEN, RENTAL_RELEASED
 
@@ -119,7 +121,7 @@ def test_what_is_not_left_over(look: Callable[..., LeftOver], cloud: Cloud, more
 
 def test_nobody_is_asked_for_what_is_long_over_or_still_runs(look: Callable[..., LeftOver]) -> None:
     old = Cloud([machine()])
-    assert look(old, released_at=NOW - RECENT_S - 1) == LeftOver() and old.lists == 0
+    assert look(old, released_at=NOW - LEFT_OVER_S - 1) == LeftOver() and old.lists == 0
 
 
 @pytest.mark.parametrize(("released_at", "problems"), [(None, {"lambda": "silence"}), (NOW - 60, {})])
@@ -138,7 +140,8 @@ def test_every_command_that_lists_says_so_and_exits_7(
 ) -> None:  # fmt: skip
     look(Cloud([machine()]))
     monkeypatch.setenv("GPTCTL_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(room, "RECENT_S", 1e12)
+    for module in (room, cli_left_over):
+        monkeypatch.setattr(module, "LEFT_OVER_S", 1e12)
     monkeypatch.delenv("LAMBDA_API_KEY", raising=False)
     monkeypatch.chdir(tmp_path)
     code = {
