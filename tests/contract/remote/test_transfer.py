@@ -257,7 +257,7 @@ def test_a_machine_without_python_is_named(gptctl_home: Path, tmp_path: Path) ->
     empty.mkdir()
     with Sshd(tmp_path / "machines", path=str(empty)) as host:
         shell = connect(host.address(), known_hosts=gptctl_home / "known_hosts")
-        with pytest.raises(MachineUnfit, match="has no python3"):
+        with pytest.raises(MachineUnfit, match="cannot run python3"):
             push_file(shell, source, str(tmp_path / "far"))
         shell.close()
 
