@@ -48,9 +48,10 @@ def new_call(context: RunContext) -> Call:
     """With a fresh key. Raises UserError for a machine that the box could not call directly."""
     address = context.rental.address
     there = resolve(address)
-    if there.jump is not None:
+    if there.jump is not None or there.proxy_command is not None:
+        through = there.jump or "a ProxyCommand"
         raise UserError(
-            f"{context.host.name} is reached through {there.jump}: a home box calls it directly",
+            f"{context.host.name} is reached through {through}: a home box calls it directly",
             "choose another checkpoint_store for this host",
         )
     agent = context.agent
