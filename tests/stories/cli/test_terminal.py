@@ -107,11 +107,11 @@ def test_no_is_an_answer(terminal: Callable[..., Terminal], gptctl_home: Path) -
 def test_ctrl_c_detaches_and_the_training_goes_on_to_its_end(
     terminal: Callable[..., Terminal], gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str]
 ) -> None:
-    recipe = tiny(600)
+    recipe = tiny(2000)
     screen = terminal("run", recipe, "--host", "local")
     screen.wait_for(r"Start a new run on local\?")
     screen.type("y\n")
-    screen.wait_for(r"step [1-9][\d,]*/600")
+    screen.wait_for(r"step [1-9][\d,]*/2,000")
     for part in ("acquire", "provision", "follow", "release", "loss ", "tok/s", "$0.00", "ETA"):
         assert part in screen.shown
     screen.type("\x03")
@@ -135,8 +135,8 @@ def test_ctrl_c_detaches_and_the_training_goes_on_to_its_end(
 def test_one_ctrl_c_says_how_to_go_on(
     terminal: Callable[..., Terminal], gptctl: Gptctl, tiny: Callable[..., str]
 ) -> None:
-    screen = terminal("run", tiny(4000), "--host", "local", "--yes")
-    screen.wait_for(r"step [1-9][\d,]*/4,000")
+    screen = terminal("run", tiny(8000), "--host", "local", "--yes")
+    screen.wait_for(r"step [1-9][\d,]*/8,000")
     screen.type("\x03")
     assert screen.wait() == 0
     (row,) = json.loads(gptctl("status", "--json").stdout)["runs"]
@@ -146,7 +146,7 @@ def test_one_ctrl_c_says_how_to_go_on(
     assert stopped.returncode == 0, stopped.stderr
     (row,) = json.loads(stopped.stdout)["runs"]
     assert (row["state"], row["outcome"]) == ("ended", "stopped")
-    assert 0 < row["step"] < 4000
+    assert 0 < row["step"] < 8000
 
 
 @pytest.mark.nightly
@@ -155,7 +155,7 @@ def test_sigterm_leaves_in_order(gptctl: Gptctl, gptctl_home: Path, tiny: Callab
     log = tmp_path / "run.log"
     with log.open("w") as out:
         process = subprocess.Popen(
-            gptctl_command("run", tiny(3000), "--host", "local", "--yes"), stdout=out, stderr=out, cwd=tmp_path
+            gptctl_command("run", tiny(6000), "--host", "local", "--yes"), stdout=out, stderr=out, cwd=tmp_path
         )
     deadline = time.monotonic() + 360
     while "step 10 " not in log.read_text():

@@ -38,7 +38,7 @@ TOKENS_PER_STEP = 256
 @pytest.fixture
 def recipe(tiny: Callable[..., str], tmp_path: Path) -> Path:
     path = tmp_path / "spotted.toml"
-    path.write_text(f'extends = "{tiny(2000)}"\nname = "spotted"\n{SETTINGS}')
+    path.write_text(f'extends = "{tiny(5000)}"\nname = "spotted"\n{SETTINGS}')
     (tmp_path / "inventory.toml").write_text(INVENTORY)
     return path
 
@@ -61,7 +61,7 @@ def test_at_two_minutes_notice_the_checkpoint_is_saved_fetched_and_goes_on_elsew
     assert "preempted" in out
     ended = status(tmp_path, cloud)
     step = ended["safe_step"]
-    assert (ended["outcome"], ended["state"]) == ("preempted", "ended") and 50 <= step < 2000
+    assert (ended["outcome"], ended["state"]) == ("preempted", "ended") and 50 <= step < 5000
     (row,) = [row for row in cloud.books()["instances"] if not row["foreign"]]
     (told,) = [event for event in books_events(cloud) if event["event"] == "notice"]
     assert row["terminated_at"] < told["taken_at"], "it was given back before it was taken"

@@ -128,7 +128,7 @@ def test_a_trained_run_becomes_a_folder_that_transformers_loads(
     gptctl: Gptctl, gptctl_home: Path, tmp_path: Path, tiny: Callable[..., str]
 ) -> None:
     slices = "eval.slices=[[1024,4096]]"
-    assert gptctl("run", tiny(120), "--host", "local", "--set", slices, "--yes").returncode == 0
+    assert gptctl("run", tiny(120, prepares=True), "--host", "local", "--set", slices, "--yes").returncode == 0
     done = gptctl("export", "--license", "apache-2.0", "--language", "code", "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)

@@ -94,7 +94,7 @@ def test_two_runs_one_after_another_on_one_rental(
 def test_two_at_once_are_refused_naming_the_holder(
     gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str], inventory: str
 ) -> None:
-    first = start(gptctl_home, "run", tiny(4000), "--host", "box", "--inventory", inventory, "--yes")
+    first = start(gptctl_home, "run", tiny(8000), "--host", "box", "--inventory", inventory, "--yes")
     try:
         holder = running(gptctl_home)
         second = gptctl("run", tiny(20), "--host", "box", "--inventory", inventory, "--yes")
@@ -113,7 +113,7 @@ def test_two_at_once_are_refused_naming_the_holder(
 def test_the_lid_closes_and_opens_again(
     gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str], inventory: str, box: Sshd, far: Path
 ) -> None:
-    process = start(gptctl_home, "run", tiny(400), "--host", "box", "--inventory", inventory, "--yes")
+    process = start(gptctl_home, "run", tiny(800), "--host", "box", "--inventory", inventory, "--yes")
     run_id = running(gptctl_home)
     end(process)
     box.cut()
@@ -134,7 +134,7 @@ def test_the_lid_closes_and_opens_again(
 def test_a_cut_link_while_following_loses_and_doubles_nothing(
     gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str], inventory: str, box: Sshd, far: Path
 ) -> None:
-    process = start(gptctl_home, "run", tiny(1500), "--host", "box", "--inventory", inventory, "--yes")
+    process = start(gptctl_home, "run", tiny(3000), "--host", "box", "--inventory", inventory, "--yes")
     run_id = running(gptctl_home)
     box.cut()
     wait_until(lambda: "seen:follow" in events(gptctl_home, run_id), 12)  # noticed within 10 s, and said
