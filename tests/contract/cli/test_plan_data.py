@@ -106,6 +106,23 @@ def test_a_source_that_cannot_work_is_no_plan(gptctl: Gptctl, tmp_path: Path) ->
         assert refused.returncode == 2 and why in refused.stderr, refused.stderr
 
 
+def test_a_plan_says_what_a_comparison_found(gptctl: Gptctl, tmp_path: Path) -> None:
+    (tmp_path / "inventory.toml").write_text(INVENTORY)
+    texts = [f"this is document {at} " * 30 for at in range(1000)]
+    for name, some in (("train", texts), ("test", [*texts[:10], *(f"another one, {at}" for at in range(90))])):
+        (tmp_path / f"{name}.txt").write_text("<|endoftext|>".join(some))
+        words = ("--tokenizer", "bytes", "--hold-out-every", "0", "--to", name)
+        assert gptctl("data", "prepare", f"{name}.txt", *words).returncode == 0
+    found = gptctl("data", "overlap", "train", "test", "--json")
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["b"]["shared_documents"] == 10
+    (tmp_path / "little.toml").write_text(RECIPE.format(source="train", tokens=STEPS * PER_STEP))
+    said = gptctl("plan", "little.toml", "--host", "box")
+    assert "checked against test: 10 of its 100 documents (10.0%) are in it" in said.stderr
+    refused = gptctl("data", "overlap", "train", "train.txt")
+    assert refused.returncode == 2 and "is text, not tokens" in refused.stderr
+
+
 def _few(folder: Path) -> str:
     path = folder / "few.bin"
     path.write_bytes(5_000 * b"t\0")
