@@ -26,6 +26,12 @@ from trainer.tokens.token_file import DataError
 from trainer.tokens.tokenizer import TokenizerError, open_tokenizer
 
 
+END_IDS = {
+    "bytes": 256, "gpt2": 50256, "r50k_base": 50256, "p50k_base": 50256, "cl100k_base": 100257, "o200k_base": 199999,
+}  # fmt: skip
+"""Ids of the end-of-text mark: opening a tokenizer would download its vocabulary."""
+
+
 class OverlapError(ValueError):
     """Two datasets that cannot be compared."""
 
@@ -93,7 +99,8 @@ def separator_of(datasets: list[TokenDataset], tokenizer: str | None) -> int:
     for dataset in datasets:
         if ids := dataset.about.get("separator", {}).get("ids"):
             return ids[0]
-    return open_tokenizer(tokenizer or next(iter(named), "gpt2")).eot_token
+    name = tokenizer or next(iter(named), "gpt2")
+    return END_IDS[name] if name in END_IDS else open_tokenizer(name).eot_token
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -120,6 +127,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     try:
         datasets = [find_dataset(options.a), find_dataset(options.b)]
+        for dataset in datasets:
+            TokenStream.open(dataset.files)  # a file that is not one of tokens is said first
         separator = options.separator
         if separator is None:
             separator = separator_of(datasets, options.tokenizer)

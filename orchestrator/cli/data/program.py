@@ -52,7 +52,7 @@ def run_program(name: str, arguments: Sequence[str], needs: Sequence[str] = NUMP
                     talk(f"continuing after {count(each['documents'])} documents; {each['shards']} shards are finished")
                 last = dict(each)
     except CommandFailed as error:
-        own = f"{name.split('_', maxsplit=1)[0]}: "
+        own = f"{word}: "
         _, found, reason = error.message.rpartition(own)  # its own message; anything else is not your mistake
         if not found:
             raise
