@@ -25,7 +25,6 @@ from trainer.tokens.folder import NoDatasetError, TokenDataset, find_dataset
 from trainer.tokens.token_file import DataError
 from trainer.tokens.tokenizer import TokenizerError, open_tokenizer
 
-
 END_IDS = {
     "bytes": 256, "gpt2": 50256, "r50k_base": 50256, "p50k_base": 50256, "cl100k_base": 100257, "o200k_base": 199999,
 }  # fmt: skip
