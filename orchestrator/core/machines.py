@@ -171,7 +171,7 @@ def machine_type(name: str) -> MachineType:
         if match_name
         else "another number of a known card works too, such as 4xH100, and 1xGPU-24GB for any other card"
     )
-    raise UserError(f"unknown machine type {name!r}; known: {one_of(known)}", hint=hint)
+    raise UserError(f"unknown machine type {name!r}; known: {one_of(known, most=len(known))}", hint=hint)
 
 
 def gpu_by_smi_name(name: str) -> Gpu | None:

@@ -12,6 +12,7 @@ Example::
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from typing import Mapping, Optional, cast
@@ -25,6 +26,8 @@ from .jobs import Job
 from .stopping import StopRequest, read_request
 
 LAST_LINES = 40
+KILLED = re.compile(r"rank +: (\d+) \(local_rank: \d+\)\s+exitcode +: (-\d+) ")
+"""A rank in torchrun's summary that a signal ended."""
 TrainerExit = Optional[Mapping[str, object]]
 """The exit.json of the run folder: the trainer's own word."""
 
@@ -71,13 +74,20 @@ def _reason(job: Job, code: int | None, trainer: TrainerExit, request: StopReque
         unsaved = "" if said or trainer or not job.is_train else "; it was ended before it wrote its exit.json"
         return "%s%s" % (request["reason"], unsaved)
     if said or trainer:
-        return said
+        return said + killed_ranks("\n".join(last_lines(job)))
     if code is None:
         return "its processes are gone and left no exit record: killed, or the machine was restarted"
     if code == 0:
         return "ended with code 0 but without an exit.json" if job.is_train else ""
     name = _signal_name(code)
     return "killed by %s" % name if name else "ended with code %d" % code
+
+
+def killed_ranks(log: str) -> str:
+    """`; rank 1 was killed by SIGKILL` for each rank that torchrun's summary in the log says was killed: the others
+    only notice that a peer is gone. SIGTERM is torchrun's own, to those that are left."""
+    killed = [(rank, _signal_name(int(code))) for rank, code in KILLED.findall(log)]
+    return "".join("; rank %s was killed by %s" % each for each in sorted(set(killed)) if each[1] != "SIGTERM")
 
 
 def _signal_name(code: int | None) -> str | None:

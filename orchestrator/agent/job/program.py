@@ -26,6 +26,13 @@ from ..system.refusal import Refusal
 from .jobs import Job, Secrets
 
 TRAINER = ("-m", "trainer")
+FAILING_FAST = {
+    "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "10",
+    "TORCH_FR_BUFFER_SIZE": "2000",
+    "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
+}
+"""A rank whose peer died waits in a collective and cannot hear SIGTERM: torchrun would give it 30 s. NCCL's flight
+recorder keeps the last collectives, and writes them beside the job's files when one of them times out."""
 T = TypeVar("T")
 UNKNOWN_CODE = 255
 """The code of an adopted program: only its parent could have learnt the real one."""
@@ -134,6 +141,8 @@ def _environment(job: Job, held: Sequence[int]) -> dict[str, str]:
         variables["OMP_NUM_THREADS"] = str(job.spec.get("threads_per_rank") or 1)
         variables["TORCHELASTIC_ERROR_FILE"] = job.file(FileName.ERROR)
         variables[contract.HELD_DESCRIPTORS] = ",".join(map(str, held))
+        for name, value in {**FAILING_FAST, "TORCH_FR_DUMP_TEMP_FILE": job.file("nccl-rank")}.items():
+            variables.setdefault(name, value)
         if job.spec.get("ranks") == 1:
             variables["LOCAL_RANK"] = "0"  # without torchrun the program is the rank
         variables["GLOO_SOCKET_IFNAME"] = variables["NCCL_SOCKET_IFNAME"] = "lo"

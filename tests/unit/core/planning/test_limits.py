@@ -13,10 +13,13 @@ from orchestrator.core.machines import machine_type
 from orchestrator.core.planning.limits import budget_s, check_plan, reserve_s, train_deadline_s
 from orchestrator.core.planning.plan import Plan
 from orchestrator.core.planning.planner import make_plan
+from orchestrator.core.planning.rates import MeasuredRate
 from orchestrator.core.ports import Offer
 from tests.support.files.repository import REPOSITORY
 
 RECIPES = REPOSITORY / "recipes"
+SLOW = MeasuredRate("8xA100-40GB", 265_573.0, 854_438_400, 1_790_000_000.0, compiled=True, precision="fp16")
+"""A run of hours, so that limits of hours and of dollars cut something."""
 CLOUD = HostSpec(name="cloud", provider="lambda", machine="8xA100-40GB", guard="watcher")
 
 
@@ -29,7 +32,7 @@ def plan(
 ) -> Plan:
     recipe = load_recipe("chinchilla_163m_baseline", overrides, search=[RECIPES])
     offer = Offer("lambda", "8xA100-40GB", price, source="lambda API", disk_gib=disk_gib)
-    return make_plan(recipe, host, machine_type("8xA100-40GB"), offer, now=1_795_000_000.0, limits=limits)
+    return make_plan(recipe, host, machine_type("8xA100-40GB"), offer, now=1_795_000_000.0, limits=limits, rates=[SLOW])
 
 
 @pytest.mark.parametrize(
