@@ -11,16 +11,22 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from array import array
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from trainer.contract import EVENT_SAMPLED, EVENT_STARTED, EVENT_VALIDATED, EVENTS, METRICS
 
 CURVES = ("loss", "lr", "grad_norm", "tokens_per_second", "memory_gib", "tokens", "time", "mfu")
 
-Column = tuple[float | None, ...]
+MANY_LINES = 200_000
+"""A file of more is held as machine numbers, and its points are thinned. A run has some ten thousand."""
+MOST_POINTS = 10_000
+
+Column = Sequence[float | None]
 
 
 class Point(NamedTuple):
@@ -71,7 +77,7 @@ class Training:
     """The most that any line reports; of the process if there is no GPU."""
     samples: tuple[Mapping[str, object], ...] = ()
     """The trainer's `sampled` events."""
-    steps: tuple[int, ...] = ()
+    steps: Sequence[int] = ()
     """Of the lines of metrics, rising."""
     columns: Mapping[str, Column] = field(default_factory=dict)
     """The numbers of those lines by key (CURVES), one per step; None where a line has no finite number."""
@@ -94,9 +100,9 @@ class Training:
         return min(self.validations, key=lambda point: point.value, default=None)
 
 
-def read_training(folder: Path) -> Training:
-    """Reads a run folder or its mirror; an empty or missing one gives an empty Training."""
-    steps, columns = _columns(folder / METRICS)
+def read_training(folder: Path, keys: Sequence[str] = CURVES) -> Training:
+    """Reads a run folder or its mirror; an empty or missing one gives an empty Training. keys: the columns to keep."""
+    steps, columns = _columns(folder / METRICS, keys)
     events = list(read_lines(folder / EVENTS))
     steps_of_events = ((_step(row), row) for row in events if row.get("event") == EVENT_VALIDATED)
     validated = {step: row for step, row in steps_of_events if step is not None}
@@ -145,19 +151,47 @@ _DECODER = json.JSONDecoder(parse_constant=_no_number)
 """Created once: with an option, json.loads creates one for each line."""
 
 
-def _columns(path: Path) -> tuple[tuple[int, ...], dict[str, Column]]:
+class LongColumn:
+    """A column of a long file as a Sequence of numbers and None, in eight bytes each: NaN stands for None."""
+
+    def __init__(self, numbers: array[float]) -> None:
+        self._numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __iter__(self) -> Iterator[float | None]:
+        return (None if math.isnan(number) else number for number in self._numbers)
+
+    def __getitem__(self, place: Any) -> Any:
+        found = self._numbers[place]
+        return [*LongColumn(found)] if isinstance(place, slice) else None if math.isnan(found) else found
+
+    def index(self, value: float, start: int, stop: int) -> int:
+        return self._numbers.index(value, start, stop)
+
+
+def _columns(path: Path, keys: Sequence[str]) -> tuple[Sequence[int], dict[str, Column]]:
     """Steps, rising, and the numbers of their lines by key.
 
-    Of two lines for one step, the later one counts. Keeps only these values of a line: 100,000 whole lines take 150 MB,
-    and the garbage collector would scan them again and again.
+    Of two lines for one step, the later one counts. Keeps only these values of a line, as machine numbers: a million
+    whole lines take 1.5 GB.
     """
-    rows: dict[int, tuple[Any, ...]] = {}
+    steps, columns = array("q"), [array("d") for _ in keys]
     for row in read_lines(path):
-        if (step := _step(row)) is not None:
-            rows[step] = tuple(map(row.get, CURVES))
-    steps = tuple(sorted(rows))
-    columns = zip(*(rows[step] for step in steps), strict=True) if steps else [()] * len(CURVES)
-    return steps, dict(zip(CURVES, map(_numbers, columns), strict=True))
+        if (step := _step(row)) is None:
+            continue
+        numbers = [_number(row.get(key)) for key in keys]
+        place = len(steps) if not steps or step > steps[-1] else bisect_left(steps, step)
+        if place == len(steps) or steps[place] != step:
+            steps.insert(place, step)
+            for column in columns:
+                column.insert(place, math.nan)
+        for column, number in zip(columns, numbers, strict=True):
+            column[place] = math.nan if number is None else number
+    if len(steps) > MANY_LINES:
+        return steps, {key: cast(Column, LongColumn(each)) for key, each in zip(keys, columns, strict=True)}
+    return tuple(steps), {key: tuple(LongColumn(each)) for key, each in zip(keys, columns, strict=True)}
 
 
 def _step(row: Mapping[str, object]) -> int | None:
@@ -173,18 +207,30 @@ def _number(value: object) -> float | None:
 
 
 def _numbers(values: Iterable[object]) -> Column:
-    """Each as in _number. Most columns hold only finite floats, which three calls check for the whole column."""
-    column: tuple[Any, ...] = tuple(values)
-    if set(map(type, column)) == {float} and all(map(math.isfinite, column)):
-        return column
-    return tuple(map(_number, column))
+    return tuple(map(_number, values))
 
 
 def _median(column: Column) -> float | None:
     """Zeros do not count: they mean that nothing was measured."""
-    values = [*filter(None, column)]
-    return statistics.median(values) if values else None
+    values = array("d", filter(None, column))
+    return middle(values) if len(values) > MANY_LINES else statistics.median(values) if values else None
+
+
+def middle(values: Sequence[float]) -> float:
+    """The median without a sorted copy of all: only what lies around the middle of a sample is sorted."""
+    sample = sorted(values[:: max(1, len(values) // 1000)])
+    low, high = sample[len(sample) * 45 // 100], sample[len(sample) * 55 // 100]
+    around = sorted(value for value in values if low <= value <= high)
+    place = len(values) // 2 - sum(value < low for value in values)
+    least = 1 - len(values) % 2
+    if not least <= place < len(around):
+        return statistics.median(values)  # a sample that misleads
+    return (around[place] + around[place - least]) / 2
 
 
 def _points(steps: Sequence[int], column: Column) -> tuple[Point, ...]:
-    return tuple(Point(step, value) for step, value in zip(steps, column, strict=True) if value is not None)
+    """Of a long column only so many, evenly spaced, the first and the last among them."""
+    every = -(-len(steps) // MOST_POINTS) if len(steps) > MANY_LINES else 1
+    kept = (*range(0, len(steps), every), len(steps) - 1) if every > 1 else range(len(steps))
+    pairs = ((steps[place], column[place]) for place in kept)
+    return tuple(Point(step, value) for step, value in dict(pairs).items() if value is not None)

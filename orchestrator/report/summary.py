@@ -25,7 +25,7 @@ from orchestrator.ledger.records import Evaluation, RunRecord, StageInterval
 from orchestrator.remote.whole_files import landing
 from orchestrator.report.evaluations import SAMPLE, table
 from orchestrator.report.local_checkpoints import Checkpoint, read_checkpoints
-from orchestrator.report.metrics import Training, read_training
+from orchestrator.report.metrics import CURVES, Training, read_training
 from orchestrator.report.pages.chart import Chart
 from orchestrator.report.pages.curves import cost_chart, thinned, training_charts
 from orchestrator.report.pages.markdown import render
@@ -48,6 +48,9 @@ REPORT_PAGE = "report.md"
 REPORT_HTML = "report.html"
 COST = "cost.json"
 RECIPE = "recipe.toml"
+
+CHARTED = tuple(key for key in CURVES if key != "time")
+"""The columns that a report needs."""
 
 PARTS = {
     "boot": ("acquire",),
@@ -72,7 +75,7 @@ def write_report(
 ) -> RunReport:
     """Writes the files, each one whole or not at all, and returns what report.json says. Raises UserError when this
     computer's disk refuses."""
-    training, known = read_training(mirror), records or Records()
+    training, known = read_training(mirror, CHARTED), records or Records()
     report = collect(run, intervals, cost, mirror, records=known, training=training)
     _write(mirror / RECIPE, recipe_text(run.recipe_data))
     _write(mirror / COST, _json({**cost.to_json(run.id), "hours_by_stage": stage_hours(intervals)}))

@@ -11,6 +11,7 @@ PNG and SVG files. It must not know how a chart looks.
 from __future__ import annotations
 
 import itertools
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -129,9 +130,11 @@ def window(lines: int) -> int:
 
 def running_mean(values: Values, width: int, at: Iterable[int] | None = None) -> list[float | None]:
     """Centred; at both ends over what is there. Lines without a value do not count. `at`: these indices only."""
-    sums = [*itertools.accumulate((value or 0.0 for value in values), initial=0.0)]
-    counts = [*itertools.accumulate((value is not None for value in values), initial=0)]
+    sums = array("d", itertools.accumulate((value or 0.0 for value in values), initial=0.0))
     half, end = width // 2, len(values)
+    counts: Sequence[int] = range(end + 1)
+    if any(value is None for value in values):
+        counts = array("q", itertools.accumulate((value is not None for value in values), initial=0))
     spans = ((max(0, index - half), min(end, index + half + 1)) for index in (range(end) if at is None else at))
     return [
         (sums[stop] - sums[start]) / (counts[stop] - counts[start]) if counts[stop] > counts[start] else None
