@@ -18,8 +18,8 @@ from orchestrator.agent.system import processes
 from tests.support.clock.waiting import until
 from tests.support.machines.agent_box import Box
 
-STEPS = 400
-"""Eight seconds: enough for every look at a training that is to be seen at its end."""
+STEPS, STEP_S = 400, 0.05
+"""Twenty seconds in few steps: enough for every look at a training that is to be seen at its end."""
 ENDLESS = 100_000
 """Of a training that has to last while others are killed: ten seconds."""
 
@@ -115,13 +115,13 @@ def test_the_job_is_in_a_session_of_its_own(box: Box) -> None:
 
 
 def test_a_killed_supervisor_is_replaced_and_the_training_goes_on(box: Box) -> None:
-    box.start(steps=STEPS)
+    box.start(steps=STEPS, step_s=STEP_S)
     box.until_steps(5)
     first = box.state()
     os.kill(first["supervisor"]["pid"], signal.SIGKILL)
     until(lambda: not box.job()["supervised"])
     assert box.job()["state"] == "running"
-    assert box.start(steps=STEPS)["state"] == "running"
+    assert box.start(steps=STEPS, step_s=STEP_S)["state"] == "running"
     second = box.state()
     assert second["program"] == first["program"]
     assert second["supervisor"] != first["supervisor"] and box.job()["supervised"]
@@ -188,11 +188,11 @@ def test_a_failing_rank_fails_the_training_with_its_last_words(box: Box) -> None
     "torn", ["", '{"supervisor": {"pid"', *(pytest.param(each, marks=pytest.mark.nightly) for each in ("{", "[1, 2]"))]
 )
 def test_a_torn_state_file_hides_no_training(box: Box, torn: str) -> None:
-    box.start(steps=STEPS)
+    box.start(steps=STEPS, step_s=STEP_S)
     os.kill(box.state()["supervisor"]["pid"], signal.SIGKILL)
     (box.folder() / "state.json").write_text(torn)
     assert box.job()["state"] == "running"
-    assert box.start(steps=STEPS)["state"] == "running"
+    assert box.start(steps=STEPS, step_s=STEP_S)["state"] == "running"
     assert box.wait()["outcome"] == "finished"
     assert box.starts() == 1
 

@@ -32,6 +32,7 @@ def test_check_looks_at_everything_a_run_needs(gptctl: Gptctl, inventory: Path) 
     assert "MB/s" in found["network"]["found"] or "GB/s" in found["network"]["found"]
 
 
+@pytest.mark.nightly
 def test_check_counts_what_a_recipe_keeps_of_its_own_steps(
     gptctl: Gptctl, inventory: Path, tiny: Callable[..., str], tmp_path: Path
 ) -> None:

@@ -231,6 +231,7 @@ def test_what_was_seen_first_must_be_seen_ever_after(
         synced(uri, steps=100, extra=f'data_folder = "{tmp_path}/another-machine"\n')
 
 
+@pytest.mark.nightly
 def test_a_private_dataset_trains_and_a_killed_pull_goes_on(
     dataset: dict[str, bytes], gptctl: Gptctl, gptctl_home: Path, hub: Hub, box: Sshd, tmp_path: Path
 ) -> None:

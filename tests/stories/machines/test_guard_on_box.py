@@ -46,6 +46,7 @@ def rental_data(home: Path) -> dict[str, Any]:
         return dict(json.loads(connection.execute("SELECT data FROM rentals").fetchone()[0]))
 
 
+@pytest.mark.nightly
 def test_killed_while_preparing_the_machine_ends_itself_with_its_lease(
     tmp_path: Path, cloud: RehearsalCloud, recipe: Path
 ) -> None:

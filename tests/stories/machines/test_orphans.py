@@ -111,6 +111,7 @@ def test_reap_ends_what_two_lists_show_past_its_deadline_and_nothing_else(
     assert mark["ok"] is True and mark["providers"] == ["rehearsal"] and abs(mark["time"] - time.time()) < 60
 
 
+@pytest.mark.nightly
 def test_the_books_close_when_it_says_destroyed(cloud: RehearsalCloud, gptctl: Gptctl) -> None:
     late = rent(cloud, "late", LATE_S)
     done = gptctl("orphans", "--reap")
@@ -139,6 +140,7 @@ def test_any_other_machine_only_by_id_with_its_price_and_a_yes(cloud: RehearsalC
     assert set(cloud.books()["alive"]) == {other, stranger}
 
 
+@pytest.mark.nightly
 def test_terminate_that_is_ignored_is_asked_again(cloud: RehearsalCloud, gptctl: Gptctl) -> None:
     late = rent(cloud, "late", LATE_S)
     cloud.inject("terminate-ignored,terminate-500")
@@ -220,6 +222,7 @@ def test_status_knows_whether_somebody_watches(cloud: RehearsalCloud, gptctl: Gp
     assert "no sign of a watcher" not in gptctl("status").stderr
 
 
+@pytest.mark.nightly
 def test_a_run_that_nobody_watches_is_warned_of(cloud: RehearsalCloud, gptctl: Gptctl) -> None:
     asked = gptctl("run", "quickstart", "--host", "sim")
     assert asked.returncode == 2 and "no sign of a watcher" in asked.stderr
