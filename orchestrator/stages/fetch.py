@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from orchestrator.agent.contract.names import JobName
 from orchestrator.core.errors import LinkLost, Unreachable
 from orchestrator.stages.checkpoints import store_job
 from orchestrator.stages.checkpoints.copies import pull
 from orchestrator.stages.checkpoints.mirror import mirror_until_end
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import boot, deadline
+from orchestrator.stages.machine.jobs import machine_status, note_attempt
 from orchestrator.stages.outcome import machine_gone
 from trainer import contract
 
@@ -15,7 +17,7 @@ from trainer import contract
 def fetch(context: RunContext) -> None:
     """All kept checkpoints and every byte of the logs. Nothing to do where nothing was launched or nothing is left."""
     run = context.run
-    if not context.ledger.attempts(run.id) or run.facts.abandon:
+    if run.facts.abandon or not _trained(context):
         return
     if context.machine_facts.life.gone_at:
         machine_gone.recover(context)
@@ -28,6 +30,19 @@ def fetch(context: RunContext) -> None:
         boot.note_gone(context)
         machine_gone.recover(context)
         context.emit("warning", f"{context.rental.instance_id} is gone: {machine_gone.lost(context)}")
+
+
+def _trained(context: RunContext) -> bool:
+    """Whether a training was started. One whose start was sent may be on the machine while nothing here says so.
+
+    Raises Unreachable or LinkLost where only the machine can tell and does not answer.
+    """
+    known, asked = context.machine_facts, context.facts.synced is not None
+    if not context.ledger.attempts(context.run_id) and asked and known.reached and not known.life.gone_at:
+        status = machine_status(context)
+        if status is not None and JobName.TRAIN in status["jobs"]:
+            note_attempt(context)
+    return bool(context.ledger.attempts(context.run_id))
 
 
 def _fetch(context: RunContext) -> None:

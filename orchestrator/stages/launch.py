@@ -16,12 +16,11 @@ from orchestrator.core.planning.plan import Plan
 from orchestrator.core.planning.planner import amended
 from orchestrator.core.planning.run_config import train_config
 from orchestrator.core.states import State
-from orchestrator.ledger.records import Attempt
 from orchestrator.remote.agent_client.decoding import decoded
 from orchestrator.stages.checkpoints import store_job
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import deadline
-from orchestrator.stages.machine.jobs import machine_status, run_job
+from orchestrator.stages.machine.jobs import machine_status, note_attempt, run_job
 from orchestrator.stages.machine.lease import lease_s
 from trainer.contract import RunConfig
 
@@ -36,6 +35,7 @@ def launch(context: RunContext) -> None:
         deadline.arm(context, known and known["guard"])
         store_job.require(context)
         _start(context)
+    note_attempt(context)
     context.advance(State.TRAINING)
 
 

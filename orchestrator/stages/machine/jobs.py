@@ -11,6 +11,7 @@ from orchestrator.agent.contract.answers import ExitRecord, RunStatus
 from orchestrator.agent.contract.names import Code
 from orchestrator.agent.contract.requests import JobSpec
 from orchestrator.core.errors import AgentError
+from orchestrator.ledger.records import Attempt
 from orchestrator.remote.agent_client.client import Agent, JobState
 from orchestrator.remote.transfer_progress import Transfer
 from orchestrator.stages.context import RunContext
@@ -33,6 +34,13 @@ def run_job(context: RunContext, agent: Agent, job: str, digest: str, spec: JobS
 def start_job(context: RunContext, agent: Agent, job: str, digest: str, spec: JobSpec) -> JobState:
     """Starts the job, or attaches to it, and does not wait for it."""
     return agent.start(job, context.run_id, digest, {**spec, "lease_s": lease_s()})
+
+
+def note_attempt(context: RunContext) -> None:
+    """That this run trained: what is not noted is not fetched. Killed between the start and this, gptctl notes it when
+    it looks again."""
+    if not context.ledger.attempts(context.run_id):
+        context.ledger.add_attempt(Attempt(context.run_id, 1, context.rental.id, context.now()))
 
 
 def machine_status(context: RunContext) -> RunStatus | None:

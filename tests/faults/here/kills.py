@@ -133,8 +133,9 @@ class Result:
 
     @property
     def survived(self) -> bool:
-        """Whether nothing was left, doubled or paid unseen."""
-        return not (self.alive or self.unnamed) and self.started <= 1 and self.ours >= self.theirs - 1
+        """Whether nothing was left, doubled or paid unseen, and what trained is known to have trained."""
+        started = {1} if self.outcome == "finished" else {0, 1}
+        return not (self.alive or self.unnamed) and self.started in started and self.ours >= self.theirs - 1
 
 
 def one(place: Place, left: int) -> Result:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -156,3 +157,19 @@ def test_faults_of_the_trainer_alone(fault: str, tmp_path: Path, row: Callable[[
     argv = [sys.executable, "-m", "pytest", "-q", "--basetemp", str(tmp_path / "t"), f"{place}/{TRAINER[fault]}"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=1200, cwd=REPOSITORY)
     assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout[-3000:]
+
+
+@pytest.mark.parametrize("command", ["resume", "stop"])
+def test_killed_between_the_start_and_its_note(rehearse: Callable[..., Rehearsal], command: str) -> None:
+    """The machine trains, and nothing here says so: its checkpoints come home all the same."""
+    place = rehearse(f"killed between the start of the training and its note, then {command}", steps=200)
+    process = place.begin()
+    wait_until(lambda: place.trained(25), 120)
+    end(process)
+    with closing(sqlite3.connect(place.home / "ledger.db")) as ledger, ledger:
+        ledger.execute("DELETE FROM attempts")
+        ledger.execute("UPDATE runs SET state = 'preparing'")
+    done = place.gptctl(command, place.run_id(), *(["--yes"] if command == "stop" else []))
+    assert done.returncode == 0, place.said
+    assert (place.home / "runs" / place.run_id() / "checkpoints" / "latest").is_dir(), place.said
+    place.check(outcome="stopped" if command == "stop" else "finished")
