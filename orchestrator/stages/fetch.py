@@ -16,14 +16,16 @@ from trainer import contract
 
 def fetch(context: RunContext) -> None:
     """All kept checkpoints and every byte of the logs. Nothing to do where nothing was launched or nothing is left."""
-    run = context.run
-    if run.facts.abandon or not _trained(context):
+    if context.facts.abandon:
         return
     if context.machine_facts.life.gone_at:
-        machine_gone.recover(context)
-        return context.say(f"the machine is gone: {machine_gone.lost(context)}")
+        if context.ledger.attempts(context.run_id):
+            machine_gone.recover(context)
+            context.say(f"the machine is gone: {machine_gone.lost(context)}")
+        return
     try:
-        _fetch(context)
+        if _trained(context):
+            _fetch(context)
     except (LinkLost, Unreachable):
         if not machine_gone.was_ended(context):
             raise
@@ -37,8 +39,8 @@ def _trained(context: RunContext) -> bool:
 
     Raises Unreachable or LinkLost where only the machine can tell and does not answer.
     """
-    known, asked = context.machine_facts, context.facts.synced is not None
-    if not context.ledger.attempts(context.run_id) and asked and known.reached and not known.life.gone_at:
+    asked = context.facts.synced is not None and context.machine_facts.reached
+    if asked and not context.ledger.attempts(context.run_id):
         status = machine_status(context)
         if status is not None and JobName.TRAIN in status["jobs"]:
             note_attempt(context)

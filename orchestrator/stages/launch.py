@@ -44,8 +44,6 @@ def _start(context: RunContext) -> None:
     digest = hashlib.sha256(config.to_json().encode()).hexdigest()[:16]
     with _others_may_compute():
         context.agent.start(JobName.TRAIN, context.run_id, digest, _spec(context, config))
-    if not context.ledger.attempts(context.run_id):
-        context.ledger.add_attempt(Attempt(context.run_id, 1, context.rental.id, context.now()))
 
 
 @contextlib.contextmanager
