@@ -105,9 +105,8 @@ def held_out_words(dataset: dict[str, Any]) -> str:
     held_out, every = dataset["split"].get("held_out", 0), dataset["split"]["held_out_every"]
     if held_out:
         return f"held out for validation: {held_out:,} of {dataset['documents']:,} documents"
-    why = (
-        "as you asked" if not every else f"none of {dataset['documents']:,} documents is by its hash, one in {every:,}"
-    )
+    why = f"none of {dataset['documents']:,} documents has a hash that falls there" if every else "as you asked"
+    why = "it is one document" if dataset["documents"] == 1 else why
     return f"held out for validation: nothing ({why}); a run validates on the end of its training tokens"
 
 

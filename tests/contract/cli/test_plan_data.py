@@ -81,7 +81,7 @@ def test_what_does_not_answer_is_unknown_and_keeps_no_plan_waiting(
         assert time.monotonic() - began < PATIENCE * 10  # of which two are waited, and the rest is this computer's load
         assert silent == {
             "source": uri, "way": "pulled", "needed_bytes": None, "pulled_bytes": None, "dataset_bytes": None,
-            "verified_by": None, "unknown": "no answer within 2 s",
+            "verified_by": None, "unknown": "no answer within 2 s", "overlap": None,
         }  # fmt: skip
         before = len(web.asked)
         assert planned(uri, "box", "--offline")["unknown"] == "--offline"

@@ -15,6 +15,7 @@ from trainer.corpus.fingerprints import fingerprints
 from trainer.corpus.split import Split
 from trainer.prepare import main
 from trainer.tokens.batches import TokenStream
+from trainer.tokens.folder import find_dataset
 
 END = 256
 BUDGET = 60_000
@@ -134,6 +135,13 @@ def test_a_slice_is_looked_for_without_the_documents_that_it_tears(
     assert overlap.main([str(train), str(test), "--tokenizer", "bytes", "--slice", "1000+5000"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert 0 < found["b"]["shared_documents"] < 50 and 100 < found["b"]["documents"] < 250
+
+
+@pytest.mark.parametrize("name", ["bytes", "gpt2", "cl100k_base"])
+def test_the_mark_between_documents_is_known_without_a_vocabulary(tmp_path: Path, name: str) -> None:
+    train, _ = planted(tmp_path, 0.0)
+    known = {"bytes": 256, "gpt2": 50256, "cl100k_base": 100257}
+    assert overlap.separator_of([find_dataset(train)], name) == known[name]
 
 
 def test_what_cannot_be_compared_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
