@@ -41,7 +41,7 @@ def test_the_agent_is_gone_from_the_machine(rehearse: Callable[..., Rehearsal]) 
 
 
 def test_force_while_another_gptctl_hangs(rehearse: Callable[..., Rehearsal]) -> None:
-    place = rehearse("12.2 release --force while another gptctl, which hangs, drives the run")
+    place = rehearse("12.2 release --force beside a gptctl that hangs")
     place.write(steps=4000)
     process = place.begin()
     wait_until(lambda: place.trained(5), 60)

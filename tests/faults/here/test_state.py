@@ -162,7 +162,7 @@ def test_faults_of_the_trainer_alone(fault: str, tmp_path: Path, row: Callable[[
 @pytest.mark.parametrize("command", ["resume", "stop"])
 def test_killed_between_the_start_and_its_note(rehearse: Callable[..., Rehearsal], command: str) -> None:
     """The machine trains, and nothing here says so: its checkpoints come home all the same."""
-    place = rehearse(f"killed between the start of the training and its note, then {command}", steps=200)
+    place = rehearse(f"F3 killed between the start and its note, then {command}", steps=200)
     process = place.begin()
     wait_until(lambda: place.trained(25), 120)
     end(process)
