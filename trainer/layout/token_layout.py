@@ -38,7 +38,7 @@ NUMPY_SHAPE = re.compile(r"\((\d+),\)")
 CODES = {"uint16": "H", "uint32": "I", "int32": "i", "int64": "q"}
 LONGEST_HEADER_BYTES = 4 << 20
 """Of one file: token files have a few hundred bytes, and a machine gets the header as a literal part."""
-PROOF_BYTES = 8192
+PROOF_BYTES = 4096
 """Each of the three samples: at the beginning, in the middle, at the end."""
 CUT = {"gptctl": "part of a token file"}
 """Metadata of a file that gptctl made of a part of a proven one: its gaps hold ids beyond every vocabulary."""
