@@ -287,6 +287,11 @@ def whole(checkpoint: Path) -> bool:
     return digests(checkpoint) == {name: entry["sha256"] for name, entry in manifest.items()}
 
 
+@pytest.fixture(autouse=True)
+def every_core(all_cores: None) -> None:
+    """Faults are tried on the whole computer: their waits were measured there."""
+
+
 @pytest.fixture
 def rehearse(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Rehearsal]]:
     """`rehearse("F17 launch ok, response lost")`: a fresh cloud, home and host."""
