@@ -19,7 +19,7 @@ from tests.contract.stores.test_offload_urls import RUN, checkpoint, safe, store
 from tests.support.clock.waiting import until
 from tests.support.files.canary import below, content, holders, said_in_command_lines
 from tests.support.machines.agent_box import AGENT_PYTHON, Box
-from tests.support.machines.sshd import CONFIG, Sshd
+from tests.support.machines.sshd import CONFIG, LIMITS, Sshd
 
 KINDS = ("store", "line", "keep-key", "keep-hosts")
 MARK = "gptctl-store-r-1"
@@ -77,7 +77,8 @@ def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
         plain = CONFIG.replace("ForceCommand {folder}/login\n", "").replace(
             "AuthorizedKeysFile {folder}/authorized_keys", keys
         )
-        (sshd.folder / "sshd_config").write_text(plain.format(port=sshd.port, address=sshd.host, folder=sshd.folder))
+        filled = plain.format(port=sshd.port, address=sshd.host, folder=sshd.folder, limits=LIMITS)
+        (sshd.folder / "sshd_config").write_text(filled)
         sshd.restart()
         monkeypatch.setenv("HOME", str(sshd.home))
         pair = Pair(tmp_path, sshd)

@@ -116,6 +116,16 @@ def test_a_running_machine_of_the_version_before_is_known(old_home: Path) -> Non
     )  # fmt: skip
 
 
+def holds(value: object, old: object) -> bool:
+    """Whether the value says all that the old one said; keys that a later version adds may be null."""
+    if isinstance(old, dict) and isinstance(value, dict):
+        added = [each for key, each in value.items() if key not in old]
+        return added.count(None) == len(added) and all(holds(value.get(key), each) for key, each in old.items())
+    if isinstance(old, list) and isinstance(value, list):
+        return len(value) == len(old) and all(map(holds, value, old))
+    return value == old
+
+
 def test_what_is_written_again_has_the_same_keys(old_home: Path) -> None:
     with Ledger.open(old_home, time.time) as ledger:
         run, rental = ledger.run("r-1").facts, ledger.rental("m-1").facts
@@ -123,7 +133,7 @@ def test_what_is_written_again_has_the_same_keys(old_home: Path) -> None:
         for key, old in before.items():
             if key in ("abandon", "boot_id", "alternatives", "given_back", "dataset"):
                 continue
-            assert json.loads(json.dumps(value[key])) == old, key
+            assert holds(json.loads(json.dumps(value[key])), old), key
     assert RunFacts.from_json(run.to_json()) == run and RentalFacts.from_json(rental.to_json()) == rental
 
 
