@@ -25,6 +25,9 @@ CURVES = ("loss", "lr", "grad_norm", "tokens_per_second", "memory_gib", "tokens"
 MANY_LINES = 200_000
 """A file of more is held as machine numbers, and its points are thinned. A run has some ten thousand."""
 MOST_POINTS = 10_000
+MANY_BYTES = 100 * MANY_LINES
+SINGLE = ("lr", "grad_norm", "tokens_per_second", "memory_gib", "mfu")
+"""Columns that a file of more than MANY_BYTES is held in with four bytes a number: a chart shows six digits of them."""
 
 Column = Sequence[float | None]
 
@@ -152,7 +155,7 @@ _DECODER = json.JSONDecoder(parse_constant=_no_number)
 
 
 class LongColumn:
-    """A column of a long file as a Sequence of numbers and None, in eight bytes each: NaN stands for None."""
+    """A column of a long file as a Sequence of numbers and None, as machine numbers: NaN stands for None."""
 
     def __init__(self, numbers: array[float]) -> None:
         self._numbers = numbers
@@ -161,11 +164,11 @@ class LongColumn:
         return len(self._numbers)
 
     def __iter__(self) -> Iterator[float | None]:
-        return (None if math.isnan(number) else number for number in self._numbers)
+        return (number if math.isfinite(number) else None for number in self._numbers)
 
     def __getitem__(self, place: Any) -> Any:
         found = self._numbers[place]
-        return [*LongColumn(found)] if isinstance(place, slice) else None if math.isnan(found) else found
+        return [*LongColumn(found)] if isinstance(place, slice) else found if math.isfinite(found) else None
 
     def index(self, value: float, start: int, stop: int) -> int:
         return self._numbers.index(value, start, stop)
@@ -177,7 +180,8 @@ def _columns(path: Path, keys: Sequence[str]) -> tuple[Sequence[int], dict[str, 
     Of two lines for one step, the later one counts. Keeps only these values of a line, as machine numbers: a million
     whole lines take 1.5 GB.
     """
-    steps, columns = array("q"), [array("d") for _ in keys]
+    single = SINGLE if path.is_file() and path.stat().st_size > MANY_BYTES else ()
+    steps, columns = array("q"), [array("f" if key in single else "d") for key in keys]
     for row in read_lines(path):
         if (step := _step(row)) is None:
             continue

@@ -175,7 +175,7 @@ def check_refusals(gptctl: Gptctl, folder: Path) -> None:
         ("--to", "mine"): "neither empty nor an export (thesis.tex)",
         ("--step", "7"): "checkpoint 7 is not here (here: step-000080, step-000120)",
         ("--step", "newest"): "must be a number, best or latest",
-        ("--format", "onnx"): "must be hf or safetensors",
+        ("--format", "onnx"): "must be gguf, hf, safetensors",
         ("--license", "mine, all mine"): "must be a licence id of the Hub",
         ("--tokenizer", "nonesuch"): "no tokenizer is called",
     }.items():
