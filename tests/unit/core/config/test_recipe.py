@@ -55,7 +55,7 @@ def test_the_reference_job_is_what_the_design_says() -> None:
     ("table", "config", "left_out"),
     [
         (recipes.Model, ModelConfig, set()),
-        (recipes.Train, TrainConfig, {"steps", "micro_batch"}),
+        (recipes.Train, TrainConfig, {"steps", "micro_batch", "require_compile"}),
         (recipes.Train, RetentionConfig, {"require_safe"}),
         (recipes.Data, DataConfig, {"train_files", "validation_files", "validation_start_token", "validation_tokens"}),
     ],
