@@ -7,6 +7,7 @@ with rented(tmp_path, account := LyingAccount(), monkeypatch) as context:
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -88,12 +89,18 @@ class LyingAccount:
             raise NoAnswer("no answer", "try again")
 
 
+def of_this_thread(sleep: Callable[[float], None]) -> Callable[[float], None]:
+    """A time.sleep that moves the test's clock, and sleeps where a server of another test still runs in its thread."""
+    ours, really = threading.get_ident(), time.sleep
+    return lambda seconds: sleep(seconds) if threading.get_ident() == ours else really(seconds)
+
+
 @contextmanager
 def rented(
     home: Path, account: LyingAccount, monkeypatch: pytest.MonkeyPatch, held: str | None = "i-1"
 ) -> Iterator[RunContext]:
     """A run whose rental bought `held` a minute ago (None: it was refused); every wait moves the account's clock."""
-    monkeypatch.setattr(time, "sleep", account.sleep)
+    monkeypatch.setattr(time, "sleep", of_this_thread(account.sleep))
     recipe, machine = load_recipe("quickstart"), machine_type(MACHINE)
     host = HostSpec(name="cloud", provider="lambda", machine=MACHINE)
     plan = make_plan(recipe, host, machine, None, now=account.now)

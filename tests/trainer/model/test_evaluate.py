@@ -135,7 +135,7 @@ def remove_checkpoints(folder: Path) -> None:
     [
         (flip_a_bit, b"x" * 100, "model.safetensors does not have the sha256 of its manifest"),
         (remove_checkpoints, b"x" * 100, "neither a checkpoint"),
-        (damage_nothing, b"", "holds no whole sequence"),
+        (damage_nothing, b"", "holds no tokens"),
         (damage_nothing, [1] * 50 + [257] + [1] * 50, "token 50 has id 257, but the vocabulary has 257"),
     ],
 )
@@ -159,7 +159,7 @@ def test_a_truncated_token_file_is_named(tmp_path: Path, capsys: pytest.CaptureF
     write_run(tmp_path / "run", tokens=tokens)
     code, _, err = evaluate(capsys, tmp_path / "run")
     assert code == 1
-    assert "text.safetensors: truncated or damaged" in err
+    assert "text.safetensors is truncated or damaged" in err
 
 
 def test_a_checkpoint_alone_needs_data_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -147,7 +147,7 @@ def heads_that_do_not_divide(folder: Path) -> None:
         (no_config, "No such file"),
         (batch_that_does_not_divide, "a global batch of 10 does not divide"),
         (no_token_file, "/nowhere/train.bin: cannot be read"),
-        (truncated_token_file, "cut.safetensors: truncated or damaged"),
+        (truncated_token_file, "cut.safetensors is truncated or damaged"),
         (id_beyond_the_vocabulary, "gpt2.safetensors: token 200 has id 50256, but the vocabulary has 257 ids"),
         (resume_from_nothing, "neither a checkpoint (MANIFEST.json in it) nor a run folder"),
         (resume_from_weights_only, "holds weights only"),

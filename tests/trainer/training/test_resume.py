@@ -42,9 +42,14 @@ def assert_same_weights(one: Path, other: Path) -> None:
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
 
-def kill_after(folder: Path, step: int) -> None:
+def kill_after(folder: Path, step: int, resumes: int = 0) -> None:
+    """Kills a training at this step or later, once it has resumed as often as that."""
+
+    def is_there() -> bool:
+        return last_step(folder) >= step and len(events(folder, "resumed")) >= resumes
+
     with started(folder) as process:
-        until(lambda: last_step(folder) >= step or process.poll() is not None)
+        until(lambda: is_there() or process.poll() is not None)
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
 
@@ -53,8 +58,8 @@ def test_killed_three_times_it_ends_bit_for_bit_the_same(tmp_path: Path) -> None
     unbroken = new_run(tmp_path / "unbroken", model=DROPOUT, steps=STEPS, grad_clip=1.0)
     train_here(unbroken)
     broken = new_run(tmp_path / "broken", model=DROPOUT, steps=STEPS, grad_clip=1.0)
-    for step in (15, 37, 61):
-        kill_after(broken, step)
+    for resumes, step in enumerate((15, 37, 61)):
+        kill_after(broken, step, resumes)
     assert run_to_end(broken) == 0
 
     resumed = events(broken, "resumed")

@@ -20,6 +20,7 @@ from orchestrator.core.states import State
 from orchestrator.ledger.records import Intent, Rental
 from orchestrator.pipeline import is_verdict
 from orchestrator.stages.machine import boot, give_back, purchase
+from tests.support.machines.lying_account import of_this_thread
 
 START = 1_795_000_000.0
 SILENT = NoAnswer("no answer to GET /instances")
@@ -123,7 +124,7 @@ CLOUDS: dict[str, Callable[[], Cloud]] = {
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(time, "sleep", made.sleep)
+    monkeypatch.setattr(time, "sleep", of_this_thread(made.sleep))
     return made
 
 
