@@ -1,15 +1,19 @@
 """What the stages of all runs add up to in dollars. Queries on the ledger's connection; decides nothing.
 
 A rented machine costs whether or not anyone looks at it: until its provider has confirmed that it is gone, the time
-since the last look counts to now, as the stage `away` of its newest run.
+since the last look counts to now, as the stage `away` of its newest run, and so does the rest of the minute that it has
+begun: what is shown is never less than the provider's own books.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import sqlite3
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from orchestrator.core.facts.rental_facts import RentalFacts
+from orchestrator.core.money.billing import so_far
 from orchestrator.core.ports import UNPAID
 from orchestrator.ledger.records import AWAY, INTENT_OPEN, RENTAL_OPEN, StageInterval
 
@@ -40,8 +44,11 @@ _STAGES = (
 
 _UNWATCHED = f"""
     SELECT (SELECT id FROM runs WHERE rental_id = rentals.id ORDER BY created_at DESC, rowid DESC LIMIT 1) AS run_id,
-           id AS rental_id, price_per_hour_usd, json_extract(data, '$.gone_at') AS gone_at,
-           (SELECT max(coalesce(ended_at, last_at)) FROM stage_intervals WHERE rental_id = rentals.id) AS seen_at
+           id AS rental_id, price_per_hour_usd, data,
+           (SELECT min(created_at) FROM intents WHERE rental_id = rentals.id AND state = '{INTENT_OPEN}') AS ordered_at,
+           (SELECT max(coalesce(ended_at, last_at)) FROM stage_intervals WHERE rental_id = rentals.id) AS seen_at,
+           (SELECT sum(max(0.0, coalesce(ended_at, last_at) - started_at) * price_per_hour_usd) / 3600
+            FROM stage_intervals WHERE rental_id = rentals.id) AS seen_usd
     FROM rentals WHERE {_BILLING}
 """
 
@@ -85,14 +92,30 @@ def spent_by_run(connection: sqlite3.Connection, now: float, run_id: str | None 
 
 
 def unwatched(connection: sqlite3.Connection, now: float) -> list[StageInterval]:
-    """For each machine that may be billing now: the time since anyone last looked, up to `now` (UTC epoch seconds)."""
+    """For each machine that may be billing now: the time since anyone last looked, up to `now` (UTC epoch seconds), and
+    on to the end of what its provider may have billed by then."""
     found = []
     for row in connection.execute(_UNWATCHED):
-        until = min(now, row["gone_at"] or now)
-        if row["run_id"] is not None and row["seen_at"] is not None and until > row["seen_at"]:
-            times = (row["seen_at"], until, until)
-            found.append(StageInterval(row["run_id"], row["rental_id"], AWAY, *times, row["price_per_hour_usd"]))
+        if row["run_id"] is None or row["seen_at"] is None:
+            continue
+        until, price = _paid_until(row, now), row["price_per_hour_usd"]
+        if until > row["seen_at"]:
+            found.append(StageInterval(row["run_id"], row["rental_id"], AWAY, row["seen_at"], until, until, price))
     return found
+
+
+def _paid_until(row: sqlite3.Row, now: float) -> float:
+    """Until when the last stage must last, in UTC epoch seconds, for a rental's stages to add up to its bill so far."""
+    facts = RentalFacts.from_json(json.loads(row["data"]))
+    ordered_at = facts.life.booting_at or facts.life.active_at or row["ordered_at"]
+    life, price = replace(facts.life, booting_at=ordered_at), float(row["price_per_hour_usd"])
+    seen_at = float(row["seen_at"])
+    until = max(seen_at, min(now, life.gone_at or now))
+    if not price:
+        return until
+    seen_usd = float(row["seen_usd"]) + (until - seen_at) / 3600 * price
+    billed_usd = so_far([life, *(each.life for each in facts.given_back)], now, price)
+    return until + max(0.0, billed_usd - seen_usd) / price * 3600
 
 
 def is_billing(connection: sqlite3.Connection, rental_id: str | None) -> bool:

@@ -3,7 +3,7 @@
     python -m tests.faults.table ROWS.txt      # from the rows that batches left in GPTCTL_FAULT_ROWS
 
 A cell of the matrix: machines alive at the end / of them named, our cost and the cloud's in cents, exit code; `-`: was
-not run. The cloud bills a minute as soon as it begins: of a living machine ours may be less by one.
+not run.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ Example::
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from orchestrator.core.estimate import Estimate
@@ -68,6 +69,13 @@ def bill(span: Span, price_per_hour_usd: float, unit_s: float = MINUTE_S) -> Bil
     least = _billed_s(span.ended[0] - span.active[1], unit_s)
     price_per_s_usd = price_per_hour_usd / 3600
     return Bill(Estimate(most * price_per_s_usd, (most - least) * price_per_s_usd), most / MINUTE_S, span)
+
+
+def so_far(lives: Iterable[MachineLife], now: float, price_per_hour_usd: float) -> float:
+    """USD that the machines of a rental may have cost by `now` (UTC epoch seconds): to their end or to now, each with
+    the minute that it has begun. Of a provider that bills by the second it may be that much less."""
+    spans = (observed(replace(life, gone_at=min(now, life.gone_at or now))) for life in lives)
+    return sum(bill(span, price_per_hour_usd).cost.cost_usd for span in spans if span is not None)
 
 
 def rental_cost(

@@ -32,7 +32,7 @@ def give_back(context: RunContext) -> None:
     held, was_listed = context.rental.instance_id, False
     if held is None and not context.ledger.intents(context.rental.id):
         return  # nothing was ever ordered
-    proofs = {held: EndProof()} if held is not None else {}
+    proofs = {each: EndProof() for each in (held, *_unproven_seconds(context)) if each is not None}
     deadline, trouble = context.now() + WITHIN_S, ""
     while True:
         try:
@@ -72,6 +72,11 @@ def end_others(context: RunContext, listed: Iterable[Instance]) -> None:
     for extra in _others_of(context.rental, listed, (context.rental.instance_id or "",)):
         _name_second(context, extra)
         context.provider.release(extra)
+
+
+def _unproven_seconds(context: RunContext) -> list[str | None]:
+    """Second machines that an earlier look found and that nobody saw the end of: no list has to show them again."""
+    return [each.instance_id for each in context.machine_facts.given_back if each.life.gone_at is None]
 
 
 def _name_second(context: RunContext, extra: Instance) -> None:
@@ -120,12 +125,12 @@ def _settled(context: RunContext) -> bool:
 
 
 def _note_second(context: RunContext, instance_id: str, *, alive: bool = False) -> None:
-    """For the bill: it may have cost from the first order of the rental until now, or nothing at all."""
+    """For the bill: it may have cost from the first order of the rental until its end, or nothing at all."""
     now, seen = context.now(), context.machine_facts.given_back
     began = min((intent.created_at for intent in context.ledger.intents(context.rental.id)), default=now)
     unknown = MachineLife(booting_at=began, active_at=now, alive_at=now)
     life = next((each.life for each in seen if each.instance_id == instance_id), unknown)
-    life = replace(life, alive_at=now if alive else life.alive_at, gone_at=now)
+    life = replace(life, alive_at=now if alive else life.alive_at, gone_at=None if alive else now)
     others = (each for each in seen if each.instance_id != instance_id)
     context.set_rental_facts(given_back=(*others, GivenBack(instance_id, life)))
 

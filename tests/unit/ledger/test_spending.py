@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from orchestrator.core.facts.rental_facts import GivenBack, RentalFactChanges
 from orchestrator.core.money.billing import MachineLife
 from orchestrator.core.states import State
 from orchestrator.ledger import Intent, Ledger, Rental, RunRecord
@@ -90,6 +93,47 @@ def test_a_machine_that_is_gone_costs_no_more(open_ledger: Callable[[], Ledger],
         assert spent(ledger) == pytest.approx(20.0)
         ledger.update_rental("m-1", state="released")
         assert spent(ledger) == pytest.approx(10.0)
+
+
+def cloud_usd(active_at: float, now: float) -> float:
+    """By the books of a cloud that bills started minutes at $10/h."""
+    return max(1, math.ceil((now - active_at) / 60)) / 6
+
+
+@pytest.mark.parametrize("alone_s", [0.0, 7.0, 59.9, 60.0, 61.0, 4000.0])
+@pytest.mark.parametrize("active_s", [None, 0.0, 3.0, 45.0, 61.5])
+def test_it_is_never_less_than_the_clouds_books(
+    open_ledger: Callable[[], Ledger], clock: Clock, alone_s: float, active_s: float | None
+) -> None:
+    ordered_at = clock.now
+    with open_ledger() as ledger:
+        ledger.add_rental(Rental("m-1", "lambda", "h", "8xH100", clock.now, price_per_hour_usd=10.0))
+        ledger.add_run(RunRecord("r-1", "quickstart", "h", "8xH100", clock.now, rental_id="m-1"))
+        ledger.add_intent(Intent("n-1", "m-1", clock.now))
+        ledger.touch_stage(ledger.open_stage("r-1", "m-1", "acquire", 10.0))
+        clock.now += alone_s
+        assert spent(ledger) >= cloud_usd(ordered_at, clock.now) * (alone_s > 0) - 1e-9
+        first_seen_at = ordered_at + (active_s or 0.0)
+        life = MachineLife(booting_at=ordered_at, active_at=None if active_s is None else first_seen_at)
+        ledger.update_rental("m-1", instance_id="i-1", facts={"life": life})
+        clock.now = max(clock.now, first_seen_at) + 0.5
+        ledger.touch_stage(ledger.open_stage("r-1", "m-1", "provision", 10.0))
+        for _ in range(3):
+            assert spent(ledger) == pytest.approx(cloud_usd(ordered_at, clock.now)), "as if active since the order"
+            clock.now += 17.0
+
+
+def test_a_second_machine_counts_until_it_is_seen_to_end(open_ledger: Callable[[], Ledger], clock: Clock) -> None:
+    with open_ledger() as ledger:
+        rent(ledger, clock)
+        life = MachineLife(booting_at=1000.0, active_at=clock.now, alive_at=clock.now)
+        facts: RentalFactChanges = {"life": life, "given_back": (GivenBack("i-2", life),)}
+        ledger.update_rental("m-1", facts=facts)
+        clock.now += 4 * HOUR
+        assert spent(ledger) == pytest.approx(100.0)
+        ledger.update_rental("m-1", facts={"given_back": (GivenBack("i-2", replace(life, gone_at=clock.now)),)})
+        clock.now += 4 * HOUR
+        assert spent(ledger) == pytest.approx(140.0)
 
 
 @pytest.mark.parametrize("provider", ["ssh", "local"])

@@ -113,6 +113,21 @@ def test_a_second_machine_is_ended_while_the_first_one_works(tmp_path: Path, mon
     assert account.orders == ["i-2"]
 
 
+def test_a_second_machine_is_ended_by_its_id_although_no_list_shows_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = LyingAccount(on_end=lambda _: None)  # the first order to end it does nothing
+    with rented(tmp_path, account, monkeypatch) as context:
+        account.rows["i-2"] = machine_of(context, "i-2")
+        end_others(context, account.machines())
+        account.hidden, account.on_end = True, account.end
+        give_back(context)
+        (second,) = context.machine_facts.given_back
+    assert account.orders == ["i-2", "i-1", "i-2"]
+    assert account.rows["i-2"].status == "terminated"
+    assert second.life.gone_at is not None and second.life.gone_at > (second.life.alive_at or 0.0)
+
+
 @pytest.mark.parametrize(("intent_id", "adopted"), [("intent-2", True), (None, True), ("intent-1", False)])
 def test_a_lost_launch_adopts_the_machine_whose_tags_no_list_shows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, intent_id: str | None, adopted: bool
