@@ -275,7 +275,7 @@ def check(
     ] = None,
     *,
     recipe: Annotated[
-        str | None, typer.Option("--recipe", metavar="RECIPE", help="Check the disk space for this recipe.")
+        str | None, typer.Option("--recipe", metavar="RECIPE", help="Check disk and memory for this recipe.")
     ] = None,
     drill: Annotated[
         bool, typer.Option("--drill", help="Rent the host's cheapest machine and see whether its guard ends it.")

@@ -47,6 +47,8 @@ class Gpu:
     attention: float = 0.4
     """Share of the peak that attention reaches."""
     smi: tuple[str, ...] = ()
+    capability: tuple[int, int] | None = None
+    """NVIDIA's compute capability; None where it is unknown."""
 
     @property
     def has_bf16(self) -> bool:
@@ -134,6 +136,7 @@ class Assumed:
     boot_minutes: float
     provision_minutes: ByKind
     data_mb_per_s: ByKind
+    install_mb_per_s: ByKind
     fetch_mb_per_s: ByKind
     system_gib: int
     store_mb_per_s: float

@@ -16,6 +16,8 @@ LEASE_S = 1800.0
 """How long a run, or a rented machine, continues without a caller and without progress."""
 FINISH_WITHIN_S = 60.0
 """After `finish` the caller ends the machine; the guard does it this much later."""
+COMPILE_WORKERS = 4
+"""Processes in which one rank compiles; torch takes up to 32, each with the memory of a small Python."""
 HEARTBEAT_S = 2.0
 """The agent sends a line at least this often while it follows or waits."""
 SILENCE_S = 10.0

@@ -73,6 +73,14 @@ def choose(driver: str | None, cards: Sequence[Capability]) -> Build:
     )
 
 
+def possible(cards: Sequence[Capability]) -> list[Build]:
+    """The builds that one driver or another is given for these cards, the preferred first; none where none serves."""
+    able = [build for build in BUILDS if all(build.serves(card) for card in cards)]
+    older = [build.least_driver for build in able]
+    # One that needs no older driver than a preferred one is never chosen.
+    return [build for number, build in enumerate(able) if build.least_driver < min(older[:number], default=10**6)]
+
+
 def _unserved(cards: Sequence[Capability]) -> str:
     alone = [card for card in cards if not any(build.serves(card) for build in BUILDS)]
     words = " and ".join("%d.%d" % card for card in sorted(set(alone or cards)))

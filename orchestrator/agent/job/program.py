@@ -19,7 +19,7 @@ from typing import Sequence, TypeVar
 
 from trainer import contract
 
-from ..contract.names import Code, FileName, JobName
+from ..contract.names import COMPILE_WORKERS, Code, FileName, JobName
 from ..system import files, processes
 from ..system.compile_caches import compile_caches
 from ..system.refusal import Refusal
@@ -138,7 +138,10 @@ def _environment(job: Job, held: Sequence[int]) -> dict[str, str]:
         variables.update(compile_caches(job.places.cache))
         variables.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # less of a GPU lost to fragments
     if job.is_train:
-        variables["OMP_NUM_THREADS"] = str(job.spec.get("threads_per_rank") or 1)
+        threads = int(job.spec.get("threads_per_rank") or 1)
+        variables["OMP_NUM_THREADS"] = str(threads)
+        # Each rank would start up to 32 compilers: with eight ranks more than cores, and more memory than the model.
+        variables.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(min(threads, COMPILE_WORKERS)))
         variables["TORCHELASTIC_ERROR_FILE"] = job.file(FileName.ERROR)
         variables[contract.HELD_DESCRIPTORS] = ",".join(map(str, held))
         for name, value in {**FAILING_FAST, "TORCH_FR_DUMP_TEMP_FILE": job.file("nccl-rank")}.items():

@@ -17,6 +17,7 @@ import sys
 from typing import Callable, Iterator, Mapping
 
 from ..contract import torch_builds
+from ..contract.compute_check import cure
 from ..contract.facts import Environment
 from ..contract.names import Code, JobName
 from ..job.jobs import Job
@@ -32,7 +33,9 @@ INDEXES = "https://download.pytorch.org/whl/"
 LEAST_PYTHON = "3.10"
 ENV_PATTERN = re.compile(r"[a-z0-9]{1,64}\Z")
 BROKEN = re.compile(
-    r"error 802|system not yet initialized|uncorrectable ECC|unspecified launch failure|NCCL error", re.IGNORECASE
+    r"error 80[23]|system not yet initialized|unsupported display driver|version mismatch|uncorrectable ECC"
+    r"|unspecified launch failure|NCCL error",
+    re.IGNORECASE,
 )
 """Complaints of the machine itself: another interpreter will hear the same, and a new one costs minutes."""
 Say = Callable[[Mapping[str, object]], None]
@@ -72,7 +75,8 @@ def install(job: Job, say: Say) -> Environment:
         if not missing:
             return _record(wanted, kind, python, found)
         if BROKEN.search(missing):
-            raise Refusal(Code.BAD_GPU, "%s: %s" % (python, missing), "its GPUs do not compute: give the machine back")
+            helps = cure(missing) or "give the machine back"
+            raise Refusal(Code.BAD_GPU, "%s: %s" % (python, missing), "its GPUs do not compute: %s" % helps)
         refused.append("%s: %s" % (python, missing))
         say({"step": "refused", "python": python, "why": missing})
     raise Refusal(
@@ -113,7 +117,8 @@ def unsatisfied(found: Checked, wanted: Wanted) -> str:
     if not versions.satisfies(found["torch"], wanted.torch):
         return "torch is %s, wanted %s" % (found["torch"], wanted.torch)
     if wanted.cuda and len(found["gpus"]) != wanted.count:
-        return "torch sees %d of %d GPUs" % (len(found["gpus"]), wanted.count)
+        why = ": " + found["unusable"] if found.get("unusable") else ""
+        return "torch sees %d of %d GPUs%s" % (len(found["gpus"]), wanted.count, why)
     if wanted.cuda and not found["gpus"]:
         return "torch sees no GPU"
     lacking = lacking_requirements(found, wanted)

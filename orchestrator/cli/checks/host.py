@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypedDict
 
+from orchestrator.agent.contract.compute_check import PROGRAM, caches_below
+from orchestrator.agent.contract.compute_check import cure as helps_against
 from orchestrator.agent.contract.facts import Facts
 from orchestrator.cli.checks.finding import FAIL, OK, WARN, Finding
 from orchestrator.cli.connections import shell_to
@@ -19,10 +21,13 @@ from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.errors import GptctlError, MachineUnfit
 from orchestrator.core.formats import duration, size
 from orchestrator.core.machines import MachineType
-from orchestrator.core.planning.forecast import BYTES_PER_TOKEN, kept_about, tokens_about
+from orchestrator.core.planning import demands
+from orchestrator.core.planning.batch import choose_batch
+from orchestrator.core.planning.forecast import bytes_per_token, kept_about, tokens_about
 from orchestrator.core.ports import Shell
 from orchestrator.remote.agent_client.client import Agent
 from orchestrator.remote.agent_client.decoding import decoded, last_object
+from orchestrator.stages.machine import interpreter
 from orchestrator.stages.machine.fitness import check_folder, chosen_cards, cure
 
 SKEW_WARN_S, SKEW_FAIL_S = 2.0, 60.0
@@ -32,26 +37,17 @@ LITTLE_BYTES = 5_000_000_000
 MEMORY_TAKEN_MIB = 1024
 SLOW_BYTES_PER_S = 1e6
 FIRST_PROBE_BYTES, SECOND_PROBE_BYTES = 1_000_000, 16_000_000
-TORCH_AT_LEAST = (2, 9)
-
-COMPUTE = """\
-import json, torch
-cuda = torch.cuda.is_available()
-places = ["cuda:%d" % i for i in range(torch.cuda.device_count())] if cuda else ["cpu"]
-for place in places:
-    a = torch.ones(512, 512, device=place)
-    assert float((a @ a).sum()) == 512.0 ** 3, place
-print(json.dumps({"torch": torch.__version__, "cuda": torch.version.cuda, "places": places}))
-"""
-"""A matrix product on every GPU whose result is known: a broken GPU shows here, not after hours."""
+NEEDS_AN_ENVIRONMENT = "not tested: no interpreter has torch >= 2.9"
 
 
 class _Computed(TypedDict):
-    """What COMPUTE prints."""
+    """What the interpreter's check prints, as far as it is shown."""
 
     torch: str
     cuda: str | None
-    places: list[str]
+    gpus: list[str]
+    unusable: str
+    compile_fault: str | None
 
 
 def findings(home: Path, host: HostSpec, recipe: Recipe | None, *, accept_new: bool) -> Iterator[Finding]:
@@ -91,14 +87,15 @@ def _inside(shell: Shell, home: Path, host: HostSpec, machine: MachineType, reci
     try:
         mine = chosen_cards(facts, host, machine)
         yield from _gpus(facts, machine, mine)
-        yield _computes(shell, facts, machine, mine)
+        yield from _computes(shell, facts, host, machine, mine)
     except MachineUnfit as error:
         yield Finding("gpus", FAIL, error.message, error.hint)
     try:
-        check_folder(facts, host, builds=not any(_recent(each["path"], facts) for each in facts["interpreters"]))
+        check_folder(facts, host, builds=interpreter.expected(facts, host.python, cuda=machine.cuda) is None)
         yield _disk(facts, recipe, machine)
     except MachineUnfit as error:
         yield Finding("folder", FAIL, error.message, error.hint)
+    yield _memory(facts, recipe, machine)
     yield _tools(facts)
     if not here:
         yield _rate(shell)
@@ -143,28 +140,49 @@ def _gpus(facts: Facts, machine: MachineType, mine: Sequence[str]) -> Iterator[F
             yield Finding("gpu memory", WARN, found, "end those processes, or expect a smaller micro-batch")
 
 
-def _computes(shell: Shell, facts: Facts, machine: MachineType, mine: Sequence[str]) -> Finding:
-    """A real computation in the first interpreter that a run would take."""
-    able = [each["path"] for each in facts["interpreters"] if each.get("torch")]
-    able = [path for path in able if _recent(path, facts)]
-    if not able:
-        return Finding("computes", WARN, "not tested: no interpreter has torch >= 2.9", "the first run installs it")
-    see = ["env", f"CUDA_VISIBLE_DEVICES={','.join(mine)}"] if mine else []
-    result = shell.run([*see, able[0], "-c", COMPUTE], deadline_s=180)
+def _computes(
+    shell: Shell, facts: Facts, host: HostSpec, machine: MachineType, mine: Sequence[str]
+) -> Iterator[Finding]:
+    """The install job's own program, in the interpreter that a run will take and with its caches."""
+    python = interpreter.expected(facts, host.python, cuda=machine.cuda)
+    if python is None:
+        yield Finding("computes", WARN, NEEDS_AN_ENVIRONMENT, _install_words(host, machine))
+        return
+    see = [f"CUDA_VISIBLE_DEVICES={','.join(mine)}"] if mine else []
+    caches = [f"{name}={value}" for name, value in caches_below(f"{facts['root']}/cache").items()]
+    result = shell.run(["env", *see, *caches, python, "-c", PROGRAM], deadline_s=180)
     if result.code != 0:
         last = result.stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"code {result.code}"]
-        return Finding("computes", FAIL, f"{able[0]}: {clean(last[0])}", "repair this torch, or set `python`")
+        fix = helps_against(last[0]) or "repair this torch, or set `python`"
+        yield Finding("computes", FAIL, f"{python}: {clean(last[0])}", fix)
+        return
     answer = decoded(_Computed, last_object(result.stdout), "computes")
-    where = ", ".join(answer["places"])
-    if (machine.cuda and len(answer["places"]) < machine.gpus) or (machine.cuda and answer["cuda"] is None):
-        return Finding("computes", FAIL, f"torch {answer['torch']} sees only {where}", "install a CUDA torch for it")
-    return Finding("computes", OK, f"torch {answer['torch']} on {where}")
+    where = ", ".join(f"cuda:{index}" for index in range(len(answer["gpus"]))) or "cpu"
+    if machine.cuda and len(answer["gpus"]) < machine.gpus:
+        why = f": {clean(answer['unusable'])}" if answer["unusable"] else ""
+        fix = helps_against(answer["unusable"]) or "install a CUDA torch for it"
+        yield Finding("computes", FAIL, f"torch {answer['torch']} sees only {where}{why}", fix)
+        return
+    yield Finding("computes", OK, f"torch {answer['torch']} on {where}, in {python}")
+    if machine.cuda and (fault := answer["compile_fault"]):
+        fix = helps_against(fault) or "set train.compile = false, which is slower"
+        yield Finding("compiles", WARN, clean(fault), fix)
 
 
-def _recent(path: str, facts: Facts) -> bool:
-    torch = next(each["torch"] or "" for each in facts["interpreters"] if each["path"] == path)
-    digits = [part for part in torch.split("+")[0].split(".")[:2] if part.isdigit()]
-    return tuple(map(int, digits)) >= TORCH_AT_LEAST
+def _install_words(host: HostSpec, machine: MachineType) -> str:
+    wanted = demands.install(host, machine)
+    return f"the first run installs {demands.install_words(wanted)}" if wanted else "set `python` to one that has it"
+
+
+def _memory(facts: Facts, recipe: Recipe | None, machine: MachineType) -> Finding:
+    """Main memory: what is available, and what the recipe's training takes of it."""
+    available, known = facts["memory"]["available_bytes"], size(facts["memory"]["available_bytes"])
+    if recipe is None or available is None:
+        return Finding("memory", OK, f"{known} available")
+    needed = demands.memory(recipe, machine, choose_batch(recipe, machine))
+    found = f"{known} available, {recipe.name} needs {demands.memory_words(needed, machine.ranks)}"
+    enough = available >= needed.total_bytes
+    return Finding("memory", OK if enough else WARN, found, "end other programs there, or take fewer ranks")
 
 
 def _disk(facts: Facts, recipe: Recipe | None, machine: MachineType) -> Finding:
@@ -178,7 +196,7 @@ def _disk(facts: Facts, recipe: Recipe | None, machine: MachineType) -> Finding:
 def _needed(facts: Facts, recipe: Recipe, machine: MachineType) -> int:
     """Data, kept checkpoints and one being written, and an environment where none is."""
     tokens = tokens_about(recipe)
-    data = min(tokens, recipe.data.tokens or tokens) * BYTES_PER_TOKEN
+    data = min(tokens, recipe.data.tokens or tokens) * bytes_per_token(recipe)
     built = any(each.get("trainer") for each in facts["interpreters"])
     return data + kept_about(recipe) + (0 if built else ENVIRONMENT_BYTES[machine.cuda])
 

@@ -24,6 +24,7 @@ from orchestrator.core.config.recipe import Limits, Recipe, load_recipe
 from orchestrator.core.errors import GptctlError, LimitReached, ProviderError, UserError
 from orchestrator.core.formats import DASH, count, dollars, dollars_between, hours
 from orchestrator.core.machines import MachineType, all_machine_types
+from orchestrator.core.planning.demands import install_words, memory_words
 from orchestrator.core.planning.limits import check_plan
 from orchestrator.core.planning.plan import Plan
 from orchestrator.core.planning.planner import make_plan
@@ -75,6 +76,8 @@ def plan(
     _show_table(plans)
     for line in data_lines(plans):
         screen.talk(f"data: {line}")
+    for what, text in _demands(plans[0]) if plans else []:
+        screen.talk(f"{what}: on {plans[0].host or plans[0].machine}, {text}")
     show_problems(market)
     return 0
 
@@ -205,12 +208,19 @@ def show_plan(plan: Plan) -> None:
         ("time", f"{hours(plan.hours.total)} ({stages})"),
         ("cost", f"{_cost_words(plan)} at {dollars(plan.price_per_hour_usd)}/h ({plan.price_source})"),
         *([("data", data_words(plan.data))] if plan.data else []),
+        *_demands(plan),
         ("ending", plan.ending),
     ]
     for name, text in lines:
         screen.talk(f"{name:<7} {text}")
     for warning in plan.warnings:
         screen.talk(f"warning {warning}", style="yellow")
+
+
+def _demands(plan: Plan) -> list[tuple[str, str]]:
+    """What is installed there, and how much main memory the run takes."""
+    said = [("install", install_words(plan.install))] if plan.install else []
+    return [*said, ("memory", memory_words(plan.memory, plan.ranks))] if plan.memory else said
 
 
 def _cost_words(plan: Plan) -> str:

@@ -18,9 +18,6 @@ from orchestrator.core.planning.remainder import left, unread_steps
 from orchestrator.core.ports import Offer
 from trainer.arithmetic import checkpoint_bytes, chinchilla_tokens, steps_for
 
-BYTES_PER_TOKEN = 2
-"""Token files are uint16 for every vocabulary up to 65,536."""
-
 
 @dataclass(frozen=True)
 class Quote:
@@ -77,13 +74,18 @@ def hours_by_stage(
     )
 
 
+def bytes_per_token(recipe: Recipe) -> int:
+    """Token files are uint16 for every vocabulary up to 65,536, and uint32 beyond."""
+    return 2 if recipe.model.vocab_size <= 1 << 16 else 4
+
+
 def data_bytes(recipe: Recipe, host: HostSpec | None, *, steps: int, tokens: int, from_step: int = 0) -> int:
     """Size of the tokens that the machine gets: those of the steps after from_step where it pulls one epoch in order,
     else all that the run reads. `tokens` are of all steps."""
     window = recipe.data.tokens
     if window is not None and window < tokens:  # further epochs read all of it again
-        return window * BYTES_PER_TOKEN
-    return (steps - unread_steps(recipe, host, from_step)) * (tokens // steps) * BYTES_PER_TOKEN
+        return window * bytes_per_token(recipe)
+    return (steps - unread_steps(recipe, host, from_step)) * (tokens // steps) * bytes_per_token(recipe)
 
 
 def kept_bytes(recipe: Recipe, steps: int, from_step: int = 0) -> int:
@@ -136,7 +138,7 @@ def _disk_bytes(recipe: Recipe, steps: int, tokens: int, from_step: int) -> tupl
     written = kept_bytes(recipe, steps, from_step) + others * checkpoint_bytes(
         recipe.model.config(), recipe.train.optimizer
     )
-    return min(tokens, recipe.data.tokens or tokens) * BYTES_PER_TOKEN, written
+    return min(tokens, recipe.data.tokens or tokens) * bytes_per_token(recipe), written
 
 
 def spread(hours: Hours, price_per_hour_usd: float | None, uncertainty: float) -> CostUsd:

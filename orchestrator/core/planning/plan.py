@@ -86,6 +86,27 @@ class PlanData:
 
 
 @dataclass(frozen=True)
+class PlanInstall:
+    """The environment that gptctl builds on a machine without one: torch and what it needs. Which of several builds is
+    the driver's to say: the smallest and the largest download, and how long the largest takes."""
+
+    torch: tuple[str, ...]
+    least_bytes: int
+    most_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class PlanMemory:
+    """Main memory that the trainer needs, beside the cards: of each of its processes, and for checkpoints, which are
+    copied there before they are written. Token files are mapped: the system lends memory for them and takes it back."""
+
+    process_bytes: int
+    checkpoint_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """One recipe on one machine. Tokens per second, hours and dollars are estimates; `rate_source` says whose."""
 
@@ -125,6 +146,10 @@ class Plan:
     from_step: int = 0
     """The step of the checkpoint to resume from. `steps`, `tokens` and `epochs` are the recipe's whole; hours, dollars
     and limits are of what is left."""
+    install: PlanInstall | None = None
+    """None where `python` of the host says which interpreter trains."""
+    memory: PlanMemory | None = None
+    """None in a plan of an earlier version."""
 
     @property
     def steps_left(self) -> int:

@@ -15,6 +15,7 @@ from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import Limits, Recipe
 from orchestrator.core.errors import UserError
 from orchestrator.core.machines import MachineType, assumed
+from orchestrator.core.planning import demands
 from orchestrator.core.planning.batch import choose_batch, split
 from orchestrator.core.planning.forecast import Quote, disk_trouble, ending, hours_by_stage, quote, spread
 from orchestrator.core.planning.limits import ceiling_usd, combine
@@ -111,6 +112,8 @@ def make_plan(
         ceiling_usd=ceiling,
         warnings=tuple(filter(None, said)),
         from_step=from_step,
+        install=demands.install(host, machine),
+        memory=demands.memory(recipe, machine, batch),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import re
 from collections.abc import Sequence
 
 from orchestrator.agent.contract import torch_builds
@@ -21,6 +22,8 @@ from orchestrator.remote.agent_client.decoding import decoded
 from orchestrator.remote.agent_client.job_failure import failure
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine.jobs import run_job, start_job
+
+LEAST_TORCH = "2.9"
 
 
 def begin(context: RunContext, facts: Facts, gpus: Sequence[str]) -> None:
@@ -53,6 +56,25 @@ def first_choice(context: RunContext, facts: Facts) -> str | None:
     return context.host.python or next(iter(candidates), None)
 
 
+def expected(facts: Facts, python: str | None, *, cuda: bool) -> str | None:
+    """The interpreter that a run will take as far as files tell, in the order of the agent's install job: the given
+    one, the one that an earlier run chose, the first with all packages, the first with torch, which gets the rest
+    beside it. None where an environment has to be made."""
+    usable = [found for found in facts["interpreters"] if _has_torch(found) and not _outdated(found)]
+    name = environment_hash(facts["python"]["version"], facts["arch"], python, cuda=cuda)
+    known = facts["envs"].get(name)
+    chosen = [known["python"]] if known and is_fresh(known, facts) else []
+    given = [found["path"] for found in usable if python and found["kind"] == "given"]
+    built = [found["path"] for found in usable if f"/{name}/" in found["path"]]
+    whole = [found["path"] for found in usable if found["trainer"]]
+    return next(iter([*chosen, *given, *built, *whole, *(found["path"] for found in usable)]), None)
+
+
+def _has_torch(found: Interpreter) -> bool:
+    digits = re.findall(r"\d+", found["torch"] or "")[:2]
+    return [int(part) for part in digits] >= [int(part) for part in LEAST_TORCH.split(".")]
+
+
 def _digest(facts: Facts, spec: JobSpec) -> str:
     return f"{spec['env']}-{facts['boot_id']}-{','.join(spec['visible'])}"
 
@@ -76,7 +98,7 @@ def install_spec(context: RunContext, facts: Facts, gpus: Sequence[str]) -> JobS
         "python": python,
         "candidates": [found["path"] for found in facts["interpreters"] if not _outdated(found)],
         "requirements": trainer_requirements(),
-        "torch": ">=2.9",
+        "torch": f">={LEAST_TORCH}",
         "env": environment_hash(facts["python"]["version"], facts["arch"], python, cuda=cuda),
         "cuda": cuda,
         "visible": list(gpus),

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from orchestrator.core.errors import MachineUnfit
-from orchestrator.stages.machine.interpreter import check_compiles, is_fresh
+from orchestrator.stages.machine.interpreter import check_compiles, environment_hash, expected, is_fresh
 
 KNOWN = {"python": "/x/bin/python", "boot_id": "b-1", "driver": "580.65"}
 
@@ -62,3 +62,36 @@ def test_an_interpreter_that_compiles_or_need_not_is_not_mentioned(compile: bool
     check_compiles(context, {"compile_fault": None} if compile is not False else NO_COMPILER)  # type: ignore[arg-type]
     check_compiles(context, {})  # type: ignore[arg-type]  # of an agent of an earlier version
     assert not said
+
+
+def found(path: str, torch: str | None, *, trainer: bool = True, kind: str = "vendor") -> dict[str, object]:
+    return {"path": path, "version": "3.11", "torch": torch, "trainer": trainer, "kind": kind}
+
+
+HASH = environment_hash("3.11", "x86_64", None, cuda=True)
+KNOWN_HERE = {HASH: {"python": "/chosen/python", "boot_id": "b-1", "driver": "580"}}
+OLD = {HASH: {"python": "/chosen/python", "boot_id": "b-0", "driver": "580"}}
+
+
+@pytest.mark.parametrize(
+    ("there", "envs", "given", "taken"),
+    [
+        ([found("/v", "2.10")], {}, None, "/v"),
+        ([found("/v", "2.8")], {}, None, None),
+        ([found("/half", "2.13.0", trainer=False), found("/whole", "2.10")], {}, None, "/whole"),
+        ([found("/half", "2.13.0", trainer=False)], {}, None, "/half"),
+        ([found("/old/env", "2.11.5", kind="env"), found("/v", "2.10")], {}, None, "/v"),  # of an earlier pin
+        ([found("/a/env", "2.13.0", kind="env"), found(f"/e/{HASH}/bin/python", "2.13.0", kind="env")], {}, None, HASH),
+        ([found("/v", "2.10")], KNOWN_HERE, None, "/chosen/python"),
+        ([found("/v", "2.10")], OLD, None, "/v"),
+        ([found("/given", "2.10", kind="given"), found("/env", "2.13.0", kind="env")], {}, "/given", "/given"),
+        ([], {}, None, None),
+    ],
+)
+def test_check_computes_in_the_interpreter_that_run_takes(
+    there: list[dict[str, object]], envs: dict[str, object], given: str | None, taken: str | None
+) -> None:
+    python = {"path": "/usr/bin/python3", "version": "3.11"}
+    facts = {"interpreters": there, "envs": envs, "python": python, "arch": "x86_64", "boot_id": "b-1", "driver": "580"}
+    got = expected(facts, given, cuda=True)  # type: ignore[arg-type]
+    assert (got or "").find(taken or "") >= 0 and bool(got) == bool(taken)
