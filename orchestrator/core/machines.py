@@ -43,7 +43,9 @@ class Gpu:
     link_gb_per_s: float = 0.0
     """What an all-reduce moves per card."""
     gemm: float = 0.6
-    """Share of the peak that matrix products reach."""
+    """Share of the peak that matrix products reach on tensor cores."""
+    gemm_fp32: float = 0.65
+    """The same of peak_fp32_tflops, which most cards count for two instructions at once."""
     attention: float = 0.4
     """Share of the peak that attention reaches."""
     smi: tuple[str, ...] = ()
@@ -55,13 +57,22 @@ class Gpu:
         """Whether bf16 is computed in hardware. An unknown card counts as one that does."""
         return self.peak_bf16_tflops > 0 or self.peak_fp16_tflops == 0
 
+    @property
+    def has_tf32(self) -> bool:
+        """Whether fp32 products can run on tensor cores: where bf16 does, since the A100."""
+        return self.peak_bf16_tflops > 0
+
+    def gemm_share(self, precision: str, tf32: bool = False) -> float:
+        """Share of peak_flops() that matrix products reach in that precision."""
+        return self.gemm_fp32 if precision == "fp32" and not (tf32 and self.has_tf32) else self.gemm
+
     def peak_flops(self, precision: str, tf32: bool = False) -> float:
         """Dense peak FLOP/s in that precision; 0 when unknown. A card without bf16 answers with fp16.
 
         With TF32, fp32 products count half of the bf16 peak: so it is on every card since the A100.
         """
         if precision == "fp32":
-            return (self.peak_bf16_tflops / 2 if tf32 and self.peak_bf16_tflops else self.peak_fp32_tflops) * 1e12
+            return (self.peak_bf16_tflops / 2 if tf32 and self.has_tf32 else self.peak_fp32_tflops) * 1e12
         half = self.peak_bf16_tflops if precision == "bf16" and self.has_bf16 else self.peak_fp16_tflops
         return half * 1e12
 

@@ -189,6 +189,7 @@ class RateRecord:
     measured_at: float
     compiled: bool
     precision: str
+    """`bf16`, `fp16`, `tf32` or `fp32`."""
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,10 @@ GIB = 1024**3
 VOCABULARY_MULTIPLE = 128
 """The model pads its vocabulary to this multiple internally: the head's matrix product then fills the tensor cores."""
 
-RESERVED_GIB = 0.8
-"""CUDA context, cuBLAS and NCCL work space of one process: 0.5 to 0.8 GiB on the cards in machines.toml."""
+RESERVED_GIB = 0.5
+"""CUDA context and cuBLAS work space of one process."""
+NCCL_GIB = 0.3
+"""Buffers of NCCL, where there is more than one rank."""
 FRAGMENTATION = 1.08
 """The caching allocator holds more than is live; 3 to 8 % in steady training; this is the upper end."""
 LOSS_CHUNK_FEWEST_BYTES = 64 * 1024**2
@@ -117,13 +119,14 @@ def largest_micro_batch(
     *,
     activation_checkpointing: bool = False,
     optimizer: str = "adamw",
+    ranks: int = 2,
 ) -> typing.Optional[int]:
     """The largest divisor of a rank's share of the global batch (sequences) that fits into free_gib, or None.
 
     free_gib is the memory free on the card before the trainer starts, not the figure of the data sheet.
     """
     for candidate in divisors(share) if share > 0 else []:
-        if memory_gib(model, candidate, precision, activation_checkpointing, optimizer) <= free_gib:
+        if memory_gib(model, candidate, precision, activation_checkpointing, optimizer, ranks=ranks) <= free_gib:
             return candidate
     return None
 
@@ -134,6 +137,8 @@ def memory_gib(
     precision: str = "bf16",
     activation_checkpointing: bool = False,
     optimizer: str = "adamw",
+    *,
+    ranks: int = 2,
 ) -> float:
     """Predicted peak memory of one rank on a CUDA card, in GiB: state + activations of the micro-batch + the loss.
 
@@ -141,13 +146,13 @@ def memory_gib(
     T x T scores are kept; the residual stream is fp32 under autocast; the loss goes in chunks, so no logits are kept.
     GPT-2 small in bf16 without dropout: 0.37 GiB per further sequence of 1,024 tokens. Raschka's fused trainer, which
     keeps the logits, took 0.55 GiB on an A100 (28 more sequences: 5.9 to 22.5 GB), the unfused reference trainer 2.35.
-    A prediction: the probe measures.
+    GPT-2 124M in fp32 with dropout fits 4 GB, where such a run was published. A prediction: the probe measures.
     """
     tokens = micro_batch * model.context_length
     live = _state_bytes(model, precision, optimizer)
     live += tokens * _activation_bytes(model, precision, activation_checkpointing)
     live += _loss_bytes(model, tokens, precision)
-    return RESERVED_GIB + FRAGMENTATION * live / GIB
+    return RESERVED_GIB + (NCCL_GIB if ranks > 1 else 0.0) + FRAGMENTATION * live / GIB
 
 
 def _state_bytes(model: ModelConfig, precision: str, optimizer: str) -> float:
@@ -171,11 +176,12 @@ def _activation_bytes(model: ModelConfig, precision: str, activation_checkpointi
 
 
 def _loss_bytes(model: ModelConfig, tokens: int, precision: str) -> float:
-    """Working memory of the chunked loss: about 18 bytes per logit of one chunk, and the head's gradient twice more."""
-    size = 4 if precision == "fp32" else 2
+    """Working memory of the chunked loss: about 18 bytes per logit of one chunk, the head's gradient once more, and in
+    half precision copies of the head and of the hidden states."""
+    size, copy = (4, 0) if precision == "fp32" else (2, 2)
     columns = padded_vocabulary(model)
     chunk = min(loss_chunk_rows(columns, tokens), tokens) * columns * 18
-    return chunk + columns * model.n_embd * (4 + size) + tokens * model.n_embd * 2 * size
+    return chunk + columns * model.n_embd * (4 + copy) + tokens * model.n_embd * (size + copy)
 
 
 def loss_chunk_rows(columns: int, tokens: int) -> int:

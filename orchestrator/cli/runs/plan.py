@@ -28,7 +28,7 @@ from orchestrator.core.planning.demands import install_words, memory_words
 from orchestrator.core.planning.limits import check_plan
 from orchestrator.core.planning.plan import Plan
 from orchestrator.core.planning.planner import make_plan
-from orchestrator.core.planning.ranking import in_order, mark
+from orchestrator.core.planning.ranking import in_order, mark, most_usd
 from orchestrator.core.planning.rates import MeasuredRate
 from orchestrator.core.ports import Offer
 from orchestrator.fleet.offers import Market, ask_for, bundled, offer_for
@@ -163,7 +163,7 @@ def planned(
             problems.append(error)
         else:
             offer = offer_for(host, machine, market.offers) if host.paid else None
-            made.append((offer is not None and not offer.available, plan.cost_usd.total or 0.0, len(made), plan))
+            made.append((offer is not None and not offer.available, most_usd(plan) or 0.0, len(made), plan))
     show_problems(market)
     if not made:
         raise problems[0]

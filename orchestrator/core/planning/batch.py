@@ -49,7 +49,7 @@ def split(global_batch: int, ranks: int, micro_batch: int) -> Batch:
 
 def _given(recipe: Recipe, machine: MachineType, micro_batch: int) -> Batch:
     batch = split(recipe.train.global_batch, machine.ranks, micro_batch)
-    needed, free = _needed_gib(recipe, micro_batch), _free_gib(machine)
+    needed, free = _needed_gib(recipe, micro_batch, machine.ranks), _free_gib(machine)
     if not batch.fits or free is None or needed <= free:
         return batch
     why = f"micro-batch {micro_batch} needs about {needed:.1f} GiB of {free:.1f} GiB per GPU"
@@ -76,18 +76,18 @@ def _largest(recipe: Recipe, machine: MachineType) -> Batch:
         recipe.train.precision,
         activation_checkpointing=recipe.train.activation_checkpointing,
         optimizer=recipe.train.optimizer,
+        ranks=ranks,
     )
     if largest is None:
-        why = f"even micro-batch 1 needs about {_needed_gib(recipe, 1):.1f} GiB of {free:.1f} GiB per GPU"
+        why = f"even micro-batch 1 needs about {_needed_gib(recipe, 1, ranks):.1f} GiB of {free:.1f} GiB per GPU"
         return Batch(ranks, 1, share, False, why)
     return split(whole, ranks, largest)
 
 
-def _needed_gib(recipe: Recipe, micro_batch: int) -> float:
+def _needed_gib(recipe: Recipe, micro_batch: int, ranks: int) -> float:
     train = recipe.train
-    return memory_gib(
-        recipe.model.config(), micro_batch, train.precision, train.activation_checkpointing, train.optimizer
-    )
+    model, checkpointing = recipe.model.config(), train.activation_checkpointing
+    return memory_gib(model, micro_batch, train.precision, checkpointing, train.optimizer, ranks=ranks)
 
 
 def _free_gib(machine: MachineType) -> float | None:

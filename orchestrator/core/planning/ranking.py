@@ -1,4 +1,7 @@
-"""Plans side by side: which one is the cheapest, the fastest, and in which order they are shown."""
+"""Plans side by side: which one is the cheapest, the fastest, and in which order they are shown.
+
+Each counts by the far end of its range: a guess of +-50 % does not beat a measured figure by its middle.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,28 @@ LONGEST_WAIT_H = 60 * 24
 """A plan of more than two months is not an alternative to the others, however cheap."""
 
 
+def most_usd(plan: Plan) -> float | None:
+    """What the run costs where the training takes as long as its uncertainty allows; None without a price."""
+    estimate = plan.cost_usd.estimate
+    return None if estimate is None else estimate.high
+
+
+def most_hours(plan: Plan) -> float:
+    """How long the run takes then."""
+    return plan.hours.total + plan.hours.train * plan.uncertainty
+
+
 def mark(plans: Sequence[Plan]) -> list[tuple[str, ...]]:
     """For each plan, in order: which of `cheapest` and `fastest` it is, of those that fit and end in time."""
     able = [plan for plan in plans if plan.fits and plan.hours.total <= LONGEST_WAIT_H]
-    priced = [total for plan in able if (total := plan.cost_usd.total) is not None]
-    least_usd, least_h = min(priced, default=None), min((plan.hours.total for plan in able), default=None)
+    priced = [high for plan in able if (high := most_usd(plan)) is not None]
+    least_usd, least_h = min(priced, default=None), min(map(most_hours, able), default=None)
     return [
         tuple(
             word
             for word, value, best in (
-                ("cheapest", plan.cost_usd.total, least_usd),
-                ("fastest", plan.hours.total, least_h),
+                ("cheapest", most_usd(plan), least_usd),
+                ("fastest", most_hours(plan), least_h),
             )
             if plan in able and value is not None and value == best
         )
@@ -30,4 +44,4 @@ def mark(plans: Sequence[Plan]) -> list[tuple[str, ...]]:
 
 def in_order(plans: Sequence[Plan]) -> list[Plan]:
     """Cheapest first, those without a price after them, those that do not fit last."""
-    return sorted(plans, key=lambda plan: (not plan.fits, plan.cost_usd.total is None, plan.cost_usd.total or 0))
+    return sorted(plans, key=lambda plan: (not plan.fits, plan.cost_usd.total is None, most_usd(plan) or 0))

@@ -1,8 +1,9 @@
 """How fast a recipe will train on a machine, and who says so.
 
-Best first: measured by us on such a machine, computed by the roofline from the card's peak, memory and links, guessed
-for CPUs. What others published checks the roofline (docs/concepts/speed.md): it is a rate of their code. It must not
-measure anything.
+Best first: measured by us on such a machine; computed by the roofline from the card's peak, memory and links, in
+proportion to what we measured there in another precision, or alone; guessed for CPUs. On the same card a slower
+precision never predicts a higher rate. What others published checks the roofline (docs/concepts/speed.md): it is a rate
+of their code. It must not measure anything.
 
 Example: `expected_rate(recipe, machine_type("8xA100-40GB"), batch, measured=()).source`
 """
@@ -15,7 +16,7 @@ from datetime import UTC, datetime
 
 from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.machines import MachineType, assumed, machine_type
-from orchestrator.core.planning.batch import Batch
+from orchestrator.core.planning.batch import Batch, choose_batch
 from trainer.arithmetic import flop_per_token
 from trainer.arithmetic.roofline import Card, Job, tokens_per_second
 
@@ -33,6 +34,7 @@ class MeasuredRate:
     measured_at: float
     compiled: bool
     precision: str
+    """As number_type() has it: `bf16`, `fp16`, `tf32` or `fp32`."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,21 @@ class Rate:
 
 def expected_rate(recipe: Recipe, machine: MachineType, batch: Batch, measured: Sequence[MeasuredRate]) -> Rate:
     """The best-founded rate there is."""
-    known = _measured(recipe, machine, measured)
-    if known is not None:
-        return known
-    return _computed(recipe, machine, batch) if machine.cuda else _guessed_for_cpu(recipe, machine)
+    fitting = _fitting(recipe, machine, measured)
+    same = [rate for rate in fitting if rate.precision == number_type(recipe, machine)]
+    if same:
+        return _measured(recipe, machine, same)
+    if not machine.cuda:
+        return _guessed_for_cpu(recipe, machine)
+    computed = _computed(recipe, machine, batch)
+    return _in_proportion(recipe, machine, fitting, computed) if fitting else computed
+
+
+def number_type(recipe: Recipe, machine: MachineType) -> str:
+    """What products are computed in: the recipe's precision, or `tf32` where fp32 products run on tensor cores."""
+    train, gpu = recipe.train, machine.gpu
+    fast = train.precision == "fp32" and train.tf32 and machine.cuda and gpu is not None and gpu.has_tf32
+    return "tf32" if fast else train.precision
 
 
 def is_compiled(recipe: Recipe, machine: MachineType) -> bool:
@@ -57,18 +70,31 @@ def is_compiled(recipe: Recipe, machine: MachineType) -> bool:
     return machine.cuda if recipe.train.compile is None else recipe.train.compile
 
 
-def _measured(recipe: Recipe, machine: MachineType, measured: Sequence[MeasuredRate]) -> Rate | None:
-    """The newest rate of the same machine type, else of another number of the same card, scaled."""
-    fitting = [
+def _fitting(recipe: Recipe, machine: MachineType, measured: Sequence[MeasuredRate]) -> list[MeasuredRate]:
+    """The rates on this card of a model of this size, in any precision."""
+    return [
         rate
         for rate in measured
         if (rate.machine == machine.name or (machine.cuda and machine_type(rate.machine).gpu == machine.gpu))
         and rate.compiled == is_compiled(recipe, machine)
-        and rate.precision == recipe.train.precision
         and _comparable(recipe, rate.flop_per_token)
     ]
-    if not fitting:
-        return None
+
+
+def _in_proportion(recipe: Recipe, machine: MachineType, fitting: Sequence[MeasuredRate], computed: Rate) -> Rate:
+    """The computed rate times what the newest rate in another precision is of its own computed one."""
+    other = max(fitting, key=lambda rate: (rate.machine == machine.name, rate.measured_at)).precision
+    changes = {"precision": "fp32" if other == "tf32" else other, "tf32": other == "tf32" or recipe.train.tf32}
+    if other == "fp32":
+        changes["tf32"] = False
+    there = recipe.model_copy(update={"train": recipe.train.model_copy(update=changes)})
+    known = _measured(recipe, machine, [rate for rate in fitting if rate.precision == other])
+    share = known.tokens_per_second / _computed(there, machine, choose_batch(there, machine)).tokens_per_second
+    return Rate(computed.tokens_per_second * share, f"computed from {other}, {known.source}", 0.3)
+
+
+def _measured(recipe: Recipe, machine: MachineType, fitting: Sequence[MeasuredRate]) -> Rate:
+    """The newest rate of the same machine type, else of another number of the same card, scaled."""
     newest = max(fitting, key=lambda rate: (rate.machine == machine.name, rate.measured_at))
     scaled = newest.tokens_per_second * newest.flop_per_token / flop_per_token(recipe.model.config())
     source = f"measured by us on {datetime.fromtimestamp(newest.measured_at, UTC).date()}"
@@ -110,8 +136,7 @@ def _card(recipe: Recipe, machine: MachineType) -> tuple[Card, bool]:
     peak = machine.peak_flops_per_gpu(recipe.train.precision, recipe.train.tf32)
     if gpu is None or not peak:
         return Card(unknown.tflops * 1e12, unknown.memory_gb_per_s * 1e9, unknown.link_gb_per_s * 1e9), False
-    # Products in fp32 without tensor cores are easy to fill.
-    gemm = 0.8 if recipe.train.precision == "fp32" and not recipe.train.tf32 else gpu.gemm
+    gemm = gpu.gemm_share(recipe.train.precision, recipe.train.tf32)
     return Card(peak, gpu.memory_gb_per_s * 1e9, gpu.link_gb_per_s * 1e9, gemm, gpu.attention), True
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from orchestrator.core.money.cost import run_cost
-from orchestrator.core.planning.rates import is_compiled
+from orchestrator.core.planning.rates import is_compiled, number_type
 from orchestrator.core.states import Outcome
 from orchestrator.ledger.records import RateRecord
 from orchestrator.ledger.run_estimate import run_estimate
@@ -53,6 +53,6 @@ def keep_rate(context: RunContext) -> None:
             flop_per_token=flop_per_token(recipe.model.config()),
             measured_at=context.now(),
             compiled=is_compiled(recipe, machine) if training.started.compiled is None else training.started.compiled,
-            precision=recipe.train.precision,
+            precision=number_type(recipe, machine),
         )
     )

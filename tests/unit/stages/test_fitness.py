@@ -41,7 +41,7 @@ DISPLAY = card(1, "GeForce GT 710", 2048, busy=True)
         ("2x3090", [BUSY, SECOND], (), ["GPU-1", "GPU-0"]),
         ("1x3090", [RTX, card(1, "GeForce RTX 4090", 24564)], (), ["GPU-0"]),
         ("1x3090", [card(0, "GeForce RTX 3090 Ti", 24564)], (), ["GPU-0"]),  # no kind of ours, and the memory of it
-        ("1xGPU-12GB", [card(0, "GeForce RTX 3060", 12288), DISPLAY], (), ["GPU-0"]),
+        ("1xGPU-12GB", [card(0, "GeForce RTX 2060", 12288), DISPLAY], (), ["GPU-0"]),
         ("1xGPU-24GB", [RTX], (), ["GPU-0"]),
         ("1xH100", [card(0, "H100 80GB HBM3", 81559)], (), ["GPU-0"]),
         ("1x3090", [RTX, SECOND], (1,), ["GPU-1"]),
@@ -58,7 +58,7 @@ def test_the_cards_that_train(machine: str, found: Any, gpus: tuple[int | str, .
 @pytest.mark.parametrize(
     ("machine", "found", "said", "gpus", "words", "hint"),
     [
-        ("1x3090", [card(0, "GeForce RTX 3060", 12288)], "", (), "0: NVIDIA GeForce RTX 3060, 12 GiB", "1xGPU-12GB"),
+        ("1x3090", [card(0, "GeForce RTX 2060", 12288)], "", (), "0: NVIDIA GeForce RTX 2060, 12 GiB", "1xGPU-12GB"),
         ("1x3090", [card(0, "GeForce RTX 4090", 24564)], "", (), "0 of 1 cards for 1x3090", "1x4090"),
         ("2x3090", [RTX], "GPU 1 is lost: [GPU is lost]", (), "1 of 2 .* GPU 1 is lost", "reboot"),
         ("1x3090", [], "Failed to initialize NVML: Driver/library version mismatch", (), "version mismatch", "reboot"),

@@ -64,9 +64,9 @@ def test_a_tiny_model_is_held_up_by_its_kernels() -> None:
 
 
 def test_fp32_with_tf32_counts_tensor_cores_without_it_does_not() -> None:
-    with_tf32 = plan("train.precision=fp32")
+    with_tf32 = plan("train.precision=fp32", rates=[])
     assert with_tf32.rate_source.endswith("of 156 TFLOP/s")
-    without = plan("train.precision=fp32", "train.tf32=false")
+    without = plan("train.precision=fp32", "train.tf32=false", rates=[])
     assert without.rate_source.endswith("of 19.5 TFLOP/s")
     assert without.tokens_per_second < with_tf32.tokens_per_second / 2
 

@@ -247,6 +247,21 @@ def test_cheapest_and_fastest_are_marked_among_those_that_fit() -> None:
     assert mark([]) == []
 
 
+def test_a_guess_does_not_beat_a_measured_figure_by_its_middle() -> None:
+    one, other = Offer("a", "8xA100-40GB", 16.0, source="x"), Offer("b", "8xGPU-40GB", 4.0, source="x")
+    ours = rate(tokens_per_second=1_000_000.0)
+    measured = plan(recipe(), "8xA100-40GB", offer=one, rates=[ours])
+    guessed = plan(recipe(), "8xGPU-40GB", offer=other)
+    total = (measured.cost_usd.total or 0) * 1.01
+    guessed = dataclasses.replace(
+        guessed,
+        cost_usd=dataclasses.replace(guessed.cost_usd, total=total / 1.2, less_usd=total / 2, more_usd=total / 2),
+    )
+    assert (guessed.cost_usd.total or 0) < (measured.cost_usd.total or 0)
+    assert in_order([guessed, measured]) == [measured, guessed]
+    assert mark([guessed, measured])[1] == ("cheapest", "fastest")
+
+
 def test_a_free_machine_that_takes_a_year_is_not_the_cheapest() -> None:
     year = plan(recipe(), "2xCPU", LOCAL)
     assert year.cost_usd.total == 0
