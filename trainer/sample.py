@@ -1,7 +1,8 @@
 """`python -m trainer.sample`: text from the model of a run folder or a checkpoint folder, on a CPU or a GPU.
 
-Prints the samples on stdout; with --json a line {"prompt", "text", "tokens"} for each. It must not change the run it
-reads.
+Prints the samples on stdout, a single one as it is written; with --json a line {"prompt", "text", "tokens",
+"tokens_per_second"} for each, with --stream too before it {"prompt", "piece"} as they come. It must not change the run
+it reads.
 
 Example::
 
@@ -13,10 +14,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
+from collections.abc import Callable
 
 from trainer.arguments import add_model_arguments, load_chosen_model
 from trainer.checkpoints.manifest import CheckpointError
-from trainer.model.generate import Sampling, SamplingError, continuations
+from trainer.model.generate import Sampling, SamplingError, continuations, prompt_ids
 from trainer.progress import print_line
 from trainer.tokens.tokenizer import TokenizerError, open_tokenizer
 
@@ -28,19 +31,32 @@ def _run(options: argparse.Namespace) -> None:
     chosen = load_chosen_model(options)
     encoding = open_tokenizer(chosen.tokenizer)
     for prompt in options.prompt or [""]:
-        for text, count in continuations(
-            chosen.model,
-            encoding,
-            prompt,
-            tokens=options.tokens,
-            batch=options.batch,
-            sampling=sampling,
-            seed=options.seed,
-        ):
+        write = _as_json(prompt) if options.json and options.stream else None
+        if not options.json and options.batch == 1:
+            prompt_ids(chosen.model, encoding, prompt)  # what is refused is refused before its prompt is printed
+            print(prompt, end="", flush=True)
+            write = _as_text
+        started = time.monotonic()
+        texts = list(
+            continuations(
+                chosen.model, encoding, prompt, tokens=options.tokens, batch=options.batch, sampling=sampling,
+                seed=options.seed, say=write,
+            )
+        )  # fmt: skip
+        rate = sum(count for _, count in texts) / max(time.monotonic() - started, 1e-9)
+        for text, count in texts:
             if options.json:
-                print_line(prompt=prompt, text=text, tokens=count)
+                print_line(prompt=prompt, text=text, tokens=count, tokens_per_second=round(rate, 2))
             else:
-                print(text, end="\n\n", flush=True)
+                print("" if write else text, end="\n\n", flush=True)
+
+
+def _as_json(prompt: str) -> Callable[[str], object]:
+    return lambda piece: print_line(prompt=prompt, piece=piece)
+
+
+def _as_text(piece: str) -> None:
+    print(piece, end="", flush=True)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -55,6 +71,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same text (default: 0)")
     parser.add_argument("--greedy", action="store_true", help="take the most probable token every time")
     parser.add_argument("--json", action="store_true", help="print a line of JSON for each sample")
+    parser.add_argument("--stream", action="store_true", help="with --json: also the pieces of a single text")
     return parser.parse_args(arguments)
 
 

@@ -326,24 +326,4 @@ def ssh(
     return it.ssh(target, command or [], inventory, accept_new=accept_new_host_key)
 
 
-@verb
-def sample(
-    run: options.Run = None,
-    *,
-    prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="Text to continue; repeatable.")] = None,
-    step: options.Step = None,
-    tokens: Annotated[int, typer.Option("--tokens", min=1, help="How many tokens to add.")] = 200,
-    temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0: the likeliest token.")] = 0.8,
-    seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same text.")] = 0,
-    on_host: Annotated[bool, typer.Option("--on-host", help="Sample on the run's machine instead of here.")] = False,
-    as_json: options.Json = False,
-    verbose: options.Verbose = False,
-) -> int:
-    """Let a trained model write text, from a fetched checkpoint."""
-    from orchestrator.cli.models import sample as it
-
-    request = it.SampleRequest(prompt or [], step, tokens, temperature, seed)
-    return it.sample(run, request, on_host=on_host, as_json=as_json)
-
-
 model_commands.register(verb)

@@ -11,7 +11,7 @@ Example::
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import tiktoken
@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from trainer.model.gpt import GPT
-from trainer.tokens.tokenizer import decode
+from trainer.model.kv_cache import KeyValueCache
+from trainer.tokens.tokenizer import Pieces, decode
 
 
 class SamplingError(ValueError):
@@ -47,7 +48,6 @@ class Sampling:
             raise SamplingError(f"top_p must be above 0 and at most 1, got {self.top_p}")
 
 
-@torch.no_grad()
 def generate(
     model: GPT,
     ids: Tensor,
@@ -56,28 +56,55 @@ def generate(
     *,
     generator: torch.Generator | None = None,
     stop_id: int | None = None,
+    pads: Tensor | None = None,
 ) -> Tensor:
-    """Appends up to `tokens` tokens to ids (batch, time) int64; returns (batch, time + new) on the same device.
+    """Appends up to `tokens` tokens to ids (batch, time) int64; returns (batch, time + new) on the same device."""
+    steps = new_tokens(model, ids, tokens, sampling, generator=generator, stop_id=stop_id, pads=pads)
+    return torch.cat([ids, *(new[:, None] for new in steps)], dim=1)
 
-    The model sees the last context_length tokens. Ends early when every row has produced stop_id. `generator` is a
-    CPU generator: draws happen there, so that a seed means the same on every device. Dropout is off.
+
+@torch.no_grad()
+def new_tokens(
+    model: GPT,
+    ids: Tensor,
+    tokens: int,
+    sampling: Sampling | None = None,
+    *,
+    generator: torch.Generator | None = None,
+    stop_id: int | None = None,
+    pads: Tensor | None = None,
+) -> Iterator[Tensor]:
+    """Up to `tokens` times the next token (batch,) of ids (batch, time) int64, as soon as each is drawn.
+
+    The model sees the last context_length tokens; once there are more, every token reads them all again, because each
+    one's position has moved. pads (batch,): tokens at the left of a row that only fill it up. Ends early when every
+    row has produced stop_id. `generator` is a CPU generator: draws happen there, so that a seed means the same on
+    every device. Dropout is off.
     """
     if ids.dim() != 2 or ids.shape[1] < 1:
         raise SamplingError(f"ids must be (batch, time) with at least one token each, got shape {tuple(ids.shape)}")
-    chosen = sampling or Sampling()
+    chosen, context = sampling or Sampling(), model.config.context_length
     was_training = model.training
     model.eval()
-    ended = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
-    for _ in range(tokens):
-        logits = model.next_token_logits(ids[:, -model.config.context_length :])
-        new = next_token(logits.float().cpu(), chosen, generator).to(ids.device)
-        ids = torch.cat([ids, new[:, None]], dim=1)
-        if stop_id is not None:
-            ended |= new == stop_id
-            if bool(ended.all()):
-                break
-    model.train(was_training)
-    return ids
+    try:
+        ended = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+        capacity = min(context, ids.shape[1] + tokens)
+        cache = KeyValueCache(model.config, len(ids), capacity, ids.device, pads)
+        for _ in range(tokens):
+            beyond = ids.shape[1] - context
+            if beyond > 0:
+                left = None if pads is None else (pads - beyond).clamp(min=0)
+                cache = KeyValueCache(model.config, len(ids), context, ids.device, left)
+            logits = model.next_token_logits(ids[:, max(beyond, 0) + cache.length :], cache)
+            new = next_token(logits.float().cpu(), chosen, generator).to(ids.device)
+            ids = torch.cat([ids, new[:, None]], dim=1)
+            yield new
+            if stop_id is not None:
+                ended |= new == stop_id
+                if bool(ended.all()):
+                    break
+    finally:
+        model.train(was_training)
 
 
 def next_token(logits: Tensor, sampling: Sampling, generator: torch.Generator | None = None) -> Tensor:
@@ -110,23 +137,38 @@ def continuations(
     batch: int = 1,
     sampling: Sampling | None = None,
     seed: int = 0,
+    say: Callable[[str], object] | None = None,
 ) -> Iterator[tuple[str, int]]:
     """`batch` continuations of one prompt as (text with the prompt, number of new tokens).
 
     A text ends at the end-of-text mark: what the model writes after it belongs to another document. An empty prompt
-    begins a document. The same seed gives the same texts. Raises SamplingError for ids beyond the model's vocabulary.
+    begins a document. The same seed gives the same texts. `say` gets the pieces of a single text as they are written.
+    Raises SamplingError for ids beyond the model's vocabulary.
     """
     end = encoding.eot_token
-    ids = encoding.encode_ordinary(prompt) or [end]
+    ids = prompt_ids(model, encoding, prompt)
+    rows = torch.tensor([ids] * batch, device=model.device)
+    generator = torch.Generator().manual_seed(seed)
+    written: list[list[int]] = []
+    pieces = Pieces(encoding)
+    for new in new_tokens(model, rows, tokens, sampling, generator=generator, stop_id=end):
+        written.append(new.tolist())
+        if say is not None and batch == 1 and written[-1][0] != end and (piece := pieces.add(written[-1][0])):
+            say(piece)
+    if say is not None and batch == 1 and (rest := pieces.end()):
+        say(rest)
+    for row in zip(*written, strict=True):
+        own = list(row[: row.index(end)] if end in row else row)
+        yield prompt + decode(encoding, own), len(own)
+
+
+def prompt_ids(model: GPT, encoding: tiktoken.Encoding, prompt: str) -> list[int]:
+    """The ids of a prompt; of an empty one the mark that begins a document. Raises SamplingError for ids beyond the
+    model's vocabulary."""
+    ids = encoding.encode_ordinary(prompt) or [encoding.eot_token]
     vocab_size = model.config.vocab_size
     if max(ids) >= vocab_size:
         raise SamplingError(
             f"the tokenizer gives id {max(ids)}, but the model knows {vocab_size}: name the model's own --tokenizer"
         )
-    device = next(model.parameters()).device
-    rows = torch.tensor([ids] * batch, device=device)
-    generator = torch.Generator().manual_seed(seed)
-    for row in generate(model, rows, tokens, sampling, generator=generator, stop_id=end).tolist():
-        new = row[len(ids) :]
-        written = new[: new.index(end)] if end in new else new
-        yield prompt + decode(encoding, written), len(written)
+    return ids

@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from trainer.arithmetic import VOCABULARY_MULTIPLE, loss_chunk_rows
 from trainer.contract import ContractError, ModelConfig
+from trainer.model.kv_cache import LayerReader, Reader
 
 
 class Block(nn.Module):
@@ -40,16 +41,19 @@ class Block(nn.Module):
         self.mlp_up = nn.Linear(width, 4 * width, bias=config.bias)
         self.mlp_down = nn.Linear(4 * width, width, bias=config.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self._drop(self.attention_out(self._attend(self.qkv(self.attention_norm(x)))))
+    def forward(self, x: Tensor, reader: LayerReader | None = None) -> Tensor:
+        x = x + self._drop(self.attention_out(self._attend(self.qkv(self.attention_norm(x)), reader)))
         hidden = F.gelu(self.mlp_up(self.mlp_norm(x)), approximate="tanh")
         return x + self._drop(self.mlp_down(hidden))
 
-    def _attend(self, qkv: Tensor) -> Tensor:
+    def _attend(self, qkv: Tensor, reader: LayerReader | None) -> Tensor:
         batch, time, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
         q, k, v = qkv.view(batch, time, 3, self.n_head, width // self.n_head).permute(2, 0, 3, 1, 4)
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        if reader is not None:
+            mixed = reader.attend(q, k, v)
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
         return mixed.transpose(1, 2).reshape(batch, time, width)
 
     def _drop(self, x: Tensor) -> Tensor:
@@ -131,24 +135,29 @@ class GPT(nn.Module):
         flat, flat_targets = hidden.view(-1, hidden.shape[-1]), targets.reshape(-1)
         return chunked_cross_entropy(flat, self.head.weight, flat_targets, self.config.vocab_size, self._loss_of_chunk)
 
-    def next_token_logits(self, ids: Tensor) -> Tensor:
-        """Logits (batch, vocab_size) after the last of ids (batch, time): what sampling needs."""
-        return F.linear(self._hidden(ids)[:, -1], self.head.weight)[..., : self.config.vocab_size]
+    def next_token_logits(self, ids: Tensor, reader: Reader | None = None) -> Tensor:
+        """Logits (batch, vocab_size) after the last of ids (batch, time): what sampling needs. With a reader, ids are
+        the tokens that it has not read yet."""
+        return F.linear(self._hidden(ids, reader)[:, -1], self.head.weight)[..., : self.config.vocab_size]
 
-    def _hidden(self, ids: Tensor) -> Tensor:
-        time = ids.shape[1]
+    def _hidden(self, ids: Tensor, reader: Reader | None = None) -> Tensor:
+        time = ids.shape[1] + (reader.length if reader else 0)
         if time > self.config.context_length:
             raise ValueError(f"{time} tokens do not fit the model's context of {self.config.context_length}")
-        positions = torch.arange(time, device=ids.device)
+        positions = reader.reading(ids.shape[1]) if reader else torch.arange(time, device=ids.device)
         x = self.token_embedding(ids) + self.position_embedding(positions)
         x = F.dropout(x, self.config.dropout, self.training)
-        for block in self.blocks:
-            if self.activation_checkpointing and self.training:
+        for number, block in enumerate(self.blocks):
+            if reader is not None:
+                x = block(x, reader.layers[number])
+            elif self.activation_checkpointing and self.training:
                 x = checkpoint(self._run_block, block, x, use_reentrant=False)
             elif self.training:
                 x = self._run_block(block, x)
             else:  # validation and sampling stay eager: their shapes and modes would be compiled again
                 x = block(x)
+        if reader is not None:
+            reader.read(ids.shape[1])
         return self.final_norm(x)  # type: ignore[no-any-return]
 
     @property

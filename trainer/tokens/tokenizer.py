@@ -12,6 +12,7 @@ Example::
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterable
 
 import numpy as np
@@ -67,6 +68,26 @@ def decode(encoding: tiktoken.Encoding, ids: Iterable[int]) -> str:
             pieces += [encoding.decode(known), "\ufffd"]
             known = []
     return "".join([*pieces, encoding.decode(known)])
+
+
+class Pieces:
+    """The text of ids that arrive one by one: a character appears once all of its bytes are there."""
+
+    def __init__(self, encoding: tiktoken.Encoding) -> None:
+        self.encoding = encoding
+        self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def add(self, token: int) -> str:
+        """The characters that this token completes; an id unknown to the tokenizer is U+FFFD."""
+        if not _is_known(self.encoding, token):
+            return self.end() + "\ufffd"
+        return self.decoder.decode(self.encoding.decode_single_token_bytes(token))
+
+    def end(self) -> str:
+        """U+FFFD for a character that was not finished, else nothing."""
+        rest = self.decoder.decode(b"", final=True)
+        self.decoder.reset()
+        return rest
 
 
 def _is_known(encoding: tiktoken.Encoding, token: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from orchestrator.core.errors import UserError
+from orchestrator.ledger.ledger import Ledger
 from trainer import contract
 
 
@@ -16,6 +17,26 @@ def checkpoint_here(home: Path, run_id: str, name: str) -> Path:
         more = f" --step {step}" if step is not None else ""
         raise UserError(f"{run_id}: {name} is not here", f"gptctl fetch {run_id}{more}, or --on-host")
     return folder
+
+
+def folder_named(text: str | None) -> Path | None:
+    """The folder of a checkpoint, a run or an export that you typed instead of a run; None for a run's id. Raises
+    UserError for a path without a model."""
+    if text is None or not Path(text).is_dir():
+        if text and "/" in text:
+            raise UserError(f"no such folder: {text}", "name a run (gptctl status), or a folder of gptctl export")
+        return None
+    return Path(text).absolute()
+
+
+def model_folder(ledger: Ledger, run_id: str | None, step: int | None) -> tuple[str, Path]:
+    """What to call a model that is here, and its folder: of the run you named, or the folder you named itself."""
+    folder = folder_named(run_id)
+    if folder is not None:
+        return folder.name, folder
+    run = ledger.find_run(run_id)
+    name = contract.BEST if step is None else contract.checkpoint_name(step)
+    return run.name or run.id, checkpoint_here(ledger.home, run.id, name)
 
 
 def checkpoint_named(text: str) -> str:

@@ -7,66 +7,122 @@ the ledger for the report and the model card.
 from __future__ import annotations
 
 import json
+import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from orchestrator.cli.connections import agent_of
-from orchestrator.cli.models.local_checkpoint import checkpoint_here
+from orchestrator.cli.models.local_checkpoint import checkpoint_here, folder_named
 from orchestrator.cli.models.trainer_program import here, results, there
 from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.cli.screen.foreign import clean
+from orchestrator.core.formats import number
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RunRecord
 from orchestrator.remote.shell.local_shell import LocalShell
 from orchestrator.report.evaluations import sampled
 from trainer import contract
 
+OnLine = Callable[[dict[str, Any]], None]
+
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """What to write: one text per prompt, `tokens` more tokens each."""
+    """What to write: `batch` texts per prompt, `tokens` more tokens each."""
 
     prompts: Sequence[str]
     step: int | None
     tokens: int
     temperature: float
     seed: int
+    top_k: int | None = None
+    top_p: float | None = None
+    batch: int = 1
 
     def arguments(self, checkpoint: str) -> list[str]:
         """Of `trainer.sample`."""
-        numbers = ("--tokens", str(self.tokens), "--temperature", str(self.temperature), "--seed", str(self.seed))
-        return [checkpoint, *(f"--prompt={prompt}" for prompt in self.prompts), *numbers, "--json"]
+        numbers = {"tokens": self.tokens, "temperature": self.temperature, "seed": self.seed, "batch": self.batch}
+        filters = {"top-k": self.top_k, "top-p": self.top_p}
+        given = {**numbers, **{name: value for name, value in filters.items() if value is not None}}
+        words = [f"--{name}={value}" for name, value in given.items()]
+        return [checkpoint, *(f"--prompt={prompt}" for prompt in self.prompts), *words, "--json", "--stream"]
 
 
 def sample(run_id: str | None, request: SampleRequest, *, on_host: bool, as_json: bool) -> int:
-    """Prints prompt and text of each sample, or `{"run", "checkpoint", "samples": [...]}`."""
+    """Prints prompt and text of each sample, or `{"run", "checkpoint", "samples": [...]}`. Of a folder, `run` is null
+    and the ledger keeps nothing."""
+    folder = folder_named(run_id)
+    show = _nothing if as_json else Screen().show
     with open_ledger() as ledger:
-        run = ledger.find_run(run_id)
-        checkpoint, samples = _there(ledger, run, request) if on_host else _here(ledger, run, request)
-        _keep(ledger, run, request, checkpoint, samples)
+        if folder is not None:
+            run, checkpoint = None, str(folder)
+            samples = _here(ledger, checkpoint, request, show)
+        else:
+            run = ledger.find_run(run_id)
+            checkpoint, samples = _of_run(ledger, run, request, show, on_host=on_host)
+            _keep(ledger, run, request, checkpoint, samples)
     if as_json:
-        print(json.dumps({"run": run.id, "checkpoint": checkpoint, "samples": samples}, indent=1))
-        return 0
-    for each in samples:
-        print(clean(each["text"]), end="\n\n", flush=True)
+        print(json.dumps({"run": run.id if run else None, "checkpoint": checkpoint, "samples": samples}, indent=1))
+    else:
+        _say_rate(samples)
     return 0
 
 
-def _here(ledger: Ledger, run: RunRecord, request: SampleRequest) -> tuple[str, list[dict[str, Any]]]:
+class Screen:
+    """Prints a text as it is written, or whole where it comes whole: of several at once."""
+
+    def __init__(self) -> None:
+        self.prompt: str | None = None
+
+    def show(self, line: dict[str, Any]) -> None:
+        """A line of `trainer.sample`."""
+        text = line.get("text")
+        if "piece" in line:
+            begin = "" if self.prompt is not None else clean(str(line["prompt"]))
+            self.prompt = str(line["prompt"])
+            print(begin + clean(str(line["piece"])), end="", flush=True)
+        elif text is not None:
+            print("" if self.prompt is not None else clean(str(text)), end="\n\n", flush=True)
+            self.prompt = None
+
+
+def _nothing(line: dict[str, Any]) -> None:
+    """--json prints at the end."""
+
+
+def _say_rate(samples: Sequence[dict[str, Any]]) -> None:
+    from orchestrator.cli.screen import screen
+
+    tokens = sum(each.get("tokens") or 0 for each in samples)
+    rates = [each["tokens_per_second"] for each in samples if each.get("tokens_per_second")]
+    if rates:
+        screen.talk(f"{tokens:,} tokens, {number(statistics.mean(rates), 1)} tok/s")
+
+
+def _of_run(
+    ledger: Ledger, run: RunRecord, request: SampleRequest, show: OnLine, *, on_host: bool
+) -> tuple[str, list[dict[str, Any]]]:
+    """The checkpoint's folder, here or on the run's machine, and its samples."""
+    if on_host:
+        program = there(run, "sample")
+        with agent_of(ledger, run) as agent:
+            folder = f"{agent.root}/runs/{run.id}/{contract.CHECKPOINTS}/{_name(request.step)}"
+            return folder, _texts(results(agent.shell, program, request.arguments(folder), show))
     folder = str(checkpoint_here(ledger.home, run.id, _name(request.step)))
+    return folder, _here(ledger, folder, request, show)
+
+
+def _here(ledger: Ledger, folder: str, request: SampleRequest, show: OnLine) -> list[dict[str, Any]]:
     shell = LocalShell()
-    program = here(ledger.home, shell, "sample")
-    return folder, results(shell, program, request.arguments(folder), lambda line: None)
+    return _texts(results(shell, here(ledger.home, shell, "sample"), request.arguments(folder), show))
 
 
-def _there(ledger: Ledger, run: RunRecord, request: SampleRequest) -> tuple[str, list[dict[str, Any]]]:
-    program = there(run, "sample")
-    with agent_of(ledger, run) as agent:
-        folder = f"{agent.root}/runs/{run.id}/{contract.CHECKPOINTS}/{_name(request.step)}"
-        return folder, results(agent.shell, program, request.arguments(folder), lambda line: None)
+def _texts(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without the pieces, which are in them."""
+    return [line for line in lines if "text" in line]
 
 
 def _keep(
@@ -74,11 +130,13 @@ def _keep(
 ) -> None:
     """Saves samples of a checkpoint whose step is known: `best` on a machine may be another one tomorrow."""
     step = contract.checkpoint_step(Path(checkpoint).resolve().name) if request.step is None else request.step
-    settings = {key: value for key, value in asdict(request).items() if key not in ("prompts", "step")}
+    asked = {key: value for key, value in asdict(request).items() if key not in ("prompts", "step")}
+    settings = {key: value for key, value in asked.items() if value is not None}
     if step is None:
         return
-    for each in samples:
-        kept = {"prompt": each["prompt"], **settings, "text": each["text"]}
+    for place, each in enumerate(samples):
+        of_batch = {"number": place % request.batch} if request.batch > 1 else {}
+        kept = {"prompt": each["prompt"], **settings, **of_batch, "text": each["text"]}
         ledger.add_evaluation(sampled(run.id, step, kept, time.time()))
 
 

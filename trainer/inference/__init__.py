@@ -1,0 +1,1 @@
+"""Programs that let a finished model answer, talk, and show its attention."""
