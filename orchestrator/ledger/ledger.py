@@ -11,12 +11,10 @@ with `ending` and never changes, and every call is one transaction. One Ledger s
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from orchestrator.core.errors import UserError
 from orchestrator.core.events import EPHEMERAL, Event
@@ -37,8 +35,7 @@ from orchestrator.ledger.records import (
     RunRecord,
     StageInterval,
 )
-
-Record = TypeVar("Record")
+from orchestrator.ledger.rows import Rows
 
 _RUN_FROZEN = frozenset({"id", "created_at", "state", "outcome", "cause", "cause_code", "started_at", "ended_at"})
 """What update_run must not touch: identity, and what set_state alone writes."""
@@ -51,7 +48,7 @@ class Ledger:
 
     def __init__(self, connection: sqlite3.Connection, home: Path, now: Callable[[], float]) -> None:
         self.home = home
-        self._connection = connection
+        self._rows = Rows(connection, home / database.FILE)
         self._now = now
 
     @classmethod
@@ -63,7 +60,7 @@ class Ledger:
         return cls(database.open_database(home), home, now)
 
     def close(self) -> None:
-        self._connection.close()
+        self._rows.connection.close()
 
     def __enter__(self) -> Ledger:
         return self
@@ -74,11 +71,11 @@ class Ledger:
     # Rentals
 
     def add_rental(self, rental: Rental) -> None:
-        self._insert("rentals", rental)
+        self._rows.insert("rentals", rental)
 
     def rental(self, rental_id: str) -> Rental:
         """Raises UserError for an unknown id."""
-        found = self._select(Rental, "SELECT * FROM rentals WHERE id = ?", rental_id)
+        found = self._rows.select(Rental, "SELECT * FROM rentals WHERE id = ?", rental_id)
         if not found:
             raise UserError(f"the ledger knows no rental {rental_id}", "gptctl status lists runs and rentals")
         return found[0]
@@ -86,25 +83,27 @@ class Ledger:
     def rentals(self, open_only: bool = False) -> list[Rental]:
         """Newest first."""
         where = f"WHERE state = '{RENTAL_OPEN}'" if open_only else ""
-        return self._select(Rental, f"SELECT * FROM rentals {where} {_NEWEST_FIRST}")
+        return self._rows.select(Rental, f"SELECT * FROM rentals {where} {_NEWEST_FIRST}")
 
     def rented_since(self, since: float) -> list[Rental]:
         """Rentals of machines with a bill that are open, or were at that moment or later; newest first."""
-        return self._select(Rental, f"SELECT * FROM rentals WHERE {spending.RENTED_SINCE} {_NEWEST_FIRST}", since)
+        return self._rows.select(Rental, f"SELECT * FROM rentals WHERE {spending.RENTED_SINCE} {_NEWEST_FIRST}", since)
 
     def update_rental(self, rental_id: str, *, facts: RentalFactChanges | None = None, **fields: object) -> None:
         """Writes plain fields and these facts in one transaction; facts that are not named stay."""
-        if not self._update("rentals", Rental, {"id": rental_id}, fields, frozenset({"id", "created_at"}), facts=facts):
+        if not self._rows.update(
+            "rentals", Rental, {"id": rental_id}, fields, frozenset({"id", "created_at"}), facts=facts
+        ):
             self.rental(rental_id)
 
     # Runs
 
     def add_run(self, run: RunRecord) -> None:
-        self._insert("runs", run)
+        self._rows.insert("runs", run)
 
     def run(self, run_id: str) -> RunRecord:
         """The run of exactly this id. Raises UserError for an unknown one."""
-        found = self._select(RunRecord, "SELECT * FROM runs WHERE id = ?", run_id)
+        found = self._rows.select(RunRecord, "SELECT * FROM runs WHERE id = ?", run_id)
         if not found:
             raise self._no_run(run_id)
         return found[0]
@@ -118,7 +117,7 @@ class Ledger:
             found = self.runs(limit=1)
         else:
             sql = f"SELECT * FROM runs WHERE id = ?1 OR name = ?1 OR substr(id, 1, length(?1)) = ?1 {_NEWEST_FIRST}"
-            found = self._select(RunRecord, sql, prefix)
+            found = self._rows.select(RunRecord, sql, prefix)
             found = [run for run in found if run.id == prefix] or found
         if not found:
             raise self._no_run(prefix)
@@ -137,15 +136,15 @@ class Ledger:
         terms = {term: value for term, value in wanted.items() if value is not None}
         where = f"WHERE {' AND '.join(terms)}" if terms else ""
         sql = f"SELECT * FROM runs {where} {_NEWEST_FIRST} LIMIT ?"
-        return self._select(RunRecord, sql, *terms.values(), -1 if limit is None else limit)
+        return self._rows.select(RunRecord, sql, *terms.values(), -1 if limit is None else limit)
 
     def count_runs(self) -> int:
-        with self._translated():
-            return int(self._connection.execute("SELECT count(*) FROM runs").fetchone()[0])
+        with self._rows.reading() as connection:
+            return int(connection.execute("SELECT count(*) FROM runs").fetchone()[0])
 
     def update_run(self, run_id: str, *, facts: RunFactChanges | None = None, **fields: object) -> None:
         """As update_rental. State and outcome go through set_state (TypeError otherwise)."""
-        if not self._update("runs", RunRecord, {"id": run_id}, fields, _RUN_FROZEN, facts=facts):
+        if not self._rows.update("runs", RunRecord, {"id": run_id}, fields, _RUN_FROZEN, facts=facts):
             raise self._no_run(run_id)
 
     def set_state(
@@ -157,7 +156,7 @@ class Ledger:
         `ending` takes the outcome in the same transaction; the first outcome stays for good. Raises ValueError for a
         step backward, an outcome before `ending`, or an `ending` without one.
         """
-        with self._writing() as connection:
+        with self._rows.writing() as connection:
             run = self.run(run_id)
             if not is_forward(run.state, state):
                 raise ValueError(f"{run_id}: a run's state goes only forward, not {run.state} -> {state}")
@@ -185,13 +184,13 @@ class Ledger:
     def tell(self, run_id: str, event: Event) -> None:
         """Keeps an event; ephemeral kinds are dropped here, so callers need not look."""
         if event.kind not in EPHEMERAL:
-            with self._writing() as connection:
+            with self._rows.writing() as connection:
                 connection.execute(*row_values.insert_event(run_id, event))
 
     def events(self, run_id: str) -> list[Event]:
         """In the order they were recorded."""
-        with self._translated():
-            found = self._connection.execute("SELECT * FROM events WHERE run_id = ? ORDER BY id", (run_id,)).fetchall()
+        with self._rows.reading() as connection:
+            found = connection.execute("SELECT * FROM events WHERE run_id = ? ORDER BY id", (run_id,)).fetchall()
         return [Event(row["kind"], row["time"], row["stage"], row["text"], json.loads(row["data"])) for row in found]
 
     # Stages and what they cost
@@ -202,7 +201,7 @@ class Ledger:
         Intervals of this run that a killed process left open are closed at the last moment it was heard of. A machine
         that trains or bills does so with or without a driver: the time between is kept as the stage `away`.
         """
-        with self._writing() as connection:
+        with self._rows.writing() as connection:
             connection.execute(
                 "UPDATE stage_intervals SET ended_at = last_at WHERE run_id = ? AND ended_at IS NULL", (run_id,)
             )
@@ -219,132 +218,104 @@ class Ledger:
     def end_away(self, run_id: str, at: float) -> None:
         """Clips what was kept as `away` to the moment the training really ended: for machines without a bill."""
         ends = "ended_at = max(started_at, min(ended_at, ?1)), last_at = max(started_at, min(last_at, ?1))"
-        self._execute(f"UPDATE stage_intervals SET {ends} WHERE run_id = ?2 AND stage = ?3", at, run_id, AWAY)
+        self._rows.execute(f"UPDATE stage_intervals SET {ends} WHERE run_id = ?2 AND stage = ?3", at, run_id, AWAY)
 
     def touch_stage(self, interval_id: int, at: float | None = None) -> None:
         """The driver is alive at this moment (now)."""
         sql = "UPDATE stage_intervals SET last_at = max(last_at, ?) WHERE id = ?"
-        self._execute(sql, self._now() if at is None else at, interval_id)
+        self._rows.execute(sql, self._now() if at is None else at, interval_id)
 
     def close_stage(self, interval_id: int, at: float | None = None) -> None:
         """Ends an open interval; a closed one stays as it is."""
         sql = "UPDATE stage_intervals SET ended_at = max(started_at, ?1), last_at = max(started_at, ?1) WHERE id = ?2"
-        self._execute(f"{sql} AND ended_at IS NULL", self._now() if at is None else at, interval_id)
+        self._rows.execute(f"{sql} AND ended_at IS NULL", self._now() if at is None else at, interval_id)
 
     def settle(self, rental_id: str, cost_usd: float) -> None:
         """Makes the closed intervals of a rental add up to its bill: their price becomes what their time cost."""
-        with self._writing() as connection:
+        with self._rows.writing() as connection:
             spending.settle(connection, rental_id, cost_usd)
 
     def intervals(self, run_id: str) -> list[StageInterval]:
         """In time order; of a machine that may be billing, what nobody watched is the last one, up to now."""
         sql = "SELECT * FROM stage_intervals WHERE run_id = ? ORDER BY started_at, id"
-        return self._select(StageInterval, sql, run_id) + [each for each in self._unwatched() if each.run_id == run_id]
+        return self._rows.select(StageInterval, sql, run_id) + [
+            each for each in self._unwatched() if each.run_id == run_id
+        ]
 
     def all_intervals(self, run_ids: Sequence[str] | None = None) -> dict[str, list[StageInterval]]:
         """By run, in one query; `run_ids`: of these alone."""
         where, ids = ("", ()) if run_ids is None else (spending.OF_RUNS, (json.dumps(run_ids),))
         sql = f"SELECT * FROM stage_intervals {where} ORDER BY started_at, id"
         grouped: dict[str, list[StageInterval]] = {}
-        for interval in [*self._select(StageInterval, sql, *ids), *self._unwatched()]:
+        for interval in [*self._rows.select(StageInterval, sql, *ids), *self._unwatched()]:
             grouped.setdefault(interval.run_id, []).append(interval)
         return grouped
 
     def _unwatched(self) -> list[StageInterval]:
-        with self._translated():
-            return spending.unwatched(self._connection, self._now())
+        with self._rows.reading() as connection:
+            return spending.unwatched(connection, self._now())
 
     def spent_by_run(self, run_id: str | None = None) -> list[spending.RunSpending]:
         """What each run, or the one, spent by stage, newest first."""
-        with self._translated():
-            return spending.spent_by_run(self._connection, self._now(), run_id)
+        with self._rows.reading() as connection:
+            return spending.spent_by_run(connection, self._now(), run_id)
 
     def spend_since(self, since: float) -> float:
         """USD of all stages from that moment to now: what a monthly ceiling compares with."""
-        with self._translated():
-            return spending.spend_since(self._connection, since, self._now())
+        with self._rows.reading() as connection:
+            return spending.spend_since(connection, since, self._now())
+
+    def billing_per_hour_usd(self) -> float:
+        """USD an hour of every machine that is rented and not confirmed gone."""
+        with self._rows.reading() as connection:
+            return spending.billing_per_hour_usd(connection)
 
     # Intents, attempts, rates, evaluations
 
     def add_intent(self, intent: Intent) -> None:
         """On disk when this returns: only then may the request be sent."""
-        self._insert("intents", intent)
+        self._rows.insert("intents", intent)
 
     def close_intent(self, intent_id: str, state: str, answer: IntentAnswer | None = None) -> Intent:
         """Closes an intent as bought, refused, unseen or adopted. An `unseen` one may still become adopted."""
         fields = {"state": state, "closed_at": self._now(), "answer": answer or IntentAnswer()}
-        if not self._update("intents", Intent, {"id": intent_id}, fields, frozenset({"id", "rental_id"})):
+        if not self._rows.update("intents", Intent, {"id": intent_id}, fields, frozenset({"id", "rental_id"})):
             raise UserError(f"the ledger knows no intent {intent_id}")
-        return self._select(Intent, "SELECT * FROM intents WHERE id = ?", intent_id)[0]
+        return self._rows.select(Intent, "SELECT * FROM intents WHERE id = ?", intent_id)[0]
 
     def intents(self, rental_id: str | None = None, open_only: bool = False) -> list[Intent]:
         """Oldest first."""
         sql = "SELECT * FROM intents WHERE (?1 IS NULL OR rental_id = ?1) AND (?2 = '' OR state = ?2) ORDER BY rowid"
-        return self._select(Intent, sql, rental_id, INTENT_OPEN if open_only else "")
+        return self._rows.select(Intent, sql, rental_id, INTENT_OPEN if open_only else "")
 
     def add_attempt(self, attempt: Attempt) -> None:
-        self._insert("attempts", attempt, from_step=0)  # a column of version 1 that is not read
+        self._rows.insert("attempts", attempt, from_step=0)  # a column of version 1 that is not read
 
     def attempts(self, run_id: str) -> list[Attempt]:
-        return self._select(Attempt, "SELECT * FROM attempts WHERE run_id = ? ORDER BY number", run_id)
+        return self._rows.select(Attempt, "SELECT * FROM attempts WHERE run_id = ? ORDER BY number", run_id)
 
     def update_attempt(self, run_id: str, number: int, **fields: object) -> None:
         key: dict[str, row_values.Value] = {"run_id": run_id, "number": number}
-        self._update("attempts", Attempt, key, fields, frozenset(key))
+        self._rows.update("attempts", Attempt, key, fields, frozenset(key))
 
     def add_rate(self, rate: RateRecord) -> None:
         """Keeps a measured throughput; a later one of the same run replaces it."""
-        self._insert("rates", rate, "INSERT OR REPLACE")
+        self._rows.insert("rates", rate, "INSERT OR REPLACE")
 
     def rates(self) -> list[RateRecord]:
         """Newest first."""
-        return self._select(RateRecord, "SELECT * FROM rates ORDER BY measured_at DESC")
+        return self._rows.select(RateRecord, "SELECT * FROM rates ORDER BY measured_at DESC")
 
     def add_evaluation(self, evaluation: Evaluation) -> None:
         """Keeps what a checkpoint scored; measuring the same again replaces it."""
-        self._insert("evaluations", evaluation, "INSERT OR REPLACE")
+        self._rows.insert("evaluations", evaluation, "INSERT OR REPLACE")
 
     def evaluations(self, run_id: str | None = None, *, samples: bool = True) -> list[Evaluation]:
         """Of one run or of all, by step, kind and name; without `samples`, what was measured alone."""
         sql = "SELECT * FROM evaluations WHERE (?1 IS NULL OR run_id = ?1) AND (?2 OR kind <> 'sample')"
-        return self._select(Evaluation, f"{sql} ORDER BY run_id, step, kind, name", run_id, samples)
-
-    # Below: the only lines that touch the connection
+        return self._rows.select(Evaluation, f"{sql} ORDER BY run_id, step, kind, name", run_id, samples)
 
     def _no_run(self, wanted: str | None) -> UserError:
         if not self.runs(limit=1):
             return UserError("no runs yet", "gptctl run recipes/quickstart.toml --host local")
         return UserError(f"no run matches {wanted!r}", "gptctl status lists the runs; the beginning of an id is enough")
-
-    def _translated(self) -> contextlib.AbstractContextManager[None]:
-        return database.translated(self.home / database.FILE)
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._translated(), database.transaction(self._connection) as connection:
-            yield connection
-
-    def _select(self, kind: type[Record], sql: str, *values: row_values.Value) -> list[Record]:
-        with self._translated():
-            return [row_values.decode(kind, row) for row in self._connection.execute(sql, values)]
-
-    def _execute(self, sql: str, *values: row_values.Value) -> int:
-        with self._writing() as connection:
-            return connection.execute(sql, values).rowcount
-
-    def _insert(self, table: str, record: object, how: str = "INSERT", **others: row_values.Value) -> None:
-        sql, values = row_values.insert(table, record, **others)
-        self._execute(sql.replace("INSERT", how, 1), *values)
-
-    def _update(
-        self, table: str, kind: type, key: dict[str, row_values.Value], fields: dict[str, object],
-        frozen: frozenset[str], *, facts: Mapping[str, object] | None = None,
-    ) -> int:  # fmt: skip
-        where = " AND ".join(f"{name} = ?" for name in key)
-        with self._writing() as connection:
-            if facts:
-                column = row_values.columns(kind)["facts"]
-                row = connection.execute(f"SELECT {column} FROM {table} WHERE {where}", [*key.values()]).fetchone()
-                fields["facts"] = row_values.with_facts(kind, row[0], facts) if row else None
-            changes, values = row_values.assignments(kind, fields, frozen)
-            return connection.execute(f"UPDATE {table} SET {changes} WHERE {where}", [*values, *key.values()]).rowcount

@@ -118,6 +118,12 @@ def _paid_until(row: sqlite3.Row, now: float) -> float:
     return until + max(0.0, billed_usd - seen_usd) / price * 3600
 
 
+def billing_per_hour_usd(connection: sqlite3.Connection) -> float:
+    """What all machines that are rented and not confirmed gone cost together."""
+    row = connection.execute(f"SELECT coalesce(sum(price_per_hour_usd), 0) FROM rentals WHERE {_BILLING}").fetchone()
+    return float(row[0])
+
+
 def is_billing(connection: sqlite3.Connection, rental_id: str | None) -> bool:
     """Whether this rental's machine is rented and not confirmed gone."""
     sql = f"SELECT 1 FROM rentals WHERE id = ? AND {_BILLING}"

@@ -17,7 +17,8 @@ from orchestrator.core.config.settings import load_settings
 from orchestrator.core.errors import StillBilling, UserError
 from orchestrator.core.fleet.watcher_mark import watcher_alive
 from orchestrator.core.formats import dollars, duration, local_time
-from orchestrator.core.planning.limits import check_guard, check_month, check_plan, month_start
+from orchestrator.core.money.calendar import month_start
+from orchestrator.core.planning.limits import check_guard, check_month, check_plan
 from orchestrator.fleet.guard_drill import Drilled, drill_plan, drive_drill, new_drill, patience_s
 from orchestrator.fleet.offers import ask_for
 from orchestrator.ledger.ledger import Ledger

@@ -15,6 +15,7 @@ from typing import Any
 from orchestrator.cli.data.program import run_program
 from orchestrator.cli.screen.foreign import clean
 from orchestrator.cli.screen.screen import show_table, talk
+from orchestrator.cli.screen.tables import Column
 from orchestrator.core.errors import VerificationFailed
 from orchestrator.core.formats import DASH, count, percent, size
 
@@ -46,7 +47,7 @@ def convert(path: Path, kind: str, to: Path, dtype: str | None, *, overwrite: bo
         print(json.dumps(done, indent=1))
         return 0
     rows = [(name, f"{entry['tokens']:,}", size(entry["size_bytes"])) for name, entry in done["files"].items()]
-    show_table(("file", "tokens", "size"), rows, right=("tokens", "size"))
+    show_table((Column("file"), Column("tokens", True), Column("size", True)), rows)
     print(f"converted: {path} is in {to} as {done['format']} ({done['dtype']})")
     return 0
 
@@ -79,7 +80,14 @@ def _first(problems: Sequence[str]) -> str:
 
 def _show(found: dict[str, Any]) -> None:
     show_table(
-        ("file", "format", "type", "tokens", "size", "ids"),
+        (
+            Column("file"),
+            Column("format", leaves=1),
+            Column("type", leaves=2),
+            Column("tokens", right=True),
+            Column("size", right=True),
+            Column("ids", leaves=3),
+        ),
         [
             (
                 file["name"],
@@ -91,7 +99,6 @@ def _show(found: dict[str, Any]) -> None:
             )
             for file in found["files"]
         ],
-        right=("tokens", "size"),
     )
     known = f"{found['tokenizer']}, {found['vocab_size']:,} ids" if found["tokenizer"] else "unknown (try --tokenizer)"
     print(f"\ntokens     {found['tokens']:,} ({count(found['tokens'])}), {found['distinct_ids']:,} different ids")

@@ -15,6 +15,7 @@ from orchestrator.cli.data.prepare import show_download
 from orchestrator.cli.data.program import run_program
 from orchestrator.cli.open_ledger import open_home
 from orchestrator.cli.screen.screen import show_progress, show_table, talk
+from orchestrator.cli.screen.tables import Column
 from orchestrator.core.datasets import overlaps
 from orchestrator.core.datasets.overlaps import CheckedOverlap
 from orchestrator.core.errors import UserError
@@ -22,6 +23,14 @@ from orchestrator.core.formats import count, percent
 from orchestrator.datasets.downloads import bring_here
 from orchestrator.remote.whole_files import landing
 from trainer.layout.sides import is_token_file
+
+COLUMNS = (
+    Column("dataset"),
+    Column("documents", right=True, leaves=2),
+    Column("tokens", right=True),
+    Column("in the other", right=True),
+    Column("tokens in the other", right=True, leaves=1),
+)
 
 
 def overlap(a: str, b: str, tokenizer: str | None, part: str | None, *, as_json: bool) -> int:
@@ -52,7 +61,7 @@ def overlap(a: str, b: str, tokenizer: str | None, part: str | None, *, as_json:
         )
         for name, each in ((a, found["a"]), (against, mine))
     ]
-    show_table(("dataset", "documents", "tokens", "in the other", "tokens in the other"), rows, right=("tokens",))
+    show_table(COLUMNS, rows)
     talk(
         f"documents are parted by id {found['separator']} and compared by their first {found['compared_tokens']:,} ids"
     )

@@ -17,6 +17,7 @@ from typing import Any
 from orchestrator.cli.data.program import run_program
 from orchestrator.cli.open_ledger import open_home
 from orchestrator.cli.screen.screen import show_progress, show_table, talk
+from orchestrator.cli.screen.tables import Column
 from orchestrator.core.formats import count, size
 from orchestrator.datasets.downloads import Text, bring_text
 from orchestrator.remote.transfer_progress import Transfer
@@ -115,7 +116,7 @@ def _show(dataset: dict[str, Any], to: Path, *, unchanged: bool) -> None:
         (name, f"{entry['documents']:,}", f"{entry['tokens']:,}", size(entry["size_bytes"]))
         for name, entry in dataset["files"].items()
     ]
-    show_table(("file", "documents", "tokens", "size"), rows, right=("documents", "tokens", "size"))
+    show_table((Column("file"), Column("documents", True, 1), Column("tokens", True), Column("size", True)), rows)
     print(
         f"{'unchanged' if unchanged else 'prepared'}: {to} holds {count(dataset['tokens'])} tokens of "
         f"{dataset['tokenizer']} ({dataset['vocab_size']:,} ids, {dataset['format']}, {dataset['dtype']})"

@@ -8,7 +8,9 @@ from functools import cache
 from typing import Any
 
 from orchestrator.cli.machines.left_over import exit_code, of_ledger, rows, show
+from orchestrator.cli.machines.totals import totals_of
 from orchestrator.cli.open_ledger import open_ledger
+from orchestrator.cli.screen.tables import Column
 from orchestrator.core.formats import DASH, dollars, dollars_between, figure
 from orchestrator.core.machines import machine_type
 from orchestrator.core.money.cost import HostPower, cost_of_stages
@@ -18,8 +20,15 @@ from orchestrator.ledger.records import Rental, RunRecord
 from orchestrator.ledger.run_estimate import run_estimate
 from orchestrator.ledger.spending import RunSpending
 
-COLUMNS = ("RUN", "COST", "$ PER 1e9 TOKENS", "GPU HOURS", "KWH", "KG CO2E", "BY STAGE")
-NUMBERS = ("COST", "$ PER 1e9 TOKENS", "GPU HOURS", "KWH", "KG CO2E")
+COLUMNS = (
+    Column("RUN"),
+    Column("COST", right=True),
+    Column("$ PER 1e9 TOKENS", right=True, leaves=1),
+    Column("GPU HOURS", right=True, leaves=2),
+    Column("KWH", right=True, leaves=4),
+    Column("KG CO2E", right=True, leaves=3),
+    Column("BY STAGE", leaves=5),
+)
 CENT = 0.005
 """The table omits stages below half a cent; the JSON has them."""
 
@@ -32,17 +41,24 @@ def cost(wanted: str | None, *, as_json: bool) -> int:
             costs = [_cost(each, rented.get(each.rental_id or "")) for each in ledger.spent_by_run()]
         else:
             costs = [cost_of(ledger, ledger.find_run(wanted))]
-        left = of_ledger(ledger)
+        left, totals = of_ledger(ledger), totals_of(ledger)
     if as_json:
-        print(json.dumps({"runs": costs, "left_over": [row.to_json() for row in rows(left)]}, indent=1))
+        print(
+            json.dumps(
+                {"runs": costs, "totals": totals.to_json(), "left_over": [row.to_json() for row in rows(left)]},
+                indent=1,
+            )
+        )
         return exit_code(left)
     from orchestrator.cli.screen import screen
 
     table = [_cells(each) for each in costs]
     if len(costs) > 1:
         table.append(["total", dollars(sum(each["cost_usd"] for each in costs)), "", "", "", "", ""])
-    screen.show_table(COLUMNS, table, right=NUMBERS)
+    screen.show_table(COLUMNS, table)
     screen.talk("USD before tax. Energy is an upper bound: full board power all the time.")
+    if totals.words:
+        screen.talk(totals.words)
     return show(left)
 
 

@@ -10,12 +10,22 @@ from typing import Any
 from orchestrator.cli.machine_types import machines_of
 from orchestrator.cli.machines.left_over import exit_code, of_home, show
 from orchestrator.cli.machines.left_over import rows as left_rows
+from orchestrator.cli.screen.tables import Column
 from orchestrator.core.config.gptctl_home import home_folder
 from orchestrator.core.config.inventory import HostSpec, Inventory, load_inventory
 from orchestrator.core.formats import DASH, dollars
 from orchestrator.core.machines import MachineType, machine_type
 
-COLUMNS = ("HOST", "PROVIDER", "MACHINE", "ADDRESS", "STATE", "$/H", "CAPACITY", "KEY")
+COLUMNS = (
+    Column("HOST"),
+    Column("PROVIDER", leaves=3),
+    Column("MACHINE"),
+    Column("ADDRESS", leaves=2),
+    Column("STATE"),
+    Column("$/H", right=True),
+    Column("CAPACITY", leaves=1),
+    Column("KEY", leaves=4),
+)
 
 
 def hosts(file: Path | None, *, offline: bool, as_json: bool) -> int:
@@ -31,7 +41,7 @@ def hosts(file: Path | None, *, offline: bool, as_json: bool) -> int:
         found = {"inventory": path, "hosts": rows, "left_over": [row.to_json() for row in left_rows(left)]}
         print(json.dumps({**found, "warnings": [*(left.warnings if left else ()), *warnings]}, indent=1))
         return exit_code(left)
-    screen.show_table(COLUMNS, [_cells(row) for row in rows], right=("$/H",))
+    screen.show_table(COLUMNS, [_cells(row) for row in rows])
     screen.talk(f"from {inventory.path}" if inventory.path else "no inventory.toml found; gptctl init writes one")
     return show(left, warnings)
 

@@ -49,8 +49,9 @@ def show(found: LeftOver | None, warnings: Iterable[str] = ()) -> int:
         lives = "may be alive" if row.status == UNHEARD else "is alive"
         screen.talk(
             f"{row.instance_id} ({row.machine}, {dollars(row.price_per_hour_usd)}/h) {lives}, and nothing needs it: "
-            f"rental {row.rental} was released or its run has ended. Next: gptctl orphans --reap {row.instance_id}",
+            f"rental {row.rental} was released or its run has ended. To end it:",
             style="bold red",
+            commands=[f"gptctl orphans --reap {row.instance_id}"],
         )
     return exit_code(found)
 

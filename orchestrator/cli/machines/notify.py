@@ -6,7 +6,8 @@ import os
 
 from orchestrator.cli.open_ledger import open_home
 from orchestrator.cli.screen import screen
-from orchestrator.core.config.settings import FILE_NAME, FROM_ENVIRONMENT, HAPPENINGS, load_settings
+from orchestrator.core.config.gptctl_home import CONFIG_FILE
+from orchestrator.core.config.settings import FROM_ENVIRONMENT, HAPPENINGS, load_settings
 from orchestrator.core.errors import UserError
 from orchestrator.notify.send import send_test
 
@@ -22,7 +23,7 @@ def notify(*, test: bool) -> int:
         named += [f"command {settings.command[0]}"] if settings.command else []
         print(f"notifies: {', '.join(named) or 'nobody'}")
         print(f"of: {', '.join(each for each in HAPPENINGS if each in settings.events)}")
-        screen.talk(f"from {home / FILE_NAME}; gptctl notify --test sends a message")
+        screen.talk(f"from {home / CONFIG_FILE}; gptctl notify --test sends a message")
         return 0
     problems = send_test(settings, os.environ)
     if problems:

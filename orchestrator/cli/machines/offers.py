@@ -11,6 +11,7 @@ from typing import Any
 from orchestrator.cli.machines.left_over import show_warnings
 from orchestrator.cli.open_ledger import open_home
 from orchestrator.cli.screen import screen
+from orchestrator.cli.screen.tables import Column
 from orchestrator.core.config.inventory import Inventory, load_inventory
 from orchestrator.core.errors import UserError
 from orchestrator.core.formats import DASH, dollars, local_time
@@ -19,8 +20,17 @@ from orchestrator.core.ports import Offer
 from orchestrator.fleet.accounts import accounts_of
 from orchestrator.fleet.offers import Market, ask, bundled
 
-COLUMNS = ("PROVIDER", "MACHINE", "GPU", "COUNT", "REGION", "CAPACITY", "$/H", "$/GPU H", "SOURCE")
-NUMBERS = ("COUNT", "$/H", "$/GPU H")
+COLUMNS = (
+    Column("PROVIDER"),
+    Column("MACHINE"),
+    Column("GPU", leaves=4),
+    Column("COUNT", right=True, leaves=5),
+    Column("REGION", leaves=1),
+    Column("CAPACITY"),
+    Column("$/H", right=True),
+    Column("$/GPU H", right=True, leaves=2),
+    Column("SOURCE", leaves=3),
+)
 SKU_COUNT = re.compile(r"(?:^|_)(\d{1,2})x")
 
 
@@ -44,7 +54,7 @@ def offers(wish: Wish, file: Path | None, *, offline: bool, as_json: bool) -> in
         found = {"offers": rows, "problems": dict(market.problems), "warnings": market.warnings}
         print(json.dumps(found, indent=1))
         return 0
-    screen.show_table(COLUMNS, [_cells(row) for row in rows], right=NUMBERS)
+    screen.show_table(COLUMNS, [_cells(row) for row in rows])
     show_problems(market)
     if not rows:
         screen.talk("no offer fits; omit --gpu, --count or --max-price to see all")

@@ -12,11 +12,12 @@ from typing import Any
 from orchestrator.cli.machines.left_over import show_warnings
 from orchestrator.cli.open_ledger import open_home
 from orchestrator.cli.screen import screen
+from orchestrator.cli.screen.tables import Column
 from orchestrator.core.config.inventory import load_inventory
 from orchestrator.core.errors import LedgerDamaged, UserError
 from orchestrator.core.fleet.orphans import KnownRental, Orphan, named
 from orchestrator.core.fleet.watcher_mark import last_mark
-from orchestrator.core.formats import DASH, dollars, duration, local_time
+from orchestrator.core.formats import dollars, duration, local_time
 from orchestrator.core.states import State, worst
 from orchestrator.fleet.accounts import Account, accounts_of
 from orchestrator.fleet.known_rentals import known_rentals
@@ -24,8 +25,17 @@ from orchestrator.fleet.watcher import Reaped, Sight, due, leave_mark, look, rea
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.notify.send import notify, notify_without_run
 
-COLUMNS = ("INSTANCE", "RENTAL", "MACHINE", "STATUS", "AGE", "$/H", "AT MOST", "ENDS", "KNOWN", "NOTE")
-NUMBERS = ("AGE", "$/H", "AT MOST")
+COLUMNS = (
+    Column("INSTANCE"),
+    Column("RENTAL", leaves=2),
+    Column("MACHINE", leaves=4),
+    Column("STATUS"),
+    Column("AGE", right=True, leaves=5),
+    Column("$/H", right=True),
+    Column("AT MOST", right=True, leaves=1),
+    Column("ENDS", leaves=3),
+    Column("KNOWN", leaves=6),
+)
 BETWEEN_LISTS_S = 1.0
 STILL_BILLING = 7
 NO_ANSWER = 3
@@ -176,15 +186,19 @@ def _json(seen: Sight, rows: Sequence[Orphan], reaped: Sequence[Reaped]) -> dict
 
 def _print_rows(seen: Sight, rows: Sequence[Orphan], reaped: Sequence[Reaped]) -> None:
     if rows:
-        screen.show_table(COLUMNS, [_cells(row) for row in rows], right=NUMBERS)
+        screen.show_table(COLUMNS, [_cells(row) for row in rows])
+    for row in rows:
+        if why := _why(row):
+            screen.talk(f"{row.instance_id}: {why}. To end it:", style="bold red", commands=[_reap_command(row)])
     for each in reaped:
         if each.gone:
             print(f"destroyed {each.row.instance_id} ({each.row.rental})", flush=True)
         else:
             screen.talk(
                 f"{each.row.instance_id} is still there, at {dollars(each.row.price_per_hour_usd)}/h: {each.problem}. "
-                f"Next: gptctl orphans --reap {each.row.instance_id}",
+                "To try again:",
                 style="bold red",
+                commands=[_reap_command(each.row)],
             )
     show_warnings(seen.warnings)
     for name, text in seen.problems.items():
@@ -206,11 +220,13 @@ def _cells(row: Orphan) -> list[str]:
         dollars(row.cost_usd),
         local_time(row.ends_at) if row.ends_at is not None else "never",
         "yes" if row.known else "no",
-        _note(row),
     ]
 
 
-def _note(row: Orphan) -> str:
-    """What is wrong with a machine, and the command that ends it."""
-    why = "past its deadline" if row.past else "its run has ended" if row.over else ""
-    return f"{why}: gptctl orphans --reap {row.instance_id}" if why else DASH
+def _reap_command(row: Orphan) -> str:
+    return f"gptctl orphans --reap {row.instance_id}"
+
+
+def _why(row: Orphan) -> str:
+    """What is wrong with a machine; empty if nothing is."""
+    return "past its deadline" if row.past else "its run has ended" if row.over else ""

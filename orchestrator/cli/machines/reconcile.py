@@ -8,6 +8,7 @@ from pathlib import Path
 
 from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.cli.screen import screen
+from orchestrator.cli.screen.tables import Column
 from orchestrator.core.errors import UserError
 from orchestrator.core.estimate import Estimate
 from orchestrator.core.formats import DASH, dollars, dollars_between
@@ -18,8 +19,14 @@ from orchestrator.core.ports import UNPAID
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import Rental
 
-COLUMNS = ("RENTAL", "INSTANCE", "OURS", "INVOICE", "DIFFERENCE", "NOTE")
-NUMBERS = ("OURS", "INVOICE", "DIFFERENCE")
+COLUMNS = (
+    Column("RENTAL"),
+    Column("INSTANCE", leaves=1),
+    Column("OURS", right=True),
+    Column("INVOICE", right=True),
+    Column("DIFFERENCE", right=True),
+    Column("NOTE", leaves=2),
+)
 MOST_BYTES = 16 << 20
 
 
@@ -37,7 +44,7 @@ def reconcile(file: Path, *, as_json: bool) -> int:
         print(json.dumps({"lines": [line.to_json() for line in lines], **sums, "differing": differing}, indent=1))
         return 0
     total_row = ["total", "", dollars(ours), dollars(matched), dollars(matched - ours), ""]
-    screen.show_table(COLUMNS, [*map(_cells, lines), total_row], right=NUMBERS)
+    screen.show_table(COLUMNS, [*map(_cells, lines), total_row])
     if abs(total - matched) > 0.005:
         screen.talk(f"{dollars(total - matched)} of the invoice is for machines that gptctl did not rent")
     return 0

@@ -20,6 +20,7 @@ from orchestrator.cli.models.data_here import data_here
 from orchestrator.cli.models.local_checkpoint import checkpoint_here, checkpoint_named
 from orchestrator.cli.models.trainer_program import failed, here, results, there
 from orchestrator.cli.open_ledger import open_ledger
+from orchestrator.cli.screen.tables import Column
 from orchestrator.core.errors import UserError
 from orchestrator.core.events import Event
 from orchestrator.core.facts.run_facts import DataOnMachine
@@ -99,7 +100,9 @@ def _show(run: RunRecord, found: Sequence[Evaluation]) -> None:
     kinds = {each.kind for each in found}
     numbers = (*(OF_SLICES if SLICE in kinds else ()), *(OF_CHOICES if CHOICES in kinds else ()))
     rows = [[f"{each.step:,}", f"{each.kind} {each.name}", *_cells(each, numbers)] for each in found]
-    screen.show_table(("STEP", "WHAT", *numbers), rows, right=("STEP", *numbers))
+    screen.show_table(
+        [Column("STEP", True), Column("WHAT"), *(Column(name, True, at) for at, name in enumerate(numbers))], rows
+    )
     for each in found:
         asked, measured = (each.result.get("slice") or (0, 0))[1], each.result.get("tokens") or 0
         if asked - measured >= run.recipe_data["model"]["context_length"]:

@@ -13,6 +13,7 @@ from orchestrator.cli.machines.cost import cost_of
 from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.cli.screen import screen
 from orchestrator.cli.screen.output_files import charts_into, write_page
+from orchestrator.cli.screen.tables import Column
 from orchestrator.core.errors import UserError
 from orchestrator.core.formats import DASH, count, dollars, hours, loss
 from orchestrator.core.states import Outcome
@@ -103,20 +104,30 @@ def _others(ledger: Ledger, runs: Sequence[RunRecord]) -> list[Compared]:
 def show(comparison: Comparison) -> None:
     """The ranking, then what differs."""
     equal, has_slices = comparison.equal_tokens, comparison.metric.kind == "slice"
-    columns = ["#", "RUN", "TEST" if has_slices else "VAL", "DELTA", "SD", "VERDICT"]
-    columns += ["VAL"] if has_slices else []
-    columns += [f"AT {count(equal.tokens)} TOKENS"] if equal else []
-    columns += ["TOKENS", "TRAINING", "COST", "TOK/S", "VALIDATION"]
+    columns = [
+        Column("#", True),
+        Column("RUN"),
+        Column("TEST" if has_slices else "VAL", True),
+        Column("DELTA", True, 1),
+        Column("SD", True, 5),
+        Column("VERDICT", leaves=2),
+        *([Column("VAL", True, 6)] if has_slices else []),
+        *([Column(f"AT {count(equal.tokens)} TOKENS", True, 7)] if equal else []),
+        Column("TOKENS", True, 4),
+        Column("TRAINING", True, 9),
+        Column("COST", True, 3),
+        Column("TOK/S", True, 8),
+        Column("VALIDATION", leaves=10),
+    ]
     rows = [_cells(row, has_slices, equal is not None) for row in comparison.runs]
-    right = [column for column in columns if column not in ("RUN", "VERDICT", "VALIDATION")]
-    screen.show_table(columns, rows, right=right)
+    screen.show_table(columns, rows)
     differing = (("RECIPE", comparison.config_differences), ("MACHINE", comparison.environment_differences))
     for what, differences in differing:
         if differences:
             print()
             labels = [row.label for row in comparison.runs]
             cells = [[each.key, *(_shown(each.values[row.id]) for row in comparison.runs)] for each in differences]
-            screen.show_table([f"{what} DIFFERS", *labels], cells)
+            screen.show_table([Column(name) for name in (f"{what} DIFFERS", *labels)], cells)
     screen.talk(f"ranked by {comparison.metric.name}; baseline {comparison.baseline}")
     for note in comparison.notes:
         screen.talk(note)

@@ -23,7 +23,8 @@ CAN_CONTINUE = (Outcome.PREEMPTED, Outcome.FAILED, Outcome.LIMIT, Outcome.STOPPE
 def show_next_commands(run_id: str, *, training: bool) -> None:
     """Prints the commands for a run that gptctl has left."""
     if not training:
-        screen.talk(f"gptctl left before the training began. Next: gptctl resume {run_id}, or gptctl release {run_id}")
+        commands = [f"gptctl resume {run_id}", f"gptctl release {run_id}"]
+        screen.talk("gptctl left before the training began. To continue, or to end it:", commands=commands)
         return
     screen.talk("gptctl left; the training continues without it. To watch or end it:")
     for command, why in (
@@ -49,11 +50,11 @@ def show_ending(ledger: Ledger, run_id: str, *, as_json: bool) -> None:
     if run.outcome in CAN_CONTINUE:
         again = f"gptctl run {run.recipe} --host {run.host}"
         if (folder / CHECKPOINTS / LATEST).is_dir():
-            screen.talk(f"to continue from its newest checkpoint: {again} --resume-from {run_id}")
+            screen.talk("to continue from its newest checkpoint:", commands=[f"{again} --resume-from {run_id}"])
         elif run.outcome is Outcome.PREEMPTED:
-            screen.talk(f"to start it again: {again}")
+            screen.talk("to start it again:", commands=[again])
     if run.state is not State.ENDED:
-        screen.talk(f"not ended yet ({run.state}). Next: gptctl resume {run_id}")
+        screen.talk(f"not ended yet ({run.state}). To continue:", commands=[f"gptctl resume {run_id}"])
 
 
 def _headline(run: RunRecord, row: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.cli.runs.origin import no_storage, origin_of, storages
 from orchestrator.cli.runs.plan_data import ask_source, data_lines, data_words, read_source, with_overlap
 from orchestrator.cli.screen import screen
+from orchestrator.cli.screen.tables import Column, footnotes
 from orchestrator.core.checkpoints.store_places import check_scheme
 from orchestrator.core.config.home_box import is_home
 from orchestrator.core.config.inventory import HostSpec, Inventory, load_inventory
@@ -28,17 +29,29 @@ from orchestrator.core.planning.demands import install_words, memory_words
 from orchestrator.core.planning.limits import check_plan
 from orchestrator.core.planning.plan import Plan
 from orchestrator.core.planning.planner import make_plan
-from orchestrator.core.planning.ranking import in_order, mark, most_usd
+from orchestrator.core.planning.ranking import in_order, mark, most_usd, worth_showing
 from orchestrator.core.planning.rates import MeasuredRate
 from orchestrator.core.ports import Offer
 from orchestrator.fleet.offers import Market, ask_for, bundled, offer_for
 from orchestrator.ledger.records import RateRecord
 
-COLUMNS = ("HOST", "MACHINE", "BATCH", "STEPS", "TOK/S", "TIME", "COST", "$/H", "NOTE")
+COLUMNS = (
+    Column("HOST"),
+    Column("MACHINE"),
+    Column("BATCH", leaves=2),
+    Column("STEPS", right=True, leaves=4),
+    Column("TOK/S", right=True, leaves=3),
+    Column("TIME", right=True),
+    Column("COST", right=True),
+    Column("$/H", right=True, leaves=1),
+    Column("NOTE"),
+    Column("BEST", leaves=5),
+)
+BEST_MACHINES = 5
+"""Machine types of no host that the table shows without --all."""
 MOST_TYPED = {"max_cost": 10_000_000, "max_hours": 100_000, "max_price": 10_000}
 BEFORE_BUYING_WITHIN_S = 10.0
 """Longer than for showing prices: gptctl buys nothing at a bundled price that replaces a silent cloud's."""
-NUMBERS = ("STEPS", "TOK/S", "TIME", "COST", "$/H")
 
 
 def plan(
@@ -50,9 +63,10 @@ def plan(
     *,
     resume_from: str | None = None,
     offline: bool,
+    everything: bool,
     as_json: bool,
 ) -> int:
-    """Prints one row per host, and per machine type unless you named hosts; cheapest first, misfits last."""
+    """Prints one row per host, then the best machine types unless you named hosts; cheapest first, misfits last."""
     recipe = load_recipe(name, sets)
     with open_ledger() as ledger:
         inventory = load_inventory(file, ledger.home)
@@ -73,7 +87,7 @@ def plan(
     if as_json:
         print(json.dumps({"plans": [each.to_json() for each in plans]}, indent=1))
         return 0
-    _show_table(plans)
+    _show_table(plans if everything or host_names else worth_showing(plans, BEST_MACHINES), len(plans))
     for line in data_lines(plans):
         screen.talk(f"data: {line}")
     for what, text in _demands(plans[0]) if plans else []:
@@ -244,7 +258,11 @@ def show_alternatives(plans: Sequence[Plan]) -> None:
         screen.talk(f"otherwise {plan.machine}: {total} in {hours(plan.hours.total)} at {price}/h")
 
 
-def _show_table(plans: Sequence[Plan]) -> None:
+def _show_table(plans: Sequence[Plan], made: int) -> None:
+    """`made`: how many plans there are, shown or not."""
+    remarks = ["; ".join([*([each.why] if not each.fits else []), each.rate_source]) for each in plans]
+    prices = ["; ".join(_price_words(each)) for each in plans]
+    numbered = footnotes([*remarks, *prices])
     rows = [
         [
             each.host or DASH,
@@ -255,14 +273,18 @@ def _show_table(plans: Sequence[Plan]) -> None:
             hours(each.hours.total),
             dollars(each.cost_usd.total),
             dollars(each.price_per_hour_usd),
-            "; ".join([*marks, *([each.why] if not each.fits else []), each.rate_source, *_price_words(each)]),
+            "".join(f"[{numbered[text]}]" for text in notes if text),
+            ", ".join(marks) if each.fits else "does not fit",
         ]
-        for each, marks in zip(plans, mark(plans), strict=True)
+        for each, marks, notes in zip(plans, mark(plans), zip(remarks, prices, strict=True), strict=True)
     ]
-    screen.show_table(COLUMNS, rows, right=NUMBERS)
+    screen.show_table(COLUMNS, rows)
+    screen.show_footnotes(numbered)
     screen.talk(
         "batch: micro-batch x accumulation x ranks. Rows without a host are machine types at their last known price."
     )
+    if hidden := made - len(plans):
+        screen.talk(f"{hidden} more are hidden; --all shows them")
 
 
 def _price_words(plan: Plan) -> list[str]:

@@ -29,9 +29,10 @@ from orchestrator.core.events import Event
 from orchestrator.core.facts.run_facts import ResumeFrom
 from orchestrator.core.formats import dollars, duration
 from orchestrator.core.machines import machine_type
+from orchestrator.core.money.calendar import month_start
 from orchestrator.core.money.cost import spent
 from orchestrator.core.planning.forecast import kept_bytes
-from orchestrator.core.planning.limits import check_guard, check_month, month_start
+from orchestrator.core.planning.limits import check_guard, check_month
 from orchestrator.core.states import State
 from orchestrator.core.suggest import one_of
 from orchestrator.ledger.ledger import Ledger

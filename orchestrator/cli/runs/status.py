@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.cli.machines.left_over import exit_code, of_ledger
 from orchestrator.cli.machines.left_over import rows as rows_left
 from orchestrator.cli.machines.left_over import show as show_left_over
+from orchestrator.cli.machines.totals import Totals, totals_of
 from orchestrator.cli.open_ledger import open_ledger
-from orchestrator.cli.runs.status_rows import COLUMNS, NUMBERS, cells, rental_row, run_row
+from orchestrator.cli.runs.status_rows import COLUMNS, cells, rental_row, run_row
 from orchestrator.core.formats import local_time
 from orchestrator.core.states import State
 from orchestrator.ledger.ledger import Ledger
@@ -38,11 +39,12 @@ def status(wanted: str | None, *, watch: bool, everything: bool, as_json: bool) 
         left, looked_at = of_ledger(ledger), time.monotonic()
         newest_ended = None if everything or as_json else NEWEST_ENDED
         if not watch:
-            show(collect(ledger, wanted, newest_ended=newest_ended), left, as_json=as_json)
+            show(collect(ledger, wanted, newest_ended=newest_ended), left, totals_of(ledger), as_json=as_json)
             return exit_code(left)
         try:
             while True:
-                show(collect(ledger, wanted, newest_ended=newest_ended), left, as_json=as_json, redraw=not as_json)
+                found = collect(ledger, wanted, newest_ended=newest_ended)
+                show(found, left, totals_of(ledger), as_json=as_json, redraw=not as_json)
                 time.sleep(WATCH_EVERY_S)
                 if time.monotonic() - looked_at > LEFT_OVER_EVERY_S:
                     left, looked_at = of_ledger(ledger), time.monotonic()
@@ -116,17 +118,17 @@ def _add_watcher(home: Path, rows: list[dict[str, Any]], rentals: Mapping[str, R
         row["guard"] = {**row["guard"], "armed": row["guard"]["armed"] and age_s is not None, "watcher_seen_s": age_s}
 
 
-def show(found: dict[str, Any], left: LeftOver | None, *, as_json: bool, redraw: bool = False) -> None:
+def show(found: dict[str, Any], left: LeftOver | None, totals: Totals, *, as_json: bool, redraw: bool = False) -> None:
     """Prints what collect() found, and the machines that nothing needs."""
     if as_json:
         left_rows = [row.to_json() for row in rows_left(left)]
         # no indent: with one, Python leaves its fast encoder
-        print(json.dumps({**found, "left_over": left_rows}), flush=True)
+        print(json.dumps({**found, "totals": totals.to_json(), "left_over": left_rows}), flush=True)
         return
     from orchestrator.cli.screen import screen
 
     rows = found["runs"]
-    screen.show_table(COLUMNS, [cells(row) for row in rows], right=NUMBERS, redraw=redraw)
+    screen.show_table(COLUMNS, [cells(row) for row in rows], cards=True, redraw=redraw)
     if not rows:
         screen.talk("no runs yet. Next: gptctl run quickstart --host local")
     for row in rows:
@@ -138,6 +140,8 @@ def show(found: dict[str, Any], left: LeftOver | None, *, as_json: bool, redraw:
         screen.talk(line, style="yellow")
     if found.get("hidden"):
         screen.talk(f"{found['hidden']} older runs are hidden; --all shows them")
+    if totals.words:
+        screen.talk(totals.words)
     show_left_over(left)
 
 

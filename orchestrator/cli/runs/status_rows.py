@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from orchestrator.cli.screen.tables import Column
 from orchestrator.core.estimate import Estimate
 from orchestrator.core.fleet.guard_state import GuardState
 from orchestrator.core.formats import DASH, count, dollars, dollars_between, duration, loss
@@ -22,8 +23,20 @@ from orchestrator.ledger.records import Evaluation, Rental, RunRecord, StageInte
 from orchestrator.ledger.run_estimate import run_estimate
 from orchestrator.report.evaluations import table
 
-COLUMNS = ("RUN", "RECIPE", "HOST", "STAGE", "STEP", "LOSS", "VAL", "TOK/S", "ETA", "COST", "$/H", "SEEN")
-NUMBERS = ("STEP", "LOSS", "VAL", "TOK/S", "ETA", "COST", "$/H")
+COLUMNS = (
+    Column("RUN"),
+    Column("RECIPE", leaves=6, label="{}"),
+    Column("HOST", leaves=2, label="on {}"),
+    Column("STAGE"),
+    Column("STEP", right=True),
+    Column("LOSS", right=True, leaves=4),
+    Column("VAL", right=True, leaves=1),
+    Column("TOK/S", right=True, leaves=7, label="{} tok/s"),
+    Column("ETA", right=True, leaves=3, label="ETA {}"),
+    Column("COST", right=True),
+    Column("$/H", right=True, leaves=5, label="{}/h"),
+    Column("SEEN", leaves=8, label="{}"),
+)
 
 
 def run_row(

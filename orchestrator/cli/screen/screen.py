@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console, Group, RenderableType
@@ -35,6 +36,7 @@ from orchestrator.cli.screen.live_view import (
     metric_line,
     progress_line,
 )
+from orchestrator.cli.screen.tables import CARDS_BELOW, Column, Fitted, as_blocks, as_cards, fit
 from orchestrator.core.errors import UserError
 from orchestrator.core.events import Event, Listener
 from orchestrator.core.formats import duration
@@ -72,30 +74,57 @@ def console(*, result: bool) -> Console:
 
 
 def show_table(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = (), redraw: bool = False
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], *, cards: bool = False, redraw: bool = False
 ) -> None:
-    """A table on stdout; cells that are a known word (ok, warn, failed) are coloured. `redraw` clears a terminal."""
-    if len(rows) > MOST_DRAWN:
-        print("\n".join(_plain_table(columns, rows, right)), flush=True)
-        return
-    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
-    for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(clean(cell), style=STYLES.get(cell, "")) for cell in row))
+    """A table on stdout that breaks no cell; cells that are a known word (ok, warn, failed) are coloured. `cards`: two
+    lines a row in a narrow terminal. `redraw` clears a terminal."""
     out = console(result=True)
+    cleaned = [[clean(cell).replace("\n", " ") for cell in row] for row in rows]
     if redraw and out.is_terminal:
         out.clear()
-    out.print(table)
+    if cards and out.width < CARDS_BELOW and rows:
+        _print_lines(as_cards(columns, cleaned, out.width))
+        return
+    fitted = fit(columns, cleaned, out.width)
+    if not fitted.fits and rows:
+        _print_lines(as_blocks(columns, cleaned, out.width))
+        return
+    if len(rows) > MOST_DRAWN:
+        _print_lines(_plain_table(fitted))
+    else:
+        out.print(_rich_table(fitted))
+    if fitted.left and rows:
+        talk(f"too narrow for {', '.join(column.name for column in fitted.left)}; --json has all", style="dim")
 
 
-def _plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str]) -> Iterator[str]:
+def show_footnotes(notes: Mapping[str, int]) -> None:
+    """The remarks that a table's cells refer to as [1], [2], on stdout below it."""
+    width = console(result=True).width
+    for note, at in notes.items():
+        lines = textwrap.wrap(clean(note), max(width - 5, 20), break_long_words=False, break_on_hyphens=False)
+        _print_lines([f"{f'[{at}]':<4} {lines[0]}", *(f"{'':<5}{line}" for line in lines[1:])])
+
+
+def _rich_table(fitted: Fitted) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    for column in fitted.columns:
+        table.add_column(column.name, justify="right" if column.right else "left", no_wrap=True)
+    for row in fitted.rows:
+        table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
+    return table
+
+
+def _plain_table(fitted: Fitted) -> Iterator[str]:
     """The same lines for thousands of rows, which Rich takes a millisecond each to lay out."""
-    table = [columns, *([clean(cell).replace("\n", " ") for cell in row] for row in rows)]
+    table = [[column.name for column in fitted.columns], *fitted.rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    sides = [">" if name in right else "<" for name in columns]
+    sides = [">" if column.right else "<" for column in fitted.columns]
     layout = "  ".join(f"{{:{side}{width}}}" for side, width in zip(sides, widths, strict=True))
     return (layout.format(*row).rstrip() for row in table)
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    print("\n".join(lines), flush=True)
 
 
 def show_finding(level: str, what: str, found: str, fix: str) -> None:
@@ -106,9 +135,21 @@ def show_finding(level: str, what: str, found: str, fix: str) -> None:
     console(result=True).print(line, soft_wrap=True)
 
 
-def talk(text: str, style: str = "") -> None:
-    """Prints a line of conversation on stderr."""
-    console(result=False).print(Text(clean(text), style=style))
+def talk(text: str, style: str = "", *, commands: Sequence[str] = ()) -> None:
+    """Prints conversation on stderr, and below it commands to copy: a line each, which only the terminal wraps."""
+    out = console(result=False)
+    for line in _broken(clean(text), out.width):
+        out.print(Text(line, style=style), soft_wrap=True)
+    for command in commands:
+        out.print(Text(f"  {clean(command)}", style=style), soft_wrap=True)
+
+
+def _broken(text: str, width: int) -> Iterator[str]:
+    """Lines broken at spaces alone: half an id or a path is worth nothing."""
+    for line in text.split("\n"):
+        yield from textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False, drop_whitespace=True) or [
+            ""
+        ]
 
 
 def on_terminal() -> bool:

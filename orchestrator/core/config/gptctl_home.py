@@ -10,6 +10,9 @@ from pathlib import Path
 
 from platformdirs import user_data_dir
 
+CONFIG_FILE = "config.toml"
+"""Your settings in that folder, see settings.py."""
+
 
 def home_folder() -> Path:
     """The folder, existing or not."""

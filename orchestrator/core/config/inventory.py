@@ -11,7 +11,8 @@ Example::
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -215,12 +216,13 @@ class Inventory:
 
 
 def load_inventory(path: Path | None, home: Path) -> Inventory:
-    """Reads `path`, else ./inventory.toml, else inventory.toml in `home` (GPTCTL_HOME), else knows only `local`.
+    """Reads `path`, else inventory.toml here or in a folder above, else in `home` (GPTCTL_HOME), else knows only
+    `local`.
 
     Raises UserError when a file does not parse, has an unknown key (the nearest is named), a wrong type or a secret.
     """
     if path is None:
-        path = next((file for file in (Path(FILE_NAME), home / FILE_NAME) if file.is_file()), None)
+        path = next((file for file in (*_upwards(), home / FILE_NAME) if file.is_file()), None)
     elif not path.is_file():
         raise UserError(f"no inventory found at {path}", hint="gptctl init writes one to start from")
     tables = _host_tables(path) if path else {}
@@ -230,6 +232,16 @@ def load_inventory(path: Path | None, home: Path) -> Inventory:
     }
     hosts.setdefault(LOCAL, HostSpec(name=LOCAL, provider=LOCAL))
     return Inventory(hosts, path)
+
+
+def _upwards() -> Iterator[Path]:
+    """inventory.toml in this folder and those above it, up to one where others may write: theirs could name a host of
+    their own."""
+    yield Path(FILE_NAME)
+    for folder in Path.cwd().parents:
+        if folder.stat().st_mode & stat.S_IWOTH:
+            return
+        yield folder / FILE_NAME
 
 
 def _host_tables(path: Path) -> dict[str, dict[str, object]]:

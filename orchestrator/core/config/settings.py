@@ -24,10 +24,10 @@ from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import Field, field_validator
 
+from orchestrator.core.config.gptctl_home import CONFIG_FILE
 from orchestrator.core.config.toml_tables import Line, Table, build, read_toml
 from orchestrator.core.errors import UserError
 
-FILE_NAME = "config.toml"
 FROM_ENVIRONMENT = re.compile(r"env:([A-Za-z_][A-Za-z0-9_]*)")
 
 Happening = Literal[
@@ -102,7 +102,7 @@ def load_settings(home: Path) -> Settings:
 
     Raises UserError when it does not parse, has an unknown key, a wrong type, or an address that holds a secret.
     """
-    path = home / FILE_NAME
+    path = home / CONFIG_FILE
     if not path.is_file():
         return Settings()
     table = read_toml(path, "config")
@@ -116,7 +116,9 @@ def revealed(value: str, environment: Mapping[str, str]) -> str:
     if not named:
         return value
     if not environment.get(named[1]):
-        raise UserError(f"{FILE_NAME} names {value}, and {named[1]} is not set", f"export {named[1]}=... and try again")
+        raise UserError(
+            f"{CONFIG_FILE} names {value}, and {named[1]} is not set", f"export {named[1]}=... and try again"
+        )
     return environment[named[1]]
 
 
@@ -126,7 +128,7 @@ def _refuse_secrets(path: Path, table: Mapping[str, object]) -> None:
         if "://" in text and _holds_secret(text):
             raise UserError(
                 f"config {path}: {key}: this address holds a secret, which does not belong in a file",
-                hint=f'put it into a variable and write "env:NAME" for it in {FILE_NAME}',
+                hint=f'put it into a variable and write "env:NAME" for it in {CONFIG_FILE}',
             )
 
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import Limits, Recipe
+from orchestrator.core.formats import dollars
 from orchestrator.core.machines import MachineType, assumed, bundled_offers
 from orchestrator.core.planning.plan import CostUsd, Hours
 from orchestrator.core.planning.rates import Rate
@@ -151,30 +152,35 @@ def spread(hours: Hours, price_per_hour_usd: float | None, uncertainty: float) -
 
 
 def ending(host: HostSpec | None, price: Quote, limits: Limits, ceiling: float | None, hours: Hours) -> str:
-    """What happens when training ends and the laptop is away, in one line with its dollars."""
+    """What it costs, in dollars and in checkpoints, if you are away when training ends, and what would prevent it."""
     if host is None:
         return "depends on the host entry: none is chosen"
+    return f"If this computer is off when training ends: {_ending_without_you(host, price, limits, ceiling, hours)}"
+
+
+def _ending_without_you(host: HostSpec, price: Quote, limits: Limits, ceiling: float | None, hours: Hours) -> str:
     if not host.paid:
-        return "training continues without the laptop; checkpoints wait on the machine until you fetch them"
-    stored = f"best + latest go to {host.checkpoint_store}, then " if host.checkpoint_store else ""
+        return "$0; the checkpoints wait on the machine until you fetch them"
+    safe = f"the best and latest checkpoint go to {host.checkpoint_store}" if host.checkpoint_store else ""
     if host.guard == "none":
-        rate = f" (${price.per_hour_usd:g}/h)" if price.per_hour_usd else ""
-        return f"{stored}the machine is billed{rate} until you come back: guard none ends nothing"
+        rate = f"{dollars(price.per_hour_usd)}/h" if price.per_hour_usd else "the machine is billed"
+        return (
+            f"{rate} until you come back: nothing ends the machine. To prevent: set guard{f'; {safe}' if safe else ''}"
+        )
     if host.guard == "watcher":  # which knows the deadline alone: it comes no sooner, whatever hold_h says
         end_h = _end_hour(price, limits, ceiling, hours)
         left_h = max(0.0, end_h - (hours.total - hours.fetch))
-        until = (
-            f"billed up to {left_h:.1f} h{_dollars(left_h, price)} more, until the watcher ends it at hour {end_h:.1f}"
-        )
-        return f"{stored}{until}" if stored else f"{until}, checkpoints lost: set checkpoint_store"
-    if stored:
-        return f"{stored}the machine ends itself"
-    hold_h = _hold_hours(price, limits, ceiling, hours)
-    return f"held up to {hold_h:.1f} h{_dollars(hold_h, price)}, then ended and checkpoints lost: set checkpoint_store"
+        more = f"{_at_most(left_h, price)} more, until the watcher ends the machine at hour {end_h:.1f}"
+    elif safe:
+        return f"$0 more; {safe}, and the machine ends itself"
+    else:
+        more = f"{_at_most(_hold_hours(price, limits, ceiling, hours), price)} more"
+    return f"{more}; {safe}" if safe else f"{more}, and the checkpoints are LOST. To prevent: set checkpoint_store"
 
 
-def _dollars(hours: float, price: Quote) -> str:
-    return f" (${hours * price.per_hour_usd:.0f})" if price.per_hour_usd else ""
+def _at_most(hours: float, price: Quote) -> str:
+    """`up to $9`, or the hours where the price is not known."""
+    return f"up to {dollars(hours * price.per_hour_usd)}" if price.per_hour_usd else f"up to {hours:.1f} h"
 
 
 def _end_hour(price: Quote, limits: Limits, ceiling: float | None, hours: Hours) -> float:

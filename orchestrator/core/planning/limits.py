@@ -7,7 +7,6 @@ Example: `check_plan(plan)` raises LimitReached for a plan of $81 under `max_cos
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from orchestrator.agent.contract.names import GRACE_S
@@ -80,12 +79,6 @@ def check_guard(plan: Plan, host: HostSpec, *, unguarded: bool) -> None:
         f"nothing would end {host.name} if it were forgotten: its guard is none",
         f"put into [hosts.{host.name}]:  {itself if host.provider == 'ec2' else watcher}",
     )
-
-
-def month_start(now: float) -> float:
-    """UTC epoch seconds of the first moment of this month, by this computer's own calendar."""
-    today = time.localtime(now)
-    return time.mktime((today.tm_year, today.tm_mon, 1, 0, 0, 0, 0, 0, -1))
 
 
 def check_month(plan: Plan, spent_usd: float, max_usd_per_month: float | None) -> None:

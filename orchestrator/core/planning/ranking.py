@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from orchestrator.core.machines import machine_type
 from orchestrator.core.planning.plan import Plan
 
 LONGEST_WAIT_H = 60 * 24
 """A plan of more than two months is not an alternative to the others, however cheap."""
+LONGEST_REHEARSAL_H = 24.0
 
 
 def most_usd(plan: Plan) -> float | None:
@@ -45,3 +47,15 @@ def mark(plans: Sequence[Plan]) -> list[tuple[str, ...]]:
 def in_order(plans: Sequence[Plan]) -> list[Plan]:
     """Cheapest first, those without a price after them, those that do not fit last."""
     return sorted(plans, key=lambda plan: (not plan.fits, plan.cost_usd.total is None, most_usd(plan) or 0))
+
+
+def worth_showing(plans: Sequence[Plan], best: int) -> list[Plan]:
+    """Your hosts, then the `best` machine types that belong to none, each in the given order. A simulated machine that
+    would train for more than a day is left out: nobody rehearses that long."""
+    yours = [plan for plan in plans if plan.host and not (_simulated(plan) and plan.hours.total > LONGEST_REHEARSAL_H)]
+    others = [plan for plan in plans if not plan.host and plan.fits and plan.hours.total <= LONGEST_WAIT_H]
+    return [*yours, *others[:best]]
+
+
+def _simulated(plan: Plan) -> bool:
+    return machine_type(plan.machine).runs_as is not None

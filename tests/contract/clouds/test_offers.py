@@ -16,7 +16,8 @@ from orchestrator.core.config.recipe import Limits, load_recipe
 from orchestrator.core.errors import LimitReached, ProviderError, UserError
 from orchestrator.core.fleet.own_machine import StandingMachine
 from orchestrator.core.machines import machine_type
-from orchestrator.core.planning.limits import check_month, month_start
+from orchestrator.core.money.calendar import month_start
+from orchestrator.core.planning.limits import check_month
 from orchestrator.core.planning.planner import make_plan
 from orchestrator.core.ports import Offer, Provider
 from orchestrator.fleet.accounts import Account, accounts_of

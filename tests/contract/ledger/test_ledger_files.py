@@ -302,12 +302,15 @@ def test_sigkill_at_any_moment_leaves_whole_transactions(tmp_path: Path) -> None
             for state in (State.ACQUIRING, State.PREPARING, State.TRAINING):
                 ledger.set_state(run_id, state)
             ledger.set_state(run_id, State.ENDED, outcome=Outcome.FINISHED)
+            print(number, flush=True)
     """
     rng = random.Random(7)
     for _ in range(6):
         process = program(body, tmp_path / "home")
         assert process.stdout is not None and process.stdout.readline() == "open\n"
-        time.sleep(rng.uniform(0.0, 0.1))
+        for _ in range(rng.randint(1, 4)):
+            process.stdout.readline()
+        time.sleep(rng.uniform(0.0, 0.01))
         process.send_signal(signal.SIGKILL)
         process.wait(timeout=240)
         with Ledger.open(tmp_path / "home", time.time) as ledger:

@@ -165,7 +165,7 @@ def test_with_the_laptop_away_at_the_end_the_machine_ends_and_everything_is_fetc
 ) -> None:
     path = recipe(place, tiny, 1200)
     plan = json.loads(place.gptctl("plan", path, "--host", "box", "--json")[1])
-    assert "best + latest go to s3://" in json.dumps(plan) and "then the machine ends itself" in json.dumps(plan)
+    assert "checkpoint go to s3://" in json.dumps(plan) and "and the machine ends itself" in json.dumps(plan)
     process = place.begin("run", path, "--host", "box", "--yes", lease_s=20)
     wait_until(lambda: process.poll() is not None or place.trained(50), 240)
     process.send_signal(signal.SIGKILL)

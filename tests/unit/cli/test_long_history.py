@@ -11,6 +11,7 @@ import pytest
 from orchestrator.cli.machines import cost
 from orchestrator.cli.runs import status
 from orchestrator.cli.screen import screen
+from orchestrator.cli.screen.tables import Column
 from orchestrator.core.machines import machine_type
 from orchestrator.core.money.cost import HostPower, run_cost
 from orchestrator.core.states import Outcome, State
@@ -87,8 +88,9 @@ def test_a_long_table_has_the_lines_of_a_short_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [["run-1", "$0.10", "acquire $0.10"], ["run-22", "$12.00", "-"], ["total", "$12.10", ""]]
-    screen.show_table(("RUN", "COST", "BY STAGE"), rows, right=("COST",))
+    columns = (Column("RUN"), Column("COST", right=True), Column("BY STAGE"))
+    screen.show_table(columns, rows)
     drawn = capsys.readouterr().out
     monkeypatch.setattr(screen, "MOST_DRAWN", 0)
-    screen.show_table(("RUN", "COST", "BY STAGE"), rows, right=("COST",))
+    screen.show_table(columns, rows)
     assert [line.rstrip() for line in drawn.splitlines()] == capsys.readouterr().out.splitlines()

@@ -84,7 +84,9 @@ def test_a_run_without_a_rental_has_nulls() -> None:
 
 
 def shown(run: RunRecord) -> dict[str, str]:
-    return dict(zip(COLUMNS, cells(run_row(run, RENTAL, INTERVALS, now=100.0)), strict=True))
+    return dict(
+        zip((column.name for column in COLUMNS), cells(run_row(run, RENTAL, INTERVALS, now=100.0)), strict=True)
+    )
 
 
 def test_a_training_run_reads_well() -> None:

@@ -76,16 +76,19 @@ def test_eight_cards_speak_for_one_without_a_loss() -> None:
     assert plan(machine="1xA100-40GB", rates=[eight]).tokens_per_second == pytest.approx(100_000)
 
 
+AWAY = "If this computer is off when training ends:"
+
+
 def test_held_until_the_budget_deadline_or_hold_h() -> None:
     host = cloud(guard="key-on-box")
     until_deadline = plan("limits.max_hours=5", host=host, offer=OFFER)
     left = 5 - (until_deadline.hours.total - until_deadline.hours.fetch)
-    assert until_deadline.ending.startswith(f"held up to {left:.1f} h (${left * 16:.0f})")
+    assert until_deadline.ending.startswith(f"{AWAY} up to ${left * 16:.2f} more, and the checkpoints are LOST")
     by_money = plan("limits.max_cost_usd=80", host=host, offer=OFFER)
     left = 80 / 16 - (by_money.hours.total - by_money.hours.fetch)
-    assert by_money.ending.startswith(f"held up to {left:.1f} h ")
+    assert by_money.ending.startswith(f"{AWAY} up to ${left * 16:.2f} more")
     cut = plan("limits.max_hours=5", "limits.hold_h=0.5", host=host, offer=OFFER)
-    assert cut.ending.startswith("held up to 0.5 h ($8)")
+    assert cut.ending.startswith(f"{AWAY} up to $8.00 more")
 
 
 def test_under_a_watcher_the_machine_is_billed_until_it_comes() -> None:
@@ -93,13 +96,15 @@ def test_under_a_watcher_the_machine_is_billed_until_it_comes() -> None:
     made = plan("limits.max_hours=5", "limits.hold_h=0.5", host=host, offer=OFFER)
     left = 5 - (made.hours.total - made.hours.fetch)
     assert made.ending == (
-        "best + latest go to s3://bucket/x, then "
-        f"billed up to {left:.1f} h (${16 * left:.0f}) more, until the watcher ends it at hour 5.0"
+        f"{AWAY} up to ${16 * left:.2f} more, until the watcher ends the machine at hour 5.0; "
+        "the best and latest checkpoint go to s3://bucket/x"
     )
     unguarded = plan(host=cloud(checkpoint_store="s3://bucket/x"), offer=OFFER)
-    assert unguarded.ending.endswith("billed ($16/h) until you come back: guard none ends nothing")
+    assert unguarded.ending.startswith(
+        f"{AWAY} $16.00/h until you come back: nothing ends the machine. To prevent: set guard"
+    )
     without_store = plan("limits.max_hours=10", host=cloud(guard="key-on-box"), offer=OFFER)
-    assert without_store.ending.endswith("checkpoints lost: set checkpoint_store")
+    assert without_store.ending.endswith("checkpoints are LOST. To prevent: set checkpoint_store")
 
 
 def test_a_machine_of_ones_own_keeps_its_checkpoints() -> None:

@@ -272,11 +272,10 @@ def test_the_ending_names_store_and_dollars() -> None:
     cloud = {"name": "cloud", "provider": "lambda", "machine": "8xA100-40GB"}
     offer = Offer("lambda", "8xA100-40GB", 16.0, source="lambda API")
     stored = HostSpec(**cloud, checkpoint_store="s3://bucket/x", guard="key-on-box")  # type: ignore[arg-type]
-    assert plan(recipe(), host=stored, offer=offer).ending.endswith("then the machine ends itself")
+    assert plan(recipe(), host=stored, offer=offer).ending.endswith("and the machine ends itself")
     held = plan(recipe(), host=HostSpec(**cloud, guard="key-on-box"), offer=offer).ending  # type: ignore[arg-type]
-    assert held.startswith("held up to ")
-    assert held.endswith("checkpoints lost: set checkpoint_store")
-    assert "$" in held
+    assert held.startswith("If this computer is off when training ends: up to $")
+    assert held.endswith("more, and the checkpoints are LOST. To prevent: set checkpoint_store")
 
 
 def test_an_amended_plan_keeps_the_global_batch_and_changes_the_digest() -> None:

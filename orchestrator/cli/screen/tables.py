@@ -1,0 +1,131 @@
+"""Fits a table into a terminal without breaking a cell: an id or a command that is cut cannot be copied.
+
+Columns leave by priority until the rest fits. In a narrow terminal a row of cards takes two lines, and where not even
+the columns that always stay fit, each row is a block of lines. Pure functions: no terminal, no Rich console.
+
+Example::
+
+    columns = (Column("RUN"), Column("COST", right=True), Column("SEEN", leaves=1))
+    fit(columns, [["quick-1", "$0.53", "4s ago"]], width=16).columns   # RUN and COST
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rich.cells import cell_len
+
+from orchestrator.core.formats import DASH
+
+__all__ = ["Column", "Fitted", "as_blocks", "as_cards", "fit", "footnotes"]
+
+GAP = 2
+"""Blank columns between two cells."""
+CARDS_BELOW = 100
+"""Columns of a terminal that is too narrow for one line per run."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """`leaves`: 0 if the column always stays; else the column with the highest number leaves first. `label`: what the
+    second line of a card calls its value, the name in lower case by default; with `{}`, where the value goes."""
+
+    name: str
+    right: bool = False
+    leaves: int = 0
+    label: str = ""
+
+    def worded(self, value: str) -> str:
+        """The value with its label, as the second line of a card has it."""
+        label = self.label or f"{self.name.lower()} {{}}"
+        return label.format(value)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The columns that fit, their cells, and the columns and cells that had to leave; `fits` is false if the staying
+    columns alone are wider than the terminal."""
+
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[str]]
+    left: Sequence[Column] = ()
+    left_cells: Sequence[Sequence[str]] = field(default=())
+    fits: bool = True
+
+
+def fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> Fitted:
+    """The table without the columns that must leave so that it is at most `width` characters wide."""
+    wide = [max(cell_len(text) for text in (column.name, *cells)) for column, cells in _by_column(columns, rows)]
+    stay = list(range(len(columns)))
+    while sum(wide[at] + GAP for at in stay) - GAP > width:
+        leaving = max(stay, key=lambda at: (columns[at].leaves, at))
+        if columns[leaving].leaves == 0:
+            break
+        stay.remove(leaving)
+    gone = [at for at in range(len(columns)) if at not in stay]
+    return Fitted(
+        [columns[at] for at in stay],
+        [[row[at] for at in stay] for row in rows],
+        [columns[at] for at in gone],
+        [[row[at] for at in gone] for row in rows],
+        sum(wide[at] + GAP for at in stay) - GAP <= width,
+    )
+
+
+def as_cards(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """Two lines a row, three where the second is too long: the staying cells aligned, then the others with labels."""
+    stay = [at for at, column in enumerate(columns) if column.leaves == 0]
+    rest = [at for at, column in enumerate(columns) if column.leaves]
+    wide = [max((cell_len(row[at]) for row in rows), default=0) for at in stay]
+    lines: list[str] = []
+    for row in rows:
+        first = [_padded(row[at], size, columns[at].right) for at, size in zip(stay, wide, strict=True)]
+        joined = (" " * GAP).join(first).rstrip()
+        lines += [joined] if cell_len(joined) <= width else _wrapped([row[at] for at in stay], width, " " * GAP)
+        known = [columns[at].worded(row[at]) for at in rest if row[at] not in ("", DASH)]
+        lines += [f"  {line}" for line in _wrapped(known, width - 2, " · ")]
+    return lines
+
+
+def as_blocks(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """The first cell on a line of its own, then a line for each other cell. Only spaces break a cell."""
+    label = max((len(column.name) for column in columns), default=0)
+    lines: list[str] = []
+    for first, *cells in rows:
+        lines.append(first)
+        for column, cell in zip(columns[1:], cells, strict=True):
+            if cell in ("", DASH):
+                continue
+            inside = max(width - label - 4, 16)
+            text = textwrap.wrap(cell, inside, break_long_words=False, break_on_hyphens=False) or [cell]
+            lines.append(f"  {column.name:<{label}}  {text[0]}")
+            lines += [f"  {'':<{label}}  {more}" for more in text[1:]]
+    return lines
+
+
+def footnotes(notes: Iterable[str]) -> Mapping[str, int]:
+    """Each remark once, numbered from 1 in the order of its first appearance; empty ones have no number."""
+    return {note: number for number, note in enumerate(dict.fromkeys(filter(None, notes)), start=1)}
+
+
+def _by_column(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Iterable[tuple[Column, Sequence[str]]]:
+    cells = zip(*rows, strict=True) if rows else [()] * len(columns)
+    return zip(columns, cells, strict=True)
+
+
+def _padded(text: str, width: int, right: bool) -> str:
+    blank = " " * (width - cell_len(text))
+    return blank + text if right else text + blank
+
+
+def _wrapped(pieces: Sequence[str], width: int, separator: str) -> list[str]:
+    """The pieces in as few lines as they take, none broken."""
+    lines: list[str] = []
+    for piece in pieces:
+        if lines and cell_len(lines[-1] + separator + piece) <= width:
+            lines[-1] += separator + piece
+        else:
+            lines.append(piece)
+    return lines
