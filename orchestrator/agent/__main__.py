@@ -51,6 +51,23 @@ def _start(places: Places, request: Mapping[str, object], say: Say) -> None:
     say(answer)
 
 
+def _enqueue(places: Places, request: Mapping[str, object], say: Say) -> None:
+    from .guard import attendance
+    from .job import jobs
+    from .queue import entries, runner
+
+    attendance.record_call(places)
+    answer = entries.add(places, jobs.Job.of_request(places, request))
+    runner.revive(places)
+    say(answer)
+
+
+def _queue(places: Places, request: Mapping[str, object], say: Say) -> None:
+    from .control import order_queue
+
+    say(order_queue(places, request))
+
+
 def _status(places: Places, request: Mapping[str, object], say: Say) -> None:
     from .job import fields
     from .status import status
@@ -121,6 +138,8 @@ VERBS: dict[str, Callable[[Places, Mapping[str, object], Say], None]] = {
     Verb.WHERE: _where,
     Verb.FACTS: _facts,
     Verb.START: _start,
+    Verb.ENQUEUE: _enqueue,
+    Verb.QUEUE: _queue,
     Verb.STATUS: _status,
     Verb.FOLLOW: _follow,
     Verb.STOP: _stop,
@@ -135,7 +154,7 @@ VERBS: dict[str, Callable[[Places, Mapping[str, object], Say], None]] = {
 
 
 def main(argv: list[str]) -> int:
-    """Runs one verb. `supervise`, `work`, `guard` and `link` are the agent's own programs; they take no request."""
+    """Runs one verb. `supervise`, `work`, `guard`, `queue` and `link` are the agent's own programs: no request."""
     os.umask(0o077)
     places = Places(argv[0])
     verb = argv[1] if len(argv) > 1 else ""
@@ -151,6 +170,10 @@ def main(argv: list[str]) -> int:
         from .checkpoints.home_box_link import main as link
 
         return link(places, argv[2:])
+    if verb == "queue":
+        from .queue.runner import main as queue
+
+        return queue(places)
     if verb == "guard":
         from .guard.process import main as guard
 

@@ -14,13 +14,14 @@ import signal
 import time
 from typing import Callable, Mapping
 
-from .contract.answers import GuardAnswer, LeaseAnswer, StopAnswer
+from .contract.answers import GuardAnswer, LeaseAnswer, QueueAnswer, StopAnswer
 from .contract.names import (
     FINISH_WITHIN_S,
     GRACE_S,
     HEARTBEAT_S,
     LEASE_S,
     Code,
+    JobName,
     LineKind,
     Outcome,
     State,
@@ -28,6 +29,7 @@ from .contract.names import (
 from .guard import attendance, order
 from .job import fields, jobs, stopping
 from .job.jobs import Job
+from .queue import entries, runner
 from .system import lease, processes
 from .system.paths import Places, checked_run
 from .system.refusal import Refusal
@@ -90,7 +92,29 @@ def finish(places: Places, request: fields.Request) -> GuardAnswer:
     return {"guard": order.finish(places, max(1.0, fields.seconds(request, "within_s", FINISH_WITHIN_S)))}
 
 
+def order_queue(places: Places, request: fields.Request) -> QueueAnswer:
+    """What waits here; first moves or drops what `move` (with `to`, from 1) or `drop` names. Raises Refusal
+    `no-such-run` for a run that does not wait."""
+    if request.get("drop") is not None:
+        run = checked_run(request.get("drop"))
+        if not entries.drop(places, run, Outcome.STOPPED, "dropped from the queue"):
+            raise _does_not_wait(places, run)
+    if request.get("move") is not None:
+        entries.move(places, checked_run(request.get("move")), int(fields.seconds(request, "to", 1.0)))
+    runner.revive(places)
+    return entries.answer(places)
+
+
+def _does_not_wait(places: Places, run: str) -> Refusal:
+    job = jobs.load(places, run, JobName.TRAIN)
+    state = jobs.read_state(job)["state"] if job else State.NONE
+    hint = "gptctl stop %s ends a training that runs" % run if state == State.RUNNING else ""
+    return Refusal(Code.NO_SUCH_RUN, "run %s does not wait in the queue of this machine: %s" % (run, state), hint)
+
+
 def _stopped(job: Job, grace_s: float, say: Say) -> StopAnswer:
+    if job.is_train:
+        entries.drop(job.places, job.run, Outcome.STOPPED, "asked to stop")
     found = jobs.read_state(job)
     if found["state"] == State.NONE or (found["state"] == State.LOST and not job.is_train):
         return {"state": State.NONE, "exit": None}

@@ -20,6 +20,7 @@ from .contract.names import Code, FileName, JobName, State
 from .guard import order
 from .job import jobs, spot_notice, watchdog
 from .job.jobs import Job
+from .queue import entries
 from .system import files, lease
 from .system.paths import RUN_PATTERN, Places
 from .system.refusal import Refusal
@@ -42,13 +43,13 @@ def status(places: Places, run: str | None) -> MachineStatus:
 def of_run(places: Places, run: str) -> RunStatus:
     """A run's entry of the answer; the same goes with every heartbeat of `follow`."""
     found = jobs.of_run(places, run)
-    entries = {os.path.basename(job.folder): _job_entry(job) for job in found}
+    described = {os.path.basename(job.folder): _job_entry(job) for job in found}
     train = next((job for job in found if job.is_train), None)
     folder = places.run(run)
     recent = _recent_metrics(folder)
     newest = contract.metric_line(recent[0]) if recent else None
     return {
-        "jobs": {name: entry for name, entry in entries.items() if entry["state"] != State.NONE},
+        "jobs": {name: entry for name, entry in described.items() if entry["state"] != State.NONE},
         "lease": lease.read(places.jobs_of(run)),
         "guard": order.status(places),
         "step": newest.step if newest else None,
@@ -62,6 +63,7 @@ def of_run(places: Places, run: str) -> RunStatus:
         "holding": _holding(train),
         "sizes": {name: files.size_bytes(path) for name, path in train.followed_files().items()} if train else {},
         "notice": _notice(train),
+        "ahead": entries.ahead(places, run),
         "warnings": _warnings(folder, recent),
     }
 

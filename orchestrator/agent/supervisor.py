@@ -29,6 +29,7 @@ from .job import program as programs
 from .job.jobs import Job
 from .job.program import Program
 from .job.watchdog import StepWatch
+from .queue import runner
 from .system import files, lease, locks, long_logs, processes
 from .system.paths import Places
 from .system.refusal import Refusal, as_refusal
@@ -144,6 +145,7 @@ def finish(job: Job, program: Program | None, wake: Callable[[float], None]) -> 
     exit_record.write_exit(job, code, job.state_file().get("started_at"))
     if job.is_train:
         manifest.write_holding(job)
+        runner.revive(job.places)
 
 
 def _watch(job: Job, program: Program, wake: Callable[[float], None]) -> None:
@@ -181,6 +183,7 @@ class _Progress:
         if self.job.is_train and time.monotonic() - self.looked_at_s > LOOK_AFTER_EVERY_S:
             self.looked_at_s = time.monotonic()
             store_index.revive(self.job.places, self.job.run)
+            runner.revive(self.job.places)
         if time.monotonic() - self.renewed_at_s < lease.renew_every_s(self.job.lease_s):
             return
         sizes = self._sizes()

@@ -22,6 +22,7 @@ from orchestrator.cli.data import data_commands
 from orchestrator.cli.failures import explained
 from orchestrator.cli.machines import machine_commands
 from orchestrator.cli.models import model_commands
+from orchestrator.cli.runs import queue_commands
 
 EPILOG = (
     "Start with: gptctl run quickstart --host local. "
@@ -101,6 +102,9 @@ def run(
     max_hours: options.MaxHours = None,
     max_price: options.MaxPrice = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for capacity.")] = False,
+    queue: Annotated[
+        bool, typer.Option("--queue", help="Wait for the machine's turn if another run trains there.")
+    ] = False,
     unguarded: Annotated[
         bool, typer.Option("--unguarded", help="Rent without a guard: nothing ends a forgotten machine.")
     ] = False,
@@ -123,7 +127,7 @@ def run(
 
     wish = it.Wish(
         recipe, host, on, detach, keep, again, name, label or [], note, sets or [], resume_from, max_cost, max_hours,
-        max_price, wait, unguarded, inject, accept_new_host_key, inventory,
+        max_price, wait, unguarded, inject, accept_new_host_key, inventory, queue,
     )  # fmt: skip
     return it.run(wish, yes=yes, as_json=as_json)
 
@@ -275,6 +279,7 @@ def release(
 
 
 machine_commands.register(verb)
+queue_commands.register(verb)
 data_commands.register(lambda group: app.add_typer(group, name="data"))
 
 

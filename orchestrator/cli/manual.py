@@ -24,7 +24,7 @@ REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "cli"
 
 GROUPS = {
     "running": ("Starting and driving runs", ("init", "plan", "run", "resume", "stop", "fetch", "release")),
-    "watching": ("Watching runs and money", ("status", "logs", "cost", "notify")),
+    "watching": ("Watching runs and money", ("status", "queue", "logs", "cost", "notify")),
     "machines": ("Machines and hosts", ("hosts", "offers", "check", "ssh", "orphans")),
     "models": ("Models and reports", ("sample", "attention", "eval", "compare", "report", "export")),
     "data": ("Data", ("data",)),

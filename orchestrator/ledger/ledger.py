@@ -1,7 +1,7 @@
 """The ledger: history and intent, in one SQLite file under GPTCTL_HOME. The world itself is always asked first.
 
-It stores and finds records. It keeps three promises: a run's state goes only forward, its outcome is written together
-with `ending` and never changes, and every call is one transaction. One Ledger serves one thread.
+It keeps three promises: a run's state goes only forward, its outcome is written together with `ending` and never
+changes, and every call is one transaction. One Ledger serves one thread.
 
     with Ledger.open(home, time.time) as ledger:
         ledger.add_run(record)
@@ -231,7 +231,7 @@ class Ledger:
         self._rows.execute(f"{sql} AND ended_at IS NULL", self._now() if at is None else at, interval_id)
 
     def settle(self, rental_id: str, cost_usd: float) -> None:
-        """Makes the closed intervals of a rental add up to its bill: their price becomes what their time cost."""
+        """Makes the closed intervals of a rental add up to its bill, shared by the runs that trained there."""
         with self._rows.writing() as connection:
             spending.settle(connection, rental_id, cost_usd)
 

@@ -15,7 +15,9 @@ from dataclasses import dataclass, field, replace
 from orchestrator.core.facts.rental_facts import RentalFacts
 from orchestrator.core.money.billing import so_far
 from orchestrator.core.ports import UNPAID
+from orchestrator.ledger import row_values
 from orchestrator.ledger.records import AWAY, INTENT_OPEN, RENTAL_OPEN, StageInterval
+from orchestrator.ledger.shared_bill import Window, shared
 
 AWAY_LEAST_S = 1.0
 """From one stage to the next a driver needs milliseconds."""
@@ -143,8 +145,27 @@ def spend_since(connection: sqlite3.Connection, since: float, now: float) -> flo
     return float(connection.execute(sql, (since,)).fetchone()[0]) + open_usd
 
 
+def share(connection: sqlite3.Connection, rental_id: str) -> None:
+    """Rewrites the closed intervals of a rental on which more than one run trained, so that no moment counts twice."""
+    sql = (
+        "SELECT run_id, max(ended_at) FROM attempts WHERE rental_id = ? GROUP BY run_id"
+        " HAVING max(ended_at) > min(started_at)"
+    )
+    windows = [Window(*row) for row in connection.execute(sql, (rental_id,))]
+    own = "FROM stage_intervals WHERE rental_id = ? AND ended_at IS NOT NULL"
+    rows = connection.execute(f"SELECT * {own} ORDER BY id", (rental_id,)).fetchall()
+    intervals = [row_values.decode(StageInterval, row) for row in rows]
+    if len({each.run_id for each in intervals}) < 2 or not windows:
+        return
+    connection.execute(f"DELETE {own}", (rental_id,))
+    for interval in shared(intervals, windows):
+        connection.execute(*row_values.insert("stage_intervals", interval))
+
+
 def settle(connection: sqlite3.Connection, rental_id: str, cost_usd: float) -> None:
-    """Makes the closed intervals of a rental add up to its bill: their price becomes what their time cost."""
+    """Makes the closed intervals of a rental add up to its bill: their price becomes what their time cost. First shares
+    them among the runs that trained there."""
+    share(connection, rental_id)
     own = "WHERE rental_id = ? AND ended_at IS NOT NULL"
     seconds = connection.execute(f"SELECT sum(ended_at - started_at) FROM stage_intervals {own}", (rental_id,))
     price = cost_usd * 3600 / (seconds.fetchone()[0] or 1.0)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from orchestrator.core.config.home_box import HomeBox
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import Recipe
-from orchestrator.core.facts.run_facts import ResumeFrom, RunFacts
+from orchestrator.core.facts.run_facts import QueueFacts, ResumeFrom, RunFacts
 from orchestrator.core.machines import MachineType
 from orchestrator.core.planning.plan import Plan
 from orchestrator.core.states import State
@@ -39,6 +39,8 @@ class RunRequest:
     resume_from: ResumeFrom | None = None
     home_boxes: tuple[HomeBox, ...] = ()
     """Those with its store or the checkpoint to resume from."""
+    queue: QueueFacts | None = None
+    """That it may wait for its turn on the machine."""
 
 
 def new_run(ledger: Ledger, request: RunRequest, now: float) -> RunRecord:
@@ -64,6 +66,7 @@ def new_run(ledger: Ledger, request: RunRequest, now: float) -> RunRecord:
             resume_from=request.resume_from,
             home_boxes=request.home_boxes,
             alternatives=request.alternatives,
+            queue=request.queue,
         ),
         state=State.PLANNED,
         created_at=now,

@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -45,6 +46,8 @@ def _record(ledger: Ledger, run: RunRecord, rental: Rental, status: RunStatus | 
     if status is None:
         return
     record_safe_step(ledger, run, status)
+    if run.facts.queue is not None and run.facts.queue.ahead != status["ahead"]:
+        ledger.update_run(run.id, facts={"queue": replace(run.facts.queue, ahead=status["ahead"])})
     if holder(ledger.home, run.id) is None:
         host = HostSpec.from_resolved(run.host_data)
         record_store(ledger, run, host, status)

@@ -19,7 +19,7 @@ from orchestrator.core.states import State
 from orchestrator.remote.agent_client.decoding import decoded
 from orchestrator.stages.checkpoints import store_job
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine import deadline
+from orchestrator.stages.machine import deadline, turn
 from orchestrator.stages.machine.jobs import machine_status, note_attempt, run_job
 from orchestrator.stages.machine.lease import lease_s
 from trainer.contract import RunConfig
@@ -42,8 +42,13 @@ def launch(context: RunContext) -> None:
 def _start(context: RunContext) -> None:
     config = resolved_config(context, context.plan)
     digest = hashlib.sha256(config.to_json().encode()).hexdigest()[:16]
+    spec = _spec(context, config)
     with _others_may_compute():
-        context.agent.start(JobName.TRAIN, context.run_id, digest, _spec(context, config))
+        if context.facts.queue is None:
+            context.agent.start(JobName.TRAIN, context.run_id, digest, spec)
+            return
+        context.agent.enqueue(context.run_id, digest, {**spec, "queue": turn.terms(context)})
+    turn.begin(context)
 
 
 @contextlib.contextmanager
@@ -53,7 +58,8 @@ def _others_may_compute() -> Iterator[None]:
         yield
     except AgentError as error:
         if error.code in TAKEN:
-            raise MachineUnfit(f"launch: {error.message}", error.hint) from error
+            hint = f"{error.hint}; or run again with --queue, which waits for its turn there"
+            raise MachineUnfit(f"launch: {error.message}", hint) from error
         raise
 
 
@@ -95,8 +101,8 @@ def _hold_s(context: RunContext) -> float | None:
 def _deadline_s(context: RunContext) -> float | None:
     """Seconds from now to the moment training must stop so that limits hold; the machine keeps it without us."""
     whole_s = train_deadline_s(context.plan)
-    if whole_s is None:
-        return None
+    if whole_s is None or context.facts.queue is not None:
+        return whole_s  # of one that waits, from its own start; the machine's guard bounds them all
     left_s = whole_s - (context.now() - context.rental.created_at)
     if left_s <= 0:
         raise LimitReached(
@@ -106,9 +112,27 @@ def _deadline_s(context: RunContext) -> float | None:
     return left_s
 
 
+def _found_beside(context: RunContext) -> int | None:
+    """The micro-batch of another run of the same model on this rental, which was probed or planned there."""
+    if context.facts.queue is None:
+        return None
+    mine = context.run.recipe_data
+    same = [
+        run.plan.micro_batch
+        for run in context.ledger.runs(rental_id=context.rental.id)
+        if run.id != context.run_id and run.plan and turn.trains(run)
+        and all(run.recipe_data[key] == mine[key] for key in ("model",))
+        and run.plan.global_batch == context.plan.global_batch
+    ]  # fmt: skip
+    return same[0] if same else None
+
+
 def _amend_plan(context: RunContext) -> None:
     """On a GPU, `micro_batch = "auto"` is settled by a probe of seconds; the global batch stays as it is."""
     if not context.machine.cuda or context.recipe.micro_batch_for(context.machine.name) is not None:
+        return
+    if (known := _found_beside(context)) is not None:
+        context.ledger.update_run(context.run_id, plan=amended(context.plan, known))
         return
     context.say("probing the largest micro-batch that fits")
     plan, prepared = context.plan, context.prepared
@@ -129,6 +153,8 @@ def _amend_plan(context: RunContext) -> None:
     }
     digest = hashlib.sha256(config.to_json().encode()).hexdigest()[:16]
     with _others_may_compute():
+        if turn.pays_another(context):
+            return context.say(f"another run trains there: keeping micro-batch {plan.micro_batch} of the plan")
         exit_record = run_job(context, context.agent, JobName.PROBE, digest, spec)
     if exit_record["outcome"] != "finished" or not (exit_record["result"] or {}).get("micro_batch"):
         context.emit("warning", f"the probe gave no answer; keeping micro-batch {plan.micro_batch}")

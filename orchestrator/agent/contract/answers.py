@@ -100,6 +100,23 @@ class StartAnswer(TypedDict):
     exit: ExitRecord | None
 
 
+class QueueEntry(TypedDict):
+    """A training that waits."""
+
+    run: str
+    added_at: float
+    arm: str | None
+    group: str | None
+    needs_s: float | None
+
+
+class QueueAnswer(TypedDict):
+    """Answer to `queue-order`: what waits, the next one first; `alive`: whether its process runs."""
+
+    queue: List[QueueEntry]
+    alive: bool
+
+
 class StopAnswer(TypedDict):
     state: str
     exit: ExitRecord | None
@@ -178,7 +195,8 @@ class Holding(TypedDict):
 
 class RunStatus(TypedDict):
     """A run's entry of `status`; every heartbeat of `follow` has the same. `metrics` is the last good line of
-    metrics.jsonl: trainer.contract.metric_line reads it."""
+    metrics.jsonl: trainer.contract.metric_line reads it. `ahead`: how many trainings wait before it; None: it does not
+    wait."""
 
     jobs: Dict[str, JobStatus]
     lease: Lease | None
@@ -194,6 +212,7 @@ class RunStatus(TypedDict):
     holding: Holding | None
     sizes: Dict[str, int]
     notice: SpotNotice | None
+    ahead: int | None
     warnings: List[str]
 
 

@@ -30,6 +30,8 @@ class Verb:
     WHERE = "where"
     FACTS = "facts"
     START = "start"
+    ENQUEUE = "enqueue"
+    QUEUE = "queue-order"
     STATUS = "status"
     FOLLOW = "follow"
     STOP = "stop"
@@ -59,9 +61,11 @@ JOB_NAMES = tuple(value for key, value in vars(JobName).items() if key.isupper()
 
 
 class State:
-    """The state of a job. `started` is only in the answer to `start`; `lost`: it ended without an exit record."""
+    """The state of a job. `queued`: a training that waits for its turn. `started` is only in the answer to `start`;
+    `lost`: it ended without an exit record."""
 
     NONE = "none"
+    QUEUED = "queued"
     STARTED = "started"
     RUNNING = "running"
     LOST = "lost"
@@ -69,13 +73,14 @@ class State:
 
 
 class Outcome:
-    """How a job ended: the trainer's outcomes, and two of the agent's own."""
+    """How a job ended: the trainer's outcomes, and three of the agent's own."""
 
     FINISHED = "finished"
     STOPPED = "stopped"
     FAILED = "failed"
     LIMIT = "limit"
     PREEMPTED = "preempted"
+    NEVER_STARTED = "never_started"
 
 
 class StoreState:

@@ -45,6 +45,28 @@ class PartSecret(TypedDict):
     headers: Dict[str, str]
 
 
+class StopRule(TypedDict):
+    """An arm ends early whose val loss is more than `margin` above that of run `baseline`, from `step` on."""
+
+    baseline: str
+    step: int
+    margin: float
+
+
+class QueueTerms(TypedDict, total=False):
+    """What a training asks of the queue that it waits in. `needs_s`: the forecast of its training; `reserve_s`: what
+    has to be left of the machine after it; `group_s`: how long all trainings of its group may take."""
+
+    group: str
+    arm: str
+    needs_s: float
+    reserve_s: float
+    group_s: float
+    disk_bytes: int
+    on_failure: str
+    stop: StopRule
+
+
 class JobSpec(TypedDict, total=False):
     """A job's order, which the machine stores: nothing secret. Fields by job: docs/reference/agent-protocol.md."""
 
@@ -76,6 +98,7 @@ class JobSpec(TypedDict, total=False):
     grace_s: float
     watchdog: Watchdog
     notice: Notice
+    queue: QueueTerms
     # offload
     store: str
     then: str

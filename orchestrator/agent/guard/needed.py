@@ -1,9 +1,10 @@
 """Whether this machine is needed, and for how long: the one place that decides whether it lives. Pure: it decides on
 facts that observation.py gathered.
 
-A machine is needed while its own lease runs (the caller that prepares it renews it), while a run's lease runs (progress
-and followers renew it), while a training stops, and while it holds kept checkpoints that nobody fetched, for `hold_s`;
-never past the deadline. It is not needed once every training has ended with everything stored and nobody attends.
+A machine is needed while a training waits in its queue, while its own lease runs (the caller that prepares it renews
+it), while a run's lease runs (progress and followers renew it), while a training stops, and while it holds kept
+checkpoints that nobody fetched, for `hold_s`; never past the deadline. It is not needed once every training has ended
+with everything stored and nobody attends.
 
 Example::
 
@@ -74,6 +75,8 @@ def is_done(machine: MachineFacts) -> bool:
 
 def needed_s(run: RunFacts) -> float:
     """For how long this run needs the machine."""
+    if run.training == State.QUEUED:
+        return FOREVER_S  # its turn comes; the deadline is the end of all of them
     if run.training == State.RUNNING:
         # At the end of its lease it is stopped, and has its grace for a last checkpoint.
         return run.lease_left_s + run.grace_s + STOPPING_S

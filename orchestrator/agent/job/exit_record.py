@@ -58,6 +58,16 @@ def write_exit(job: Job, code: int | None, started_at: float | None) -> ExitReco
     return record
 
 
+def write_unstarted(job: Job, outcome: str, reason: str) -> None:
+    """The exit of a training that never started: it was dropped, or nothing was left for it."""
+    record: ExitRecord = {
+        "code": None, "signal": None, "outcome": outcome, "reason": reason, "started_at": None,
+        "ended_at": time.time(), "duration_s": None, "last_lines": [], "error": None, "refusal": None,
+        "trainer": None, "result": None,
+    }  # fmt: skip
+    files.write_json(job.file(FileName.EXIT), record)
+
+
 def _outcome(job: Job, code: int | None, trainer: TrainerExit, request: StopRequest | None) -> str:
     said = (trainer or {}).get("outcome")
     if said == contract.OUTCOME_FINISHED or (code == 0 and not job.is_train):

@@ -138,7 +138,7 @@ def find(places: Places, run: str, name: str, digest: str | None) -> Job:
 
 
 def read_state(job: Job) -> JobState:
-    """What is: `state` none, running, lost or ended, the program's pid, whether a supervisor lives, and the exit.
+    """What is: `state` none, queued, running, lost or ended, the program's pid, whether a supervisor lives, the exit.
 
     `lost` means that it was started, no process of it lives, and no exit record says how it ended.
     """
@@ -158,24 +158,28 @@ def read_state(job: Job) -> JobState:
     if state["supervised"] or processes.is_alive(program) or processes.of_job(job.folder):
         state["state"] = State.RUNNING
     else:
-        state["state"] = State.LOST if job.starts() else State.NONE
+        state["state"] = State.LOST if job.starts() else _unstarted(job)
     return state
+
+
+def _unstarted(job: Job) -> str:
+    return State.QUEUED if job.is_train and os.path.exists(job.places.queued(job.run)) else State.NONE
 
 
 def start(job: Job, secrets: Secrets) -> StartAnswer:
     """Starts the job or attaches to it. An ended job stays ended if it is a training or did its work; else again."""
     files.make_folder(job.folder)
-    lock = _locked(job)
+    lock = locked(job)
     try:
-        return _answer(job, _start_locked(job, secrets, lock))
+        return answer(job, _startlocked(job, secrets, lock))
     finally:
         os.close(lock)
 
 
-def _start_locked(job: Job, secrets: Secrets, lock: int) -> str:
+def _startlocked(job: Job, secrets: Secrets, lock: int) -> str:
     found = read_state(job)
     if found["state"] != State.NONE:
-        _check_digest(job)
+        check_digest(job)
     if found["state"] == State.ENDED and (job.is_train or _outcome(found) == Outcome.FINISHED):
         return State.ENDED
     if found["state"] == State.RUNNING:
@@ -184,12 +188,17 @@ def _start_locked(job: Job, secrets: Secrets, lock: int) -> str:
         return State.RUNNING
     if found["state"] == State.ENDED:
         files.remove(job.file(FileName.EXIT))
-    stored = {"run": job.run, "job": job.name, "digest": job.digest, "spec": job.spec}
-    files.write_json(job.file(FileName.SPEC), stored)
+    write_spec(job)
     _supervise(job, secrets, lock)
     if job.is_train and found["state"] == State.LOST:
         return State.ENDED if wait_for_end(job, 10.0) else State.RUNNING
     return State.STARTED
+
+
+def write_spec(job: Job) -> None:
+    """The job's order on disk: what a supervisor starts from."""
+    stored = {"run": job.run, "job": job.name, "digest": job.digest, "spec": job.spec}
+    files.write_json(job.file(FileName.SPEC), stored)
 
 
 def forget_secrets(job: Job) -> None:
@@ -204,11 +213,11 @@ def revive(job: Job) -> JobState:
     if _is_to_go_on(job, found):
         start(job, {})
         return read_state(job)
-    if found["state"] in (State.NONE, State.ENDED) or found["supervised"]:
+    if found["state"] in (State.NONE, State.QUEUED, State.ENDED) or found["supervised"]:
         return found
     if found["state"] == State.LOST and not job.is_train:
         return found
-    lock = _locked(job)
+    lock = locked(job)
     try:
         found = read_state(job)
         if found["state"] in (State.RUNNING, State.LOST) and not found["supervised"]:
@@ -249,7 +258,8 @@ def wait_for_end(job: Job, deadline_s: float) -> bool:
     return True
 
 
-def _check_digest(job: Job) -> None:
+def check_digest(job: Job) -> None:
+    """Raises Refusal where the run already has a training with other input."""
     stored = files.read_json(job.file(FileName.SPEC)) or {}
     if stored.get("digest", job.digest) != job.digest:
         raise Refusal(
@@ -259,12 +269,13 @@ def _check_digest(job: Job) -> None:
         )
 
 
-def _answer(job: Job, state: str) -> StartAnswer:
+def answer(job: Job, state: str) -> StartAnswer:
+    """What `start` says of the job in this state."""
     exit_record = job.exit_record() if state == State.ENDED else None
     return {"job": job.name, "run": job.run, "state": state, "digest": job.digest, "exit": exit_record}
 
 
-def _locked(job: Job) -> int:
+def locked(job: Job) -> int:
     """A descriptor that holds the job's start lock: of two starters at once the second sees what the first did."""
     descriptor = os.open(job.file(FileName.START_LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     ends = time.monotonic() + LOCK_DEADLINE_S

@@ -91,6 +91,19 @@ def last_json_lines(path: str) -> Iterator[dict[str, object]]:
             yield value
 
 
+def json_lines(path: str) -> Iterator[dict[str, object]]:
+    """Every complete JSON object of the file, line by line; nothing where there is no file."""
+    try:
+        with open(path, "rb") as file:
+            for line in file:
+                with contextlib.suppress(ValueError):
+                    value = json.loads(line)
+                    if isinstance(value, dict):
+                        yield value
+    except OSError:
+        return
+
+
 def count_lines(path: str) -> int:
     try:
         with open(path, "rb") as file:

@@ -33,6 +33,7 @@ class Places:
         self.jobs = os.path.join(self.root, "jobs")
         self.cache = os.path.join(self.root, "cache")
         self.guard = os.path.join(self.root, "guard")
+        self.queue = os.path.join(self.root, "queue")
 
     def run(self, run: str) -> str:
         """The run folder: the trainer's contract, nothing of the agent."""
@@ -41,6 +42,10 @@ class Places:
     def jobs_of(self, run: str) -> str:
         """The folder with the run's lease and its jobs."""
         return os.path.join(self.jobs, checked_run(run))
+
+    def queued(self, run: str) -> str:
+        """The file of a run that waits in the queue."""
+        return os.path.join(self.queue, checked_run(run) + ".json")
 
     def job(self, run: str, job: str, digest: str) -> str:
         """The folder of a job. A train job is known by its run alone, any other also by its input."""

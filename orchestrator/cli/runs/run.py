@@ -18,6 +18,7 @@ from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.cli.runs.origin import StorageOf, origin_of, storages
 from orchestrator.cli.runs.outcome import show_ending, show_next_commands
 from orchestrator.cli.runs.plan import planned, show_alternatives, show_plan, typed_limits
+from orchestrator.cli.runs.queue import agreed_to_wait, busy_with
 from orchestrator.cli.screen import screen
 from orchestrator.core.checkpoints.store_places import check_scheme
 from orchestrator.core.config.home_box import is_home
@@ -69,6 +70,7 @@ class Wish:
     inject: str | None
     accept_new_host_key: bool
     inventory: Path | None
+    queue: bool = False
 
 
 def run(wish: Wish, *, yes: bool, as_json: bool) -> int:
@@ -89,7 +91,12 @@ def run(wish: Wish, *, yes: bool, as_json: bool) -> int:
         if not _is_agreed(wish, ledger, request, yes):
             screen.talk("nothing was started")
             return 0
-        started = new_run(ledger, request, time.time())
+        host_and_rental = (host.name, wish.on)
+        waits = agreed_to_wait(ledger, *host_and_rental, paid=host.paid, asked=wish.queue, yes=yes)
+        if waits is None and busy_with(ledger, *host_and_rental, paid=host.paid) is not None:
+            screen.talk("nothing was started")
+            return 0
+        started = new_run(ledger, replace(request, queue=waits), time.time())
         return follow_through(ledger, started, detach=wish.detach, as_json=as_json)
 
 

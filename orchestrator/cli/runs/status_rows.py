@@ -58,6 +58,7 @@ def run_row(
         "outcome": run.outcome and run.outcome.value,
         "cause": run.cause,
         "stage": run.stage,
+        "ahead": run.facts.queue.ahead if run.facts.queue and run.state != State.ENDED else None,
         "step": run.step,
         "total_steps": run.total_steps,
         "loss": run.loss,
@@ -117,7 +118,7 @@ def cells(row: Mapping[str, Any]) -> list[str]:
         row["id"] + (f" ({row['name']})" if row["name"] else ""),
         row["recipe"],
         row["host"],
-        str(row["outcome"]) if ended else (row["stage"] or row["state"]),
+        str(row["outcome"]) if ended else _where(row),
         f"{row['step']}/{total}" if total else DASH,
         loss(row["loss"]),
         loss(row["val_loss"]),
@@ -127,6 +128,11 @@ def cells(row: Mapping[str, Any]) -> list[str]:
         DASH if ended else dollars(row["price_per_hour_usd"]),
         DASH if ended else seen_words(row),
     ]
+
+
+def _where(row: Mapping[str, Any]) -> str:
+    """Its stage; of one that waits, how many trainings come first besides the one that runs."""
+    return str(row["stage"] or row["state"]) if row["ahead"] is None else f"queued ({row['ahead'] + 1})"
 
 
 def seen_words(row: Mapping[str, Any]) -> str:

@@ -41,6 +41,8 @@ class RentalFacts:
     guard: GuardState | None = None
     given_back: tuple[GivenBack, ...] = ()
     bill: SettledBill | None = None
+    ceiling_usd: float | None = None
+    """What all its runs together may cost; None: each run has its own ceiling."""
     adopted_at: float | None = None
     """When this ledger took the machine over."""
 
@@ -67,4 +69,5 @@ class RentalFactChanges(TypedDict, total=False):
     guard: GuardState | None
     given_back: tuple[GivenBack, ...]
     bill: SettledBill | None
+    ceiling_usd: float | None
     adopted_at: float | None

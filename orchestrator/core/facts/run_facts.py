@@ -119,6 +119,33 @@ class StoreUrls:
 
 
 @dataclass(frozen=True)
+class EarlyStop:
+    """An arm ends early whose val loss is more than `margin` above that of the run `baseline`, from `step` on."""
+
+    baseline: str
+    step: int
+    margin: float
+
+
+@dataclass(frozen=True)
+class QueueFacts:
+    """That the run may wait for its turn on a machine, and how that goes."""
+
+    group: str | None = None
+    """The sweep it belongs to."""
+    arm: str | None = None
+    on_failure: str = "skip"
+    stop: EarlyStop | None = None
+    group_s: float | None = None
+    """How long all trainings of the group may take together; None: the machine's own deadline is their end."""
+    ahead: int | None = None
+    """How many waiting trainings come first, as last seen; None: it does not wait (yet, or any more)."""
+    has_started: bool = False
+    skew_s: float = 0.0
+    """How far the machine's clock is ahead of this computer's."""
+
+
+@dataclass(frozen=True)
 class RunFacts:
     """Every key that a run keeps beside its row. None: not known yet."""
 
@@ -146,6 +173,8 @@ class RunFacts:
     synced: Synced | None = field(default=None, metadata=flat)
     store: StoreState | None = None
     store_urls: StoreUrls | None = None
+    queue: QueueFacts | None = None
+    """None: you did not agree to wait."""
     exit: Mapping[str, object] | None = None
     """The training's exit record, as the machine wrote it."""
 
@@ -179,4 +208,5 @@ class RunFactChanges(TypedDict, total=False):
     synced: Synced | None
     store: StoreState | None
     store_urls: StoreUrls | None
+    queue: QueueFacts | None
     exit: Mapping[str, object] | None

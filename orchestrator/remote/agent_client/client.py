@@ -30,6 +30,7 @@ from orchestrator.agent.contract.answers import (
     LeaseAnswer,
     MachineStatus,
     Manifest,
+    QueueAnswer,
     ReleaseAnswer,
     StopAnswer,
     Where,
@@ -114,6 +115,17 @@ class Agent:
         """Starts the job, or attaches to the one that runs or ran with this digest. Safe to repeat."""
         request = {"job": job, "run": run, "digest": digest, "spec": dict(spec), "secrets": dict(secrets or {})}
         return job_state(self._call(Verb.START, request, deadline_s=60.0))
+
+    def enqueue(self, run: str, digest: str, spec: Mapping[str, object]) -> JobState:
+        """Lets a training wait for its turn; it starts at once where nothing trains. Safe to repeat."""
+        request = {"job": JobName.TRAIN, "run": run, "digest": digest, "spec": dict(spec)}
+        return job_state(self._call(Verb.ENQUEUE, request, deadline_s=60.0))
+
+    def queue(self, *, move: str | None = None, to: int = 1, drop: str | None = None) -> QueueAnswer:
+        """What waits, the next one first; moves or drops a run before. Raises AgentError `no-such-run` for one that
+        does not wait."""
+        request = {"move": move, "to": to, "drop": drop}
+        return decoded(QueueAnswer, self._call(Verb.QUEUE, request), Verb.QUEUE)
 
     def status(self, run: str | None = None, *, deadline_s: float = 10.0) -> MachineStatus:
         """State of one run, which the answer has, or of all. Changes nothing on the machine."""

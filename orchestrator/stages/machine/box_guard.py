@@ -14,9 +14,8 @@ from orchestrator.agent.contract.answers import GuardStatus
 from orchestrator.agent.contract.names import FINISH_WITHIN_S, Code, GuardKind
 from orchestrator.core.errors import AgentError, MachineUnfit, RemoteError
 from orchestrator.core.fleet.guard_state import KINDS_ON_BOX
-from orchestrator.core.planning.limits import budget_s
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine.lease import lease_s
+from orchestrator.stages.machine.lease import lease_s, rental_budget_s
 from orchestrator.stages.machine.reported import SAME_S, record_guard
 
 RENEW_EVERY_S = 60.0
@@ -41,7 +40,7 @@ def arm(context: RunContext) -> GuardStatus | None:
 
 def _left_s(context: RunContext) -> float:
     """Until the budget deadline."""
-    whole_s = budget_s(context.plan)
+    whole_s = rental_budget_s(context)
     if whole_s is None:
         raise _cannot(context, "nothing limits this run")
     return max(1.0, context.rental.created_at + whole_s - context.now())

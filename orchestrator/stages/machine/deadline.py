@@ -11,10 +11,10 @@ from dataclasses import replace
 from orchestrator.agent.contract.answers import GuardStatus
 from orchestrator.core.errors import MachineUnfit
 from orchestrator.core.fleet.guard_state import GuardState
-from orchestrator.core.planning.limits import budget_s
 from orchestrator.core.ports import Instance
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import box_guard
+from orchestrator.stages.machine.lease import rental_budget_s
 
 FIRST_S = 90 * 60.0
 """From the launch, or the last sign of progress, to the moment a watcher may end a machine that still prepares."""
@@ -23,7 +23,7 @@ MOVE_WHEN_LEFT_S = 60 * 60.0
 
 def budget_deadline(context: RunContext) -> float | None:
     """UTC epoch seconds when billing has to have ended; None where nothing limits the run."""
-    whole_s = budget_s(context.plan)
+    whole_s = rental_budget_s(context)
     return None if whole_s is None else context.rental.created_at + whole_s
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 
 from orchestrator.agent.contract.names import LEASE_S
+from orchestrator.core.planning.limits import budget_s
+from orchestrator.stages.context import RunContext
 
 LEASE_VARIABLE = "GPTCTL_LEASE_S"
 """Another lease in seconds: for drills and rehearsals."""
@@ -16,3 +18,17 @@ def lease_s() -> float:
         return max(5.0, float(os.environ.get(LEASE_VARIABLE, LEASE_S)))
     except ValueError:
         return LEASE_S
+
+
+def rental_budget_s(context: RunContext) -> float | None:
+    """Seconds from the start of the rental to the moment its machine must be gone; None where nothing limits it. Runs
+    that share it by its queue share one ceiling: that of their sweep, else the sum of what each may cost."""
+    rental, plan = context.rental, context.plan
+    if rental.facts.ceiling_usd is not None and rental.price_per_hour_usd:
+        return rental.facts.ceiling_usd / rental.price_per_hour_usd * 3600
+    sharing = context.ledger.runs(rental_id=rental.id)
+    if not any(run.facts.queue is not None for run in sharing):
+        return budget_s(plan)
+    each = [budget_s(run.plan) for run in sharing if run.plan is not None]
+    known = [seconds for seconds in each if seconds is not None]
+    return sum(known) if known and len(known) == len(each) else None

@@ -5,6 +5,8 @@ It asks no machine: the record came from one, or from the store it left it in.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from orchestrator.agent.contract.answers import ExitRecord
 from orchestrator.core.states import Outcome, State
 from orchestrator.report.metrics import read_training
@@ -19,10 +21,13 @@ def conclude(context: RunContext, exit_record: ExitRecord) -> None:
     count_steps(context)
     for attempt in context.ledger.attempts(context.run_id)[-1:]:
         # Durations travel, not dates: the machine's clock may be off.
-        ended_at = min(context.now(), attempt.started_at + (exit_record["duration_s"] or 0.0))
+        started_at = _started_at(context, exit_record, attempt.started_at)
+        ended_at = min(context.now(), started_at + (exit_record["duration_s"] or 0.0))
         if not context.provider.paid:  # a rented machine is billed until it is gone
             context.ledger.end_away(context.run_id, ended_at)
-        context.ledger.update_attempt(context.run_id, attempt.number, ended_at=ended_at, last_step=context.run.step)
+        context.ledger.update_attempt(
+            context.run_id, attempt.number, started_at=started_at, ended_at=ended_at, last_step=context.run.step
+        )
     context.set_run_facts(exit=dict(exit_record))
     context.ledger.set_state(context.run_id, State.ENDING, outcome=outcome, cause=reason)
     if outcome in (Outcome.FAILED, Outcome.LIMIT):
@@ -31,6 +36,15 @@ def conclude(context: RunContext, exit_record: ExitRecord) -> None:
             context.emit("log", line)
     elif outcome == Outcome.PREEMPTED:
         context.emit("preempted", f"{reason}; fetching what was saved while the machine is there")
+
+
+def _started_at(context: RunContext, exit_record: ExitRecord, noted_at: float) -> float:
+    """When its training began, by this computer's clock: one that waited began long after it was put there."""
+    queue, said = context.facts.queue, exit_record["started_at"]
+    if queue is None or said is None:
+        return noted_at
+    context.set_run_facts(queue=replace(queue, ahead=None, has_started=True))
+    return min(context.now(), max(context.rental.created_at, said - queue.skew_s))
 
 
 def count_steps(context: RunContext) -> None:

@@ -1,0 +1,37 @@
+"""Whether an arm of a sweep is so much worse than its baseline that it ends early: off unless its terms say so.
+
+Example::
+
+    verdict(arm={200: 3.41}, baseline={200: 3.20}, step=200, margin=0.1)      # 'val loss 3.4100 at step 200 ...'
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Mapping
+
+from trainer import contract
+
+from ..system import files
+
+
+def verdict(arm: Mapping[int, float], baseline: Mapping[int, float], step: int, margin: float) -> str | None:
+    """Why it ends, or None. Compares the two at the first step from `step` on at which both were validated, so the
+    answer does not change as more is trained. Losses in nats per token, by step."""
+    common = sorted(each for each in arm if each >= step and each in baseline)
+    if not common:
+        return None
+    at = common[0]
+    if arm[at] - baseline[at] <= margin:
+        return None
+    return "val loss %.4f at step %d is more than %g above the baseline's %.4f" % (arm[at], at, margin, baseline[at])
+
+
+def validations(run_folder: str) -> dict[int, float]:
+    """Validation losses of a run by step, from its events; a resumed run's later line counts."""
+    found: dict[int, float] = {}
+    for line in files.json_lines(os.path.join(run_folder, contract.EVENTS)):
+        step, loss = line.get("step"), line.get("val_loss")
+        if line.get("event") == contract.EVENT_VALIDATED and isinstance(step, int) and isinstance(loss, (int, float)):
+            found[step] = float(loss)
+    return found

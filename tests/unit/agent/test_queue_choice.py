@@ -1,0 +1,77 @@
+"""What a machine's queue starts next, and what it never will: rows of facts, without a process, a file or a clock."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.agent.queue.choice import Ended, Machine, Waiting, choose, is_bad_machine, pace
+from orchestrator.agent.queue.early_stop import verdict
+
+HOUR = 3600.0
+LONG, SHORT = Waiting("long", 4 * HOUR, 600), Waiting("short", HOUR, 600)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "machine", "start", "skipped"),
+    [
+        pytest.param([], Machine(), None, [], id="nothing waits"),
+        pytest.param([LONG, SHORT], Machine(), "long", [], id="nothing ends the machine"),
+        pytest.param([LONG, SHORT], Machine(5 * HOUR), "long", [], id="the first one fits"),
+        pytest.param([LONG, SHORT], Machine(4 * HOUR), "short", ["long"], id="its reserve does not: a shorter one"),
+        pytest.param([LONG, SHORT], Machine(HOUR), None, ["long", "short"], id="none fits"),
+        pytest.param([SHORT], Machine(2 * HOUR, pace=3.0), None, ["short"], id="the last one took three times as long"),
+        pytest.param([Waiting("a")], Machine(-1.0), None, ["a"], id="no forecast, and the time is over"),
+        pytest.param([Waiting("a")], Machine(1.0), "a", [], id="no forecast, and there is time"),
+        pytest.param([SHORT._replace(group_left_s=60)], Machine(), None, ["short"], id="its group has used its time"),
+        pytest.param([SHORT._replace(disk_bytes=9)], Machine(free_bytes=8), None, ["short"], id="a full disk"),
+        pytest.param(
+            [SHORT._replace(disk_bytes=9), LONG], Machine(free_bytes=8, is_storing=True), None, [],
+            id="a disk that the store is emptying is waited for",
+        ),
+    ],
+)  # fmt: skip
+def test_the_first_that_fits_starts(
+    waiting: list[Waiting], machine: Machine, start: str | None, skipped: list[str]
+) -> None:
+    found = choose(waiting, machine)
+    assert (found.start, list(found.skipped)) == (start, skipped)
+    assert all("left under the ceiling" in why or "GB are free" in why for why in found.skipped.values())
+
+
+def ended(run: str, at: float, outcome: str = "failed", lasted_s: float = 9, reason: str = "a GPU") -> Ended:
+    return Ended(run, run, outcome, reason, lasted_s, 100.0, at)
+
+
+@pytest.mark.parametrize(
+    ("runs", "bad"),
+    [
+        pytest.param([ended("a", 1), ended("b", 2)], True, id="two arms, one cause, at once"),
+        pytest.param([ended("a", 1), ended("a", 2)], False, id="two seeds of one arm: its own fault"),
+        pytest.param([ended("a", 1), ended("b", 2, reason="its own")], False, id="two causes"),
+        pytest.param([ended("a", 1), ended("b", 2, lasted_s=HOUR)], False, id="one had trained"),
+        pytest.param([ended("a", 1), ended("b", 2), ended("c", 3, "finished")], False, id="the last one went well"),
+        pytest.param([ended("a", -2), ended("b", -1)], False, id="before these came"),
+    ],
+)
+def test_two_arms_that_fail_alike_at_once_mean_a_bad_machine(runs: list[Ended], bad: bool) -> None:
+    assert bool(is_bad_machine(runs, since=0.0)) is bad
+
+
+def test_the_pace_is_that_of_the_newest_that_finished() -> None:
+    assert pace([]) == 1.0
+    assert pace([ended("a", 1, "finished", 50), ended("b", 2, "finished", 150), ended("c", 3)]) == 1.5
+
+
+@pytest.mark.parametrize(
+    ("arm", "step", "margin", "ends"),
+    [
+        pytest.param({100: 9.0, 200: 3.4}, 200, 0.1, True, id="worse than the margin at the step"),
+        pytest.param({200: 3.29}, 200, 0.1, False, id="within the margin"),
+        pytest.param({100: 9.0}, 200, 0.1, False, id="not there yet"),
+        pytest.param({200: 3.2, 300: 9.0}, 200, 0.1, False, id="only the first common step counts"),
+        pytest.param({250: 9.0}, 200, 0.1, False, id="the baseline was not validated there"),
+        pytest.param({300: 9.0}, 200, 0.1, True, id="the first common step may come later"),
+    ],
+)
+def test_an_arm_ends_early_by_one_comparison(arm: dict[int, float], step: int, margin: float, ends: bool) -> None:
+    assert bool(verdict(arm, {100: 5.0, 200: 3.2, 300: 3.0}, step, margin)) is ends
