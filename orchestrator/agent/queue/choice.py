@@ -80,7 +80,7 @@ def _too_long(each: Waiting, machine: Machine) -> str | None:
     if machine.left_s is not None:
         lefts.append(machine.left_s - each.reserve_s)
     if not lefts or needs_s <= min(lefts):
-        # Without a forecast there is nothing to compare, but a time that is over is over.
+        # A time that is over is over, with a forecast or without one.
         return None if not lefts or min(lefts) > 0 else _words(needs_s, 0.0)
     return _words(needs_s, min(lefts))
 

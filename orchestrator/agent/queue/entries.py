@@ -2,7 +2,7 @@
 was never started.
 
 An entry is only a place in the order; the job's own folder is the truth, so a training is enqueued at most once and
-started at most once, whoever is killed on the way. It must not start anything; runner.py does.
+started at most once, whichever process is killed on the way. It must not start anything; runner.py does.
 
 Example::
 
