@@ -116,23 +116,7 @@ def notify(
     return it.notify(test=test)
 
 
-def ssh(
-    target: Annotated[str | None, typer.Argument(metavar="RUN|HOST", help="Default: the newest run.")] = None,
-    command: Annotated[list[str] | None, typer.Argument(metavar="-- COMMAND", help="Instead of a shell.")] = None,
-    accept_new_host_key: options.AcceptKey = False,
-    inventory: options.Inventory = None,
-    verbose: options.Verbose = False,
-) -> int:
-    """Open a shell on a run's machine or a host.
-
-    Uses the same key, port and pinned host key as gptctl.
-    """
-    from orchestrator.cli.machines import ssh as it
-
-    return it.ssh(target, command or [], inventory, accept_new=accept_new_host_key)
-
-
 def register(verb: Callable[[Callable[..., int]], Callable[..., int]]) -> None:
     """Adds them to the app; `verb` explains their failures."""
-    for body in (cost, hosts, offers, orphans, notify, ssh):
+    for body in (cost, hosts, offers, orphans, notify):
         verb(body)

@@ -14,6 +14,7 @@ from orchestrator.agent.contract.names import State as JobState
 from orchestrator.cli.connections import agent_of
 from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.cli.screen import screen
+from orchestrator.cli.screen.tables import Column
 from orchestrator.core.errors import UserError
 from orchestrator.core.events import Listener
 from orchestrator.core.facts.run_facts import QueueFacts
@@ -23,7 +24,13 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RENTAL_OPEN, RunRecord
 from orchestrator.runs.stop import stop_run
 
-COLUMNS = ("#", "RUN", "ARM", "NEEDS", "WAITS FOR")
+COLUMNS = (
+    Column("#", right=True),
+    Column("RUN"),
+    Column("ARM", leaves=1),
+    Column("NEEDS", right=True, leaves=2),
+    Column("WAITS FOR"),
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ def queue(target: str | None, edit: Edit, *, as_json: bool) -> int:
         cells = [
             [str(row["place"] or ""), str(row["run"]), str(row["arm"] or DASH), *_times(row)] for row in found
         ]  # fmt: skip
-        screen.show_table(COLUMNS, cells, right=("#", "NEEDS"))
+        screen.show_table(COLUMNS, cells)
         screen.talk(f"{run.host}: {sum(bool(row['place']) for row in found)} wait; the machine starts them itself")
         return 0
 
