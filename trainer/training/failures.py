@@ -23,6 +23,23 @@ OUT_OF_MEMORY = re.compile(
 )
 """What torch's allocator, CUDA, cuBLAS and cuDNN, Triton and NCCL write when a GPU's memory is full."""
 
+FAULTS_OF_A_CARD = (
+    (
+        r"uncorrectable ECC",
+        "its memory is damaged: take another machine, or reset the card and look at nvidia-smi -q -d ECC",
+    ),
+    (
+        r"GPU is lost|fallen off the bus|no longer available|device not ready",
+        "reboot, or take another machine",
+    ),
+    (r"NVLink|NCCL.*(internal error|unhandled cuda error)", "the link between cards failed: take another machine"),
+    (
+        r"unspecified launch failure|illegal memory access|illegal instruction|hardware stack|misaligned address",
+        "the card or a kernel is faulty: dmesg | grep Xid tells which; a second time, take another machine",
+    ),
+)
+"""What CUDA and NCCL say of a card that fails while it trains, and the cure."""
+
 Emit = Callable[..., None]
 """journal.event: (name, step, **fields)."""
 
@@ -37,9 +54,17 @@ def explain(error: BaseException) -> str:
     text = str(error).strip() or "no message"
     if is_ours(error):
         return text
+    if isinstance(error, RuntimeError) and (cure := cure_of_a_card(text)):
+        return f"{type(error).__name__}: {text.splitlines()[0]}: {cure}; the checkpoints are intact"
     if isinstance(error, RuntimeError) and any(phrase in text for phrase in LOST_PEER):
         return f"lost another rank, killed or frozen: {text.splitlines()[0]}"
     return f"{type(error).__name__}: {text}"
+
+
+def cure_of_a_card(text: str) -> str:
+    """What helps against a card that fails; empty where the text does not speak of one."""
+    found = (cure for pattern, cure in FAULTS_OF_A_CARD if re.search(pattern, text, re.IGNORECASE))
+    return next(found, "")
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:

@@ -111,7 +111,7 @@ def train(run: Run, stop: StopRequest, progress: Progress) -> str:
             mean_loss, stopping = loss_sum / world.size, stops > 0
         if logging:
             journal.metrics(window.line(step, mean_loss, rate, norm, counts))
-            check_finite(counts, step, options.max_nonfinite_steps)
+            check_finite(counts, step, options.max_nonfinite_steps, engine.scaler)
         val_loss = None
         if data.validation is not None and (last or step % options.validate_every == 0):
             val_loss = validate(engine, data.validation, options.micro_batch, world)
@@ -177,13 +177,17 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1))
 
 
-def check_finite(counts: StepCounts, step: int, limit: int) -> None:
+def check_finite(counts: StepCounts, step: int, limit: int, scaler: torch.amp.GradScaler) -> None:
     """Raises TrainingError after `limit` skipped steps in a row. The weights are those before the first of them."""
-    if counts.longest_streak >= limit:
+    if counts.longest_streak < limit:
+        return
+    fault = f"gradients were not finite in {int(counts.longest_streak)} steps in a row up to step {step}, all skipped"
+    if scaler.is_enabled():
         raise TrainingError(
-            f"gradients were not finite in {int(counts.longest_streak)} steps in a row up to step {step}, all skipped. "
-            "Try a lower learning_rate, a longer warmup_fraction or grad_clip = 1.0, and resume"
+            f"{fault}: fp16 overflows although the loss is scaled by no more than {scaler.get_scale():g}. Set "
+            'train.precision = "bf16" on a card that has it, else "fp32", and resume'
         )
+    raise TrainingError(f"{fault}. Try a lower learning_rate, a longer warmup_fraction or grad_clip = 1.0, and resume")
 
 
 def validate(engine: Engine, held_out: ValidationSlice, batch_size: int, world: World) -> float:

@@ -32,7 +32,7 @@ from trainer.tokens.batches import Share, TrainingData
 from trainer.training.compile_check import STEPS as CHECK_STEPS
 from trainer.training.compile_check import compile_fault
 from trainer.training.metrics import Journal
-from trainer.training.ranks import World, data_parallel, from_leader, sum_over_ranks
+from trainer.training.ranks import World, data_parallel, from_leader, leader_first, sum_over_ranks
 from trainer.training.saver import clean_up
 
 
@@ -167,7 +167,7 @@ def compile_model(run: Run, model: GPT, data: TrainingData, share: Share, autoca
     for number in range(CHECK_STEPS):
         ids, targets = data.micro_batch(number, 0, share.size, share.rank, share.world)
         batches.append((ids.to(device), targets.to(device)))
-    fault = compile_fault(model, batches, autocast)
+    fault = leader_first(run.world, lambda: compile_fault(model, batches, autocast))
     release_checks_memory(device)
     (broken,) = sum_over_ranks(run.world, [float(fault is not None)])
     if not broken:

@@ -22,6 +22,7 @@ from trainer import contract
 from ..contract.answers import ExitRecord, Failure
 from ..contract.names import FileName
 from ..system import files
+from . import gpu_faults
 from .jobs import Job
 from .stopping import StopRequest, read_request
 
@@ -42,7 +43,8 @@ def write_exit(job: Job, code: int | None, started_at: float | None) -> ExitReco
         "code": code,
         "signal": _signal_name(code),
         "outcome": outcome,
-        "reason": _reason(job, code, trainer, request if outcome != contract.OUTCOME_FINISHED else None),
+        "reason": _reason(job, code, trainer, request if outcome != contract.OUTCOME_FINISHED else None)
+        + (gpu_faults.since(started_at) if outcome == contract.OUTCOME_FAILED and job.spec.get("gpus") else ""),
         "started_at": started_at,
         "ended_at": ended_at,
         "duration_s": None if started_at is None else round(ended_at - started_at, 3),

@@ -1,7 +1,9 @@
 """The whole way on a machine with GPUs that computes nothing: torch's CUDA build on stand-ins for its libraries.
 
 Set GPTCTL_STAND_IN_CUDA to the folder of such a machine: bin/nvidia-smi, venv/bin/python-wrapper. Without one this is
-skipped: the stand-in takes 5 GB, and nothing of gptctl needs it.
+skipped: the stand-in takes 5 GB, and nothing of gptctl needs it. Three minutes on two cores::
+
+    GPTCTL_STAND_IN_CUDA=DIR python -m pytest -m faults tests/faults/here/test_gpu_walk.py
 """
 
 from __future__ import annotations

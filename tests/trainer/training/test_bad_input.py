@@ -4,6 +4,7 @@ import dataclasses
 import gc
 import hashlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,6 +21,7 @@ from tests.support.files.small_runs import TINY, write_run, write_tokens
 from tests.support.files.training_runs import (
     events,
     last_step,
+    losses,
     new_run,
     run_to_end,
     small_config,
@@ -29,8 +32,10 @@ from tests.support.files.training_runs import (
 from trainer.__main__ import USAGE, ExitFile, main
 from trainer.checkpoints.checkpoint import write_manifest
 from trainer.checkpoints.manifest import CheckpointError, read_manifest
-from trainer.contract import CHECKPOINTS, CONFIG, EXIT, STOP, TRAINER_STATE_FILE, RunConfig
-from trainer.training.loop import Progress
+from trainer.contract import CHECKPOINTS, CONFIG, EXIT, STOP, TRAINER_STATE_FILE, ModelConfig, RunConfig
+from trainer.training import loop
+from trainer.training.loop import Progress, TrainingError, check_finite
+from trainer.training.metrics import StepCounts
 
 
 def changed(folder: Path, section: str, **fields: Any) -> None:
@@ -263,3 +268,62 @@ def test_a_disk_that_is_full_during_a_run_costs_checkpoints_not_the_run(small_di
     write_config(folder, RunConfig(**{**config.__dict__, "train": dataclasses.replace(config.train, steps=10)}))
     assert train_here(folder) == "finished"
     assert [event["step"] for event in events(folder, "checkpointed")] == [10]
+
+
+FAILING_CARD = [
+    (
+        3,
+        "CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might be asynchronously ...",
+        "is damaged",
+    ),
+    (3, "CUDA error: unspecified launch failure\nFor debugging consider passing ...", "dmesg | grep Xid tells which"),
+    (1, "NCCL error in: x.cpp:1, unhandled cuda error (run with NCCL_DEBUG=INFO)", "the link between cards failed"),
+]
+
+
+@pytest.mark.parametrize(("step", "error", "cure"), FAILING_CARD)
+def test_a_card_that_fails_in_a_step_is_named_with_its_cure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, error: str, cure: str
+) -> None:
+    folder, train_step, taken = new_run(tmp_path / "run", steps=5), loop.train_step, 0
+
+    def failing(*arguments: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        if taken == step:
+            raise RuntimeError(error)
+        return train_step(*arguments)
+
+    monkeypatch.setattr(loop, "train_step", failing)
+    monkeypatch.setattr(sys, "argv", ["trainer", str(folder)])
+    with pytest.raises(RuntimeError):
+        main()
+    reason = verdict(folder)["reason"]
+    assert reason.startswith(f"rank 0: RuntimeError: {error.splitlines()[0]}: ")
+    assert cure in reason and "asynchronously" not in reason
+    assert verdict(folder)["step"] == step - 1
+
+
+def test_fp16_that_overflows_at_once_is_told_to_take_bf16() -> None:
+    counts = StepCounts.zeros(torch.device("cpu"))
+    scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    scaler.scale(torch.ones(()))
+    for _ in range(9):
+        counts.add(torch.ones(()), torch.zeros((), dtype=torch.bool))
+    check_finite(counts, 9, 10, scaler)
+    counts.add(torch.ones(()), torch.zeros((), dtype=torch.bool))
+    with pytest.raises(TrainingError, match=r'10 steps in a row up to step 10.* scaled by no more than 64\. .*"bf16"'):
+        check_finite(counts, 10, 10, scaler)
+
+
+@pytest.mark.parametrize(("vocabulary", "dtype"), [(257, "uint16"), (65_537, "uint32"), (200_000, "uint32")])
+def test_a_vocabulary_of_any_size_trains_and_is_evaluated(tmp_path: Path, vocabulary: int, dtype: str) -> None:
+    folder = tmp_path / "run"
+    tokens = (np.arange(4_000) * 7919 % vocabulary).astype(dtype)
+    tokens[-1] = vocabulary - 1
+    tokens.tofile(tmp_path / "tokens.bin")
+    model = ModelConfig(vocab_size=vocabulary, context_length=32, n_layer=1, n_head=1, n_embd=8)
+    config = small_config(folder, model=model, steps=2, global_batch=2, micro_batch=2, validate_every=2)
+    data = dataclasses.replace(config.data, train_files=(str(tmp_path / "tokens.bin"),), dtype=dtype)
+    assert train_here(write_config(folder, dataclasses.replace(config, data=data))) == "finished"
+    assert losses(folder)[1] == pytest.approx(math.log(vocabulary), abs=0.1)

@@ -31,7 +31,7 @@ from trainer.contract import CHECKPOINTS, STOP
 from trainer.tokens.batches import Share, open_data, prefetched
 from trainer.training.loop import train_step
 from trainer.training.metrics import Journal, PartClock, StepCounts
-from trainer.training.ranks import World
+from trainer.training.ranks import World, leader_first
 from trainer.training.start import Run, prepare
 
 STEPS = 20
@@ -197,3 +197,13 @@ def test_out_of_memory_a_second_time_fails_with_a_suggestion(tmp_path: Path) -> 
     assert "out of GPU memory at micro_batch 4" in verdict(folder)["reason"]
     assert "after it was reduced from 8: set train.micro_batch = 2" in verdict(folder)["reason"]
     assert len(events(folder, "micro_batch_reduced")) == 1
+
+
+def test_the_leader_works_before_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(dist, "barrier", lambda: said.append("barrier"))
+    for rank in (0, 1):
+        world = World(rank, 2, rank, torch.device("cpu"))
+        leader_first(world, lambda rank=rank: said.append(f"work {rank}"))  # type: ignore[misc]
+    leader_first(World(0, 1, 0, torch.device("cpu")), lambda: said.append("alone"))
+    assert said == ["work 0", "barrier", "barrier", "work 1", "alone"]
