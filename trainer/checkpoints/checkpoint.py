@@ -19,7 +19,6 @@ import hashlib
 import json
 import os
 import pickle
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -47,6 +46,9 @@ from trainer.contract import (
 )
 from trainer.model.gpt import GPT
 from trainer.model.optimizers import State
+from trainer.weights.layouts import read_model
+from trainer.weights.tokenizers import own_step, own_tokenizer
+from trainer.weights.weight_files import WeightsError, holds_weights, open_weights, why_refused
 
 Value = TypeVar("Value")
 
@@ -242,23 +244,21 @@ def read_trainer_state(folder: Path) -> TrainerState:
         state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
         # Without its cause: torch's own text tells how to load the file unsafely, which would run its code.
-        raise CheckpointError(f"{folder.name}: {TRAINER_STATE_FILE} is refused: {_why_refused(str(error))}") from None
+        raise CheckpointError(f"{folder.name}: {TRAINER_STATE_FILE} is refused: {why_refused(str(error))}") from None
     if not isinstance(state, dict):
         raise CheckpointError(f"{folder.name}: {TRAINER_STATE_FILE} is not the trainer's")
     return cast(TrainerState, state)
 
 
-def _why_refused(said: str) -> str:
-    """torch's first line, except where that gives advice: for a pickle that it refuses, what is in it."""
-    if "weights" not in said.lower() and "unpickl" not in said.lower():
-        return said.partition("\n")[0] if "torch." not in said else "it is not an archive that the trainer wrote"
-    found = re.search(r"(?:GLOBAL|global|Unsupported\s\w+):?\s+([\w.]+\.[\w.]+)", said)
-    return "it holds more than tensors and plain values" + (f": {found[1]}" if found else "")
-
-
 def load_model(path: Path, device: torch.device) -> tuple[GPT, CheckpointMeta]:
-    """The verified model of a run or checkpoint folder, in evaluation mode, and its meta. Raises CheckpointError."""
-    folder = checkpoint_folder(path)
+    """The verified model of a run or checkpoint folder, or a foreign one, in evaluation mode, and its meta. Raises
+    CheckpointError."""
+    try:
+        folder = checkpoint_folder(path)
+    except CheckpointError:
+        if not holds_weights(path):
+            raise
+        return _load_foreign(path, device)
     verify(folder)
     meta = read_meta(folder)
     known = {item.name for item in dataclasses.fields(ModelConfig)}
@@ -271,3 +271,17 @@ def load_model(path: Path, device: torch.device) -> tuple[GPT, CheckpointMeta]:
     except ValueError as error:
         raise CheckpointError(f"{folder.name}: {error}") from error
     return model.to(device).eval(), meta
+
+
+def _load_foreign(path: Path, device: torch.device) -> tuple[GPT, CheckpointMeta]:
+    """A model that another program wrote, or an export of this one."""
+    try:
+        found = open_weights(path)
+        read = read_model(found)
+        model = GPT(read.model)
+        model.load_unpadded_state({name: torch.from_numpy(each.make()) for name, each in read.tensors.items()})
+        tokenizer = own_tokenizer(found, read.model)
+    except WeightsError as error:
+        raise CheckpointError(str(error)) from None
+    meta: CheckpointMeta = {"step": own_step(found), "model": dataclasses.asdict(read.model)}
+    return model.to(device).eval(), {**meta, "tokenizer": tokenizer} if tokenizer else meta

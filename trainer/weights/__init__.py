@@ -1,0 +1,1 @@
+"""Weights that other programs wrote, as this trainer's tensors."""
