@@ -46,8 +46,9 @@ class Imported(TypedDict):
     dropped: list[str]
     remarks: list[str]
     origin: dict[str, Any] | None
-    """Of one of our own exports: where its weights came from."""
-    own_tokens: int | None
+    """Of one of our own exports: where its first weights came from."""
+    seen: list[dict[str, Any]]
+    """Of one of our own exports: tokens of each data source, oldest first."""
 
 
 def import_model(options: argparse.Namespace) -> Imported:
@@ -58,7 +59,7 @@ def import_model(options: argparse.Namespace) -> Imported:
     tokenizer = options.tokenizer or own_tokenizer(found, read.model)
     remark = check_tokenizer(found, read.model, tokenizer)
     said = found.described.get("gptctl.json") or found.described.get("meta.json", {})
-    origin, own_tokens = said.get("origin"), said.get("own_tokens")
+    origin, seen = said.get("origin"), said.get("seen")
     imported: Imported = {
         "to": str(options.to.absolute()),
         "layout": read.layout,
@@ -71,11 +72,11 @@ def import_model(options: argparse.Namespace) -> Imported:
         "dropped": list(read.dropped),
         "remarks": [remark] if remark else [],
         "origin": origin if isinstance(origin, dict) else None,
-        "own_tokens": own_tokens if isinstance(own_tokens, int) else None,
+        "seen": seen if isinstance(seen, list) else [],
     }
-    if options.to.exists() and not options.replace:
+    if options.to.exists():
         raise WeightsError(f"{options.to} exists already")
-    return {**imported, "sha256": write(options.to, read, imported) if not options.dry_run else ""}
+    return {**imported, "sha256": write(options.to, read, imported)}
 
 
 def check_digests(found: FoundWeights) -> None:
@@ -105,7 +106,6 @@ def write(to: Path, read: ReadModel, imported: Imported) -> str:
         entry: ManifestEntry = {"size_bytes": len(about), "sha256": hashlib.sha256(about).hexdigest()}
         files = {MODEL_FILE: weights, META_FILE: entry}
         (temporary / MANIFEST_FILE).write_text(json.dumps({"files": files}, indent=1) + "\n")
-        shutil.rmtree(to, ignore_errors=True)
         temporary.rename(to)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -126,11 +126,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("source", type=Path, help="a folder or file of weights: safetensors, or a pickle of tensors")
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="the checkpoint's folder")
-    parser.add_argument("--replace", action="store_true", help="replace a checkpoint that is there")
     parser.add_argument("--n-head", type=int, help="attention heads, where nothing beside the weights says it")
     parser.add_argument("--tokenizer", help="bytes, a tiktoken name or none (default: the model's own)")
     parser.add_argument("--accept-tanh-gelu", action="store_true", help="take a model that has the exact GELU")
-    parser.add_argument("--dry-run", action="store_true", help="read and check everything, write nothing")
     return parser.parse_args(arguments)
 
 

@@ -26,7 +26,10 @@ GROUPS = {
     "running": ("Starting and driving runs", ("init", "plan", "run", "resume", "stop", "fetch", "release")),
     "watching": ("Watching runs and money", ("status", "queue", "logs", "cost", "notify")),
     "machines": ("Machines and hosts", ("hosts", "offers", "check", "ssh", "orphans")),
-    "models": ("Models and reports", ("sample", "attention", "eval", "compare", "report", "export")),
+    "models": (
+        "Models and reports",
+        ("sample", "attention", "eval", "compare", "report", "export", "import", "import-recipe"),
+    ),
     "data": ("Data", ("data",)),
 }
 """Page -> its title and the commands on it. Every command stands on one page."""

@@ -29,6 +29,8 @@ class Outcome(StrEnum):
     LIMIT = "limit"
     PREEMPTED = "preempted"
     NEVER_STARTED = "never_started"
+    IMPORTED = "imported"
+    """Of a model that another program trained."""
 
 
 class Seen(StrEnum):
@@ -47,6 +49,7 @@ EXIT_CODES = {
     Outcome.LIMIT: 6,
     Outcome.PREEMPTED: 3,
     Outcome.NEVER_STARTED: 4,
+    Outcome.IMPORTED: 0,
 }
 """By outcome; `never_started` has its cause's code (3 or 4) where the cause is known."""
 

@@ -85,7 +85,8 @@ def spent_by_run(connection: sqlite3.Connection, now: float, run_id: str | None 
         seconds[its_run] = seconds.get(its_run, 0.0) + lasted_s
         stages = by_stage.setdefault(its_run, {})
         stages[stage] = stages.get(stage, 0.0) + lasted_s / 3600 * price_per_hour_usd
-    which = "" if run_id is None else "WHERE id = ?"
+    # What was imported never cost anything.
+    which = "WHERE outcome IS NOT 'imported'" if run_id is None else "WHERE id = ?"
     found = []
     for run, machine, host, tokens, rental, seen_at in connection.execute(_RUNS.format(which=which), one):
         spent = seconds.get(run, 0.0), by_stage.get(run, {})

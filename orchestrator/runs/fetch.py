@@ -10,6 +10,7 @@ from typing import TypeVar
 from orchestrator.core.checkpoints.store_index import StoredCheckpoint
 from orchestrator.core.errors import RunLocked, UserError
 from orchestrator.core.events import Listener
+from orchestrator.core.states import Outcome
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RENTAL_OPEN
 from orchestrator.ledger.run_lock import RunLock
@@ -33,6 +34,8 @@ def fetch_run(
     Returns `{run, to, checkpoints: [{step, path, size_bytes, verified}]}`. Needs the machine only for what is not here.
     """
     with Ledger.open(home, time.time) as ledger:
+        if ledger.run(run_id).outcome is Outcome.IMPORTED:
+            raise UserError(f"{run_id} is imported: its checkpoint is here", f"gptctl status {run_id}")
         context = open_context(home, ledger, run_id, listener)
         context.stage = "fetch"
         folder = (to or context.mirror).expanduser().absolute() / contract.CHECKPOINTS

@@ -189,9 +189,7 @@ def _dropout(found: FoundWeights, config: Mapping[str, Any]) -> float:
 def _reference(found: FoundWeights, tensors: Mapping[str, Weight], allowed: Allowed) -> tuple[_Layout, ModelConfig]:
     config = found.described.get("model.json") or found.described.get("config.json", {}).get("cfg") or {}
     if config.get("moe"):
-        raise WeightsError(
-            f"{found.place}: its description asks for a mixture of experts (moe), which cannot be expressed"
-        )
+        raise WeightsError(f"{found.place}: a mixture of experts (`moe`) cannot be expressed")
     table = "tok_emb.weight" if "tok_emb.weight" in tensors else "out_head.weight"  # a tied one is saved once
     rows, width = _table(found, tensors, table)
     if (said := config.get("emb_dim", width)) != width:

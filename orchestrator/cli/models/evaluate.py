@@ -17,7 +17,7 @@ from typing import Any
 from orchestrator.agent.contract.names import JobName
 from orchestrator.cli.connections import agent_of
 from orchestrator.cli.models.data_here import data_here
-from orchestrator.cli.models.local_checkpoint import checkpoint_here, checkpoint_named
+from orchestrator.cli.models.local_checkpoint import as_run, checkpoint_here, checkpoint_named, folder_named
 from orchestrator.cli.models.trainer_program import failed, here, results, there
 from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.cli.screen.tables import Column
@@ -26,7 +26,7 @@ from orchestrator.core.events import Event
 from orchestrator.core.facts.run_facts import DataOnMachine
 from orchestrator.core.formats import loss, number, percent
 from orchestrator.core.machines import machine_type
-from orchestrator.core.states import State
+from orchestrator.core.states import Outcome, State
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import Evaluation, RunRecord
 from orchestrator.remote.agent_client.client import Agent
@@ -57,6 +57,8 @@ def evaluate(run_id: str | None, wish: Wish, *, on_host: bool, as_json: bool) ->
         if not file.is_file():
             raise UserError(f"no such file: {file}")
     with open_ledger() as ledger:
+        if folder := folder_named(run_id):
+            return _of_folder(ledger, folder, wish, as_json=as_json)
         run = ledger.find_run(run_id)
         from orchestrator.cli.screen import screen
 
@@ -69,11 +71,38 @@ def evaluate(run_id: str | None, wish: Wish, *, on_host: bool, as_json: bool) ->
         lines = work(ledger, run, wish, name)
         found = _kept(ledger, run, wish, lines)
     if as_json:
-        rows = [{"step": each.step, "kind": each.kind, "name": each.name, **each.result} for each in found]
-        print(json.dumps({"run": run.id, "step": found[0].step if found else None, "evaluations": rows}, indent=1))
+        _print_json(run.id, found)
         return 0
     _show(run, found)
+    screen.talk(f"saved: gptctl report {run.id}, compare and export show the results")
     return 0
+
+
+def _of_folder(ledger: Ledger, folder: Path, wish: Wish, *, as_json: bool) -> int:
+    """Measures the model of a folder here, and keeps nothing: the ledger has no run of it."""
+    from orchestrator.cli.screen import screen
+
+    run = as_run(folder)
+    if not wish.data and not wish.choices:
+        raise UserError(f"{folder} has no tokens of its own", f"gptctl eval {folder} --data FILE, or --choices FILE")
+    shell = LocalShell()
+    arguments = [
+        str(folder),
+        *_arguments(run, wish, [str(file.resolve()) for file in wish.data], [*wish.choices], "fp32"),
+    ]
+    lines = results(shell, here(ledger.home, shell, "evaluate"), arguments, _meter())
+    found = _read(run, wish, lines)
+    if as_json:
+        _print_json(str(folder), found)
+        return 0
+    _show(run, found)
+    screen.talk("not saved: gptctl import keeps a model with its results, for compare and export")
+    return 0
+
+
+def _print_json(name: str, found: Sequence[Evaluation]) -> None:
+    rows = [{"step": each.step, "kind": each.kind, "name": each.name, **each.result} for each in found]
+    print(json.dumps({"run": name, "step": found[0].step if found else None, "evaluations": rows}, indent=1))
 
 
 def _subjects(run: RunRecord, wish: Wish) -> list[str]:
@@ -105,13 +134,12 @@ def _show(run: RunRecord, found: Sequence[Evaluation]) -> None:
     )
     for each in found:
         asked, measured = (each.result.get("slice") or (0, 0))[1], each.result.get("tokens") or 0
-        if asked - measured >= run.recipe_data["model"]["context_length"]:
+        if asked - measured >= run.recipe_data["model"].get("context_length", 1):
             screen.talk(f"{each.kind} {each.name}: the data holds only {measured:,} of these tokens")
     if SLICE in kinds:
         screen.talk("LOSS is in nats per token, lower is better; PERPLEXITY is e to the loss")
     if CHOICES in kinds:
         screen.talk("ACC picks the likeliest ending; ACC NORM the likeliest per byte, ACC/TOKEN per token")
-    screen.talk(f"saved: gptctl report {run.id}, compare and export show the results")
 
 
 def _here(ledger: Ledger, run: RunRecord, wish: Wish, name: str) -> list[dict[str, Any]]:
@@ -133,6 +161,8 @@ def _data_here(run: RunRecord, wish: Wish) -> list[Path]:
     """The named files, else those the run validated or trained on, if they are on this computer."""
     if wish.data:
         return [file.resolve() for file in wish.data]
+    if run.outcome is Outcome.IMPORTED:
+        raise UserError(f"{run.id} is imported: it has no tokens of its own", f"gptctl eval {run.id} --data FILE")
     files = data_here(run)
     if files is None:
         raise UserError(
@@ -239,7 +269,15 @@ def _meter() -> Callable[[dict[str, Any]], None]:
 
 
 def _kept(ledger: Ledger, run: RunRecord, wish: Wish, lines: Sequence[dict[str, Any]]) -> list[Evaluation]:
-    """The results, each in the ledger. Other data than the run's own are named with their first file."""
+    """The results, each in the ledger."""
+    found = _read(run, wish, lines)
+    for each in found:
+        ledger.add_evaluation(each)
+    return found
+
+
+def _read(run: RunRecord, wish: Wish, lines: Sequence[dict[str, Any]]) -> list[Evaluation]:
+    """The results. Other data than the run's own are named with their first file."""
     step = next((line["step"] for line in lines if line.get("kind") == "checkpoint"), None)
     if not isinstance(step, int):
         raise UserError(f"{run.id}: its checkpoint does not name its step")
@@ -252,8 +290,6 @@ def _kept(ledger: Ledger, run: RunRecord, wish: Wish, lines: Sequence[dict[str, 
             name = f"{wish.data[0].name}:{each.name}"
             each = Evaluation(run.id, step, SLICE, name, each.measured_at, each.loss, each.result)
         found[each.kind, each.name] = each  # a broken link can repeat a line
-    for each in found.values():
-        ledger.add_evaluation(each)
     return list(found.values())
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from orchestrator.core.errors import UserError
+from orchestrator.core.states import Outcome, State
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.records import RunRecord
+from orchestrator.runs.imports import MACHINE, NOWHERE, RECIPE
 from trainer import contract
 
 
@@ -20,10 +23,12 @@ def checkpoint_here(home: Path, run_id: str, name: str) -> Path:
 
 
 def folder_named(text: str | None) -> Path | None:
-    """The folder of a checkpoint, a run or an export that you typed instead of a run; None for a run's id. Raises
-    UserError for a path without a model."""
+    """The folder of a checkpoint, a run, an export or a foreign model, or its file with a `/` in its path, that you typed
+    instead of a run; None for a run's id. Raises UserError for a path without a model."""
     if text is None or not Path(text).is_dir():
         if text and "/" in text:
+            if (file := Path(text).expanduser()).exists():
+                return file.absolute()
             raise UserError(f"no such folder: {text}", "name a run (gptctl status), or a folder of gptctl export")
         return None
     return Path(text).absolute()
@@ -47,3 +52,11 @@ def checkpoint_named(text: str) -> str:
     if digits.isascii() and digits.isdigit():
         return contract.checkpoint_name(int(digits))
     raise UserError(f"--checkpoint {text}: must be best, latest or a step, such as 617")
+
+
+def as_run(folder: Path) -> RunRecord:
+    """A model in a folder as the record that it has nowhere: for the functions that read one. Never kept."""
+    return RunRecord(
+        id=folder.name, recipe=RECIPE, recipe_data={"name": RECIPE, "model": {}, "data": {}}, host=NOWHERE,
+        machine=MACHINE, created_at=0.0, state=State.ENDED, outcome=Outcome.IMPORTED,
+    )  # fmt: skip

@@ -159,6 +159,55 @@ def evaluate(
     return it.evaluate(run, wish, on_host=on_host, as_json=as_json)
 
 
+def import_model(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="hf://models/OWNER/NAME[@REVISION], a folder, or a file of weights.")
+    ],
+    *,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="A name for the model.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option("--tokenizer", metavar="NAME", help="Default: the model's own; `none`: it has none.")
+    ] = None,
+    n_head: Annotated[
+        int | None, typer.Option("--n-head", min=1, metavar="N", help="Attention heads, where nothing says how many.")
+    ] = None,
+    accept_tanh_gelu: Annotated[
+        bool, typer.Option("--accept-tanh-gelu", help="Take a model with the exact GELU; its losses differ a little.")
+    ] = False,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Import a model of another program as a checkpoint.
+
+    Reads the layouts of Hugging Face's GPT-2, nanoGPT and the reference trainer, and gptctl's own exports; refuses by
+    name what cannot be expressed. eval, sample, export, compare and model.init_from take it like a run's checkpoint.
+    """
+    from orchestrator.cli.models import import_model as it
+    from orchestrator.runs.imports import ImportRequest
+
+    return it.import_model(ImportRequest(source, name, n_head, tokenizer, accept_tanh_gelu), as_json=as_json)
+
+
+def import_recipe(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A run folder with model.json and train.json.")],
+    *,
+    gpus: Annotated[
+        int | None, typer.Option("--gpus", min=1, metavar="N", help="GPUs it ran on. Default: as its folder says.")
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="FILE", help="Default: ./recipes/NAME.toml, a new file.")
+    ] = None,
+    verbose: options.Verbose = False,
+) -> int:
+    """Write a run of the reference trainer as a recipe.
+
+    Translates every key of model.json and train.json; refuses by name one that has no counterpart.
+    """
+    from orchestrator.cli.models import import_recipe as it
+
+    return it.import_recipe(folder, gpus, to)
+
+
 def report(
     run: options.Run = None,
     *,
@@ -208,5 +257,6 @@ def compare(
 def register(verb: Callable[[Callable[..., int]], Callable[..., int]]) -> None:
     """Adds them to the app; `verb` explains their failures."""
     evaluate.__name__ = "eval"  # the command's name, which Python keeps for itself
-    for body in (sample, attention, compare, evaluate, export, report):
+    import_model.__name__, import_recipe.__name__ = "import", "import-recipe"
+    for body in (sample, attention, compare, evaluate, export, import_model, import_recipe, report):
         verb(body)

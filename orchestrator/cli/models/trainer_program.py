@@ -16,6 +16,7 @@ from typing import Any
 from orchestrator.cli.screen.foreign import clean
 from orchestrator.core.errors import CommandFailed, UserError
 from orchestrator.core.ports import Shell
+from orchestrator.core.states import Outcome
 from orchestrator.core.typed_json import WrongJson, parse
 from orchestrator.ledger.records import RunRecord
 from orchestrator.remote.agent_client.client import Agent
@@ -57,6 +58,8 @@ def here(home: Path, shell: Shell, module: str) -> Program:
 def there(run: RunRecord, module: str) -> Program:
     """In the interpreter that the run trains with, on its machine."""
     prepared, synced = run.facts.prepared, run.facts.synced
+    if run.outcome is Outcome.IMPORTED:
+        raise UserError(f"{run.id} is imported: no machine has it", "omit --on-host")
     if prepared is None or synced is None:
         raise UserError(f"{run.id} has no trainer on {run.host} yet", f"gptctl resume {run.id}")
     return Program(prepared.python, synced.source, module)

@@ -68,7 +68,7 @@ def _headline(run: RunRecord, row: dict[str, Any]) -> str:
         dollars(row["cost_usd"]),
         f"in {duration(took)}" if took is not None else "",
     ]
-    well = run.outcome in (None, Outcome.FINISHED)
+    well = run.outcome in (None, Outcome.FINISHED, Outcome.IMPORTED)
     cause = "" if well or not run.cause else f"\ncause: {clean(run.cause)}"
     return "  ".join(part for part in parts if part) + cause
 

@@ -15,6 +15,7 @@ from typing import TypedDict
 from orchestrator.core.checkpoints.file_entry import FileEntry
 from orchestrator.core.checkpoints.store_state import StoreState
 from orchestrator.core.config.home_box import HomeBox
+from orchestrator.core.facts.origin import Origin
 from orchestrator.core.planning.plan import Plan
 from orchestrator.core.ports import StoredFile
 from orchestrator.core.typed_json import decode, encode, flat, stored_as
@@ -157,6 +158,8 @@ class RunFacts:
     abandon: bool = False
     """You asked to give the machine back without fetching anything."""
     resume_from: ResumeFrom | None = field(default=None, metadata=flat)
+    origin: Origin | None = None
+    """Where its first weights come from; None: it began from random ones."""
     home_boxes: tuple[HomeBox, ...] = ()
     alternatives: tuple[Plan, ...] = ()
     """Plans on other machine types that you agreed to."""
@@ -196,6 +199,7 @@ class RunFactChanges(TypedDict, total=False):
     wait: bool
     abandon: bool
     resume_from: ResumeFrom | None
+    origin: Origin | None
     home_boxes: tuple[HomeBox, ...]
     alternatives: tuple[Plan, ...]
     prepared: Prepared | None

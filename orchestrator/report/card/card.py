@@ -97,7 +97,7 @@ def _page(exported: Exported, report: RunReport, wish: Wish) -> dict[str, object
         "gguf": wish.format == "gguf",
         "untied": not meta.model.tie_embeddings,
         "license": wish.license,
-        "tags": _tags(wish, simulated),
+        "tags": _tags(run, simulated),
         "datasets": _datasets(run.recipe_data),
         "losses": losses,
         "simulated": {"machine": run.machine, "as": machine.runs_as} if simulated else None,
@@ -118,8 +118,9 @@ def _page(exported: Exported, report: RunReport, wish: Wish) -> dict[str, object
     }
 
 
-def _tags(wish: Wish, simulated: bool) -> list[str]:
-    return ["gpt2", "gptctl", "pretrained-from-scratch", *(["simulated-machine"] if simulated else [])]
+def _tags(run: RunRecord, simulated: bool) -> list[str]:
+    scratch = ["pretrained-from-scratch"] if run.facts.origin is None else []
+    return ["gpt2", "gptctl", *scratch, *(["simulated-machine"] if simulated else [])]
 
 
 def _datasets(recipe: Mapping[str, Any]) -> list[str]:

@@ -48,7 +48,7 @@ class Compared:
 
     @property
     def finished(self) -> bool:
-        return self.run.outcome is Outcome.FINISHED
+        return self.run.outcome in (Outcome.FINISHED, Outcome.IMPORTED)
 
     @property
     def val_loss(self) -> float | None:
