@@ -23,7 +23,7 @@ def checkpoint_here(home: Path, run_id: str, name: str) -> Path:
 
 
 def folder_named(text: str | None) -> Path | None:
-    """The folder or file of a checkpoint, a run, an export or a foreign model that you typed instead of a run; None for a
+    """The folder or file of a checkpoint, a run, an export or a foreign model you typed instead of a run; None for a
     run's id. Raises UserError for a path that does not exist."""
     if text is None or not Path(text).is_dir():
         if text and "/" in text:
