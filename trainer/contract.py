@@ -215,6 +215,22 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class RateFactors:
+    """By what the learning rate of each kind of tensor is multiplied."""
+
+    token_embedding: float = 1.0
+    position_embedding: float = 1.0
+    head: float = 1.0
+    """Of an untied head; a tied one is the token embedding."""
+    qkv: float = 1.0
+    attention_out: float = 1.0
+    mlp_up: float = 1.0
+    mlp_down: float = 1.0
+    vectors: float = 1.0
+    """Biases, norms and scalars."""
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """How long and how to train. The global batch never depends on the machine; micro_batch does."""
 
@@ -225,6 +241,8 @@ class TrainConfig:
     """Sequences per forward pass of one rank; accumulation = global_batch / (micro_batch * ranks)."""
     optimizer: str = "adamw"
     """`adamw` or `muon` (Muon for the hidden matrices, AdamW for the rest)."""
+    split_qkv: bool = False
+    """Muon makes the query, key and value projections of a block orthogonal each by itself."""
     betas: typing.Tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.01
     decay: str = "matrices"
@@ -232,6 +250,9 @@ class TrainConfig:
     learning_rate: float = 1.4e-3
     schedule: str = "cosine"
     """`constant`, `cosine`, `linear` or `wsd` (warmup, stable, decay)."""
+    decay_fraction: float = 0.2
+    """Of `wsd`: the last part of the steps after the warm-up, in which the rate falls (arXiv 2404.06395: 10-20 %)."""
+    rate_factors: RateFactors = RateFactors()
     warmup_fraction: float = 0.05
     min_learning_rate_fraction: float = 0.1
     grad_clip: typing.Optional[float] = None

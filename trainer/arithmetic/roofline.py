@@ -120,7 +120,9 @@ def _optimizer(model: ModelConfig, job: Job, card: Card, memory: float) -> float
     width = model.n_embd  # per step of Newton-Schulz 4 n n m + 2 n n n for a matrix of n x m (arXiv 2502.16982)
     long_sides = width * (3 + 1 + 4 + 4)
     flops = NEWTON_SCHULZ_STEPS * (4 * width * width * long_sides + 4 * 2 * width**3) * model.n_layer
-    return seconds + flops / (card.peak_flops * card.gemm)
+    # Each rank makes its share orthogonal, and all gather the results in bf16.
+    gathered = 2 * 12 * width**2 * model.n_layer * (job.ranks - 1) / job.ranks
+    return seconds + flops / job.ranks / (card.peak_flops * card.gemm) + gathered / card.link_bytes_per_s
 
 
 def _all_reduce(model: ModelConfig, job: Job, card: Card, backward_s: float) -> float:

@@ -16,43 +16,55 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 
-from trainer.contract import ContractError, TrainConfig
+from trainer.contract import ContractError, RateFactors, TrainConfig
 from trainer.model.gpt import GPT
-
-DECAY_SHARE_OF_WSD = 0.2
-"""Warmup-stable-decay: the last fifth of the steps decays (Hu et al., arXiv 2404.06395, use 10-20 %)."""
+from trainer.model.muon import ALONE, Muon, Peers
 
 State = dict[str, dict[str, Tensor]]
 
 
-def build_optimizers(model: GPT, train: TrainConfig) -> list[Optimizer]:
-    """Fused AdamW for everything, or Muon for the matrices of the blocks and AdamW for the rest."""
-    parameters = dict(model.named_parameters())
-    if train.optimizer == "adamw":
-        return [_adamw(list(parameters.values()), train)]
-    if train.optimizer != "muon":
+def build_optimizers(model: GPT, train: TrainConfig, peers: Peers = ALONE) -> list[Optimizer]:
+    """Fused AdamW for everything, or Muon for the blocks' matrices, shared among peers, and AdamW for the rest."""
+    if train.optimizer not in {"adamw", "muon"}:
         raise ContractError(f"train.optimizer must be adamw or muon, got {train.optimizer!r}")
+    if model.config.tie_embeddings and train.rate_factors.head != train.rate_factors.token_embedding:
+        raise ContractError("train.rate_factors.head must equal token_embedding: the model ties the two")
+    parameters = dict(model.named_parameters())
     hidden = {name for name, p in parameters.items() if name.startswith("blocks.") and p.dim() == 2}
-    rest = [p for name, p in parameters.items() if name not in hidden]
-    # match_rms_adamw scales the update so that AdamW's learning rate and weight decay fit both (arXiv 2502.16982).
-    muon = Muon(
-        [parameters[name] for name in sorted(hidden)],
-        lr=train.learning_rate,
-        weight_decay=train.weight_decay,
-        adjust_lr_fn="match_rms_adamw",
-    )
-    return [muon, _adamw(rest, train)]
+    if train.optimizer == "adamw":
+        return [_adamw(parameters, train)]
+    muon = _muon({name: parameters[name] for name in sorted(hidden)}, train, peers)
+    return [muon, _adamw({name: p for name, p in parameters.items() if name not in hidden}, train)]
 
 
-def _adamw(parameters: Sequence[nn.Parameter], train: TrainConfig) -> AdamW:
+def _muon(matrices: Mapping[str, nn.Parameter], train: TrainConfig, peers: Peers) -> Muon:
+    groups: dict[tuple[float, int], list[nn.Parameter]] = {}
+    for name, parameter in matrices.items():
+        parts = 3 if train.split_qkv and name.endswith("qkv.weight") else 1
+        groups.setdefault((rate_factor(name, parameter, train.rate_factors), parts), []).append(parameter)
+    described = [{"params": members, "factor": factor, "parts": parts} for (factor, parts), members in groups.items()]
+    return Muon(described, train.learning_rate, train.weight_decay, peers)
+
+
+def _adamw(parameters: Mapping[str, nn.Parameter], train: TrainConfig) -> AdamW:
     if train.decay not in {"matrices", "all"}:
         raise ContractError(f"train.decay must be matrices or all, got {train.decay!r}")
-    decayed = [p for p in parameters if train.decay == "all" or p.dim() >= 2]
-    not_decayed = [p for p in parameters if train.decay != "all" and p.dim() < 2]
-    groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": not_decayed, "weight_decay": 0.0}]
-    return AdamW([group for group in groups if group["params"]], lr=train.learning_rate, betas=train.betas, fused=True)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        weight_decay = train.weight_decay if train.decay == "all" or parameter.dim() >= 2 else 0.0
+        groups.setdefault((rate_factor(name, parameter, train.rate_factors), weight_decay), []).append(parameter)
+    described = [
+        {"params": members, "factor": factor, "weight_decay": weight_decay}
+        for (factor, weight_decay), members in groups.items()
+    ]
+    return AdamW(described, lr=train.learning_rate, betas=train.betas, fused=True)
+
+
+def rate_factor(name: str, parameter: Tensor, factors: RateFactors) -> float:
+    """By what the learning rate of this parameter is multiplied: blocks.3.mlp_up.weight takes the factor mlp_up."""
+    return float(getattr(factors, "vectors" if parameter.dim() < 2 else name.split(".")[-2]))
 
 
 def learning_rate(step: int, train: TrainConfig) -> float:
@@ -62,40 +74,37 @@ def learning_rate(step: int, train: TrainConfig) -> float:
         return train.learning_rate * (step + 1) / warmup
     progress = (step - warmup) / max(1, train.steps - 1 - warmup)
     low = train.min_learning_rate_fraction
-    return train.learning_rate * (low + (1 - low) * _height(train.schedule, min(1.0, progress)))
+    return train.learning_rate * (low + (1 - low) * _height(train, min(1.0, progress)))
 
 
-def _height(schedule: str, progress: float) -> float:
+def _height(train: TrainConfig, progress: float) -> float:
     """From 1 at the end of the warmup to 0 at the last step; `constant` stays at 1."""
-    if schedule == "constant":
+    if train.schedule == "constant":
         return 1.0
-    if schedule == "cosine":
+    if train.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * progress))
-    if schedule == "linear":
+    if train.schedule == "linear":
         return 1 - progress
-    if schedule == "wsd":
-        return min(1.0, (1 - progress) / DECAY_SHARE_OF_WSD)
-    raise ContractError(f"train.schedule must be constant, cosine, linear or wsd, got {schedule!r}")
+    if train.schedule == "wsd":
+        return min(1.0, (1 - progress) / train.decay_fraction) if train.decay_fraction else 1.0
+    raise ContractError(f"train.schedule must be constant, cosine, linear or wsd, got {train.schedule!r}")
 
 
 def set_learning_rate(optimizers: Sequence[Optimizer], value: float) -> None:
-    """One value for all parameters."""
+    """The value for all parameters, times the factor of each."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = value
+            group["lr"] = value * group["factor"]
 
 
 def step_unless_nonfinite(optimizers: Sequence[Optimizer], nonfinite: Tensor) -> None:
     """Steps all optimizers, or changes nothing where nonfinite (a scalar on the device, 0 or 1) is 1.
 
-    Fused AdamW reads the flag on the device, so the host does not wait. Muon cannot, and waits.
+    Fused AdamW and Muon read the flag on the device, so the host does not wait.
     """
     for optimizer in optimizers:
-        if isinstance(optimizer, AdamW):
-            optimizer.found_inf = nonfinite  # type: ignore[attr-defined]
-            optimizer.step()
-        elif not nonfinite.item():
-            optimizer.step()
+        optimizer.found_inf = nonfinite  # type: ignore[attr-defined]
+        optimizer.step()
 
 
 def state_by_name(model: GPT, optimizers: Sequence[Optimizer]) -> State:

@@ -92,6 +92,13 @@ def sum_over_ranks(world: World, values: Sequence[float | torch.Tensor]) -> list
     return together.tolist()
 
 
+def gathered(world: World, own: torch.Tensor) -> torch.Tensor:
+    """(size, n): every rank's (n,), on every rank."""
+    together = own.new_empty((world.size, *own.shape))
+    dist.all_gather_into_tensor(together.view(-1), own)
+    return together
+
+
 def from_leader(world: World, value: Any) -> Any:
     """Rank 0's value on every rank. For small values at the start; pickled, so only between processes of one run."""
     box = [value]

@@ -11,6 +11,7 @@ Example::
 from __future__ import annotations
 
 import contextlib
+import functools
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +27,14 @@ from trainer.checkpoints.manifest import CheckpointError, checkpoint_folder, rea
 from trainer.contract import EVENT_RESUMED, EVENT_WARNING, ContractError, RunConfig, Started, TrainConfig
 from trainer.model.attention import attention_kernel, same_attention_everywhere
 from trainer.model.gpt import GPT
+from trainer.model.muon import Peers
 from trainer.model.optimizers import build_optimizers, learning_rate, load_state_by_name, make_scaler
 from trainer.model.precision import Autocast, autocast_to, choose_precision
 from trainer.tokens.batches import Share, TrainingData
 from trainer.training.compile_check import STEPS as CHECK_STEPS
 from trainer.training.compile_check import compile_fault
 from trainer.training.metrics import Journal
-from trainer.training.ranks import World, data_parallel, from_leader, leader_first, sum_over_ranks
+from trainer.training.ranks import World, data_parallel, from_leader, gathered, leader_first, sum_over_ranks
 from trainer.training.saver import clean_up
 
 
@@ -88,7 +90,8 @@ def prepare(run: Run, data: TrainingData, share: Share) -> tuple[Engine, int]:
         run.journal.event(EVENT_WARNING, resume_point.step, reason=remark)
     wants_compiled = world.device.type == "cuda" if train.compile is None else train.compile
     fault = compile_model(run, model, data, share, autocast) if wants_compiled else ""
-    optimizers, scaler = build_optimizers(model, train), make_scaler(dtype == torch.float16)
+    peers = Peers(world.rank, world.size, functools.partial(gathered, world))
+    optimizers, scaler = build_optimizers(model, train, peers), make_scaler(dtype == torch.float16)
     if resume_point.folder is not None:
         load_trainer_state(resume_point.folder, model, optimizers, scaler)
     wrapped = data_parallel(model, world)

@@ -34,6 +34,7 @@ from orchestrator.core.config.toml_tables import (
 from orchestrator.core.errors import UserError
 from orchestrator.core.suggest import nearest, one_of
 from trainer.contract import ModelConfig, RetentionConfig, TrainConfig
+from trainer.contract import RateFactors as ContractFactors
 
 DEEPEST_EXTENDS = 5
 
@@ -76,6 +77,30 @@ class Model(Table):
         return ModelConfig(**self.model_dump())
 
 
+Factor = Annotated[float, Field(ge=0, le=1_000)]
+
+
+class RateFactors(Table):
+    """By what the learning rate of each kind of tensor is multiplied."""
+
+    token_embedding: Factor = ContractFactors.token_embedding
+    """The token embedding, and the head that is tied to it."""
+    position_embedding: Factor = ContractFactors.position_embedding
+    """The learned positions."""
+    head: Factor = ContractFactors.head
+    """A head of its own; with tie_embeddings set it to the factor of token_embedding."""
+    qkv: Factor = ContractFactors.qkv
+    """Query, key and value projections."""
+    attention_out: Factor = ContractFactors.attention_out
+    """Attention's output projections."""
+    mlp_up: Factor = ContractFactors.mlp_up
+    """First matrices of the MLPs."""
+    mlp_down: Factor = ContractFactors.mlp_down
+    """Second matrices of the MLPs."""
+    vectors: Factor = ContractFactors.vectors
+    """Biases, norms and scalars."""
+
+
 class Train(Table):
     """How far and how to train. Nothing here depends on the machine."""
 
@@ -87,6 +112,8 @@ class Train(Table):
     """Sequences per optimizer step, over all GPUs. Never depends on the machine."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """`muon`: Muon for the hidden matrices, AdamW for the rest."""
+    split_qkv: bool = TrainConfig.split_qkv
+    """Muon makes query, key and value projections orthogonal each by itself, not as one matrix."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = TrainConfig.betas
     """AdamW's two decay rates."""
     weight_decay: float = Field(default=TrainConfig.weight_decay, ge=0, le=10)
@@ -97,6 +124,8 @@ class Train(Table):
     """Peak learning rate."""
     schedule: Literal["constant", "cosine", "linear", "wsd"] = "cosine"
     """Course of the learning rate after warm-up; `wsd` is warm-up, stable, decay."""
+    decay_fraction: Fraction = TrainConfig.decay_fraction
+    """Part of the steps after warm-up, the last ones, in which the learning rate of `wsd` falls."""
     warmup_fraction: Fraction = TrainConfig.warmup_fraction
     """Part of all steps in which the learning rate rises from 0."""
     min_learning_rate_fraction: Fraction = TrainConfig.min_learning_rate_fraction
@@ -123,6 +152,8 @@ class Train(Table):
     """Keeps the newest checkpoints; the best one is always kept."""
     keep_every: Every = RetentionConfig.keep_every
     """Also keeps the checkpoints of every so many steps; 0: none."""
+    rate_factors: RateFactors = RateFactors()
+    """[train.rate_factors]"""
     max_nonfinite_steps: int = Field(default=TrainConfig.max_nonfinite_steps, ge=1, le=10**6)
     """Steps in a row with NaN or infinite gradients after which the run fails."""
     process_group_timeout_s: float = Field(default=TrainConfig.process_group_timeout_s, ge=10, le=86_400)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.machines import machine_type
 from orchestrator.core.planning.plan import Plan
-from trainer.contract import DataConfig, RetentionConfig, RunConfig, TrainConfig
+from trainer.contract import DataConfig, RateFactors, RetentionConfig, RunConfig, TrainConfig
 
 
 def train_config(
@@ -45,7 +45,13 @@ def train_config(
         data=data,
         # A grad_clip of 0 is how a recipe switches off what the one it extends had switched on.
         train=TrainConfig(
-            **{**values, "steps": plan.steps, "micro_batch": plan.micro_batch, "grad_clip": train.grad_clip or None},
+            **{
+                **values,
+                "steps": plan.steps,
+                "micro_batch": plan.micro_batch,
+                "grad_clip": train.grad_clip or None,
+                "rate_factors": RateFactors(**train.rate_factors.model_dump()),
+            },
             require_compile=plan.paid and bool(train.compile),
         ),
         retention=RetentionConfig(keep_last=train.keep_last, keep_every=train.keep_every),

@@ -68,6 +68,18 @@ def test_a_checkpoint_of_one_rank_goes_on_with_two(one_rank: Path) -> None:
     assert losses(folder) == pytest.approx(losses(one_rank), abs=1e-4)
 
 
+def test_muon_dealt_over_two_ranks_goes_on_where_one_rank_stopped(tmp_path: Path) -> None:
+    alone = new_run(tmp_path / "one", steps=STEPS, micro_batch=8, optimizer="muon", split_qkv=True)
+    train_here(alone)
+    folder = tmp_path / "two"
+    shutil.copytree(alone, folder, symlinks=True)
+    write_config(folder, small_config(folder, steps=STEPS, micro_batch=2, optimizer="muon", split_qkv=True))
+    shutil.rmtree(folder / CHECKPOINTS / "step-000020")
+    assert run_to_end(folder, ranks=2) == 0
+    assert [event["step"] for event in events(folder, "resumed")] == [10]
+    assert losses(folder) == pytest.approx(losses(alone), abs=1e-4)
+
+
 def test_each_bucket_is_reduced_once_per_step(tmp_path: Path) -> None:
     config = small_config(tmp_path / "run", micro_batch=1, global_batch=4)
     share = Share(1, 4)

@@ -15,8 +15,11 @@ from orchestrator.core.config import recipe as recipes
 from orchestrator.core.config.recipe import Recipe, load_recipe
 from orchestrator.core.config.toml_tables import SIZE_LIMIT_BYTES, build
 from orchestrator.core.errors import UserError
+from orchestrator.core.machines import machine_type
+from orchestrator.core.planning.planner import make_plan
+from orchestrator.core.planning.run_config import train_config
 from tests.support.files.repository import REPOSITORY
-from trainer.contract import DataConfig, ModelConfig, RetentionConfig, TrainConfig
+from trainer.contract import DataConfig, ModelConfig, RateFactors, RetentionConfig, RunConfig, TrainConfig
 
 SMALLEST = 'name = "small"\n[data]\nsource = "tokens.bin"\n'
 
@@ -55,7 +58,8 @@ def test_the_reference_job_is_what_the_design_says() -> None:
     ("table", "config", "left_out"),
     [
         (recipes.Model, ModelConfig, set()),
-        (recipes.Train, TrainConfig, {"steps", "micro_batch", "require_compile"}),
+        (recipes.Train, TrainConfig, {"steps", "micro_batch", "require_compile", "rate_factors"}),
+        (recipes.RateFactors, RateFactors, set()),
         (recipes.Train, RetentionConfig, {"require_safe"}),
         (recipes.Data, DataConfig, {"train_files", "validation_files", "validation_start_token", "validation_tokens"}),
     ],
@@ -211,3 +215,11 @@ def test_a_chain_of_extends_ends(tmp_path: Path) -> None:
     write(tmp_path, SMALLEST, "8.toml")
     with pytest.raises(UserError, match="more than 5 recipes"):
         load_recipe(str(tmp_path / "0.toml"))
+
+
+def test_the_trainer_gets_every_rate_factor(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, SMALLEST), ["train.rate_factors.head=0.5", "train.split_qkv=true"])
+    plan = make_plan(recipe, None, machine_type("2xCPU"), None, dataset_tokens=10_000_000, now=0.0)
+    config = RunConfig.from_json(train_config(recipe, plan, train_files=["/t"]).to_json())
+    assert config.train.rate_factors == RateFactors(head=0.5)
+    assert config.train.split_qkv
