@@ -15,11 +15,13 @@ Example, a run folder made by hand::
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import math
 import typing
 from dataclasses import dataclass, field
+
+from trainer.config_tables import ContractError as ContractError
+from trainer.config_tables import RateFactors, build
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -172,10 +174,6 @@ MicroBatchReduced = typing.TypedDict(
 """The event `micro_batch_reduced`, in sequences. Functional syntax because `from` is a keyword."""
 
 
-class ContractError(ValueError):
-    """A config.json that the trainer cannot use. The message names the key and, for a typo, the nearest known one."""
-
-
 @dataclass(frozen=True)
 class ModelConfig:
     """Shape and initialisation of a GPT-2 (pre-LayerNorm, learned positions, tanh GELU)."""
@@ -215,22 +213,6 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class RateFactors:
-    """By what the learning rate of each kind of tensor is multiplied."""
-
-    token_embedding: float = 1.0
-    position_embedding: float = 1.0
-    head: float = 1.0
-    """Of an untied head; a tied one is the token embedding."""
-    qkv: float = 1.0
-    attention_out: float = 1.0
-    mlp_up: float = 1.0
-    mlp_down: float = 1.0
-    vectors: float = 1.0
-    """Biases, norms and scalars."""
-
-
-@dataclass(frozen=True)
 class TrainConfig:
     """How long and how to train. The global batch never depends on the machine; micro_batch does."""
 
@@ -252,7 +234,7 @@ class TrainConfig:
     """`constant`, `cosine`, `linear` or `wsd` (warmup, stable, decay)."""
     decay_fraction: float = 0.2
     """Of `wsd`: the last part of the steps after the warm-up, in which the rate falls (arXiv 2404.06395: 10-20 %)."""
-    rate_factors: RateFactors = RateFactors()
+    rate_factors: RateFactors = field(default_factory=RateFactors)
     warmup_fraction: float = 0.05
     min_learning_rate_fraction: float = 0.1
     grad_clip: typing.Optional[float] = None
@@ -315,36 +297,7 @@ class RunConfig:
             value = json.loads(text)
         except ValueError as error:
             raise ContractError("config.json is not JSON: %s" % error) from error
-        return typing.cast(RunConfig, _build(RunConfig, value, ""))
-
-
-def _build(kind: typing.Any, value: object, where: str) -> object:
-    if not isinstance(value, dict):
-        raise ContractError("config.json: %s must be a table, got %r" % (where or "the top level", value))
-    hints = typing.get_type_hints(kind)
-    for key in value:
-        if key not in hints:
-            near = difflib.get_close_matches(key, list(hints), n=1)
-            meant = " (did you mean %s?)" % near[0] if near else ""
-            raise ContractError("config.json: unknown key %s%s%s" % (where, key, meant))
-    return kind(**{key: _convert(hints[key], item, where + key) for key, item in value.items()})
-
-
-def _convert(hint: typing.Any, value: object, where: str) -> object:
-    if dataclasses.is_dataclass(hint):
-        return _build(hint, value, where + ".")
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Union:
-        return None if value is None else _convert(arguments[0], value, where)
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise ContractError("config.json: %s must be a list, got %r" % (where, value))
-        return tuple(_convert(arguments[0], item, where) for item in value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ContractError("config.json: %s must be %s, got %r" % (where, hint.__name__, value))
-    return value
+        return typing.cast(RunConfig, build(RunConfig, value, ""))
 
 
 def checkpoint_name(step: int) -> str:

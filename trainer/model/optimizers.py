@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from trainer.contract import ContractError, RateFactors, TrainConfig
+from trainer.config_tables import RateFactors
+from trainer.contract import ContractError, TrainConfig
 from trainer.model.gpt import GPT
 from trainer.model.muon import ALONE, Muon, Peers
 

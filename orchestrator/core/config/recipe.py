@@ -33,8 +33,8 @@ from orchestrator.core.config.toml_tables import (
 )
 from orchestrator.core.errors import UserError
 from orchestrator.core.suggest import nearest, one_of
+from trainer.config_tables import RateFactors as ContractFactors
 from trainer.contract import ModelConfig, RetentionConfig, TrainConfig
-from trainer.contract import RateFactors as ContractFactors
 
 DEEPEST_EXTENDS = 5
 

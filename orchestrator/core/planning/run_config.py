@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.machines import machine_type
 from orchestrator.core.planning.plan import Plan
-from trainer.contract import DataConfig, RateFactors, RetentionConfig, RunConfig, TrainConfig
+from trainer.config_tables import RateFactors
+from trainer.contract import DataConfig, RetentionConfig, RunConfig, TrainConfig
 
 
 def train_config(

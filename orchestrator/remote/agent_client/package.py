@@ -1,4 +1,4 @@
-"""Builds the agent's zipapp: the sources of orchestrator/agent and a copy of trainer/contract.py in one file.
+"""Builds the agent's zipapp: one file of orchestrator/agent and copies of trainer/contract.py and config_tables.py.
 
 It must not import what it packs: files are read as text, so the laptop's Python may differ from the machine's. The
 archive is a function of its sources alone (fixed times, sorted names), so its name, `agent-HASH.pyz`, says all.
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import trainer.config_tables
 import trainer.contract
 
 MAIN = b"import sys\nfrom agent.__main__ import main\nsys.exit(main(sys.argv))\n"
@@ -39,7 +40,9 @@ def agent_sources() -> dict[str, bytes]:
     folder = Path(__file__).resolve().parents[2] / "agent"
     sources = {f"agent/{path.relative_to(folder).as_posix()}": path.read_bytes() for path in folder.rglob("*.py")}
     sources["trainer/__init__.py"] = b""
-    sources["trainer/contract.py"] = Path(trainer.contract.__file__).read_bytes()
+    for module in (trainer.contract, trainer.config_tables):
+        path = Path(str(module.__file__))
+        sources[f"trainer/{path.name}"] = path.read_bytes()
     sources["__main__.py"] = MAIN
     return dict(sorted(sources.items()))
 

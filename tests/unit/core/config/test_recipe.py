@@ -19,7 +19,8 @@ from orchestrator.core.machines import machine_type
 from orchestrator.core.planning.planner import make_plan
 from orchestrator.core.planning.run_config import train_config
 from tests.support.files.repository import REPOSITORY
-from trainer.contract import DataConfig, ModelConfig, RateFactors, RetentionConfig, RunConfig, TrainConfig
+from trainer.config_tables import RateFactors
+from trainer.contract import DataConfig, ModelConfig, RetentionConfig, RunConfig, TrainConfig
 
 SMALLEST = 'name = "small"\n[data]\nsource = "tokens.bin"\n'
 
