@@ -189,6 +189,16 @@ class ModelConfig:
     tie_embeddings: bool = False
     init: str = "gpt2"
     """`gpt2`: std 0.02, residual projections scaled by 1/sqrt(2 n_layer). `torch`: framework defaults."""
+    zero_init: bool = False
+    """Residual projections, and a head that is not tied, start at zero."""
+    rope: bool = False
+    """Rotary positions in place of learned ones."""
+    qk_norm: bool = False
+    """Queries and keys have a root mean square of 1."""
+    activation: str = "gelu"
+    """Of the MLP: `gelu` (tanh) or `relu2`, ReLU squared."""
+    value_residual: bool = False
+    """Later blocks mix the first block's values into theirs, by a learned share each."""
 
 
 @dataclass(frozen=True)

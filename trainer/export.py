@@ -23,7 +23,7 @@ import sys
 import time
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
@@ -45,6 +45,7 @@ from trainer.model.hugging_face import (
     StoredTensor,
     as_gpt2,
     gpt2_config,
+    layout_name,
     missing_biases,
     read_shape,
 )
@@ -71,6 +72,8 @@ class ModelFacts(TypedDict, total=False):
     parameters: int
     zero_biases: int
     """Biases that GPT-2 has and this model has not, exported as zeros."""
+    layout: str
+    """Of `safetensors`: whose tensors these are, and what the model has that GPT-2 has not."""
 
 
 class ExportRecord(TypedDict, total=False):
@@ -83,6 +86,7 @@ class ExportRecord(TypedDict, total=False):
     tokenizer: str | None
     parameters: int
     zero_biases: int
+    layout: str
     files: dict[str, ManifestEntry]
 
 
@@ -218,7 +222,10 @@ def write_plain(
     shutil.copyfile(source / META_FILE, to / META_FILE)
     with safe_open(to / MODEL_FILE, framework="numpy") as file:
         shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 - not a dict
-    return {"parameters": sum(math.prod(shape) for shape in shapes), "zero_biases": 0}, {}
+    facts: ModelFacts = {"parameters": sum(math.prod(shape) for shape in shapes), "zero_biases": 0}
+    with suppress(TypeError):  # a checkpoint of another program may describe itself in other words
+        facts["layout"] = layout_name(ModelConfig(**meta.get("model", {})))
+    return facts, {}
 
 
 WRITERS = {"hf": write_hf, "gguf": write_llama, "safetensors": write_plain}

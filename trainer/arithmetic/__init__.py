@@ -42,12 +42,13 @@ def parameter_count(model: ModelConfig) -> int:
     768/12/12 with a vocabulary of 50,257 and context 1,024: 163,009,536 untied, 124,412,160 tied.
     """
     width = model.n_embd
-    embeddings = (model.vocab_size + model.context_length) * width
+    embeddings = (model.vocab_size + (0 if model.rope else model.context_length)) * width
     head = 0 if model.tie_embeddings else model.vocab_size * width
     norm = 2 * width if model.bias else width
     biases = (3 * width if model.qkv_bias else 0) + (6 * width if model.bias else 0)
     layer = 12 * width * width + biases + 2 * norm
-    return embeddings + model.n_layer * layer + norm + head
+    mixes = model.n_layer - 1 if model.value_residual else 0
+    return embeddings + model.n_layer * layer + norm + head + mixes
 
 
 def matmul_parameters(model: ModelConfig) -> int:
@@ -63,6 +64,7 @@ def flop_per_token(model: ModelConfig) -> int:
 
     Formula: PaLM, appendix B (arXiv 2204.02311), as nanoGPT's `estimate_mfu` has it. Causal attention is counted
     as if the whole T x T matrix were computed, recomputed activations are not counted: MFU compares across trainers.
+    RoPE, QK-norm, ReLU squared and value residuals add no product of matrices, hence nothing.
     """
     return 6 * matmul_parameters(model) + 12 * model.n_layer * model.n_embd * model.context_length
 
@@ -171,6 +173,9 @@ def _activation_bytes(model: ModelConfig, precision: str, activation_checkpointi
     """
     width, size = model.n_embd, 4 if precision == "fp32" else 2
     layer = width * (2 * 4 + 15 * size + (3 if model.dropout else 0)) + 4 * model.n_head
+    # Queries and keys before their norm in fp32 and after it, again after their rotation; values before they are mixed.
+    options = (2 * 4 + 2 * size if model.qk_norm else 0) + (2 * size if model.rope else 0)
+    layer += width * (options + (size if model.value_residual else 0))
     stream = width * 4
     return model.n_layer * stream + layer if activation_checkpointing else model.n_layer * layer + 2 * stream
 

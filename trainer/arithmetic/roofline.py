@@ -26,6 +26,8 @@ TRAFFIC = {True: 150, False: 390}
 norms, casts, residuals, GELU and their gradients. Compiled code fuses them."""
 DROPOUT_TRAFFIC = 12
 """More of the same with dropout: masks, written and read."""
+OPTION_TRAFFIC = {"qk_norm": 16, "rope": 16, "value_residual": 12}
+"""More of the same: queries and keys, or values, read and written once more in both directions. Computed."""
 LOSS_PASSES = {True: 4, False: 9}
 """How often the loss reads or writes the logits in half precision."""
 ADAMW_BYTES = 28
@@ -99,7 +101,9 @@ def _micro_batch(model: ModelConfig, job: Job, card: Card, memory: float) -> typ
     blocks = 6 * (matmul_parameters(model) - model.vocab_size * width)
     # Causal: half of 4 T d forward, and 2.5 times that backward (Dao, arXiv 2307.08691).
     attention = 3.5 * 2 * layers * width * model.context_length
-    traffic = layers * width * (TRAFFIC[job.compiled] + (DROPOUT_TRAFFIC if model.dropout else 0)) * size / 2
+    options = sum(bytes_more for name, bytes_more in OPTION_TRAFFIC.items() if getattr(model, name))
+    each = TRAFFIC[job.compiled] + (DROPOUT_TRAFFIC if model.dropout else 0) + options
+    traffic = layers * width * each * size / 2
     chunks = -(-tokens // loss_chunk_rows(rows, tokens))
     loss = tokens * rows * size * LOSS_PASSES[job.compiled] + chunks * rows * width * (8 + 2 * size)
     return {

@@ -1,4 +1,4 @@
-"""GPT-2: pre-LayerNorm blocks, learned positions, tanh GELU, causal attention by `scaled_dot_product_attention`.
+"""GPT-2: pre-LayerNorm blocks (block.py), learned positions, tanh GELU, causal attention; options change each of them.
 
 It must not know about optimizers, ranks or files. The vocabulary is padded inside to a multiple of 128, which fills the
 tensor cores; it never shows: logits, loss, `unpadded_state` and `parameter_count` have `vocab_size` rows.
@@ -23,41 +23,8 @@ from torch.utils.checkpoint import checkpoint
 
 from trainer.arithmetic import VOCABULARY_MULTIPLE, loss_chunk_rows
 from trainer.contract import ContractError, ModelConfig
-from trainer.model.kv_cache import LayerReader, Reader
-
-
-class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)). Shapes (batch, time, n_embd) in and out."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        width = config.n_embd
-        self.n_head = config.n_head
-        self.dropout = config.dropout
-        self.attention_norm = nn.LayerNorm(width, bias=config.bias)
-        self.qkv = nn.Linear(width, 3 * width, bias=config.qkv_bias)
-        self.attention_out = nn.Linear(width, width, bias=config.bias)
-        self.mlp_norm = nn.LayerNorm(width, bias=config.bias)
-        self.mlp_up = nn.Linear(width, 4 * width, bias=config.bias)
-        self.mlp_down = nn.Linear(4 * width, width, bias=config.bias)
-
-    def forward(self, x: Tensor, reader: LayerReader | None = None) -> Tensor:
-        x = x + self._drop(self.attention_out(self._attend(self.qkv(self.attention_norm(x)), reader)))
-        hidden = F.gelu(self.mlp_up(self.mlp_norm(x)), approximate="tanh")
-        return x + self._drop(self.mlp_down(hidden))
-
-    def _attend(self, qkv: Tensor, reader: LayerReader | None) -> Tensor:
-        batch, time, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
-        q, k, v = qkv.view(batch, time, 3, self.n_head, width // self.n_head).permute(2, 0, 3, 1, 4)
-        dropout = self.dropout if self.training else 0.0
-        if reader is not None:
-            mixed = reader.attend(q, k, v)
-        else:
-            mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
-        return mixed.transpose(1, 2).reshape(batch, time, width)
-
-    def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
+from trainer.model.block import Block, Shared, rotation
+from trainer.model.kv_cache import Reader
 
 
 class GPT(nn.Module):
@@ -72,8 +39,9 @@ class GPT(nn.Module):
         self.activation_checkpointing = activation_checkpointing
         rows = padded_vocabulary(config.vocab_size)
         self.token_embedding = nn.Embedding(rows, config.n_embd)
-        self.position_embedding = nn.Embedding(config.context_length, config.n_embd)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        if not config.rope:
+            self.position_embedding = nn.Embedding(config.context_length, config.n_embd)
+        self.blocks = nn.ModuleList(Block(config, number) for number in range(config.n_layer))
         self.final_norm = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.head = nn.Linear(config.n_embd, rows, bias=False)
         if config.tie_embeddings:
@@ -88,7 +56,10 @@ class GPT(nn.Module):
         """Draws every tensor from a stream of its own, so that a bias or a layer more changes no other tensor."""
         draw = self._as_gpt2 if self.config.init == "gpt2" else self._as_torch
         for name, parameter in self.named_parameters():
-            draw(name, parameter, tensor_generator(seed, name))
+            if self.config.zero_init and name.endswith(STARTS_AT_ZERO):
+                nn.init.zeros_(parameter)
+            else:
+                draw(name, parameter, tensor_generator(seed, name))
 
     def _as_gpt2(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
         """Std 0.02, for residual projections over sqrt(2 n_layer): Radford et al. 2019, as in nanoGPT's model.py.
@@ -96,10 +67,10 @@ class GPT(nn.Module):
         It matters most with tied embeddings: from the framework's N(0, 1) the first loss is 484, not ln(vocab_size).
         """
         if parameter.dim() >= 2:
-            residual = name.endswith(("attention_out.weight", "mlp_down.weight"))
+            residual = name.endswith(RESIDUAL)
             std = 0.02 / math.sqrt(2 * self.config.n_layer) if residual else 0.02
             nn.init.normal_(parameter, std=std, generator=generator)
-        elif not name.endswith("norm.weight"):
+        elif name.endswith(".bias"):
             nn.init.zeros_(parameter)
 
     def _as_torch(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
@@ -118,7 +89,7 @@ class GPT(nn.Module):
         One compiled block serves all layers: it compiles in a twelfth of the time, and because the backward stays one
         node per block, DDP still overlaps communication with computation.
         """
-        self._run_block: Callable[[nn.Module, Tensor], Tensor] = _run_block
+        self._run_block: Callable[[nn.Module, Tensor, Shared], tuple[Tensor, Tensor | None]] = _run_block
         self._loss_of_chunk: LossOfChunk = loss_and_gradient_in_place
         if enabled:
             self._run_block = torch.compile(_run_block, dynamic=False)
@@ -145,20 +116,30 @@ class GPT(nn.Module):
         if time > self.config.context_length:
             raise ValueError(f"{time} tokens do not fit the model's context of {self.config.context_length}")
         positions = reader.reading(ids.shape[1]) if reader else torch.arange(time, device=ids.device)
-        x = self.token_embedding(ids) + self.position_embedding(positions)
-        x = F.dropout(x, self.config.dropout, self.training)
+        x, shared = self._embedded(ids, positions)
         for number, block in enumerate(self.blocks):
             if reader is not None:
-                x = block(x, reader.layers[number])
+                x, values = block(x, reader.layers[number], shared)
             elif self.activation_checkpointing and self.training:
-                x = checkpoint(self._run_block, block, x, use_reentrant=False)
+                x, values = checkpoint(self._run_block, block, x, shared, use_reentrant=False)
             elif self.training:
-                x = self._run_block(block, x)
+                x, values = self._run_block(block, x, shared)
             else:  # validation and sampling stay eager: their shapes and modes would be compiled again
-                x = block(x)
+                x, values = block(x, shared=shared)
+            if values is not None:
+                shared = shared._replace(values=values)
         if reader is not None:
             reader.read(ids.shape[1])
         return self.final_norm(x)  # type: ignore[no-any-return]
+
+    def _embedded(self, ids: Tensor, positions: Tensor) -> tuple[Tensor, Shared]:
+        """What goes into the first block, and what all blocks share."""
+        x, config = self.token_embedding(ids), self.config
+        if config.rope:
+            shared = Shared(rotation(positions, config.n_embd // config.n_head))
+        else:
+            x, shared = x + self.position_embedding(positions), Shared()
+        return F.dropout(x, config.dropout, self.training), shared
 
     @property
     def device(self) -> torch.device:
@@ -202,6 +183,9 @@ def tensor_generator(seed: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
+RESIDUAL = ("attention_out.weight", "mlp_down.weight")
+"""The projections that add into the residual stream."""
+STARTS_AT_ZERO = (*RESIDUAL, "head.weight")
 VOCABULARY_TABLES = ("token_embedding.weight", "head.weight")
 LossOfChunk = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
@@ -211,8 +195,8 @@ def padded_vocabulary(vocab_size: int) -> int:
     return -(-vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
 
 
-def _run_block(block: nn.Module, x: Tensor) -> Tensor:
-    return block(x)  # type: ignore[no-any-return]
+def _run_block(block: nn.Module, x: Tensor, shared: Shared) -> tuple[Tensor, Tensor | None]:
+    return block(x, shared=shared)  # type: ignore[no-any-return]
 
 
 def _check(config: ModelConfig) -> None:
@@ -220,6 +204,10 @@ def _check(config: ModelConfig) -> None:
         raise ContractError(f"model.n_embd {config.n_embd} is not divisible by model.n_head {config.n_head}")
     if config.init not in ("gpt2", "torch"):
         raise ContractError(f"model.init must be gpt2 or torch, got {config.init!r}")
+    if config.activation not in ("gelu", "relu2"):
+        raise ContractError(f"model.activation must be gelu or relu2, got {config.activation!r}")
+    if config.rope and config.n_embd // config.n_head % 2:
+        raise ContractError(f"model.rope needs heads of an even width, got {config.n_embd // config.n_head}")
 
 
 def loss_and_gradient(hidden: Tensor, weight: Tensor, targets: Tensor, vocab_size: int) -> tuple[Tensor, Tensor]:

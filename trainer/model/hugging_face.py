@@ -57,7 +57,24 @@ def read_shape(described: object) -> ModelConfig:
     known = {item.name for item in dataclasses.fields(ModelConfig)}
     for name in sorted(described.keys() - known):
         raise NotExpressibleError(f"GPT2LMHeadModel cannot express the model option {name} = {described[name]!r}")
-    return ModelConfig(**described)
+    model = ModelConfig(**described)
+    if options := beyond_gpt2(model):
+        raise NotExpressibleError(
+            f"GPT2LMHeadModel cannot express this model's {', '.join(options)}: export it with --format safetensors, "
+            f"whose {layout_name(model)} layout keeps the trainer's tensors"
+        )
+    return model
+
+
+def beyond_gpt2(model: ModelConfig) -> list[str]:
+    """The options of this model that GPT-2 has no place for, sorted."""
+    chosen = {"qk_norm": model.qk_norm, "relu2": model.activation == "relu2", "rope": model.rope}
+    return [name for name, on in {**chosen, "value_residual": model.value_residual}.items() if on]
+
+
+def layout_name(model: ModelConfig) -> str:
+    """What an export in the trainer's own tensors is called: `gptctl-gpt2`, with options `gptctl-gpt2+qk_norm+rope`."""
+    return "+".join(["gptctl-gpt2", *beyond_gpt2(model)])
 
 
 def expected_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:

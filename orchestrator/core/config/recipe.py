@@ -65,11 +65,23 @@ class Model(Table):
     """Whether the output head shares the token embedding's weights."""
     init: Literal["gpt2", "torch"] = "gpt2"
     """`gpt2`: std 0.02, residual projections scaled by 1/sqrt(2 n_layer). `torch`: the framework's defaults."""
+    zero_init: bool = ModelConfig.zero_init
+    """Residual projections, and a head that is not tied, start at zero."""
+    rope: bool = ModelConfig.rope
+    """Rotary positions in place of learned ones. No longer a GPT-2: exports as `safetensors` only."""
+    qk_norm: bool = ModelConfig.qk_norm
+    """Queries and keys of root mean square 1. No longer a GPT-2: exports as `safetensors` only."""
+    activation: Literal["gelu", "relu2"] = "gelu"
+    """Of the MLP; `relu2`, ReLU squared, is no longer a GPT-2: exports as `safetensors` only."""
+    value_residual: bool = ModelConfig.value_residual
+    """Later blocks mix in the first one's values. No longer a GPT-2: exports as `safetensors` only."""
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd = {self.n_embd} does not divide into n_head = {self.n_head} heads")
+        if self.rope and self.n_embd // self.n_head % 2:
+            raise ValueError(f"rope needs heads of an even width, and n_embd / n_head is {self.n_embd // self.n_head}")
         return self
 
     def config(self) -> ModelConfig:

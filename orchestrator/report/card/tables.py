@@ -23,6 +23,7 @@ from orchestrator.report.pages.markdown import text
 from orchestrator.report.redaction import shown_source
 from orchestrator.report.run_report import MachinePart, RunReport
 from trainer.arithmetic import parameter_count
+from trainer.contract import ModelConfig
 
 Row = tuple[str, str]
 
@@ -51,7 +52,7 @@ def model(meta: CheckpointMeta) -> list[Row]:
     head = "shares the token embedding's weights" if shape.tie_embeddings else "has weights of its own"
     return _rows(
         [
-            ("Architecture", "GPT-2: pre-LayerNorm blocks, learned positions, tanh GELU, causal attention"),
+            ("Architecture", _architecture(shape)),
             ("Parameters", number(parameter_count(shape))),
             ("Layers", number(shape.n_layer)),
             ("Attention heads", number(shape.n_head)),
@@ -64,6 +65,16 @@ def model(meta: CheckpointMeta) -> list[Row]:
             ("Other biases", "yes" if shape.bias else "none"),
         ]
     )
+
+
+def _architecture(shape: ModelConfig) -> str:
+    """GPT-2's, or what of it the options replace."""
+    positions = "rotary" if shape.rope else "learned"
+    activation = "ReLU squared" if shape.activation == "relu2" else "tanh GELU"
+    parts = f"pre-LayerNorm blocks, {positions} positions, {activation}, causal attention"
+    added = [", QK-norm"] * shape.qk_norm + [", value residuals"] * shape.value_residual
+    changed = shape.rope or shape.activation == "relu2" or added
+    return ("like GPT-2: " if changed else "GPT-2: ") + parts + "".join(added)
 
 
 def source_name(recipe: Mapping[str, Any]) -> str:

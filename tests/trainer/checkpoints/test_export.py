@@ -332,6 +332,34 @@ def test_what_gpt2_cannot_express_is_named(broken: Path, tmp_path: Path, capsys:
     assert "cannot express the model option experts = 8" in refused(capsys, broken, "--to", tmp_path / "out")
 
 
+@pytest.mark.parametrize("form", ["hf", "gguf"])
+@pytest.mark.parametrize(
+    ("option", "value", "name"),
+    [
+        ("rope", True, "rope"),
+        ("qk_norm", True, "qk_norm"),
+        ("activation", "relu2", "relu2"),
+        ("value_residual", True, "value_residual"),
+    ],
+)
+def test_an_option_beyond_gpt2_is_refused_by_name(
+    form: str, option: str, value: object, name: str, broken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replace_meta(broken, **{option: value})
+    message = refused(capsys, broken, "--to", tmp_path / "out", "--format", form)
+    assert f"cannot express this model's {name}: export it with --format safetensors" in message
+    assert f"gptctl-gpt2+{name} layout" in message
+
+
+def test_the_trainers_own_layout_says_what_it_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = grown(tmp_path / "run", dataclasses.replace(TINY, rope=True, activation="relu2"))
+    out = tmp_path / "out"
+    export(capsys, checkpoint, "--to", out, "--format", "safetensors")
+    assert json.loads((out / RECORD).read_text())["layout"] == "gptctl-gpt2+relu2+rope"
+    export(capsys, grown(tmp_path / "plain"), "--to", out, "--format", "safetensors")
+    assert json.loads((out / RECORD).read_text())["layout"] == "gptctl-gpt2"
+
+
 def test_weights_of_another_model_are_named(broken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     replace_meta(broken, n_layer=3)
     assert "tensor blocks.2.attention_norm.bias is missing" in refused(capsys, broken, "--to", tmp_path / "out")

@@ -1,0 +1,102 @@
+"""One block of the transformer: GPT-2's, and with options modded-nanogpt's (github.com/KellerJordan/modded-nanogpt).
+
+Options: rotary positions (RoPE, arXiv 2104.09864), queries and keys of unit root mean square (QK-norm), ReLU squared in
+place of GELU (arXiv 2109.08668), and values mixed with those of the first block (value residuals, arXiv 2410.17897).
+It must not know about layers beside its own.
+
+Example::
+
+    block = Block(ModelConfig(rope=True), number=3)
+    x, _ = block(x, shared=Shared(rotation=rotation(positions, head_width=64)))      # x: (batch, time, n_embd)
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.contract import ModelConfig
+from trainer.model.kv_cache import LayerReader
+
+ROPE_BASE = 10_000.0
+VALUE_MIX = 0.5
+"""How much of the first block's values a later block takes before it has learned."""
+
+
+class Shared(NamedTuple):
+    """What the blocks of one pass share. `rotation`: cosines and sines, (2, time, head width / 2), or with rows of
+    positions (2, rows, 1, time, head width / 2); `values`: those of the first block, (batch, n_head, time, head width).
+    """
+
+    rotation: Tensor | None = None
+    values: Tensor | None = None
+
+
+NOTHING = Shared()
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)). Shapes (batch, time, n_embd) in and out."""
+
+    def __init__(self, config: ModelConfig, number: int = 0) -> None:
+        super().__init__()
+        width = config.n_embd
+        self.n_head = config.n_head
+        self.dropout = config.dropout
+        self.qk_norm, self.value_residual = config.qk_norm, config.value_residual
+        self.squares = config.activation == "relu2"
+        self.attention_norm = nn.LayerNorm(width, bias=config.bias)
+        self.qkv = nn.Linear(width, 3 * width, bias=config.qkv_bias)
+        self.attention_out = nn.Linear(width, width, bias=config.bias)
+        self.mlp_norm = nn.LayerNorm(width, bias=config.bias)
+        self.mlp_up = nn.Linear(width, 4 * width, bias=config.bias)
+        self.mlp_down = nn.Linear(4 * width, width, bias=config.bias)
+        self.value_mix = nn.Parameter(torch.tensor([VALUE_MIX])) if config.value_residual and number else None
+
+    def forward(
+        self, x: Tensor, reader: LayerReader | None = None, shared: Shared = NOTHING
+    ) -> tuple[Tensor, Tensor | None]:
+        """Also returns its values, where it is the first block and later ones mix them in."""
+        mixed, values = self._attend(self.qkv(self.attention_norm(x)), reader, shared)
+        x = x + self._drop(self.attention_out(mixed))
+        hidden = self.mlp_up(self.mlp_norm(x))
+        hidden = F.relu(hidden).square() if self.squares else F.gelu(hidden, approximate="tanh")
+        return x + self._drop(self.mlp_down(hidden)), values
+
+    def _attend(self, qkv: Tensor, reader: LayerReader | None, shared: Shared) -> tuple[Tensor, Tensor | None]:
+        batch, time, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
+        q, k, v = qkv.view(batch, time, 3, self.n_head, width // self.n_head).permute(2, 0, 3, 1, 4)
+        first = v if self.value_residual and self.value_mix is None else None
+        if self.value_mix is not None and shared.values is not None:
+            v = torch.lerp(v, shared.values, self.value_mix.to(v.dtype))
+        if self.qk_norm:
+            q, k = (F.rms_norm(each.float(), (each.shape[-1],)).to(each.dtype) for each in (q, k))
+        if shared.rotation is not None:
+            q, k = rotated(q, shared.rotation), rotated(k, shared.rotation)
+        dropout = self.dropout if self.training else 0.0
+        if reader is not None:
+            mixed = reader.attend(q, k, v)
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        return mixed.transpose(1, 2).reshape(batch, time, width), first
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+
+def rotation(positions: Tensor, head_width: int) -> Tensor:
+    """Cosines and sines of RoPE's angles position / base^(2 i / head_width), for positions (time,) or (rows, time)."""
+    halves = torch.arange(0, head_width, 2, device=positions.device, dtype=torch.float32)
+    angles = positions.float()[..., None] * ROPE_BASE ** (-halves / head_width)
+    together = torch.stack([angles.cos(), angles.sin()])
+    return together if positions.dim() == 1 else together[:, :, None]
+
+
+def rotated(x: Tensor, by: Tensor) -> Tensor:
+    """x (batch, n_head, time, head width) turned by its positions, each i with i + half the width, as in Llama."""
+    cosine, sine = by.unbind()
+    one, other = x.float().chunk(2, dim=-1)
+    return torch.cat([one * cosine - other * sine, other * cosine + one * sine], dim=-1).to(x.dtype)
