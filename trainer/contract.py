@@ -21,7 +21,7 @@ import typing
 from dataclasses import dataclass, field
 
 from trainer.config_tables import ContractError as ContractError
-from trainer.config_tables import RateFactors, build
+from trainer.config_tables import RateFactors, Stage, build
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -229,6 +229,9 @@ class TrainConfig:
     steps: int = 0
     global_batch: int = 96
     """Sequences per optimizer step over all ranks."""
+    stages: typing.Tuple[Stage, ...] = ()
+    """First parts of the training with another batch or shorter sequences; after the last, global_batch sequences of
+    the model's context_length. Arithmetic: trainer/arithmetic/stages.py."""
     micro_batch: int = 1
     """Sequences per forward pass of one rank; accumulation = global_batch / (micro_batch * ranks)."""
     optimizer: str = "adamw"

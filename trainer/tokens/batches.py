@@ -26,7 +26,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from trainer.contract import RunConfig
+from trainer.arithmetic.stages import Course, Part, micro_batch_of
+from trainer.contract import ContractError, RunConfig
 from trainer.tokens.token_file import DataError, TokenFile, open_token_file
 
 Ids = npt.NDArray[np.int64]
@@ -96,14 +97,14 @@ class TrainingData:
     sequences: int
     """Whole sequences of context_length in one epoch."""
     context_length: int
-    global_batch: int
+    course: Course
     shuffled: bool
     seed: int
     validation: ValidationSlice | None
 
     def sequences_of_step(self, step: int) -> Ids:
-        """Numbers (global_batch,) of the sequences in the global batch of this step, counted from step 0."""
-        numbers = np.arange(step * self.global_batch, (step + 1) * self.global_batch, dtype=np.int64)
+        """Numbers of the sequences of context_length in the batch of this step, counted from step 0."""
+        numbers = np.arange(self.course.windows(step), self.course.windows(step + 1), dtype=np.int64)
         epochs, within = np.divmod(numbers, self.sequences)
         for epoch in np.unique(epochs):
             if epoch > 0 or self.shuffled:
@@ -114,13 +115,18 @@ class TrainingData:
     def micro_batch(
         self, step: int, index: int, size: int, rank: int = 0, world: int = 1
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """This rank's share of the index-th slice of world x size sequences: ids and targets, (size, context) int64."""
-        first = (index * world + rank) * size
-        numbers = self.sequences_of_step(step)[first : first + size]
-        length = self.context_length
-        rows = torch.from_numpy(
-            np.stack([self.stream.read(self.start + number * length, length + 1) for number in numbers.tolist()])
-        )
+        """This rank's share of the index-th slice of world x size sequences: ids and targets, (size, time) int64.
+
+        In a stage of short sequences each sequence of context_length gives several, one after the other.
+        """
+        first, length = (index * world + rank) * size, self.course.at(step).context_length
+        pieces = self.context_length // length
+        whole = self.sequences_of_step(step)
+        places = [
+            int(whole[number // pieces]) * self.context_length + number % pieces * length
+            for number in range(first, first + size)
+        ]
+        rows = torch.from_numpy(np.stack([self.stream.read(self.start + place, length + 1) for place in places]))
         return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
 
 
@@ -155,11 +161,20 @@ def open_data(config: RunConfig) -> TrainingData:
         data.start_token,
         sequences,
         length,
-        train.global_batch,
+        course_of(config),
         shuffled=data.order == "shuffled",
         seed=train.seed,
         validation=validation,
     )
+
+
+def course_of(config: RunConfig) -> Course:
+    """Which steps train on what. Raises ContractError for stages that cannot be."""
+    train = config.train
+    try:
+        return Course.of(train.stages, train.steps, train.global_batch, config.model.context_length)
+    except ValueError as error:
+        raise ContractError(str(error)) from error
 
 
 def _validation_slice(config: RunConfig, stream: TokenStream) -> ValidationSlice | None:
@@ -186,19 +201,31 @@ class Share:
     rank: int = 0
     world: int = 1
 
+    def during(self, part: Part, course: Course) -> Share:
+        """In this part of the course: of shorter sequences more at once. Raises ContractError."""
+        if part == course.parts[-1]:
+            return self
+        try:
+            size = micro_batch_of(part, self.size, self.world, course.length)
+        except ValueError as error:
+            raise ContractError(str(error)) from error
+        return Share(size, part.global_batch // self.world // size, self.rank, self.world)
+
 
 def prefetched(
     data: TrainingData, steps: range, share: Share, device: torch.device
 ) -> Generator[tuple[torch.Tensor, torch.Tensor]]:
     """Micro-batches on the device, in order, read by one thread two ahead. Pinned, so that the copy does not wait."""
-    places = ((step, index) for step in steps for index in range(share.accumulation))
+    shares = {part: share.during(part, data.course) for part in data.course.parts}
+    of_step = ((step, shares[data.course.at(step)]) for step in steps)
+    places = ((step, index, own) for step, own in of_step for index in range(own.accumulation))
 
     def enter() -> None:
         if device.type == "cuda":  # a thread begins on GPU 0, and pinning there would cost every rank a context on it
             torch.cuda.set_device(device)
 
-    def read(step: int, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        ids, targets = data.micro_batch(step, index, share.size, share.rank, share.world)
+    def read(step: int, index: int, own: Share) -> tuple[torch.Tensor, torch.Tensor]:
+        ids, targets = data.micro_batch(step, index, own.size, own.rank, own.world)
         return (ids.pin_memory(), targets.pin_memory()) if device.type == "cuda" else (ids, targets)
 
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="data", initializer=enter) as reader:

@@ -36,12 +36,12 @@ from trainer.model.optimizers import (
     state_by_name,
     step_unless_nonfinite,
 )
-from trainer.tokens.batches import ValidationSlice, open_data, prefetched
+from trainer.tokens.batches import ValidationSlice, course_of, open_data, prefetched
 from trainer.training.finish import finish
 from trainer.training.metrics import PartClock, StepCounts, Window
 from trainer.training.ranks import World, sum_over_ranks
 from trainer.training.saver import Saver
-from trainer.training.start import Engine, Run, batch_share, prepare, started_fields
+from trainer.training.start import Engine, Run, batch_share, during, prepare, started_fields
 
 Batches = Generator[tuple[Tensor, Tensor]]
 Losses = tuple[float, float | None]
@@ -100,6 +100,7 @@ def train(run: Run, stop: StopRequest, progress: Progress) -> str:
     while progress.step < options.steps and not stopping:
         seed_step(options.seed, progress.step, world.rank)
         rate = learning_rate(progress.step, options)
+        engine = during(engine, share.during(data.course.at(progress.step), data.course))
         loss, norm = train_step(engine, batches, rate, counts, window.clock)
         progress.step += 1
         step, last = progress.step, progress.step == options.steps
@@ -212,7 +213,7 @@ def snapshot(config: RunConfig, engine: Engine, buffers: HostBuffers, step: int,
     meta: CheckpointMeta = {
         "step": step,
         "total_steps": config.train.steps,
-        "tokens": step * config.train.global_batch * config.model.context_length,
+        "tokens": course_of(config).tokens(step),
         "loss": losses[0],
         "val_loss": losses[1],
         "model": dataclasses.asdict(config.model),

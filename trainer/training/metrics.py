@@ -31,8 +31,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from trainer.arithmetic import flop_per_token
 from trainer.contract import EVENTS, METRICS, MetricLine, RunConfig
+from trainer.tokens.batches import course_of
 from trainer.training.failures import Expendable
 from trainer.training.ranks import World
 
@@ -224,24 +224,25 @@ class Window:
     def __init__(self, config: RunConfig, world: World, step: int) -> None:
         self.config, self.world, self.step = config, world, step
         self.clock = PartClock(world.device)
-        self.tokens_per_step = config.train.global_batch * config.model.context_length
+        self.course = course_of(config)
 
     def line(self, step: int, loss: float, rate: float, norm: Tensor, counts: StepCounts) -> MetricLine:
         """A line of metrics.jsonl. Rates count training time only, without validation and saving."""
         seconds = self.clock.read()
         training_s = sum(seconds.get(part, 0.0) for part in ("data", "forward_backward", "optimizer", "log"))
+        tokens, flop = self.course.tokens(step), self.course.flop(self.config.model, self.step, step)
+        tokens_per_second = (tokens - self.course.tokens(self.step)) / max(training_s, 1e-9)
         steps, self.step = step - self.step, step
-        tokens_per_second = steps * self.tokens_per_step / max(training_s, 1e-9)
         peak = self.config.peak_flops_per_gpu * self.world.size
         clipped, counts.clipped = float(counts.clipped) / steps, torch.zeros_like(counts.clipped)
         line: MetricLine = {
             "step": step,
-            "tokens": step * self.tokens_per_step,
+            "tokens": tokens,
             "loss": loss,
             "lr": rate,
             "grad_norm": float(norm),
             "tokens_per_second": round(tokens_per_second, 1),
-            "mfu": tokens_per_second * flop_per_token(self.config.model) / peak if peak else 0.0,
+            "mfu": flop / max(training_s, 1e-9) / peak if peak else 0.0,
             "memory_gib": round(memory_gib(self.world.device), 3),
             "time": round(time.time(), 3),
             "skipped_steps": int(counts.skipped),

@@ -11,6 +11,7 @@ Example::
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -101,6 +102,12 @@ def prepare(run: Run, data: TrainingData, share: Share) -> tuple[Engine, int]:
     ), resume_point.step
 
 
+def during(engine: Engine, share: Share) -> Engine:
+    """The engine in a stage of the course in which this rank reads `share` per step."""
+    same = share.accumulation == engine.accumulation
+    return engine if same else dataclasses.replace(engine, accumulation=share.accumulation)
+
+
 def check_settings(train: TrainConfig) -> None:
     """Raises ContractError at the start for what would otherwise end the run later."""
     for name in ("steps", "log_every", "checkpoint_every", "validate_every", "max_nonfinite_steps"):
@@ -167,6 +174,7 @@ def compile_model(run: Run, model: GPT, data: TrainingData, share: Share, autoca
     """
     device = run.world.device
     batches = []
+    share = share.during(data.course.at(0), data.course)
     for number in range(CHECK_STEPS):
         ids, targets = data.micro_batch(number, 0, share.size, share.rank, share.world)
         batches.append((ids.to(device), targets.to(device)))

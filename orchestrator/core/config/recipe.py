@@ -33,7 +33,9 @@ from orchestrator.core.config.toml_tables import (
 )
 from orchestrator.core.errors import UserError
 from orchestrator.core.suggest import nearest, one_of
+from trainer.arithmetic.stages import Course, check_stages, steps_for_stages
 from trainer.config_tables import RateFactors as ContractFactors
+from trainer.config_tables import Stage
 from trainer.contract import ModelConfig, RetentionConfig, TrainConfig
 
 DEEPEST_EXTENDS = 5
@@ -89,6 +91,7 @@ class Model(Table):
         return ModelConfig(**self.model_dump())
 
 
+ShareOfSteps = Annotated[float, Field(gt=0, lt=1)]
 Factor = Annotated[float, Field(ge=0, le=1_000)]
 
 
@@ -122,6 +125,9 @@ class Train(Table):
     """Refuses a run that would see the data more often; without it further epochs are reshuffled and said."""
     global_batch: int = Field(default=TrainConfig.global_batch, ge=1, le=1_000_000)
     """Sequences per optimizer step, over all GPUs. Never depends on the machine."""
+    stages: tuple[tuple[ShareOfSteps, Annotated[int, Field(ge=1, le=1_000_000)], Annotated[int, Field(ge=1)]], ...] = ()
+    """First parts of the run, each [end as a part of all steps, sequences per step, tokens per sequence]; then
+    global_batch and context_length hold. `[[0.3, 384, 256]]`: until 30 % of the steps, 384 sequences of 256 tokens."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """`muon`: Muon for the hidden matrices, AdamW for the rest."""
     split_qkv: bool = TrainConfig.split_qkv
@@ -226,6 +232,24 @@ class Recipe(Table):
     """[machines."8xA100-40GB"] and so on, by machine type"""
     limits: Limits = Limits()
     """[limits]"""
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> Self:
+        check_stages(self.stages, self.model.context_length)
+        return self
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """[train] stages as the trainer has them."""
+        return tuple(Stage(*row) for row in self.train.stages)
+
+    def steps_for(self, tokens: int) -> int:
+        """Optimizer steps that see at least so many tokens."""
+        return steps_for_stages(tokens, self.stages, self.train.global_batch, self.model.context_length)
+
+    def course(self, steps: int) -> Course:
+        """Which of these steps train on what."""
+        return Course.of(self.stages, steps, self.train.global_batch, self.model.context_length)
 
     @field_validator("description")
     @classmethod

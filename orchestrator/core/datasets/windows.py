@@ -82,7 +82,7 @@ def training_window(recipe: Recipe, steps: int, available: int, held_out: int) -
             f"data: from token {data.start_token} to {end} there is not one sequence of {length} + 1 tokens",
             "check data.source and data.start_token",
         )
-    wanted = steps * recipe.train.global_batch
+    wanted = recipe.course(steps).windows(steps)
     if data.order == "sequential" and wanted < sequences:
         sequences = wanted
     return Window(data.start_token, sequences * length)
@@ -91,11 +91,11 @@ def training_window(recipe: Recipe, steps: int, available: int, held_out: int) -
 def remainder_spans(recipe: Recipe, window: Window, steps: int, unread_steps: int) -> list[Span] | None:
     """What is read of the window when the first `unread_steps` of one sequential epoch are not trained: the rest, and
     the first steps by which the trainer checks a compiled model. None: all of it, in its order."""
-    per_step = recipe.train.global_batch * recipe.model.context_length
-    if unread_steps <= CHECKED_STEPS or window.tokens < steps * per_step:
+    course = recipe.course(steps)
+    if unread_steps <= CHECKED_STEPS or window.tokens < course.tokens(steps):
         return None
-    checked = window.start, window.start + CHECKED_STEPS * per_step + 1
-    return [checked, (window.start + unread_steps * per_step, window.span[1])]
+    checked = window.start, window.start + course.tokens(CHECKED_STEPS) + 1
+    return [checked, (window.start + course.tokens(unread_steps), window.span[1])]
 
 
 def validation_spans(recipe: Recipe, start: int, tokens: int, available: int) -> list[Span]:

@@ -7,6 +7,7 @@ Example: `choose_batch(recipe, machine_type("8xA100-40GB"))` is micro-batch 12, 
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from orchestrator.core.config.recipe import Recipe
@@ -36,7 +37,12 @@ def choose_batch(recipe: Recipe, machine: MachineType) -> Batch:
     One that does not fit or divide comes back with `fits` False and the reason; its numbers serve estimates only.
     """
     wanted = recipe.micro_batch_for(machine.name)
-    return _largest(recipe, machine) if wanted is None else _given(recipe, machine, wanted)
+    batch = _largest(recipe, machine) if wanted is None else _given(recipe, machine, wanted)
+    uneven = [stage.global_batch for stage in recipe.stages if stage.global_batch % batch.ranks]
+    if not batch.fits or not uneven:
+        return batch
+    why = f"train.stages: a global batch of {uneven[0]} does not divide over {batch.ranks} ranks"
+    return dataclasses.replace(batch, fits=False, why=why)
 
 
 def split(global_batch: int, ranks: int, micro_batch: int) -> Batch:

@@ -17,7 +17,7 @@ from orchestrator.core.planning.plan import CostUsd, Hours
 from orchestrator.core.planning.rates import Rate
 from orchestrator.core.planning.remainder import left, unread_steps
 from orchestrator.core.ports import Offer
-from trainer.arithmetic import checkpoint_bytes, chinchilla_tokens, steps_for
+from trainer.arithmetic import checkpoint_bytes, chinchilla_tokens
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def hours_by_stage(
     facts, paid, provider = assumed(), host is None or host.paid, host.provider if host else ""
     boot_minutes = (machine.boot_minutes or facts.boot_minutes) if paid else 0.0
     fetch_rate = facts.store_mb_per_s if host and host.checkpoint_store else facts.fetch_mb_per_s.of(provider, paid)
-    per_step = tokens // steps
+    tokens_left = tokens - recipe.course(steps).tokens(from_step) if left(steps, from_step) else 0
     brought = data_bytes(recipe, host, steps=steps, tokens=tokens, from_step=from_step)
     if from_step:
         brought += checkpoint_bytes(recipe.model.config(), recipe.train.optimizer)
@@ -70,7 +70,7 @@ def hours_by_stage(
         boot=boot_minutes / 60,
         provision=facts.provision_minutes.of(provider, paid) / 60,
         data=brought / (facts.data_mb_per_s.of(provider, paid) * 1e6) / 3600,
-        train=left(steps, from_step) * per_step / rate.tokens_per_second / 3600,
+        train=tokens_left / rate.tokens_per_second / 3600,
         fetch=kept_bytes(recipe, steps, from_step) / (fetch_rate * 1e6) / 3600,
     )
 
@@ -110,7 +110,7 @@ def tokens_about(recipe: Recipe) -> int:
 
 def kept_about(recipe: Recipe) -> int:
     """kept_bytes, by the recipe alone."""
-    return kept_bytes(recipe, steps_for(tokens_about(recipe), recipe.train.global_batch, recipe.model.context_length))
+    return kept_bytes(recipe, recipe.steps_for(tokens_about(recipe)))
 
 
 def disk_gib(recipe: Recipe, steps: int, tokens: int, from_step: int = 0) -> int:

@@ -150,6 +150,8 @@ class Plan:
     """None where `python` of the host says which interpreter trains."""
     memory: PlanMemory | None = None
     """None in a plan of an earlier version."""
+    tokens_before: int | None = None
+    """Tokens of the steps before from_step; None where every step has as many."""
 
     @property
     def steps_left(self) -> int:
@@ -159,6 +161,8 @@ class Plan:
     @property
     def tokens_left(self) -> int:
         """The tokens that this run trains on."""
+        if self.tokens_before is not None:
+            return self.tokens - self.tokens_before
         return self.tokens * self.steps_left // self.steps
 
     @property

@@ -23,7 +23,7 @@ from orchestrator.core.planning.plan import Hours, Plan, PlanLimits
 from orchestrator.core.planning.rates import MeasuredRate, Rate, expected_rate
 from orchestrator.core.planning.spot_notice import in_time
 from orchestrator.core.ports import Guard, Offer
-from trainer.arithmetic import chinchilla_tokens, parameter_count, steps_for
+from trainer.arithmetic import chinchilla_tokens, parameter_count
 
 
 def amended(plan: Plan, micro_batch: int, tokens_per_second: float | None = None) -> Plan:
@@ -72,8 +72,8 @@ def make_plan(
     epochs are needed than max_epochs allows, or no step is left after from_step.
     """
     tokens_wanted, epochs = _tokens(recipe, dataset_tokens)
-    steps = steps_for(tokens_wanted, recipe.train.global_batch, recipe.model.context_length)
-    tokens = steps * recipe.train.global_batch * recipe.model.context_length
+    steps = recipe.steps_for(tokens_wanted)
+    tokens = recipe.course(steps).tokens(steps)
     batch = choose_batch(recipe, machine)
     rate = expected_rate(recipe, machine, batch, rates)
     price = quote(host, machine, offer)

@@ -51,6 +51,7 @@ def train_config(
                 "steps": plan.steps,
                 "micro_batch": plan.micro_batch,
                 "grad_clip": train.grad_clip or None,
+                "stages": recipe.stages,
                 "rate_factors": RateFactors(**train.rate_factors.model_dump()),
             },
             require_compile=plan.paid and bool(train.compile),

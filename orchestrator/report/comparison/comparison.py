@@ -15,6 +15,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.states import Outcome
 from orchestrator.ledger.records import Evaluation, RunRecord
 from orchestrator.report.comparison.result import ComparedRow, Comparison, Difference, Environment, EqualTokens, Metric
@@ -56,10 +57,14 @@ class Compared:
         last = self.training.last_val_loss
         return self.run.val_loss if last is None else last
 
-    @property
-    def tokens_per_step(self) -> float:
+    def tokens_at(self, step: int) -> float:
+        """Seen by the end of a step; 0 without a plan."""
         plan = self.run.plan
-        return plan.tokens / plan.steps if plan else 0.0
+        if not plan:
+            return 0.0
+        if (self.run.recipe_data.get("train") or {}).get("stages"):
+            return Recipe.from_resolved(self.run.recipe_data).course(plan.steps).tokens(step)
+        return step * plan.tokens / plan.steps
 
     def slices(self) -> dict[str, Evaluation]:
         """The latest loss on each slice, by the sha256 of its tokens."""
@@ -204,7 +209,7 @@ def equal_tokens(runs: Sequence[Compared]) -> EqualTokens | None:
 
 def validation_curve(each: Compared) -> list[tuple[float, float]]:
     """Tokens and loss of each validation."""
-    return [(point.step * each.tokens_per_step, point.value) for point in each.training.validations]
+    return [(each.tokens_at(point.step), point.value) for point in each.training.validations]
 
 
 def interpolated(curve: Sequence[tuple[float, float]], x: float) -> float | None:
