@@ -82,7 +82,7 @@ def expected_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
     width = model.n_embd
     shapes: dict[str, tuple[int, ...]] = {
         "token_embedding.weight": (model.vocab_size, width),
-        "position_embedding.weight": (model.context_length, width),
+        **({} if model.rope else {"position_embedding.weight": (model.context_length, width)}),
         **{f"final_norm.{kind}": (width,) for kind in _kinds(model.bias)},
     }
     if not model.tie_embeddings:
@@ -94,6 +94,8 @@ def expected_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
                 shapes[f"blocks.{layer}.{part}.bias"] = (rows,)
         for part in ("attention_norm", "mlp_norm"):
             shapes.update({f"blocks.{layer}.{part}.{kind}": (width,) for kind in _kinds(model.bias)})
+        if model.value_residual and layer:
+            shapes[f"blocks.{layer}.value_mix"] = (1,)
     return shapes
 
 

@@ -14,6 +14,7 @@ from trainer.arithmetic import checkpoint_bytes, flop_per_token, memory_gib, par
 from trainer.contract import ContractError, ModelConfig
 from trainer.model.generate import generate
 from trainer.model.gpt import GPT
+from trainer.model.hugging_face import expected_shapes
 
 OPTIONS: dict[str, dict[str, object]] = {
     "rope": {"rope": True},
@@ -101,6 +102,7 @@ def test_the_arithmetic_counts_what_the_model_has(options: dict[str, object]) ->
     model = GPT(config)
     assert parameter_count(config) == model.parameter_count()
     assert parameter_count(config) == sum(tensor.numel() for tensor in model.unpadded_state().values())
+    assert expected_shapes(config) == {name: tuple(tensor.shape) for name, tensor in model.unpadded_state().items()}
     assert checkpoint_bytes(config, weights_only=True) == 4 * model.parameter_count() + 200_000
 
 
