@@ -16,16 +16,17 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli import options
+from orchestrator.cli import completion, options
 from orchestrator.cli.checks import check_commands
 from orchestrator.cli.data import data_commands
+from orchestrator.cli.examples import examples_of
 from orchestrator.cli.failures import explained
 from orchestrator.cli.machines import machine_commands
 from orchestrator.cli.models import model_commands
 from orchestrator.cli.runs import queue_commands
 
 EPILOG = (
-    "Start with: gptctl run quickstart --host local. "
+    "Start with: gptctl run quickstart --host local. Docs: https://gptctl.github.io/gptctl/ "
     "Exit codes: 0 ok, 1 bug, 2 wrong input, 3 provider, 4 machine, 5 training failed, 6 limit reached, "
     "7 a machine may still be billing."
 )
@@ -42,16 +43,21 @@ app = typer.Typer(
 
 def verb(body: Callable[..., int]) -> Callable[..., int]:
     """Registers a command under its function's name and explains its failures."""
-    app.command(name=body.__name__)(explained(body))
+    app.command(name=body.__name__, epilog=examples_of(body.__name__))(explained(body))
     return body
 
 
 def show_version(wanted: bool) -> None:
-    """Prints the version of the installed distribution and ends."""
+    """Prints the versions of gptctl, Python and torch, and ends."""
     if wanted:
-        from importlib.metadata import version
+        import platform
+        from importlib.metadata import PackageNotFoundError, version
 
-        typer.echo(f"gptctl {version('gptctl')}")
+        try:
+            torch = f"torch {version('torch')}"
+        except PackageNotFoundError:
+            torch = "no torch here"
+        typer.echo(f"gptctl {version('gptctl')} (Python {platform.python_version()}, {torch})")
         raise typer.Exit
 
 
@@ -76,15 +82,34 @@ def init(
 
 
 @verb
+def recipes(as_json: options.Json = False, verbose: options.Verbose = False) -> int:
+    """List the recipes: size, tokens, what each is for."""
+    from orchestrator.cli.runs import recipes as it
+
+    return it.recipes(as_json=as_json)
+
+
+@verb
 def run(
     recipe: options.Recipe,
     *,
     host: Annotated[
-        str | None, typer.Option("--host", metavar="HOST", help="Where to train: `local`, or a host of the inventory.")
+        str | None,
+        typer.Option(
+            "--host",
+            metavar="HOST",
+            help="Where to train: `local`, or a host of the inventory.",
+            autocompletion=completion.hosts,
+        ),
     ] = None,
     on: Annotated[
         str | None,
-        typer.Option("--on", metavar="RENTAL", help="Use a machine that is up, by its rental."),
+        typer.Option(
+            "--on",
+            metavar="RENTAL",
+            help="Use a machine that is up, by its rental.",
+            autocompletion=completion.rentals,
+        ),
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave as soon as the training runs.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the machine after the run, until its lease ends.")] = False,
@@ -138,7 +163,7 @@ def plan(
     *,
     host: Annotated[
         list[str] | None,
-        typer.Option("--host", metavar="HOST", help="Only this host; repeatable."),
+        typer.Option("--host", metavar="HOST", help="Only this host; repeatable.", autocompletion=completion.hosts),
     ] = None,
     sets: options.Set = None,
     resume_from: options.ResumeFrom = None,

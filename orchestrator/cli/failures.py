@@ -53,7 +53,9 @@ def explained(verb: Callable[P, int]) -> Callable[P, NoReturn]:
 
 def say(text: str) -> None:
     """Prints one line of conversation without Rich: the error path must not depend on anything that can fail."""
-    print(f"gptctl: {text}", file=sys.stderr, flush=True)
+    red = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    begin, end = ("\x1b[31m", "\x1b[0m") if red else ("", "")
+    print(f"{begin}gptctl:{end} {text}", file=sys.stderr, flush=True)
 
 
 def explain(error: Exception, *, verbose: bool) -> int:

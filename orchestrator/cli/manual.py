@@ -23,7 +23,7 @@ HELP = Path(__file__).with_name("help.txt")
 REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "cli"
 
 GROUPS = {
-    "running": ("Starting and driving runs", ("init", "plan", "run", "resume", "stop", "fetch", "release")),
+    "running": ("Starting and driving runs", ("init", "recipes", "plan", "run", "resume", "stop", "fetch", "release")),
     "watching": ("Watching runs and money", ("status", "queue", "logs", "cost", "notify")),
     "machines": ("Machines and hosts", ("hosts", "offers", "check", "ssh", "orphans")),
     "models": (

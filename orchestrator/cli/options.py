@@ -7,10 +7,23 @@ from typing import Annotated
 
 import typer
 
-Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a bundled recipe.")]
+from orchestrator.cli import completion
+
+Recipe = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A recipe file, or the name of a bundled recipe.",
+        autocompletion=completion.recipes,
+    ),
+]
 Run = Annotated[
     str | None,
-    typer.Argument(metavar="RUN", help="The id, name or first characters of the id of a run. Default: the newest run."),
+    typer.Argument(
+        metavar="RUN",
+        help="The id, name or first characters of the id of a run. Default: the newest run.",
+        autocompletion=completion.runs,
+    ),
 ]
 Set = Annotated[
     list[str] | None,
@@ -31,7 +44,7 @@ Inventory = Annotated[
     typer.Option(
         "--inventory",
         metavar="FILE",
-        help="Read hosts from this file. Default: ./inventory.toml, then inventory.toml in GPTCTL_HOME.",
+        help="Read hosts from this file. Default: inventory.toml here or in a folder above, then in GPTCTL_HOME.",
     ),
 ]
 AcceptKey = Annotated[

@@ -7,12 +7,15 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli import options
+from orchestrator.cli import completion, options
 
 
 def check(
     host: Annotated[
-        str | None, typer.Argument(metavar="HOST", help="Default: this computer, which drives the runs.")
+        str | None,
+        typer.Argument(
+            metavar="HOST", help="Default: this computer, which drives the runs.", autocompletion=completion.hosts
+        ),
     ] = None,
     *,
     recipe: Annotated[

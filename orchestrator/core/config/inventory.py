@@ -27,6 +27,7 @@ from orchestrator.core.ports import UNPAID, Address
 from orchestrator.core.suggest import nearest, one_of
 
 FILE_NAME = "inventory.toml"
+COMMENTED_HOST = re.compile(r"#\s*\[hosts\.([A-Za-z0-9_-]+)\]")
 LOCAL = "local"
 
 SPOT_MARKETS = frozenset({"ec2", "rehearsal"})
@@ -194,12 +195,22 @@ class Inventory:
         """The host of that name. Raises UserError listing the known ones."""
         if name in self.hosts:
             return self.hosts[name]
-        near = nearest(name, self.hosts)
+        asleep = self._commented_out()
+        near = nearest(name, [*self.hosts, *asleep])
         where = (
             f"add [hosts.{name}] to {self.path}" if self.path else "gptctl init writes an inventory.toml to start from"
         )
-        hint = f"did you mean {near}?" if near else where
-        raise UserError(f"unknown host {name!r} in {self.path or 'any inventory'}; known: {one_of(self.hosts)}", hint)
+        if near in asleep:
+            where = f"{near} is commented out in {self.path}, line {asleep[near]}: remove the # before its lines"
+        elif near:
+            where = f"did you mean {near}?"
+        raise UserError(f"unknown host {name!r} in {self.path or 'any inventory'}; known: {one_of(self.hosts)}", where)
+
+    def _commented_out(self) -> dict[str, int]:
+        """Hosts of the file, as gptctl init writes it, that wait behind a #, and their lines."""
+        text = self.path.read_text(encoding="utf-8") if self.path else ""
+        lines = enumerate(text.splitlines(), start=1)
+        return {found[1]: at for at, line in lines if (found := COMMENTED_HOST.match(line))}
 
     def home_box(self, uri: str) -> HomeBox:
         """The box that ssh://HOST/FOLDER names: one of ours by its name, else whatever ssh itself would make of it."""
