@@ -14,6 +14,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     ),
     "plan": ("gptctl plan chinchilla_163m", "gptctl plan chinchilla_163m --host lambda-8xa100 --set train.seed=7"),
     "status": ("gptctl status", "gptctl status -w", "gptctl status --all --json"),
+    "queue": ("gptctl queue", "gptctl queue --move seed-7-1130 --to 1"),
     "logs": ("gptctl logs -f", "gptctl logs quickstart-1130 -n 20"),
     "fetch": ("gptctl fetch", "gptctl fetch quickstart-1130 --all --to models"),
     "stop": ("gptctl stop quickstart-1130",),

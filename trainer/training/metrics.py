@@ -34,6 +34,7 @@ from torch import Tensor
 from trainer.contract import EVENTS, METRICS, MetricLine, RunConfig
 from trainer.tokens.batches import course_of
 from trainer.training.failures import Expendable
+from trainer.training.log_lines import event_line, metrics_line
 from trainer.training.ranks import World
 
 GIB = 1024**3
@@ -61,13 +62,13 @@ class Journal:
     def event(self, name: str, step: int, **fields: object) -> None:
         """Appends {"event", "time", "step", ...} to events.jsonl and a line to the log."""
         self._append(EVENTS, {"event": name, "time": round(time.time(), 3), "step": step, **fields})
-        self.say(f"step {step}  {name}  " + "  ".join(f"{key} {_short(value)}" for key, value in fields.items()))
+        self.say(event_line(name, step, fields))
 
     def metrics(self, line: MetricLine) -> None:
         """Appends a line to metrics.jsonl, the log and TensorBoard."""
         self._append(METRICS, line)
         shown = {key: value for key, value in line.items() if key in SHOWN}
-        self.say(f"step {line['step']}  " + "  ".join(f"{key} {_short(value)}" for key, value in shown.items()))
+        self.say(metrics_line(line["step"], shown))
         with Expendable(self.event, line["step"], "TensorBoard is off"):
             self._draw(shown, line["step"])
             return
@@ -149,11 +150,6 @@ def _truncate(path: Path, last_step: int | None) -> None:
 def _finite(value: object) -> object:
     """JSON has no NaN: it becomes null."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _short(value: object) -> str:
-    """The value for people, on one line."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value).replace("\n", "\\n")
 
 
 class PartClock:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from orchestrator.cli.runs.machine_story import machine_end, machine_story
 from orchestrator.cli.runs.status import collect
 from orchestrator.cli.screen import screen
 from orchestrator.cli.screen.foreign import clean
@@ -45,16 +46,25 @@ def show_ending(ledger: Ledger, run_id: str, *, as_json: bool) -> None:
     run, row = ledger.run(run_id), found["runs"][0]
     print(_headline(run, row), flush=True)
     folder = ledger.home / "runs" / run_id
-    for line in (*_checkpoints(folder / CHECKPOINTS), *_samples(folder / EVENTS)):
+    for line in (*machine_story(ledger, run), *_checkpoints(folder / CHECKPOINTS), *_samples(folder / EVENTS)):
         print(line, flush=True)
-    if run.outcome in CAN_CONTINUE:
-        again = f"gptctl run {run.recipe} --host {run.host}"
-        if (folder / CHECKPOINTS / LATEST).is_dir():
-            screen.talk("to continue from its newest checkpoint:", commands=[f"{again} --resume-from {run_id}"])
-        elif run.outcome is Outcome.PREEMPTED:
-            screen.talk("to start it again:", commands=[again])
+    _show_what_follows(run, has_checkpoint=(folder / CHECKPOINTS / LATEST).is_dir())
+    if end := machine_end(ledger, run):
+        print(end, flush=True)
+
+
+def _show_what_follows(run: RunRecord, *, has_checkpoint: bool) -> None:
+    """The commands that somebody may want next."""
+    again = f"gptctl run {run.recipe} --host {run.host}"
     if run.state is not State.ENDED:
-        screen.talk(f"not ended yet ({run.state}). To continue:", commands=[f"gptctl resume {run_id}"])
+        screen.talk(f"not ended yet ({run.state}). To continue:", commands=[f"gptctl resume {run.id}"])
+    elif run.outcome is Outcome.FINISHED:
+        look = [f"gptctl report {run.id} --html {run.id}.html", f"gptctl export {run.id}"]
+        screen.talk("to look at it, and to publish it:", commands=look)
+    elif run.outcome in CAN_CONTINUE and has_checkpoint:
+        screen.talk("to continue from its newest checkpoint:", commands=[f"{again} --resume-from {run.id}"])
+    elif run.outcome is Outcome.PREEMPTED:
+        screen.talk("to start it again:", commands=[again])
 
 
 def _headline(run: RunRecord, row: dict[str, Any]) -> str:

@@ -106,6 +106,11 @@ def metric_line(metric: Mapping[str, object]) -> str:
     return "  ".join(part for part in parts if part)
 
 
+def spending_line(metric: Mapping[str, object]) -> str:
+    """`$0.12  ETA 1m 20s`: what the trainer's own line of the same step does not say."""
+    return metric_line({key: metric.get(key) for key in ("cost_usd", "eta_s")})
+
+
 def progress_line(progress: Mapping[str, object]) -> str:
     """`data: 1.20 GB of 2.50 GB  (48%)  112.00 MB/s  ETA 12s`, or a job's own words: `install: a new environment`."""
     what = clean(str(progress.get("what") or "moving"))

@@ -35,6 +35,7 @@ from orchestrator.cli.screen.live_view import (
     fold,
     metric_line,
     progress_line,
+    spending_line,
 )
 from orchestrator.cli.screen.tables import CARDS_BELOW, Column, Fitted, as_blocks, as_cards, fit
 from orchestrator.core.errors import UserError
@@ -232,7 +233,7 @@ class LinePrinter:
         if event.kind == "metric":
             step, total = event.data.get("step"), event.data.get("total_steps")
             due = self._due("metric", METRIC_EVERY_S) or step == total
-            said = f"step {step}/{total or '?'}  {metric_line(event.data)}" if due else ""
+            said = f"step {step}/{total or '?'}  {spending_line(event.data)}" if due else ""
         elif event.kind == "progress":
             due = self._due("progress", PROGRESS_EVERY_S) or "text" in event.data
             said = progress_line(event.data) if due else ""

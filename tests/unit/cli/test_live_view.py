@@ -74,14 +74,14 @@ def test_plain_lines_are_thinned_and_have_no_escapes(stream: io.StringIO) -> Non
     clock = iter([0.0, 1.0, 31.0, 32.0, 33.0])
     tell = LinePrinter(Console(file=stream), now=lambda: next(clock))
     for step in (10, 20, 30, 40):
-        tell(Event("metric", 0.0, "follow", data={"step": step, "total_steps": 40, "loss": 1.0}))
+        tell(Event("metric", 0.0, "follow", data={"step": step, "total_steps": 40, "loss": 1.0, "cost_usd": 0.5}))
     tell(Event("log", 0.0, "follow", "\x1b]0;title\x07step 40"))
     tell(Event("warning", 0.0, "launch", "slow"))
     tell(Event("state_changed", 0.0, "launch", "not for people"))
     assert stream.getvalue().splitlines() == [
-        "follow: step 10/40  loss 1.0000",
-        "follow: step 30/40  loss 1.0000",
-        "follow: step 40/40  loss 1.0000",
+        "follow: step 10/40  $0.50",
+        "follow: step 30/40  $0.50",
+        "follow: step 40/40  $0.50",
         "step 40",
         "launch: warning: slow",
     ]
