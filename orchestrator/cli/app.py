@@ -93,24 +93,8 @@ def recipes(as_json: options.Json = False, verbose: options.Verbose = False) -> 
 def run(
     recipe: options.Recipe,
     *,
-    host: Annotated[
-        str | None,
-        typer.Option(
-            "--host",
-            metavar="HOST",
-            help="Where to train: `local`, or a host of the inventory.",
-            autocompletion=completion.hosts,
-        ),
-    ] = None,
-    on: Annotated[
-        str | None,
-        typer.Option(
-            "--on",
-            metavar="RENTAL",
-            help="Use a machine that is up, by its rental.",
-            autocompletion=completion.rentals,
-        ),
-    ] = None,
+    host: options.Host = None,
+    on: options.OnRental = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave as soon as the training runs.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the machine after the run, until its lease ends.")] = False,
     again: Annotated[

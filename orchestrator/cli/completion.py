@@ -1,4 +1,4 @@
-"""What the shell completes: runs, hosts, recipes and rentals. Asks no machine; on trouble there is nothing to complete.
+"""What the shell completes: runs, hosts, recipes and rentals. Asks no machine, and offers nothing on trouble.
 
 Example: `typer.Option("--host", autocompletion=hosts)`
 """

@@ -25,6 +25,21 @@ Run = Annotated[
         autocompletion=completion.runs,
     ),
 ]
+Host = Annotated[
+    str | None,
+    typer.Option(
+        "--host",
+        metavar="HOST",
+        help="Where to train: `local`, or a host of the inventory.",
+        autocompletion=completion.hosts,
+    ),
+]
+OnRental = Annotated[
+    str | None,
+    typer.Option(
+        "--on", metavar="RENTAL", help="Use a machine that is up, by its rental.", autocompletion=completion.rentals
+    ),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe field, for example train.seed=7."),

@@ -54,7 +54,7 @@ def show_ending(ledger: Ledger, run_id: str, *, as_json: bool) -> None:
 
 
 def _show_what_follows(run: RunRecord, *, has_checkpoint: bool) -> None:
-    """The commands that somebody may want next."""
+    """The commands that you may want next."""
     again = f"gptctl run {run.recipe} --host {run.host}"
     if run.state is not State.ENDED:
         screen.talk(f"not ended yet ({run.state}). To continue:", commands=[f"gptctl resume {run.id}"])
