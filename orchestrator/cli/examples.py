@@ -35,6 +35,8 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "compare": ("gptctl compare baseline-1128 qkv-bias-1129", "gptctl compare --label series=interventions"),
     "eval": ("gptctl eval", "gptctl eval quickstart-1130 --choices hellaswag_val.jsonl"),
     "export": ("gptctl export --to my-model", "gptctl export quickstart-1130 --format gguf --to model.gguf"),
+    "import": ("gptctl import hf://models/openai-community/gpt2 --name gpt2", "gptctl import exports/mine --name mine"),
+    "import-recipe": ("gptctl import-recipe runs/theirs --to recipes/theirs.toml",),
     "report": ("gptctl report", "gptctl report quickstart-1130 --html report.html"),
 }
 

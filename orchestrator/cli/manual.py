@@ -23,13 +23,12 @@ HELP = Path(__file__).with_name("help.txt")
 REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "cli"
 
 GROUPS = {
-    "running": ("Starting and driving runs", ("init", "recipes", "plan", "run", "resume", "stop", "fetch", "release")),
+    "starting": ("Starting runs", ("init", "recipes", "plan", "run")),
+    "driving": ("Driving runs", ("resume", "stop", "fetch", "release")),
     "watching": ("Watching runs and money", ("status", "queue", "logs", "cost", "notify")),
     "machines": ("Machines and hosts", ("hosts", "offers", "check", "ssh", "orphans")),
-    "models": (
-        "Models and reports",
-        ("sample", "attention", "eval", "compare", "report", "export", "import", "import-recipe"),
-    ),
+    "models": ("Models", ("sample", "attention", "export", "import", "import-recipe")),
+    "results": ("Results", ("eval", "compare", "report")),
     "data": ("Data", ("data",)),
 }
 """Page -> its title and the commands on it. Every command stands on one page."""
