@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 
 from trainer.config_tables import ContractError as ContractError
 from trainer.config_tables import RateFactors, Stage, build
+from trainer.task_config import TaskConfig
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -40,11 +41,10 @@ MANIFEST_FILE = "MANIFEST.json"
 SAFE_FILE = "SAFE"
 TEMPORARY_PREFIX = ".tmp-"
 
-HELD_DESCRIPTORS = "TRAINER_HELD_DESCRIPTORS"
-"""Environment variable: "5,6", open files (the agent's GPU locks) that a trainer keeps open when it starts again."""
+HELD_DESCRIPTORS = "TRAINER_HELD_DESCRIPTORS"  # "5,6": open files (the agent's GPU locks) kept at a new start
 
 # Names of the lines in events.jsonl ("event" key); every line also has "time" (UTC epoch seconds) and "step". A
-# `validated` line has "val_loss", nats per token.
+# `validated` line has "val_loss", nats per token, and of a classifier "accuracy", a fraction.
 EVENT_STARTED = "started"
 EVENT_RESUMED = "resumed"
 EVENT_VALIDATED = "validated"
@@ -55,12 +55,11 @@ EVENT_FINISHED = "finished"
 EVENT_FAILED = "failed"
 EVENT_WARNING = "warning"
 EVENT_SAMPLED = "sampled"
-EVENT_EVALUATING = "evaluating"
-"""Every 30 seconds of a long evaluation, so that silence means trouble: "done" of "of" tokens."""
+EVENT_EVALUATING = "evaluating"  # every 30 seconds of a long evaluation: "done" of "of" tokens
 EVENT_EVALUATED = "evaluated"
 """The loss on one of the slices: "slice" [start, tokens], "loss" in nats per token, "perplexity", "tokens_sha256"."""
 
-# Keys of a line in metrics.jsonl that readers may rely on. Lines may have more.
+# Keys of a line in metrics.jsonl that readers may rely on.
 METRIC_KEYS = ("step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "mfu", "memory_gib", "time")
 
 MetricNumbers = typing.NamedTuple("MetricNumbers", [
@@ -110,6 +109,7 @@ class CheckpointMeta(typing.TypedDict, total=False):
     val_loss: typing.Optional[float]  # nats per token; None where this step was not validated
     model: typing.Dict[str, typing.Any]  # the fields of ModelConfig
     tokenizer: str
+    task: typing.Dict[str, typing.Any]  # the fields of TaskConfig; absent where it is pre-training
     time: float
 
 
@@ -168,10 +168,9 @@ class SliceLoss(typing.TypedDict):
     tokenizer: str
 
 
-MicroBatchReduced = typing.TypedDict(
+MicroBatchReduced = typing.TypedDict(  # the event `micro_batch_reduced`, in sequences; `from` is a keyword
     "MicroBatchReduced", {"event": str, "time": float, "step": int, "from": int, "to": int, "peak_gib": float}
 )
-"""The event `micro_batch_reduced`, in sequences. Functional syntax because `from` is a keyword."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +206,7 @@ class DataConfig:
 
     train_files: typing.Tuple[str, ...] = ()
     validation_files: typing.Tuple[str, ...] = ()
-    """Empty: the validation slice is held out of the end of the training stream."""
+    """Empty: the end of the training stream is held out."""
     start_token: int = 0
     tokens: typing.Optional[int] = None
     """Length of the training window in tokens; None: everything after start_token that is not held out."""
@@ -257,7 +256,7 @@ class TrainConfig:
     compile: typing.Optional[bool] = None
     """None: on for CUDA, off on CPU."""
     require_compile: bool = False
-    """Where it cannot be compiled, fail at the start instead of training slower: on a machine you pay for."""
+    """Where it cannot be compiled, fail at the start: on a machine you pay for."""
     activation_checkpointing: bool = False
     seed: int = 42
     log_every: int = 10
@@ -286,21 +285,21 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
     retention: RetentionConfig = field(default_factory=RetentionConfig)
     resume_from: typing.Optional[str] = None
-    """A checkpoint folder of another run to continue from; the run's own newest checkpoint takes precedence."""
+    """A checkpoint folder to continue from, unless the run has its own."""
     peak_flops_per_gpu: float = 0.0
-    """Dense peak FLOP/s of this GPU in the chosen precision; 0 when unknown: then mfu is 0."""
+    """Dense peak FLOP/s of this GPU in the chosen precision; 0: unknown."""
     device: str = "auto"
     """`auto`, `cuda` or `cpu`."""
     prompts: typing.Tuple[str, ...] = ()
     """Sampled once at the end by rank 0."""
     slices: typing.Tuple[typing.Tuple[int, int], ...] = ()
-    """Pairs of first token and length in the validation files, else in the training stream: their loss is measured by
-    all ranks after the last step, with the weights of that step."""
+    """Pairs of first token and length in the validation files, else in the training stream: measured after the end."""
 
     def to_json(self) -> str:
-        """The text of config.json, indented, ending in a newline."""
+        """The text of config.json."""
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
 
     @staticmethod

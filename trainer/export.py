@@ -21,7 +21,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,15 +30,25 @@ from typing import NamedTuple, TypedDict
 from safetensors import SafetensorError, safe_open
 
 from trainer.arithmetic import parameter_count
+from trainer.checkpoints.export_folder import (
+    RECORD,
+    ExportError,
+    check_free_space,
+    check_target,
+    replace_export,
+    restore_export,
+    staging_path,
+)
 from trainer.checkpoints.manifest import (
     CheckpointError,
     checkpoint_folder,
     read_meta,
     sha256_of,
+    task_of,
     tokenizer_name,
     verify,
 )
-from trainer.contract import META_FILE, MODEL_FILE, TEMPORARY_PREFIX, CheckpointMeta, ManifestEntry, ModelConfig
+from trainer.contract import META_FILE, MODEL_FILE, CheckpointMeta, ManifestEntry, ModelConfig
 from trainer.model.gguf_file import GgufError, write_gguf
 from trainer.model.hugging_face import (
     NotExpressibleError,
@@ -50,18 +60,17 @@ from trainer.model.hugging_face import (
     read_shape,
 )
 from trainer.model.tokenizer_files import Vocabulary, VocabularyError, open_vocabulary, tokenizer_files
-from trainer.tokens.tensor_file import PlannedTensor, in_type, write_tensors
+from trainer.task_config import CLASSIFY, TaskConfig
+from trainer.tasks.exports import adapter_config, adapter_tensors, class_config, with_class_head, without_adapters
+from trainer.tokens.tensor_file import Array, PlannedTensor, in_type, write_tensors
 
-RECORD = "gptctl.json"
-"""In every export: its origin and its files. A folder without it belongs to another program."""
 NO_TOKENIZER = "none"
 GGUF_FILE = "model.gguf"
+ADAPTER_FILE = "adapter_model.safetensors"
 DTYPES = {"fp32": ("F32", "float32"), "bf16": ("BF16", "bfloat16"), "fp16": ("F16", "float16")}
 """--dtype -> safetensors' and torch's names."""
 Entries = Mapping[str, ManifestEntry]
 """Size and digest of files that were hashed as they were written."""
-HEADROOM_BYTES = 32_000_000
-"""Space beyond the weights: the tokenizer, the card and the file system."""
 
 
 class ModelFacts(TypedDict, total=False):
@@ -95,10 +104,6 @@ class Tokenizer(NamedTuple):
 
     vocabulary: Vocabulary | None
     files: Mapping[str, str]
-
-
-class ExportError(ValueError):
-    """The export is impossible, or its target is. Says what to change."""
 
 
 def export(options: argparse.Namespace) -> ExportRecord:
@@ -157,11 +162,13 @@ def write_hf(
     entry. Raises NotExpressibleError."""
     model, vocabulary = read_shape(meta.get("model")), tokenizer.vocabulary
     end_of_text = vocabulary.end_of_text if vocabulary else None
-    with opened(source, model) as tensors:
+    task = task_of(meta)
+    with opened(source, model, task) as tensors:
         planned = {name: in_type(tensor, DTYPES[options.dtype][0]) for name, tensor in tensors.items()}
         weights = write_tensors(to / MODEL_FILE, planned, {"format": "pt"})  # transformers requires it
     marks = {"bos_token_id": end_of_text, "eos_token_id": end_of_text, "pad_token_id": end_of_text}
-    write_json(to / "config.json", gpt2_config(model, end_of_text, DTYPES[options.dtype][1]))
+    own = gpt2_config(model, end_of_text, DTYPES[options.dtype][1])
+    write_json(to / "config.json", {**own, **class_config(task, end_of_text)})
     # No max_length: transformers would warn at each call that gives max_new_tokens.
     write_json(to / "generation_config.json", marks)
     for name, text in tokenizer.files.items():
@@ -173,21 +180,46 @@ def write_llama(
     source: Path, meta: CheckpointMeta, tokenizer: Tokenizer, to: Path, options: argparse.Namespace
 ) -> tuple[ModelFacts, Entries]:
     """model.gguf, which has the tokenizer in it. Raises NotExpressibleError, GgufError."""
-    model = read_shape(meta.get("model"))
-    with opened(source, model) as tensors:
+    model, task = read_shape(meta.get("model")), task_of(meta)
+    if task.kind == CLASSIFY:
+        raise NotExpressibleError("llama.cpp's GPT-2 has no head for classes: export it with --format hf")
+    with opened(source, model, task) as tensors:
         write_gguf(
             to / GGUF_FILE, model, tensors, tokenizer.vocabulary, dtype=DTYPES[options.dtype][0], name=options.to.name
         )
     return facts_of(model, tokenizer.vocabulary), {}
 
 
+def write_adapters(
+    source: Path, meta: CheckpointMeta, tokenizer: Tokenizer, to: Path, options: argparse.Namespace
+) -> tuple[ModelFacts, Entries]:
+    """adapter_config.json and adapter_model.safetensors, for `peft`. Raises NotExpressibleError without adapters."""
+    model, task = read_shape(meta.get("model")), task_of(meta)
+    write_json(to / "adapter_config.json", adapter_config(task, model))
+    with stored(source) as (found, read):
+        planned = adapter_tensors(found, read)
+        write_tensors(to / ADAPTER_FILE, planned, {"format": "pt"})
+    return {
+        **facts_of(model, tokenizer.vocabulary),
+        "parameters": sum(math.prod(tensor.shape) for tensor in planned.values()),
+    }, {}
+
+
 @contextmanager
-def opened(source: Path, model: ModelConfig) -> Iterator[Mapping[str, PlannedTensor]]:
-    """The checkpoint's tensors as GPT-2 has them, each read when its turn comes."""
+def opened(source: Path, model: ModelConfig, task: TaskConfig) -> Iterator[Mapping[str, PlannedTensor]]:
+    """The checkpoint's tensors as GPT-2 has them, adapters merged, each read when its turn comes."""
+    with stored(source) as (found, read):
+        planned = as_gpt2(model, *without_adapters(task, found, read))
+        yield with_class_head(planned, found, read) if task.kind == CLASSIFY else planned
+
+
+@contextmanager
+def stored(source: Path) -> Iterator[tuple[dict[str, StoredTensor], Callable[[str], Array]]]:
+    """The tensors of the file, and how to read one."""
     with safe_open(source / MODEL_FILE, framework="numpy") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        stored = {name: StoredTensor(part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
-        yield as_gpt2(model, stored, file.get_tensor)
+        found = {name: StoredTensor(part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
+        yield found, file.get_tensor
 
 
 def facts_of(model: ModelConfig, vocabulary: Vocabulary | None) -> ModelFacts:
@@ -228,72 +260,7 @@ def write_plain(
     return facts, {}
 
 
-WRITERS = {"hf": write_hf, "gguf": write_llama, "safetensors": write_plain}
-
-
-def check_target(to: Path) -> None:
-    """Raises ExportError unless `to` is new, empty, or an older export with no other files."""
-    if to.is_symlink() or (to.exists() and not to.is_dir()):
-        raise ExportError(f"{to} exists and is not a folder: choose another --to")
-    names = {path.name for path in to.iterdir()} if to.is_dir() else set()
-    if not names:
-        return
-    if RECORD not in names:
-        raise ExportError(f"{to} is neither empty nor an export ({_list_some(names)}): choose another --to")
-    try:
-        known = json.loads((to / RECORD).read_text(encoding="utf-8"))["files"].keys()
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ExportError(f"{to}: its {RECORD} cannot be read: choose another --to") from error
-    unlisted = names - known - {RECORD}
-    if unlisted:
-        raise ExportError(
-            f"{to} has an export and files that are not part of it ({_list_some(unlisted)}): choose another --to"
-        )
-
-
-def _list_some(names: Collection[str]) -> str:
-    shown = sorted(names)
-    return ", ".join(shown[:4]) + (f" and {len(shown) - 4} more" if len(shown) > 4 else "")
-
-
-def check_free_space(to: Path, weights_bytes: int) -> None:
-    """Raises ExportError where the disk cannot hold the weights."""
-    existing = next(folder for folder in to.parents if folder.exists())
-    need, free = weights_bytes + HEADROOM_BYTES, shutil.disk_usage(existing).free
-    if free < need:
-        raise ExportError(f"{to} needs {need / 1e9:.2f} GB, and its disk has {free / 1e9:.2f} GB free")
-
-
-def staging_path(to: Path) -> Path:
-    """The folder where an export is written. Leftovers there may be deleted."""
-    return to.with_name(TEMPORARY_PREFIX + to.name)
-
-
-def backup_path(to: Path) -> Path:
-    """The older export between the two renames: it exists while `to` does not, and is whole."""
-    return to.with_name(f"{TEMPORARY_PREFIX}{to.name}-replaced")
-
-
-def replace_export(staging: Path, to: Path) -> None:
-    """Renames the older export aside, then the new one into place. The older one is deleted under the name of
-    staging_path(): restore_export() must never find a part of it."""
-    if to.exists():
-        to.rename(backup_path(to))
-    staging.rename(to)
-    if backup_path(to).exists():
-        backup_path(to).rename(staging)
-
-
-def restore_export(to: Path) -> None:
-    """Restores the older export where a process died between the two renames; deletes it beside a newer one."""
-    aside = backup_path(to)
-    if not aside.exists():
-        return
-    if not to.exists():
-        aside.rename(to)
-    else:
-        shutil.rmtree(staging_path(to), ignore_errors=True)
-        aside.rename(staging_path(to))
+WRITERS = {"hf": write_hf, "gguf": write_llama, "safetensors": write_plain, "adapters": write_adapters}
 
 
 def write_json(path: Path, value: object) -> None:

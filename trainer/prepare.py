@@ -40,6 +40,7 @@ from trainer.corpus.split import VALIDATION, Done, Limits, Split, chained
 from trainer.corpus.work_folder import WorkFolder, WorkFolderError
 from trainer.layout.token_layout import SAFETENSORS
 from trainer.progress import ByteProgress, print_event
+from trainer.tasks.prepare_examples import prepare_task
 from trainer.tokens.digests import DATASET, DatasetJson, FileEntry, digest_file
 from trainer.tokens.folder import NoDatasetError, find_dataset
 from trainer.tokens.token_file import KINDS, DataError
@@ -293,6 +294,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         help="what to do with documents that are not UTF-8 (default: skip)",
     )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    parser.add_argument("--task", metavar="JSON", help="make rows of examples; see trainer/tasks/prepare_examples.py")
     parser.add_argument("--to", type=Path, required=True, help="folder for the token files and dataset.json")
     options = parser.parse_args(arguments)
     if bool(options.source) == bool(options.mix):
@@ -306,6 +308,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the program. Returns 0 once the folder has the dataset, or 1 with the reason on stderr."""
     options = _parse(arguments)
     return_freed_memory()
+    if options.task:
+        return prepare_task(options)
     request = Request(
         options.named or " ".join(options.source) or "a mixture",
         options.tokenizer,

@@ -30,7 +30,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from trainer.checkpoints.manifest import CheckpointError, checkpoint_folder, read_meta, sha256_of, verify
+from trainer.checkpoints.manifest import CheckpointError, checkpoint_folder, read_meta, sha256_of, task_of, verify
 from trainer.contract import (
     CHECKPOINTS,
     MANIFEST_FILE,
@@ -46,6 +46,7 @@ from trainer.contract import (
 )
 from trainer.model.gpt import GPT
 from trainer.model.optimizers import State
+from trainer.tasks.objective import apply_task
 from trainer.weights.layouts import read_model
 from trainer.weights.tokenizers import own_step, own_tokenizer
 from trainer.weights.weight_files import WeightsError, holds_weights, open_weights, why_refused
@@ -265,8 +266,9 @@ def load_model(path: Path, device: torch.device) -> tuple[GPT, CheckpointMeta]:
     shape = meta.get("model")
     if not isinstance(shape, dict) or not shape.keys() <= known:
         raise CheckpointError(f"{folder.name}: {META_FILE} does not describe a model of this trainer")
-    model = GPT(ModelConfig(**shape))
     try:
+        model = GPT(ModelConfig(**shape))
+        apply_task(model, task_of(meta))
         model.load_unpadded_state(read_weights(folder))
     except ValueError as error:
         raise CheckpointError(f"{folder.name}: {error}") from error

@@ -30,6 +30,7 @@ from trainer.contract import (
     DataConfig,
     ManifestEntry,
 )
+from trainer.task_config import TaskConfig, task_from
 
 HASH_BLOCK_BYTES = 4 * 1024**2
 
@@ -101,6 +102,14 @@ def read_meta(folder: Path) -> CheckpointMeta:
 def tokenizer_name(meta: CheckpointMeta, override: str | None = None) -> str:
     """The tokenizer to read this checkpoint's text with: `override`, else what meta.json names, else the default."""
     return override or meta.get("tokenizer") or DataConfig.tokenizer
+
+
+def task_of(meta: CheckpointMeta) -> TaskConfig:
+    """What the model was trained for. Raises CheckpointError for a task of another version."""
+    try:
+        return task_from(meta["task"]) if "task" in meta else TaskConfig()
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{META_FILE} describes a task that this version does not know: {error}") from error
 
 
 def checkpoint_folder(path: Path) -> Path:

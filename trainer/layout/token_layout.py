@@ -42,6 +42,8 @@ PROOF_BYTES = 4096
 """Each of the three samples: at the beginning, in the middle, at the end."""
 CUT = {"gptctl": "part of a token file"}
 """Metadata of a file that gptctl made of a part of a proven one: its gaps hold ids beyond every vocabulary."""
+EXAMPLES = {"gptctl": "examples"}
+"""Metadata of rows of examples: of an id that the loss counts they hold the complement, which is negative."""
 
 Read = Callable[[int, int], bytes]
 """read(start, size_bytes): so many bytes from there, fewer at the file's end."""
@@ -59,6 +61,7 @@ class Layout:
     header: bytes = field(default=b"", repr=False)
     """The file's first bytes up to the tokens; fewer where other tensors stand between."""
     is_cut: bool = False
+    examples: bool = False
 
     @property
     def width(self) -> int:
@@ -83,7 +86,7 @@ def layout_of(
     if layout.tokens == 0:
         raise LayoutError(f"{name} holds no tokens", "prepare the dataset again")
     unproven = layout.kind == HEADERLESS and dtype is None
-    if unproven or (vocab_size is not None and not layout.is_cut):
+    if unproven or (vocab_size is not None and not layout.is_cut and not layout.examples):
         samples = _samples(layout, head, read)
         if unproven and (doubt := headerless.doubt(size_bytes, head, [each.raw for each in samples], vocab_size)):
             raise LayoutError(f"{name} {doubt.what}", doubt.cure)
@@ -216,7 +219,8 @@ def _safetensors(name: str, size_bytes: int, head: bytes, length: int) -> Layout
             f"{name} is truncated or damaged: it has {size_bytes} bytes where its header needs {8 + length + end}",
             "copy it again",
         )
-    return Layout(name, SAFETENSORS, dtype, tokens, 8 + length + start, head[: 8 + length], is_cut=metadata == CUT)
+    marks = {"is_cut": metadata == CUT, "examples": metadata == EXAMPLES}
+    return Layout(name, SAFETENSORS, dtype, tokens, 8 + length + start, head[: 8 + length], **marks)
 
 
 def _bare(name: str, size_bytes: int, dtype: str | None) -> Layout:

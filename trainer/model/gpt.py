@@ -37,6 +37,7 @@ class GPT(nn.Module):
         _check(config)
         self.config = config
         self.activation_checkpointing = activation_checkpointing
+        self.objective: Callable[[Tensor, Tensor], Tensor] | None = None
         rows = padded_vocabulary(config.vocab_size)
         self.token_embedding = nn.Embedding(rows, config.n_embd)
         if not config.rope:
@@ -90,28 +91,31 @@ class GPT(nn.Module):
         node per block, DDP still overlaps communication with computation.
         """
         self._run_block: Callable[[nn.Module, Tensor, Shared], tuple[Tensor, Tensor | None]] = _run_block
-        self._loss_of_chunk: LossOfChunk = loss_and_gradient_in_place
+        self.loss_of_chunk: LossOfChunk = loss_and_gradient_in_place
         if enabled:
             self._run_block = torch.compile(_run_block, dynamic=False)
-            self._loss_of_chunk = torch.compile(loss_and_gradient)
+            self.loss_of_chunk = torch.compile(loss_and_gradient)
 
     def forward(self, ids: Tensor, targets: Tensor | None = None) -> Tensor:
-        """Mean cross-entropy in nats over all tokens (fp32 scalar), or without targets the logits.
+        """Mean cross-entropy in nats over all tokens (fp32 scalar), or the task's; without targets the logits.
 
         ids, targets: (batch, time) int64 with time <= context_length. Logits: (batch, time, vocab_size).
         """
-        hidden = self._hidden(ids)
+        hidden = self.hidden(ids)
         if targets is None:
             return F.linear(hidden, self.head.weight)[..., : self.config.vocab_size]
         flat, flat_targets = hidden.view(-1, hidden.shape[-1]), targets.reshape(-1)
-        return chunked_cross_entropy(flat, self.head.weight, flat_targets, self.config.vocab_size, self._loss_of_chunk)
+        if self.objective is not None:
+            return self.objective(flat, flat_targets)
+        return chunked_cross_entropy(flat, self.head.weight, flat_targets, self.config.vocab_size, self.loss_of_chunk)
 
     def next_token_logits(self, ids: Tensor, reader: Reader | None = None) -> Tensor:
         """Logits (batch, vocab_size) after the last of ids (batch, time): what sampling needs. With a reader, ids are
         the tokens that it has not read yet."""
-        return F.linear(self._hidden(ids, reader)[:, -1], self.head.weight)[..., : self.config.vocab_size]
+        return F.linear(self.hidden(ids, reader)[:, -1], self.head.weight)[..., : self.config.vocab_size]
 
-    def _hidden(self, ids: Tensor, reader: Reader | None = None) -> Tensor:
+    def hidden(self, ids: Tensor, reader: Reader | None = None) -> Tensor:
+        """What the last norm leaves of ids (batch, time): (batch, time, n_embd)."""
         time = ids.shape[1] + (reader.length if reader else 0)
         if time > self.config.context_length:
             raise ValueError(f"{time} tokens do not fit the model's context of {self.config.context_length}")

@@ -37,6 +37,8 @@ class LossSum(NamedTuple):
 
     nats: float
     targets: int
+    right: int = 0
+    """Of a classifier: examples whose class it names."""
 
     @property
     def mean(self) -> float:

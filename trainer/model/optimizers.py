@@ -27,17 +27,22 @@ State = dict[str, dict[str, Tensor]]
 
 
 def build_optimizers(model: GPT, train: TrainConfig, peers: Peers = ALONE) -> list[Optimizer]:
-    """Fused AdamW for everything, or Muon for the blocks' matrices, shared among peers, and AdamW for the rest."""
+    """Fused AdamW for all that learns, or Muon for the blocks' matrices, shared among peers, and AdamW for the rest."""
     if train.optimizer not in {"adamw", "muon"}:
         raise ContractError(f"train.optimizer must be adamw or muon, got {train.optimizer!r}")
     if model.config.tie_embeddings and train.rate_factors.head != train.rate_factors.token_embedding:
         raise ContractError("train.rate_factors.head must equal token_embedding: the model ties the two")
-    parameters = dict(model.named_parameters())
+    parameters = _learning(model)
     hidden = {name for name, p in parameters.items() if name.startswith("blocks.") and p.dim() == 2}
     if train.optimizer == "adamw":
         return [_adamw(parameters, train)]
     muon = _muon({name: parameters[name] for name in sorted(hidden)}, train, peers)
     return [muon, _adamw({name: p for name, p in parameters.items() if name not in hidden}, train)]
+
+
+def _learning(model: GPT) -> dict[str, nn.Parameter]:
+    """By name; those that adapters froze are not there."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def _muon(matrices: Mapping[str, nn.Parameter], train: TrainConfig, peers: Peers) -> Muon:
@@ -65,7 +70,7 @@ def _adamw(parameters: Mapping[str, nn.Parameter], train: TrainConfig) -> AdamW:
 
 def rate_factor(name: str, parameter: Tensor, factors: RateFactors) -> float:
     """By what the learning rate of this parameter is multiplied: blocks.3.mlp_up.weight takes the factor mlp_up."""
-    return float(getattr(factors, "vectors" if parameter.dim() < 2 else name.split(".")[-2]))
+    return float(getattr(factors, "vectors" if parameter.dim() < 2 else name.split(".")[-2], 1.0))
 
 
 def learning_rate(step: int, train: TrainConfig) -> float:
@@ -120,7 +125,7 @@ def state_by_name(model: GPT, optimizers: Sequence[Optimizer]) -> State:
 
 def load_state_by_name(model: GPT, optimizers: Sequence[Optimizer], state: Mapping[str, Mapping[str, Tensor]]) -> None:
     """The inverse, copied to each parameter's device. ValueError where names of parameters and states differ."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names = {parameter: name for name, parameter in _learning(model).items()}
     if state and (state.keys() ^ set(names.values())):
         raise ValueError(f"optimizer state does not fit the model: {sorted(state.keys() ^ set(names.values()))[0]}")
     for optimizer in optimizers:

@@ -28,6 +28,9 @@ import torch
 
 from trainer.arithmetic.stages import Course, Part, micro_batch_of
 from trainer.contract import ContractError, RunConfig
+from trainer.task_config import PRETRAIN
+from trainer.tokens.example_rows import DTYPE as EXAMPLES_DTYPE
+from trainer.tokens.example_rows import counted, counted_in, inputs_and_targets
 from trainer.tokens.token_file import DataError, TokenFile, open_token_file
 
 Ids = npt.NDArray[np.int64]
@@ -70,7 +73,8 @@ class TokenStream:
 
     def _read_from(self, shard: TokenFile, offset: int, count: int) -> Ids:
         ids: Ids = np.asarray(shard.tokens[offset : offset + count]).astype(np.int64)
-        if self.vocab_size is not None and (ids.max() >= self.vocab_size or ids.min() < 0):
+        least = -(self.vocab_size or 0) if shard.dtype == EXAMPLES_DTYPE and (shard.examples or shard.is_cut) else 0
+        if self.vocab_size is not None and (ids.max() >= self.vocab_size or ids.min() < least):
             at = int(np.argmax((ids >= self.vocab_size) | (ids < 0)))
             raise DataError(
                 f"{shard.path}: token {offset + at} has id {ids[at]}, but the vocabulary has {self.vocab_size} ids: "
@@ -101,6 +105,8 @@ class TrainingData:
     shuffled: bool
     seed: int
     validation: ValidationSlice | None
+    examples: bool = False
+    """Rows are examples (example_rows.py): the loss counts some of their ids."""
 
     def sequences_of_step(self, step: int) -> Ids:
         """Numbers of the sequences of context_length in the batch of this step, counted from step 0."""
@@ -115,7 +121,8 @@ class TrainingData:
     def micro_batch(
         self, step: int, index: int, size: int, rank: int = 0, world: int = 1
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """This rank's share of the index-th slice of world x size sequences: ids and targets, (size, time) int64.
+        """This rank's share of the index-th slice of world x size sequences: ids and targets, (size, time) int64; of
+        examples (size, longest).
 
         In a stage of short sequences each sequence of context_length gives several, one after the other.
         """
@@ -127,7 +134,16 @@ class TrainingData:
             for number in range(first, first + size)
         ]
         rows = torch.from_numpy(np.stack([self.stream.read(self.start + place, length + 1) for place in places]))
-        return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+        return inputs_and_targets(rows) if self.examples else (rows[:, :-1].contiguous(), rows[:, 1:].contiguous())
+
+    def weight(self, step: int, targets: torch.Tensor, share: Share) -> float:
+        """What the mean loss of a micro-batch counts in the mean of its rank's step. Of examples each counted target
+        weighs the same, whichever micro-batch of which rank it is in: ranks average their gradients."""
+        if not self.examples:
+            return 1 / share.accumulation
+        length = self.context_length
+        rows = [self.stream.read(self.start + row * length, length) for row in self.sequences_of_step(step).tolist()]
+        return counted(targets) * share.world / max(1, sum(map(counted_in, rows)))
 
 
 @functools.lru_cache(maxsize=2)
@@ -139,7 +155,10 @@ def _permutation(seed: int, epoch: int, count: int) -> Ids:
 def open_data(config: RunConfig) -> TrainingData:
     """Opens the files of a run and cuts the window. Raises DataError naming the file and what would fit."""
     data, length = config.data, config.model.context_length
-    stream = TokenStream.open([Path(file) for file in data.train_files], config.model.vocab_size, data.dtype)
+    examples = config.task.kind != PRETRAIN
+    if examples and config.train.stages:
+        raise ContractError("train.stages: an example is one row, whatever the stage; remove the stages")
+    stream = _open_stream(config, data.train_files)
     validation = _validation_slice(config, stream)
     # One token more than the slice is held out: it is the target of the slice's last token.
     end = validation.start if validation is not None and validation.stream is stream else len(stream)
@@ -165,6 +184,7 @@ def open_data(config: RunConfig) -> TrainingData:
         shuffled=data.order == "shuffled",
         seed=train.seed,
         validation=validation,
+        examples=examples,
     )
 
 
@@ -177,13 +197,24 @@ def course_of(config: RunConfig) -> Course:
         raise ContractError(str(error)) from error
 
 
+def _open_stream(config: RunConfig, files: Sequence[str]) -> TokenStream:
+    """Raises DataError also where a task meets a plain stream, or pre-training a file of examples."""
+    stream = TokenStream.open([Path(file) for file in files], config.model.vocab_size, config.data.dtype)
+    wants = config.task.kind != PRETRAIN
+    for shard in stream.shards:
+        if shard.examples != wants and not shard.is_cut:
+            holds = "examples: set [task] kind" if shard.examples else "a stream of text, and [task] needs examples"
+            raise DataError(f"{shard.path} holds {holds}, or name other data")
+    return stream
+
+
 def _validation_slice(config: RunConfig, stream: TokenStream) -> ValidationSlice | None:
     data = config.data
     if data.validation_tokens <= 0:
         return None
     if not data.validation_files:
         return ValidationSlice(stream, max(0, len(stream) - data.validation_tokens - 1), data.validation_tokens)
-    held_out = TokenStream.open([Path(file) for file in data.validation_files], config.model.vocab_size, data.dtype)
+    held_out = _open_stream(config, data.validation_files)
     start, tokens = data.validation_start_token, data.validation_tokens
     if start + tokens > len(held_out):
         raise DataError(
@@ -214,8 +245,9 @@ class Share:
 
 def prefetched(
     data: TrainingData, steps: range, share: Share, device: torch.device
-) -> Generator[tuple[torch.Tensor, torch.Tensor]]:
-    """Micro-batches on the device, in order, read by one thread two ahead. Pinned, so that the copy does not wait."""
+) -> Generator[tuple[torch.Tensor, torch.Tensor, float]]:
+    """Micro-batches on the device, in order, each with its weight in the step, read by one thread two ahead. Pinned, so
+    that the copy does not wait."""
     shares = {part: share.during(part, data.course) for part in data.course.parts}
     of_step = ((step, shares[data.course.at(step)]) for step in steps)
     places = ((step, index, own) for step, own in of_step for index in range(own.accumulation))
@@ -224,13 +256,14 @@ def prefetched(
         if device.type == "cuda":  # a thread begins on GPU 0, and pinning there would cost every rank a context on it
             torch.cuda.set_device(device)
 
-    def read(step: int, index: int, own: Share) -> tuple[torch.Tensor, torch.Tensor]:
+    def read(step: int, index: int, own: Share) -> tuple[torch.Tensor, torch.Tensor, float]:
         ids, targets = data.micro_batch(step, index, own.size, own.rank, own.world)
-        return (ids.pin_memory(), targets.pin_memory()) if device.type == "cuda" else (ids, targets)
+        weight = data.weight(step, targets, own)
+        return (ids.pin_memory(), targets.pin_memory(), weight) if device.type == "cuda" else (ids, targets, weight)
 
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="data", initializer=enter) as reader:
         waiting = deque(reader.submit(read, *place) for place in itertools.islice(places, 2))
         while waiting:
-            ids, targets = waiting.popleft().result()
+            ids, targets, weight = waiting.popleft().result()
             waiting.extend(reader.submit(read, *place) for place in itertools.islice(places, 1))
-            yield ids.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+            yield ids.to(device, non_blocking=True), targets.to(device, non_blocking=True), weight

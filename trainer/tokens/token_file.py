@@ -41,6 +41,9 @@ class TokenFile:
     dtype: str
     tokens: Any
     count: int
+    examples: bool = False
+    """Rows of examples, where a negative number is an id that the loss counts."""
+    is_cut: bool = False
 
     def read(self, start: int, count: int) -> StoredIds:
         """The stored ids start .. start + count; fewer at the end of the file."""
@@ -65,4 +68,4 @@ def open_token_file(path: Path, vocab_size: int | None = None, dtype: str | None
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     except LayoutError as error:
         raise DataError(f"{error.message}; {error.hint}") from error
-    return TokenFile(path, layout.kind, layout.dtype, ids, layout.tokens)
+    return TokenFile(path, layout.kind, layout.dtype, ids, layout.tokens, layout.examples, layout.is_cut)

@@ -36,14 +36,17 @@ from trainer.model.optimizers import (
     state_by_name,
     step_unless_nonfinite,
 )
-from trainer.tokens.batches import ValidationSlice, course_of, open_data, prefetched
+from trainer.task_config import PRETRAIN
+from trainer.tasks.objective import is_classifier
+from trainer.tasks.validation import class_loss, example_loss
+from trainer.tokens.batches import TrainingData, course_of, open_data, prefetched
 from trainer.training.finish import finish
 from trainer.training.metrics import PartClock, StepCounts, Window
 from trainer.training.ranks import World, sum_over_ranks
 from trainer.training.saver import Saver
 from trainer.training.start import Engine, Run, batch_share, during, prepare, started_fields
 
-Batches = Generator[tuple[Tensor, Tensor]]
+Batches = Generator[tuple[Tensor, Tensor, float]]
 Losses = tuple[float, float | None]
 """Of the step's batch, and of the validation where the step was validated; nats per token."""
 
@@ -115,8 +118,8 @@ def train(run: Run, stop: StopRequest, progress: Progress) -> str:
             check_finite(counts, step, options.max_nonfinite_steps, engine.scaler)
         val_loss = None
         if data.validation is not None and (last or step % options.validate_every == 0):
-            val_loss = validate(engine, data.validation, options.micro_batch, world)
-            journal.event(EVENT_VALIDATED, step, val_loss=val_loss)
+            val_loss, accuracy = validate(engine, data, options.micro_batch, world)
+            journal.event(EVENT_VALIDATED, step, val_loss=val_loss, **accuracy)
             window.clock.mark("validate")
         if saving or stopping:
             if saver is not None and saver.is_free(step):
@@ -136,11 +139,11 @@ def train_step(
     """
     loss = torch.zeros((), device=engine.model.device)
     for micro in range(engine.accumulation):
-        ids, targets = next(batches)
+        ids, targets, weight = next(batches)
         clock.mark("data")
         with nullcontext() if micro == engine.accumulation - 1 else engine.no_sync():
             with engine.autocast():
-                micro_loss = engine.parallel(ids, targets) / engine.accumulation
+                micro_loss = engine.parallel(ids, targets) * weight
             engine.scaler.scale(micro_loss).backward()
         loss += micro_loss.detach()
         clock.mark("forward_backward")
@@ -191,21 +194,24 @@ def check_finite(counts: StepCounts, step: int, limit: int, scaler: torch.amp.Gr
     raise TrainingError(f"{fault}. Try a lower learning_rate, a longer warmup_fraction or grad_clip = 1.0, and resume")
 
 
-def validate(engine: Engine, held_out: ValidationSlice, batch_size: int, world: World) -> float:
-    """Mean loss in nats over the held-out slice, the same number on every rank."""
-    part = validation_loss(
-        engine.model,
+def validate(engine: Engine, data: TrainingData, batch_size: int, world: World) -> tuple[float, dict[str, float]]:
+    """Mean loss in nats over the held-out slice, the same number on every rank, and {"accuracy"} of a classifier."""
+    held_out, model = data.validation, engine.model
+    assert held_out is not None
+    measure = validation_loss if not data.examples else class_loss if is_classifier(model) else example_loss
+    part = measure(
+        model,
         held_out.stream,
         held_out.start,
         held_out.tokens,
-        engine.model.config.context_length,
+        model.config.context_length,
         batch_size=batch_size,
         rank=world.rank,
         world=world.size,
         autocast=engine.autocast,
     )
-    nats, targets = sum_over_ranks(world, [part.nats, float(part.targets)])
-    return nats / targets
+    nats, targets, right = sum_over_ranks(world, [part.nats, float(part.targets), float(part.right)])
+    return nats / targets, {"accuracy": right / targets} if is_classifier(model) else {}
 
 
 def snapshot(config: RunConfig, engine: Engine, buffers: HostBuffers, step: int, losses: Losses) -> Snapshot:
@@ -220,6 +226,8 @@ def snapshot(config: RunConfig, engine: Engine, buffers: HostBuffers, step: int,
         "tokenizer": config.data.tokenizer,
         "time": round(time.time(), 3),
     }
+    if config.task.kind != PRETRAIN:
+        meta["task"] = dataclasses.asdict(config.task)
     on_device: _State = {
         "optimizer": state_by_name(engine.model, engine.optimizers),
         "model": engine.model.unpadded_state(),

@@ -31,6 +31,7 @@ from trainer.model.gpt import GPT
 from trainer.model.muon import Peers
 from trainer.model.optimizers import build_optimizers, learning_rate, load_state_by_name, make_scaler
 from trainer.model.precision import Autocast, autocast_to, choose_precision
+from trainer.tasks.objective import apply_task
 from trainer.tokens.batches import Share, TrainingData
 from trainer.training.compile_check import STEPS as CHECK_STEPS
 from trainer.training.compile_check import compile_fault
@@ -83,6 +84,7 @@ def prepare(run: Run, data: TrainingData, share: Share) -> tuple[Engine, int]:
     same_attention_everywhere()
     torch.manual_seed(train.seed)
     model = GPT(config.model, train.activation_checkpointing)
+    apply_task(model, config.task)
     resume_point = from_leader(world, find_checkpoint(run) if world.leads else None)
     if resume_point.folder is not None:
         load_weights(model, resume_point.folder)

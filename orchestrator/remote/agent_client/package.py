@@ -1,4 +1,4 @@
-"""Builds the agent's zipapp: one file of orchestrator/agent and copies of trainer/contract.py and config_tables.py.
+"""Builds the agent's zipapp: orchestrator/agent, trainer/contract.py and what that imports, in one file.
 
 It must not import what it packs: files are read as text, so the laptop's Python may differ from the machine's. The
 archive is a function of its sources alone (fixed times, sorted names), so its name, `agent-HASH.pyz`, says all.
@@ -21,6 +21,7 @@ from pathlib import Path
 
 import trainer.config_tables
 import trainer.contract
+import trainer.task_config
 
 MAIN = b"import sys\nfrom agent.__main__ import main\nsys.exit(main(sys.argv))\n"
 LONG_AGO = (1980, 1, 1, 0, 0, 0)
@@ -40,7 +41,7 @@ def agent_sources() -> dict[str, bytes]:
     folder = Path(__file__).resolve().parents[2] / "agent"
     sources = {f"agent/{path.relative_to(folder).as_posix()}": path.read_bytes() for path in folder.rglob("*.py")}
     sources["trainer/__init__.py"] = b""
-    for module in (trainer.contract, trainer.config_tables):
+    for module in (trainer.contract, trainer.config_tables, trainer.task_config):
         path = Path(str(module.__file__))
         sources[f"trainer/{path.name}"] = path.read_bytes()
     sources["__main__.py"] = MAIN

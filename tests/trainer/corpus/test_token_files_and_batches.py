@@ -264,8 +264,11 @@ def test_prefetching_changes_nothing(tmp_path: Path, share: Share) -> None:
     ]
     assert len(got) == len(wanted)
     assert all(
-        torch.equal(a, b) for pair, other in zip(got, wanted, strict=True) for a, b in zip(pair, other, strict=True)
+        torch.equal(a, b)
+        for triple, other in zip(got, wanted, strict=True)
+        for a, b in zip(triple[:2], other, strict=True)
     )
+    assert {weight for _, _, weight in got} == {1 / share.accumulation}
 
 
 def test_a_bad_token_reaches_whoever_asks_for_the_batch(tmp_path: Path) -> None:
