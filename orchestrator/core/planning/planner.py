@@ -112,6 +112,7 @@ def make_plan(
         ceiling_usd=ceiling,
         warnings=tuple(filter(None, said)),
         from_step=from_step,
+        tokens_before=recipe.course(steps).tokens(from_step) if recipe.stages else None,
         install=demands.install(host, machine),
         memory=demands.memory(recipe, machine, batch),
     )
