@@ -9,7 +9,7 @@ CONSTRAIN = $$($(PY) -c 'import torch' 2>/dev/null || echo '-c constraints.txt')
 # Every `gptctl` that tests and benchmarks start would compile its modules anew: twice the processor time (measured).
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test test-fast test-all test-nightly durations check bench faults two-crashes kills soak soak-rehearsal docs release clean
+.PHONY: demo test test-fast test-all test-nightly durations check bench bench-tokens faults two-crashes kills soak soak-rehearsal docs release clean
 
 demo: $(VENV)/.trainer            ## a whole run on this machine: plan, train, fetch, cost
 	$(VENV)/bin/gptctl run recipes/quickstart.toml --host local --yes
@@ -46,6 +46,9 @@ check: $(VENV)/.dev               ## lint, format, types, layers, house rules, E
 bench: $(VENV)/.dev               ## figures side by side, as a table and in bench-results/; never a pass or a fail
 	.ci/system-packages
 	$(PY) -m tests.bench
+
+bench-tokens: $(VENV)/.dev        ## tokens to the baseline's loss, of the stacks in docs/concepts/tokens.md; an hour or more
+	$(PY) -m tests.bench.tokens_to_loss --to bench-results/tokens --debian
 
 faults: $(VENV)/.dev              ## the fault table: one row each, on the cloud to rehearse on; about half an hour, as root
 	.ci/system-packages

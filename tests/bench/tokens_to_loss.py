@@ -64,9 +64,9 @@ class Stack:
 
 STACKS = (
     Stack("AdamW (baseline)", 1.0, {}, BASELINE),
-    Stack("Muon alone", 0.5, {}, {**BASELINE, "optimizer": "muon", "split_qkv": True, "learning_rate": 1e-2}),
     Stack("plain stack", 0.5, {"zero_init": True}, PLAIN),
-    Stack("modded stack", 0.5, {"zero_init": True, **MODDED}, PLAIN),
+    Stack("plain stack", 0.25, {"zero_init": True}, PLAIN),
+    Stack("modded stack", 0.25, {"zero_init": True, **MODDED}, PLAIN),
 )
 
 
@@ -193,14 +193,13 @@ def loss_of(folder: Path) -> float | None:
 
 
 def table(to: Path, names: Sequence[str], steps: int, seeds: Sequence[int]) -> Iterator[str]:
-    """One row per corpus and stack, as Markdown."""
+    """One row per corpus and stack, as Markdown; then per corpus and seed what the plain stack needs."""
     yield "| corpus | stack | tokens | of the baseline's | validation loss, mean ± sd (seeds) | below the baseline by |"
     yield "|---|---|---|---|---|---|"
     for name in names:
-        baseline: float = math.nan
+        baseline = math.nan
         for stack in STACKS:
-            found = [loss_of(folder_of(to, name, stack, steps, seed)) for seed in seeds]
-            losses = [loss for loss in found if loss is not None]
+            losses = list(losses_of(to, name, stack, steps, seeds).values())
             if not losses:
                 continue
             mean = statistics.mean(losses)
@@ -210,6 +209,24 @@ def table(to: Path, names: Sequence[str], steps: int, seeds: Sequence[int]) -> I
             tokens = round(stack.share * steps) * BATCH * MODEL["context_length"]
             row = (name, stack.name, f"{tokens:,}", f"{stack.share:.2f}", f"{mean:.4f}{spread} ({len(losses)})", below)
             yield "| " + " | ".join(row) + " |"
+    for name in names:
+        baseline, half, quarter = (losses_of(to, name, stack, steps, seeds) for stack in STACKS[:3])
+        for seed in sorted(baseline.keys() & half.keys() & quarter.keys()):
+            share = share_to_reach(baseline[seed], {0.5: half[seed], 0.25: quarter[seed]})
+            yield f"{name}, seed {seed}: the plain stack reaches {baseline[seed]:.4f} with {share:.2f} of the tokens"
+
+
+def losses_of(to: Path, corpus: str, stack: Stack, steps: int, seeds: Sequence[int]) -> dict[int, float]:
+    """By seed, of the runs that have finished."""
+    found = {seed: loss_of(folder_of(to, corpus, stack, steps, seed)) for seed in seeds}
+    return {seed: loss for seed, loss in found.items() if loss is not None}
+
+
+def share_to_reach(loss: float, by_share: Mapping[float, float]) -> float:
+    """The share at which a straight line over log(share) through the two points has that loss."""
+    (low, high_loss), (high, low_loss) = sorted(by_share.items())
+    slope = (low_loss - high_loss) / math.log(high / low)
+    return low * math.exp((loss - high_loss) / slope)
 
 
 if __name__ == "__main__":

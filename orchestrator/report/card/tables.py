@@ -121,6 +121,7 @@ def training(run: RunRecord, meta: CheckpointMeta, report: RunReport, machine: M
         [
             ("Steps of this checkpoint", _of(meta.step, meta.total_steps)),
             ("Global batch", f"{number(batch)} sequences of {number(context)} tokens" if batch else None),
+            ("Before that", _stages(recipe)),
             ("Micro-batch", _split(report.machine)),
             ("Optimizer", _optimizer(recipe)),
             ("Learning rate", _learning_rate(recipe)),
@@ -153,12 +154,21 @@ def _split(machine: MachinePart) -> str | None:
     return f"{micro_batch} sequences x {accumulation} accumulation x {ranks} ranks"
 
 
+def _stages(recipe: Mapping[str, Any]) -> str | None:
+    """`until 10% of the steps 24 of 1,024; until 50% 384 of 256`; None without stages."""
+    rows = [
+        f"{100 * until:g}% {number(batch)} of {number(length)}" for until, batch, length in recipe.get("stages") or ()
+    ]
+    return "until " + "; until ".join(rows).replace("% ", "% of the steps ", 1) if rows else None
+
+
 def _optimizer(recipe: Mapping[str, Any]) -> str | None:
     name = recipe.get("optimizer")
     if not name:
         return None
     betas = ", ".join(f"{beta:g}" for beta in recipe.get("betas") or ())
-    return f"{name}, betas {betas}, weight decay {recipe.get('weight_decay'):g} on {recipe.get('decay')}"
+    split = ", query, key and value apart" if recipe.get("split_qkv") and name == "muon" else ""
+    return f"{name}{split}, betas {betas}, weight decay {recipe.get('weight_decay'):g} on {recipe.get('decay')}"
 
 
 def _learning_rate(recipe: Mapping[str, Any]) -> str | None:
@@ -166,6 +176,8 @@ def _learning_rate(recipe: Mapping[str, Any]) -> str | None:
     if peak is None:
         return None
     course = f"{peak:g} at its peak, {recipe.get('schedule')}, warm-up {100 * recipe.get('warmup_fraction', 0):g}%"
+    factors = [f"{name} x {value:g}" for name, value in (recipe.get("rate_factors") or {}).items() if value != 1]
+    course += f" ({', '.join(factors)})" if factors else ""
     if recipe.get("schedule") == "constant":
         return course
     return f"{course}, down to {100 * recipe.get('min_learning_rate_fraction', 0):g}%"

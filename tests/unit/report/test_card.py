@@ -161,3 +161,24 @@ def test_neither_folders_nor_keys_are_told(source: str, shown: str) -> None:
     assert (data["source"], data["prepare"]["source"]) == (shown, shown)
     assert ("--set data.prepare.source=PATH" in text) == (shown != source)
     assert resolved["data"] == {"source": source, "prepare": {"source": source, "column": "text"}}
+
+
+def test_what_is_no_gpt2_and_how_it_was_trained_is_said(tmp_path: Path) -> None:
+    modded = dataclasses.replace(GPT2, rope=True, qk_norm=True, activation="relu2", value_residual=True)
+    meta = {**META, "model": dataclasses.asdict(modded)}
+    run = a_run()
+    train = {
+        **run.recipe_data["train"],
+        "optimizer": "muon",
+        "split_qkv": True,
+        "stages": [[0.1, 24, 1024], [0.5, 384, 256]],
+        "rate_factors": {"head": 0.5, "qkv": 1.0},
+    }
+    shaped = dataclasses.replace(run, recipe_data={**run.recipe_data, "train": train})
+    _, rows = card(shaped, a_mirror(tmp_path / "run"), meta=meta)
+    assert rows["Architecture"] == (
+        "like GPT-2: pre-LayerNorm blocks, rotary positions, ReLU squared, causal attention, QK-norm, value residuals"
+    )
+    assert rows["Before that"] == "until 10% of the steps 24 of 1,024; until 50% 384 of 256"
+    assert rows["Optimizer"].startswith("muon, query, key and value apart, betas")
+    assert "(head x 0.5)" in rows["Learning rate"]
