@@ -198,6 +198,8 @@ class ModelConfig:
     """Of the MLP: `gelu` (tanh) or `relu2`, ReLU squared."""
     value_residual: bool = False
     """Later blocks mix the first block's values into theirs, by a learned share each."""
+    attention_out_bias: typing.Optional[bool] = None
+    """Of the attention output alone; None: as `bias`."""
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,10 @@ def test_published_figures_of_gpt2_small() -> None:
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("qkv_bias", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
-def test_parameter_count_is_the_models_own(tied: bool, qkv_bias: bool, bias: bool) -> None:
+@pytest.mark.parametrize("out_bias", [None, False, True])
+def test_parameter_count_is_the_models_own(tied: bool, qkv_bias: bool, bias: bool, out_bias: bool | None) -> None:
     config = ModelConfig(300, 16, 3, 2, 32, qkv_bias=qkv_bias, bias=bias, tie_embeddings=tied)
+    config = replace(config, attention_out_bias=out_bias)
     weights = GPT(config).unpadded_state().values()
     assert parameter_count(config) == sum(weight.numel() for weight in weights)
 

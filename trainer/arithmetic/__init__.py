@@ -45,10 +45,16 @@ def parameter_count(model: ModelConfig) -> int:
     embeddings = (model.vocab_size + (0 if model.rope else model.context_length)) * width
     head = 0 if model.tie_embeddings else model.vocab_size * width
     norm = 2 * width if model.bias else width
-    biases = (3 * width if model.qkv_bias else 0) + (6 * width if model.bias else 0)
+    biases = (3 * width if model.qkv_bias else 0) + (5 * width if model.bias else 0)
+    biases += width if has_attention_out_bias(model) else 0
     layer = 12 * width * width + biases + 2 * norm
     mixes = model.n_layer - 1 if model.value_residual else 0
     return embeddings + model.n_layer * layer + norm + head + mixes
+
+
+def has_attention_out_bias(model: ModelConfig) -> bool:
+    """Whether the attention output has a bias: as it is told, else as all other projections."""
+    return model.bias if model.attention_out_bias is None else model.attention_out_bias
 
 
 def matmul_parameters(model: ModelConfig) -> int:

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainer.arithmetic import has_attention_out_bias
 from trainer.contract import ModelConfig
 from trainer.model.kv_cache import LayerReader
 
@@ -50,7 +51,7 @@ class Block(nn.Module):
         self.squares = config.activation == "relu2"
         self.attention_norm = nn.LayerNorm(width, bias=config.bias)
         self.qkv = nn.Linear(width, 3 * width, bias=config.qkv_bias)
-        self.attention_out = nn.Linear(width, width, bias=config.bias)
+        self.attention_out = nn.Linear(width, width, bias=has_attention_out_bias(config))
         self.mlp_norm = nn.LayerNorm(width, bias=config.bias)
         self.mlp_up = nn.Linear(width, 4 * width, bias=config.bias)
         self.mlp_down = nn.Linear(4 * width, width, bias=config.bias)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trainer.arithmetic import VOCABULARY_MULTIPLE
+from trainer.arithmetic import VOCABULARY_MULTIPLE, has_attention_out_bias
 from trainer.contract import ModelConfig
 from trainer.tokens.tensor_file import READABLE, Array, PlannedTensor
 
@@ -90,7 +90,7 @@ def expected_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
     for layer in range(model.n_layer):
         for part, (rows, columns) in _matrices(width).items():
             shapes[f"blocks.{layer}.{part}.weight"] = (rows, columns)
-            if model.qkv_bias if part == "qkv" else model.bias:
+            if {"qkv": model.qkv_bias, "attention_out": has_attention_out_bias(model)}.get(part, model.bias):
                 shapes[f"blocks.{layer}.{part}.bias"] = (rows,)
         for part in ("attention_norm", "mlp_norm"):
             shapes.update({f"blocks.{layer}.{part}.{kind}": (width,) for kind in _kinds(model.bias)})
@@ -114,7 +114,7 @@ def _matrices(width: int) -> dict[str, tuple[int, int]]:
 
 def missing_biases(model: ModelConfig) -> dict[str, int]:
     """GPT-2's biases that this model lacks, by GPT-2's name, with their length: exported as zeros."""
-    everything = expected_shapes(dataclasses.replace(model, bias=True, qkv_bias=True))
+    everything = expected_shapes(dataclasses.replace(model, bias=True, qkv_bias=True, attention_out_bias=None))
     own = expected_shapes(model)
     return {gpt2_name(name): shape[0] for name, shape in everything.items() if name not in own}
 

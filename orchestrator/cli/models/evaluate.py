@@ -10,12 +10,13 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from orchestrator.agent.contract.names import JobName
 from orchestrator.cli.connections import agent_of
+from orchestrator.cli.models.choices_files import choices_here
 from orchestrator.cli.models.data_here import data_here
 from orchestrator.cli.models.local_checkpoint import as_run, checkpoint_here, checkpoint_named, folder_named
 from orchestrator.cli.models.trainer_program import failed, here, results, there
@@ -40,26 +41,35 @@ OF_CHOICES = ("ACC", "ACC NORM", "ACC/TOKEN", "CHANCE", "QUESTIONS")
 
 @dataclass(frozen=True)
 class Wish:
-    """What to measure. Without slices and choices: the recipe's slices, else what it validated on."""
+    """What to measure. Without slices and choices: the recipe's, else what it validated on."""
 
     checkpoint: str
     slices: Sequence[str]
     data: Sequence[Path]
-    choices: Sequence[Path]
+    choices: Sequence[str]
+    """Files, their URIs, or names of NAMED_CHOICES."""
     precision: str | None
     batch_size: int
+    files: Sequence[Path] = ()
+    """The choices on this computer."""
+
+    @property
+    def measures_slices(self) -> bool:
+        """Whether the loss is measured too: not where you typed choices alone."""
+        return bool(self.slices or not self.choices)
 
 
 def evaluate(run_id: str | None, wish: Wish, *, on_host: bool, as_json: bool) -> int:
     """Prints a table, or `{"run", "step", "evaluations": [...]}`."""
     name = checkpoint_named(wish.checkpoint)
-    for file in (*wish.choices, *(() if on_host else wish.data)):
+    for file in () if on_host else wish.data:
         if not file.is_file():
             raise UserError(f"no such file: {file}")
     with open_ledger() as ledger:
         if folder := folder_named(run_id):
             return _of_folder(ledger, folder, wish, as_json=as_json)
         run = ledger.find_run(run_id)
+        wish = replace(wish, files=choices_here(ledger.home, wish.choices or _choices(run, wish)))
         from orchestrator.cli.screen import screen
 
         if not on_host and _only_there(run, wish):
@@ -86,10 +96,9 @@ def _of_folder(ledger: Ledger, folder: Path, wish: Wish, *, as_json: bool) -> in
     if not wish.data and not wish.choices:
         raise UserError(f"{folder} has no tokens of its own", f"gptctl eval {folder} --data FILE, or --choices FILE")
     shell = LocalShell()
-    arguments = [
-        str(folder),
-        *_arguments(run, wish, [str(file.resolve()) for file in wish.data], [*wish.choices], "fp32"),
-    ]
+    wish = replace(wish, files=choices_here(ledger.home, wish.choices))
+    data = [str(file.resolve()) for file in wish.data]
+    arguments = [str(folder), *_arguments(run, wish, data, [*wish.files], "fp32")]
     lines = results(shell, here(ledger.home, shell, "evaluate"), arguments, _meter())
     found = _read(run, wish, lines)
     if as_json:
@@ -105,10 +114,16 @@ def _print_json(name: str, found: Sequence[Evaluation]) -> None:
     print(json.dumps({"run": name, "step": found[0].step if found else None, "evaluations": rows}, indent=1))
 
 
+def _choices(run: RunRecord, wish: Wish) -> Sequence[str]:
+    """The recipe's, where you named nothing to measure."""
+    typed = wish.slices or wish.data
+    return () if typed else [str(name) for name in (run.recipe_data.get("eval") or {}).get("choices") or ()]
+
+
 def _subjects(run: RunRecord, wish: Wish) -> list[str]:
     """What gptctl is about to measure, in words: it may take minutes."""
-    files = [f"choices {file.name}" for file in wish.choices]
-    if files and not wish.slices:
+    files = [f"choices {file.name}" for file in wish.files]
+    if not wish.measures_slices:
         return files
     known = _data_of(run)
     own = "its validation data" if known.validation_files else "its training data"
@@ -144,15 +159,15 @@ def _show(run: RunRecord, found: Sequence[Evaluation]) -> None:
 
 def _here(ledger: Ledger, run: RunRecord, wish: Wish, name: str) -> list[dict[str, Any]]:
     folder = checkpoint_here(ledger.home, run.id, name)
-    data = [] if wish.choices and not wish.slices else _data_here(run, wish)
-    arguments = [str(folder), *_arguments(run, wish, [str(file) for file in data], [*wish.choices], "fp32")]
+    data = _data_here(run, wish) if wish.measures_slices else []
+    arguments = [str(folder), *_arguments(run, wish, [str(file) for file in data], [*wish.files], "fp32")]
     shell = LocalShell()
     return results(shell, here(ledger.home, shell, "evaluate"), arguments, _meter())
 
 
 def _only_there(run: RunRecord, wish: Wish) -> bool:
     """Whether the tokens are on a machine of your own, which is still there to measure on, and not here."""
-    needs_tokens = not wish.data and (wish.slices or not wish.choices)
+    needs_tokens = not wish.data and wish.measures_slices
     own = run.host_data.get("provider") == "ssh" and run.facts.synced is not None
     return bool(needs_tokens and own and data_here(run) is None)
 
@@ -182,7 +197,7 @@ def _there(ledger: Ledger, run: RunRecord, wish: Wish, name: str) -> list[dict[s
     program = there(run, "evaluate")
     with agent_of(ledger, run) as agent:
         folder = f"{agent.root}/runs/{run.id}/{contract.CHECKPOINTS}/{_step_there(agent, run, name)}"
-        choices = [_sent(agent, file) for file in wish.choices]
+        choices = [_sent(agent, file) for file in wish.files]
         usual = str(run.recipe_data["train"]["precision"]) if machine_type(run.machine).cuda else "fp32"
         # A path that you name is a path on the machine.
         words = [folder, *_arguments(run, wish, [str(file) for file in wish.data], choices, usual)]
@@ -223,7 +238,7 @@ def _arguments(run: RunRecord, wish: Wish, data: Sequence[str], choices: Sequenc
     words = [f"--batch-size={wish.batch_size}", "--precision", wish.precision or usual]
     for file in choices:
         words += ["--choices", str(file.resolve())]
-    if choices and not wish.slices:
+    if not wish.measures_slices:
         return words
     for start, tokens in _slices(run, wish):
         words += ["--slice", str(start), str(tokens)]

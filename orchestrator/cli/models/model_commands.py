@@ -134,9 +134,11 @@ def evaluate(
         ),
     ] = None,
     choices: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
-            "--choices", metavar="FILE.jsonl", help="Measure multiple choice, in the format of HellaSwag; repeatable."
+            "--choices",
+            metavar="hellaswag|FILE|URI",
+            help="Measure multiple choice, in HellaSwag's format; repeatable.",
         ),
     ] = None,
     precision: Annotated[
@@ -150,8 +152,8 @@ def evaluate(
 ) -> int:
     """Measure a trained model: loss, bits per byte, multiple choice.
 
-    Without --slice and --choices, measures the recipe's slices, or else what the run validated on. Keeps the results
-    for compare, report and the model card.
+    Without --slice and --choices, measures the recipe's slices and choices, or else what the run validated on. Keeps
+    the results for compare, report and the model card.
     """
     from orchestrator.cli.models import evaluate as it
 

@@ -21,12 +21,16 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RunRecord
 from orchestrator.report.comparison.comparison import Compared, compare
 from orchestrator.report.comparison.page import compare_charts, compare_page
-from orchestrator.report.comparison.result import ComparedRow, Comparison
+from orchestrator.report.comparison.result import Anchor, ComparedRow, Comparison
 from orchestrator.report.metrics import read_training
 from orchestrator.report.pages.markdown import spark
 from orchestrator.report.summary import PARTS, stage_hours
 
 CURVE_WIDTH = 16
+PUBLISHED = (
+    Column("PUBLISHED"), Column("TEST", True), Column("VAL", True), Column("TRAIN", True), Column("HOURS", True, 2),
+    Column("COST", True, 1), Column("TOKENS", True, 3),
+)  # fmt: skip
 TITLE = "Comparison of runs"
 
 
@@ -128,9 +132,20 @@ def show(comparison: Comparison) -> None:
             labels = [row.label for row in comparison.runs]
             cells = [[each.key, *(_shown(each.values[row.id]) for row in comparison.runs)] for each in differences]
             screen.show_table([Column(name) for name in (f"{what} DIFFERS", *labels)], cells)
+    if comparison.published:
+        print()
+        screen.show_table(PUBLISHED, [_published(each) for each in comparison.published])
+        for said in dict.fromkeys(f"{each.by}, {each.source}" for each in comparison.published):
+            screen.talk(f"published by {said}: figures of other code, without a rank")
     screen.talk(f"ranked by {comparison.metric.name}; baseline {comparison.baseline}")
     for note in comparison.notes:
         screen.talk(note)
+
+
+def _published(each: Anchor) -> list[str]:
+    of = f"{each.recipe}{f' on {each.machine}' if each.machine else ''}{f' ({each.note})' if each.note else ''}"
+    losses = map(loss, (each.test_loss, each.val_loss, each.train_loss))
+    return [of, *losses, hours(each.hours), dollars(each.cost_usd), count(each.tokens)]
 
 
 def _cells(row: ComparedRow, has_slices: bool, has_equal_tokens: bool) -> list[str]:

@@ -85,15 +85,23 @@ def plan(
     made = [(host, planner.plan(host, machine)) for host, machine in places]
     plans = in_order([replace(plan, data=with_overlap(source.moved(host, plan), ledger.home)) for host, plan in made])
     if as_json:
-        print(json.dumps({"plans": [each.to_json() for each in plans]}, indent=1))
+        anchors = [each.model_dump(exclude_none=True) for each in recipe.published]
+        print(json.dumps({"plans": [each.to_json() for each in plans], "published": anchors}, indent=1))
         return 0
     _show_table(plans if everything or host_names else worth_showing(plans, BEST_MACHINES), len(plans))
+    show_published(recipe)
     for line in data_lines(plans):
         screen.talk(f"data: {line}")
     for what, text in _demands(plans[0]) if plans else []:
         screen.talk(f"{what}: on {plans[0].host or plans[0].machine}, {text}")
     show_problems(market)
     return 0
+
+
+def show_published(recipe: Recipe) -> None:
+    """Prints what others published for this recipe: figures of their code, beside which ours can be seen."""
+    for each in recipe.published:
+        screen.talk(f"published: {each.words()}")
 
 
 def _has_usable_store(host: HostSpec, inventory: Inventory, *, is_named: bool) -> bool:

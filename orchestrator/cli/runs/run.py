@@ -17,7 +17,7 @@ from orchestrator.cli.machines.watcher import warn_if_unwatched
 from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.cli.runs.origin import StorageOf, origin_of, storages
 from orchestrator.cli.runs.outcome import show_ending, show_next_commands
-from orchestrator.cli.runs.plan import planned, show_alternatives, show_plan, typed_limits
+from orchestrator.cli.runs.plan import planned, show_alternatives, show_plan, show_published, typed_limits
 from orchestrator.cli.runs.queue import agreed_to_wait, busy_with
 from orchestrator.cli.screen import screen
 from orchestrator.core.checkpoints.store_places import check_scheme
@@ -83,6 +83,7 @@ def run(wish: Wish, *, yes: bool, as_json: bool) -> int:
             check_scheme(host.checkpoint_store)
         request = _request(wish, ledger, recipe, host, inventory)
         show_plan(request.plan)
+        show_published(recipe)
         show_alternatives(request.alternatives)
         check_guard(request.plan, host, unguarded=wish.unguarded)
         warn_if_unwatched(ledger.home, host)

@@ -60,7 +60,8 @@ class Prepare(Table):
     """At most this many documents, in name order; without it: all."""
     column: Line = "text"
     """The JSON key, or the CSV or Parquet column, that holds the text."""
-
+    hold_out_every: Annotated[int, Field(ge=2, le=1_000_000)] | None = None
+    """Holds out one document in so many for validation; absent: one in 20."""
     mix: Annotated[tuple[Mix, ...], Field(max_length=100)] = ()
     """[[data.prepare.mix]]: several sources by weight, instead of `source`; needs `tokens`."""
     tokens: Tokens | None = None

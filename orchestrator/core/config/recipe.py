@@ -23,10 +23,12 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from orchestrator.core.config import bundled_files
 from orchestrator.core.config.data_tables import Data, Position, Tokens, lay_over
+from orchestrator.core.config.published import Published
 from orchestrator.core.config.toml_tables import (
     NAME_PATTERN,
     RECIPE_NAME_PATTERN,
     Fraction,
+    Line,
     Table,
     build,
     read_toml,
@@ -63,6 +65,8 @@ class Model(Table):
     """Bias of the query, key and value projections."""
     bias: bool = ModelConfig.bias
     """Bias of the attention output and MLP projections, and of the LayerNorms."""
+    attention_out_bias: bool | None = ModelConfig.attention_out_bias
+    """Bias of the attention output alone; absent: as `bias`."""
     tie_embeddings: bool = ModelConfig.tie_embeddings
     """Whether the output head shares the token embedding's weights."""
     init: Literal["gpt2", "torch"] = "gpt2"
@@ -183,6 +187,8 @@ class Evaluation(Table):
 
     slices: tuple[tuple[Position, Tokens], ...] = ()
     """Pairs of first token and length, in the validation file: the loss of each is reported."""
+    choices: tuple[Line, ...] = ()
+    """Multiple choice that `gptctl eval` measures too: `hellaswag`, a file in its format, or such a file's URI."""
     prompts: tuple[Annotated[str, StringConstraints(min_length=1, max_length=10_000)], ...] = ()
     """Beginnings the finished model continues."""
 
@@ -232,6 +238,8 @@ class Recipe(Table):
     """[machines."8xA100-40GB"] and so on, by machine type"""
     limits: Limits = Limits()
     """[limits]"""
+    published: tuple[Published, ...] = ()
+    """[[published]]"""
 
     @model_validator(mode="after")
     def _stages_fit(self) -> Self:

@@ -138,5 +138,5 @@ def _on_hub(source: object) -> bool:
 
 def _zero_biases(model: ModelConfig) -> int:
     """How many values GPT-2's class has for biases that this model does not have."""
-    full = replace(model, bias=True, qkv_bias=True)
+    full = replace(model, bias=True, qkv_bias=True, attention_out_bias=None)
     return parameter_count(full) - parameter_count(model)

@@ -17,8 +17,17 @@ from dataclasses import dataclass, field, replace
 
 from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.states import Outcome
+from orchestrator.core.typed_json import decode
 from orchestrator.ledger.records import Evaluation, RunRecord
-from orchestrator.report.comparison.result import ComparedRow, Comparison, Difference, Environment, EqualTokens, Metric
+from orchestrator.report.comparison.result import (
+    Anchor,
+    ComparedRow,
+    Comparison,
+    Difference,
+    Environment,
+    EqualTokens,
+    Metric,
+)
 from orchestrator.report.comparison.seed_noise import Deviation, pooled
 from orchestrator.report.evaluations import SLICE
 from orchestrator.report.metrics import Training
@@ -27,7 +36,7 @@ from trainer.contract import DataConfig
 
 WITHIN_NOISE_BELOW = 2.0
 """In standard deviations of the seed."""
-IDENTITY = ("name", "description", "limits", "machines", "eval")
+IDENTITY = ("name", "description", "limits", "machines", "eval", "published")
 """Tables and keys of a recipe that do not change what is learned."""
 
 
@@ -97,6 +106,7 @@ def compare(runs: Sequence[Compared], baseline: str, seeds: Sequence[Compared] =
         runs=[*order, *(row for row in rows if row.why is not None)],
         config_differences=differences({each.run.id: _config(each) for each in runs}),
         environment_differences=differences({each.run.id: vars(_environment(each)) for each in runs}),
+        published=anchors(runs),
         notes=_notes(runs, base, metric, deviation),
     )
 
@@ -218,6 +228,16 @@ def interpolated(curve: Sequence[tuple[float, float]], x: float) -> float | None
         if x0 <= x <= x1:
             return y0 if x1 == x0 else y0 + (y1 - y0) * (x - x0) / (x1 - x0)
     return curve[-1][1] if curve and x >= curve[-1][0] else None
+
+
+def anchors(runs: Sequence[Compared]) -> list[Anchor]:
+    """What others published for these recipes, each once."""
+    found = (
+        decode(Anchor, {**each, "recipe": run.run.recipe}, lenient=True)
+        for run in runs
+        for each in run.run.recipe_data.get("published") or ()
+    )
+    return list(dict.fromkeys(found))
 
 
 def differences(values: Mapping[str, Mapping[str, object]]) -> list[Difference]:

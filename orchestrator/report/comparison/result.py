@@ -46,6 +46,25 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class Anchor:
+    """What others published for a compared recipe, with their code: [[published]] in it. It has no rank."""
+
+    recipe: str
+    by: str
+    source: str
+    machine: str | None = None
+    test_loss: float | None = None
+    val_loss: float | None = None
+    train_loss: float | None = None
+    first_loss: float | None = None
+    hours: float | None = None
+    cost_usd: float | None = None
+    tokens: int | None = None
+    tokens_per_second: float | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
 class Environment:
     """What a run trained on."""
 
@@ -115,6 +134,7 @@ class Comparison:
     runs: Sequence[ComparedRow]
     config_differences: Sequence[Difference]
     environment_differences: Sequence[Difference]
+    published: Sequence[Anchor]
     notes: Sequence[str]
 
     def to_json(self) -> dict[str, object]:

@@ -61,6 +61,7 @@ def _request_of_program(wanted: Prepare) -> list[str]:
     """Arguments of `python -m trainer.prepare` without the text and what is left out of it."""
     arguments = [f"--tokenizer={wanted.tokenizer}", f"--separator={wanted.separator}", f"--column={wanted.column}"]
     arguments += [f"--documents={wanted.documents}"] if wanted.documents else []
+    arguments += [f"--hold-out-every={wanted.hold_out_every}"] if wanted.hold_out_every else []
     return [*arguments, f"--tokens={wanted.tokens}"] if wanted.tokens else arguments
 
 

@@ -80,6 +80,27 @@ def test_own_seeds_are_used_and_only_differences_are_listed() -> None:
     assert {row.key for row in found.environment_differences} == {"torch", "precision"}
 
 
+def test_published_figures_stand_beside_the_runs_of_their_recipe_and_have_no_rank() -> None:
+    anchor = {
+        "by": "A",
+        "source": "https://a.example",
+        "machine": "1x3090",
+        "test_loss": 3.5,
+        "hours": 40.0,
+        "later": 1,
+    }
+    runs = [a_compared("base", 3.5), a_compared("b", 3.4)]
+    for each in runs:
+        each.run.recipe_data["published"] = [anchor]
+    found = compare(runs, "id-base")
+    assert [(each.by, each.test_loss, each.hours) for each in found.published] == [("A", 3.5, 40.0)]
+    assert not found.config_differences
+    assert found.to_json()["published"]
+    page = compare_page(found, compare_charts(runs), "Two runs")
+    assert "https://a.example" in page
+    assert "Published for these recipes" in page
+
+
 def test_what_does_not_compare_has_no_rank_and_says_why() -> None:
     runs = [
         a_compared("base", 3.5),
