@@ -23,6 +23,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from orchestrator.core.config import bundled_files
 from orchestrator.core.config.data_tables import Data, Position, Tokens, lay_over
+from orchestrator.core.config.model_table import Model
 from orchestrator.core.config.published import Published
 from orchestrator.core.config.toml_tables import (
     NAME_PATTERN,
@@ -38,61 +39,12 @@ from orchestrator.core.suggest import nearest, one_of
 from trainer.arithmetic.stages import Course, check_stages, steps_for_stages
 from trainer.config_tables import RateFactors as ContractFactors
 from trainer.config_tables import Stage
-from trainer.contract import ModelConfig, RetentionConfig, TrainConfig
+from trainer.contract import RetentionConfig, TrainConfig
 
 DEEPEST_EXTENDS = 5
 
 Every = Annotated[int, Field(ge=0, le=10**9)]
 MachineName = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
-
-
-class Model(Table):
-    """Shape and initialisation of the GPT-2."""
-
-    vocab_size: int = Field(default=ModelConfig.vocab_size, ge=2, le=10_000_000)
-    """Number of token ids."""
-    context_length: int = Field(default=ModelConfig.context_length, ge=2, le=1_000_000)
-    """Tokens per sequence."""
-    n_layer: int = Field(default=ModelConfig.n_layer, ge=1, le=1_000)
-    """Transformer blocks."""
-    n_head: int = Field(default=ModelConfig.n_head, ge=1, le=1_000)
-    """Attention heads; must divide n_embd."""
-    n_embd: int = Field(default=ModelConfig.n_embd, ge=1, le=100_000)
-    """Width of the residual stream."""
-    dropout: float = Field(default=ModelConfig.dropout, ge=0, lt=1)
-    """Dropout probability after the embedding, attention and MLP."""
-    qkv_bias: bool = ModelConfig.qkv_bias
-    """Bias of the query, key and value projections."""
-    bias: bool = ModelConfig.bias
-    """Bias of the attention output and MLP projections, and of the LayerNorms."""
-    attention_out_bias: bool | None = ModelConfig.attention_out_bias
-    """Bias of the attention output alone; absent: as `bias`."""
-    tie_embeddings: bool = ModelConfig.tie_embeddings
-    """Whether the output head shares the token embedding's weights."""
-    init: Literal["gpt2", "torch"] = "gpt2"
-    """`gpt2`: std 0.02, residual projections scaled by 1/sqrt(2 n_layer). `torch`: the framework's defaults."""
-    zero_init: bool = ModelConfig.zero_init
-    """Residual projections, and a head that is not tied, start at zero."""
-    rope: bool = ModelConfig.rope
-    """Rotary positions in place of learned ones. No longer a GPT-2: exports as `safetensors` only."""
-    qk_norm: bool = ModelConfig.qk_norm
-    """Queries and keys of root mean square 1. No longer a GPT-2: exports as `safetensors` only."""
-    activation: Literal["gelu", "relu2"] = "gelu"
-    """Of the MLP; `relu2`, ReLU squared, is no longer a GPT-2: exports as `safetensors` only."""
-    value_residual: bool = ModelConfig.value_residual
-    """Later blocks mix in the first one's values. No longer a GPT-2: exports as `safetensors` only."""
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> Self:
-        if self.n_embd % self.n_head:
-            raise ValueError(f"n_embd = {self.n_embd} does not divide into n_head = {self.n_head} heads")
-        if self.rope and self.n_embd // self.n_head % 2:
-            raise ValueError(f"rope needs heads of an even width, and n_embd / n_head is {self.n_embd // self.n_head}")
-        return self
-
-    def config(self) -> ModelConfig:
-        """The same as the trainer's value."""
-        return ModelConfig(**self.model_dump())
 
 
 ShareOfSteps = Annotated[float, Field(gt=0, lt=1)]

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.core.config import recipe as recipes
+from orchestrator.core.config.model_table import Model
 from orchestrator.core.config.recipe import Recipe, load_recipe
 from orchestrator.core.config.toml_tables import SIZE_LIMIT_BYTES, build
 from orchestrator.core.errors import UserError
@@ -58,7 +59,7 @@ def test_the_reference_job_is_what_the_design_says() -> None:
 @pytest.mark.parametrize(
     ("table", "config", "left_out"),
     [
-        (recipes.Model, ModelConfig, set()),
+        (Model, ModelConfig, set()),
         (recipes.Train, TrainConfig, {"steps", "micro_batch", "require_compile", "rate_factors"}),
         (recipes.RateFactors, RateFactors, set()),
         (recipes.Train, RetentionConfig, {"require_safe"}),
