@@ -6,7 +6,8 @@ import pytest
 
 from orchestrator.core.config.data_tables import Data, Prepare, Validation
 from orchestrator.core.config.inventory import HostSpec
-from orchestrator.core.config.recipe import Evaluation, Limits, MachineRow, Model, Train
+from orchestrator.core.config.model_table import Model
+from orchestrator.core.config.recipe import Evaluation, Limits, MachineRow, Train
 from orchestrator.core.config.toml_tables import Table
 from tests.generate_docs import DOCS, PAGES
 
