@@ -33,6 +33,9 @@ def main() -> None:
     # Only now: it imports the trainer's contract.
     from orchestrator.cli.app import app
 
+    # Typer evaluates the annotations of every command that it holds, a tenth of a second: keep the one that is named.
+    if chosen := [command for command in app.registered_commands if command.name in sys.argv[1:2]]:
+        app.registered_commands, app.registered_groups = chosen, []
     app(prog_name="gptctl")
 
 

@@ -161,6 +161,7 @@ def all_machine_types() -> tuple[MachineType, ...]:
     return tuple(_bundled().values())
 
 
+@cache
 def machine_type(name: str) -> MachineType:
     """A machine by the name users type: bundled, `NxCPU`, another number of a known card such as `4xH100`, or
     `NxGPU-24GB` for a card of which only the memory is known.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import sqlite3
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
 
 from orchestrator.core.facts.rental_facts import RentalFacts
@@ -39,10 +40,11 @@ _RUNS = """
 """
 """The tokens as RunRecord.tokens_trained has them."""
 
-_STAGES = (
-    "SELECT run_id, stage, max(0.0, coalesce(ended_at, last_at) - started_at), price_per_hour_usd"
-    " FROM stage_intervals{which} ORDER BY rowid"
-)
+_STAGES = """
+    SELECT run_id, stage, max(0.0, coalesce(ended_at, last_at) - started_at) AS seconds,
+           max(0.0, coalesce(ended_at, last_at) - started_at) * price_per_hour_usd / 3600 AS usd
+    FROM stage_intervals {which} ORDER BY rowid
+"""
 
 _UNWATCHED = f"""
     SELECT (SELECT id FROM runs WHERE rental_id = rentals.id ORDER BY created_at DESC, rowid DESC LIMIT 1) AS run_id,
@@ -75,23 +77,24 @@ class RunSpending:
 
 def spent_by_run(connection: sqlite3.Connection, now: float, run_id: str | None = None) -> list[RunSpending]:
     """All runs, newest first, or the one. Adds up plain rows: of thousands of runs only these columns are read."""
-    seconds: dict[str, float] = {}
-    by_stage: dict[str, dict[str, float]] = {}
-    which, one = ("", ()) if run_id is None else (" WHERE run_id = ?", (run_id,))
-    closed = connection.execute(_STAGES.format(which=which), one)
-    away = [(each.run_id, each.stage, each.last_at - each.started_at, each.price_per_hour_usd)
-            for each in unwatched(connection, now)]  # fmt: skip
-    for its_run, stage, lasted_s, price_per_hour_usd in itertools.chain(closed, away):
-        seconds[its_run] = seconds.get(its_run, 0.0) + lasted_s
-        stages = by_stage.setdefault(its_run, {})
-        stages[stage] = stages.get(stage, 0.0) + lasted_s / 3600 * price_per_hour_usd
+    which, one = ("", ()) if run_id is None else ("WHERE run_id = ?", (run_id,))
+    cursor = connection.cursor()
+    cursor.row_factory = None  # plain tuples: a history has tens of thousands of stages
+    seconds: dict[str, float] = defaultdict(float)
+    by_stage: dict[str, dict[str, float]] = defaultdict(dict)
+    away = ((each.run_id, each.stage, lasted_s := each.last_at - each.started_at,
+             lasted_s * each.price_per_hour_usd / 3600) for each in unwatched(connection, now))  # fmt: skip
+    for its_run, stage, lasted_s, usd in itertools.chain(cursor.execute(_STAGES.format(which=which), one), away):
+        seconds[its_run] += lasted_s
+        stages = by_stage[its_run]
+        stages[stage] = stages[stage] + usd if stage in stages else usd
     # What was imported never cost anything.
     which = "WHERE outcome IS NOT 'imported'" if run_id is None else "WHERE id = ?"
-    found = []
-    for run, machine, host, tokens, rental, seen_at in connection.execute(_RUNS.format(which=which), one):
-        spent = seconds.get(run, 0.0), by_stage.get(run, {})
-        found.append(RunSpending(run, machine, host, tokens, rental, seen_at, *spent))
-    return found
+    runs = cursor.execute(_RUNS.format(which=which), one)
+    return [
+        RunSpending(run, machine, host, tokens, rental, seen_at, seconds[run], by_stage[run])
+        for run, machine, host, tokens, rental, seen_at in runs
+    ]
 
 
 def unwatched(connection: sqlite3.Connection, now: float) -> list[StageInterval]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -69,10 +68,11 @@ def cost_of(ledger: Ledger, run: RunRecord) -> dict[str, Any]:
 
 
 def _cost(run: RunSpending, rental: Rental | None) -> dict[str, Any]:
-    machine, host = machine_type(run.machine), _host(run.host_data)
-    found = cost_of_stages(run.by_stage, run.seconds, machine=machine, tokens=run.tokens_trained, host=host)
-    estimate = run_estimate(run, rental, found.cost_usd)
-    return replace(found, less_usd=estimate.less_usd, more_usd=estimate.more_usd).to_json(run.id)
+    estimate = run_estimate(run, rental, sum(run.by_stage.values()))
+    return cost_of_stages(
+        run.by_stage, run.seconds, machine=machine_type(run.machine), tokens=run.tokens_trained,
+        host=_host(run.host_data), less_usd=estimate.less_usd, more_usd=estimate.more_usd,
+    ).to_json(run.id)  # fmt: skip
 
 
 @cache

@@ -96,9 +96,16 @@ def run_cost(intervals: Iterable[Interval], *, machine: MachineType, tokens: int
 
 
 def cost_of_stages(
-    by_stage: Mapping[str, float], seconds: float, *, machine: MachineType, tokens: int, host: Power | None = None
+    by_stage: Mapping[str, float],
+    seconds: float,
+    *,
+    machine: MachineType,
+    tokens: int,
+    host: Power | None = None,
+    less_usd: float = 0.0,
+    more_usd: float = 0.0,
 ) -> Cost:
-    """As run_cost, from the USD of each stage and the time of all."""
+    """As run_cost, from the USD of each stage and the time of all; less_usd, more_usd: as Cost has them."""
     total_usd, hours = sum(by_stage.values()), seconds / 3600
     board_w = (host.board_power_w if host else None) or machine.board_power_w
     given = host.grid_kg_co2e_per_kwh if host else None
@@ -113,6 +120,8 @@ def cost_of_stages(
         co2e_kg=energy_kwh * intensity,
         grid_kg_co2e_per_kwh=intensity,
         usd_per_billion_tokens=total_usd / tokens * 1e9 if tokens else None,
+        less_usd=less_usd,
+        more_usd=more_usd,
     )
 
 
