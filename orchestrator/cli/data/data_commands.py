@@ -54,14 +54,32 @@ Tokens = Annotated[Path, typer.Argument(metavar="PATH", help="A token file, or a
 @explained
 def prepare(
     source: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="SOURCE...",
             help="Text, JSON Lines, CSV or Parquet: files, folders, quoted globs, hf://OWNER/NAME; or python-stdlib.",
         ),
-    ],
+    ] = None,
     *,
     to: Folder,
+    mix: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--mix",
+            metavar="SOURCE=WEIGHT",
+            help="A source of a mixture, instead of SOURCE; repeatable; needs --tokens.",
+        ),
+    ] = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option("--tokens", metavar="N", min=1, help="Stop with the document that reaches N tokens."),
+    ] = None,
+    exclude: Annotated[
+        str | None,
+        typer.Option(
+            "--exclude", metavar="TOKENS", help="Leave out the documents of these token files, such as your test set."
+        ),
+    ] = None,
     tokenizer: Annotated[
         str, typer.Option("--tokenizer", help="gpt2, r50k_base, cl100k_base, or bytes (no download).")
     ] = "gpt2",
@@ -106,7 +124,8 @@ def prepare(
     from orchestrator.cli.data import prepare as it
 
     wish = it.Wish(
-        source, tokenizer, kind, column, separator, documents, hold_out_every, shard_tokens, workers, invalid
+        source or [], mix or [], tokens, exclude, tokenizer, kind, column, separator, documents, hold_out_every,
+        shard_tokens, workers, invalid,
     )  # fmt: skip
     return it.prepare(wish, to, as_json=as_json)
 

@@ -9,20 +9,16 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 
-from orchestrator.cli.data.prepare import show_download
+from orchestrator.cli.data.prepare import tokens_here
 from orchestrator.cli.data.program import run_program
 from orchestrator.cli.open_ledger import open_home
-from orchestrator.cli.screen.screen import show_progress, show_table, talk
+from orchestrator.cli.screen.screen import show_table, talk
 from orchestrator.cli.screen.tables import Column
 from orchestrator.core.datasets import overlaps
 from orchestrator.core.datasets.overlaps import CheckedOverlap
-from orchestrator.core.errors import UserError
 from orchestrator.core.formats import count, percent
-from orchestrator.datasets.downloads import bring_here
 from orchestrator.remote.whole_files import landing
-from trainer.layout.sides import is_token_file
 
 COLUMNS = (
     Column("dataset"),
@@ -37,7 +33,7 @@ def overlap(a: str, b: str, tokenizer: str | None, part: str | None, *, as_json:
     """Prints what they share, and notes it for plan, compare and the model card."""
     named = [f"--tokenizer={tokenizer}"] if tokenizer else []
     cut = [f"--slice={part}"] if part else []
-    found = run_program("corpus.overlap", [str(_here(a)), str(_here(b)), *named, *cut])
+    found = run_program("corpus.overlap", [str(tokens_here(a)), str(tokens_here(b)), *named, *cut])
     found.pop("event")
     mine = found["b"]
     against = f"{b} {part}" if part else b
@@ -68,22 +64,3 @@ def overlap(a: str, b: str, tokenizer: str | None, part: str | None, *, as_json:
     if mine["shared_documents"]:
         talk(f'next: prepare the text again with [data.prepare] exclude = "{b}"')
     return 0
-
-
-def _here(source: str) -> Path:
-    """Where its files are on this computer; those from elsewhere are downloaded first, once per content."""
-    if "://" not in source:
-        return Path(source).expanduser().absolute()
-    with show_progress() as show:
-        files = bring_here(
-            open_home(),
-            source,
-            lambda moved: show(show_download(moved)),
-            lambda name: is_token_file(name) or name.endswith("dataset.json"),
-        )
-    if not files:
-        raise UserError(
-            f"{source} has no token file", "name a folder or a file of tokens; for text: gptctl data prepare"
-        )
-    tokens = [each for each in files if is_token_file(each.name)]
-    return tokens[0] if len(tokens) == 1 else tokens[0].parent

@@ -2,7 +2,7 @@
 
 Example::
 
-    prepare(Wish(["book.txt"], "bytes", "safetensors", ...), Path("data/book"), as_json=False)
+    prepare(Wish(["book.txt"], (), "bytes", "safetensors", ...), Path("data/book"), as_json=False)
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from orchestrator.cli.data.program import run_program
 from orchestrator.cli.open_ledger import open_home
 from orchestrator.cli.screen.screen import show_progress, show_table, talk
 from orchestrator.cli.screen.tables import Column
-from orchestrator.core.formats import count, size
-from orchestrator.datasets.downloads import Text, bring_text
+from orchestrator.core.errors import UserError
+from orchestrator.core.formats import count, percent, size
+from orchestrator.datasets.downloads import Text, bring_here, bring_text
 from orchestrator.remote.transfer_progress import Transfer
+from trainer.layout.sides import is_token_file
 
 PYTHON_STDLIB = "python-stdlib"
+MOST_WEIGHT = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,10 @@ class Wish:
     """What you typed after `gptctl data prepare`."""
 
     sources: Sequence[str]
+    mix: Sequence[str]
+    """SOURCE=WEIGHT each: a mixture, instead of sources."""
+    tokens: int | None
+    exclude: str | None
     tokenizer: str
     kind: str
     column: str
@@ -40,18 +47,16 @@ class Wish:
     workers: int | None
     invalid: str
 
-    def arguments(self, found: Text, to: Path) -> list[str]:
-        """Of trainer.prepare. Paths are absolute, because the program starts elsewhere."""
+    def arguments(self, to: Path) -> list[str]:
+        """Of trainer.prepare, without the text. Paths are absolute, because the program starts elsewhere."""
         numbers = {
+            "--tokens": self.tokens,
             "--documents": self.documents,
             "--hold-out-every": self.hold_out_every,
             "--shard-tokens": self.shard_tokens,
             "--workers": self.workers,
         }
         return [
-            *(f"--source={path}" for path in found.paths),
-            f"--named={' '.join(self.sources)}",
-            *([f"--revision={found.revision}"] if found.revision else []),
             f"--tokenizer={self.tokenizer}",
             f"--format={self.kind}",
             f"--column={self.column}",
@@ -64,13 +69,56 @@ class Wish:
 
 def prepare(wish: Wish, to: Path, *, as_json: bool) -> int:
     """Prepares, and prints dataset.json's content (`--json`: with the folder as `to`)."""
-    last = run_program("prepare", wish.arguments(find(wish.sources), to))
+    weights = _weights(wish)
+    excluded = [f"--exclude={tokens_here(wish.exclude)}", f"--excluded-name={wish.exclude}"] if wish.exclude else []
+    texts = _mixed(weights, wish.column) if weights else _named(wish.sources)
+    last = run_program("prepare", [*texts, *excluded, *wish.arguments(to)])
     dataset = json.loads((to / "dataset.json").read_text())
     if as_json:
         print(json.dumps({"to": str(to), "unchanged": last.get("event") == "unchanged", **dataset}, indent=1))
         return 0
     _show(dataset, to, unchanged=last.get("event") == "unchanged")
     return 0
+
+
+def _weights(wish: Wish) -> list[tuple[str, float]]:
+    """The sources of a mixture with their weights; none for plain sources. Raises UserError: not both, and how."""
+    if bool(wish.sources) == bool(wish.mix):
+        raise UserError("name the text: SOURCE..., or --mix SOURCE=WEIGHT for each source of a mixture")
+    if wish.mix and wish.tokens is None:
+        raise UserError("a mixture needs its budget", "add --tokens N, such as --tokens 2000000000")
+    if wish.mix and wish.documents is not None:
+        raise UserError("--documents limits one source; a mixture has --tokens", "omit --documents")
+    return [_weight(each) for each in wish.mix]
+
+
+def _weight(text: str) -> tuple[str, float]:
+    """`books/*.txt=0.3`: the last `=` parts them."""
+    source, _, number = text.rpartition("=")
+    try:
+        weight = float(number)
+    except ValueError:
+        weight = 0.0
+    if not source or not 0 < weight <= MOST_WEIGHT:
+        raise UserError(f"--mix {text}: not a source and its weight", "for example --mix 'books/*.txt=0.3'")
+    return source, weight
+
+
+def _named(sources: Sequence[str]) -> list[str]:
+    """Arguments that say where plain sources are on this computer, and what they are called."""
+    found = find(sources)
+    paths = [f"--source={path}" for path in found.paths]
+    return [*paths, f"--named={' '.join(sources)}", *([f"--revision={found.revision}"] if found.revision else [])]
+
+
+def _mixed(weights: Sequence[tuple[str, float]], column: str) -> list[str]:
+    """The same for a mixture."""
+    arguments = []
+    for source, weight in weights:
+        found = find([source])
+        values = {"source": source, "weight": weight, "paths": list(found.paths), "column": column}
+        arguments.append(f"--mix={json.dumps({**values, 'revision': found.revision or None})}")
+    return arguments
 
 
 def find(sources: Sequence[str]) -> Text:
@@ -87,6 +135,25 @@ def _find(source: str) -> Text:
         return Text([os.path.abspath(Path(source).expanduser())])
     with show_progress() as show:
         return bring_text(open_home(), source, lambda moved: show(show_download(moved)), talk)
+
+
+def tokens_here(source: str) -> Path:
+    """Where these token files are on this computer; those from elsewhere are downloaded first, once per content."""
+    if "://" not in source:
+        return Path(source).expanduser().absolute()
+    with show_progress() as show:
+        files = bring_here(
+            open_home(),
+            source,
+            lambda moved: show(show_download(moved)),
+            lambda name: is_token_file(name) or name.endswith("dataset.json"),
+        )
+    tokens = [each for each in files if is_token_file(each.name)]
+    if not tokens:
+        raise UserError(
+            f"{source} has no token file", "name a folder or a file of tokens; for text: gptctl data prepare"
+        )
+    return tokens[0] if len(tokens) == 1 else tokens[0].parent
 
 
 def show_download(moved: Transfer) -> dict[str, object]:
@@ -122,6 +189,10 @@ def _show(dataset: dict[str, Any], to: Path, *, unchanged: bool) -> None:
         f"{dataset['tokenizer']} ({dataset['vocab_size']:,} ids, {dataset['format']}, {dataset['dtype']})"
     )
     print(held_out_words(dataset))
+    for each in dataset.get("mixture", ()):
+        talk(f"{each['source']}: {percent(each['share'])} of the tokens, {each['documents']:,} documents")
+    if left_out := dataset.get("excluded"):
+        print(f"left out: {left_out['documents']:,} documents that {left_out['source']} has")
     skipped = dataset["skipped"]
     if skipped["invalid_utf8"]:
         print(f"not UTF-8: {skipped['invalid_utf8']:,} ({skipped['policy']})")

@@ -83,6 +83,25 @@ def test_the_agent_that_the_config_names(
         agent.terminate()
 
 
+@pytest.mark.parametrize("place", ["CertificateFile", "beside the key", "expired"])
+def test_a_certificate(join: Callable[..., SshShell], box: Sshd, config: Path, tmp_path: Path, place: str) -> None:
+    authority, key = tmp_path / "ca", tmp_path / "certified"
+    for file in (authority, key):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(file)], check=True)
+    valid = "20200101:20200102" if place == "expired" else "+1h"
+    sign = ["ssh-keygen", "-q", "-s", str(authority), "-I", "me", "-n", box.user, "-V", valid, f"{key}.pub"]
+    subprocess.run(sign, check=True)
+    (box.folder / "authorized_keys").write_text(f"cert-authority {authority.with_suffix('.pub').read_text()}")
+    if place == "CertificateFile":
+        (tmp_path / "certified-cert.pub").rename(tmp_path / "elsewhere.pub")
+        config.write_text(f"Host {box.host}\n  CertificateFile {tmp_path}/elsewhere.pub\n  IdentityFile {key}\n")
+    if place == "expired":
+        with pytest.raises(Unreachable, match=r"accepts none of our keys .*certified"):
+            join(key_file=str(key))
+        return
+    works(join(key_file=None if place == "CertificateFile" else str(key)), tmp_path)
+
+
 def test_a_security_key_in_an_agent(join: Callable[..., SshShell], box: Sshd, config: Path, tmp_path: Path) -> None:
     with SecurityKeyAgent(tmp_path / "agent.sock") as token:
         (box.folder / "authorized_keys").write_text(token.public)
