@@ -49,17 +49,42 @@ Kind = Annotated[Format, typer.Option("--format", help="Format of the token file
 Folder = Annotated[Path, typer.Option("--to", metavar="DIR", help="The folder to write to.")]
 Tokens = Annotated[Path, typer.Argument(metavar="PATH", help="A token file, or a folder of them.")]
 
+Texts = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="SOURCE...",
+        help="Text, JSON Lines, CSV or Parquet: files, folders, quoted globs, hf://OWNER/NAME; or python-stdlib.",
+    ),
+]
+Column = Annotated[
+    str,
+    typer.Option("--column", metavar="NAME", help="The JSON key, or the CSV or Parquet column, that holds the text."),
+]
+HoldOut = Annotated[
+    int,
+    typer.Option("--hold-out-every", metavar="N", min=0, help="Hold out one document in N for validation; 0: none."),
+]
+Mix = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--mix", metavar="SOURCE=WEIGHT", help="A source of a mixture, instead of SOURCE; repeatable; needs --tokens."
+    ),
+]
+Budget = Annotated[
+    int | None, typer.Option("--tokens", metavar="N", min=1, help="Stop with the document that reaches N tokens.")
+]
+Exclude = Annotated[
+    str | None,
+    typer.Option(
+        "--exclude", metavar="TOKENS", help="Leave out the documents of these token files, such as your test set."
+    ),
+]
+
 
 @data.command()
 @explained
 def prepare(
-    source: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="SOURCE...",
-            help="Text, JSON Lines, CSV or Parquet: files, folders, quoted globs, hf://OWNER/NAME; or python-stdlib.",
-        ),
-    ] = None,
+    source: Texts = None,
     *,
     to: Folder,
     mix: Annotated[
@@ -84,12 +109,7 @@ def prepare(
         str, typer.Option("--tokenizer", help="gpt2, r50k_base, cl100k_base, or bytes (no download).")
     ] = "gpt2",
     kind: Kind = Format.SAFETENSORS,
-    column: Annotated[
-        str,
-        typer.Option(
-            "--column", metavar="NAME", help="The JSON key, or the CSV or Parquet column, that holds the text."
-        ),
-    ] = "text",
+    column: Column = "text",
     separator: Annotated[
         str, typer.Option("--separator", metavar="MARK", help="The special token after each document; '' for none.")
     ] = "<|endoftext|>",
@@ -100,12 +120,7 @@ def prepare(
     documents: Annotated[
         int | None, typer.Option("--documents", metavar="N", min=1, help="Read only the first N documents.")
     ] = None,
-    hold_out_every: Annotated[
-        int,
-        typer.Option(
-            "--hold-out-every", metavar="N", min=0, help="Hold out one document in N for validation; 0: none."
-        ),
-    ] = 20,
+    hold_out_every: HoldOut = 20,
     shard_tokens: Annotated[
         int, typer.Option("--shard-tokens", metavar="N", min=1, help="Tokens per file.")
     ] = 100_000_000,

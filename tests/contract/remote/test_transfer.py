@@ -139,6 +139,19 @@ def test_without_rsync_one_tar_stream_does_it_and_says_so(gptctl_home: Path, tmp
     assert any("no usable rsync on the machine" in each.note for each in told)
 
 
+def test_a_login_that_prints_gets_one_tar_stream_and_no_rsync(gptctl_home: Path, tmp_path: Path) -> None:
+    source, far, told = tmp_path / "src", tmp_path / "far", list[Transfer]()
+    a_file(source / "big", (8 << 20) + 1000)  # so much goes by rsync, which would read the greeting as its protocol
+    with Sshd(tmp_path / "machines", login_shell="/bin/bash") as host:
+        (host.home / ".bashrc").write_text("echo Welcome\ntrap 'echo bye' EXIT\n")
+        shell = connect(host.address(), known_hosts=gptctl_home / "known_hosts")
+        report = push_tree(shell, source, str(far), None, told.append)
+        assert "Welcome" in shell.greeting()
+        shell.close()
+    assert (report.way, tree(far)) == ("tar", tree(source))
+    assert any("whose login shell prints" in each.note for each in told)
+
+
 @pytest.mark.parametrize(
     "size_bytes", [0, 1, parallel_ranges.CHUNK_BYTES + 1, parallel_ranges.PARALLEL_FROM_BYTES + 12345]
 )

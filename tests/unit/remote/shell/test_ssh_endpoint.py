@@ -84,3 +84,15 @@ def test_a_jump_becomes_a_proxy_command_with_the_same_pins() -> None:
     inside = shlex.split(proxy.replace("%%", "%"))
     assert inside[-3:] == ["-W", "[::1]:2022", "me@gate"]
     assert "StrictHostKeyChecking=yes" in inside and 'UserKnownHostsFile="/a b/known_hosts"' in inside
+
+
+def test_a_proxy_command_is_filled_in_as_ssh_does_it(config: Path) -> None:
+    config.write_text("Host rig\n  HostName 10.0.0.9\n  User me\n  ProxyCommand nc --from=%n --as=%r 100%% %h %p\n")
+    assert resolve(address("rig")).proxy_command == "nc --from=rig --as=me 100% 10.0.0.9 22"
+
+
+@pytest.mark.parametrize("token", ["%C", "%d", "%k", "%L"])
+def test_a_token_of_a_proxy_command_that_gptctl_does_not_fill_in_is_named(config: Path, token: str) -> None:
+    config.write_text(f"Host rig\n  ProxyCommand nc {token} %h %p\n")
+    with pytest.raises(UserError, match=f"has {token}, which gptctl does not fill in"):
+        resolve(address("rig"))
