@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from orchestrator.core.ports import Life
 
 ROUNDS = 2
-"""Rounds in a row that must agree."""
+"""Rounds in a row that must agree, those without any answer aside."""
 STANDS_S = 8.0
 """From the first to the last of them: a machine that is listed as ended may be listed as active again."""
 STANDS_VARIABLE = "GPTCTL_PROOF_S"
@@ -62,6 +62,7 @@ class EndProof:
     stood_s: float = 0.0
     """For how long the agreeing rounds have agreed."""
     last_at: float | None = None
+    """When a round last showed anything."""
     rows_at: float | None = None
     """When a list last had rows."""
     alive: bool = False
@@ -80,6 +81,8 @@ class EndProof:
     def after(self, seen: Round, *, ordered: bool) -> EndProof:
         """The evidence with one more round. ordered: the order to end it was taken in this round."""
         ordered = ordered or self.ordered
+        if seen.word is None and seen.listed is None:
+            return replace(self, ordered=ordered)  # silence says nothing, not even that it lives
         rows_at = seen.at if seen.rows else self.rows_at
         alive = seen.word == "alive" or (seen.word is None and bool(seen.listed))
         proof = replace(self, ordered=ordered, rows_at=rows_at, alive=alive, last_at=seen.at)

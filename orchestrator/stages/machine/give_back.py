@@ -45,10 +45,11 @@ def give_back(context: RunContext) -> None:
             proofs[extra.instance_id] = EndProof()
         for instance_id, proof in proofs.items():
             try:
-                proofs[instance_id] = _one_round(context, instance_id, proof, listed)
-            except ProviderError as error:
-                trouble = error.message
+                ordered = proof.needs_order and _order(context, instance_id, listed)
+            except ProviderError as error:  # it may have ended by itself
+                ordered, trouble = False, error.message
                 context.emit("warning", f"release: {trouble}; trying again")
+            proofs[instance_id] = _one_round(context, instance_id, proof, listed, ordered=ordered)
         unproven = [key for key, proof in proofs.items() if not proof.complete]
         if not unproven:
             break
@@ -94,12 +95,22 @@ def _others_of(rental: Rental, listed: Iterable[Instance], known: Iterable[str])
     ]
 
 
-def _one_round(context: RunContext, instance_id: str, proof: EndProof, listed: list[Instance] | None) -> EndProof:
-    """Sends the order to end it, asks for the id, and adds what came of both to the proof."""
-    shown = next((each for each in listed or () if each.instance_id == instance_id), None)
-    target = shown or replace(context.rental.instance, instance_id=instance_id)
-    ordered = context.provider.release(target) if proof.needs_order else False
-    word = _word(context, target)
+def _shown(instance_id: str, listed: list[Instance] | None) -> Instance | None:
+    return next((each for each in listed or () if each.instance_id == instance_id), None)
+
+
+def _order(context: RunContext, instance_id: str, listed: list[Instance] | None) -> bool:
+    """Sends the order to end it; whether the provider took it."""
+    known = replace(context.rental.instance, instance_id=instance_id)
+    return context.provider.release(_shown(instance_id, listed) or known)
+
+
+def _one_round(
+    context: RunContext, instance_id: str, proof: EndProof, listed: list[Instance] | None, *, ordered: bool
+) -> EndProof:
+    """Asks for the id, and adds what it and the list say to the proof. ordered: the order to end it was taken."""
+    shown = _shown(instance_id, listed)
+    word = _word(context, shown or replace(context.rental.instance, instance_id=instance_id))
     alive = shown is not None and shown.status not in boot.GONE
     if instance_id == context.rental.instance_id:
         if alive or word in ("alive", "terminating"):

@@ -190,7 +190,9 @@ def _switch(context: RunContext, machine: str) -> None:
     context.say(f"{machine} instead of {context.machine.name}")
     context.machine = machine_type(machine)
     others = tuple(each for each in plans if each.machine != machine)
-    context.ledger.update_rental(context.rental.id, machine=machine)
+    # With its price: until the lists tell, what it costs counts by this, also after a crash.
+    price = context.rental.price_per_hour_usd if plan.price_per_hour_usd is None else plan.price_per_hour_usd
+    context.ledger.update_rental(context.rental.id, machine=machine, price_per_hour_usd=price)
     context.ledger.update_run(
         context.run_id,
         machine=machine,

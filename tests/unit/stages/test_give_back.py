@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from orchestrator.core.errors import NoAnswer, StillBilling
+from orchestrator.core.errors import NoAnswer, ProviderError, StillBilling
 from orchestrator.core.fleet.end_proof import STANDS_S, STANDS_VARIABLE
 from orchestrator.core.money.billing import observed
 from orchestrator.core.ports import Life
@@ -71,6 +72,21 @@ def test_a_rental_that_ordered_nothing_asks_nobody(tmp_path: Path, monkeypatch: 
         began = account.now
         give_back(context)
     assert account.now == began
+
+
+def test_a_refused_order_does_not_hide_that_the_machine_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(instance_id: str) -> None:
+        raise ProviderError("status 500", "try again")
+
+    account = LyingAccount(on_end=refused)
+    with rented(tmp_path, account, monkeypatch) as context:
+        account.end("i-1")  # by its watcher, or itself
+        began = account.now
+        give_back(context)
+        assert context.machine_facts.life.gone_at is not None
+    assert account.now - began < 60
 
 
 def test_a_silent_api_ends_the_wait_with_7(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,3 +178,13 @@ def test_force_does_not_call_a_launch_without_an_answer_released(
         context.set_run_facts(abandon=True)
         with pytest.raises(StillBilling, match="pid 17 on here"):
             stop._beside(context, "pid 17 on here")
+
+
+def test_the_rental_has_the_price_of_the_machine_type_that_is_ordered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with rented(tmp_path, LyingAccount(), monkeypatch, None) as context:
+        other = replace(context.plan, machine="8xH100", price_per_hour_usd=31.92)
+        context.set_run_facts(alternatives=(other,))
+        purchase._switch(context, "8xH100")
+        assert (context.rental.machine, context.rental.price_per_hour_usd) == ("8xH100", 31.92)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from typing import get_args
 
@@ -52,6 +53,16 @@ def test_an_end_has_to_stand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_relapse_between_two_rounds_begins_the_count_anew() -> None:
     assert not proof_after(Round(0, "gone"), Round(2, "alive"), Round(4, "gone")).complete
+
+
+def test_an_api_that_is_silent_every_other_time_neither_proves_nor_disproves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(STANDS_VARIABLE)
+    silent, gone = Round(0, None, None), Round(0, "gone")
+    rounds = [replace((gone, silent)[at % 2], at=2.0 * at) for at in range(5)]
+    assert not proof_after(*rounds[:4]).complete and proof_after(*rounds).complete
+    assert not proof_after(*same(silent, 500)).complete
+    alive = EndProof().after(Round(0, "alive"), ordered=True).after(Round(2, None, None), ordered=False)
+    assert alive.needs_order, "the order is sent again until something shows that it ends"
 
 
 def test_without_a_taken_order_no_list_proves_anything() -> None:
