@@ -23,7 +23,7 @@ from orchestrator.cli.examples import examples_of
 from orchestrator.cli.failures import explained
 from orchestrator.cli.machines import machine_commands
 from orchestrator.cli.models import model_commands
-from orchestrator.cli.runs import queue_commands
+from orchestrator.cli.sweeps import commands as sweep_commands
 
 EPILOG = (
     "Start with: gptctl run quickstart --host local. Docs: https://gptctl.github.io/gptctl/ "
@@ -288,7 +288,7 @@ def release(
 
 
 machine_commands.register(verb)
-queue_commands.register(verb)
+sweep_commands.register(verb, lambda group: app.add_typer(group, name="sweep"))
 data_commands.register(lambda group: app.add_typer(group, name="data"))
 
 

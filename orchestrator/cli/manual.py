@@ -25,6 +25,7 @@ REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "cli"
 GROUPS = {
     "starting": ("Starting runs", ("init", "recipes", "plan", "run")),
     "driving": ("Driving runs", ("resume", "stop", "fetch", "release")),
+    "sweeps": ("Many runs", ("sweep",)),
     "watching": ("Watching runs and money", ("status", "queue", "logs", "cost", "notify")),
     "machines": ("Machines and hosts", ("hosts", "offers", "check", "ssh", "orphans")),
     "models": ("Models", ("sample", "attention", "export", "import", "import-recipe")),

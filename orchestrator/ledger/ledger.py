@@ -59,6 +59,11 @@ class Ledger:
         """
         return cls(database.open_database(home), home, now)
 
+    @property
+    def rows(self) -> Rows:
+        """For the modules beside this one that keep tables of their own."""
+        return self._rows
+
     def close(self) -> None:
         self._rows.connection.close()
 

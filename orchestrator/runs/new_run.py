@@ -45,8 +45,19 @@ class RunRequest:
 
 def new_run(ledger: Ledger, request: RunRequest, now: float) -> RunRecord:
     """Writes the run in state planned, and its rental unless it uses one that is up. Touches nothing else."""
-    rental_id = request.on_rental or _new_rental(ledger, request, now)
-    run = RunRecord(
+    rental_id = request.on_rental
+    if rental_id is None:
+        rental = new_rental(ledger, request, now)
+        ledger.add_rental(rental)
+        rental_id = rental.id
+    run = record_of(request, rental_id, now)
+    ledger.add_run(run)
+    return run
+
+
+def record_of(request: RunRequest, rental_id: str, now: float) -> RunRecord:
+    """The run in state planned, which nothing has written yet."""
+    return RunRecord(
         id=new_run_id(request.recipe.name, now),
         name=request.name,
         labels=dict(request.labels),
@@ -73,13 +84,12 @@ def new_run(ledger: Ledger, request: RunRequest, now: float) -> RunRecord:
         total_steps=request.plan.steps,
         keep=request.keep,
     )
-    ledger.add_run(run)
-    return run
 
 
-def _new_rental(ledger: Ledger, request: RunRequest, now: float) -> str:
+def new_rental(ledger: Ledger, request: RunRequest, now: float) -> Rental:
+    """A rental for it, which nothing has written yet."""
     host = request.host
-    rental = Rental(
+    return Rental(
         id=new_rental_id(request.machine.name, now),
         provider=host.provider,
         host=host.name,
@@ -88,5 +98,3 @@ def _new_rental(ledger: Ledger, request: RunRequest, now: float) -> str:
         created_at=now,
         folder=str(ledger.home / "machine") if host.provider == LOCAL else host.folder,
     )
-    ledger.add_rental(rental)
-    return rental.id

@@ -1,0 +1,247 @@
+"""`gptctl sweep`: plans, starts, shows and changes many runs of one question under one ceiling.
+
+runs/sweeps.py does it; here you are asked, and see how it goes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from orchestrator.cli.machines.watcher import warn_if_unwatched
+from orchestrator.cli.open_ledger import open_ledger
+from orchestrator.cli.runs import compare
+from orchestrator.cli.runs.plan import planned
+from orchestrator.cli.screen import screen
+from orchestrator.cli.sweeps.plan import Planned, prepared, show_plan
+from orchestrator.cli.sweeps.show import show
+from orchestrator.core.config.inventory import HostSpec, load_inventory
+from orchestrator.core.config.recipe import Limits, load_recipe
+from orchestrator.core.config.settings import load_settings
+from orchestrator.core.config.sweep import Arm
+from orchestrator.core.errors import UserError
+from orchestrator.core.facts.run_facts import QueueFacts
+from orchestrator.core.machines import machine_type
+from orchestrator.core.money.calendar import month_start
+from orchestrator.core.planning.limits import check_guard, check_month
+from orchestrator.core.planning.plan import Plan
+from orchestrator.core.planning.sweep_plan import check_sweep, shares_usd
+from orchestrator.core.states import Outcome, State
+from orchestrator.ledger import sweeps
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.records import RunRecord
+from orchestrator.ledger.sweeps import Sweep, SweepTerms
+from orchestrator.runs.new_run import RunRequest
+from orchestrator.runs.refresh import look
+from orchestrator.runs.sweeps import add_arms, drive_sweep, new_sweep, stop_runs
+
+
+ANSWER_WITHIN_S = 5.0
+"""One machine is asked about each of its runs."""
+
+
+@dataclass(frozen=True)
+class Go:
+    """How a sweep is started."""
+
+    machines: int | None = None
+    detach: bool = False
+    wait: bool = False
+    unguarded: bool = False
+    accept_new_host_key: bool = False
+
+
+def run(path: Path, host: str, go: Go, inventory: Path | None, *, yes: bool, as_json: bool) -> int:
+    """Plans, asks, writes everything down at once, and drives it. The same file again continues it."""
+    with open_ledger() as ledger:
+        found = prepared(ledger, path, host, go.machines, inventory)
+        known = _unfinished(ledger, found)
+        if known is not None:
+            screen.talk(f"sweep {known.name} is under way: continuing it")
+            return _go_on(ledger, known, detach=go.detach, as_json=as_json)
+        show_plan(found)
+        check_sweep(found.file.name, found.plan)
+        first = found.arms[0][1]
+        check_guard(first, found.host, unguarded=go.unguarded)
+        warn_if_unwatched(ledger.home, found.host)
+        _check_month(ledger, found)
+        if not (yes or screen.ask(f"Start {len(found.arms)} runs on {host}?", _command())):
+            screen.talk("nothing was started")
+            return 0
+        sweep = new_sweep(
+            ledger, found.file.name, _terms(found), _requests(found, go), ceilings_usd=shares_usd(found.plan),
+            now=time.time(),
+        )  # fmt: skip
+        return _go_on(ledger, sweep, detach=go.detach, as_json=as_json)
+
+
+def _check_month(ledger: Ledger, found: Planned) -> None:
+    first = found.arms[0][1]
+    usd = min(each for each in (found.plan.cost_usd or 0.0, found.plan.ceiling_usd) if each is not None)
+    whole = replace(first, cost_usd=replace(first.cost_usd, total=usd), recipe=f"sweep {found.file.name}")
+    limit = load_settings(ledger.home).limits.max_usd_per_month
+    check_month(whole, ledger.spend_since(month_start(time.time())), limit)
+
+
+def _terms(found: Planned) -> SweepTerms:
+    stop = found.file.stop
+    return SweepTerms(
+        baseline=found.arms[0][0].name, ceiling_usd=found.plan.ceiling_usd, on_failure=found.file.on_failure,
+        stop_step=stop.step if stop else None, stop_margin=stop.margin if stop else None, digest=_digest(found),
+    )  # fmt: skip
+
+
+def _digest(found: Planned) -> str:
+    text = json.dumps([[arm.name, arm.seed, arm.recipe.digest] for arm, _ in found.arms])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _unfinished(ledger: Ledger, found: Planned) -> Sweep | None:
+    """The sweep of this name that is under way. Raises UserError if its arms are others."""
+    for sweep in sweeps.listed(ledger.rows):
+        unfinished = [run for run in sweeps.runs_of(ledger.rows, sweep.id) if run.state is not State.ENDED]
+        if sweep.name == found.file.name and unfinished:
+            if sweep.terms.digest == _digest(found):
+                return sweep
+            raise UserError(
+                f"sweep {sweep.name} is under way with other arms ({len(unfinished)} runs unfinished)",
+                f"gptctl sweep stop {sweep.name}, gptctl sweep add {sweep.name} RECIPE, or another name in the file",
+            )
+    return None
+
+
+def _requests(found: Planned, go: Go) -> list[tuple[RunRequest, int]]:
+    return [
+        (_request(found.file.name, found.host, arm, plan, go=go, group_s=_group_s(found)), cost.machine)
+        for (arm, plan), cost in zip(found.arms, found.plan.arms, strict=True)
+    ]
+
+
+def _request(name: str, host: HostSpec, arm: Arm, plan: Plan, *, go: Go, group_s: float | None = None) -> RunRequest:
+    return RunRequest(
+        recipe=arm.recipe, host=host, machine=machine_type(plan.machine), plan=plan,
+        labels={"sweep": name, "arm": arm.name, "seed": str(arm.seed)}, wait=go.wait,
+        accept_new_host_key=go.accept_new_host_key, queue=QueueFacts(group_s=group_s),
+    )  # fmt: skip
+
+
+def _group_s(found: Planned) -> float | None:
+    """On a machine without a bill no guard ends it: its queue counts the hours of training instead."""
+    price, limits = found.arms[0][1].price_per_hour_usd, found.file.limits
+    if found.host.paid:
+        return None
+    by_cost = limits.max_cost_usd / price * 3600 if limits.max_cost_usd is not None and price else None
+    by_hours = limits.max_hours * 3600 if limits.max_hours is not None else None
+    return min((each for each in (by_cost, by_hours) if each is not None), default=None)
+
+
+def resume(wanted: str | None, *, rental: str | None, detach: bool, as_json: bool) -> int:
+    """Puts into the queues what is missing there, and follows every run to its end."""
+    with open_ledger() as ledger:
+        return _go_on(ledger, sweeps.find(ledger.rows, wanted), rental=rental, detach=detach, as_json=as_json)
+
+
+def _go_on(ledger: Ledger, sweep: Sweep, *, detach: bool, as_json: bool, rental: str | None = None) -> int:
+    runs = sweeps.runs_of(ledger.rows, sweep.id)
+    machines = list(dict.fromkeys(run.rental_id for run in runs if run.state is not State.ENDED))
+    if rental is None and len(machines) > 1:
+        code = _side_by_side(sweep, [each for each in machines if each], detach=detach)
+    else:
+        code = drive_sweep(
+            ledger.home, sweep.id, lambda run: screen.show_events(_title(run)), detach=detach, rental_id=rental
+        )
+    if rental is None:
+        show(ledger, sweep, as_json=as_json)
+    return code
+
+
+def _side_by_side(sweep: Sweep, rentals: Sequence[str], *, detach: bool) -> int:
+    """One process for each machine; Ctrl-C reaches them all, and each leaves in order."""
+    argv = [sys.executable, "-m", "orchestrator", "sweep", "resume", sweep.id, *(["-d"] if detach else [])]
+    children = [subprocess.Popen([*argv, "--rental", each], stdin=subprocess.DEVNULL) for each in rentals]
+    codes = [child.wait() for child in children]
+    return max(codes, default=0)
+
+
+def _title(run: RunRecord) -> str:
+    return f"{run.labels.get('arm', run.recipe)} (seed {run.labels.get('seed', '?')}): {run.id} on {run.host}"
+
+
+def status(wanted: str | None, *, as_json: bool) -> int:
+    """One row per arm, and the money of all."""
+    with open_ledger() as ledger:
+        sweep = sweeps.find(ledger.rows, wanted)
+        unfinished = [run for run in sweeps.runs_of(ledger.rows, sweep.id) if run.state is not State.ENDED]
+        look(ledger.home, unfinished, deadline_s=ANSWER_WITHIN_S)
+        show(ledger, sweep, as_json=as_json)
+        return 0
+
+
+def add(wanted: str, recipe: str, sets: list[str], inventory: Path | None, *, detach: bool, as_json: bool) -> int:
+    """One more arm, with every seed of the sweep; it waits behind what is there."""
+    with open_ledger() as ledger:
+        sweep = sweeps.find(ledger.rows, wanted)
+        known = sweeps.runs_of(ledger.rows, sweep.id)
+        host = load_inventory(inventory, ledger.home).host(sweep.host)
+        seeds = list(dict.fromkeys(run.labels["seed"] for run in known))
+        arms = [_arm(recipe, sets, int(seed)) for seed in seeds]
+        there = {run.recipe_digest for run in known}
+        if any(arm.recipe.digest in there for arm in arms):
+            raise UserError(f"sweep {sweep.name} has {arms[0].name} already", f"gptctl sweep status {sweep.name}")
+        plan = planned(arms[0].recipe, host, ledger.rates(), Limits())[0]
+        requests = [_request(sweep.name, host, arm, plan, go=Go()) for arm in arms]
+        add_arms(ledger, sweep, requests, time.time())
+        return _go_on(ledger, sweep, detach=detach, as_json=as_json)
+
+
+def _arm(recipe: str, sets: list[str], seed: int) -> Arm:
+    found = load_recipe(recipe, [*sets, f"train.seed={seed}"])
+    return Arm(",".join([found.name, *sets]), seed, found)
+
+
+def drop(wanted: str, arm: str, *, yes: bool, as_json: bool) -> int:
+    """Ends what has not ended of one arm."""
+    return _stop(wanted, arm, f"Drop arm {arm} of sweep {wanted}?", yes=yes, as_json=as_json)
+
+
+def stop(wanted: str | None, *, yes: bool, as_json: bool) -> int:
+    """Ends the whole sweep: what trains keeps a checkpoint, what waits never starts, the machines are given back."""
+    return _stop(wanted, None, "Stop the sweep? What trains keeps a checkpoint.", yes=yes, as_json=as_json)
+
+
+def _stop(wanted: str | None, arm: str | None, question: str, *, yes: bool, as_json: bool) -> int:
+    with open_ledger() as ledger:
+        sweep = sweeps.find(ledger.rows, wanted)
+        runs = [run for run in sweeps.runs_of(ledger.rows, sweep.id) if arm in (None, run.labels.get("arm"))]
+        if not runs:
+            raise UserError(f"sweep {sweep.name} has no arm {arm!r}", f"gptctl sweep status {sweep.name}")
+        if any(run.state is not State.ENDED for run in runs) and not (yes or screen.ask(question, _command())):
+            screen.talk("nothing was stopped")
+            return 0
+        code = stop_runs(ledger.home, runs, lambda run: screen.show_events(_title(run)))
+        show(ledger, sweep, as_json=as_json)
+        return code
+
+
+def compare_arms(wanted: str | None, *, html: Path | None, charts: Path | None, as_json: bool) -> int:
+    """The finished runs side by side, against the baseline, within the noise of its seeds."""
+    with open_ledger() as ledger:
+        sweep = sweeps.find(ledger.rows, wanted)
+        ended = [run for run in sweeps.runs_of(ledger.rows, sweep.id) if run.outcome is Outcome.FINISHED]
+    baseline = next((run.id for run in ended if run.labels.get("arm") == sweep.terms.baseline), None)
+    if baseline is None or len(ended) < 2:
+        raise UserError(
+            f"sweep {sweep.name}: {len(ended)} finished runs, and the baseline has to be one of at least two",
+            f"gptctl sweep resume {sweep.name}",
+        )
+    return compare.compare_runs([run.id for run in ended], baseline, [], html=html, charts=charts, as_json=as_json)
+
+
+def _command() -> str:
+    return " ".join(["gptctl", *sys.argv[1:]])

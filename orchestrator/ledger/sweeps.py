@@ -1,0 +1,70 @@
+"""Sweeps in the ledger: a sweep, its rentals and its runs are written together or not at all.
+
+Example: `sweeps.find(ledger.rows, "interventions")`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from orchestrator.core.errors import UserError
+from orchestrator.ledger import row_values
+from orchestrator.ledger.records import Rental, RunRecord
+from orchestrator.ledger.rows import Rows
+
+
+@dataclass(frozen=True)
+class SweepTerms:
+    """What was agreed to."""
+
+    baseline: str = ""
+    """The arm that the others are compared with."""
+    ceiling_usd: float | None = None
+    on_failure: str = "skip"
+    stop_step: int | None = None
+    stop_margin: float | None = None
+    digest: str = ""
+    """Of the file's arms: the same file again is the same sweep."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep: a name for the runs that have its id as their group."""
+
+    id: str
+    name: str
+    host: str
+    created_at: float
+    terms: SweepTerms = field(default=SweepTerms(), metadata={"column": "data"})
+
+
+def add(rows: Rows, sweep: Sweep | None, rentals: Sequence[Rental], runs: Sequence[RunRecord]) -> None:
+    """In one transaction; without a sweep: more runs of one that is there."""
+    with rows.writing() as connection:
+        if sweep is not None:
+            connection.execute(*row_values.insert("sweeps", sweep))
+        for rental in rentals:
+            connection.execute(*row_values.insert("rentals", rental))
+        for run in runs:
+            connection.execute(*row_values.insert("runs", run))
+
+
+def listed(rows: Rows) -> list[Sweep]:
+    """Newest first."""
+    return rows.select(Sweep, "SELECT * FROM sweeps ORDER BY created_at DESC, rowid DESC")
+
+
+def find(rows: Rows, wanted: str | None) -> Sweep:
+    """The newest of that name or id; None: the newest of all. Raises UserError."""
+    found = [each for each in listed(rows) if wanted in (None, each.name, each.id)]
+    if not found:
+        what = "no sweeps yet" if wanted is None else f"no sweep {wanted!r}"
+        raise UserError(what, "gptctl sweep run FILE --host HOST starts one")
+    return found[0]
+
+
+def runs_of(rows: Rows, sweep_id: str) -> list[RunRecord]:
+    """In their order."""
+    sql = "SELECT * FROM runs WHERE json_extract(options, '$.queue.group') = ? ORDER BY rowid"
+    return rows.select(RunRecord, sql, sweep_id)

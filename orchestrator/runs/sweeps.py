@@ -1,0 +1,185 @@
+"""A sweep: its runs are put into the queues of its machines, followed to their ends, and can be driven again anywhere.
+
+The machines keep the order and the ceiling; nothing here has to live for them. Driving a sweep twice starts nothing
+twice, because every run is its own, and looks first.
+
+Example::
+
+    sweep = new_sweep(ledger, "interventions", terms, requests, ceilings_usd=[90.0], now=time.time())
+    drive_sweep(home, sweep.id, show=tell_of, detach=True)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+
+from orchestrator.core.errors import ProviderError
+from orchestrator.core.events import Event, Listener
+from orchestrator.core.facts.run_facts import EarlyStop, QueueFacts
+from orchestrator.core.states import Outcome, State, is_forward, worst
+from orchestrator.ledger import sweeps
+from orchestrator.ledger.identity import new_run_id
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.records import RENTAL_OPEN, Rental, RunRecord
+from orchestrator.ledger.sweeps import Sweep, SweepTerms
+from orchestrator.pipeline import drive, outcome_code
+from orchestrator.runs.new_run import RunRequest, new_rental, record_of
+from orchestrator.runs.stop import stop_run
+
+Show = Callable[[RunRecord], AbstractContextManager[Listener]]
+
+
+def new_sweep(
+    ledger: Ledger, name: str, terms: SweepTerms, requests: Sequence[tuple[RunRequest, int]],
+    *, ceilings_usd: Sequence[float | None], now: float,
+) -> Sweep:  # fmt: skip
+    """Writes the sweep, a rental for each ceiling, and every run, in one transaction. requests: with the machine of
+    each, from 0."""
+    first = requests[0][0]
+    sweep = Sweep(new_run_id(f"sweep-{name}", now), name, first.host.name, now, terms)
+    rentals = [_with_ceiling(new_rental(ledger, first, now), usd) for usd in ceilings_usd]
+    runs = [record_of(request, rentals[machine].id, now) for request, machine in requests]
+    sweeps.add(ledger.rows, sweep, rentals, grouped(sweep, runs))
+    return sweep
+
+
+def add_arms(ledger: Ledger, sweep: Sweep, requests: Sequence[RunRequest], now: float) -> list[RunRecord]:
+    """More runs of a sweep, on the machine that is held and has the fewest left; on a new one when none is held."""
+    open_ids = [each.rental_id for each in sweeps.runs_of(ledger.rows, sweep.id) if each.rental_id]
+    held = [each for each in dict.fromkeys(open_ids) if ledger.rental(each).state == RENTAL_OPEN]
+    rentals: list[Rental] = []
+    if held:
+        unfinished = [run.rental_id for run in ledger.runs(unfinished_only=True)]
+        rental_id = min(held, key=unfinished.count)
+    else:
+        ceiling = sweep.terms.ceiling_usd
+        left = None if ceiling is None else max(0.01, ceiling - spent_usd(ledger, sweep))
+        rentals = [_with_ceiling(new_rental(ledger, requests[0], now), left)]
+        rental_id = rentals[0].id
+    runs = grouped(sweep, [record_of(request, rental_id, now) for request in requests])
+    sweeps.add(ledger.rows, None, rentals, runs)
+    return runs
+
+
+def spent_usd(ledger: Ledger, sweep: Sweep) -> float:
+    """What its runs have cost so far."""
+    ids = [run.id for run in sweeps.runs_of(ledger.rows, sweep.id)]
+    return sum(sum(each.by_stage.values()) for run_id in ids for each in ledger.spent_by_run(run_id))
+
+
+def grouped(sweep: Sweep, runs: Sequence[RunRecord]) -> list[RunRecord]:
+    """The runs as members of the sweep; each arm ends early by the baseline of its own seed."""
+    baselines = {run.labels["seed"]: run.id for run in runs if run.labels["arm"] == sweep.terms.baseline}
+    found = []
+    for run in runs:
+        own, terms = baselines.get(run.labels["seed"]), sweep.terms
+        stop = None
+        if own is not None and terms.stop_step is not None and terms.stop_margin is not None and own != run.id:
+            stop = EarlyStop(own, terms.stop_step, terms.stop_margin)
+        group_s = run.facts.queue.group_s if run.facts.queue else None
+        queue = QueueFacts(sweep.id, run.labels["arm"], terms.on_failure, stop, group_s)
+        found.append(replace(run, facts=replace(run.facts, queue=queue)))
+    return found
+
+
+def _with_ceiling(rental: Rental, usd: float | None) -> Rental:
+    return replace(rental, facts=replace(rental.facts, ceiling_usd=usd))
+
+
+def drive_sweep(home: Path, sweep_id: str, show: Show, *, detach: bool, rental_id: str | None = None) -> int:
+    """Puts into the queues what is not there yet, then, unless detached, follows every run to its end. Returns the
+    worst exit code of its runs. rental_id: only that machine's.
+
+    Raises ProviderError when a machine cannot be had: its runs stay as they are for `sweep resume`.
+    """
+    _revive_unbought(home, sweep_id)
+    for run in _runs(home, sweep_id, rental_id):
+        if not is_forward(State.TRAINING, run.state):
+            _drive(home, run, show, until="launch")
+            _refuse_without_machine(home, run)
+    code = 0
+    for run in () if detach else _runs(home, sweep_id, rental_id):
+        if run.state is State.ENDED:
+            code = worst(code, outcome_code(run))
+            continue
+        left: list[Event] = []
+        code = worst(code, _drive(home, run, show, until=None, left=left))
+        if left:
+            break
+    return code
+
+
+def _drive(home: Path, run: RunRecord, show: Show, *, until: str | None, left: list[Event] | None = None) -> int:
+    with show(run) as tell:
+
+        def listen(event: Event) -> None:
+            if event.kind == "detached" and left is not None:
+                left.append(event)
+            tell(event)
+
+        return drive(home, run.id, listen, until=until)
+
+
+def _runs(home: Path, sweep_id: str, rental_id: str | None = None) -> list[RunRecord]:
+    with Ledger.open(home, time.time) as ledger:
+        return [run for run in sweeps.runs_of(ledger.rows, sweep_id) if rental_id in (None, run.rental_id)]
+
+
+def _refuse_without_machine(home: Path, run: RunRecord) -> None:
+    """No machine could be had for this run: the next one would fail the same way."""
+    with Ledger.open(home, time.time) as ledger:
+        found = ledger.run(run.id)
+        if _is_unbought(ledger, found):
+            raise ProviderError(
+                f"{run.id}: {found.cause}", f"gptctl sweep resume {run.labels.get('sweep', '')}".strip()
+            )
+
+
+def _is_unbought(ledger: Ledger, run: RunRecord) -> bool:
+    never = run.state is State.ENDED and run.outcome is Outcome.NEVER_STARTED and not ledger.attempts(run.id)
+    return never and run.rental_id is not None and ledger.rental(run.rental_id).facts.reached is None
+
+
+def _revive_unbought(home: Path, sweep_id: str) -> None:
+    """Runs that ended because no machine could be had get another one in their place, on the same terms."""
+    with Ledger.open(home, time.time) as ledger:
+        known = sweeps.runs_of(ledger.rows, sweep_id)
+        done = {(run.labels["arm"], run.labels["seed"]) for run in known if not _is_unbought(ledger, run)}
+        for run in known:
+            place = (run.labels["arm"], run.labels["seed"])
+            if place in done or not _is_unbought(ledger, run):
+                continue
+            done.add(place)
+            old, now = ledger.rental(run.rental_id or ""), time.time()
+            rentals = [] if old.state == RENTAL_OPEN else [_fresh(old, now)]
+            again = replace(
+                run, id=new_run_id(run.recipe, now), state=State.PLANNED, outcome=None, cause="", cause_code=None,
+                created_at=now, ended_at=None, stage=None, rental_id=rentals[0].id if rentals else old.id,
+            )  # fmt: skip
+            sweeps.add(ledger.rows, None, rentals, [again])
+
+
+def _fresh(old: Rental, now: float) -> Rental:
+    return Rental(
+        new_run_id(old.machine, now), old.provider, old.host, old.machine, now,
+        price_per_hour_usd=old.price_per_hour_usd, folder=old.folder,
+        facts=replace(type(old.facts)(), ceiling_usd=old.facts.ceiling_usd),
+    )  # fmt: skip
+
+
+def stop_runs(home: Path, runs: Sequence[RunRecord], show: Show) -> int:
+    """Ends these runs, what waits first and the last first, so that none starts meanwhile."""
+    code = 0
+
+    def waits_last(run: RunRecord) -> tuple[bool, int]:
+        return run.facts.queue is None or run.facts.queue.has_started, -runs.index(run)
+
+    for run in sorted(runs, key=waits_last):
+        if run.state is not State.ENDED:
+            with show(run) as tell:
+                code = worst(code, stop_run(home, run.id, tell))
+    return code

@@ -1,0 +1,50 @@
+"""What a sweep takes, on one machine and on several, and where its ceiling falls."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.core.config.recipe import load_recipe
+from orchestrator.core.errors import LimitReached
+from orchestrator.core.machines import machine_type
+from orchestrator.core.planning.plan import Hours, Plan
+from orchestrator.core.planning.planner import make_plan
+from orchestrator.core.planning.sweep_plan import check_sweep, shares_usd, sweep_plan
+
+PLAN = make_plan(load_recipe("quickstart"), None, machine_type("2xCPU"), None, now=0.0)
+
+
+def plan(hours: float) -> Plan:
+    return replace(PLAN, hours=Hours.of(boot=0.1, train=hours), price_per_hour_usd=10.0, paid=True)
+
+
+def arms(count: int, hours: float = 1.0) -> list[tuple[str, int, Plan]]:
+    return [(f"arm-{number}", 42, plan(hours)) for number in range(count)]
+
+
+def test_only_the_first_arm_of_a_machine_pays_for_its_start() -> None:
+    found = sweep_plan(arms(3), ceiling_usd=None, machines=1)
+    assert [round(arm.hours, 6) for arm in found.arms] == [1.1, 1.0, 1.0]
+    assert (round(found.hours, 6), round(found.cost_usd or 0, 6), found.fits) == (3.1, 31.0, 3)
+    assert found.ceiling_usd == pytest.approx(62.0)
+
+
+def test_the_ceiling_says_which_arms_fit() -> None:
+    found = sweep_plan(arms(8), ceiling_usd=45.0, machines=1)
+    assert [arm.fits for arm in found.arms] == [True] * 4 + [False] * 4
+    with pytest.raises(LimitReached) as refused:
+        check_sweep("mine", sweep_plan(arms(8), ceiling_usd=5.0, machines=1))
+    assert "the first arm, arm-0, needs $11.00" in refused.value.message and "$5" in refused.value.message
+
+
+@given(st.integers(1, 30), st.integers(1, 8), st.floats(1, 500))
+def test_side_by_side_the_shares_add_up_to_the_one_ceiling(count: int, machines: int, ceiling_usd: float) -> None:
+    found = sweep_plan(arms(count), ceiling_usd=ceiling_usd, machines=machines)
+    assert sum(share or 0.0 for share in shares_usd(found)) == pytest.approx(ceiling_usd)
+    assert found.hours <= sweep_plan(arms(count), ceiling_usd=ceiling_usd, machines=1).hours + 1e-9
+    fitting = sum(arm.cost_usd or 0.0 for arm in found.arms if arm.fits)
+    assert fitting <= ceiling_usd + 1e-6
