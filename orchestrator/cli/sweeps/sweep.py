@@ -41,7 +41,6 @@ from orchestrator.runs.new_run import RunRequest
 from orchestrator.runs.refresh import look
 from orchestrator.runs.sweeps import add_arms, drive_sweep, new_sweep, stop_runs
 
-
 ANSWER_WITHIN_S = 5.0
 """One machine is asked about each of its runs."""
 
