@@ -21,6 +21,7 @@ EVIDENT = re.compile(
 OTHERWISE = {
     "cli/machines/orphans.py:_reap": "once, for a second",
     "cli/models/evaluate.py:_there": "a stream of the agent: LinkLost after its silence",
+    "cli/sweeps/sweep.py:_side_by_side": "as long as the runs of its machines; Ctrl-C reaches every child",
     "cli/runs/logs.py:_follow": "`logs -f`: until the run ends, or Ctrl-C",
     "remote/shell/openssh_link.py:_wait": "a thread of its own, as long as the process",
     "remote/shell/put_and_get.py:pulsing": "as long as the command whose input it is",
