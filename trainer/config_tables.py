@@ -72,6 +72,6 @@ def _convert(hint: typing.Any, value: object, where: str) -> object:
         return tuple(_convert(arguments[0], item, where) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+    if not isinstance(value, origin or hint) or (hint is int and isinstance(value, bool)):
         raise ContractError("config.json: %s must be %s, got %r" % (where, hint.__name__, value))
     return value

@@ -5,10 +5,7 @@ Python. It must not import torch, numpy or the orchestrator.
 
 Example, a run folder made by hand::
 
-    from pathlib import Path
-    from trainer.contract import DataConfig, ModelConfig, RunConfig, TrainConfig
-    config = RunConfig(model=ModelConfig(), data=DataConfig(train_files=("/data/train.bin",)),
-                       train=TrainConfig(steps=100, global_batch=8, micro_batch=4))
+    config = RunConfig(data=DataConfig(train_files=("/data/train.bin",)), train=TrainConfig(steps=100, micro_batch=4))
     (Path("run") / "config.json").write_text(config.to_json())      # then: torchrun -m trainer run
 """
 
@@ -47,6 +44,7 @@ HELD_DESCRIPTORS = "TRAINER_HELD_DESCRIPTORS"  # "5,6": open files (the agent's 
 # `validated` line has "val_loss", nats per token, and of a classifier "accuracy", a fraction.
 EVENT_STARTED = "started"
 EVENT_RESUMED = "resumed"
+EVENT_INITIALISED = "initialised"  # step 0, with the weights of "folder"
 EVENT_VALIDATED = "validated"
 EVENT_CHECKPOINTED = "checkpointed"
 EVENT_MICRO_BATCH_REDUCED = "micro_batch_reduced"
@@ -110,6 +108,7 @@ class CheckpointMeta(typing.TypedDict, total=False):
     model: typing.Dict[str, typing.Any]  # the fields of ModelConfig
     tokenizer: str
     task: typing.Dict[str, typing.Any]  # the fields of TaskConfig; absent where it is pre-training
+    lineage: typing.Dict[str, typing.Any]  # RunConfig.lineage and "own_tokens", those since this run's first step
     time: float
 
 
@@ -289,6 +288,8 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
     retention: RetentionConfig = field(default_factory=RetentionConfig)
+    init_from: typing.Optional[str] = None  # a checkpoint folder: its weights alone, at step 0
+    lineage: typing.Dict[str, typing.Any] = field(default_factory=dict)  # "source", "from_step", "before", "origin"
     resume_from: typing.Optional[str] = None
     """A checkpoint folder to continue from, unless the run has its own."""
     peak_flops_per_gpu: float = 0.0

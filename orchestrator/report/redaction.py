@@ -10,28 +10,15 @@ presigned URLs carry their signature. It must not change what the ledger keeps.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import PurePath
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
+from orchestrator.report.data_source import shown_source
 from orchestrator.report.summary import recipe_text
 
-LOCAL_SCHEMES = ("", "file", "path")
-WEB = ("http", "https")
 LEFT_OUT = """\
 # {key} is not the whole address: private folders or keys were removed.
 # To train this again, name your own copy: --set {key}=PATH
 """
-
-
-def shown_source(source: str) -> str:
-    """The source as anyone may read it."""
-    parts = urlsplit(source) if "://" in source else None
-    if parts is None or parts.scheme in LOCAL_SCHEMES:
-        return PurePath(source).name
-    if parts.scheme not in WEB:  # there, a question mark is part of a pattern
-        return source
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def shown_recipe(resolved: Mapping[str, Any]) -> str:
@@ -42,6 +29,10 @@ def shown_recipe(resolved: Mapping[str, Any]) -> str:
         data["prepare"] = dict(data["prepare"])
         data["prepare"]["mix"] = [dict(each) for each in data["prepare"].get("mix") or ()]
     left_out = ""
+    model = recipe["model"] = dict(recipe.get("model") or {})
+    if (begins := model.get("init_from")) and shown_source(begins) != begins and "/" in begins:
+        model["init_from"] = shown_source(begins)
+        left_out += LEFT_OUT.format(key="model.init_from")
     prepare = data.get("prepare") or {}
     mix = [("data.prepare.mix.source", each) for each in prepare.get("mix") or ()]
     for key, table in (("data.source", data), ("data.prepare.source", prepare), *mix):

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from orchestrator.core.facts.origin import Origin, SourceTokens
 from orchestrator.core.facts.run_facts import DatasetFacts, StagedFacts
 from orchestrator.core.money.cost import Cost
 from orchestrator.core.ports import Guard
@@ -132,6 +133,22 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class LineagePart:
+    """Where the model comes from, and what it has seen on its way."""
+
+    origin: Origin | None
+    """None: trained from scratch."""
+    words: str | None
+    """The same in one sentence."""
+    seen: Sequence[SourceTokens]
+    """Tokens of each data source, those of the ancestors first."""
+    own_tokens: int
+    own_usd: float
+    commands: Sequence[str]
+    """What makes it again, from the first run or import on."""
+
+
+@dataclass(frozen=True)
 class RunReport:
     """Everything that a report says."""
 
@@ -159,6 +176,7 @@ class RunReport:
     samples: Sequence[Sample]
     reproduce: str
     """The command that trains this again."""
+    lineage: LineagePart
 
     def to_json(self) -> dict[str, object]:
         """report.json."""

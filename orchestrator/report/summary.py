@@ -23,6 +23,7 @@ from orchestrator.core.money.cost import Cost
 from orchestrator.core.states import Outcome
 from orchestrator.ledger.records import Evaluation, RunRecord, StageInterval
 from orchestrator.remote.whole_files import landing
+from orchestrator.report import lineage
 from orchestrator.report.evaluations import SAMPLE, table
 from orchestrator.report.local_checkpoints import Checkpoint, read_checkpoints
 from orchestrator.report.metrics import CURVES, Training, read_training
@@ -68,6 +69,8 @@ class Records:
 
     evaluations: Sequence[Evaluation] = ()
     events: Sequence[Event] = ()
+    ancestors: Sequence[RunRecord] = ()
+    """The runs and imports that its weights went through, oldest first."""
 
 
 def write_report(
@@ -126,6 +129,7 @@ def collect(
         evaluations=table(known.evaluations),
         samples=_samples(training, known.evaluations),
         reproduce=_reproduce(run, mirror),
+        lineage=lineage.part(run, known.ancestors, cost.cost_usd, lambda each: str(mirror.parent / each.id / RECIPE)),
     )
 
 

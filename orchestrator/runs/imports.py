@@ -28,7 +28,7 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RunRecord
 from orchestrator.remote.shell.local_shell import LocalShell
 from orchestrator.remote.transfer_progress import Transfer
-from orchestrator.report.redaction import shown_source
+from orchestrator.report.data_source import shown_source
 from orchestrator.runs.local_python import answer, python_with
 from orchestrator.runs.own_version import made_by
 from trainer.contract import BEST, CHECKPOINTS, LATEST, TEMPORARY_PREFIX, checkpoint_name
@@ -182,10 +182,10 @@ def _record(run_id: str, request: ImportRequest, brought: Brought, said: dict[st
     )
 
 
-def earlier_import(ledger: Ledger, source: str) -> RunRecord | None:
-    """The newest import of the same commit of the Hub, or of the same place; its weights are in its folder here."""
+def imported_from(ledger: Ledger, place: str, same: Callable[[dict[str, str]], bool]) -> RunRecord | None:
+    """The newest import of this place, if its files, by name with their sha256, are still the same."""
     for run in ledger.runs(ended_only=True):
         origin = run.facts.origin
-        if run.outcome is Outcome.IMPORTED and origin is not None and origin.place == source:
-            return run
+        if run.outcome is Outcome.IMPORTED and origin is not None and origin.place == place:
+            return run if same(dict(origin.files)) else None
     return None

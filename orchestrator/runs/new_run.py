@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from orchestrator.core.config.home_box import HomeBox
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import Recipe
+from orchestrator.core.facts.origin import Origin
 from orchestrator.core.facts.run_facts import QueueFacts, ResumeFrom, RunFacts
 from orchestrator.core.machines import MachineType
 from orchestrator.core.planning.plan import Plan
@@ -37,6 +38,8 @@ class RunRequest:
     accept_new_host_key: bool = False
     on_rental: str | None = None
     resume_from: ResumeFrom | None = None
+    init_from: ResumeFrom | None = None
+    origin: Origin | None = None
     home_boxes: tuple[HomeBox, ...] = ()
     """Those with its store or the checkpoint to resume from."""
     queue: QueueFacts | None = None
@@ -75,6 +78,8 @@ def record_of(request: RunRequest, rental_id: str, now: float) -> RunRecord:
             accept_new_host_key=request.accept_new_host_key,
             wait=request.wait,
             resume_from=request.resume_from,
+            init_from=request.init_from,
+            origin=request.origin,
             home_boxes=request.home_boxes,
             alternatives=request.alternatives,
             queue=request.queue,

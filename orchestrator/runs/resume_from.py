@@ -19,6 +19,7 @@ from orchestrator.core.checkpoints import store_index, store_places
 from orchestrator.core.checkpoints.file_entry import FileEntry
 from orchestrator.core.checkpoints.store_index import StoredCheckpoint
 from orchestrator.core.errors import GptctlError, StorageError, UserError, VerificationFailed
+from orchestrator.core.facts.origin import Lineage
 from orchestrator.core.ports import Storage
 from orchestrator.core.typed_json import decode, parse
 from orchestrator.ledger.ledger import Ledger
@@ -29,8 +30,10 @@ from trainer.contract import (
     LATEST,
     MANIFEST_FILE,
     META_FILE,
+    MODEL_FILE,
     TRAINER_STATE_FILE,
     ModelConfig,
+    checkpoint_name,
     checkpoint_step,
 )
 
@@ -48,40 +51,71 @@ class Origin:
     """By name, the manifest too."""
     model: Mapping[str, object]
     """The model as its meta.json describes it."""
+    tokens: int | None = None
+    """Steps times tokens per step, as its meta.json has it."""
+    lineage: Lineage | None = None
+    """What it says of its own history; None from a version before 0.2.0."""
 
 
-def find(ledger: Ledger, wanted: str, storage_of: StorageOf) -> Origin:
-    """The newest checkpoint of what was named that training can resume from. Raises UserError when there is none."""
+@dataclass(frozen=True)
+class Wanted:
+    """What looks for a checkpoint: for messages, and whether weights alone will do."""
+
+    key: str = "--resume-from"
+    weights_alone: bool = False
+
+    def takes(self, files: Mapping[str, FileEntry]) -> bool:
+        return self.weights_alone or TRAINER_STATE_FILE in files
+
+    def only(self, files: Mapping[str, FileEntry]) -> Mapping[str, FileEntry]:
+        """The files that have to move."""
+        kept = (MODEL_FILE, META_FILE, MANIFEST_FILE)
+        return {name: entry for name, entry in files.items() if name in kept} if self.weights_alone else files
+
+
+TO_RESUME = Wanted()
+
+
+def find(ledger: Ledger, wanted: str, storage_of: StorageOf, how: Wanted = TO_RESUME) -> Origin:
+    """The newest checkpoint of what was named that training can resume from; of weights alone the best. `RUN@STEP` is
+    that step of a run. Raises UserError when there is none."""
     if "://" in wanted:
-        return _in_store(wanted.rstrip("/"), storage_of)
+        return _in_store(wanted.rstrip("/"), storage_of, how)
     folder = Path(wanted).expanduser()
     if folder.is_file() and (folder.parent / MANIFEST_FILE).is_file():
-        return _in_folder(folder.parent)  # a checkpoint's file stands for the checkpoint
+        return _in_folder(folder.parent, how)  # a checkpoint's file stands for the checkpoint
     if "/" in wanted or folder.is_dir():
-        return _in_folder(folder)
-    return _of_run(ledger, ledger.find_run(wanted), storage_of)
+        return _in_folder(folder, how)
+    name, at, step = wanted.rpartition("@")
+    if at and step.isascii() and step.isdigit():
+        run = ledger.find_run(name)
+        place = ledger.home / "runs" / run.id / CHECKPOINTS / checkpoint_name(int(step))
+        if not place.is_dir():
+            raise UserError(f"{how.key} {wanted}: step {step} is not here", f"gptctl fetch {run.id} --step {int(step)}")
+        return _in_folder(place, how)
+    return _of_run(ledger, ledger.find_run(wanted), storage_of, how)
 
 
-def check_shape(origin: Origin, wanted: ModelConfig) -> None:
+def check_shape(origin: Origin, wanted: ModelConfig, how: Wanted = TO_RESUME) -> None:
     """Raises UserError naming every key in which the model is another one."""
     different = store_index.shape_differences(origin.model, wanted)
     if different:
         raise UserError(
-            f"--resume-from {origin.place}: its model is another one: {'; '.join(different)}",
-            "resume with the recipe it was made by, or correct these keys with --set model.KEY=VALUE",
+            f"{how.key} {origin.place}: its model is another one: {'; '.join(different)}",
+            "use the recipe it was made by, or correct these keys with --set model.KEY=VALUE",
         )
 
 
-def _of_run(ledger: Ledger, run: RunRecord, storage_of: StorageOf) -> Origin:
+def _of_run(ledger: Ledger, run: RunRecord, storage_of: StorageOf, how: Wanted) -> Origin:
     """The mirror's newest, or the store's, where that is newer."""
     found: list[Origin] = []
     trouble = ""
     with suppress(UserError):
-        found.append(_in_folder(ledger.home / "runs" / run.id))
+        found.append(_in_folder(ledger.home / "runs" / run.id, how))
     store = run.host_data.get("checkpoint_store")
-    if store:
+    if store and not (found and how.weights_alone):
         try:
-            found.append(_in_store(store_places.run_uri(store, run.id), storage_of))
+            found.append(_in_store(store_places.run_uri(store, run.id), storage_of, how))
         except GptctlError as error:
             trouble = f"; {error.message}"
     if not found:
@@ -89,21 +123,26 @@ def _of_run(ledger: Ledger, run: RunRecord, storage_of: StorageOf) -> Origin:
     return max(found, key=lambda each: each.step)
 
 
-def _in_folder(folder: Path) -> Origin:
-    """A checkpoint's folder, or a run's: then its newest."""
-    links = [folder / CHECKPOINTS / name for name in (LATEST, BEST)]
+def _in_folder(folder: Path, how: Wanted) -> Origin:
+    """A checkpoint's folder, or a run's: then its newest; of weights alone its best."""
+    names = (BEST, LATEST) if how.weights_alone else (LATEST, BEST)
+    links = [folder / CHECKPOINTS / name for name in names]
     places = [path for path in (folder, *links) if (path / MANIFEST_FILE).is_file()]
     for path in places:
         files = _listed(path)
-        if TRAINER_STATE_FILE in files:
+        if how.takes(files):
             meta = read_meta(_content(path / META_FILE), str(path))
-            return Origin(str(path.resolve()), meta.step, files, meta.model)
+            return _origin(str(path.resolve()), meta.step, files, meta, how)
     what = (
         f"has no {TRAINER_STATE_FILE}: weights alone"
         if places
         else "is neither a checkpoint nor a run's folder with one"
     )
-    raise UserError(f"--resume-from {folder}: it {what}", "name a run, a checkpoint's folder or s3://BUCKET/PREFIX/RUN")
+    raise UserError(f"{how.key} {folder}: it {what}", "name a run, a checkpoint's folder or s3://BUCKET/PREFIX/RUN")
+
+
+def _origin(place: str, step: int, files: Mapping[str, FileEntry], meta: _Meta, how: Wanted) -> Origin:
+    return Origin(place, step, how.only(files), meta.model, meta.tokens, meta.lineage)
 
 
 def _content(path: Path) -> bytes:
@@ -129,6 +168,8 @@ class _Meta:
 
     step: int = 0
     model: Mapping[str, object] = field(default_factory=dict)
+    tokens: int | None = None
+    lineage: Lineage | None = None
 
 
 def read_meta(content: bytes, where: str) -> _Meta:
@@ -139,14 +180,14 @@ def read_meta(content: bytes, where: str) -> _Meta:
         raise UserError(f"{where}/{META_FILE} cannot be read: {error}", "fetch the checkpoint again") from error
 
 
-def _in_store(uri: str, storage_of: StorageOf) -> Origin:
+def _in_store(uri: str, storage_of: StorageOf, how: Wanted) -> Origin:
     """A run's folder in a store, or one checkpoint of it."""
     storage = storage_of(uri)
     place, checkpoint = _chosen(uri, storage)
-    if not checkpoint.resumable:
-        raise UserError(f"--resume-from {place}: it has no {TRAINER_STATE_FILE}: weights alone", "name another step")
+    if not how.takes(checkpoint.files):
+        raise UserError(f"{how.key} {place}: it has no {TRAINER_STATE_FILE}: weights alone", "name another step")
     meta = read_meta(storage.read(f"{place}/{META_FILE}", 0, store_index.SMALL_BYTES), place)
-    return Origin(place, meta.step or checkpoint.step, checkpoint.files, meta.model)
+    return _origin(place, meta.step or checkpoint.step, checkpoint.files, meta, how)
 
 
 def _chosen(uri: str, found: Storage) -> tuple[str, StoredCheckpoint]:

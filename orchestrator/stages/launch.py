@@ -17,6 +17,7 @@ from orchestrator.core.planning.planner import amended
 from orchestrator.core.planning.run_config import train_config
 from orchestrator.core.states import State
 from orchestrator.remote.agent_client.decoding import decoded
+from orchestrator.report.lineage import lineage_of
 from orchestrator.stages.checkpoints import store_job
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import deadline, turn
@@ -66,7 +67,14 @@ def _others_may_compute() -> Iterator[None]:
 def resolved_config(context: RunContext, plan: Plan) -> RunConfig:
     """config.json: recipe and plan with everything looked up. The same on every call: launching is repeatable."""
     synced = context.synced
-    config = train_config(context.recipe, plan, resume_from=synced.resume_from_there, **vars(synced.data))
+    config = train_config(
+        context.recipe,
+        plan,
+        resume_from=synced.resume_from_there,
+        init_from=synced.init_from_there,
+        lineage=lineage_of(context.run, plan),
+        **vars(synced.data),
+    )
     if not store_job.wanted(context):
         return config
     # What the store does not have yet stays, however fast the next ones come.

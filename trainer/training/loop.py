@@ -228,6 +228,9 @@ def snapshot(config: RunConfig, engine: Engine, buffers: HostBuffers, step: int,
     }
     if config.task.kind != PRETRAIN:
         meta["task"] = dataclasses.asdict(config.task)
+    if config.lineage:
+        before = course_of(config).tokens(int(config.lineage.get("from_step", 0)))
+        meta["lineage"] = {**config.lineage, "own_tokens": meta["tokens"] - before}
     on_device: _State = {
         "optimizer": state_by_name(engine.model, engine.optimizers),
         "model": engine.model.unpadded_state(),

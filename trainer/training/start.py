@@ -25,7 +25,17 @@ from torch.optim import Optimizer
 from trainer.arithmetic import split_batch
 from trainer.checkpoints.checkpoint import ResumePoint, find_newest, read_trainer_state, read_weights
 from trainer.checkpoints.manifest import CheckpointError, checkpoint_folder, read_meta, verify
-from trainer.contract import EVENT_RESUMED, EVENT_WARNING, ContractError, RunConfig, Started, TrainConfig
+from trainer.contract import (
+    EVENT_INITIALISED,
+    EVENT_RESUMED,
+    EVENT_WARNING,
+    META_FILE,
+    MODEL_FILE,
+    ContractError,
+    RunConfig,
+    Started,
+    TrainConfig,
+)
 from trainer.model.attention import attention_kernel, same_attention_everywhere
 from trainer.model.gpt import GPT
 from trainer.model.muon import Peers
@@ -88,6 +98,8 @@ def prepare(run: Run, data: TrainingData, share: Share) -> tuple[Engine, int]:
     resume_point = from_leader(world, find_checkpoint(run) if world.leads else None)
     if resume_point.folder is not None:
         load_weights(model, resume_point.folder)
+    elif config.init_from is not None:
+        load_weights(model, from_leader(world, initial_weights(run, config.init_from) if world.leads else None))
     model.to(world.device)
     if remark:
         run.journal.event(EVENT_WARNING, resume_point.step, reason=remark)
@@ -144,6 +156,14 @@ def find_checkpoint(run: Run) -> ResumePoint:
     elif refused:
         run.journal.event(EVENT_WARNING, 0, reason=f"no checkpoint verifies ({refused}): training starts from step 0")
     return resume_point
+
+
+def initial_weights(run: Run, init_from: str) -> Path:
+    """The folder of the weights to begin with, verified as rank 0 finds them. Raises CheckpointError."""
+    folder = checkpoint_folder(Path(init_from))
+    verify(folder, only=(MODEL_FILE, META_FILE))
+    run.journal.event(EVENT_INITIALISED, 0, folder=str(folder))
+    return folder
 
 
 def load_weights(model: GPT, folder: Path) -> None:

@@ -145,7 +145,8 @@ def _gpt2(found: FoundWeights, tensors: Mapping[str, Weight], allowed: Allowed) 
             n_embd=width,
             dropout=_dropout(found, config),
             qkv_bias="h.0.attn.c_attn.bias" in tensors,
-            bias="h.0.attn.c_proj.bias" in tensors,
+            bias="h.0.mlp.c_fc.bias" in tensors,
+            attention_out_bias=_own_bias(tensors, "h.0.attn.c_proj.bias", "h.0.mlp.c_fc.bias"),
             tie_embeddings=tied,
         )
 
@@ -203,6 +204,7 @@ def _reference(found: FoundWeights, tensors: Mapping[str, Weight], allowed: Allo
         dropout=float(config.get("drop_rate", 0.0)),
         qkv_bias="trf_blocks.0.att.W_query.bias" in tensors,
         bias=True,
+        attention_out_bias=_own_bias(tensors, "trf_blocks.0.att.out_proj.bias", "trf_blocks.0.ff.layers.0.bias"),
         tie_embeddings=_tied(found, tensors, "tok_emb.weight", "out_head.weight", config.get("tie_weights")),
         init="torch",
     )
@@ -243,6 +245,11 @@ def _heads(found: FoundWeights, said: object, given: int | None) -> int:
     if said is None:
         raise WeightsError(f"{found.place}: nothing there says how many attention heads it has: add --n-head N")
     raise WeightsError(f"{found.place}: --n-head {given}, but its description says {said!r}")
+
+
+def _own_bias(tensors: Mapping[str, Weight], name: str, other: str) -> bool | None:
+    """Whether attention's output has a bias, where that is not as for the MLP; None: as there."""
+    return None if (name in tensors) == (other in tensors) else name in tensors
 
 
 def _tied(found: FoundWeights, tensors: Mapping[str, Weight], table: str, head: str, said: object) -> bool:

@@ -22,7 +22,7 @@ from orchestrator.ledger.spending import RunSpending
 COLUMNS = (
     Column("RUN"),
     Column("COST", right=True),
-    Column("$ PER 1e9 TOKENS", right=True, leaves=1),
+    Column("$ PER 1e9 OWN TOKENS", right=True, leaves=1),
     Column("GPU HOURS", right=True, leaves=2),
     Column("KWH", right=True, leaves=4),
     Column("KG CO2E", right=True, leaves=3),

@@ -35,6 +35,7 @@ from orchestrator.remote.shell.local_shell import LocalShell
 from orchestrator.report.card import card
 from orchestrator.report.card.checkpoint_meta import CheckpointMeta
 from orchestrator.report.evaluations import table
+from orchestrator.report.lineage import ancestors
 from orchestrator.report.metrics import Training, read_training
 from orchestrator.report.pages.curves import training_charts
 from orchestrator.report.redaction import shown_recipe
@@ -180,7 +181,7 @@ def write_companions(ledger: Ledger, run: RunRecord, checkpoint: Path, wish: Wis
     meta = _meta(checkpoint)
     host = HostSpec.from_resolved(run.host_data) if run.host_data else None
     spent = run_cost(intervals, machine=machine_type(run.machine), tokens=run.tokens_trained, host=host)
-    training, records = read_training(mirror), Records(ledger.evaluations(run.id))
+    training, records = read_training(mirror), Records(ledger.evaluations(run.id), ancestors=ancestors(run, ledger.run))
     exported = card.Exported(run, meta, run.facts.dataset or DatasetFacts(), table(records.evaluations))
     chart = _chart(training, to, run.id)
     chosen = card.Wish(wish.kind, wish.license, wish.language, wish.push, chart, made_by())

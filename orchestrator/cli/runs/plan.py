@@ -14,7 +14,7 @@ from pathlib import Path
 from orchestrator.cli.machine_types import machines_of
 from orchestrator.cli.machines.offers import show_problems
 from orchestrator.cli.open_ledger import open_ledger
-from orchestrator.cli.runs.origin import no_storage, origin_of, storages
+from orchestrator.cli.runs.origin import beginning, no_storage, storages
 from orchestrator.cli.runs.plan_data import ask_source, data_lines, data_words, read_source, with_overlap
 from orchestrator.cli.screen import screen
 from orchestrator.cli.screen.tables import Column, footnotes
@@ -71,13 +71,14 @@ def plan(
     with open_ledger() as ledger:
         inventory = load_inventory(file, ledger.home)
         rates = ledger.rates()
-        origin = origin_of(ledger, resume_from, recipe, no_storage if offline else storages(ledger, inventory))
+        stores = no_storage if offline else storages(ledger, inventory)
+        begun = beginning(ledger, resume_from, recipe, stores, None)
     chosen = [inventory.host(name) for name in host_names] or list(inventory.hosts.values())
     chosen = [host for host in chosen if _has_usable_store(host, inventory, is_named=bool(host_names))]
     asked = ask_source(recipe, offline=offline)
     market = Market(tuple(bundled())) if offline else ask_for(chosen)
     source = asked()
-    from_step = origin.step if origin else 0
+    from_step = begun.from_step
     planner = Planner(recipe, source.train_tokens, limits, rates, market.offers, from_step)
     places: list[tuple[HostSpec | None, MachineType]] = [(host, each) for host in chosen for each in machines_of(host)]
     if not host_names:

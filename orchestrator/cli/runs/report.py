@@ -17,6 +17,7 @@ from orchestrator.core.machines import machine_type
 from orchestrator.core.money.cost import run_cost
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RunRecord
+from orchestrator.report.lineage import ancestors
 from orchestrator.report.metrics import read_training
 from orchestrator.report.run_report import RunReport
 from orchestrator.report.summary import REPORT_HTML, REPORT_PAGE, Records, run_charts, write_report
@@ -49,4 +50,5 @@ def write(ledger: Ledger, run: RunRecord, mirror: Path) -> RunReport:
     intervals = ledger.intervals(run.id)
     host = HostSpec.from_resolved(run.host_data) if run.host_data else None
     cost = run_cost(intervals, machine=machine_type(run.machine), tokens=run.tokens_trained, host=host)
-    return write_report(run, intervals, cost, mirror, Records(ledger.evaluations(run.id), ledger.events(run.id)))
+    records = Records(ledger.evaluations(run.id), ledger.events(run.id), ancestors(run, ledger.run))
+    return write_report(run, intervals, cost, mirror, records)

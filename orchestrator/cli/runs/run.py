@@ -15,7 +15,7 @@ from pathlib import Path
 from orchestrator.cli.failures import run_folder
 from orchestrator.cli.machines.watcher import warn_if_unwatched
 from orchestrator.cli.open_ledger import open_ledger
-from orchestrator.cli.runs.origin import StorageOf, origin_of, storages
+from orchestrator.cli.runs.origin import Beginning, StorageOf, beginning, importer, storages
 from orchestrator.cli.runs.outcome import show_ending, show_next_commands
 from orchestrator.cli.runs.plan import planned, show_alternatives, show_plan, show_published, typed_limits
 from orchestrator.cli.runs.queue import agreed_to_wait, busy_with
@@ -27,7 +27,6 @@ from orchestrator.core.config.recipe import Recipe, load_recipe
 from orchestrator.core.config.settings import load_settings
 from orchestrator.core.errors import StillBilling, UserError
 from orchestrator.core.events import Event
-from orchestrator.core.facts.run_facts import ResumeFrom
 from orchestrator.core.formats import dollars, duration
 from orchestrator.core.machines import machine_type
 from orchestrator.core.money.calendar import month_start
@@ -81,15 +80,17 @@ def run(wish: Wish, *, yes: bool, as_json: bool) -> int:
         host = _host(wish, ledger, inventory)
         if host.checkpoint_store is not None:
             check_scheme(host.checkpoint_store)
-        request = _request(wish, ledger, recipe, host, inventory)
+        stores = storages(ledger, inventory, accept_new=wish.accept_new_host_key)
+        begun = beginning(ledger, wish.resume_from, recipe, stores, importer(ledger))
+        request = _request(wish, ledger, recipe, host, inventory, begun=begun)
         show_plan(request.plan)
         show_published(recipe)
         show_alternatives(request.alternatives)
         check_guard(request.plan, host, unguarded=wish.unguarded)
         warn_if_unwatched(ledger.home, host)
-        _check_store(wish, request, storages(ledger, inventory, accept_new=wish.accept_new_host_key))
+        _check_store(wish, request, stores)
         _rehearse(wish, host)
-        if not _is_agreed(wish, ledger, request, yes):
+        if not _is_agreed(wish, ledger, request, begun, yes):
             screen.talk("nothing was started")
             return 0
         host_and_rental = (host.name, wish.on)
@@ -115,11 +116,11 @@ def _host(wish: Wish, ledger: Ledger, inventory: Inventory) -> HostSpec:
     return inventory.host(wish.host)
 
 
-def _request(wish: Wish, ledger: Ledger, recipe: Recipe, host: HostSpec, inventory: Inventory) -> RunRequest:
+def _request(
+    wish: Wish, ledger: Ledger, recipe: Recipe, host: HostSpec, inventory: Inventory, *, begun: Beginning
+) -> RunRequest:
     limits = typed_limits(wish.max_cost_usd, wish.max_hours, wish.max_price_per_hour_usd)
-    stores = storages(ledger, inventory, accept_new=wish.accept_new_host_key)
-    origin = origin_of(ledger, wish.resume_from, recipe, stores)
-    plan, *others = planned(recipe, host, ledger.rates(), limits, from_step=origin.step if origin else 0)
+    plan, *others = planned(recipe, host, ledger.rates(), limits, from_step=begun.from_step)
     monthly = load_settings(ledger.home).limits.max_usd_per_month
     dearest = max((plan, *others), key=lambda each: each.cost_usd.total or 0.0)
     check_month(dearest, ledger.spend_since(month_start(time.time())), monthly)
@@ -136,9 +137,11 @@ def _request(wish: Wish, ledger: Ledger, recipe: Recipe, host: HostSpec, invento
         wait=wish.wait,
         accept_new_host_key=wish.accept_new_host_key,
         on_rental=wish.on,
-        resume_from=ResumeFrom(origin.place, origin.step, origin.files) if origin else None,
+        resume_from=begun.resume_from,
+        init_from=begun.init_from,
+        origin=begun.origin,
         home_boxes=tuple(
-            inventory.home_box(uri) for uri in (host.checkpoint_store, origin and origin.place) if uri and is_home(uri)
+            inventory.home_box(uri) for uri in (host.checkpoint_store, begun.place) if uri and is_home(uri)
         ),
     )
 
@@ -191,8 +194,9 @@ def _check_store(wish: Wish, request: RunRequest, stores: StorageOf) -> None:
         screen.talk(f"warning: {short}; gptctl renews the URLs while it follows the run", style="yellow")
 
 
-def _is_agreed(wish: Wish, ledger: Ledger, request: RunRequest, yes: bool) -> bool:
-    """Reports an unfinished run of the same recipe on the same host, then asks; with --yes it refuses instead."""
+def _is_agreed(wish: Wish, ledger: Ledger, request: RunRequest, begun: Beginning, yes: bool) -> bool:
+    """Says in what the data differ from those that the checkpoint saw. Reports an unfinished run of the same recipe on
+    the same host, then asks; with --yes it refuses that instead."""
     unfinished = [
         found
         for found in ledger.runs(unfinished_only=True, host=request.host.name)
@@ -203,7 +207,10 @@ def _is_agreed(wish: Wish, ledger: Ledger, request: RunRequest, yes: bool) -> bo
         if yes:
             raise UserError(message, f"gptctl resume {unfinished[0].id}, or --again for a second run")
         screen.talk(f"{message}; gptctl resume {unfinished[0].id} continues it")
-    return yes or screen.ask(f"Start a new run on {request.host.name}?", _command())
+    for difference in begun.other_data:
+        screen.talk(f"other data than the checkpoint saw: {difference}", style="yellow")
+    more = ", on other data than its checkpoint saw" if begun.other_data else ""
+    return yes or screen.ask(f"Start a new run on {request.host.name}{more}?", _command())
 
 
 def _command(*more: str) -> str:

@@ -167,9 +167,10 @@ def of_manifest(step: int, folder: str, content: bytes, sha256: str, where: str)
 def shape_differences(found: Mapping[str, object], wanted: ModelConfig) -> list[str]:
     """`n_layer is 12, the recipe wants 6`: the keys in which a checkpoint's model is another one. Dropout and the
     initial weights are not part of its shape."""
-    same = ("dropout", "init")
+    same = ("dropout", "init", "zero_init")
+    before = {key: found.get(key, value) for key, value in asdict(ModelConfig()).items()}  # of an earlier version
     return [
-        f"{key} is {found.get(key)}, the recipe wants {value}"
+        f"{key} is {before[key]}, the recipe wants {value}"
         for key, value in asdict(wanted).items()
-        if key not in same and found.get(key) != value
+        if key not in same and before[key] != value
     ]

@@ -9,7 +9,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from orchestrator.core.config.toml_tables import Table
+from orchestrator.core.config.toml_tables import Line, Table
 from trainer.contract import ModelConfig
 
 
@@ -48,6 +48,9 @@ class Model(Table):
     """Of the MLP; `relu2`, ReLU squared, is no longer a GPT-2: exports as `safetensors` only."""
     value_residual: bool = ModelConfig.value_residual
     """Later blocks mix in the first one's values. No longer a GPT-2: exports as `safetensors` only."""
+    init_from: Line | None = None
+    """Begins with the weights of a run (`RUN`, `RUN@STEP`), a model of the Hub (`hf://OWNER/NAME`) or a folder, at step
+    0, with a fresh optimizer and this recipe's schedule; without it: with random weights."""
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
@@ -59,4 +62,4 @@ class Model(Table):
 
     def config(self) -> ModelConfig:
         """The same as the trainer's value."""
-        return ModelConfig(**self.model_dump())
+        return ModelConfig(**self.model_dump(exclude={"init_from"}))

@@ -46,6 +46,25 @@ class Origin:
         return self.how == IMPORTED
 
 
+@dataclass(frozen=True)
+class Lineage:
+    """What a checkpoint's meta.json carries of its history: the run's data, its first step, and what was before."""
+
+    source: str = ""
+    from_step: int = 0
+    before: tuple[SourceTokens, ...] = ()
+    origin: Origin | None = None
+    own_tokens: int = 0
+    """Trained by the run that wrote the checkpoint."""
+    data: Mapping[str, object] = field(default_factory=dict)
+    """What decides which tokens were read: source, window, order and digest."""
+
+    @property
+    def seen(self) -> tuple[SourceTokens, ...]:
+        """Of every source up to this checkpoint, oldest first."""
+        return added(self.before, [SourceTokens(self.source, self.own_tokens)])
+
+
 def added(seen: Sequence[SourceTokens], more: Sequence[SourceTokens]) -> tuple[SourceTokens, ...]:
     """Both, in order; a source that follows itself is one entry, and what gave no token is none."""
     whole: list[SourceTokens] = []

@@ -109,6 +109,8 @@ class Synced:
     data: DataOnMachine
     resume_from_there: str | None = None
     """The folder of the checkpoint to resume from."""
+    init_from_there: str | None = None
+    """The folder of the weights to begin with."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,8 @@ class RunFacts:
     abandon: bool = False
     """You asked to give the machine back without fetching anything."""
     resume_from: ResumeFrom | None = field(default=None, metadata=flat)
+    init_from: ResumeFrom | None = None
+    """The checkpoint of `model.init_from`: its weights alone."""
     origin: Origin | None = None
     """Where its first weights come from; None: it began from random ones."""
     home_boxes: tuple[HomeBox, ...] = ()
@@ -199,6 +203,7 @@ class RunFactChanges(TypedDict, total=False):
     wait: bool
     abandon: bool
     resume_from: ResumeFrom | None
+    init_from: ResumeFrom | None
     origin: Origin | None
     home_boxes: tuple[HomeBox, ...]
     alternatives: tuple[Plan, ...]

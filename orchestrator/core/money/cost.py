@@ -58,7 +58,8 @@ class Cost:
     grid_kg_co2e_per_kwh: float
     """The carbon intensity that co2e_kg was computed with."""
     usd_per_billion_tokens: float | None
-    """None before any token was trained."""
+    """Of the run's own tokens, without those of the checkpoint that it began from. None before any was trained."""
+    own_tokens: int = 0
     less_usd: float = 0.0
     more_usd: float = 0.0
     """How much less or more than cost_usd it may be; see core/estimate.py."""
@@ -72,6 +73,7 @@ class Cost:
             "more_usd": self.more_usd,
             "by_stage": dict(self.by_stage),
             "usd_per_billion_tokens": self.usd_per_billion_tokens,
+            "own_tokens": self.own_tokens,
             "hours": self.hours,
             "gpu_hours": self.gpu_hours,
             "energy_kwh": self.energy_kwh,
@@ -120,6 +122,7 @@ def cost_of_stages(
         co2e_kg=energy_kwh * intensity,
         grid_kg_co2e_per_kwh=intensity,
         usd_per_billion_tokens=total_usd / tokens * 1e9 if tokens else None,
+        own_tokens=tokens,
         less_usd=less_usd,
         more_usd=more_usd,
     )

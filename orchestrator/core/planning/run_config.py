@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.machines import machine_type
@@ -22,6 +22,8 @@ def train_config(
     validation_tokens: int = 0,
     window: tuple[int, int | None] | None = None,
     resume_from: str | None = None,
+    init_from: str | None = None,
+    lineage: Mapping[str, object] | None = None,
 ) -> RunConfig:
     """config.json of this run: recipe and plan, with the paths of the files on the machine. The same on every call.
 
@@ -57,6 +59,8 @@ def train_config(
             require_compile=plan.paid and bool(train.compile),
         ),
         retention=RetentionConfig(keep_last=train.keep_last, keep_every=train.keep_every),
+        init_from=init_from,
+        lineage=dict(lineage or {}),
         resume_from=resume_from,
         peak_flops_per_gpu=machine.peak_flops_per_gpu(train.precision, train.tf32),
         device="cuda" if machine.cuda else "cpu",

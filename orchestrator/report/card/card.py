@@ -20,6 +20,7 @@ from orchestrator.core.machines import machine_type
 from orchestrator.ledger.records import RunRecord
 from orchestrator.report.card import tables
 from orchestrator.report.card.checkpoint_meta import CheckpointMeta
+from orchestrator.report.data_source import source_name
 from orchestrator.report.evaluations import EvaluationRow
 from orchestrator.report.pages.markdown import fenced, text
 from orchestrator.report.run_report import RunReport
@@ -113,7 +114,7 @@ def _page(exported: Exported, report: RunReport, wish: Wish) -> dict[str, object
         "again": tables.again(run, wish.made_by),
         "resumed": run.facts.resume_from is not None,
         "command": f"gptctl run recipe.toml --host {run.host}",
-        "source": tables.source_name(run.recipe_data),
+        "source": source_name(run.recipe_data),
         "tokens": meta.tokens,
     }
 

@@ -18,9 +18,9 @@ from orchestrator.core.formats import count, dollars, figure, hours, number, per
 from orchestrator.core.machines import MachineType
 from orchestrator.ledger.records import RunRecord
 from orchestrator.report.card.checkpoint_meta import CheckpointMeta
+from orchestrator.report.data_source import source_name
 from orchestrator.report.evaluations import CHOICES, SLICE, EvaluationRow
 from orchestrator.report.pages.markdown import text
-from orchestrator.report.redaction import shown_source
 from orchestrator.report.run_report import MachinePart, RunReport
 from trainer.arithmetic import parameter_count
 from trainer.contract import ModelConfig
@@ -75,18 +75,6 @@ def _architecture(shape: ModelConfig) -> str:
     added = [", QK-norm"] * shape.qk_norm + [", value residuals"] * shape.value_residual
     changed = shape.rope or shape.activation == "relu2" or added
     return ("like GPT-2: " if changed else "GPT-2: ") + parts + "".join(added)
-
-
-def source_name(recipe: Mapping[str, Any]) -> str:
-    """Where the data came from, as anyone may read it."""
-    table = recipe.get("data") or {}
-    prepare = table.get("prepare") or {}
-    if prepare.get("mix"):
-        return " + ".join(f"{each['weight']:g} x {shown_source(each['source'])}" for each in prepare["mix"])
-    source = str(table.get("source") or prepare.get("source") or "")
-    if source == "python-stdlib":
-        return "the source files of Python's standard library"
-    return shown_source(source)
 
 
 def data(recipe: Mapping[str, Any], dataset: DatasetFacts, meta: CheckpointMeta) -> list[Row]:

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from orchestrator.core.config.recipe import Recipe
+from orchestrator.core.facts.origin import RESUMED
 from orchestrator.core.states import Outcome
 from orchestrator.core.typed_json import decode
 from orchestrator.ledger.records import Evaluation, RunRecord
@@ -30,6 +31,7 @@ from orchestrator.report.comparison.result import (
 )
 from orchestrator.report.comparison.seed_noise import Deviation, pooled
 from orchestrator.report.evaluations import SLICE
+from orchestrator.report.lineage import descends_from, origin_name
 from orchestrator.report.metrics import Training
 from orchestrator.report.pages.run_page import flat
 from trainer.contract import DataConfig
@@ -126,13 +128,18 @@ def choose_metric(runs: Sequence[Compared], base: Compared) -> Metric:
 def seed_deviation(runs: Sequence[Compared], seeds: Sequence[Compared], metric: Metric) -> Deviation:
     """Pooled over those recipes of the compared runs for which several seeds are known."""
     groups: dict[str, dict[int, float]] = {}
-    known = {each.run.id: each for each in (*seeds, *runs) if each.finished}
+    known = {each.run.id: each for each in (*seeds, *runs) if each.finished and not _resumed(each.run)}
     recipes = {_seedless(each.run) for each in runs}
     for each in known.values():
         key, value = _seedless(each.run), score(each, metric)
         if key in recipes and value is not None:
             groups.setdefault(key, {})[int((each.run.recipe_data.get("train") or {}).get("seed") or 0)] = value
     return pooled([list(group.values()) for group in groups.values()])
+
+
+def _resumed(run: RunRecord) -> bool:
+    """A run that continued another one shares its history: a seed explains less of its loss."""
+    return run.facts.origin is not None and run.facts.origin.how == RESUMED
 
 
 def _seedless(run: RunRecord) -> str:
@@ -196,9 +203,19 @@ def _why_not(each: Compared, base: Compared, metric: Metric) -> str | None:
         return f"not finished: {state}, step {max(each.training.step, run.step):,} of {run.total_steps:,}"
     if score(each, metric) is None:
         return "no validation and no test slice"
+    if descends_from(run) != descends_from(base.run):
+        return descent(run, base.run)
     if metric.sha256 is None and _validated_on(each) != _validated_on(base):
         return "validated on other tokens than the baseline"
     return None
+
+
+def descent(run: RunRecord, base: RunRecord) -> str:
+    """Why two runs that do not begin from the same weights are not ranked as independent."""
+    if run.facts.origin is not None and not run.facts.origin.imported:
+        return f"descends from {origin_name(run.facts.origin)}, step {run.facts.origin.step:,}: not independent"
+    origin = base.facts.origin
+    return f"does not descend from {origin_name(origin) if origin else 'them'}, as the baseline does"
 
 
 def _validated_on(each: Compared) -> str:

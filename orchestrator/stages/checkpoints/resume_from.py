@@ -1,10 +1,12 @@
-"""The checkpoint of `--resume-from` on the machine: pushed from this side, or pulled by the machine from its store."""
+"""The checkpoint of `--resume-from` or `model.init_from` on the machine: pushed from this side, or pulled by the
+machine from its store."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from orchestrator.core.config.home_box import is_home
+from orchestrator.core.facts.run_facts import ResumeFrom
 from orchestrator.core.typed_json import parse
 from orchestrator.remote.transfer import transfer
 from orchestrator.stages.checkpoints import from_store
@@ -13,22 +15,24 @@ from orchestrator.stages.machine.jobs import progress
 from trainer import contract
 
 
-def place_checkpoint(context: RunContext) -> str | None:
-    """Its folder on the machine, or None where the run starts from step 0."""
-    origin = context.facts.resume_from
+def place_checkpoint(context: RunContext, origin: ResumeFrom | None, below: str) -> str | None:
+    """Its folder on the machine, in the run's folder `below`, or None where there is none to place."""
     if origin is None:
         return None
     source, name = origin.place, contract.checkpoint_name(origin.step)
-    relative = f"runs/{context.run_id}/resume/{name}"
+    relative = f"runs/{context.run_id}/{below}/{name}"
     destination = f"{context.agent.root}/{relative}"
     if is_home(source):  # no machine can pull from there
-        landing = f"store/{context.run_id}/resume/{name}"
+        landing = f"store/{context.run_id}/{below}/{name}"
         source = str(from_store.pull_here(context, source, origin.files, landing, what=name))
     if "://" in source:
         context.say(f"the machine pulls {source}")
         from_store.pull(context, context.agent, source, origin.files, relative)
         return destination
     folder = Path(source)
-    for each in [*parse((folder / contract.MANIFEST_FILE).read_text())["files"], contract.MANIFEST_FILE]:
+    for each in origin.files or [
+        *parse((folder / contract.MANIFEST_FILE).read_text())["files"],
+        contract.MANIFEST_FILE,
+    ]:
         transfer.push_file(context.shell, folder / each, f"{destination}/{each}", progress(context, each))
     return destination

@@ -20,7 +20,7 @@ from orchestrator.datasets.remote_dataset import Proof, StoredDataset, listing, 
 from orchestrator.datasets.staging_plan import StagedData, StagedFile, staged_data
 from orchestrator.remote.agent_client.pull_job import Pulled, pull
 from orchestrator.remote.whole_files import landing
-from orchestrator.report.redaction import shown_source
+from orchestrator.report.data_source import shown_source
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine.jobs import progress
 from orchestrator.stages.machine.lease import lease_s

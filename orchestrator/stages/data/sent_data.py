@@ -19,7 +19,7 @@ from orchestrator.datasets.staging_plan import StagedData, staged_data
 from orchestrator.remote.agent_client.pull_job import pull
 from orchestrator.remote.local_agent import agent_here
 from orchestrator.remote.whole_files import landing
-from orchestrator.report.redaction import shown_source
+from orchestrator.report.data_source import shown_source
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.data.prepared_text import prepared_folder
 from orchestrator.stages.data.pulled_data import note_staged, on_machine

@@ -10,6 +10,7 @@ from orchestrator.core.states import Outcome
 from orchestrator.ledger.records import RateRecord
 from orchestrator.ledger.run_estimate import run_estimate
 from orchestrator.report.evaluations import from_events
+from orchestrator.report.lineage import ancestors
 from orchestrator.report.metrics import read_lines, read_training
 from orchestrator.report.summary import Records, write_report
 from orchestrator.stages.context import RunContext
@@ -28,7 +29,8 @@ def write(context: RunContext) -> None:
     cost = run_cost(intervals, machine=context.machine, tokens=run.tokens_trained, host=context.host)
     estimate = run_estimate(run, context.rental, cost.cost_usd)
     cost = replace(cost, less_usd=estimate.less_usd, more_usd=estimate.more_usd)
-    records = Records(context.ledger.evaluations(run.id), context.ledger.events(run.id))
+    ledger = context.ledger
+    records = Records(ledger.evaluations(run.id), ledger.events(run.id), ancestors(run, ledger.run))
     write_report(run, intervals, cost, context.mirror, records)
     keep_rate(context)
 

@@ -18,8 +18,9 @@ from orchestrator.core.money.cost import run_cost
 from orchestrator.ledger import Evaluation, RunRecord
 from orchestrator.report.card.card import Exported, Wish, model_card
 from orchestrator.report.card.checkpoint_meta import CheckpointMeta
+from orchestrator.report.data_source import shown_source
 from orchestrator.report.evaluations import table
-from orchestrator.report.redaction import shown_recipe, shown_source
+from orchestrator.report.redaction import shown_recipe
 from orchestrator.report.summary import Records, collect
 from tests.unit.report.test_report import HOSTILE, STAGES, a_mirror, a_run, metric
 from trainer.contract import ModelConfig

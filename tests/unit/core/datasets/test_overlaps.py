@@ -8,7 +8,7 @@ from pathlib import Path
 from orchestrator.core.datasets import overlaps
 from orchestrator.core.datasets.local_dataset import Prepared, prepared
 from orchestrator.core.datasets.overlaps import CheckedOverlap
-from orchestrator.report.redaction import shown_source
+from orchestrator.report.data_source import shown_source
 
 SHARED = CheckedOverlap("hf://me/train", "/home/ann/test.bin", 1.0, 1000, 150, 50_000, 7_000)
 NONE = CheckedOverlap("hf://me/train", "hf://me/other", 1.0, 20, 0, 900, 0)
