@@ -248,8 +248,8 @@ def compare(
 ) -> int:
     """Rank runs by their test loss, or else by their validation loss.
 
-    Compares each run with the baseline, in standard deviations of the seed: below two is noise. Shows what differs in
-    recipe, machine and software.
+    Compares each run with the baseline: the difference, the interval that holds it at 95 %, and whether seeds alone
+    explain it. Shows what differs in recipe, machine and software.
     """
     from orchestrator.cli.runs import compare as it
 

@@ -14,6 +14,7 @@ from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.cli.screen import screen
 from orchestrator.cli.screen.output_files import charts_into, write_page
 from orchestrator.cli.screen.tables import Column
+from orchestrator.core.config.settings import load_settings
 from orchestrator.core.errors import UserError
 from orchestrator.core.formats import DASH, count, dollars, hours, loss
 from orchestrator.core.states import Outcome
@@ -41,6 +42,7 @@ def compare_runs(
     """Prints a table and what differs, or the comparison as JSON."""
     with open_ledger() as ledger:
         runs = find_runs(ledger, names, labels)
+        baseline = baseline or load_settings(ledger.home).compare.baseline
         base = ledger.find_run(baseline) if baseline is not None else runs[0]
         if base.id not in {run.id for run in runs}:
             runs = [base, *runs]
@@ -113,7 +115,7 @@ def show(comparison: Comparison) -> None:
         Column("RUN"),
         Column("TEST" if has_slices else "VAL", True),
         Column("DELTA", True, 1),
-        Column("SD", True, 5),
+        Column("95% INTERVAL", True, 5),
         Column("VERDICT", leaves=2),
         *([Column("VAL", True, 6)] if has_slices else []),
         *([Column(f"AT {count(equal.tokens)} TOKENS", True, 7)] if equal else []),
@@ -150,13 +152,13 @@ def _published(each: Anchor) -> list[str]:
 
 def _cells(row: ComparedRow, has_slices: bool, has_equal_tokens: bool) -> list[str]:
     delta = "" if row.delta is None or row.verdict == "baseline" else f"{row.delta:+.4f}"
-    deviations = "" if row.deviations is None or row.verdict == "baseline" else f"{row.deviations:+.1f}"
+    interval = f"{row.effect.low:+.3f} to {row.effect.high:+.3f}" if row.effect else ""
     return [
         str(row.rank or ""),
         row.id + (f" ({row.name})" if row.name else ""),
         loss(row.value),
         delta,
-        deviations,
+        interval,
         row.why or row.verdict or "",
         *([loss(row.val_loss)] if has_slices else []),
         *([loss(row.loss_at_equal_tokens)] if has_equal_tokens else []),

@@ -51,6 +51,13 @@ class MonthlyLimits(Table):
     """Ceiling over all runs of a calendar month, USD before tax. A run whose plan goes beyond it is refused."""
 
 
+class Compare(Table):
+    """How `gptctl compare` compares."""
+
+    baseline: Line | None = None
+    """The run that others are compared with, by id, beginning of it or name; `--baseline` comes first."""
+
+
 class Notify(Table):
     """Whom to tell what. Needs the extra: pip install 'gptctl[notify]'; a command alone needs nothing."""
 
@@ -92,6 +99,7 @@ class Settings(Table):
 
     aws: Aws = Aws()
 
+    compare: Compare = Compare()
     limits: MonthlyLimits = MonthlyLimits()
     notify: Notify = Notify()
     watcher: Watcher = Watcher()

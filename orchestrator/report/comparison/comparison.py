@@ -1,8 +1,8 @@
 """Several runs side by side: ranked, each against the baseline, with what differs between them. Pure; no I/O.
 
 Losses compare only where they were measured on the same tokens with the same tokenizer: on a test slice whose tokens
-have the same sha256, else on the same validation slice. A difference below two standard deviations of the seed is
-called noise. The deviation is measured where several seeds of a compared recipe are known, else the published one.
+have the same sha256, else on the same validation slice. A difference is told with
+the interval that holds it at 95 % (seed_noise.py); one whose interval holds zero is noise, or of too few seeds.
 
     comparison = compare([a, b], baseline="id-of-a", seeds=others)
     comparison.runs[0].verdict
@@ -29,15 +29,13 @@ from orchestrator.report.comparison.result import (
     EqualTokens,
     Metric,
 )
-from orchestrator.report.comparison.seed_noise import Deviation, pooled
+from orchestrator.report.comparison.seed_noise import Deviation, Effect, effect_of, pooled
 from orchestrator.report.evaluations import SLICE
 from orchestrator.report.lineage import descends_from, origin_name
 from orchestrator.report.metrics import Training
 from orchestrator.report.pages.run_page import flat
 from trainer.contract import DataConfig
 
-WITHIN_NOISE_BELOW = 2.0
-"""In standard deviations of the seed."""
 IDENTITY = ("name", "description", "limits", "machines", "eval", "published")
 """Tables and keys of a recipe that do not change what is learned."""
 
@@ -95,9 +93,10 @@ def compare(runs: Sequence[Compared], baseline: str, seeds: Sequence[Compared] =
     """Ranks the runs, each against the baseline. `seeds` are finished runs that may show what a seed alone changes."""
     base = next(each for each in runs if each.run.id == baseline)
     metric = choose_metric(runs, base)
-    deviation = seed_deviation(runs, seeds, metric)
+    groups = by_recipe(runs, seeds, metric)
+    deviation = pooled([list(group.values()) for group in groups.values()])
     equal = equal_tokens(runs)
-    rows = [_row(each, base, metric, deviation, equal) for each in runs]
+    rows = [_row(each, base, metric, Noise(groups, deviation), equal) for each in runs]
     ranked = sorted((row for row in rows if row.why is None), key=lambda row: row.value or 0.0)
     order = [replace(row, rank=rank) for rank, row in enumerate(ranked, start=1)]
     return Comparison(
@@ -125,8 +124,27 @@ def choose_metric(runs: Sequence[Compared], base: Compared) -> Metric:
     return Metric(str(best.result["tokens_sha256"]), f"loss on test slice {best.name}")
 
 
-def seed_deviation(runs: Sequence[Compared], seeds: Sequence[Compared], metric: Metric) -> Deviation:
-    """Pooled over those recipes of the compared runs for which several seeds are known."""
+Groups = Mapping[str, Mapping[int, float]]
+"""The loss of each seed of each compared recipe, which is named by _seedless()."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What is known of how seeds vary."""
+
+    groups: Groups
+    deviation: Deviation
+
+    def effect(self, each: Compared, base: Compared, values: tuple[float, float]) -> Effect:
+        """Of two recipes by all of their seeds; of two runs of one recipe, by their two losses."""
+        own, other = _seedless(each.run), _seedless(base.run)
+        if own == other:
+            return effect_of({0: values[0]}, {1: values[1]}, self.deviation)
+        return effect_of(self.groups[own], self.groups[other], self.deviation)
+
+
+def by_recipe(runs: Sequence[Compared], seeds: Sequence[Compared], metric: Metric) -> Groups:
+    """Of those recipes that are compared. `seeds` are runs that you did not name."""
     groups: dict[str, dict[int, float]] = {}
     known = {each.run.id: each for each in (*seeds, *runs) if each.finished and not _resumed(each.run)}
     recipes = {_seedless(each.run) for each in runs}
@@ -134,7 +152,7 @@ def seed_deviation(runs: Sequence[Compared], seeds: Sequence[Compared], metric: 
         key, value = _seedless(each.run), score(each, metric)
         if key in recipes and value is not None:
             groups.setdefault(key, {})[int((each.run.recipe_data.get("train") or {}).get("seed") or 0)] = value
-    return pooled([list(group.values()) for group in groups.values()])
+    return groups
 
 
 def _resumed(run: RunRecord) -> bool:
@@ -149,14 +167,13 @@ def _seedless(run: RunRecord) -> str:
     return json.dumps(kept, sort_keys=True)
 
 
-def _row(
-    each: Compared, base: Compared, metric: Metric, deviation: Deviation, equal: EqualTokens | None
-) -> ComparedRow:
+def _row(each: Compared, base: Compared, metric: Metric, noise: Noise, equal: EqualTokens | None) -> ComparedRow:
     run, value = each.run, score(each, metric)
     why = _why_not(each, base, metric)
     start = score(base, metric)
     delta = value - start if why is None and value is not None and start is not None else None
-    apart = None if delta is None else delta / deviation.value
+    compares = delta is not None and each is not base and base.finished
+    effect = noise.effect(each, base, (value or 0.0, start or 0.0)) if compares else None
     return ComparedRow(
         id=run.id,
         name=run.name,
@@ -166,8 +183,8 @@ def _row(
         why=why,
         value=value,
         delta=delta,
-        deviations=apart,
-        verdict=_verdict(run.id == base.run.id, apart),
+        effect=effect,
+        verdict="baseline" if each is base else effect.verdict if effect else None,
         loss=each.training.last_loss,
         val_loss=each.val_loss,
         best_val_loss=each.training.best_validation.value if each.training.best_validation else None,
@@ -181,16 +198,6 @@ def _row(
         validations=each.training.validations,
         environment=_environment(each),
     )
-
-
-def _verdict(is_baseline: bool, apart: float | None) -> str | None:
-    if is_baseline:
-        return "baseline"
-    if apart is None:
-        return None
-    if abs(apart) < WITHIN_NOISE_BELOW:
-        return "within noise"
-    return "better" if apart < 0 else "worse"
 
 
 def _why_not(each: Compared, base: Compared, metric: Metric) -> str | None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from orchestrator.report.comparison.seed_noise import Deviation
+from orchestrator.report.comparison.seed_noise import Deviation, Effect
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ class ComparedRow:
     """What it is ranked by."""
     delta: float | None
     """Against the baseline."""
-    deviations: float | None
-    """The same in standard deviations of the seed."""
+    effect: Effect | None
+    """Of its recipe against the baseline's, by all seeds that are known of both, with its interval."""
     verdict: str | None
     loss: float | None
     val_loss: float | None

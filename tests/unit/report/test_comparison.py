@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import statistics
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orchestrator.ledger import Evaluation
 from orchestrator.report.comparison.comparison import Compared, compare, differences, interpolated
 from orchestrator.report.comparison.page import compare_charts, compare_page
 from orchestrator.report.comparison.result import ComparedRow, Comparison, Difference
-from orchestrator.report.comparison.seed_noise import PUBLISHED, pooled
+from orchestrator.report.comparison.seed_noise import PUBLISHED, effect_of, pooled, student_95
 from orchestrator.report.metrics import Point, Started, Training
 from orchestrator.report.pages.curves import clock
 from tests.support.files.browser import Browser
@@ -44,20 +48,62 @@ def row_of(found: Comparison, name: str) -> ComparedRow:
 
 
 def test_the_deviation_is_the_published_one_until_seeds_were_measured() -> None:
-    assert pooled([]).value == pooled([[3.5], [3.6]]).value == PUBLISHED == 0.0155
+    assert pooled([]).value == pooled([[3.5], [3.6]]).value == PUBLISHED
+    assert pytest.approx(statistics.stdev([3.691526, 3.673453, 3.653593]), abs=1e-4) == PUBLISHED
     two = pooled([[1.0, 3.0], [5.0, 6.0, 7.0], [9.0]])
-    assert (two.source, two.runs) == ("own", 5)
+    assert (two.source, two.runs, two.freedom) == ("own", 5, 3)
     assert two.value == pytest.approx(math.sqrt((2 + 2) / 3))
     assert pooled([[2.0, 2.0]]).source == "published", "no deviation is divided by zero"
+    assert "too few seeds" in two.words()
+    assert "too few" not in pooled([[1.0, 1.1, 1.2, 1.3, 1.4]]).words()
+
+
+@given(st.integers(1, 200))
+def test_a_quantile_falls_towards_the_normal_one(freedom: int) -> None:
+    assert student_95(freedom) > student_95(freedom + 1) > 1.959
+
+
+def test_a_mean_is_less_noisy_than_a_run_and_pairs_less_than_means() -> None:
+    noise = pooled([[3.0, 3.02, 3.04, 3.06, 3.08], [2.0, 2.02, 2.04, 2.06, 2.08]])
+    one, four = effect_of({1: 3.5}, {2: 3.6}, noise), effect_of(dict.fromkeys(range(4), 3.5), {9: 3.6}, noise)
+    assert one.high - one.low > four.high - four.low
+    noisy = {1: 3.50, 2: 3.60, 3: 3.70}
+    paired = effect_of({seed: loss - 0.05 + seed / 1000 for seed, loss in noisy.items()}, noisy, noise)
+    assert (paired.pairs, paired.freedom, paired.verdict) == (3, 2, "better")
+    unpaired = effect_of({seed + 9: loss - 0.05 for seed, loss in noisy.items()}, noisy, pooled([[*noisy.values()]]))
+    assert (unpaired.pairs, unpaired.verdict) == (0, "too few seeds")
 
 
 @pytest.mark.parametrize(
-    ("loss", "verdict"), [(3.53, "within noise"), (3.47, "within noise"), (3.54, "worse"), (3.46, "better")]
+    ("loss", "verdict"), [(3.53, "too few seeds"), (3.40, "too few seeds"), (3.62, "worse"), (3.38, "better")]
 )
-def test_below_two_deviations_is_noise(loss: float, verdict: str) -> None:
-    found = compare([a_compared("base", 3.5), a_compared("b", loss)], "id-base")
-    assert row_of(found, "b").verdict == verdict
-    assert row_of(found, "b").deviations == pytest.approx((loss - 3.5) / 0.0155)
+def test_one_run_against_one_needs_a_large_difference(loss: float, verdict: str) -> None:
+    other = a_compared("b", loss, recipe={"train": {"weight_decay": 0.3}})
+    row = row_of(compare([a_compared("base", 3.5), other], "id-base"), "b")
+    assert row.verdict == verdict
+    assert row.effect is not None
+    reach = 4.303 * PUBLISHED * math.sqrt(2)
+    assert (row.effect.low, row.effect.high) == pytest.approx((loss - 3.5 - reach, loss - 3.5 + reach))
+
+
+def test_with_enough_seeds_what_is_left_is_noise_or_a_finding() -> None:
+    change = {"train": {"weight_decay": 0.3}}
+    seeds = [a_compared(f"s{n}", 3.5 + n / 100, recipe={"train": {"seed": n}}) for n in range(1, 6)]
+    same = [a_compared(f"t{n}", 3.5 + n / 100 + 0.001 * (n - 3), recipe={"train": {"seed": n, "weight_decay": 0.3}})
+            for n in range(1, 6)]  # fmt: skip
+    found = compare([a_compared("base", 3.5), a_compared("b", 3.501, recipe=change)], "id-base", [*seeds, *same])
+    row = row_of(found, "b")
+    assert row.effect is not None
+    assert (row.effect.pairs, row.verdict) == (6, "within noise")
+    better = [replace_loss(each, -0.05) for each in same]
+    found = compare([a_compared("base", 3.5), a_compared("b", 3.451, recipe=change)], "id-base", [*seeds, *better])
+    assert row_of(found, "b").verdict == "better"
+
+
+def replace_loss(each: Compared, by: float) -> Compared:
+    last = each.training.last_val_loss
+    assert last is not None
+    return dataclasses.replace(each, training=dataclasses.replace(each.training, validations=(Point(100, last + by),)))
 
 
 def test_the_test_slice_ranks_where_all_have_it_and_validation_where_not() -> None:
@@ -75,7 +121,7 @@ def test_own_seeds_are_used_and_only_differences_are_listed() -> None:
     wide = a_compared("wide", 3.4, torch="2.9.1", recipe={"model": {"n_embd": 1024}, "train": {"precision": "fp32"}})
     found = compare([a_compared("base", 3.5), wide], "id-base", [other])
     assert found.seed_deviation.value == pytest.approx(math.sqrt(0.02))
-    assert row_of(found, "wide").verdict == "within noise"
+    assert row_of(found, "wide").verdict == "too few seeds"
     assert {row.key for row in found.config_differences} == {"model.n_embd", "train.precision"}
     assert {row.key for row in found.environment_differences} == {"torch", "precision"}
 
