@@ -21,7 +21,7 @@ PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadscope --no-l
 
 test: $(VENV)/.dev                ## what a change must pass: one story of each feature, against real sshd machines
 	.ci/system-packages
-	$(PYTEST) -m "not soak and not faults and not nightly"
+	GPTCTL_TEST_FORK=1 $(PYTEST) -m "not soak and not faults and not nightly"
 
 test-fast: $(VENV)/.dev           ## units and architecture: nothing that starts machines
 	$(PYTEST) -n 2 tests/unit tests/architecture

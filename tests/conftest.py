@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 from orchestrator.remote.shell.ssh_shell import SshShell, connect
 from tests.support.clock import order
 from tests.support.files.repository import REPOSITORY
-from tests.support.machines import cores, sshd
+from tests.support.machines import cores, programs, sshd
 from tests.support.machines.namespaces import NamespaceHost
 from tests.support.machines.sshd import Sshd
 
@@ -77,23 +76,15 @@ def gptctl(gptctl_home: Path, tmp_path: Path) -> Gptctl:
         cwd: Path | None = None,
         deadline_s: float = 480,
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            gptctl_command(*args),
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=deadline_s,
-            check=False,
-            cwd=cwd or tmp_path,
-            env={**os.environ, **(env or {})},
-        )
+        whole = {**os.environ, **(env or {})}
+        return programs.run_gptctl(*args, cwd=cwd or tmp_path, env=whole, stdin=stdin, deadline_s=deadline_s)
 
     return call
 
 
 def gptctl_command(*args: str) -> list[str]:
     """The argv, for tests that start it by Popen and kill it."""
-    return [sys.executable, "-m", "orchestrator", *args]
+    return programs.gptctl_argv(*args)
 
 
 @pytest.fixture

@@ -11,15 +11,17 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.conftest import gptctl_command
 from tests.stories.conftest import digests, newest_run, wait_until
 from tests.support.clouds.rehearsal_cloud import RehearsalCloud
+from tests.support.files.repository import REPOSITORY
+from tests.support.machines import programs
 
 BOX = """
 [hosts.box]
@@ -47,16 +49,20 @@ def cloud(tmp_path: Path) -> Iterator[RehearsalCloud]:
 def environment(tmp_path: Path, cloud: RehearsalCloud, lease_s: float) -> dict[str, str]:
     """Of a process whose GPTCTL_HOME is `tmp_path/home`."""
     own = {"GPTCTL_HOME": str(tmp_path / "home"), "GPTCTL_REHEARSAL": str(cloud.state), "GPTCTL_LEASE_S": str(lease_s)}
-    return {**os.environ, **own, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+    return {**os.environ, **own, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "PYTHONPATH": str(REPOSITORY)}
 
 
 def gptctl(tmp_path: Path, cloud: RehearsalCloud, *words: str, lease_s: float = 60) -> subprocess.Popen[str]:
-    """Starts it in `tmp_path`."""
-    argv = [sys.executable, "-m", "orchestrator", *words]
+    """Starts it in `tmp_path`: to kill it, or to watch what it does meanwhile."""
     return subprocess.Popen(
-        argv, cwd=tmp_path, env=environment(tmp_path, cloud, lease_s), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True,
+        gptctl_command(*words), cwd=tmp_path, env=environment(tmp_path, cloud, lease_s), stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+
+
+def ended(tmp_path: Path, cloud: RehearsalCloud, *words: str, lease_s: float = 60) -> subprocess.CompletedProcess[str]:
+    """Runs it in `tmp_path` to its end."""
+    return programs.run_gptctl(*words, cwd=tmp_path, env=environment(tmp_path, cloud, lease_s))
 
 
 def killed_when(process: subprocess.Popen[str], tmp_path: Path, what: Callable[[], Any]) -> str:
@@ -74,10 +80,10 @@ def killed_when(process: subprocess.Popen[str], tmp_path: Path, what: Callable[[
 
 def resumed_and_fetched(tmp_path: Path, cloud: RehearsalCloud, run: str, step: int) -> None:
     """A run that ended with nobody there: resuming reads its end, and its checkpoint of `step` comes here whole."""
-    assert gptctl(tmp_path, cloud, "resume", run).wait(480) == 0
-    fetched = gptctl(tmp_path, cloud, "fetch", run, "--json")
-    out, err = fetched.communicate(timeout=480)
-    assert fetched.returncode == 0, err
-    (latest,) = [each for each in json.loads(out)["checkpoints"] if each["step"] == step]
+    resumed = ended(tmp_path, cloud, "resume", run)
+    assert resumed.returncode == 0, resumed.stderr
+    fetched = ended(tmp_path, cloud, "fetch", run, "--json")
+    assert fetched.returncode == 0, fetched.stderr
+    (latest,) = [each for each in json.loads(fetched.stdout)["checkpoints"] if each["step"] == step]
     promised = json.loads((Path(latest["path"]) / "MANIFEST.json").read_text())["files"]
     assert digests(Path(latest["path"])) == {name: entry["sha256"] for name, entry in promised.items()}

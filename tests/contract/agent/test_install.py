@@ -76,6 +76,7 @@ def install(box: Box, **spec: Any) -> dict[str, Any]:
     return box.wait(job="install")
 
 
+@pytest.mark.nightly
 def test_the_real_torch_computes_and_is_remembered(box: Box) -> None:
     ended = install(box, candidates=[sys.executable], requirements=["torch>=2.9", "numpy>=2.0"])
     result = ended["result"]

@@ -185,7 +185,7 @@ def test_a_failing_rank_fails_the_training_with_its_last_words(box: Box) -> None
 
 
 @pytest.mark.parametrize(
-    "torn", ["", '{"supervisor": {"pid"', *(pytest.param(each, marks=pytest.mark.nightly) for each in ("{", "[1, 2]"))]
+    "torn", ['{"supervisor": {"pid"', *(pytest.param(each, marks=pytest.mark.nightly) for each in ("", "{", "[1, 2]"))]
 )
 def test_a_torn_state_file_hides_no_training(box: Box, torn: str) -> None:
     box.start(steps=STEPS, step_s=STEP_S)

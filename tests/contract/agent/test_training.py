@@ -52,6 +52,7 @@ def spec(box: Box, steps: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@pytest.mark.nightly
 def test_a_real_training_survives_its_supervisor_and_its_checkpoints_verify(box: Box) -> None:
     agent = Agent(LocalShell(), str(box.root))
     assert agent.start("train", RUN, "d", spec(box, steps=40)).state == "started"
@@ -74,6 +75,7 @@ def test_a_real_training_survives_its_supervisor_and_its_checkpoints_verify(box:
     assert held is None or all(entry["verified"] for entry in held["checkpoints"])
 
 
+@pytest.mark.nightly
 def test_a_real_training_stops_with_a_checkpoint_of_its_last_step(box: Box) -> None:
     agent = Agent(LocalShell(), str(box.root))
     agent.start("train", RUN, "d", spec(box, steps=100_000))

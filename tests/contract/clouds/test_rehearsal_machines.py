@@ -166,6 +166,7 @@ def test_its_memory_is_its_own_and_goes_with_its_power(cloud: RehearsalCloud) ->
     until(lambda: not mine.exists())
 
 
+@pytest.mark.nightly
 def test_torch_fails_on_a_machine_with_a_bad_gpu_and_only_there(cloud: RehearsalCloud) -> None:
     probe = "python3 -c 'import torch; print(torch.ones(2).sum())'"
     good = cloud.up()

@@ -143,7 +143,10 @@ def test_the_key_lets_in_for_that_one_command(pair: Pair, tmp_path: Path) -> Non
     assert forwarded.returncode and b"forwarding" in forwarded.stderr.lower(), forwarded.stderr
 
 
-@pytest.mark.parametrize("what", ["ssh", "keep", "keep-and-supervisor", "sshd", "offload"])
+DIES_AT_NIGHT = [pytest.param(each, marks=pytest.mark.nightly) for each in ("ssh", "keep", "sshd", "offload")]
+
+
+@pytest.mark.parametrize("what", ["keep-and-supervisor", *DIES_AT_NIGHT])
 def test_whatever_dies_the_checkpoints_come_home(pair: Pair, what: str) -> None:
     train(pair.machine)
     pair.start_offload()
@@ -176,6 +179,7 @@ def _kill(pair: Pair, what: str) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.nightly
 def test_a_box_that_is_away_is_waited_for_and_said(pair: Pair) -> None:
     train(pair.machine)
     pair.start_offload()

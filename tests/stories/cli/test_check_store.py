@@ -45,6 +45,7 @@ def test_a_bucket_that_takes_an_object_is_well_and_stays_empty(checked: Checked,
     assert s3.client().list_objects_v2(Bucket=bucket)["KeyCount"] == 0
 
 
+@pytest.mark.nightly
 def test_a_bucket_that_is_not_there_is_a_failure_with_the_fix(checked: Checked, s3: S3Server) -> None:  # noqa: F811
     code, store = checked("s3://no-such-bucket-here/models")
     assert (code, store["level"]) == (4, "fail")

@@ -19,7 +19,7 @@ from tests.stories.conftest import starts
 def test_a_detached_run_is_watched_live_and_stopped(
     gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str]
 ) -> None:
-    started = gptctl("run", tiny(800), "--host", "local", "--yes", "-d")
+    started = gptctl("run", tiny(300), "--host", "local", "--yes", "-d")
     assert started.returncode == 0, started.stderr
     run_id = started.stdout.strip()
     assert f"gptctl logs {run_id} -f" in started.stderr and f"gptctl stop {run_id}" in started.stderr
@@ -29,7 +29,7 @@ def test_a_detached_run_is_watched_live_and_stopped(
     assert watched.returncode == 0, watched.stderr
     assert watched.stdout == (gptctl_home / "machine" / "runs" / run_id / "train.log").read_text()
     (row,) = json.loads(gptctl("status", "--json").stdout)["runs"]
-    assert (row["state"], row["step"]) == ("training", 800)  # nobody has looked with the run's lock yet
+    assert (row["state"], row["step"]) == ("training", 300)  # nobody has looked with the run's lock yet
 
     resumed = gptctl("resume", run_id, "--json", deadline_s=120)
     assert resumed.returncode == 0, resumed.stderr
@@ -46,8 +46,10 @@ def test_a_kept_machine_serves_the_next_run(gptctl: Gptctl, tiny: Callable[..., 
     rental = found["rentals"][0]
     assert (found["runs"][0]["state"], rental["state"]) == ("ended", "open")
 
-    second = gptctl("run", tiny(30), "--on", rental["id"], "--yes", "--json")
+    longer = ("--on", rental["id"], "--resume-from", found["runs"][0]["id"])
+    second = gptctl("run", tiny(30), *longer, "--yes", "--json")
     assert second.returncode == 0, second.stderr
+    assert "resuming from step 20" in second.stderr
     found = json.loads(gptctl("status", "--json").stdout)
     assert [row["rental"] for row in found["runs"]] == [rental["id"]] * 2
     assert sorted(found["rentals"][0]["runs"]) == sorted(row["id"] for row in found["runs"])

@@ -22,7 +22,7 @@ import pytest
 from tests.conftest import Gptctl, gptctl_command
 from tests.stories.conftest import starts, write_tiny
 from tests.support.files.repository import REPOSITORY
-from tests.support.machines import known_interpreter
+from tests.support.machines import known_interpreter, programs
 
 
 def take_terminal() -> None:
@@ -103,6 +103,7 @@ def test_no_is_an_answer(terminal: Callable[..., Terminal], gptctl_home: Path) -
     assert not (gptctl_home / "runs").exists()
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("known_machine")
 def test_ctrl_c_detaches_and_the_training_goes_on_to_its_end(
     terminal: Callable[..., Terminal], gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str]
@@ -180,10 +181,8 @@ class Left:
 
     def gptctl(self, *args: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "GPTCTL_HOME": str(self.home), "OMP_NUM_THREADS": "1", "HOME": str(self.folder)}
-        return subprocess.run(
-            gptctl_command(*args), capture_output=True, text=True, check=False, timeout=720, cwd=self.folder,
-            env={**environment, "PYTHONPATH": str(REPOSITORY)},
-        )  # fmt: skip
+        environment["PYTHONPATH"] = str(REPOSITORY)
+        return programs.run_gptctl(*args, cwd=self.folder, env=environment, deadline_s=720)
 
 
 @pytest.fixture(scope="module")
@@ -242,9 +241,6 @@ def test_a_model_that_was_fetched_writes(left: Left) -> None:
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert answer["samples"][0]["text"].startswith("import ") and answer["samples"][0]["tokens"] == 20
-    assert json.loads(
-        left.gptctl("sample", "--prompt", "import ", "--tokens", "20", "--seed", "3", "--json").stdout
-    ) == (answer)
     there = left.gptctl("sample", "--prompt", "import ", "--tokens", "20", "--seed", "3", "--json", "--on-host")
     assert json.loads(there.stdout)["samples"] == answer["samples"]
 
@@ -258,6 +254,7 @@ def test_an_ended_run_is_over(left: Left) -> None:
     assert released.returncode == 0, released.stderr
 
 
+@pytest.mark.nightly
 def test_a_new_run_goes_on_from_it(left: Left) -> None:
     recipe = str(left.folder / "tiny.toml")
     longer = ("--resume-from", "my first", "--set", f"train.tokens={160 * 256}")

@@ -127,6 +127,7 @@ def leaked(folder: Path, *canaries: str) -> list[str]:
     return [str(path) for word in canaries for path in holders(word, files)]
 
 
+@pytest.mark.nightly
 def test_four_sources_one_dataset(
     dataset: dict[str, bytes],
     synced: Synced,

@@ -61,7 +61,7 @@ def configured(run: Path, folder: Path) -> Path:
     return run
 
 
-@pytest.mark.parametrize("size_bytes", [2_000_000, pytest.param(10_500_000, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("size_bytes", [700_000, pytest.param(10_500_000, marks=pytest.mark.nightly)])
 def test_one_corpus_in_three_kinds_of_files(
     gptctl: Gptctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size_bytes: int
 ) -> None:
@@ -276,6 +276,7 @@ documents = 150
 """
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("known_machine")
 def test_a_recipe_prepares_text_of_the_hub(
     gptctl: Gptctl, gptctl_home: Path, tmp_path: Path, tiny: Callable[..., str]

@@ -84,6 +84,7 @@ def settled(gptctl: Gptctl, run: str) -> tuple[str, str, float]:
     return rental["state"], row["state"], cost["cost_usd"]
 
 
+@pytest.mark.nightly
 def test_a_watcher_ends_it_and_the_bill_is_settled(
     cloud: RehearsalCloud, watcher: subprocess.Popen[str], gptctl: Gptctl
 ) -> None:
@@ -101,6 +102,7 @@ def test_a_watcher_ends_it_and_the_bill_is_settled(
     assert told_to_end(cloud) >= 1  # by the watcher; settling the bill orders it by its id once more
 
 
+@pytest.mark.nightly
 def test_with_no_watcher_it_says_so_and_ends_the_machine(cloud: RehearsalCloud, gptctl: Gptctl) -> None:
     done = gptctl("check", "sim", "--drill", "--yes", "--lease-s", "3")
     assert done.returncode == 7, done.stdout + done.stderr
@@ -121,6 +123,7 @@ def test_a_machine_with_the_key_ends_itself(cloud: RehearsalCloud, gptctl: Gptct
     assert settled(gptctl, drilled["run"])[:2] == ("released", "ended")
 
 
+@pytest.mark.nightly
 def test_ctrl_c_says_what_ends_it_and_resuming_a_drill_only_gives_it_back(
     cloud: RehearsalCloud, gptctl: Gptctl, gptctl_home: Path, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.stories.conftest import wait_until
-from tests.stories.rented import BOX, SETTINGS, cloud, gptctl, killed_when
+from tests.stories.rented import BOX, SETTINGS, cloud, ended, gptctl, killed_when
 from tests.support.clouds.rehearsal_cloud import RehearsalCloud
 from tests.support.files.canary import below, holders, of_processes
 
@@ -57,9 +57,9 @@ def test_killed_while_preparing_the_machine_ends_itself_with_its_lease(
     assert len(cloud.books()["alive"]) == 1
     wait_until(lambda: not cloud.books()["alive"], 10 * LEASE_S)
 
-    resumed = gptctl(tmp_path, cloud, "resume", run, lease_s=LEASE_S)
-    out, err = resumed.communicate(timeout=240)
-    assert resumed.returncode == 6, out + err
+    resumed = ended(tmp_path, cloud, "resume", run, lease_s=LEASE_S)
+    err = resumed.stderr
+    assert resumed.returncode == 6, resumed.stdout + err
     assert "its guard ended" in err and "nothing had been trained" in err
     assert sum(cloud.books()["launches_by_intent"].values()) == 1
     assert cloud.books()["alive"] == []
@@ -72,8 +72,7 @@ def test_killed_while_training_the_machine_trains_on_holds_and_ends_itself(
     process = gptctl(tmp_path, cloud, "run", str(recipe), "--host", "box", "--yes", lease_s=LEASE_S)
     run = killed_when(process, tmp_path, lambda: (home / "runs").glob("*/metrics.jsonl") and trained(home, 50))
     (instance_id,) = cloud.books()["alive"]
-    asked = gptctl(tmp_path, cloud, "status", "--json", lease_s=LEASE_S)
-    (row,) = json.loads(asked.communicate(timeout=240)[0])["runs"]
+    (row,) = json.loads(ended(tmp_path, cloud, "status", "--json", lease_s=LEASE_S).stdout)["runs"]
     assert row["guard"]["armed"] and row["guard"]["acts_at"] <= row["guard"]["ends_at"]
     exit_file = cloud.home(instance_id) / ".gptctl" / "jobs" / run / "train" / "exit.json"
     wait_until(exit_file.exists, 60)
@@ -83,9 +82,9 @@ def test_killed_while_training_the_machine_trains_on_holds_and_ends_itself(
 
     announced = rental_data(home)["guard"]
     assert announced["armed"] and cloud.row(instance_id)["terminated_at"] <= announced["ends_at"]
-    resumed = gptctl(tmp_path, cloud, "resume", run, lease_s=LEASE_S)
-    out, err = resumed.communicate(timeout=240)
-    assert resumed.returncode == 6, out + err
+    resumed = ended(tmp_path, cloud, "resume", run, lease_s=LEASE_S)
+    err = resumed.stderr
+    assert resumed.returncode == 6, resumed.stdout + err
     assert "its guard ended" in err and "is lost" in err
     assert sum(cloud.books()["launches_by_intent"].values()) == 1
 
@@ -97,6 +96,7 @@ def trained(home: Path, step: int) -> bool:
     return bool(lines) and json.loads(lines[-1])["step"] >= step
 
 
+@pytest.mark.nightly
 def test_the_api_key_is_in_the_accounts_file_and_in_memory_and_nowhere_else(
     tmp_path: Path, cloud: RehearsalCloud, recipe: Path
 ) -> None:

@@ -52,6 +52,7 @@ def new_one_installed(tmp_path: Path, cloud: RehearsalCloud) -> bool:
     return len(pins(tmp_path)) == 2 and installed(cloud) == pins(tmp_path)[1]
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("moment", [two_pinned, pytest.param(new_one_installed, marks=pytest.mark.nightly)])
 def test_killed_between_the_steps_it_is_resumed_with_one_new_key_pinned(
     tmp_path: Path, cloud: RehearsalCloud, recipe: Path, moment: Callable[[Path, RehearsalCloud], bool]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.stories.conftest import newest_run, wait_until
-from tests.stories.rented import SETTINGS, cloud, gptctl
+from tests.stories.rented import SETTINGS, cloud, ended, gptctl
 from tests.support.clouds.rehearsal_cloud import RehearsalCloud
 
 __all__ = ["cloud"]
@@ -21,7 +21,7 @@ __all__ = ["cloud"]
 INVENTORY = """
 [hosts.spot]
 provider = "rehearsal"
-machine = "8xA100-40GB-simulated"
+machine = "1xH100-simulated"
 guard = "self"
 spot = true
 [hosts.alone]
@@ -44,33 +44,32 @@ def recipe(tiny: Callable[..., str], tmp_path: Path) -> Path:
 
 
 def status(tmp_path: Path, cloud: RehearsalCloud) -> dict[str, Any]:
-    out, err = gptctl(tmp_path, cloud, "status", "--json").communicate(timeout=240)
-    assert out, err
-    return dict(json.loads(out)["runs"][0])
+    asked = ended(tmp_path, cloud, "status", "--json")
+    assert asked.stdout, asked.stderr
+    return dict(json.loads(asked.stdout)["runs"][0])
 
 
 def test_at_two_minutes_notice_the_checkpoint_is_saved_fetched_and_goes_on_elsewhere(
     tmp_path: Path, cloud: RehearsalCloud, recipe: Path
 ) -> None:
-    process = gptctl(tmp_path, cloud, "run", str(recipe), "--host", "spot", "--inject", "notice@50", "--yes")
-    out, err = process.communicate(timeout=680)
-    assert process.returncode == 3, err
+    noticed = ended(tmp_path, cloud, "run", str(recipe), "--host", "spot", "--inject", "notice@50", "--yes")
+    err = noticed.stderr
+    assert noticed.returncode == 3, err
     assert cloud.fired() == ["notice"]
     run = newest_run(tmp_path / "home")
     assert "preempted: the provider takes this machine away" in err and f"--resume-from {run}" in err
-    assert "preempted" in out
-    ended = status(tmp_path, cloud)
-    step = ended["safe_step"]
-    assert (ended["outcome"], ended["state"]) == ("preempted", "ended") and 50 <= step < 5000
+    assert "preempted" in noticed.stdout
+    row = status(tmp_path, cloud)
+    step = row["safe_step"]
+    assert (row["outcome"], row["state"]) == ("preempted", "ended") and 50 <= step < 5000
     (row,) = [row for row in cloud.books()["instances"] if not row["foreign"]]
     (told,) = [event for event in books_events(cloud) if event["event"] == "notice"]
     assert row["terminated_at"] < told["taken_at"], "it was given back before it was taken"
-    again = gptctl(
+    again = ended(
         tmp_path, cloud, "run", str(recipe), "--host", "local", "--resume-from", str(run), "--yes",
         "--set", f"train.tokens={(step + 5) * TOKENS_PER_STEP}",
     )  # fmt: skip
-    out, err = again.communicate(timeout=480)
-    assert again.returncode == 0, err
+    assert again.returncode == 0, again.stderr
     metrics = (tmp_path / "home" / "runs" / str(newest_run(tmp_path / "home")) / "metrics.jsonl").read_text()
     assert json.loads(metrics.splitlines()[0])["step"] > step
 
@@ -79,6 +78,7 @@ def books_events(cloud: RehearsalCloud) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (cloud.state / "books.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.nightly
 def test_with_the_laptop_gone_a_machine_without_a_key_powers_itself_off_and_is_terminated(
     tmp_path: Path, cloud: RehearsalCloud, recipe: Path
 ) -> None:

@@ -42,6 +42,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, out + err
 
 
+@pytest.mark.nightly
 def test_release_says_the_price_and_what_would_be_lost_and_force_ends_it(tmp_path: Path, cloud: RehearsalCloud) -> None:
     run = trained_and_left(tmp_path, cloud)
     for command in ("release", "stop"):

@@ -124,6 +124,7 @@ def check_card(page: str, expected: Mapping[str, str], allowed: set[str]) -> Non
     assert not re.search(r"TODO|None|nan|undefined", page)
 
 
+@pytest.mark.nightly
 def test_a_trained_run_becomes_a_folder_that_transformers_loads(
     gptctl: Gptctl, gptctl_home: Path, tmp_path: Path, tiny: Callable[..., str]
 ) -> None:

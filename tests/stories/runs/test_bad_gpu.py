@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.stories.rented import BOX, gptctl
 from tests.support.clouds.rehearsal_cloud import RehearsalCloud
 from tests.support.files.repository import REPOSITORY
@@ -17,6 +19,7 @@ micro_batch = 8
 """
 
 
+@pytest.mark.nightly
 def test_a_bad_gpu_ends_the_run_before_it_started_and_the_machine_is_given_back(tmp_path: Path) -> None:
     (tmp_path / "inventory.toml").write_text(BOX)
     recipe = tmp_path / "unlucky.toml"

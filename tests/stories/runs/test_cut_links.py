@@ -82,6 +82,7 @@ micro_batch = 4
 )
 
 
+@pytest.mark.nightly
 def test_cut_while_checkpoints_come_home(
     gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str], box: Sshd
 ) -> None:

@@ -91,6 +91,7 @@ def test_two_runs_one_after_another_on_one_rental(
     assert "released" in third.stderr
 
 
+@pytest.mark.nightly
 def test_two_at_once_are_refused_naming_the_holder(
     gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str], inventory: str
 ) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator.agent.system import memory_files
 from tests.stories.conftest import losses, newest_run, wait_until
-from tests.stories.rented import BOX, SETTINGS, cloud, gptctl, resumed_and_fetched
+from tests.stories.rented import BOX, SETTINGS, cloud, ended, gptctl, resumed_and_fetched
 from tests.support.clouds.rehearsal_cloud import RehearsalCloud
 from tests.support.files.canary import below, holders
 from tests.support.machines.sshd import Sshd, inventory_entry_of
@@ -55,12 +55,11 @@ def test_with_the_laptop_away_everything_goes_home_and_another_machine_goes_on_f
     wait_until(lambda: not nas.processes(), 30)
     resumed_and_fetched(tmp_path, cloud, run, STEPS)
 
-    more = gptctl(
+    more = ended(
         tmp_path, cloud, "run", str(recipe), "--host", "local", "--resume-from", f"ssh://nas{kept}/{run}", "--yes",
         "--set", f"train.tokens={(STEPS + 20) * 256}",
     )  # fmt: skip
-    _, err = more.communicate(timeout=680)
-    assert more.returncode == 0 and f"resuming from step {STEPS}: ssh://nas{kept}/{run}" in err, err
+    assert more.returncode == 0 and f"resuming from step {STEPS}: ssh://nas{kept}/{run}" in more.stderr, more.stderr
     assert losses(home / "runs" / str(newest_run(home)))[-1][0] == STEPS + 20
     folders = list(nas.home.glob(".gptctl/jobs/*/*"))
     assert folders and not [

@@ -11,6 +11,10 @@ PATIENCE = 4
 How long it takes is a figure, and tests/bench prints it."""
 DEADLINE_S = 240.0
 """Ends a wait that hangs, and says nothing of speed: the machine that runs the tests may be busy."""
+REST = 4
+"""A wait rests so many times as long as its look took, at most RESTS_AT_MOST_S: a look may start a whole process, and
+one that is repeated without a rest computes as much as what it waits for."""
+RESTS_AT_MOST_S = 0.5
 
 
 def until(what: Callable[[], Any], deadline_s: float = DEADLINE_S, interval_s: float = 0.02) -> Any:
@@ -18,6 +22,7 @@ def until(what: Callable[[], Any], deadline_s: float = DEADLINE_S, interval_s: f
     file that is moved or a process that ends, is not there yet."""
     ends = time.monotonic() + deadline_s
     while True:
+        began = time.monotonic()
         try:
             found = what()
         except (FileNotFoundError, NotADirectoryError, ProcessLookupError):
@@ -25,4 +30,5 @@ def until(what: Callable[[], Any], deadline_s: float = DEADLINE_S, interval_s: f
         if found:
             return found
         assert time.monotonic() < ends, f"not within {deadline_s:g} s: {getattr(what, '__code__', what)}"
-        time.sleep(interval_s)
+        looked_s = time.monotonic() - began
+        time.sleep(max(interval_s, min(REST * looked_s, RESTS_AT_MOST_S)))

@@ -36,8 +36,8 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from orchestrator.core.machines import bundled_offers_of
 from orchestrator.rehearsal.machines import machine as machines
 from orchestrator.rehearsal.machines.disk import Disk, write_disk
-from tests.conftest import REPOSITORY, gptctl_command
-from tests.support.machines import known_interpreter
+from tests.conftest import REPOSITORY
+from tests.support.machines import known_interpreter, programs
 from tests.support.machines.sshd import free_address
 
 REGION, OTHER_REGION = "us-east-1", "us-west-2"
@@ -187,10 +187,7 @@ class Ec2Cloud:
 
     def gptctl(self, *args: str, deadline_s: float = 720) -> subprocess.CompletedProcess[str]:
         """Runs the real command line against this cloud."""
-        return subprocess.run(
-            gptctl_command(*args), env=self.env, cwd=self.folder, capture_output=True, text=True,
-            timeout=deadline_s, check=False,
-        )  # fmt: skip
+        return programs.run_gptctl(*args, cwd=self.folder, env=self.env, deadline_s=deadline_s)
 
     def client(self, service: str = "ec2") -> Any:
         """The console's way in: not gptctl's."""

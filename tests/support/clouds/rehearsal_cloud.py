@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import getpass
 import http.client
+import io
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Self
 
+from orchestrator.rehearsal.__main__ import main
 from orchestrator.rehearsal.books.books import read_books
 from orchestrator.rehearsal.cloud import Cloud
 from orchestrator.rehearsal.machines import daemon
@@ -66,6 +69,16 @@ class RehearsalCloud:
             self.program("--stop", "--destroy")
         assert words_of_processes(f"{self.state.resolve()}/machines/") == []
 
+    def _start_here(self, *options: str) -> dict[str, Any]:
+        """What the program does, without a process that imports it all again for every test."""
+        umask, printed = os.umask(0o077), io.StringIO()
+        try:
+            with redirect_stdout(printed):
+                assert main(["--state", str(self.state), *options]) == 0
+        finally:
+            os.umask(umask)
+        return dict(json.loads(printed.getvalue()))
+
     def _stop_here(self) -> None:
         """What --stop --destroy does, without a process that imports it all again for every test."""
         state = self.state.resolve()
@@ -78,7 +91,8 @@ class RehearsalCloud:
 
     def start(self) -> dict[str, Any]:
         """Starts it, or finds it."""
-        self.entry = self.program("--daemon", *self._options)
+        options = ("--daemon", *self._options)
+        self.entry = self.program(*options) if self._env is not None else self._start_here(*options)
         self.key = Path(self.entry["key_file"]).read_text().strip()
         return self.entry
 

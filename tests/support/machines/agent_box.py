@@ -1,4 +1,4 @@
-"""A folder that plays a machine for the agent: the real zipapp, real processes, and small programs as training.
+"""A folder that plays a machine for the agent: the real program, real processes, and small programs as training.
 
 The fake torchrun and trainer keep the contract (ranks in sessions of their own, metrics, stop, exit.json) and take
 milliseconds where the real ones take seconds; stories run the real ones.
@@ -10,18 +10,25 @@ milliseconds where the real ones take seconds; stories run the real ones.
 
 from __future__ import annotations
 
+import atexit
 import base64
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import zipfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from orchestrator.agent.system import processes
 from orchestrator.remote.agent_client.package import agent_package
 from tests.support.clock.waiting import DEADLINE_S, until
+from tests.support.machines import programs
 
 AGENT_PYTHON = os.environ.get("GPTCTL_TEST_AGENT_PYTHON", sys.executable)
 
@@ -66,9 +73,11 @@ class Box:
     def __init__(self, folder: Path) -> None:
         self.root = folder / "root"
         self.programs = folder / "programs"
-        self.program = self.root / "agent" / agent_package().name
-        self.program.parent.mkdir(parents=True)
-        self.program.write_bytes(agent_package().content)
+        program = self.root / "agent" / agent_package().name
+        program.parent.mkdir(parents=True)
+        program.write_bytes(agent_package().content)
+        self.program = program.with_name(f"{program.stem}-{processes.boot_id()[:8]}")
+        shutil.copytree(_unpacked(), self.program)
         for name, text in {"torch/distributed/run.py": TORCHRUN, "trainer/__main__.py": TRAINER}.items():
             path = self.programs / name
             path.parent.mkdir(parents=True)
@@ -81,9 +90,7 @@ class Box:
 
     def lines(self, verb: str, **request: Any) -> list[dict[str, Any]]:
         """Every line a verb answers."""
-        done = subprocess.run(
-            self.argv(verb), input=json.dumps(request).encode(), capture_output=True, timeout=DEADLINE_S, check=False
-        )
+        done = programs.run_agent(self.argv(verb), _unpacked(), json.dumps(request).encode(), DEADLINE_S)
         assert done.stdout, done.stderr.decode()
         answers: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines()]
         assert done.returncode == (1 if "error" in answers[-1] else 0)
@@ -146,8 +153,10 @@ class Box:
 
     def wait(self, run: str = "r-1", job: str = "train") -> dict[str, Any]:
         """The job's exit record, once it has ended."""
+        exit_record = self.folder(run, job) / "exit.json"
+        until(lambda: exit_record.exists() or self.job(run, job)["state"] == "ended")
         until(lambda: self.job(run, job)["state"] == "ended")
-        return dict(json.loads((self.folder(run, job) / "exit.json").read_text()))
+        return dict(json.loads(exit_record.read_text()))
 
     def until_steps(self, count: int, run: str = "r-1") -> None:
         until(lambda: len(self.metrics(run)) >= count)
@@ -165,6 +174,17 @@ class Box:
                 os.kill(supervisor["pid"], signal.SIGKILL)
         for folder in self.root.glob("jobs/*/*"):
             processes.kill_all(str(folder))
+
+
+@cache
+def _unpacked() -> Path:
+    """The agent as its first call in a boot leaves it beside the zipapp, with what Python has compiled."""
+    folder = Path(tempfile.mkdtemp(prefix="gptctl-agent-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with zipfile.ZipFile(io.BytesIO(agent_package().content)) as archive:
+        archive.extractall(folder)
+    subprocess.run([AGENT_PYTHON, "-I", "-m", "compileall", "-q", str(folder)], check=True)
+    return folder
 
 
 def _whole(path: Path) -> bool:

@@ -157,6 +157,7 @@ def test_transformers_gives_the_trainers_logits(tmp_path: Path, capsys: pytest.C
     assert bool(held["transformer.h.0.attn.c_attn.bias"].any()) == config.qkv_bias
 
 
+@pytest.mark.nightly
 def test_the_librarys_own_classes_and_pipeline_load_it_offline(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

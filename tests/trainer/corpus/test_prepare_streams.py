@@ -43,6 +43,7 @@ def run(to: Path, source: object, *more: object) -> dict[str, object]:
     return dataset
 
 
+@pytest.mark.nightly
 def test_the_number_of_workers_changes_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(gpt2_vocabulary(tmp_path / "vocabulary")))
     monkeypatch.setattr(prepare, "SMALL_BYTES", 0)

@@ -110,6 +110,7 @@ def test_a_result_that_fails_on_the_leader_costs_the_slice(tmp_path: Path, monke
     assert "no perplexity" in events(folder, "warning")[0]["reason"]
 
 
+@pytest.mark.nightly
 def test_two_ranks_agree_that_a_slice_does_not_exist(tmp_path: Path) -> None:
     folder = run_with(tmp_path / "run", slices=((10**9, 320), (0, 320)), prompts=("def ",))
     assert run_to_end(folder, ranks=2) == 0

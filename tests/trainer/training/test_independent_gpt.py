@@ -118,6 +118,7 @@ def test_from_its_own_weights_the_plain_models_curve_is_the_same_within_noise(
     assert smoothed(trainer_losses)[-1] < 3.0 < trainer_losses[0]
 
 
+@pytest.mark.nightly
 def test_the_test_would_notice_another_learning_rate(config: RunConfig, trainer_losses: list[float]) -> None:
     """A curve that differs by one setting lies outside what the others call noise."""
     losses = plain_losses(plain_model(1), open_data(config), rate=TRAIN.learning_rate / 2)

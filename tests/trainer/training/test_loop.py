@@ -125,7 +125,7 @@ def test_dropouts_seed_is_its_steps_and_ranks_own() -> None:
     assert float(torch.rand(1)) == draws[1, 0]
 
 
-@pytest.mark.parametrize("how", ["signal", "file"])
+@pytest.mark.parametrize("how", ["signal", pytest.param("file", marks=pytest.mark.nightly)])
 def test_asked_to_stop_it_saves_and_exits_cleanly_and_can_go_on(tmp_path: Path, how: str) -> None:
     folder = new_run(tmp_path / "run", steps=100_000, checkpoint_every=50_000, validate_every=50_000)
     with started(folder) as process:
@@ -147,6 +147,7 @@ def test_asked_to_stop_it_saves_and_exits_cleanly_and_can_go_on(tmp_path: Path, 
     assert list(losses(folder)) == list(range(1, stopped["step"] + 4))
 
 
+@pytest.mark.nightly
 def test_sigusr1_shows_what_every_thread_does_and_training_goes_on(tmp_path: Path) -> None:
     folder = new_run(tmp_path / "run", steps=100_000)
     with started(folder) as process:
@@ -169,6 +170,7 @@ def test_precisions_on_a_cpu(wanted: str, dtype: torch.dtype | None, remark: str
     assert bool(reason) == bool(remark)
 
 
+@pytest.mark.nightly
 def test_a_compiler_that_fails_leaves_the_run_eager_with_an_event(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,6 +78,7 @@ def with_our_weights(plain: PlainGPT, config: RunConfig) -> PlainGPT:
     return plain
 
 
+@pytest.mark.nightly
 def test_from_the_same_weights_the_curves_are_one(ours: tuple[RunConfig, list[float]]) -> None:
     config, curve = ours
     plain = plain_losses(config, with_our_weights(plain_model(), config))

@@ -45,7 +45,10 @@ def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("ranks", "micro_batch"), [(1, 2), (2, 1), pytest.param(4, 2, marks=pytest.mark.nightly)])
+RANKS_AT_NIGHT = [pytest.param(2, 1, marks=pytest.mark.nightly), pytest.param(4, 2, marks=pytest.mark.nightly)]
+
+
+@pytest.mark.parametrize(("ranks", "micro_batch"), [(1, 2), *RANKS_AT_NIGHT])
 def test_any_split_of_the_batch_gives_the_same_losses(one_rank: Path, ranks: int, micro_batch: int) -> None:
     folder = new_run(one_rank.parent / f"{ranks}x{micro_batch}", steps=STEPS, micro_batch=micro_batch)
     assert train_here(folder) == "finished" if ranks == 1 else run_to_end(folder, ranks) == 0
@@ -57,6 +60,7 @@ def test_any_split_of_the_batch_gives_the_same_losses(one_rank: Path, ranks: int
     assert validated[1] == pytest.approx(validated[0], rel=1e-5)
 
 
+@pytest.mark.nightly
 def test_a_checkpoint_of_one_rank_goes_on_with_two(one_rank: Path) -> None:
     folder = one_rank.parent / "one-then-two"
     shutil.copytree(one_rank, folder, symlinks=True)
@@ -122,6 +126,7 @@ def rank_processes(launcher: int) -> list[int]:
     return sorted(ranks)
 
 
+@pytest.mark.nightly
 def test_a_killed_rank_ends_the_run_with_the_cause(tmp_path: Path) -> None:
     folder = new_run(tmp_path / "run", steps=100_000, micro_batch=2, checkpoint_every=10)
     with started(folder, ranks=2) as process:
@@ -145,6 +150,7 @@ def test_a_frozen_rank_ends_the_run_after_the_timeout(tmp_path: Path) -> None:
         assert "lost another rank, killed or frozen" in verdict(folder)["reason"]
 
 
+@pytest.mark.nightly
 def test_sigterm_to_one_rank_stops_both_in_good_order(tmp_path: Path) -> None:
     folder = new_run(tmp_path / "run", steps=100_000, micro_batch=2, checkpoint_every=1000)
     with started(folder, ranks=2) as process:
@@ -183,7 +189,8 @@ program.main()
 """
 
 
-@pytest.mark.parametrize(("ranks", "rank"), [(1, 0), pytest.param(2, 1, marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize(("ranks", "rank"), [(1, 0), (2, 1)])
 def test_out_of_memory_on_a_rank_is_answered_with_a_smaller_micro_batch(
     one_rank: Path, tmp_path: Path, ranks: int, rank: int
 ) -> None:
@@ -200,6 +207,7 @@ def test_out_of_memory_on_a_rank_is_answered_with_a_smaller_micro_batch(
     assert (folder / "train.log").read_text().count("open again: [True, False]") == ranks
 
 
+@pytest.mark.nightly
 def test_out_of_memory_a_second_time_fails_with_a_suggestion(tmp_path: Path) -> None:
     folder = new_run(tmp_path / "run", model=TINY, micro_batch=8)
     program = tmp_path / "program.py"
