@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 from tests.architecture.test_layers import sources
+from tests.support.clock.order import DURATIONS
 from tests.support.files.repository import REPOSITORY
 
 LONGEST_FILE_LINES = 350
 LONGEST_FUNCTION_LINES = 60
 VAGUE = {"utils", "util", "common", "helpers", "helper", "manager", "base", "misc"}
+GATE_S, WORKERS = 9 * 60, 4
+"""`make test` takes at most so long on two cores, with the workers of the Makefile."""
 FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -132,3 +136,8 @@ def test_the_repository_holds_no_large_or_secret_file() -> None:
         str(path) for path in paths if (REPOSITORY / path).is_file() and (REPOSITORY / path).stat().st_size > 300_000
     ] == []
     assert [str(path) for path in paths if path.suffix in {".pem", ".key", ".pt", ".safetensors", ".db"}] == []
+
+
+def test_the_gate_fits_its_nine_minutes() -> None:
+    """As recorded last: a story that costs more than ten seconds is marked nightly, or replaces another."""
+    assert json.loads(DURATIONS.read_text())["gate_s"] <= WORKERS * GATE_S

@@ -39,6 +39,7 @@ class Cut:
 BIG_BYTES = 256 << 20
 
 
+@pytest.mark.nightly
 def test_a_push_cut_in_the_middle_goes_on_at_the_byte(box: Sshd, pins: Path, tmp_path: Path) -> None:
     source, far, cut = a_file(tmp_path / "source", BIG_BYTES), tmp_path / "far" / "file", Cut(box)
     first = connect(box.address(), known_hosts=pins)

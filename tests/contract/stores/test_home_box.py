@@ -143,10 +143,8 @@ def test_the_key_lets_in_for_that_one_command(pair: Pair, tmp_path: Path) -> Non
     assert forwarded.returncode and b"forwarding" in forwarded.stderr.lower(), forwarded.stderr
 
 
-DIES_AT_NIGHT = [pytest.param(each, marks=pytest.mark.nightly) for each in ("ssh", "keep", "sshd", "offload")]
-
-
-@pytest.mark.parametrize("what", ["keep-and-supervisor", *DIES_AT_NIGHT])
+@pytest.mark.nightly
+@pytest.mark.parametrize("what", ["ssh", "keep", "keep-and-supervisor", "sshd", "offload"])
 def test_whatever_dies_the_checkpoints_come_home(pair: Pair, what: str) -> None:
     train(pair.machine)
     pair.start_offload()

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import Gptctl
 from tests.support.clouds.s3_server import S3Server, s3, s3_server
 
 __all__ = ["s3", "s3_server"]
 
 
+@pytest.mark.nightly
 def test_a_dataset_is_pushed_verified_and_not_sent_twice(gptctl: Gptctl, tmp_path: Path, s3: S3Server) -> None:
     (tmp_path / "text.txt").write_text("ab cd ef gh " * 900_000)
     prepared = gptctl("data", "prepare", "text.txt", "--tokenizer", "bytes", "--shard-tokens", "6000000", "--to", "out")

@@ -47,6 +47,7 @@ def finish(gptctl: Gptctl, home: Path, run_id: str) -> None:
     assert events(home, run_id)[-1] == "stage_finished:release" or "state_changed:release" in events(home, run_id)
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("known_machine")
 def test_killed_at_the_busiest_stage_boundaries(gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str]) -> None:
     run_id = killed_at(BUSIEST, gptctl, gptctl_home, tiny(80))

@@ -34,8 +34,9 @@ def inventory(nas: Sshd, folder: Path) -> str:
     return BOX + store + inventory_entry_of(nas, machine_type="1xCPU", extra="") + '[hosts.local]\nmachine = "1xCPU"\n'
 
 
+@pytest.mark.parametrize("goes_on", [False, pytest.param(True, marks=pytest.mark.nightly)])
 def test_with_the_laptop_away_everything_goes_home_and_another_machine_goes_on_from_there(
-    tmp_path: Path, cloud: RehearsalCloud, tiny: Callable[..., str], nas: Sshd
+    tmp_path: Path, cloud: RehearsalCloud, tiny: Callable[..., str], nas: Sshd, goes_on: bool
 ) -> None:
     recipe, kept, home = tmp_path / "homeward.toml", tmp_path / "kept", tmp_path / "home"
     recipe.write_text(f'extends = "{tiny(STEPS)}"\nname = "homeward"\n{SETTINGS}')
@@ -55,15 +56,20 @@ def test_with_the_laptop_away_everything_goes_home_and_another_machine_goes_on_f
     wait_until(lambda: not nas.processes(), 30)
     resumed_and_fetched(tmp_path, cloud, run, STEPS)
 
-    more = ended(
-        tmp_path, cloud, "run", str(recipe), "--host", "local", "--resume-from", f"ssh://nas{kept}/{run}", "--yes",
-        "--set", f"train.tokens={(STEPS + 20) * 256}",
-    )  # fmt: skip
-    assert more.returncode == 0 and f"resuming from step {STEPS}: ssh://nas{kept}/{run}" in more.stderr, more.stderr
-    assert losses(home / "runs" / str(newest_run(home)))[-1][0] == STEPS + 20
+    if goes_on:
+        check_that_another_goes_on(tmp_path, cloud, recipe, f"ssh://nas{kept}/{run}")
     folders = list(nas.home.glob(".gptctl/jobs/*/*"))
     assert folders and not [
         one for one in folders for kind in memory_files.KINDS if exists(memory_files.path(kind, str(one)))
     ]
     private = "-----BEGIN OPENSSH PRIVATE KEY-----"
     assert not holders(private, below(kept, nas.home)), "the box's key lies on no disk"
+
+
+def check_that_another_goes_on(tmp_path: Path, cloud: RehearsalCloud, recipe: Path, stored: str) -> None:
+    more = ended(
+        tmp_path, cloud, "run", str(recipe), "--host", "local", "--resume-from", stored, "--yes",
+        "--set", f"train.tokens={(STEPS + 20) * 256}",
+    )  # fmt: skip
+    assert more.returncode == 0 and f"resuming from step {STEPS}: {stored}" in more.stderr, more.stderr
+    assert losses(tmp_path / "home" / "runs" / str(newest_run(tmp_path / "home")))[-1][0] == STEPS + 20

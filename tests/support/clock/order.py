@@ -20,14 +20,15 @@ COMPUTING = ("tests/stories/", "tests/trainer/")
 UNTIL = 0.85
 """The last computing test begins when this part of the others' seconds has begun: no worker trains alone at the end."""
 DURATIONS = REPOSITORY / "tests/durations.json"
-"""Seconds of every test that takes at least one, written by `make durations`."""
+"""What the workers of `make test` are busy with, all in all (`gate_s`), and the seconds of every test that takes at
+least one (`tests`), written by `make durations`."""
 USUAL_S = 0.2
 """Of a test that is not in there."""
 
 
 def spread(items: list[pytest.Item]) -> list[pytest.Item]:
     """Both kinds over the same time, in each the longest first; what stays together counts and stands as one."""
-    durations: dict[str, float] = json.loads(DURATIONS.read_text()) if DURATIONS.exists() else {}
+    durations: dict[str, float] = json.loads(DURATIONS.read_text())["tests"] if DURATIONS.exists() else {}
     units: dict[str, list[pytest.Item]] = {}
     for item in items:
         units.setdefault(unit_of(item.nodeid), []).append(item)

@@ -69,6 +69,7 @@ def test_the_number_of_workers_changes_no_byte(tmp_path: Path, monkeypatch: pyte
         assert sum(dataset["files"][name]["documents"] for name in names) == len(wanted)
 
 
+@pytest.mark.nightly
 def test_killed_again_and_again_it_goes_on_and_repeats_no_finished_shard(tmp_path: Path) -> None:
     source = as_text(tmp_path / "text.txt", paragraphs(12_000_000))
     more = ["--shard-tokens", "1300000", "--hold-out-every", "10"]

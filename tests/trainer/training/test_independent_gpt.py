@@ -92,6 +92,7 @@ def smoothed(losses: list[float]) -> torch.Tensor:
     return torch.tensor(losses).view(-1, 20).mean(dim=1)
 
 
+@pytest.mark.nightly
 def test_from_the_same_weights_the_program_follows_the_plain_model_step_by_step(
     config: RunConfig, trainer_losses: list[float]
 ) -> None:
