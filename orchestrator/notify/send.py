@@ -191,7 +191,7 @@ def _by_command(words: Sequence[str], message: Message, environment: Mapping[str
 
 
 def send_test(settings: Notify, environment: Mapping[str, str]) -> list[str]:
-    """Sends a test message to every address. Returns what went wrong. Raises UserError if there is no address."""
+    """Sends a test message to every address. Returns what went wrong. Raises UserError without an address."""
     if not _number_of(settings):
         raise UserError(
             "config.toml has no address to notify",

@@ -77,7 +77,7 @@ class Training:
     mfu: float | None = None
     """Median over the logged lines; None if the GPU's peak is unknown (the trainer writes 0 then)."""
     memory_gib: float | None = None
-    """The most that any line reports; of the process if there is no GPU."""
+    """The most that any line reports; of the process without a GPU."""
     samples: tuple[Mapping[str, object], ...] = ()
     """The trainer's `sampled` events."""
     steps: Sequence[int] = ()

@@ -155,7 +155,7 @@ class HubStorage:
             return f"{what} is gated: its owner lets in who asked ({status})"
         if self.token:
             return f"{what} does not exist, or the token of {self.token_source} may not read it ({status})"
-        return f"{what} does not exist, or is private, and there is no token ({status})"
+        return f"{what} does not exist, or is private and you have set no token ({status})"
 
     def _help(self, place: Place, code: str) -> str:
         if code == "GatedRepo":

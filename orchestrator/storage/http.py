@@ -38,7 +38,7 @@ class HttpStorage:
             if not error.missing:
                 raise
             raise StorageError(
-                f"{uri}: there is no {DATASET}, and HTTP lists no folders",
+                f"{uri}: {DATASET} not found, and HTTP lists no folders",
                 f"give the URL of one file, or put the {DATASET} of `gptctl data prepare` beside the files",
                 missing=True,
             ) from error

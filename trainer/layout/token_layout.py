@@ -115,7 +115,7 @@ def llm_c_header(tokens: int) -> bytes:
 
 
 def _by_header(name: str, size_bytes: int, head: bytes, read: Read) -> Layout | None:
-    """The layout that a known header states; None where there is no known header."""
+    """The layout that a known header states; None without a known header."""
     if len(head) >= 8 and struct.unpack("<i", head[:4])[0] in {magic for magic, _ in LLM_C_SHARDS}:
         return _llm_c(name, size_bytes, head)
     if head.startswith(NUMPY_MAGIC):

@@ -112,7 +112,7 @@ class Slice(NamedTuple):
 def slice_result(token_slice: Slice, summed: LossSum, tokenizer: str, say: Callable[[str], object]) -> SliceLoss:
     """The loss of a slice with its perplexity and bits per byte (nats / ln 2 / bytes of text).
 
-    Calls `say` with the reason where there are no bits per byte.
+    Calls `say` with the reason where bits per byte are unknown.
     """
     return {
         "slice": [token_slice.start, token_slice.tokens],

@@ -75,7 +75,7 @@ def forget(job: Job) -> None:
 def folder_for(urls: StoreAccess, name: str, taken: dict[str, str]) -> str | None:
     """Where in the store a checkpoint goes: under its own name if that was planned, else into a spare folder.
 
-    taken: what was given out before, checkpoint name to folder; grows. None when there is no folder left.
+    taken: what was given out before, checkpoint name to folder; grows. None when no folder is left.
     """
     if name in urls["steps"]:
         return name

@@ -74,7 +74,7 @@ class _Environment(TypedDict):
 
 class Environment(_Environment, total=False):
     """What the install job chose. `visible`: UUIDs of the cards that it was tried on, where not on all.
-    `compile_fault`: why torch.compile cannot work in it; None where it does, or where there is no GPU."""
+    `compile_fault`: why torch.compile cannot work in it; None where it does, or without a GPU."""
 
     visible: List[str]
     compile_fault: str | None

@@ -49,7 +49,7 @@ def user_name(uid: int | None = None) -> str:
 
 
 def stat_fields(pid: int) -> list[str] | None:
-    """Fields of /proc/PID/stat from `state` on (state, ppid, ...); None when there is no such process."""
+    """Fields of /proc/PID/stat from `state` on (state, ppid, ...); None when the process is gone."""
     try:
         with open("/proc/%d/stat" % pid, "rb") as file:
             content = file.read().decode(errors="replace")

@@ -71,7 +71,7 @@ def _request(ledger: Ledger, host: HostSpec, lease_s: float) -> RunRequest:
 def _question(home: Path, request: RunRequest, lease_s: float) -> str:
     host, price = request.host, dollars(request.plan.price_per_hour_usd)
     unwatched = host.guard == "watcher" and watcher_alive(home, time.time(), host.provider) is None
-    doubt = "There is no sign of a watcher, so nothing here would end it. " if unwatched else ""
+    doubt = "gptctl sees no sign of a watcher, so nothing here would end it. " if unwatched else ""
     return (
         f"{doubt}Rent one {request.machine.name} at {price}/h, and let its guard ({host.guard}) end "
         f"it {duration(lease_s)} later? That costs {_costs(request, lease_s)}."

@@ -60,7 +60,7 @@ def _talk(kind: str | None, line: str, folder: Path, *, alive: bool) -> None:
 
 
 def warn_if_unwatched(home: Path, host: HostSpec) -> None:
-    """Warns, before money is spent, if a watcher must guard the host and there is no sign of one here."""
+    """Warns, before money is spent, if a watcher must guard the host and gptctl sees no sign of one."""
     if host.paid and host.guard == "watcher" and watcher_alive(home, time.time(), host.provider) is None:
         screen.talk(
             f"warning: no sign of a watcher here for 15 minutes; nothing else ends a forgotten {host.name}. "

@@ -1,7 +1,7 @@
 """The only user of Rich: tables on stdout, and the conversation on stderr, live on a terminal and as lines elsewhere.
 
 It decides nothing: it shows the values it gets. It interprets no markup, since names and log lines are foreign text;
- there is no colour when the output is not a terminal.
+ without a terminal the output has no colour.
 
 Example::
 
@@ -161,10 +161,10 @@ def on_terminal() -> bool:
 def ask(question: str, command: str, *, default: bool = False) -> bool:
     """Asks yes or no on the terminal; Enter is `default`, which must be the answer that costs nothing.
 
-    Raises UserError with the command to type where there is no terminal.
+    Raises UserError with the command to type without a terminal.
     """
     if not on_terminal():
-        raise UserError(f"{question} There is no terminal to ask on, and no --yes", f"{command} --yes")
+        raise UserError(f"{question} gptctl cannot ask without a terminal, and --yes is missing", f"{command} --yes")
     print(f"{clean(question)} [{'Y/n' if default else 'y/N'}] ", end="", file=sys.stderr, flush=True)
     answer = sys.stdin.readline().strip().lower()
     return answer in ("y", "yes") or (default and not answer)

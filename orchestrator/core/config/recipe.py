@@ -292,7 +292,7 @@ def _read_extended(path: Path, seen: tuple[Path, ...]) -> dict[str, object]:
     if len(chain) > DEEPEST_EXTENDS:
         raise UserError(f"recipe {path}: more than {DEEPEST_EXTENDS} recipes extend each other")
     if not target.is_file():
-        raise UserError(f"recipe {path}: extends {below}, but there is no file {target}")
+        raise UserError(f"recipe {path}: extends {below}, but {target} does not exist")
     return lay_over(_read_extended(target, chain), table, f"recipe {path}")
 
 

@@ -106,7 +106,7 @@ class Settings(Table):
 
 
 def load_settings(home: Path) -> Settings:
-    """Reads config.toml in GPTCTL_HOME; without one, there are no limits and no notifications.
+    """Reads config.toml in GPTCTL_HOME; without one, limits and notifications are off.
 
     Raises UserError when it does not parse, has an unknown key, a wrong type, or an address that holds a secret.
     """

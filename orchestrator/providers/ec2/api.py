@@ -173,7 +173,7 @@ class Ec2Api:
         except (
             library.BotoCoreError,
             EOFError,
-        ) as error:  # EOFError: an MFA code is asked for, and there is no terminal
+        ) as error:  # EOFError: it asks for an MFA code without a terminal
             raise _no_answer(library, region, error) from error
 
     @cached_property
@@ -268,7 +268,7 @@ def _refusal(region: str, operation: str, error: Any) -> ProviderError:
 
 
 def _no_answer(library: Any, region: str, error: Exception) -> ProviderError:
-    """What it means that there was no answer. Texts of botocore name endpoints and profiles, and no secret."""
+    """What a missing answer means. Texts of botocore name endpoints and profiles, never a secret."""
     if (fault := login_fault(error)) is not None:
         return fault
     if isinstance(error, library.ParamValidationError):

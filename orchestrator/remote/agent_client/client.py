@@ -164,7 +164,7 @@ class Agent:
         raise AgentError(f"{job} of {run}: the agent stopped answering before the job ended", code="no-end")
 
     def stop(self, run: str, job: str = JobName.TRAIN, grace_s: float = GRACE_S) -> StopAnswer:
-        """Stops the job and waits until it has ended; state `none`: there is no such job."""
+        """Stops the job and waits until it has ended; state `none`: the job does not exist."""
         return decoded(StopAnswer, self._last(Verb.STOP, {"run": run, "job": job, "grace_s": grace_s}), Verb.STOP)
 
     def arm(self, instance_id: str, call: EndCall, *, lease_s: float, deadline_s: float) -> GuardStatus:

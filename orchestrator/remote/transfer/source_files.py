@@ -38,7 +38,7 @@ def code_files(root: Path) -> list[str]:
 
 
 def choose(root: Path) -> CodeFiles:
-    """`git ls-files` (tracked, and untracked but not ignored); every file where there is no git. Minus secrets."""
+    """`git ls-files` (tracked, and untracked but not ignored); every file without git. Minus secrets."""
     if not root.is_dir():
         raise UserError(f"{root} is not a folder", hint="give the project's folder")
     listed = _git_files(root)

@@ -1,7 +1,7 @@
 """Why AWS credentials do not work, in words that help: a code from a device without a terminal, a profile that names
 another one which is not there, an old login, a wrong clock. Knows botocore's errors by name and does not import it.
 
-Example: `login_fault(EOFError())` -> BadCredentials("AWS: ... asks for an MFA code, and there is no terminal ...")
+Example: `login_fault(EOFError())` -> BadCredentials("AWS: ... asks for an MFA code, which needs a terminal ...")
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def login_fault(error: Exception) -> BadCredentials | None:
     kinds = {kind.__name__ for kind in type(error).__mro__}
     profile = os.environ.get("AWS_PROFILE") or os.environ.get("AWS_DEFAULT_PROFILE") or "default"
     if isinstance(error, EOFError):
-        what = f"AWS: the profile {profile!r} asks for an MFA code, and there is no terminal to type it at"
+        what = f"AWS: the profile {profile!r} asks for an MFA code, which needs a terminal"
         return BadCredentials(what, MFA_HINT)
     if kinds & CONFIG:
         return BadCredentials(f"AWS: {error}", CONFIG_HINT)

@@ -150,6 +150,7 @@ def test_a_reboot_ends_what_ran_and_comes_back(cloud: RehearsalCloud) -> None:
     cloud.ssh(box, "echo kept > file; sudo reboot")
     until(lambda: alive(pids) == [])
     until(lambda: cloud.ssh(box, "cat file").stdout == "kept\n")
+    assert cloud.statuses() == {box: "active"} and alive(pids) == []
 
 
 def test_its_memory_is_its_own_and_goes_with_its_power(cloud: RehearsalCloud) -> None:

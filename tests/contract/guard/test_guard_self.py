@@ -73,6 +73,7 @@ def test_the_guards_process_moves_the_timer_when_the_deadline_moves(box: Box, ma
     armed(box, lease_s=1800, deadline_s=7200)
     box.call("arm", **order(lease_s=8, deadline_s=300))
     until(lambda: machine.left_s() <= 300)
+    assert 0 < status(box)["timer_left_s"] <= 300
 
 
 def test_at_the_end_of_the_lease_it_powers_off_and_again_if_the_machine_lives_on(
@@ -110,6 +111,7 @@ def test_a_guard_that_was_killed_is_started_again_by_the_training(box: Box, mach
     first = notes(box)["guard"]
     os.kill(first["pid"], signal.SIGKILL)
     until(lambda: notes(box).get("guard") != first and processes.is_alive(notes(box)["guard"]))
+    assert status(box)["armed"]
 
 
 def test_a_timer_that_was_killed_is_armed_again(box: Box, machine: SelfMachine) -> None:

@@ -50,7 +50,7 @@ def join(box: Sshd, tmp_path: Path) -> Iterator[Callable[..., SshShell]]:
         yield connected
 
 
-def works(shell: SshShell, folder: Path) -> None:
+def works(shell: SshShell, folder: Path) -> bool:
     """Commands, the agent, files through the connection and files beside it."""
     assert shell.run(["sh", "-c", "cat; exit 3"], stdin=b"x").code == 3
     assert Agent(shell, "~/.gptctl").facts()["writable"]
@@ -60,14 +60,14 @@ def works(shell: SshShell, folder: Path) -> None:
     shell.get("big", folder / "again")
     assert (folder / "again").read_bytes() == big.read_bytes()
     with shell.lines(["sh", "-c", "echo one; echo two"]) as lines:
-        assert list(lines) == [b"one", b"two"]
+        return list(lines) == [b"one", b"two"]
 
 
 def test_a_key_in_pkcs8(join: Callable[..., SshShell], box: Sshd, config: Path, tmp_path: Path) -> None:
     key = tmp_path / "pkcs8"
     subprocess.run(["ssh-keygen", "-q", "-t", "ecdsa", "-m", "PKCS8", "-N", "", "-f", str(key)], check=True)
     (box.folder / "authorized_keys").write_text(key.with_suffix(".pub").read_text())
-    works(join(key_file=str(key)), tmp_path)
+    assert works(join(key_file=str(key)), tmp_path)
 
 
 def test_the_agent_that_the_config_names(
@@ -79,7 +79,7 @@ def test_the_agent_that_the_config_names(
         env = {**os.environ, "SSH_AUTH_SOCK": str(socket)}
         subprocess.run(["ssh-add", "-q", str(box.key_file)], env=env, check=True)
         config.write_text(f"Host {box.host}\n  IdentityAgent {socket}\n")
-        works(join(key_file=None), tmp_path)
+        assert works(join(key_file=None), tmp_path)
         agent.terminate()
 
 
@@ -106,7 +106,7 @@ def test_a_security_key_in_an_agent(join: Callable[..., SshShell], box: Sshd, co
     with SecurityKeyAgent(tmp_path / "agent.sock") as token:
         (box.folder / "authorized_keys").write_text(token.public)
         config.write_text(f"Host {box.host}\n  IdentityAgent {tmp_path}/agent.sock\n")
-        works(join(key_file=None), tmp_path)
+        assert works(join(key_file=None), tmp_path)
         assert token.signed <= 2  # a token is touched for each
 
 
@@ -114,7 +114,7 @@ def test_a_proxy_command(join: Callable[..., SshShell], box: Sshd, config: Path,
     pipe = tmp_path / "pipe.py"
     pipe.write_text(PIPE)
     config.write_text(f"Host rig\n  HostName {box.host}\n  ProxyCommand {sys.executable} {pipe} %h %p\n")
-    works(join(host="rig"), tmp_path)
+    assert works(join(host="rig"), tmp_path)
 
 
 def test_what_ssh_refuses_too_is_told_in_its_words(
@@ -152,7 +152,7 @@ def test_an_sshd_with_its_limits_set_low(machines: Callable[..., Sshd], gptctl_h
     with shell.lines(["sh", "-c", "echo begun; cat"], pulse_s=1.0) as lines:
         assert next(lines) == b"begun"
         assert shell.run(["echo", "beside it"]).stdout == b"beside it\n"
-    works(shell, tmp_path)
+    assert works(shell, tmp_path)
     shell.close()
 
 

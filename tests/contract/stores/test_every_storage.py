@@ -126,7 +126,7 @@ def test_the_hub_is_read_at_one_commit_with_a_token_that_goes_nowhere_else(
 ) -> None:
     commit = hub.publish("me/private", CONTENT, token=TOKEN)
     uri = "hf://me/private"
-    with pytest.raises(StorageError, match="is private, and there is no token") as caught:
+    with pytest.raises(StorageError, match="is private and you have set no token") as caught:
         storage.of(uri).manifest(uri)
     assert "HF_TOKEN to a token with read access to me/private" in caught.value.hint
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")

@@ -18,14 +18,15 @@ from tests.conftest import Gptctl
 NASTY = ['it\'s "quoted"', "line\nbreak", "semi;touch owned", "$(touch owned)", "-rf", "../up"]
 
 
-def refused(done: object, code: int, *parts: str) -> None:
-    """The command ended with this code, said all of this on stderr, and nothing else anywhere."""
+def refused(done: object, code: int, *parts: str) -> str:
+    """What the command said: it ended with this code, all of this on stderr, and nothing else anywhere."""
     assert getattr(done, "returncode", None) == code, done
     said = str(getattr(done, "stderr", ""))
     for part in parts:
         assert part in said, f"{part!r} not in {said!r}"
     assert getattr(done, "stdout", None) == ""
     assert "Traceback" not in said
+    return said
 
 
 @pytest.mark.parametrize("name", NASTY)
@@ -33,20 +34,20 @@ def test_a_recipe_of_any_name_is_looked_for_and_nothing_else(
     gptctl: Gptctl, tmp_path: Path, gptctl_home: Path, name: str
 ) -> None:
     before = {path.name for path in tmp_path.iterdir()}
-    refused(gptctl("run", "--host", "local", "--", name), 2, "gptctl: ")
+    assert refused(gptctl("run", "--host", "local", "--", name), 2, "gptctl: ")
     assert {path.name for path in tmp_path.iterdir()} - before <= {"gptctl-home"}
     assert not (gptctl_home / "runs").exists()
 
 
 @pytest.mark.parametrize("name", NASTY)
 def test_a_host_of_any_name_is_looked_up_and_nothing_else(gptctl: Gptctl, tmp_path: Path, name: str) -> None:
-    refused(gptctl("run", "quickstart", f"--host={name}", "--yes"), 2, "unknown host", "known: local")
+    assert refused(gptctl("run", "quickstart", f"--host={name}", "--yes"), 2, "unknown host", "known: local")
     assert not (tmp_path / "owned").exists()
 
 
 @pytest.mark.parametrize("name", ["line\nbreak", "", "   ", "bell\x07", "x" * 600])
 def test_a_run_name_must_be_printable(gptctl: Gptctl, name: str) -> None:
-    refused(gptctl("run", "quickstart", "--host", "local", "--yes", f"--name={name}"), 2, "--name", "printable")
+    assert refused(gptctl("run", "quickstart", "--host", "local", "--yes", f"--name={name}"), 2, "--name", "printable")
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ def test_a_run_name_must_be_printable(gptctl: Gptctl, name: str) -> None:
         (("plan", "quickstart", "--max-cost", "1e11"), ("--max-cost", "at most 10,000,000")),
         (("plan", "quickstart", "--max-hours", "nan"), ("--max-hours", "above 0")),
         (("run", "quickstart"), ("no host given", "known: local", "gptctl run quickstart --host local")),
-        (("run", "quickstart", "--host", "local"), ("no terminal", "gptctl run quickstart --host local --yes")),
+        (("run", "quickstart", "--host", "local"), ("without a terminal", "gptctl run quickstart --host local --yes")),
         (("run", "quickstart", "--host", "local", "--label", "novalue"), ("KEY=VALUE",)),
         (("run", "quickstart", "--on", "nothing-1"), ("nothing-1", "gptctl status")),
         (("run", "quickstart", "--host", "local", "--resume-from", "x"), ("no runs yet",)),
@@ -79,7 +80,7 @@ def test_a_run_name_must_be_printable(gptctl: Gptctl, name: str) -> None:
 def test_a_wrong_argument_says_what_would_be_right(
     gptctl: Gptctl, arguments: tuple[str, ...], parts: tuple[str, ...], gptctl_home: Path
 ) -> None:
-    refused(gptctl(*arguments), 2, *parts)
+    assert refused(gptctl(*arguments), 2, *parts)
     assert not (gptctl_home / "runs").exists()
 
 
@@ -92,28 +93,28 @@ def test_what_the_parser_refuses_is_wrong_input_too(gptctl: Gptctl, arguments: t
 
 def test_an_inventory_that_does_not_parse_names_file_and_place(gptctl: Gptctl, tmp_path: Path) -> None:
     (tmp_path / "inventory.toml").write_text('[hosts.box]\nprovider = "ssh"\nmachine = "1x3090"\nprot = 22\n')
-    refused(gptctl("hosts"), 2, "hosts.box", "prot", "did you mean port?")
+    assert refused(gptctl("hosts"), 2, "hosts.box", "prot", "did you mean port?")
     (tmp_path / "inventory.toml").write_text("[hosts.box\n")
-    refused(gptctl("hosts"), 2, "inventory.toml", "not valid TOML")
+    assert refused(gptctl("hosts"), 2, "inventory.toml", "not valid TOML")
     (tmp_path / "inventory.toml").write_text('[hosts.box]\nmachine = "1x3090"\nprice_per_hour_usd = -1\n')
-    refused(gptctl("plan", "quickstart"), 2, "price_per_hour_usd")
+    assert refused(gptctl("plan", "quickstart"), 2, "price_per_hour_usd")
 
 
 def test_a_dataset_that_is_missing_or_empty_stops_plan_and_run(gptctl: Gptctl, tmp_path: Path) -> None:
     recipe = tmp_path / "mine.toml"
     recipe.write_text('name = "mine"\n[data]\nsource = "tokens"\n[train]\ntokens = 100000\n')
-    refused(gptctl("plan", str(recipe)), 2, "tokens", "does not exist")
-    refused(gptctl("run", str(recipe), "--host", "local", "--yes"), 2, "tokens", "does not exist")
+    assert refused(gptctl("plan", str(recipe)), 2, "tokens", "does not exist")
+    assert refused(gptctl("run", str(recipe), "--host", "local", "--yes"), 2, "tokens", "does not exist")
     (tmp_path / "tokens").mkdir()
-    refused(gptctl("run", str(recipe), "--host", "local", "--yes"), 2, "no .safetensors, .bin or .npy file")
+    assert refused(gptctl("run", str(recipe), "--host", "local", "--yes"), 2, "no .safetensors, .bin or .npy file")
     (tmp_path / "tokens" / "train.bin").write_bytes(b"")
-    refused(gptctl("run", str(recipe), "--host", "local", "--yes"), 2, "0 bytes are not a whole number")
+    assert refused(gptctl("run", str(recipe), "--host", "local", "--yes"), 2, "0 bytes are not a whole number")
 
 
 def test_a_home_that_is_a_file_is_said(gptctl: Gptctl, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = gptctl("status", env={"GPTCTL_HOME": str(tmp_path / "file")})
-    refused(done, 2, str(tmp_path / "file"), "GPTCTL_HOME")
+    assert refused(done, 2, str(tmp_path / "file"), "GPTCTL_HOME")
 
 
 def test_a_damaged_ledger_is_said_and_left_as_it_is(gptctl: Gptctl, gptctl_home: Path) -> None:
@@ -145,7 +146,7 @@ def unfinished(gptctl_home: Path) -> str:
 
 
 def test_a_prefix_that_matches_two_runs_names_both(gptctl: Gptctl, unfinished: str) -> None:
-    refused(gptctl("status", "tiny-1120-aa"), 2, "matches 2 runs", "tiny-1120-aaaaaa", unfinished)
+    assert refused(gptctl("status", "tiny-1120-aa"), 2, "matches 2 runs", "tiny-1120-aaaaaa", unfinished)
     done = gptctl("status", "tiny-1120-aab", "--json")
     assert [row["id"] for row in json.loads(done.stdout)["runs"]] == [unfinished]
 
@@ -153,8 +154,8 @@ def test_a_prefix_that_matches_two_runs_names_both(gptctl: Gptctl, unfinished: s
 def test_what_destroys_asks_first_and_says_what_to_type_where_nobody_can_answer(
     gptctl: Gptctl, unfinished: str
 ) -> None:
-    refused(gptctl("stop", unfinished), 2, "Stop", "no terminal", f"gptctl stop {unfinished} --yes")
-    refused(gptctl("release", unfinished), 2, "Release", "2xCPU", "no terminal", "--yes")
+    assert refused(gptctl("stop", unfinished), 2, "Stop", "without a terminal", f"gptctl stop {unfinished} --yes")
+    assert refused(gptctl("release", unfinished), 2, "Release", "2xCPU", "without a terminal", "--yes")
 
 
 def test_logs_of_a_run_that_has_none_say_so(gptctl: Gptctl, unfinished: str) -> None:
@@ -174,12 +175,12 @@ def test_a_mirrored_log_is_printed_whole_lines_only(gptctl: Gptctl, unfinished: 
 
 def test_a_folder_that_is_not_ours_is_not_filled(gptctl: Gptctl, unfinished: str, tmp_path: Path) -> None:
     (tmp_path / "theirs" / "checkpoints").mkdir(parents=True)
-    refused(gptctl("fetch", "--to", str(tmp_path / "theirs")), 2, "that gptctl did not put there", "--to DIR")
+    assert refused(gptctl("fetch", "--to", str(tmp_path / "theirs")), 2, "that gptctl did not put there", "--to DIR")
     (tmp_path / "file").write_text("")
-    refused(gptctl("fetch", "--to", str(tmp_path / "file")), 2, "cannot write to")
+    assert refused(gptctl("fetch", "--to", str(tmp_path / "file")), 2, "cannot write to")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / ".gptctl-run").write_text("somebody-else\n")
-    refused(gptctl("fetch", "--to", str(tmp_path / "other")), 2, "holds run somebody-else")
+    assert refused(gptctl("fetch", "--to", str(tmp_path / "other")), 2, "holds run somebody-else")
 
 
 def test_init_copies_what_is_missing_and_keeps_what_is_there(gptctl: Gptctl, tmp_path: Path) -> None:

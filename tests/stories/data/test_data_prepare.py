@@ -251,7 +251,7 @@ def test_text_of_the_hub_is_downloaded_and_prepared(gptctl: Gptctl, tmp_path: Pa
         arguments = ("data", "prepare", "hf://me/stories", "--tokenizer", "bytes", "--to", "out", "--json")
         refused = gptctl(*arguments, env={**there, "HF_TOKEN": ""})
         assert refused.returncode != 0
-        assert "hf://me/stories does not exist, or is private, and there is no token" in refused.stderr
+        assert "hf://me/stories does not exist, or is private and you have set no token" in refused.stderr
         done = gptctl(*arguments, env=there)
         assert done.returncode == 0, done.stderr
         again = gptctl(*arguments, env=there)

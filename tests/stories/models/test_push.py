@@ -57,7 +57,7 @@ def check_what_is_asked_first(push: Push, hub: UploadHub) -> None:
     asked = push("me/model", code=2)
     assert "a new model repository me/model, branch main, private" in asked.stderr
     assert MODEL in asked.stderr
-    assert "no --yes" in asked.stderr
+    assert "--yes is missing" in asked.stderr
     assert hub.repos == {}
     assert "needs a token" in push("me/model", "--yes", token="", code=2).stderr
     assert "answered 403" in push("me/model", "--yes", token=READ_TOKEN, code=3).stderr

@@ -203,7 +203,7 @@ def test_extends_merges_tables_and_replaces_lists(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ('extends = "small.toml"\n', "extends this one again"),
-        ('extends = "missing.toml"\n', "there is no file"),
+        ('extends = "missing.toml"\n', "does not exist"),
         ("extends = 7\n", "must be the path"),
     ],
 )
