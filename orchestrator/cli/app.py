@@ -24,6 +24,7 @@ from orchestrator.cli.failures import explained
 from orchestrator.cli.machines import machine_commands
 from orchestrator.cli.models import model_commands
 from orchestrator.cli.sweeps import commands as sweep_commands
+from orchestrator.cli.ui import ui_commands
 
 EPILOG = (
     "Start with: gptctl run quickstart --host local. Docs: https://gptctl.github.io/gptctl/ "
@@ -293,6 +294,7 @@ data_commands.register(lambda group: app.add_typer(group, name="data"))
 
 
 check_commands.register(verb)
+ui_commands.register(verb)
 
 
 model_commands.register(verb)

@@ -26,6 +26,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "orphans": ("gptctl orphans", "gptctl orphans --reap i-0123456789", "gptctl orphans --install-timer"),
     "notify": ("gptctl notify --test",),
     "check": ("gptctl check", "gptctl check home-3090 --recipe chinchilla_163m", "gptctl check lambda-8xa100 --drill"),
+    "ui": ("gptctl ui --open", "gptctl ui --allow-actions --port 9000"),
     "ssh": ("gptctl ssh", "gptctl ssh home-3090 -- nvidia-smi"),
     "sample": (
         'gptctl sample -p "Every effort moves you" --temperature 0.7',

@@ -26,7 +26,7 @@ GROUPS = {
     "starting": ("Starting runs", ("init", "recipes", "plan", "run")),
     "driving": ("Driving runs", ("resume", "stop", "fetch", "release")),
     "sweeps": ("Many runs", ("sweep",)),
-    "watching": ("Watching runs and money", ("status", "queue", "logs", "cost", "notify")),
+    "watching": ("Watching runs and money", ("status", "queue", "logs", "cost", "notify", "ui")),
     "machines": ("Machines and hosts", ("hosts", "offers", "check", "ssh", "orphans")),
     "models": ("Models", ("sample", "attention", "export", "import", "import-recipe")),
     "results": ("Results", ("eval", "compare", "report")),

@@ -27,7 +27,7 @@ from orchestrator.core.config.recipe import Recipe, load_recipe
 from orchestrator.core.config.settings import load_settings
 from orchestrator.core.errors import StillBilling, UserError
 from orchestrator.core.events import Event
-from orchestrator.core.formats import dollars, duration
+from orchestrator.core.formats import dollars, local_time
 from orchestrator.core.machines import machine_type
 from orchestrator.core.money.calendar import month_start
 from orchestrator.core.money.cost import spent
@@ -287,6 +287,16 @@ def _stop_question(found: RunRecord) -> str:
     return f"Stop {found.id} on {found.host} at {where}? It keeps a checkpoint."
 
 
+def release_question(ledger: Ledger, found: RunRecord, force: bool) -> str:
+    """What is asked before a run's machine is given back. Raises UserError for a run without one."""
+    if found.rental_id is None:
+        raise UserError(f"{found.id} has no machine ({found.state})", f"gptctl status {found.id}")
+    rental = ledger.rental(found.rental_id)
+    held = f"{rental.machine}, {dollars(rental.price_per_hour_usd)}/h, held since {local_time(rental.created_at)}"
+    lost = ", and what is not fetched is LOST" if force else ""
+    return f"Release {found.host} ({held})? Run {found.id} ends{lost}."
+
+
 def _known(ledger: Ledger, wanted: str | None) -> RunRecord:
     """The run whose machine is to end. Raises UserError, which says what ends a machine that no run here knows."""
     try:
@@ -305,12 +315,7 @@ def release(wanted: str | None, *, force: bool, yes: bool, as_json: bool) -> int
         if found.rental_id is None:
             raise UserError(f"{found.id} has no machine ({found.state})", f"gptctl status {found.id}")
         rental = ledger.rental(found.rental_id)
-        open_s = time.time() - rental.created_at
-        question = (
-            f"Release {found.host} ({rental.machine}, {dollars(rental.price_per_hour_usd)}/h, held for "
-            f"{duration(open_s)})? Run {found.id} ends{', and what is not fetched is lost' if force else ''}."
-        )
-        if rental.state == RENTAL_OPEN and not (yes or screen.ask(question, _command())):
+        if rental.state == RENTAL_OPEN and not (yes or screen.ask(release_question(ledger, found, force), _command())):
             screen.talk("nothing was released")
             return 0
         run_folder.set(ledger.home / "runs" / found.id)

@@ -29,7 +29,7 @@ class Series:
         return all(value is None for value in self.values)
 
     def to_json(self) -> dict[str, object]:
-        """As page.js reads it."""
+        """As plot.js reads it."""
         color = {"color": self.color} if self.color else {}
         return {"label": self.label, "kind": self.kind, **color, "values": list(self.values)}
 
@@ -50,7 +50,7 @@ class Chart:
     """In a comparison: the runs' ids in the order of the series."""
 
     def to_json(self) -> dict[str, object]:
-        """As page.js reads it."""
+        """As plot.js reads it."""
         return {
             "key": self.key,
             "title": self.title,

@@ -24,7 +24,7 @@ from orchestrator.report.pages.chart import Chart
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 STYLES = ("uplot/uPlot.min.css", "page.css")
-SCRIPTS = ("uplot/uPlot.iife.min.js", "page.js")
+SCRIPTS = ("uplot/uPlot.iife.min.js", "plot.js", "page.js")
 
 
 def render(template: str, values: Mapping[str, object], charts: Sequence[Chart]) -> str:

@@ -74,9 +74,9 @@ class Browser:
         self._profile.cleanup()
 
     def open(
-        self, page: Path, *, width: int = 1280, height: int = 900, dark: bool = False, scripts: bool = True
+        self, page: Path | str, *, width: int = 1280, height: int = 900, dark: bool = False, scripts: bool = True
     ) -> Shown:
-        """Loads the page in a window of that size and waits until it has been drawn."""
+        """Loads a file or a URL in a window of that size and waits until it has been drawn."""
         self._shown = Shown()
         self._call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=2, mobile=width < 600
@@ -84,7 +84,7 @@ class Browser:
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self._call("Emulation.setEmulatedMedia", features=scheme)
         self._call("Emulation.setScriptExecutionDisabled", value=not scripts)
-        self._call("Page.navigate", url=page.absolute().as_uri())
+        self._call("Page.navigate", url=page if isinstance(page, str) else page.absolute().as_uri())
         self._until("Page.loadEventFired")
         time.sleep(SETTLE_S)
         self._shown.first_paint_ms = self.evaluate(

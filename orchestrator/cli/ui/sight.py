@@ -1,0 +1,132 @@
+"""What the live page shows, read from the ledger and the mirrors; machines are asked as `gptctl status` asks them.
+
+Example::
+
+    sight = Sight(home)
+    sight.refresh(True)
+    sight.state["runs"], sight.run("quickstart-1130-k3f9qa")["charts"]
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cli.machines.left_over import of_ledger
+from orchestrator.cli.machines.left_over import rows as left_rows
+from orchestrator.cli.machines.totals import totals_of
+from orchestrator.cli.runs.status import ANSWER_WITHIN_S, collect
+from orchestrator.cli.screen.foreign import clean
+from orchestrator.core.formats import utc_time
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.report.metrics import read_training
+from orchestrator.report.pages.curves import training_charts
+from trainer.contract import BEST, CHECKPOINTS, EVENTS, LATEST, LOG, METRICS
+
+NEWEST_ENDED = 200
+"""Ended runs on the page; `gptctl status --all` has every one."""
+LOG_BYTES = 16_000
+MOST_EVENTS = 100
+LEFT_OVER_EVERY_S = 60.0
+
+
+class Sight:
+    """The newest state, and its number, which changes when anything on the page does."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.state: dict[str, Any] = {"runs": [], "rentals": [], "totals": {}, "totals_words": "", "left_over": []}
+        self.number = 0
+        self._left: list[dict[str, Any]] = []
+        self._left_at = -LEFT_OVER_EVERY_S
+
+    def refresh(self, ask: bool) -> None:
+        """Reads the ledger again; with `ask`, asks the machines of unfinished runs first."""
+        with Ledger.open(self.home, time.time) as ledger:
+            found = collect(ledger, None, newest_ended=NEWEST_ENDED, answer_within_s=ANSWER_WITHIN_S if ask else 0.0)
+            totals = totals_of(ledger)
+            if ask and time.monotonic() - self._left_at > LEFT_OVER_EVERY_S:
+                self._left = [row.to_json() for row in left_rows(of_ledger(ledger))]
+                self._left_at = time.monotonic()
+        state = {**found, "totals": totals.to_json(), "totals_words": totals.words, "left_over": self._left}
+        if _without_ages(state) != _without_ages(self.state):
+            self.number += 1
+        self.state = state
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        """One run with its curves, events, checkpoints and the end of its log. Raises UserError for an unknown one."""
+        with Ledger.open(self.home, time.time) as ledger:
+            found = ledger.run(run_id)
+            row = collect(ledger, run_id, answer_within_s=0.0)
+            events = ledger.events(run_id)[-MOST_EVENTS:]
+        mirror = self.home / "runs" / found.id
+        return {
+            **row["runs"][0],
+            "rental_row": row["rentals"][0] if row["rentals"] else None,
+            "title": found.name or found.id,
+            "charts": [chart.to_json() for chart in training_charts(read_training(mirror))],
+            "events": [
+                {
+                    "time": utc_time(event.time),
+                    "kind": event.kind,
+                    "stage": event.stage or "",
+                    "text": clean(event.text),
+                }
+                for event in reversed(events)
+                if event.text
+            ],
+            "checkpoints": _checkpoints(mirror / CHECKPOINTS, found.safe_step),
+            "log": _end_of(mirror / LOG),
+        }
+
+    def mark_of(self, run_id: str) -> tuple[tuple[int, int], ...]:
+        """Changes when a file of the run's mirror does: sizes and times."""
+        mirror = self.home / "runs" / run_id
+        return tuple(_stamp(mirror / name) for name in (METRICS, EVENTS, LOG))
+
+    def mark(self) -> tuple[tuple[int, int], ...]:
+        """Changes when the ledger does."""
+        return tuple(_stamp(self.home / name) for name in ("gptctl.db", "gptctl.db-wal", "config.toml"))
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return (0, 0)
+    return (found.st_mtime_ns, found.st_size)
+
+
+def _without_ages(state: Mapping[str, Any]) -> str:
+    """The state without what only the clock changes."""
+    rows = [{key: value for key, value in row.items() if key != "seen_s"} for row in state["runs"]]
+    return json.dumps({**state, "runs": rows}, sort_keys=True)
+
+
+def _checkpoints(folder: Path, safe_step: int | None) -> list[dict[str, Any]]:
+    """Newest first: those that are here, and the newest that is safe elsewhere."""
+    names = {name: (folder / name).resolve().name for name in (BEST, LATEST) if (folder / name).is_dir()}
+    here = sorted(path for path in folder.glob("step-*") if path.is_dir() and not path.is_symlink())
+    rows = [
+        {"step": int(path.name.removeprefix("step-")), "is": [at for at, name in names.items() if name == path.name]}
+        for path in here
+        if path.name.removeprefix("step-").isdigit()
+    ]
+    found: list[dict[str, Any]] = [{**row, "where": "here"} for row in reversed(rows)]
+    if safe_step is not None and safe_step not in {row["step"] for row in rows}:
+        found.insert(0, {"step": safe_step, "is": [], "where": "in the store"})
+    return found
+
+
+def _end_of(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - LOG_BYTES))
+            text = file.read(LOG_BYTES).decode("utf-8", errors="replace")
+    except OSError:
+        return ""
+    lines: Sequence[str] = text.splitlines()[-200:]
+    return "\n".join(map(clean, lines))
