@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -175,7 +174,6 @@ def address(tmp_path: Path) -> Iterator[str]:
     process.wait()
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")
 def test_chromium_shows_runs_names_as_text_and_changes_as_they_come(address: str, tmp_path: Path) -> None:
     def until(expression: str) -> float:
         begun = time.monotonic()
