@@ -1,8 +1,9 @@
 """A connection that OpenSSH itself makes, for logins that paramiko cannot: keys on hardware, agents named by
 IdentityAgent, certificates, PKCS#8 files, Kerberos, old key exchanges. What `ssh` accepts, works.
 
-One `ssh -M` process holds the connection; each command is an `ssh` of its own through it, so you touch a key once. All
-of your ~/.ssh/config counts, save what could lead elsewhere or run something here. The host key must be the pinned one.
+One `ssh -M` process holds the connection; each command is an `ssh` of its own through it, so you touch a key once. It
+ends with this process, also where that is killed. All of your ~/.ssh/config counts, save what could lead elsewhere or
+run something here. The host key must be the pinned one.
 
     link = hand_over(endpoint, address, known_hosts, 10.0)
 """
@@ -27,6 +28,17 @@ from orchestrator.remote.shell import login_shell
 from orchestrator.remote.shell.ssh_endpoint import Endpoint, config_file, pinned_options
 
 LOOK_EVERY_S = 0.05
+KEEPER = """\
+exec 3<&0
+"$@" </dev/null 3<&- & child=$!
+{ cat; kill $child; } <&3 >/dev/null 2>&1 & watch=$!
+exec 3<&- </dev/null
+wait $child 2>/dev/null; code=$?
+kill $watch 2>/dev/null
+exit $code
+"""
+"""Runs the words after it until they end, or until nobody holds the other end of its stdin: a process that is killed
+closes that, and can end nothing any more."""
 SSH_FAILED = 255
 OVERRULED = {
     "BatchMode": "yes",
@@ -57,11 +69,7 @@ class OpenSshLink:
         return self._master.poll() is not None
 
     def close(self) -> None:
-        self._master.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            self._master.wait(5)
-        self._master.kill()
-        self._master.wait()
+        _end(self._master)
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
@@ -115,20 +123,28 @@ def hand_over(endpoint: Endpoint, address: Address, known_hosts: Path, deadline_
     folder = tempfile.mkdtemp(prefix="gptctl-ssh-")
     argv = _argv(endpoint, address, known_hosts, f"{folder}/link")
     with tempfile.TemporaryFile() as errors:
-        master = subprocess.Popen(
-            [*argv[:-1], "-M", "-N", argv[-1]], stdin=subprocess.DEVNULL, stdout=errors, stderr=errors
-        )
+        kept = ["sh", "-c", KEEPER, "sh", *argv[:-1], "-M", "-N", argv[-1]]
+        master = subprocess.Popen(kept, stdin=subprocess.PIPE, stdout=errors, stderr=errors, start_new_session=True)
         until = time.monotonic() + deadline_s
         while master.poll() is None and not os.path.exists(f"{folder}/link") and time.monotonic() < until:
             time.sleep(LOOK_EVERY_S)
         if os.path.exists(f"{folder}/link"):
             return OpenSshLink(argv, master, folder)
-        master.kill()
-        master.wait()
-        shutil.rmtree(folder, ignore_errors=True)
         errors.seek(0)
         said = login_shell.shown(errors.read()) or f"no answer within {deadline_s:.0f} s"
+        _end(master)
+        shutil.rmtree(folder, ignore_errors=True)
     raise Unreachable(f"ssh: {said}")
+
+
+def _end(master: subprocess.Popen[bytes]) -> None:
+    """Ends the connection; the keeper sees its stdin close."""
+    assert master.stdin is not None
+    master.stdin.close()
+    with suppress(subprocess.TimeoutExpired):
+        master.wait(5)
+    master.kill()
+    master.wait()
 
 
 def _argv(endpoint: Endpoint, address: Address, known_hosts: Path, control: str) -> list[str]:

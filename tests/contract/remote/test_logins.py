@@ -146,6 +146,29 @@ def test_a_link_that_openssh_made_breaks_as_any_other(
             shell.run(["true"])
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from orchestrator.core.ports import Address
+from orchestrator.remote.shell.ssh_shell import connect
+host, port, user, pins = sys.argv[1:]
+shell = connect(Address(host, int(port), user, identity=f"[{host}]:{port}"), known_hosts=Path(pins), accept_new=True)
+assert shell.run(["true"]).code == 0
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_gptctl_that_is_killed_leaves_no_connection_of_openssh(box: Sshd, config: Path, tmp_path: Path) -> None:
+    with SecurityKeyAgent(tmp_path / "agent.sock") as token:
+        (box.folder / "authorized_keys").write_text(token.public)
+        config.write_text(f"Host {box.host}\n  IdentityAgent {tmp_path}/agent.sock\n")
+        pins = str(tmp_path / "pins of the killed")
+        argv = [sys.executable, "-c", KILLED, box.host, str(box.port), box.user, pins]
+        killed = subprocess.run(argv, capture_output=True, text=True, check=False)
+        assert killed.returncode == -9, killed.stderr
+        until(lambda: pins not in subprocess.check_output(["ps", "-ww", "-eo", "args"], text=True))
+
+
 def test_an_sshd_with_its_limits_set_low(machines: Callable[..., Sshd], gptctl_home: Path, tmp_path: Path) -> None:
     low = machines("low", limits="MaxStartups 1\nMaxSessions 1\n")
     shell = connect(low.address(), known_hosts=tmp_path / "pins")

@@ -62,6 +62,22 @@ def test_one_rank_is_killed(rehearse: Callable[..., Rehearsal]) -> None:
     assert place.newest()["safe_step"] >= 20
 
 
+def test_a_flood_of_log(rehearse: Callable[..., Rehearsal]) -> None:
+    place = rehearse("12.17 60 MB of log at once", steps=400)
+    process = place.begin()
+    wait_until(lambda: place.trained(5), 60)
+    with (place.cloud.home(place.machine()) / ".gptctl" / "runs" / place.run_id() / "train.log").open("ab") as log:
+        log.write((b"x" * 99 + b"\n") * 600_000 + b"after the flood\n")
+    assert place.wait(process) == 0, place.words()
+    place.check()
+    assert place.newest()["step"] == 400, "metrics came beside the flood"
+    mirror = place.home / "runs" / place.run_id()
+    kept = sum(file.stat().st_size for file in mirror.glob("train.log*"))
+    assert 1_000_000 < kept <= 40_000_000
+    assert "after the flood" in (mirror / "train.log").read_text(errors="replace")
+    assert len(place.words()) < 1_000_000, "a flood does not reach the terminal"
+
+
 def test_everything_of_the_training_is_killed(rehearse: Callable[..., Rehearsal]) -> None:
     place = rehearse("F9 the kernel kills the training: out of memory", steps=4000)
     process = place.begin()
