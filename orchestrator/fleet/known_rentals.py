@@ -23,6 +23,8 @@ def known(rental: Rental, runs: list[RunRecord]) -> KnownRental:
     """One of them, with its runs."""
     is_open = rental.state == RENTAL_OPEN
     needed = is_open and (not runs or any(run.state != State.ENDED or run.keep for run in runs))
-    held = is_open and rental.instance_id is not None and rental.provider not in UNPAID
-    machine = replace(rental.instance, ends_at=rental.ends_at) if held else None
-    return KnownRental(rental.created_at, over=not needed, machine=machine)
+    seconds = [each.instance_id for each in rental.facts.given_back if each.life.gone_at is None]
+    ids = [rental.instance_id, *seconds] if is_open and rental.provider not in UNPAID else []
+    base = replace(rental.instance, ends_at=rental.ends_at)
+    machines = tuple(replace(base, instance_id=each) for each in ids if each is not None)
+    return KnownRental(rental.created_at, over=not needed, machines=machines)

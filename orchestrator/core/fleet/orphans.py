@@ -38,8 +38,8 @@ class KnownRental:
     created_at: float
     over: bool = False
     """Nothing needs its machine: the rental was released, or all its runs have ended and none is kept."""
-    machine: Instance | None = None
-    """The machine it holds, whether a list shows it or not; None: none was ever held."""
+    machines: tuple[Instance, ...] = ()
+    """What it holds, whether a list shows it or not: its machine, and second ones that nobody saw the end of."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def survey(machines: Iterable[Instance], known: Mapping[str, KnownRental], now: 
 def unlisted(known: Mapping[str, KnownRental], listed: Iterable[Instance], provider: str) -> list[Instance]:
     """Machines of this provider that the ledger holds and no list shows."""
     shown = {each.instance_id for each in listed}
-    held = [each.machine for each in known.values() if each.machine is not None]
+    held = [machine for each in known.values() for machine in each.machines]
     return [each for each in held if each.provider == provider and each.instance_id not in shown]
 
 

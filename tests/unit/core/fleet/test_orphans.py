@@ -108,7 +108,7 @@ def test_a_machine_of_a_rental_that_is_over_is_named_first() -> None:
 
 
 def test_what_the_ledger_holds_and_no_list_shows_is_known() -> None:
-    held = {"r-a": KnownRental(NOW, machine=machine("a")), "r-b": KnownRental(NOW, machine=machine("b"))}
+    held = {"r-a": KnownRental(NOW, machines=(machine("a"),)), "r-b": KnownRental(NOW, machines=(machine("b"),))}
     assert [each.instance_id for each in unlisted(held, [machine("a")], "lambda")] == ["b"]
     assert unlisted(held, [], "ec2") == []
 
