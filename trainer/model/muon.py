@@ -46,7 +46,8 @@ class Piece(NamedTuple):
     gradient: Tensor
     momentum: Tensor
     rate: float
-    weight_decay: float
+    kept: Tensor | float
+    """What weight decay leaves of the weights; 1 in a step that changes nothing."""
 
 
 class Muon(Optimizer):
@@ -66,32 +67,37 @@ class Muon(Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One step. Every rank must have the same gradients."""
+        skipped = None if self.found_inf is None else self.found_inf > 0
         pieces = list(self._pieces())
         for piece in pieces:
-            gradient = piece.gradient if self.found_inf is None else _unless(self.found_inf, piece)
-            piece.momentum.lerp_(gradient, 1 - MOMENTUM)
+            finite = piece.gradient if skipped is None else torch.where(skipped, piece.momentum, piece.gradient)
+            piece.momentum.lerp_(finite, 1 - MOMENTUM)
         for piece, update in zip(pieces, self._updates(pieces), strict=True):
-            self._apply(piece, update)
+            scale = piece.rate * 0.2 * math.sqrt(max(piece.weight.shape))  # AdamW's root mean square
+            taken = update if skipped is None else update.masked_fill(skipped, 0.0)
+            piece.weight.mul_(piece.kept).add_(taken, alpha=-scale)
 
     def _pieces(self) -> Iterator[Piece]:
         for group in self.param_groups:
+            lost = group["lr"] * group["weight_decay"]
+            kept = 1 - lost if self.found_inf is None else 1 - lost * (1 - self.found_inf)
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    yield from self._parts(parameter, group)
+                    yield from self._parts(parameter, group, kept)
 
-    def _parts(self, parameter: nn.Parameter, group: dict[str, Any]) -> Iterator[Piece]:
+    def _parts(self, parameter: nn.Parameter, group: dict[str, Any], kept: Tensor | float) -> Iterator[Piece]:
         state = self.state[parameter]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
         assert parameter.grad is not None
         together = (parameter.detach(), parameter.grad, state["momentum_buffer"])
         for weight, gradient, momentum in zip(*(whole.chunk(group["parts"]) for whole in together), strict=True):
-            yield Piece(weight, gradient, momentum, group["lr"], group["weight_decay"])
+            yield Piece(weight, gradient, momentum, group["lr"], kept)
 
     def _updates(self, pieces: Sequence[Piece]) -> Iterator[Tensor]:
         """The orthogonal matrix of each piece, in order."""
         if self.peers.size == 1:
-            yield from map(self._orthogonal, pieces)
+            yield from map(_orthogonal, pieces)
             return
         shapes = [piece.weight.shape for piece in pieces]
         owners = dealt(shapes, self.peers.size)
@@ -101,28 +107,15 @@ class Muon(Optimizer):
         places = list(_places(shapes, owners))
         for piece, owner, place in zip(pieces, owners, places, strict=True):
             if owner == self.peers.rank:
-                mine[place].view_as(piece.weight).copy_(self._orthogonal(piece))
+                mine[place].view_as(piece.weight).copy_(_orthogonal(piece))
         everybodys = self.peers.gather(mine)
         for shape, owner, place in zip(shapes, owners, places, strict=True):
             yield everybodys[owner, place].view(shape)
 
-    def _orthogonal(self, piece: Piece) -> Tensor:
-        gradient = piece.gradient if self.found_inf is None else _unless(self.found_inf, piece)
-        return orthogonalized(gradient.lerp(piece.momentum, MOMENTUM))
 
-    def _apply(self, piece: Piece, update: Tensor) -> None:
-        """Decays the weights and adds the update, scaled to the root mean square of AdamW's."""
-        rate = piece.rate * 0.2 * math.sqrt(max(piece.weight.shape))
-        if self.found_inf is None:
-            piece.weight.mul_(1 - piece.rate * piece.weight_decay).add_(update, alpha=-rate)
-            return
-        kept = 1 - self.found_inf
-        piece.weight.mul_(1 - piece.rate * piece.weight_decay * kept).add_(update * kept, alpha=-rate)
-
-
-def _unless(nonfinite: Tensor, piece: Piece) -> Tensor:
-    """The gradient, or in a step to undo the momentum, which then stays as it is."""
-    return torch.where(nonfinite > 0, piece.momentum, piece.gradient)
+def _orthogonal(piece: Piece) -> Tensor:
+    """Of Nesterov's momentum."""
+    return orthogonalized(piece.gradient.lerp(piece.momentum, MOMENTUM))
 
 
 def orthogonalized(matrix: Tensor) -> Tensor:

@@ -98,6 +98,20 @@ def test_dealt_over_ranks_it_is_one_rank_bit_for_bit(size: int) -> None:
             assert all(torch.equal(one, other) for one, other in zip(weights, alone, strict=True))
 
 
+def test_nan_gradients_that_are_flagged_change_nothing() -> None:
+    own = matrices(*SHAPES)
+    muon = Muon([{"params": own}], 0.02, 0.1)
+    weights = [weight.clone() for weight in after_steps(own, muon)]
+    momenta = [muon.state[parameter]["momentum_buffer"].clone() for parameter in own]
+    for parameter in own:
+        parameter.grad = torch.full_like(parameter, torch.nan)
+    muon.found_inf = torch.tensor(1.0)
+    muon.step()
+    assert all(torch.equal(parameter, weight) for parameter, weight in zip(own, weights, strict=True))
+    kept = [muon.state[parameter]["momentum_buffer"] for parameter in own]
+    assert all(torch.equal(one, other) for one, other in zip(kept, momenta, strict=True))
+
+
 def test_the_deal_is_fair() -> None:
     shapes = [shape for _ in range(12) for shape in ((768, 768),) * 4 + ((3072, 768), (768, 3072))]
     owners = dealt(shapes, 8)
