@@ -64,6 +64,7 @@ def of_run(places: Places, run: str) -> RunStatus:
         "sizes": {name: files.size_bytes(path) for name, path in train.followed_files().items()} if train else {},
         "notice": _notice(train),
         "ahead": entries.ahead(places, run),
+        "deaths": train.deaths() if train else [],
         "warnings": _warnings(folder, recent),
     }
 

@@ -24,7 +24,7 @@ from trainer import contract
 from .checkpoints import manifest, store_index
 from .contract.names import GRACE_S, Code, FileName, Outcome
 from .guard import order
-from .job import exit_record, jobs, spot_notice, stopping
+from .job import exit_record, jobs, restarts, spot_notice, stopping
 from .job import program as programs
 from .job.jobs import Job
 from .job.program import Program
@@ -52,8 +52,9 @@ def main(places: Places, arguments: Sequence[str]) -> int:
     job = jobs.load(places, run, folder_name)
     assert job is not None, "jobs.start wrote spec.json before it started this process"
     wake = _waker()
+    held: list[int] = []
     try:
-        program = begin(job, secrets)
+        program = begin(job, secrets, held)
     except (Refusal, OSError) as error:
         refusal = as_refusal(error)
         files.remove(job.file(FileName.STATE))
@@ -61,7 +62,7 @@ def main(places: Places, arguments: Sequence[str]) -> int:
         return 1
     _tell(ready_fd, {"ready": True})
     os.close(lock_fd)
-    finish(job, program, wake)
+    finish(job, program, wake, held)
     if job.is_unattended:
         time.sleep(jobs.AGAIN_AFTER_S)
         jobs.revive_quietly(job)  # it was killed: another supervisor continues it
@@ -75,8 +76,9 @@ def _tell(ready_fd: int, answer: Mapping[str, object]) -> None:
     os.close(ready_fd)
 
 
-def begin(job: Job, secrets: jobs.Secrets) -> Program | None:
-    """The job's program: adopted if it runs, started if it never was. None: it ended without an exit record."""
+def begin(job: Job, secrets: jobs.Secrets, held: list[int]) -> Program | None:
+    """The job's program: adopted if it runs, started if it never was. None: it ended without an exit record. held: gets
+    the locks that were taken for it."""
     state = job.state_file()
     # Who supervises is written before anything is started, so a second starter never comes between.
     state["supervisor"], state["job"] = processes.identity(os.getpid()), job.name
@@ -93,7 +95,9 @@ def begin(job: Job, secrets: jobs.Secrets) -> Program | None:
         return None
     if program is None:
         lease.renew(job.lease_folder, job.lease_s, job.spec.get("deadline_s"))
-        program = programs.spawn(job, secrets, _take_locks(job))
+        held += _take_locks(job)
+        restarts.note_start(job)
+        program = programs.spawn(job, secrets, held)
     state["program"] = program.identity
     files.write_json(job.file(FileName.STATE), state)
     return program
@@ -135,17 +139,46 @@ def _locks_now(job: Job) -> list[int]:
     return []
 
 
-def finish(job: Job, program: Program | None, wake: Callable[[float], None]) -> None:
-    """Watches until the end, clears away what is left, writes exit.json and what is held."""
-    code: int | None = None
-    if program is not None:
-        _watch(job, program, wake)
-        code = None if program.adopted else program.poll()
-    processes.kill_all(job.folder)
+def finish(job: Job, program: Program | None, wake: Callable[[float], None], held: list[int]) -> None:
+    """Watches until the end, starts again what died and may, clears away what is left, writes exit.json and what is
+    held."""
+    while True:
+        code: int | None = None
+        if program is not None:
+            _watch(job, program, wake)
+            code = None if program.adopted else program.poll()
+        processes.kill_all(job.folder)
+        pause_s = restarts.after_end(job, code)
+        program = None if pause_s is None else _start_again(job, pause_s, wake, held)
+        if program is None:
+            break
     exit_record.write_exit(job, code, job.state_file().get("started_at"))
     if job.is_train:
         manifest.write_holding(job)
         runner.revive(job.places)
+
+
+def _start_again(job: Job, pause_s: float, wake: Callable[[float], None], held: list[int]) -> Program | None:
+    """The next start of a training that died, from its newest checkpoint that verifies; None where it was asked to
+    end meanwhile, or another training took its place."""
+    ends = time.monotonic() + pause_s
+    while time.monotonic() < ends:
+        _end_by_lease(job)
+        if stopping.read_request(job):
+            return None
+        wake(min(TICK_S, pause_s))
+    try:
+        if not held:
+            held += _take_locks(job)
+        restarts.note_start(job)
+        program = programs.spawn(job, {}, held)
+    except (Refusal, OSError) as error:
+        exit_record.note_refusal(job, as_refusal(error))
+        return None
+    state = job.state_file()
+    state["supervisor"], state["program"] = processes.identity(os.getpid()), program.identity
+    files.write_json(job.file(FileName.STATE), state)
+    return program
 
 
 def _watch(job: Job, program: Program, wake: Callable[[float], None]) -> None:

@@ -25,6 +25,7 @@ from orchestrator.stages.machine.jobs import machine_status, note_attempt, run_j
 from orchestrator.stages.machine.lease import lease_s
 from trainer.contract import RunConfig
 
+PAID_RESTARTS, OWN_RESTARTS = 1, 3
 TAKEN = (Code.GPUS_TAKEN, Code.GPUS_BUSY, Code.CPU_TAKEN)
 
 
@@ -94,10 +95,17 @@ def _spec(context: RunContext, config: RunConfig) -> JobSpec:
         "deadline_s": _deadline_s(context),
         "hold_s": _hold_s(context),
         "grace_s": GRACE_S,
+        "restarts": _restarts(context),
     }
     if (url := context.provider.notice_url(context.rental.instance)) is not None:
         spec["notice"] = {"url": url}
     return spec
+
+
+def _restarts(context: RunContext) -> int:
+    """How often a training that dies starts again: seldom where every start is paid for."""
+    wanted = context.recipe.train.restarts
+    return wanted if wanted is not None else (PAID_RESTARTS if context.provider.paid else OWN_RESTARTS)
 
 
 def _hold_s(context: RunContext) -> float | None:

@@ -71,6 +71,18 @@ class GuardAnswer(TypedDict):
     guard: GuardStatus
 
 
+class Death(TypedDict):
+    """A training that died: at `step` of the start from `from_step`. `pause_s`: how long until it started again; None:
+    it did not."""
+
+    number: int
+    from_step: int
+    step: int
+    reason: str
+    at: float
+    pause_s: float | None
+
+
 class _ExitRecord(TypedDict):
     code: int | None
     signal: str | None
@@ -90,6 +102,7 @@ class ExitRecord(_ExitRecord, total=False):
 
     last_lines: List[str]
     refusal: Failure | None
+    deaths: List[Death]
 
 
 class StartAnswer(TypedDict):
@@ -213,6 +226,7 @@ class RunStatus(TypedDict):
     sizes: Dict[str, int]
     notice: SpotNotice | None
     ahead: int | None
+    deaths: List[Death]
     warnings: List[str]
 
 

@@ -181,6 +181,8 @@ class FileName:
     PROGRESS = "progress.jsonl"
     LOG = "log"
     STARTS = "starts.jsonl"
+    DEATHS = "deaths.jsonl"
+    STARTED_FROM = "started_from.json"
     SUPERVISOR_LOG = "supervisor.log"
     START_LOCK = "start.lock"
     ORDER = "order.json"

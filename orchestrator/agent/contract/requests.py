@@ -99,6 +99,8 @@ class JobSpec(TypedDict, total=False):
     watchdog: Watchdog
     notice: Notice
     queue: QueueTerms
+    restarts: int
+    on_reboot: str
     # offload
     store: str
     then: str

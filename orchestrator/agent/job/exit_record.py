@@ -22,6 +22,7 @@ from trainer import contract
 from ..contract.answers import ExitRecord, Failure
 from ..contract.names import FileName
 from ..system import files
+from ..system.refusal import Refusal
 from . import gpu_faults
 from .jobs import Job
 from .stopping import StopRequest, read_request
@@ -54,6 +55,8 @@ def write_exit(job: Job, code: int | None, started_at: float | None) -> ExitReco
         "trainer": trainer,
         "result": _result(job) if outcome == contract.OUTCOME_FINISHED else None,
     }
+    if deaths := job.deaths():
+        record["deaths"] = deaths
     if record["result"] is not None:
         files.write_json(job.file(FileName.RESULT), record["result"])
     files.write_json(job.file(FileName.EXIT), record)
@@ -68,6 +71,12 @@ def write_unstarted(job: Job, outcome: str, reason: str) -> None:
         "trainer": None, "result": None,
     }  # fmt: skip
     files.write_json(job.file(FileName.EXIT), record)
+
+
+def death_reason(job: Job, code: int | None) -> str:
+    """Why a training died, in the words of its exit record."""
+    trainer = files.read_json(os.path.join(job.run_folder, contract.EXIT))
+    return _reason(job, code, trainer, read_request(job))
 
 
 def _outcome(job: Job, code: int | None, trainer: TrainerExit, request: StopRequest | None) -> str:
@@ -109,6 +118,12 @@ def _signal_name(code: int | None) -> str | None:
         return signal.Signals(-code).name
     except ValueError:
         return str(-code)
+
+
+def note_refusal(job: Job, refusal: Refusal) -> None:
+    """Why it could not start again, into its log."""
+    with open(job.log, "a") as log:
+        log.write("gptctl: not started again: %s\n" % refusal.message)
 
 
 def last_lines(job: Job) -> list[str]:

@@ -19,7 +19,7 @@ import sys
 import time
 from typing import Mapping, Optional, TypedDict, cast
 
-from ..contract.answers import ExitRecord, JobState, StartAnswer
+from ..contract.answers import Death, ExitRecord, JobState, StartAnswer
 from ..contract.names import LEASE_S, Code, FileName, JobName, Outcome, State
 from ..contract.requests import JobSpec, StartRequest
 from ..system import detach, files, memory_files, processes
@@ -105,6 +105,10 @@ class Job:
     def state_file(self) -> StateFile:
         """What its last supervisor wrote down; empty where there is none."""
         return cast("StateFile", files.read_json(self.file(FileName.STATE)) or {})
+
+    def deaths(self) -> list[Death]:
+        """Every time it died, the oldest first; see restarts.py."""
+        return [cast("Death", line) for line in files.json_lines(self.file(FileName.DEATHS))]
 
     def starts(self) -> int:
         """How many processes were ever started for this job."""

@@ -130,6 +130,9 @@ class Train(Table):
     """[train.rate_factors]"""
     max_nonfinite_steps: int = Field(default=TrainConfig.max_nonfinite_steps, ge=1, le=10**6)
     """Steps in a row with NaN or infinite gradients after which the run fails."""
+    restarts: int | None = Field(default=None, ge=0, le=100)
+    """How often a training that dies starts again from its newest checkpoint; absent: once on a machine you pay for,
+    three times on your own."""
     process_group_timeout_s: float = Field(default=TrainConfig.process_group_timeout_s, ge=10, le=86_400)
     """How long one GPU waits for another before the run fails."""
 

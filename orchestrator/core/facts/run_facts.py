@@ -182,6 +182,8 @@ class RunFacts:
     store_urls: StoreUrls | None = None
     queue: QueueFacts | None = None
     """None: you did not agree to wait."""
+    deaths: int = 0
+    """How often its training died and started again, as far as was said."""
     exit: Mapping[str, object] | None = None
     """The training's exit record, as the machine wrote it."""
 
@@ -218,4 +220,5 @@ class RunFactChanges(TypedDict, total=False):
     store: StoreState | None
     store_urls: StoreUrls | None
     queue: QueueFacts | None
+    deaths: int
     exit: Mapping[str, object] | None

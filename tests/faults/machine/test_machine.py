@@ -53,12 +53,13 @@ def test_it_is_taken_away(rehearse: Callable[..., Rehearsal]) -> None:
 
 
 def test_one_rank_is_killed(rehearse: Callable[..., Rehearsal]) -> None:
-    place = rehearse("F13 one rank dies", steps=4000)
+    place = rehearse("F13 one rank dies", steps=1000)
     process = place.begin()
     wait_until(lambda: place.trained(40), 60)
     os.kill(ranks(place)[-1], signal.SIGKILL)
-    assert process.wait(480) == 5, place.words()
-    place.check(outcome="failed")
+    assert process.wait(480) == 0, place.words()
+    assert "it starts again from its newest checkpoint" in place.words()
+    place.check(outcome="finished")
     assert place.newest()["safe_step"] >= 20
 
 
@@ -82,8 +83,11 @@ def test_everything_of_the_training_is_killed(rehearse: Callable[..., Rehearsal]
     place = rehearse("F9 the kernel kills the training: out of memory", steps=4000)
     process = place.begin()
     wait_until(lambda: place.trained(40), 60)
-    for pid in ranks(place):
-        os.kill(pid, signal.SIGKILL)
+    for _ in range(2):  # one restart is agreed to on a machine that is paid for
+        killed = wait_until(lambda: ranks(place), 120)
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not set(killed) & set(ranks(place)), 60)
     assert process.wait(480) == 5, place.words()
     place.check(outcome="failed")
 

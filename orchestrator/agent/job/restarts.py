@@ -1,0 +1,113 @@
+"""Whether a training that died starts again from its newest checkpoint, and when: bounded, with pauses, and never where
+the next start would die as the last one did.
+
+A death is written down before anything starts again, so a supervisor that is killed in between counts it too.
+
+Example::
+
+    decide([Death(from_step=0, step=150)], bound=2)                # (2.0, '')
+    decide([Death(from_step=100, step=100)], bound=2)              # (None, 'it made no step since its last start')
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Mapping, Sequence
+
+from trainer import contract
+
+from ..contract.answers import Death
+from ..contract.names import FileName, Outcome
+from ..system import files, processes
+from . import stopping
+from .exit_record import death_reason
+from .jobs import Job
+
+PAUSES_S = (2.0, 30.0, 120.0, 300.0)
+CONTINUE = "continue"
+
+
+def decide(deaths: Sequence[Death], bound: int) -> tuple[float | None, str]:
+    """Seconds until the next start; or None, and why there is none. deaths: all of this training, the newest last."""
+    if bound <= 0:
+        return None, ""
+    newest = deaths[-1]
+    if len(deaths) > bound:
+        return None, "it died %d times, and restarts is %d" % (len(deaths), bound)
+    if newest["step"] <= newest["from_step"]:
+        return None, "it made no step since its last start"
+    if len(deaths) > 1 and _same(deaths[-2], newest):
+        return None, "two starts died at step %d without progress" % newest["step"]
+    return PAUSES_S[min(len(deaths), len(PAUSES_S)) - 1], ""
+
+
+def _same(one: Death, other: Death) -> bool:
+    return (one["from_step"], one["step"]) == (other["from_step"], other["step"])
+
+
+def after_end(job: Job, code: int | None) -> float | None:
+    """Writes the death down and says in how many seconds it starts again; None where it does not: it finished, it was
+    asked to end, or it has died often enough."""
+    bound = job.spec.get("restarts") or 0
+    if not job.is_train or not bound or not _has_died(job) or not _may_go_on(job):
+        return None
+    death: Death = {
+        "number": len(job.deaths()) + 1, "from_step": _from_step(job), "step": last_step(job.run_folder),
+        "reason": death_reason(job, code), "at": time.time(), "pause_s": None,
+    }  # fmt: skip
+    pause_s, why_not = decide([*job.deaths(), death], int(bound))
+    if "finite" in death["reason"]:
+        pause_s, why_not = None, "from the same checkpoint the loss would not be finite again"
+    death["pause_s"] = pause_s
+    death["reason"] += "" if pause_s is not None else "; not started again: %s" % why_not
+    files.append_json(job.file(FileName.DEATHS), death)
+    if pause_s is not None:
+        for path in (job.file(FileName.STOP), job.file(FileName.ERROR), os.path.join(job.run_folder, contract.EXIT)):
+            files.remove(path)  # of the start that died: the watchdog's request, torchrun's and the trainer's word
+    return pause_s
+
+
+def note_start(job: Job) -> None:
+    """Which checkpoint a start begins from: what a death is measured by."""
+    files.write_json(job.file(FileName.STARTED_FROM), {"step": _newest_checkpoint(job.run_folder)})
+
+
+def last_step(run_folder: str) -> int:
+    """The last step in its metrics; 0 without one."""
+    line = next(filter(None, map(contract.metric_line, files.last_json_lines(_metrics(run_folder)))), None)
+    return line.step if line else 0
+
+
+def _metrics(run_folder: str) -> str:
+    return os.path.join(run_folder, contract.METRICS)
+
+
+def _from_step(job: Job) -> int:
+    stored: Mapping[str, object] = files.read_json(job.file(FileName.STARTED_FROM)) or {}
+    step = stored.get("step")
+    return step if isinstance(step, int) else 0
+
+
+def _newest_checkpoint(run_folder: str) -> int:
+    folder = os.path.join(run_folder, contract.CHECKPOINTS)
+    steps = [
+        contract.checkpoint_step(name)
+        for name in files.listing(folder)
+        if os.path.isfile(os.path.join(folder, name, contract.MANIFEST_FILE))
+    ]
+    return max((step for step in steps if step is not None), default=0)
+
+
+def _has_died(job: Job) -> bool:
+    """Whether it ended by itself and badly, or by the watchdog: not by a person, a limit or the provider."""
+    request = stopping.read_request(job)
+    said = (files.read_json(os.path.join(job.run_folder, contract.EXIT)) or {}).get("outcome")
+    return (request is None or request["outcome"] == Outcome.FAILED) and said in (None, Outcome.FAILED)
+
+
+def _may_go_on(job: Job) -> bool:
+    """After a reboot only where that was agreed to."""
+    program = job.state_file().get("program")
+    same_boot = program is None or program["boot_id"] in ("", processes.boot_id())
+    return same_boot or job.spec.get("on_reboot") == CONTINUE

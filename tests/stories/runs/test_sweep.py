@@ -1,0 +1,82 @@
+"""A sweep with the laptop away: every arm trains once, the machine ends itself, and its runs share one bill. The oracle
+is the cloud's own books."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import signal
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.stories.conftest import wait_until
+from tests.stories.stores.test_url_store import SETTINGS, Place
+from tests.support.clouds.rehearsal_cloud import RehearsalCloud
+from tests.support.clouds.s3_server import S3Server, s3, s3_server  # noqa: F401
+
+SWEEP = """
+name = "small"
+baseline = "kept.toml"
+seeds = 2
+[set]
+"train.learning_rate" = [1e-3, 2e-3]
+[limits]
+max_cost_usd = 1000
+"""
+GAP_S = 60.0
+
+
+@pytest.fixture
+def place(tmp_path: Path, s3: S3Server) -> Iterator[Place]:  # noqa: F811
+    with RehearsalCloud(tmp_path / "cloud", minute_s=1, warm=True) as cloud:
+        yield Place(tmp_path, cloud, s3.bucket())
+
+
+def rows(place: Place) -> list[dict[str, Any]]:
+    with sqlite3.connect(place.home / "ledger.db") as ledger:
+        ledger.row_factory = sqlite3.Row
+        found = [dict(row) for row in ledger.execute("SELECT * FROM runs ORDER BY rowid")]
+    return [{**row, "options": json.loads(row["options"])} for row in found]
+
+
+@pytest.mark.nightly
+def test_three_arms_and_two_seeds_end_without_the_laptop_under_one_bill(place: Place, tiny: Callable[..., str]) -> None:
+    (place.folder / "kept.toml").write_text(f'extends = "{tiny(120)}"\nname = "kept"\n{SETTINGS}')
+    (place.folder / "small.toml").write_text(SWEEP)
+    process = place.begin("sweep", "run", "small.toml", "--host", "box", "--yes")
+
+    def all_are_queued() -> bool:
+        known = rows(place) if (place.home / "ledger.db").exists() else []
+        return len(known) == 6 and all(row["state"] in ("training", "ending", "ended") for row in known)
+
+    wait_until(lambda: process.poll() is not None or all_are_queued(), 480)
+    assert process.poll() is None, process.communicate()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    wait_until(lambda: not place.cloud.books()["alive"], 480)
+    code, out, err = place.gptctl("sweep", "resume", "small", "--json")
+    assert code == 0, err
+    swept = json.loads(out)
+    assert [arm["state"] for arm in swept["arms"]] == ["finished"] * 6
+    assert {machine["state"] for machine in swept["machines"]} == {"released"}
+    assert len(place.cloud.books()["machines"]) == 1
+    exits = sorted((row["options"]["exit"] for row in rows(place)), key=lambda each: each["started_at"])
+    gaps = [later["started_at"] - sooner["ended_at"] for sooner, later in itertools.pairwise(exits)]
+    print(f"\nseconds between arms: {', '.join(f'{gap:.1f}' for gap in gaps)}")
+    assert all(0 <= gap < GAP_S for gap in gaps)
+    cost = json.loads(place.gptctl("cost", "--json")[1])["runs"]
+    bill = rental_bill(place)
+    assert sum(run["cost_usd"] for run in cost) == pytest.approx(bill, abs=1e-6) and bill > 0
+    assert all(run["cost_usd"] > 0 for run in cost)
+    compared = json.loads(place.gptctl("sweep", "compare", "small", "--json")[1])
+    assert len(compared["runs"]) == 6
+
+
+def rental_bill(place: Place) -> float:
+    with sqlite3.connect(place.home / "ledger.db") as ledger:
+        ((data,),) = ledger.execute("SELECT data FROM rentals")
+    return float(json.loads(data)["bill"]["cost"]["cost_usd"])
