@@ -20,7 +20,8 @@ from orchestrator.stages.checkpoints import store_job
 from orchestrator.stages.checkpoints.copies import pull_newest
 from orchestrator.stages.checkpoints.mirrored_files import MOST_BYTES, append, position
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine import box_guard, restarted, turn
+from orchestrator.stages.machine import box_guard, turn
+from orchestrator.stages.machine.reported import tell_deaths
 from trainer import contract
 
 MIRRORED = (contract.METRICS, contract.EVENTS, contract.LOG)
@@ -172,7 +173,7 @@ class Progress:
             box_guard.record(self.context, status["guard"])
             self._tell_notice(status["notice"])
             turn.note(self.context, status)
-            restarted.note(self.context, status["deaths"])
+            tell_deaths(self.context, status["deaths"])
             store_job.look_after(self.context, status)
         self.context.ledger.touch_stage(self.context.interval, now)
 

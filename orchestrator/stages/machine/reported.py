@@ -5,13 +5,16 @@ It must not reach a machine: the caller has the report.
 
 from __future__ import annotations
 
-from orchestrator.agent.contract.answers import GuardStatus, RunStatus
+from collections.abc import Sequence
+
+from orchestrator.agent.contract.answers import Death, GuardStatus, RunStatus
 from orchestrator.core.checkpoints.store_places import run_uri
 from orchestrator.core.checkpoints.store_state import reported_store
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.fleet.guard_state import KINDS_ON_BOX, GuardState, reported_guard
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import Rental, RunRecord
+from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine.lease import lease_s
 
 SAME_S = 30.0
@@ -45,3 +48,16 @@ def record_safe_step(ledger: Ledger, run: RunRecord, status: RunStatus) -> None:
     newest = max(status["safe"], default=0)
     if newest > (run.safe_step or 0):
         ledger.update_run(run.id, safe_step=newest)
+
+
+def tell_deaths(context: RunContext, deaths: Sequence[Death]) -> None:
+    """Says once of each time that a training died, and that it starts again: the agent decided that by itself."""
+    known = context.facts.deaths
+    for death in deaths[known:]:
+        again = death["pause_s"] is not None
+        text = f"the training died at step {death['step']}: {death['reason']}"
+        if again:
+            text += "; it starts again from its newest checkpoint"
+        context.emit("warning", text)
+    if len(deaths) > known:
+        context.set_run_facts(deaths=len(deaths))

@@ -11,7 +11,7 @@ from orchestrator.agent.contract.answers import ExitRecord
 from orchestrator.core.states import Outcome, State
 from orchestrator.report.metrics import read_training
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine import restarted
+from orchestrator.stages.machine.reported import tell_deaths
 
 
 def conclude(context: RunContext, exit_record: ExitRecord) -> None:
@@ -29,7 +29,7 @@ def conclude(context: RunContext, exit_record: ExitRecord) -> None:
         context.ledger.update_attempt(
             context.run_id, attempt.number, started_at=started_at, ended_at=ended_at, last_step=context.run.step
         )
-    restarted.note(context, exit_record.get("deaths", []))
+    tell_deaths(context, exit_record.get("deaths", []))
     context.set_run_facts(exit=dict(exit_record))
     context.ledger.set_state(context.run_id, State.ENDING, outcome=outcome, cause=reason)
     if outcome in (Outcome.FAILED, Outcome.LIMIT):

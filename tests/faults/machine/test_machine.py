@@ -6,6 +6,7 @@ import os
 import re
 import signal
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -15,6 +16,10 @@ from tests.support.files.canary import command_lines
 from tests.support.machines.sshd import make_key
 
 pytestmark = pytest.mark.faults
+
+
+def _are_gone(place: Rehearsal, pids: list[int]) -> bool:
+    return not set(pids) & set(ranks(place))
 
 
 def ranks(place: Rehearsal) -> list[int]:
@@ -87,7 +92,7 @@ def test_everything_of_the_training_is_killed(rehearse: Callable[..., Rehearsal]
         killed = wait_until(lambda: ranks(place), 120)
         for pid in killed:
             os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not set(killed) & set(ranks(place)), 60)
+        wait_until(partial(_are_gone, place, killed), 60)
     assert process.wait(480) == 5, place.words()
     place.check(outcome="failed")
 
