@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from safetensors import SafetensorError, safe_open
 
@@ -35,6 +35,7 @@ from trainer.checkpoints.export_folder import (
     ExportError,
     check_free_space,
     check_target,
+    files_below,
     replace_export,
     restore_export,
     staging_path,
@@ -96,6 +97,8 @@ class ExportRecord(TypedDict, total=False):
     parameters: int
     zero_biases: int
     layout: str
+    lineage: dict[str, Any]
+    """Of the checkpoint: where its first weights came from, and what they have seen."""
     files: dict[str, ManifestEntry]
 
 
@@ -122,14 +125,15 @@ def export(options: argparse.Namespace) -> ExportRecord:
     try:
         staging.mkdir(parents=True)
         facts, known = WRITERS[options.format](source, meta, tokenizer.result(), staging, options)
-        for companion in sorted(options.companions.iterdir()) if options.companions else ():
-            shutil.copyfile(companion, staging / companion.name)
+        if options.companions:
+            shutil.copytree(options.companions, staging, dirs_exist_ok=True, copy_function=shutil.copyfile)
         record: ExportRecord = {
             "format": options.format,
             "step": meta.get("step"),
             "checkpoint_sha256": own[MODEL_FILE]["sha256"],
             **facts,
-            "files": {path.name: known.get(path.name) or _manifest_entry(path) for path in sorted(staging.iterdir())},
+            **({"lineage": meta["lineage"]} if "lineage" in meta else {}),
+            "files": {name: known.get(name) or _manifest_entry(staging / name) for name in files_below(staging)},
         }
         write_text(staging / RECORD, json.dumps(record, indent=1) + "\n")
         replace_export(staging, to)

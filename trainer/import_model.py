@@ -45,10 +45,8 @@ class Imported(TypedDict):
     """Of the files that were read, by name."""
     dropped: list[str]
     remarks: list[str]
-    origin: dict[str, Any] | None
-    """Of one of our own exports: where its first weights came from."""
-    seen: list[dict[str, Any]]
-    """Of one of our own exports: tokens of each data source, oldest first."""
+    lineage: dict[str, Any]
+    """Of one of our own exports: where its first weights came from, and what they have seen; else empty."""
 
 
 def import_model(options: argparse.Namespace) -> Imported:
@@ -59,7 +57,7 @@ def import_model(options: argparse.Namespace) -> Imported:
     tokenizer = options.tokenizer or own_tokenizer(found, read.model)
     remark = check_tokenizer(found, read.model, tokenizer)
     said = found.described.get("gptctl.json") or found.described.get("meta.json", {})
-    origin, seen = said.get("origin"), said.get("seen")
+    lineage = said.get("lineage")
     imported: Imported = {
         "to": str(options.to.absolute()),
         "layout": read.layout,
@@ -71,8 +69,7 @@ def import_model(options: argparse.Namespace) -> Imported:
         "source_sha256": {file.name: _sha256(file) for file in found.files},
         "dropped": list(read.dropped),
         "remarks": [remark] if remark else [],
-        "origin": origin if isinstance(origin, dict) else None,
-        "seen": seen if isinstance(seen, list) else [],
+        "lineage": lineage if isinstance(lineage, dict) else {},
     }
     if options.to.exists():
         raise WeightsError(f"{options.to} exists already")

@@ -17,7 +17,7 @@ from typing import Any
 
 from orchestrator import storage
 from orchestrator.core.errors import UserError
-from orchestrator.core.facts.origin import IMPORTED, Origin, SourceTokens
+from orchestrator.core.facts.origin import IMPORTED, Lineage, Origin
 from orchestrator.core.facts.run_facts import RunFacts
 from orchestrator.core.ports import StoredFile
 from orchestrator.core.states import Outcome, State
@@ -66,14 +66,6 @@ class Brought:
 
     path: Path
     place: str
-    base_model: str | None = None
-
-
-@dataclass(frozen=True)
-class History:
-    """What one of our own exports says of itself."""
-
-    seen: tuple[SourceTokens, ...] = ()
     base_model: str | None = None
 
 
@@ -150,13 +142,13 @@ def _named(uri: str, files: Sequence[StoredFile]) -> tuple[str, str | None]:
 
 def _record(run_id: str, request: ImportRequest, brought: Brought, said: dict[str, Any]) -> RunRecord:
     now = time.time()
-    known = decode(History, {"seen": said["seen"], **(said["origin"] or {})}, lenient=True)
+    known = decode(Lineage, said["lineage"], lenient=True)
     origin = Origin(
         IMPORTED,
         brought.place,
         step=int(said["step"]),
         sha256=str(said["sha256"]),
-        base_model=brought.base_model or known.base_model,
+        base_model=brought.base_model or (known.origin.base_model if known.origin else None),
         seen=known.seen,
         layout=str(said["layout"]),
         files={str(name): str(digest) for name, digest in said["source_sha256"].items()},

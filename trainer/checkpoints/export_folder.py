@@ -32,7 +32,7 @@ def check_target(to: Path) -> None:
     """Raises ExportError unless `to` is new, empty, or an older export with no other files."""
     if to.is_symlink() or (to.exists() and not to.is_dir()):
         raise ExportError(f"{to} exists and is not a folder: choose another --to")
-    names = {path.name for path in to.iterdir()} if to.is_dir() else set()
+    names = set(files_below(to)) if to.is_dir() else set()
     if not names:
         return
     if RECORD not in names:
@@ -46,6 +46,12 @@ def check_target(to: Path) -> None:
         raise ExportError(
             f"{to} has an export and files that are not part of it ({_list_some(unlisted)}): choose another --to"
         )
+
+
+def files_below(folder: Path) -> list[str]:
+    """Names of the files, with the folders that they are in, and of empty folders; sorted."""
+    found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir() or not any(path.iterdir()))
+    return sorted(path.relative_to(folder).as_posix() for path in found)
 
 
 def _list_some(names: Collection[str]) -> str:

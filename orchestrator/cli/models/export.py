@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cli.models.push import Target, check, push
+from orchestrator.cli.models.space import write_space
 from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.cli.screen import screen
 from orchestrator.cli.screen.foreign import clean
@@ -34,12 +35,13 @@ from orchestrator.remote.agent_client.client import Agent
 from orchestrator.remote.shell.local_shell import LocalShell
 from orchestrator.report.card import card
 from orchestrator.report.card.checkpoint_meta import CheckpointMeta
+from orchestrator.report.card.provenance import eval_results, is_import
 from orchestrator.report.evaluations import table
 from orchestrator.report.lineage import ancestors
 from orchestrator.report.metrics import Training, read_training
 from orchestrator.report.pages.curves import training_charts
 from orchestrator.report.redaction import shown_recipe
-from orchestrator.report.summary import RECIPE, Records, collect
+from orchestrator.report.summary import Records, collect
 from orchestrator.runs.own_version import made_by
 from trainer import contract
 
@@ -74,6 +76,9 @@ class Wish:
     public: bool = False
     revision: str | None = None
     dtype: str = "fp32"
+    author: str | None = None
+    links: Sequence[str] = ()
+    space: bool = False
 
     @property
     def target(self) -> Target | None:
@@ -87,6 +92,9 @@ def export(run_id: str | None, wish: Wish, *, yes: bool, as_json: bool) -> int:
     with open_ledger() as ledger:
         run = ledger.find_run(run_id)
         done = make_folder(ledger, run, wish)
+    if wish.space:
+        done["space"] = str(write_space(Path(f"{done['to']}-space"), run.recipe, wish.push, Path(done["to"])))
+        screen.talk(f"a Gradio demo: {done['space']}")
     if wish.target is not None:
         done["pushed"] = _push(wish.target, done, yes=yes)
     if as_json:
@@ -103,7 +111,8 @@ def export(run_id: str | None, wish: Wish, *, yes: bool, as_json: bool) -> int:
 
 def _push(target: Target, done: Mapping[str, Any], *, yes: bool) -> dict[str, Any] | None:
     folder = Path(done["to"])
-    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in found}
     message = f"{done['run']}, step {done['step']}, by {made_by()}"
     pushed = push(target, folder, sizes, yes=yes, message=message)
     if pushed is None:
@@ -122,6 +131,9 @@ def _check(wish: Wish) -> None:
         raise UserError(f"--dtype {wish.dtype}: must be {one_of(DTYPES)}", "gptctl export --help")
     if wish.dtype != "fp32" and wish.kind == "safetensors":
         raise UserError("--dtype: --format safetensors is the checkpoint as it is", "omit --dtype, or give --format hf")
+    for link in wish.links:
+        if not re.fullmatch(r"[^=]+=https?://[^\s<>]+", link):
+            raise UserError(f"--link {link}: must be TITLE=URL", "for example --link Code=https://github.com/me/it")
     if wish.license is not None and not LICENSE_PATTERN.fullmatch(wish.license):
         raise UserError(
             f"--license {wish.license}: must be a licence id of the Hub", "for example apache-2.0, mit or cc-by-4.0"
@@ -182,12 +194,22 @@ def write_companions(ledger: Ledger, run: RunRecord, checkpoint: Path, wish: Wis
     host = HostSpec.from_resolved(run.host_data) if run.host_data else None
     spent = run_cost(intervals, machine=machine_type(run.machine), tokens=run.tokens_trained, host=host)
     training, records = read_training(mirror), Records(ledger.evaluations(run.id), ancestors=ancestors(run, ledger.run))
-    exported = card.Exported(run, meta, run.facts.dataset or DatasetFacts(), table(records.evaluations))
+    rows = table(records.evaluations)
+    exported = card.Exported(run, meta, run.facts.dataset or DatasetFacts(), rows, records.ancestors)
     chart = _chart(training, to, run.id)
-    chosen = card.Wish(wish.kind, wish.license, wish.language, wish.push, chart, made_by())
+    region = ledger.rental(run.rental_id).facts.region if run.rental_id else None
+    chosen = card.Wish(
+        wish.kind, wish.license, wish.language, wish.push, chart, made_by(), wish.author, wish.links, region
+    )
     page = card.model_card(exported, collect(run, intervals, spent, mirror, records=records, training=training), chosen)
     (to / CARD).write_text(page, encoding="utf-8", newline="\n")
-    (to / RECIPE).write_text(shown_recipe(run.recipe_data), encoding="utf-8", newline="\n")
+    for each in (*records.ancestors, run):
+        if not is_import(each):
+            text = shown_recipe(each.recipe_data)
+            (to / card.recipe_file(each, run)).write_text(text, encoding="utf-8", newline="\n")
+    for name, text in eval_results(meta.step, rows, run).items():
+        (to / name).parent.mkdir(exist_ok=True)
+        (to / name).write_text(text, encoding="utf-8", newline="\n")
 
 
 def _chart(training: Training, to: Path, title: str) -> str | None:

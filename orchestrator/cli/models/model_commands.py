@@ -102,6 +102,11 @@ def export(
             "--revision", metavar="BRANCH", help="Branch to upload to. Default: main, if it holds no other weights."
         ),
     ] = None,
+    author: Annotated[str | None, typer.Option("--author", metavar="NAME", help="Who made it, for the card.")] = None,
+    link: Annotated[
+        list[str] | None, typer.Option("--link", metavar="TITLE=URL", help="A link for the card; repeatable.")
+    ] = None,
+    space: Annotated[bool, typer.Option("--space", help="Also write a Gradio demo, to DIR-space.")] = False,
     yes: options.Yes = False,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
@@ -113,7 +118,9 @@ def export(
     """
     from orchestrator.cli.models import export as it
 
-    wish = it.Wish(kind, to, checkpoint, tokenizer, license_id, language, push, public, revision, dtype)
+    wish = it.Wish(
+        kind, to, checkpoint, tokenizer, license_id, language, push, public, revision, dtype, author, link or [], space
+    )
     return it.export(run, wish, yes=yes, as_json=as_json)
 
 

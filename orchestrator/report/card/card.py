@@ -18,7 +18,8 @@ from typing import Any
 from orchestrator.core.facts.run_facts import DatasetFacts
 from orchestrator.core.machines import machine_type
 from orchestrator.ledger.records import RunRecord
-from orchestrator.report.card import tables
+from orchestrator.report import lineage
+from orchestrator.report.card import provenance, tables
 from orchestrator.report.card.checkpoint_meta import CheckpointMeta
 from orchestrator.report.data_source import source_name
 from orchestrator.report.evaluations import EvaluationRow
@@ -40,6 +41,8 @@ class Exported:
     dataset: DatasetFacts = field(default_factory=DatasetFacts)
     """What sync recorded about the data."""
     evaluations: Sequence[EvaluationRow] = ()
+    ancestors: Sequence[RunRecord] = ()
+    """The runs and imports before it, oldest first."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,11 @@ class Wish:
     """File name of the loss chart beside the card."""
     made_by: str = ""
     """`gptctl 0.1.0 (commit ...)`."""
+    author: str | None = None
+    links: Sequence[str] = ()
+    """`TITLE=URL`."""
+    region: str | None = None
+    """Where its machine stood, as its provider names it."""
 
 
 def model_card(exported: Exported, report: RunReport, wish: Wish) -> str:
@@ -89,7 +97,7 @@ def table(rows: Sequence[Sequence[str]], head: Sequence[str] = ("", "")) -> str:
 def _page(exported: Exported, report: RunReport, wish: Wish) -> dict[str, object]:
     run, meta = exported.run, exported.meta
     machine = machine_type(run.machine)
-    simulated = machine.runs_as is not None
+    simulated, imported = machine.runs_as is not None, provenance.is_import(run)
     losses = tables.losses(exported.meta, exported.evaluations, run.recipe_data)
     return {
         "run": {"id": run.id, "recipe": run.recipe, "description": run.recipe_data.get("description", "")},
@@ -104,19 +112,36 @@ def _page(exported: Exported, report: RunReport, wish: Wish) -> dict[str, object
         "simulated": {"machine": run.machine, "as": machine.runs_as} if simulated else None,
         "zero_biases": _zero_biases(meta.model),
         "model": tables.model(meta),
-        "data": tables.data(run.recipe_data, exported.dataset, meta),
-        "training": tables.training(run, meta, report, machine),
-        "cost": [] if simulated else tables.cost(report, machine, run.host_data),
+        "data": [] if imported else tables.data(run.recipe_data, exported.dataset, meta, report.lineage),
+        "training": [] if imported else tables.training(run, meta, report, machine),
+        "cost": [] if simulated or imported else tables.cost(report, machine, run.host_data),
         "choices": tables.choices(meta, exported.evaluations),
         "samples": [each.text for each in report.samples if each.step == meta.step][:MOST_SAMPLES],
         "prompt": next(iter(run.recipe_data.get("eval", {}).get("prompts") or ()), "Every effort moves you"),
         "context_length": meta.model.context_length,
         "again": tables.again(run, wish.made_by),
         "resumed": run.facts.resume_from is not None,
-        "command": f"gptctl run recipe.toml --host {run.host}",
+        "chain": lineage.commands([*exported.ancestors, run], lambda each: recipe_file(each, run)),
+        "origin": report.lineage.words,
+        "imported": provenance.is_import(run),
+        "base_model": provenance.base_model(run),
+        "carbon": provenance.carbon(run, report, wish.region),
+        "made_on": provenance.day(run),
+        "citation": provenance.citation(run, wish.author, _url(wish)) if wish.author else None,
+        "links": provenance.links(wish.links),
+        "sampling": provenance.sampling(run.recipe_data),
         "source": source_name(run.recipe_data),
         "tokens": meta.tokens,
     }
+
+
+def recipe_file(run: RunRecord, exported: RunRecord) -> str:
+    """The file beside the card that has a run's recipe; those of ancestors carry their id."""
+    return "recipe.toml" if run.id == exported.id else f"recipe-{run.id}.toml"
+
+
+def _url(wish: Wish) -> str | None:
+    return f"https://huggingface.co/{wish.repo}" if wish.repo else None
 
 
 def _tags(run: RunRecord, simulated: bool) -> list[str]:

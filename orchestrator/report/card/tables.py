@@ -21,7 +21,7 @@ from orchestrator.report.card.checkpoint_meta import CheckpointMeta
 from orchestrator.report.data_source import source_name
 from orchestrator.report.evaluations import CHOICES, SLICE, EvaluationRow
 from orchestrator.report.pages.markdown import text
-from orchestrator.report.run_report import MachinePart, RunReport
+from orchestrator.report.run_report import LineagePart, MachinePart, RunReport
 from trainer.arithmetic import parameter_count
 from trainer.contract import ModelConfig
 
@@ -77,17 +77,22 @@ def _architecture(shape: ModelConfig) -> str:
     return ("like GPT-2: " if changed else "GPT-2: ") + parts + "".join(added)
 
 
-def data(recipe: Mapping[str, Any], dataset: DatasetFacts, meta: CheckpointMeta) -> list[Row]:
+def data(
+    recipe: Mapping[str, Any], dataset: DatasetFacts, meta: CheckpointMeta, lineage: LineagePart | None = None
+) -> list[Row]:
     """What it was trained and validated on."""
     table = recipe.get("data") or {}
     train_tokens = dataset.train_tokens
-    seen = meta.tokens
+    origin = lineage.origin if lineage is not None else None
+    seen = lineage.own_tokens if lineage is not None and origin is not None else meta.tokens
+    before = [f"{number(each.tokens)} of {text(each.source)}" for each in origin.seen] if origin else []
     epochs = f"{seen / train_tokens:.3g}" if seen and train_tokens else None
     return _rows(
         [
             ("Source", text(source_name(recipe))),
             ("Documents", _known(dataset.documents)),
             ("Training tokens in the dataset", _known(train_tokens)),
+            ("Tokens seen before", "; ".join(before) or None),
             ("Tokens trained on", _known(seen)),
             ("Epochs", epochs),
             ("Order", _known(table.get("order"))),
