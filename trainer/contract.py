@@ -259,6 +259,10 @@ class TrainConfig:
     require_compile: bool = False
     """Where it cannot be compiled, fail at the start: on a machine you pay for."""
     activation_checkpointing: bool = False
+    zero_stage: int = 0
+    """1: each rank keeps the optimizer state of its share of the weights only (ZeRO, arXiv 1910.02054)."""
+    reduce_dtype: str = "fp32"
+    """Of gradients on their way between ranks: `fp32`, or `bf16` for half the traffic."""
     seed: int = 42
     log_every: int = 10
     checkpoint_every: int = 617

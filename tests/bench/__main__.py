@@ -52,6 +52,7 @@ BENCHES = (
     Bench("transfer", "tests.bench.transfer", 300),
     Bench("network", "tests.bench.network", 180),
     Bench("sampling", "tests.bench.sampling_speed", 300),
+    Bench("cuda", "tests.bench.cuda_counts", 300),
     Bench("trainer", "tests.bench.trainer_speed", 600),
 )
 

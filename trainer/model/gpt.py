@@ -306,6 +306,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         ctx: torch.autograd.function.FunctionCtx, by_loss: Tensor
     ) -> tuple[Tensor, Tensor, None, None, None, None]:
         by_hidden, by_weight, dtype = ctx.gradients  # type: ignore[attr-defined]
+        del ctx.gradients  # type: ignore[attr-defined]  # the last reference: autograd takes the head's without a copy
         scale = by_loss / len(
             by_hidden
         )  # in place: these are ours alone, and the head's is the largest tensor there is

@@ -22,6 +22,7 @@ from trainer.config_tables import RateFactors
 from trainer.contract import ContractError, TrainConfig
 from trainer.model.gpt import GPT
 from trainer.model.muon import ALONE, Muon, Peers
+from trainer.model.precision import LossScaler
 
 State = dict[str, dict[str, Tensor]]
 
@@ -103,14 +104,30 @@ def set_learning_rate(optimizers: Sequence[Optimizer], value: float) -> None:
             group["lr"] = value * group["factor"]
 
 
-def step_unless_nonfinite(optimizers: Sequence[Optimizer], nonfinite: Tensor) -> None:
+def step_unless_nonfinite(optimizers: Sequence[Optimizer], nonfinite: Tensor, divisor: Tensor | None = None) -> None:
     """Steps all optimizers, or changes nothing where nonfinite (a scalar on the device, 0 or 1) is 1.
 
-    Fused AdamW and Muon read the flag on the device, so the host does not wait.
+    The gradients count divided by divisor, a scalar on the device. Fused AdamW reads both there and divides while it
+    steps, so neither the host nor another pass over the gradients is needed. Muon's gradients are divided before.
     """
     for optimizer in optimizers:
         optimizer.found_inf = nonfinite  # type: ignore[attr-defined]
+        if isinstance(optimizer, AdamW):
+            optimizer.grad_scale = divisor  # type: ignore[attr-defined]
+        elif divisor is not None:
+            torch._foreach_div_([p.grad for p in parameters_with_gradient([optimizer]) if p.grad is not None], divisor)
         optimizer.step()
+
+
+def clip_divisor(norm: Tensor, grad_clip: float | None, scaler: LossScaler) -> Tensor | None:
+    """What gradients are divided by so that their norm, without the loss scale, is at most grad_clip; None: by nothing.
+
+    norm: without the loss scale. The same rule as torch.nn.utils.clip_grad_norm_.
+    """
+    if grad_clip is None:
+        return scaler.scale
+    beyond = ((norm + 1e-6) / grad_clip).clamp(min=1.0)
+    return beyond if scaler.scale is None else beyond * scaler.scale
 
 
 def state_by_name(model: GPT, optimizers: Sequence[Optimizer]) -> State:
@@ -120,6 +137,7 @@ def state_by_name(model: GPT, optimizers: Sequence[Optimizer]) -> State:
         names[parameter]: {key: model.unpad(names[parameter], value) for key, value in entry.items()}
         for optimizer in optimizers
         for parameter, entry in optimizer.state.items()
+        if parameter in names  # else it is a part that ZeRO made
     }
 
 
@@ -137,11 +155,11 @@ def load_state_by_name(model: GPT, optimizers: Sequence[Optimizer], state: Mappi
                 }
 
 
+def gradient_norm(optimizers: Sequence[Optimizer]) -> Tensor:
+    """Of all gradients; a scalar on the device."""
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters_with_gradient(optimizers) if p.grad is not None])
+
+
 def parameters_with_gradient(optimizers: Sequence[Optimizer]) -> list[nn.Parameter]:
     """All parameters that have a gradient, in the optimizers' order."""
     return [p for o in optimizers for group in o.param_groups for p in group["params"] if p.grad is not None]
-
-
-def make_scaler(enabled: bool) -> torch.amp.GradScaler:
-    """The gradient scaler of fp16; a disabled one changes nothing."""
-    return torch.amp.GradScaler("cuda", enabled=enabled)

@@ -1,4 +1,4 @@
-"""The number type of matrix products: bf16, fp16 or plain fp32, and the autocast context for it.
+"""The number type of matrix products: bf16, fp16 or plain fp32, the autocast context for it, and fp16's loss scale.
 
 Example::
 
@@ -11,10 +11,12 @@ Example::
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from trainer.contract import ContractError
 
@@ -41,3 +43,44 @@ def autocast_to(dtype: torch.dtype | None, device: torch.device) -> Autocast:
     if dtype is None:
         return contextlib.nullcontext
     return lambda: torch.autocast(device.type, dtype)
+
+
+class LossScaler:
+    """torch.amp.GradScaler's rule and state, without its pass over the gradients: the optimizer divides them itself.
+
+    A step with non-finite gradients halves the scale, 2,000 steps in a row without one double it. All on the device.
+    """
+
+    GROWTH, BACKOFF, INTERVAL = 2.0, 0.5, 2000
+
+    def __init__(self, device: torch.device, enabled: bool, init_scale: float = 65536.0) -> None:
+        self.enabled = enabled
+        self.scale = torch.tensor(init_scale, device=device) if enabled else None
+        self.steady_steps = torch.zeros((), dtype=torch.int32, device=device)
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """The loss to differentiate."""
+        return loss if self.scale is None else loss * self.scale
+
+    def update(self, nonfinite: Tensor) -> None:
+        """Counts one step; nonfinite is a scalar on the device, 0 or 1."""
+        if self.scale is not None:
+            torch._amp_update_scale_(self.scale, self.steady_steps, nonfinite, self.GROWTH, self.BACKOFF, self.INTERVAL)
+
+    def state_dict(self) -> dict[str, object]:
+        """As GradScaler's; empty where there is no scale. Waits for the device."""
+        if self.scale is None:
+            return {}
+        return {
+            "scale": self.scale.item(),
+            "growth_factor": self.GROWTH,
+            "backoff_factor": self.BACKOFF,
+            "growth_interval": self.INTERVAL,
+            "_growth_tracker": int(self.steady_steps.item()),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse; another run's scale does not matter to one without."""
+        if self.scale is not None and state:
+            self.scale.fill_(state["scale"])
+            self.steady_steps.fill_(state["_growth_tracker"])

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import math
 import signal
 import time
 from collections.abc import Generator
@@ -30,18 +31,20 @@ from trainer.contract import EVENT_STARTED, EVENT_VALIDATED, STOP, CheckpointMet
 from trainer.model.loss import validation_loss
 from trainer.model.optimizers import (
     State,
+    clip_divisor,
+    gradient_norm,
     learning_rate,
-    parameters_with_gradient,
     set_learning_rate,
     state_by_name,
     step_unless_nonfinite,
 )
+from trainer.model.precision import LossScaler
 from trainer.task_config import PRETRAIN
 from trainer.tasks.objective import is_classifier
 from trainer.tasks.validation import class_loss, example_loss
 from trainer.tokens.batches import TrainingData, course_of, open_data, prefetched
 from trainer.training.finish import finish
-from trainer.training.metrics import PartClock, StepCounts, Window
+from trainer.training.metrics import Noted, PartClock, StepCounts, Window
 from trainer.training.ranks import World, sum_over_ranks
 from trainer.training.saver import Saver
 from trainer.training.start import Engine, Run, batch_share, during, prepare, started_fields
@@ -96,38 +99,69 @@ def train(run: Run, stop: StopRequest, progress: Progress) -> str:
     journal.event(EVENT_STARTED, progress.step, **started_fields(run, engine, share))
 
     batches = prefetched(data, range(progress.step, options.steps), share, world.device)
-    window = Window(config, world, progress.step)
-    counts = StepCounts.zeros(world.device)
+    log = StepLog(run, engine, progress.step)
     stopping = False
     freeze_garbage_collector()
     while progress.step < options.steps and not stopping:
         seed_step(options.seed, progress.step, world.rank)
         rate = learning_rate(progress.step, options)
         engine = during(engine, share.during(data.course.at(progress.step), data.course))
-        loss, norm = train_step(engine, batches, rate, counts, window.clock)
+        loss, norm = train_step(engine, batches, rate, log.counts, log.window.clock)
         progress.step += 1
         step, last = progress.step, progress.step == options.steps
+        stopping = log.catch_up()
 
-        logging = last or step == 1 or step % options.log_every == 0
-        saving = last or step % options.checkpoint_every == 0
-        if logging or saving:
-            loss_sum, stops = sum_over_ranks(world, [loss, float(stop())])
-            mean_loss, stopping = loss_sum / world.size, stops > 0
-        if logging:
-            journal.metrics(window.line(step, mean_loss, rate, norm, counts))
-            check_finite(counts, step, options.max_nonfinite_steps, engine.scaler)
+        saving = last or stopping or step % options.checkpoint_every == 0
+        validating = data.validation is not None and (last or step % options.validate_every == 0)
+        if saving or step == 1 or step % options.log_every == 0:
+            log.note(step, loss, norm, rate, stop=stop())
+        if saving or validating or world.device.type != "cuda":
+            stopping = log.catch_up() or stopping
         val_loss = None
-        if data.validation is not None and (last or step % options.validate_every == 0):
+        if validating:
             val_loss, accuracy = validate(engine, data, options.micro_batch, world)
             journal.event(EVENT_VALIDATED, step, val_loss=val_loss, **accuracy)
-            window.clock.mark("validate")
+            log.window.clock.mark("validate")
         if saving or stopping:
+            optimizer_state = whole_optimizer_state(engine)
             if saver is not None and saver.is_free(step):
-                saver.save(snapshot(config, engine, saver.buffers, step, (mean_loss, val_loss)))
+                saver.save(snapshot(config, engine, optimizer_state, saver.buffers, step, (log.mean_loss, val_loss)))
+            del optimizer_state
             gc.collect()
-            window.clock.mark("save")
+            log.window.clock.mark("save")
     batches.close()
     return finish(run, engine, saver, progress.step)
+
+
+class StepLog:
+    """The log lines. On a GPU one is written when the next step has been launched: reading it at once would leave the
+    GPU without work. All ranks do the same, so they stop after the same step."""
+
+    def __init__(self, run: Run, engine: Engine, step: int) -> None:
+        self.run, self.engine = run, engine
+        self.window = Window(run.config, run.world, step)
+        self.counts = StepCounts.zeros(run.world.device)
+        self.mean_loss = math.nan
+        self.noted: Noted | None = None
+
+    def note(self, step: int, loss: Tensor, norm: Tensor, rate: float, *, stop: bool) -> None:
+        """Keeps what the line of this step needs."""
+        self.noted = self.window.note(step, loss, norm, rate, self.counts, stop=stop)
+
+    def catch_up(self) -> bool:
+        """Writes the line that is due, if there is one; returns whether any rank was asked to stop by then.
+
+        Raises TrainingError.
+        """
+        if self.noted is None:
+            return False
+        noted, self.noted = self.noted, None
+        reading, world = self.window.read(noted), self.run.world
+        loss_sum, stops = sum_over_ranks(world, [reading.loss, float(noted.asked_to_stop)])
+        self.mean_loss = loss_sum / world.size
+        self.run.journal.metrics(self.window.line(noted, reading, self.mean_loss))
+        check_finite(reading.longest_streak, noted.step, self.run.config.train.max_nonfinite_steps, self.engine.scaler)
+        return stops > 0
 
 
 def train_step(
@@ -138,15 +172,19 @@ def train_step(
     Gradients are averaged over ranks once, in the last micro-batch: no_sync has to enclose the forward pass too.
     """
     loss = torch.zeros((), device=engine.model.device)
+    ranks = 1 if engine.zero is None else engine.zero.world.size  # DDP divides the sum itself
     for micro in range(engine.accumulation):
         ids, targets, weight = next(batches)
         clock.mark("data")
         with nullcontext() if micro == engine.accumulation - 1 else engine.no_sync():
             with engine.autocast():
-                micro_loss = engine.parallel(ids, targets) * weight
-            engine.scaler.scale(micro_loss).backward()
+                micro_loss = engine.parallel(ids, targets) * (weight / ranks)
+            engine.scaler.scaled(micro_loss).backward()  # type: ignore[no-untyped-call]
         loss += micro_loss.detach()
+        del micro_loss  # and with it the graph: its memory is free before the optimizer steps
         clock.mark("forward_backward")
+    if engine.zero is not None:
+        engine.zero.wait()
     set_learning_rate(engine.optimizers, rate)
     norm = update(engine, counts)
     clock.mark("optimizer")
@@ -154,25 +192,21 @@ def train_step(
 
 
 def update(engine: Engine, counts: StepCounts) -> Tensor:
-    """Clips and steps, or skips where a gradient is not finite. Nothing here waits for the device."""
-    scaler, optimizers, grad_clip = engine.scaler, engine.optimizers, engine.grad_clip
-    if scaler.is_enabled():
-        for optimizer in optimizers:
-            scaler.unscale_(optimizer)
-    parameters = parameters_with_gradient(optimizers)
-    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    if grad_clip is not None:
-        torch.nn.utils.clip_grads_with_norm_(parameters, grad_clip, norm)
+    """Clips and steps, or skips where a gradient is not finite. Nothing here waits for the device, and nothing but the
+    norm and the optimizer reads the gradients."""
+    scaler, optimizers, zero = engine.scaler, engine.optimizers, engine.zero
+    norm = gradient_norm(optimizers) if zero is None else zero.norm()
+    if scaler.scale is not None:
+        norm = norm / scaler.scale
     nonfinite = (~torch.isfinite(norm)).float()
-    counts.add(nonfinite, norm > (grad_clip or torch.inf))
-    if scaler.is_enabled():
-        for optimizer in optimizers:
-            scaler.step(optimizer)
-        scaler.update()
+    step_unless_nonfinite(optimizers, nonfinite, clip_divisor(norm, engine.grad_clip, scaler))
+    scaler.update(nonfinite)
+    counts.add(nonfinite, norm > (engine.grad_clip or torch.inf))
+    if zero is not None:
+        zero.gather()
     else:
-        step_unless_nonfinite(optimizers, nonfinite)
-    for optimizer in optimizers:
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
     return norm
 
 
@@ -181,14 +215,14 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1))
 
 
-def check_finite(counts: StepCounts, step: int, limit: int, scaler: torch.amp.GradScaler) -> None:
+def check_finite(streak: int, step: int, limit: int, scaler: LossScaler) -> None:
     """Raises TrainingError after `limit` skipped steps in a row. The weights are those before the first of them."""
-    if counts.longest_streak < limit:
+    if streak < limit:
         return
-    fault = f"gradients were not finite in {int(counts.longest_streak)} steps in a row up to step {step}, all skipped"
-    if scaler.is_enabled():
+    fault = f"gradients were not finite in {streak} steps in a row up to step {step}, all skipped"
+    if scaler.scale is not None:
         raise TrainingError(
-            f"{fault}: fp16 overflows although the loss is scaled by no more than {scaler.get_scale():g}. Set "
+            f"{fault}: fp16 overflows although the loss is scaled by no more than {scaler.scale.item():g}. Set "
             'train.precision = "bf16" on a card that has it, else "fp32", and resume'
         )
     raise TrainingError(f"{fault}. Try a lower learning_rate, a longer warmup_fraction or grad_clip = 1.0, and resume")
@@ -214,7 +248,15 @@ def validate(engine: Engine, data: TrainingData, batch_size: int, world: World) 
     return nats / targets, {"accuracy": right / targets} if is_classifier(model) else {}
 
 
-def snapshot(config: RunConfig, engine: Engine, buffers: HostBuffers, step: int, losses: Losses) -> Snapshot:
+def whole_optimizer_state(engine: Engine) -> State:
+    """By parameter name, on the device; under ZeRO gathered by all ranks together."""
+    own = state_by_name(engine.model, engine.optimizers)
+    return own if engine.zero is None else {**engine.zero.state(engine.model), **own}
+
+
+def snapshot(  # noqa: PLR0917 - one call, in the loop
+    config: RunConfig, engine: Engine, optimizer_state: State, buffers: HostBuffers, step: int, losses: Losses
+) -> Snapshot:
     """Copies the state to the host: the only part of a save that delays training."""
     meta: CheckpointMeta = {
         "step": step,
@@ -232,7 +274,7 @@ def snapshot(config: RunConfig, engine: Engine, buffers: HostBuffers, step: int,
         before = course_of(config).tokens(int(config.lineage.get("from_step", 0)))
         meta["lineage"] = {**config.lineage, "own_tokens": meta["tokens"] - before}
     on_device: _State = {
-        "optimizer": state_by_name(engine.model, engine.optimizers),
+        "optimizer": optimizer_state,
         "model": engine.model.unpadded_state(),
     }
     copied = buffers.copy(on_device)

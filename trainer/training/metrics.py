@@ -1,7 +1,7 @@
 """What a run reports: metrics.jsonl, events.jsonl, log lines for people, and the time each part takes.
 
 Each line is written and flushed at once, so a killed run keeps every line. It must not compute anything about training,
-and waits for the GPU only in `PartClock.read`.
+and waits for the GPU only in `Window.read`.
 
 Example::
 
@@ -23,10 +23,10 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -155,7 +155,7 @@ def _finite(value: object) -> object:
 class PartClock:
     """Where the time goes: `mark(part)` assigns the time since the last mark to a part.
 
-    On CUDA the marks are events on the stream, read at logging steps, so timing never makes the host wait.
+    On CUDA the marks are events on the stream, read once they have passed, so timing never makes the host wait.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -172,15 +172,17 @@ class PartClock:
         else:
             self.marks.append((part, time.perf_counter()))
 
-    def read(self) -> dict[str, float]:
-        """Seconds per part since the last read. Waits for the GPU."""
-        if self.cuda:
-            torch.cuda.synchronize()
+    def take(self) -> list[tuple[str, Any]]:
+        """The marks so far; the next ones count from the last of them."""
+        taken, self.marks = self.marks, self.marks[-1:]
+        return taken
+
+    def seconds(self, marks: Sequence[tuple[str, Any]]) -> dict[str, float]:
+        """Seconds per part between these marks. On CUDA the last of them must have passed."""
         seconds: dict[str, float] = {}
-        for (_, before), (part, after) in zip(self.marks, self.marks[1:], strict=False):
+        for (_, before), (part, after) in itertools.pairwise(marks):
             passed = before.elapsed_time(after) / 1000 if self.cuda else after - before
             seconds[part] = seconds.get(part, 0.0) + passed
-        self.marks = self.marks[-1:]
         return seconds
 
 
@@ -214,6 +216,27 @@ class StepCounts:
         self.clipped = self.clipped + clipped
 
 
+class Noted(NamedTuple):
+    """What a step leaves for its log line. `values`, in host memory, are good once the last of `marks` has passed."""
+
+    step: int
+    rate: float
+    asked_to_stop: bool
+    values: Tensor
+    """Loss, gradient norm, skipped steps, the longest streak of them, clipped steps."""
+    marks: list[tuple[str, Any]]
+
+
+class Reading(NamedTuple):
+    """The numbers of a noted step, of this rank."""
+
+    loss: float
+    norm: float
+    skipped: int
+    longest_streak: int
+    clipped: int
+
+
 class Window:
     """The steps since the last log line: their time by part, and the rates that follow from it."""
 
@@ -222,28 +245,41 @@ class Window:
         self.clock = PartClock(world.device)
         self.course = course_of(config)
 
-    def line(self, step: int, loss: float, rate: float, norm: Tensor, counts: StepCounts) -> MetricLine:
+    def note(self, step: int, loss: Tensor, norm: Tensor, rate: float, counts: StepCounts, *, stop: bool) -> Noted:
+        """Sends the step's numbers to the host and returns at once: they are read when the next step is on its way."""
+        numbers = torch.stack([loss, norm, counts.skipped, counts.longest_streak, counts.clipped])
+        values = torch.empty(len(numbers), pin_memory=self.clock.cuda)
+        values.copy_(numbers, non_blocking=True)
+        counts.clipped = torch.zeros_like(counts.clipped)
+        self.clock.mark("log")
+        return Noted(step, rate, stop, values, self.clock.take())
+
+    def read(self, noted: Noted) -> Reading:
+        """The numbers. On CUDA it waits for that step, and not for one that was launched since."""
+        if self.clock.cuda:
+            noted.marks[-1][1].synchronize()
+        loss, norm, *counted = noted.values.tolist()
+        return Reading(loss, norm, *map(int, counted))
+
+    def line(self, noted: Noted, reading: Reading, mean_loss: float) -> MetricLine:
         """A line of metrics.jsonl. Rates count training time only, without validation and saving."""
-        seconds = self.clock.read()
+        seconds, step = self.clock.seconds(noted.marks), noted.step
         training_s = sum(seconds.get(part, 0.0) for part in ("data", "forward_backward", "optimizer", "log"))
         tokens, flop = self.course.tokens(step), self.course.flop(self.config.model, self.step, step)
         tokens_per_second = (tokens - self.course.tokens(self.step)) / max(training_s, 1e-9)
         steps, self.step = step - self.step, step
         peak = self.config.peak_flops_per_gpu * self.world.size
-        clipped, counts.clipped = float(counts.clipped) / steps, torch.zeros_like(counts.clipped)
-        line: MetricLine = {
+        return {
             "step": step,
             "tokens": tokens,
-            "loss": loss,
-            "lr": rate,
-            "grad_norm": float(norm),
+            "loss": mean_loss,
+            "lr": noted.rate,
+            "grad_norm": reading.norm,
             "tokens_per_second": round(tokens_per_second, 1),
             "mfu": flop / max(training_s, 1e-9) / peak if peak else 0.0,
             "memory_gib": round(memory_gib(self.world.device), 3),
             "time": round(time.time(), 3),
-            "skipped_steps": int(counts.skipped),
-            "clipped_share": clipped,
+            "skipped_steps": reading.skipped,
+            "clipped_share": reading.clipped / steps,
             "seconds": {part: round(value, 6) for part, value in seconds.items()},
         }
-        self.clock.mark("log")
-        return line

@@ -5,7 +5,7 @@ It must not know what is trained. Everything it needs comes from torchrun's envi
 Example::
 
     world = join("auto", timeout_s=600)
-    loss, stop = sum_over_ranks(world, [loss / world.size, float(stop)])
+    loss, stop = sum_over_ranks(world, [loss / world.size, float(stop())])
     leave(world)
 """
 
@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
@@ -55,7 +56,7 @@ def join(device: str, timeout_s: float) -> World:
     if size > 1:
         on_gpu, timeout = world.device.type == "cuda", timedelta(seconds=timeout_s)
         dist.init_process_group(
-            "nccl" if on_gpu else "gloo",
+            "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
             store=_store(timeout),
             rank=rank,
             world_size=size,
@@ -84,9 +85,9 @@ def leave(world: World) -> None:
         dist.destroy_process_group()
 
 
-def sum_over_ranks(world: World, values: Sequence[float | torch.Tensor]) -> list[float]:
-    """The sums of these scalars over all ranks: one collective, and the only wait for the GPU."""
-    together = torch.stack([torch.as_tensor(v, dtype=torch.float64, device=world.device) for v in values])
+def sum_over_ranks(world: World, values: Sequence[float]) -> list[float]:
+    """The sums of these numbers over all ranks, through the hosts: the GPU neither works nor is waited for."""
+    together = torch.tensor(values, dtype=torch.float64)
     if world.size > 1:
         dist.all_reduce(together)
     return together.tolist()
@@ -103,7 +104,7 @@ def from_leader(world: World, value: Any) -> Any:
     """Rank 0's value on every rank. For small values at the start; pickled, so only between processes of one run."""
     box = [value]
     if world.size > 1:
-        dist.broadcast_object_list(box, src=0, device=world.device)
+        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
     return box[0]
 
 
@@ -118,12 +119,16 @@ def leader_first(world: World, work: Callable[[], Value]) -> Value:
     return result
 
 
-def data_parallel(model: nn.Module, world: World) -> nn.Module:
-    """The model with gradients averaged over ranks. Gradients live in the buckets: one copy less (652 MB for 163M).
+def data_parallel(model: nn.Module, world: World, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """The model with gradients averaged over ranks in dtype. Gradients live in the buckets: one copy less (652 MB for
+    163M).
 
     No static_graph: together with no_sync from the first micro-step it fails an assertion in the reducer.
     """
     if world.size == 1:
         return model
     devices = [world.device] if world.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+    wrapped = DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+    if dtype == torch.bfloat16:
+        wrapped.register_comm_hook(None, bf16_compress_hook)
+    return wrapped

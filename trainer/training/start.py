@@ -39,8 +39,8 @@ from trainer.contract import (
 from trainer.model.attention import attention_kernel, same_attention_everywhere
 from trainer.model.gpt import GPT
 from trainer.model.muon import Peers
-from trainer.model.optimizers import build_optimizers, learning_rate, load_state_by_name, make_scaler
-from trainer.model.precision import Autocast, autocast_to, choose_precision
+from trainer.model.optimizers import build_optimizers, learning_rate, load_state_by_name
+from trainer.model.precision import Autocast, LossScaler, autocast_to, choose_precision
 from trainer.tasks.objective import apply_task
 from trainer.tokens.batches import Share, TrainingData
 from trainer.training.compile_check import STEPS as CHECK_STEPS
@@ -48,6 +48,7 @@ from trainer.training.compile_check import compile_fault
 from trainer.training.metrics import Journal
 from trainer.training.ranks import World, data_parallel, from_leader, gathered, leader_first, sum_over_ranks
 from trainer.training.saver import clean_up
+from trainer.training.zero import Zero
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Engine:
     model: GPT
     parallel: nn.Module
     optimizers: list[Optimizer]
-    scaler: torch.amp.GradScaler
+    scaler: LossScaler
     autocast: Autocast
     accumulation: int
     grad_clip: float | None
@@ -76,9 +77,13 @@ class Engine:
     """Why it is not compiled, where the config asks for it; else empty."""
     dtype: torch.dtype | None
     """Of matrix products under autocast; None: fp32."""
+    zero: Zero | None = None
+    """Where the optimizer's state is shared among the ranks."""
 
     def no_sync(self) -> AbstractContextManager[object]:
         """Inside, gradients stay on their rank."""
+        if self.zero is not None:
+            return self.zero.no_sync()
         wrapped = self.parallel
         return wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) else contextlib.nullcontext()
 
@@ -106,13 +111,15 @@ def prepare(run: Run, data: TrainingData, share: Share) -> tuple[Engine, int]:
     wants_compiled = world.device.type == "cuda" if train.compile is None else train.compile
     fault = compile_model(run, model, data, share, autocast) if wants_compiled else ""
     peers = Peers(world.rank, world.size, functools.partial(gathered, world))
-    optimizers, scaler = build_optimizers(model, train, peers), make_scaler(dtype == torch.float16)
+    optimizers, scaler = build_optimizers(model, train, peers), LossScaler(world.device, dtype == torch.float16)
     if resume_point.folder is not None:
         load_trainer_state(resume_point.folder, model, optimizers, scaler)
-    wrapped = data_parallel(model, world)
+    reduced_in = torch.bfloat16 if train.reduce_dtype == "bf16" else torch.float32
+    zero = Zero(model, optimizers, world, reduced_in) if train.zero_stage and world.size > 1 else None
+    wrapped = model if zero is not None else data_parallel(model, world, reduced_in)
     compiled = wants_compiled and not fault
     return Engine(
-        model, wrapped, optimizers, scaler, autocast, share.accumulation, train.grad_clip, compiled, fault, dtype
+        model, wrapped, optimizers, scaler, autocast, share.accumulation, train.grad_clip, compiled, fault, dtype, zero
     ), resume_point.step
 
 
@@ -127,6 +134,10 @@ def check_settings(train: TrainConfig) -> None:
     for name in ("steps", "log_every", "checkpoint_every", "validate_every", "max_nonfinite_steps"):
         if getattr(train, name) < 1:
             raise ContractError(f"train.{name} must be at least 1, got {getattr(train, name)}")
+    if train.zero_stage not in {0, 1}:
+        raise ContractError(f"train.zero_stage must be 0 or 1, got {train.zero_stage}")
+    if train.reduce_dtype not in {"fp32", "bf16"}:
+        raise ContractError(f"train.reduce_dtype must be fp32 or bf16, got {train.reduce_dtype!r}")
     learning_rate(train.steps, train)
 
 
@@ -174,15 +185,14 @@ def load_weights(model: GPT, folder: Path) -> None:
         raise CheckpointError(f"{folder}: does not fit the model of config.json: {error}") from error
 
 
-def load_trainer_state(folder: Path, model: GPT, optimizers: list[Optimizer], scaler: torch.amp.GradScaler) -> None:
+def load_trainer_state(folder: Path, model: GPT, optimizers: list[Optimizer], scaler: LossScaler) -> None:
     """Raises CheckpointError where the state is of another model or optimizer."""
     state = read_trainer_state(folder)
     try:
         load_state_by_name(model, optimizers, state["optimizer"])
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{folder}: does not fit the optimizer of config.json: {error}") from error
-    if scaler.is_enabled() and state["scaler"]:
-        scaler.load_state_dict(state["scaler"])
+    scaler.load_state_dict(state["scaler"])
 
 
 class CompileError(RuntimeError):

@@ -114,6 +114,10 @@ class Train(Table):
     """torch.compile; absent: on for CUDA, off on CPU."""
     activation_checkpointing: bool = TrainConfig.activation_checkpointing
     """Recomputes activations in the backward pass: less memory, about a third more time."""
+    zero_stage: Literal[0, 1] = 0
+    """1: each GPU keeps the optimizer state of its share of the weights only (ZeRO)."""
+    reduce_dtype: Literal["fp32", "bf16"] = "fp32"
+    """Of gradients between GPUs; `bf16` halves the traffic, for machines whose cards talk over PCIe."""
     seed: int = Field(default=TrainConfig.seed, ge=0, le=2**63 - 1)
     """Decides initial weights (per tensor, by its name), token order and dropout."""
     log_every: int = Field(default=TrainConfig.log_every, ge=1, le=10**9)

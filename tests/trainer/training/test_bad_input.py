@@ -33,9 +33,9 @@ from trainer.__main__ import USAGE, ExitFile, main
 from trainer.checkpoints.checkpoint import write_manifest
 from trainer.checkpoints.manifest import CheckpointError, read_manifest
 from trainer.contract import CHECKPOINTS, CONFIG, EXIT, STOP, TRAINER_STATE_FILE, ModelConfig, RunConfig
+from trainer.model.precision import LossScaler
 from trainer.training import loop
 from trainer.training.loop import Progress, TrainingError, check_finite
-from trainer.training.metrics import StepCounts
 
 
 def changed(folder: Path, section: str, **fields: Any) -> None:
@@ -305,15 +305,10 @@ def test_a_card_that_fails_in_a_step_is_named_with_its_cure(
 
 
 def test_fp16_that_overflows_at_once_is_told_to_take_bf16() -> None:
-    counts = StepCounts.zeros(torch.device("cpu"))
-    scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
-    scaler.scale(torch.ones(()))
-    for _ in range(9):
-        counts.add(torch.ones(()), torch.zeros((), dtype=torch.bool))
-    check_finite(counts, 9, 10, scaler)
-    counts.add(torch.ones(()), torch.zeros((), dtype=torch.bool))
+    scaler = LossScaler(torch.device("cpu"), enabled=True, init_scale=64.0)
+    check_finite(9, 9, 10, scaler)
     with pytest.raises(TrainingError, match=r'10 steps in a row up to step 10.* scaled by no more than 64\. .*"bf16"'):
-        check_finite(counts, 10, 10, scaler)
+        check_finite(10, 10, 10, scaler)
 
 
 @pytest.mark.parametrize(("vocabulary", "dtype"), [(257, "uint16"), (65_537, "uint32"), (200_000, "uint32")])

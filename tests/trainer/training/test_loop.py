@@ -95,10 +95,13 @@ def test_one_bad_gradient_is_skipped_counted_and_forgotten(tmp_path: Path) -> No
     train_step(engine, batches, 1e-3, counts, clock)
     poison.remove()
     assert all(torch.equal(before[name], tensor) for name, tensor in engine.model.unpadded_state().items())
-    _, norm = train_step(engine, batches, 1e-3, counts, clock)
+    loss, norm = train_step(engine, batches, 1e-3, counts, clock)
     assert any(not torch.equal(before[name], tensor) for name, tensor in engine.model.unpadded_state().items())
-    line = Window(run.config, world, 0).line(3, 5.0, 1e-3, norm, counts)
-    assert (line["skipped_steps"], float(counts.longest_streak), float(counts.streak)) == (1, 1.0, 0.0)
+    window = Window(run.config, world, 0)
+    noted = window.note(3, loss, norm, 1e-3, counts, stop=False)
+    reading = window.read(noted)
+    assert window.line(noted, reading, 5.0)["skipped_steps"] == 1
+    assert (reading.loss, reading.longest_streak, float(counts.streak)) == (float(loss), 1, 0.0)
     batches.close()
 
 
