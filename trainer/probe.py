@@ -16,6 +16,7 @@ Example::
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import gc
 import statistics
 import sys
@@ -28,7 +29,7 @@ from typing import TypedDict
 import torch
 from torch.optim import Optimizer
 
-from trainer.arithmetic import GIB, divisors, largest_micro_batch, split_batch
+from trainer.arithmetic import GIB, divisors, fewest_loss_chunks, largest_micro_batch, split_batch
 from trainer.contract import ContractError, RunConfig
 from trainer.model.attention import same_attention_everywhere
 from trainer.model.gpt import GPT
@@ -75,9 +76,15 @@ class ProbedModel:
     config: RunConfig
     device: torch.device
     autocast: Autocast
+    ranks: int = 1
+    free_gib: float | None = None
+    """Of the GPU before the model was there; None on a CPU."""
 
     def batch(self, micro_batch: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Random ids and targets, (micro_batch, context_length): shapes matter here, text does not."""
+        model, train = self.config.model, self.config.train
+        if self.free_gib is not None:  # as the run will cut the loss
+            self.model.loss_chunks = fewest_loss_chunks(model, micro_batch, self.free_gib, train, self.ranks)
         shape = (2, micro_batch, self.config.model.context_length)
         ids, targets = torch.randint(self.config.model.vocab_size, shape, device=self.device)
         return ids, targets
@@ -103,7 +110,7 @@ def probe(config: RunConfig, ranks: int, device: torch.device) -> ProbeResult:
         raise ProbeError(str(error)) from error
     share = train.global_batch // ranks
     free_gib = torch.cuda.mem_get_info(device)[0] / GIB if device.type == "cuda" else None
-    probed = _build(config, device)
+    probed = dataclasses.replace(_build(config, device), ranks=ranks, free_gib=free_gib)
     if free_gib is None:
         micro_batch = _configured(train.micro_batch, share)
         fault = _compile(probed, micro_batch)

@@ -35,7 +35,8 @@ from safetensors.numpy import save_file
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tests.bench.figure import Figure, at_least, not_measured, within  # noqa: E402
+from tests.bench.figure import Figure, at_least, at_most, not_measured, within  # noqa: E402
+from tests.support.files.nano_gpt import NanoAdamW, NanoGPT  # noqa: E402
 from tests.support.files.plain_gpt import PlainAdamW, PlainGPT  # noqa: E402
 from trainer.arithmetic import flop_per_token  # noqa: E402
 from trainer.contract import DataConfig, ModelConfig, RunConfig, TrainConfig  # noqa: E402
@@ -144,16 +145,21 @@ def ours(case: Case) -> dict[str, float]:
     }
 
 
-def baseline(case: Case) -> dict[str, float]:
-    """The reference step, in this process. Out of memory is an answer."""
+BASELINES: dict[str, tuple[Any, Any]] = {"baseline": (PlainGPT, PlainAdamW), "nano": (NanoGPT, NanoAdamW)}
+"""The reference trainer's step, and nanoGPT's."""
+
+
+def baseline(case: Case, side: str) -> dict[str, float]:
+    """A step of that side, in this process. Out of memory is an answer."""
+    model_of, optimizer_of = BASELINES[side]
     device = torch.device(case.device)
     torch.manual_seed(1)
     torch.set_float32_matmul_precision("high" if case.device == "cuda" else "highest")
     model = case.model
-    plain = PlainGPT(model.vocab_size, model.context_length, model.n_layer, model.n_head, model.n_embd).to(device)
-    if model.tie_embeddings:
+    plain = model_of(model.vocab_size, model.context_length, model.n_layer, model.n_head, model.n_embd).to(device)
+    if model.tie_embeddings and side == "baseline":
         plain.head.weight = plain.tokens.weight
-    optimizer = PlainAdamW(list(plain.parameters()), rate=4e-4, decay=0.1, betas=(0.9, 0.999))
+    optimizer = optimizer_of(list(plain.parameters()), rate=4e-4, decay=0.1, betas=(0.9, 0.999))
     scaler = torch.amp.GradScaler(case.device, enabled=case.device == "cuda")
     ids = torch.randint(model.vocab_size, (case.micro_batch, model.context_length + 1), device=device)
     marks = [(time.perf_counter(), time.process_time())]
@@ -202,13 +208,14 @@ def best(sides: list[dict[str, float]]) -> dict[str, float]:
     return max(sides, key=lambda side: side.get("tokens_per_second", 0.0))
 
 
-def measure(case: Case, rounds: int) -> dict[str, object]:
+def measure(case: Case, rounds: int, asked: tuple[str, ...] = ()) -> dict[str, object]:
     """One row of the table."""
-    measured: dict[str, list[dict[str, float]]] = {"ours": [], "baseline": []}
+    sides = ["ours", "baseline", *(["nano"] if case.model is GPT2 else [])]
+    measured: dict[str, list[dict[str, float]]] = {side: [] for side in sides if not asked or side in asked}
     for _ in range(rounds):
         for side, results in measured.items():
             results.append(in_own_process(side, case))
-    mine, theirs = best(measured["ours"]), best(measured["baseline"])
+    mine, theirs = best(measured["ours"]), best(measured.get("baseline", [{}]))
     rate, other = mine.get("tokens_per_second", 0.0), theirs.get("tokens_per_second", 0.0)
     peak = peak_flops() if case.device == "cuda" else 0.0
     return {
@@ -216,6 +223,7 @@ def measure(case: Case, rounds: int) -> dict[str, object]:
         "tokens_per_step": case.tokens_per_step,
         "ours": mine,
         "baseline": theirs,
+        "nano": best(measured.get("nano", [{}])),
         "ratio": rate / other if other else None,
         "cpu_ratio": theirs.get("cpu_s_per_step", 0.0) / mine["cpu_s_per_step"] if "cpu_s_per_step" in mine else None,
         "mfu": rate * flop_per_token(case.model) / peak if peak else None,
@@ -243,6 +251,9 @@ def table(rows: list[dict[str, object]]) -> str:
             f"{ratio:>6} {cpu_ratio:>6} {mfu:>6} {mine.get('memory_gib', 0):6.2f} "
             f"{theirs.get('memory_gib', 0):6.2f} {mine.get('overhead_share', 0):9.2%}"
         )
+        if isinstance(nano := row["nano"], dict) and "memory_gib" in nano and "memory_gib" in mine:
+            cpu, memory = nano["cpu_s_per_step"] / mine["cpu_s_per_step"], mine["memory_gib"] / nano["memory_gib"]
+            lines.append(f"{'  beside nanoGPT':24} processor time {cpu:.2f} x, memory {memory:.2f} x")
     return "\n".join(lines)
 
 
@@ -267,6 +278,11 @@ def figures(*, quick: bool) -> Iterator[Figure]:
             value=mine["memory_gib"] / theirs["memory_gib"],
         )  # fmt: skip
         yield within(f"{name}, data and logging", 100 * mine["overhead_share"], "%", OVERHEAD_LIMIT_PERCENT)
+        if isinstance(nano := row["nano"], dict) and "cpu_s_per_step" in nano:
+            rates = (1 / mine["cpu_s_per_step"], 1 / nano["cpu_s_per_step"])
+            yield at_least(f"{name}, by processor time", *rates, "step/s", "nanoGPT's step", 1.0)
+            memories = (mine["memory_gib"], nano["memory_gib"])
+            yield at_most(f"{name}, memory", *memories, "GiB", "nanoGPT's step", 0.65)
         if isinstance(row["mfu"], float):
             yield Figure(f"{name}, model FLOP utilisation", 100 * row["mfu"], "%")
     if not torch.cuda.is_available():
@@ -285,12 +301,12 @@ def main() -> None:
     parser.add_argument("--case", action="append", default=[], help="only this row; repeatable")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", type=Path, help="also write everything here")
-    parser.add_argument("--worker", choices=("ours", "baseline"), help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=("ours", "baseline", "nano"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.worker:
         torch.set_num_threads(CPU_THREADS)
         (case,) = cases(None, asked.case)
-        print(json.dumps(ours(case) if asked.worker == "ours" else baseline(case)))
+        print(json.dumps(ours(case) if asked.worker == "ours" else baseline(case, asked.worker)))
         return
     rows = []
     for case in cases(asked.only, asked.case):

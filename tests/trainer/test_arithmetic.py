@@ -12,6 +12,7 @@ from trainer.arithmetic import (
     checkpoint_bytes,
     chinchilla_tokens,
     divisors,
+    fewest_loss_chunks,
     flop_per_token,
     largest_micro_batch,
     loss_chunk_rows,
@@ -21,7 +22,7 @@ from trainer.arithmetic import (
     split_batch,
     steps_for,
 )
-from trainer.contract import ModelConfig
+from trainer.contract import ModelConfig, TrainConfig
 from trainer.model.gpt import GPT
 
 SMALL = ModelConfig()
@@ -121,3 +122,19 @@ def test_loss_chunks_are_few_and_whole_tiles(tokens: int, columns: int) -> None:
 def test_plan_needs_no_torch() -> None:
     program = "import sys, trainer.arithmetic; sys.exit(any(m in sys.modules for m in ('torch', 'numpy')))"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@given(free_gib=st.floats(2, 141), micro_batch=st.integers(1, 96), ranks=st.integers(1, 8))
+def test_loss_chunks_are_as_few_as_memory_allows(free_gib: float, micro_batch: int, ranks: int) -> None:
+    train = TrainConfig()
+    chunks = fewest_loss_chunks(SMALL, micro_batch, free_gib, train, ranks)
+    assert chunks in {1, 2, 4, 8} and fewest_loss_chunks(SMALL, micro_batch, free_gib * 2, train, ranks) <= chunks
+    assert chunks == 8 or memory_gib(SMALL, micro_batch, ranks=ranks, loss_chunks=chunks) <= 0.7 * free_gib
+    assert fewest_loss_chunks(SMALL, micro_batch, free_gib, replace(train, precision="fp16"), ranks) == 8
+
+
+@given(ranks=st.integers(2, 16), optimizer=st.sampled_from(["adamw", "muon"]))
+def test_zero_holds_a_share_of_adamws_state(ranks: int, optimizer: str) -> None:
+    whole, shared = (memory_gib(SMALL, 4, optimizer=optimizer, ranks=ranks, zero_stage=stage) for stage in (0, 1))
+    assert shared < whole
+    assert memory_gib(SMALL, 4, optimizer=optimizer, ranks=ranks + 1, zero_stage=1) < shared

@@ -6,7 +6,7 @@ anything; trainer/probe.py measures, and its result replaces `memory_gib` where 
 Example, the reference job on eight 40 GB cards::
 
     from trainer.arithmetic import chinchilla_tokens, largest_micro_batch, split_batch, steps_for
-    from trainer.contract import ModelConfig
+    from trainer.contract import ModelConfig, TrainConfig
     model = ModelConfig()                                             # 163,009,536 parameters, head untied
     steps = steps_for(chinchilla_tokens(model), 96, 1024)             # 33,165
     micro_batch = largest_micro_batch(model, share=96 // 8, free_gib=39.0)   # 12 sequences at once
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import typing
 
-from trainer.contract import ModelConfig
+from trainer.contract import ModelConfig, TrainConfig
 
 GIB = 1024**3
 VOCABULARY_MULTIPLE = 128
@@ -34,6 +34,10 @@ LOSS_CHUNK_FEWEST_BYTES = 64 * 1024**2
 LOSS_CHUNKS = 8
 """Otherwise the logits of a micro-batch are cut into this many chunks. Each adds into the head's whole gradient, so
 many small ones would cost time: a fixed number keeps memory and additions in proportion."""
+FEWER_LOSS_CHUNKS = (1, 2, 4)
+"""Where a card's memory is free anyway: an addition less is 464 MB of traffic less for GPT-2's head."""
+FILLED = 0.7
+"""Of a card's free memory, up to which chunks of the loss are made larger."""
 
 
 def parameter_count(model: ModelConfig) -> int:
@@ -128,13 +132,17 @@ def largest_micro_batch(
     activation_checkpointing: bool = False,
     optimizer: str = "adamw",
     ranks: int = 2,
+    zero_stage: int = 0,
 ) -> typing.Optional[int]:
     """The largest divisor of a rank's share of the global batch (sequences) that fits into free_gib, or None.
 
     free_gib is the memory free on the card before the trainer starts, not the figure of the data sheet.
     """
     for candidate in divisors(share) if share > 0 else []:
-        if memory_gib(model, candidate, precision, activation_checkpointing, optimizer, ranks=ranks) <= free_gib:
+        needed = memory_gib(
+            model, candidate, precision, activation_checkpointing, optimizer, ranks=ranks, zero_stage=zero_stage
+        )
+        if needed <= free_gib:
             return candidate
     return None
 
@@ -147,6 +155,8 @@ def memory_gib(
     optimizer: str = "adamw",
     *,
     ranks: int = 2,
+    zero_stage: int = 0,
+    loss_chunks: int = LOSS_CHUNKS,
 ) -> float:
     """Predicted peak memory of one rank on a CUDA card, in GiB: state + activations of the micro-batch + the loss.
 
@@ -157,17 +167,43 @@ def memory_gib(
     GPT-2 124M in fp32 with dropout fits 4 GB, where such a run was published. A prediction: the probe measures.
     """
     tokens = micro_batch * model.context_length
-    live = _state_bytes(model, precision, optimizer)
+    live = _state_bytes(model, precision, optimizer, ranks if zero_stage else 1)
     live += tokens * _activation_bytes(model, precision, activation_checkpointing)
-    live += _loss_bytes(model, tokens, precision)
+    live += _loss_bytes(model, tokens, precision, loss_chunks)
     return RESERVED_GIB + (NCCL_GIB if ranks > 1 else 0.0) + FRAGMENTATION * live / GIB
 
 
-def _state_bytes(model: ModelConfig, precision: str, optimizer: str) -> float:
-    """Weights, gradients and optimizer state in fp32, and autocast's half-precision copy of the matrices."""
+def fewest_loss_chunks(model: ModelConfig, micro_batch: int, free_gib: float, train: TrainConfig, ranks: int) -> int:
+    """Into how many chunks the loss is cut on a card with free_gib: as few as leave a third of it free.
+
+    fp16 keeps small ones, because a chunk's part of the head's gradient is summed over its rows in fp16.
+    """
+    for chunks in FEWER_LOSS_CHUNKS if train.precision != "fp16" else ():
+        needed = memory_gib(
+            model,
+            micro_batch,
+            train.precision,
+            train.activation_checkpointing,
+            train.optimizer,
+            ranks=ranks,
+            zero_stage=train.zero_stage,
+            loss_chunks=chunks,
+        )
+        if needed <= FILLED * free_gib:
+            return chunks
+    return LOSS_CHUNKS
+
+
+def _state_bytes(model: ModelConfig, precision: str, optimizer: str, shares: int) -> float:
+    """Weights, gradients and optimizer state in fp32, and autocast's half-precision copy of the matrices. Under ZeRO
+    a rank has one of `shares` parts of AdamW's state, and of the reduced gradients besides."""
     padding = (padded_vocabulary(model) - model.vocab_size) * model.n_embd * (1 if model.tie_embeddings else 2)
     copy = 0 if precision == "fp32" else 2 * matmul_parameters(model)
-    return (parameter_count(model) + padding) * 8 + _optimizer_bytes(model, optimizer) + copy
+    parameters = parameter_count(model) + padding
+    hidden_matrices = 12 * model.n_layer * model.n_embd**2 if optimizer == "muon" else 0
+    kept = _optimizer_bytes(model, optimizer) - 4 * hidden_matrices
+    reduced = 4 * (parameters - hidden_matrices) if shares > 1 else 0
+    return parameters * 8 + 4 * hidden_matrices + (kept + reduced) / shares + copy
 
 
 def _activation_bytes(model: ModelConfig, precision: str, activation_checkpointing: bool) -> float:
@@ -186,18 +222,18 @@ def _activation_bytes(model: ModelConfig, precision: str, activation_checkpointi
     return model.n_layer * stream + layer if activation_checkpointing else model.n_layer * layer + 2 * stream
 
 
-def _loss_bytes(model: ModelConfig, tokens: int, precision: str) -> float:
+def _loss_bytes(model: ModelConfig, tokens: int, precision: str, chunks: int) -> float:
     """Working memory of the chunked loss: about 18 bytes per logit of one chunk, the head's gradient once more, and in
     half precision copies of the head and of the hidden states."""
     size, copy = (4, 0) if precision == "fp32" else (2, 2)
     columns = padded_vocabulary(model)
-    chunk = min(loss_chunk_rows(columns, tokens), tokens) * columns * 18
+    chunk = min(loss_chunk_rows(columns, tokens, chunks), tokens) * columns * 18
     return chunk + columns * model.n_embd * (4 + copy) + tokens * model.n_embd * (size + copy)
 
 
-def loss_chunk_rows(columns: int, tokens: int) -> int:
+def loss_chunk_rows(columns: int, tokens: int, chunks: int = LOSS_CHUNKS) -> int:
     """Tokens whose logits over `columns` (the padded vocabulary) the loss computes at once: a multiple of 128."""
-    rows = max(-(-tokens // LOSS_CHUNKS), LOSS_CHUNK_FEWEST_BYTES // (columns * 4), 1)
+    rows = max(-(-tokens // chunks), LOSS_CHUNK_FEWEST_BYTES // (columns * 4), 1)
     return -(-rows // 128) * 128
 
 

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from trainer.arithmetic import VOCABULARY_MULTIPLE, loss_chunk_rows
+from trainer.arithmetic import LOSS_CHUNKS, VOCABULARY_MULTIPLE, loss_chunk_rows
 from trainer.contract import ContractError, ModelConfig
 from trainer.model.block import Block, Shared, rotation
 from trainer.model.kv_cache import Reader
@@ -51,6 +51,7 @@ class GPT(nn.Module):
         with torch.no_grad():  # a padded row has no gradient, so it stays at zero under any weight decay
             self.token_embedding.weight[config.vocab_size :].zero_()
             self.head.weight[config.vocab_size :].zero_()
+        self.loss_chunks = LOSS_CHUNKS
         self.compile_parts(False)
 
     def _initialise(self, seed: int) -> None:
@@ -107,7 +108,10 @@ class GPT(nn.Module):
         flat, flat_targets = hidden.view(-1, hidden.shape[-1]), targets.reshape(-1)
         if self.objective is not None:
             return self.objective(flat, flat_targets)
-        return chunked_cross_entropy(flat, self.head.weight, flat_targets, self.config.vocab_size, self.loss_of_chunk)
+        rows = loss_chunk_rows(self.head.weight.shape[0], len(flat), self.loss_chunks)
+        return chunked_cross_entropy(
+            flat, self.head.weight, flat_targets, self.config.vocab_size, self.loss_of_chunk, rows=rows
+        )
 
     def next_token_logits(self, ids: Tensor, reader: Reader | None = None) -> Tensor:
         """Logits (batch, vocab_size) after the last of ids (batch, time): what sampling needs. With a reader, ids are
@@ -248,13 +252,21 @@ def chunked_cross_entropy(
     targets: Tensor,
     vocab_size: int,
     loss_of_chunk: LossOfChunk = loss_and_gradient_in_place,
+    *,
+    rows: int | None = None,
 ) -> Tensor:
     """Mean cross-entropy in nats of hidden (tokens, n_embd) @ weight.T against targets (tokens,); fp32 scalar.
 
-    The logits of all tokens (196 MB per 1,024-token sequence in fp32) never exist at once.
+    `rows` at a time: the logits of all tokens (196 MB per 1,024-token sequence in fp32) need not exist at once.
     """
     loss: Tensor = _ChunkedCrossEntropy.apply(
-        hidden, weight, targets, vocab_size, loss_of_chunk, torch.is_grad_enabled()
+        hidden,
+        weight,
+        targets,
+        vocab_size,
+        loss_of_chunk,
+        torch.is_grad_enabled(),
+        rows or loss_chunk_rows(weight.shape[0], len(hidden)),
     )  # type: ignore[no-untyped-call]
     return loss
 
@@ -275,6 +287,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         vocab_size: int,
         loss_of_chunk: LossOfChunk,
         learning: bool,
+        rows: int,
     ) -> Tensor:
         kind = hidden.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
@@ -282,7 +295,6 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         by_hidden = torch.empty_like(narrow) if learning else None
         by_weight = torch.zeros_like(weight) if learning else None
         total = torch.zeros((), device=hidden.device)
-        rows = loss_chunk_rows(weight.shape[0], len(narrow))
         for start in range(0, len(narrow), rows):
             part = slice(start, start + rows)
             if by_hidden is None or by_weight is None:
@@ -304,10 +316,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(
         ctx: torch.autograd.function.FunctionCtx, by_loss: Tensor
-    ) -> tuple[Tensor, Tensor, None, None, None, None]:
+    ) -> tuple[Tensor, Tensor, None, None, None, None, None]:
         by_hidden, by_weight, dtype = ctx.gradients  # type: ignore[attr-defined]
         del ctx.gradients  # type: ignore[attr-defined]  # the last reference: autograd takes the head's without a copy
         scale = by_loss / len(
             by_hidden
         )  # in place: these are ours alone, and the head's is the largest tensor there is
-        return by_hidden.to(dtype).mul_(scale), by_weight.mul_(scale), None, None, None, None
+        return by_hidden.to(dtype).mul_(scale), by_weight.mul_(scale), None, None, None, None, None

@@ -185,6 +185,7 @@ def train_step(
         clock.mark("forward_backward")
     if engine.zero is not None:
         engine.zero.wait()
+        loss = loss * ranks
     set_learning_rate(engine.optimizers, rate)
     norm = update(engine, counts)
     clock.mark("optimizer")

@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from trainer.arithmetic import split_batch
+from trainer.arithmetic import GIB, LOSS_CHUNKS, fewest_loss_chunks, split_batch
 from trainer.checkpoints.checkpoint import ResumePoint, find_newest, read_trainer_state, read_weights
 from trainer.checkpoints.manifest import CheckpointError, checkpoint_folder, read_meta, verify
 from trainer.contract import (
@@ -105,6 +105,7 @@ def prepare(run: Run, data: TrainingData, share: Share) -> tuple[Engine, int]:
         load_weights(model, resume_point.folder)
     elif config.init_from is not None:
         load_weights(model, from_leader(world, initial_weights(run, config.init_from) if world.leads else None))
+    model.loss_chunks = loss_chunks(config, world)
     model.to(world.device)
     if remark:
         run.journal.event(EVENT_WARNING, resume_point.step, reason=remark)
@@ -127,6 +128,14 @@ def during(engine: Engine, share: Share) -> Engine:
     """The engine in a stage of the course in which this rank reads `share` per step."""
     same = share.accumulation == engine.accumulation
     return engine if same else dataclasses.replace(engine, accumulation=share.accumulation)
+
+
+def loss_chunks(config: RunConfig, world: World) -> int:
+    """Before the model is there: the fewer chunks of the loss, the less traffic, where the GPU has the memory."""
+    if world.device.type != "cuda":
+        return LOSS_CHUNKS
+    free_gib = torch.cuda.mem_get_info(world.device)[0] / GIB
+    return fewest_loss_chunks(config.model, config.train.micro_batch, free_gib, config.train, world.size)
 
 
 def check_settings(train: TrainConfig) -> None:

@@ -83,6 +83,7 @@ def _largest(recipe: Recipe, machine: MachineType) -> Batch:
         activation_checkpointing=recipe.train.activation_checkpointing,
         optimizer=recipe.train.optimizer,
         ranks=ranks,
+        zero_stage=recipe.train.zero_stage,
     )
     if largest is None:
         why = f"even micro-batch 1 needs about {_needed_gib(recipe, 1, ranks):.1f} GiB of {free:.1f} GiB per GPU"
@@ -93,7 +94,9 @@ def _largest(recipe: Recipe, machine: MachineType) -> Batch:
 def _needed_gib(recipe: Recipe, micro_batch: int, ranks: int) -> float:
     train = recipe.train
     model, checkpointing = recipe.model.config(), train.activation_checkpointing
-    return memory_gib(model, micro_batch, train.precision, checkpointing, train.optimizer, ranks=ranks)
+    return memory_gib(
+        model, micro_batch, train.precision, checkpointing, train.optimizer, ranks=ranks, zero_stage=train.zero_stage
+    )
 
 
 def _free_gib(machine: MachineType) -> float | None:

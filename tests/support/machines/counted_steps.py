@@ -73,7 +73,6 @@ def counted(folder: Path, case: dict[str, Any], world: ranks.World) -> dict[str,
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    before = counts()["pinned"]
     loop.train_step = counting
     try:
         run = Run(run_folder, config, world, Journal(run_folder, enabled=False))
@@ -88,7 +87,7 @@ def counted(folder: Path, case: dict[str, Any], world: ranks.World) -> dict[str,
         **{key: step[key] for key in ("kernels", "triton", "gemms", "syncs", "copies", "collectives")},
         "syncs_of_a_log_line": both["syncs"] - 2 * step["syncs"],
         "reserved_mib": torch.cuda.max_memory_reserved() // 2**20,
-        "pinned_mib": (counts()["pinned"] - before) // 2**20,
+        "pinned_mib": counts()["pinned"] // 2**20,
     }
 
 
