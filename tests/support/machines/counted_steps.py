@@ -4,7 +4,8 @@ It runs in the stand-in's Python with PYTHONPATH at the trainer to count, and pr
 
     python-wrapper counted_steps.py FOLDER '[{"optimizer": "muon", "precision": "fp16", "accumulation": 4}]'
 
-A run takes twelve steps: the sixth is counted as it is, the eighth and ninth for what a log line adds.
+A run takes 18 steps. The 13th is counted as it is, the 15th and 16th for what a log line adds: DDP times its first ten
+steps and waits for the GPU in them.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from trainer.training.metrics import Journal
 from trainer.training.start import Run
 
 MODEL = ModelConfig(n_layer=4, n_embd=256, n_head=4, vocab_size=8192, context_length=512)
-STEPS, PLAIN, LOGGED = 12, 6, 8
+STEPS, PLAIN, LOGGED = 18, 13, 15
 NAMES = ("kernels", "gemms", "syncs", "copies", "mallocs", "pinned_allocations", "events", "collectives", "pinned")
 KNOWN = {item.name for item in dataclasses.fields(TrainConfig)}
 
