@@ -113,8 +113,9 @@ def train(run: Run, stop: StopRequest, progress: Progress) -> str:
 
         saving = last or stopping or step % options.checkpoint_every == 0
         validating = data.validation is not None and (last or step % options.validate_every == 0)
-        if saving or step == 1 or step % options.log_every == 0:
-            log.note(step, loss, norm, rate, stop=stop())
+        logging = last or stopping or step == 1 or step % options.log_every == 0
+        if saving or logging:
+            log.noted = log.window.note(step, loss, norm, rate, log.counts, stop=stop(), line=logging)
         if saving or validating or world.device.type != "cuda":
             stopping = log.catch_up() or stopping
         val_loss = None
@@ -144,10 +145,6 @@ class StepLog:
         self.mean_loss = math.nan
         self.noted: Noted | None = None
 
-    def note(self, step: int, loss: Tensor, norm: Tensor, rate: float, *, stop: bool) -> None:
-        """Keeps what the line of this step needs."""
-        self.noted = self.window.note(step, loss, norm, rate, self.counts, stop=stop)
-
     def catch_up(self) -> bool:
         """Writes the line that is due, if there is one; returns whether any rank was asked to stop by then.
 
@@ -159,7 +156,8 @@ class StepLog:
         reading, world = self.window.read(noted), self.run.world
         loss_sum, stops = sum_over_ranks(world, [reading.loss, float(noted.asked_to_stop)])
         self.mean_loss = loss_sum / world.size
-        self.run.journal.metrics(self.window.line(noted, reading, self.mean_loss))
+        if noted.marks:
+            self.run.journal.metrics(self.window.line(noted, reading, self.mean_loss))
         check_finite(reading.longest_streak, noted.step, self.run.config.train.max_nonfinite_steps, self.engine.scaler)
         return stops > 0
 

@@ -225,6 +225,7 @@ class Noted(NamedTuple):
     values: Tensor
     """Loss, gradient norm, skipped steps, the longest streak of them, clipped steps."""
     marks: list[tuple[str, Any]]
+    """Those since the last line; none where the step gets no line."""
 
 
 class Reading(NamedTuple):
@@ -245,19 +246,28 @@ class Window:
         self.clock = PartClock(world.device)
         self.course = course_of(config)
 
-    def note(self, step: int, loss: Tensor, norm: Tensor, rate: float, counts: StepCounts, *, stop: bool) -> Noted:
-        """Sends the step's numbers to the host and returns at once: they are read when the next step is on its way."""
+    def note(
+        self, step: int, loss: Tensor, norm: Tensor, rate: float, counts: StepCounts, *, stop: bool, line: bool = True
+    ) -> Noted:
+        """Sends the step's numbers to the host and returns at once: they are read when the next step is on its way.
+
+        line: whether it ends the window, because a log line tells of it.
+        """
         numbers = torch.stack([loss, norm, counts.skipped, counts.longest_streak, counts.clipped])
         values = torch.empty(len(numbers), pin_memory=self.clock.cuda)
         values.copy_(numbers, non_blocking=True)
+        if not line:
+            return Noted(step, rate, stop, values, [])
         counts.clipped = torch.zeros_like(counts.clipped)
         self.clock.mark("log")
         return Noted(step, rate, stop, values, self.clock.take())
 
     def read(self, noted: Noted) -> Reading:
         """The numbers. On CUDA it waits for that step, and not for one that was launched since."""
-        if self.clock.cuda:
+        if self.clock.cuda and noted.marks:
             noted.marks[-1][1].synchronize()
+        elif self.clock.cuda:
+            torch.cuda.synchronize()
         loss, norm, *counted = noted.values.tolist()
         return Reading(loss, norm, *map(int, counted))
 

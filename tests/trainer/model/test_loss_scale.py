@@ -67,7 +67,7 @@ def test_clipping_inside_the_optimizer_is_clipping_before_it(
             model.zero_grad()
         models.append(model.unpadded_state())
     for name, tensor in models[0].items():
-        torch.testing.assert_close(tensor, models[1][name], rtol=1e-4, atol=2e-6, msg=name)
+        assert torch.allclose(tensor, models[1][name], rtol=1e-4, atol=2e-6), name
 
 
 @pytest.mark.parametrize("grad_clip", [None, 1.0])

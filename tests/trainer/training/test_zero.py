@@ -60,11 +60,11 @@ def trained(folder: Path, ranks: int, until: int = STEPS, **train: Any) -> list[
 
 def assert_same(got: dict[str, Any], expected: dict[str, Any], tolerance: float = 2e-5) -> None:
     for name, tensor in expected["weights"].items():
-        torch.testing.assert_close(got["weights"][name], tensor, rtol=tolerance, atol=tolerance, msg=name)
+        assert torch.allclose(got["weights"][name], tensor, rtol=tolerance, atol=tolerance), name
     assert got["state"].keys() == expected["state"].keys()
     for name, entry in expected["state"].items():
         for key, value in entry.items():
-            torch.testing.assert_close(got["state"][name][key], value, rtol=1e-2, atol=tolerance, msg=f"{name} {key}")
+            assert torch.allclose(got["state"][name][key], value, rtol=1e-2, atol=tolerance), f"{name} {key}"
     assert got["norms"] == pytest.approx(expected["norms"], rel=1e-3)
 
 
