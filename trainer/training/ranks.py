@@ -129,6 +129,6 @@ def data_parallel(model: nn.Module, world: World, dtype: torch.dtype = torch.flo
         return model
     devices = [world.device] if world.device.type == "cuda" else None
     wrapped = DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
-    if dtype == torch.bfloat16:
+    if dtype == torch.bfloat16 and world.device.type == "cuda":  # DDP's hook is NCCL's alone
         wrapped.register_comm_hook(None, bf16_compress_hook)
     return wrapped

@@ -103,10 +103,10 @@ def test_a_checkpoint_goes_on_under_another_world(
     assert_same(resumed[0], {**unbroken, "norms": unbroken["norms"][3:]})
 
 
-@pytest.mark.parametrize("zero_stage", [0, 1])
-def test_gradients_reduced_in_bf16_are_near(tmp_path: Path, zero_stage: int) -> None:
-    exact = trained(tmp_path / "fp32", 2, zero_stage=zero_stage)
-    rounded = trained(tmp_path / "bf16", 2, zero_stage=zero_stage, reduce_dtype="bf16")
+def test_gradients_reduced_in_bf16_are_near(tmp_path: Path) -> None:
+    exact = trained(tmp_path / "fp32", 2, zero_stage=1)
+    rounded = trained(tmp_path / "bf16", 2, zero_stage=1, reduce_dtype="bf16")
+    assert not torch.equal(rounded[0]["weights"]["head.weight"], exact[0]["weights"]["head.weight"])
     assert_same({**rounded[0], "state": exact[0]["state"]}, {**exact[0], "norms": exact[0]["norms"]}, tolerance=5e-3)
 
 
