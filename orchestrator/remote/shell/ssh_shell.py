@@ -36,6 +36,9 @@ from orchestrator.remote.whole_files import landing
 
 CHUNK_BYTES, FLOOD_BYTES = 256 << 10, 64 << 20
 STDERR_CHUNKS = 1024
+CONNECT_S = 10.0
+PERSON_S = 60.0
+"""A login that OpenSSH makes may wait for a person, who touches a key or answers an agent. The host itself answers."""
 
 
 def connect(
@@ -44,7 +47,7 @@ def connect(
     known_hosts: Path,
     accept_new: bool = False,
     user_known_hosts: Path | None = None,
-    connect_deadline_s: float = 10.0,
+    connect_deadline_s: float = CONNECT_S,
 ) -> SshShell:
     """Connect and authenticate, host key first; through the jumps of ~/.ssh/config where it has any.
 
@@ -58,7 +61,8 @@ def connect(
         return SshShell(address, FabricLink(again(), again), openssh_argv(endpoint, known_hosts))
     except Refused as refused:
         try:
-            link = hand_over(endpoint, address, known_hosts, connect_deadline_s)
+            patience_s = PERSON_S if connect_deadline_s >= CONNECT_S else connect_deadline_s
+            link = hand_over(endpoint, address, known_hosts, patience_s)
         except Unreachable as error:
             raise Unreachable(f"{refused.message}; {error.message}", refused.hint) from error
     return SshShell(address, link, link.argv)
