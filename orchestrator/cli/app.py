@@ -83,6 +83,13 @@ def init(
 
 
 @verb
+def skill(verbose: options.Verbose = False) -> int:
+    """Print what a coding agent should know to use gptctl without losing money."""
+    typer.echo(Path(__file__).parents[1].joinpath("SKILL.md").read_text(encoding="utf-8"), nl=False)
+    return 0
+
+
+@verb
 def recipes(as_json: options.Json = False, verbose: options.Verbose = False) -> int:
     """List the recipes: size, tokens, what each is for."""
     from orchestrator.cli.runs import recipes as it

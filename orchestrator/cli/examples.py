@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "init": ("gptctl init", "gptctl init my-experiments"),
+    "skill": ("gptctl skill",),
     "recipes": ("gptctl recipes",),
     "run": (
         "gptctl run quickstart --host local",

@@ -23,7 +23,7 @@ HELP = Path(__file__).with_name("help.txt")
 REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "cli"
 
 GROUPS = {
-    "starting": ("Starting runs", ("init", "recipes", "plan", "run")),
+    "starting": ("Starting runs", ("init", "recipes", "plan", "run", "skill")),
     "driving": ("Driving runs", ("resume", "stop", "fetch", "release")),
     "sweeps": ("Many runs", ("sweep",)),
     "watching": ("Watching runs and money", ("status", "queue", "logs", "cost", "notify", "ui")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+import orchestrator
 from orchestrator.cli import completion
 from orchestrator.cli.app import app
 from orchestrator.cli.examples import EXAMPLES
@@ -21,6 +23,7 @@ from orchestrator.core.errors import UserError
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RunRecord
 
+SKILL = Path(orchestrator.__file__).with_name("SKILL.md")
 COMMANDS = typer.main.get_command(app)
 
 
@@ -28,7 +31,7 @@ def commands() -> dict[str, typer.core.TyperCommand]:
     return COMMANDS.commands  # type: ignore[attr-defined,no-any-return]
 
 
-@pytest.mark.parametrize("name", [name for name in commands() if name != "data"])
+@pytest.mark.parametrize("name", [name for name, command in commands().items() if not hasattr(command, "commands")])
 def test_every_command_has_examples_that_parse(name: str) -> None:
     assert EXAMPLES.get(name), f"orchestrator/cli/examples.py has none of gptctl {name}"
     for line in EXAMPLES[name]:
@@ -36,6 +39,21 @@ def test_every_command_has_examples_that_parse(name: str) -> None:
         assert (program, command) == ("gptctl", name)
         with commands()[name].make_context(name, list(words)) as context:
             assert context.params is not None
+
+
+@pytest.mark.parametrize("line", re.findall(r"^gptctl .*", SKILL.read_text(), re.M))
+def test_every_command_of_the_skill_parses(line: str) -> None:
+    _, name, *words = shlex.split(line)
+    command = commands()[name]
+    while isinstance(command, typer.core.TyperGroup):
+        command = command.commands[words.pop(0)]  # type: ignore[assignment]
+    with command.make_context(name, words) as context:
+        assert context.params is not None
+
+
+def test_the_skill_is_printed_with_its_front_matter() -> None:
+    shown = CliRunner().invoke(app, ["skill"]).stdout
+    assert shown == SKILL.read_text() and shown.startswith("---\nname: gptctl\n")
 
 
 def test_help_shows_examples_as_they_are() -> None:
