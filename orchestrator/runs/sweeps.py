@@ -19,10 +19,11 @@ from pathlib import Path
 
 from orchestrator.core.errors import ProviderError
 from orchestrator.core.events import Event, Listener
-from orchestrator.core.facts.run_facts import EarlyStop, QueueFacts
+from orchestrator.core.facts.rental_facts import RentalFacts
+from orchestrator.core.facts.run_facts import EarlyStop, QueueFacts, RunFacts
 from orchestrator.core.states import Outcome, State, is_forward, worst
 from orchestrator.ledger import sweeps
-from orchestrator.ledger.identity import new_run_id
+from orchestrator.ledger.identity import new_rental_id, new_run_id
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RENTAL_OPEN, Rental, RunRecord
 from orchestrator.ledger.sweeps import Sweep, SweepTerms
@@ -30,6 +31,8 @@ from orchestrator.pipeline import drive, outcome_code
 from orchestrator.runs.new_run import RunRequest, new_rental, record_of
 from orchestrator.runs.stop import stop_run
 
+LEAST_USD = 0.01
+"""A rental's ceiling when nothing is left: its guard ends it as soon as it is armed."""
 Show = Callable[[RunRecord], AbstractContextManager[Listener]]
 
 
@@ -57,7 +60,7 @@ def add_arms(ledger: Ledger, sweep: Sweep, requests: Sequence[RunRequest], now: 
         rental_id = min(held, key=unfinished.count)
     else:
         ceiling = sweep.terms.ceiling_usd
-        left = None if ceiling is None else max(0.01, ceiling - spent_usd(ledger, sweep))
+        left = None if ceiling is None else max(LEAST_USD, ceiling - spent_usd(ledger, sweep))
         rentals = [_with_ceiling(new_rental(ledger, requests[0], now), left)]
         rental_id = rentals[0].id
     runs = grouped(sweep, [record_of(request, rental_id, now) for request in requests])
@@ -96,7 +99,8 @@ def drive_sweep(home: Path, sweep_id: str, show: Show, *, detach: bool, rental_i
 
     Raises ProviderError when a machine cannot be had: its runs stay as they are for `sweep resume`.
     """
-    _revive_unbought(home, sweep_id)
+    with Ledger.open(home, time.time) as ledger:
+        revive_unbought(ledger, sweep_id, time.time())
     for run in _runs(home, sweep_id, rental_id):
         if not is_forward(State.TRAINING, run.state):
             _drive(home, run, show, until="launch")
@@ -126,7 +130,7 @@ def _drive(home: Path, run: RunRecord, show: Show, *, until: str | None, left: l
 
 def _runs(home: Path, sweep_id: str, rental_id: str | None = None) -> list[RunRecord]:
     with Ledger.open(home, time.time) as ledger:
-        return [run for run in sweeps.runs_of(ledger.rows, sweep_id) if rental_id in (None, run.rental_id)]
+        return [run for run in current(sweeps.runs_of(ledger.rows, sweep_id)) if rental_id in (None, run.rental_id)]
 
 
 def _refuse_without_machine(home: Path, run: RunRecord) -> None:
@@ -140,34 +144,56 @@ def _refuse_without_machine(home: Path, run: RunRecord) -> None:
 
 
 def _is_unbought(ledger: Ledger, run: RunRecord) -> bool:
-    never = run.state is State.ENDED and run.outcome is Outcome.NEVER_STARTED and not ledger.attempts(run.id)
-    return never and run.rental_id is not None and ledger.rental(run.rental_id).facts.reached is None
+    """Whether it ended without ever training because no machine could be had, or its machine was gone by then."""
+    if run.state is not State.ENDED or ledger.attempts(run.id) or run.rental_id is None:
+        return False
+    reached = ledger.rental(run.rental_id).facts.reached is not None
+    return run.outcome is Outcome.PREEMPTED or (run.outcome is Outcome.NEVER_STARTED and not reached)
 
 
-def _revive_unbought(home: Path, sweep_id: str) -> None:
-    """Runs that ended because no machine could be had get another one in their place, on the same terms."""
-    with Ledger.open(home, time.time) as ledger:
-        known = sweeps.runs_of(ledger.rows, sweep_id)
-        done = {(run.labels["arm"], run.labels["seed"]) for run in known if not _is_unbought(ledger, run)}
-        for run in known:
-            place = (run.labels["arm"], run.labels["seed"])
-            if place in done or not _is_unbought(ledger, run):
-                continue
-            done.add(place)
-            old, now = ledger.rental(run.rental_id or ""), time.time()
-            rentals = [] if old.state == RENTAL_OPEN else [_fresh(old, now)]
-            again = replace(
+def current(runs: Sequence[RunRecord]) -> list[RunRecord]:
+    """The run of each arm and seed: one that replaced another stands in its place."""
+    found: dict[tuple[str, str], RunRecord] = {}
+    for run in runs:
+        found[run.labels["arm"], run.labels["seed"]] = run
+    return list(found.values())
+
+
+def revive_unbought(ledger: Ledger, sweep_id: str, now: float) -> list[RunRecord]:
+    """Runs that ended because there was no machine get another one in their place, on the same terms. Those of one
+    rental that is gone share one new rental, whose ceiling is what the old one left."""
+    known = sweeps.runs_of(ledger.rows, sweep_id)
+    fresh: dict[str, Rental] = {}
+    again = []
+    for run in current(known):
+        if not _is_unbought(ledger, run):
+            continue
+        old = ledger.rental(run.rental_id or "")
+        if old.state != RENTAL_OPEN and old.id not in fresh:
+            fresh[old.id] = _replacement(ledger, old, [each for each in known if each.rental_id == old.id], now)
+        rental_id = fresh[old.id].id if old.id in fresh else old.id
+        queue = replace(run.facts.queue or QueueFacts(sweep_id), ahead=None, has_started=False)
+        facts = RunFacts(
+            made_by=run.facts.made_by, accept_new_host_key=run.facts.accept_new_host_key, wait=run.facts.wait,
+            home_boxes=run.facts.home_boxes, queue=queue,
+        )  # fmt: skip
+        again.append(
+            replace(
                 run, id=new_run_id(run.recipe, now), state=State.PLANNED, outcome=None, cause="", cause_code=None,
-                created_at=now, ended_at=None, stage=None, rental_id=rentals[0].id if rentals else old.id,
-            )  # fmt: skip
-            sweeps.add(ledger.rows, None, rentals, [again])
+                created_at=now, ended_at=None, stage=None, rental_id=rental_id, facts=facts,
+            )
+        )  # fmt: skip
+    sweeps.add(ledger.rows, None, list(fresh.values()), again)
+    return again
 
 
-def _fresh(old: Rental, now: float) -> Rental:
+def _replacement(ledger: Ledger, old: Rental, served: Sequence[RunRecord], now: float) -> Rental:
+    spent = sum(sum(each.by_stage.values()) for run in served for each in ledger.spent_by_run(run.id))
+    ceiling = old.facts.ceiling_usd
+    left = None if ceiling is None else max(LEAST_USD, ceiling - spent)
     return Rental(
-        new_run_id(old.machine, now), old.provider, old.host, old.machine, now,
-        price_per_hour_usd=old.price_per_hour_usd, folder=old.folder,
-        facts=replace(type(old.facts)(), ceiling_usd=old.facts.ceiling_usd),
+        new_rental_id(old.machine, now), old.provider, old.host, old.machine, now,
+        price_per_hour_usd=old.price_per_hour_usd, folder=old.folder, facts=RentalFacts(ceiling_usd=left),
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from orchestrator.ledger import sweeps
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RENTAL_OPEN, RunRecord
 from orchestrator.ledger.sweeps import Sweep
-from orchestrator.runs.sweeps import spent_usd
+from orchestrator.runs.sweeps import current, spent_usd
 
 STATUS_COLUMNS = (
     Column("ARM"), Column("SEED", right=True), Column("RUN"), Column("STATE"), Column("STEP", right=True),
@@ -23,7 +23,7 @@ STATUS_COLUMNS = (
 
 
 def show(ledger: Ledger, sweep: Sweep, *, as_json: bool) -> None:
-    runs = sweeps.runs_of(ledger.rows, sweep.id)
+    runs = current(sweeps.runs_of(ledger.rows, sweep.id))
     rows = [_row(ledger, run) for run in runs]
     rentals = [ledger.rental(each) for each in dict.fromkeys(run.rental_id for run in runs if run.rental_id)]
     spent = spent_usd(ledger, sweep)

@@ -39,7 +39,7 @@ from orchestrator.ledger.records import RunRecord
 from orchestrator.ledger.sweeps import Sweep, SweepTerms
 from orchestrator.runs.new_run import RunRequest
 from orchestrator.runs.refresh import look
-from orchestrator.runs.sweeps import add_arms, drive_sweep, new_sweep, stop_runs
+from orchestrator.runs.sweeps import add_arms, current, drive_sweep, new_sweep, stop_runs
 
 ANSWER_WITHIN_S = 5.0
 """One machine is asked about each of its runs."""
@@ -104,7 +104,7 @@ def _digest(found: Planned) -> str:
 def _unfinished(ledger: Ledger, found: Planned) -> Sweep | None:
     """The sweep of this name that is under way. Raises UserError if its arms are others."""
     for sweep in sweeps.listed(ledger.rows):
-        unfinished = [run for run in sweeps.runs_of(ledger.rows, sweep.id) if run.state is not State.ENDED]
+        unfinished = [run for run in current(sweeps.runs_of(ledger.rows, sweep.id)) if run.state is not State.ENDED]
         if sweep.name == found.file.name and unfinished:
             if sweep.terms.digest == _digest(found):
                 return sweep
@@ -147,7 +147,7 @@ def resume(wanted: str | None, *, rental: str | None, detach: bool, as_json: boo
 
 
 def _go_on(ledger: Ledger, sweep: Sweep, *, detach: bool, as_json: bool, rental: str | None = None) -> int:
-    runs = sweeps.runs_of(ledger.rows, sweep.id)
+    runs = current(sweeps.runs_of(ledger.rows, sweep.id))
     machines = list(dict.fromkeys(run.rental_id for run in runs if run.state is not State.ENDED))
     if rental is None and len(machines) > 1:
         code = _side_by_side(sweep, [each for each in machines if each], detach=detach)
@@ -176,7 +176,7 @@ def status(wanted: str | None, *, as_json: bool) -> int:
     """One row per arm, and the money of all."""
     with open_ledger() as ledger:
         sweep = sweeps.find(ledger.rows, wanted)
-        unfinished = [run for run in sweeps.runs_of(ledger.rows, sweep.id) if run.state is not State.ENDED]
+        unfinished = [run for run in current(sweeps.runs_of(ledger.rows, sweep.id)) if run.state is not State.ENDED]
         look(ledger.home, unfinished, deadline_s=ANSWER_WITHIN_S)
         show(ledger, sweep, as_json=as_json)
         return 0
@@ -186,7 +186,7 @@ def add(wanted: str, recipe: str, sets: list[str], inventory: Path | None, *, de
     """One more arm, with every seed of the sweep; it waits behind what is there."""
     with open_ledger() as ledger:
         sweep = sweeps.find(ledger.rows, wanted)
-        known = sweeps.runs_of(ledger.rows, sweep.id)
+        known = current(sweeps.runs_of(ledger.rows, sweep.id))
         host = load_inventory(inventory, ledger.home).host(sweep.host)
         seeds = list(dict.fromkeys(run.labels["seed"] for run in known))
         arms = [_arm(recipe, sets, int(seed)) for seed in seeds]
@@ -217,7 +217,7 @@ def stop(wanted: str | None, *, yes: bool, as_json: bool) -> int:
 def _stop(wanted: str | None, arm: str | None, question: str, *, yes: bool, as_json: bool) -> int:
     with open_ledger() as ledger:
         sweep = sweeps.find(ledger.rows, wanted)
-        runs = [run for run in sweeps.runs_of(ledger.rows, sweep.id) if arm in (None, run.labels.get("arm"))]
+        runs = [run for run in current(sweeps.runs_of(ledger.rows, sweep.id)) if arm in (None, run.labels.get("arm"))]
         if not runs:
             raise UserError(f"sweep {sweep.name} has no arm {arm!r}", f"gptctl sweep status {sweep.name}")
         if any(run.state is not State.ENDED for run in runs) and not (yes or screen.ask(question, _command())):
@@ -232,7 +232,7 @@ def compare_arms(wanted: str | None, *, html: Path | None, charts: Path | None, 
     """The finished runs side by side, against the baseline, within the noise of its seeds."""
     with open_ledger() as ledger:
         sweep = sweeps.find(ledger.rows, wanted)
-        ended = [run for run in sweeps.runs_of(ledger.rows, sweep.id) if run.outcome is Outcome.FINISHED]
+        ended = [run for run in current(sweeps.runs_of(ledger.rows, sweep.id)) if run.outcome is Outcome.FINISHED]
     baseline = next((run.id for run in ended if run.labels.get("arm") == sweep.terms.baseline), None)
     if baseline is None or len(ended) < 2:
         raise UserError(

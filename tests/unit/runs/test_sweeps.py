@@ -1,0 +1,90 @@
+"""A sweep in the ledger: written together; what found no machine is tried again on one, under one ceiling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from orchestrator.core.config.inventory import HostSpec
+from orchestrator.core.config.recipe import load_recipe
+from orchestrator.core.facts.run_facts import QueueFacts
+from orchestrator.core.machines import machine_type
+from orchestrator.core.planning.planner import make_plan
+from orchestrator.core.states import Outcome, State
+from orchestrator.ledger import sweeps
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.records import RENTAL_RELEASED
+from orchestrator.ledger.sweeps import Sweep, SweepTerms
+from orchestrator.runs.new_run import RunRequest
+from orchestrator.runs.sweeps import add_arms, current, new_sweep, revive_unbought
+
+NOW = 1_000_000.0
+RECIPE, MACHINE = load_recipe("quickstart"), machine_type("2xCPU")
+HOST = HostSpec(name="box", provider="ssh", machine="2xCPU", address="box")
+PLAN = make_plan(RECIPE, HOST, MACHINE, None, now=NOW)
+
+
+def request(arm: str, seed: int) -> RunRequest:
+    labels = {"sweep": "mine", "arm": arm, "seed": str(seed)}
+    return RunRequest(RECIPE, HOST, MACHINE, PLAN, labels=labels, queue=QueueFacts())
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with Ledger.open(tmp_path / "home", lambda: NOW) as opened:
+        yield opened
+
+
+@pytest.fixture
+def sweep(ledger: Ledger) -> Sweep:
+    terms = SweepTerms(baseline="base", ceiling_usd=90.0, stop_step=100, stop_margin=0.2)
+    requests = [(request(arm, seed), number % 2) for number, (arm, seed) in enumerate(
+        [("base", 1), ("wide", 1), ("base", 2), ("wide", 2)])]  # fmt: skip
+    return new_sweep(ledger, "mine", terms, requests, ceilings_usd=[50.0, 40.0], now=NOW)
+
+
+def test_each_run_knows_its_sweep_its_machine_and_the_baseline_of_its_seed(ledger: Ledger, sweep: Sweep) -> None:
+    runs = sweeps.runs_of(ledger.rows, sweep.id)
+    assert [(run.labels["arm"], run.labels["seed"]) for run in runs] == [
+        ("base", "1"), ("wide", "1"), ("base", "2"), ("wide", "2"),
+    ]  # fmt: skip
+    assert sweeps.find(ledger.rows, "mine") == sweep and {run.state for run in runs} == {State.PLANNED}
+    stops = [run.facts.queue and run.facts.queue.stop and run.facts.queue.stop.baseline for run in runs]
+    assert stops == [None, runs[0].id, None, runs[2].id]
+    ceilings = {ledger.rental(run.rental_id or "").facts.ceiling_usd for run in runs}
+    assert ceilings == {50.0, 40.0}
+
+
+def end(ledger: Ledger, run_id: str, outcome: Outcome) -> None:
+    ledger.set_state(run_id, State.ENDING, outcome=outcome, cause="no capacity")
+    ledger.set_state(run_id, State.ENDED)
+
+
+def test_runs_of_a_machine_that_is_gone_share_one_new_one_and_what_the_old_one_left(
+    ledger: Ledger, sweep: Sweep
+) -> None:
+    runs = sweeps.runs_of(ledger.rows, sweep.id)
+    gone = runs[0].rental_id or ""
+    for run in (runs[0], runs[2]):
+        end(ledger, run.id, Outcome.PREEMPTED)
+    end(ledger, runs[1].id, Outcome.FAILED)
+    interval = ledger.open_stage(runs[0].id, gone, "acquire", 7200.0)
+    ledger.close_stage(interval, NOW + 10)  # 20 dollars
+    ledger.update_rental(gone, state=RENTAL_RELEASED)
+    again = revive_unbought(ledger, sweep.id, NOW)
+    assert [(run.labels["arm"], run.labels["seed"]) for run in again] == [("base", "1"), ("base", "2")]
+    (rental_id,) = {run.rental_id for run in again}
+    assert rental_id != gone and ledger.rental(rental_id or "").facts.ceiling_usd == pytest.approx(30.0)
+    assert revive_unbought(ledger, sweep.id, NOW) == []
+    assert len(current(sweeps.runs_of(ledger.rows, sweep.id))) == 4
+
+
+def test_an_added_arm_waits_on_the_machine_with_the_fewest_left(ledger: Ledger, sweep: Sweep) -> None:
+    runs = sweeps.runs_of(ledger.rows, sweep.id)
+    end(ledger, runs[0].id, Outcome.FINISHED)
+    added = add_arms(ledger, sweep, [replace(request("late", 1)), request("late", 2)], NOW)
+    assert {run.rental_id for run in added} == {runs[0].rental_id}
+    assert {run.facts.queue and run.facts.queue.group for run in added} == {sweep.id}
