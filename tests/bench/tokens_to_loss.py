@@ -12,6 +12,7 @@ loss read from the middle of a longer schedule would flatter the baseline.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import gzip
 import hashlib
 import json
@@ -166,14 +167,17 @@ def folder_of(to: Path, corpus: str, stack: Stack, steps: int, seed: int) -> Pat
 
 
 def run(to: Path, corpus: str, stack: Stack, steps: int, seed: int) -> None:
-    """Trains in a process of its own, unless another one has begun it."""
+    """Trains in a process of its own, unless it has finished or another one is at it."""
     folder = folder_of(to, corpus, stack, steps, seed)
-    try:
-        folder.mkdir()
-    except FileExistsError:
-        return
-    (folder / CONFIG).write_text(config_of(to, corpus, stack, steps, seed).to_json())
-    with (folder / "out").open("w") as log:
+    folder.mkdir(exist_ok=True)
+    with (folder / "out").open("a") as log:
+        try:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        if loss_of(folder) is not None:
+            return
+        (folder / CONFIG).write_text(config_of(to, corpus, stack, steps, seed).to_json())
         subprocess.run(
             ["nice", "-n", "19", sys.executable, "-m", "trainer", str(folder)],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
