@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 OFF = LossScaler(CPU, enabled=False)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.booleans(), max_size=40))
 def test_it_follows_the_rule_of_gradscaler(overflows: list[bool]) -> None:
     theirs = torch.amp.GradScaler("cpu", growth_interval=5)
