@@ -14,7 +14,7 @@ from orchestrator.core.states import Outcome
 from orchestrator.core.typed_json import decode
 from orchestrator.ledger import RunRecord
 from orchestrator.report import lineage
-from orchestrator.report.comparison.comparison import Compared, compare, seed_deviation
+from orchestrator.report.comparison.comparison import Compared, by_recipe, compare
 from orchestrator.report.comparison.result import Metric
 from orchestrator.report.data_source import data_differences, data_read
 from tests.unit.report.test_report import a_run
@@ -130,7 +130,7 @@ def test_a_continued_run_says_nothing_of_the_seed() -> None:
         train = {**(FIRST.recipe_data.get("train") or {}), "seed": number}
         recipe = {**FIRST.recipe_data, "train": train}
         seeds.append(Compared(dataclasses.replace(made, id=f"s{number}", val_loss=2.0 + number, recipe_data=recipe)))
-    assert seed_deviation(seeds, [], Metric()) == seed_deviation(seeds[:1], [], Metric())
+    assert by_recipe(seeds, [], Metric()) == by_recipe(seeds[:1], [], Metric())
 
 
 def test_the_report_has_origin_own_tokens_and_own_dollars(tmp_path: Path) -> None:
