@@ -92,7 +92,7 @@ def last_json_lines(path: str) -> Iterator[dict[str, object]]:
 
 
 def json_lines(path: str) -> Iterator[dict[str, object]]:
-    """Every complete JSON object of the file, line by line; nothing where there is no file."""
+    """Every complete JSON object of the file, line by line; nothing if the file is missing."""
     try:
         with open(path, "rb") as file:
             for line in file:
