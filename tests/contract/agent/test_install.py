@@ -134,6 +134,7 @@ def test_a_vendors_torch_is_kept_and_only_what_is_missing_is_added(box: Box, whe
     assert [path for path in sorted((tmp_path / "vendor").rglob("*")) if "__pycache__" not in str(path)] == before
 
 
+@pytest.mark.nightly
 def test_without_any_torch_an_environment_is_built_and_used_again(box: Box, wheels: Path, tmp_path: Path) -> None:
     bare = make_python(tmp_path / "bare")
     spec = {"candidates": [bare], "requirements": ["tinydep>=1.0"], "allow_build": True}

@@ -106,6 +106,7 @@ def test_a_source_that_cannot_work_is_no_plan(gptctl: Gptctl, tmp_path: Path) ->
         assert refused.returncode == 2 and why in refused.stderr, refused.stderr
 
 
+@pytest.mark.nightly
 def test_a_plan_says_what_a_comparison_found(gptctl: Gptctl, tmp_path: Path) -> None:
     (tmp_path / "inventory.toml").write_text(INVENTORY)
     texts = [f"this is document {at} " * 30 for at in range(1000)]

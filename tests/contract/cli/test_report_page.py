@@ -129,6 +129,7 @@ def drawn_with_a_span_of(span: float, folder: Path, browser: Browser) -> list[tu
     return [(f"{span} {key}", [text for where, text in texts if where == f"plot-{key}"]) for key in low]
 
 
+@pytest.mark.nightly
 def test_ticks_are_as_far_apart_as_they_say(tmp_path: Path) -> None:
     with Browser() as browser:
         browser.before_each(RECORD)

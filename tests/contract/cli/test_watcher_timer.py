@@ -129,6 +129,7 @@ table.write_text(sys.stdin.read())
 """
 
 
+@pytest.mark.nightly
 def test_a_crontab_keeps_its_other_lines_and_gets_ours_once(
     cloud: RehearsalCloud, gptctl: Gptctl, programs: Path, tmp_path: Path
 ) -> None:

@@ -152,6 +152,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.nightly
 def test_verify_says_what_is_damaged_and_where(gptctl: Gptctl, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("ab cd ef " * 2_300_000)
     prepared = gptctl(
@@ -238,6 +239,7 @@ def test_bad_input_is_one_line(gptctl: Gptctl, tmp_path: Path, arguments: list[s
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.nightly
 def test_text_of_the_hub_is_downloaded_and_prepared(gptctl: Gptctl, tmp_path: Path) -> None:
     texts = paragraphs(600_000)
     half = len(texts) // 2

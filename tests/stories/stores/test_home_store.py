@@ -34,9 +34,9 @@ def inventory(nas: Sshd, folder: Path) -> str:
     return BOX + store + inventory_entry_of(nas, machine_type="1xCPU", extra="") + '[hosts.local]\nmachine = "1xCPU"\n'
 
 
-@pytest.mark.parametrize("goes_on", [False, pytest.param(True, marks=pytest.mark.nightly)])
+@pytest.mark.nightly
 def test_with_the_laptop_away_everything_goes_home_and_another_machine_goes_on_from_there(
-    tmp_path: Path, cloud: RehearsalCloud, tiny: Callable[..., str], nas: Sshd, goes_on: bool
+    tmp_path: Path, cloud: RehearsalCloud, tiny: Callable[..., str], nas: Sshd
 ) -> None:
     recipe, kept, home = tmp_path / "homeward.toml", tmp_path / "kept", tmp_path / "home"
     recipe.write_text(f'extends = "{tiny(STEPS)}"\nname = "homeward"\n{SETTINGS}')
@@ -56,8 +56,7 @@ def test_with_the_laptop_away_everything_goes_home_and_another_machine_goes_on_f
     wait_until(lambda: not nas.processes(), 30)
     resumed_and_fetched(tmp_path, cloud, run, STEPS)
 
-    if goes_on:
-        check_that_another_goes_on(tmp_path, cloud, recipe, f"ssh://nas{kept}/{run}")
+    check_that_another_goes_on(tmp_path, cloud, recipe, f"ssh://nas{kept}/{run}")
     folders = list(nas.home.glob(".gptctl/jobs/*/*"))
     assert folders and not [
         one for one in folders for kind in memory_files.KINDS if exists(memory_files.path(kind, str(one)))

@@ -48,14 +48,16 @@ def _placed(names: list[str], seconds: dict[str, float], until: float) -> Iterab
 
 
 def unit_of(nodeid: str) -> str:
-    """What goes to one worker as a whole: the file where its tests share a fixture, else the test."""
+    """What goes to one worker as a whole: all that uses the S3 server, which takes seven seconds of processor to start,
+    the file where its tests share a fixture, else the test."""
     file = nodeid.partition("::")[0]
-    return file if _shares(file) else nodeid
+    text = _text(file)
+    return "s3" if "s3_server" in text else file if 'scope="module"' in text else nodeid
 
 
 @cache
-def _shares(file: str) -> bool:
-    return 'scope="module"' in (REPOSITORY / file).read_text(encoding="utf-8")
+def _text(file: str) -> str:
+    return (REPOSITORY / file).read_text(encoding="utf-8")
 
 
 class Scheduler(LoadScopeScheduling):
