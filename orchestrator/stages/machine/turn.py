@@ -8,6 +8,7 @@ Example: `turn.note(context, heartbeat.status)`      # "3 trainings come first";
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 from orchestrator.agent.contract.answers import RunStatus
@@ -49,7 +50,7 @@ def begin(context: RunContext) -> None:
     assert queue is not None
     ahead = status["runs"][context.run_id]["ahead"]
     context.set_run_facts(queue=replace(queue, ahead=ahead, skew_s=status["time_s"] - context.now()))
-    if ahead is not None:
+    if ahead is not None and pays_another(context):
         context.say(_words(ahead))
 
 
@@ -92,8 +93,11 @@ def pays_another(context: RunContext) -> bool:
     if queue is None or queue.has_started:
         return False
     here = rental.id if context.provider.paid else None  # a machine of your own has a rental for each run
-    others = context.ledger.runs(unfinished_only=True, rental_id=here, host=rental.host)
-    return any(run.id != context.run_id and trains(run) for run in others)
+    newest_first = context.ledger.runs(unfinished_only=True, rental_id=here, host=rental.host)
+    before = itertools.dropwhile(lambda run: run.id != context.run_id, newest_first)
+    return any(
+        run.state == State.TRAINING for run in before if run.id != context.run_id
+    )  # the first of them trains, seen from here or not
 
 
 def trains(run: RunRecord) -> bool:
