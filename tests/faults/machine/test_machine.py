@@ -79,7 +79,7 @@ def test_a_flood_of_log(rehearse: Callable[..., Rehearsal]) -> None:
     assert place.newest()["step"] == 400, "metrics came beside the flood"
     mirror = place.home / "runs" / place.run_id()
     kept = sum(file.stat().st_size for file in mirror.glob("train.log*"))
-    assert 1_000_000 < kept <= 40_000_000
+    assert 1_000_000 < kept <= 3 * (16 << 20), "the first part, the newest whole one, and the one that grows"
     assert "after the flood" in (mirror / "train.log").read_text(errors="replace")
     assert len(place.words()) < 1_000_000, "a flood does not reach the terminal"
 
