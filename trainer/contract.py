@@ -107,6 +107,7 @@ class CheckpointMeta(typing.TypedDict, total=False):
     val_loss: typing.Optional[float]  # nats per token; None where this step was not validated
     model: typing.Dict[str, typing.Any]  # the fields of ModelConfig
     tokenizer: str
+    accuracy: float  # of a classifier, on its held-out examples
     task: typing.Dict[str, typing.Any]  # the fields of TaskConfig; absent where it is pre-training
     lineage: typing.Dict[str, typing.Any]  # RunConfig.lineage and "own_tokens", those since this run's first step
     time: float

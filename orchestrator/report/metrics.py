@@ -85,6 +85,8 @@ class Training:
     columns: Mapping[str, Column] = field(default_factory=dict)
     """The numbers of those lines by key (CURVES), one per step; None where a line has no finite number."""
     started: Started = field(default_factory=Started)
+    accuracies: Sequence[Point] = ()
+    """Of a classifier, at the steps that were validated."""
 
     @property
     def first_loss(self) -> float | None:
@@ -97,6 +99,11 @@ class Training:
     @property
     def last_val_loss(self) -> float | None:
         return self.validations[-1].value if self.validations else None
+
+    @property
+    def last_accuracy(self) -> float | None:
+        """Of a classifier on its held-out examples; None without one."""
+        return self.accuracies[-1].value if self.accuracies else None
 
     @property
     def best_validation(self) -> Point | None:
@@ -113,6 +120,7 @@ def read_training(folder: Path, keys: Sequence[str] = CURVES) -> Training:
     return Training(
         losses=_points(steps, columns["loss"]),
         validations=_points(measured, _numbers(validated[step].get("val_loss") for step in measured)),
+        accuracies=_points(measured, _numbers(validated[step].get("accuracy") for step in measured)),
         step=steps[-1] if steps else 0,
         tokens=int(columns["tokens"][-1] or 0) if steps else 0,
         tokens_per_second=_median(columns["tokens_per_second"]),

@@ -82,6 +82,8 @@ class TrainingPart:
     last_val_loss: float | None
     best_val_loss: float | None
     best_val_step: int | None
+    accuracy: float | None
+    """Of a classifier, at the last validation."""
     tokens_per_second: float | None
     planned_tokens_per_second: float | None
     rate_source: str | None

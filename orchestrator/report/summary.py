@@ -193,6 +193,7 @@ def _training(run: RunRecord, training: Training) -> TrainingPart:
         last_val_loss=training.last_val_loss,
         best_val_loss=best.value if best else None,
         best_val_step=best.step if best else None,
+        accuracy=training.last_accuracy,
         tokens_per_second=training.tokens_per_second,
         planned_tokens_per_second=plan.tokens_per_second if plan else None,
         rate_source=plan.rate_source if plan else None,

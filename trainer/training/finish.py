@@ -13,6 +13,8 @@ from __future__ import annotations
 from trainer.contract import EVENT_FINISHED, EVENT_SAMPLED, EVENT_STOPPED, OUTCOME_FINISHED, OUTCOME_STOPPED
 from trainer.model.generate import Sampling, continuations
 from trainer.model.gpt import GPT
+from trainer.task_config import INSTRUCT
+from trainer.tasks.prompt_template import prompt_of
 from trainer.tokens.tokenizer import open_tokenizer
 from trainer.training.failures import Expendable
 from trainer.training.final_slices import measure_slices
@@ -50,9 +52,10 @@ def sample(run: Run, model: GPT, step: int) -> None:
     """An event `sampled` for each prompt of the config, or a warning. Raises TokenizerError."""
     encoding = open_tokenizer(run.config.data.tokenizer)
     for number, prompt in enumerate(run.config.prompts):
+        asked = prompt_of(run.config.task.prompt, prompt, "") if run.config.task.kind == INSTRUCT else prompt
         with Expendable(run.journal.event, step, f"no sample for {prompt!r}"):
             seed = run.config.train.seed + number
             for text, _ in continuations(
-                model, encoding, prompt, tokens=SAMPLE_TOKENS, sampling=Sampling(top_k=50), seed=seed
+                model, encoding, asked, tokens=SAMPLE_TOKENS, sampling=Sampling(top_k=50), seed=seed
             ):
                 run.journal.event(EVENT_SAMPLED, step, prompt=prompt, text=text)

@@ -15,7 +15,7 @@ import gc
 import math
 import signal
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +50,9 @@ from trainer.training.saver import Saver
 from trainer.training.start import Engine, Run, batch_share, during, prepare, started_fields
 
 Batches = Generator[tuple[Tensor, Tensor, float]]
-Losses = tuple[float, float | None]
-"""Of the step's batch, and of the validation where the step was validated; nats per token."""
+Losses = tuple[float, float | None, Mapping[str, float]]
+"""Of the step's batch, and of the validation where the step was validated, nats per token; {"accuracy"} of classes."""
+NOT_CLASSIFIED: Mapping[str, float] = {}
 
 
 class _State(TypedDict):
@@ -118,7 +119,7 @@ def train(run: Run, stop: StopRequest, progress: Progress) -> str:
             log.noted = log.window.note(step, loss, norm, rate, log.counts, stop=stop(), line=logging)
         if saving or validating or world.device.type != "cuda":
             stopping = log.catch_up() or stopping
-        val_loss = None
+        val_loss, accuracy = None, NOT_CLASSIFIED
         if validating:
             val_loss, accuracy = validate(engine, data, options.micro_batch, world)
             journal.event(EVENT_VALIDATED, step, val_loss=val_loss, **accuracy)
@@ -126,7 +127,8 @@ def train(run: Run, stop: StopRequest, progress: Progress) -> str:
         if saving or stopping:
             optimizer_state = whole_optimizer_state(engine)
             if saver is not None and saver.is_free(step):
-                saver.save(snapshot(config, engine, optimizer_state, saver.buffers, step, (log.mean_loss, val_loss)))
+                losses = (log.mean_loss, val_loss, accuracy)
+                saver.save(snapshot(config, engine, optimizer_state, saver.buffers, step, losses))
             del optimizer_state
             gc.collect()
             log.window.clock.mark("save")
@@ -227,7 +229,7 @@ def check_finite(streak: int, step: int, limit: int, scaler: LossScaler) -> None
     raise TrainingError(f"{fault}. Try a lower learning_rate, a longer warmup_fraction or grad_clip = 1.0, and resume")
 
 
-def validate(engine: Engine, data: TrainingData, batch_size: int, world: World) -> tuple[float, dict[str, float]]:
+def validate(engine: Engine, data: TrainingData, batch_size: int, world: World) -> tuple[float, Mapping[str, float]]:
     """Mean loss in nats over the held-out slice, the same number on every rank, and {"accuracy"} of a classifier."""
     held_out, model = data.validation, engine.model
     assert held_out is not None
@@ -272,6 +274,8 @@ def snapshot(  # noqa: PLR0917 - one call, in the loop
     if config.lineage:
         before = course_of(config).tokens(int(config.lineage.get("from_step", 0)))
         meta["lineage"] = {**config.lineage, "own_tokens": meta["tokens"] - before}
+    if "accuracy" in losses[2]:
+        meta["accuracy"] = losses[2]["accuracy"]
     on_device: _State = {
         "optimizer": optimizer_state,
         "model": engine.model.unpadded_state(),

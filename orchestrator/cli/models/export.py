@@ -45,7 +45,7 @@ from orchestrator.report.summary import Records, collect
 from orchestrator.runs.own_version import made_by
 from trainer import contract
 
-FORMATS = ("hf", "gguf", "safetensors")
+FORMATS = ("hf", "gguf", "safetensors", "adapters")
 DTYPES = ("fp32", "bf16", "fp16")
 CARD = "README.md"
 LICENSE_PATTERN = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")

@@ -71,7 +71,12 @@ def export(
     run: options.Run = None,
     *,
     kind: Annotated[
-        str, typer.Option("--format", metavar="hf|gguf|safetensors", help="hf: for transformers; gguf: for llama.cpp.")
+        str,
+        typer.Option(
+            "--format",
+            metavar="hf|gguf|safetensors|adapters",
+            help="For transformers, llama.cpp, plain tensors, or peft.",
+        ),
     ] = "hf",
     to: Annotated[Path | None, typer.Option("--to", metavar="DIR", help="Default: ./exports/RUN.")] = None,
     checkpoint: Annotated[

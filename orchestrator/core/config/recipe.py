@@ -22,14 +22,14 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from orchestrator.core.config import bundled_files
-from orchestrator.core.config.data_tables import Data, Position, Tokens, lay_over
+from orchestrator.core.config.data_tables import Data, Tokens, lay_over
 from orchestrator.core.config.model_table import Model
 from orchestrator.core.config.published import Published
+from orchestrator.core.config.task_tables import Evaluation, Task, check_evaluation, with_tokens
 from orchestrator.core.config.toml_tables import (
     NAME_PATTERN,
     RECIPE_NAME_PATTERN,
     Fraction,
-    Line,
     Table,
     build,
     read_toml,
@@ -141,17 +141,6 @@ class Train(Table):
     """How long one GPU waits for another before the run fails."""
 
 
-class Evaluation(Table):
-    """What is measured at the end, on the machine."""
-
-    slices: tuple[tuple[Position, Tokens], ...] = ()
-    """Pairs of first token and length, in the validation file: the loss of each is reported."""
-    choices: tuple[Line, ...] = ()
-    """Multiple choice that `gptctl eval` measures too: `hellaswag`, a file in its format, or such a file's URI."""
-    prompts: tuple[Annotated[str, StringConstraints(min_length=1, max_length=10_000)], ...] = ()
-    """Beginnings the finished model continues."""
-
-
 class Limits(Table):
     """What a run may cost. A plan beyond a limit is refused before anything is bought."""
 
@@ -191,6 +180,8 @@ class Recipe(Table):
     """[data]"""
     train: Train = Train()
     """[train]"""
+    task: Task = Task()
+    """[task]"""
     eval: Evaluation = Evaluation()
     """[eval]"""
     machines: dict[MachineName, MachineRow] = Field(default_factory=dict)
@@ -201,8 +192,9 @@ class Recipe(Table):
     """[[published]]"""
 
     @model_validator(mode="after")
-    def _stages_fit(self) -> Self:
+    def _fits_together(self) -> Self:
         check_stages(self.stages, self.model.context_length)
+        check_evaluation(self.task, self.eval)
         return self
 
     @property
@@ -257,7 +249,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = (), search: Sequen
     table = _read_extended(path, seen=())
     for override in overrides:
         table = lay_over(table, _override(override), f"--set {override}")
-    return build(Recipe, table, f"recipe {path}" + (" with --set" if overrides else ""))
+    return build(Recipe, with_tokens(table), f"recipe {path}" + (" with --set" if overrides else ""))
 
 
 def find_recipe(name_or_path: str, search: Sequence[Path]) -> Path:

@@ -51,6 +51,26 @@ class MixShare:
 
 
 @dataclass(frozen=True)
+class PreparedExamples:
+    """Of a task's dataset: the tokens of a row, and what was dropped."""
+
+    row: int = 0
+    too_long: int = 0
+    empty: int = 0
+    empty_named: tuple[str, ...] = ()
+
+    @property
+    def dropped(self) -> int:
+        """Examples that are not in the dataset."""
+        return self.too_long + self.empty
+
+    def dropped_words(self) -> str:
+        """For people, with the first empty ones by name."""
+        named = f" ({'; '.join(self.empty_named)}{', ...' * (self.empty > len(self.empty_named))})" * bool(self.empty)
+        return f"dropped: {self.too_long:,} examples longer than {self.row:,} tokens, {self.empty:,} empty ones{named}"
+
+
+@dataclass(frozen=True)
 class Prepared:
     """What dataset.json says of how the dataset was made; empty unless `gptctl data prepare` made it."""
 
@@ -58,6 +78,7 @@ class Prepared:
     excluded: Excluded | None = None
     mixture: tuple[MixShare, ...] = ()
     split: Split = Split()
+    examples: PreparedExamples | None = None
 
     def mixture_words(self, shown: Callable[[str], str]) -> str | None:
         """What each source of a mixture gave; None without one. `shown` makes of a source what others may read."""

@@ -58,6 +58,7 @@ def train_config(
             },
             require_compile=plan.paid and bool(train.compile),
         ),
+        task=recipe.task.config(),
         retention=RetentionConfig(keep_last=train.keep_last, keep_every=train.keep_every),
         init_from=init_from,
         lineage=dict(lineage or {}),

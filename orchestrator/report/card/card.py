@@ -27,6 +27,7 @@ from orchestrator.report.pages.markdown import fenced, text
 from orchestrator.report.run_report import RunReport
 from trainer.arithmetic import parameter_count
 from trainer.contract import ModelConfig
+from trainer.task_config import CLASSIFY
 
 HUB = "hf://"
 MOST_SAMPLES = 4
@@ -103,6 +104,8 @@ def _page(exported: Exported, report: RunReport, wish: Wish) -> dict[str, object
         "run": {"id": run.id, "recipe": run.recipe, "description": run.recipe_data.get("description", "")},
         "wish": wish,
         "native": wish.format == "hf",
+        "adapters": wish.format == "adapters",
+        "classifier": meta.task == CLASSIFY,
         "gguf": wish.format == "gguf",
         "untied": not meta.model.tie_embeddings,
         "license": wish.license,

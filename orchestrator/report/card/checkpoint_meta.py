@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from trainer.contract import ModelConfig
+from trainer.task_config import PRETRAIN
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,9 @@ class CheckpointMeta:
     loss: float | None = None
     val_loss: float | None = None
     tokenizer: str | None = None
+    task: str = PRETRAIN
+    accuracy: float | None = None
+    """Of a classifier, on its held-out examples."""
 
     @staticmethod
     def from_json(value: Mapping[str, object]) -> CheckpointMeta:
@@ -35,7 +39,8 @@ class CheckpointMeta:
             each if type(each) is int else None for each in map(value.get, ("step", "total_steps", "tokens"))
         )
         loss, val_loss = (each if isinstance(each, float) else None for each in map(value.get, ("loss", "val_loss")))
-        tokenizer = value.get("tokenizer")
+        tokenizer, task, accuracy = map(value.get, ("tokenizer", "task", "accuracy"))
+        kind = task.get("kind") if isinstance(task, Mapping) else None
         return CheckpointMeta(
             ModelConfig(**model),
             step,
@@ -44,4 +49,6 @@ class CheckpointMeta:
             loss,
             val_loss,
             tokenizer if isinstance(tokenizer, str) else None,
+            kind if isinstance(kind, str) else PRETRAIN,
+            accuracy if isinstance(accuracy, float) else None,
         )

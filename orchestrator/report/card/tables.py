@@ -24,6 +24,7 @@ from orchestrator.report.pages.markdown import text
 from orchestrator.report.run_report import LineagePart, MachinePart, RunReport
 from trainer.arithmetic import parameter_count
 from trainer.contract import ModelConfig
+from trainer.task_config import PRETRAIN
 
 Row = tuple[str, str]
 
@@ -112,6 +113,8 @@ def training(run: RunRecord, meta: CheckpointMeta, report: RunReport, machine: M
     took = {part.part: part.hours for part in report.parts}
     return _rows(
         [
+            ("Task", _task(run.recipe_data.get("task") or {})),
+            ("Accuracy on the held-out examples", None if meta.accuracy is None else percent(meta.accuracy)),
             ("Steps of this checkpoint", _of(meta.step, meta.total_steps)),
             ("Global batch", f"{number(batch)} sequences of {number(context)} tokens" if batch else None),
             ("Before that", _stages(recipe)),
@@ -131,6 +134,16 @@ def training(run: RunRecord, meta: CheckpointMeta, report: RunReport, machine: M
             ("Peak memory", f"{measured.memory_gib:.1f} GiB" if measured.memory_gib else None),
         ]
     )
+
+
+def _task(task: Mapping[str, Any]) -> str | None:
+    """None for the next token of a stream."""
+    if task.get("kind", PRETRAIN) == PRETRAIN:
+        return None
+    lora = task.get("lora")
+    how = f"LoRA of rank {lora['rank']}, alpha {lora['alpha']:g}, on {', '.join(lora['targets'])}" if lora else None
+    classes = f" ({', '.join(task['labels'])})" if task.get("labels") else ""
+    return f"{task['kind']}{classes}; {how or 'every weight learned'}"
 
 
 def _of(part: int | None, whole: int | None) -> str | None:

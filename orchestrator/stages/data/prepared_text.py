@@ -16,6 +16,7 @@ from pathlib import Path
 from orchestrator.agent.contract.names import JobName
 from orchestrator.agent.contract.requests import JobSpec
 from orchestrator.core.config.data_tables import Prepare
+from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.datasets.local_dataset import prepared
 from orchestrator.core.errors import UserError
 from orchestrator.datasets.downloads import bring_here
@@ -33,7 +34,7 @@ def prepared_folder(context: RunContext) -> Path:
     """The folder with the prepared dataset; prepares it if it is not there. dataset.json marks a whole one."""
     wanted = context.recipe.data.prepare
     assert wanted is not None
-    sources, request = [_absolute(each) for each in wanted.sources], _request(wanted)
+    sources, request = [_absolute(each) for each in wanted.sources], _request(context.recipe, wanted)
     digest = hashlib.sha256(json.dumps([*(f"--source={each}" for each in sources), *request]).encode()).hexdigest()[:16]
     folder = context.home / "data" / digest
     done = folder / "dataset.json"
@@ -41,24 +42,30 @@ def prepared_folder(context: RunContext) -> Path:
         context.say(f"preparing {wanted.named} with tokenizer {wanted.tokenizer} on this computer (once)")
         _prepare(
             context,
-            [*_texts(context, wanted), *_excluded(context, wanted), *_request_of_program(wanted)],
+            [*_texts(context, wanted), *_excluded(context, wanted), *_request_of_program(context.recipe, wanted)],
             digest,
             folder,
         )
         made = prepared(folder)
-        context.say(f"held out for validation: {made.split.held_out:,} of {made.documents or 0:,} documents")
+        what = "examples" if made.examples else "documents"
+        context.say(f"held out for validation: {made.split.held_out:,} of {made.documents or 0:,} {what}")
+        if made.examples and made.examples.dropped:
+            context.say(made.examples.dropped_words())
     return folder
 
 
-def _request(wanted: Prepare) -> list[str]:
+def _request(recipe: Recipe, wanted: Prepare) -> list[str]:
     """What decides what the dataset is, beside the sources: part of the folder's name."""
     more = [f"--weight={each.weight} {each.column}" for each in wanted.mix]
     more += [f"--exclude={_absolute(wanted.exclude)}"] if wanted.exclude else []
-    return [*_request_of_program(wanted), *more]
+    return [*_request_of_program(recipe, wanted), *more]
 
 
-def _request_of_program(wanted: Prepare) -> list[str]:
+def _request_of_program(recipe: Recipe, wanted: Prepare) -> list[str]:
     """Arguments of `python -m trainer.prepare` without the text and what is left out of it."""
+    task = recipe.task.request(recipe.model.context_length, wanted.documents)
+    if task is not None:
+        return [f"--tokenizer={wanted.tokenizer}", f"--task={task}"]
     arguments = [f"--tokenizer={wanted.tokenizer}", f"--separator={wanted.separator}", f"--column={wanted.column}"]
     arguments += [f"--documents={wanted.documents}"] if wanted.documents else []
     arguments += [f"--hold-out-every={wanted.hold_out_every}"] if wanted.hold_out_every else []
