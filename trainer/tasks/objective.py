@@ -9,6 +9,7 @@ Example::
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from trainer.contract import ContractError
 from trainer.model.gpt import GPT, chunked_cross_entropy, tensor_generator
 from trainer.task_config import CLASSIFY, KINDS, PRETRAIN, TaskConfig
-from trainer.tasks.lora import add_adapters
+from trainer.tasks.lora import add_adapters, merged
 from trainer.tokens.example_rows import IGNORED
 
 CLASSIFIER = "classifier"
@@ -37,6 +38,12 @@ def apply_task(model: GPT, task: TaskConfig) -> None:
         model.objective = lambda hidden, targets: _class_loss(model, hidden, targets)
     elif task.kind != PRETRAIN:
         model.objective = lambda hidden, targets: _counted_loss(model, hidden, targets)
+
+
+def plain_state(state: Mapping[str, Tensor], task: TaskConfig) -> dict[str, Tensor]:
+    """The tensors of a model without its task: adapters merged, the head for classes left out."""
+    whole = merged(state, task.lora) if task.lora is not None else state
+    return {name: tensor for name, tensor in whole.items() if not name.startswith(f"{CLASSIFIER}.")}
 
 
 def _add_head(model: GPT, task: TaskConfig) -> None:

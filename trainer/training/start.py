@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 
 from trainer.arithmetic import GIB, LOSS_CHUNKS, fewest_loss_chunks, split_batch
 from trainer.checkpoints.checkpoint import ResumePoint, find_newest, read_trainer_state, read_weights
-from trainer.checkpoints.manifest import CheckpointError, checkpoint_folder, read_meta, verify
+from trainer.checkpoints.manifest import CheckpointError, checkpoint_folder, read_meta, task_of, verify
 from trainer.contract import (
     EVENT_INITIALISED,
     EVENT_RESUMED,
@@ -41,7 +41,7 @@ from trainer.model.gpt import GPT
 from trainer.model.muon import Peers
 from trainer.model.optimizers import build_optimizers, learning_rate, load_state_by_name
 from trainer.model.precision import Autocast, LossScaler, autocast_to, choose_precision
-from trainer.tasks.objective import apply_task
+from trainer.tasks.objective import apply_task, plain_state
 from trainer.tokens.batches import Share, TrainingData
 from trainer.training.compile_check import STEPS as CHECK_STEPS
 from trainer.training.compile_check import compile_fault
@@ -99,12 +99,12 @@ def prepare(run: Run, data: TrainingData, share: Share) -> tuple[Engine, int]:
     same_attention_everywhere()
     torch.manual_seed(train.seed)
     model = GPT(config.model, train.activation_checkpointing)
-    apply_task(model, config.task)
     resume_point = from_leader(world, find_checkpoint(run) if world.leads else None)
+    if resume_point.folder is None and config.init_from is not None:
+        load_initial(model, from_leader(world, initial_weights(run, config.init_from) if world.leads else None))
+    apply_task(model, config.task)
     if resume_point.folder is not None:
         load_weights(model, resume_point.folder)
-    elif config.init_from is not None:
-        load_weights(model, from_leader(world, initial_weights(run, config.init_from) if world.leads else None))
     model.loss_chunks = loss_chunks(config, world)
     model.to(world.device)
     if remark:
@@ -184,6 +184,15 @@ def initial_weights(run: Run, init_from: str) -> Path:
     verify(folder, only=(MODEL_FILE, META_FILE))
     run.journal.event(EVENT_INITIALISED, 0, folder=str(folder))
     return folder
+
+
+def load_initial(model: GPT, folder: Path) -> None:
+    """The weights that a task begins with: of a tuned checkpoint its adapters are merged, and its head for classes is
+    left out. Raises CheckpointError where they are of another model."""
+    try:
+        model.load_unpadded_state(plain_state(read_weights(folder), task_of(read_meta(folder))))
+    except ValueError as error:
+        raise CheckpointError(f"{folder}: does not fit the model of config.json: {error}") from error
 
 
 def load_weights(model: GPT, folder: Path) -> None:

@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -14,7 +13,7 @@ from tests.support.files.examples import docstrings, prepared_rows
 from tests.support.files.small_runs import TINY, write_run
 from tests.support.files.training_runs import events, losses, small_config, train_here, write_config
 from trainer.checkpoints.checkpoint import load_model
-from trainer.contract import DataConfig, ModelConfig, RunConfig
+from trainer.contract import DataConfig, RunConfig
 from trainer.export import main as export
 from trainer.prepare import main as prepare
 from trainer.task_config import LoraConfig, TaskConfig
@@ -189,6 +188,22 @@ def test_adapters_learn_and_the_rest_stays(data: Path, tmp_path: Path) -> None:
     assert curve[12] < curve[1]
 
 
+def test_a_task_begins_with_the_weights_of_another_model_also_a_tuned_one(data: Path, tmp_path: Path) -> None:
+    lora = dataclasses.replace(INSTRUCT, lora=LoraConfig(4, 8.0))
+    plain = write_run(tmp_path / "plain", SHAPE)
+    first = dataclasses.replace(config(tmp_path / "a", data, lora, learning_rate=3e-2), init_from=str(plain))
+    tuned = write_config(tmp_path / "a", first)
+    assert train_here(tuned) == "finished"
+    again = dataclasses.replace(config(tmp_path / "b", data, lora, steps=1), init_from=str(tuned))
+    folder = write_config(tmp_path / "b", again)
+    assert train_here(folder) == "finished"
+    assert losses(tuned)[1] > losses(folder)[1] + 0.1
+    before, _ = load_model(tuned, torch.device("cpu"))
+    after, _ = load_model(folder, torch.device("cpu"))
+    ids = torch.randint(257, (1, 20))
+    assert torch.allclose(before(ids), after(ids), atol=0.05)
+
+
 def test_alpaca_is_alpaca() -> None:
     assert prompt_of("alpaca", "Do {it}.", "") == (
         "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
@@ -196,4 +211,3 @@ def test_alpaca_is_alpaca() -> None:
     )
     assert "provides further context" in prompt_of("alpaca", "a", "b")
     assert "### Input:\nb\n\n### Response:\n" in prompt_of("alpaca", "a", "b")
-    assert np.unique(ModelConfig().vocab_size).size == 1
