@@ -34,14 +34,12 @@ def recipe_page() -> str:
         + """
 # Recipe reference
 
-A recipe is a TOML file that says what to train and how far; it holds no hosts and no secrets. It may be named by its
-path (`recipes/quickstart.toml`) or without one (`quickstart`). `gptctl plan RECIPE` checks it and touches nothing.
+A recipe is a TOML file that says what to train and how far, without hosts and secrets. `gptctl plan RECIPE` checks it.
 
 - `extends = "other.toml"` at the top lays this file over another one: tables merge key by key, everything else is
   replaced.
-- `--set train.seed=7` on the command line overrides one value; quote a name with dots:
-  `--set 'machines."8xH100".micro_batch=12'`.
-- Unknown keys are errors that name the nearest known key.
+- `--set train.seed=7` overrides one value; quote a name with dots: `--set 'machines."8xH100".micro_batch=12'`.
+- Name it by its path (`recipes/quickstart.toml`) or without one (`quickstart`). An unknown key is an error.
 - The token count is always rounded up to a whole global batch, and nothing but `micro_batch` depends on the machine.
 
 ## Top level
