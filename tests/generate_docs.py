@@ -41,8 +41,6 @@ A recipe is a TOML file that says what to train and how far, without hosts and s
 - `--set train.seed=7` overrides one value; quote a name with dots: `--set 'machines."8xH100".micro_batch=12'`.
 - Name it by its path (`recipes/quickstart.toml`) or without one (`quickstart`). An unknown key is an error.
 - The token count is always rounded up to a whole global batch, and nothing but `micro_batch` depends on the machine.
-
-## Top level
 """
         + _sections(Recipe, "")
     )
