@@ -34,12 +34,10 @@ def recipe_page() -> str:
         + """
 # Recipe reference
 
-A recipe is a TOML file that says what to train and how far, without hosts and secrets. `gptctl plan RECIPE` checks it.
+A recipe is a TOML file that says what to train and how far, without hosts and secrets. `gptctl plan NAME` checks it.
 
-- `extends = "other.toml"` at the top lays this file over another one: tables merge key by key, everything else is
-  replaced.
+- `extends = "other.toml"` at the top lays this file over another one: tables merge key by key, the rest is replaced.
 - `--set train.seed=7` overrides one value; quote a name with dots: `--set 'machines."8xH100".micro_batch=12'`.
-- Name it by its path (`recipes/quickstart.toml`) or without one (`quickstart`). An unknown key is an error.
 - The token count is always rounded up to a whole global batch, and nothing but `micro_batch` depends on the machine.
 """
         + _sections(Recipe, "")
