@@ -200,6 +200,15 @@ class ModelConfig:
     """Later blocks mix the first block's values into theirs, by a learned share each."""
     attention_out_bias: typing.Optional[bool] = None
     """Of the attention output alone; None: as `bias`."""
+    experts: int = 0
+    """MLPs of a block, of which a router picks active_experts for each token; 0: one MLP and no router."""
+    active_experts: int = 2
+    balance_loss: float = 0.01
+    """Factor of the auxiliary loss that spreads tokens over the experts; the loss that is written leaves it out."""
+    embedding_rank: int = 0
+    """Tables over the vocabulary are products through so many columns; 0: they are whole."""
+    low_rank: str = "both"
+    """Which tables: `input`, `output` or `both`."""
 
 
 @dataclass(frozen=True)

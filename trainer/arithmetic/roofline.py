@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import typing
 
-from trainer.arithmetic import loss_chunk_rows, matmul_parameters, padded_vocabulary, parameter_count
+from trainer.arithmetic import loss_chunk_rows, matmul_parameters, padded_vocabulary, parameter_count, table_columns
 from trainer.contract import ModelConfig
 
 MEMORY_SHARE = 0.85
@@ -98,17 +98,18 @@ def _micro_batch(model: ModelConfig, job: Job, card: Card, memory: float) -> typ
     width, layers, size = model.n_embd, model.n_layer, 2 if job.half else 4
     again = 4 / 3 if job.activation_checkpointing else 1.0
     rows = padded_vocabulary(model)
-    blocks = 6 * (matmul_parameters(model) - model.vocab_size * width)
+    columns = table_columns(model, "output")
+    blocks = 6 * (matmul_parameters(model) - model.vocab_size * columns)
     # Causal: half of 4 T d forward, and 2.5 times that backward (Dao, arXiv 2307.08691).
     attention = 3.5 * 2 * layers * width * model.context_length
     options = sum(bytes_more for name, bytes_more in OPTION_TRAFFIC.items() if getattr(model, name))
     each = TRAFFIC[job.compiled] + (DROPOUT_TRAFFIC if model.dropout else 0) + options
     traffic = layers * width * each * size / 2
     chunks = -(-tokens // loss_chunk_rows(rows, tokens))
-    loss = tokens * rows * size * LOSS_PASSES[job.compiled] + chunks * rows * width * (8 + 2 * size)
+    loss = tokens * rows * size * LOSS_PASSES[job.compiled] + chunks * rows * columns * (8 + 2 * size)
     return {
         "gemm": again * tokens * blocks / (card.peak_flops * card.gemm),
-        "head": tokens * 6 * rows * width / (card.peak_flops * card.gemm),
+        "head": tokens * 6 * rows * columns / (card.peak_flops * card.gemm),
         "attention": again * tokens * attention / (card.peak_flops * card.attention) * (1.25 if model.dropout else 1),
         "traffic": again * tokens * traffic / memory,
         "loss": loss / memory,

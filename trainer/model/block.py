@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from trainer.arithmetic import has_attention_out_bias
 from trainer.contract import ModelConfig
+from trainer.model.experts import Experts
 from trainer.model.kv_cache import LayerReader
 
 ROPE_BASE = 10_000.0
@@ -48,13 +49,17 @@ class Block(nn.Module):
         self.n_head = config.n_head
         self.dropout = config.dropout
         self.qk_norm, self.value_residual = config.qk_norm, config.value_residual
+        self.has_experts = config.experts > 0
         self.squares = config.activation == "relu2"
         self.attention_norm = nn.LayerNorm(width, bias=config.bias)
         self.qkv = nn.Linear(width, 3 * width, bias=config.qkv_bias)
         self.attention_out = nn.Linear(width, width, bias=has_attention_out_bias(config))
         self.mlp_norm = nn.LayerNorm(width, bias=config.bias)
-        self.mlp_up = nn.Linear(width, 4 * width, bias=config.bias)
-        self.mlp_down = nn.Linear(4 * width, width, bias=config.bias)
+        if config.experts:
+            self.mlp = Experts(config)
+        else:
+            self.mlp_up = nn.Linear(width, 4 * width, bias=config.bias)
+            self.mlp_down = nn.Linear(4 * width, width, bias=config.bias)
         self.value_mix = nn.Parameter(torch.tensor([VALUE_MIX])) if config.value_residual and number else None
 
     def forward(
@@ -63,6 +68,8 @@ class Block(nn.Module):
         """Also returns its values, where it is the first block and later ones mix them in."""
         mixed, values = self._attend(self.qkv(self.attention_norm(x)), reader, shared)
         x = x + self._drop(self.attention_out(mixed))
+        if self.has_experts:
+            return x + self._drop(self.mlp(self.mlp_norm(x))), values
         hidden = self.mlp_up(self.mlp_norm(x))
         hidden = F.relu(hidden).square() if self.squares else F.gelu(hidden, approximate="tanh")
         return x + self._drop(self.mlp_down(hidden)), values

@@ -21,9 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from trainer.arithmetic import LOSS_CHUNKS, VOCABULARY_MULTIPLE, loss_chunk_rows
+from trainer.arithmetic import LOSS_CHUNKS, VOCABULARY_MULTIPLE, loss_chunk_rows, table_columns
 from trainer.contract import ContractError, ModelConfig
 from trainer.model.block import Block, Shared, rotation
+from trainer.model.experts import balance_of
 from trainer.model.kv_cache import Reader
 
 
@@ -39,12 +40,17 @@ class GPT(nn.Module):
         self.activation_checkpointing = activation_checkpointing
         self.objective: Callable[[Tensor, Tensor], Tensor] | None = None
         rows = padded_vocabulary(config.vocab_size)
-        self.token_embedding = nn.Embedding(rows, config.n_embd)
+        inside, outside = table_columns(config, "input"), table_columns(config, "output")
+        self.token_embedding = nn.Embedding(rows, inside)
+        if inside != config.n_embd:
+            self.embedding_up = nn.Linear(inside, config.n_embd, bias=False)
         if not config.rope:
             self.position_embedding = nn.Embedding(config.context_length, config.n_embd)
         self.blocks = nn.ModuleList(Block(config, number) for number in range(config.n_layer))
         self.final_norm = nn.LayerNorm(config.n_embd, bias=config.bias)
-        self.head = nn.Linear(config.n_embd, rows, bias=False)
+        if outside != config.n_embd:
+            self.head_down = nn.Linear(config.n_embd, outside, bias=False)
+        self.head = nn.Linear(outside, rows, bias=False)
         if config.tie_embeddings:
             self.head.weight = self.token_embedding.weight
         self._initialise(torch.initial_seed())
@@ -71,6 +77,8 @@ class GPT(nn.Module):
         if parameter.dim() >= 2:
             residual = name.endswith(RESIDUAL)
             std = 0.02 / math.sqrt(2 * self.config.n_layer) if residual else 0.02
+            if name.endswith(LOW_RANK):  # the product with its table has the same std as a whole table
+                std = 1 / math.sqrt(self.config.embedding_rank)
             nn.init.normal_(parameter, std=std, generator=generator)
         elif name.endswith(".bias"):
             nn.init.zeros_(parameter)
@@ -104,19 +112,29 @@ class GPT(nn.Module):
         """
         hidden = self.hidden(ids)
         if targets is None:
-            return F.linear(hidden, self.head.weight)[..., : self.config.vocab_size]
+            return F.linear(self.before_head(hidden), self.head.weight)[..., : self.config.vocab_size]
         flat, flat_targets = hidden.view(-1, hidden.shape[-1]), targets.reshape(-1)
         if self.objective is not None:
-            return self.objective(flat, flat_targets)
-        rows = loss_chunk_rows(self.head.weight.shape[0], len(flat), self.loss_chunks)
-        return chunked_cross_entropy(
-            flat, self.head.weight, flat_targets, self.config.vocab_size, self.loss_of_chunk, rows=rows
-        )
+            loss = self.objective(flat, flat_targets)
+        else:
+            flat, size = self.before_head(flat), self.config.vocab_size
+            rows = loss_chunk_rows(self.head.weight.shape[0], len(flat), self.loss_chunks)
+            loss = chunked_cross_entropy(flat, self.head.weight, flat_targets, size, self.loss_of_chunk, rows=rows)
+        if self.training and self.config.experts:
+            balance = self.config.balance_loss * balance_of(self)
+            loss = loss + (balance - balance.detach())  # its gradient, not its value: losses stay comparable
+        return loss
 
     def next_token_logits(self, ids: Tensor, reader: Reader | None = None) -> Tensor:
         """Logits (batch, vocab_size) after the last of ids (batch, time): what sampling needs. With a reader, ids are
         the tokens that it has not read yet."""
-        return F.linear(self.hidden(ids, reader)[:, -1], self.head.weight)[..., : self.config.vocab_size]
+        last = self.before_head(self.hidden(ids, reader)[:, -1])
+        return F.linear(last, self.head.weight)[..., : self.config.vocab_size]
+
+    def before_head(self, hidden: Tensor) -> Tensor:
+        """What the head's table is multiplied with: hidden itself, or its projection to the table's rank."""
+        low = table_columns(self.config, "output") != self.config.n_embd
+        return self.head_down(hidden) if low else hidden
 
     def hidden(self, ids: Tensor, reader: Reader | None = None) -> Tensor:
         """What the last norm leaves of ids (batch, time): (batch, time, n_embd)."""
@@ -143,6 +161,8 @@ class GPT(nn.Module):
     def _embedded(self, ids: Tensor, positions: Tensor) -> tuple[Tensor, Shared]:
         """What goes into the first block, and what all blocks share."""
         x, config = self.token_embedding(ids), self.config
+        if table_columns(config, "input") != config.n_embd:
+            x = self.embedding_up(x)
         if config.rope:
             shared = Shared(rotation(positions, config.n_embd // config.n_head))
         else:
@@ -157,8 +177,9 @@ class GPT(nn.Module):
     def parameter_count(self) -> int:
         """Trainable parameters, padding not counted: 163,009,536 for GPT-2 small untied, 124,412,160 tied."""
         padding = self.token_embedding.num_embeddings - self.config.vocab_size
-        tables = 1 if self.config.tie_embeddings else 2
-        return sum(p.numel() for p in self.parameters()) - tables * padding * self.config.n_embd
+        columns = table_columns(self.config, "input")
+        columns += 0 if self.config.tie_embeddings else table_columns(self.config, "output")
+        return sum(p.numel() for p in self.parameters()) - padding * columns
 
     def unpadded_state(self) -> dict[str, Tensor]:
         """Parameters by name with exactly vocab_size rows; a tied head is not listed twice. Views, not copies."""
@@ -193,6 +214,8 @@ def tensor_generator(seed: int, name: str) -> torch.Generator:
 
 RESIDUAL = ("attention_out.weight", "mlp_down.weight")
 """The projections that add into the residual stream."""
+LOW_RANK = ("embedding_up.weight", "head_down.weight")
+"""The projections beside the tables of low rank."""
 STARTS_AT_ZERO = (*RESIDUAL, "head.weight")
 VOCABULARY_TABLES = ("token_embedding.weight", "head.weight")
 LossOfChunk = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
@@ -214,6 +237,12 @@ def _check(config: ModelConfig) -> None:
         raise ContractError(f"model.init must be gpt2 or torch, got {config.init!r}")
     if config.activation not in ("gelu", "relu2"):
         raise ContractError(f"model.activation must be gelu or relu2, got {config.activation!r}")
+    if config.experts and not 1 <= config.active_experts <= config.experts:
+        raise ContractError(f"model.active_experts must be 1 to {config.experts}, got {config.active_experts}")
+    if config.low_rank not in ("input", "output", "both"):
+        raise ContractError(f"model.low_rank must be input, output or both, got {config.low_rank!r}")
+    if config.tie_embeddings and table_columns(config, "input") != table_columns(config, "output"):
+        raise ContractError("model.tie_embeddings needs tables of one shape: set model.low_rank to both")
     if config.rope and config.n_embd // config.n_head % 2:
         raise ContractError(f"model.rope needs heads of an even width, got {config.n_embd // config.n_head}")
 

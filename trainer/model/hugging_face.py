@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trainer.arithmetic import VOCABULARY_MULTIPLE, has_attention_out_bias
+from trainer.arithmetic import VOCABULARY_MULTIPLE, has_attention_out_bias, table_columns
 from trainer.contract import ModelConfig
 from trainer.tokens.tensor_file import READABLE, Array, PlannedTensor
 
@@ -69,7 +69,8 @@ def read_shape(described: object) -> ModelConfig:
 def beyond_gpt2(model: ModelConfig) -> list[str]:
     """The options of this model that GPT-2 has no place for, sorted."""
     chosen = {"qk_norm": model.qk_norm, "relu2": model.activation == "relu2", "rope": model.rope}
-    return [name for name, on in {**chosen, "value_residual": model.value_residual}.items() if on]
+    chosen |= {"embedding_rank": model.embedding_rank > 0, "experts": model.experts > 0}
+    return sorted(name for name, on in {**chosen, "value_residual": model.value_residual}.items() if on)
 
 
 def layout_name(model: ModelConfig) -> str:
@@ -81,16 +82,21 @@ def expected_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Every tensor that a checkpoint of this model has, by name."""
     width = model.n_embd
     shapes: dict[str, tuple[int, ...]] = {
-        "token_embedding.weight": (model.vocab_size, width),
+        "token_embedding.weight": (model.vocab_size, table_columns(model, "input")),
         **({} if model.rope else {"position_embedding.weight": (model.context_length, width)}),
         **{f"final_norm.{kind}": (width,) for kind in _kinds(model.bias)},
     }
     if not model.tie_embeddings:
-        shapes["head.weight"] = (model.vocab_size, width)
+        shapes["head.weight"] = (model.vocab_size, table_columns(model, "output"))
+    if (inside := table_columns(model, "input")) != width:
+        shapes["embedding_up.weight"] = (width, inside)
+    if (outside := table_columns(model, "output")) != width:
+        shapes["head_down.weight"] = (outside, width)
     for layer in range(model.n_layer):
-        for part, (rows, columns) in _matrices(width).items():
+        for part, (rows, columns) in _matrices(model).items():
             shapes[f"blocks.{layer}.{part}.weight"] = (rows, columns)
-            if {"qkv": model.qkv_bias, "attention_out": has_attention_out_bias(model)}.get(part, model.bias):
+            biased = {"qkv": model.qkv_bias, "attention_out": has_attention_out_bias(model), "mlp.router": False}
+            if biased.get(part, model.bias):
                 shapes[f"blocks.{layer}.{part}.bias"] = (rows,)
         for part in ("attention_norm", "mlp_norm"):
             shapes.update({f"blocks.{layer}.{part}.{kind}": (width,) for kind in _kinds(model.bias)})
@@ -103,13 +109,13 @@ def _kinds(bias: bool) -> tuple[str, ...]:
     return ("weight", "bias") if bias else ("weight",)
 
 
-def _matrices(width: int) -> dict[str, tuple[int, int]]:
-    return {
-        "qkv": (3 * width, width),
-        "attention_out": (width, width),
-        "mlp_up": (4 * width, width),
-        "mlp_down": (width, 4 * width),
-    }
+def _matrices(model: ModelConfig) -> dict[str, tuple[int, int]]:
+    width = model.n_embd
+    mlp = {"mlp_up": (4 * width, width), "mlp_down": (width, 4 * width)}
+    if model.experts:
+        many = {f"mlp.experts.{number}.{part}": shape for number in range(model.experts) for part, shape in mlp.items()}
+        mlp = {"mlp.router": (model.experts, width), **many}
+    return {"qkv": (3 * width, width), "attention_out": (width, width), **mlp}
 
 
 def missing_biases(model: ModelConfig) -> dict[str, int]:

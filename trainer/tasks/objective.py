@@ -79,7 +79,11 @@ def _counted_loss(model: GPT, hidden: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy in nats per counted token; the logits of the others are never computed."""
     chosen = targets != IGNORED
     return chunked_cross_entropy(
-        hidden[chosen], model.head.weight, targets[chosen], model.config.vocab_size, model.loss_of_chunk
+        model.before_head(hidden[chosen]),
+        model.head.weight,
+        targets[chosen],
+        model.config.vocab_size,
+        model.loss_of_chunk,
     )
 
 

@@ -51,6 +51,28 @@ class Model(Table):
     init_from: Line | None = None
     """Begins with the weights of a run (`RUN`, `RUN@STEP`), a model of the Hub (`hf://OWNER/NAME`) or a folder, at step
     0, with a fresh optimizer and this recipe's schedule; without it: with random weights."""
+    experts: int = Field(default=ModelConfig.experts, ge=0, le=1_024)
+    """MLPs of a block, of which a router picks `active_experts` for each token; 0: one MLP. No longer a GPT-2: exports
+    as `safetensors` only."""
+    active_experts: int = Field(default=ModelConfig.active_experts, ge=1, le=1_024)
+    """Experts that each token is sent to."""
+    balance_loss: float = Field(default=ModelConfig.balance_loss, ge=0, le=100)
+    """Factor of the auxiliary loss that spreads tokens over the experts."""
+    embedding_rank: int = Field(default=ModelConfig.embedding_rank, ge=0, le=100_000)
+    """Tables over the vocabulary are products through so many columns; 0: whole. No longer a GPT-2: exports as
+    `safetensors` only."""
+    low_rank: Literal["input", "output", "both"] = "both"
+    """Which tables have that rank."""
+
+    @model_validator(mode="after")
+    def _experts_and_tables_fit(self) -> Self:
+        if self.experts and self.active_experts > self.experts:
+            raise ValueError(f"active_experts = {self.active_experts} are more than experts = {self.experts}")
+        if self.embedding_rank >= self.n_embd:
+            raise ValueError(f"embedding_rank = {self.embedding_rank} must be below n_embd = {self.n_embd}")
+        if self.tie_embeddings and self.embedding_rank and self.low_rank != "both":
+            raise ValueError('tie_embeddings needs tables of one shape: low_rank = "both"')
+        return self
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:

@@ -69,6 +69,12 @@ FIGURES = {
     "interventions/stack_2": {**STACK, "model.qkv_bias": True, "parameters": 163_037_184,
                               "published.test_loss": 3.604342, "train.tokens": 3_260_190_720},
     "interventions/stack_3": {**STACK, "train.weight_decay": 0.1, "published.test_loss": 3.590266},
+    "interventions/experts": {
+        **STACK, "model.experts": 6, "model.active_experts": 2, "model.balance_loss": 0.005,
+        "train.tokens": 8_928_215_040, "parameters": 446_410_752, "train.checkpoint_every": 1_500,
+    },
+    "interventions/low_rank": {**STACK, "model.embedding_rank": 128, "model.low_rank": "both",
+                               "train.tokens": 3_260_190_720, "parameters": 98_877_184},
     "interventions/no_attention_out_bias": {
         **STACK, "model.attention_out_bias": False, "model.bias": True, "parameters": 163_000_320,
         "published.test_loss": 3.420089, "train.tokens": 3_260_190_720,

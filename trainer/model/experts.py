@@ -1,0 +1,77 @@
+"""A mixture of experts in place of a block's MLP: a router sends each token to the best few, after Shazeer et al.
+
+The weights of the chosen experts are the softmax over their logits alone (arXiv 1701.06538). Every expert runs, also on
+no token: then its gradient is zero, not missing, and the ranks of data-parallel training agree on what they average.
+
+Example::
+
+    mlp = Experts(ModelConfig(experts=6, active_experts=2))
+    y = mlp(x)                # (batch, time, n_embd)
+    mlp.balance               # scalar: 1 where all experts are used alike, `experts` where one takes everything
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.contract import ModelConfig
+
+
+class Expert(nn.Module):
+    """One MLP: 4 n_embd wide, GELU or ReLU squared. Shapes (tokens, n_embd) in and out."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width = config.n_embd
+        self.squares = config.activation == "relu2"
+        self.mlp_up = nn.Linear(width, 4 * width, bias=config.bias)
+        self.mlp_down = nn.Linear(4 * width, width, bias=config.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.mlp_up(x)
+        hidden = F.relu(hidden).square() if self.squares else F.gelu(hidden, approximate="tanh")
+        return cast(Tensor, self.mlp_down(hidden))
+
+
+class Experts(nn.Module):
+    """The router and its experts."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.active = config.active_experts
+        self.router = nn.Linear(config.n_embd, config.experts, bias=False)
+        self.experts = nn.ModuleList(Expert(config) for _ in range(config.experts))
+        self.balance: Tensor | None = None
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # tokens per expert are known only when it runs
+    def forward(self, x: Tensor) -> Tensor:
+        """Also leaves `balance`, of this pass, for the loss."""
+        flat = x.reshape(-1, x.shape[-1])
+        logits = self.router(flat).float()
+        best, chosen = logits.topk(self.active, dim=-1)
+        shares = best.softmax(dim=-1)
+        self.balance = _balance(logits, chosen)
+        mixed = torch.zeros_like(flat)
+        for number, expert in enumerate(self.experts):
+            tokens, places = (chosen == number).nonzero(as_tuple=True)
+            out = expert(flat[tokens]) * shares[tokens, places, None]
+            mixed = mixed.index_add(0, tokens, out.to(mixed.dtype))
+        return mixed.view_as(x)
+
+
+def _balance(logits: Tensor, chosen: Tensor) -> Tensor:
+    """The auxiliary loss of Switch Transformers (arXiv 2101.03961, equation 4): experts x the sum of each expert's
+    share of the choices times its mean probability. logits (tokens, experts), chosen (tokens, active)."""
+    experts = logits.shape[-1]
+    used = torch.bincount(chosen.flatten(), minlength=experts).float() / chosen.numel()
+    return experts * (used * logits.softmax(dim=-1).mean(dim=0)).sum()
+
+
+def balance_of(model: nn.Module) -> Tensor:
+    """The mean over the layers of the pass before."""
+    found = [each.balance for each in model.modules() if isinstance(each, Experts) and each.balance is not None]
+    return torch.stack(found).mean()
