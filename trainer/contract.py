@@ -205,10 +205,8 @@ class ModelConfig:
     active_experts: int = 2
     balance_loss: float = 0.01
     """Factor of the auxiliary loss that spreads tokens over the experts; the loss that is written leaves it out."""
-    embedding_rank: int = 0
-    """Tables over the vocabulary are products through so many columns; 0: they are whole."""
-    low_rank: str = "both"
-    """Which tables: `input`, `output` or `both`."""
+    embedding_rank: int = 0  # columns through which tables over the vocabulary are products; 0: they are whole
+    low_rank: str = "both"  # which of these tables: `input`, `output` or `both`
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.contract import ModelConfig
+from trainer.arithmetic import table_columns
+from trainer.contract import ContractError, ModelConfig
 
 
 class Expert(nn.Module):
@@ -75,3 +76,13 @@ def balance_of(model: nn.Module) -> Tensor:
     """The mean over the layers of the pass before."""
     found = [each.balance for each in model.modules() if isinstance(each, Experts) and each.balance is not None]
     return torch.stack(found).mean()
+
+
+def check_experts_and_tables(config: ModelConfig) -> None:
+    """Raises ContractError for experts or tables of low rank that make no sense."""
+    if config.experts and not 1 <= config.active_experts <= config.experts:
+        raise ContractError(f"model.active_experts must be 1 to {config.experts}, got {config.active_experts}")
+    if config.low_rank not in ("input", "output", "both"):
+        raise ContractError(f"model.low_rank must be input, output or both, got {config.low_rank!r}")
+    if config.tie_embeddings and table_columns(config, "input") != table_columns(config, "output"):
+        raise ContractError("model.tie_embeddings needs tables of one shape: set model.low_rank to both")

@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from trainer.arithmetic import LOSS_CHUNKS, VOCABULARY_MULTIPLE, loss_chunk_rows, table_columns
 from trainer.contract import ContractError, ModelConfig
 from trainer.model.block import Block, Shared, rotation
-from trainer.model.experts import balance_of
+from trainer.model.experts import balance_of, check_experts_and_tables
 from trainer.model.kv_cache import Reader
 
 
@@ -237,12 +237,7 @@ def _check(config: ModelConfig) -> None:
         raise ContractError(f"model.init must be gpt2 or torch, got {config.init!r}")
     if config.activation not in ("gelu", "relu2"):
         raise ContractError(f"model.activation must be gelu or relu2, got {config.activation!r}")
-    if config.experts and not 1 <= config.active_experts <= config.experts:
-        raise ContractError(f"model.active_experts must be 1 to {config.experts}, got {config.active_experts}")
-    if config.low_rank not in ("input", "output", "both"):
-        raise ContractError(f"model.low_rank must be input, output or both, got {config.low_rank!r}")
-    if config.tie_embeddings and table_columns(config, "input") != table_columns(config, "output"):
-        raise ContractError("model.tie_embeddings needs tables of one shape: set model.low_rank to both")
+    check_experts_and_tables(config)
     if config.rope and config.n_embd // config.n_head % 2:
         raise ContractError(f"model.rope needs heads of an even width, got {config.n_embd // config.n_head}")
 
