@@ -92,7 +92,7 @@ def skill(verbose: options.Verbose = False) -> int:
 @verb
 def recipes(as_json: options.Json = False, verbose: options.Verbose = False) -> int:
     """List the recipes: size, tokens, what each is for."""
-    from orchestrator.cli.runs import recipes as it
+    from orchestrator.cli.plans import recipes as it
 
     return it.recipes(as_json=as_json)
 
@@ -171,7 +171,7 @@ def plan(
 
     Asks the clouds of the inventory for prices, for at most two seconds.
     """
-    from orchestrator.cli.runs import plan as it
+    from orchestrator.cli.plans import plan as it
 
     limits = it.typed_limits(max_cost, max_hours)
     return it.plan(

@@ -51,9 +51,9 @@ BENCHES = (
     Bench("staging", "tests.bench.staging_speed", 240),
     Bench("transfer", "tests.bench.transfer", 300),
     Bench("network", "tests.bench.network", 180),
-    Bench("sampling", "tests.bench.sampling_speed", 300),
-    Bench("cuda", "tests.bench.cuda_counts", 300),
-    Bench("trainer", "tests.bench.trainer_speed", 600),
+    Bench("sampling", "tests.bench.trainer.sampling_speed", 300),
+    Bench("cuda", "tests.bench.trainer.cuda_counts", 300),
+    Bench("trainer", "tests.bench.trainer.trainer_speed", 600),
 )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.tokens_to_loss import STACKS, config_of, folder_of, share_to_reach, table
+from tests.bench.trainer.tokens_to_loss import STACKS, config_of, folder_of, share_to_reach, table
 from trainer.contract import RunConfig
 
 

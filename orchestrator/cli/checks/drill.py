@@ -9,7 +9,7 @@ from pathlib import Path
 from orchestrator.cli.machine_types import machine_of
 from orchestrator.cli.machines.watcher import warn_if_unwatched
 from orchestrator.cli.open_ledger import open_ledger
-from orchestrator.cli.runs.plan import Planner
+from orchestrator.cli.plans.plan import Planner
 from orchestrator.cli.screen import screen
 from orchestrator.core.config.inventory import HostSpec, load_inventory
 from orchestrator.core.config.recipe import Limits, load_recipe

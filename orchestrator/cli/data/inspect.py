@@ -26,7 +26,7 @@ PROBLEMS_SHOWN = 10
 def inspect(path: Path, tokenizer: str | None, head: int, dtype: str | None, *, as_json: bool) -> int:
     """Prints what the files hold; returns 2 on problems."""
     named = [f"--tokenizer={tokenizer}"] if tokenizer else []
-    found = run_program("inspect_tokens", [str(path.absolute()), *named, *_vouched(dtype), f"--head={head}"])
+    found = run_program("tokens.inspect_tokens", [str(path.absolute()), *named, *_vouched(dtype), f"--head={head}"])
     found.pop("event")
     found["path"] = str(path)
     if as_json:
@@ -40,7 +40,7 @@ def convert(path: Path, kind: str, to: Path, dtype: str | None, *, overwrite: bo
     """Converts, and prints what was written."""
     more = ["--overwrite"] if overwrite else []
     arguments = [str(path.absolute()), f"--format={kind}", f"--to={to.absolute()}", *more, *_vouched(dtype)]
-    done = run_program("convert", arguments)
+    done = run_program("tokens.convert", arguments)
     done.pop("event")
     done["to"] = str(to)
     if as_json:
@@ -58,7 +58,7 @@ def _vouched(dtype: str | None) -> list[str]:
 
 def verify(path: Path, *, as_json: bool) -> int:
     """Prints the result. Raises VerificationFailed if anything differs."""
-    found = run_program("verify", [str(path.absolute())], needs=())
+    found = run_program("tokens.verify", [str(path.absolute())], needs=())
     found.pop("event")
     found["path"] = str(path)
     if as_json:

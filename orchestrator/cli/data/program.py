@@ -4,7 +4,7 @@ Imports neither numpy nor tiktoken. A failed program's stderr is the message of 
 
 Example::
 
-    found = run_program("inspect_tokens", ["/data/train.bin"], needs=("numpy", "safetensors", "tiktoken"))
+    found = run_program("tokens.inspect_tokens", ["/data/train.bin"], needs=("numpy", "safetensors", "tiktoken"))
 """
 
 from __future__ import annotations

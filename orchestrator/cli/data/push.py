@@ -61,7 +61,7 @@ def _bucket(uri: str) -> Any:
 
 def _listed(folder: Path) -> list[str]:
     """Names of the dataset's files, once they are what its dataset.json says; that one last."""
-    found = run_program("verify", [str(folder.absolute())], needs=())
+    found = run_program("tokens.verify", [str(folder.absolute())], needs=())
     if not found["ok"]:
         raise VerificationFailed(
             f"{folder} does not match its dataset.json: {found['problems'][0]}", f"gptctl data verify {folder}"

@@ -15,9 +15,9 @@ from pathlib import Path
 from orchestrator.cli.failures import run_folder
 from orchestrator.cli.machines.watcher import warn_if_unwatched
 from orchestrator.cli.open_ledger import open_ledger
-from orchestrator.cli.runs.origin import Beginning, StorageOf, beginning, importer, storages
+from orchestrator.cli.plans.origin import Beginning, StorageOf, beginning, importer, storages
+from orchestrator.cli.plans.plan import planned, show_alternatives, show_plan, show_published, typed_limits
 from orchestrator.cli.runs.outcome import show_ending, show_next_commands
-from orchestrator.cli.runs.plan import planned, show_alternatives, show_plan, show_published, typed_limits
 from orchestrator.cli.runs.queue import agreed_to_wait, busy_with
 from orchestrator.cli.screen import screen
 from orchestrator.core.checkpoints.store_places import check_scheme

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.cli.open_ledger import open_ledger
-from orchestrator.cli.runs.plan import planned
+from orchestrator.cli.plans.plan import planned
 from orchestrator.cli.screen import screen
 from orchestrator.cli.screen.tables import Column
 from orchestrator.core.config.inventory import HostSpec, load_inventory

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from orchestrator.cli.machines.watcher import warn_if_unwatched
 from orchestrator.cli.open_ledger import open_ledger
+from orchestrator.cli.plans.plan import planned
 from orchestrator.cli.runs import compare
-from orchestrator.cli.runs.plan import planned
 from orchestrator.cli.screen import screen
 from orchestrator.cli.sweeps.plan import Planned, prepared, show_plan
 from orchestrator.cli.sweeps.show import show

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cli.runs.plan import planned
+from orchestrator.cli.plans.plan import planned
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import Limits, Recipe, load_recipe
 from orchestrator.core.errors import BadCredentials, GptctlError, NoAnswer, ProviderError

@@ -1,12 +1,12 @@
-"""`python -m trainer.convert`: token files of one kind to another, id for id, in constant memory.
+"""`python -m trainer.tokens.convert`: token files of one kind to another, id for id, in constant memory.
 
 Each file appears whole or not at all, dataset.json last. It overwrites files only with --overwrite, and stops at an id
 that the new kind cannot hold.
 
 Example::
 
-    python -m trainer.convert data/fineweb --format llmc --to data/fineweb-llmc
-    python -m trainer.convert train.bin --format safetensors --to train.safetensors
+    python -m trainer.tokens.convert data/fineweb --format llmc --to data/fineweb-llmc
+    python -m trainer.tokens.convert train.bin --format safetensors --to train.safetensors
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def _about(dataset: TokenDataset, kind: str, dtype: str, entries: dict[str, File
 def main(arguments: list[str] | None = None) -> int:
     """Runs the program. Returns 0 with one JSON line at the end, or 1 with the reason on stderr."""
     parser = argparse.ArgumentParser(
-        prog="python -m trainer.convert", description="Convert token files to another kind."
+        prog="python -m trainer.tokens.convert", description="Convert token files to another kind."
     )
     parser.add_argument("source", type=Path, help="a token file, or a folder with train* and val*")
     parser.add_argument("--format", choices=KINDS, required=True)

@@ -1,11 +1,11 @@
-"""`python -m trainer.inspect_tokens`: what is in token files of any kind, and what is wrong with them.
+"""`python -m trainer.tokens.inspect_tokens`: what is in token files of any kind, and what is wrong with them.
 
 Reads every id once, in constant memory, and prints one JSON line at the end: counts, type, the beginning as text, how
 often ids occur, and problems in words. It exits 0 where it finds problems. It changes nothing.
 
 Example::
 
-    python -m trainer.inspect_tokens data/train.bin --tokenizer gpt2
+    python -m trainer.tokens.inspect_tokens data/train.bin --tokenizer gpt2
 """
 
 from __future__ import annotations
@@ -260,7 +260,8 @@ def _most_frequent(tally: Tally, encoding: tiktoken.Encoding | None) -> list[Fre
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m trainer.inspect_tokens", description="Show what is in token files, and what is wrong with them."
+        prog="python -m trainer.tokens.inspect_tokens",
+        description="Show what is in token files, and what is wrong with them.",
     )
     parser.add_argument("path", type=Path, help="a token file, or a folder with train* and val*")
     parser.add_argument("--tokenizer", help="bytes or a tiktoken name (default: the one in dataset.json)")

@@ -1,10 +1,10 @@
-"""`python -m trainer.verify`: whether a folder's token files are, byte for byte, what its dataset.json says.
+"""`python -m trainer.tokens.verify`: whether a folder's token files are, byte for byte, what its dataset.json says.
 
 Names the damaged blocks of 16 MiB. It needs only the standard library and changes nothing.
 
 Example::
 
-    python -m trainer.verify data/fineweb
+    python -m trainer.tokens.verify data/fineweb
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ def _problems(digests: Digests, entry: FileEntry, damaged: list[int], listed: Ma
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the program. Returns 0 with one JSON line at the end, even for damage, or 1 with the reason on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m trainer.verify", description="Compare files with dataset.json.")
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer.tokens.verify", description="Compare files with dataset.json."
+    )
     parser.add_argument("path", type=Path, help="a folder with dataset.json")
     options = parser.parse_args(arguments)
     try:

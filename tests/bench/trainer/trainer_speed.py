@@ -1,8 +1,8 @@
 """How fast the trainer is, beside the reference implementation's step, in one call: a table on stdout, JSON by --json.
 
-    python tests/bench/trainer_speed.py                          # CPU, and CUDA where a card is usable
-    python tests/bench/trainer_speed.py --only cuda --json gpu.json
-    python tests/bench/trainer_speed.py --case gpt2-124m-fp32 --rounds 1
+    python tests/bench/trainer/trainer_speed.py                          # CPU, and CUDA where a card is usable
+    python tests/bench/trainer/trainer_speed.py --only cuda --json gpu.json
+    python tests/bench/trainer/trainer_speed.py --case gpt2-124m-fp32 --rounds 1
 
 "Ours" is the trainer's whole loop, measured by the lines of its own metrics.jsonl: data loading and logging are in it.
 The baseline is the step of the reference trainer as its author describes it: attention with materialised scores,

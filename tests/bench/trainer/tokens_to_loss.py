@@ -1,7 +1,7 @@
 """How many of the baseline's tokens a stack needs to reach the baseline's loss, over corpora and seeds; with the noise.
 
-    python -m tests.bench.tokens_to_loss --to runs-of-bench                     # Python's own library; an hour or two
-    python -m tests.bench.tokens_to_loss --to runs-of-bench --debian --text shakespeare=tiny.txt --seeds 1 2 3
+    python -m tests.bench.trainer.tokens_to_loss --to runs-of-bench                # Python's library; an hour or two
+    python -m tests.bench.trainer.tokens_to_loss --to runs-of-bench --debian --text shakespeare=tiny.txt --seeds 1 2 3
 
 Byte-level models of 0.9 million parameters, fp32, one thread and the lowest priority. Each run is a process of its own;
 one that has finished is never repeated, so the command may be ended and started again, or started twice to take two

@@ -14,8 +14,8 @@ from pathlib import Path
 from orchestrator.cli.machine_types import machines_of
 from orchestrator.cli.machines.offers import show_problems
 from orchestrator.cli.open_ledger import open_ledger
-from orchestrator.cli.runs.origin import beginning, no_storage, storages
-from orchestrator.cli.runs.plan_data import ask_source, data_lines, data_words, read_source, with_overlap
+from orchestrator.cli.plans.origin import beginning, no_storage, storages
+from orchestrator.cli.plans.plan_data import ask_source, data_lines, data_words, read_source, with_overlap
 from orchestrator.cli.screen import screen
 from orchestrator.cli.screen.tables import Column, footnotes
 from orchestrator.core.checkpoints.store_places import check_scheme

@@ -1,7 +1,7 @@
 """What a step of the trainer asks of a GPU, counted on a stand-in for CUDA: kernels, products, waits, copies, memory.
 
-    GPTCTL_STAND_IN_CUDA=DIR python -m tests.bench.cuda_counts                  # this checkout
-    GPTCTL_STAND_IN_CUDA=DIR python -m tests.bench.cuda_counts --before REV     # beside another commit
+    GPTCTL_STAND_IN_CUDA=DIR python -m tests.bench.trainer.cuda_counts                  # this checkout
+    GPTCTL_STAND_IN_CUDA=DIR python -m tests.bench.trainer.cuda_counts --before REV     # beside another commit
 
 DIR has venv/bin/python-wrapper: torch's CUDA build on libraries that count and compute nothing. No figure is a time.
 """

@@ -1,6 +1,6 @@
 """How fast a model of GPT-2 small's size writes on this CPU, with kept keys and values and by recomputing them.
 
-    python -m tests.bench.sampling_speed             # the lines of `make bench --only sampling`
+    python -m tests.bench.trainer.sampling_speed             # the lines of `make bench --only sampling`
 
 Both sides write the same greedy text after the same prompt, with random weights; rounds alternate and the best of each
 counts. "Recomputed" is what `trainer.sample` did before it kept keys and values: the whole text for every token.

@@ -1,0 +1,1 @@
+"""What a recipe would take, before anything is bought: `plan`, `recipes`, and what its data and its origin are."""

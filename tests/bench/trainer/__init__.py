@@ -1,0 +1,1 @@
+"""Benchmarks of the trainer: rates, memory, what a step launches, tokens to a loss."""
