@@ -23,6 +23,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs" / "reference"
 MADE = "<!-- made by python -m tests.generate_docs -->\n"
 SET_BY_GPTCTL = {"HostSpec": {"name"}}
 RENTED = {"regions", "image", "host_key", "guard", "checkpoint_store", "endpoint", "max_price_per_hour_usd"}
+_OF_DATA = {"data", "task"}
 SANITY_BOUND = 100_000
 """Bounds from here on only catch slips of the keyboard; the page leaves them out."""
 
@@ -40,7 +41,21 @@ A recipe is a TOML file that says what to train and how far, without hosts and s
 - `--set train.seed=7` overrides one value; quote a name with dots: `--set 'machines."8xH100".micro_batch=12'`.
 - The token count is always rounded up to a whole global batch, and nothing but `micro_batch` depends on the machine.
 """
-        + _sections(Recipe, "")
+        + "\n[What to train on](recipe-data.md), `[data]` and `[task]`, has a page of its own.\n"
+        + _sections(Recipe, "", _OF_DATA)
+    )
+
+
+def recipe_data_page() -> str:
+    """docs/reference/recipe-data.md"""
+    return (
+        MADE
+        + """
+# Recipe reference: data and tasks
+
+The tables of a [recipe](recipe.md) that say what it trains on, and for what.
+"""
+        + "".join(_section(name, inner, "") for name, inner in _inner_tables(Recipe) if name in _OF_DATA)
     )
 
 
@@ -139,19 +154,22 @@ choice, and what was rejected.
 PAGES: Mapping[str, Callable[[], str]] = {
     "../decisions/index.md": decisions_page,
     "recipe.md": recipe_page,
+    "recipe-data.md": recipe_data_page,
     "inventory.md": inventory_page,
     "config.md": config_page,
 }
 
 
-def _sections(model: type[Table], prefix: str) -> str:
+def _sections(model: type[Table], prefix: str, without: Set[str] = frozenset()) -> str:
     """The table's own keys, then a section per table inside it."""
-    text = _table(model)
-    for name, inner in _inner_tables(model):
-        by_name = model.model_json_schema()["properties"][name].get("type") == "object"
-        path = f"{prefix}{name}" + ('."8xA100-40GB"' if by_name else "")
-        text += f"\n## [{path}]\n{inspect.getdoc(inner)}\n" + _sections(inner, f"{path}.")
-    return text
+    inner = ((name, table) for name, table in _inner_tables(model) if name not in without)
+    return _table(model) + "".join(_section(name, table, prefix, model) for name, table in inner)
+
+
+def _section(name: str, inner: type[Table], prefix: str, model: type[Table] = Recipe) -> str:
+    by_name = model.model_json_schema()["properties"][name].get("type") == "object"
+    path = f"{prefix}{name}" + ('."8xA100-40GB"' if by_name else "")
+    return f"\n## [{path}]\n{inspect.getdoc(inner)}\n" + _sections(inner, f"{path}.")
 
 
 def _table(model: type[Table], only: Set[str] | None = None) -> str:

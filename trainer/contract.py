@@ -1,7 +1,6 @@
 """The contract between the trainer and the program that starts it: the files of a run folder and what they mean.
 
-Standard library only and clean for Python 3.8, because the agent takes a copy to machines with an old system
-Python. It must not import torch, numpy or the orchestrator.
+Standard library only and clean for Python 3.8: the agent takes a copy to machines with an old system Python.
 
 Example, a run folder made by hand::
 
