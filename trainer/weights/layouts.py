@@ -145,8 +145,8 @@ def _gpt2(found: FoundWeights, tensors: Mapping[str, Weight], allowed: Allowed) 
             n_embd=width,
             dropout=_dropout(found, config),
             qkv_bias="h.0.attn.c_attn.bias" in tensors,
-            bias="h.0.mlp.c_fc.bias" in tensors,
-            attention_out_bias=_own_bias(tensors, "h.0.attn.c_proj.bias", "h.0.mlp.c_fc.bias"),
+            bias="ln_f.bias" in tensors,
+            attention_out_bias=_own_bias(tensors, "h.0.attn.c_proj.bias", "ln_f.bias"),
             tie_embeddings=tied,
         )
 
