@@ -15,8 +15,6 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from rich.cells import cell_len
-
 from orchestrator.core.formats import DASH
 
 __all__ = ["Column", "Fitted", "as_blocks", "as_cards", "fit", "footnotes"]
@@ -57,7 +55,7 @@ class Fitted:
 
 def fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> Fitted:
     """The table without the columns that must leave so that it is at most `width` characters wide."""
-    wide = [max(cell_len(text) for text in (column.name, *cells)) for column, cells in _by_column(columns, rows)]
+    wide = [max(_width(text) for text in (column.name, *cells)) for column, cells in _by_column(columns, rows)]
     stay = list(range(len(columns)))
     while sum(wide[at] + GAP for at in stay) - GAP > width:
         leaving = max(stay, key=lambda at: (columns[at].leaves, at))
@@ -78,12 +76,12 @@ def as_cards(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: in
     """Two lines a row, three where the second is too long: the staying cells aligned, then the others with labels."""
     stay = [at for at, column in enumerate(columns) if column.leaves == 0]
     rest = [at for at, column in enumerate(columns) if column.leaves]
-    wide = [max((cell_len(row[at]) for row in rows), default=0) for at in stay]
+    wide = [max((_width(row[at]) for row in rows), default=0) for at in stay]
     lines: list[str] = []
     for row in rows:
         first = [_padded(row[at], size, columns[at].right) for at, size in zip(stay, wide, strict=True)]
         joined = (" " * GAP).join(first).rstrip()
-        lines += [joined] if cell_len(joined) <= width else _wrapped([row[at] for at in stay], width, " " * GAP)
+        lines += [joined] if _width(joined) <= width else _wrapped([row[at] for at in stay], width, " " * GAP)
         known = [columns[at].worded(row[at]) for at in rest if row[at] not in ("", DASH)]
         lines += [f"  {line}" for line in _wrapped(known, width - 2, " · ")]
     return lines
@@ -115,8 +113,18 @@ def _by_column(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Iter
     return zip(columns, cells, strict=True)
 
 
+def _width(text: str) -> int:
+    """Columns of a terminal that the text takes."""
+    if text.isascii():
+        return len(text)
+    # Only for wide characters: `status --json` needs no Rich.
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
 def _padded(text: str, width: int, right: bool) -> str:
-    blank = " " * (width - cell_len(text))
+    blank = " " * (width - _width(text))
     return blank + text if right else text + blank
 
 
@@ -124,7 +132,7 @@ def _wrapped(pieces: Sequence[str], width: int, separator: str) -> list[str]:
     """The pieces in as few lines as they take, none broken."""
     lines: list[str] = []
     for piece in pieces:
-        if lines and cell_len(lines[-1] + separator + piece) <= width:
+        if lines and _width(lines[-1] + separator + piece) <= width:
             lines[-1] += separator + piece
         else:
             lines.append(piece)

@@ -20,7 +20,9 @@ from orchestrator.cli.machines.left_over import rows as left_rows
 from orchestrator.cli.machines.totals import totals_of
 from orchestrator.cli.runs.status import ANSWER_WITHIN_S, collect
 from orchestrator.cli.screen.foreign import clean
+from orchestrator.core.config.gptctl_home import CONFIG_FILE
 from orchestrator.core.formats import utc_time
+from orchestrator.ledger import database
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.report.metrics import read_training
 from orchestrator.report.pages.curves import training_charts
@@ -89,7 +91,7 @@ class Sight:
 
     def mark(self) -> tuple[tuple[int, int], ...]:
         """Changes when the ledger does."""
-        return tuple(_stamp(self.home / name) for name in ("gptctl.db", "gptctl.db-wal", "config.toml"))
+        return tuple(_stamp(self.home / name) for name in (database.FILE, f"{database.FILE}-wal", CONFIG_FILE))
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -56,7 +56,7 @@ def test_nothing_hostile_runs_and_nothing_is_asked_for(hostile: tuple[Path, RunR
             assert shown.complaints == []
             assert shown.requests == [page.absolute().as_uri()]
             assert "owned" not in browser.evaluate("document.title").split("'")[0]
-            assert browser.evaluate("document.images.length + document.querySelectorAll('script').length") == 3
+            assert browser.evaluate("document.images.length + document.querySelectorAll('script').length") == 4
             assert browser.evaluate("document.documentElement.scrollWidth") == width, "nothing sticks out"
             assert browser.evaluate("document.querySelectorAll('canvas').length") == 4
             assert HOSTILE.split("\u202e", maxsplit=1)[0] in browser.evaluate("document.body.textContent")

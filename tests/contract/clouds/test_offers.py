@@ -189,5 +189,7 @@ def test_the_monthly_ceiling_stops_a_run_before_anything_is_rented(
     (tmp_path / "inventory.toml").write_text(entry)
     done = gptctl("run", "quickstart", "--host", "sim", "--yes")
     assert done.returncode == 6 and "max_usd_per_month is $1" in done.stderr
-    assert json.loads(gptctl("status", "--json").stdout) == {"runs": [], "rentals": [], "left_over": []}
+    found = json.loads(gptctl("status", "--json").stdout)
+    assert (found["runs"], found["rentals"], found["left_over"]) == ([], [], [])
+    assert found["totals"]["month_ceiling_usd"] == 1.0 and found["totals"]["month_usd"] == 0.0
     assert not (gptctl_home / "rehearsal").exists()

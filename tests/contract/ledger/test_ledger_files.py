@@ -159,7 +159,8 @@ def test_a_ledger_of_a_newer_gptctl_says_upgrade(tmp_path: Path) -> None:
 def test_a_ledger_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
     path = make(tmp_path / "home", runs=2)
     with sqlite3.connect(path) as connection:
-        connection.execute("DROP TABLE evaluations")
+        for table in ("evaluations", "sweeps"):
+            connection.execute(f"DROP TABLE {table}")
         connection.execute("PRAGMA user_version = 1")
     connection.close()
     with Ledger.open(path.parent, time.time) as ledger:

@@ -91,7 +91,7 @@ def test_it_lists_ours_from_the_account_alone(cloud: RehearsalCloud, gptctl: Gpt
     assert lists(cloud) - before == 1
     assert len(cloud.books()["alive"]) == 3
     shown = gptctl("orphans")
-    assert shown.returncode == 7 and f"gptctl orphans --reap {late}" in " ".join(shown.stdout.split())
+    assert shown.returncode == 7 and f"  gptctl orphans --reap {late}\n" in shown.stderr
 
 
 def test_reap_ends_what_two_lists_show_past_its_deadline_and_nothing_else(

@@ -60,6 +60,7 @@ def test_any_split_of_the_batch_gives_the_same_losses(one_rank: Path, ranks: int
     assert validated[1] == pytest.approx(validated[0], rel=1e-5)
 
 
+@pytest.mark.nightly
 def test_experts_train_alike_on_one_rank_and_two_and_resume(tmp_path: Path) -> None:
     """Balance is of each micro-batch, so it would differ with the cut; without it everything else has to agree."""
     found = []
@@ -88,6 +89,7 @@ def test_a_checkpoint_of_one_rank_goes_on_with_two(one_rank: Path) -> None:
     assert losses(folder) == pytest.approx(losses(one_rank), abs=1e-4)
 
 
+@pytest.mark.nightly
 def test_muon_dealt_over_two_ranks_goes_on_where_one_rank_stopped(tmp_path: Path) -> None:
     alone = new_run(tmp_path / "one", steps=STEPS, micro_batch=8, optimizer="muon", split_qkv=True)
     train_here(alone)

@@ -81,7 +81,7 @@ def test_completion_is_silent_where_the_files_are_broken(tmp_path: Path, monkeyp
     monkeypatch.setenv("GPTCTL_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "inventory.toml").write_text("[hosts")
-    (tmp_path / "gptctl.db").write_bytes(b"x" * 5000)
+    (tmp_path / "ledger.db").write_bytes(b"x" * 5000)
     assert completion.hosts("") == [] and completion.runs("") == []
 
 
