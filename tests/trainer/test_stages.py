@@ -86,7 +86,7 @@ def test_every_token_is_read_once_whatever_the_ranks(tmp_path: Path, order: str,
     seen = []
     for rank in range(world):
         share = Share(size, 6 // world // size, rank, world)
-        for ids, targets in prefetched(data, range(10), share, torch.device("cpu")):
+        for ids, targets, _ in prefetched(data, range(10), share, torch.device("cpu")):
             assert torch.equal(targets, ids + 1)
             seen += ids.flatten().tolist()
     assert len(seen) == len(set(seen)) == course.tokens(10)

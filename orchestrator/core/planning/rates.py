@@ -11,7 +11,7 @@ Example: `expected_rate(recipe, machine_type("8xA100-40GB"), batch, measured=())
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from orchestrator.core.config.recipe import Recipe
@@ -111,6 +111,17 @@ def _comparable(recipe: Recipe, other: float) -> bool:
 
 
 def _computed(recipe: Recipe, machine: MachineType, batch: Batch) -> Rate:
+    """By the roofline; never below fp32 there, which a little memory may leave a larger micro-batch."""
+    rate = _by_roofline(recipe, machine, batch)
+    if recipe.train.precision == "fp32":
+        return rate
+    slower = recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": "fp32"})})
+    there = choose_batch(slower, machine)
+    floor = _by_roofline(slower, machine, there).tokens_per_second if there.fits else 0.0
+    return replace(rate, tokens_per_second=max(rate.tokens_per_second, floor))
+
+
+def _by_roofline(recipe: Recipe, machine: MachineType, batch: Batch) -> Rate:
     card, known = _card(recipe, machine)
     train, compiled = recipe.train, is_compiled(recipe, machine)
     job = Job(

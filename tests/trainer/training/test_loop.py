@@ -26,6 +26,7 @@ from tests.support.files.training_runs import (
 from trainer.checkpoints.checkpoint import find_newest
 from trainer.checkpoints.manifest import read_meta
 from trainer.contract import CHECKPOINTS, METRIC_KEYS, METRICS, STOP, TrainConfig
+from trainer.model.block import Shared
 from trainer.model.gpt import GPT
 from trainer.model.precision import choose_precision
 from trainer.tokens.batches import Share, open_data, prefetched
@@ -202,7 +203,14 @@ def test_a_compiled_part_that_computes_nonsense_is_found_out(tmp_path: Path) -> 
         def compile_parts(self, enabled: bool) -> None:
             super().compile_parts(False)
             if enabled:
-                self._run_block = lambda block, x: block(x) * (math.nan if broken else 1.0)
+
+                def run(
+                    block: torch.nn.Module, x: torch.Tensor, shared: Shared
+                ) -> tuple[torch.Tensor, torch.Tensor | None]:
+                    after, values = block(x, shared=shared)
+                    return after * (math.nan if broken else 1.0), values
+
+                self._run_block = run
 
     model.__class__ = Miscompiled
     broken = False

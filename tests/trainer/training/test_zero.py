@@ -41,7 +41,7 @@ def steps_of(folder: Path, config: RunConfig, world: World, until: int) -> dict[
         norms.append(float(train_step(engine, batches, learning_rate(step, config.train), counts, clock)[1]))
     state = whole_optimizer_state(engine)
     if world.leads:
-        made = snapshot(config, engine, state, HostBuffers(), until, (1.0, None))
+        made = snapshot(config, engine, state, HostBuffers(), until, (1.0, None, {}))
         write_checkpoint(folder / CHECKPOINTS, made)
     held = sum(t.nbytes for o in engine.optimizers for each in o.state.values() for t in each.values())
     weights = {name: tensor.clone() for name, tensor in engine.model.unpadded_state().items()}

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from orchestrator.cli.machines import cost, hosts, offers, orphans, reconcile
-from orchestrator.cli.plans import plan, status_rows
+from orchestrator.cli.plans import plan
+from orchestrator.cli.runs import status_rows
 from orchestrator.cli.screen import screen
 from orchestrator.cli.screen.tables import Column, as_blocks, as_cards, fit, footnotes
 
