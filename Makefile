@@ -16,7 +16,7 @@ demo: $(VENV)/.trainer            ## a whole run on this machine: plan, train, f
 	$(VENV)/bin/gptctl status
 
 # More workers than cores: most tests wait for processes, sockets and deadlines (see tests/support/clock/order.py).
-WORKERS ?= 4
+WORKERS ?= 5
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 test: $(VENV)/.dev                ## what a change must pass: one story of each feature, against real sshd machines

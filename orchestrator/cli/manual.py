@@ -10,6 +10,7 @@ Example::
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -87,26 +88,32 @@ def _page(title: str, names: tuple[str, ...]) -> str:
 
 
 def _commands() -> list[str]:
-    command: Any = typer.main.get_command(app)
+    command = _command()
     names: list[str] = command.list_commands(command.make_context("gptctl", [], resilient_parsing=True))
     return names
 
 
 def _below(name: str) -> Iterator[list[str]]:
     """The commands of a group."""
-    command: Any = typer.main.get_command(app)
+    command = _command()
     group = command.get_command(command.make_context("gptctl", [], resilient_parsing=True), name)
     yield from ([name, inner] for inner in getattr(group, "commands", {}))
 
 
+@cache
+def _command() -> Any:
+    """The app as Click has it; making it takes longer than a page."""
+    return typer.main.get_command(app)
+
+
 def _help(path: list[str]) -> str:
     # A page must not depend on the terminal it was made in, nor change the environment: tests run in this process too.
-    command = typer.main.get_command(app)
+    command = _command()
     context = command.make_context("gptctl", [], resilient_parsing=True, terminal_width=WIDTH)
     for name in path:
-        command = command.get_command(context, name)  # type: ignore[attr-defined]
+        command = command.get_command(context, name)
         context = command.make_context(name, [], parent=context, resilient_parsing=True)
-    return command.get_help(context).rstrip()
+    return str(command.get_help(context)).rstrip()
 
 
 if __name__ == "__main__":

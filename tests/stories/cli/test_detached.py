@@ -38,6 +38,7 @@ def test_a_detached_run_is_watched_live_and_stopped(
     assert starts(gptctl_home / "machine", run_id) == 1
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("known_machine")
 def test_a_kept_machine_serves_the_next_run(gptctl: Gptctl, tiny: Callable[..., str]) -> None:
     first = gptctl("run", tiny(20), "--host", "local", "--yes", "--keep", "--json")

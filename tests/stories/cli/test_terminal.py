@@ -241,6 +241,7 @@ def text_of(sample: dict[str, object]) -> dict[str, object]:
     return {key: value for key, value in sample.items() if key != "tokens_per_second"}
 
 
+@pytest.mark.nightly
 def test_a_model_that_was_fetched_writes(left: Left) -> None:
     done = left.gptctl("sample", "--prompt", "import ", "--tokens", "20", "--seed", "3", "--json")
     assert done.returncode == 0, done.stderr

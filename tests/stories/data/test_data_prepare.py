@@ -61,7 +61,8 @@ def configured(run: Path, folder: Path) -> Path:
     return run
 
 
-@pytest.mark.parametrize("size_bytes", [700_000, pytest.param(10_500_000, marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("size_bytes", [700_000, 10_500_000])
 def test_one_corpus_in_three_kinds_of_files(
     gptctl: Gptctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size_bytes: int
 ) -> None:

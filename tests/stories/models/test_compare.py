@@ -41,6 +41,7 @@ def measured(folder: Path) -> tuple[float, float]:
     return slice_loss, [event["val_loss"] for event in events if event["event"] == "validated"][-1]
 
 
+@pytest.mark.nightly
 def test_a_baseline_and_an_intervention_side_by_side(
     gptctl: Gptctl, gptctl_home: Path, tmp_path: Path, tiny: Callable[..., str]
 ) -> None:

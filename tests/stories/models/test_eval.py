@@ -15,6 +15,7 @@ pytestmark = pytest.mark.usefixtures("known_machine")
 QUESTION = {"ctx": "def ", "endings": ["main():", "))))", "    ", "]]]]"], "label": 0}
 
 
+@pytest.mark.nightly
 def test_a_finished_run_is_measured_here_and_remembered(
     gptctl: Gptctl, tmp_path: Path, tiny: Callable[..., str]
 ) -> None:

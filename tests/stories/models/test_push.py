@@ -26,7 +26,8 @@ def hub() -> Iterator[UploadHub]:
         yield running
 
 
-@pytest.mark.parametrize("to_others", [False, pytest.param(True, marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("to_others", [False, True])
 def test_an_export_goes_to_the_hub_and_nothing_is_lost_or_shown(
     gptctl: Gptctl, gptctl_home: Path, tmp_path: Path, tiny: Callable[..., str], hub: UploadHub, to_others: bool
 ) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.stories.conftest import digests
 from tests.support.clouds.ec2_cloud import Ec2Cloud
 
 
+@pytest.mark.nightly
 def test_quickstart_on_ec2_leaves_nothing_behind(tmp_path: Path) -> None:
     with Ec2Cloud(tmp_path, warm=True) as cloud:
         (tmp_path / "inventory.toml").write_text(cloud.host_entry(more='guard = "watcher"'))

@@ -14,6 +14,7 @@ from tests.support.clouds.receiver import Receiver
 pytestmark = pytest.mark.usefixtures("known_machine")
 
 
+@pytest.mark.nightly
 def test_a_whole_run_tells_its_beginning_and_its_end(
     gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str]
 ) -> None:

@@ -54,7 +54,8 @@ def kill_after(folder: Path, step: int, resumes: int = 0) -> None:
         assert process.wait() == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("kills", [(15,), pytest.param((15, 37, 61), marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("kills", [(15,), (15, 37, 61)])
 def test_killed_again_and_again_it_ends_bit_for_bit_the_same(tmp_path: Path, kills: tuple[int, ...]) -> None:
     unbroken = new_run(tmp_path / "unbroken", model=DROPOUT, steps=STEPS, grad_clip=1.0)
     train_here(unbroken)

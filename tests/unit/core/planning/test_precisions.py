@@ -66,7 +66,7 @@ def rises(rates: dict[str, float]) -> bool:
 
 
 @given(st.sampled_from(CARDS), SIZES, TRAINS)
-@settings(max_examples=100)
+@settings(max_examples=40)
 def test_a_slower_precision_never_predicts_a_higher_rate(
     machine: MachineType, model: dict[str, object], train: dict[str, object]
 ) -> None:
@@ -75,7 +75,7 @@ def test_a_slower_precision_never_predicts_a_higher_rate(
 
 
 @given(st.sampled_from(CARDS), st.sampled_from(SLOWEST_FIRST), st.floats(0.2, 5.0))
-@settings(max_examples=100)
+@settings(max_examples=40)
 def test_nor_where_one_precision_was_measured(machine: MachineType, measured: tuple[str, bool], factor: float) -> None:
     model: dict[str, object] = {"vocab_size": 50_257}
     recipe = of(model, {}, *measured)
