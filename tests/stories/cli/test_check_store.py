@@ -38,6 +38,7 @@ def checked(gptctl: Gptctl, tmp_path: Path) -> Checked:
     return ask
 
 
+@pytest.mark.nightly
 def test_a_bucket_that_takes_an_object_is_well_and_stays_empty(checked: Checked, s3: S3Server) -> None:  # noqa: F811
     bucket = s3.bucket()
     code, store = checked(f"s3://{bucket}/models")

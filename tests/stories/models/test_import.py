@@ -18,6 +18,7 @@ from trainer.export import main as export
 pytestmark = pytest.mark.usefixtures("known_machine")
 
 
+@pytest.mark.nightly
 def test_an_export_comes_back_and_is_taken_like_a_run(gptctl: Gptctl, gptctl_home: Path, tmp_path: Path) -> None:
     checkpoint = write_run(tmp_path / "run")
     export([str(checkpoint), "--format", "hf", "--to", str(tmp_path / "model")])
