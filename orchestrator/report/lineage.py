@@ -109,11 +109,11 @@ def _command(run: RunRecord, number: int, recipe: str, following: Origin | None)
     origin, name = run.facts.origin, f"again-{number}"
     naming = ["--name", name] if following else []
     if origin is not None and origin.imported:
-        return [shlex.join(["gptctl", "import", origin.place, *naming])]
+        return [shlex.join(["gptctl", "import", shown_source(origin.place), *naming])]
     more: list[str] = []
     known = number > 1
     if origin is not None and not origin.imported:
-        place = f"again-{number - 1}@{origin.step}" if known else origin.place
+        place = f"again-{number - 1}@{origin.step}" if known else shown_source(origin.place)
         more = ["--resume-from", place] if origin.how == RESUMED else ["--set", f"model.init_from={place}"]
     lines = []
     keeps = following is not None and following.step != run.total_steps

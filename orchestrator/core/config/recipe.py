@@ -195,6 +195,8 @@ class Recipe(Table):
     def _fits_together(self) -> Self:
         check_stages(self.stages, self.model.context_length)
         check_evaluation(self.task, self.eval)
+        if self.task.lora is not None and self.train.zero_stage:
+            raise ValueError("train.zero_stage must be 0 with [task.lora]: adapters have little state to share out")
         return self
 
     @property

@@ -88,7 +88,7 @@ def test_the_price_list_does_not_answer(rent: Callable[..., Ec2Place]) -> None:
         ("EC2 spot price above our limit", "SpotMaxPriceTooLow", 3, ("--wait",), SPOT),
         ("EC2 not allowed to launch", "UnauthorizedOperation", 3, ("ec2:RunInstances", "--policy"), {}),
         ("EC2 token with other parameters", "IdempotentParameterMismatch", 3, ("never seen",), {}),
-        ("EC2 key pair deleted meanwhile", "InvalidKeyPair.NotFound", 3, ("imported again",), {}),
+        ("EC2 key pair deleted meanwhile", "InvalidKeyPair.NotFound", 3, ("import it again",), {}),
     ],
 )  # fmt: skip
 def test_the_launch_is_refused_and_nothing_is_left(

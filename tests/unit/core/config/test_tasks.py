@@ -51,6 +51,7 @@ def test_without_a_task_nothing_changes(tmp_path: Path) -> None:
         ('kind = "instruct"\n[task.lora]\ntargets = ["q_proj"]', "", "task.lora.targets"),
         ('kind = "instruct"', "[eval]\nslices = [[0, 5]]", "eval.slices measure streams"),
         ('kind = "classify"\nlabels = ["a", "b"]', '[eval]\nprompts = ["x"]', "a classifier writes no text"),
+        ('kind = "instruct"\n[task.lora]\nrank = 4', "[train]\nzero_stage = 1", "train.zero_stage must be 0 with"),
     ],
 )
 def test_what_contradicts_itself_is_named(tmp_path: Path, task: str, more: str, said: str) -> None:
