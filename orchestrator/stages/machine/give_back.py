@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 
-from orchestrator.core.errors import NoAnswer, ProviderError, StillBilling, UserError
+from orchestrator.core.errors import ProviderError, StillBilling, UserError
 from orchestrator.core.facts.rental_facts import GivenBack
 from orchestrator.core.fleet.end_proof import EndProof, Round
 from orchestrator.core.fleet.orphans import ENDED
@@ -124,9 +124,11 @@ def _one_round(
 
 
 def _word(context: RunContext, instance: Instance) -> Life | None:
+    """What the provider says of the id; None where it is silent or refuses, an expired login for example: it is asked
+    again."""
     try:
         return context.provider.find(instance.instance_id, instance.region)
-    except NoAnswer:
+    except ProviderError:
         return None
 
 

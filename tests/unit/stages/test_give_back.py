@@ -89,6 +89,25 @@ def test_a_refused_order_does_not_hide_that_the_machine_has_ended(
     assert account.now - began < 60
 
 
+@pytest.mark.parametrize("for_s", [1.0, 30.0, WITHIN_S - 120])
+def test_a_login_that_expires_at_release_keeps_the_wait_going(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, for_s: float
+) -> None:
+    account = LyingAccount()
+    until = account.now + for_s
+
+    def expired() -> None:
+        account.sleep(1.0)
+        if account.now < until:
+            raise ProviderError("ExpiredToken", "log in again")
+
+    monkeypatch.setattr(account, "_answer", expired)
+    with rented(tmp_path, account, monkeypatch) as context:
+        give_back(context)
+        assert context.machine_facts.life.gone_at is not None
+    assert account.rows["i-1"].status == "terminated" and account.now >= until
+
+
 def test_a_silent_api_ends_the_wait_with_7(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     account = LyingAccount(silent=True)
     with rented(tmp_path, account, monkeypatch) as context:
