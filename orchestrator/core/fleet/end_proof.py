@@ -96,10 +96,11 @@ class EndProof:
             return False
         if seen.word == "gone":
             return True
+        if seen.word == "unknown":
+            # Without a list, as where a stranger's odd row is all that it has, both have to hold.
+            return (self.ordered and seen.settled) if seen.listed is None else (self.ordered or seen.settled)
         if seen.listed is None:
             return False
-        if seen.word == "unknown":
-            return self.ordered or seen.settled
         return self.ordered and not self._suspiciously_empty(seen)
 
     def _suspiciously_empty(self, seen: Round) -> bool:

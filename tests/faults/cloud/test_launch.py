@@ -73,7 +73,7 @@ def test_another_machine_type_where_the_first_is_not_to_be_had(rehearse: Callabl
     inventory.write_text(inventory.read_text() + 'machines = ["8xH100-simulated"]\n')
     run = place.run("--set", "machines.8xH100-simulated.micro_batch=4", inject="listed-but-refused*3")
     assert run.returncode == 0, run.stderr
-    assert "or else 8xH100-simulated" in run.stderr and "8xH100-simulated instead of 8xA100" in run.stderr
+    assert "otherwise 8xH100-simulated" in run.stderr and "8xH100-simulated instead of 8xA100" in run.stderr
     assert place.newest()["machine"] == "8xH100-simulated" and place.newest()["price_per_hour_usd"] == 31.92
     place.check()
 

@@ -74,6 +74,17 @@ def test_an_id_that_the_provider_must_know_and_denies_is_gone() -> None:
     assert proof_after(*same(Round(0, "unknown", listed=False, settled=True), ROUNDS), ordered=False).complete
 
 
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("settled", [True, False])
+def test_an_unknown_id_without_any_list_is_gone_once_it_was_ordered_and_must_be_known(
+    ordered: bool, settled: bool
+) -> None:
+    proof = EndProof()
+    for at in (0.0, 9.0, 18.0):
+        proof = proof.after(Round(at, "unknown", listed=None, settled=settled), ordered=ordered)
+    assert proof.complete is (ordered and settled)
+
+
 def test_an_empty_list_counts_only_a_minute_after_one_with_rows() -> None:
     with_rows = Round(0, None, listed=True, rows=1)
     soon = [Round(at, None, listed=False, rows=0) for at in (2.0, 30.0, EMPTY_LIST_S - 1)]
