@@ -36,7 +36,6 @@ META_FILE = "meta.json"
 MANIFEST_FILE = "MANIFEST.json"
 SAFE_FILE = "SAFE"
 TEMPORARY_PREFIX = ".tmp-"
-
 HELD_DESCRIPTORS = "TRAINER_HELD_DESCRIPTORS"  # "5,6": open files (the agent's GPU locks) kept at a new start
 
 # Names of the lines in events.jsonl ("event" key); every line also has "time" (UTC epoch seconds) and "step". A

@@ -68,7 +68,7 @@ class LossScaler:
             torch._amp_update_scale_(self.scale, self.steady_steps, nonfinite, self.GROWTH, self.BACKOFF, self.INTERVAL)
 
     def state_dict(self) -> dict[str, object]:
-        """As GradScaler's; empty where there is no scale. Waits for the device."""
+        """The keys of GradScaler's state, or nothing without a scale. Waits for the device."""
         if self.scale is None:
             return {}
         return {
