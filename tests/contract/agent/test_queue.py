@@ -73,6 +73,7 @@ def test_a_killed_queue_comes_back_by_the_training_that_runs(box: Box) -> None:
 
 def test_two_laptops_that_add_at_once_lose_no_training(box: Box) -> None:
     enqueue(box, "r-0", steps=ENDLESS)
+    until(lambda: box.job("r-0")["state"] == "running")
     adding = [box.background("enqueue", **box.train_request(f"r-{number // 2}", steps=2)) for number in range(2, 10)]
     answers = [json.loads(each.communicate(timeout=240)[0]) for each in adding]
     assert {answer["state"] for answer in answers} == {"queued"} and len(order(box)) == 4
