@@ -50,8 +50,10 @@ from trainer.checkpoints.manifest import (
     verify,
 )
 from trainer.contract import META_FILE, MODEL_FILE, CheckpointMeta, ManifestEntry, ModelConfig
-from trainer.model.gguf_file import GgufError, write_gguf
-from trainer.model.hugging_face import (
+from trainer.task_config import CLASSIFY, TaskConfig
+from trainer.tokens.tensor_file import Array, PlannedTensor, in_type, write_tensors
+from trainer.weights.gguf_file import GgufError, write_gguf
+from trainer.weights.gpt2_layout import (
     NotExpressibleError,
     StoredTensor,
     as_gpt2,
@@ -60,10 +62,8 @@ from trainer.model.hugging_face import (
     missing_biases,
     read_shape,
 )
-from trainer.model.tokenizer_files import Vocabulary, VocabularyError, open_vocabulary, tokenizer_files
-from trainer.task_config import CLASSIFY, TaskConfig
-from trainer.tasks.exports import adapter_config, adapter_tensors, class_config, with_class_head, without_adapters
-from trainer.tokens.tensor_file import Array, PlannedTensor, in_type, write_tensors
+from trainer.weights.task_layout import adapter_config, adapter_tensors, class_config, with_class_head, without_adapters
+from trainer.weights.tokenizer_files import Vocabulary, VocabularyError, open_vocabulary, tokenizer_files
 
 NO_TOKENIZER = "none"
 GGUF_FILE = "model.gguf"

@@ -31,7 +31,7 @@ from orchestrator.ledger import Ledger, RunRecord, new_run_id
 from tests.bench.figure import Figure, within
 from tests.support.files.texts import gpt2_vocabulary
 from trainer.contract import BEST, CHECKPOINTS, MANIFEST_FILE, META_FILE, METRICS, MODEL_FILE, ModelConfig
-from trainer.model.hugging_face import expected_shapes
+from trainer.weights.gpt2_layout import expected_shapes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GPT2_SMALL = ModelConfig(

@@ -1,1 +1,1 @@
-"""The model: GPT, optimizers, generation, and its Hugging Face form."""
+"""The model: GPT, its loss, optimizers and generation."""

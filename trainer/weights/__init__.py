@@ -1,1 +1,1 @@
-"""Weights that other programs wrote, as this trainer's tensors."""
+"""Weights and tokenizers in other programs' layouts: read as this trainer's tensors, and written from them."""

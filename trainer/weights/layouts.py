@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from trainer.contract import ModelConfig
-from trainer.model.hugging_face import expected_shapes, gpt2_name
 from trainer.tokens.tensor_file import Array, PlannedTensor
+from trainer.weights.gpt2_layout import expected_shapes, gpt2_name
 from trainer.weights.weight_files import FoundWeights, Weight, WeightsError
 
 HUGGING_FACE, NANOGPT, REFERENCE, OWN = "Hugging Face GPT-2", "nanoGPT", "the reference trainer", "gptctl"

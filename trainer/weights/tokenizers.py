@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 
 from trainer.contract import ModelConfig
-from trainer.model.tokenizer_files import BYTES, VocabularyError, byte_letters, open_vocabulary, spelled
+from trainer.weights.tokenizer_files import BYTES, VocabularyError, byte_letters, open_vocabulary, spelled
 from trainer.weights.weight_files import FoundWeights, WeightsError
 
 UNKNOWN = "none"

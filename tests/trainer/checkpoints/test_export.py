@@ -28,7 +28,7 @@ from trainer.checkpoints.manifest import read_manifest
 from trainer.contract import MODEL_FILE
 from trainer.export import RECORD, main
 from trainer.model.gpt import GPT, padded_vocabulary
-from trainer.model.tokenizer_files import END_OF_TEXT, Vocabulary, tokenizer_files
+from trainer.weights.tokenizer_files import END_OF_TEXT, Vocabulary, tokenizer_files
 
 SHAPES = {
     "untied": TINY,

@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from tests.trainer.checkpoints.test_export import SHAPES, export, grown
 from trainer.checkpoints.checkpoint import load_model
 from trainer.contract import MODEL_FILE
-from trainer.model.hugging_face import gpt2_config
 from trainer.tokens.tensor_file import PlannedTensor, in_type
+from trainer.weights.gpt2_layout import gpt2_config
 
 
 def read(file: Path) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, Any]]]:

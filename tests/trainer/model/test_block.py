@@ -14,7 +14,7 @@ from trainer.arithmetic import checkpoint_bytes, flop_per_token, memory_gib, par
 from trainer.contract import ContractError, ModelConfig
 from trainer.model.generate import generate
 from trainer.model.gpt import GPT
-from trainer.model.hugging_face import expected_shapes
+from trainer.weights.gpt2_layout import expected_shapes
 
 OPTIONS: dict[str, dict[str, object]] = {
     "rope": {"rope": True},

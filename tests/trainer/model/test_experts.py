@@ -22,8 +22,8 @@ from trainer.arithmetic import (
 from trainer.contract import ContractError, ModelConfig, TrainConfig
 from trainer.model.experts import Experts, balance_of
 from trainer.model.gpt import GPT
-from trainer.model.hugging_face import NotExpressibleError, expected_shapes, layout_name, read_shape
 from trainer.model.optimizers import build_optimizers, load_state_by_name, state_by_name
+from trainer.weights.gpt2_layout import NotExpressibleError, expected_shapes, layout_name, read_shape
 
 TINY = ModelConfig(300, 16, 2, 2, 32)
 MIXED = dataclasses.replace(TINY, experts=5, active_experts=2)

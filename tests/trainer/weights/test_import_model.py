@@ -20,7 +20,7 @@ from trainer.contract import MODEL_FILE, ModelConfig
 from trainer.export import main as export
 from trainer.import_model import main as import_model
 from trainer.model.gpt import GPT
-from trainer.model.hugging_face import gpt2_name
+from trainer.weights.gpt2_layout import gpt2_name
 
 CPU = torch.device("cpu")
 SHAPE = {"n_layer": 2, "n_head": 2, "n_embd": 32}

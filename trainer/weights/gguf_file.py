@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from trainer.contract import ModelConfig
-from trainer.model.tokenizer_files import Vocabulary, byte_letters, is_gpt2_pattern, merges, spelled
 from trainer.tokens.tensor_file import PlannedTensor, in_type
+from trainer.weights.tokenizer_files import Vocabulary, byte_letters, is_gpt2_pattern, merges, spelled
 
 NAMES = {
     "transformer.wte": "token_embd",

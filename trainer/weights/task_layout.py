@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from trainer.contract import ModelConfig
-from trainer.model.hugging_face import NotExpressibleError, StoredTensor, gpt2_name
 from trainer.task_config import CLASSIFY, LoraConfig, TaskConfig
 from trainer.tokens.tensor_file import Array, PlannedTensor
+from trainer.weights.gpt2_layout import NotExpressibleError, StoredTensor, gpt2_name
 
 A, B = ".lora_a", ".lora_b"
 CLASSIFIER = "classifier.weight"
