@@ -9,7 +9,7 @@ Example: `left_over(ledger, time.time()).rows` -> [Orphan(instance_id="0920582c7
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -20,6 +20,7 @@ from orchestrator.core.fleet.orphans import LEFT_OVER_S, UNHEARD, KnownRental, O
 from orchestrator.core.parallel import answers_within
 from orchestrator.fleet.accounts import Account, accounts_behind
 from orchestrator.fleet.known_rentals import known
+from orchestrator.fleet.relapses import reopen, uncounted
 from orchestrator.fleet.watcher import Sight, look
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RENTAL_OPEN, Rental, RunRecord
@@ -38,20 +39,32 @@ class LeftOver:
 
 
 def left_over(ledger: Ledger, now: float, within_s: float = WITHIN_S) -> LeftOver:
-    """Asks the accounts all at once, for within_s at most. Never raises for what they answer."""
+    """Asks the accounts all at once, for within_s at most. Never raises for what they answer. What lives goes back on
+    the ledger's books."""
     runs = [(rental, ledger.runs(rental_id=rental.id)) for rental in ledger.rented_since(now - LEFT_OVER_S)]
     rentals = {rental.id: known(rental, served) for rental, served in runs}
     over = [(rental, served) for rental, served in runs if rentals[rental.id].over]
     accounts = {each.name: each for each in accounts_behind(_hosts(over))}
     answers = answers_within(within_s, {name: partial(_ask, each, rentals) for name, each in accounts.items()})
     silent = {name: f"no answer within {within_s:.0f} s" for name in accounts if name not in answers}
+    rows = tuple(row for _, rows in answers.values() for row in rows)
+    reopen(ledger, uncounted(ledger, rows), now)
     is_open = any(rental.state == RENTAL_OPEN for rental, _ in over)
     problems = {name: text for sight, _ in answers.values() for name, text in sight.problems.items()} | silent
-    return LeftOver(
-        tuple(row for _, rows in answers.values() for row in rows),
-        tuple(line for sight, _ in answers.values() for line in sight.warnings),
-        problems if is_open else {},
-    )
+    warnings = [line for sight, _ in answers.values() for line in sight.warnings]
+    if not problems:
+        warnings += _unseen(over, {row.rental for row in rows})
+    return LeftOver(rows, tuple(warnings), problems if is_open else {})
+
+
+def _unseen(over: Sequence[tuple[Rental, list[RunRecord]]], seen: Collection[str]) -> list[str]:
+    """Open rentals whose runs have ended and of which no machine is seen: they count until its end is proven."""
+    return [
+        f"no machine of rental {rental.id} is seen, and its cost counts on: gptctl release {served[0].id} "
+        "asks whether it is gone and settles its bill"
+        for rental, served in over
+        if rental.state == RENTAL_OPEN and rental.id not in seen and served
+    ]
 
 
 def _hosts(runs: Sequence[tuple[Rental, list[RunRecord]]]) -> list[HostSpec]:
@@ -66,10 +79,10 @@ def _hosts(runs: Sequence[tuple[Rental, list[RunRecord]]]) -> list[HostSpec]:
 def _ask(account: Account, known: Mapping[str, KnownRental]) -> tuple[Sight, list[Orphan]]:
     """What the account's list shows, and which machines of it nothing needs."""
     sight = look([account], known)
-    return sight, [row for row in sight.rows if row.over and _lives(account, row)]
+    return sight, [row for row in sight.rows if row.over and lives(account, row)]
 
 
-def _lives(account: Account, row: Orphan) -> bool:
+def lives(account: Account, row: Orphan) -> bool:
     """A list may lag behind the end: the provider's word on the id counts. No answer proves nothing: it may live."""
     if row.status == UNHEARD:
         return True

@@ -59,6 +59,14 @@ class Sight:
     problems: Mapping[str, str] = field(default_factory=dict)
     warnings: Sequence[str] = ()
 
+    def account_of(self, row: Orphan) -> Account:
+        """Where this row's machine was seen."""
+        return next(
+            self.accounts[name]
+            for (name, _), each in self.instances.items()
+            if (each.provider, each.instance_id) == (row.provider, row.instance_id)
+        )
+
 
 def look(accounts: Iterable[Account], known: Mapping[str, KnownRental], now: Callable[[], float] = time.time) -> Sight:
     """One list call per account, and one by id for each machine that the ledger holds and the list does not show. An

@@ -20,6 +20,7 @@ from orchestrator.core.errors import UserError
 from orchestrator.core.events import EPHEMERAL, Event
 from orchestrator.core.facts.rental_facts import RentalFactChanges
 from orchestrator.core.facts.run_facts import RunFactChanges
+from orchestrator.core.money.billing import SettledBill
 from orchestrator.core.states import Outcome, State, is_forward
 from orchestrator.ledger import database, row_values, spending
 from orchestrator.ledger.records import (
@@ -235,10 +236,12 @@ class Ledger:
         sql = "UPDATE stage_intervals SET ended_at = max(started_at, ?1), last_at = max(started_at, ?1) WHERE id = ?2"
         self._rows.execute(f"{sql} AND ended_at IS NULL", self._now() if at is None else at, interval_id)
 
-    def settle(self, rental_id: str, cost_usd: float) -> None:
-        """Makes the closed intervals of a rental add up to its bill, shared by the runs that trained there."""
+    def settle(self, rental_id: str, bill: SettledBill) -> None:
+        """Keeps the bill of a rental, and makes its closed intervals add up to it, shared by the runs that trained
+        there."""
         with self._rows.writing() as connection:
-            spending.settle(connection, rental_id, cost_usd)
+            spending.settle(connection, rental_id, bill.cost.cost_usd)
+        self.update_rental(rental_id, facts={"bill": bill})
 
     def intervals(self, run_id: str) -> list[StageInterval]:
         """In time order; of a machine that may be billing, what nobody watched is the last one, up to now."""

@@ -14,6 +14,7 @@ from typing import Any, TypedDict
 
 from orchestrator.core.facts.rental_facts import RentalFacts
 from orchestrator.core.facts.run_facts import RunFacts
+from orchestrator.core.money.billing import SettledBill, settled
 from orchestrator.core.planning.plan import Plan
 from orchestrator.core.ports import Address, Instance
 from orchestrator.core.states import Outcome, Seen, State
@@ -66,6 +67,11 @@ class Rental:
             zone=self.facts.zone,
             image=self.facts.image,
         )
+
+    def settled_bill(self, unit_s: float, audited_end: float | None) -> SettledBill:
+        """The bill of all its machines, which are gone; see core/money/billing.settled."""
+        others = (each.life for each in self.facts.given_back)
+        return settled(self.facts.life, others, self.price_per_hour_usd, unit_s, audited_end)
 
 
 @dataclass(frozen=True)

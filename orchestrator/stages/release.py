@@ -8,8 +8,6 @@ unless that run is kept.
 from __future__ import annotations
 
 from orchestrator.core.errors import RemoteError, UserError
-from orchestrator.core.estimate import Estimate
-from orchestrator.core.money.billing import SettledBill, bill, observed
 from orchestrator.core.states import State
 from orchestrator.ledger.records import INTENT_ADOPTED, RENTAL_RELEASED
 from orchestrator.stages.checkpoints import home_box_job
@@ -81,7 +79,9 @@ def _destroy(context: RunContext) -> None:
         give_back(context)
     tidy(context)
     context.ledger.close_stage(context.interval)  # what comes after it is gone costs nothing
-    _settle(context)
+    rental = context.rental
+    audited = context.provider.ended_at(rental.instance) if rental.instance_id else None
+    context.ledger.settle(rental.id, rental.settled_bill(context.provider.billing_unit_s, audited))
 
 
 def _end_unasked(context: RunContext) -> None:
@@ -102,19 +102,3 @@ def _part(context: RunContext) -> None:
     except (RemoteError, UserError) as error:  # a login key that is missing here must keep no machine alive
         context.emit("seen", f"{error.message}; destroying it anyway")
     context.disconnect()
-
-
-def _settle(context: RunContext) -> None:
-    """The bill, from what was seen of the machine and the provider's audit log where it has one."""
-    audited = context.provider.ended_at(context.rental.instance) if context.rental.instance_id else None
-    price = context.rental.price_per_hour_usd
-    facts = context.machine_facts
-    spans = [*(observed(each.life) for each in facts.given_back), observed(facts.life, audited)]
-    bills = [bill(span, price, context.provider.billing_unit_s) for span in spans if span is not None]
-    settled = SettledBill(
-        cost=sum((each.cost for each in bills), Estimate(0.0)),
-        minutes=sum(each.minutes for each in bills),
-        audited=audited is not None,
-    )
-    context.ledger.settle(context.rental.id, settled.cost.cost_usd)
-    context.set_rental_facts(bill=settled)

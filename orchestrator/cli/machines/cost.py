@@ -35,12 +35,13 @@ CENT = 0.005
 def cost(wanted: str | None, *, as_json: bool) -> int:
     """One row per run, newest first, and a total."""
     with open_ledger() as ledger:
+        left = of_ledger(ledger)  # first: a machine that came back to life counts again
         rented = {rental.id: rental for rental in ledger.rented_since(0.0)}
         if wanted is None:
             costs = [_cost(each, rented.get(each.rental_id or "")) for each in ledger.spent_by_run()]
         else:
             costs = [cost_of(ledger, ledger.find_run(wanted))]
-        left, totals = of_ledger(ledger), totals_of(ledger)
+        totals = totals_of(ledger)
     if as_json:
         print(
             json.dumps(

@@ -21,6 +21,8 @@ from orchestrator.core.formats import dollars, duration, local_time
 from orchestrator.core.states import State, worst
 from orchestrator.fleet.accounts import Account, accounts_of
 from orchestrator.fleet.known_rentals import known_rentals
+from orchestrator.fleet.left_over import lives
+from orchestrator.fleet.relapses import close, reopen, uncounted
 from orchestrator.fleet.watcher import Reaped, Sight, due, leave_mark, look, reap
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.notify.send import notify, notify_without_run
@@ -64,9 +66,11 @@ def orphans(wish: Wish, *, yes: bool, as_json: bool) -> int:
     accounts = accounts_of(load_inventory(wish.inventory, home))
     known = _known(home)
     seen = look(accounts, known)
+    _count_again(home, seen)
     reaped: list[Reaped] = []
     if wish.reap:
         seen, reaped = _reap(home, accounts, known, seen, wish.machine, yes=yes)
+        _count_no_more(home, seen, reaped)
     if wish.adopt:
         seen = _adopt(home, seen, wish.machine)
     return _show(seen, reaped, as_json=as_json)
@@ -80,6 +84,22 @@ def _known(home: Path) -> dict[str, KnownRental]:
     except LedgerDamaged as error:
         screen.talk(f"{error.message}; continuing without it", style="yellow")
         return {}
+
+
+def _count_again(home: Path, seen: Sight) -> None:
+    """What lives although its rental was released costs from now on in this ledger, too; one list alone may lag."""
+    if any(row.known and row.alive for row in seen.rows):
+        with Ledger.open(home, time.time) as ledger:
+            back = [row for row in uncounted(ledger, seen.rows) if lives(seen.account_of(row), row)]
+            reopen(ledger, back, time.time())
+
+
+def _count_no_more(home: Path, seen: Sight, reaped: Sequence[Reaped]) -> None:
+    gone = [each.row for each in reaped if each.gone and each.row.known]
+    if gone:
+        with Ledger.open(home, time.time) as ledger:
+            for row in gone:
+                close(ledger, seen.account_of(row).provider, row, time.time())
 
 
 def _reap(

@@ -71,6 +71,21 @@ def bill(span: Span, price_per_hour_usd: float, unit_s: float = MINUTE_S) -> Bil
     return Bill(Estimate(most * price_per_s_usd, (most - least) * price_per_s_usd), most / MINUTE_S, span)
 
 
+def settled(
+    life: MachineLife,
+    others: Iterable[MachineLife],
+    price_per_hour_usd: float,
+    unit_s: float = MINUTE_S,
+    audited_end: float | None = None,
+) -> SettledBill:
+    """The bill of a rental whose machines are gone: the one that it held last, and the others that it ever had.
+    audited_end: of the held one, from its provider's audit log, in UTC epoch seconds."""
+    spans = [*map(observed, others), observed(life, audited_end)]
+    bills = [bill(span, price_per_hour_usd, unit_s) for span in spans if span is not None]
+    total = sum((each.cost for each in bills), Estimate(0.0))
+    return SettledBill(total, sum(each.minutes for each in bills), audited_end is not None)
+
+
 def so_far(lives: Iterable[MachineLife], now: float, price_per_hour_usd: float) -> float:
     """USD that the machines of a rental may have cost by `now` (UTC epoch seconds): to their end or to now, each with
     the minute that it has begun. Of a provider that bills by the second it may be that much less."""

@@ -14,17 +14,21 @@ import fcntl
 import hashlib
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.core.errors import UserError
+from orchestrator.core.errors import Unreachable, UserError
 from orchestrator.remote.whole_files import landing
 
 SAFE_IDENTITY = re.compile(r"[A-Za-z0-9\[][A-Za-z0-9._:%\[\]-]*")
 """No space, comma, `*`, `?`, `!`, `|` or `#`: each means something else to OpenSSH in this file."""
+
+OWN_PROGRAM_S = 60
+"""For programs of OpenSSH that connect nowhere: a busy computer may take seconds to start one."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +91,11 @@ def vouched(user_file: Path, names: Sequence[str]) -> tuple[HostKey, ...]:
         return ()
     keys: list[HostKey] = []
     for name in names:
-        found = subprocess.run(
-            ["ssh-keygen", "-F", name, "-f", str(user_file)], capture_output=True, text=True, timeout=10, check=False
-        )
+        try:
+            argv = ["ssh-keygen", "-F", name, "-f", str(user_file)]
+            found = subprocess.run(argv, capture_output=True, text=True, timeout=OWN_PROGRAM_S, check=False)
+        except subprocess.TimeoutExpired:
+            raise Unreachable(f"`{shlex.join(argv)}` did not end within {OWN_PROGRAM_S} s", "try it by hand") from None
         # A line that starts with @revoked or @cert-authority has its marker where the name belongs: never a plain key.
         keys += [key for other, key in _entries(found.stdout) if not other.startswith("@")]
     return tuple(dict.fromkeys(keys))

@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from orchestrator.core.errors import UserError
+from orchestrator.core.errors import Unreachable, UserError
 from orchestrator.core.ports import Address
+from orchestrator.remote.shell.known_hosts import OWN_PROGRAM_S
 
 SILENCE_S = 2
 """Seconds of silence after which either side is asked; twice unanswered means the link is lost (measured: 6 s)."""
@@ -155,9 +156,14 @@ def _ssh_g(host: str, *, port: int | None, user: str | None, key_file: str | Non
     argv += ["-i", os.path.expanduser(key_file)] if key_file is not None else []
     try:
         # `--` keeps a hostile name from being read as an option.
-        answer = subprocess.run([*argv, "--", host], capture_output=True, text=True, timeout=10, check=False)
+        answer = subprocess.run([*argv, "--", host], capture_output=True, text=True, timeout=OWN_PROGRAM_S, check=False)
     except FileNotFoundError:
         raise UserError("`ssh` is not installed on this computer", hint="install the OpenSSH client") from None
+    except subprocess.TimeoutExpired:
+        raise Unreachable(
+            f"`ssh -G {host}`, which only reads ~/.ssh/config, did not end within {OWN_PROGRAM_S} s",
+            hint="try it by hand: a `Match exec` may hang, or this computer is busy",
+        ) from None
     if answer.returncode:
         raise UserError(
             f"ssh does not accept the settings for {host}: {answer.stderr.strip()}", hint="see ~/.ssh/config"

@@ -29,6 +29,11 @@ MOST_NOW_BYTES = 512 << 20
 MOST_WARNINGS = 100
 """Of one connection: each is kept in the ledger."""
 SHOWN_CHARACTERS = 1000
+MOST_LOG_LINES = 500
+"""Of the log, shown in LOG_LINES_S; the file here has them all."""
+LOG_LINES_S = 10.0
+LOG_CHARACTERS = 4000
+"""Of a line of it."""
 MOST_LOSS = 1e9
 
 
@@ -47,7 +52,7 @@ def mirror_until_end(context: RunContext) -> ExitRecord:
             elif isinstance(line, Heartbeat):
                 progress.heartbeat(line.status)
             elif isinstance(line, Ended):
-                progress.heartbeat(None)
+                progress.ended()
                 return line.exit
     raise LinkLost(f"{context.host.name} closed the stream", f"gptctl resume {context.run_id}")
 
@@ -87,6 +92,9 @@ class Progress:
         self._checkpointed = False
         self._warnings = 0
         self._full: set[str] = set()
+        self._log_lines = 0
+        """Since _log_since."""
+        self._log_since = 0.0
 
     def take_checkpointed(self) -> bool:
         """Whether a checkpoint was written since the last call."""
@@ -96,9 +104,25 @@ class Progress:
     def data(self, name: str, data: bytes) -> None:
         for line in self.lines[name].take(data):
             if name == contract.LOG:
-                self.context.emit("log", line.decode(errors="replace"))
+                self._log(line)
             else:
                 self._record(name, line)
+
+    def _log(self, line: bytes) -> None:
+        """Shows the line, unless a flood comes."""
+        if self.context.now() - self._log_since > LOG_LINES_S:
+            self._end_flood()
+            self._log_since = self.context.now()
+        self._log_lines += 1
+        if self._log_lines <= MOST_LOG_LINES:
+            self.context.emit("log", line.decode(errors="replace")[:LOG_CHARACTERS])
+
+    def _end_flood(self) -> None:
+        """Says how many lines were not shown, and begins to count anew."""
+        if self._log_lines > MOST_LOG_LINES:
+            left_out = self._log_lines - MOST_LOG_LINES
+            self.context.emit("log", f"... {left_out} lines more: gptctl logs {self.context.run_id}")
+        self._log_lines = 0
 
     def _record(self, name: str, line: bytes) -> None:
         try:
@@ -176,6 +200,11 @@ class Progress:
             tell_deaths(self.context, status["deaths"])
             store_job.look_after(self.context, status)
         self.context.ledger.touch_stage(self.context.interval, now)
+
+    def ended(self) -> None:
+        """The stream is over, and all that came is here."""
+        self._end_flood()
+        self.heartbeat(None)
 
     def _tell_notice(self, notice: SpotNotice | None) -> None:
         """What the provider said of taking the machine away, once."""

@@ -12,7 +12,9 @@ from orchestrator.cli.machines import cost
 from orchestrator.cli.runs import status
 from orchestrator.cli.screen import screen
 from orchestrator.cli.screen.tables import Column
+from orchestrator.core.estimate import Estimate
 from orchestrator.core.machines import machine_type
+from orchestrator.core.money.billing import SettledBill
 from orchestrator.core.money.cost import HostPower, run_cost
 from orchestrator.core.states import Outcome, State
 from orchestrator.ledger import Ledger, Rental, RunRecord, row_values
@@ -68,7 +70,7 @@ def test_status_reads_the_unfinished_and_the_newest_however_many_there_are(
 
 def test_what_all_runs_cost_is_what_each_of_them_costs(tmp_path: Path) -> None:
     with fill(tmp_path, 12) as ledger:
-        ledger.settle("m-run-0003", 7.5)
+        ledger.settle("m-run-0003", SettledBill(Estimate(7.5)))
         one_by_one = [cost.cost_of(ledger, run) for run in ledger.runs()]
         together = [cost._cost(each, None) for each in ledger.spent_by_run()]
         by_hand = [

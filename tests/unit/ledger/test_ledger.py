@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from orchestrator.core.config.recipe import load_recipe
 from orchestrator.core.errors import UserError
+from orchestrator.core.estimate import Estimate
 from orchestrator.core.events import Event
 from orchestrator.core.facts.rental_facts import GivenBack, RentalFacts
 from orchestrator.core.facts.run_facts import Prepared, RunFacts
 from orchestrator.core.machines import machine_type
-from orchestrator.core.money.billing import MachineLife
+from orchestrator.core.money.billing import MachineLife, SettledBill
 from orchestrator.core.planning.planner import make_plan
 from orchestrator.core.ports import Address
 from orchestrator.core.states import ORDER, Outcome, Seen, State
@@ -193,7 +194,7 @@ def test_stage_intervals_and_what_they_cost(ledger: Ledger, clock: Clock) -> Non
     assert (third.stage, third.ended_at, third.last_at) == ("fetch", None, 1_001_015.0)
     assert ledger.spend_since(0) == pytest.approx(110 * 0.01)
     assert ledger.spend_since(1_000_065) == pytest.approx(50 * 0.01), "clipped at the moment asked for"
-    ledger.settle("box-1", 2.20)  # the bill is twice what our own clock says
+    ledger.settle("box-1", SettledBill(Estimate(2.20)))  # the bill is twice what our own clock says
     assert ledger.spend_since(0) == pytest.approx(2.20)
     assert ledger.all_intervals() == {run.id: ledger.intervals(run.id)}
 

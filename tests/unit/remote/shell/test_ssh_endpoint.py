@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.core.errors import UserError
+from orchestrator.core.errors import Unreachable, UserError
 from orchestrator.core.ports import Address
+from orchestrator.remote.shell import ssh_endpoint
 from orchestrator.remote.shell.ssh_endpoint import Endpoint, openssh_argv, resolve
 
 
@@ -64,6 +65,13 @@ def test_a_broken_config_is_the_users_error(config: Path) -> None:
     config.write_text("Host *\n  Nonsense yes\n")
     with pytest.raises(UserError, match=r"(?i)nonsense"):
         resolve(address("a"))
+
+
+def test_a_config_that_hangs_is_named_and_is_no_verdict(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssh_endpoint, "OWN_PROGRAM_S", 0.2)
+    config.write_text('Match exec "sleep 5"\n  User me\n')
+    with pytest.raises(Unreachable, match="did not end within"):
+        resolve(address("box"))
 
 
 def test_the_command_line_decides_everything_itself() -> None:

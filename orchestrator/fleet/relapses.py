@@ -1,0 +1,107 @@
+"""Machines that live although their rental was released: back on the books, until they are proven gone.
+
+A look at an account may show such a machine: it came back to life, or one order bought a second one. From that look on
+its rental is open again, so that `status`, `cost` and the month's ceiling count it: from its order to its end, which is
+the most that it can cost. An order to end it that is proven, by `orphans --reap` or `release`, settles its bill.
+
+Example::
+
+    reopen(ledger, uncounted(ledger, sight.rows), time.time())
+    close(ledger, provider, reaped.row, time.time())
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from orchestrator.core.facts.rental_facts import GivenBack, RentalFactChanges
+from orchestrator.core.fleet.orphans import UNHEARD, UNLISTED, Orphan
+from orchestrator.core.money.billing import MachineLife
+from orchestrator.core.ports import Provider
+from orchestrator.fleet.known_rentals import known
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.records import RENTAL_OPEN, RENTAL_RELEASED, Rental
+
+
+def uncounted(ledger: Ledger, rows: Iterable[Orphan]) -> list[Orphan]:
+    """Living machines of rentals of this ledger that it does not count up to now.
+
+    An order whose answer is open counts already: the process that sent it finds the machine. What only the ledger says
+    of an account that does not answer is no sighting.
+    """
+    seen = [row for row in rows if row.known and row.alive and row.status not in (UNHEARD, UNLISTED)]
+    return [
+        row
+        for row in seen
+        if not ledger.intents(row.rental, open_only=True) and row.instance_id not in _counted(ledger.rental(row.rental))
+    ]
+
+
+def reopen(ledger: Ledger, rows: Iterable[Orphan], now: float) -> None:
+    """Opens the rentals of these machines, which live although the ledger does not count them (`uncounted`)."""
+    for row in rows:
+        _reopen(ledger, ledger.rental(row.rental), row.instance_id, now)
+
+
+def _reopen(ledger: Ledger, rental: Rental, instance_id: str, now: float) -> None:
+    held = rental.instance_id or instance_id
+    ledger.update_rental(
+        rental.id,
+        state=RENTAL_OPEN,
+        released_at=None,
+        instance_id=held,
+        facts=_alive(ledger, rental, instance_id, now, held=instance_id == held),
+    )
+
+
+def _counted(rental: Rental) -> set[str]:
+    """Machines that this rental counts up to now."""
+    facts = rental.facts
+    if rental.state != RENTAL_OPEN:
+        return set()
+    lives = {rental.instance_id: facts.life, **{each.instance_id: each.life for each in facts.given_back}}
+    return {instance_id for instance_id, life in lives.items() if instance_id and life.gone_at is None}
+
+
+def _alive(ledger: Ledger, rental: Rental, instance_id: str, now: float, *, held: bool) -> RentalFactChanges:
+    """What was last seen of it alive stays: from there on its cost is an upper bound."""
+    ordered_at = min((each.created_at for each in ledger.intents(rental.id)), default=rental.created_at)
+    if held:
+        life = replace(rental.facts.life, booting_at=rental.facts.life.booting_at or ordered_at, gone_at=None)
+        return {"life": life, "bill": None}
+    unknown = GivenBack(instance_id, MachineLife(booting_at=ordered_at, active_at=now, alive_at=now))
+    past = rental.facts.given_back
+    found = next((each for each in past if each.instance_id == instance_id), unknown)
+    others = (each for each in past if each.instance_id != instance_id)
+    return {"given_back": (*others, GivenBack(instance_id, replace(found.life, gone_at=None))), "bill": None}
+
+
+def close(ledger: Ledger, provider: Provider, row: Orphan, now: float) -> None:
+    """Notes that a machine of this ledger is proven gone. With the last one of a rental that nothing needs, the rental
+    is released, and its bill settled."""
+    if not row.known or ledger.rental(row.rental).state != RENTAL_OPEN:
+        return
+    rental = ledger.rental(row.rental)
+    ledger.update_rental(rental.id, facts=_gone(rental, row.instance_id, now))
+    rental, runs = ledger.rental(rental.id), ledger.runs(rental_id=rental.id)
+    if _counted(rental) or not known(rental, runs).over:
+        return
+    for run in runs[:1]:  # with the time in which nobody looked
+        ledger.close_stage(ledger.open_stage(run.id, rental.id, "release", rental.price_per_hour_usd))
+    audited = provider.ended_at(rental.instance) if rental.instance_id else None
+    ledger.settle(rental.id, rental.settled_bill(provider.billing_unit_s, audited))
+    ledger.update_rental(rental.id, state=RENTAL_RELEASED, released_at=now)
+
+
+def _gone(rental: Rental, instance_id: str, now: float) -> RentalFactChanges:
+    def ended(life: MachineLife) -> MachineLife:
+        return life if life.gone_at is not None else replace(life, gone_at=now)
+
+    facts = rental.facts
+    if instance_id == rental.instance_id:
+        return {"life": ended(facts.life)}
+    past = (
+        replace(each, life=ended(each.life)) if each.instance_id == instance_id else each for each in facts.given_back
+    )
+    return {"given_back": tuple(past)}
