@@ -13,7 +13,7 @@ from typing import Protocol
 import pytest
 
 from orchestrator.remote.shell.ssh_shell import SshShell, connect
-from tests.support.clock import order
+from tests.support.clock import order, proof
 from tests.support.files.repository import REPOSITORY
 from tests.support.machines import cores, programs, sshd
 from tests.support.machines.namespaces import NamespaceHost
@@ -21,7 +21,7 @@ from tests.support.machines.sshd import Sshd
 
 # What a background job starts ignores Ctrl-C, and so would all that the tests start (a disposition outlives exec).
 signal.signal(signal.SIGINT, signal.default_int_handler)
-os.environ.setdefault("GPTCTL_PROOF_S", "0")  # a relapsed machine is a row of tests/faults; nobody else waits for one
+proof.shorten()
 os.environ.pop("COLUMNS", None)  # a test runner's workers say how wide they are; what gptctl prints into a pipe is wide
 
 

@@ -28,7 +28,7 @@ def uncounted(ledger: Ledger, rows: Iterable[Orphan]) -> list[Orphan]:
     """Living machines of rentals of this ledger that it does not count up to now.
 
     An order whose answer is open counts already: the process that sent it finds the machine. What only the ledger says
-    of an account that does not answer is no sighting.
+    of an account that does not answer was not seen.
     """
     seen = [row for row in rows if row.known and row.alive and row.status not in (UNHEARD, UNLISTED)]
     return [
@@ -45,7 +45,8 @@ def reopen(ledger: Ledger, rows: Iterable[Orphan], now: float) -> None:
 
 
 def _reopen(ledger: Ledger, rental: Rental, instance_id: str, now: float) -> None:
-    held = rental.instance_id or instance_id
+    # Of an open rental without a machine the driver orders one: what else is alive is a second one.
+    held = rental.instance_id or (instance_id if rental.state != RENTAL_OPEN else None)
     ledger.update_rental(
         rental.id,
         state=RENTAL_OPEN,

@@ -26,9 +26,14 @@ AWAY_LEAST_S = 1.0
 _RENTED = f"""rentals.provider NOT IN ({", ".join(f"'{name}'" for name in sorted(UNPAID))})"""
 RENTED_SINCE = f"{_RENTED} AND (state = '{RENTAL_OPEN}' OR coalesce(released_at, created_at) >= ?)"
 
+_SECONDS = """
+    (SELECT count(*) FROM json_each(rentals.data, '$.given_back') WHERE json_extract(value, '$.gone_at') IS NULL)
+"""
+"""Second machines of a rental that nobody saw the end of."""
+
 _BILLING = f"""
     rentals.state = '{RENTAL_OPEN}' AND {_RENTED}
-    AND (rentals.instance_id IS NOT NULL
+    AND (rentals.instance_id IS NOT NULL OR {_SECONDS} > 0
          OR EXISTS (SELECT 1 FROM intents WHERE rental_id = rentals.id AND state = '{INTENT_OPEN}'))
 """
 
@@ -50,9 +55,10 @@ _UNWATCHED = f"""
     SELECT (SELECT id FROM runs WHERE rental_id = rentals.id ORDER BY created_at DESC, rowid DESC LIMIT 1) AS run_id,
            id AS rental_id, price_per_hour_usd, data,
            (SELECT min(created_at) FROM intents WHERE rental_id = rentals.id AND state = '{INTENT_OPEN}') AS ordered_at,
-           (SELECT max(coalesce(ended_at, last_at)) FROM stage_intervals WHERE rental_id = rentals.id) AS seen_at,
-           (SELECT sum(max(0.0, coalesce(ended_at, last_at) - started_at) * price_per_hour_usd) / 3600
-            FROM stage_intervals WHERE rental_id = rentals.id) AS seen_usd
+           coalesce((SELECT max(coalesce(ended_at, last_at)) FROM stage_intervals WHERE rental_id = rentals.id),
+                    created_at) AS seen_at,
+           coalesce((SELECT sum(max(0.0, coalesce(ended_at, last_at) - started_at) * price_per_hour_usd) / 3600
+                     FROM stage_intervals WHERE rental_id = rentals.id), 0.0) AS seen_usd
     FROM rentals WHERE {_BILLING}
 """
 
@@ -98,15 +104,15 @@ def spent_by_run(connection: sqlite3.Connection, now: float, run_id: str | None 
 
 
 def unwatched(connection: sqlite3.Connection, now: float) -> list[StageInterval]:
-    """For each machine that may be billing now: the time since anyone last looked, up to `now` (UTC epoch seconds), and
-    on to the end of what its provider may have billed by then."""
+    """For each rental that may be billing now: the time since anyone last looked, up to `now` (UTC epoch seconds), and
+    on to the end of what its provider may have billed by then. The run is empty where the rental serves none."""
     found = []
     for row in connection.execute(_UNWATCHED):
-        if row["run_id"] is None or row["seen_at"] is None:
-            continue
         until, price = _paid_until(row, now), row["price_per_hour_usd"]
         if until > row["seen_at"]:
-            found.append(StageInterval(row["run_id"], row["rental_id"], AWAY, row["seen_at"], until, until, price))
+            found.append(
+                StageInterval(row["run_id"] or "", row["rental_id"], AWAY, row["seen_at"], until, until, price)
+            )
     return found
 
 
@@ -125,8 +131,10 @@ def _paid_until(row: sqlite3.Row, now: float) -> float:
 
 
 def billing_per_hour_usd(connection: sqlite3.Connection) -> float:
-    """What all machines that are rented and not confirmed gone cost together."""
-    row = connection.execute(f"SELECT coalesce(sum(price_per_hour_usd), 0) FROM rentals WHERE {_BILLING}").fetchone()
+    """What all machines that are rented and not confirmed gone cost together; an order without an answer is one."""
+    held = f"max(rentals.instance_id IS NOT NULL AND json_extract(rentals.data, '$.gone_at') IS NULL, {_SECONDS} = 0)"
+    sql = f"SELECT coalesce(sum(price_per_hour_usd * ({held} + {_SECONDS})), 0) FROM rentals WHERE {_BILLING}"
+    row = connection.execute(sql).fetchone()
     return float(row[0])
 
 

@@ -14,7 +14,6 @@ Example::
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 
 from orchestrator.core.ports import Life
@@ -23,18 +22,8 @@ ROUNDS = 2
 """Rounds in a row that must agree, those without any answer aside."""
 STANDS_S = 8.0
 """From the first to the last of them: a machine that is listed as ended may be listed as active again."""
-STANDS_VARIABLE = "GPTCTL_PROOF_S"
-"""Another time in seconds: for tests."""
 EMPTY_LIST_S = 60.0
 """A list without a single row proves nothing for this long after one that had rows."""
-
-
-def stands_s() -> float:
-    """Seconds for which an end must stand: STANDS_S, or GPTCTL_PROOF_S."""
-    try:
-        return max(0.0, float(os.environ.get(STANDS_VARIABLE, STANDS_S)))
-    except ValueError:
-        return STANDS_S
 
 
 @dataclass(frozen=True)
@@ -76,7 +65,7 @@ class EndProof:
     @property
     def complete(self) -> bool:
         """Whether the machine may be called gone."""
-        return self.agreeing >= ROUNDS and self.stood_s >= stands_s()
+        return self.agreeing >= ROUNDS and self.stood_s >= STANDS_S
 
     def after(self, seen: Round, *, ordered: bool) -> EndProof:
         """The evidence with one more round. ordered: the order to end it was taken in this round."""

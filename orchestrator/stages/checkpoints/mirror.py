@@ -118,7 +118,7 @@ class Progress:
             self.context.emit("log", line.decode(errors="replace")[:LOG_CHARACTERS])
 
     def _end_flood(self) -> None:
-        """Says how many lines were not shown, and begins to count anew."""
+        """Says how many lines were left out, and starts counting again."""
         if self._log_lines > MOST_LOG_LINES:
             left_out = self._log_lines - MOST_LOG_LINES
             self.context.emit("log", f"... {left_out} lines more: gptctl logs {self.context.run_id}")

@@ -32,6 +32,10 @@ UNLISTED_S = 120.0
 """For so long a machine may be missing in lists, while nothing answers for its id, before it counts as taken away."""
 
 
+LISTS_LAG_S = 60.0
+"""A list that shows a machine booting may be as old as this: it may have been active, and billed, ever since."""
+
+
 class Moments(TypedDict, total=False):
     """Fields of MachineLife."""
 
@@ -113,7 +117,8 @@ def _life_unseen(context: RunContext) -> bool:
 def _note(context: RunContext, status: str, asked: float) -> None:
     """For the bill, which may begin right after a look that showed it booting, and before its address is known."""
     if status == "booting":
-        note_life(context, booting_at=asked)
+        at = asked - min(LISTS_LAG_S, context.provider.settle_s)
+        note_life(context, booting_at=max(at, context.machine_facts.life.booting_at or at))
     elif status == "active" and context.machine_facts.life.active_at is None:
         note_life(context, active_at=context.now())
     elif status == "unhealthy" and context.machine_facts.life.unhealthy_at is None:

@@ -58,7 +58,7 @@ def hold(context: RunContext, instance: Instance, state: str, price_per_hour_usd
     """What is bought is written down at once, and only then its intent is closed: killed in between, the machine is
     held; the other way round no record would name it. The address of a cloud's machine comes later."""
     known = context.machine_facts
-    ordered = max((each.created_at for each in context.ledger.intents(context.rental.id)), default=context.now())
+    ordered = _ordered_at(context, instance, state)
     price = context.rental.price_per_hour_usd if price_per_hour_usd is None else price_per_hour_usd
     context.ledger.update_rental(
         context.rental.id,
@@ -74,6 +74,17 @@ def hold(context: RunContext, instance: Instance, state: str, price_per_hour_usd
         },
     )
     close(context, state, instance.instance_id)
+
+
+def _ordered_at(context: RunContext, instance: Instance, state: str) -> float:
+    """When this machine was ordered: its bill may begin there. One that turned up may be of an earlier order, which was
+    refused; only its provider, or the tag of its intent, tells."""
+    at = {each.id: each.created_at for each in context.ledger.intents(context.rental.id)}
+    if instance.intent_id in at:
+        return at[instance.intent_id]
+    if state == INTENT_BOUGHT or not at:
+        return max(at.values(), default=context.now())
+    return max(min(at.values()), instance.launched_at or 0.0)
 
 
 def find(context: RunContext) -> Instance | None:

@@ -9,6 +9,7 @@ import pytest
 from tests.faults.cloud.lies import silence
 from tests.faults.conftest import Clocks, Rehearsal
 from tests.stories.conftest import end, wait_until
+from tests.support.clock import proof
 
 pytestmark = pytest.mark.faults
 
@@ -37,7 +38,7 @@ pytestmark = pytest.mark.faults
     ],
 )
 def test_a_run_under_lies(rehearse: Callable[..., Rehearsal], fault: str, inject: str, bought: int) -> None:
-    place = rehearse(fault, env={"GPTCTL_PROOF_S": "8"} if "relapse" in inject else None)
+    place = rehearse(fault, env={proof.VARIABLE: str(proof.REAL_S)} if "relapse" in inject else None)
     place.write(steps=20, every=10)
     place.run("--max-price", "20", inject=inject) if "dearer" in inject else place.run(inject=inject)
     assert place.settled(bought=bought)

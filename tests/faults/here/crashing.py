@@ -16,6 +16,8 @@ import sqlite3
 import sys
 from typing import Any
 
+from tests.support.clock import proof
+
 WHEN = ("before", "after")
 
 
@@ -44,6 +46,7 @@ def main() -> None:
     Crashing.at, Crashing.when = int(at), when
     sqlite3.connect = functools.partial(sqlite3.connect, factory=Crashing)  # type: ignore[assignment]
     sys.argv[1:] = words
+    proof.shorten()
     from orchestrator.__main__ import main as gptctl
 
     try:

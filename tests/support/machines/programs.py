@@ -24,13 +24,14 @@ from tests.support.files.repository import REPOSITORY
 
 FORKS = os.environ.get("GPTCTL_TEST_FORK") == "1"
 SERVER = Path(__file__).with_name("fork_server.py")
+PROOF = str(REPOSITORY / "tests/support/clock/proof.py")
 MAIN = str(REPOSITORY / "orchestrator/__main__.py")
 _kept: list[subprocess.Popen[bytes]] = []
 
 
 def gptctl_argv(*args: str) -> list[str]:
-    """Of the real program."""
-    return [sys.executable, "-m", "orchestrator", *args]
+    """Of the real program, which looks twice for an end and does not wait whether it stands."""
+    return [sys.executable, PROOF, *args]
 
 
 def run_gptctl(

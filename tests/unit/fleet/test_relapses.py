@@ -166,3 +166,14 @@ def change(**fields: object) -> Callable[[Ledger], None]:
 def test_what_counts_already(ledger: Ledger, clock: Clock, before: Callable[[Ledger], None]) -> None:
     before(ledger)
     assert uncounted(ledger, rows(ledger, clock.now)) == []
+
+
+def test_beside_an_order_that_was_refused_a_machine_is_a_second_one(ledger: Ledger, clock: Clock) -> None:
+    """The driver of the run goes on to order one: what it then holds must not hide this one."""
+    ledger.update_rental("m-1", state=RENTAL_OPEN, released_at=None, instance_id=None, facts={"life": MachineLife()})
+    before = spent(ledger)
+    clock.now += 100
+    reopen(ledger, uncounted(ledger, rows(ledger, clock.now, "i-9")), clock.now)
+    rental = ledger.rental("m-1")
+    assert (rental.instance_id, [each.instance_id for each in rental.facts.given_back]) == (None, ["i-9"])
+    assert spent(ledger) >= max(before, theirs(ORDERED, clock.now)) and ledger.billing_per_hour_usd() == PRICE

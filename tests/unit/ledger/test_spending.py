@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.core.facts.rental_facts import GivenBack, RentalFactChanges
+from orchestrator.core.facts.rental_facts import GivenBack, RentalFactChanges, RentalFacts
 from orchestrator.core.money.billing import MachineLife
 from orchestrator.core.states import State
 from orchestrator.ledger import Intent, Ledger, Rental, RunRecord
@@ -134,6 +134,42 @@ def test_a_second_machine_counts_until_it_is_seen_to_end(open_ledger: Callable[[
         ledger.update_rental("m-1", facts={"given_back": (GivenBack("i-2", replace(life, gone_at=clock.now)),)})
         clock.now += 4 * HOUR
         assert spent(ledger) == pytest.approx(140.0)
+
+
+@pytest.mark.parametrize("runs", [1, 0])
+def test_an_adopted_machine_costs_before_any_stage_begins(
+    open_ledger: Callable[[], Ledger], clock: Clock, runs: int
+) -> None:
+    life = MachineLife(booting_at=clock.now, active_at=clock.now, alive_at=clock.now)
+    with open_ledger() as ledger:
+        rental = Rental("m-1", "lambda", "h", "8xH100", clock.now, instance_id="i-1", price_per_hour_usd=10.0)
+        ledger.add_rental(replace(rental, facts=RentalFacts(life=life)))
+        for number in range(runs):
+            ledger.add_run(RunRecord(f"r-{number}", "quickstart", "h", "8xH100", clock.now, rental_id="m-1"))
+        clock.now += HOUR
+        assert ledger.spend_since(0.0) == pytest.approx(10.0)
+        assert sum(sum(run.by_stage.values()) for run in ledger.spent_by_run()) == pytest.approx(10.0 * runs)
+
+
+@pytest.mark.parametrize(
+    ("instance_id", "held_gone", "seconds", "machines"),
+    [("i-1", False, 0, 1), ("i-1", False, 2, 3), ("i-1", True, 1, 1), (None, False, 1, 1), (None, False, 0, 0)],
+)
+def test_what_bills_per_hour_counts_every_machine(
+    open_ledger: Callable[[], Ledger], clock: Clock, instance_id: str | None, held_gone: bool, seconds: int,
+    machines: int,
+) -> None:  # fmt: skip
+    with open_ledger() as ledger:
+        rent(ledger, clock, instance_id=instance_id)
+        life = MachineLife(booting_at=1000.0, active_at=1000.0, alive_at=clock.now)
+        others = [GivenBack(f"i-{number + 2}", life) for number in range(seconds)]
+        others.append(GivenBack("i-0", replace(life, gone_at=clock.now)))
+        own = replace(life, gone_at=clock.now) if held_gone else life
+        ledger.update_rental("m-1", facts={"life": own if instance_id else MachineLife(), "given_back": tuple(others)})
+        assert ledger.billing_per_hour_usd() == pytest.approx(10.0 * machines)
+        before = ledger.spend_since(0.0)
+        clock.now += HOUR
+        assert ledger.spend_since(0.0) - before == pytest.approx(10.0 * machines, abs=0.2)
 
 
 @pytest.mark.parametrize("provider", ["ssh", "local"])

@@ -8,23 +8,24 @@ from pathlib import Path
 import pytest
 
 from orchestrator.core.errors import NoAnswer, ProviderError, StillBilling
-from orchestrator.core.fleet.end_proof import STANDS_S, STANDS_VARIABLE
+from orchestrator.core.fleet import end_proof
 from orchestrator.core.money.billing import observed
 from orchestrator.core.ports import Life
 from orchestrator.ledger.records import INTENT_OPEN, Intent
 from orchestrator.runs import stop
 from orchestrator.stages.machine import boot, purchase
 from orchestrator.stages.machine.give_back import WITHIN_S, end_others, give_back
+from tests.support.clock.proof import REAL_S
 from tests.support.machines.lying_account import LyingAccount, machine_of, rented
 
 
 @pytest.fixture(autouse=True)
 def stands(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(STANDS_VARIABLE, raising=False)
+    monkeypatch.setattr(end_proof, "STANDS_S", REAL_S)
 
 
 @pytest.mark.parametrize("relapses", [1, 2, 3])
-@pytest.mark.parametrize("after_s", [0.0, 3.0, STANDS_S - 1])
+@pytest.mark.parametrize("after_s", [0.0, 3.0, REAL_S - 1])
 def test_a_machine_that_relapses_is_ended_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, relapses: int, after_s: float
 ) -> None:

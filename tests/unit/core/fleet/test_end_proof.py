@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.core.fleet.end_proof import EMPTY_LIST_S, ROUNDS, STANDS_VARIABLE, EndProof, Round
+from orchestrator.core.fleet import end_proof
+from orchestrator.core.fleet.end_proof import EMPTY_LIST_S, ROUNDS, EndProof, Round
 from orchestrator.core.ports import Life
+from tests.support.clock.proof import REAL_S
 
 WORDS = (*get_args(Life), None)
 
@@ -44,7 +46,7 @@ def test_the_word_gone_needs_no_list_but_two_rounds() -> None:
 
 
 def test_an_end_has_to_stand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(STANDS_VARIABLE)
+    monkeypatch.setattr(end_proof, "STANDS_S", REAL_S)
     rounds = [Round(float(at), "gone") for at in range(0, 20, 2)]
     assert [proof_after(*rounds[:count]).complete for count in (1, 2, 4, 5)] == [False, False, False, True]
     broken = [*rounds[:4], Round(8.0, "alive"), Round(10.0, "gone"), Round(16.0, "gone")]
@@ -56,7 +58,7 @@ def test_a_relapse_between_two_rounds_begins_the_count_anew() -> None:
 
 
 def test_an_api_that_is_silent_every_other_time_neither_proves_nor_disproves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(STANDS_VARIABLE)
+    monkeypatch.setattr(end_proof, "STANDS_S", REAL_S)
     silent, gone = Round(0, None, None), Round(0, "gone")
     rounds = [replace((gone, silent)[at % 2], at=2.0 * at) for at in range(5)]
     assert not proof_after(*rounds[:4]).complete and proof_after(*rounds).complete
