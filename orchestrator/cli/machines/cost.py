@@ -26,7 +26,7 @@ COLUMNS = (
     Column("GPU HOURS", right=True, leaves=2),
     Column("KWH", right=True, leaves=4),
     Column("KG CO2E", right=True, leaves=3),
-    Column("BY STAGE", leaves=5),
+    Column("BY STAGE", leaves=5, prose=True),
 )
 CENT = 0.005
 """The table omits stages below half a cent; the JSON has them."""

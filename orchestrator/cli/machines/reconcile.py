@@ -25,7 +25,7 @@ COLUMNS = (
     Column("OURS", right=True),
     Column("INVOICE", right=True),
     Column("DIFFERENCE", right=True),
-    Column("NOTE", leaves=2),
+    Column("NOTE", leaves=2, prose=True),
 )
 MOST_BYTES = 16 << 20
 

@@ -15,9 +15,9 @@ from trainer.arithmetic import parameter_count
 
 COLUMNS = (
     Column("RECIPE"),
-    Column("PARAMETERS", right=True, leaves=2),
-    Column("TOKENS", right=True, leaves=3),
-    Column("WHAT", leaves=1),
+    Column("PARAMS", right=True, leaves=1),
+    Column("TOKENS", right=True, leaves=2),
+    Column("WHAT", leaves=3, prose=True),
 )
 
 

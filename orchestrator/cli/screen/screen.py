@@ -117,7 +117,10 @@ def _rich_table(fitted: Fitted) -> Table:
 
 def _plain_table(fitted: Fitted) -> Iterator[str]:
     """The same lines for thousands of rows, which Rich takes a millisecond each to lay out."""
-    table = [[column.name for column in fitted.columns], *fitted.rows]
+    table = [
+        [column.name for column in fitted.columns],
+        *([cell.replace("\n", " ") for cell in row] for row in fitted.rows),
+    ]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     sides = [">" if column.right else "<" for column in fitted.columns]
     layout = "  ".join(f"{{:{side}{width}}}" for side, width in zip(sides, widths, strict=True))

@@ -21,6 +21,8 @@ __all__ = ["Column", "Fitted", "as_blocks", "as_cards", "fit", "footnotes"]
 
 GAP = 2
 """Blank columns between two cells."""
+PROSE_WIDTH = 24
+"""Columns that a cell of prose takes at least."""
 CARDS_BELOW = 100
 """Columns of a terminal that is too narrow for one line per run."""
 
@@ -28,12 +30,14 @@ CARDS_BELOW = 100
 @dataclass(frozen=True)
 class Column:
     """`leaves`: 0 if the column always stays; else the column with the highest number leaves first. `label`: what the
-    second line of a card calls its value, the name in lower case by default; with `{}`, where the value goes."""
+    second line of a card calls its value, the name in lower case by default; with `{}`, where the value goes. `prose`:
+    its cells may break at spaces, down to PROSE_WIDTH; at most one column of a table."""
 
     name: str
     right: bool = False
     leaves: int = 0
     label: str = ""
+    prose: bool = False
 
     def worded(self, value: str) -> str:
         """The value with its label, as the second line of a card has it."""
@@ -54,21 +58,23 @@ class Fitted:
 
 
 def fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> Fitted:
-    """The table without the columns that must leave so that it is at most `width` characters wide."""
-    wide = [max(_width(text) for text in (column.name, *cells)) for column, cells in _by_column(columns, rows)]
+    """The table without the columns that must leave so that it is at most `width` characters wide; prose in lines."""
+    whole = [max(_width(text) for text in (column.name, *cells)) for column, cells in _by_column(columns, rows)]
+    least = [min(size, PROSE_WIDTH) if column.prose else size for column, size in zip(columns, whole, strict=True)]
     stay = list(range(len(columns)))
-    while sum(wide[at] + GAP for at in stay) - GAP > width:
+    while sum(least[at] + GAP for at in stay) - GAP > width:
         leaving = max(stay, key=lambda at: (columns[at].leaves, at))
         if columns[leaving].leaves == 0:
             break
         stay.remove(leaving)
     gone = [at for at in range(len(columns)) if at not in stay]
+    room = width + GAP - sum(least[at] + GAP for at in stay)
     return Fitted(
         [columns[at] for at in stay],
-        [[row[at] for at in stay] for row in rows],
+        [[_in_lines(row[at], least[at] + room) if columns[at].prose else row[at] for at in stay] for row in rows],
         [columns[at] for at in gone],
         [[row[at] for at in gone] for row in rows],
-        sum(wide[at] + GAP for at in stay) - GAP <= width,
+        room >= 0,
     )
 
 
@@ -121,6 +127,11 @@ def _width(text: str) -> int:
     from rich.cells import cell_len
 
     return cell_len(text)
+
+
+def _in_lines(text: str, width: int) -> str:
+    broken = textwrap.wrap(text, max(width, PROSE_WIDTH), break_long_words=False, break_on_hyphens=False)
+    return "\n".join(broken) or text
 
 
 def _padded(text: str, width: int, right: bool) -> str:

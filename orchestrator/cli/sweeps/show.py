@@ -18,7 +18,7 @@ from orchestrator.runs.sweeps import current, spent_usd
 
 STATUS_COLUMNS = (
     Column("ARM"), Column("SEED", right=True), Column("RUN"), Column("STATE"), Column("STEP", right=True),
-    Column("VAL", right=True), Column("COST", right=True), Column("WHY", leaves=1),
+    Column("VAL", right=True), Column("COST", right=True), Column("WHY", leaves=1, prose=True),
 )  # fmt: skip
 
 

@@ -35,7 +35,7 @@ from orchestrator.core.config.toml_tables import (
     read_toml,
 )
 from orchestrator.core.errors import UserError
-from orchestrator.core.suggest import nearest, one_of
+from orchestrator.core.suggest import nearest
 from trainer.arithmetic.stages import Course, check_stages, steps_for_stages
 from trainer.config_tables import RateFactors as ContractFactors
 from trainer.config_tables import Stage
@@ -269,8 +269,8 @@ def find_recipe(name_or_path: str, search: Sequence[Path]) -> Path:
             return folder / f"{name}.toml"
     known = known_recipes(search)
     near = nearest(name, known) or nearest(Path(name).name, known)
-    hint = f"did you mean {near}?" if near else "write one: gptctl init copies the recipes that come with gptctl"
-    raise UserError(f"unknown recipe {name_or_path}; known: {one_of(known, most=30)}", hint=hint)
+    hint = f"did you mean {near}? gptctl recipes lists all" if near else f"gptctl recipes lists all {len(known)}"
+    raise UserError(f"unknown recipe {name_or_path}", hint=hint)
 
 
 def known_recipes(search: Sequence[Path]) -> list[str]:

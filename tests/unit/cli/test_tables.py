@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from orchestrator.cli.machines import cost, hosts, offers, orphans, reconcile
-from orchestrator.cli.plans import plan
+from orchestrator.cli.plans import plan, recipes
 from orchestrator.cli.runs import status_rows
 from orchestrator.cli.screen import screen
 from orchestrator.cli.screen.tables import Column, as_blocks, as_cards, fit, footnotes
@@ -89,6 +89,15 @@ def test_what_fits_is_never_wider_than_the_terminal(cells: list[tuple[str, int]]
     )
     assert fitted.fits is (wide <= width)
     assert all(column.leaves for column in fitted.left)
+
+
+def test_prose_breaks_before_a_figure_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "the reference baseline: constant rate, dropout, decay on all tensors, fp16, no clipping"
+    row = ("interventions/low_rank", "163M", "3.26B", said)
+    lines = {width: printed(recipes.COLUMNS, [row], width, monkeypatch) for width in (60, 80, 160)}
+    assert all("163M" in lines[width][1] and "3.26B" in lines[width][1] for width in lines)
+    assert " ".join(" ".join(line[40:].strip() for line in lines[80][1:]).split()) == said
+    assert all(len(line) <= width for width in lines for line in lines[width])
 
 
 def test_blocks_break_at_spaces_alone() -> None:
