@@ -21,6 +21,7 @@ from orchestrator.cli.checks import check_commands
 from orchestrator.cli.data import data_commands
 from orchestrator.cli.examples import examples_of
 from orchestrator.cli.failures import explained
+from orchestrator.cli.history import commands as history_commands
 from orchestrator.cli.machines import machine_commands
 from orchestrator.cli.models import model_commands
 from orchestrator.cli.sweeps import commands as sweep_commands
@@ -193,6 +194,7 @@ def status(
     *,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Refresh every few seconds until Ctrl-C.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Show all ended runs, not only the newest ten.")] = False,
+    running: Annotated[bool, typer.Option("--running", help="Show only runs that have not ended.")] = False,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
@@ -202,7 +204,7 @@ def status(
     """
     from orchestrator.cli.runs import status as it
 
-    return it.status(run, watch=watch, everything=everything, as_json=as_json)
+    return it.status(run, watch=watch, everything=everything, running=running, as_json=as_json)
 
 
 @verb
@@ -296,6 +298,7 @@ def release(
 
 
 machine_commands.register(verb)
+history_commands.register(lambda group: app.add_typer(group, name="runs"))
 sweep_commands.register(verb, lambda group: app.add_typer(group, name="sweep"))
 data_commands.register(lambda group: app.add_typer(group, name="data"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -27,4 +28,9 @@ def open_home() -> Path:
 
 def open_ledger() -> Ledger:
     """The ledger in the home folder; use it as a context manager."""
-    return Ledger.open(open_home(), time.time)
+    return Ledger.open(open_home(), time.time, _say)
+
+
+def _say(text: str) -> None:
+    """On stderr, without Rich: a verb that prints JSON loads none."""
+    print(f"gptctl: {text}", file=sys.stderr, flush=True)

@@ -112,7 +112,7 @@ def _take_in(ledger: Ledger, account: Account, instance: Instance, now: float) -
     )
     ledger.add_rental(rental)
     run = _run(instance, host, machine, rental, now)
-    if any(run.id == other.id for other in ledger.runs()):
+    if any(run.id == other.id for other in ledger.runs(forgotten=True)):
         return Adopted(rental.id, None, f"taken in; run {run.id} is on another rental here")
     ledger.add_run(run)
     if RUN_TAG in instance.tags:

@@ -41,7 +41,8 @@ class LeftOver:
 def left_over(ledger: Ledger, now: float, within_s: float = WITHIN_S) -> LeftOver:
     """Asks the accounts all at once, for within_s at most. Never raises for what they answer. What lives goes back on
     the ledger's books."""
-    runs = [(rental, ledger.runs(rental_id=rental.id)) for rental in ledger.rented_since(now - LEFT_OVER_S)]
+    lately = ledger.rented_since(now - LEFT_OVER_S)
+    runs = [(rental, ledger.runs(rental_id=rental.id, forgotten=True)) for rental in lately]
     rentals = {rental.id: known(rental, served) for rental, served in runs}
     over = [(rental, served) for rental, served in runs if rentals[rental.id].over]
     accounts = {each.name: each for each in accounts_behind(_hosts(over))}

@@ -41,24 +41,29 @@ from orchestrator.ledger.rows import Rows
 _RUN_FROZEN = frozenset({"id", "created_at", "state", "outcome", "cause", "cause_code", "started_at", "ended_at"})
 """What update_run must not touch: identity, and what set_state alone writes."""
 
+_SHOWN = "json_extract(options, '$.forgotten_at') IS NULL"
 _NEWEST_FIRST = "ORDER BY created_at DESC, rowid DESC"
 
 
 class Ledger:
     """An open ledger. Use as a context manager, or call close()."""
 
-    def __init__(self, connection: sqlite3.Connection, home: Path, now: Callable[[], float]) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, home: Path, now: Callable[[], float], say: Callable[[str], None]
+    ) -> None:
         self.home = home
+        self._say = say
         self._rows = Rows(connection, home / database.FILE)
         self._now = now
 
     @classmethod
-    def open(cls, home: Path, now: Callable[[], float]) -> Ledger:
-        """Opens or creates the ledger of this home folder. `now` gives UTC epoch seconds.
+    def open(cls, home: Path, now: Callable[[], float], say: Callable[[str], None] = lambda text: None) -> Ledger:
+        """Opens or creates the ledger of this home folder. `now` gives UTC epoch seconds; `say` gets what a person
+        should know of an answer.
 
         Raises LedgerDamaged for an unsound database, UserError for a folder or disk that refuses.
         """
-        return cls(database.open_database(home), home, now)
+        return cls(database.open_database(home), home, now, say)
 
     @property
     def rows(self) -> Rows:
@@ -115,16 +120,20 @@ class Ledger:
         return found[0]
 
     def find_run(self, prefix: str | None = None) -> RunRecord:
-        """The run a user means: None is the newest; else an id, a --name, or the beginning of one id.
+        """The run a user means: None is the newest; else an id, a --name (of several the newest, which is said), or the
+        beginning of one id.
 
         Raises UserError when nothing or more than one run matches.
         """
         if prefix is None:
             found = self.runs(limit=1)
         else:
-            sql = f"SELECT * FROM runs WHERE id = ?1 OR name = ?1 OR substr(id, 1, length(?1)) = ?1 {_NEWEST_FIRST}"
-            found = self._rows.select(RunRecord, sql, prefix)
-            found = [run for run in found if run.id == prefix] or found
+            sql = f"SELECT * FROM runs WHERE (id = ?1 OR name = ?1 OR substr(id, 1, length(?1)) = ?1) AND {_SHOWN}"
+            found = self._rows.select(RunRecord, f"{sql} {_NEWEST_FIRST}", prefix)
+            named = [run for run in found if run.name == prefix]
+            found = [run for run in found if run.id == prefix] or named[:1] or found
+            if len(named) > 1 and found == named[:1]:
+                self._say(f"{len(named)} runs are named {prefix!r}; this is the newest, {named[0].id}")
         if not found:
             raise self._no_run(prefix)
         if len(found) > 1:
@@ -134,19 +143,19 @@ class Ledger:
 
     def runs(
         self, *, limit: int | None = None, unfinished_only: bool = False, ended_only: bool = False,
-        rental_id: str | None = None, host: str | None = None,
+        rental_id: str | None = None, host: str | None = None, forgotten: bool = False,
     ) -> list[RunRecord]:  # fmt: skip
-        """Newest first. `unfinished_only` leaves out ended runs, `ended_only` all others."""
+        """Newest first. `unfinished_only` leaves out ended runs, `ended_only` all others; `forgotten` adds those."""
         wanted = {"rental_id = ?": rental_id, "host = ?": host, "state <> ?": "ended" if unfinished_only else None}
         wanted["state = ?"] = "ended" if ended_only else None
         terms = {term: value for term, value in wanted.items() if value is not None}
-        where = f"WHERE {' AND '.join(terms)}" if terms else ""
-        sql = f"SELECT * FROM runs {where} {_NEWEST_FIRST} LIMIT ?"
+        shown = [*terms, "1" if forgotten else _SHOWN]
+        sql = f"SELECT * FROM runs WHERE {' AND '.join(shown)} {_NEWEST_FIRST} LIMIT ?"
         return self._rows.select(RunRecord, sql, *terms.values(), -1 if limit is None else limit)
 
     def count_runs(self) -> int:
         with self._rows.reading() as connection:
-            return int(connection.execute("SELECT count(*) FROM runs").fetchone()[0])
+            return int(connection.execute(f"SELECT count(*) FROM runs WHERE {_SHOWN}").fetchone()[0])
 
     def update_run(self, run_id: str, *, facts: RunFactChanges | None = None, **fields: object) -> None:
         """As update_rental. State and outcome go through set_state (TypeError otherwise)."""

@@ -64,7 +64,7 @@ def _charges(file: Path) -> Sequence[Charge]:
 def _entries(ledger: Ledger) -> list[Entry]:
     intervals = ledger.all_intervals()
     of_rental: dict[str, list[str]] = {}
-    for run in ledger.runs():
+    for run in ledger.runs(forgotten=True):
         of_rental.setdefault(run.rental_id or "", []).append(run.id)
     return [
         _entry(

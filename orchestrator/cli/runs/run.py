@@ -130,9 +130,9 @@ def _request(
         machine=machine_type(plan.machine),
         plan=plan,
         alternatives=tuple(others),
-        name=_text("--name", wish.name),
-        labels=_labels(wish.labels),
-        note=_text("--note", wish.note),
+        name=checked_text("--name", wish.name),
+        labels=labels_of(wish.labels),
+        note=checked_text("--note", wish.note),
         keep=wish.keep,
         wait=wish.wait,
         accept_new_host_key=wish.accept_new_host_key,
@@ -157,14 +157,14 @@ def _rehearse(wish: Wish, host: HostSpec) -> None:
     rehearsal.start(wish.inject)
 
 
-def _text(option: str, text: str | None) -> str | None:
+def checked_text(option: str, text: str | None) -> str | None:
     """Any printable text may be a name or a note: it is shown, never run."""
     if text is not None and (not text.strip() or not text.isprintable() or len(text) > LONGEST_TEXT):
         raise UserError(f"{option} {text[:60]!r}: must be printable text of 1 to {LONGEST_TEXT} characters on one line")
     return text
 
 
-def _labels(given: list[str]) -> dict[str, str]:
+def labels_of(given: list[str]) -> dict[str, str]:
     labels = {}
     for label in given:
         key, equals, value = label.partition("=")

@@ -15,6 +15,7 @@ from orchestrator.cli.machines.left_over import show as show_left_over
 from orchestrator.cli.machines.totals import Totals, totals_of
 from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.cli.runs.status_rows import COLUMNS, cells, rental_row, run_row
+from orchestrator.core.errors import UserError
 from orchestrator.core.formats import local_time
 from orchestrator.core.states import State
 from orchestrator.ledger.ledger import Ledger
@@ -31,13 +32,15 @@ WATCH_EVERY_S = 2.0
 NEWEST_ENDED = 10
 
 
-def status(wanted: str | None, *, watch: bool, everything: bool, as_json: bool) -> int:
+def status(wanted: str | None, *, watch: bool, everything: bool, as_json: bool, running: bool = False) -> int:
     """Prints the rows, newest run first. With `watch`, again and again until Ctrl-C. Exit 7 while a machine is alive
     that nothing needs."""
     with open_ledger() as ledger:
+        if running and (everything or wanted is not None):
+            raise UserError("--running shows the runs that have not ended", "omit --running, or RUN and --all")
         everything = everything or wanted is not None
         left, looked_at = of_ledger(ledger), time.monotonic()
-        newest_ended = None if everything or as_json else NEWEST_ENDED
+        newest_ended = 0 if running else None if everything or as_json else NEWEST_ENDED
         if not watch:
             show(collect(ledger, wanted, newest_ended=newest_ended), left, totals_of(ledger), as_json=as_json)
             return exit_code(left)
@@ -139,7 +142,7 @@ def show(found: dict[str, Any], left: LeftOver | None, totals: Totals, *, as_jso
     for line in filter(None, [*map(_guard_line, rows), *map(_store_line, rows)]):
         screen.talk(line, style="yellow")
     if found.get("hidden"):
-        screen.talk(f"{found['hidden']} older runs are hidden; --all shows them")
+        screen.talk(f"{found['hidden']} ended runs are hidden; --all shows them")
     if totals.words:
         screen.talk(totals.words)
     show_left_over(left)

@@ -27,6 +27,7 @@ COLUMNS = (
     Column("RUN"),
     Column("RECIPE", leaves=6, label="{}"),
     Column("HOST", leaves=2, label="on {}"),
+    Column("AGE", right=True, leaves=6, label="{} old"),
     Column("STAGE"),
     Column("STEP", right=True),
     Column("LOSS", right=True, leaves=4),
@@ -80,6 +81,7 @@ def run_row(
         "note": run.note,
         "keep": run.keep,
         "created_at": run.created_at,
+        "age_s": max(0.0, now - run.created_at),
         "started_at": run.started_at,
         "ended_at": run.ended_at,
     }
@@ -118,6 +120,7 @@ def cells(row: Mapping[str, Any]) -> list[str]:
         row["id"] + (f" ({row['name']})" if row["name"] else ""),
         row["recipe"],
         row["host"],
+        duration(row["age_s"]),
         str(row["outcome"]) if ended else _where(row),
         f"{row['step']}/{total}" if total else DASH,
         loss(row["loss"]),

@@ -186,6 +186,8 @@ class RunFacts:
     """How often its training died and started again, as far as was said."""
     exit: Mapping[str, object] | None = None
     """The training's exit record, as the machine wrote it."""
+    forgotten_at: float | None = None
+    """When you took it out of the lists, and its files away; what it cost stays."""
 
     def to_json(self) -> dict[str, object]:
         """What the ledger stores; unknown facts are omitted."""
@@ -222,3 +224,4 @@ class RunFactChanges(TypedDict, total=False):
     queue: QueueFacts | None
     deaths: int
     exit: Mapping[str, object] | None
+    forgotten_at: float | None

@@ -20,6 +20,8 @@ from orchestrator.core.states import Outcome, State
 from orchestrator.ledger import Ledger, Rental, RunRecord, row_values
 
 UNFINISHED = 2
+NOW = {"seen_s": 0, "age_s": 0}
+"""What differs from one look to the next."""
 
 
 def fill(home: Path, ended: int) -> Ledger:
@@ -62,7 +64,7 @@ def test_status_reads_the_unfinished_and_the_newest_however_many_there_are(
             assert [row["id"] for row in found["runs"]] == [f"run-{ended + 1 - each:04d}" for each in range(12)]
             assert found["hidden"] == ended - 10
             whole = status.collect(ledger, None, answer_within_s=0)["runs"]
-            assert [{**row, "seen_s": 0} for row in whole[:12]] == [{**row, "seen_s": 0} for row in found["runs"]]
+            assert [{**row, **NOW} for row in whole[:12]] == [{**row, **NOW} for row in found["runs"]]
             look = lambda ledger=ledger: status.collect(ledger, None, newest_ended=10, answer_within_s=0)  # noqa: E731
             rows.append(decoded_rows(monkeypatch, look))
     assert rows[0] == rows[1] < 100

@@ -94,14 +94,35 @@ def test_find_run_by_newest_id_prefix_and_name(ledger: Ledger) -> None:
     assert ledger.find_run("tiny-1120-aaab").id == "tiny-1120-aaabbb"
     assert ledger.find_run("first").id == "tiny-1120-aaaaaa"
     assert ledger.find_run("zoo-1").id == "zoo-1", "a whole id wins over being a prefix of another"
-    for ambiguous in ("tiny", "dup"):
-        with pytest.raises(UserError, match="matches 2 runs") as two:
-            ledger.find_run(ambiguous)
-        assert all(run.id in two.value.message for run in ledger.runs() if ambiguous in (run.id[:4], run.name))
+    with pytest.raises(UserError, match="matches 2 runs") as two:
+        ledger.find_run("tiny")
+    assert all(run.id in two.value.message for run in ledger.runs() if run.id.startswith("tiny"))
     for absent in ("%", "_iny", "TINY-1120-aaaaaa", HOSTILE, "tiny-1120-aaaaaaa"):
         with pytest.raises(UserError, match="no run matches") as none:
             ledger.find_run(absent)
         assert "gptctl status" in none.value.hint
+
+
+def test_a_name_that_repeats_means_the_newest_run_and_that_is_said(tmp_path: Path, clock: Clock) -> None:
+    said: list[str] = []
+    with Ledger.open(tmp_path / "other", clock, said.append) as ledger:
+        for at, run_id in enumerate(("one-1", "two-1", "dup-1")):
+            ledger.add_run(RunRecord(run_id, "tiny", "local", "2xCPU", float(at), name=None if at == 2 else "dup"))
+        assert ledger.find_run("one-1").id == "one-1" and said == []
+        assert ledger.find_run("dup").id == "two-1", "a whole name wins over the beginning of an id"
+        assert said == ["2 runs are named 'dup'; this is the newest, two-1"]
+
+
+def test_what_is_forgotten_is_in_no_list_and_its_cost_stays(tmp_path: Path, clock: Clock) -> None:
+    with Ledger.open(tmp_path / "other", clock) as ledger:
+        ledger.add_run(RunRecord("one-1", "tiny", "local", "2xCPU", 1.0, name="mine"))
+        ledger.update_run("one-1", facts={"forgotten_at": 2.0})
+        assert ledger.runs() == [] and ledger.count_runs() == 0
+        for wanted in (None, "one-1", "mine"):
+            with pytest.raises(UserError):
+                ledger.find_run(wanted)
+        assert [run.id for run in ledger.runs(forgotten=True)] == ["one-1"]
+        assert [each.id for each in ledger.spent_by_run()] == ["one-1"]
 
 
 def test_runs_are_filtered_and_newest_first(ledger: Ledger) -> None:
