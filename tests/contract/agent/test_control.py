@@ -53,7 +53,7 @@ def test_stop_of_a_frozen_rank_ends_after_the_grace_and_says_so(box: Box) -> Non
 def test_stop_works_without_a_supervisor(box: Box) -> None:
     box.start(steps=5000)
     box.until_steps(2)
-    os.kill(box.state()["supervisor"]["pid"], signal.SIGKILL)
+    box.kill_supervisor()
     until(lambda: not box.job()["supervised"])
     ended = box.call("stop", run="r-1", grace_s=30)["exit"]
     assert ended["outcome"] == "stopped" and ended["trainer"]["outcome"] == "stopped"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,7 +82,7 @@ def test_a_reader_with_more_than_there_is_is_told(box: Box) -> None:
 def test_a_follower_gives_a_killed_supervisors_job_a_new_one(box: Box) -> None:
     box.start(steps=600)
     box.until_steps(3)
-    os.kill(box.state()["supervisor"]["pid"], signal.SIGKILL)
+    box.kill_supervisor()
     answers = box.lines("follow", run="r-1", job="train", offsets={})
     assert answers[-1]["exit"]["outcome"] == "finished"
     assert followed_bytes(answers, "metrics.jsonl").count(b"\n") == 600
@@ -94,9 +92,7 @@ def test_a_follower_gives_a_killed_supervisors_job_a_new_one(box: Box) -> None:
 def test_a_lost_training_ends_for_its_follower(box: Box) -> None:
     box.start(steps=100_000)
     box.until_steps(3)
-    os.kill(box.state()["supervisor"]["pid"], signal.SIGKILL)
-    for pid in box.processes():
-        os.kill(pid, signal.SIGKILL)
+    box.kill_everything()
     answers = box.lines("follow", run="r-1", job="train", offsets={})
     assert answers[-1]["exit"]["outcome"] == "failed"
 
@@ -104,9 +100,7 @@ def test_a_lost_training_ends_for_its_follower(box: Box) -> None:
 def test_a_lost_program_needs_its_input_again(box: Box) -> None:
     request = box.program_request("import time; time.sleep(600)")
     box.call("start", **request)
-    os.kill(box.state(job="prepare")["supervisor"]["pid"], signal.SIGKILL)
-    for pid in box.processes(job="prepare"):
-        os.kill(pid, signal.SIGKILL)
+    box.kill_everything(job="prepare")
     until(lambda: not box.processes(job="prepare"))
     assert box.call("follow", run="r-1", job="prepare", offsets={})["error"]["code"] == "needs-input"
     assert box.call("start", **request)["state"] == "started"

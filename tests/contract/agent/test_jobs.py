@@ -119,7 +119,7 @@ def test_a_killed_supervisor_is_replaced_and_the_training_goes_on(box: Box) -> N
     box.start(steps=STEPS, step_s=STEP_S)
     box.until_steps(5)
     first = box.state()
-    os.kill(first["supervisor"]["pid"], signal.SIGKILL)
+    box.kill_supervisor()
     until(lambda: not box.job()["supervised"])
     assert box.job()["state"] == "running"
     assert box.start(steps=STEPS, step_s=STEP_S)["state"] == "running"
@@ -134,7 +134,7 @@ def test_a_killed_supervisor_is_replaced_and_the_training_goes_on(box: Box) -> N
 
 def test_a_cpu_stays_taken_while_the_training_of_a_killed_supervisor_runs(box: Box) -> None:
     box.start(steps=ENDLESS)
-    os.kill(box.state()["supervisor"]["pid"], signal.SIGKILL)
+    box.kill_supervisor()
     until(lambda: not box.job()["supervised"])
     assert box.start(run="r-2")["error"]["code"] == "cpu-taken"
 
@@ -142,8 +142,7 @@ def test_a_cpu_stays_taken_while_the_training_of_a_killed_supervisor_runs(box: B
 def test_everything_killed_is_lost_until_somebody_starts_it_again(box: Box) -> None:
     box.start(steps=ENDLESS)
     box.until_steps(3)
-    os.kill(box.state()["supervisor"]["pid"], signal.SIGKILL)
-    processes.kill_all(str(box.folder()))
+    box.kill_everything()
     lost = box.job()
     assert (lost["state"], lost["exit"], lost["starts"]) == ("lost", None, 1)
     answer = box.start(steps=ENDLESS)
@@ -190,7 +189,7 @@ def test_a_failing_rank_fails_the_training_with_its_last_words(box: Box) -> None
 )
 def test_a_torn_state_file_hides_no_training(box: Box, torn: str) -> None:
     box.start(steps=STEPS, step_s=STEP_S)
-    os.kill(box.state()["supervisor"]["pid"], signal.SIGKILL)
+    box.kill_supervisor()
     (box.folder() / "state.json").write_text(torn)
     assert box.job()["state"] == "running"
     assert box.start(steps=STEPS, step_s=STEP_S)["state"] == "running"
@@ -202,8 +201,7 @@ def test_a_torn_state_file_hides_no_training(box: Box, torn: str) -> None:
 def test_a_pid_of_another_boot_or_another_start_is_not_the_job(box: Box, change: dict[str, object]) -> None:
     box.start(steps=ENDLESS)
     state = box.state()
-    os.kill(state["supervisor"]["pid"], signal.SIGKILL)
-    processes.kill_all(str(box.folder()))
+    box.kill_everything()
     stranger = processes.identity(os.getpid())
     assert stranger is not None
     fake = {**state, "supervisor": {**stranger, **change}, "program": {**stranger, **change}}

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import http.server
 import json
-import os
 import random
 import re
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -159,9 +157,7 @@ def test_a_killed_pull_goes_on_where_it_was(box: Box, server: Server) -> None:
     box.call("start", **question)
     notes = box.root / "data" / "x" / ".tmp-train.bin.json"
     until(lambda: notes.exists() and sum(json.loads(notes.read_text())["done"]) > 500_000)
-    os.kill(box.state(job="pull")["supervisor"]["pid"], signal.SIGKILL)
-    for pid in box.processes(job="pull"):
-        os.kill(pid, signal.SIGKILL)
+    box.kill_everything(job="pull")
     until(lambda: box.job(job="pull")["state"] == "lost")
     arrived = sum(json.loads(notes.read_text())["done"])
     server.pause_s, server.sent_bytes = 0.0, 0

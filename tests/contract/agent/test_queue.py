@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.agent.system import processes
 from tests.support.clock.waiting import until
 from tests.support.machines.agent_box import Box
 
@@ -25,8 +26,11 @@ RUNNER = "queue/state.json.runner"
 
 
 def kill_runner(box: Box) -> None:
+    """SIGKILL, and seen to be gone."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        os.kill(json.loads((box.root / RUNNER).read_text())["pid"], signal.SIGKILL)
+        runner = json.loads((box.root / RUNNER).read_text())
+        os.kill(runner["pid"], signal.SIGKILL)
+        until(lambda: not processes.is_alive(runner))
 
 
 @pytest.fixture

@@ -51,8 +51,6 @@ def test_what_fails_before_its_first_step_and_what_is_stopped_start_no_more(box:
 def test_a_supervisor_killed_with_its_training_does_not_forget_the_restart(box: Box) -> None:
     box.start(steps=60, spec_restarts=1)
     box.until_steps(3)
-    os.kill(box.state()["supervisor"]["pid"], signal.SIGKILL)
-    for process in box.processes():
-        os.kill(process, signal.SIGKILL)
+    box.kill_everything()
     box.call("start", **box.train_request("r-1", steps=60, spec_restarts=1))
     assert box.wait()["outcome"] == "finished" and box.starts() == 2

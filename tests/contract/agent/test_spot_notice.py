@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import http.server
 import json
-import os
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -93,7 +91,7 @@ def test_a_notice_ends_the_training_as_preempted_with_its_own_last_word(box: Box
 
 def test_a_supervisor_that_is_killed_leaves_the_notice_to_the_next(box: Box, metadata: Metadata) -> None:
     begin(box, metadata)
-    os.kill(box.state()["supervisor"]["pid"], signal.SIGKILL)
+    box.kill_supervisor()
     metadata.documents["instance-action"] = in_s(120)
     box.call("follow", run="r-1", job="train", offsets={})
     assert box.wait()["outcome"] == "preempted"

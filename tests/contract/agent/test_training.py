@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
 from array import array
 from collections.abc import Iterator
@@ -58,7 +56,7 @@ def test_a_real_training_survives_its_supervisor_and_its_checkpoints_verify(box:
     assert agent.start("train", RUN, "d", spec(box, steps=40)).state == "started"
     until(lambda: len(box.metrics(RUN)) >= 3)
     assert len(box.ranks(RUN)) == 2
-    os.kill(box.state(RUN)["supervisor"]["pid"], signal.SIGKILL)
+    box.kill_supervisor(RUN)
     mirror = b""
     with agent.follow(RUN, "train", {}) as lines:
         for line in lines:

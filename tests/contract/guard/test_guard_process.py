@@ -159,9 +159,7 @@ def test_it_outlives_the_training_and_its_supervisor_and_ends_the_machine_when_b
     box.start(steps=5000, spec_lease_s=2, spec_grace_s=0)
     box.until_steps(2)
     armed(box, api, lease_s=0.5)
-    os.kill(box.state()["supervisor"]["pid"], signal.SIGKILL)
-    for pid in box.processes():
-        os.kill(pid, signal.SIGKILL)
+    box.kill_everything()
     until(lambda: api.count("POST") > 0)
     assert box.wait()["outcome"] == "failed"
 

@@ -151,7 +151,7 @@ def test_a_cut_upload_a_killed_program_and_a_killed_supervisor_cost_nothing(box:
     until(lambda: server.count("PUT", "step-000010/model.safetensors") >= 2)
     os.kill(box.processes(job="offload")[0], signal.SIGKILL)  # in mid upload
     until(lambda: box.starts(job="offload") >= 2)
-    os.kill(box.state(job="offload")["supervisor"]["pid"], signal.SIGKILL)
+    box.kill_supervisor(job="offload")
     until(lambda: safe(box) == [10])
     until(lambda: bool(processes.is_alive(box.state(job="offload")["supervisor"])))
     checkpoint(box, 20)

@@ -166,6 +166,17 @@ class Box:
         log = self.root / "runs" / run / "train.log"
         until(lambda: log.exists() and log.read_text().count("rank ") >= 2)
 
+    def kill_supervisor(self, run: str = "r-1", job: str = "train") -> None:
+        """SIGKILL, and seen to be gone: for a moment after it a process still looks alive."""
+        supervisor = self.state(run, job)["supervisor"]
+        os.kill(supervisor["pid"], signal.SIGKILL)
+        until(lambda: not processes.is_alive(supervisor))
+
+    def kill_everything(self, run: str = "r-1", job: str = "train") -> None:
+        """The supervisor, and then all that it would have reported: what a power cut leaves."""
+        self.kill_supervisor(run, job)
+        assert processes.kill_all(str(self.folder(run, job)))
+
     def end(self) -> None:
         """Kills what a test left running, supervisors first."""
         for state in self.root.glob("jobs/*/*/state.json"):
