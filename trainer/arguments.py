@@ -16,8 +16,14 @@ from typing import NamedTuple
 import torch
 
 from trainer.checkpoints.checkpoint import load_model
-from trainer.checkpoints.manifest import tokenizer_name
+from trainer.checkpoints.manifest import CheckpointError, tokenizer_name
 from trainer.model.gpt import GPT
+from trainer.tasks.objective import is_classifier
+
+WRITES_NO_TEXT = (
+    "a classifier writes no text: export it (gptctl export), and transformers' pipeline('text-classification') reads "
+    "texts with it"
+)
 
 
 class ChosenModel(NamedTuple):
@@ -41,3 +47,11 @@ def load_chosen_model(options: argparse.Namespace) -> ChosenModel:
     """Loads what add_model_arguments parsed. Raises CheckpointError."""
     model, meta = load_model(options.folder, torch.device(options.device))
     return ChosenModel(model, tokenizer_name(meta, options.tokenizer), meta.get("step"))
+
+
+def load_writing_model(options: argparse.Namespace) -> ChosenModel:
+    """As load_chosen_model. Raises CheckpointError for a classifier, whose head for tokens was never trained."""
+    chosen = load_chosen_model(options)
+    if is_classifier(chosen.model):
+        raise CheckpointError(f"{options.folder}: {WRITES_NO_TEXT}")
+    return chosen

@@ -50,7 +50,7 @@ from trainer.checkpoints.manifest import (
     verify,
 )
 from trainer.contract import META_FILE, MODEL_FILE, CheckpointMeta, ManifestEntry, ModelConfig
-from trainer.task_config import CLASSIFY, TaskConfig
+from trainer.task_config import CLASSIFY, PRETRAIN, TaskConfig
 from trainer.tokens.tensor_file import Array, PlannedTensor, in_type, write_tensors
 from trainer.weights.gguf_file import GgufError, write_gguf
 from trainer.weights.gpt2_layout import (
@@ -97,6 +97,8 @@ class ExportRecord(TypedDict, total=False):
     parameters: int
     zero_biases: int
     layout: str
+    task: dict[str, object]
+    """What the model was tuned for, and the template of its instructions."""
     lineage: dict[str, Any]
     """Of the checkpoint: where its first weights came from, and what they have seen."""
     files: dict[str, ManifestEntry]
@@ -132,7 +134,7 @@ def export(options: argparse.Namespace) -> ExportRecord:
             "step": meta.get("step"),
             "checkpoint_sha256": own[MODEL_FILE]["sha256"],
             **facts,
-            **({"lineage": meta["lineage"]} if "lineage" in meta else {}),
+            **_told_about(meta),
             "files": {name: known.get(name) or _manifest_entry(staging / name) for name in files_below(staging)},
         }
         write_text(staging / RECORD, json.dumps(record, indent=1) + "\n")
@@ -141,6 +143,15 @@ def export(options: argparse.Namespace) -> ExportRecord:
         restore_export(to)
         shutil.rmtree(staging, ignore_errors=True)
     return record
+
+
+def _told_about(meta: CheckpointMeta) -> ExportRecord:
+    """Task and lineage, where the checkpoint has them. Adapters are merged, or in files of their own."""
+    told: ExportRecord = {"lineage": meta["lineage"]} if "lineage" in meta else {}
+    task = task_of(meta)
+    if task.kind != PRETRAIN:
+        told["task"] = {"kind": task.kind, "prompt": task.prompt, "labels": list(task.labels)}
+    return told
 
 
 def _manifest_entry(path: Path) -> ManifestEntry:

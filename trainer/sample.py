@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from trainer.arguments import add_model_arguments, load_chosen_model
+from trainer.arguments import add_model_arguments, load_writing_model
 from trainer.checkpoints.manifest import CheckpointError
 from trainer.model.generate import Sampling, SamplingError, continuations, prompt_ids
 from trainer.progress import print_line
@@ -28,7 +28,7 @@ def _run(options: argparse.Namespace) -> None:
     sampling = Sampling(options.temperature, options.top_k, options.top_p, options.greedy)
     if options.tokens < 1 or options.batch < 1:
         raise SamplingError(f"--tokens and --batch must be at least 1, got {options.tokens} and {options.batch}")
-    chosen = load_chosen_model(options)
+    chosen = load_writing_model(options)
     encoding = open_tokenizer(chosen.tokenizer)
     for prompt in options.prompt or [""]:
         write = _as_json(prompt) if options.json and options.stream else None

@@ -22,6 +22,7 @@ from orchestrator.cli.data import data_commands
 from orchestrator.cli.examples import examples_of
 from orchestrator.cli.failures import explained
 from orchestrator.cli.history import commands as history_commands
+from orchestrator.cli.inference import inference_commands
 from orchestrator.cli.machines import machine_commands
 from orchestrator.cli.models import model_commands
 from orchestrator.cli.sweeps import commands as sweep_commands
@@ -307,4 +308,5 @@ check_commands.register(verb)
 ui_commands.register(verb)
 
 
+inference_commands.register(verb)
 model_commands.register(verb)

@@ -33,6 +33,8 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         'gptctl sample -p "Every effort moves you" --temperature 0.7',
         "gptctl sample quickstart-1130 --batch 4",
     ),
+    "chat": ("gptctl chat", "gptctl chat exports/RUN --temperature 0"),
+    "judge": ("gptctl judge RUN OTHER --test test.json --endpoint https://api.openai.com/v1 --judge gpt-4o-mini",),
     "attention": ('gptctl attention --prompt "The cat sat on the mat"',),
     "compare": ("gptctl compare baseline-1128 qkv-bias-1129", "gptctl compare --label series=interventions"),
     "eval": ("gptctl eval", "gptctl eval quickstart-1130 --choices hellaswag_val.jsonl"),

@@ -30,8 +30,8 @@ GROUPS = {
     "watching": ("Watching runs and money", ("status", "queue", "logs", "cost", "notify", "ui")),
     "history": ("Names and disk of runs", ("runs",)),
     "machines": ("Machines and hosts", ("hosts", "offers", "check", "ssh", "orphans")),
-    "models": ("Models", ("sample", "attention", "export", "import", "import-recipe")),
-    "results": ("Results", ("eval", "compare", "report")),
+    "models": ("Models", ("sample", "chat", "attention", "export", "import", "import-recipe")),
+    "results": ("Results", ("eval", "judge", "compare", "report")),
     "data": ("Data", ("data",)),
 }
 """Page -> its title and the commands on it. Every command stands on one page."""

@@ -16,10 +16,10 @@ from typing import Any
 
 from orchestrator.agent.contract.names import JobName
 from orchestrator.cli.connections import agent_of
+from orchestrator.cli.inference.local_checkpoint import as_run, checkpoint_here, checkpoint_named, folder_named
+from orchestrator.cli.inference.trainer_program import failed, here, results, there
 from orchestrator.cli.models.choices_files import choices_here
 from orchestrator.cli.models.data_here import data_here
-from orchestrator.cli.models.local_checkpoint import as_run, checkpoint_here, checkpoint_named, folder_named
-from orchestrator.cli.models.trainer_program import failed, here, results, there
 from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.cli.screen.tables import Column
 from orchestrator.core.errors import UserError

@@ -10,62 +10,6 @@ import typer
 
 from orchestrator.cli import options
 
-RunOrFolder = Annotated[
-    str | None, typer.Argument(metavar="RUN|FOLDER", help="A run, or a folder with a model. Default: the newest run.")
-]
-
-
-def sample(
-    run: RunOrFolder = None,
-    *,
-    prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="Text to continue; repeatable.")] = None,
-    step: options.Step = None,
-    tokens: Annotated[
-        int, typer.Option("--max-tokens", "--tokens", metavar="N", min=1, help="How many tokens to add at most.")
-    ] = 200,
-    temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0: the likeliest token.")] = 0.8,
-    top_k: Annotated[
-        int | None, typer.Option("--top-k", metavar="K", min=1, help="Draw from the K likeliest tokens.")
-    ] = None,
-    top_p: Annotated[
-        float | None,
-        typer.Option("--top-p", metavar="P", min=0.0, max=1.0, help="Draw from the likeliest that together reach P."),
-    ] = None,
-    batch: Annotated[int, typer.Option("--batch", metavar="N", min=1, help="Texts per prompt.")] = 1,
-    seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same text.")] = 0,
-    on_host: Annotated[bool, typer.Option("--on-host", help="Sample on the run's machine instead of here.")] = False,
-    as_json: options.Json = False,
-    verbose: options.Verbose = False,
-) -> int:
-    """Let a trained model write text, from a fetched checkpoint.
-
-    A single text appears as it is written. FOLDER is a checkpoint, a run's folder or an export.
-    """
-    from orchestrator.cli.models import sample as it
-
-    request = it.SampleRequest(prompt or [], step, tokens, temperature, seed, top_k, top_p, batch)
-    return it.sample(run, request, on_host=on_host, as_json=as_json)
-
-
-def attention(
-    run: RunOrFolder = None,
-    *,
-    prompt: Annotated[str, typer.Option("--prompt", "-p", help="The text that the model reads.")],
-    step: options.Step = None,
-    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="The folder for picture and page.")] = Path(
-        "attention"
-    ),
-    as_json: options.Json = False,
-    verbose: options.Verbose = False,
-) -> int:
-    """Show where a model looks in a prompt: a picture and a page, one square per head.
-
-    Writes attention.png and attention.html. The page is one file and needs no network.
-    """
-    from orchestrator.cli.models import attention as it
-
-    return it.attention(run, prompt, step, to, as_json=as_json)
-
 
 def export(
     run: options.Run = None,
@@ -272,5 +216,5 @@ def register(verb: Callable[[Callable[..., int]], Callable[..., int]]) -> None:
     """Adds them to the app; `verb` explains their failures."""
     evaluate.__name__ = "eval"  # the command's name, which Python keeps for itself
     import_model.__name__, import_recipe.__name__ = "import", "import-recipe"
-    for body in (sample, attention, compare, evaluate, export, import_model, import_recipe, report):
+    for body in (compare, evaluate, export, import_model, import_recipe, report):
         verb(body)

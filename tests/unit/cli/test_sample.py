@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli.models.local_checkpoint import folder_named
-from orchestrator.cli.models.sample import SampleRequest, Screen, sample
+from orchestrator.cli.inference.local_checkpoint import folder_named
+from orchestrator.cli.inference.sample import SampleRequest, Screen, sample
 from orchestrator.core.errors import UserError
 from tests.support.files.small_runs import write_run
 from trainer import sample as program

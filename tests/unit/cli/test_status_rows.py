@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.cli.models.trainer_program import failed
+from orchestrator.cli.inference.trainer_program import failed
 from orchestrator.cli.runs.status_rows import COLUMNS, cells, rental_row, run_row
 from orchestrator.core.errors import CommandFailed, GptctlError, UserError
 from orchestrator.core.money.cost import spent

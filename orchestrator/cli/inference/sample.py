@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cli.connections import agent_of
-from orchestrator.cli.models.local_checkpoint import checkpoint_here, folder_named
-from orchestrator.cli.models.trainer_program import here, results, there
+from orchestrator.cli.inference.local_checkpoint import checkpoint_here, folder_named
+from orchestrator.cli.inference.trainer_program import here, results, there
 from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.cli.screen.foreign import clean
 from orchestrator.core.formats import number

@@ -11,8 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cli.models.local_checkpoint import model_folder
-from orchestrator.cli.models.trainer_program import here, results
+from orchestrator.cli.inference.local_checkpoint import model_folder
+from orchestrator.cli.inference.trainer_program import here, results
 from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.core.errors import CommandFailed, UserError
 from orchestrator.remote.shell.local_shell import LocalShell

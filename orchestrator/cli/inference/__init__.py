@@ -1,0 +1,1 @@
+"""The verbs that let a trained model answer here: sample, chat, judge, attention."""
