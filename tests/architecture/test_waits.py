@@ -19,6 +19,7 @@ EVIDENT = re.compile(
 )
 """A bound that the function itself names."""
 OTHERWISE = {
+    "cli/inference/chat.py:_run": "a conversation: until you end it; the program ends with its input",
     "cli/machines/orphans.py:_reap": "once, for a second",
     "cli/models/evaluate.py:_there": "a stream of the agent: LinkLost after its silence",
     "cli/sweeps/sweep.py:_side_by_side": "as long as the runs of its machines; Ctrl-C reaches every child",
