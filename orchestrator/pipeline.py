@@ -3,7 +3,8 @@
 Every stage looks at the world and does only what is missing, so a run can be killed anywhere and driven again. Trouble
 on our side (a lost link, a closed laptop, Ctrl-C, a bug) changes no state: the next driver continues. Only a verdict
 leads to the ending: the agent says the training ended, the machine is unfit, the provider refused, a limit is reached,
-or the user typed stop or release. The outcome is written before the first ending stage: from there no way leads back.
+or the user typed stop or release. The outcome is written before the first ending stage: from there no way leads back,
+but for a run that goes on by itself after its machine was taken away: it walks the stages again, on another machine.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from orchestrator.stages.fetch import fetch
 from orchestrator.stages.follow import follow
 from orchestrator.stages.launch import launch
 from orchestrator.stages.machine import turn
-from orchestrator.stages.outcome import machine_gone
+from orchestrator.stages.outcome import machine_gone, next_attempt
 from orchestrator.stages.provision import provision
 from orchestrator.stages.release import release
 from orchestrator.stages.report import report
@@ -83,6 +84,10 @@ def drive(home: Path, run_id: str, listener: Listener, *, until: str | None = No
         context = open_context(home, ledger, run_id, with_notifications(ledger, run_id, listener))
         try:
             walk(context, until)
+            while context.run.state == State.PLANNED:  # its machine was taken away, and it goes on
+                context.disconnect()
+                context = open_context(home, ledger, run_id, context.listener)
+                walk(context, until)
         except KeyboardInterrupt:
             if context.run.state == State.ENDING and may_bill(context):
                 raise StillBilling(*still_costs(context, "you left before the machine was given back")) from None
@@ -106,13 +111,19 @@ def walk(context: RunContext, until: str | None = None) -> None:
             continue
         try:
             perform(context, stage)
+        except (LinkLost, Unreachable):
+            # Of one that goes on by itself nobody is there to look: a machine that was taken away is a verdict.
+            if stage.ending or context.facts.recovery is None or not machine_gone.was_ended(context):
+                raise
+            machine_gone.conclude(context)
         except VERDICTS as error:
             if stage.ending or not is_verdict(context, error):
                 raise
             give_up(context, error)
         if stage.name == until and context.run.state == State.TRAINING:
             return detach(context)
-    context.ledger.set_state(context.run_id, State.ENDED)
+    if not next_attempt.begin(context):
+        context.ledger.set_state(context.run_id, State.ENDED)
 
 
 def perform(context: RunContext, stage: Stage) -> None:
@@ -139,6 +150,8 @@ def perform(context: RunContext, stage: Stage) -> None:
 def give_up(context: RunContext, error: GptctlError) -> None:
     """A verdict before the training: the run ends, with its cause."""
     outcome = Outcome.LIMIT if isinstance(error, LimitReached) else Outcome.NEVER_STARTED
+    if outcome is Outcome.NEVER_STARTED and context.ledger.attempts(context.run_id):
+        outcome = Outcome.PREEMPTED  # it trained before, elsewhere
     context.ledger.set_state(
         context.run_id, State.ENDING, outcome=outcome, cause=error.message, cause_code=error.exit_code
     )

@@ -124,6 +124,13 @@ def run(
     queue: Annotated[
         bool, typer.Option("--queue", help="Wait for the machine's turn if another run trains there.")
     ] = False,
+    spot: Annotated[
+        bool, typer.Option("--spot", help="Rent on the spot market, and go on by itself after an interruption.")
+    ] = False,
+    max_interruptions: Annotated[
+        int | None,
+        typer.Option("--max-interruptions", metavar="N", min=0, max=1000, help="Go on by itself so often; --spot: 5."),
+    ] = None,
     unguarded: Annotated[
         bool, typer.Option("--unguarded", help="Rent without a guard: nothing ends a forgotten machine.")
     ] = False,
@@ -146,7 +153,8 @@ def run(
 
     wish = it.Wish(
         recipe, host, on, detach, keep, again, name, label or [], note, sets or [], resume_from, max_cost, max_hours,
-        max_price, wait, unguarded, inject, accept_new_host_key, inventory, queue,
+        max_price, wait, unguarded, inject, accept_new_host_key, inventory, queue, spot,
+        max_interruptions,
     )  # fmt: skip
     return it.run(wish, yes=yes, as_json=as_json)
 

@@ -1,7 +1,8 @@
 """The ledger: history and intent, in one SQLite file under GPTCTL_HOME. The world itself is always asked first.
 
 It keeps three promises: a run's state goes only forward, its outcome is written together with `ending` and never
-changes, and every call is one transaction. One Ledger serves one thread.
+changes (a new attempt of a run whose machine was taken away begins both again, see attempts.py), and every call is one
+transaction. One Ledger serves one thread.
 
     with Ledger.open(home, time.time) as ledger:
         ledger.add_run(record)
@@ -306,7 +307,7 @@ class Ledger:
         return self._rows.select(Intent, sql, rental_id, INTENT_OPEN if open_only else "")
 
     def add_attempt(self, attempt: Attempt) -> None:
-        self._rows.insert("attempts", attempt, from_step=0)  # a column of version 1 that is not read
+        self._rows.insert("attempts", attempt)
 
     def attempts(self, run_id: str) -> list[Attempt]:
         return self._rows.select(Attempt, "SELECT * FROM attempts WHERE run_id = ? ORDER BY number", run_id)

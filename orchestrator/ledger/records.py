@@ -180,6 +180,8 @@ class Attempt:
     started_at: float
     ended_at: float | None = None
     last_step: int = 0
+    from_step: int = 0
+    """Of the checkpoint that it began with."""
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,9 @@ from orchestrator.rehearsal.settings import Settings
 HIDDEN_S = 5.0
 """How long a region without capacity stays unlisted."""
 ADDRESS_TRIES = 100
+SPOT = ("market", "spot")
+SPOT_PERCENT = 40
+"""Of the catalogue's price, for a machine with that tag; Lambda itself has no such market."""
 BOOT_FAULTS = (
     "stuck-booting",
     "unhealthy",
@@ -110,6 +113,11 @@ class Cloud:
         """Current price per hour of instance type `name`."""
         return int(TYPES[name]["price_cents_per_hour"] * self._market.percent / 100)
 
+    def _asked_cents(self, order: Order) -> int:
+        """What a machine costs per hour that is launched now, by its market."""
+        cents = self.price_cents(order.type)
+        return cents * SPOT_PERCENT // 100 if SPOT in order.tags else cents
+
     def change_prices(self, percent: float) -> None:
         """Sets prices to `percent` of the catalogue's; running instances keep theirs."""
         with self._lock:
@@ -165,7 +173,7 @@ class Cloud:
     def _blank(self, order: Order) -> Instance:
         return Instance(
             id=uuid.uuid4().hex, name=order.name, type=order.type, region=order.region,
-            price_cents_per_hour=self.price_cents(order.type), minute_s=self.settings.minute_s,
+            price_cents_per_hour=self._asked_cents(order), minute_s=self.settings.minute_s,
             launched_at=time.time(), ssh_key_name=order.ssh_key_name, image=order.image, hostname=order.hostname,
             file_systems=order.file_systems,
             tags=order.tags, ip=self._free_address(), jupyter_token=secrets.token_hex(16),

@@ -151,6 +151,21 @@ class LineagePart:
 
 
 @dataclass(frozen=True)
+class InterruptionsPart:
+    """How often the provider took a machine away, and what that cost and saved. The dollars are None where no price on
+    demand is known."""
+
+    interruptions: int
+    machines: int
+    lost_steps: int
+    """Trained, and trained again."""
+    on_demand_usd: float | None
+    """What one machine on demand, which nobody takes away, would have cost."""
+    saved_usd: float | None
+    """That, less what the run cost: below zero where interruptions ate what the market saved."""
+
+
+@dataclass(frozen=True)
 class RunReport:
     """Everything that a report says."""
 
@@ -179,6 +194,8 @@ class RunReport:
     reproduce: str
     """The command that trains this again."""
     lineage: LineagePart
+    interruptions: InterruptionsPart | None = None
+    """None: of a run that does not go on by itself."""
 
     def to_json(self) -> dict[str, object]:
         """report.json."""

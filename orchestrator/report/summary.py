@@ -34,6 +34,7 @@ from orchestrator.report.pages.run_page import run_page
 from orchestrator.report.run_report import (
     CheckpointPart,
     Environment,
+    InterruptionsPart,
     MachinePart,
     PartOfPlan,
     RunPart,
@@ -71,6 +72,7 @@ class Records:
     events: Sequence[Event] = ()
     ancestors: Sequence[RunRecord] = ()
     """The runs and imports that its weights went through, oldest first."""
+    interruptions: InterruptionsPart | None = None
 
 
 def write_report(
@@ -130,6 +132,7 @@ def collect(
         samples=_samples(training, known.evaluations),
         reproduce=_reproduce(run, mirror),
         lineage=lineage.part(run, known.ancestors, cost.cost_usd, lambda each: str(mirror.parent / each.id / RECIPE)),
+        interruptions=known.interruptions,
     )
 
 

@@ -9,7 +9,8 @@ from orchestrator.core.config.home_box import HomeBox
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.facts.origin import Origin
-from orchestrator.core.facts.run_facts import QueueFacts, ResumeFrom, RunFacts
+from orchestrator.core.facts.rental_facts import RentalFacts
+from orchestrator.core.facts.run_facts import QueueFacts, Recovery, ResumeFrom, RunFacts
 from orchestrator.core.machines import MachineType
 from orchestrator.core.planning.plan import Plan
 from orchestrator.core.states import State
@@ -44,6 +45,8 @@ class RunRequest:
     """Those with its store or the checkpoint to resume from."""
     queue: QueueFacts | None = None
     """That it may wait for its turn on the machine."""
+    recovery: Recovery | None = None
+    """That it goes on by itself when its machine is taken away."""
 
 
 def new_run(ledger: Ledger, request: RunRequest, now: float) -> RunRecord:
@@ -83,6 +86,7 @@ def record_of(request: RunRequest, rental_id: str, now: float) -> RunRecord:
             home_boxes=request.home_boxes,
             alternatives=request.alternatives,
             queue=request.queue,
+            recovery=request.recovery,
         ),
         state=State.PLANNED,
         created_at=now,
@@ -93,7 +97,9 @@ def record_of(request: RunRequest, rental_id: str, now: float) -> RunRecord:
 
 def new_rental(ledger: Ledger, request: RunRequest, now: float) -> Rental:
     """A rental for it, which nothing has written yet."""
-    host = request.host
+    host, plan = request.host, request.plan
+    # Of one that goes on elsewhere, each rental has its ceiling: the markets have different prices.
+    bounds = RentalFacts(ceiling_usd=plan.ceiling_usd, ceiling_h=plan.limits.max_hours)
     return Rental(
         id=new_rental_id(request.machine.name, now),
         provider=host.provider,
@@ -102,4 +108,5 @@ def new_rental(ledger: Ledger, request: RunRequest, now: float) -> Rental:
         price_per_hour_usd=request.plan.price_per_hour_usd or 0.0,
         created_at=now,
         folder=str(ledger.home / "machine") if host.provider == LOCAL else host.folder,
+        facts=bounds if request.recovery is not None else RentalFacts(),
     )

@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.core.errors import ProviderError
+from orchestrator.core.errors import LinkLost, ProviderError, StillBilling, Unreachable
 from orchestrator.core.events import Event, Listener
 from orchestrator.core.facts.rental_facts import RentalFacts
 from orchestrator.core.facts.run_facts import EarlyStop, QueueFacts, RunFacts
@@ -31,6 +31,7 @@ from orchestrator.pipeline import drive, outcome_code
 from orchestrator.runs.new_run import RunRequest, new_rental, record_of
 from orchestrator.runs.stop import stop_run
 
+LOST_PAUSES_S = (5.0, 20.0, 60.0)
 LEAST_USD = 0.01
 """A rental's ceiling when nothing is left: its guard ends it as soon as it is armed."""
 Show = Callable[[RunRecord], AbstractContextManager[Listener]]
@@ -103,7 +104,7 @@ def drive_sweep(home: Path, sweep_id: str, show: Show, *, detach: bool, rental_i
         revive_unbought(ledger, sweep_id, time.time())
     for run in _runs(home, sweep_id, rental_id):
         if not is_forward(State.TRAINING, run.state):
-            _drive(home, run, show, until="launch")
+            _drive_to_queue(home, run, show)
             _refuse_without_machine(home, run)
     code = 0
     for run in () if detach else _runs(home, sweep_id, rental_id):
@@ -115,6 +116,19 @@ def drive_sweep(home: Path, sweep_id: str, show: Show, *, detach: bool, rental_i
         if left:
             break
     return code
+
+
+def _drive_to_queue(home: Path, run: RunRecord, show: Show) -> None:
+    """A machine that trains may be too busy to answer in time: what the link lost is done again, a few times."""
+    for pause_s in (*LOST_PAUSES_S, None):
+        try:
+            _drive(home, run, show, until="launch")
+            return
+        except (LinkLost, Unreachable, StillBilling) as error:
+            lost = isinstance(error.__cause__ if isinstance(error, StillBilling) else error, LinkLost | Unreachable)
+            if pause_s is None or not lost:
+                raise
+            time.sleep(pause_s)
 
 
 def _drive(home: Path, run: RunRecord, show: Show, *, until: str | None, left: list[Event] | None = None) -> int:

@@ -27,7 +27,7 @@ from orchestrator.core.planning.plan import Plan
 from orchestrator.core.ports import Address, Provider, Shell, Storage
 from orchestrator.core.states import State, is_forward
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.records import Rental, RunRecord
+from orchestrator.ledger.records import Attempt, Rental, RunRecord
 from orchestrator.remote.agent_client.client import Agent
 from orchestrator.remote.transfer_progress import Transfer
 
@@ -74,6 +74,12 @@ class RunContext:
         if rental_id is None:
             raise UserError(f"run {self.run_id} has no rental", "start a new run")
         return self.ledger.rental(rental_id)
+
+    @property
+    def attempt(self) -> Attempt | None:
+        """The run's training on this rental; None before it was noted there."""
+        found = self.ledger.attempts(self.run_id)
+        return next((each for each in reversed(found) if each.rental_id == self.rental.id), None)
 
     @property
     def facts(self) -> RunFacts:

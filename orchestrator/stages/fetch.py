@@ -19,7 +19,7 @@ def fetch(context: RunContext) -> None:
     if context.facts.abandon:
         return
     if context.machine_facts.life.gone_at:
-        if context.ledger.attempts(context.run_id):
+        if context.attempt is not None:
             machine_gone.recover(context)
             context.say(f"the machine is gone: {machine_gone.lost(context)}")
         return
@@ -40,11 +40,11 @@ def _trained(context: RunContext) -> bool:
     Raises Unreachable or LinkLost where only the machine can tell and does not answer.
     """
     asked = context.facts.synced is not None and context.machine_facts.reached
-    if asked and not context.ledger.attempts(context.run_id):
+    if asked and context.attempt is None:
         status = machine_status(context)
         if status is not None and JobName.TRAIN in status["jobs"]:
             note_attempt(context)
-    return bool(context.ledger.attempts(context.run_id))
+    return context.attempt is not None
 
 
 def _fetch(context: RunContext) -> None:

@@ -11,7 +11,7 @@ from orchestrator.agent.contract.answers import ProbeResult
 from orchestrator.agent.contract.names import GRACE_S, Code, JobName
 from orchestrator.agent.contract.requests import JobSpec
 from orchestrator.core.errors import AgentError, LimitReached, MachineUnfit
-from orchestrator.core.planning.limits import train_deadline_s
+from orchestrator.core.planning.limits import reserve_s, train_deadline_s
 from orchestrator.core.planning.plan import Plan
 from orchestrator.core.planning.planner import amended
 from orchestrator.core.planning.run_config import train_config
@@ -22,7 +22,7 @@ from orchestrator.stages.checkpoints import store_job
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import deadline, turn
 from orchestrator.stages.machine.jobs import machine_status, note_attempt, run_job
-from orchestrator.stages.machine.lease import lease_s
+from orchestrator.stages.machine.lease import lease_s, rental_budget_s
 from trainer.contract import RunConfig
 
 PAID_RESTARTS, OWN_RESTARTS = 1, 3
@@ -119,6 +119,8 @@ def _deadline_s(context: RunContext) -> float | None:
     whole_s = train_deadline_s(context.plan)
     if whole_s is None or context.facts.queue is not None:
         return whole_s  # of one that waits, from its own start; the machine's guard bounds them all
+    if (budget_s := rental_budget_s(context)) is not None:
+        whole_s = min(whole_s, max(0.0, budget_s - reserve_s(context.plan)))  # what the attempts before left
     left_s = whole_s - (context.now() - context.rental.created_at)
     if left_s <= 0:
         raise LimitReached(

@@ -25,7 +25,9 @@ from orchestrator.core.config.recipe import Limits, Recipe, load_recipe
 from orchestrator.core.errors import GptctlError, LimitReached, ProviderError, UserError
 from orchestrator.core.formats import DASH, count, dollars, dollars_between, hours
 from orchestrator.core.machines import MachineType, all_machine_types
+from orchestrator.core.planning import distance
 from orchestrator.core.planning.demands import install_words, memory_words
+from orchestrator.core.planning.distance import NO_RATES, Rates
 from orchestrator.core.planning.limits import check_plan
 from orchestrator.core.planning.plan import Plan
 from orchestrator.core.planning.planner import make_plan
@@ -33,6 +35,7 @@ from orchestrator.core.planning.ranking import in_order, mark, most_usd, worth_s
 from orchestrator.core.planning.rates import MeasuredRate
 from orchestrator.core.ports import Offer
 from orchestrator.fleet.offers import Market, ask_for, bundled, offer_for
+from orchestrator.ledger.fetch_rates import fetch_rates
 from orchestrator.ledger.records import RateRecord
 
 COLUMNS = (
@@ -70,7 +73,7 @@ def plan(
     recipe = load_recipe(name, sets)
     with open_ledger() as ledger:
         inventory = load_inventory(file, ledger.home)
-        rates = ledger.rates()
+        rates, fetches = ledger.rates(), fetch_rates(ledger.rentals())
         stores = no_storage if offline else storages(ledger, inventory)
         begun = beginning(ledger, resume_from, recipe, stores, None)
     chosen = [inventory.host(name) for name in host_names] or list(inventory.hosts.values())
@@ -79,7 +82,7 @@ def plan(
     market = Market(tuple(bundled())) if offline else ask_for(chosen)
     source = asked()
     from_step = begun.from_step
-    planner = Planner(recipe, source.train_tokens, limits, rates, market.offers, from_step)
+    planner = Planner(recipe, source.train_tokens, limits, rates, market.offers, from_step, fetches)
     places: list[tuple[HostSpec | None, MachineType]] = [(host, each) for host in chosen for each in machines_of(host)]
     if not host_names:
         places += [(None, machine) for machine in all_machine_types() if machine.runs_as is None]
@@ -146,6 +149,7 @@ class Planner:
     rates: Sequence[RateRecord]
     offers: Sequence[Offer] = ()
     from_step: int = 0
+    fetch_rates: Rates = NO_RATES
 
     def plan(self, host: HostSpec | None, machine: MachineType) -> Plan:
         """The plan there; it may not fit, and it may be beyond a limit."""
@@ -160,6 +164,7 @@ class Planner:
             now=time.time(),
             limits=self.limits,
             from_step=self.from_step,
+            fetch_rates=self.fetch_rates,
         )
         if offer is None or offer.available:
             return made
@@ -167,14 +172,15 @@ class Planner:
 
 
 def planned(
-    recipe: Recipe, host: HostSpec, rates: Sequence[RateRecord], limits: Limits, *, from_step: int = 0
-) -> list[Plan]:
+    recipe: Recipe, host: HostSpec, rates: Sequence[RateRecord], limits: Limits, *, from_step: int = 0,
+    fetches: Rates = NO_RATES,
+) -> list[Plan]:  # fmt: skip
     """One plan per machine type of the host that fits, in the order to try them: those with capacity first, then by
     dollars per run. Raises UserError if none fits, LimitReached if all cost too much, ProviderError if the provider
     names no price that can be believed."""
     source = read_source(recipe)
     market = ask_for([host], BEFORE_BUYING_WITHIN_S)
-    planner = Planner(recipe, source.train_tokens, limits, rates, market.offers, from_step)
+    planner = Planner(recipe, source.train_tokens, limits, rates, market.offers, from_step, fetches)
     made: list[tuple[bool, float, int, Plan]] = []
     problems: list[GptctlError] = []
     for machine in machines_of(host):
@@ -241,8 +247,10 @@ def show_plan(plan: Plan) -> None:
 
 
 def _demands(plan: Plan) -> list[tuple[str, str]]:
-    """What is installed there, and how much main memory the run takes."""
+    """What is installed there, how much main memory the run takes, and what it costs to bring the end of it here."""
     said = [("install", install_words(plan.install))] if plan.install else []
+    if plan.fetch is not None:
+        said.append(("fetch", distance.words(plan.fetch, plan.hours.fetch, plan.price_per_hour_usd)))
     return [*said, ("memory", memory_words(plan.memory, plan.ranks))] if plan.memory else said
 
 

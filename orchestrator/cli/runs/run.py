@@ -15,6 +15,7 @@ from pathlib import Path
 from orchestrator.cli.failures import run_folder
 from orchestrator.cli.machines.watcher import warn_if_unwatched
 from orchestrator.cli.open_ledger import open_ledger
+from orchestrator.cli.plans import spot
 from orchestrator.cli.plans.origin import Beginning, StorageOf, beginning, importer, storages
 from orchestrator.cli.plans.plan import planned, show_alternatives, show_plan, show_published, typed_limits
 from orchestrator.cli.runs.outcome import show_ending, show_next_commands
@@ -35,6 +36,7 @@ from orchestrator.core.planning.forecast import kept_bytes
 from orchestrator.core.planning.limits import check_guard, check_month
 from orchestrator.core.states import State
 from orchestrator.core.suggest import one_of
+from orchestrator.ledger.fetch_rates import fetch_rates
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RENTAL_OPEN, RunRecord
 from orchestrator.pipeline import drive, outcome_code
@@ -70,6 +72,8 @@ class Wish:
     accept_new_host_key: bool
     inventory: Path | None
     queue: bool = False
+    spot: bool = False
+    max_interruptions: int | None = None
 
 
 def run(wish: Wish, *, yes: bool, as_json: bool) -> int:
@@ -78,6 +82,8 @@ def run(wish: Wish, *, yes: bool, as_json: bool) -> int:
     with open_ledger() as ledger:
         inventory = load_inventory(wish.inventory, ledger.home)
         host = _host(wish, ledger, inventory)
+        if wish.spot:
+            host = spot.on_spot_market(host)
         if host.checkpoint_store is not None:
             check_scheme(host.checkpoint_store)
         stores = storages(ledger, inventory, accept_new=wish.accept_new_host_key)
@@ -86,6 +92,8 @@ def run(wish: Wish, *, yes: bool, as_json: bool) -> int:
         show_plan(request.plan)
         show_published(recipe)
         show_alternatives(request.alternatives)
+        if request.recovery is not None:
+            spot.show(request.recovery, request.plan)
         check_guard(request.plan, host, unguarded=wish.unguarded)
         warn_if_unwatched(ledger.home, host)
         _check_store(wish, request, stores)
@@ -120,7 +128,10 @@ def _request(
     wish: Wish, ledger: Ledger, recipe: Recipe, host: HostSpec, inventory: Inventory, *, begun: Beginning
 ) -> RunRequest:
     limits = typed_limits(wish.max_cost_usd, wish.max_hours, wish.max_price_per_hour_usd)
-    plan, *others = planned(recipe, host, ledger.rates(), limits, from_step=begun.from_step)
+    plan, *others = planned(
+        recipe, host, ledger.rates(), limits, from_step=begun.from_step,
+        fetches=fetch_rates(ledger.rentals()),
+    )  # fmt: skip
     monthly = load_settings(ledger.home).limits.max_usd_per_month
     dearest = max((plan, *others), key=lambda each: each.cost_usd.total or 0.0)
     check_month(dearest, ledger.spend_since(month_start(time.time())), monthly)
@@ -140,6 +151,13 @@ def _request(
         resume_from=begun.resume_from,
         init_from=begun.init_from,
         origin=begun.origin,
+        recovery=spot.agreed(
+            host,
+            (plan, *others),
+            is_spot=wish.spot,
+            most=wish.max_interruptions,
+            clashes={"--on": wish.on is not None, "--keep": wish.keep, "--queue": wish.queue},
+        ),
         home_boxes=tuple(
             inventory.home_box(uri) for uri in (host.checkpoint_store, begun.place) if uri and is_home(uri)
         ),

@@ -43,6 +43,12 @@ class RentalFacts:
     bill: SettledBill | None = None
     ceiling_usd: float | None = None
     """What all its runs together may cost; None: each run has its own ceiling."""
+    ceiling_h: float | None = None
+    """For how long it may be held, where a run has used some of its max_hours on machines before."""
+    spot: bool = False
+    """Whether the machine was bought on the spot market."""
+    fetch_mb_per_s: float | None = None
+    """How fast its checkpoints came here, where that was enough to tell."""
     adopted_at: float | None = None
     """When this ledger took the machine over."""
 
@@ -70,4 +76,7 @@ class RentalFactChanges(TypedDict, total=False):
     given_back: tuple[GivenBack, ...]
     bill: SettledBill | None
     ceiling_usd: float | None
+    ceiling_h: float | None
+    spot: bool
+    fetch_mb_per_s: float | None
     adopted_at: float | None

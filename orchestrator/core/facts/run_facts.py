@@ -149,6 +149,21 @@ class QueueFacts:
 
 
 @dataclass(frozen=True)
+class Recovery:
+    """That the run goes on by itself on another machine when its provider takes one away, and how that went so far."""
+
+    most: int = 0
+    """Interruptions at most."""
+    on_demand: Mapping[str, float] = field(default_factory=dict)
+    """Machine types that may be rented on demand too, and the USD per hour that you agreed to."""
+    interruptions: int = 0
+    fruitless: int = 0
+    """Interruptions in a row without a new checkpoint."""
+    lost_steps: int = 0
+    """Steps that were trained and had to be trained again."""
+
+
+@dataclass(frozen=True)
 class RunFacts:
     """Every key that a run keeps beside its row. None: not known yet."""
 
@@ -182,6 +197,8 @@ class RunFacts:
     store_urls: StoreUrls | None = None
     queue: QueueFacts | None = None
     """None: you did not agree to wait."""
+    recovery: Recovery | None = None
+    """None: you decide what follows when its machine is taken away."""
     deaths: int = 0
     """How often its training died and started again, as far as was said."""
     exit: Mapping[str, object] | None = None
@@ -222,6 +239,7 @@ class RunFactChanges(TypedDict, total=False):
     store: StoreState | None
     store_urls: StoreUrls | None
     queue: QueueFacts | None
+    recovery: Recovery | None
     deaths: int
     exit: Mapping[str, object] | None
     forgotten_at: float | None

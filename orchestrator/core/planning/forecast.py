@@ -57,11 +57,15 @@ def hours_by_stage(
     tokens: int,
     rate: Rate,
     from_step: int = 0,
+    fetch_mb_per_s: float | None = None,
 ) -> Hours:
-    """Hours of boot, provision, data, train and fetch, of the steps after from_step. `tokens` are of all steps."""
+    """Hours of boot, provision, data, train and fetch, of the steps after from_step. `tokens` are of all steps.
+    fetch_mb_per_s: as measured; None: assumed."""
     facts, paid, provider = assumed(), host is None or host.paid, host.provider if host else ""
     boot_minutes = (machine.boot_minutes or facts.boot_minutes) if paid else 0.0
     fetch_rate = facts.store_mb_per_s if host and host.checkpoint_store else facts.fetch_mb_per_s.of(provider, paid)
+    if fetch_mb_per_s is not None:
+        fetch_rate = fetch_mb_per_s
     tokens_left = tokens - recipe.course(steps).tokens(from_step) if left(steps, from_step) else 0
     brought = data_bytes(recipe, host, steps=steps, tokens=tokens, from_step=from_step)
     if from_step:

@@ -97,6 +97,17 @@ class PlanInstall:
 
 
 @dataclass(frozen=True)
+class PlanFetch:
+    """What is brought here at the end, while the machine is billed, and how fast."""
+
+    size_bytes: int
+    mb_per_s: float
+    is_measured: bool
+    """By the newest fetch from that region; else assumed."""
+    region: str = ""
+
+
+@dataclass(frozen=True)
 class PlanMemory:
     """Main memory that the trainer needs, beside the cards: of each of its processes, and for checkpoints, which are
     copied there before they are written. Token files are mapped: the system lends memory for them and takes it back."""
@@ -150,6 +161,8 @@ class Plan:
     """None where `python` of the host says which interpreter trains."""
     memory: PlanMemory | None = None
     """None in a plan of an earlier version."""
+    fetch: PlanFetch | None = None
+    """None where the machine is not billed meanwhile, or stores its checkpoints by itself."""
     tokens_before: int | None = None
     """Tokens of the steps before from_step; None where every step has as many."""
 

@@ -17,7 +17,16 @@ from orchestrator.core.errors import UserError
 from orchestrator.core.machines import MachineType, assumed
 from orchestrator.core.planning import demands
 from orchestrator.core.planning.batch import choose_batch, split
-from orchestrator.core.planning.forecast import Quote, disk_trouble, ending, hours_by_stage, quote, spread
+from orchestrator.core.planning.distance import NO_RATES, Rates, far_words, fetch_of
+from orchestrator.core.planning.forecast import (
+    Quote,
+    disk_trouble,
+    ending,
+    hours_by_stage,
+    kept_bytes,
+    quote,
+    spread,
+)
 from orchestrator.core.planning.limits import ceiling_usd, combine
 from orchestrator.core.planning.plan import Hours, Plan, PlanLimits
 from orchestrator.core.planning.rates import MeasuredRate, Rate, expected_rate
@@ -62,14 +71,14 @@ def priced(plan: Plan, price_per_hour_usd: float) -> Plan:
 def make_plan(
     recipe: Recipe, host: HostSpec | None, machine: MachineType, offer: Offer | None, *,
     rates: Sequence[MeasuredRate] = (), dataset_tokens: int | None = None, now: float, limits: Limits | None = None,
-    from_step: int = 0,
+    from_step: int = 0, fetch_rates: Rates = NO_RATES,
 ) -> Plan:  # fmt: skip
     """Works out the plan. `host` None: the machine type alone, as a rented machine.
 
     dataset_tokens: length of the training data, None when unknown. limits: those typed as flags; the tightest of all
-    counts. from_step: of the checkpoint to resume from. A batch that does not fit or divide is not an error here
-    (`fits`, `why`): limits.check_plan refuses it. Raises UserError when the number of tokens cannot be known, more
-    epochs are needed than max_epochs allows, or no step is left after from_step.
+    counts. from_step: of the checkpoint to resume from. fetch_rates: of earlier fetches. A batch that does
+    not fit or divide is not an error here (`fits`, `why`): limits.check_plan refuses it. Raises UserError when the
+    number of tokens cannot be known, more epochs are needed than max_epochs allows, or no step is left.
     """
     tokens_wanted, epochs = _tokens(recipe, dataset_tokens)
     steps = recipe.steps_for(tokens_wanted)
@@ -77,13 +86,20 @@ def make_plan(
     batch = choose_batch(recipe, machine)
     rate = expected_rate(recipe, machine, batch, rates)
     price = quote(host, machine, offer)
-    hours = hours_by_stage(recipe, host, machine, steps=steps, tokens=tokens, rate=rate, from_step=from_step)
+    fetch = fetch_of(host, offer.region if offer else "", kept_bytes(recipe, steps, from_step), fetch_rates)
+    hours = hours_by_stage(
+        recipe, host, machine, steps=steps, tokens=tokens, rate=rate, from_step=from_step,
+        fetch_mb_per_s=fetch.mb_per_s if fetch else None,
+    )  # fmt: skip
     cost = spread(hours, price.per_hour_usd, rate.uncertainty)
     too_large, tight = disk_trouble(recipe, offer, steps, min(tokens, dataset_tokens or tokens), from_step)
     tightest = combine(recipe, machine, host, limits)
     ceiling = ceiling_usd(tightest, price, cost.total)
     said = [*_warnings(recipe, machine, price, epochs=epochs, now=now), _no_limit(price, tightest, ceiling), tight]
     said.append(_notice(recipe, host, steps - from_step, hours))
+    if fetch is not None:
+        price_h = price.per_hour_usd
+        said.append(far_words(fetch, lasts_h=hours.fetch, train_h=hours.train, price_per_hour_usd=price_h))
     return Plan(
         recipe=recipe.name,
         host=host.name if host else None,
@@ -115,6 +131,7 @@ def make_plan(
         tokens_before=recipe.course(steps).tokens(from_step) if recipe.stages else None,
         install=demands.install(host, machine),
         memory=demands.memory(recipe, machine, batch),
+        fetch=fetch,
     )
 
 

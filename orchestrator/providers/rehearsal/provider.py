@@ -34,6 +34,9 @@ START_DEADLINE_S = 60.0
 BAD_ARGUMENTS = 2
 ON_POWER_OFF = {"on-power-off": "terminate"}
 """What this cloud takes for EC2's InstanceInitiatedShutdownBehavior; other machines are billed on, as Lambda's are."""
+SPOT = {"market": "spot"}
+SPOT_PERCENT = 40
+"""Of the price on demand: what orchestrator/rehearsal/cloud.py charges for a machine with that tag."""
 
 
 def provider(host: HostSpec, machine: MachineType) -> Provider:
@@ -141,20 +144,25 @@ class RehearsalProvider:
         if entry is None:
             return self._bundled()
         offers = self._cloud(entry).offers(deadline_s)
-        return [replace(offer, spot=self.host.spot, source="rehearsal API (simulated)") for offer in offers]
+        return self._markets([replace(offer, source="rehearsal API (simulated)") for offer in offers])
 
     def _bundled(self) -> list[Offer]:
-        return [
-            replace(
-                offer,
-                provider=self.name,
-                machine=name,
-                spot=self.host.spot,
-                source=f"simulated, {offer.source}",
-            )
-            for name in self._names
-            for offer in _sold_as(name)
+        return self._markets(
+            [
+                replace(offer, provider=self.name, machine=name, source=f"simulated, {offer.source}")
+                for name in self._names
+                for offer in _sold_as(name)
+            ]
+        )
+
+    def _markets(self, offers: Sequence[Offer]) -> list[Offer]:
+        """On demand, and where the host rents on the spot market, that too."""
+        spot = [
+            replace(each, spot=True, price_per_hour_usd=int(each.price_per_hour_usd * SPOT_PERCENT + 1e-6) / 100)
+            for each in offers
+            if self.host.spot
         ]
+        return [*offers, *spot]
 
     def machines(self) -> Sequence[Instance]:
         """Those with our tag. A cloud that is off and left no machine running is not started to say so."""
@@ -167,6 +175,8 @@ class RehearsalProvider:
         cloud = self._cloud(running() or start())
         if self.host.guard == "self":
             request = replace(request, tags={**request.tags, **ON_POWER_OFF})
+        if request.offer.spot:
+            request = replace(request, tags={**request.tags, **SPOT})
         if request.offer.region:
             return cloud.acquire(request)
         sold = [offer for offer in cloud.offers() if offer.machine == request.offer.machine]

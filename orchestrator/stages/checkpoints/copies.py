@@ -15,6 +15,8 @@ from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine.jobs import progress
 from trainer import contract
 
+TELLING_BYTES = 32 << 20
+"""Less says more about the first round trips than about the line."""
 UNWRITABLE = ("disk-full", "read-only")
 """The agent's words for a disk that takes no note."""
 
@@ -46,7 +48,9 @@ def prune(folder: Path, keep: Collection[str]) -> None:
 def pull(context: RunContext, checkpoints: Sequence[Checkpoint], folder: Path) -> None:
     """Copies checkpoints into `folder`, verifies them, marks them safe on the machine and links latest and best."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    require_space(folder, sum(found.size_bytes for found in checkpoints if not (folder / found.name).exists()))
+    missing = sum(found.size_bytes for found in checkpoints if not (folder / found.name).exists())
+    require_space(folder, missing)
+    began = context.now()
     for found in sorted(checkpoints, key=lambda each: (not each.best, not each.latest, -each.step)):
         transfer.pull_files(
             context.shell,
@@ -61,10 +65,17 @@ def pull(context: RunContext, checkpoints: Sequence[Checkpoint], folder: Path) -
         for name, is_it in ((contract.LATEST, found.latest), (contract.BEST, found.best)):
             if is_it:
                 link(folder / name, found.name)
+    _note_rate(context, missing, context.now() - began)
     if checkpoints:
         total = sum(found.size_bytes for found in checkpoints)
         count = f"{len(checkpoints)} checkpoint{'s' * (len(checkpoints) != 1)}"
         context.say(f"{count} here and verified ({total / 1e6:.1f} MB) in {folder}")
+
+
+def _note_rate(context: RunContext, moved_bytes: int, took_s: float) -> None:
+    """For the next plan on a machine of this region, where enough moved to tell."""
+    if context.provider.paid and moved_bytes >= TELLING_BYTES and took_s > 1:
+        context.set_rental_facts(fetch_mb_per_s=moved_bytes / took_s / 1e6)
 
 
 def mark_safe(context: RunContext, found: Checkpoint) -> None:

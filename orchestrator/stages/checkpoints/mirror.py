@@ -9,8 +9,8 @@ import math
 from collections.abc import Mapping
 
 from orchestrator.agent.contract.answers import ExitRecord, RunStatus, SpotNotice
-from orchestrator.agent.contract.names import JobName
-from orchestrator.core.errors import LinkLost
+from orchestrator.agent.contract.names import Code, JobName
+from orchestrator.core.errors import AgentError, LinkLost
 from orchestrator.core.states import Seen, State
 from orchestrator.core.typed_json import WrongJson, parse
 from orchestrator.ledger.records import RunProgress
@@ -18,9 +18,18 @@ from orchestrator.remote.agent_client.client import Data, Ended, Heartbeat
 from orchestrator.remote.agent_client.lines import LineBuffer
 from orchestrator.stages.checkpoints import store_job
 from orchestrator.stages.checkpoints.copies import pull_newest
-from orchestrator.stages.checkpoints.mirrored_files import MOST_BYTES, append, position
+from orchestrator.stages.checkpoints.mirrored_files import (
+    MOST_BYTES,
+    append,
+    cut,
+    last_part,
+    position,
+    resumed_at,
+    shorten,
+)
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import box_guard, turn
+from orchestrator.stages.machine.jobs import machine_status
 from orchestrator.stages.machine.reported import tell_deaths
 from trainer import contract
 
@@ -38,15 +47,33 @@ MOST_LOSS = 1e9
 
 
 def mirror_until_end(context: RunContext) -> ExitRecord:
-    """One connection's worth of following: returns the exit record, or raises LinkLost or Unreachable."""
+    """One connection's worth of following: returns the exit record, or raises LinkLost or Unreachable. A training that
+    starts again from a checkpoint repeats steps: what came of them goes, and the stream begins there anew."""
     progress = Progress(context)
+    while True:
+        try:
+            ended = _stream(context, progress)
+        except AgentError as error:
+            if error.code != Code.BAD_OFFSET or not _shorten(context):
+                raise
+            continue
+        if ended is not None:
+            return ended
+
+
+def _stream(context: RunContext, progress: Progress) -> ExitRecord | None:
+    """None: steps are repeated, and what came of them was dropped here."""
     offsets = {name: position(context.mirror / name) for name in MIRRORED}
+    starts = Starts(context)
     with context.agent.follow(context.run_id, JobName.TRAIN, offsets) as lines:
         for line in lines:
             if isinstance(line, Data):
+                repeats = starts.drop_repeated(line)
                 if not append(context.mirror / line.file, line.offset, line.data):
                     progress.full(line.file)
                 progress.data(line.file, line.data)
+                if repeats:
+                    return None
                 if context.provider.paid and not store_job.wanted(context) and progress.take_checkpointed():
                     pull_newest(context)
             elif isinstance(line, Heartbeat):
@@ -57,25 +84,52 @@ def mirror_until_end(context: RunContext) -> ExitRecord:
     raise LinkLost(f"{context.host.name} closed the stream", f"gptctl resume {context.run_id}")
 
 
+def _shorten(context: RunContext) -> bool:
+    """Of a training that started again while nobody looked, the machine may have fewer metrics than there are here."""
+    status = machine_status(context)
+    return status is not None and shorten(context.mirror / contract.METRICS, status["sizes"].get(contract.METRICS, 0))
+
+
 def mirror_now(context: RunContext) -> None:
     """Brings the mirror up to what the machine had when asked, whether the training still runs or not."""
     context.mirror.mkdir(parents=True, exist_ok=True, mode=0o700)
     wanted: Mapping[str, int] | None = None
     came_bytes = 0
     offsets = {name: position(context.mirror / name) for name in MIRRORED}
+    starts = Starts(context)
     with context.agent.follow(context.run_id, JobName.TRAIN, offsets) as lines:
         for line in lines:
             if isinstance(line, Ended):
                 return
             if isinstance(line, Data):
+                repeats = starts.drop_repeated(line)
                 append(context.mirror / line.file, line.offset, line.data)
                 came_bytes += len(line.data)
+                if repeats:
+                    return  # the next look begins where they do
             elif wanted is None:
                 wanted = line.status["sizes"]
             if wanted and all(position(context.mirror / name) >= wanted.get(name, 0) for name in MIRRORED):
                 return
             if came_bytes > MOST_NOW_BYTES:
                 return  # a machine that never stops sending must not hold up who only looks
+
+
+class Starts:
+    """Reads of the events, before they are kept, that the training was started again: the metrics here lose the steps
+    that it repeats first, so that a gptctl that is killed in between reads it once more."""
+
+    def __init__(self, context: RunContext) -> None:
+        self.metrics = context.mirror / contract.METRICS
+        self.part = last_part(context.mirror / contract.EVENTS)
+
+    def drop_repeated(self, data: Data) -> bool:
+        """Whether metrics were dropped: then those that come are of other bytes."""
+        if data.file != contract.EVENTS:
+            return False
+        *lines, self.part = (self.part + data.data).split(b"\n")
+        steps = [step for step in map(resumed_at, lines) if step is not None]
+        return any([cut(self.metrics, step) for step in steps])
 
 
 class Progress:

@@ -9,14 +9,17 @@ Example: `append(mirror / "train.log", position(mirror / "train.log"), b"step 1\
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from orchestrator.core.errors import RemoteError
+from orchestrator.core.typed_json import WrongJson, parse
 from trainer import contract
 
 LOG_PART_BYTES = 16 << 20
 MOST_BYTES = 1 << 30
 """Of metrics and of events: a million lines are 300 MB."""
+LONGEST_LINE_BYTES = 1 << 20
 UNTIL = ".until-"
 
 
@@ -63,6 +66,58 @@ def append(path: Path, offset: int, data: bytes) -> bool:
     _write(path, whole + newline)
     _put_aside(path, here + len(whole) + 1)
     return _write(path, rest)
+
+
+def cut(path: Path, step: int) -> bool:
+    """Drops the lines of later steps, which a start from the checkpoint of `step` writes again: the trainer has dropped
+    the same ones of its own file. False: there was none."""
+    good = 0
+    if not path.exists():
+        return False
+    with path.open("rb") as file:
+        for line in file:
+            found = _step(line)
+            if found is None or found > step:
+                break
+            good += len(line)
+    return shorten(path, good)
+
+
+def shorten(path: Path, size_bytes: int) -> bool:
+    """The file is no longer than that. False: it was not."""
+    if not path.exists() or path.stat().st_size <= size_bytes:
+        return False
+    os.truncate(path, size_bytes)
+    return True
+
+
+def _step(line: bytes) -> float | None:
+    try:
+        found = parse(line)["step"] if line.endswith(b"\n") else None
+    except (WrongJson, KeyError, TypeError):
+        return None
+    return found if isinstance(found, int | float) else None
+
+
+def resumed_at(line: bytes) -> int | None:
+    """The step from which a training goes on, where this line of its events says that it was started again."""
+    try:
+        record = parse(line)
+    except WrongJson:
+        return None
+    if not isinstance(record, dict) or record.get("event") != contract.EVENT_RESUMED:
+        return None
+    step = record.get("step")
+    return step if isinstance(step, int) else None
+
+
+def last_part(path: Path) -> bytes:
+    """The line at its end that is not whole yet."""
+    if not path.exists():
+        return b""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - LONGEST_LINE_BYTES))
+        return file.read().rpartition(b"\n")[2]
 
 
 def _write(path: Path, data: bytes) -> bool:

@@ -39,8 +39,11 @@ def start_job(context: RunContext, agent: Agent, job: str, digest: str, spec: Jo
 def note_attempt(context: RunContext) -> None:
     """That this run trained: what is not noted is not fetched. Killed between the start and this, gptctl notes it when
     it looks again."""
-    if not context.ledger.attempts(context.run_id):
-        context.ledger.add_attempt(Attempt(context.run_id, 1, context.rental.id, context.now()))
+    if context.attempt is not None:
+        return
+    number, origin = len(context.ledger.attempts(context.run_id)) + 1, context.facts.resume_from
+    from_step = origin.step if origin else 0
+    context.ledger.add_attempt(Attempt(context.run_id, number, context.rental.id, context.now(), from_step=from_step))
 
 
 def machine_status(context: RunContext) -> RunStatus | None:

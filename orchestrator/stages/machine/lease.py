@@ -24,8 +24,10 @@ def rental_budget_s(context: RunContext) -> float | None:
     """Seconds from the start of the rental to the moment its machine must be gone; None where nothing limits it. Runs
     that share it by its queue share one ceiling: that of their sweep, else the sum of what each may cost."""
     rental, plan = context.rental, context.plan
-    if rental.facts.ceiling_usd is not None and rental.price_per_hour_usd:
-        return rental.facts.ceiling_usd / rental.price_per_hour_usd * 3600
+    usd, hours, price = rental.facts.ceiling_usd, rental.facts.ceiling_h, rental.price_per_hour_usd
+    bounds_h = [*([usd / price] if usd is not None and price else []), *([hours] if hours is not None else [])]
+    if bounds_h:
+        return min(bounds_h) * 3600
     sharing = context.ledger.runs(rental_id=rental.id)
     if not any(run.facts.queue is not None for run in sharing):
         return budget_s(plan)

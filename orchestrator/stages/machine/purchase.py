@@ -22,7 +22,9 @@ from orchestrator.core.errors import (
 )
 from orchestrator.core.fleet.machine_names import RUN_TAG
 from orchestrator.core.machines import machine_type
+from orchestrator.core.planning.attempts import expected_usd, hazard_per_h
 from orchestrator.core.planning.forecast import disk_gib
+from orchestrator.core.planning.plan import Plan
 from orchestrator.core.ports import Address, Instance, LaunchRequest, Offer
 from orchestrator.ledger.records import (
     INTENT_ADOPTED,
@@ -177,21 +179,54 @@ def _candidates(context: RunContext) -> Iterator[Offer]:
     fitting = [
         offer
         for offer in _offers(context)
-        if offer.machine in plans and offer.spot == context.host.spot and offer.available
+        if offer.machine in plans and offer.available and _is_agreed_market(context, offer)
     ]
     dear: Offer | None = None
-    for offer in sorted(fitting, key=lambda each: each.price_per_hour_usd * plans[each.machine].hours.total):
-        agreed = plans[offer.machine].price_per_hour_usd
+    for offer in sorted(fitting, key=lambda each: _expected_usd(context, plans[each.machine], each)):
+        agreed = _agreed_usd(context, plans[offer.machine], offer)
         if agreed is not None and offer.price_per_hour_usd > agreed + 1e-9:
             dear = dear or offer
         else:
             yield offer
     if dear is not None:
-        agreed = plans[dear.machine].price_per_hour_usd or 0.0
+        agreed = _agreed_usd(context, plans[dear.machine], dear) or 0.0
         raise LimitReached(
             f"{context.host.name} costs ${dear.price_per_hour_usd:.2f}/h now, and you agreed to ${agreed:.2f}/h",
             "run the command again to see and accept the new price; gptctl offers lists prices",
         )
+
+
+def _is_agreed_market(context: RunContext, offer: Offer) -> bool:
+    recovery = context.facts.recovery
+    both = recovery is not None and not offer.spot and offer.machine in recovery.on_demand
+    return offer.spot == context.host.spot or both
+
+
+def _agreed_usd(context: RunContext, plan: Plan, offer: Offer) -> float | None:
+    """USD per hour that you agreed to at most, on this market."""
+    if offer.spot == context.host.spot or context.facts.recovery is None:
+        return plan.price_per_hour_usd
+    return context.facts.recovery.on_demand[offer.machine]
+
+
+def _expected_usd(context: RunContext, plan: Plan, offer: Offer) -> float:
+    """What the rest of the run costs there; of one that goes on by itself, with what interruptions are expected to
+    repeat."""
+    recovery, origin = context.facts.recovery, context.facts.resume_from
+    if recovery is None:
+        return offer.price_per_hour_usd * plan.hours.total
+    interval_h = context.recipe.train.checkpoint_every * plan.hours.train / max(1, plan.steps_left)
+    risk = hazard_per_h(recovery.interruptions, _spot_h(context)) if offer.spot else 0.0
+    return expected_usd(
+        plan, offer.price_per_hour_usd, from_step=origin.step if origin else 0, risk_per_h=risk, interval_h=interval_h
+    )
+
+
+def _spot_h(context: RunContext) -> float:
+    """Hours that this run has spent on spot machines."""
+    spans = context.ledger.intervals(context.run_id)
+    spot = {each for each in {span.rental_id for span in spans} if each and context.ledger.rental(each).facts.spot}
+    return sum((each.ended_at or each.last_at) - each.started_at for each in spans if each.rental_id in spot) / 3600
 
 
 def _switch(context: RunContext, machine: str) -> None:
@@ -228,6 +263,11 @@ def _offers(context: RunContext) -> list[Offer]:
 def _buy(context: RunContext, offer: Offer) -> None:
     if {context.machine.name, context.rental.machine} != {offer.machine}:
         _switch(context, offer.machine)
+    if context.facts.recovery is not None:  # before its deadline is worked out: the markets have different prices
+        context.ledger.update_rental(
+            context.rental.id, price_per_hour_usd=offer.price_per_hour_usd, facts={"spot": offer.spot}
+        )
+        context.say(f"{offer.machine} {'spot' if offer.spot else 'on demand'} at ${offer.price_per_hour_usd:.2f}/h")
     request = LaunchRequest(context.rental.id, str(uuid4()), offer)
     if context.provider.paid:
         request = _guarded(context, request)

@@ -67,7 +67,7 @@ def note(context: RunContext, status: RunStatus) -> None:
         return  # dropped, or between the queue and its start
     started_at = min(context.now(), train["started_at"] - queue.skew_s)
     context.set_run_facts(queue=replace(queue, ahead=None, has_started=True))
-    for attempt in context.ledger.attempts(context.run_id)[-1:]:
+    if (attempt := context.attempt) is not None:
         context.ledger.update_attempt(context.run_id, attempt.number, started_at=started_at)
     if context.interval:
         # What it waited for another run has paid; from here on it pays itself.

@@ -72,8 +72,8 @@ def _over(context: RunContext, exit_record: ExitRecord) -> None:
 def lost(context: RunContext) -> str:
     """What went with the machine, as far as this side knows."""
     run = context.run
-    if not context.ledger.attempts(run.id):
-        return "nothing had been trained"
+    if context.attempt is None:
+        return "nothing had been trained there"
     where = f"in {store_job.uri(context)}" if store_job.wanted(context) else "here"
     if run.safe_step is not None and run.safe_step >= (run.total_steps or 0) > 0:
         return f"its last checkpoint is {where} and verified"

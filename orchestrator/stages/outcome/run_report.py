@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from orchestrator.core.money.cost import run_cost
+from orchestrator.core.planning.attempts import Stretch, on_demand_usd
 from orchestrator.core.planning.rates import is_compiled, number_type
 from orchestrator.core.states import Outcome
-from orchestrator.ledger.records import RateRecord
+from orchestrator.ledger.records import RateRecord, StageInterval
 from orchestrator.ledger.run_estimate import run_estimate
 from orchestrator.report.evaluations import from_events
 from orchestrator.report.lineage import ancestors
 from orchestrator.report.metrics import read_lines, read_training
+from orchestrator.report.run_report import InterruptionsPart
 from orchestrator.report.summary import Records, write_report
 from orchestrator.stages.context import RunContext
 from trainer.arithmetic import flop_per_token
@@ -30,9 +33,38 @@ def write(context: RunContext) -> None:
     estimate = run_estimate(run, context.rental, cost.cost_usd)
     cost = replace(cost, less_usd=estimate.less_usd, more_usd=estimate.more_usd)
     ledger = context.ledger
-    records = Records(ledger.evaluations(run.id), ledger.events(run.id), ancestors(run, ledger.run))
+    records = Records(
+        ledger.evaluations(run.id), ledger.events(run.id), ancestors(run, ledger.run),
+        _interruptions(context, intervals, cost.cost_usd),
+    )  # fmt: skip
     write_report(run, intervals, cost, context.mirror, records)
     keep_rate(context)
+
+
+def _interruptions(
+    context: RunContext, intervals: Sequence[StageInterval], cost_usd: float
+) -> InterruptionsPart | None:
+    """Of a run that goes on by itself: what interruptions cost, and what the market saved."""
+    run, known = context.run, context.facts.recovery
+    if known is None:
+        return None
+    rentals = list(dict.fromkeys(each.rental_id for each in intervals if each.rental_id))
+    price = known.on_demand.get(run.machine)
+    usd = None
+    if price is not None:
+        stretches = [
+            Stretch(rentals.index(each.rental_id), each.stage, _hours(each))
+            for each in intervals if each.rental_id
+        ]  # fmt: skip
+        tokens = known.lost_steps * context.plan.tokens / max(1, context.plan.steps)
+        rate = run.tokens_per_second or context.plan.tokens_per_second
+        usd = on_demand_usd(stretches, price, tokens / rate / 3600 if rate else 0.0)
+    saved = None if usd is None else usd - cost_usd
+    return InterruptionsPart(known.interruptions, len(rentals), known.lost_steps, usd, saved)
+
+
+def _hours(each: StageInterval) -> float:
+    return max(0.0, (each.ended_at or each.last_at) - each.started_at) / 3600
 
 
 def keep_evaluations(context: RunContext) -> None:

@@ -20,7 +20,7 @@ def conclude(context: RunContext, exit_record: ExitRecord) -> None:
     reason = exit_record["reason"]
     context.ledger.update_run(context.run_id, eta_s=None)
     count_steps(context)
-    for attempt in context.ledger.attempts(context.run_id)[-1:]:
+    if (attempt := context.attempt) is not None:
         # Durations travel, not dates: the machine's clock may be off.
         started_at = _started_at(context, exit_record, attempt.started_at)
         ended_at = min(context.now(), started_at + (exit_record["duration_s"] or 0.0))

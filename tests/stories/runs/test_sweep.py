@@ -47,7 +47,7 @@ def rows(place: Place) -> list[dict[str, Any]]:
 def test_three_arms_and_two_seeds_end_without_the_laptop_under_one_bill(place: Place, tiny: Callable[..., str]) -> None:
     (place.folder / "kept.toml").write_text(f'extends = "{tiny(120)}"\nname = "kept"\n{SETTINGS}')
     (place.folder / "small.toml").write_text(SWEEP)
-    process = place.begin("sweep", "run", "small.toml", "--host", "box", "--yes")
+    process = place.begin("sweep", "run", "small.toml", "--host", "box", "--yes", lease_s=600)
 
     def all_are_queued() -> bool:
         known = rows(place) if (place.home / "ledger.db").exists() else []

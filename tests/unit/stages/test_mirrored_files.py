@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from orchestrator.core.errors import RemoteError
+from orchestrator.remote.agent_client.client import Data
 from orchestrator.stages.checkpoints import mirrored_files
-from orchestrator.stages.checkpoints.mirrored_files import append, parts, position, replace, start
+from orchestrator.stages.checkpoints.mirror import Starts
+from orchestrator.stages.checkpoints.mirrored_files import append, parts, position, replace, shorten, start
+from orchestrator.stages.context import RunContext
+from trainer import contract
 
 FLOOD_PIECES = 60
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mirrored_files, "LOG_PART_BYTES", 1000)
-    monkeypatch.setattr(mirrored_files, "MOST_BYTES", 1000)
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mirrored_files, "LOG_PART_BYTES", 1000)
+        patch.setattr(mirrored_files, "MOST_BYTES", 10_000)
+        yield
 
 
 def lines(first: int, last: int) -> bytes:
@@ -68,8 +81,8 @@ def test_a_kill_between_putting_aside_and_writing_loses_nothing(tmp_path: Path) 
 
 def test_metrics_without_end_are_written_up_to_a_limit(tmp_path: Path) -> None:
     metrics = tmp_path / "metrics.jsonl"
-    assert append(metrics, 0, b"x" * 900) and not append(metrics, 900, b"x" * 200)
-    assert metrics.stat().st_size == 900
+    assert append(metrics, 0, b"x" * 9000) and not append(metrics, 9000, b"x" * 2000)
+    assert metrics.stat().st_size == 9000
 
 
 def test_a_whole_log_from_the_store_takes_the_place_of_all_parts(tmp_path: Path) -> None:
@@ -79,3 +92,61 @@ def test_a_whole_log_from_the_store_takes_the_place_of_all_parts(tmp_path: Path)
     (tmp_path / "whole").write_bytes(b"all of it\n")
     replace(log, tmp_path / "whole")
     assert (parts(log), log.read_bytes(), position(log)) == ([], b"all of it\n", 10)
+
+
+class Machine:
+    """Its metrics and events, as a trainer writes them that is started again from checkpoints."""
+
+    def __init__(self) -> None:
+        self.files = {contract.METRICS: b"", contract.EVENTS: b""}
+        self.starts, self.step = 0, 0
+
+    def train(self, steps: int) -> None:
+        for _ in range(steps):
+            self.step += 1
+            line = json.dumps({"step": self.step, "loss": "x" * (self.starts * 7 % 11)})
+            self.files[contract.METRICS] += line.encode() + b"\n"
+
+    def start_again(self, step: int) -> None:
+        self.starts, self.step = self.starts + 1, min(step, self.step)
+        lines = self.files[contract.METRICS].splitlines(keepends=True)
+        self.files[contract.METRICS] = b"".join(lines[: self.step])
+        event = {"event": contract.EVENT_RESUMED, "step": self.step}
+        self.files[contract.EVENTS] += json.dumps(event).encode() + b"\n"
+
+
+def look(machine: Machine, here: Path, most_bytes: int) -> None:
+    """One connection that ends after so many bytes of each file, as a lost link ends it."""
+    starts = Starts(cast("RunContext", SimpleNamespace(mirror=here)))
+    shorten(here / contract.METRICS, len(machine.files[contract.METRICS]))  # what BAD_OFFSET leads to
+    for name, content in machine.files.items():
+        offset = position(here / name)
+        data = Data(name, offset, content[offset : offset + most_bytes])
+        repeats = starts.drop_repeated(data)
+        append(here / name, data.offset, data.data)
+        if repeats:
+            return
+
+
+MOVES = st.lists(
+    st.one_of(
+        st.tuples(st.just("train"), st.integers(1, 9)),
+        st.tuples(st.just("start_again"), st.integers(0, 30)),
+        st.tuples(st.just("look"), st.integers(1, 200)),
+    ),
+    max_size=20,
+)
+
+
+@settings(deadline=None)
+@given(moves=MOVES)
+def test_metrics_of_a_training_that_starts_again_are_those_of_the_machine(moves: list[tuple[str, int]]) -> None:
+    machine = Machine()
+    with TemporaryDirectory() as folder:
+        here = Path(folder)
+        for name, number in moves:
+            look(machine, here, number) if name == "look" else getattr(machine, name)(number)
+        for _ in range(2 + machine.starts):
+            look(machine, here, 1 << 20)
+        for name, content in machine.files.items():
+            assert ((here / name).read_bytes() if (here / name).exists() else b"") == content

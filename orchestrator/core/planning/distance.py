@@ -1,0 +1,47 @@
+"""What it costs to bring the checkpoints here from the region of a machine, while it is billed. Pure arithmetic.
+
+Example: `far_words(fetch, hours=10.0, train_h=2.5, price_per_hour_usd=15.92)` warns of a machine too far away
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from orchestrator.core.config.inventory import HostSpec
+from orchestrator.core.formats import dollars, hours, size
+from orchestrator.core.machines import assumed
+from orchestrator.core.planning.plan import PlanFetch
+
+LEAST_H = 0.1
+"""A fetch that is over sooner is not worth a warning, however short the training is."""
+Rates = Mapping[tuple[str, str], float]
+"""MB/s of the newest fetch from a provider's region."""
+NO_RATES: Rates = MappingProxyType({})
+
+
+def fetch_of(host: HostSpec | None, region: str, size_bytes: int, rates: Rates) -> PlanFetch | None:
+    """What comes here, and how fast; None where the machine is not billed meanwhile, or stores by itself."""
+    if host is None or not host.paid or host.checkpoint_store is not None:
+        return None
+    measured = rates.get((host.provider, region))
+    rate = assumed().fetch_mb_per_s.of(host.provider, True) if measured is None else measured
+    return PlanFetch(size_bytes, rate, measured is not None, region)
+
+
+def words(fetch: PlanFetch, lasts_h: float, price_per_hour_usd: float | None) -> str:
+    """`12.4 GB from us-west-1 at 6 MB/s (assumed): 34m, $9.02`."""
+    known = "as measured from there" if fetch.is_measured else "assumed"
+    where = f" from {fetch.region}" if fetch.region else ""
+    usd = "" if price_per_hour_usd is None else f", {dollars(lasts_h * price_per_hour_usd)}"
+    return f"{size(fetch.size_bytes)}{where} at {fetch.mb_per_s:.3g} MB/s ({known}): {hours(lasts_h)}{usd}"
+
+
+def far_words(fetch: PlanFetch, *, lasts_h: float, train_h: float, price_per_hour_usd: float | None) -> str:
+    """A warning where the fetch takes longer than the training; empty where it does not."""
+    if lasts_h < LEAST_H or lasts_h <= train_h:
+        return ""
+    return (
+        f"fetching takes longer than the training: {words(fetch, lasts_h, price_per_hour_usd)}; "
+        "set checkpoint_store, lower train.keep_last, or rent nearer: regions of the host"
+    )

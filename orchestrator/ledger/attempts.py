@@ -1,0 +1,34 @@
+"""A new attempt of a run whose machine was taken away: the one way from `ending` back, in one transaction.
+
+Example: `attempts.begin(ledger.rows, run, rental, facts, step=400, now=time.time())`
+"""
+
+from __future__ import annotations
+
+from orchestrator.core.events import Event
+from orchestrator.core.facts.run_facts import RunFactChanges
+from orchestrator.core.states import Outcome, State
+from orchestrator.ledger import row_values
+from orchestrator.ledger.records import Rental, RunRecord
+from orchestrator.ledger.rows import Rows
+
+_BEGIN = """
+    UPDATE runs SET state = ?, outcome = NULL, cause = '', cause_code = NULL, stage = NULL, rental_id = ?, step = ?,
+                    options = ? WHERE id = ? AND state = ? AND outcome = ?
+"""
+
+
+def begin(rows: Rows, run: RunRecord, rental: Rental, facts: RunFactChanges, *, step: int, now: float) -> None:
+    """Writes the new rental, and puts the run on it in state planned, at the step it goes on from. A run that is not
+    ending as preempted stays as it is, and no rental is written."""
+    with rows.writing() as connection:
+        stored = connection.execute("SELECT options FROM runs WHERE id = ?", (run.id,)).fetchone()[0]
+        changed = row_values.to_column(row_values.with_facts(RunRecord, stored, facts))
+        connection.execute(*row_values.insert("rentals", rental))
+        values = (State.PLANNED, rental.id, step, changed, run.id, State.ENDING, Outcome.PREEMPTED)
+        if not connection.execute(_BEGIN, values).rowcount:
+            connection.execute("DELETE FROM rentals WHERE id = ?", (rental.id,))
+            return
+        data = {"from": State.ENDING.value, "to": State.PLANNED.value, "outcome": None, "rental": rental.id}
+        event = Event("state_changed", now, run.stage, f"goes on from step {step}", data)
+        connection.execute(*row_values.insert_event(run.id, event))
