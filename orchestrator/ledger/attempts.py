@@ -19,7 +19,7 @@ _BEGIN = """
 
 
 def begin(rows: Rows, run: RunRecord, rental: Rental, facts: RunFactChanges, *, step: int, now: float) -> None:
-    """Writes the new rental, and puts the run on it in state planned, at the step it goes on from. A run that is not
+    """Writes the new rental, and puts the run on it in state planned, at the step where it continues. A run that is not
     ending as preempted stays as it is, and no rental is written."""
     with rows.writing() as connection:
         stored = connection.execute("SELECT options FROM runs WHERE id = ?", (run.id,)).fetchone()[0]
@@ -30,5 +30,5 @@ def begin(rows: Rows, run: RunRecord, rental: Rental, facts: RunFactChanges, *, 
             connection.execute("DELETE FROM rentals WHERE id = ?", (rental.id,))
             return
         data = {"from": State.ENDING.value, "to": State.PLANNED.value, "outcome": None, "rental": rental.id}
-        event = Event("state_changed", now, run.stage, f"goes on from step {step}", data)
+        event = Event("state_changed", now, run.stage, f"continues at step {step}", data)
         connection.execute(*row_values.insert_event(run.id, event))

@@ -69,4 +69,4 @@ def show(agreed: Recovery, plan: Plan) -> None:
     price = agreed.on_demand.get(plan.machine)
     market = "" if price is None else f", on demand at {dollars(price)}/h where that is cheaper"
     ceiling = "" if plan.ceiling_usd is None else f"; all machines together cost at most {dollars(plan.ceiling_usd)}"
-    screen.talk(f"taken    goes on from its newest checkpoint, at most {agreed.most} times{market}{ceiling}")
+    screen.talk(f"taken    continues from its newest checkpoint, at most {agreed.most} times{market}{ceiling}")

@@ -1,6 +1,6 @@
 """What it costs to bring the checkpoints here from the region of a machine, while it is billed. Pure arithmetic.
 
-Example: `far_words(fetch, hours=10.0, train_h=2.5, price_per_hour_usd=15.92)` warns of a machine too far away
+Example: `far_words(fetch, Hours.of(train=2.5, fetch=10.0), 15.92)` warns of a machine too far away
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from types import MappingProxyType
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.formats import dollars, hours, size
 from orchestrator.core.machines import assumed
-from orchestrator.core.planning.plan import PlanFetch
+from orchestrator.core.planning.plan import Hours, PlanFetch
 
 LEAST_H = 0.1
 """A fetch that is over sooner is not worth a warning, however short the training is."""
@@ -37,11 +37,11 @@ def words(fetch: PlanFetch, lasts_h: float, price_per_hour_usd: float | None) ->
     return f"{size(fetch.size_bytes)}{where} at {fetch.mb_per_s:.3g} MB/s ({known}): {hours(lasts_h)}{usd}"
 
 
-def far_words(fetch: PlanFetch, *, lasts_h: float, train_h: float, price_per_hour_usd: float | None) -> str:
+def far_words(fetch: PlanFetch | None, planned: Hours, price_per_hour_usd: float | None) -> str:
     """A warning where the fetch takes longer than the training; empty where it does not."""
-    if lasts_h < LEAST_H or lasts_h <= train_h:
+    if fetch is None or planned.fetch < LEAST_H or planned.fetch <= planned.train:
         return ""
     return (
-        f"fetching takes longer than the training: {words(fetch, lasts_h, price_per_hour_usd)}; "
+        f"fetching takes longer than the training: {words(fetch, planned.fetch, price_per_hour_usd)}; "
         "set checkpoint_store, lower train.keep_last, or rent nearer: regions of the host"
     )

@@ -87,19 +87,14 @@ def make_plan(
     rate = expected_rate(recipe, machine, batch, rates)
     price = quote(host, machine, offer)
     fetch = fetch_of(host, offer.region if offer else "", kept_bytes(recipe, steps, from_step), fetch_rates)
-    hours = hours_by_stage(
-        recipe, host, machine, steps=steps, tokens=tokens, rate=rate, from_step=from_step,
-        fetch_mb_per_s=fetch.mb_per_s if fetch else None,
-    )  # fmt: skip
+    spans = {"steps": steps, "tokens": tokens, "from_step": from_step}
+    hours = hours_by_stage(recipe, host, machine, rate=rate, fetch_mb_per_s=fetch.mb_per_s if fetch else None, **spans)
     cost = spread(hours, price.per_hour_usd, rate.uncertainty)
     too_large, tight = disk_trouble(recipe, offer, steps, min(tokens, dataset_tokens or tokens), from_step)
     tightest = combine(recipe, machine, host, limits)
     ceiling = ceiling_usd(tightest, price, cost.total)
     said = [*_warnings(recipe, machine, price, epochs=epochs, now=now), _no_limit(price, tightest, ceiling), tight]
-    said.append(_notice(recipe, host, steps - from_step, hours))
-    if fetch is not None:
-        price_h = price.per_hour_usd
-        said.append(far_words(fetch, lasts_h=hours.fetch, train_h=hours.train, price_per_hour_usd=price_h))
+    said += [_notice(recipe, host, steps - from_step, hours), far_words(fetch, hours, price.per_hour_usd)]
     return Plan(
         recipe=recipe.name,
         host=host.name if host else None,

@@ -48,7 +48,7 @@ MOST_LOSS = 1e9
 
 def mirror_until_end(context: RunContext) -> ExitRecord:
     """One connection's worth of following: returns the exit record, or raises LinkLost or Unreachable. A training that
-    starts again from a checkpoint repeats steps: what came of them goes, and the stream begins there anew."""
+    starts again from a checkpoint repeats steps: what came of them goes, and the stream begins there."""
     progress = Progress(context)
     while True:
         try:

@@ -10,7 +10,7 @@ from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import load_recipe
 from orchestrator.core.machines import assumed, machine_type
 from orchestrator.core.planning.distance import NO_RATES, Rates, far_words, fetch_of, words
-from orchestrator.core.planning.plan import Plan, PlanFetch
+from orchestrator.core.planning.plan import Hours, Plan, PlanFetch
 from orchestrator.core.planning.planner import make_plan
 from orchestrator.core.ports import Offer
 from orchestrator.ledger.fetch_rates import fetch_rates
@@ -48,8 +48,8 @@ def test_with_a_store_or_without_a_bill_nothing_is_fetched_at_a_price() -> None:
 
 def test_a_short_fetch_is_no_reason_to_warn_however_short_the_training() -> None:
     fetch = PlanFetch(10_000_000, 1.0, False, "us-west-1")
-    assert far_words(fetch, lasts_h=0.05, train_h=0.0, price_per_hour_usd=1.0) == ""
-    assert far_words(fetch, lasts_h=10.0, train_h=2.5, price_per_hour_usd=15.92).endswith("regions of the host")
+    assert far_words(fetch, Hours.of(fetch=0.05), 1.0) == ""
+    assert far_words(fetch, Hours.of(train=2.5, fetch=10.0), 15.92).endswith("regions of the host")
     assert "$159.20" in words(fetch, 10.0, 15.92) and "(assumed)" in words(fetch, 10.0, None)
 
 
