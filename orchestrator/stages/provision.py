@@ -3,14 +3,16 @@ every GPU. A large torch takes its time to load: the key is changed meanwhile, a
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from orchestrator.agent.contract.facts import Facts
 from orchestrator.core.errors import MachineUnfit
-from orchestrator.core.facts.run_facts import Prepared
+from orchestrator.core.facts.run_facts import Prepared, Software
 from orchestrator.core.planning.forecast import kept_bytes
 from orchestrator.core.states import State
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.data import sending
-from orchestrator.stages.machine import drift, interpreter, new_host_key
+from orchestrator.stages.machine import interpreter, new_host_key
 from orchestrator.stages.machine.fitness import check_folder, chosen_cards
 from trainer.arithmetic import checkpoint_bytes
 
@@ -36,7 +38,7 @@ def provision(context: RunContext) -> None:
         chosen["python"], chosen["torch"], facts["boot_id"], facts["driver"], facts["cpus"], tuple(gpus)
     )
     context.set_run_facts(prepared=prepared)
-    drift.record(context, facts, chosen["torch"])
+    record_software(context, facts, chosen["torch"])
     context.say(f"{facts['hostname']}: torch {chosen['torch']} in {chosen['python']}")
 
 
@@ -59,3 +61,32 @@ def check_clock(context: RunContext, facts: Facts) -> None:
     skew_s = facts["time_s"] - context.now()
     if abs(skew_s) > MAX_CLOCK_SKEW_S:
         context.emit("warning", f"the clock of {context.host.name} is off by {skew_s:+.0f} s", skew_s=skew_s)
+
+
+def record_software(context: RunContext, facts: Facts, torch: str) -> None:
+    """Records what is under the training, and warns of what differs from the newest earlier run on the same host: a
+    cloud changes its image without notice, and a loss curve or a speed with it."""
+    system = facts["system"]
+    found = Software(
+        image=context.machine_facts.image or context.host.image,
+        os=system.get("os"),
+        kernel=system.get("kernel"),
+        driver=facts["driver"],
+        python=facts["python"]["version"],
+        torch=torch,
+    )
+    context.set_run_facts(software=found)
+    alike = [run for run in context.ledger.runs(host=context.host.name) if run.machine == context.machine.name]
+    before = next((run for run in alike if run.id != context.run_id and run.facts.software), None)
+    if before is not None and (changed := changes(before.facts.software or Software(), found)):
+        context.emit("warning", f"{context.host.name} is not what it was for {before.id}: {', '.join(changed)}")
+
+
+def changes(before: Software, now: Software) -> list[str]:
+    """One phrase per difference; what either side does not know is not a difference."""
+    known = asdict(before)
+    return [
+        f"{name} {known[name]} -> {value}"
+        for name, value in asdict(now).items()
+        if value and known[name] and known[name] != value
+    ]
