@@ -82,7 +82,7 @@ def look(accounts: Iterable[Account], known: Mapping[str, KnownRental], now: Cal
         owners[account.name] = account
         try:
             listed = [each for each in account.provider.machines() if each.rental_id]
-            hidden = _alive_unlisted(account, known, listed)
+            hidden = _alive_unlisted(account, known, listed, now())
         except (ProviderError, UserError) as error:
             problems[account.name] = error.message
             held = unlisted(known, (), account.provider.name)
@@ -94,17 +94,21 @@ def look(accounts: Iterable[Account], known: Mapping[str, KnownRental], now: Cal
     return Sight(at, survey(instances.values(), known, at), instances, owners, problems, warnings)
 
 
-def _alive_unlisted(account: Account, known: Mapping[str, KnownRental], listed: Iterable[Instance]) -> list[Instance]:
+def _alive_unlisted(
+    account: Account, known: Mapping[str, KnownRental], listed: Iterable[Instance], now: float
+) -> list[Instance]:
     missing = unlisted(known, listed, account.provider.name)
-    return [replace(each, status=UNLISTED) for each in missing if _may_live(account, each)]
+    return [replace(each, status=UNLISTED) for each in missing if _may_live(account, each, now)]
 
 
-def _may_live(account: Account, instance: Instance) -> bool:
-    """By its id. No answer proves nothing: it may."""
+def _may_live(account: Account, instance: Instance, now: float) -> bool:
+    """By its id. No answer proves nothing, nor does it that a machine bought moments ago is not known yet: it may."""
     try:
-        return account.provider.find(instance.instance_id, instance.region) == "alive"
+        word = account.provider.find(instance.instance_id, instance.region)
     except NoAnswer:
         return True
+    is_young = now - (instance.launched_at or 0.0) < account.provider.settle_s
+    return word == "alive" or (word == "unknown" and is_young)
 
 
 def due(first: Sight, second: Sight) -> list[Orphan]:
@@ -184,17 +188,21 @@ def _end(target: _Target, listed: Mapping[str, Instance] | None, at: float, *, b
     if shown is not None and alive and not by_id and deadline(shown) != deadline(target.instance):
         target.problem = "its deadline was moved meanwhile: left alone"
         return
+    provider, trouble, ordered, word = target.account.provider, "", False, None
     try:
-        ordered = target.account.provider.release(shown or target.instance) if target.proof.needs_order else False
-        word = target.account.provider.find(target.instance.instance_id, target.instance.region)
+        ordered = target.proof.needs_order and provider.release(shown or target.instance)
+    except (ProviderError, UserError) as error:  # it may have ended by itself
+        trouble = error.message
+    try:
+        word = provider.find(target.instance.instance_id, target.instance.region)
     except (ProviderError, UserError) as error:
-        target.problem = error.message
-        return
+        trouble = trouble or error.message
     age_s = math.inf if target.row.age_s is None else target.row.age_s
-    settled = age_s > min(target.account.provider.settle_s, GONE_WITHIN_S / 2)
+    settled = age_s > min(provider.settle_s, GONE_WITHIN_S / 2)
     seen = Round(at, word, None if listed is None else alive, rows=len(listed or ()), settled=settled)
     target.proof = target.proof.after(seen, ordered=ordered)
-    target.problem = "" if target.proof.agreeing else "it was ordered to end, and its provider does not confirm it yet"
+    unconfirmed = trouble or "it was ordered to end, and its provider does not confirm it yet"
+    target.problem = "" if target.proof.agreeing else unconfirmed
 
 
 def _tidied(account: Account, rental_id: str) -> str:

@@ -31,10 +31,11 @@ _SECONDS = """
 """
 """Second machines of a rental that nobody saw the end of."""
 
+_ORDERED = f"EXISTS (SELECT 1 FROM intents WHERE rental_id = rentals.id AND state = '{INTENT_OPEN}')"
 _BILLING = f"""
     rentals.state = '{RENTAL_OPEN}' AND {_RENTED}
     AND (rentals.instance_id IS NOT NULL OR {_SECONDS} > 0
-         OR EXISTS (SELECT 1 FROM intents WHERE rental_id = rentals.id AND state = '{INTENT_OPEN}'))
+         OR {_ORDERED})
 """
 
 _RUNS = """
@@ -132,7 +133,7 @@ def _paid_until(row: sqlite3.Row, now: float) -> float:
 
 def billing_per_hour_usd(connection: sqlite3.Connection) -> float:
     """What all machines that are rented and not confirmed gone cost together; an order without an answer is one."""
-    held = f"max(rentals.instance_id IS NOT NULL AND json_extract(rentals.data, '$.gone_at') IS NULL, {_SECONDS} = 0)"
+    held = f"max(rentals.instance_id IS NOT NULL AND json_extract(rentals.data, '$.gone_at') IS NULL, {_ORDERED})"
     sql = f"SELECT coalesce(sum(price_per_hour_usd * ({held} + {_SECONDS})), 0) FROM rentals WHERE {_BILLING}"
     row = connection.execute(sql).fetchone()
     return float(row[0])

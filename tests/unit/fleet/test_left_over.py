@@ -33,6 +33,7 @@ class Cloud:
     """A provider as far as a look needs one."""
 
     name = "lambda"
+    settle_s = 600.0
 
     def __init__(self, machines: Sequence[Instance] | NoAnswer, word: Life | NoAnswer = "alive") -> None:
         self._machines, self._word, self.lists = machines, word, 0
