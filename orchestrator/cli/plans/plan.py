@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from orchestrator.cli.machine_types import machines_of
@@ -149,7 +149,7 @@ class Planner:
     rates: Sequence[RateRecord]
     offers: Sequence[Offer] = ()
     from_step: int = 0
-    fetch_rates: Rates = NO_RATES
+    fetch_rates: Rates = field(default_factory=dict)
 
     def plan(self, host: HostSpec | None, machine: MachineType) -> Plan:
         """The plan there; it may not fit, and it may be beyond a limit."""
