@@ -53,20 +53,29 @@ def new_sweep(
 
 def add_arms(ledger: Ledger, sweep: Sweep, requests: Sequence[RunRequest], now: float) -> list[RunRecord]:
     """More runs of a sweep, on the machine that is held and has the fewest left; on a new one when none is held."""
-    open_ids = [each.rental_id for each in sweeps.runs_of(ledger.rows, sweep.id) if each.rental_id]
-    held = [each for each in dict.fromkeys(open_ids) if ledger.rental(each).state == RENTAL_OPEN]
+    held = held_rentals(ledger, sweep)
     rentals: list[Rental] = []
     if held:
         unfinished = [run.rental_id for run in ledger.runs(unfinished_only=True)]
         rental_id = min(held, key=unfinished.count)
     else:
-        ceiling = sweep.terms.ceiling_usd
-        left = None if ceiling is None else max(LEAST_USD, ceiling - spent_usd(ledger, sweep))
-        rentals = [_with_ceiling(new_rental(ledger, requests[0], now), left)]
+        rentals = [_with_ceiling(new_rental(ledger, requests[0], now), left_usd(ledger, sweep))]
         rental_id = rentals[0].id
     runs = grouped(sweep, [record_of(request, rental_id, now) for request in requests])
     sweeps.add(ledger.rows, None, rentals, runs)
     return runs
+
+
+def held_rentals(ledger: Ledger, sweep: Sweep) -> list[str]:
+    """The rentals of its runs that are not released."""
+    ids = [each.rental_id for each in sweeps.runs_of(ledger.rows, sweep.id) if each.rental_id]
+    return [each for each in dict.fromkeys(ids) if ledger.rental(each).state == RENTAL_OPEN]
+
+
+def left_usd(ledger: Ledger, sweep: Sweep) -> float | None:
+    """What its ceiling still allows, LEAST_USD at the least; None without a ceiling."""
+    ceiling = sweep.terms.ceiling_usd
+    return None if ceiling is None else max(LEAST_USD, ceiling - spent_usd(ledger, sweep))
 
 
 def spent_usd(ledger: Ledger, sweep: Sweep) -> float:
@@ -175,7 +184,7 @@ def current(runs: Sequence[RunRecord]) -> list[RunRecord]:
 
 def revive_unbought(ledger: Ledger, sweep_id: str, now: float) -> list[RunRecord]:
     """Runs that ended because there was no machine get another one in their place, on the same terms. Those of one
-    rental that is gone share one new rental, whose ceiling is what the old one left."""
+    rental that is gone share one new rental, whose ceiling is what the old one left; where it left nothing, none."""
     known = sweeps.runs_of(ledger.rows, sweep_id)
     fresh: dict[str, Rental] = {}
     again = []
@@ -184,7 +193,10 @@ def revive_unbought(ledger: Ledger, sweep_id: str, now: float) -> list[RunRecord
             continue
         old = ledger.rental(run.rental_id or "")
         if old.state != RENTAL_OPEN and old.id not in fresh:
-            fresh[old.id] = _replacement(ledger, old, [each for each in known if each.rental_id == old.id], now)
+            left = _left_of(ledger, old, [each for each in known if each.rental_id == old.id])
+            if left is not None and left <= LEAST_USD:
+                continue
+            fresh[old.id] = _replacement(old, left, now)
         rental_id = fresh[old.id].id if old.id in fresh else old.id
         queue = replace(run.facts.queue or QueueFacts(sweep_id), ahead=None, has_started=False)
         facts = RunFacts(
@@ -201,13 +213,17 @@ def revive_unbought(ledger: Ledger, sweep_id: str, now: float) -> list[RunRecord
     return again
 
 
-def _replacement(ledger: Ledger, old: Rental, served: Sequence[RunRecord], now: float) -> Rental:
+def _left_of(ledger: Ledger, rental: Rental, served: Sequence[RunRecord]) -> float | None:
+    """What the runs that it served have left of its ceiling."""
     spent = sum(sum(each.by_stage.values()) for run in served for each in ledger.spent_by_run(run.id))
-    ceiling = old.facts.ceiling_usd
-    left = None if ceiling is None else max(LEAST_USD, ceiling - spent)
+    ceiling = rental.facts.ceiling_usd
+    return None if ceiling is None else ceiling - spent
+
+
+def _replacement(old: Rental, ceiling_usd: float | None, now: float) -> Rental:
     return Rental(
         new_rental_id(old.machine, now), old.provider, old.host, old.machine, now,
-        price_per_hour_usd=old.price_per_hour_usd, folder=old.folder, facts=RentalFacts(ceiling_usd=left),
+        price_per_hour_usd=old.price_per_hour_usd, folder=old.folder, facts=RentalFacts(ceiling_usd=ceiling_usd),
     )  # fmt: skip
 
 

@@ -122,14 +122,17 @@ def add(
     *,
     sets: options.Set = None,
     detach: Detach = False,
+    unguarded: Annotated[bool, typer.Option("--unguarded", help="Rent without a guard.")] = False,
     inventory: options.Inventory = None,
+    yes: options.Yes = False,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Add an arm with every seed of the sweep, behind what waits."""
+    """Add an arm with every seed of the sweep, behind what waits. Shows what it costs, and asks."""
     from orchestrator.cli.sweeps import sweep as it
 
-    return it.add(name, recipe, sets or [], inventory, detach=detach, as_json=as_json)
+    go = it.Go(detach=detach, unguarded=unguarded)
+    return it.add(name, recipe, sets or [], go, inventory, yes=yes, as_json=as_json)
 
 
 @sweep.command()

@@ -25,11 +25,11 @@ from orchestrator.core.config.inventory import HostSpec, load_inventory
 from orchestrator.core.config.recipe import Limits, load_recipe
 from orchestrator.core.config.settings import load_settings
 from orchestrator.core.config.sweep import Arm
-from orchestrator.core.errors import UserError
+from orchestrator.core.errors import LimitReached, UserError
 from orchestrator.core.facts.run_facts import QueueFacts
 from orchestrator.core.machines import machine_type
 from orchestrator.core.money.calendar import month_start
-from orchestrator.core.planning.limits import check_guard, check_month
+from orchestrator.core.planning.limits import check_guard, check_month, check_plan
 from orchestrator.core.planning.plan import Plan
 from orchestrator.core.planning.sweep_plan import check_sweep, shares_usd
 from orchestrator.core.states import Outcome, State
@@ -39,7 +39,16 @@ from orchestrator.ledger.records import RunRecord
 from orchestrator.ledger.sweeps import Sweep, SweepTerms
 from orchestrator.runs.new_run import RunRequest
 from orchestrator.runs.refresh import look
-from orchestrator.runs.sweeps import add_arms, current, drive_sweep, new_sweep, stop_runs
+from orchestrator.runs.sweeps import (
+    LEAST_USD,
+    add_arms,
+    current,
+    drive_sweep,
+    held_rentals,
+    left_usd,
+    new_sweep,
+    stop_runs,
+)
 
 ANSWER_WITHIN_S = 5.0
 """One machine is asked about each of its runs."""
@@ -69,7 +78,7 @@ def run(path: Path, host: str, go: Go, inventory: Path | None, *, yes: bool, as_
         first = found.arms[0][1]
         check_guard(first, found.host, unguarded=go.unguarded)
         warn_if_unwatched(ledger.home, found.host)
-        _check_month(ledger, found)
+        _check_month(ledger, _as_one(found))
         if not (yes or screen.ask(f"Start {len(found.arms)} runs on {host}?", _command())):
             screen.talk("nothing was started")
             return 0
@@ -80,10 +89,14 @@ def run(path: Path, host: str, go: Go, inventory: Path | None, *, yes: bool, as_
         return _go_on(ledger, sweep, detach=go.detach, as_json=as_json)
 
 
-def _check_month(ledger: Ledger, found: Planned) -> None:
+def _as_one(found: Planned) -> Plan:
+    """The plan of its first arm, with the dollars of all."""
     first = found.arms[0][1]
     usd = min(each for each in (found.plan.cost_usd or 0.0, found.plan.ceiling_usd) if each is not None)
-    whole = replace(first, cost_usd=replace(first.cost_usd, total=usd), recipe=f"sweep {found.file.name}")
+    return replace(first, cost_usd=replace(first.cost_usd, total=usd), recipe=f"sweep {found.file.name}")
+
+
+def _check_month(ledger: Ledger, whole: Plan) -> None:
     limit = load_settings(ledger.home).limits.max_usd_per_month
     check_month(whole, ledger.spend_since(month_start(time.time())), limit)
 
@@ -182,8 +195,8 @@ def status(wanted: str | None, *, as_json: bool) -> int:
         return 0
 
 
-def add(wanted: str, recipe: str, sets: list[str], inventory: Path | None, *, detach: bool, as_json: bool) -> int:
-    """One more arm, with every seed of the sweep; it waits behind what is there."""
+def add(wanted: str, recipe: str, sets: list[str], go: Go, inventory: Path | None, *, yes: bool, as_json: bool) -> int:
+    """One more arm, with every seed of the sweep, once you agree to its cost; it waits behind what is there."""
     with open_ledger() as ledger:
         sweep = sweeps.find(ledger.rows, wanted)
         known = current(sweeps.runs_of(ledger.rows, sweep.id))
@@ -194,9 +207,28 @@ def add(wanted: str, recipe: str, sets: list[str], inventory: Path | None, *, de
         if any(arm.recipe.digest in there for arm in arms):
             raise UserError(f"sweep {sweep.name} has {arms[0].name} already", f"gptctl sweep status {sweep.name}")
         plan = planned(arms[0].recipe, host, ledger.rates(), Limits())[0]
-        requests = [_request(sweep.name, host, arm, plan, go=Go()) for arm in arms]
+        check_plan(plan)
+        check_guard(plan, host, unguarded=go.unguarded)
+        if not (yes or screen.ask(cost_of_adding(ledger, sweep, plan, len(arms)), _command())):
+            screen.talk("nothing was added")
+            return 0
+        requests = [_request(sweep.name, host, arm, plan, go=go) for arm in arms]
         add_arms(ledger, sweep, requests, time.time())
-        return _go_on(ledger, sweep, detach=detach, as_json=as_json)
+        return _go_on(ledger, sweep, detach=go.detach, as_json=as_json)
+
+
+def cost_of_adding(ledger: Ledger, sweep: Sweep, plan: Plan, runs: int) -> str:
+    """The question. Raises LimitReached where the sweep's or the month's ceiling leaves no room."""
+    usd, left = (plan.cost_usd.total or 0.0) * runs, left_usd(ledger, sweep)
+    if plan.paid and left is not None and left <= LEAST_USD:
+        raise LimitReached(
+            f"sweep {sweep.name} has spent its ceiling of ${sweep.terms.ceiling_usd:.2f}",
+            f"put the arm into a sweep file of its own: gptctl sweep run FILE --host {sweep.host}",
+        )
+    _check_month(ledger, replace(plan, cost_usd=replace(plan.cost_usd, total=usd), recipe=f"sweep {sweep.name}"))
+    machine = "" if held_rentals(ledger, sweep) or not plan.paid else "rents another machine; "
+    room = f"; ${left:.2f} of the ceiling is left" if left is not None else ""
+    return f"Add {runs} runs of {plan.recipe}? That {machine}costs about ${usd:.2f}{room}."
 
 
 def _arm(recipe: str, sets: list[str], seed: int) -> Arm:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.cli.sweeps.sweep import cost_of_adding
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import load_recipe
+from orchestrator.core.errors import LimitReached
 from orchestrator.core.facts.run_facts import QueueFacts
 from orchestrator.core.machines import machine_type
 from orchestrator.core.planning.planner import make_plan
@@ -82,9 +84,34 @@ def test_runs_of_a_machine_that_is_gone_share_one_new_one_and_what_the_old_one_l
     assert len(current(sweeps.runs_of(ledger.rows, sweep.id))) == 4
 
 
+def test_a_machine_that_spent_its_ceiling_is_not_replaced(ledger: Ledger, sweep: Sweep) -> None:
+    runs = sweeps.runs_of(ledger.rows, sweep.id)
+    gone = runs[0].rental_id or ""
+    end(ledger, runs[0].id, Outcome.PREEMPTED)
+    interval = ledger.open_stage(runs[0].id, gone, "acquire", 3600.0)
+    ledger.close_stage(interval, NOW + 50)
+    ledger.update_rental(gone, state=RENTAL_RELEASED)
+    assert revive_unbought(ledger, sweep.id, NOW) == []
+
+
 def test_an_added_arm_waits_on_the_machine_with_the_fewest_left(ledger: Ledger, sweep: Sweep) -> None:
     runs = sweeps.runs_of(ledger.rows, sweep.id)
     end(ledger, runs[0].id, Outcome.FINISHED)
     added = add_arms(ledger, sweep, [replace(request("late", 1)), request("late", 2)], NOW)
     assert {run.rental_id for run in added} == {runs[0].rental_id}
     assert {run.facts.queue and run.facts.queue.group for run in added} == {sweep.id}
+
+
+def test_an_added_arm_tells_its_cost_and_what_is_left_before_anything_is_rented(ledger: Ledger, sweep: Sweep) -> None:
+    paid = replace(PLAN, paid=True, cost_usd=replace(PLAN.cost_usd, total=12.0))
+    assert cost_of_adding(ledger, sweep, paid, 2) == (
+        "Add 2 runs of quickstart? That costs about $24.00; $90.00 of the ceiling is left."
+    )
+    for rental_id in {run.rental_id for run in sweeps.runs_of(ledger.rows, sweep.id)}:
+        ledger.update_rental(rental_id or "", state=RENTAL_RELEASED)
+    assert "rents another machine" in cost_of_adding(ledger, sweep, paid, 2)
+    run = sweeps.runs_of(ledger.rows, sweep.id)[0]
+    interval = ledger.open_stage(run.id, run.rental_id or "", "acquire", 3600.0)
+    ledger.close_stage(interval, NOW + 90)
+    with pytest.raises(LimitReached, match=r"has spent its ceiling of \$90.00"):
+        cost_of_adding(ledger, sweep, paid, 1)
