@@ -80,7 +80,8 @@ def check_digests(found: FoundWeights) -> None:
     """Of our own exports: gptctl.json has the sha256 of the weights. Raises WeightsError."""
     listed = found.described.get("gptctl.json", {}).get("files", {})
     for file in found.files:
-        wanted = listed.get(file.name, {}).get("sha256") if isinstance(listed, dict) else None
+        entry = listed.get(file.name) if isinstance(listed, dict) else None
+        wanted = entry.get("sha256") if isinstance(entry, dict) else None
         if wanted is not None and _sha256(file) != wanted:
             raise WeightsError(f"{file}: does not have the sha256 of its gptctl.json: it is damaged")
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -68,17 +68,27 @@ def validation_loss(
     device = next(model.parameters()).device
     total = torch.zeros((), dtype=torch.float64, device=device)
     targets = 0
+    with evaluating(model):
+        for first in range(rank * batch_size, sequences, world * batch_size):
+            count = min(batch_size, sequences - first)
+            window = stream.read(start + first * context_length, count * context_length + 1)
+            ids = torch.from_numpy(window).to(device)
+            with autocast():
+                loss = model(ids[:-1].view(count, -1), ids[1:].view(count, -1))
+            total += loss.double() * (count * context_length)
+            targets += count * context_length
+    return LossSum(float(total), targets)
+
+
+@contextlib.contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Without dropout; afterwards the model is in the mode it was in, also where measuring failed."""
     was_training = model.training
     model.eval()
-    for first in range(rank * batch_size, sequences, world * batch_size):
-        count = min(batch_size, sequences - first)
-        window = torch.from_numpy(stream.read(start + first * context_length, count * context_length + 1)).to(device)
-        with autocast():
-            loss = model(window[:-1].view(count, -1), window[1:].view(count, -1))
-        total += loss.double() * (count * context_length)
-        targets += count * context_length
-    model.train(was_training)
-    return LossSum(float(total), targets)
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def whole_sequences(stream: TokenStream, start: int, tokens: int, context_length: int) -> int:

@@ -70,7 +70,8 @@ def _json(path: Path, text: str) -> Iterator[tuple[str, object]]:
             raise ExamplesError(f"{path}: is not JSON: {error}") from error
         yield from ((f"{path.name}, example {number}", value) for number, value in enumerate(values, start=1))
         return
-    for number, line in enumerate(text.splitlines(), start=1):
+    # Not splitlines: a JSON text may hold U+2028 and its like as they are.
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
                 yield f"{path.name}, line {number}", json.loads(line)

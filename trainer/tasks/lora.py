@@ -61,8 +61,11 @@ def _check(config: LoraConfig) -> None:
     unknown = [target for target in config.targets if target not in LORA_TARGETS]
     if unknown or not config.targets:
         raise ContractError(f"task.lora.targets: must be some of {', '.join(LORA_TARGETS)}, got {list(config.targets)}")
-    if config.rank < 1 or not 0 <= config.dropout < 1:
-        raise ContractError(f"task.lora: needs rank >= 1 and 0 <= dropout < 1, got {config.rank} and {config.dropout}")
+    if config.rank < 1 or not 0 <= config.dropout < 1 or not 0 < config.alpha < math.inf:
+        raise ContractError(
+            f"task.lora: needs rank >= 1, alpha > 0 and 0 <= dropout < 1, got {config.rank}, {config.alpha} and "
+            f"{config.dropout}"
+        )
 
 
 def merged(state: Mapping[str, Tensor], config: LoraConfig) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainer.arithmetic import table_columns
 from trainer.contract import ContractError
 from trainer.model.gpt import GPT, chunked_cross_entropy, tensor_generator
 from trainer.task_config import CLASSIFY, KINDS, PRETRAIN, TaskConfig
@@ -54,8 +55,11 @@ def _add_head(model: GPT, task: TaskConfig) -> None:
     generator = tensor_generator(torch.initial_seed(), f"{CLASSIFIER}.weight")
     nn.init.normal_(head.weight, std=0.02, generator=generator)
     model.add_module(CLASSIFIER, head)
+    # What makes logits of tokens gets no gradient, and every rank would wait for one.
     if not model.config.tie_embeddings:
-        model.head.weight.requires_grad_(False)  # it gets no gradient, and every rank would wait for one
+        model.head.weight.requires_grad_(False)
+    if table_columns(model.config, "output") != model.config.n_embd:
+        model.head_down.requires_grad_(False)
 
 
 def is_classifier(model: GPT) -> bool:

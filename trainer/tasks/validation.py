@@ -3,7 +3,7 @@
 Example::
 
     part = example_loss(model, stream, start=0, tokens=20 * 256, context_length=256, batch_size=8)
-    part.mean                                   # nats per counted token; of class_loss per example
+    part.mean                                   # nats per counted token; of a classifier per example
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import Iterator
 import torch
 
 from trainer.model.gpt import GPT
-from trainer.model.loss import LossSum, whole_sequences
+from trainer.model.loss import LossSum, evaluating, whole_sequences
 from trainer.model.precision import Autocast
-from trainer.tasks.objective import class_score
+from trainer.tasks.objective import class_score, is_classifier
 from trainer.tokens.batches import TokenStream
 from trainer.tokens.example_rows import counted, inputs_and_targets
 
@@ -34,47 +34,23 @@ def example_loss(
     world: int = 1,
     autocast: Autocast = contextlib.nullcontext,
 ) -> LossSum:
-    """This rank's part of the summed loss over the counted tokens of whole rows."""
-    nats, targets = 0.0, 0
-    with _evaluating(model):
+    """This rank's part of the summed loss over the counted tokens of whole rows; of a classifier over examples, with
+    how many of them get their own class."""
+    nats, targets, right = 0.0, 0, 0
+    with evaluating(model):
         for ids, wanted in _batches(stream, start, tokens, context_length, place=(rank, world), batch_size=batch_size):
             with autocast():
-                loss = model(ids.to(model.device), wanted.to(model.device))
-            count = counted(wanted)
-            nats, targets = nats + float(loss) * count, targets + count
-    return LossSum(nats, targets)
+                part = _measured(model, ids.to(model.device), wanted.to(model.device))
+            nats, targets, right = nats + part.nats, targets + part.targets, right + part.right
+    return LossSum(nats, targets, right)
 
 
-def class_loss(
-    model: GPT,
-    stream: TokenStream,
-    start: int,
-    tokens: int,
-    context_length: int,
-    *,
-    batch_size: int,
-    rank: int = 0,
-    world: int = 1,
-    autocast: Autocast = contextlib.nullcontext,
-) -> LossSum:
-    """This rank's part of the summed loss over examples, and how many of them get their own class."""
-    total = LossSum(0.0, 0)
-    with _evaluating(model):
-        for ids, wanted in _batches(stream, start, tokens, context_length, place=(rank, world), batch_size=batch_size):
-            with autocast():
-                part = class_score(model, ids.to(model.device), wanted.to(model.device))
-            total = LossSum(total.nats + part.nats, total.targets + part.examples, total.right + part.right)
-    return total
-
-
-@contextlib.contextmanager
-def _evaluating(model: GPT) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
+def _measured(model: GPT, ids: torch.Tensor, targets: torch.Tensor) -> LossSum:
+    """ids, targets: (batch, time) int64."""
+    if is_classifier(model):
+        return LossSum(*class_score(model, ids, targets))
+    count = counted(targets)
+    return LossSum(float(model(ids, targets)) * count, count)
 
 
 def _batches(

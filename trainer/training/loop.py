@@ -41,7 +41,7 @@ from trainer.model.optimizers import (
 from trainer.model.precision import LossScaler
 from trainer.task_config import PRETRAIN
 from trainer.tasks.objective import is_classifier
-from trainer.tasks.validation import class_loss, example_loss
+from trainer.tasks.validation import example_loss
 from trainer.tokens.batches import TrainingData, course_of, open_data, prefetched
 from trainer.training.finish import finish
 from trainer.training.metrics import Noted, PartClock, StepCounts, Window
@@ -233,7 +233,7 @@ def validate(engine: Engine, data: TrainingData, batch_size: int, world: World) 
     """Mean loss in nats over the held-out slice, the same number on every rank, and {"accuracy"} of a classifier."""
     held_out, model = data.validation, engine.model
     assert held_out is not None
-    measure = validation_loss if not data.examples else class_loss if is_classifier(model) else example_loss
+    measure = example_loss if data.examples else validation_loss
     part = measure(
         model,
         held_out.stream,

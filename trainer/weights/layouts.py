@@ -22,6 +22,7 @@ import numpy as np
 
 from trainer.contract import ModelConfig
 from trainer.tokens.tensor_file import Array, PlannedTensor
+from trainer.weights.described import described_model, flag_of, rate_of, shown, table_of
 from trainer.weights.gpt2_layout import expected_shapes, gpt2_name
 from trainer.weights.weight_files import FoundWeights, Weight, WeightsError
 
@@ -96,6 +97,11 @@ def read_model(found: FoundWeights, allowed: Allowed | None = None) -> ReadModel
         layout, model = _reference(found, tensors, allowed)
     elif "wte.weight" in tensors and "h.0.attn.c_attn.weight" in tensors:
         layout, model = _gpt2(found, tensors, allowed)
+    elif any(name.endswith("lora_A.weight") for name in tensors):
+        raise WeightsError(
+            f"{found.place}: these are adapters without their model: merge them (gptctl export, or merge_and_unload of "
+            "peft), and take the merged model"
+        )
     else:
         raise WeightsError(f"{found.place}: {_stranger(found)} is not a GPT-2 that this trainer can express")
     return ReadModel(layout.name, model, _planned(found, tensors, model, layout), dropped)
@@ -104,25 +110,17 @@ def read_model(found: FoundWeights, allowed: Allowed | None = None) -> ReadModel
 def _stranger(found: FoundWeights) -> str:
     """What the model says it is, else what its first tensors are called."""
     config = found.described.get("config.json", {})
-    named = config.get("architectures") or config.get("model_type")
+    listed = config.get("architectures")
+    names = [*(listed if isinstance(listed, list) else []), config.get("model_type"), "a model"]
     some = ", ".join(list(found.tensors)[:3])
-    return f"{named if isinstance(named, str) else (named or ['a model'])[0]} (tensors {some})"
+    return f"{next(name for name in names if name and isinstance(name, str))} (tensors {some})"
 
 
 def _own(found: FoundWeights, tensors: Mapping[str, Weight]) -> ReadModel:
     """An export with --format safetensors: the names are ours, and meta.json has the shape."""
     described = found.described.get("meta.json", {}).get("model")
-    model = _described_model(found, described)
+    model = described_model(found.place, described, len(tensors))
     return ReadModel(OWN, model, _planned(found, tensors, model, _Layout(OWN, lambda name: (name,))))
-
-
-def _described_model(found: FoundWeights, described: object) -> ModelConfig:
-    if not isinstance(described, Mapping):
-        raise WeightsError(f"{found.place}: no meta.json or gptctl.json describes the model")
-    known = {item.name for item in dataclasses.fields(ModelConfig)}
-    for name in sorted(described.keys() - known):
-        raise WeightsError(f"{found.place}: its model has the option {name}, which this gptctl does not know")
-    return ModelConfig(**described)
 
 
 def _gpt2(found: FoundWeights, tensors: Mapping[str, Weight], allowed: Allowed) -> tuple[_Layout, ModelConfig]:
@@ -133,9 +131,10 @@ def _gpt2(found: FoundWeights, tensors: Mapping[str, Weight], allowed: Allowed) 
     _check_config(found, config if conv1d else {"activation_function": "gelu"}, width, allowed)
     own = found.described.get("gptctl.json", {}).get("model")
     if own is not None:  # our own export has zeros for the biases that the model does not have
-        model = _described_model(found, own)
+        model = described_model(found.place, own, len(tensors))
     else:
-        said = config.get("tie_word_embeddings", True if conv1d and config else None)  # transformers' default
+        said = flag_of(found.place, config, "tie_word_embeddings")
+        said = True if said is None and conv1d and config else said  # transformers' default
         tied = _tied(found, tensors, "wte.weight", "lm_head.weight", said)
         model = ModelConfig(
             vocab_size=rows,
@@ -168,19 +167,17 @@ def _check_config(found: FoundWeights, config: Mapping[str, Any], width: int, al
         config = {**config, "activation_function": TANH_GELU[0]}
     for key, known in EXPRESSED.items():
         if key in config and config[key] not in known:
-            raise WeightsError(f"{found.place}: {key} = {config[key]!r} cannot be expressed; known: {known[0]!r}")
+            raise WeightsError(f"{found.place}: {key} = {shown(config[key])} cannot be expressed; known: {known[0]!r}")
     if config.get("n_inner") not in (None, 4 * width):
-        raise WeightsError(f"{found.place}: n_inner = {config['n_inner']} cannot be expressed; known: {4 * width}")
+        raise WeightsError(
+            f"{found.place}: n_inner = {shown(config['n_inner'])} cannot be expressed; known: {4 * width}"
+        )
 
 
 def _dropout(found: FoundWeights, config: Mapping[str, Any]) -> float:
     """This trainer has one rate, GPT-2 three. A rate that is not said is 0."""
-    keys = [
-        key
-        for key in ("dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop")
-        if isinstance(config.get(key), int | float)
-    ]
-    rates = {float(config[key]) for key in keys}
+    keys = [key for key in ("dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop") if config.get(key) is not None]
+    rates = {rate_of(found.place, config, key) for key in keys}
     if len(rates) > 1:
         different = ", ".join(f"{key} = {config[key]:g}" for key in keys)
         raise WeightsError(f"{found.place}: {different} cannot be expressed: this trainer has one dropout rate")
@@ -188,24 +185,26 @@ def _dropout(found: FoundWeights, config: Mapping[str, Any]) -> float:
 
 
 def _reference(found: FoundWeights, tensors: Mapping[str, Weight], allowed: Allowed) -> tuple[_Layout, ModelConfig]:
-    config = found.described.get("model.json") or found.described.get("config.json", {}).get("cfg") or {}
+    cfg = found.described.get("config.json", {}).get("cfg")
+    config = found.described.get("model.json") or table_of(found.place, cfg, "cfg of config.json")
     if config.get("moe"):
         raise WeightsError(f"{found.place}: a mixture of experts (`moe`) cannot be expressed")
     table = "tok_emb.weight" if "tok_emb.weight" in tensors else "out_head.weight"  # a tied one is saved once
     rows, width = _table(found, tensors, table)
     if (said := config.get("emb_dim", width)) != width:
-        raise WeightsError(f"{found.place}: its description says emb_dim {said}, the tensors have {width}")
+        raise WeightsError(f"{found.place}: its description says emb_dim {shown(said)}, the tensors have {width}")
+    tied = flag_of(found.place, config, "tie_weights")
     model = ModelConfig(
         vocab_size=rows,
         context_length=_table(found, tensors, "pos_emb.weight")[0],
         n_layer=_layers(tensors, "trf_blocks"),
         n_head=_heads(found, config.get("n_heads"), allowed.n_head),
         n_embd=width,
-        dropout=float(config.get("drop_rate", 0.0)),
+        dropout=rate_of(found.place, config, "drop_rate"),
         qkv_bias="trf_blocks.0.att.W_query.bias" in tensors,
         bias=True,
         attention_out_bias=_own_bias(tensors, "trf_blocks.0.att.out_proj.bias", "trf_blocks.0.ff.layers.0.bias"),
-        tie_embeddings=_tied(found, tensors, "tok_emb.weight", "out_head.weight", config.get("tie_weights")),
+        tie_embeddings=_tied(found, tensors, "tok_emb.weight", "out_head.weight", tied),
         init="torch",
     )
 
@@ -238,13 +237,13 @@ def _layers(tensors: Mapping[str, Weight], prefix: str) -> int:
 
 def _heads(found: FoundWeights, said: object, given: int | None) -> int:
     """The number of heads is in no tensor. Raises WeightsError where nothing says it."""
-    if isinstance(said, int) and given in (None, said):
+    if isinstance(said, int) and not isinstance(said, bool) and given in (None, said):
         return said
     if said is None and given is not None:
         return given
     if said is None:
         raise WeightsError(f"{found.place}: nothing there says how many attention heads it has: add --n-head N")
-    raise WeightsError(f"{found.place}: --n-head {given}, but its description says {said!r}")
+    raise WeightsError(f"{found.place}: --n-head {given}, but its description says {shown(said)}")
 
 
 def _own_bias(tensors: Mapping[str, Weight], name: str, other: str) -> bool | None:
@@ -252,7 +251,7 @@ def _own_bias(tensors: Mapping[str, Weight], name: str, other: str) -> bool | No
     return None if (name in tensors) == (other in tensors) else name in tensors
 
 
-def _tied(found: FoundWeights, tensors: Mapping[str, Weight], table: str, head: str, said: object) -> bool:
+def _tied(found: FoundWeights, tensors: Mapping[str, Weight], table: str, head: str, said: bool | None) -> bool:
     """Whether the head is the embedding. A file may have a tied table once or twice."""
     if table not in tensors or head not in tensors:
         if said is False:
@@ -261,7 +260,7 @@ def _tied(found: FoundWeights, tensors: Mapping[str, Weight], table: str, head: 
     equal = np.array_equal(tensors[table].read(), tensors[head].read())
     if said is True and not equal:
         raise WeightsError(f"{found.place}: its description says a tied head, and {head} is not {table}")
-    return equal if said is None else bool(said)
+    return equal if said is None else said
 
 
 def _planned(
@@ -269,7 +268,7 @@ def _planned(
 ) -> dict[str, PlannedTensor]:
     """Every tensor of the model, and proof that nothing else is in the file. Raises WeightsError."""
     if model.n_head < 1 or model.n_embd % model.n_head:
-        raise WeightsError(f"{found.place}: width {model.n_embd} does not divide into {model.n_head} heads")
+        raise WeightsError(f"{found.place}: width {model.n_embd} does not divide into {shown(model.n_head)} heads")
     expected = expected_shapes(model)
     used: set[str] = set()
     planned = {}

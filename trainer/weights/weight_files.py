@@ -104,11 +104,14 @@ def _weight_files(place: Path) -> tuple[Path, ...]:
 def _in_folder(folder: Path) -> tuple[Path, ...]:
     """The file, or the shards of an index; none where the folder has several that no index explains."""
     if (folder / INDEX).is_file():
-        names = _json(folder / INDEX).get("weight_map", {}).values()
+        listed = _json(folder / INDEX).get("weight_map")
+        names = listed.values() if isinstance(listed, dict) else ()
         shards = sorted({folder / Path(str(name)).name for name in names})
         for shard in shards:
             if not shard.is_file():
-                raise WeightsError(f"{folder}: {INDEX} lists {shard.name}, which is not there")
+                raise WeightsError(f"{folder}: {INDEX} lists {shard.name[:60]!a}, which is not there")
+        if not shards:
+            raise WeightsError(f"{folder}: {INDEX} lists no file")
         return tuple(shards)
     for name in ("model.safetensors", "pytorch_model.bin", "ckpt.pt"):
         if (folder / name).is_file():
@@ -177,7 +180,12 @@ def _stored(file: Path, name: str, entry: Mapping[str, Any], data: int, size: in
     if dtype not in DTYPES:
         raise WeightsError(f"{file.name}: tensor {name} has type {dtype}; known: {', '.join(DTYPES)}")
     count = math.prod(shape)
-    if end - begin != count * np.dtype(DTYPES[dtype]).itemsize or begin < 0 or data + end > size:
+    if (
+        end - begin != count * np.dtype(DTYPES[dtype]).itemsize
+        or begin < 0
+        or min(shape, default=0) < 0
+        or data + end > size
+    ):
         raise WeightsError(f"{file.name}: tensor {name} is cut off, or its size is not that of its shape {shape}")
 
     def read() -> Array:

@@ -65,7 +65,7 @@ def test_the_loss_is_that_of_a_mask_made_by_hand_in_transformers(
             continue
         labels = torch.tensor([[-100] * len(prompt) + answer])
         loss = theirs(torch.tensor([prompt + answer]), labels=labels).loss
-        nats, tokens = nats + float(loss) * len(answer), tokens + len(answer)
+        nats, tokens = nats + float(loss.detach()) * len(answer), tokens + len(answer)
     rows = 128 * ((len(stream) - 1) // 128)
     found = [example_loss(ours, stream, 0, rows, 128, batch_size=4)]
     held_out = TokenStream.open([data / "validation.safetensors"], 257)
@@ -160,6 +160,13 @@ def test_bad_examples_are_one_line(
     assert said in error
     assert error.count("\n") == 1
     assert not (tmp_path / "rows").exists()
+
+
+def test_a_line_of_json_may_hold_other_ends_of_lines(tmp_path: Path) -> None:
+    lines = [{"instruction": "a\u2028b", "output": f"c\x85{number}"} for number in range(3)]
+    (tmp_path / "x.jsonl").write_text("\r\n".join(json.dumps(line, ensure_ascii=False) for line in lines))
+    dataset = prepared_rows(tmp_path / "rows", tmp_path / "x.jsonl", kind="instruct", length=64, prompt=TEMPLATE)
+    assert dataset["documents"] == 3
 
 
 def test_examples_and_streams_are_not_taken_for_each_other(data: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from trainer.model.gpt import GPT
 from trainer.task_config import LORA_TARGETS, LoraConfig, TaskConfig
 from trainer.tasks.lora import merged
 from trainer.tasks.objective import apply_task
+from trainer.tokens.example_rows import IGNORED
 
 IDS = torch.randint(257, (2, 20), generator=torch.Generator().manual_seed(1))
 CPU = torch.device("cpu")
@@ -95,11 +97,22 @@ def test_a_model_without_adapters_has_none_to_export(tmp_path: Path, capsys: pyt
     assert "has no adapters: every weight was trained, or they are merged" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("options", [{}, {"tie_embeddings": True}, {"embedding_rank": 4}, {"experts": 2}])
+def test_every_weight_that_learns_gets_a_gradient_of_a_classifier(options: dict[str, Any]) -> None:
+    model = GPT(dataclasses.replace(TINY, **options))
+    apply_task(model, TaskConfig("classify", labels=("a", "b")))
+    targets = torch.full((2, 8), IGNORED)
+    targets[:, -1] = 1
+    model(torch.ones(2, 8, dtype=torch.long), targets).backward()
+    assert [name for name, each in model.named_parameters() if each.requires_grad and each.grad is None] == []
+
+
 @pytest.mark.parametrize(
     ("task", "said"),
     [
         (TaskConfig("instruct", lora=LoraConfig(targets=("q_proj",))), "must be some of qkv, attention_out"),
         (TaskConfig("instruct", lora=LoraConfig(rank=0)), "needs rank >= 1"),
+        (TaskConfig("instruct", lora=LoraConfig(alpha=0.0)), "alpha > 0"),
         (TaskConfig("pretrain", lora=LoraConfig()), "adapters need a task"),
         (TaskConfig("clasify"), "task.kind must be one of"),
         (TaskConfig("classify", labels=("a",)), "at least two different classes"),
