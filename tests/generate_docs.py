@@ -21,7 +21,7 @@ from orchestrator.core.machines import all_machine_types, assumed, bundled_offer
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "reference"
 MADE = "<!-- made by python -m tests.generate_docs -->\n"
-SET_BY_GPTCTL = {"HostSpec": {"name"}}
+SET_BY_GPTCTL = {"HostSpec": {"name", "peers"}}
 RENTED = {"regions", "image", "host_key", "guard", "checkpoint_store", "endpoint", "max_price_per_hour_usd"}
 _OF_DATA = {"data", "task"}
 SANITY_BOUND = 100_000

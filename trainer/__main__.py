@@ -35,15 +35,8 @@ from trainer.training.allocator import keep_freed_memory
 from trainer.training.failures import explain, is_ours, is_out_of_memory
 from trainer.training.loop import Progress, StopRequest, train
 from trainer.training.metrics import Journal
-from trainer.training.ranks import from_leader, join
-from trainer.training.smaller_batch import (
-    MARK,
-    current_micro_batch,
-    peer_ran_out_of_memory,
-    restart_process,
-    restart_smaller,
-    watch_for_out_of_memory,
-)
+from trainer.training.ranks import from_leader, join, mark
+from trainer.training.smaller_batch import NAME, OutOfMemory, current_micro_batch
 from trainer.training.start import Run
 
 USAGE = "usage: torchrun --standalone --nproc_per_node=N -m trainer RUN_DIR   (or: python -m trainer RUN_DIR)"
@@ -55,11 +48,11 @@ class ExitFile:
     def __init__(self, run_folder: Path, progress: Progress) -> None:
         self.run_folder, self.progress = run_folder, progress
         self.rank = int(os.environ.get("RANK", "0"))
-        self.watching = False
-        """Once true, an error may follow from a peer that ran out of memory."""
+        self.memory: OutOfMemory | None = None
+        """Once there, an error may follow from a peer that ran out of memory."""
 
     def __enter__(self) -> ExitFile:
-        if self.rank == 0 and (self.run_folder / EXIT).exists():
+        if os.environ.get("LOCAL_RANK", "0") == "0" and (self.run_folder / EXIT).exists():
             (self.run_folder / STOP).unlink(missing_ok=True)  # meant for the start before this one
             (self.run_folder / EXIT).unlink()
         return self
@@ -67,8 +60,8 @@ class ExitFile:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if error is None:
             return
-        if self.watching and peer_ran_out_of_memory(self.run_folder):
-            restart_process()
+        if self.memory is not None and self.memory.seen():
+            self.memory.restart()
         reason = f"rank {self.rank}: {explain(error)}"
         if self.write(OUTCOME_FAILED, reason):
             Journal(self.run_folder).event(EVENT_FAILED, self.progress.step, reason=reason)
@@ -100,11 +93,10 @@ def run(run_folder: Path, exit_file: ExitFile, progress: Progress) -> None:
     world = join(config.device, config.train.process_group_timeout_s)
     if world.device.type == "cpu":
         keep_freed_memory()
-    if world.leads:
-        (run_folder / MARK).unlink(missing_ok=True)
     micro_batch = from_leader(world, current_micro_batch(run_folder, config.train.micro_batch))
-    watch_for_out_of_memory(run_folder)
-    exit_file.watching = True
+    memory = OutOfMemory(run_folder, world, mark(world, NAME, config.train.process_group_timeout_s))
+    memory.watch()
+    exit_file.rank, exit_file.memory = world.rank, memory
     fitted = dataclasses.replace(config, train=dataclasses.replace(config.train, micro_batch=micro_batch))
     journal = Journal(run_folder, enabled=world.leads)
     try:
@@ -112,10 +104,10 @@ def run(run_folder: Path, exit_file: ExitFile, progress: Progress) -> None:
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        restart_smaller(run_folder, config.train, micro_batch, world.size, progress.step)
+        memory.restart_smaller(config.train, micro_batch, progress.step)
     if world.leads:
         exit_file.write(outcome, "SIGTERM or the file stop" if outcome == OUTCOME_STOPPED else "all steps done")
-        (run_folder / STOP).unlink(missing_ok=True)
+        stop.file.unlink(missing_ok=True)
 
 
 def read_config(run_folder: Path) -> RunConfig:

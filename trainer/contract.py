@@ -36,6 +36,7 @@ META_FILE = "meta.json"
 MANIFEST_FILE = "MANIFEST.json"
 SAFE_FILE = "SAFE"
 TEMPORARY_PREFIX = ".tmp-"
+LEADS, ATTEMPT = "TRAINER_LEADS", "TRAINER_ATTEMPT"  # of nodes: "1" where rank 0 is; "2": its stop file is `stop-2`
 HELD_DESCRIPTORS = "TRAINER_HELD_DESCRIPTORS"  # "5,6": open files (the agent's GPU locks) kept at a new start
 
 # Names of the lines in events.jsonl ("event" key); every line also has "time" (UTC epoch seconds) and "step". A

@@ -1,5 +1,5 @@
-"""The jobs that the agent does itself, each a program of its own under the supervisor: install, pull, offload and
-keep.
+"""The jobs that the agent does itself, each a program of its own under the supervisor: install, meet, pull,
+offload and keep.
 
 Secrets come on stdin; progress goes to stdout as JSON lines, the last of which is the result; the rest goes to stderr.
 
@@ -57,6 +57,10 @@ def _work(job: jobs.Job, secrets: jobs.Secrets) -> Mapping[str, object]:
         from .checkpoints.home_box_caller import keep
 
         return keep(job, say)
+    if job.name == JobName.MEET:
+        from .setup.meet import meet
+
+        return meet(job)
     from .pull.pull import pull
 
     return pull(job, secrets, say)

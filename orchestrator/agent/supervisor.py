@@ -24,7 +24,7 @@ from trainer import contract
 from .checkpoints import manifest, store_index
 from .contract.names import GRACE_S, Code, FileName, Outcome
 from .guard import order
-from .job import exit_record, jobs, restarts, spot_notice, stopping
+from .job import exit_record, jobs, nodes, restarts, spot_notice, stopping
 from .job import program as programs
 from .job.jobs import Job
 from .job.program import Program
@@ -142,17 +142,24 @@ def _locks_now(job: Job) -> list[int]:
 def finish(job: Job, program: Program | None, wake: Callable[[float], None], held: list[int]) -> None:
     """Watches until the end, starts again what died and may, clears away what is left, writes exit.json and what is
     held."""
+    others = nodes.of(job) if program is not None else None
+    if others is not None:
+        others.start()
     while True:
         code: int | None = None
         if program is not None:
-            _watch(job, program, wake)
+            _watch(job, program, wake, others)
             code = None if program.adopted else program.poll()
         processes.kill_all(job.folder)
         pause_s = restarts.after_end(job, code)
         program = None if pause_s is None else _start_again(job, pause_s, wake, held)
         if program is None:
             break
-    exit_record.write_exit(job, code, job.state_file().get("started_at"))
+    died = others is not None and code not in (0, None) and not stopping.read_request(job)
+    cause = others.cause(wake) if others is not None and died else ""
+    ended = exit_record.write_exit(job, code, job.state_file().get("started_at"), cause)
+    if others is not None:
+        others.farewell(ended["outcome"], ended["reason"])
     if job.is_train:
         manifest.write_holding(job)
         runner.revive(job.places)
@@ -181,11 +188,12 @@ def _start_again(job: Job, pause_s: float, wake: Callable[[float], None], held: 
     return program
 
 
-def _watch(job: Job, program: Program, wake: Callable[[float], None]) -> None:
+def _watch(job: Job, program: Program, wake: Callable[[float], None], others: nodes.Nodes | None) -> None:
     """Returns when the program is gone."""
     settings = job.spec.get("watchdog") or {}
-    steps = StepWatch(job.run_folder, settings, time.monotonic()) if job.is_train else None
-    progress, notices = _Progress(job), _Notices(job)
+    writes = job.is_train and not exit_record.is_other_node(job)
+    steps = StepWatch(job.run_folder, settings, time.monotonic()) if writes else None
+    progress, notices = _Progress(job, others), _Notices(job)
     while program.poll() is None:
         if not job.is_unattended:  # an offload ends with its machine, and the guard counts its hold
             progress.renew_lease()
@@ -198,6 +206,8 @@ def _watch(job: Job, program: Program, wake: Callable[[float], None]) -> None:
             stopping.request_stop(
                 job, contract.OUTCOME_FAILED, verdict, float(settings.get("grace_s", WATCHDOG_GRACE_S))
             )
+        if others is not None and (trouble := others.trouble()):
+            stopping.request_stop(job, contract.OUTCOME_FAILED, trouble, nodes.LOST_GRACE_S)
         if stopping.read_request(job):
             stopping.stop(job, program, wake)
             return
@@ -205,10 +215,10 @@ def _watch(job: Job, program: Program, wake: Callable[[float], None]) -> None:
 
 
 class _Progress:
-    """Renews the lease while the job's files grow."""
+    """Renews the lease while the job's files grow, here or on the head of several nodes."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    def __init__(self, job: Job, others: nodes.Nodes | None) -> None:
+        self.job, self.others = job, others
         self.sizes = self._sizes()
         self.renewed_at_s = self.looked_at_s = time.monotonic()
 
@@ -226,7 +236,8 @@ class _Progress:
             lease.renew(self.job.lease_folder, self.job.lease_s, None)
 
     def _sizes(self) -> list[int]:
-        return [files.size_bytes(path) for path in self.job.followed_files().values()]
+        own = [files.size_bytes(path) for path in self.job.followed_files().values()]
+        return own if self.others is None else [*own, self.others.progress()]
 
 
 class _Notices:

@@ -223,12 +223,13 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Print new lines until the run ends.")] = False,
     metrics: Annotated[bool, typer.Option("--metrics", help="Print the metrics as JSON lines.")] = False,
     lines: Annotated[int | None, typer.Option("--lines", "-n", min=0, help="Print only the last N lines.")] = None,
+    node: Annotated[int, typer.Option("--node", min=0, help="Of several nodes: this one; 0 is the head.")] = 0,
     verbose: options.Verbose = False,
 ) -> int:
     """Print the training log; -f follows it live. Ctrl-C ends only the printing."""
     from orchestrator.cli.runs import logs as it
 
-    return it.logs(run, follow=follow, metrics=metrics, lines=lines)
+    return it.logs(run, follow=follow, metrics=metrics, lines=lines, node=node)
 
 
 @verb

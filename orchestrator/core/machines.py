@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from orchestrator.core.typed_json import decode
 FACTS = Path(__file__).with_name("machines.toml")
 MOST_GPUS = 16
 MOST_CPU_RANKS = 64
+MOST_NODES = 32
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,13 @@ class MachineType:
     """Usual minutes from purchase to a working SSH; 0 for machines that are not rented."""
     runs_as: str | None = None
     """A simulated machine computes as this one, such as `2xCPU`."""
+    nodes: int = 1
+    """Machines that train together, with `count` cards or ranks over all of them."""
+
+    @property
+    def node(self) -> MachineType:
+        """The type of each node; itself where it is one."""
+        return self if self.nodes == 1 else machine_type(self.name.partition("x")[2])
 
     @property
     def gpus(self) -> int:
@@ -97,7 +105,7 @@ class MachineType:
     @property
     def ranks(self) -> int:
         """Processes torchrun starts here."""
-        return machine_type(self.runs_as).ranks if self.runs_as else self.count
+        return machine_type(self.runs_as).ranks * self.nodes if self.runs_as else self.count
 
     @property
     def cuda(self) -> bool:
@@ -164,12 +172,16 @@ def all_machine_types() -> tuple[MachineType, ...]:
 @cache
 def machine_type(name: str) -> MachineType:
     """A machine by the name users type: bundled, `NxCPU`, another number of a known card such as `4xH100`, or
-    `NxGPU-24GB` for a card of which only the memory is known.
+    `NxGPU-24GB` for a card of which only the memory is known. `2x8xH100` are two 8xH100 that train together.
 
     Raises UserError listing the known ones.
     """
     if name in _bundled():
         return _bundled()[name]
+    if several := re.fullmatch(r"([1-9][0-9]?)x([1-9][0-9]?x.+)", name):
+        node, nodes = machine_type(several[2]), int(several[1])
+        if 2 <= nodes <= MOST_NODES and node.nodes == 1:
+            return replace(node, name=name, count=node.count * nodes, nodes=nodes)
     match = re.fullmatch(r"([1-9][0-9]?)x([A-Za-z0-9-]{1,20})", name)
     count, card = (int(match[1]), match[2]) if match else (0, "")
     if card == "CPU" and count <= MOST_CPU_RANKS:

@@ -64,6 +64,8 @@ def _use(context: RunContext) -> None:
         context.ledger.update_rental(context.rental.id, address=_vouched(context, instance))
         _end_others(context)
     _reach(context)
+    for node in context.nodes[1:]:
+        _reach_node(node)
     box_guard.arm(context)
 
 
@@ -97,6 +99,15 @@ def _reach(context: RunContext) -> None:
             raise boot.BadMachine(f"it is active and does not answer SSH: {error.message}") from error
         raise GaveUp(error.message, error.hint, cause=error) from error
     context.set_rental_facts(reached=context.now())
+
+
+def _reach_node(node: RunContext) -> None:
+    """First contact with another node: all of them train, or none."""
+    node.say(f"connecting to {node.host.name}")
+    try:
+        node.agent.ensure()
+    except RemoteError as error:
+        raise GaveUp(f"node {node.host.name}: {error.message}", error.hint, cause=error) from error
 
 
 def _first_contact(context: RunContext) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar, Unpack
 
@@ -20,7 +20,7 @@ from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.errors import ProviderError, UserError
 from orchestrator.core.events import EPHEMERAL, Event, Listener
 from orchestrator.core.facts.rental_facts import RentalFactChanges, RentalFacts
-from orchestrator.core.facts.run_facts import Prepared, RunFactChanges, RunFacts, Synced
+from orchestrator.core.facts.run_facts import PeerFacts, Prepared, RunFactChanges, RunFacts, Synced
 from orchestrator.core.foreign_text import clean
 from orchestrator.core.machines import MachineType
 from orchestrator.core.planning.plan import Plan
@@ -59,6 +59,9 @@ class RunContext:
     """When the lease of the guard on the machine was last renewed from here."""
     sent_ahead: Synced | None = None
     """Where the trainer's source and the data went, if this process has sent them before their turn."""
+    node: int = 0
+    """Of several nodes: which one this is the context of; 0: the head, and the run as a whole."""
+    _peers: tuple[RunContext, ...] | None = field(default=None, repr=False)
     _shell: Shell | None = field(default=None, repr=False)
     _agent: Agent | None = field(default=None, repr=False)
 
@@ -73,7 +76,22 @@ class RunContext:
         rental_id = self.run.rental_id
         if rental_id is None:
             raise UserError(f"run {self.run_id} has no rental", "start a new run")
-        return self.ledger.rental(rental_id)
+        rental = self.ledger.rental(rental_id)
+        return replace(rental, address=self.host.reach(), folder=self.host.folder) if self.node else rental
+
+    @property
+    def nodes(self) -> tuple[RunContext, ...]:
+        """This context, and one for each other node: with its host entry, its connection, and facts of its own."""
+        if self._peers is None:
+            self._peers = tuple(
+                replace(
+                    self, host=host, machine=self.machine.node, node=node, _shell=None, _agent=None, sent_ahead=None
+                )
+                for node, host in enumerate(self.host.other_nodes, start=1)
+            )
+        for peer in self._peers:
+            peer.stage, peer.interval = self.stage, self.interval
+        return (self, *self._peers)
 
     @property
     def attempt(self) -> Attempt | None:
@@ -89,12 +107,17 @@ class RunContext:
     @property
     def prepared(self) -> Prepared:
         """What `provision` found out. Raises UserError before it did."""
-        return self._known(self.facts.prepared, "provision")
+        return self._known((self._peer_facts if self.node else self.facts).prepared, "provision")
 
     @property
     def synced(self) -> Synced:
         """What `sync` left on the machine. Raises UserError before it did."""
-        return self._known(self.facts.synced, "sync")
+        return self._known((self._peer_facts if self.node else self.facts).synced, "sync")
+
+    @property
+    def _peer_facts(self) -> PeerFacts:
+        known = self.facts.peers
+        return known[self.node - 1] if len(known) >= self.node else PeerFacts()
 
     def _known(self, value: Known | None, stage: str) -> Known:
         if value is None:
@@ -148,10 +171,13 @@ class RunContext:
         shell, self._shell, self._agent = self._shell, None, None
         if shell is not None:
             shell.close()
+        for peer in self._peers or ():
+            peer.disconnect()
 
     def emit(self, kind: str, text: str = "", /, **data: object) -> None:
-        """Shows an event, and records it unless its kind is ephemeral."""
-        event = Event(kind, self.now(), self.stage, clean(text), data)
+        """Shows an event, and records it unless its kind is ephemeral. One of another node begins with its name."""
+        whose = f"{self.host.name}: " if self.node and text else ""
+        event = Event(kind, self.now(), self.stage, clean(whose + text), data)
         if kind not in EPHEMERAL:
             self.ledger.tell(self.run_id, event)
         self.listener(event)
@@ -173,7 +199,16 @@ class RunContext:
 
     def set_run_facts(self, **facts: Unpack[RunFactChanges]) -> None:
         """Records what this stage found out about the run and later ones need. Never a secret."""
+        if self.node:
+            return self._set_peer_facts(facts)
         self.ledger.update_run(self.run_id, facts=facts)
+
+    def _set_peer_facts(self, facts: RunFactChanges) -> None:
+        """Of what a stage finds out, only this is the node's own; all else is the run's, and the head has found it."""
+        known, mine = self._peer_facts, self.node - 1
+        peers = list(self.facts.peers) + [PeerFacts()] * (self.node - len(self.facts.peers))
+        peers[mine] = PeerFacts(facts.get("prepared", known.prepared), facts.get("synced", known.synced))
+        self.ledger.update_run(self.run_id, facts={"peers": tuple(peers)})
 
     def set_rental_facts(self, **facts: Unpack[RentalFactChanges]) -> None:
         """Records what this stage found out about the rental and its machine. Never a secret."""

@@ -23,6 +23,7 @@ from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import deadline, turn
 from orchestrator.stages.machine.jobs import machine_status, note_attempt, run_job
 from orchestrator.stages.machine.lease import lease_s, rental_budget_s
+from orchestrator.stages.nodes.meet import cluster_of
 from trainer.contract import RunConfig
 
 PAID_RESTARTS, OWN_RESTARTS = 1, 3
@@ -46,7 +47,9 @@ def _start(context: RunContext) -> None:
     digest = hashlib.sha256(config.to_json().encode()).hexdigest()[:16]
     spec = _spec(context, config)
     with _others_may_compute():
-        if context.facts.queue is None:
+        for node in context.nodes[1:]:  # the head last: until it runs, nothing says that the run trains
+            node.agent.start(JobName.TRAIN, node.run_id, digest, _spec(node, resolved_config(node, node.plan)))
+        if context.facts.queue is None or context.machine.nodes > 1:
             context.agent.start(JobName.TRAIN, context.run_id, digest, spec)
             return
         context.agent.enqueue(context.run_id, digest, {**spec, "queue": turn.terms(context)})
@@ -68,11 +71,12 @@ def _others_may_compute() -> Iterator[None]:
 def resolved_config(context: RunContext, plan: Plan) -> RunConfig:
     """config.json: recipe and plan with everything looked up. The same on every call: launching is repeatable."""
     synced = context.synced
+    at_head = context.facts.synced or synced  # what it begins from: the head reads it, and all nodes must know so
     config = train_config(
         context.recipe,
         plan,
-        resume_from=synced.resume_from_there,
-        init_from=synced.init_from_there,
+        resume_from=at_head.resume_from_there,
+        init_from=at_head.init_from_there,
         lineage=lineage_of(context.run, plan),
         **vars(synced.data),
     )
@@ -83,14 +87,14 @@ def resolved_config(context: RunContext, plan: Plan) -> RunConfig:
 
 
 def _spec(context: RunContext, config: RunConfig) -> JobSpec:
-    prepared = context.prepared
+    prepared, ranks = context.prepared, context.plan.ranks // (1 + len(context.run.facts.peers))
     spec: JobSpec = {
         "python": prepared.python,
         "pythonpath": context.synced.source,
-        "ranks": context.plan.ranks,
+        "ranks": ranks,
         "config": config.to_json(),
         "gpus": list(prepared.gpus),
-        "threads_per_rank": max(1, prepared.cpus // context.plan.ranks),
+        "threads_per_rank": max(1, prepared.cpus // ranks),
         "lease_s": lease_s(),
         "deadline_s": _deadline_s(context),
         "hold_s": _hold_s(context),
@@ -99,6 +103,9 @@ def _spec(context: RunContext, config: RunConfig) -> JobSpec:
     }
     if (url := context.provider.notice_url(context.rental.instance)) is not None:
         spec["notice"] = {"url": url}
+    if context.facts.cluster is not None:
+        spec["cluster"] = cluster_of(context)
+        spec["restarts"] = 0  # a node that starts again alone meets nobody
     return spec
 
 

@@ -14,22 +14,35 @@ from orchestrator.stages.context import RunContext
 from orchestrator.stages.data import sending
 from orchestrator.stages.machine import interpreter, new_host_key
 from orchestrator.stages.machine.fitness import check_folder, chosen_cards
+from orchestrator.stages.nodes.meet import meet
 from trainer.arithmetic import checkpoint_bytes
 
 MAX_CLOCK_SKEW_S = 60
 
 
 def provision(context: RunContext) -> None:
-    """Leaves `python` in the run's record: the interpreter that trains."""
+    """Leaves `python` in the run's record: the interpreter that trains, on every node."""
     context.advance(State.PREPARING)
+    looked = [_begin(node) for node in context.nodes]
+    for node, (facts, gpus) in zip(context.nodes, looked, strict=True):
+        _choose(node, facts, gpus)
+    meet(context, [facts for facts, _ in looked])
+
+
+def _begin(context: RunContext) -> tuple[Facts, list[str]]:
+    """Looks at a machine, and starts to look for its interpreter."""
     facts = context.agent.facts(context.host.python)
     if greeting := context.shell.greeting():
         context.emit("seen", f"the login shell of {context.host.name} prints, and gptctl skips it: {greeting}")
-    gpus = chosen_cards(facts, context.host, context.machine)
+    gpus = chosen_cards(facts, context.host, context.machine.node)
     check_folder(facts, context.host, builds=interpreter.first_choice(context, facts) is None)
     check_disk(context, facts)
     check_clock(context, facts)
     interpreter.begin(context, facts, gpus)
+    return facts, gpus
+
+
+def _choose(context: RunContext, facts: Facts, gpus: list[str]) -> None:
     new_host_key.rekey(context)
     sending.send_ahead(context, interpreter.first_choice(context, facts))
     chosen = interpreter.chosen(context, facts, gpus)
@@ -38,7 +51,8 @@ def provision(context: RunContext) -> None:
         chosen["python"], chosen["torch"], facts["boot_id"], facts["driver"], facts["cpus"], tuple(gpus)
     )
     context.set_run_facts(prepared=prepared)
-    record_software(context, facts, chosen["torch"])
+    if not context.node:
+        record_software(context, facts, chosen["torch"])
     context.say(f"{facts['hostname']}: torch {chosen['torch']} in {chosen['python']}")
 
 

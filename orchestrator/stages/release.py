@@ -14,6 +14,7 @@ from orchestrator.stages.checkpoints import home_box_job
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import boot, box_guard, purchase
 from orchestrator.stages.machine.give_back import give_back, tidy
+from orchestrator.stages.nodes import others
 from orchestrator.stages.outcome import run_report
 
 
@@ -44,6 +45,7 @@ def _others(context: RunContext) -> bool:
 def _end_jobs(context: RunContext) -> None:
     if context.machine_facts.reached:
         context.agent.release(context.run_id)
+        others.release(context)
     home_box_job.stop(context)
 
 

@@ -14,8 +14,11 @@ from orchestrator.stages.machine.jobs import machine_status
 
 
 def sync(context: RunContext) -> None:
-    """Leaves `source` (PYTHONPATH there), `data` (DataConfig fields) and `dataset` (what it is) in the run's record."""
+    """Leaves `source` (PYTHONPATH there), `data` (DataConfig fields) and `dataset` (what it is) in the run's record. On
+    several nodes each gets the data, and the head alone the checkpoint: it hands it over."""
     sent = context.sent_ahead or Synced(push_trainer(context), place_data(context))
+    for node in context.nodes[1:]:
+        node.set_run_facts(synced=node.sent_ahead or Synced(push_trainer(node), place_data(node)))
     facts = context.facts
     if facts.synced is not None and context.attempt is not None:
         # What it began from may have made room here for a newer checkpoint.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import math
+import os
 import signal
 import time
 from collections.abc import Generator, Mapping
@@ -27,7 +28,7 @@ from torch import Tensor
 
 from trainer.checkpoints.checkpoint import Snapshot, TrainerState
 from trainer.checkpoints.host_buffers import HostBuffers
-from trainer.contract import EVENT_STARTED, EVENT_VALIDATED, STOP, CheckpointMeta, RunConfig
+from trainer.contract import ATTEMPT, EVENT_STARTED, EVENT_VALIDATED, STOP, CheckpointMeta, RunConfig
 from trainer.model.loss import validation_loss
 from trainer.model.optimizers import (
     State,
@@ -73,10 +74,12 @@ class Progress:
 
 
 class StopRequest:
-    """Whether the run should stop after this step: SIGTERM to any rank, or a file `stop` in the run folder."""
+    """Whether the run should stop after this step: SIGTERM to any rank, or a file `stop` (or `stop-ATTEMPT`) in the run
+    folder. Over several nodes any node's counts: the ranks agree at every log line."""
 
     def __init__(self, run_folder: Path) -> None:
-        self.file = run_folder / STOP
+        attempt = os.environ.get(ATTEMPT)  # a file that was meant for another attempt stops nothing
+        self.file = run_folder / (f"{STOP}-{attempt}" if attempt else STOP)
         self.signalled = False
         signal.signal(signal.SIGTERM, self._note)
 

@@ -2,6 +2,9 @@
 
 It must not know what is trained. Everything it needs comes from torchrun's environment variables.
 
+Over several nodes rank 0 is on the node whose environment says TRAINER_LEADS=1, and what a rank has to tell all others
+at once is a mark in torchrun's store, which outlives a restart of the ranks.
+
 Example::
 
     world = join("auto", timeout_s=600)
@@ -25,6 +28,8 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
+from trainer.contract import LEADS
+
 Value = TypeVar("Value")
 
 
@@ -36,6 +41,8 @@ class World:
     size: int
     local_rank: int
     device: torch.device
+    nodes: int = 1
+    """Machines that the ranks are on, as many on each."""
 
     @property
     def leads(self) -> bool:
@@ -48,28 +55,70 @@ def join(device: str, timeout_s: float) -> World:
 
     timeout_s bounds every collective: a frozen peer ends the run instead of keeping a paid machine busy.
     """
-    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    world = World(rank, size, local_rank, _device(device, local_rank))
-    if world.device.type == "cuda":
-        torch.cuda.set_device(world.device)
-    if size > 1:
-        on_gpu, timeout = world.device.type == "cuda", timedelta(seconds=timeout_s)
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-            store=_store(timeout),
-            rank=rank,
-            world_size=size,
-            timeout=timeout,
-            device_id=world.device if on_gpu else None,
-        )
-    return world
+    size, local_rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+    nodes, where = int(os.environ.get("GROUP_WORLD_SIZE", "1")), _device(device, local_rank)
+    if where.type == "cuda":
+        torch.cuda.set_device(where)
+    if size == 1:
+        return World(0, 1, local_rank, where)
+    on_gpu, timeout = where.type == "cuda", timedelta(seconds=timeout_s)
+    store = _store(timeout)
+    rank = leading_rank_first(int(os.environ["RANK"]), size, local_rank, store)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+        store=store,
+        rank=rank,
+        world_size=size,
+        timeout=timeout,
+        device_id=where if on_gpu else None,
+    )
+    return World(rank, size, local_rank, where, nodes)
+
+
+def leading_rank_first(rank: int, size: int, local_rank: int, store: Store) -> int:
+    """torchrun's rank, turned so that the first rank of the leading node is 0: a rendezvous may order nodes by their
+    addresses, and the node that is asked for results has to write them. Without a mark of the nodes: as it is."""
+    leads = os.environ.get(LEADS)
+    if leads is None:
+        return rank
+    if leads == "1" and local_rank == 0:
+        store.set("leading_rank", str(rank))
+    return (rank - int(store.get("leading_rank"))) % size
 
 
 def _store(timeout: timedelta) -> Store:
     """torchrun's store, with a prefix per start: a restart (smaller_batch.py) must not read older addresses."""
     store, _, _ = next(rendezvous("env://", timeout=timeout))
     return PrefixStore("start_" + os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+
+
+class Mark:
+    """What one rank says to all others, wherever they wait: a key of torchrun's store, with a text. One rank alone
+    says it to itself."""
+
+    def __init__(self, name: str, store: Store | None = None) -> None:
+        self.name, self.store, self.own = name, store, ""
+
+    def put(self, text: str) -> None:
+        """Sets it. The first text of all ranks stays."""
+        if self.store is None:
+            self.own = self.own or text
+        else:
+            self.store.compare_set(self.name, "", text)
+
+    def text(self) -> str:
+        """What it says; empty where no rank has set it, or the store is gone with its node."""
+        if self.store is None:
+            return self.own
+        try:
+            return self.store.get(self.name).decode() if self.store.check([self.name]) else ""
+        except RuntimeError:
+            return ""
+
+
+def mark(world: World, name: str, timeout_s: float) -> Mark:
+    """A mark of this start of the ranks. Its connection is its own: the process group's may be waiting."""
+    return Mark(name, _store(timedelta(seconds=timeout_s)) if world.size > 1 else None)
 
 
 def _device(choice: str, local_rank: int) -> torch.device:

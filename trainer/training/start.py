@@ -16,6 +16,7 @@ import functools
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -24,6 +25,7 @@ from torch.optim import Optimizer
 
 from trainer.arithmetic import GIB, LOSS_CHUNKS, fewest_loss_chunks, split_batch
 from trainer.checkpoints.checkpoint import ResumePoint, find_newest, read_trainer_state, read_weights
+from trainer.checkpoints.hand_over import drop_received, on_every_node
 from trainer.checkpoints.manifest import CheckpointError, checkpoint_folder, read_meta, task_of, verify
 from trainer.contract import (
     EVENT_INITIALISED,
@@ -100,8 +102,10 @@ def prepare(run: Run, data: TrainingData, share: Share) -> tuple[Engine, int]:
     torch.manual_seed(train.seed)
     model = GPT(config.model, train.activation_checkpointing)
     resume_point = from_leader(world, find_checkpoint(run) if world.leads else None)
+    resume_point = dataclasses.replace(resume_point, folder=on_every_node(world, resume_point.folder, run.folder))
     if resume_point.folder is None and config.init_from is not None:
-        load_initial(model, from_leader(world, initial_weights(run, config.init_from) if world.leads else None))
+        initial = from_leader(world, initial_weights(run, config.init_from) if world.leads else None)
+        load_initial(model, cast(Path, on_every_node(world, initial, run.folder)))
     apply_task(model, config.task)
     if resume_point.folder is not None:
         load_weights(model, resume_point.folder)
@@ -115,6 +119,7 @@ def prepare(run: Run, data: TrainingData, share: Share) -> tuple[Engine, int]:
     optimizers, scaler = build_optimizers(model, train, peers), LossScaler(world.device, dtype == torch.float16)
     if resume_point.folder is not None:
         load_trainer_state(resume_point.folder, model, optimizers, scaler)
+    drop_received(world, run.folder)
     reduced_in = torch.bfloat16 if train.reduce_dtype == "bf16" else torch.float32
     zero = Zero(model, optimizers, world, reduced_in) if train.zero_stage and world.size > 1 else None
     wrapped = model if zero is not None else data_parallel(model, world, reduced_in)

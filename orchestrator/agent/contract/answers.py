@@ -83,6 +83,29 @@ class Death(TypedDict):
     pause_s: float | None
 
 
+class Pair(TypedDict):
+    """What a node measured with another: round trip, bytes sent per second, how far the other's clock is ahead."""
+
+    node: int
+    ms: float
+    mb_per_s: float
+    clock_s: float
+
+
+class NoPair(TypedDict):
+    """A node that was not reached."""
+
+    node: int
+    error: str
+
+
+class Meeting(TypedDict):
+    """The result of the job `meet`."""
+
+    pairs: List[Pair]
+    missing: List[NoPair]
+
+
 class _ExitRecord(TypedDict):
     code: int | None
     signal: str | None

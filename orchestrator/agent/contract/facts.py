@@ -80,7 +80,7 @@ class Environment(_Environment, total=False):
     compile_fault: str | None
 
 
-class Facts(TypedDict):
+class _Facts(TypedDict):
     """Answer to `facts`. `gpu_trouble`: what nvidia-smi says where it fails, else empty. `locks` are for people: other
     programs may have written those files."""
 
@@ -109,3 +109,9 @@ class Facts(TypedDict):
     sleep_enabled: bool | None
     runs: List[str]
     locks: List[Dict[str, object]]
+
+
+class Facts(_Facts, total=False):
+    """With what agents since 0.2 add: `addresses`, interface -> `10.0.0.2/24`, without the loopback's."""
+
+    addresses: Dict[str, str]

@@ -49,6 +49,7 @@ class JobName:
 
     INSTALL = "install"
     PULL = "pull"
+    MEET = "meet"
     PREPARE = "prepare"
     PROBE = "probe"
     TRAIN = "train"

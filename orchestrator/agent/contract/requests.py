@@ -67,6 +67,17 @@ class QueueTerms(TypedDict, total=False):
     stop: StopRule
 
 
+class Cluster(TypedDict):
+    """Of a training over several nodes: which of them this is, 0 the head; addresses and names of all in their order.
+    Ranks meet at the head's `port`, supervisors at the one above it; `id` is of one start."""
+
+    id: str
+    node: int
+    addresses: List[str]
+    names: List[str]
+    port: int
+
+
 class JobSpec(TypedDict, total=False):
     """A job's order, which the machine stores: nothing secret. Fields by job: docs/reference/agent-protocol.md."""
 
@@ -88,10 +99,12 @@ class JobSpec(TypedDict, total=False):
     parts: List[Part]
     streams: int
     folder: str | None
+    # meet: cluster
     # prepare, probe, evaluate
     argv: List[str]
     # train
     ranks: int
+    cluster: Cluster
     config: str
     threads_per_rank: int
     hold_s: float | None

@@ -34,17 +34,19 @@ TrainerExit = Optional[Mapping[str, object]]
 """The exit.json of the run folder: the trainer's own word."""
 
 
-def write_exit(job: Job, code: int | None, started_at: float | None) -> ExitRecord:
-    """Writes and returns exit.json. `code` None: nobody could learn it (the machine or the supervisor went away)."""
+def write_exit(job: Job, code: int | None, started_at: float | None, cause: str = "") -> ExitRecord:
+    """Writes and returns exit.json. `code` None: nobody could learn it (the machine or the supervisor went away).
+    cause: what another node says of a failure; what was seen here follows from it."""
     trainer = files.read_json(os.path.join(job.run_folder, contract.EXIT)) if job.is_train else None
     request = read_request(job)
     outcome = _outcome(job, code, trainer, request)
     ended_at = time.time()
+    seen = _reason(job, code, trainer, request if outcome != contract.OUTCOME_FINISHED else None)
     record: ExitRecord = {
         "code": code,
         "signal": _signal_name(code),
         "outcome": outcome,
-        "reason": _reason(job, code, trainer, request if outcome != contract.OUTCOME_FINISHED else None)
+        "reason": (f"{cause}; seen here: {seen}" if cause and outcome == contract.OUTCOME_FAILED else seen)
         + (gpu_faults.since(started_at) if outcome == contract.OUTCOME_FAILED and job.spec.get("gpus") else ""),
         "started_at": started_at,
         "ended_at": ended_at,
@@ -85,6 +87,8 @@ def _outcome(job: Job, code: int | None, trainer: TrainerExit, request: StopRequ
         return contract.OUTCOME_FINISHED
     if request:
         return str(request["outcome"])
+    if not said and code == 0 and is_other_node(job):
+        return contract.OUTCOME_FINISHED
     return str(said) if said else contract.OUTCOME_FAILED
 
 
@@ -98,10 +102,18 @@ def _reason(job: Job, code: int | None, trainer: TrainerExit, request: StopReque
         return said + killed_ranks("\n".join(last_lines(job)))
     if code is None:
         return "its processes are gone and left no exit record: killed, or the machine was restarted"
+    if code == 0 and is_other_node(job):
+        return "its ranks left in good order; the head has the verdict"
     if code == 0:
         return "ended with code 0 but without an exit.json" if job.is_train else ""
     name = _signal_name(code)
     return "killed by %s" % name if name else "ended with code %d" % code
+
+
+def is_other_node(job: Job) -> bool:
+    """Whether this is one of several nodes, and not the head: rank 0 writes the verdict there."""
+    cluster = job.spec.get("cluster")
+    return cluster is not None and cluster["node"] > 0
 
 
 def killed_ranks(log: str) -> str:

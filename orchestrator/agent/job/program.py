@@ -20,7 +20,8 @@ from typing import Sequence, TypeVar
 from trainer import contract
 
 from ..contract.names import COMPILE_WORKERS, Code, FileName, JobName
-from ..system import files, processes
+from ..contract.requests import Cluster
+from ..system import files, interfaces, processes
 from ..system.compile_caches import compile_caches
 from ..system.refusal import Refusal
 from .jobs import Job, Secrets
@@ -33,6 +34,8 @@ FAILING_FAST = {
 }
 """A rank whose peer died waits in a collective and cannot hear SIGTERM: torchrun would give it 30 s. NCCL's flight
 recorder keeps the last collectives, and writes them beside the job's files when one of them times out."""
+MEET_WITHIN_S = 120
+"""How long torchrun waits for the other nodes: they start at different moments."""
 T = TypeVar("T")
 UNKNOWN_CODE = 255
 """The code of an adopted program: only its parent could have learnt the real one."""
@@ -100,11 +103,13 @@ def record_start(job: Job, pid: int) -> None:
 
 def argv_of(job: Job) -> list[str]:
     """The command line. Raises Refusal for a spec that lacks something."""
-    if job.name in (JobName.INSTALL, JobName.PULL, JobName.OFFLOAD, JobName.KEEP):
+    if job.name in (JobName.INSTALL, JobName.MEET, JobName.PULL, JobName.OFFLOAD, JobName.KEEP):
         return [sys.executable, "-I", "-S", job.places.code, "work", job.run, os.path.basename(job.folder)]
     if not job.is_train:
         return [str(word) for word in required(job, "argv", list)]
     python, ranks = required(job, "python", str), required(job, "ranks", int)
+    if cluster := job.spec.get("cluster"):
+        return [python, "-m", "torch.distributed.run", *_over_nodes(job, cluster, ranks), *TRAINER, job.run_folder]
     if ranks == 1:
         return [python, *TRAINER, job.run_folder]
     # Ranks talk over loopback only: the host name may not resolve, and the store must not face the network.
@@ -114,6 +119,17 @@ def argv_of(job: Job) -> list[str]:
         "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--rdzv-id=%s" % job.run, "--local-addr=127.0.0.1",
         "--log-dir=%s" % job.file("ranks"),
         *TRAINER, job.run_folder,
+    ]  # fmt: skip
+
+
+def _over_nodes(job: Job, cluster: Cluster, ranks: int) -> list[str]:
+    """torchrun's options on one of several nodes. Static: who takes part is fixed for a start, and the ranks are dealt
+    by the number of the node. Addresses only: names need not resolve."""
+    return [
+        "--nnodes=%d" % len(cluster["addresses"]), "--node-rank=%d" % cluster["node"], "--nproc-per-node=%d" % ranks,
+        "--rdzv-backend=static", "--master-addr=%s" % cluster["addresses"][0], "--master-port=%d" % cluster["port"],
+        "--rdzv-id=%s" % cluster["id"], "--rdzv-conf=timeout=%d" % MEET_WITHIN_S,
+        "--local-addr=%s" % cluster["addresses"][cluster["node"]], "--log-dir=%s" % job.file("ranks"),
     ]  # fmt: skip
 
 
@@ -146,10 +162,29 @@ def _environment(job: Job, held: Sequence[int]) -> dict[str, str]:
         variables[contract.HELD_DESCRIPTORS] = ",".join(map(str, held))
         for name, value in {**FAILING_FAST, "TORCH_FR_DUMP_TEMP_FILE": job.file("nccl-rank")}.items():
             variables.setdefault(name, value)
-        if job.spec.get("ranks") == 1:
+        cluster = job.spec.get("cluster")
+        if job.spec.get("ranks") == 1 and not cluster:
             variables["LOCAL_RANK"] = "0"  # without torchrun the program is the rank
-        variables["GLOO_SOCKET_IFNAME"] = variables["NCCL_SOCKET_IFNAME"] = "lo"
+        variables["GLOO_SOCKET_IFNAME"] = variables["NCCL_SOCKET_IFNAME"] = _interface(cluster)
+        if cluster:
+            variables[contract.LEADS] = "1" if cluster["node"] == 0 else "0"
+            variables["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = "3"  # a rank that lost a node hears nothing
     return variables
+
+
+def _interface(cluster: Cluster | None) -> str:
+    """The interface that ranks talk over: loopback on one node, else the one with this node's address."""
+    if cluster is None:
+        return "lo"
+    own = cluster["addresses"][cluster["node"]]
+    name = interfaces.carrier(own)
+    if name is None:
+        raise Refusal(
+            Code.BAD_REQUEST,
+            "no interface of this machine has %s; it has %s" % (own, interfaces.addresses() or "none"),
+            "set private_address of the host in inventory.toml to one of them",
+        )
+    return name
 
 
 def _cwd(job: Job) -> str:

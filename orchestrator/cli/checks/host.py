@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict
 
@@ -51,8 +52,15 @@ class _Computed(TypedDict):
 
 
 def findings(home: Path, host: HostSpec, recipe: Recipe | None, *, accept_new: bool) -> Iterator[Finding]:
-    """From the outside in; an unreachable machine ends the list."""
-    machine = machine_of(host)
+    """From the outside in; an unreachable machine ends the list. Of several nodes: one after the other."""
+    yield from _of_one(home, host, recipe, accept_new=accept_new)
+    for node in host.other_nodes:
+        for each in _of_one(home, node, recipe, accept_new=accept_new):
+            yield replace(each, what=f"{node.name} {each.what}")
+
+
+def _of_one(home: Path, host: HostSpec, recipe: Recipe | None, *, accept_new: bool) -> Iterator[Finding]:
+    machine = machine_of(host).node
     try:
         started = time.monotonic()
         with shell_to(home, host, accept_new=accept_new) as shell:

@@ -16,11 +16,13 @@ from pathlib import Path
 from orchestrator.agent.contract.names import BootCode, Code, JobName
 from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.cli.screen.foreign import clean
+from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.errors import AgentError, LinkLost, Unreachable, UserError
 from orchestrator.core.states import State
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RunRecord
-from orchestrator.remote.agent_client.answers import Data
+from orchestrator.remote.agent_client.answers import Data, Heartbeat
+from orchestrator.remote.agent_client.client import Agent
 from orchestrator.remote.agent_client.lines import LineBuffer
 from orchestrator.stages.checkpoints import mirrored_files
 from trainer.contract import LOG, METRICS
@@ -30,10 +32,13 @@ LONGEST_WAIT_S = 30.0
 NOT_YET = (Code.NO_SUCH_RUN, Code.NO_SUCH_JOB, BootCode.AGENT_MISSING)
 
 
-def logs(wanted: str | None, *, follow: bool, metrics: bool, lines: int | None) -> int:
-    """Prints what is mirrored; with `follow` continues until the training ends or Ctrl-C, which changes nothing."""
+def logs(wanted: str | None, *, follow: bool, metrics: bool, lines: int | None, node: int = 0) -> int:
+    """Prints what is mirrored; with `follow` continues until the training ends or Ctrl-C, which changes nothing.
+    Another node than the head has its log itself."""
     with open_ledger() as ledger:
         run = ledger.find_run(wanted)
+        if node:
+            return _of_node(ledger, run, node, follow=follow, lines=lines)
         name = METRICS if metrics else LOG
         path = ledger.home / "runs" / run.id / name
         offset = print_file(path, lines)
@@ -45,6 +50,31 @@ def logs(wanted: str | None, *, follow: bool, metrics: bool, lines: int | None) 
             except KeyboardInterrupt:
                 print("the training continues; gptctl stop ends it", file=sys.stderr)
         return 0
+
+
+def _of_node(ledger: Ledger, run: RunRecord, node: int, *, follow: bool, lines: int | None) -> int:
+    """The log as that node has it, and with `follow` until its part of the training ends."""
+    from orchestrator.cli.connections import shell_to
+
+    peers = HostSpec.from_resolved(run.host_data).other_nodes
+    if node > len(peers):
+        raise UserError(f"{run.id} has {1 + len(peers)} nodes, numbered from 0", f"gptctl logs {run.id}")
+    host, kept, buffer, came = peers[node - 1], deque[bytes](maxlen=lines), LineBuffer(), 0
+    with (
+        shell_to(ledger.home, host, accept_new=False) as shell,
+        Agent(shell, host.folder).follow(run.id, JobName.TRAIN, {LOG: 0}) as answers,
+    ):
+        for answer in answers:
+            if isinstance(answer, Data) and answer.file == LOG:
+                came = answer.offset + len(answer.data)
+                kept.extend(buffer.take(answer.data))
+            elif isinstance(answer, Heartbeat) and not follow and came >= answer.status["sizes"].get(LOG, 0):
+                break
+            while follow and kept:
+                _print(kept.popleft())
+    for line in kept:
+        _print(line)
+    return 0
 
 
 def print_file(path: Path, lines: int | None) -> int:

@@ -54,6 +54,14 @@ class HostSpec(Table):
     """Where it comes from: `local`, `ssh` (a machine that is already on) or a cloud."""
     machine: Name | None = None
     """Machine type, such as `1x3090`, `8xA100-40GB` or `2xCPU`; only host `local` detects it."""
+    nodes: tuple[Name, ...] = ()
+    """Other hosts of this inventory that train together, such as `["a", "b"]`: the first is the head, and the rest of
+    this entry is as there. All are machines of provider `ssh`, and of one `machine`."""
+    private_address: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,3}(\.[0-9]{1,3}){3}$")] | None = None
+    """IPv4 address at which the other nodes reach this one; absent: `address` where an interface has it, else the
+    first private one."""
+    peers: tuple[dict[str, object], ...] = ()
+    """Set by gptctl: the tables of `nodes` after the first."""
     machines: tuple[Name, ...] = ()
     """Further machine types to rent: of those with capacity, the one whose run costs least is taken."""
     address: AddressText | None = None
@@ -173,6 +181,11 @@ class HostSpec(Table):
             host, self.port, self.user, key_file, f"[{host}]:{self.port or 22}", self.fingerprint, self.python
         )
 
+    @property
+    def other_nodes(self) -> tuple[HostSpec, ...]:
+        """The hosts of `nodes` after the first."""
+        return tuple(build(HostSpec, table, f"hosts.{self.name}: node {table.get('name')}") for table in self.peers)
+
     def resolved(self) -> dict[str, object]:
         """Everything as JSON-able values: what the ledger stores with a run."""
         return self.model_dump(mode="json")
@@ -237,12 +250,45 @@ def load_inventory(path: Path | None, home: Path) -> Inventory:
     elif not path.is_file():
         raise UserError(f"no inventory found at {path}", hint="gptctl init writes one to start from")
     tables = _host_tables(path) if path else {}
-    hosts = {
-        name: build(HostSpec, {**table, "name": name}, f"inventory {path}: hosts.{name}")
-        for name, table in tables.items()
-    }
+    hosts = {name: build(HostSpec, _table_of(path, name, tables), f"inventory {path}: hosts.{name}") for name in tables}
     hosts.setdefault(LOCAL, HostSpec(name=LOCAL, provider=LOCAL))
     return Inventory(hosts, path)
+
+
+def _table_of(path: Path | None, name: str, tables: Mapping[str, dict[str, object]]) -> dict[str, object]:
+    """The host's table; of one with nodes with what it has from its first, and with the others."""
+    own = {**tables[name], "name": name}
+    nodes = own.get("nodes")
+    if "peers" in own:
+        raise UserError(f"inventory {path}: hosts.{name}: peers: gptctl sets it; name the nodes in `nodes`")
+    if not isinstance(nodes, list):
+        return own
+    where = f"inventory {path}: hosts.{name}: nodes"
+    _check_nodes(where, nodes, own, tables)
+    first, *others = nodes
+    head = {"address": first, **tables[first]}
+    machine = f"{len(nodes)}x{head['machine']}"
+    peers = [{"address": other, **tables[other], "name": other} for other in others]
+    return {**head, **own, "machine": machine, "peers": peers}
+
+
+def _check_nodes(where: str, nodes: list[object], own: Mapping[str, object], tables: Mapping[str, object]) -> None:
+    """Raises UserError for nodes that cannot train together, as far as the file tells."""
+    if len(nodes) < 2 or len(set(map(str, nodes))) < len(nodes):
+        raise UserError(f"{where}: needs two different hosts or more, got {nodes!r}")
+    if set(own) & {"machine", "address"}:
+        raise UserError(f"{where}: `machine` and `address` are those of its nodes; delete them here")
+    machines = {}
+    for node in nodes:
+        table = tables.get(str(node))
+        if not isinstance(table, dict):
+            raise UserError(f"{where}: unknown host {node!r}; known: {one_of(tables)}")
+        if table.get("provider", "ssh") != "ssh" or "nodes" in table:
+            raise UserError(f"{where}: {node} is not a single machine of provider ssh")
+        machines[str(node)] = str(table.get("machine"))
+    if len(set(machines.values())) > 1:
+        found = ", ".join(f"{node} is {machine}" for node, machine in machines.items())
+        raise UserError(f"{where}: nodes train in step, so all are of one machine type; {found}")
 
 
 def _upwards() -> Iterator[Path]:

@@ -114,6 +114,24 @@ class Synced:
 
 
 @dataclass(frozen=True)
+class PeerFacts:
+    """What provision and sync found out about another node of the run."""
+
+    prepared: Prepared | None = None
+    synced: Synced | None = None
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """How the nodes of a run meet: their addresses on their own network, the head's first, and the port there."""
+
+    addresses: tuple[str, ...]
+    port: int
+    mb_per_s: float = 0.0
+    """The slowest link between two of them, as measured."""
+
+
+@dataclass(frozen=True)
 class StoreUrls:
     """When the machine got its URLs for the store (UTC epoch seconds), and for how long they are good."""
 
@@ -193,6 +211,9 @@ class RunFacts:
     """By the identity of the staged file."""
     staged: StagedFacts | None = None
     synced: Synced | None = field(default=None, metadata=flat)
+    peers: tuple[PeerFacts, ...] = ()
+    """Of the nodes after the head."""
+    cluster: Cluster | None = None
     store: StoreState | None = None
     store_urls: StoreUrls | None = None
     queue: QueueFacts | None = None
@@ -236,6 +257,8 @@ class RunFactChanges(TypedDict, total=False):
     data_cut: Mapping[str, CutFile]
     staged: StagedFacts | None
     synced: Synced | None
+    peers: tuple[PeerFacts, ...]
+    cluster: Cluster | None
     store: StoreState | None
     store_urls: StoreUrls | None
     queue: QueueFacts | None

@@ -1,0 +1,218 @@
+"""The nodes of one training, as their supervisors see each other: who is lost, who failed first, what the head does.
+
+Each supervisor of another node keeps a connection to the head's, over which both say a line a second; a silence of
+SILENT_S is a lost node, long before a collective times out. Only says what it sees; the supervisor acts. A line with
+another id than this start's is not heard: the port faces the private network.
+
+Example::
+
+    nodes = Nodes(job)
+    nodes.start()
+    nodes.trouble()            # '' or 'node b (10.0.0.3) is lost: no word for 10 s; its last line: ...'
+    nodes.farewell("finished", "")
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+import threading
+import time
+from typing import Callable, Mapping, Optional
+
+from trainer import contract
+
+from ..contract.names import Outcome
+from ..contract.requests import Cluster
+from ..system import files
+from .jobs import Job
+from .program import MEET_WITHIN_S
+
+SAY_EVERY_S = 1.0
+SILENT_S = 10.0
+"""A node that says nothing for this long is lost: with the end of its ranks the others stop within 30 s."""
+CAUSE_WITHIN_S = 12.0
+LOST_GRACE_S = 3.0
+"""After a node is lost the ranks wait in a collective and hear nothing; what the disk has stays whole."""
+MOST_LINE_BYTES = 8192
+GOOD = (contract.OUTCOME_FINISHED, contract.OUTCOME_STOPPED, Outcome.LIMIT, Outcome.PREEMPTED)
+Clock = Callable[[], float]
+
+
+class Watch:
+    """What was heard of each other node, and what follows from it. No sockets: `hear` gets what came."""
+
+    def __init__(self, cluster: Cluster, now_s: float) -> None:
+        self.cluster, self.node = cluster, cluster["node"]
+        count = len(cluster["addresses"])
+        self.others = [node for node in range(count) if node != self.node] if self.node == 0 else [0]
+        self.due_s = {node: now_s + MEET_WITHIN_S for node in self.others}
+        self.words = {node: "" for node in self.others}
+        self.ended: dict[int, str] = {}
+        self.progress = 0
+        self.trouble = ""
+
+    def hear(self, said: Mapping[str, object], now_s: float) -> None:
+        """One line of another node."""
+        node = said.get("node")
+        if said.get("id") != self.cluster["id"] or not isinstance(node, int) or node not in self.others:
+            return
+        self.due_s[node] = now_s + SILENT_S
+        self.words[node] = str(said.get("words") or "")[:300] or self.words[node]
+        if node == 0:
+            self.progress = int(str(said.get("progress") or 0))
+            self.trouble = self.trouble or str(said.get("trouble") or "")[:1000]
+        outcome = said.get("ended")
+        if outcome:
+            self.ended[node] = str(outcome)
+            if outcome not in GOOD and not self.trouble:
+                self.trouble = "%s failed: %s" % (self.name(node), str(said.get("reason") or outcome)[:500])
+
+    def look(self, now_s: float) -> str:
+        """Why this node has to stop; empty where all is well. The first trouble stays."""
+        for node in self.others:
+            if not self.trouble and node not in self.ended and now_s > self.due_s[node]:
+                words = self.words[node]
+                self.trouble = "%s is lost: no word for %.0f s%s" % (
+                    self.name(node),
+                    SILENT_S if words else MEET_WITHIN_S,
+                    "; its last line: %s" % words if words else ", and it never said one",
+                )
+        return self.trouble
+
+    def all_ended(self) -> bool:
+        """Whether every other node that this one hears has ended."""
+        return self.ended.keys() >= set(self.others)
+
+    def name(self, node: int) -> str:
+        """`node b (10.0.0.3)`."""
+        return "node %s (%s)" % (self.cluster["names"][node], self.cluster["addresses"][node])
+
+    def says(self, words: str, progress: int, ended: str, reason: str) -> bytes:
+        """The line that this node says now."""
+        line = {
+            "id": self.cluster["id"], "node": self.node, "words": words, "progress": progress,
+            "trouble": self.trouble, "ended": ended, "reason": reason,
+        }  # fmt: skip
+        return json.dumps(line).encode()[: MOST_LINE_BYTES - 1] + b"\n"
+
+
+class Nodes:
+    """The connections to the other nodes' supervisors, in a thread: a supervisor that stops its ranks goes on saying
+    that it lives."""
+
+    def __init__(self, job: Job, clock: Clock = time.monotonic) -> None:
+        cluster = job.spec["cluster"]
+        self.job, self.clock, self.watch = job, clock, Watch(cluster, clock())
+        self.address = (cluster["addresses"][0], cluster["port"] + 1)
+        self.links: dict[socket.socket, bytes] = {}
+        self.server: Optional[socket.socket] = None
+        self.ended = ("", "")
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self._run, name="nodes", daemon=True)
+
+    def start(self) -> None:
+        """Begins to speak and to listen. Where the head's port is taken, that is the trouble."""
+        try:
+            if self.watch.node == 0:
+                self.server = socket.create_server(self.address, backlog=len(self.watch.others))
+        except OSError as error:
+            self.watch.trouble = "%s cannot listen at port %d: %s" % (self.watch.name(0), self.address[1], error)
+        self.thread.start()
+
+    def cause(self, wake: Callable[[float], None]) -> str:
+        """Why the ranks here failed, as far as another node knows: they only notice that a peer is gone. Waits for
+        word of it."""
+        until_s = self.clock() + CAUSE_WITHIN_S
+        while not self.watch.trouble and self.clock() < until_s and not self.watch.all_ended():
+            wake(SAY_EVERY_S / 4)
+        return self.watch.trouble
+
+    def trouble(self) -> str:
+        """Why the training has to stop here: a lost node, or one that failed."""
+        return self.watch.trouble
+
+    def progress(self) -> int:
+        """What the head has written so far: its growth is the progress of all."""
+        return self.watch.progress
+
+    def farewell(self, outcome: str, reason: str) -> None:
+        """Tells the others how it ended here, and hangs up."""
+        self.ended = (outcome, reason)
+        self.over.set()
+        self.thread.join(3 * SAY_EVERY_S)
+        for link in [*self.links, *([self.server] if self.server else [])]:
+            link.close()
+
+    def _run(self) -> None:
+        last = False
+        while not last:
+            last = self.over.is_set()
+            self._connect()
+            self._say()
+            if not last:
+                self._listen(self.clock() + SAY_EVERY_S)
+                self.watch.look(self.clock())
+
+    def _connect(self) -> None:
+        if self.server is None and not self.links:
+            try:
+                link = socket.create_connection(self.address, timeout=SAY_EVERY_S)
+            except OSError:
+                return
+            self._add(link)
+
+    def _add(self, link: socket.socket) -> None:
+        link.setblocking(False)
+        self.links[link] = b""
+
+    def _say(self) -> None:
+        words = files.tail(self.job.log, 400).decode(errors="replace").strip().splitlines()[-1:]
+        progress = sum(map(files.size_bytes, self.job.followed_files().values()))
+        line = self.watch.says(words[0] if words else "it has started", progress, *self.ended)
+        for link in list(self.links):
+            try:
+                link.sendall(line)
+            except OSError:
+                self._drop(link)
+
+    def _listen(self, until_s: float) -> None:
+        while (left_s := until_s - self.clock()) > 0 and not self.over.is_set():
+            sockets = [*self.links, *([self.server] if self.server else [])]
+            if not sockets:
+                self.over.wait(left_s)
+                return
+            for ready in select.select(sockets, [], [], left_s)[0]:
+                if ready is self.server:
+                    self._add(ready.accept()[0])
+                else:
+                    self._read(ready)
+
+    def _read(self, link: socket.socket) -> None:
+        try:
+            came = link.recv(65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            came = b""
+        if not came:
+            return self._drop(link)
+        *lines, rest = (self.links[link] + came).split(b"\n")
+        self.links[link] = rest[:MOST_LINE_BYTES]
+        for line in lines:
+            try:
+                said = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(said, dict):
+                self.watch.hear(said, self.clock())
+
+    def _drop(self, link: socket.socket) -> None:
+        self.links.pop(link, None)
+        link.close()
+
+
+def of(job: Job) -> Nodes | None:
+    """The other nodes of a training over several; None where it has one."""
+    return Nodes(job) if job.is_train and job.spec.get("cluster") else None

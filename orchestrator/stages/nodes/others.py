@@ -1,0 +1,52 @@
+"""The other nodes of a run at its end: what they say, and that nothing of it runs on there. A node that does not
+answer holds nothing up: its agent ends the training with its lease.
+
+Example: `stop_and_note(context)`       # 'node b: failed: rank 1: ...' where its end was not the run's
+"""
+
+from __future__ import annotations
+
+from orchestrator.agent.contract.names import Code
+from orchestrator.core.errors import AgentError, RemoteError
+from orchestrator.core.states import Outcome
+from orchestrator.stages.context import RunContext
+
+GRACE_S = 20.0
+"""The head has ended: ranks elsewhere have nothing to save."""
+
+
+def stop_and_note(context: RunContext) -> None:
+    """Ends the training on every other node, and records how it ended there beside the head's exit."""
+    ends: list[dict[str, str]] = []
+    for node in context.nodes[1:]:
+        try:
+            answer = node.agent.stop(context.run_id, grace_s=GRACE_S)
+        except RemoteError as error:
+            ends.append({"node": node.host.name, "outcome": "unknown", "reason": error.message})
+            context.emit("warning", f"node {node.host.name}: {error.message}")
+            continue
+        exit_record = answer["exit"]
+        if exit_record is None:
+            continue
+        ends.append(
+            {"node": node.host.name, "outcome": exit_record["outcome"], "reason": exit_record["reason"]},
+        )
+        if exit_record["outcome"] != Outcome.FINISHED:
+            context.say(f"node {node.host.name}: {exit_record['outcome']}: {exit_record['reason']}")
+    if ends:
+        context.set_run_facts(exit={**(context.facts.exit or {}), "nodes": ends})
+    if " is lost: " in context.run.cause:
+        left = next((name for name in context.host.nodes if f"node {name} (" not in context.run.cause), "HOST")
+        context.say(f"without it: gptctl run {context.run.recipe} --host {left} --resume-from {context.run_id}")
+
+
+def release(context: RunContext) -> None:
+    """Ends every job of the run on the other nodes, and frees what it holds there."""
+    for node in context.nodes[1:]:
+        try:
+            node.agent.release(context.run_id)
+        except AgentError as error:
+            if error.code != Code.NO_SUCH_RUN:
+                raise
+        except RemoteError as error:
+            context.emit("warning", f"node {node.host.name} is not released: {error.message}")

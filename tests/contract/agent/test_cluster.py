@@ -1,0 +1,56 @@
+"""One training on two agents: one verdict, and a node that falls silent ends the other's."""
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.clock.waiting import until
+from tests.support.machines.agent_box import Box
+
+
+@pytest.fixture
+def boxes(tmp_path: Path) -> Iterator[list[Box]]:
+    """Two machines of one loopback, each with an address of its own."""
+    pair = [Box(tmp_path / name) for name in ("a", "b")]
+    yield pair
+    for box in pair:
+        box.end()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1]) - 1
+
+
+def start(boxes: list[Box], **fails: Any) -> None:
+    """`fails` are options of node b alone."""
+    port = free_port()
+    for node, box in enumerate(boxes):
+        cluster = {"id": "r-1.1", "node": node, "addresses": ["127.0.0.1", "127.0.0.2"], "names": ["a", "b"]}
+        config = {"steps": 100_000, **(fails if node else {})}
+        said = box.start(spec_cluster={**cluster, "port": port}, spec_ranks=1, **config)
+        assert said["state"] == "started"
+
+
+def test_a_node_that_is_killed_ends_the_other_and_is_named(boxes: list[Box]) -> None:
+    start(boxes)
+    boxes[0].until_steps(5)
+    log = boxes[1].root / "runs" / "r-1" / "train.log"
+    until(lambda: log.exists() and "rank 0 of r-1" in log.read_text())
+    os.kill(boxes[1].state()["supervisor"]["pid"], signal.SIGKILL)
+    ended = boxes[0].wait()
+    assert ended["outcome"] == "failed"
+    assert ended["reason"].startswith("node b (127.0.0.2) is lost: no word for 10 s")
+
+
+def test_what_failed_on_a_node_is_the_cause_on_the_head(boxes: list[Box]) -> None:
+    start(boxes, fail_at=3)
+    ended = boxes[0].wait()
+    assert ended["outcome"] == "failed"
+    assert ended["reason"].startswith("node b (127.0.0.2) failed: ")
+    assert boxes[1].wait()["outcome"] == "failed"

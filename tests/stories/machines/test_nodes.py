@@ -1,0 +1,71 @@
+"""One run on two machines that share nothing but a network: own disks, own sshd, names that do not resolve."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Gptctl, gptctl_command
+from tests.stories.conftest import end, losses, newest_run, wait_until
+from tests.support.machines.private_network import Pair, two_hosts
+
+pytestmark = pytest.mark.nightly
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    with two_hosts(tmp_path) as found:
+        yield found
+
+
+def test_two_nodes_train_as_one_machine_with_as_many_ranks(
+    gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str], pair: Pair, tmp_path: Path
+) -> None:
+    recipe, options = tiny(40), ("--inventory", pair.inventory, "--yes")
+    both = gptctl("run", recipe, "--host", "pair", *options)
+    assert both.returncode == 0, both.stderr + both.stdout
+    assert "na and nb meet at 10.199." in both.stderr + both.stdout
+    on_two = newest_run(gptctl_home)
+    assert on_two is not None
+
+    status = json.loads(gptctl("status", on_two, "--json").stdout)
+    assert "2x1xCPU" in json.dumps(status)
+    log = gptctl("logs", on_two, "--node", "1")
+    assert log.returncode == 0, log.stderr
+    fetched = gptctl("fetch", on_two, "--json", "--to", str(tmp_path / "here"))
+    assert all(each["verified"] for each in json.loads(fetched.stdout)["checkpoints"])
+    costs = json.loads(gptctl("cost", on_two, "--json").stdout)["runs"]
+    assert costs[0]["cost_usd"] > 0
+    there = pair.hosts[1].home / ".gptctl" / "runs" / on_two
+    assert not (there / "checkpoints").exists()
+
+    alone = gptctl("run", recipe, "--host", "alone", *options)
+    assert alone.returncode == 0, alone.stderr
+    on_one = newest_run(gptctl_home)
+    assert on_one not in (None, on_two)
+    runs = gptctl_home / "runs"
+    # Bit by bit with as many threads in each rank (tests/trainer/training); here a node has all of its own.
+    assert dict(losses(runs / on_two)) == pytest.approx(dict(losses(runs / str(on_one))), rel=1e-5)
+
+
+def test_a_node_that_is_cut_off_ends_the_run_with_its_name_and_the_checkpoints(
+    gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str], pair: Pair
+) -> None:
+    command = gptctl_command("run", tiny(50_000), "--host", "pair", "--inventory", pair.inventory, "--yes")
+    with (gptctl_home.parent / "background.log").open("w") as log:
+        driver = subprocess.Popen(command, stdout=log, stderr=log, text=True, cwd=gptctl_home.parent)
+    try:
+        run_id = wait_until(lambda: newest_run(gptctl_home), 60)
+        there = pair.hosts[0].home / ".gptctl" / "runs" / run_id / "checkpoints"
+        wait_until(lambda: list(there.glob("step-*")), 240)
+        pair.network.cut(pair.hosts[1])
+        assert driver.wait(480) == 5
+    finally:
+        end(driver)
+    said = gptctl("status", run_id).stdout
+    assert "node nb (10.199." in said
+    assert "is lost: no word for 10 s" in said

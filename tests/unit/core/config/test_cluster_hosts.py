@@ -1,0 +1,62 @@
+"""A host of several nodes: what it takes from its first node, and what cannot train together."""
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.core.config.inventory import HostSpec, load_inventory
+from orchestrator.core.errors import UserError
+from orchestrator.core.machines import machine_type
+
+A = '[hosts.a]\nmachine = "2x3090"\naddress = "192.168.1.20"\nuser = "me"\nfolder = "/big"\n'
+B = '[hosts.b]\nmachine = "2x3090"\nprivate_address = "10.0.0.3"\n'
+
+
+def pair(tmp_path: Path, text: str) -> HostSpec:
+    path = tmp_path / "inventory.toml"
+    path.write_text(A + B + text)
+    return load_inventory(path, tmp_path).host("pair")
+
+
+def test_it_is_its_first_node_and_knows_the_others(tmp_path: Path) -> None:
+    host = pair(tmp_path, '[hosts.pair]\nnodes = ["a", "b"]\nmax_hours = 3\n')
+    assert (host.name, host.machine, host.folder, host.max_hours) == ("pair", "2x2x3090", "/big", 3)
+    assert host.reach() == load_inventory(tmp_path / "inventory.toml", tmp_path).host("a").reach()
+    assert [(each.name, each.private_address, each.reach().host) for each in host.other_nodes] == [
+        ("b", "10.0.0.3", "b")
+    ]
+    assert HostSpec.from_resolved(host.resolved()) == host
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ('nodes = ["a"]', "needs two different hosts or more"),
+        ('nodes = ["a", "a"]', "needs two different hosts or more"),
+        ('nodes = ["a", "z"]', "unknown host 'z'"),
+        ('nodes = ["a", "c"]', "a is 2x3090, c is 1x3090"),
+        ('nodes = ["a", "cloud"]', "cloud is not a single machine of provider ssh"),
+        ('nodes = ["a", "b"]\nmachine = "2x3090"', "`machine` and `address` are those of its nodes"),
+        ('nodes = ["a", "b"]\npeers = []', "peers: gptctl sets it"),
+        ("nodes = 2", "nodes"),
+    ],
+)
+def test_nodes_that_cannot_train_together_are_refused_by_name(tmp_path: Path, table: str, said: str) -> None:
+    more = '[hosts.c]\nmachine = "1x3090"\n[hosts.cloud]\nprovider = "lambda"\nmachine = "2x3090"\n'
+    with pytest.raises(UserError) as caught:
+        pair(tmp_path, f"{more}[hosts.pair]\n{table}\n")
+    assert said in caught.value.message
+
+
+def test_a_machine_type_of_several_nodes_has_the_cards_of_all() -> None:
+    machine = machine_type("2x8xH100")
+    assert (machine.gpus, machine.ranks, machine.nodes, machine.node) == (16, 16, 2, machine_type("8xH100"))
+    assert machine_type("3x2xCPU").ranks == 6
+    assert machine_type("2x8xA100-40GB-simulated").ranks == 2 * machine_type("8xA100-40GB-simulated").ranks
+    assert machine_type("8xH100").node is machine_type("8xH100")
+
+
+@pytest.mark.parametrize("name", ["1x8xH100", "99x8xH100", "2x2x8xH100", "2x8xNONE"])
+def test_other_counts_of_nodes_are_unknown(name: str) -> None:
+    with pytest.raises(UserError, match="unknown machine type"):
+        machine_type(name)
