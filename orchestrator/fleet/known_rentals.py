@@ -7,22 +7,23 @@ from dataclasses import replace
 from orchestrator.core.fleet.orphans import KnownRental
 from orchestrator.core.ports import UNPAID
 from orchestrator.core.states import State
+from orchestrator.ledger.attempts import served
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RENTAL_OPEN, Rental, RunRecord
 
 
 def known_rentals(ledger: Ledger) -> dict[str, KnownRental]:
     """Every rental by its id."""
-    runs: dict[str | None, list[RunRecord]] = {}
-    for run in ledger.runs():
-        runs.setdefault(run.rental_id, []).append(run)
-    return {rental.id: known(rental, runs.get(rental.id, [])) for rental in ledger.rentals()}
+    rentals = ledger.rentals()
+    runs = served(ledger.rows, [rental.id for rental in rentals])
+    return {rental.id: known(rental, runs.get(rental.id, [])) for rental in rentals}
 
 
 def known(rental: Rental, runs: list[RunRecord]) -> KnownRental:
-    """One of them, with its runs."""
+    """One of them, with the runs that it served: one that has gone on elsewhere needs it no more."""
     is_open = rental.state == RENTAL_OPEN
-    needed = is_open and (not runs or any(run.state != State.ENDED or run.keep for run in runs))
+    own = [run for run in runs if run.rental_id == rental.id]
+    needed = is_open and (not runs or any(run.state != State.ENDED or run.keep for run in own))
     seconds = [each.instance_id for each in rental.facts.given_back if each.life.gone_at is None]
     ids = [rental.instance_id, *seconds] if is_open and rental.provider not in UNPAID else []
     ordered_at = rental.facts.life.booting_at or rental.created_at

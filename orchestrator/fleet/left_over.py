@@ -20,8 +20,9 @@ from orchestrator.core.fleet.orphans import LEFT_OVER_S, UNHEARD, KnownRental, O
 from orchestrator.core.parallel import answers_within
 from orchestrator.fleet.accounts import Account, accounts_behind
 from orchestrator.fleet.known_rentals import known
-from orchestrator.fleet.relapses import reopen, uncounted
+from orchestrator.fleet.relapses import note_unseen, reopen, uncounted
 from orchestrator.fleet.watcher import Sight, look
+from orchestrator.ledger.attempts import served
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RENTAL_OPEN, Rental, RunRecord
 
@@ -42,9 +43,10 @@ def left_over(ledger: Ledger, now: float, within_s: float = WITHIN_S) -> LeftOve
     """Asks the accounts all at once, for within_s at most. Never raises for what they answer. What lives goes back on
     the ledger's books."""
     lately = ledger.rented_since(now - LEFT_OVER_S)
-    runs = [(rental, ledger.runs(rental_id=rental.id, forgotten=True)) for rental in lately]
-    rentals = {rental.id: known(rental, served) for rental, served in runs}
-    over = [(rental, served) for rental, served in runs if rentals[rental.id].over]
+    by_rental = served(ledger.rows, [rental.id for rental in lately])
+    runs = [(rental, by_rental.get(rental.id, [])) for rental in lately]
+    rentals = {rental.id: known(rental, its_runs) for rental, its_runs in runs}
+    over = [(rental, its_runs) for rental, its_runs in runs if rentals[rental.id].over]
     accounts = {each.name: each for each in accounts_behind(_hosts(over))}
     answers = answers_within(within_s, {name: partial(_ask, each, rentals) for name, each in accounts.items()})
     silent = {name: f"no answer within {within_s:.0f} s" for name in accounts if name not in answers}
@@ -54,26 +56,29 @@ def left_over(ledger: Ledger, now: float, within_s: float = WITHIN_S) -> LeftOve
     problems = {name: text for sight, _ in answers.values() for name, text in sight.problems.items()} | silent
     warnings = [line for sight, _ in answers.values() for line in sight.warnings]
     if not problems:
-        warnings += _unseen(over, {row.rental for row in rows})
+        unseen = [(ledger.rental(rental.id), its_runs) for rental, its_runs in over if its_runs]
+        note_unseen(ledger, [rental for rental, _ in unseen], {row.instance_id for row in rows}, now)
+        warnings += _unseen(unseen, {row.rental for row in rows})
     return LeftOver(rows, tuple(warnings), problems if is_open else {})
 
 
 def _unseen(over: Sequence[tuple[Rental, list[RunRecord]]], seen: Collection[str]) -> list[str]:
-    """Open rentals whose runs have ended and of which no machine is seen: they count until its end is proven."""
+    """Open rentals whose runs have ended and of which no machine is seen."""
     return [
-        f"no machine of rental {rental.id} is seen, and its cost counts on: gptctl release {served[0].id} "
-        "asks whether it is gone and settles its bill"
-        for rental, served in over
-        if rental.state == RENTAL_OPEN and rental.id not in seen and served
+        f"no machine of rental {rental.id} is seen any more: gptctl release {own[0].id} proves its end and "
+        "settles its bill"
+        for rental, its_runs in over
+        if rental.state == RENTAL_OPEN and rental.id not in seen
+        if (own := [run for run in its_runs if run.rental_id == rental.id])
     ]
 
 
 def _hosts(runs: Sequence[tuple[Rental, list[RunRecord]]]) -> list[HostSpec]:
     """The host entries that these rentals were made with, as their runs keep them."""
     found: dict[str, HostSpec] = {}
-    for rental, served in runs:
-        if served and served[0].host_data and rental.provider in providers.known():
-            found.setdefault(rental.host, HostSpec.from_resolved(served[0].host_data))
+    for rental, its_runs in runs:
+        if its_runs and its_runs[0].host_data and rental.provider in providers.known():
+            found.setdefault(rental.host, HostSpec.from_resolved(its_runs[0].host_data))
     return list(found.values())
 
 

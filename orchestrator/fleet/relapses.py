@@ -12,7 +12,7 @@ Example::
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from orchestrator.core.facts.rental_facts import GivenBack, RentalFactChanges
@@ -20,6 +20,7 @@ from orchestrator.core.fleet.orphans import UNHEARD, UNLISTED, Orphan
 from orchestrator.core.money.billing import MachineLife
 from orchestrator.core.ports import Provider
 from orchestrator.fleet.known_rentals import known
+from orchestrator.ledger.attempts import served
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RENTAL_OPEN, RENTAL_RELEASED, Rental
 
@@ -78,6 +79,14 @@ def _alive(ledger: Ledger, rental: Rental, instance_id: str, now: float, *, held
     return {"given_back": (*others, GivenBack(instance_id, replace(found.life, gone_at=None))), "bill": None}
 
 
+def note_unseen(ledger: Ledger, rentals: Iterable[Rental], living: Collection[str], now: float) -> None:
+    """Of rentals that nothing needs, machines that the account just denied cost no more, until a look shows them again:
+    their end is not proven, so their rentals stay open."""
+    for rental in rentals:
+        for instance_id in sorted(_counted(rental) - {*living}):
+            ledger.update_rental(rental.id, facts=_gone(ledger.rental(rental.id), instance_id, now))
+
+
 def close(ledger: Ledger, provider: Provider, row: Orphan, now: float) -> None:
     """Notes that a machine of this ledger is proven gone. With the last one of a rental that nothing needs, the rental
     is released, and its bill settled."""
@@ -85,10 +94,10 @@ def close(ledger: Ledger, provider: Provider, row: Orphan, now: float) -> None:
         return
     rental = ledger.rental(row.rental)
     ledger.update_rental(rental.id, facts=_gone(rental, row.instance_id, now))
-    rental, runs = ledger.rental(rental.id), ledger.runs(rental_id=rental.id)
+    rental, runs = ledger.rental(rental.id), served(ledger.rows, [rental.id]).get(rental.id, [])
     if _counted(rental) or not known(rental, runs).over:
         return
-    for run in runs[:1]:  # with the time in which nobody looked
+    for run in [run for run in runs if run.rental_id == rental.id][:1]:  # with the time in which nobody looked
         ledger.close_stage(ledger.open_stage(run.id, rental.id, "release", rental.price_per_hour_usd))
     audited = provider.ended_at(rental.instance) if rental.instance_id else None
     ledger.settle(rental.id, rental.settled_bill(provider.billing_unit_s, audited))

@@ -1,9 +1,13 @@
-"""A new attempt of a run whose machine was taken away: the one way from `ending` back, in one transaction.
+"""A new attempt of a run whose machine was taken away: the one way from `ending` back, in one transaction. And
+which runs a rental served, whatever rental they are on by now.
 
 Example: `attempts.begin(ledger.rows, run, rental, facts, step=400, now=time.time())`
 """
 
 from __future__ import annotations
+
+import json
+from collections.abc import Iterable
 
 from orchestrator.core.events import Event
 from orchestrator.core.facts.run_facts import RunFactChanges
@@ -32,3 +36,21 @@ def begin(rows: Rows, run: RunRecord, rental: Rental, facts: RunFactChanges, *, 
         data = {"from": State.ENDING.value, "to": State.PLANNED.value, "outcome": None, "rental": rental.id}
         event = Event("state_changed", now, run.stage, f"continues at step {step}", data)
         connection.execute(*row_values.insert_event(run.id, event))
+
+
+_SERVED = """
+    SELECT rental_id, run_id FROM stage_intervals WHERE rental_id IN (SELECT value FROM json_each(?1))
+    UNION SELECT rental_id, id FROM runs WHERE rental_id IN (SELECT value FROM json_each(?1))
+"""
+_BY_ID = "SELECT * FROM runs WHERE id IN (SELECT value FROM json_each(?)) ORDER BY created_at DESC, rowid DESC"
+
+
+def served(rows: Rows, rental_ids: Iterable[str]) -> dict[str, list[RunRecord]]:
+    """The runs of each of these rentals, newest first: those that have gone on elsewhere, and forgotten ones, too."""
+    with rows.reading() as connection:
+        pairs = {(each[0], each[1]) for each in connection.execute(_SERVED, (json.dumps([*rental_ids]),))}
+    found: dict[str, list[RunRecord]] = {rental_id: [] for rental_id, _ in pairs}
+    for run in rows.select(RunRecord, _BY_ID, json.dumps([run_id for _, run_id in pairs])):
+        for rental_id in [rental_id for rental_id, run_id in pairs if run_id == run.id]:
+            found[rental_id].append(run)
+    return found

@@ -53,7 +53,9 @@ _STAGES = """
 """
 
 _UNWATCHED = f"""
-    SELECT (SELECT id FROM runs WHERE rental_id = rentals.id ORDER BY created_at DESC, rowid DESC LIMIT 1) AS run_id,
+    SELECT coalesce((SELECT id FROM runs WHERE rental_id = rentals.id ORDER BY created_at DESC, rowid DESC LIMIT 1),
+                    (SELECT run_id FROM stage_intervals WHERE rental_id = rentals.id ORDER BY id DESC LIMIT 1)
+           ) AS run_id,
            id AS rental_id, price_per_hour_usd, data,
            (SELECT min(created_at) FROM intents WHERE rental_id = rentals.id AND state = '{INTENT_OPEN}') AS ordered_at,
            coalesce((SELECT max(coalesce(ended_at, last_at)) FROM stage_intervals WHERE rental_id = rentals.id),

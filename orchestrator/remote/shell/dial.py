@@ -231,7 +231,8 @@ def _no_connection(endpoint: Endpoint, trust: Trust, error: Exception, until: fl
     late = time.monotonic() >= until or isinstance(error, TimeoutError)
     if not late and (isinstance(error, EOFError | ConnectionResetError) or "protocol banner" in str(error)):
         return Busy(f"{endpoint}: it hung up before the login: {error or 'without a word'}", hint="try again later")
-    what = "no answer in time" if late else str(error) or type(error).__name__
+    said = str(error).replace("No existing session", "the connection ended before the login")
+    what = "no answer in time" if late else said or type(error).__name__
     return Unreachable(f"{endpoint}: {what}", hint=f"see what ssh says: ssh -v -p {endpoint.port} {endpoint.host}")
 
 

@@ -95,7 +95,12 @@ def test_its_timer_and_its_guard_are_killed(rehearse: Callable[..., Rehearsal]) 
     wait_until(lambda: place.trained(20), 120)
     timer = place.cloud.machine_folder(place.machine()) / "lib" / "gptctl-self" / "process"
     guard = there(place, "guard/state.json")
-    pids = (int(timer.read_text().split()[0]), json.loads(guard.read_text())["guard"]["pid"])
+
+    def both() -> tuple[int, int] | None:
+        pids = int(timer.read_text().split()[0]), int(json.loads(guard.read_text())["guard"]["pid"])
+        return pids if all(Path(f"/proc/{pid}").exists() for pid in pids) else None
+
+    pids = wait_until(both, 60)
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     wait_until(lambda: json.loads(guard.read_text())["guard"]["pid"] != pids[1], 60)

@@ -16,7 +16,7 @@ from orchestrator.core.money.billing import MachineLife
 from orchestrator.core.ports import Instance, Provider
 from orchestrator.core.states import Outcome, State
 from orchestrator.fleet.known_rentals import known_rentals
-from orchestrator.fleet.relapses import close, reopen, uncounted
+from orchestrator.fleet.relapses import close, note_unseen, reopen, uncounted
 from orchestrator.ledger import Intent, Ledger, Rental, RunRecord
 from orchestrator.ledger.records import RENTAL_OPEN, RENTAL_RELEASED
 from orchestrator.ledger.run_estimate import run_estimate
@@ -177,3 +177,33 @@ def test_beside_an_order_that_was_refused_a_machine_is_a_second_one(ledger: Ledg
     rental = ledger.rental("m-1")
     assert (rental.instance_id, [each.instance_id for each in rental.facts.given_back]) == (None, ["i-9"])
     assert spent(ledger) >= max(before, theirs(ORDERED, clock.now)) and ledger.billing_per_hour_usd() == PRICE
+
+
+def test_a_machine_that_ends_by_itself_costs_no_more_until_it_is_seen_again(ledger: Ledger, clock: Clock) -> None:
+    reopen(ledger, uncounted(ledger, rows(ledger, clock.now)), clock.now)
+    clock.now += 600
+    note_unseen(ledger, [ledger.rental("m-1")], ["i-2"], clock.now)
+    ended = spent(ledger)
+    assert ended >= theirs(ACTIVE, clock.now) and ledger.billing_per_hour_usd() == 0
+    clock.now += 3600
+    assert spent(ledger) == pytest.approx(ended) and ledger.rental("m-1").state == RENTAL_OPEN
+    reopen(ledger, uncounted(ledger, rows(ledger, clock.now)), clock.now)
+    assert spent(ledger) >= theirs(ACTIVE, clock.now)
+
+
+@pytest.mark.parametrize("elsewhere", ["it goes on elsewhere", "it was forgotten"])
+def test_the_machine_that_a_run_has_left_is_over_and_costs_that_run(
+    ledger: Ledger, clock: Clock, elsewhere: str
+) -> None:
+    if elsewhere == "it was forgotten":
+        ledger.update_run("r-1", facts={"forgotten_at": clock.now})
+    else:
+        ledger.add_rental(Rental("m-2", "lambda", "cloud", "8xA100-40GB", clock.now))
+        ledger.rows.execute("UPDATE runs SET rental_id = 'm-2', state = 'training', outcome = NULL")
+    reopen(ledger, uncounted(ledger, rows(ledger, clock.now)), clock.now)
+    clock.now += 3600
+    (row,) = rows(ledger, clock.now)
+    assert row.over and ledger.spend_since(0.0) >= theirs(ACTIVE, clock.now)
+    assert ledger.intervals("r-1")[-1].stage == "away"
+    close(ledger, PROVIDER, row, clock.now)
+    assert ledger.rental("m-1").state == RENTAL_RELEASED and ledger.spend_since(0.0) >= theirs(ACTIVE, clock.now)
