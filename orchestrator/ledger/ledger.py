@@ -236,6 +236,14 @@ class Ledger:
         ends = "ended_at = max(started_at, min(ended_at, ?1)), last_at = max(started_at, min(last_at, ?1))"
         self._rows.execute(f"UPDATE stage_intervals SET {ends} WHERE run_id = ?2 AND stage = ?3", at, run_id, AWAY)
 
+    def end_waiting(self, run_id: str, at: float) -> None:
+        """Clips what was followed before the training began, which waited in the queue of a machine without a bill:
+        that time was another run's."""
+        until = "min(coalesce(ended_at, ?1), ?1)"
+        begins = f"started_at = max(started_at, {until}), last_at = max(last_at, {until})"
+        sql = f"UPDATE stage_intervals SET {begins} WHERE run_id = ?2 AND stage IN ('follow', ?3) AND started_at < ?1"
+        self._rows.execute(sql, at, run_id, AWAY)
+
     def touch_stage(self, interval_id: int, at: float | None = None) -> None:
         """The driver is alive at this moment (now)."""
         sql = "UPDATE stage_intervals SET last_at = max(last_at, ?) WHERE id = ?"

@@ -172,6 +172,11 @@ def _look(job: Job) -> JobState:
     return state
 
 
+def was_touched(job: Job) -> bool:
+    """Whether a supervisor ever wrote of this job, which it does before it starts anything, or the job has ended."""
+    return bool(job.state_file()) or job.starts() > 0 or job.exit_record() is not None
+
+
 def _unstarted(job: Job) -> str:
     return State.QUEUED if job.is_train and os.path.exists(job.places.queued(job.run)) else State.NONE
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Mapping, NamedTuple, Sequence
 
+TELLING_S = 600.0
+"""A forecast of less says nothing about the pace of a machine."""
 QUICKLY_S = 120.0
 """A training that fails sooner than this after its start has hardly begun."""
 
@@ -105,8 +107,9 @@ def is_bad_machine(ended: Sequence[Ended], since: float) -> str | None:
 
 
 def pace(ended: Sequence[Ended]) -> float:
-    """Time taken over time forecast, of the newest training that finished; 1 before there is one."""
-    finished = [each for each in ended if each.outcome == "finished" and each.needs_s]
+    """Time taken over time forecast, of the newest training that finished; 1 before there is one. Of a short training
+    most is its start, which takes the longer ones no longer."""
+    finished = [each for each in ended if each.outcome == "finished" and (each.needs_s or 0.0) >= TELLING_S]
     if not finished:
         return 1.0
     newest = max(finished, key=lambda each: each.ended_at)

@@ -25,7 +25,7 @@ from ..system.paths import RUN_PATTERN, Places
 from ..system.refusal import Refusal, as_refusal
 from . import choice, early_stop, entries
 
-TICK_S = 0.25
+TICK_S = 0.5
 TAKEN_PAUSE_S = 2.0
 JUDGE_EVERY_S = 10.0
 LOCK_WITHIN_S = 5.0
@@ -134,7 +134,8 @@ class Runner:
 
     def _has_started(self, run: str) -> bool:
         job = self._job(run)
-        return job is not None and jobs.read_state(job)["state"] != State.QUEUED
+        # Of one that nothing was ever written of: no walk through /proc, several times a second for each that waits.
+        return job is not None and jobs.was_touched(job) and jobs.read_state(job)["state"] != State.QUEUED
 
     def _running(self) -> list[Job]:
         """The trainings that run; the ends of the others are remembered."""

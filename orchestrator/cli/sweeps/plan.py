@@ -115,7 +115,8 @@ def show_plan(found: Planned) -> None:
     screen.talk(f"{len(made.arms)} runs need {dollars(made.cost_usd)} and {hours(made.hours)}")
     if made.ceiling_usd is not None:
         screen.talk(f"under the ceiling of {dollars(made.ceiling_usd)} fit {made.fits} of {len(made.arms)}")
-    for count in {1, 2, 4} - {1 + max(arm.machine for arm in made.arms)} if found.host.paid else ():
+    here = 1 + max(arm.machine for arm in made.arms)
+    for count in [each for each in (1, 2, 4) if each != here and found.host.paid]:
         other = sweep_plan(
             [(arm.name, arm.seed, each) for arm, each in found.arms], ceiling_usd=made.ceiling_usd, machines=count
         )

@@ -212,7 +212,8 @@ def add(wanted: str, recipe: str, sets: list[str], go: Go, inventory: Path | Non
         if not (yes or screen.ask(cost_of_adding(ledger, sweep, plan, len(arms)), _command())):
             screen.talk("nothing was added")
             return 0
-        requests = [_request(sweep.name, host, arm, plan, go=go) for arm in arms]
+        group_s = next((run.facts.queue.group_s for run in known if run.facts.queue is not None), None)
+        requests = [_request(sweep.name, host, arm, plan, go=go, group_s=group_s) for arm in arms]
         add_arms(ledger, sweep, requests, time.time())
         return _go_on(ledger, sweep, detach=go.detach, as_json=as_json)
 

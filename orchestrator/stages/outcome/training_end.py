@@ -26,6 +26,8 @@ def conclude(context: RunContext, exit_record: ExitRecord) -> None:
         ended_at = min(context.now(), started_at + (exit_record["duration_s"] or 0.0))
         if not context.provider.paid:  # a rented machine is billed until it is gone
             context.ledger.end_away(context.run_id, ended_at)
+            if context.facts.queue is not None:
+                context.ledger.end_waiting(context.run_id, started_at)
         context.ledger.update_attempt(
             context.run_id, attempt.number, started_at=started_at, ended_at=ended_at, last_step=context.run.step
         )

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from orchestrator.agent.contract.names import JobName
+from orchestrator.agent.job import exit_record
+from orchestrator.agent.job.jobs import Job
+from orchestrator.agent.queue import entries
 from orchestrator.agent.queue.choice import Ended, Machine, Waiting, choose, is_bad_machine, pace
 from orchestrator.agent.queue.early_stop import verdict
+from orchestrator.agent.queue.runner import Runner
+from orchestrator.agent.system import processes
+from orchestrator.agent.system.paths import Places
 
 HOUR = 3600.0
 LONG, SHORT = Waiting("long", 4 * HOUR, 600), Waiting("short", HOUR, 600)
@@ -58,8 +67,26 @@ def test_two_arms_that_fail_alike_at_once_mean_a_bad_machine(runs: list[Ended], 
 
 
 def test_the_pace_is_that_of_the_newest_that_finished() -> None:
+    long = [ended("a", 1, "finished", HOUR / 2), ended("b", 2, "finished", 1.5 * HOUR), ended("c", 3)]
     assert pace([]) == 1.0
-    assert pace([ended("a", 1, "finished", 50), ended("b", 2, "finished", 150), ended("c", 3)]) == 1.5
+    assert pace([each._replace(needs_s=HOUR) for each in long]) == 1.5
+
+
+def test_a_short_training_says_nothing_about_the_pace_of_a_long_one() -> None:
+    assert pace([ended("a", 1, "finished", 90.0)._replace(needs_s=9.0)]) == 1.0
+
+
+def test_a_look_at_what_waits_does_not_walk_through_all_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = Places(str(tmp_path / "agent" / "agent.pyz"))
+    job = Job(places, "r-1", JobName.TRAIN, "d" * 16, {"queue": {"arm": "a"}})
+    entries.add(places, job)
+    monkeypatch.setattr(processes, "of_job", lambda folder: pytest.fail("it looked at every process"))
+    runner = Runner(places)
+    assert not runner._has_started("r-1")
+    exit_record.write_unstarted(job, "stopped", "dropped")
+    assert runner._has_started("r-1")
 
 
 @pytest.mark.parametrize(

@@ -246,6 +246,23 @@ def test_a_training_without_a_driver_goes_on_costing(ledger: Ledger, clock: Cloc
     assert ledger.spend_since(0) == 0.0
 
 
+def test_what_waited_in_a_queue_without_a_bill_was_another_runs_time(ledger: Ledger, clock: Clock) -> None:
+    ledger.add_run(run := a_run())
+    launch = ledger.open_stage(run.id, None, "launch", 0.0)
+    clock.time += 10
+    ledger.close_stage(launch)
+    for _ in range(2):  # followed twice while it waits; its turn comes in the middle of the second time
+        follow = ledger.open_stage(run.id, None, "follow", 0.0)
+        clock.time += 100
+        ledger.close_stage(follow)
+    follow = ledger.open_stage(run.id, None, "follow", 0.0)
+    clock.time += 5
+    ledger.touch_stage(follow)
+    ledger.end_waiting(run.id, 1_000_000.0 + 160)
+    lasted = [(each.ended_at or each.last_at) - each.started_at for each in ledger.intervals(run.id)]
+    assert lasted == [10.0, 0.0, 50.0, 5.0]
+
+
 def test_intents_and_attempts_and_rates(ledger: Ledger, clock: Clock) -> None:
     ledger.add_intent(Intent("i-1", "box-1", 1.0, request=IntentRequest(sku="gpu_8x")))
     ledger.add_intent(Intent("i-2", "box-1", 2.0))
