@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from orchestrator.core.errors import LinkLost
 from orchestrator.core.ports import Shell
 from orchestrator.remote.agent_client.client import Agent
 from orchestrator.remote.shell.ssh_shell import connect
@@ -67,6 +69,7 @@ def test_armed_moved_rebooted_and_powered_off(machine: NamespaceHost, tmp_path: 
     assert 0 < timer_s(shell) <= 900, "armed by systemd itself: no cloud-init, no agent, nobody ran"
     agent = Agent(shell, "~/.gptctl", "python3")
     assert agent.guard()["armed"]
-    agent.arm_self("i-1", RENTAL, lease_s=1200, deadline_s=3)
+    with suppress(LinkLost):  # a slow machine is off before it answers
+        agent.arm_self("i-1", RENTAL, lease_s=1200, deadline_s=3)
     shell.close()
     until(lambda: not is_on(machine))
