@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Gptctl
-from tests.support.clock.waiting import PATIENCE
+from tests.support.clock.waiting import PATIENCE, until
 from tests.support.clouds.file_server import FileServer
 from tests.support.files.recipes import SMALL
 
@@ -56,9 +56,10 @@ def test_a_machine_pulls_what_it_needs_and_files_here_are_sent_or_read_in_place(
     content = TOKENS * b"t\0"
     (tmp_path / "train.bin").write_bytes(content)
     with FileServer({"/train.bin": content}) as web:
-        pulled = planned(web.url("/train.bin"), "box")
+        pulled = until(lambda: (found := planned(web.url("/train.bin"), "box"))["unknown"] is None and found)
+        web.sent_bytes = 0
         said = gptctl("plan", "little.toml", "--host", "box", "--host", "local")
-        assert web.sent_bytes <= 2 * 65_536  # the headers
+        assert web.sent_bytes <= 65_536  # the headers
     sent = planned(str(tmp_path / "train.bin"), "box")
     here = planned(str(tmp_path / "train.bin"), "local")
     assert [each["way"] for each in (pulled, sent, here)] == ["pulled", "sent", "in place"]

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,7 @@ from orchestrator.core.ports import Offer, Provider
 from orchestrator.fleet.accounts import Account, accounts_of
 from orchestrator.fleet.offers import ask, bundled, offer_for
 from tests.conftest import Gptctl
+from tests.support.clock.waiting import until
 from tests.support.clouds.rehearsal_cloud import RehearsalCloud
 
 A100 = machine_type("8xA100-40GB")
@@ -163,8 +165,14 @@ def test_offers_and_plans_of_a_cloud_that_runs(gptctl: Gptctl, tmp_path: Path, m
     with RehearsalCloud(tmp_path / "cloud") as cloud:
         cloud.inject("price-change@200")
         assert cloud.get("instance-types")  # the price doubles from now on
-        rows = json.loads(gptctl("offers", "--count", "8", "--gpu", "a100", "--json").stdout)["offers"]
-        ours = [row for row in rows if row["machine"] == "8xA100-40GB-simulated"]
+
+        def answered() -> list[dict[str, Any]]:
+            """The cloud's offers, once it has answered in time."""
+            rows = json.loads(gptctl("offers", "--count", "8", "--gpu", "a100", "--json").stdout)["offers"]
+            found = [row for row in rows if row["machine"] == "8xA100-40GB-simulated"]
+            return found if all(row["available"] is not None for row in found) else []
+
+        ours = until(answered)
         assert {row["price_per_hour_usd"] for row in ours} == {31.84}
         assert {row["region"] for row in ours} == {"us-west-1", "us-east-1", "europe-central-1"}
         assert {row["available"] for row in ours} == {True}
