@@ -30,6 +30,16 @@ def main() -> None:
         check_trainer()
     except UserError as error:
         sys.exit(explain(error, verbose=False))
+    if "--driver" in "".join(sys.argv[1:]):
+        # Only then: it may be a command for another computer.
+        from orchestrator.cli.driver.driver import pass_on, split
+
+        # Only then, as above.
+        from orchestrator.cli.failures import explained
+
+        driver, words = split(sys.argv[1:])
+        if driver is not None:
+            explained(pass_on)(driver, words)
     # Only now: it imports the trainer's contract.
     from orchestrator.cli.app import app
 

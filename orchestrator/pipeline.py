@@ -34,7 +34,7 @@ from orchestrator.core.events import Listener
 from orchestrator.core.states import EXIT_CODES, Outcome, State, is_forward, worst
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RENTAL_OPEN, RunRecord
-from orchestrator.ledger.run_lock import RunLock
+from orchestrator.ledger.run_lock import RunLock, refuse_driven_elsewhere
 from orchestrator.notify.run_events import with_notifications
 from orchestrator.stages.acquire import acquire
 from orchestrator.stages.context import RunContext
@@ -78,9 +78,11 @@ NO_VERDICTS = (NoAnswer, AmbiguousLaunch, RunLocked, LedgerDamaged)
 def drive(home: Path, run_id: str, listener: Listener, *, until: str | None = None) -> int:
     """Walks the stages that are left and returns the exit code. `until` names the last stage to walk (`-d`: launch).
 
-    Raises RunLocked when another process drives this run, and the error that stopped this walk without a verdict.
+    Raises RunLocked when another process, or another host, drives this run, and the error that stopped this walk
+    without a verdict.
     """
     with RunLock.acquire(home, run_id), Ledger.open(home, time.time) as ledger:
+        refuse_driven_elsewhere(ledger.run(run_id))
         context = open_context(home, ledger, run_id, with_notifications(ledger, run_id, listener))
         try:
             walk(context, until)

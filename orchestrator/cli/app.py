@@ -19,6 +19,7 @@ import typer
 from orchestrator.cli import completion, options
 from orchestrator.cli.checks import check_commands
 from orchestrator.cli.data import data_commands
+from orchestrator.cli.driver import commands as driver_commands
 from orchestrator.cli.examples import examples_of
 from orchestrator.cli.failures import explained
 from orchestrator.cli.history import commands as history_commands
@@ -69,6 +70,10 @@ def top(
     version: Annotated[
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
+    driver: Annotated[
+        # __main__.py takes it out of the words, wherever it stands, and passes the command on.
+        str | None, typer.Option("--driver", metavar="HOST", help="Ask the machine that drives your runs.")
+    ] = None,
 ) -> None:
     """Train GPT-2-class language models on GPU machines, yours or rented, over SSH."""
 
@@ -131,6 +136,7 @@ def run(
         int | None,
         typer.Option("--max-interruptions", metavar="N", min=0, max=1000, help="Go on by itself so often; --spot: 5."),
     ] = None,
+    driver: options.Driver = None,
     unguarded: Annotated[
         bool, typer.Option("--unguarded", help="Rent without a guard: nothing ends a forgotten machine.")
     ] = False,
@@ -154,7 +160,7 @@ def run(
     wish = it.Wish(
         recipe, host, on, detach, keep, again, name, label or [], note, sets or [], resume_from, max_cost, max_hours,
         max_price, wait, unguarded, inject, accept_new_host_key, inventory, queue, spot,
-        max_interruptions,
+        max_interruptions, driver,
     )  # fmt: skip
     return it.run(wish, yes=yes, as_json=as_json)
 
@@ -308,6 +314,7 @@ def release(
 
 
 machine_commands.register(verb)
+driver_commands.register(lambda group: app.add_typer(group, name="driver"))
 history_commands.register(lambda group: app.add_typer(group, name="runs"))
 sweep_commands.register(verb, lambda group: app.add_typer(group, name="sweep"))
 data_commands.register(lambda group: app.add_typer(group, name="data"))

@@ -28,6 +28,7 @@ GROUPS = {
     "driving": ("Driving runs", ("resume", "stop", "fetch", "release")),
     "sweeps": ("Many runs", ("sweep",)),
     "watching": ("Watching runs and money", ("status", "queue", "logs", "cost", "notify", "ui")),
+    "driver": ("A machine that drives your runs", ("driver",)),
     "history": ("Names and disk of runs", ("runs",)),
     "machines": ("Machines and hosts", ("hosts", "offers", "check", "ssh", "orphans")),
     "models": ("Models", ("sample", "chat", "attention", "export", "import", "import-recipe")),

@@ -62,6 +62,13 @@ Inventory = Annotated[
         help="Read hosts from this file. Default: inventory.toml here or in a folder above, then in GPTCTL_HOME.",
     ),
 ]
+Driver = Annotated[
+    str | None,
+    typer.Option(
+        "--driver", metavar="HOST", help="Hand it over to this machine of yours, which is always on.",
+        autocompletion=completion.hosts,
+    ),
+]  # fmt: skip
 AcceptKey = Annotated[
     bool, typer.Option("--accept-new-host-key", help="Trust the host key of a machine on first contact.")
 ]

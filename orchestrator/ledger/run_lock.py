@@ -24,6 +24,7 @@ from types import TracebackType
 
 from orchestrator.core.errors import RunLocked, UserError
 from orchestrator.ledger.identity import is_id
+from orchestrator.ledger.records import RunRecord
 
 FOLDER = "locks"
 
@@ -80,6 +81,16 @@ class RunLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+
+def refuse_driven_elsewhere(run: RunRecord) -> None:
+    """Raises RunLocked for a run that was handed over: its driver's ledger is the one that counts."""
+    driver = run.facts.driven_by
+    if driver is not None:
+        raise RunLocked(
+            f"{run.id} is driven by {driver}",
+            f"gptctl status --driver {driver}, or gptctl driver take {run.id} {driver}",
+        )
 
 
 def holder(home: Path, run_id: str) -> Holder | None:

@@ -17,6 +17,7 @@ from orchestrator.core.states import State
 from orchestrator.ledger.identity import new_rental_id, new_run_id
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import Rental, RunRecord
+from orchestrator.ledger.run_lock import refuse_driven_elsewhere
 from orchestrator.runs import own_version
 from orchestrator.wiring import LOCAL
 
@@ -56,9 +57,16 @@ def new_run(ledger: Ledger, request: RunRequest, now: float) -> RunRecord:
         rental = new_rental(ledger, request, now)
         ledger.add_rental(rental)
         rental_id = rental.id
+    refuse_driven_elsewhere_on(ledger, rental_id)
     run = record_of(request, rental_id, now)
     ledger.add_run(run)
     return run
+
+
+def refuse_driven_elsewhere_on(ledger: Ledger, rental_id: str) -> None:
+    """Raises RunLocked where another host drives the runs of this rental: all of one machine have one driver."""
+    for run in ledger.runs(rental_id=rental_id):
+        refuse_driven_elsewhere(run)
 
 
 def record_of(request: RunRequest, rental_id: str, now: float) -> RunRecord:

@@ -13,7 +13,7 @@ from orchestrator.core.errors import RemoteError, RunLocked, StillBilling
 from orchestrator.core.events import Listener
 from orchestrator.core.states import Outcome, State
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.run_lock import holder
+from orchestrator.ledger.run_lock import holder, refuse_driven_elsewhere
 from orchestrator.pipeline import drive, may_bill, outcome_code, unreachable
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine.give_back import give_back
@@ -27,6 +27,7 @@ def stop_run(home: Path, run_id: str, listener: Listener) -> int:
     StillBilling when a paid machine does not answer.
     """
     with Ledger.open(home, time.time) as ledger:
+        refuse_driven_elsewhere(ledger.run(run_id))
         context = open_context(home, ledger, run_id, listener)
         try:
             if context.run.state == State.ENDED:

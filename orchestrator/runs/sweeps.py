@@ -26,6 +26,7 @@ from orchestrator.ledger import sweeps
 from orchestrator.ledger.identity import new_rental_id, new_run_id
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RENTAL_OPEN, Rental, RunRecord
+from orchestrator.ledger.run_lock import refuse_driven_elsewhere
 from orchestrator.ledger.sweeps import Sweep, SweepTerms
 from orchestrator.pipeline import drive, outcome_code
 from orchestrator.runs.new_run import RunRequest, new_rental, record_of
@@ -53,6 +54,8 @@ def new_sweep(
 
 def add_arms(ledger: Ledger, sweep: Sweep, requests: Sequence[RunRequest], now: float) -> list[RunRecord]:
     """More runs of a sweep, on the machine that is held and has the fewest left; on a new one when none is held."""
+    for run in sweeps.runs_of(ledger.rows, sweep.id):
+        refuse_driven_elsewhere(run)
     held = held_rentals(ledger, sweep)
     rentals: list[Rental] = []
     if held:
@@ -109,8 +112,9 @@ def drive_sweep(home: Path, sweep_id: str, show: Show, *, detach: bool, rental_i
 
     Raises ProviderError when a machine cannot be had: its runs stay as they are for `sweep resume`.
     """
-    with Ledger.open(home, time.time) as ledger:
-        revive_unbought(ledger, sweep_id, time.time())
+    if rental_id is None:  # else two machines' drivers would each put others in the place of the same runs
+        with Ledger.open(home, time.time) as ledger:
+            revive_unbought(ledger, sweep_id, time.time())
     for run in _runs(home, sweep_id, rental_id):
         if not is_forward(State.TRAINING, run.state):
             _drive_to_queue(home, run, show)

@@ -19,6 +19,7 @@ EVIDENT = re.compile(
 )
 """A bound that the function itself names."""
 OTHERWISE = {
+    "cli/driver/driver.py:_streamed": "a command there, as long as it would take here; Ctrl-C ends it",
     "cli/inference/chat.py:_run": "a conversation: until you end it; the program ends with its input",
     "cli/machines/orphans.py:_reap": "once, for a second",
     "cli/models/evaluate.py:_there": "a stream of the agent: LinkLost after its silence",

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
-from orchestrator.cli.checks import cloud, laptop
+from orchestrator.cli.checks import cloud, driver, laptop
 from orchestrator.cli.checks import host as check_host
 from orchestrator.cli.checks import store as check_store
 from orchestrator.cli.checks.finding import FAIL, OK, Finding
@@ -23,12 +23,18 @@ from orchestrator.core.errors import RemoteError, UserError
 
 
 def check(
-    host_name: str | None, recipe_name: str | None, inventory: Path | None, *, accept_new: bool, as_json: bool
-) -> int:
+    host_name: str | None, recipe_name: str | None, inventory: Path | None, *, accept_new: bool, as_json: bool,
+    as_driver: bool = False,
+) -> int:  # fmt: skip
     """Prints each finding as soon as it is known. Returns 2 for a failing laptop, 4 for a failing host, else 0."""
     recipe = load_recipe(recipe_name) if recipe_name else None
     home = open_home()
-    if host_name is None:
+    if as_driver:
+        if host_name is None:
+            raise UserError("--driver checks a host", "gptctl check HOST --driver")
+        findings = driver.findings(home, load_inventory(inventory, home).host(host_name), accept_new=accept_new)
+        failed = RemoteError.exit_code
+    elif host_name is None:
         findings = laptop.findings(home, inventory, recipe)
         failed = UserError.exit_code
     else:

@@ -24,6 +24,7 @@ def check(
     drill: Annotated[
         bool, typer.Option("--drill", help="Rent the host's cheapest machine and see whether its guard ends it.")
     ] = False,
+    driver: Annotated[bool, typer.Option("--driver", help="Check whether the host can drive your runs.")] = False,
     policy: Annotated[bool, typer.Option("--policy", help="Print the least permissions needed.")] = False,
     lease_s: Annotated[
         # For rehearsals: the time between arming the guard and its deadline.
@@ -50,7 +51,7 @@ def check(
         return alone.drill(host, inventory, lease_s=lease_s, yes=yes, as_json=as_json)
     from orchestrator.cli.checks import check as it
 
-    return it.check(host, recipe, inventory, accept_new=accept_new_host_key, as_json=as_json)
+    return it.check(host, recipe, inventory, accept_new=accept_new_host_key, as_json=as_json, as_driver=driver)
 
 
 def ssh(

@@ -12,6 +12,8 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from orchestrator.cli.driver.driver import hand_over
+from orchestrator.cli.driver.far import refuse_rented
 from orchestrator.cli.failures import run_folder
 from orchestrator.cli.machines.watcher import warn_if_unwatched
 from orchestrator.cli.open_ledger import open_ledger
@@ -20,6 +22,7 @@ from orchestrator.cli.plans.origin import Beginning, StorageOf, beginning, impor
 from orchestrator.cli.plans.plan import planned, show_alternatives, show_plan, show_published, typed_limits
 from orchestrator.cli.runs.outcome import show_ending, show_next_commands
 from orchestrator.cli.runs.queue import agreed_to_wait, busy_with
+from orchestrator.cli.runs.typed import checked_text, labels_of
 from orchestrator.cli.screen import screen
 from orchestrator.core.checkpoints.store_places import check_scheme
 from orchestrator.core.config.home_box import is_home
@@ -44,8 +47,6 @@ from orchestrator.runs.new_run import RunRequest, new_run
 from orchestrator.runs.release import release_run
 from orchestrator.runs.stop import stop_run
 from orchestrator.stores import preflight
-
-LONGEST_TEXT = 500
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class Wish:
     queue: bool = False
     spot: bool = False
     max_interruptions: int | None = None
+    driver: str | None = None
 
 
 def run(wish: Wish, *, yes: bool, as_json: bool) -> int:
@@ -84,6 +86,8 @@ def run(wish: Wish, *, yes: bool, as_json: bool) -> int:
         host = _host(wish, ledger, inventory)
         if wish.spot:
             host = spot.on_spot_market(host)
+        if wish.driver is not None:
+            refuse_rented(inventory.host(wish.driver))
         if host.checkpoint_store is not None:
             check_scheme(host.checkpoint_store)
         stores = storages(ledger, inventory, accept_new=wish.accept_new_host_key)
@@ -107,6 +111,10 @@ def run(wish: Wish, *, yes: bool, as_json: bool) -> int:
             screen.talk("nothing was started")
             return 0
         started = new_run(ledger, replace(request, queue=waits), time.time())
+        if wish.driver is not None:
+            hand_over(ledger, [started.id], inventory.host(wish.driver), accept_new=wish.accept_new_host_key)
+            print(started.id, flush=True)
+            return 0
         return follow_through(ledger, started, detach=wish.detach, as_json=as_json)
 
 
@@ -173,23 +181,6 @@ def _rehearse(wish: Wish, host: HostSpec) -> None:
     from orchestrator.providers.rehearsal import provider as rehearsal
 
     rehearsal.start(wish.inject)
-
-
-def checked_text(option: str, text: str | None) -> str | None:
-    """Any printable text may be a name or a note: it is shown, never run."""
-    if text is not None and (not text.strip() or not text.isprintable() or len(text) > LONGEST_TEXT):
-        raise UserError(f"{option} {text[:60]!r}: must be printable text of 1 to {LONGEST_TEXT} characters on one line")
-    return text
-
-
-def labels_of(given: list[str]) -> dict[str, str]:
-    labels = {}
-    for label in given:
-        key, equals, value = label.partition("=")
-        if not equals or not key.strip() or not label.isprintable():
-            raise UserError(f"--label {label!r}: must be KEY=VALUE", "for example --label purpose=baseline")
-        labels[key.strip()] = value
-    return labels
 
 
 def _check_store(wish: Wish, request: RunRequest, stores: StorageOf) -> None:

@@ -139,6 +139,9 @@ def show(found: dict[str, Any], left: LeftOver | None, totals: Totals, *, as_jso
             screen.talk(
                 f"{row['id']}: no sign of its watcher for 15 minutes; see docs/concepts/guards.md", style="yellow"
             )
+    for driver in dict.fromkeys(row["driven_by"] for row in rows if row["driven_by"]):
+        theirs = ", ".join(row["id"] for row in rows if row["driven_by"] == driver)
+        screen.talk(f"{theirs}: driven by {driver}, as handed over. Next: gptctl status --driver {driver}")
     for line in filter(None, [*map(_guard_line, rows), *map(_store_line, rows)]):
         screen.talk(line, style="yellow")
     if found.get("hidden"):

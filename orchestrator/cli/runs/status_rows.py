@@ -80,6 +80,7 @@ def run_row(
         "labels": run.labels,
         "note": run.note,
         "keep": run.keep,
+        "driven_by": run.facts.driven_by,
         "created_at": run.created_at,
         "age_s": max(0.0, now - run.created_at),
         "started_at": run.started_at,

@@ -76,6 +76,7 @@ def run(
     detach: Detach = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for capacity.")] = False,
     unguarded: Annotated[bool, typer.Option("--unguarded", help="Rent without a guard.")] = False,
+    driver: options.Driver = None,
     accept_new_host_key: options.AcceptKey = False,
     inventory: options.Inventory = None,
     yes: options.Yes = False,
@@ -85,7 +86,7 @@ def run(
     """Start a sweep, or continue the one of this file. The machine goes on when this computer is off."""
     from orchestrator.cli.sweeps import sweep as it
 
-    go = it.Go(machines, detach, wait, unguarded, accept_new_host_key)
+    go = it.Go(machines, detach, wait, unguarded, accept_new_host_key, driver)
     return it.run(file, host, go, inventory, yes=yes, as_json=as_json)
 
 

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from orchestrator.cli.driver.driver import hand_over
+from orchestrator.cli.driver.far import refuse_rented
 from orchestrator.cli.machines.watcher import warn_if_unwatched
 from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.cli.plans.plan import planned
@@ -32,7 +34,7 @@ from orchestrator.core.money.calendar import month_start
 from orchestrator.core.planning.limits import check_guard, check_month, check_plan
 from orchestrator.core.planning.plan import Plan
 from orchestrator.core.planning.sweep_plan import check_sweep, shares_usd
-from orchestrator.core.states import Outcome, State
+from orchestrator.core.states import Outcome, State, worst
 from orchestrator.ledger import sweeps
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RunRecord
@@ -47,6 +49,7 @@ from orchestrator.runs.sweeps import (
     held_rentals,
     left_usd,
     new_sweep,
+    revive_unbought,
     stop_runs,
 )
 
@@ -63,6 +66,7 @@ class Go:
     wait: bool = False
     unguarded: bool = False
     accept_new_host_key: bool = False
+    driver: str | None = None
 
 
 def run(path: Path, host: str, go: Go, inventory: Path | None, *, yes: bool, as_json: bool) -> int:
@@ -76,6 +80,9 @@ def run(path: Path, host: str, go: Go, inventory: Path | None, *, yes: bool, as_
         show_plan(found)
         check_sweep(found.file.name, found.plan)
         first = found.arms[0][1]
+        driver = load_inventory(inventory, ledger.home).host(go.driver) if go.driver is not None else None
+        if driver is not None:
+            refuse_rented(driver)
         check_guard(first, found.host, unguarded=go.unguarded)
         warn_if_unwatched(ledger.home, found.host)
         _check_month(ledger, _as_one(found))
@@ -86,6 +93,10 @@ def run(path: Path, host: str, go: Go, inventory: Path | None, *, yes: bool, as_
             ledger, found.file.name, _terms(found), _requests(found, go), ceilings_usd=shares_usd(found.plan),
             now=time.time(),
         )  # fmt: skip
+        if driver is not None:
+            members = [run.id for run in sweeps.runs_of(ledger.rows, sweep.id)]
+            hand_over(ledger, members, driver, accept_new=go.accept_new_host_key)
+            return 0
         return _go_on(ledger, sweep, detach=go.detach, as_json=as_json)
 
 
@@ -160,6 +171,8 @@ def resume(wanted: str | None, *, rental: str | None, detach: bool, as_json: boo
 
 
 def _go_on(ledger: Ledger, sweep: Sweep, *, detach: bool, as_json: bool, rental: str | None = None) -> int:
+    if rental is None:
+        revive_unbought(ledger, sweep.id, time.time())
     runs = current(sweeps.runs_of(ledger.rows, sweep.id))
     machines = list(dict.fromkeys(run.rental_id for run in runs if run.state is not State.ENDED))
     if rental is None and len(machines) > 1:
@@ -178,7 +191,7 @@ def _side_by_side(sweep: Sweep, rentals: Sequence[str], *, detach: bool) -> int:
     argv = [sys.executable, "-m", "orchestrator", "sweep", "resume", sweep.id, *(["-d"] if detach else [])]
     children = [subprocess.Popen([*argv, "--rental", each], stdin=subprocess.DEVNULL) for each in rentals]
     codes = [child.wait() for child in children]
-    return max(codes, default=0)
+    return worst(*codes)
 
 
 def _title(run: RunRecord) -> str:

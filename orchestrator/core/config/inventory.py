@@ -113,6 +113,9 @@ class HostSpec(Table):
     """Lets the machine have HF_STORE_TOKEN, which `checkpoint_store = "hf://..."` needs."""
     endpoint: Annotated[str, StringConstraints(pattern=r"^https?://[A-Za-z0-9.:\[\]-]+$")] | None = None
     """Replaces scheme and host of the provider's API."""
+    driver_may_hold: tuple[Literal["lambda", "aws", "hf"], ...] = ()
+    """Keys that this machine may get where it drives your runs (`--driver`): in the memory of its processes, never on
+    its disk."""
     board_power_w: float | None = Field(default=None, gt=0, le=100_000)
     """Watts of one card under load (of the machine, where it has none); absent: the data sheet's."""
     grid_kg_co2e_per_kwh: float | None = Field(default=None, ge=0, le=3)

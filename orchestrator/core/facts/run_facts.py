@@ -224,6 +224,10 @@ class RunFacts:
     """How often its training died and started again, as far as was said."""
     exit: Mapping[str, object] | None = None
     """The training's exit record, as the machine wrote it."""
+    driven_by: str | None = None
+    """The host whose gptctl drives it, so that this ledger does not; None: this one does."""
+    driver_token: int = 0
+    """Counts its handovers: of two ledgers, the one with the higher number is right."""
     forgotten_at: float | None = None
     """When you took it out of the lists, and its files away; what it cost stays."""
 
@@ -265,4 +269,6 @@ class RunFactChanges(TypedDict, total=False):
     recovery: Recovery | None
     deaths: int
     exit: Mapping[str, object] | None
+    driven_by: str | None
+    driver_token: int
     forgotten_at: float | None

@@ -1,0 +1,238 @@
+"""`gptctl driver` and `--driver HOST`: hands runs over, takes them back, and passes commands on to who drives.
+
+runs/handover.py says what may change hands. The driver's ledger is the only one that writes about what it drives; this
+computer keeps the rows as they were, with the name of the driver.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.cli.driver.far import GO, Driver, driver_on
+from orchestrator.cli.open_ledger import open_home, open_ledger
+from orchestrator.cli.screen import screen
+from orchestrator.core.config.inventory import FILE_NAME, HostSpec, load_inventory
+from orchestrator.core.errors import UserError
+from orchestrator.core.states import State
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.runs.handover import Package, accept, give, needs_driver, runs_meant
+
+LEAVE_WITHIN_S = 120.0
+"""A driver that fetches gigabytes leaves between two files."""
+INVENTORY = "inventory"
+"""Goes along with a handover, so that `sweep add` finds its host there. It holds no secret."""
+PASSED_ON = (
+    "status", "logs", "stop", "fetch", "resume", "release", "cost", "queue", "report", "runs", "compare", "sweep",
+    "orphans", "offers", "notify",
+)  # fmt: skip
+"""Commands that --driver HOST runs there."""
+
+
+def split(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """`--driver HOST` out of the words of a command, wherever it stands before `--`. The commands that start something
+    have that option themselves, and `check HOST --driver` another."""
+    plain = [word for word in words if not word.startswith("-")]
+    if plain[:1] in (["run"], ["check"]) or plain[:2] == ["sweep", "run"]:
+        return None, list(words)
+    before = list(words[: words.index("--")] if "--" in words else words)
+    after = list(words[len(before) :])
+    for at, word in enumerate(before):
+        if word == "--driver" and at + 1 < len(before):
+            return before[at + 1], before[:at] + before[at + 2 :] + after
+        if word.startswith("--driver="):
+            return word.partition("=")[2], before[:at] + before[at + 1 :] + after
+    return None, list(words)
+
+
+def host_named(name: str, inventory: Path | None, home: Path) -> HostSpec:
+    """The inventory's entry. Raises UserError for a name that is not there."""
+    return load_inventory(inventory, home).host(name)
+
+
+def pass_on(name: str, words: Sequence[str]) -> int:
+    """Runs the command on the driver, its output here as it comes. Returns its exit code. `--inventory` is this
+    computer's: the driver has the one that came with what it drives."""
+    inventory, words = _inventory(words)
+    if not words or words[0] not in PASSED_ON:
+        raise UserError(
+            f"--driver {name}: {words[0] if words else 'no command'} is not one of {', '.join(PASSED_ON)}",
+            f"gptctl run RECIPE --host HOST --driver {name} starts a run there",
+        )
+    with open_ledger() as ledger:
+        home, host = ledger.home, host_named(name, inventory, ledger.home)
+    with driver_on(home, host, accept_new=False) as driver:
+        code = _streamed(driver, words)
+        if words[0] == "fetch" and code == 0:
+            _bring(driver, home, _one_run(words))
+        return code
+
+
+def _inventory(words: Sequence[str]) -> tuple[Path | None, list[str]]:
+    words = list(words)
+    if "--inventory" in words[:-1]:
+        at = words.index("--inventory")
+        return Path(words[at + 1]), words[:at] + words[at + 2 :]
+    return None, words
+
+
+def _one_run(words: Sequence[str]) -> str | None:
+    return next((word for word in words[1:] if not word.startswith("-")), None)
+
+
+def _streamed(driver: Driver, words: Sequence[str]) -> int:
+    ssh = driver.shell.openssh()
+    argv = _argv(driver) if ssh is None else [*ssh, shlex.join(_argv(driver))]
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, env=dict(os.environ))
+    assert process.stdin is not None
+    process.stdin.write(driver.question(words))
+    process.stdin.close()
+    return process.wait()
+
+
+def _argv(driver: Driver) -> list[str]:
+    return [os.path.expanduser(driver.python), "-c", GO]
+
+
+def give_to(wanted: str | None, name: str, inventory: Path | None, *, accept_new: bool, as_json: bool = False) -> int:
+    """Hands a run or a sweep over, and starts the driving there. Repeatable."""
+    with open_ledger() as ledger:
+        hand_over(ledger, runs_meant(ledger, wanted), host_named(name, inventory, ledger.home), accept_new=accept_new)
+    if as_json:
+        print(json.dumps({"driver": name, "run": wanted}))
+    return 0
+
+
+def hand_over(ledger: Ledger, run_ids: Sequence[str], host: HostSpec, *, accept_new: bool) -> None:
+    """The driver is made ready first: while it cannot be, this computer goes on driving."""
+    if not needs_driver(ledger, run_ids):
+        raise UserError(f"{run_ids[0]} has ended, and its machine is gone: nothing is left to drive", "gptctl status")
+    with driver_on(ledger.home, host, accept_new=accept_new) as driver:
+        _can_drive(driver, ledger, run_ids)
+        package = give(ledger, run_ids, to=host.name, patience_s=LEAVE_WITHIN_S)
+        inventory = load_inventory(None, ledger.home).path
+        sent = {**package.to_json(), INVENTORY: inventory.read_text(encoding="utf-8") if inventory else None}
+        driver.answer(["driver", "accept"], stdin=json.dumps(sent).encode())
+        driver.answer(["driver", "work", package.runs[0]])
+    screen.talk(f"{', '.join(package.runs)}: driven by {host.name} now; this computer may go off")
+    screen.talk(f"Next: gptctl status --driver {host.name}, or gptctl driver take {run_ids[0]} {host.name}")
+
+
+def _can_drive(driver: Driver, ledger: Ledger, run_ids: Sequence[str]) -> None:
+    """Raises before anything changes hands: a key that is missing, data that only this computer has."""
+    runs = [ledger.run(run_id) for run_id in run_ids]
+    needs: set[str] = set()
+    places: list[str] = []
+    for run in runs:
+        host = HostSpec.from_resolved(run.host_data)
+        needs |= {"lambda"} if host.provider == "lambda" else {"aws"} if host.provider == "ec2" else set()
+        store = host.checkpoint_store or ""
+        needs |= {"aws"} if store.startswith("s3://") else {"hf"} if store.startswith("hf://") else set()
+        if host.provider == "local":
+            raise UserError(f"{run.id} trains on this computer, which another cannot drive", "name another --host")
+        source = str((run.recipe_data.get("data") or {}).get("source") or "")
+        if run.state in (State.PLANNED, State.ACQUIRING, State.PREPARING) and source and "://" not in source:
+            places.append(source)
+    missing = sorted(needs - set(driver.host.driver_may_hold))
+    if missing:
+        words = ", ".join(f'"{each}"' for each in sorted({*missing, *driver.host.driver_may_hold}))
+        raise UserError(
+            f"{driver.host.name} may not hold the keys of {', '.join(missing)}, which these runs need",
+            f"allow it: driver_may_hold = [{words}] under [hosts.{driver.host.name}]",
+        )
+    answer = driver.answer(["driver", "ready", *dict.fromkeys(places)])
+    lacks = answer.get("lacks")
+    if lacks:
+        raise UserError(
+            f"{driver.host.name} does not have the data: {lacks}", "put it into s3:// or hf://, or copy it there"
+        )
+
+
+def take_from(wanted: str, name: str, inventory: Path | None, *, accept_new: bool) -> int:
+    """Takes a run or a sweep back: the driver leaves in order, and this computer drives it again."""
+    with open_ledger() as ledger:
+        host = host_named(name, inventory, ledger.home)
+        with driver_on(ledger.home, host, accept_new=accept_new) as driver:
+            given = driver.answer(["driver", "surrender", wanted], deadline_s=LEAVE_WITHIN_S + 60)
+            package = Package.from_json(given)
+            accept(ledger, package, patience_s=LEAVE_WITHIN_S)
+            for run_id in package.runs:
+                _bring(driver, ledger.home, run_id)
+        unfinished = needs_driver(ledger, package.runs)
+    screen.talk(f"{', '.join(package.runs)}: driven from here again")
+    screen.talk(f"Next: gptctl {'resume' if unfinished else 'status'} {wanted}")
+    return 0
+
+
+def _bring(driver: Driver, home: Path, wanted: str | None) -> None:
+    """The run's folder, as the driver has it, into this GPTCTL_HOME: each file verified; what is here already stays."""
+    listed = driver.answer(["driver", "files", *([wanted] if wanted else [])])
+    run_id, folder = str(listed["run"]), str(listed["folder"])
+    files = listed["files"]
+    assert isinstance(files, list)
+    for name, size_bytes, link in files:
+        path = home / "runs" / run_id / name
+        if ".." in Path(name).parts or Path(name).is_absolute():
+            raise UserError(f"driver {driver.host.name} names the file {name!r}")
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if link is not None:
+            path.unlink(missing_ok=True)
+            path.symlink_to(Path(link).name)
+        elif not path.is_file() or path.stat().st_size != size_bytes or path.suffix != ".safetensors":
+            driver.shell.get(f"{folder}/{name}", path, deadline_s=3600)
+    screen.talk(f"{run_id}: {len(files)} files from {driver.host.name} in {home / 'runs' / run_id}")
+
+
+# There, on the driver
+
+
+def ready(places: Sequence[str]) -> int:
+    """Says which of these folders are not here, and that gptctl runs."""
+    lacks = ", ".join(place for place in places if not Path(place).expanduser().exists())
+    free_bytes = shutil.disk_usage(open_home()).free
+    print(json.dumps({"lacks": lacks, "free_bytes": free_bytes, "time_s": time.time()}))
+    return 0
+
+
+def accept_here() -> int:
+    """Takes what stdin has into this ledger."""
+    given = json.loads(sys.stdin.buffer.read())
+    package = Package.from_json(given)
+    with open_ledger() as ledger:
+        if given.get(INVENTORY):
+            (ledger.home / FILE_NAME).write_text(given[INVENTORY], encoding="utf-8")
+        print(json.dumps({"new": accept(ledger, package, patience_s=LEAVE_WITHIN_S)}))
+    return 0
+
+
+def surrender(wanted: str) -> int:
+    """Ends the driving here and prints the runs as a handover."""
+    with open_ledger() as ledger:
+        package = give(
+            ledger, runs_meant(ledger, wanted), to="the computer that took it back", patience_s=LEAVE_WITHIN_S
+        )
+    print(json.dumps(package.to_json()))
+    return 0
+
+
+def files(wanted: str | None) -> int:
+    """Lists the files of a run's folder: name, bytes, and of a link its target."""
+    with open_ledger() as ledger:
+        run = ledger.find_run(wanted)
+        folder = ledger.home / "runs" / run.id
+    found: list[tuple[str, int, str | None]] = []
+    for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            found.append((name, 0, os.readlink(path)))
+        elif path.is_file():
+            found.append((name, path.stat().st_size, None))
+    print(json.dumps({"run": run.id, "folder": str(folder), "files": found}))
+    return 0

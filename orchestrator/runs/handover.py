@@ -1,0 +1,202 @@
+"""A run changes its driver: from this computer to one that is always on, and back. Never two drivers.
+
+The giver ends its own driving (the lock of every run), writes that another drives, and only then lets go of the rows.
+The taker refuses rows that are older than its own. Killed between the two, the same command does the rest; meanwhile
+the runs have no driver, which costs nothing: their machines go on under their guards.
+
+Example::
+
+    package = give(ledger, ["tiny-1130-k3f9qa"], to="pi", patience_s=60)     # here
+    accept(ledger, package)                                                  # there
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.core.errors import RunLocked, UserError
+from orchestrator.core.ports import UNPAID
+from orchestrator.core.states import State
+from orchestrator.ledger import handover, sweeps
+from orchestrator.ledger.handover import Row
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.records import RENTAL_OPEN
+from orchestrator.ledger.run_lock import RunLock, holder
+
+LOGIN_KEY = "keys/login_ed25519"
+KNOWN_HOSTS = "known_hosts"
+"""The login keys and the pinned host keys of GPTCTL_HOME reach the machines of a run: they go with it."""
+KEY_NAME = re.compile(rf"{LOGIN_KEY}(-[0-9a-f]{{8}})?(\.pub)?")
+LEAVE_EVERY_S = 0.2
+
+
+@dataclass(frozen=True)
+class Package:
+    """Runs on their way to another driver: a secret, since the login key of their machines is in it."""
+
+    token: int
+    runs: tuple[str, ...]
+    home: str
+    """GPTCTL_HOME of the giver: paths of keys in the rows begin with it."""
+    rows: Mapping[str, Sequence[Row]]
+    files: Mapping[str, str]
+    """Text by the name below that home; login keys and known_hosts alone."""
+
+    def to_json(self) -> dict[str, object]:
+        """What travels."""
+        return vars(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, object]) -> Package:
+        """Raises UserError for what is not one."""
+        try:
+            token, runs, home, rows, files = (value[name] for name in ("token", "runs", "home", "rows", "files"))
+            assert isinstance(token, int) and isinstance(runs, list | tuple) and isinstance(home, str)
+            assert isinstance(rows, dict) and isinstance(files, dict)
+            return cls(token, tuple(map(str, runs)), home, rows, files)
+        except (KeyError, AssertionError) as error:
+            raise UserError("what the other gptctl sent is not a handover", "upgrade the older gptctl") from error
+
+
+def runs_meant(ledger: Ledger, wanted: str | None) -> list[str]:
+    """The runs of a sweep by its name or id, or one run: what you may name in a handover."""
+    with contextlib.suppress(UserError):
+        if wanted is not None:
+            return [run.id for run in sweeps.runs_of(ledger.rows, sweeps.find(ledger.rows, wanted).id)]
+    return [ledger.find_run(wanted).id]
+
+
+def give(ledger: Ledger, run_ids: Sequence[str], *, to: str, patience_s: float) -> Package:
+    """Ends the driving here and packs the runs, with all that share their machines or their sweep.
+
+    Repeatable: what was given to the same driver before is packed again under the same token. Raises UserError for
+    ended runs alone, or runs that another host drives; RunLocked when their driver here does not end in patience_s.
+    """
+    these = handover.together(ledger.rows, run_ids)
+    records = [ledger.run(run_id) for run_id in these.runs]
+    others = {run.facts.driven_by for run in records if run.facts.driven_by not in (None, to)}
+    if others:
+        first = next(iter(others))
+        raise UserError(f"{run_ids[0]} is driven by {first} already", f"gptctl driver take {run_ids[0]} {first}")
+    done = all(run.facts.driven_by == to for run in records)
+    token = handover.highest_token(ledger.rows, these.runs) + (0 if done else 1)
+    with _nobody_drives(ledger.home, these.runs, patience_s):
+        handover.mark_given(ledger.rows, these.runs, to, token)
+        rows = handover.taken_out(ledger.rows, these)
+    return Package(token, these.runs, str(ledger.home), rows, _files(ledger.home))
+
+
+def needs_driver(ledger: Ledger, run_ids: Sequence[str]) -> bool:
+    """Whether anything of them is left to do."""
+    these = handover.together(ledger.rows, run_ids)
+    open_rental = any(ledger.rental(each).state == RENTAL_OPEN for each in these.rentals)
+    return open_rental or any(ledger.run(each).state is not State.ENDED for each in these.runs)
+
+
+def accept(ledger: Ledger, package: Package, *, patience_s: float) -> bool:
+    """Takes the runs into this ledger, which drives them from now on; False where it does already."""
+    with _nobody_drives(ledger.home, package.runs, patience_s):
+        moved = _keep_files(ledger.home, package)
+        return handover.put_in(ledger.rows, _with_keys(package.rows, package, ledger.home, moved), package.token)
+
+
+def _files(home: Path) -> dict[str, str]:
+    keys = sorted((home / LOGIN_KEY).parent.glob(f"{Path(LOGIN_KEY).name}*"))
+    found = [*keys, *([home / KNOWN_HOSTS] if (home / KNOWN_HOSTS).is_file() else [])]
+    return {path.relative_to(home).as_posix(): path.read_text(encoding="utf-8") for path in found}
+
+
+def _keep_files(home: Path, package: Package) -> dict[str, str]:
+    """Adds known hosts, and every key, under another name where one of that name is here. Path there -> path here."""
+    moved: dict[str, str] = {}
+    for name, text in package.files.items():
+        if name == KNOWN_HOSTS:
+            known = (home / name).read_text(encoding="utf-8").splitlines() if (home / name).is_file() else []
+            more = [line for line in text.splitlines() if line not in known]
+            _write(home / name, "\n".join([*known, *more, ""]))
+            continue
+        if not KEY_NAME.fullmatch(name):
+            raise UserError(f"unexpected file in a handover: {name!r}")
+        private = package.files.get(name.removesuffix(".pub"), text)
+        here = _free_name(home, name.removesuffix(".pub"), private) + (".pub" if name.endswith(".pub") else "")
+        moved[f"{package.home}/{name}"] = str(home / here)
+        _write(home / here, text)
+    return moved
+
+
+def _free_name(home: Path, name: str, text: str) -> str:
+    path = home / name
+    if not path.exists() or path.read_text(encoding="utf-8") == text:
+        return name
+    return f"{LOGIN_KEY}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def _with_keys(
+    rows: Mapping[str, Sequence[Row]], package: Package, home: Path, moved: Mapping[str, str]
+) -> dict[str, Sequence[Row]]:
+    """The rows with the keys where they are here. A host entry that means the home's own login key says so by path
+    where that is another key here."""
+    usual = moved.get(f"{package.home}/{LOGIN_KEY}")
+    renamed = usual if usual != str(home / LOGIN_KEY) else None
+
+    def here(row: Row) -> Row:
+        texts = {name: str(row[name]) for name in ("address", "host_data") if name in row}
+        for old, new in sorted(moved.items(), key=lambda pair: -len(pair[0])):
+            texts = {
+                name: text.replace(f'{json.dumps(old)[:-1]}"', f'{json.dumps(new)[:-1]}"')
+                for name, text in texts.items()
+            }
+        if renamed is not None and "host_data" in texts:
+            host = json.loads(texts["host_data"])
+            host["ssh_key"] = host.get("ssh_key") or (renamed if host.get("provider") not in UNPAID else None)
+            texts["host_data"] = json.dumps(host)
+        return {**row, **texts}
+
+    return {table: [here(row) for row in found] for table, found in rows.items()}
+
+
+@contextlib.contextmanager
+def _nobody_drives(home: Path, run_ids: Sequence[str], patience_s: float) -> Iterator[None]:
+    """Holds the lock of every run; asks the process that drives one here to leave in order, as Ctrl-C does."""
+    until = time.monotonic() + patience_s
+    with contextlib.ExitStack() as held:
+        for run_id in run_ids:
+            held.enter_context(_lock(home, run_id, until))
+        yield
+
+
+def _lock(home: Path, run_id: str, until: float, kill: Callable[[int, int], None] = os.kill) -> RunLock:
+    asked: set[int] = set()
+    while True:
+        try:
+            return RunLock.acquire(home, run_id)
+        except RunLocked:
+            driver = holder(home, run_id)
+            if (
+                driver is not None
+                and driver.pid > 0
+                and driver.host == socket.gethostname()
+                and driver.pid not in asked
+            ):
+                asked.add(driver.pid)
+                with contextlib.suppress(ProcessLookupError):
+                    kill(driver.pid, signal.SIGTERM)
+            if time.monotonic() > until:
+                raise
+            time.sleep(LEAVE_EVERY_S)
