@@ -63,6 +63,10 @@ def _show_what_follows(run: RunRecord, *, has_checkpoint: bool) -> None:
         screen.talk("to look at it, and to publish it:", commands=look)
     elif run.outcome in CAN_CONTINUE and has_checkpoint:
         screen.talk("to continue from its newest checkpoint:", commands=[f"{again} --resume-from {run.id}"])
+    elif run.outcome is Outcome.PREEMPTED and run.facts.recovery is not None and run.facts.resume_from is not None:
+        # The index in the store is that of the last machine, which may have stored nothing.
+        place = run.facts.resume_from.place
+        screen.talk("to continue from its newest checkpoint:", commands=[f"{again} --resume-from {place}"])
     elif run.outcome is Outcome.PREEMPTED:
         screen.talk("to start it again:", commands=[again])
 

@@ -37,7 +37,8 @@ def begin(context: RunContext) -> bool:
     recovery = _counted(known, lost=max(0, run.step - step), is_fruitless=step <= began)
     standing = terms.Standing(recovery.interruptions, recovery.fruitless, _left_usd(context), _left_h(context))
     if (why := terms.why_not(context.plan, standing, recovery.most)) is not None:
-        context.emit("warning", f"not continued: {why}")
+        kept = f"; its newest checkpoint is {origin.place}" if origin is not None else ""
+        context.emit("warning", f"not continued: {why}{kept}")
         return False
     _close(context)
     continue_from.put_aside(context, len(context.ledger.attempts(run.id)), step)
