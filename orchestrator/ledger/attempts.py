@@ -48,9 +48,12 @@ _BY_ID = "SELECT * FROM runs WHERE id IN (SELECT value FROM json_each(?)) ORDER 
 def served(rows: Rows, rental_ids: Iterable[str]) -> dict[str, list[RunRecord]]:
     """The runs of each of these rentals, newest first: those that have gone on elsewhere, and forgotten ones, too."""
     with rows.reading() as connection:
-        pairs = {(each[0], each[1]) for each in connection.execute(_SERVED, (json.dumps([*rental_ids]),))}
-    found: dict[str, list[RunRecord]] = {rental_id: [] for rental_id, _ in pairs}
-    for run in rows.select(RunRecord, _BY_ID, json.dumps([run_id for _, run_id in pairs])):
-        for rental_id in [rental_id for rental_id, run_id in pairs if run_id == run.id]:
-            found[rental_id].append(run)
+        pairs = [(each[0], each[1]) for each in connection.execute(_SERVED, (json.dumps([*rental_ids]),))]
+    rentals: dict[str, list[str]] = {}
+    for rental_id, run_id in pairs:
+        rentals.setdefault(run_id, []).append(rental_id)
+    found: dict[str, list[RunRecord]] = {}
+    for run in rows.select(RunRecord, _BY_ID, json.dumps([*rentals])):
+        for rental_id in rentals[run.id]:
+            found.setdefault(rental_id, []).append(run)
     return found

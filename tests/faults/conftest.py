@@ -248,7 +248,7 @@ class Rehearsal:
     def runs(self) -> list[dict[str, Any]]:
         """Rows of `gptctl status`; none where the ledger is gone or damaged."""
         done = self.gptctl("status", "--json")
-        return list(json.loads(done.stdout)["runs"]) if done.returncode == 0 else []
+        return list(json.loads(done.stdout)["runs"]) if done.returncode in (0, STILL_BILLING) else []
 
     def _lost_checkpoints(self) -> int:
         """Checkpoints that were said to be safe and whose bytes are not here."""
