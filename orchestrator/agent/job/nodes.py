@@ -8,7 +8,7 @@ Example::
 
     nodes = Nodes(job)
     nodes.start()
-    nodes.trouble()            # '' or 'node b (10.0.0.3) is lost: no word for 10 s; its last line: ...'
+    nodes.trouble()            # '' or 'node b (10.0.0.3) is lost: no word for 15 s; its last line: ...'
     nodes.farewell("finished", "")
 """
 
@@ -30,9 +30,9 @@ from .jobs import Job
 from .program import MEET_WITHIN_S
 
 SAY_EVERY_S = 1.0
-SILENT_S = 10.0
+SILENT_S = 15.0
 """A node that says nothing for this long is lost: with the end of its ranks the others stop within 30 s."""
-CAUSE_WITHIN_S = 12.0
+CAUSE_WITHIN_S = 17.0
 LOST_GRACE_S = 3.0
 """After a node is lost the ranks wait in a collective and hear nothing; what the disk has stays whole."""
 MOST_LINE_BYTES = 8192

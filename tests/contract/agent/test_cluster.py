@@ -45,7 +45,7 @@ def test_a_node_that_is_killed_ends_the_other_and_is_named(boxes: list[Box]) -> 
     os.kill(boxes[1].state()["supervisor"]["pid"], signal.SIGKILL)
     ended = boxes[0].wait()
     assert ended["outcome"] == "failed"
-    assert ended["reason"].startswith("node b (127.0.0.2) is lost: no word for 10 s")
+    assert ended["reason"].startswith("node b (127.0.0.2) is lost: no word for 15 s")
 
 
 def test_what_failed_on_a_node_is_the_cause_on_the_head(boxes: list[Box]) -> None:

@@ -68,4 +68,4 @@ def test_a_node_that_is_cut_off_ends_the_run_with_its_name_and_the_checkpoints(
         end(driver)
     said = gptctl("status", run_id).stdout
     assert "node nb (10.199." in said
-    assert "is lost: no word for 10 s" in said
+    assert "is lost: no word for 15 s" in said

@@ -23,7 +23,7 @@ def test_a_node_that_falls_silent_is_lost_with_its_last_words() -> None:
     head.hear(line(other, "step 20 loss 3.2"), 5.0)
     assert head.look(5.0 + SILENT_S) == ""
     said = head.look(5.1 + SILENT_S)
-    assert said == "node b (10.0.0.3) is lost: no word for 10 s; its last line: step 20 loss 3.2"
+    assert said == "node b (10.0.0.3) is lost: no word for 15 s; its last line: step 20 loss 3.2"
     assert head.look(1000.0) == said
 
 
