@@ -37,6 +37,7 @@ def open_context(home: Path, ledger: Ledger, run_id: str, listener: Listener) ->
     def connect(address: Address) -> Shell:
         return open_shell(home, address, accept_new=run.facts.accept_new_host_key)
 
+    jobs = providers.load_engine(host.provider)
     return RunContext(
         home=home,
         ledger=ledger,
@@ -50,6 +51,7 @@ def open_context(home: Path, ledger: Ledger, run_id: str, listener: Listener) ->
         now=time.time,
         listener=listener,
         bring_text=lambda uri, tell: _bring_text(home, uri, tell),
+        engine_of=None if jobs is None else lambda shell: jobs.engine(host, shell),
     )
 
 

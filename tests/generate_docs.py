@@ -16,6 +16,7 @@ from typing import Any
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.config.settings import Settings
+from orchestrator.core.config.slurm_table import SlurmSpec
 from orchestrator.core.config.toml_tables import Table
 from orchestrator.core.machines import all_machine_types, assumed, bundled_offers
 
@@ -87,6 +88,8 @@ price_per_hour_usd = 0.11
 For rented machines:
 """
         + _table(HostSpec, RENTED)
+        + "\n## [hosts.NAME.slurm]\n\nFor a host of provider `slurm`; see [Slurm](../guides/slurm.md).\n"
+        + _table(SlurmSpec, SlurmSpec.model_fields.keys())
         + _machines()
     )
 

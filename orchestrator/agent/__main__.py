@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Callable, Mapping
+from typing import Callable, Mapping, Sequence
 
 from .contract.names import Code, JobName, State, Verb
 from .system.paths import Places, checked_run
@@ -45,6 +45,11 @@ def _start(places: Places, request: Mapping[str, object], say: Say) -> None:
 
         home_box_caller.take_secrets(job, secrets)
         secrets = {}
+    if job.is_engines:
+        from .slurm import prepare
+
+        say(prepare(job))
+        return
     answer = jobs.start(job, secrets)
     if answer["state"] == State.ENDED:
         jobs.forget_secrets(job)
@@ -154,22 +159,12 @@ VERBS: dict[str, Callable[[Places, Mapping[str, object], Say], None]] = {
 
 
 def main(argv: list[str]) -> int:
-    """Runs one verb. `supervise`, `work`, `guard`, `queue` and `link` are the agent's own programs: no request."""
+    """Runs one verb. The agent's own programs take no request: those of PROGRAMS, `guard` and `queue`."""
     os.umask(0o077)
     places = Places(argv[0])
     verb = argv[1] if len(argv) > 1 else ""
-    if verb == "supervise":
-        from .supervisor import main as supervise
-
-        return supervise(places, argv[2:])
-    if verb == "work":
-        from .own_jobs import main as work
-
-        return work(places, argv[2:])
-    if verb == "link":
-        from .checkpoints.home_box_link import main as link
-
-        return link(places, argv[2:])
+    if verb in PROGRAMS:
+        return _program(verb)(places, argv[2:])
     if verb == "queue":
         from .queue.runner import main as queue
 
@@ -179,6 +174,27 @@ def main(argv: list[str]) -> int:
 
         return guard(places)
     return _answer(places, verb)
+
+
+PROGRAMS = ("supervise", "work", "slurm", "link")
+
+
+def _program(verb: str) -> Callable[[Places, Sequence[str]], int]:
+    if verb == "supervise":
+        from .supervisor import main as supervise
+
+        return supervise
+    if verb == "work":
+        from .own_jobs import main as work
+
+        return work
+    if verb == "slurm":
+        from .slurm import main as slurm
+
+        return slurm
+    from .checkpoints.home_box_link import main as link
+
+    return link
 
 
 def _answer(places: Places, verb: str) -> int:

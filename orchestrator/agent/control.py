@@ -14,6 +14,8 @@ import signal
 import time
 from typing import Callable, Mapping
 
+from trainer import contract
+
 from .contract.answers import GuardAnswer, LeaseAnswer, QueueAnswer, StopAnswer
 from .contract.names import (
     FINISH_WITHIN_S,
@@ -30,7 +32,7 @@ from .guard import attendance, order
 from .job import fields, jobs, stopping
 from .job.jobs import Job
 from .queue import entries, runner
-from .system import lease, processes
+from .system import files, lease, processes
 from .system.paths import Places, checked_run
 from .system.refusal import Refusal
 
@@ -122,6 +124,8 @@ def _stopped(job: Job, grace_s: float, say: Say) -> StopAnswer:
         # Before a new supervisor comes: it must find the request when it looks for the first time.
         stopping.request_stop(job, Outcome.STOPPED, "asked to stop", grace_s)
         jobs.revive(job)
+        if job.is_engines:  # its ranks are elsewhere, and look into its folder
+            files.write_bytes(os.path.join(job.run_folder, contract.STOP), b"")
         _ring(job)
         _wait(job, grace_s + AFTER_GRACE_S, say)
     return {"state": State.ENDED, "exit": job.exit_record()}

@@ -178,6 +178,7 @@ def plan(
     max_cost: options.MaxCost = None,
     max_hours: options.MaxHours = None,
     everything: Annotated[bool, typer.Option("--all", help="Show every machine type, not only the best five.")] = False,
+    script: Annotated[bool, typer.Option("--script", help="Print the job script of the Slurm host alone.")] = False,
     offline: options.Offline = False,
     inventory: options.Inventory = None,
     as_json: options.Json = False,
@@ -200,6 +201,7 @@ def plan(
         offline=offline,
         everything=everything,
         as_json=as_json,
+        script=script,
     )
 
 

@@ -13,7 +13,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "gptctl run chinchilla_163m --host lambda-8xa100 --max-cost 40",
         "gptctl run chinchilla_163m --host lambda-8xa100 --set train.seed=7 --name seed-7 -d",
     ),
-    "plan": ("gptctl plan chinchilla_163m", "gptctl plan chinchilla_163m --host lambda-8xa100 --set train.seed=7"),
+    "plan": (
+        "gptctl plan chinchilla_163m",
+        "gptctl plan chinchilla_163m --host lambda-8xa100 --set train.seed=7",
+        "gptctl plan quickstart --host cluster --script",
+    ),
     "status": ("gptctl status", "gptctl status -w", "gptctl status --all --json"),
     "queue": ("gptctl queue", "gptctl queue --move seed-7-1130 --to 1"),
     "logs": ("gptctl logs -f", "gptctl logs quickstart-1130 -n 20"),

@@ -118,7 +118,7 @@ class EndCall:
 Life = Literal["alive", "terminating", "gone", "unknown"]
 """What a provider says of one machine's id: alive (whatever its status), ending, ended, or never heard of."""
 
-UNPAID = frozenset({"local", "ssh"})
+UNPAID = frozenset({"local", "ssh", "slurm"})
 """Providers whose machines are not rented."""
 
 

@@ -41,7 +41,8 @@ _BILLING = f"""
 _RUNS = """
     SELECT id, machine, host_data,
            coalesce(max(0, step - coalesce(json_extract(plan, '$.from_step'), 0)) * json_extract(plan, '$.tokens')
-                    / nullif(json_extract(plan, '$.steps'), 0), 0) AS tokens_trained, rental_id, seen_at
+                    / nullif(json_extract(plan, '$.steps'), 0), 0) AS tokens_trained, rental_id, seen_at,
+           json_extract(options, '$.engine.gpu_hours') AS gpu_hours
     FROM runs {which} ORDER BY created_at DESC, rowid DESC
 """
 """The tokens as RunRecord.tokens_trained has them."""
@@ -82,6 +83,8 @@ class RunSpending:
     seen_at: float | None = None
     seconds: float = 0.0
     by_stage: dict[str, float] = field(default_factory=dict)
+    gpu_hours: float | None = None
+    """By an engine's books; None: as long as the stages lasted."""
 
 
 def spent_by_run(connection: sqlite3.Connection, now: float, run_id: str | None = None) -> list[RunSpending]:
@@ -101,8 +104,8 @@ def spent_by_run(connection: sqlite3.Connection, now: float, run_id: str | None 
     which = "WHERE outcome IS NOT 'imported'" if run_id is None else "WHERE id = ?"
     runs = cursor.execute(_RUNS.format(which=which), one)
     return [
-        RunSpending(run, machine, host, tokens, rental, seen_at, seconds[run], by_stage[run])
-        for run, machine, host, tokens, rental, seen_at in runs
+        RunSpending(run, machine, host, tokens, rental, seen_at, seconds[run], by_stage[run], gpu_hours)
+        for run, machine, host, tokens, rental, seen_at, gpu_hours in runs
     ]
 
 
@@ -175,6 +178,14 @@ def share(connection: sqlite3.Connection, rental_id: str) -> None:
     connection.execute(f"DELETE {own}", (rental_id,))
     for interval in shared(intervals, windows):
         connection.execute(*row_values.insert("stage_intervals", interval))
+
+
+def settle_run(connection: sqlite3.Connection, run_id: str, cost_usd: float) -> None:
+    """Makes the closed intervals of one run add up to what an engine's books say that it cost."""
+    own = "WHERE run_id = ? AND ended_at IS NOT NULL"
+    seconds = connection.execute(f"SELECT sum(ended_at - started_at) FROM stage_intervals {own}", (run_id,))
+    price = cost_usd * 3600 / (seconds.fetchone()[0] or 1.0)
+    connection.execute(f"UPDATE stage_intervals SET price_per_hour_usd = ? {own}", (price, run_id))
 
 
 def settle(connection: sqlite3.Connection, rental_id: str, cost_usd: float) -> None:

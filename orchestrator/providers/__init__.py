@@ -14,6 +14,7 @@ from typing import Protocol, cast
 
 from orchestrator.core import ports
 from orchestrator.core.config.inventory import HostSpec
+from orchestrator.core.engine import Engine, JobOrder
 from orchestrator.core.errors import UserError
 from orchestrator.core.machines import MachineType
 from orchestrator.core.suggest import did_you_mean, one_of
@@ -23,6 +24,13 @@ class ProviderModule(Protocol):
     """What the `provider.py` of a folder offers."""
 
     def provider(self, host: HostSpec, machine: MachineType) -> ports.Provider: ...
+
+
+class EngineModule(ProviderModule, Protocol):
+    """That of a provider whose machines are behind a queue of jobs."""
+
+    def script(self, host: HostSpec, order: JobOrder) -> str: ...
+    def engine(self, host: HostSpec, shell: ports.Shell) -> Engine: ...
 
 
 def known() -> dict[str, str]:
@@ -40,3 +48,9 @@ def load(name: str) -> ProviderModule:
             hint="correct `provider` in the inventory",
         )
     return cast(ProviderModule, importlib.import_module(f"{__name__}.{modules[name]}.provider"))
+
+
+def load_engine(name: str) -> EngineModule | None:
+    """The module of a provider that takes jobs; None for one that sells machines."""
+    module = load(name)
+    return cast(EngineModule, module) if hasattr(module, "engine") else None

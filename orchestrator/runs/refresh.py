@@ -10,16 +10,21 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from orchestrator.agent.contract.answers import RunStatus
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.errors import GptctlError
+from orchestrator.core.facts.run_facts import EngineFacts
 from orchestrator.core.parallel import answers_within
+from orchestrator.core.ports import Shell
 from orchestrator.core.states import Seen, State
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import Rental, RunProgress, RunRecord
 from orchestrator.ledger.run_lock import holder
+from orchestrator.providers import load_engine
 from orchestrator.remote.agent_client.client import Agent
+from orchestrator.stages.machine import engine_job
 from orchestrator.stages.machine.reported import record_guard, record_safe_step, record_store
 from orchestrator.wiring import open_shell
 from trainer.contract import metric_line
@@ -40,8 +45,16 @@ def look(home: Path, runs: Sequence[RunRecord], deadline_s: float = 2.0) -> list
         return [ledger.run(run.id) if run in asked else run for run in runs]
 
 
-def _record(ledger: Ledger, run: RunRecord, rental: Rental, status: RunStatus | None) -> None:
+class Answer(NamedTuple):
+    """What the machine, and the engine behind it, say of a run."""
+
+    status: RunStatus
+    engine: EngineFacts | None
+
+
+def _record(ledger: Ledger, run: RunRecord, rental: Rental, answer: Answer | None) -> None:
     """Writes what the machine answered. The process that drives the run records its guard and its store."""
+    status = answer.status if answer else None
     ledger.update_run(run.id, **_progress(status, rental))
     if status is None:
         return
@@ -49,6 +62,8 @@ def _record(ledger: Ledger, run: RunRecord, rental: Rental, status: RunStatus | 
     if run.facts.queue is not None and run.facts.queue.ahead != status["ahead"]:
         ledger.update_run(run.id, facts={"queue": replace(run.facts.queue, ahead=status["ahead"])})
     if holder(ledger.home, run.id) is None:
+        if answer is not None and answer.engine is not None:
+            ledger.update_run(run.id, facts={"engine": answer.engine})
         host = HostSpec.from_resolved(run.host_data)
         record_store(ledger, run, host, status)
         record_guard(ledger, ledger.rental(rental.id), host, status["guard"], time.time())
@@ -58,14 +73,26 @@ def _worth_asking(run: RunRecord) -> bool:
     return run.state in (State.PREPARING, State.TRAINING, State.ENDING)
 
 
-def _fetch_status(home: Path, run: RunRecord, rental: Rental, deadline_s: float) -> RunStatus | None:
+def _fetch_status(home: Path, run: RunRecord, rental: Rental, deadline_s: float) -> Answer | None:
     """The agent's view of the run; None for silence and any failure."""
     with suppress(GptctlError):
         shell = open_shell(home, rental.address, accept_new=run.facts.accept_new_host_key, deadline_s=deadline_s)
         try:
-            return Agent(shell, rental.folder).status(run.id, deadline_s=deadline_s)["runs"][run.id]
+            status = Agent(shell, rental.folder).status(run.id, deadline_s=deadline_s)["runs"][run.id]
+            return Answer(status, _engine_facts(shell, run))
         finally:
             shell.close()
+    return None
+
+
+def _engine_facts(shell: Shell, run: RunRecord) -> EngineFacts | None:
+    """What an engine says of the run's job; None where none runs it, or it is silent."""
+    host, known = HostSpec.from_resolved(run.host_data), run.facts.engine
+    jobs = load_engine(host.provider) if known.jobs else None
+    with suppress(GptctlError):
+        engine = jobs.engine(host, shell) if jobs else None
+        found = engine.look(known.jobs[-1]) if engine else None
+        return engine_job.seen(known, found, engine.words(found)) if engine and found else None
     return None
 
 

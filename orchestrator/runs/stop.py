@@ -17,6 +17,7 @@ from orchestrator.ledger.run_lock import holder, refuse_driven_elsewhere
 from orchestrator.pipeline import drive, may_bill, outcome_code, unreachable
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine.give_back import give_back
+from orchestrator.stages.machine.jobs import stop_training
 from orchestrator.wiring import open_context
 
 
@@ -44,7 +45,7 @@ def _stop(context: RunContext) -> None:
     if context.run.state == State.TRAINING and not given_up:
         context.say("stopping: the training writes a checkpoint first")
         try:
-            context.agent.stop(context.run_id)
+            stop_training(context)
         except RemoteError as error:
             if not may_bill(context):
                 raise

@@ -17,6 +17,7 @@ from typing import TypeVar, Unpack
 
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import Recipe
+from orchestrator.core.engine import Engine
 from orchestrator.core.errors import ProviderError, UserError
 from orchestrator.core.events import EPHEMERAL, Event, Listener
 from orchestrator.core.facts.rental_facts import RentalFactChanges, RentalFacts
@@ -52,6 +53,8 @@ class RunContext:
     listener: Listener
     bring_text: Callable[[str, Callable[[Transfer], None]], tuple[Sequence[str], str]]
     """Downloads a URI's text to this computer: its paths there, and the commit."""
+    engine_of: Callable[[Shell], Engine] | None = None
+    """The queue of jobs behind the host, over a connection to it; None: the machine itself trains."""
     stage: str | None = None
     interval: int = 0
     """The ledger's id of the stage interval that is open, which costs money while it is."""
@@ -165,6 +168,11 @@ class RunContext:
         if self._agent is None:
             self._agent = Agent(self.shell, self.rental.folder)
         return self._agent
+
+    @property
+    def engine(self) -> Engine | None:
+        """The queue that takes this run's job; None where a machine of its own trains."""
+        return self.engine_of(self.shell) if self.engine_of is not None else None
 
     def disconnect(self) -> None:
         """Closes the connection, dead or alive; the next use opens a new one."""

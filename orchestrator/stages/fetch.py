@@ -9,7 +9,7 @@ from orchestrator.stages.checkpoints.copies import pull
 from orchestrator.stages.checkpoints.mirror import mirror_until_end
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import boot, deadline
-from orchestrator.stages.machine.jobs import machine_status, note_attempt
+from orchestrator.stages.machine.jobs import machine_status, note_attempt, stop_training
 from orchestrator.stages.nodes import others
 from orchestrator.stages.outcome import machine_gone
 from trainer import contract
@@ -51,7 +51,7 @@ def _trained(context: RunContext) -> bool:
 def _fetch(context: RunContext) -> None:
     run = context.run
     deadline.extend(context)
-    context.agent.stop(run.id)  # a stop that came between two stages may have left it running
+    stop_training(context)  # a stop that came between two stages may have left it running
     others.stop_and_note(context)
     context.mirror.mkdir(parents=True, exist_ok=True, mode=0o700)
     mirror_until_end(context)

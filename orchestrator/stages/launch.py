@@ -20,7 +20,7 @@ from orchestrator.remote.agent_client.decoding import decoded
 from orchestrator.report.lineage import lineage_of
 from orchestrator.stages.checkpoints import store_job
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine import deadline, turn
+from orchestrator.stages.machine import deadline, engine_job, turn
 from orchestrator.stages.machine.jobs import machine_status, note_attempt, run_job
 from orchestrator.stages.machine.lease import lease_s, rental_budget_s
 from orchestrator.stages.nodes.meet import cluster_of
@@ -46,6 +46,8 @@ def _start(context: RunContext) -> None:
     config = resolved_config(context, context.plan)
     digest = hashlib.sha256(config.to_json().encode()).hexdigest()[:16]
     spec = _spec(context, config)
+    if context.engine_of is not None:
+        return engine_job.submit(context, digest, spec)
     with _others_may_compute():
         for node in context.nodes[1:]:  # the head last: until it runs, nothing says that the run trains
             node.agent.start(JobName.TRAIN, node.run_id, digest, _spec(node, resolved_config(node, node.plan)))
@@ -153,11 +155,10 @@ def _found_beside(context: RunContext) -> int | None:
 
 
 def _amend_plan(context: RunContext) -> None:
-    """On a GPU, `micro_batch = "auto"` is settled by a probe of seconds; the global batch stays as it is. A model that
-    is cut over the cards keeps the plan's: the probe is one process on one card, which may be too small for it."""
+    """On a GPU, `micro_batch = "auto"` is settled by a probe of seconds; the global batch stays as it is."""
+    if context.engine_of is not None:
+        return  # a login node has no cards to try it on
     if not context.machine.cuda or context.recipe.micro_batch_for(context.machine.name) is not None:
-        return
-    if context.recipe.train.parallel == "fsdp" and context.plan.ranks > 1:
         return
     if (known := _found_beside(context)) is not None:
         context.ledger.update_run(context.run_id, plan=amended(context.plan, known))

@@ -12,7 +12,7 @@ from orchestrator.core.states import State
 from orchestrator.ledger.records import INTENT_ADOPTED, RENTAL_RELEASED
 from orchestrator.stages.checkpoints import home_box_job
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine import boot, box_guard, purchase
+from orchestrator.stages.machine import boot, box_guard, engine_job, purchase
 from orchestrator.stages.machine.give_back import give_back, tidy
 from orchestrator.stages.nodes import others
 from orchestrator.stages.outcome import run_report
@@ -34,6 +34,8 @@ def release(context: RunContext) -> None:
         _end_jobs(context)
     else:
         _give_back(context)
+    if context.engine_of is not None:
+        engine_job.settle(context)
     run_report.write(context)
 
 
@@ -44,6 +46,8 @@ def _others(context: RunContext) -> bool:
 
 def _end_jobs(context: RunContext) -> None:
     if context.machine_facts.reached:
+        if context.engine_of is not None:
+            engine_job.stop(context)
         context.agent.release(context.run_id)
         others.release(context)
     home_box_job.stop(context)

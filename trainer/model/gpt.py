@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from trainer.arithmetic import LOSS_CHUNKS, VOCABULARY_MULTIPLE, loss_chunk_rows, table_columns
 from trainer.contract import ContractError, ModelConfig
-from trainer.model.block import Block, Norm, Shared, rotation
+from trainer.model.block import Block, Shared, rotation
 from trainer.model.experts import balance_of, check_experts_and_tables
 from trainer.model.kv_cache import Reader
 
@@ -47,7 +47,7 @@ class GPT(nn.Module):
         if not config.rope:
             self.position_embedding = nn.Embedding(config.context_length, config.n_embd)
         self.blocks = nn.ModuleList(Block(config, number) for number in range(config.n_layer))
-        self.final_norm = Norm(config.n_embd, bias=config.bias)
+        self.final_norm = nn.LayerNorm(config.n_embd, bias=config.bias)
         if outside != config.n_embd:
             self.head_down = nn.Linear(config.n_embd, outside, bias=False)
         self.head = nn.Linear(outside, rows, bias=False)
@@ -317,7 +317,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
         narrow, table = hidden.to(dtype), weight.to(dtype)
         by_hidden = torch.empty_like(narrow) if learning else None
-        by_weight = torch.zeros_like(weight, dtype=torch.float32) if learning else None  # FSDP's weight is bf16
+        by_weight = torch.zeros_like(weight) if learning else None
         total = torch.zeros((), device=hidden.device)
         for start in range(0, len(narrow), rows):
             part = slice(start, start + rows)

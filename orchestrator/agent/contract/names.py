@@ -183,6 +183,7 @@ class FileName:
     LOG = "log"
     STARTS = "starts.jsonl"
     DEATHS = "deaths.jsonl"
+    ENGINE = "engine.json"
     STARTED_FROM = "started_from.json"
     SUPERVISOR_LOG = "supervisor.log"
     START_LOCK = "start.lock"

@@ -95,6 +95,7 @@ class JobSpec(TypedDict, total=False):
     env: str
     cuda: bool
     allow_build: bool
+    elsewhere: bool
     # pull
     parts: List[Part]
     streams: int
@@ -113,6 +114,7 @@ class JobSpec(TypedDict, total=False):
     notice: Notice
     queue: QueueTerms
     restarts: int
+    engine: str
     on_reboot: str
     # offload
     store: str

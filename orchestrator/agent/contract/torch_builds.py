@@ -73,6 +73,11 @@ def choose(driver: str | None, cards: Sequence[Capability]) -> Build:
     )
 
 
+def newest(cards: Sequence[Capability]) -> Build:
+    """The preferred build that knows every card, for machines whose driver cannot be asked."""
+    return next((build for build in BUILDS if all(build.serves(card) for card in cards)), BUILDS[0])
+
+
 def possible(cards: Sequence[Capability]) -> list[Build]:
     """The builds that one driver or another is given for these cards, the preferred first; none where none serves."""
     able = [build for build in BUILDS if all(build.serves(card) for card in cards)]

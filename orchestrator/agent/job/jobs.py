@@ -26,9 +26,7 @@ from ..system import detach, files, memory_files, processes
 from ..system.paths import Places, checked_run
 from ..system.refusal import Refusal
 
-READY_DEADLINE_S = 40.0
-LOCK_DEADLINE_S = 45.0
-AGAIN_AFTER_S = 2.0
+READY_DEADLINE_S, LOCK_DEADLINE_S, AGAIN_AFTER_S = 40.0, 45.0, 2.0
 Secrets = Mapping[str, object]
 
 
@@ -73,6 +71,11 @@ class Job:
     def is_unattended(self) -> bool:
         """Whether it continues until it has finished: no lease ends it, and a killed one starts again."""
         return self.name in (JobName.OFFLOAD, JobName.KEEP)
+
+    @property
+    def is_engines(self) -> bool:
+        """Whether an engine such as Slurm runs it, on other machines."""
+        return bool(self.spec.get("engine"))
 
     @property
     def lease_s(self) -> float:
@@ -163,6 +166,8 @@ def _look(job: Job) -> JobState:
     )
     if state["exit"] is not None:
         return state
+    if job.is_engines:
+        return {**state, "state": State.RUNNING if job.starts() else _unstarted(job), "supervised": True}
     state["supervised"] = processes.is_alive(stored.get("supervisor"))
     # The environment mark finds what a killed starter left without a record; it costs a walk through /proc.
     if state["supervised"] or processes.is_alive(program) or processes.of_job(job.folder):
@@ -178,7 +183,8 @@ def was_touched(job: Job) -> bool:
 
 
 def _unstarted(job: Job) -> str:
-    return State.QUEUED if job.is_train and os.path.exists(job.places.queued(job.run)) else State.NONE
+    mark = job.file(FileName.ENGINE) if job.is_engines else job.places.queued(job.run)
+    return State.QUEUED if job.is_train and os.path.exists(mark) else State.NONE
 
 
 def start(job: Job, secrets: Secrets) -> StartAnswer:

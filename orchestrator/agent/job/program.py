@@ -80,7 +80,7 @@ def spawn(job: Job, secrets: Secrets, held: Sequence[int]) -> Program:
     if job.name == JobName.PULL and not secrets:
         raise Refusal(Code.NEEDS_INPUT, "pull of run %s: its URLs are only ever in memory; send them again" % job.run)
     argv, cwd = argv_of(job), _cwd(job)
-    _prepare_folders(job, cwd)
+    prepare_folders(job, cwd)
     output, errors = _outputs(job)
     with open(output, "ab") as stdout, open(errors, "ab") as stderr:
         try:
@@ -154,21 +154,28 @@ def _environment(job: Job, held: Sequence[int]) -> dict[str, str]:
         variables.update(compile_caches(job.places.cache))
         variables.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # less of a GPU lost to fragments
     if job.is_train:
-        threads = int(job.spec.get("threads_per_rank") or 1)
-        variables["OMP_NUM_THREADS"] = str(threads)
-        # Each rank would start up to 32 compilers: with eight ranks more than cores, and more memory than the model.
-        variables.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(min(threads, COMPILE_WORKERS)))
-        variables["TORCHELASTIC_ERROR_FILE"] = job.file(FileName.ERROR)
+        variables = environment_of_ranks(job, variables)
         variables[contract.HELD_DESCRIPTORS] = ",".join(map(str, held))
-        for name, value in {**FAILING_FAST, "TORCH_FR_DUMP_TEMP_FILE": job.file("nccl-rank")}.items():
-            variables.setdefault(name, value)
         cluster = job.spec.get("cluster")
-        if job.spec.get("ranks") == 1 and not cluster:
-            variables["LOCAL_RANK"] = "0"  # without torchrun the program is the rank
         variables["GLOO_SOCKET_IFNAME"] = variables["NCCL_SOCKET_IFNAME"] = _interface(cluster)
         if cluster:
             variables[contract.LEADS] = "1" if cluster["node"] == 0 else "0"
             variables["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = "3"  # a rank that lost a node hears nothing
+    return variables
+
+
+def environment_of_ranks(job: Job, given: dict[str, str]) -> dict[str, str]:
+    """What the ranks of a training find, on whatever machine they run."""
+    variables = dict(given)
+    threads = int(job.spec.get("threads_per_rank") or 1)
+    variables["OMP_NUM_THREADS"] = str(threads)
+    # Each rank would start up to 32 compilers: with eight ranks more than cores, and more memory than the model.
+    variables.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(min(threads, COMPILE_WORKERS)))
+    variables["TORCHELASTIC_ERROR_FILE"] = job.file(FileName.ERROR)
+    for name, value in {**FAILING_FAST, "TORCH_FR_DUMP_TEMP_FILE": job.file("nccl-rank")}.items():
+        variables.setdefault(name, value)
+    if job.spec.get("ranks") == 1 and not job.spec.get("cluster"):
+        variables["LOCAL_RANK"] = "0"  # without torchrun the program is the rank
     return variables
 
 
@@ -201,7 +208,8 @@ def _outputs(job: Job) -> tuple[str, str]:
     return job.file(FileName.PROGRESS), job.file(FileName.LOG)
 
 
-def _prepare_folders(job: Job, cwd: str) -> None:
+def prepare_folders(job: Job, cwd: str) -> None:
+    """Those that the program finds; of a training its config, and no word of an earlier start."""
     if not job.is_train:
         if not os.path.isdir(cwd):
             raise Refusal(Code.BAD_REQUEST, "%s: no folder %s" % (job.name, cwd))

@@ -52,6 +52,8 @@ class Wanted:
         self.torch = str(spec.get("torch") or "")
         self.requirements = [line for line in spec.get("requirements") or [] if versions.name(line) != "torch"]
         self.cuda = bool(spec.get("cuda"))
+        self.elsewhere = bool(spec.get("elsewhere"))
+        """It computes on other machines: the cards of this one, and that it may have none, say nothing."""
         self.allow_build = bool(spec.get("allow_build"))
         self.folder = os.path.join(job.places.envs, str(spec.get("env") or ""))
         self.cache = job.places.cache
@@ -116,6 +118,11 @@ def unsatisfied(found: Checked, wanted: Wanted) -> str:
     """What that interpreter lacks, in words; empty when it will do."""
     if not versions.satisfies(found["torch"], wanted.torch):
         return "torch is %s, wanted %s" % (found["torch"], wanted.torch)
+    if wanted.cuda and wanted.elsewhere:
+        if found["cuda"] is None:
+            return "torch is built without CUDA"
+        lacking = lacking_requirements(found, wanted)
+        return "lacks " + ", ".join(lacking) if lacking else ""
     if wanted.cuda and len(found["gpus"]) != wanted.count:
         why = ": " + found["unusable"] if found.get("unusable") else ""
         return "torch sees %d of %d GPUs%s" % (len(found["gpus"]), wanted.count, why)
@@ -196,6 +203,8 @@ def chosen_build(wanted: Wanted) -> torch_builds.Build:
     """The build of torch for a new environment. Raises Refusal where this driver and these cards have none."""
     if not wanted.cuda:
         return torch_builds.CPU
+    if wanted.elsewhere:
+        return torch_builds.newest(())
     try:
         return torch_builds.choose(wanted.driver, gpus.capabilities(wanted.visible))
     except ValueError as error:

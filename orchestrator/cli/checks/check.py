@@ -1,6 +1,7 @@
 """`gptctl check`: finds what would go wrong. Each finding is ok, warn or fail, with the fix.
 
-It starts no job. It writes only the agent on a machine, and an empty object in a store, which it removes again.
+It starts no job, but for one of a minute on a cluster. It writes only the agent on a machine, and an empty object in a
+store, which it removes again.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from pathlib import Path
 
 from orchestrator.cli.checks import cloud, driver, laptop
 from orchestrator.cli.checks import host as check_host
+from orchestrator.cli.checks import slurm as check_queue
 from orchestrator.cli.checks import store as check_store
 from orchestrator.cli.checks.finding import FAIL, OK, Finding
 from orchestrator.cli.open_ledger import open_home
 from orchestrator.cli.screen import screen
-from orchestrator.core.config.inventory import load_inventory
+from orchestrator.core.config.inventory import SLURM, load_inventory
 from orchestrator.core.config.recipe import load_recipe
 from orchestrator.core.errors import RemoteError, UserError
 
@@ -40,7 +42,8 @@ def check(
     else:
         known = load_inventory(inventory, home)
         host = known.host(host_name)
-        there = check_host.findings(home, host, recipe, accept_new=accept_new)
+        look = check_queue.findings if host.provider == SLURM else check_host.findings
+        there = look(home, host, recipe, accept_new=accept_new)
         store = check_store.findings(home, host, known, recipe, accept_new=accept_new)
         findings = chain(cloud.findings(home, host) if host.paid else there, store)
         failed = RemoteError.exit_code

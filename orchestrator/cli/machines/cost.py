@@ -72,7 +72,7 @@ def _cost(run: RunSpending, rental: Rental | None) -> dict[str, Any]:
     estimate = run_estimate(run, rental, sum(run.by_stage.values()))
     return cost_of_stages(
         run.by_stage, run.seconds, machine=machine_type(run.machine), tokens=run.tokens_trained,
-        host=_host(run.host_data), less_usd=estimate.less_usd, more_usd=estimate.more_usd,
+        host=_host(run.host_data), less_usd=estimate.less_usd, more_usd=estimate.more_usd, gpu_hours=run.gpu_hours,
     ).to_json(run.id)  # fmt: skip
 
 

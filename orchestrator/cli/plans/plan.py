@@ -14,6 +14,7 @@ from pathlib import Path
 from orchestrator.cli.machine_types import machines_of
 from orchestrator.cli.machines.offers import show_problems
 from orchestrator.cli.open_ledger import open_ledger
+from orchestrator.cli.plans.job_script import print_script
 from orchestrator.cli.plans.origin import beginning, no_storage, storages
 from orchestrator.cli.plans.plan_data import ask_source, data_lines, data_words, read_source, with_overlap
 from orchestrator.cli.screen import screen
@@ -68,8 +69,10 @@ def plan(
     offline: bool,
     everything: bool,
     as_json: bool,
+    script: bool = False,
 ) -> int:
-    """Prints one row per host, then the best machine types unless you named hosts; cheapest first, misfits last."""
+    """Prints one row per host, then the best machine types unless you named hosts; cheapest first, misfits last. With
+    script: what would be submitted to the one host, alone."""
     recipe = load_recipe(name, sets)
     with open_ledger() as ledger:
         inventory = load_inventory(file, ledger.home)
@@ -87,6 +90,8 @@ def plan(
     if not host_names:
         places += [(None, machine) for machine in all_machine_types() if machine.runs_as is None]
     made = [(host, planner.plan(host, machine)) for host, machine in places]
+    if script:
+        return print_script(made)
     plans = in_order([replace(plan, data=with_overlap(source.moved(host, plan), ledger.home)) for host, plan in made])
     if as_json:
         anchors = [each.model_dump(exclude_none=True) for each in recipe.published]

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 from orchestrator.cli.screen.tables import Column
+from orchestrator.core.engine import Phase
 from orchestrator.core.estimate import Estimate
 from orchestrator.core.fleet.guard_state import GuardState
 from orchestrator.core.formats import DASH, count, dollars, dollars_between, duration, loss
@@ -60,6 +61,7 @@ def run_row(
         "cause": run.cause,
         "stage": run.stage,
         "ahead": run.facts.queue.ahead if run.facts.queue and run.state != State.ENDED else None,
+        "job": encode(run.facts.engine) if run.facts.engine.jobs else None,
         "step": run.step,
         "total_steps": run.total_steps,
         "loss": run.loss,
@@ -135,7 +137,10 @@ def cells(row: Mapping[str, Any]) -> list[str]:
 
 
 def _where(row: Mapping[str, Any]) -> str:
-    """Its stage; of one that waits, how many trainings come first besides the one that runs."""
+    """Its stage; of one that waits, how many trainings come first besides the one that runs, or Slurm's reason."""
+    job = row["job"]
+    if job is not None and job["phase"] == Phase.WAITING:
+        return f"{job['state'].lower()} ({job['reason'].split(':')[0]})" if job["reason"] else job["state"].lower()
     return str(row["stage"] or row["state"]) if row["ahead"] is None else f"queued ({row['ahead'] + 1})"
 
 

@@ -20,6 +20,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from orchestrator.core.config.home_box import HomeBox, by_ssh_alone, is_home, parts
+from orchestrator.core.config.slurm_table import SlurmSpec
 from orchestrator.core.config.toml_tables import NAME_PATTERN, Line, PricePerHourUsd, Table, build, read_toml
 from orchestrator.core.errors import UserError
 from orchestrator.core.machines import machine_type
@@ -29,6 +30,7 @@ from orchestrator.core.suggest import nearest, one_of
 FILE_NAME = "inventory.toml"
 COMMENTED_HOST = re.compile(r"#\s*\[hosts\.([A-Za-z0-9_-]+)\]")
 LOCAL = "local"
+SLURM = "slurm"
 
 SPOT_MARKETS = frozenset({"ec2", "rehearsal"})
 """Providers that sell the same machines cheaper and take them away at short notice."""
@@ -116,6 +118,8 @@ class HostSpec(Table):
     driver_may_hold: tuple[Literal["lambda", "aws", "hf"], ...] = ()
     """Keys that this machine may get where it drives your runs (`--driver`): in the memory of its processes, never on
     its disk."""
+    slurm: SlurmSpec = SlurmSpec()
+    """Provider `slurm`: what jobs are submitted with; keys below."""
     board_power_w: float | None = Field(default=None, gt=0, le=100_000)
     """Watts of one card under load (of the machine, where it has none); absent: the data sheet's."""
     grid_kg_co2e_per_kwh: float | None = Field(default=None, ge=0, le=3)
@@ -167,6 +171,12 @@ class HostSpec(Table):
             raise ValueError(
                 "checkpoint_store: a home box calls machines over SSH, and this computer is not one of them"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_queue(self) -> Self:
+        if self.slurm != SlurmSpec() and self.provider != SLURM:
+            raise ValueError(f'slurm: a machine of provider {self.provider} has no queue; set provider = "slurm"')
         return self
 
     @property

@@ -182,6 +182,23 @@ class Recovery:
 
 
 @dataclass(frozen=True)
+class EngineFacts:
+    """The run's jobs with an engine such as Slurm, and the newest of them as last seen."""
+
+    jobs: tuple[str, ...] = ()
+    """Their ids, the newest last."""
+    phase: str = ""
+    state: str = ""
+    """In the engine's own word."""
+    reason: str = ""
+    starts_at: float | None = None
+    starts: int = 0
+    """How often they were started, by the engine's books, which the next two are from."""
+    gpu_hours: float | None = None
+    node_hours: float = 0.0
+
+
+@dataclass(frozen=True)
 class RunFacts:
     """Every key that a run keeps beside its row. None: not known yet."""
 
@@ -220,6 +237,8 @@ class RunFacts:
     """None: you did not agree to wait."""
     recovery: Recovery | None = None
     """None: you decide what follows when its machine is taken away."""
+    engine: EngineFacts = EngineFacts()
+    """Its jobs, where an engine runs it."""
     deaths: int = 0
     """How often its training died and started again, as far as was said."""
     exit: Mapping[str, object] | None = None
@@ -267,6 +286,7 @@ class RunFactChanges(TypedDict, total=False):
     store_urls: StoreUrls | None
     queue: QueueFacts | None
     recovery: Recovery | None
+    engine: EngineFacts
     deaths: int
     exit: Mapping[str, object] | None
     driven_by: str | None

@@ -106,8 +106,10 @@ def cost_of_stages(
     host: Power | None = None,
     less_usd: float = 0.0,
     more_usd: float = 0.0,
+    gpu_hours: float | None = None,
 ) -> Cost:
-    """As run_cost, from the USD of each stage and the time of all; less_usd, more_usd: as Cost has them."""
+    """As run_cost, from the USD of each stage and the time of all; less_usd, more_usd: as Cost has them. gpu_hours: as
+    an engine's books have them, which know better than how long the stages lasted."""
     total_usd, hours = sum(by_stage.values()), seconds / 3600
     board_w = (host.board_power_w if host else None) or machine.board_power_w
     given = host.grid_kg_co2e_per_kwh if host else None
@@ -117,7 +119,7 @@ def cost_of_stages(
         cost_usd=total_usd,
         by_stage=dict(by_stage),
         hours=hours,
-        gpu_hours=hours * machine.gpus,
+        gpu_hours=hours * machine.gpus if gpu_hours is None else gpu_hours,
         energy_kwh=energy_kwh,
         co2e_kg=energy_kwh * intensity,
         grid_kg_co2e_per_kwh=intensity,

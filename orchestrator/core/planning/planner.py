@@ -16,7 +16,7 @@ from orchestrator.core.config.recipe import Limits, Recipe
 from orchestrator.core.errors import UserError
 from orchestrator.core.machines import MachineType, assumed
 from orchestrator.core.planning import demands
-from orchestrator.core.planning.batch import choose_batch, ddp_and_fsdp, split
+from orchestrator.core.planning.batch import choose_batch, split
 from orchestrator.core.planning.distance import NO_RATES, Rates, far_words, fetch_of
 from orchestrator.core.planning.forecast import (
     Quote,
@@ -167,8 +167,6 @@ def _warnings(recipe: Recipe, machine: MachineType, price: Quote, *, epochs: flo
         said.append(f"{epochs:.2f} epochs: the data is seen again, reshuffled")
     if machine.gpu and machine.cuda and recipe.train.precision == "bf16" and not machine.gpu.has_bf16:
         said.append(f"{machine.gpu.name} has no bf16: fp16 with a gradient scaler instead")
-    if compared := ddp_and_fsdp(recipe, machine):
-        said.append(compared)
     age_days = (now - price.dated_at) / 86_400 if price.dated_at is not None else 0.0
     if age_days > assumed().price_stale_days:
         said.append(f"the price is {age_days:.0f} days old; the one quoted at launch counts")

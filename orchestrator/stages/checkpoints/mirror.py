@@ -28,7 +28,7 @@ from orchestrator.stages.checkpoints.mirrored_files import (
     shorten,
 )
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine import box_guard, turn
+from orchestrator.stages.machine import box_guard, engine_job, turn
 from orchestrator.stages.machine.jobs import machine_status
 from orchestrator.stages.machine.reported import tell_deaths
 from trainer import contract
@@ -78,6 +78,8 @@ def _stream(context: RunContext, progress: Progress) -> ExitRecord | None:
                     pull_newest(context)
             elif isinstance(line, Heartbeat):
                 progress.heartbeat(line.status)
+                if (record := progress.watch.look()) is not None:
+                    return record
             elif isinstance(line, Ended):
                 progress.ended()
                 return line.exit
@@ -137,6 +139,7 @@ class Progress:
 
     def __init__(self, context: RunContext) -> None:
         self.context = context
+        self.watch = engine_job.Watch(context)
         self.lines = {name: LineBuffer() for name in MIRRORED}
         self.row: RunProgress = {}
         self.written_at = 0.0

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orchestrator.agent.contract.facts import Facts, Gpu
-from orchestrator.core.config.inventory import HostSpec
+from orchestrator.core.config.inventory import SLURM, HostSpec
 from orchestrator.core.errors import MachineUnfit
 from orchestrator.core.machines import MachineType, gpu_by_smi_name, local_machine
 
@@ -42,7 +42,7 @@ ELSEWHERE = "set `folder` in its inventory entry to a place on a local disk"
 
 def chosen_cards(facts: Facts, host: HostSpec, machine: MachineType) -> list[str]:
     """The UUIDs of the cards that train, one for each rank. Raises MachineUnfit with what is there, and the cure."""
-    if not machine.cuda:
+    if not machine.cuda or host.provider == SLURM:  # a login node's cards, if it has any, train nothing
         return []
     if host.gpus:
         return _named(facts, host, machine)

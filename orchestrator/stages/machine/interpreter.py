@@ -103,6 +103,7 @@ def install_spec(context: RunContext, facts: Facts, gpus: Sequence[str]) -> JobS
         "cuda": cuda,
         "visible": list(gpus),
         "allow_build": python is None,
+        "elsewhere": context.engine_of is not None,
     }
 
 

@@ -15,7 +15,7 @@ from orchestrator.ledger.records import Attempt
 from orchestrator.remote.agent_client.client import Agent, JobState
 from orchestrator.remote.transfer_progress import Transfer
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine import deadline
+from orchestrator.stages.machine import deadline, engine_job
 from orchestrator.stages.machine.lease import lease_s
 
 
@@ -34,6 +34,14 @@ def run_job(context: RunContext, agent: Agent, job: str, digest: str, spec: JobS
 def start_job(context: RunContext, agent: Agent, job: str, digest: str, spec: JobSpec) -> JobState:
     """Starts the job, or attaches to it, and does not wait for it."""
     return agent.start(job, context.run_id, digest, {**spec, "lease_s": lease_s()})
+
+
+def stop_training(context: RunContext) -> None:
+    """Ends the run's training with a checkpoint, wherever it is. Repeatable."""
+    if context.engine_of is not None:
+        engine_job.stop(context)
+    else:
+        context.agent.stop(context.run_id)
 
 
 def note_attempt(context: RunContext) -> None:

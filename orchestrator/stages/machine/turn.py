@@ -19,6 +19,7 @@ from orchestrator.core.planning.limits import reserve_s
 from orchestrator.core.states import State
 from orchestrator.ledger.records import RunRecord
 from orchestrator.stages.context import RunContext
+from orchestrator.stages.machine import engine_job
 from trainer.arithmetic import checkpoint_bytes
 
 
@@ -84,6 +85,8 @@ def _words(ahead: int) -> str:
 
 def price_per_hour_usd(context: RunContext) -> float:
     """What this run's time costs now: nothing while another run trains on the machine that it waits for."""
+    if context.engine_of is not None:
+        return engine_job.price_per_hour_usd(context.facts.engine, context.rental.price_per_hour_usd)
     return 0.0 if pays_another(context) else context.rental.price_per_hour_usd
 
 

@@ -36,7 +36,7 @@ CLOCKS_APART_S = 5.0
 
 def meet(context: RunContext, facts: Sequence[Facts]) -> None:
     """Leaves `cluster` in the run's record. Raises MachineUnfit for nodes that cannot train together."""
-    if context.machine.nodes == 1:
+    if context.machine.nodes == 1 or context.engine_of is not None:
         return
     _check_same_torch(context.nodes)
     addresses = private_addresses([node.host for node in context.nodes], facts)

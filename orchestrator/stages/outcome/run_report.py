@@ -31,6 +31,8 @@ def write(context: RunContext) -> None:
     run, intervals = context.run, context.ledger.intervals(context.run_id)
     cost = run_cost(intervals, machine=context.machine, tokens=run.tokens_trained, host=context.host)
     estimate = run_estimate(run, context.rental, cost.cost_usd)
+    if run.facts.engine.gpu_hours is not None:
+        cost = replace(cost, gpu_hours=run.facts.engine.gpu_hours)
     cost = replace(cost, less_usd=estimate.less_usd, more_usd=estimate.more_usd)
     ledger = context.ledger
     records = Records(

@@ -44,7 +44,7 @@ def test_what_waits_costs_nothing(tmp_path: Path, first: State, second: QueueFac
                     "RunContext",
                     SimpleNamespace(
                         ledger=ledger, run_id=run_id, facts=ledger.run(run_id).facts, rental=RENTAL,
-                        provider=SimpleNamespace(paid=True),
+                        provider=SimpleNamespace(paid=True), engine_of=None,
                     ),
                 )
             )

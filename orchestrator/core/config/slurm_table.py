@@ -1,0 +1,42 @@
+"""The table [hosts.NAME.slurm] of the inventory: what a site's Slurm wants to know of a job.
+
+It must not know Slurm's commands; providers/slurm does.
+
+Example: `SlurmSpec(partition="gpu", account="lab", time="4:00:00")`
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from orchestrator.core.config.toml_tables import Line, Table
+
+Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.,:|&()*\[\]@=+-]{0,199}$")]
+"""An argument of sbatch: no space, no quote, no leading dash."""
+
+
+class SlurmSpec(Table):
+    """How jobs are submitted on this cluster."""
+
+    partition: Word | None = None
+    """Partition, or several with commas; absent: the cluster's default."""
+    account: Word | None = None
+    """Account that pays; absent: your default."""
+    qos: Word | None = None
+    """Quality of service."""
+    constraint: Word | None = None
+    """Node features, such as `a100&ib`."""
+    gres: Word | None = None
+    """Cards of each node as Slurm names them, such as `gpu:h100:8`; absent: as many as `machine` has."""
+    cpus: int | None = Field(default=None, ge=1, le=1024)
+    """Cores of each node; absent: one for each CPU rank, four for each card."""
+    time: Annotated[str, StringConstraints(pattern=r"^(\d+-)?\d+(:\d\d){0,2}$")] | None = None
+    """Longest time of one start, as sbatch takes it, such as `4:00:00`. A longer run is requeued and resumes."""
+    warn_s: int = Field(default=120, ge=30, le=3600)
+    """So long before that time is over the trainer writes a checkpoint."""
+    setup: tuple[Line, ...] = ()
+    """Lines of shell before the training, such as `module load cuda/12.4`."""
+    interface: Word | None = None
+    """Network interface between the nodes, such as `ib0`; absent: NCCL and gloo choose."""

@@ -1,0 +1,195 @@
+"""A run on a real Slurm: submitted from here, preempted, out of time, cancelled by others, and billed by its books.
+
+The oracles are Slurm's own accounting and the losses of an unbroken run.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Gptctl, gptctl_command
+from tests.stories.conftest import end, losses, newest_run, wait_until
+from tests.support.machines import known_interpreter
+from tests.support.machines.slurm import Slurm
+from tests.support.machines.sshd import Sshd
+
+pytestmark = pytest.mark.nightly
+ENTRY = 'python = "{python}"\nprice_per_hour_usd = 3.6\n[hosts.cluster.slurm]\ngres = "gpu:h100:1"\n{more}'
+
+
+@pytest.fixture(scope="module")
+def slurm() -> Iterator[Slurm]:
+    """One cluster for all of them: it needs some seconds to come up."""
+    with tempfile.TemporaryDirectory(prefix="gptctl-slurm-", dir="/dev/shm") as folder, Slurm(Path(folder)) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def login(machines: Callable[..., Sshd], slurm: Slurm) -> Sshd:
+    """Its login node, which knows the cluster."""
+    return machines("cluster", env=[f"SLURM_CONF={slurm.conf}"])
+
+
+@pytest.fixture
+def entry(login: Sshd, tmp_path: Path) -> Callable[..., None]:
+    """Writes the inventory: one rank on one node, with more lines for [hosts.cluster.slurm]."""
+
+    def write(more: str = "", machine: str = "1xCPU") -> None:
+        known = login.inventory_entry(machine=machine, extra=ENTRY.format(python=sys.executable, more=more))
+        (tmp_path / "inventory.toml").write_text(known.replace('provider = "ssh"', 'provider = "slurm"'))
+
+    known_interpreter.plant(login.home / ".gptctl")
+    write()
+    return write
+
+
+def job_of(home: Path, gptctl: Gptctl) -> str:
+    """The number of the newest run's job, once it is submitted."""
+    run = wait_until(lambda: newest_run(home), 60)
+
+    def number() -> str | None:
+        (row,) = json.loads(gptctl("status", run, "--json").stdout)["runs"]
+        jobs = (row["job"] or {}).get("jobs") or [None]
+        return str(jobs[-1]) if jobs[-1] else None
+
+    return str(wait_until(number, 120, 0.5))
+
+
+def start(home: Path, *args: str) -> subprocess.Popen[str]:
+    with (home.parent / "background.log").open("a") as log:
+        return subprocess.Popen(gptctl_command(*args), stdout=log, stderr=log, text=True, cwd=home.parent)
+
+
+def status(gptctl: Gptctl) -> dict[str, Any]:
+    (row,) = json.loads(gptctl("status", "--json").stdout)["runs"]
+    return dict(row)
+
+
+@pytest.mark.usefixtures("entry")
+def test_submit_follow_and_bill(
+    gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str], slurm: Slurm, login: Sshd
+) -> None:
+    done = gptctl("run", tiny(80), "--host", "cluster", "--yes")
+    assert done.returncode == 0, done.stderr
+    run = newest_run(gptctl_home)
+    job = re.search(r"submitted as job (\d+)", done.stderr + done.stdout)
+    assert run is not None and job is not None
+    assert losses(gptctl_home / "runs" / run)[-1][0] == 80
+    assert (gptctl_home / "runs" / run / "checkpoints" / "latest" / "MANIFEST.json").is_file()
+    script = (login.home / ".gptctl" / "runs" / run / "job.sh").read_text()
+    assert len(script.splitlines()) <= 30 and "srun" in script and "--requeue" in script
+    wait_until(lambda: slurm.attempts(job[1]) == ["COMPLETED"], 60)
+    seconds = int(slurm.command("sacct", "-D", "-X", "-n", "-P", "-j", job[1], "-o", "ElapsedRaw"))
+    (cost,) = json.loads(gptctl("cost", "--json").stdout)["runs"]
+    assert cost["cost_usd"] == pytest.approx(seconds / 1000, abs=2e-3)
+    assert cost["gpu_hours"] == pytest.approx(seconds / 3600, abs=2 / 3600)
+
+
+def steps(home: Path, count: int) -> None:
+    """Waits until the newest run has logged so many steps here."""
+    run = wait_until(lambda: newest_run(home), 60)
+    metrics = home / "runs" / run / "metrics.jsonl"
+    wait_until(lambda: metrics.exists() and losses(metrics.parent)[-1][0] >= count, 240, 0.5)
+
+
+@pytest.mark.usefixtures("entry")
+def test_preempted_it_saves_is_requeued_and_continues_the_same_curve(
+    gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str], slurm: Slurm
+) -> None:
+    recipe = tiny(200)
+    process = start(gptctl_home, "run", recipe, "--host", "cluster", "--yes")
+    try:
+        steps(gptctl_home, 10)
+        job = job_of(gptctl_home, gptctl)
+        slurm.command("sbatch", "-p", "urgent", "--nodes=2", "--exclusive", "--wrap=sleep 1", "-o", "/dev/null")
+        wait_until(lambda: "REQUEUED" in slurm.attempts(job), 240, 1.0)
+        assert process.wait(timeout=480) == 0
+    finally:
+        end(process)
+    run = newest_run(gptctl_home)
+    assert run is not None and slurm.attempts(job) == ["REQUEUED", "COMPLETED"]
+    (tmp := gptctl_home.parent / "inventory.toml").write_text(tmp.read_text() + '[hosts.local]\nmachine = "1xCPU"\n')
+    known_interpreter.plant(gptctl_home / "machine")
+    assert gptctl("run", recipe, "--host", "local", "--yes").returncode == 0
+    unbroken = newest_run(gptctl_home)
+    assert unbroken is not None and unbroken != run
+    assert losses(gptctl_home / "runs" / run) == losses(gptctl_home / "runs" / unbroken)
+
+
+@pytest.mark.usefixtures("entry")
+def test_scancel_ends_it_for_good_with_its_checkpoint(
+    gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str], slurm: Slurm
+) -> None:
+    process = start(gptctl_home, "run", tiny(4000), "--host", "cluster", "--yes")
+    try:
+        steps(gptctl_home, 10)
+        job = job_of(gptctl_home, gptctl)
+        slurm.command("scancel", job)
+        assert process.wait(timeout=480) == 0
+    finally:
+        end(process)
+    run = status(gptctl)
+    assert (run["state"], run["outcome"]) == ("ended", "stopped") and "scancel" in run["cause"]
+    assert slurm.state(job) in ("CANCELLED", "") and len(slurm.attempts(job)) == 1
+
+
+def test_out_of_time_it_saves_and_comes_back(
+    gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str], slurm: Slurm, entry: Callable[..., None]
+) -> None:
+    entry('time = "2"\n')
+    process = start(gptctl_home, "run", tiny(4000), "--host", "cluster", "--yes")
+    try:
+        job = job_of(gptctl_home, gptctl)
+        wait_until(lambda: "REQUEUED" in slurm.attempts(job), 240, 1.0)
+        wait_until(lambda: status(gptctl)["job"]["state"] == "RUNNING", 120, 1.0)
+        assert gptctl("stop", "--yes").returncode == 0
+        assert process.wait(timeout=480) == 0
+    finally:
+        end(process)
+    assert status(gptctl)["outcome"] == "stopped" and status(gptctl)["step"] > 0
+
+
+def test_what_slurm_refuses_is_said_in_its_words_and_what_waits_says_why(
+    gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str], slurm: Slurm, entry: Callable[..., None]
+) -> None:
+    entry('partition = "nowhere"\n')
+    refused = gptctl("run", tiny(80), "--host", "cluster", "--yes")
+    assert refused.returncode == 2, refused.stderr
+    assert "invalid partition specified: nowhere" in refused.stderr and "spot" in refused.stderr
+    entry('partition = "spot"\n')
+    for node in slurm.nodes:
+        slurm.command("scontrol", "update", f"nodename={node}", "state=drain", "reason=test")
+    try:
+        begun = gptctl("run", tiny(80), "--host", "cluster", "--yes", "-d", "--again")
+        assert begun.returncode == 0, begun.stderr
+        assert status(gptctl)["job"]["phase"] == "waiting" and status(gptctl)["job"]["reason"]
+        assert gptctl("stop", "--yes").returncode == 0
+        assert status(gptctl)["outcome"] == "stopped" and not slurm.job_ids()
+    finally:
+        for node in slurm.nodes:
+            slurm.command("scontrol", "update", f"nodename={node}", "state=resume")
+
+
+@pytest.mark.usefixtures("entry")
+def test_the_arms_of_a_sweep_are_one_job(
+    gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str], slurm: Slurm
+) -> None:
+    (gptctl_home.parent / "small.toml").write_text(
+        f'name = "small"\nbaseline = "{tiny(40)}"\nseeds = 1\n[set]\n"train.learning_rate" = [1e-3, 2e-3]\n'
+    )
+    done = gptctl("sweep", "run", "small.toml", "--host", "cluster", "--yes")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(gptctl("status", "--json").stdout)["runs"]
+    assert [row["outcome"] for row in rows] == ["finished"] * 3
+    jobs = {row["job"]["jobs"][-1] for row in rows}
+    assert len({job.partition("_")[0] for job in jobs}) == 1 and len(jobs) == 3
+    assert all(row["job"]["gpu_hours"] > 0 for row in rows)

@@ -1,0 +1,193 @@
+"""What Slurm's commands print, and the script that is submitted: by the text, without a Slurm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from orchestrator.core.config.inventory import HostSpec
+from orchestrator.core.config.toml_tables import build
+from orchestrator.core.engine import JobOrder, JobView, Phase, Span
+from orchestrator.core.errors import MachineUnfit, NoAnswer, UserError
+from orchestrator.core.ports import Result, Shell
+from orchestrator.providers.slurm import answers, script
+from orchestrator.providers.slurm.engine import Slurm
+
+ORDER = JobOrder("tiny-1130-abcdef", "/shared/me", "/shared/me/agent/a.pyz", "/py", "/src", ranks=8, gpus=8, nodes=2)
+
+
+def host(**slurm: object) -> HostSpec:
+    return build(HostSpec, {"name": "c", "provider": "slurm", "machine": "8xH100", "slurm": slurm}, "test")
+
+
+@pytest.mark.parametrize(
+    ("state", "phase"),
+    [
+        ("PENDING", Phase.WAITING), ("REQUEUED", Phase.WAITING), ("REQUEUE_HOLD", Phase.WAITING),
+        ("CONFIGURING", Phase.RUNNING), ("RUNNING", Phase.RUNNING), ("COMPLETING", Phase.RUNNING),
+        ("SUSPENDED", Phase.RUNNING), ("COMPLETED", Phase.ENDED), ("CANCELLED by 1000", Phase.ENDED),
+        ("CANCELLED+", Phase.ENDED), ("NODE_FAIL", Phase.ENDED), ("OUT_OF_MEMORY", Phase.ENDED), ("", Phase.ENDED),
+    ],
+)  # fmt: skip
+def test_every_state_has_a_phase(state: str, phase: Phase) -> None:
+    assert answers.phase(state) is phase
+
+
+def test_a_line_of_squeue_says_why_it_waits_and_when_it_starts() -> None:
+    assert answers.view("17|PENDING|Resources|1764500000|") == JobView(
+        "17", Phase.WAITING, "PENDING", "Resources", 1764500000.0
+    )
+    assert answers.view("17|RUNNING|None|1764500000|n[1-2]").nodes == "n[1-2]"
+    assert answers.view("17|PENDING|Priority|N/A|").starts_at is None
+    held = answers.view("17|PENDING|JobHeldUser|N/A|")
+    assert answers.words(held) == "JobHeldUser: it is held; `scontrol release 17` on the login node lets it go"
+    assert answers.view("17").phase is Phase.ENDED, "a torn line is no reason to fail"
+
+
+def test_the_books_count_every_start_and_all_nodes() -> None:
+    lines = ["17|REQUEUED|60|2|billing=4,cpu=4,gres/gpu:h100=4,gres/gpu=4,node=2|1|None",
+             "17|COMPLETED|96|2|billing=4,cpu=4,gres/gpu:h100=4,gres/gpu=4,node=2|2|None",
+             "17|PENDING|0|2||Unknown|None"]  # fmt: skip
+    spans = [answers.span(line) for line in lines]
+    assert spans[0] == Span("REQUEUED", 60.0, 2, 4)
+    assert sum(each.gpu_hours for each in spans) == pytest.approx(156 * 4 / 3600)
+    assert sum(each.node_hours for each in spans) == pytest.approx(156 * 2 / 3600)
+    assert answers.from_books("17|CANCELLED by 1000|5|1||1|None").reason == "by 1000"
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"), [("90", 5400), ("1:30", 90), ("4:00:00", 14_400), ("2-0", 172_800), ("1-12:30", 131_400)]
+)
+def test_times_are_read_as_sbatch_reads_them(given: str, seconds: float) -> None:
+    assert script.seconds(given) == seconds
+
+
+def test_the_script_is_short_and_says_everything() -> None:
+    made = script.text(ORDER, host(partition="gpu", account="lab", qos="high", time="4:00:00", setup=["module load x"]))
+    lines = made.splitlines()
+    assert lines[0] == "#!/bin/bash" and len(lines) <= 30 and max(map(len, lines)) < 130
+    assert "#SBATCH --job-name=gptctl-tiny-1130-abcdef --comment=gptctl:run=tiny-1130-abcdef" in lines
+    assert "#SBATCH --partition=gpu --account=lab --qos=high" in lines
+    assert "#SBATCH --nodes=2 --ntasks-per-node=1 --cpus-per-task=32" in lines
+    assert "--gpus-per-node=8" in made and "module load x" in lines
+    for word in ("srun", "torch.distributed.run", "--requeue", "--signal=B:USR1@120", "--open-mode=append"):
+        assert word in made
+    assert "--signals-to-handle=SIGINT" in made, "SIGTERM reaches torchrun too, which would end its ranks unsaved"
+    assert max(number for number, line in enumerate(lines) if line.startswith("#SBATCH")) < lines.index("module load x")
+
+
+def test_one_rank_needs_no_torchrun() -> None:
+    made = script.text(JobOrder("r", "/s", "/a", "/p", "/src", ranks=1), host(gres="gpu:h100:1"))
+    assert "torch.distributed" not in made and "-m trainer" in made and "--gres=gpu:h100:1" in made
+
+
+@pytest.mark.parametrize(
+    ("given", "longest_s", "made"),
+    [(None, None, None), ("60", None, "60"), ("60", 90.0, "2"), ("60", 7200.0, "60"), (None, 61.0, "2")],
+)
+def test_the_limits_of_the_run_shorten_the_job(given: str | None, longest_s: float | None, made: str | None) -> None:
+    order = JobOrder("r", "/s", "/a", "/p", "/src", ranks=1, longest_s=longest_s)
+    text = script.text(order, host(**({"time": given} if given else {})))
+    assert (f"--time={made}" in text) if made else ("--time" not in text)
+
+
+@pytest.mark.parametrize("value", ["a b", "$(reboot)", "x;y", "-h", "a\nb", "'"])
+@pytest.mark.parametrize("key", ["partition", "account", "qos", "constraint", "gres"])
+def test_nothing_in_the_inventory_becomes_a_command(key: str, value: str) -> None:
+    with pytest.raises(UserError):
+        host(**{key: value})
+
+
+def test_only_slurm_has_a_queue() -> None:
+    with pytest.raises(UserError, match="no queue"):
+        build(HostSpec, {"name": "c", "machine": "1x3090", "slurm": {"partition": "x"}}, "test")
+
+
+class Answers:
+    """A shell whose commands print what the test says, by the program's name."""
+
+    def __init__(self, said: Mapping[str, tuple[int, str, str]]) -> None:
+        self.said, self.argv = said, cast(list[Sequence[str]], [])
+
+    def run(self, argv: Sequence[str], *, stdin: bytes = b"", deadline_s: float = 30.0) -> Result:
+        words = list(argv)[list(argv).index("env") + 2 :]
+        self.argv.append(words)
+        code, out, err = self.said[words[0]]
+        return Result(tuple(argv), code, out.encode(), err.encode())
+
+
+def engine(**said: Any) -> Slurm:
+    return Slurm(host(partition="gpux"), cast(Shell, Answers(said)))
+
+
+def test_a_refusal_is_slurms_own_line_with_the_names_that_there_are() -> None:
+    said = "sbatch: error: invalid partition specified: gpux\nsbatch: error: Batch job submission failed: Invalid"
+    with pytest.raises(UserError) as refused:
+        engine(sbatch=(1, "", said), sinfo=(0, "spot\nurgent\n", "")).submit("/job.sh")
+    assert "invalid partition specified: gpux" in refused.value.message
+    assert "known: spot, urgent" in refused.value.message and refused.value.exit_code == 2
+    assert "gptctl check c" in refused.value.hint
+
+
+@pytest.mark.parametrize("words", ["Unable to contact slurm controller (connect failure)", "Socket timed out on send"])
+def test_a_silent_controller_decides_nothing(words: str) -> None:
+    silent = (1, "", f"slurm_load_jobs error: {words}")
+    for call in (lambda: engine(squeue=silent).look("17"), lambda: engine(sbatch=silent).submit("/job.sh")):
+        with pytest.raises(NoAnswer):
+            call()
+
+
+def test_a_job_that_the_queue_forgot_is_in_the_books_or_nowhere() -> None:
+    forgotten = (1, "", "slurm_load_jobs error: Invalid job id specified")
+    found = engine(squeue=forgotten, sacct=(0, "17|CANCELLED by 1000|5|1|cpu=1|1|None\n", "")).look("17")
+    assert found is not None and found.phase is Phase.ENDED and found.reason == "by 1000"
+    off = (1, "", "Slurm accounting storage is disabled")
+    assert engine(squeue=forgotten, sacct=off).look("17") is None
+    assert engine(sacct=off).usage(["17"]) is None
+
+
+def test_a_job_is_found_by_its_name_in_queue_and_books() -> None:
+    assert engine(squeue=(0, "19\n", ""), sacct=(0, "7\n19\n", "")).find("gptctl-r") == ["7", "19"]
+    assert engine(squeue=(0, "", ""), sacct=(1, "", "Slurm accounting storage is disabled")).find("gptctl-r") == []
+
+
+def test_a_machine_without_slurm_is_named() -> None:
+    with pytest.raises(MachineUnfit, match="sbatch is not there"):
+        engine(sbatch=(127, "", "exec: sbatch: not found")).submit("/job.sh")
+
+
+def test_the_answer_of_sbatch_is_a_number() -> None:
+    assert engine(sbatch=(0, "17;cluster\n", "")).submit("/job.sh") == "17"
+    with pytest.raises(UserError):
+        engine(sbatch=(0, "", "")).submit(str(Path("/job.sh")))
+
+
+def test_the_day_and_hour_that_slurm_expects_is_readable() -> None:
+    said = "sbatch: Job 5 to start at 1764500000 using 1 processors on nodes n1 in partition spot"
+    assert engine(sbatch=(0, "", said)).test(ORDER).startswith("would start at 2025-11-30")
+
+
+def test_a_trial_has_the_same_demands_and_no_signal() -> None:
+    made = script.trial(ORDER, host(partition="gpu"))
+    assert "--partition=gpu" in made and "--signal" not in made and "--requeue" not in made
+
+
+def test_the_warning_leaves_a_short_job_time_to_train() -> None:
+    order = JobOrder("r", "/s", "/a", "/p", "/src", ranks=1, longest_s=120.0)
+    assert "--signal=B:USR1@60 " in script.text(order, host())
+
+
+def test_a_sweep_is_one_job_whose_elements_each_wait_for_their_run() -> None:
+    order = JobOrder("sweep-small", "/s", "/a", "/p", "/src", ranks=1, arms=("r-a", "r-b", "r-c"))
+    made = script.text(order, host())
+    assert "#SBATCH --array=0-2 --hold" in made.splitlines() and "ARMS=(r-a r-b r-c)" in made.splitlines()
+    assert "RUN=${ARMS[$SLURM_ARRAY_TASK_ID]}" in made.splitlines() and len(made.splitlines()) <= 30
+    assert "--array" not in script.text(ORDER, host())
+
+
+def test_the_elements_of_a_sweep_are_found_as_one_job() -> None:
+    said = {"squeue": (0, "17\n17\n", ""), "sacct": (0, "17_0\n17_[1-2]\n12\n", "")}
+    assert engine(**said).find("gptctl-sweep") == ["12", "17"]
