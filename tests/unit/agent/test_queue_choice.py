@@ -84,7 +84,7 @@ def test_a_look_at_what_waits_does_not_walk_through_all_processes(
     entries.add(places, job)
     monkeypatch.setattr(processes, "of_job", lambda folder: pytest.fail("it looked at every process"))
     runner = Runner(places)
-    assert not runner._has_started("r-1")
+    assert not runner._has_started("r-1") and runner._running() == []
     exit_record.write_unstarted(job, "stopped", "dropped")
     assert runner._has_started("r-1")
 
