@@ -113,6 +113,7 @@ class Mark:
         try:
             return self.store.get(self.name).decode() if self.store.check([self.name]) else ""
         except RuntimeError:
+            self.store = None  # asked again, torch would fill the log with its stack
             return ""
 
 

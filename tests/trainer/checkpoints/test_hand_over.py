@@ -1,11 +1,13 @@
 """A checkpoint on every node although only rank 0's node has it, and rank 0 where the head is."""
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
+from torch.distributed.distributed_c10d import Store
 
 from tests.support.machines.forked_ranks import in_ranks
 from trainer.checkpoints import hand_over
@@ -90,3 +92,16 @@ def test_the_first_text_of_a_mark_stays() -> None:
         mark.put("second")
         assert mark.text() == "first"
     assert Mark("trouble", store).text() == "first"
+
+
+def test_a_store_that_is_gone_is_asked_once() -> None:
+    asked: list[object] = []
+
+    class Gone:
+        def check(self, names: list[str]) -> bool:
+            asked.append(names)
+            raise RuntimeError("Broken pipe")
+
+    mark = Mark("trouble", cast(Store, Gone()))
+    assert (mark.text(), mark.text()) == ("", "")
+    assert len(asked) == 1
