@@ -20,12 +20,16 @@ from orchestrator.cli.machines.left_over import rows as left_rows
 from orchestrator.cli.machines.totals import totals_of
 from orchestrator.cli.runs.status import ANSWER_WITHIN_S, collect
 from orchestrator.cli.screen.foreign import clean
+from orchestrator.cli.ui.forecast import forecast
+from orchestrator.cli.ui.sweep_panels import Arm, panels
 from orchestrator.core.config.gptctl_home import CONFIG_FILE
 from orchestrator.core.formats import utc_time
-from orchestrator.ledger import database
+from orchestrator.ledger import database, sweeps
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.sweeps import Sweep
 from orchestrator.report.metrics import read_training
 from orchestrator.report.pages.curves import training_charts
+from orchestrator.runs.sweeps import current, spent_usd
 from trainer.contract import BEST, CHECKPOINTS, EVENTS, LATEST, LOG, METRICS
 
 NEWEST_ENDED = 200
@@ -33,6 +37,7 @@ NEWEST_ENDED = 200
 LOG_BYTES = 16_000
 MOST_EVENTS = 100
 LEFT_OVER_EVERY_S = 60.0
+NEWEST_SWEEPS = 3
 
 
 class Sight:
@@ -42,6 +47,7 @@ class Sight:
         self.home = home
         self.state: dict[str, Any] = {"runs": [], "rentals": [], "totals": {}, "totals_words": "", "left_over": []}
         self.number = 0
+        self._curves: dict[str, tuple[object, list[tuple[int, float]]]] = {}
         self._left: list[dict[str, Any]] = []
         self._left_at = -LEFT_OVER_EVERY_S
 
@@ -50,13 +56,38 @@ class Sight:
         with Ledger.open(self.home, time.time) as ledger:
             found = collect(ledger, None, newest_ended=NEWEST_ENDED, answer_within_s=ANSWER_WITHIN_S if ask else 0.0)
             totals = totals_of(ledger)
+            swept = [self._sweep(ledger, each) for each in sweeps.listed(ledger.rows)[:NEWEST_SWEEPS]]
             if ask and time.monotonic() - self._left_at > LEFT_OVER_EVERY_S:
                 self._left = [row.to_json() for row in left_rows(of_ledger(ledger))]
                 self._left_at = time.monotonic()
-        state = {**found, "totals": totals.to_json(), "totals_words": totals.words, "left_over": self._left}
+        state = {
+            **found, "totals": totals.to_json(), "totals_words": totals.words, "left_over": self._left,
+            "forecast": forecast(totals, found["runs"], time.time()).to_json(), "sweeps": swept,
+        }  # fmt: skip
         if _without_ages(state) != _without_ages(self.state):
             self.number += 1
         self.state = state
+
+    def _sweep(self, ledger: Ledger, sweep: Sweep) -> dict[str, Any]:
+        """A sweep's panels, and its money against its ceiling."""
+        runs = current(sweeps.runs_of(ledger.rows, sweep.id))
+        arms = [
+            Arm(
+                run.labels.get("arm", run.recipe), int(run.labels.get("seed", 0)), run.id,
+                run.outcome.value if run.outcome else run.state.value, run.step, run.total_steps, self._curve(run.id),
+            )
+            for run in runs
+        ]  # fmt: skip
+        money = {"spent_usd": spent_usd(ledger, sweep), "ceiling_usd": sweep.terms.ceiling_usd}
+        return {"id": sweep.id, "name": sweep.name, **money, **panels(arms, sweep.terms.baseline)}
+
+    def _curve(self, run_id: str) -> list[tuple[int, float]]:
+        """The validations of a run's mirror, read again when it has changed."""
+        mark = self.mark_of(run_id)
+        if run_id not in self._curves or self._curves[run_id][0] != mark:
+            found = read_training(self.home / "runs" / run_id).validations
+            self._curves[run_id] = (mark, [(point.step, point.value) for point in found])
+        return self._curves[run_id][1]
 
     def run(self, run_id: str) -> dict[str, Any]:
         """One run with its curves, events, checkpoints and the end of its log. Raises UserError for an unknown one."""
@@ -105,7 +136,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 def _without_ages(state: Mapping[str, Any]) -> str:
     """The state without what only the clock changes."""
     rows = [{key: value for key, value in row.items() if key not in ("seen_s", "age_s")} for row in state["runs"]]
-    return json.dumps({**state, "runs": rows}, sort_keys=True)
+    return json.dumps({**state, "runs": rows, "forecast": None}, sort_keys=True)
 
 
 def _checkpoints(folder: Path, safe_step: int | None) -> list[dict[str, Any]]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,9 +19,13 @@ from orchestrator.cli.ui.server import ASSETS, application
 from orchestrator.cli.ui.sight import Sight
 from orchestrator.cli.ui.ui import listen
 from orchestrator.core.errors import UserError
+from orchestrator.core.facts.run_facts import QueueFacts, RunFacts
 from orchestrator.core.states import Outcome, State
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import Rental, RunRecord
+from orchestrator.ledger.sweeps import Sweep, SweepTerms
+from orchestrator.ledger.sweeps import add as add_sweep
+from tests.support.clock.waiting import until
 from tests.support.files.browser import Browser
 
 TOKEN = "t0ken"
@@ -159,34 +165,35 @@ def test_a_port_that_is_taken_is_named_and_the_default_moves_on() -> None:
         assert second.getsockname()[1] > first.getsockname()[1]
 
 
-@pytest.fixture
-def address(tmp_path: Path) -> Iterator[str]:
-    fill(tmp_path, 1000)
+@contextmanager
+def serving(home: Path) -> Iterator[str]:
+    """`gptctl ui` as a process of its own; its address."""
     argv = [sys.executable, "-m", "orchestrator", "ui", "--port", "0", "--allow-actions"]
-    import os
-
-    process = subprocess.Popen(
-        argv, env={**os.environ, "GPTCTL_HOME": str(tmp_path)}, stdout=subprocess.PIPE, text=True, cwd=tmp_path
-    )
+    environment = {**os.environ, "GPTCTL_HOME": str(home)}
+    process = subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, text=True, cwd=home)
     assert process.stdout is not None
     yield process.stdout.readline().strip()
     process.terminate()
     process.wait()
 
 
-def test_chromium_shows_runs_names_as_text_and_changes_as_they_come(address: str, tmp_path: Path) -> None:
-    def until(expression: str) -> float:
-        begun = time.monotonic()
-        while not browser.evaluate(expression):
-            assert time.monotonic() - begun < 60, f"never: {expression}"
-            time.sleep(0.05)
-        return time.monotonic() - begun
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    fill(tmp_path, 1000)
+    with serving(tmp_path) as found:
+        yield found
 
+
+def wait_for(browser: Browser, expression: str) -> None:
+    assert until(lambda: browser.evaluate(expression), 60), f"never: {expression}"
+
+
+def test_chromium_shows_runs_names_as_text_and_changes_as_they_come(address: str, tmp_path: Path) -> None:
     with Browser() as browser:
         for width, dark in ((1280, False), (390, True)):
             shown = browser.open("about:blank")
             shown = browser.open(address, width=width, dark=dark)
-            until("document.querySelectorAll('#runs li').length === 201")
+            wait_for(browser, "document.querySelectorAll('#runs li').length === 201")
             assert browser.evaluate("document.documentElement.scrollWidth") <= width
             assert browser.evaluate("document.querySelector('#hidden').textContent").startswith("800 older runs")
             assert browser.evaluate("document.querySelectorAll('#runs img').length") == 0
@@ -194,9 +201,9 @@ def test_chromium_shows_runs_names_as_text_and_changes_as_they_come(address: str
             if browser.evaluate("document.querySelector('#run').hidden"):
                 browser.evaluate("document.querySelector('[data-run=live]').focus()")
                 browser.evaluate("document.activeElement.click()")
-            until("document.querySelectorAll('#run .u-wrap').length >= 1")
+            wait_for(browser, "document.querySelectorAll('#run .u-wrap').length >= 1")
             write_step(tmp_path, width)
-            until(f"document.querySelector('#run').textContent.includes('Loss') && {width} > 0 && "
+            wait_for(browser, f"document.querySelector('#run').textContent.includes('Loss') && {width} > 0 && "
                   "document.querySelectorAll('#run [role=img]').length >= 1")  # fmt: skip
             labelled = (
                 "[...document.querySelectorAll('#runs button')].every(each => each.ariaLabel && each.ariaExpanded)"
@@ -205,3 +212,37 @@ def test_chromium_shows_runs_names_as_text_and_changes_as_they_come(address: str
             assert shown.complaints == []
             ours = (address.partition("#")[0], "data:", "about:")
             assert all(url.startswith(ours) for url in shown.requests)
+
+
+def fill_sweep(home: Path) -> None:
+    """A sweep of three arms: the baseline, one far below it, one that waits."""
+    terms = SweepTerms(baseline="base", ceiling_usd=50.0)
+    with Ledger.open(home, time.time) as ledger:
+        add_sweep(ledger.rows, Sweep("sw-1", "interventions", "local", time.time(), terms), [], [])
+        for arm, values in (("base", (5.0, 4.0, 3.5)), (NAME, (4.0, 3.0, 2.5)), ("later", ())):
+            facts, labels = RunFacts(queue=QueueFacts(group="sw-1", arm=arm)), {"arm": arm, "seed": "42"}
+            run = RunRecord(
+                f"sw-{len(arm)}", "quickstart", "local", "2xCPU", time.time(), facts=facts, labels=labels,
+                total_steps=300,
+            )  # fmt: skip
+            ledger.add_run(run)
+            (mirror := home / "runs" / run.id).mkdir(parents=True)
+            lines = [{"event": "validated", "step": 100 * at, "val_loss": value} for at, value in enumerate(values, 1)]
+            (mirror / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_a_sweep_is_panels_against_the_baseline_s_band(tmp_path: Path) -> None:
+    fill(tmp_path, 1)
+    fill_sweep(tmp_path)
+    with serving(tmp_path) as address, Browser() as browser:
+        for width, dark in ((1280, False), (390, True)):
+            browser.open("about:blank")
+            shown = browser.open(address, width=width, dark=dark)
+            wait_for(browser, "document.querySelectorAll('.panel').length === 3")
+            labels = browser.evaluate("[...document.querySelectorAll('.panel svg')].map(each => each.ariaLabel)")
+            assert labels[0].endswith("validation loss 3.5000 at step 300; the baseline")
+            assert labels[1].startswith(NAME) and "-1.0000, better than the baseline, beyond its band" in labels[1]
+            assert "not measured yet" in labels[2]
+            assert browser.evaluate("document.querySelectorAll('.panel .band').length") == 3
+            assert browser.evaluate("document.documentElement.scrollWidth") <= width
+            assert shown.complaints == []

@@ -64,6 +64,48 @@
     ));
   };
 
+  const svg = (tag, values, ...inside) => {
+    const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    for (const [key, value] of Object.entries(values)) element.setAttribute(key, value);
+    element.append(...inside);
+    return element;
+  };
+  const meter = (label, spent, forecast, ceiling, words) => {
+    const top = Math.max(ceiling || 0, forecast, spent) || 1, part = usd => Math.max(0, Math.min(100, 100 * usd / top)) + "%";
+    const bar = make("span", {class: "meter", role: "img", "aria-label": `${label}: ${words}`}, make("i", {class: "later"}), make("i", {class: ceiling && spent > ceiling ? "over" : ""}), ...(ceiling ? [make("b", {})] : []));
+    bar.children[0].style.width = part(forecast);
+    bar.children[1].style.width = part(spent);
+    if (ceiling) bar.children[2].style.left = part(ceiling);
+    return make("p", {}, make("span", {}, label), bar, make("small", {}, words));
+  };
+  const drawMoney = () => {
+    const {month_usd, month_ceiling_usd} = state.totals, later = state.forecast;
+    if (!(month_usd || month_ceiling_usd || later.month_usd)) return at("money").replaceChildren();
+    const words = [`${money(month_usd)} so far`, later.month_usd > month_usd ? `${later.unknown ? "at least " : ""}${money(later.month_usd)} when what trains now ends` : "",
+      month_ceiling_usd ? `ceiling ${money(month_ceiling_usd)}` : "no ceiling", later.ceiling_at ? `at this rate reached ${clock(later.ceiling_at)}` : ""].filter(Boolean).join(" · ");
+    at("money").replaceChildren(meter("This month", month_usd, later.month_usd, month_ceiling_usd, words));
+  };
+  const words = {better: "better than the baseline, beyond its band", worse: "worse than the baseline, beyond its band", within: "within the baseline's band"};
+  const panel = (arm, sweep, scale) => {
+    const [width, height] = [200, 84], x = step => 4 + (width - 8) * step / scale.steps, y = value => height - 4 - (height - 8) * (value - scale.low) / (scale.high - scale.low);
+    const line = points => points.map(([step, value], index) => (index ? "L" : "M") + x(step).toFixed(1) + " " + y(value).toFixed(1)).join("");
+    const band = sweep.base.length > 1 ? line([...sweep.base.map(([step, value]) => [step, value + sweep.half]), ...sweep.base.map(([step, value]) => [step, value - sweep.half]).reverse()]) + "Z" : "";
+    const last = arm.curve.at(-1), says = arm.is_baseline ? "the baseline" : arm.delta === null ? "nothing to compare yet" : `${arm.delta < 0 ? "" : "+"}${arm.delta.toFixed(4)}, ${words[arm.verdict]}`;
+    const picture = svg("svg", {viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${arm.arm}, seed ${arm.seed}: validation loss ${last ? last[1].toFixed(4) + " at step " + last[0] : "not measured yet"}; ${says}`},
+      svg("path", {d: band, class: "band"}), svg("path", {d: line(sweep.base), class: "base"}), svg("path", {d: line(arm.curve), class: "own " + arm.verdict}),
+      ...(last ? [svg("circle", {cx: x(last[0]), cy: y(last[1]), r: 2.6, class: "own " + arm.verdict})] : []));
+    return make("button", {class: "panel", "data-arm": arm.run, onclick: () => choose(arm.run)},
+      make("span", {class: "name"}, arm.arm, make("small", {}, `seed ${arm.seed} · ${arm.state} · ${arm.step.toLocaleString()}/${arm.total_steps.toLocaleString()}`)), picture,
+      make("span", {class: "said " + arm.verdict}, last ? last[1].toFixed(4) : "-", make("small", {}, says)));
+  };
+  const drawSweeps = () => at("sweeps").replaceChildren(...state.sweeps.flatMap(sweep => {
+    const points = [...sweep.arms.flatMap(arm => arm.curve)], values = points.map(point => point[1]).concat(sweep.base.flatMap(point => [point[1] + sweep.half, point[1] - sweep.half]));
+    const scale = {steps: Math.max(1, ...sweep.arms.map(arm => arm.total_steps)), low: Math.min(...values, Infinity), high: Math.max(...values, -Infinity)};
+    if (!(scale.high > scale.low)) [scale.low, scale.high] = [0, 1];
+    const spent = sweep.ceiling_usd ? `${money(sweep.spent_usd)} of at most ${money(sweep.ceiling_usd)}` : `${money(sweep.spent_usd)}, no ceiling`;
+    return [make("h2", {}, "Sweep " + sweep.name), make("p", {class: "soft"}, `${sweep.arms.length} runs, ${spent}. Band: ${sweep.noise}.`), make("div", {class: "panels"}, ...sweep.arms.map(arm => panel(arm, sweep, scale)))];
+  }));
+
   const table = (columns, rows) => {
     const head = make("tr", {}, ...columns.map(name => make("th", {scope: "col"}, name)));
     const body = rows.map(cells => make("tr", {}, ...cells.map((cell, index) => make(index ? "td" : "th", index ? {} : {scope: "row"}, String(cell)))));
@@ -72,6 +114,8 @@
 
   const drawState = () => {
     at("totals").textContent = state.totals_words;
+    drawMoney();
+    drawSweeps();
     at("alarms").replaceChildren(
       ...state.left_over.map(row => make("p", {}, `${row.instance_id} (${row.machine}, ${money(row.price_per_hour_usd)}/h) is alive and nothing needs it. To end it: gptctl orphans --reap ${row.instance_id}`)),
       ...state.runs.filter(row => row.store && row.store.problem && row.state !== "ended").map(row => make("p", {}, `${title(row)}: checkpoint store: ${row.store.problem}`)),
