@@ -11,6 +11,7 @@ Example::
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -19,10 +20,11 @@ HELP = Path(__file__).parent / "cli" / "help.txt"
 
 def main() -> None:
     """Entry point; ends the process with an exit code of orchestrator/core/errors.py."""
+    _take_plain(sys.argv)
     if sys.argv[1:] in ([], ["--help"], ["-h"]) and HELP.is_file():
         sys.stdout.write(HELP.read_text(encoding="utf-8"))
         return
-    from orchestrator.cli.failures import explain
+    from orchestrator.cli.failures import call_for_a_program, explain
     from orchestrator.cli.trainer_check import check_trainer
     from orchestrator.core.errors import UserError
 
@@ -46,7 +48,18 @@ def main() -> None:
     # Typer evaluates the annotations of every command that it holds, a tenth of a second: keep the one that is named.
     if chosen := [command for command in app.registered_commands if command.name in sys.argv[1:2]]:
         app.registered_commands, app.registered_groups = chosen, []
-    app(prog_name="gptctl")
+    if "--json" in sys.argv:
+        call_for_a_program(app)
+    else:
+        app(prog_name="gptctl")
+
+
+def _take_plain(argv: list[str]) -> None:
+    """`--plain` anywhere before `--`: for every command, since a screen reader reads them all."""
+    own = argv[: argv.index("--")] if "--" in argv else argv
+    if "--plain" in own:
+        argv.remove("--plain")
+        os.environ |= {"GPTCTL_PLAIN": "1", "NO_COLOR": "1"}
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import pytest
 from orchestrator.remote.shell.ssh_shell import SshShell, connect
 from tests.support.clock import order, proof
 from tests.support.files.repository import REPOSITORY
+from tests.support.files.schemas import check_output
 from tests.support.machines import cores, programs, sshd
 from tests.support.machines.namespaces import NamespaceHost
 from tests.support.machines.sshd import Sshd
@@ -67,7 +68,8 @@ def gptctl_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def gptctl(gptctl_home: Path, tmp_path: Path) -> Gptctl:
-    """`gptctl("status", "--json")`: .returncode, .stdout, .stderr. Runs in tmp_path unless told otherwise."""
+    """`gptctl("status", "--json")`: .returncode, .stdout, .stderr. Runs in tmp_path unless told otherwise. What it
+    prints with --json must be as `gptctl schema` says."""
 
     def call(
         *args: str,
@@ -77,7 +79,9 @@ def gptctl(gptctl_home: Path, tmp_path: Path) -> Gptctl:
         deadline_s: float = 480,
     ) -> subprocess.CompletedProcess[str]:
         whole = {**os.environ, **(env or {})}
-        return programs.run_gptctl(*args, cwd=cwd or tmp_path, env=whole, stdin=stdin, deadline_s=deadline_s)
+        done = programs.run_gptctl(*args, cwd=cwd or tmp_path, env=whole, stdin=stdin, deadline_s=deadline_s)
+        check_output(args, done.returncode, done.stdout)
+        return done
 
     return call
 

@@ -41,6 +41,7 @@ HELD_DESCRIPTORS = "TRAINER_HELD_DESCRIPTORS"  # "5,6": open files (the agent's 
 
 # Names of the lines in events.jsonl ("event" key); every line also has "time" (UTC epoch seconds) and "step". A
 # `validated` line has "val_loss", nats per token, and of a classifier "accuracy", a fraction.
+EVENT_PREPARING = "preparing"  # what it does before the first step: "doing", in words
 EVENT_STARTED = "started"
 EVENT_RESUMED = "resumed"
 EVENT_INITIALISED = "initialised"  # step 0, with the weights of "folder"
@@ -55,7 +56,6 @@ EVENT_SAMPLED = "sampled"
 EVENT_EVALUATING = "evaluating"  # every 30 seconds of a long evaluation: "done" of "of" tokens
 EVENT_EVALUATED = "evaluated"
 """The loss on one of the slices: "slice" [start, tokens], "loss" in nats per token, "perplexity", "tokens_sha256"."""
-
 # Keys of a line in metrics.jsonl that readers may rely on.
 METRIC_KEYS = ("step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "mfu", "memory_gib", "time")
 

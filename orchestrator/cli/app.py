@@ -74,6 +74,9 @@ def top(
         # __main__.py takes it out of the words, wherever it stands, and passes the command on.
         str | None, typer.Option("--driver", metavar="HOST", help="Ask the machine that drives your runs.")
     ] = None,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="For screen readers, with any command: one fact a line, nothing drawn.")
+    ] = False,
 ) -> None:
     """Train GPT-2-class language models on GPU machines, yours or rented, over SSH."""
 
@@ -94,6 +97,17 @@ def skill(verbose: options.Verbose = False) -> int:
     """Print what a coding agent should know to use gptctl without losing money."""
     typer.echo(Path(__file__).parents[1].joinpath("SKILL.md").read_text(encoding="utf-8"), nl=False)
     return 0
+
+
+@verb
+def schema(
+    command: Annotated[list[str] | None, typer.Argument(help="Such as `status`, or `failure`. Default: all.")] = None,
+    verbose: options.Verbose = False,
+) -> int:
+    """Print what a command's --json prints, as a JSON Schema."""
+    from orchestrator.cli.schemas.schema import schema as print_schema
+
+    return print_schema(command or [])
 
 
 @verb

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "init": ("gptctl init", "gptctl init my-experiments"),
     "skill": ("gptctl skill",),
+    "schema": ("gptctl schema status", "gptctl schema failure", "gptctl schema > schemas.json"),
     "recipes": ("gptctl recipes",),
     "run": (
         "gptctl run quickstart --host local",
@@ -21,6 +22,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "status": ("gptctl status", "gptctl status -w", "gptctl status --all --json"),
     "queue": ("gptctl queue", "gptctl queue --move seed-7-1130 --to 1"),
     "logs": ("gptctl logs -f", "gptctl logs quickstart-1130 -n 20"),
+    "track": ("gptctl track", "gptctl track quickstart-1130"),
     "fetch": ("gptctl fetch", "gptctl fetch quickstart-1130 --all --to models"),
     "stop": ("gptctl stop quickstart-1130",),
     "resume": ("gptctl resume", "gptctl resume quickstart-1130 -d"),
@@ -29,7 +31,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "hosts": ("gptctl hosts", "gptctl hosts --offline"),
     "offers": ("gptctl offers --gpu a100 --count 8", "gptctl offers --max-price 20"),
     "orphans": ("gptctl orphans", "gptctl orphans --reap i-0123456789", "gptctl orphans --install-timer"),
-    "notify": ("gptctl notify --test",),
+    "notify": ("gptctl notify setup ntfys://ntfy.sh/my-runs", "gptctl notify --test"),
     "check": ("gptctl check", "gptctl check home-3090 --recipe chinchilla_163m", "gptctl check lambda-8xa100 --drill"),
     "ui": ("gptctl ui --open", "gptctl ui --allow-actions --port 9000"),
     "ssh": ("gptctl ssh", "gptctl ssh home-3090 -- nvidia-smi"),
@@ -45,7 +47,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "export": ("gptctl export --to my-model", "gptctl export quickstart-1130 --format gguf --to model.gguf"),
     "import": ("gptctl import hf://models/openai-community/gpt2 --name gpt2", "gptctl import exports/mine --name mine"),
     "import-recipe": ("gptctl import-recipe runs/theirs --to recipes/theirs.toml",),
-    "report": ("gptctl report", "gptctl report quickstart-1130 --html report.html"),
+    "report": ("gptctl report", "gptctl report --open", "gptctl report quickstart-1130 --html report.html"),
 }
 
 

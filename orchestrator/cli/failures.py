@@ -1,7 +1,8 @@
 """Exceptions become a message, a hint and an exit code; the traceback goes to a file. The only `except Exception` here.
 
 A failure that gptctl explains (core/errors.py) prints two lines. Anything else is a bug: exit 1 and the name of the
-file with the traceback. `-v` also prints the traceback. This module decides nothing about runs.
+file with the traceback. `-v` also prints the traceback. A command with --json prints the same on stdout, as the object
+that `gptctl schema failure` describes. This module decides nothing about runs.
 
 Example::
 
@@ -12,13 +13,14 @@ Example::
 from __future__ import annotations
 
 import functools
+import json
 import os
 import sys
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from pathlib import Path
-from typing import NoReturn, ParamSpec
+from typing import NoReturn, ParamSpec, cast
 
 INTERRUPTED = 130
 """Ctrl-C while nothing was running on a machine: the shell's convention, 128 + SIGINT."""
@@ -40,12 +42,16 @@ def explained(verb: Callable[P, int]) -> Callable[P, NoReturn]:
         except KeyboardInterrupt:
             say("interrupted; a training that had started continues. Next: gptctl status")
             code = INTERRUPTED
+            if kwargs.get("as_json"):
+                _print_failure(
+                    "Interrupted", "interrupted; a training that had started continues", code, "gptctl status"
+                )
         except BrokenPipeError:
             # The reader left (`| head`). Python would complain again at exit, when it flushes stdout.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = 0
         except Exception as error:
-            code = explain(error, verbose=bool(kwargs.get("verbose")))
+            code = explain(error, verbose=bool(kwargs.get("verbose")), as_json=bool(kwargs.get("as_json")))
         sys.exit(code)
 
     return wrapper
@@ -58,8 +64,8 @@ def say(text: str) -> None:
     print(f"{begin}gptctl:{end} {text}", file=sys.stderr, flush=True)
 
 
-def explain(error: Exception, *, verbose: bool) -> int:
-    """Prints what failed and what to do next; returns the exit code."""
+def explain(error: Exception, *, verbose: bool, as_json: bool = False) -> int:
+    """Prints what failed and what to do next; returns the exit code. as_json: on stdout too, where no result was."""
     import traceback
 
     from orchestrator.cli.screen.foreign import clean
@@ -74,10 +80,20 @@ def explain(error: Exception, *, verbose: bool) -> int:
         say(clean(error.message))
         if error.hint:
             say(f"next: {clean(error.hint)}")
+        if as_json:
+            _print_failure(type(error).__name__, clean(error.message), error.exit_code, clean(error.hint))
         return error.exit_code
-    say(f"this is a bug in gptctl: {type(error).__name__}: {clean(str(error))}")
+    bug = f"this is a bug in gptctl: {type(error).__name__}: {clean(str(error))}"
+    say(bug)
     say(f"the traceback is in {written}" if written else "could not write the traceback; -v shows it")
+    if as_json:
+        _print_failure("Bug", bug, 1, "")
     return 1
+
+
+def _print_failure(kind: str, message: str, exit_code: int, hint: str) -> None:
+    error = {"kind": kind, "message": message, "exit_code": exit_code, "next": hint or None}
+    print(json.dumps({"error": error}, indent=1), flush=True)
 
 
 def _keep(trace: str) -> Path | None:
@@ -96,3 +112,19 @@ def _keep(trace: str) -> Path | None:
         except OSError:
             continue
     return None
+
+
+def call_for_a_program(app: Callable[..., object]) -> None:
+    """The Typer app for who gave --json: wrong arguments end as every failure does, with an object on stdout."""
+    from typer import BadParameter
+
+    from orchestrator.core.errors import UserError
+
+    usage_error = cast(type[Exception], BadParameter.__mro__[1])  # Click's, which Typer does not export
+    try:
+        code = app(prog_name="gptctl", standalone_mode=False)
+    except usage_error as error:
+        words = " ".join(["gptctl", *(word for word in sys.argv[1:2] if not word.startswith("-")), "--help"])
+        message = getattr(error, "format_message", error.__str__)()
+        code = explain(UserError(message, words), verbose=False, as_json=True)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -24,10 +24,10 @@ HELP = Path(__file__).with_name("help.txt")
 REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "cli"
 
 GROUPS = {
-    "starting": ("Starting runs", ("init", "recipes", "plan", "run", "skill")),
+    "starting": ("Starting runs", ("init", "recipes", "plan", "run", "skill", "schema")),
     "driving": ("Driving runs", ("resume", "stop", "fetch", "release")),
     "sweeps": ("Many runs", ("sweep",)),
-    "watching": ("Watching runs and money", ("status", "queue", "logs", "cost", "notify", "ui")),
+    "watching": ("Watching runs and money", ("status", "queue", "logs", "track", "cost", "notify", "ui")),
     "driver": ("A machine that drives your runs", ("driver",)),
     "history": ("Names and disk of runs", ("runs",)),
     "machines": ("Machines and hosts", ("hosts", "offers", "check", "ssh", "orphans")),
@@ -59,6 +59,13 @@ something asks first, unless you give `--yes`. Ctrl-C never ends a training.
 | 6 | the run reached a limit |
 | 7 | a machine may still be billing |
 | 130 | Ctrl-C before anything was started that has to continue |
+
+A command that fails with `--json` prints why on stdout, with the exit code and the next command:
+`{{"error": {{"kind", "message", "exit_code", "next"}}}}`. `gptctl schema COMMAND` prints the JSON Schema of its result,
+`gptctl schema failure` that of this object.
+
+`--plain` (or `GPTCTL_PLAIN=1`) is for screen readers, with any command: one fact a line, no colour, nothing drawn or
+redrawn. Without UTF-8 (`LANG=C`) bars and signs are ASCII.
 
 [Troubleshooting](../troubleshooting.md) explains each code and message.
 """

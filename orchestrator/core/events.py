@@ -2,8 +2,9 @@
 
 Kinds, in the words of the commands and stages: `stage_started`, `stage_finished`, `stage_failed`, `state_changed`,
 `plan_amended`, `progress` (never stored: bytes or steps with rate and ETA), `metric` (never stored), `log` (never
-stored), `seen`, `detached`, `warning`, `said` (a line for the user), `notified` (a notification was sent),
-`notice` (the provider will take the machine away), `preempted` (it did, or the training ended in time for that).
+stored), `doing` (never stored: what the training does before its first step), `seen`, `detached`, `warning`, `said` (a
+line for the user), `notified` (a notification was sent), `notice` (the provider will take the machine away),
+`preempted` (it did, or the training ended in time for that).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-EPHEMERAL = frozenset({"progress", "metric", "log"})
+EPHEMERAL = frozenset({"progress", "metric", "log", "doing"})
 """Kinds that are shown and forgotten."""
 
 

@@ -6,6 +6,7 @@ shown_source("https://bucket.example/tokens.bin?X-Amz-Signature=1")   # https://
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
@@ -25,6 +26,15 @@ def shown_source(source: str) -> str:
     if parts.scheme not in WEB:  # there, a question mark is part of a pattern
         return source
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+FOLDERS = re.compile(r"(?<![\w:/.~])(?:~|/(?:[\w.@+-]+))(?:/[\w.@+-]+)*/(?=[\w.@+-])")
+"""Of a path on a disk, everything before its last part; the path of a web address is none."""
+
+
+def without_folders(text: str) -> str:
+    """The text as anyone may read it: of `/home/ann/thesis/corpus.txt` stays `corpus.txt`."""
+    return FOLDERS.sub("", text)
 
 
 def source_name(recipe: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ OTHERWISE = {
     "cli/driver/driver.py:_streamed": "a command there, as long as it would take here; Ctrl-C ends it",
     "cli/inference/chat.py:_run": "a conversation: until you end it; the program ends with its input",
     "cli/machines/orphans.py:_reap": "once, for a second",
+    "cli/machines/track.py:_send": "while gptctl follows the run: until it has ended, or nobody holds its lock",
     "cli/models/evaluate.py:_there": "a stream of the agent: LinkLost after its silence",
     "cli/sweeps/sweep.py:_side_by_side": "as long as the runs of its machines; Ctrl-C reaches every child",
     "cli/runs/logs.py:_follow": "`logs -f`: until the run ends, or Ctrl-C",

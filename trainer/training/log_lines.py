@@ -59,7 +59,7 @@ def _count(value: float) -> str:
     return f"{value:.0f}"
 
 
-BARE = ("folder",)
+BARE = ("folder", "doing")
 UNITS: Mapping[str, Callable[[float], str]] = {
     "loss": lambda value: f"loss {value:.4f}",
     "val_loss": lambda value: f"val loss {value:.4f}",

@@ -28,7 +28,15 @@ from torch import Tensor
 
 from trainer.checkpoints.checkpoint import Snapshot, TrainerState
 from trainer.checkpoints.host_buffers import HostBuffers
-from trainer.contract import ATTEMPT, EVENT_STARTED, EVENT_VALIDATED, STOP, CheckpointMeta, RunConfig
+from trainer.contract import (
+    ATTEMPT,
+    EVENT_PREPARING,
+    EVENT_STARTED,
+    EVENT_VALIDATED,
+    STOP,
+    CheckpointMeta,
+    RunConfig,
+)
 from trainer.model.loss import validation_loss
 from trainer.model.optimizers import (
     State,
@@ -97,11 +105,13 @@ def train(run: Run, stop: StopRequest, progress: Progress) -> str:
     """
     config, options, world, journal = run.config, run.config.train, run.world, run.journal
     progress.total_steps = options.steps
+    journal.event(EVENT_PREPARING, 0, doing="opening the data")
     share, data = batch_share(config, world), open_data(config)
     engine, progress.step = prepare(run, data, share)
     saver = Saver(run.folder, config, journal.event) if world.leads else None
     journal.event(EVENT_STARTED, progress.step, **started_fields(run, engine, share))
 
+    journal.event(EVENT_PREPARING, progress.step, doing="waiting for the first batch")
     batches = prefetched(data, range(progress.step, options.steps), share, world.device)
     log = StepLog(run, engine, progress.step)
     stopping = False

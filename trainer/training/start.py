@@ -29,6 +29,7 @@ from trainer.checkpoints.hand_over import drop_received, on_every_node
 from trainer.checkpoints.manifest import CheckpointError, checkpoint_folder, read_meta, task_of, verify
 from trainer.contract import (
     EVENT_INITIALISED,
+    EVENT_PREPARING,
     EVENT_RESUMED,
     EVENT_WARNING,
     META_FILE,
@@ -100,6 +101,7 @@ def prepare(run: Run, data: TrainingData, share: Share) -> tuple[Engine, int]:
         torch.set_float32_matmul_precision("high")
     same_attention_everywhere()
     torch.manual_seed(train.seed)
+    run.journal.event(EVENT_PREPARING, 0, doing="building the model")
     model = GPT(config.model, train.activation_checkpointing)
     resume_point = from_leader(world, find_checkpoint(run) if world.leads else None)
     resume_point = dataclasses.replace(resume_point, folder=on_every_node(world, resume_point.folder, run.folder))
@@ -114,6 +116,8 @@ def prepare(run: Run, data: TrainingData, share: Share) -> tuple[Engine, int]:
     if remark:
         run.journal.event(EVENT_WARNING, resume_point.step, reason=remark)
     wants_compiled = world.device.type == "cuda" if train.compile is None else train.compile
+    if wants_compiled:
+        run.journal.event(EVENT_PREPARING, resume_point.step, doing="compiling the model")
     fault = compile_model(run, model, data, share, autocast) if wants_compiled else ""
     peers = Peers(world.rank, world.size, functools.partial(gathered, world))
     optimizers, scaler = build_optimizers(model, train, peers), LossScaler(world.device, dtype == torch.float16)

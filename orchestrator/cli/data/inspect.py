@@ -67,6 +67,8 @@ def verify(path: Path, *, as_json: bool) -> int:
         print(f"verified: {len(found['files'])} files, {size(found['size_bytes'])}, every byte as dataset.json says")
     if found["ok"]:
         return 0
+    if as_json:  # it has said so
+        return VerificationFailed.exit_code
     raise VerificationFailed(
         f"{path} does not match its dataset.json: {_first(found['problems'])}",
         "fetch or prepare the damaged files again; `gptctl data prepare` writes the same bytes for the same text",

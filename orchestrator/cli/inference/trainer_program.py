@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cli.screen.foreign import clean
+from orchestrator.cli.screen.spinner import waiting
 from orchestrator.core.errors import CommandFailed, UserError
 from orchestrator.core.ports import Shell
 from orchestrator.core.states import Outcome
@@ -71,9 +72,13 @@ def results(
     """Its JSON lines; `on_line` gets each as it arrives. Raises UserError or CommandFailed (see failed)."""
     found = []
     try:
-        with shell.lines(program.argv(arguments), silence_s=SILENCE_S) as lines:
+        with (
+            shell.lines(program.argv(arguments), silence_s=SILENCE_S) as lines,
+            waiting(f"{program.module}: starting torch, loading the model") as stop,
+        ):
             for line in lines:
                 if line.startswith(b"{"):
+                    stop()
                     found.append(dict(parse(line)))
                     on_line(found[-1])
     except CommandFailed as error:

@@ -104,19 +104,40 @@ def offers(
 
 
 def notify(
+    action: Annotated[str | None, typer.Argument(metavar="[setup|test]", help="Default: show what is set up.")] = None,
+    url: Annotated[
+        str | None, typer.Argument(metavar="URL", help="An address as apprise writes it, a webhook, or env:NAME.")
+    ] = None,
     test: Annotated[bool, typer.Option("--test", help="Send a test message to every address.")] = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Show who gets notified of what, or send a test.
+    """Show who gets notified of what, add an address, or send a test.
 
-    Configure it under [notify] in config.toml: ntfy, Telegram, Slack, webhooks, any command.
+    setup sends a test message to the address and writes it into config.toml: ntfy, Telegram, Slack, webhooks. The rest
+    of [notify] (which events, a command of your own) is yours to edit.
     """
     from orchestrator.cli.machines import notify as it
 
-    return it.notify(test=test)
+    return it.notify(action, url, test=test)
+
+
+def track(
+    run: options.Run = None,
+    *,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep on while gptctl follows the run.")] = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Send a run's metrics to wandb, trackio or MLflow.
+
+    Set up under [track] in config.toml; then runs do it by themselves, from the mirror on this computer. This sends
+    what a service has not got yet.
+    """
+    from orchestrator.cli.machines import track as it
+
+    return it.track(run, follow=follow)
 
 
 def register(verb: Callable[[Callable[..., int]], Callable[..., int]]) -> None:
     """Adds them to the app; `verb` explains their failures."""
-    for body in (cost, hosts, offers, orphans, notify):
+    for body in (cost, hosts, offers, orphans, notify, track):
         verb(body)

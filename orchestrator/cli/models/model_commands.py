@@ -171,6 +171,7 @@ def report(
     *,
     html: options.Html = None,
     charts: options.Charts = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in your browser.")] = False,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
@@ -181,7 +182,7 @@ def report(
     """
     from orchestrator.cli.runs import report as it
 
-    return it.report(run, html=html, charts=charts, as_json=as_json)
+    return it.report(run, html=html, charts=charts, as_json=as_json, open_page=open_page)
 
 
 def compare(

@@ -6,6 +6,7 @@ Reads the ledger and the mirror. Asks no machine and takes no lock.
 from __future__ import annotations
 
 import json
+import webbrowser
 from pathlib import Path
 
 from orchestrator.cli.open_ledger import open_ledger
@@ -23,7 +24,9 @@ from orchestrator.report.run_report import RunReport
 from orchestrator.report.summary import REPORT_HTML, REPORT_PAGE, Records, run_charts, write_report
 
 
-def report(run_id: str | None, *, html: Path | None, charts: Path | None, as_json: bool) -> int:
+def report(
+    run_id: str | None, *, html: Path | None, charts: Path | None, as_json: bool, open_page: bool = False
+) -> int:
     """Prints the Markdown page, or report.json."""
     with open_ledger() as ledger:
         run = ledger.find_run(run_id)
@@ -34,6 +37,8 @@ def report(run_id: str | None, *, html: Path | None, charts: Path | None, as_jso
         write_page(html, page.read_text(encoding="utf-8"))
         page = html
     drawn = charts_into(charts, run_charts(written, read_training(mirror)), run.id) if charts is not None else []
+    if open_page and not webbrowser.open(page.absolute().as_uri()):
+        screen.talk("no browser here", style="yellow")
     if as_json:
         print(json.dumps({**written.to_json(), "page": str(page), "charts": [str(path) for path in drawn]}, indent=1))
         return 0

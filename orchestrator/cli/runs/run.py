@@ -15,6 +15,7 @@ from pathlib import Path
 from orchestrator.cli.driver.driver import hand_over
 from orchestrator.cli.driver.far import refuse_rented
 from orchestrator.cli.failures import run_folder
+from orchestrator.cli.machines.track import start_tracking
 from orchestrator.cli.machines.watcher import warn_if_unwatched
 from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.cli.plans import spot
@@ -241,6 +242,7 @@ def follow_through(ledger: Ledger, found: RunRecord, *, detach: bool, as_json: b
     """Drives a run on screen, then shows how it ended, or how to continue it."""
     run_folder.set(ledger.home / "runs" / found.id)
     _leave_on_signals()
+    start_tracking(ledger.home, found.id)
     left: list[Event] = []
     with screen.show_events(f"{found.id} on {found.host} ({found.machine})") as tell:
 

@@ -45,14 +45,32 @@ def status(wanted: str | None, *, watch: bool, everything: bool, as_json: bool, 
             show(collect(ledger, wanted, newest_ended=newest_ended), left, totals_of(ledger), as_json=as_json)
             return exit_code(left)
         try:
+            trends: dict[str, tuple[float, ...]] = {}
             while True:
                 found = collect(ledger, wanted, newest_ended=newest_ended)
                 show(found, left, totals_of(ledger), as_json=as_json, redraw=not as_json)
+                if not as_json:
+                    _show_trends(ledger.home, found["runs"], trends)
                 time.sleep(WATCH_EVERY_S)
                 if time.monotonic() - looked_at > LEFT_OVER_EVERY_S:
                     left, looked_at = of_ledger(ledger), time.monotonic()
         except KeyboardInterrupt:
             return 0
+
+
+def _show_trends(home: Path, rows: Sequence[Mapping[str, Any]], trends: dict[str, tuple[float, ...]]) -> None:
+    """The loss of every unfinished run as a line of bars: what is mirrored here, then what each look brings."""
+    from orchestrator.cli.screen import screen
+    from orchestrator.cli.screen.live_view import with_loss
+    from orchestrator.report.metrics import read_training
+
+    training = [row for row in rows if row["state"] != State.ENDED and row["loss"] is not None]
+    for row in training:
+        known = trends.get(row["id"])
+        if known is None:
+            known = tuple(point.value for point in read_training(home / "runs" / row["id"]).losses)
+        trends[row["id"]] = with_loss(known, row["loss"]) if not known or known[-1] != row["loss"] else known
+    screen.show_trends({row["id"]: trends[row["id"]] for row in training})
 
 
 def collect(

@@ -10,8 +10,9 @@ Example::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from orchestrator.cli.screen.foreign import clean, finite
 from orchestrator.core.events import Event
@@ -19,6 +20,9 @@ from orchestrator.core.formats import count, dollars, duration, loss, percent, s
 
 STAGES = ("acquire", "provision", "sync", "launch", "follow", "fetch", "report", "release")
 LOG_LINES = 5
+MOST_LOSSES = 256
+"""Of the curve; beyond it every second one goes, so that the curve still shows the whole run."""
+BARS, PLAIN_BARS = "▁▂▃▄▅▆▇█", "_.-=+*#@"
 PENDING, RUNNING, DONE, FAILED = "pending", "running", "done", "failed"
 
 
@@ -41,6 +45,10 @@ class View:
     metric: Mapping[str, object] = field(default_factory=dict)
     progress: Mapping[str, object] = field(default_factory=dict)
     notice: str = ""
+    doing: str = ""
+    """What the training does before its first step."""
+    doing_since: float | None = None
+    losses: tuple[float, ...] = ()
     log: tuple[str, ...] = ()
 
     @property
@@ -77,7 +85,31 @@ def _stage(view: View, event: Event) -> View:
 def _metric(view: View, event: Event) -> View:
     # A line without a validation loss keeps the last one on screen.
     known = {key: value for key, value in event.data.items() if value is not None}
-    return replace(view, metric={**view.metric, **known})
+    now = finite(known.get("loss"))
+    losses = view.losses if now is None else with_loss(view.losses, now)
+    doing = view.doing if now is None else ""
+    return replace(view, metric={**view.metric, **known}, losses=losses, doing=doing)
+
+
+def with_loss(losses: tuple[float, ...], loss: float) -> tuple[float, ...]:
+    """The curve with one more value, thinned once it is long."""
+    return (*losses, loss) if len(losses) < MOST_LOSSES else (*losses[::2], loss)
+
+
+def _doing(view: View, event: Event) -> View:
+    return replace(view, doing=clean(event.text), doing_since=event.time, progress={})
+
+
+def sparkline(values: Sequence[float], width: int, bars: str = BARS) -> str:
+    """The values as a line of bars, each the mean of its part; empty for fewer than two."""
+    width = min(width, len(values))
+    if width < 2:
+        return ""
+    edges = [at * len(values) // width for at in range(width + 1)]
+    means = [sum(values[low:high]) / (high - low) for low, high in pairwise(edges)]
+    low, high = min(means), max(means)
+    scale = (len(bars) - 1) / ((high - low) or 1.0)
+    return "".join(bars[round((each - low) * scale)] for each in means)
 
 
 _FOLDS: Mapping[str, Callable[[View, Event], View]] = {
@@ -85,6 +117,7 @@ _FOLDS: Mapping[str, Callable[[View, Event], View]] = {
     "stage_finished": _stage,
     "stage_failed": _stage,
     "metric": _metric,
+    "doing": _doing,
     "progress": lambda view, event: replace(view, progress=dict(event.data)),
     "log": lambda view, event: replace(view, log=(*view.log, clean(event.text).rstrip())[-LOG_LINES:]),
     "said": lambda view, event: replace(view, notice=clean(event.text)),

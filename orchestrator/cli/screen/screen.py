@@ -17,6 +17,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -26,27 +27,34 @@ from rich.text import Text
 
 from orchestrator.cli.screen.foreign import clean, finite
 from orchestrator.cli.screen.live_view import (
+    BARS,
     DONE,
     FAILED,
     PENDING,
+    PLAIN_BARS,
     RUNNING,
     Mark,
     View,
     fold,
     metric_line,
     progress_line,
+    sparkline,
     spending_line,
 )
-from orchestrator.cli.screen.tables import CARDS_BELOW, Column, Fitted, as_blocks, as_cards, fit
+from orchestrator.cli.screen.tables import CARDS_BELOW, Column, Fitted, as_blocks, as_cards, as_facts, fit
 from orchestrator.core.errors import UserError
 from orchestrator.core.events import Event, Listener
 from orchestrator.core.formats import duration
 
+T = TypeVar("T")
 METRIC_EVERY_S = 30.0
 """How often to print a metric line without a live view; the trainer's own lines are always printed."""
 PROGRESS_EVERY_S = 5.0
 MOST_DRAWN = 200
 """Rows that are laid out and coloured."""
+BAR_WIDTH, TREND_WIDTH = 40, 60
+PLAIN = "GPTCTL_PLAIN"
+"""Set for screen readers: one fact a line, nothing drawn and nothing redrawn. `--plain` sets it."""
 PIPE_WIDTH = 200
 """Columns for tables that go to a file or a pipe: wide enough that no cell is cut."""
 
@@ -71,7 +79,20 @@ def console(*, result: bool) -> Console:
     """A console on stdout (the result) or on stderr (the conversation)."""
     stream = sys.stdout if result else sys.stderr
     width = None if stream.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
-    return Console(file=stream, markup=False, highlight=False, emoji=False, soft_wrap=False, width=width)
+    return Console(
+        file=stream, markup=False, highlight=False, emoji=False, soft_wrap=False, width=width,
+        color_system=None if is_plain() else "auto",
+    )  # fmt: skip
+
+
+def is_plain() -> bool:
+    """Whether the output is for a screen reader."""
+    return bool(os.environ.get(PLAIN))
+
+
+def redraws(out: Console) -> bool:
+    """Whether lines on it may be drawn again: a terminal that can, and nobody who has it read aloud."""
+    return out.is_terminal and os.environ.get("TERM") != "dumb" and not is_plain()
 
 
 def show_table(
@@ -81,6 +102,9 @@ def show_table(
     lines a row in a narrow terminal. `redraw` clears a terminal."""
     out = console(result=True)
     cleaned = [[clean(cell).replace("\n", " ") for cell in row] for row in rows]
+    if is_plain():
+        _print_lines(as_facts(columns, cleaned))
+        return
     if redraw and out.is_terminal:
         out.clear()
     if cards and out.width < CARDS_BELOW and rows:
@@ -96,6 +120,16 @@ def show_table(
         out.print(_rich_table(fitted))
     if fitted.left and rows:
         talk(f"too narrow for {', '.join(column.name for column in fitted.left)}; --json has all", style="dim")
+
+
+def show_trends(losses: Mapping[str, Sequence[float]]) -> None:
+    """The loss of each run so far as a line of bars, on stdout; none for a screen reader."""
+    out = console(result=True)
+    bars = BARS if (out.encoding or "").lower().startswith("utf") else PLAIN_BARS
+    wide = max(map(len, losses), default=0)
+    for name, values in {} if is_plain() else losses.items():
+        if trend := sparkline(values, min(TREND_WIDTH, out.width - wide - 2), bars):
+            _print_lines([f"{name:<{wide}}  {trend}"])
 
 
 def show_footnotes(notes: Mapping[str, int]) -> None:
@@ -177,7 +211,7 @@ def ask(question: str, command: str, *, default: bool = False) -> bool:
 def show_events(title: str) -> Iterator[Listener]:
     """A listener that shows events: a live view if stderr is a terminal, else one line per event worth a line."""
     out = console(result=False)
-    if not out.is_terminal or os.environ.get("TERM") == "dumb":
+    if not redraws(out):
         yield LinePrinter(out)
         return
     live_printer = LivePrinter(out, View(title=title))
@@ -189,7 +223,7 @@ def show_events(title: str) -> Iterator[Listener]:
 def show_progress() -> Iterator[Callable[[Mapping[str, object]], None]]:
     """A function that shows one program's progress: a bar if stderr is a terminal, else a line every few seconds."""
     out = console(result=False)
-    if not out.is_terminal or os.environ.get("TERM") == "dumb":
+    if not redraws(out):
         lines = LinePrinter(out)
         yield lambda progress: lines(Event("progress", time.time(), data=progress))
         return
@@ -231,6 +265,8 @@ class LinePrinter:
 
     def _text(self, event: Event) -> str:
         said = clean(event.text).rstrip()
+        if event.kind == "metric" and "step" not in event.data:
+            return ""  # a validation, of which the trainer's own line says more
         if event.kind == "log":
             return said
         if event.kind == "metric":
@@ -273,6 +309,10 @@ class LivePrinter:
         parts: list[RenderableType] = [Text(view.title, style="bold"), self._stages(view)]
         if view.total_steps:
             parts += [self._bar(view.step, view.total_steps, "step"), Text(metric_line(view.metric))]
+        if trend := sparkline(view.losses, min(TREND_WIDTH, self.out.width - 5), self._either(BARS, PLAIN_BARS)):
+            parts.append(Text(f"loss {trend}", no_wrap=True))
+        if view.doing and view.doing_since is not None:
+            parts.append(Text(f"{view.doing}  {duration(max(0.0, self.now() - view.doing_since))}"))
         if view.progress:
             parts.append(Text(progress_line(view.progress)))
         if view.notice:
@@ -280,8 +320,11 @@ class LivePrinter:
         parts += [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in view.log]
         return Group(*parts)
 
+    def _either(self, drawn: T, plain: T) -> T:
+        return drawn if (self.out.encoding or "").lower().startswith("utf") else plain
+
     def _stages(self, view: View) -> Text:
-        signs = SIGNS if (self.out.encoding or "").lower().startswith("utf") else PLAIN_SIGNS
+        signs = self._either(SIGNS, PLAIN_SIGNS)
         line = Text()
         for name in view.stages:
             mark = view.marks.get(name, Mark())
@@ -293,10 +336,10 @@ class LivePrinter:
         return line
 
     def _bar(self, done: int, total: int, what: str) -> RenderableType:
+        count, share = f"{what} {done:,}/{total:,}", f"{100 * done / total:.0f}%"
+        left = self.out.width - len(count) - len(share) - 6
+        if left < 8:
+            return Text(f"{count}  {share}")
         grid = Table.grid(padding=(0, 2))
-        grid.add_row(
-            Text(f"{what} {done:,}/{total:,}"),
-            ProgressBar(total=total, completed=done, width=40),
-            Text(f"{100 * done / total:.0f}%"),
-        )
+        grid.add_row(Text(count), ProgressBar(total=total, completed=done, width=min(BAR_WIDTH, left)), Text(share))
         return grid

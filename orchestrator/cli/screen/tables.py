@@ -109,6 +109,19 @@ def as_blocks(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: i
     return lines
 
 
+def as_facts(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]:
+    """One fact a line, for a screen reader: the first cell, then each other as `name: value`, however long."""
+    lines: list[str] = []
+    for first, *cells in rows:
+        lines.append(f"{columns[0].name.lower()} {first}")
+        lines += [
+            f"{column.name.lower()}: {cell}"
+            for column, cell in zip(columns[1:], cells, strict=True)
+            if cell not in ("", DASH)
+        ]
+    return lines
+
+
 def footnotes(notes: Iterable[str]) -> Mapping[str, int]:
     """Each remark once, numbered from 1 in the order of its first appearance; empty ones have no number."""
     return {note: number for number, note in enumerate(dict.fromkeys(filter(None, notes)), start=1)}

@@ -11,11 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from orchestrator.cli.driver.driver import hand_over
 from orchestrator.cli.driver.far import refuse_rented
+from orchestrator.cli.machines.track import start_tracking
 from orchestrator.cli.machines.watcher import warn_if_unwatched
 from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.cli.plans.plan import planned
@@ -28,6 +31,7 @@ from orchestrator.core.config.recipe import Limits, load_recipe
 from orchestrator.core.config.settings import load_settings
 from orchestrator.core.config.sweep import Arm
 from orchestrator.core.errors import LimitReached, UserError
+from orchestrator.core.events import Listener
 from orchestrator.core.facts.run_facts import QueueFacts
 from orchestrator.core.machines import machine_type
 from orchestrator.core.money.calendar import month_start
@@ -178,12 +182,15 @@ def _go_on(ledger: Ledger, sweep: Sweep, *, detach: bool, as_json: bool, rental:
     if rental is None and len(machines) > 1:
         code = _side_by_side(sweep, [each for each in machines if each], detach=detach)
     else:
-        code = drive_sweep(
-            ledger.home, sweep.id, lambda run: screen.show_events(_title(run)), detach=detach, rental_id=rental
-        )
+        code = drive_sweep(ledger.home, sweep.id, partial(_shown, ledger.home), detach=detach, rental_id=rental)
     if rental is None:
         show(ledger, sweep, as_json=as_json)
     return code
+
+
+def _shown(home: Path, run: RunRecord) -> AbstractContextManager[Listener]:
+    start_tracking(home, run.id)
+    return screen.show_events(_title(run))
 
 
 def _side_by_side(sweep: Sweep, rentals: Sequence[str], *, detach: bool) -> int:

@@ -10,6 +10,9 @@ Example::
     command = ["notify-send", "{title}", "{text}"]
     events = ["finished", "failed", "still-billing"]
 
+    [track]
+    to = ["trackio"]
+
     [watcher]
     ping_url = "env:HEALTHCHECK_URL"
 """
@@ -76,6 +79,20 @@ class Notify(Table):
         return words
 
 
+class Track(Table):
+    """Where metrics are copied to while gptctl follows a run: services of your own, off unless named. Each needs its
+    package: wandb, trackio or mlflow-skinny. Keys come from the service's own variables, such as WANDB_API_KEY."""
+
+    to: tuple[Literal["wandb", "trackio", "mlflow"], ...] = ()
+    """Services; none: nothing leaves this computer."""
+    project: Line = "gptctl"
+    """The project, or MLflow's experiment."""
+    mlflow_uri: Line | None = None
+    """MLflow's server or store; absent: MLFLOW_TRACKING_URI, else `mlruns` in GPTCTL_HOME."""
+    offline: bool = False
+    """Keep what is for wandb in GPTCTL_HOME; `wandb sync` uploads it."""
+
+
 class Watcher(Table):
     """How the watcher (`gptctl orphans --reap` from a timer) shows that it is alive."""
 
@@ -102,6 +119,7 @@ class Settings(Table):
     compare: Compare = Compare()
     limits: MonthlyLimits = MonthlyLimits()
     notify: Notify = Notify()
+    track: Track = Track()
     watcher: Watcher = Watcher()
 
 

@@ -1,6 +1,7 @@
 """The HTML page of one run: the Markdown page's twin, from the same facts, with curves, events and the end of the log.
 
-It must not compute figures; it adds order and layout.
+It must not compute figures; it adds order and layout. The page is made to be shared: of a path on a disk it shows the
+last part.
 
     html = run_page(report, charts, run.recipe_data, ledger.events(run.id), mirror)
 """
@@ -9,9 +10,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from orchestrator.core.events import Event
+from orchestrator.report.data_source import without_folders
 from orchestrator.report.evaluations import CHOICES, SLICE, EvaluationRow
 from orchestrator.report.pages.chart import Chart
 from orchestrator.report.pages.html import render
@@ -39,11 +42,13 @@ def run_page(
         "total": report.parts[-1],
         "timeline": _timeline(report.stages),
         "smoothing": smoothing(charts),
-        "config": list(flat(recipe_data)),
+        "config": [(key, without_folders(value)) for key, value in flat(recipe_data)],
+        "reproduce": without_folders(report.reproduce),
+        "lineage": {**asdict(report.lineage), "commands": list(map(without_folders, report.lineage.commands))},
         "chosen": any(each.kind == CHOICES for each in report.evaluations),
-        "events": events[-MOST_EVENTS:],
+        "events": [replace(event, text=without_folders(event.text)) for event in events[-MOST_EVENTS:]],
         "events_left_out": max(0, len(events) - MOST_EVENTS),
-        "log": _end_of(mirror / LOG),
+        "log": without_folders(_end_of(mirror / LOG)),
     }
     return render("report.html.j2", values, charts)
 

@@ -50,6 +50,8 @@ def mirror_until_end(context: RunContext) -> ExitRecord:
     """One connection's worth of following: returns the exit record, or raises LinkLost or Unreachable. A training that
     starts again from a checkpoint repeats steps: what came of them goes, and the stream begins there."""
     progress = Progress(context)
+    if not context.run.step:
+        context.emit("doing", "starting the ranks")
     while True:
         try:
             ended = _stream(context, progress)
@@ -191,7 +193,9 @@ class Progress:
         if name == contract.METRICS:
             self._metric(record)
         elif record.get("event") == contract.EVENT_VALIDATED:
-            self._validated(record.get("val_loss"))
+            self._validated(record.get("step"), record.get("val_loss"))
+        elif record.get("event") == contract.EVENT_PREPARING:
+            self.context.emit("doing", str(record.get("doing"))[:SHOWN_CHARACTERS])
         elif record.get("event") == contract.EVENT_CHECKPOINTED:
             self._checkpointed = True
         elif record.get("event") == contract.EVENT_EVALUATED:
@@ -215,9 +219,11 @@ class Progress:
             self._full.add(name)
             self.context.emit("warning", f"{name} has {MOST_BYTES >> 20} MiB: nothing more of it is kept here")
 
-    def _validated(self, loss: object) -> None:
+    def _validated(self, step: object, loss: object) -> None:
+        """Into the row, and on the screen at once: the next line of metrics may be minutes away."""
         if isinstance(loss, int | float) and abs(loss) < MOST_LOSS:
             self.row["val_loss"] = float(loss)
+            self.context.emit("metric", val_loss=float(loss), validated_at=step)
 
     def _metric(self, record: dict[str, object]) -> None:
         line = contract.metric_line(record)

@@ -8,8 +8,21 @@ from collections.abc import Iterator
 import pytest
 from rich.console import Console
 
-from orchestrator.cli.screen.live_view import DONE, FAILED, RUNNING, View, fold, metric_line, progress_line
-from orchestrator.cli.screen.screen import LinePrinter, LivePrinter
+from orchestrator.cli.screen.live_view import (
+    DONE,
+    FAILED,
+    MOST_LOSSES,
+    RUNNING,
+    View,
+    fold,
+    metric_line,
+    progress_line,
+    sparkline,
+    with_loss,
+)
+from orchestrator.cli.screen.screen import LinePrinter, LivePrinter, show_events, show_table
+from orchestrator.cli.screen.spinner import waiting
+from orchestrator.cli.screen.tables import Column
 from orchestrator.core.events import Event
 
 
@@ -117,3 +130,91 @@ def test_a_warning_stays_above_the_live_view(stream: io.StringIO) -> None:
     live = LivePrinter(Console(file=stream), View())
     live(Event("warning", 1.0, "follow", "disk nearly full"))
     assert "disk nearly full" in stream.getvalue()
+
+
+def test_what_happens_before_the_first_step_is_shown_with_its_time_until_that_step() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    live = LivePrinter(console, View(title="a run"), now=lambda: 22.0)
+    live(Event("doing", 10.0, "follow", "compiling the model"))
+    assert "compiling the model  12s" in drawn(live)
+    live(Event("metric", 23.0, "follow", data={"step": 1, "total_steps": 9, "loss": 5.0}))
+    assert "compiling" not in drawn(live)
+
+
+def drawn(live: LivePrinter) -> str:
+    console = live.out
+    with console.capture() as captured:
+        console.print(live.draw())
+    return captured.get()
+
+
+def test_a_validation_is_shown_at_once_and_printed_once() -> None:
+    validated = Event("metric", 3.0, "follow", data={"val_loss": 3.25, "validated_at": 40})
+    view = told(Event("metric", 1.0, "follow", data={"step": 30, "total_steps": 90, "loss": 3.0}), validated)
+    assert (view.step, view.loss) == (30, 3.0) and "val 3.2500" in metric_line(view.metric)
+    stream = io.StringIO()
+    LinePrinter(Console(file=stream))(validated)  # the trainer's own line says it there
+    assert stream.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("values", "width", "line"),
+    [([], 9, ""), ([1.0], 9, ""), ([3, 2, 1], 9, "█▅▁"), ([1, 1], 9, "▁▁"), ([4, 4, 2, 2, 1, 1], 3, "█▃▁")],
+)
+def test_a_curve_is_a_line_of_bars(values: list[float], width: int, line: str) -> None:
+    assert sparkline(values, width) == line
+
+
+def test_a_long_curve_is_thinned_and_keeps_its_first_and_last() -> None:
+    losses: tuple[float, ...] = ()
+    for number in range(5000):
+        losses = with_loss(losses, float(number))
+    assert len(losses) <= MOST_LOSSES and losses[0] == 0.0 and losses[-1] == 4999.0
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_the_live_view_fits_a_terminal_that_is_resized_while_it_draws(encoding: str) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    console = Console(file=stream, width=100, force_terminal=True, color_system=None)
+    live = LivePrinter(console, View(title="quickstart-1130-abcdef on local (2xCPU)"))
+    for name in ("acquire", "provision", "sync"):
+        live(Event("stage_started", 0.0, name))
+    for step in range(1, 400):
+        data = {
+            "step": step,
+            "total_steps": 33_165,
+            "loss": 5.0 - step / 400,
+            "tokens_per_second": 33600,
+            "cost_usd": 1,
+        }
+        live(Event("metric", 1.0, "follow", data=data))
+    for width in (100, 40, 24, 160):
+        console.width = width
+        lines = drawn(live).splitlines()
+        assert max(map(len, lines)) <= width and any("400" in line or "399" in line for line in lines)
+        assert all(line.encode(encoding) is not None for line in lines)
+
+
+def test_a_screen_reader_gets_lines_and_one_fact_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GPTCTL_PLAIN", "1")
+    show_table((Column("RUN"), Column("STEP", right=True), Column("LOSS")), [["a", "1/9", "-"], ["b", "2/9", "3.1"]])
+    assert capsys.readouterr().out == "run a\nstep: 1/9\nrun b\nstep: 2/9\nloss: 3.1\n"
+    with show_events("a run") as tell:
+        tell(Event("said", 0.0, "sync", "hello"))
+    assert capsys.readouterr().err == "sync: hello\n"
+
+
+def test_a_spinner_turns_on_a_terminal_alone_and_ends_with_the_first_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: dict[bool, str] = {}
+    for is_terminal in (True, False):
+        stream = io.StringIO()
+        out = Console(file=stream, width=80, force_terminal=is_terminal, color_system=None)
+        monkeypatch.setattr("orchestrator.cli.screen.spinner.console", lambda result, out=out: out)
+        monkeypatch.setenv("TERM", "xterm")
+        with waiting("loading the model") as stop:
+            stop()
+            stop()
+        shown[is_terminal] = stream.getvalue()
+    assert "loading the model" in shown[True] and shown[False] == ""
