@@ -27,6 +27,8 @@ from orchestrator.ledger.identity import is_id
 from orchestrator.ledger.records import RunRecord
 
 FOLDER = "locks"
+TAKEN_BACK = "the computer that took it back"
+"""Who drives a run, in the ledger of the driver that gave it back."""
 
 _PATIENCE_S = 0.3
 """A glance by holder() takes the lock for microseconds; a real holder keeps it for minutes."""
@@ -87,10 +89,8 @@ def refuse_driven_elsewhere(run: RunRecord) -> None:
     """Raises RunLocked for a run that was handed over: its driver's ledger is the one that counts."""
     driver = run.facts.driven_by
     if driver is not None:
-        raise RunLocked(
-            f"{run.id} is driven by {driver}",
-            f"gptctl status --driver {driver}, or gptctl driver take {run.id} {driver}",
-        )
+        take = f"gptctl status --driver {driver}, or gptctl driver take {run.id} {driver}"
+        raise RunLocked(f"{run.id} is driven by {driver}", "type the command there" if driver == TAKEN_BACK else take)
 
 
 def holder(home: Path, run_id: str) -> Holder | None:

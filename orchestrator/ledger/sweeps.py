@@ -40,14 +40,34 @@ class Sweep:
 
 
 def add(rows: Rows, sweep: Sweep | None, rentals: Sequence[Rental], runs: Sequence[RunRecord]) -> None:
-    """In one transaction; without a sweep: more runs of one that is there."""
+    """In one transaction; without a sweep: more runs of one that is there.
+
+    Raises UserError, with nothing written, where another gptctl has added an arm of these at the same time.
+    """
     with rows.writing() as connection:
+        for run in runs if sweep is None else ():
+            if (there := connection.execute(_UNFINISHED_TWIN, _twin_of(run)).fetchone()) is not None:
+                raise UserError(
+                    f"{there['id']} is this arm with this seed already: another gptctl added it at the same time",
+                    f"gptctl sweep status {run.labels.get('sweep', '')}".strip(),
+                )
         if sweep is not None:
             connection.execute(*row_values.insert("sweeps", sweep))
         for rental in rentals:
             connection.execute(*row_values.insert("rentals", rental))
         for run in runs:
             connection.execute(*row_values.insert("runs", run))
+
+
+_UNFINISHED_TWIN = """
+    SELECT id FROM runs WHERE state <> 'ended' AND json_extract(options, '$.queue.group') = ?
+    AND json_extract(labels, '$.arm') = ? AND json_extract(labels, '$.seed') = ?
+"""
+
+
+def _twin_of(run: RunRecord) -> tuple[str | None, str | None, str | None]:
+    group = run.facts.queue.group if run.facts.queue else None
+    return group, run.labels.get("arm"), run.labels.get("seed")
 
 
 def listed(rows: Rows) -> list[Sweep]:

@@ -36,7 +36,10 @@ def findings(home: Path, host: HostSpec, *, accept_new: bool) -> Iterator[Findin
         return
     yield from _keys(host)
     yield Finding(
-        "reboot", WARN, "ends the driving, and its keys are in memory alone", "then: gptctl driver give RUN HOST"
+        "reboot",
+        WARN,
+        "ends the driving, and its keys are in memory alone",
+        f"after it: gptctl driver give RUN {host.name}",
     )
 
 

@@ -23,6 +23,7 @@ from orchestrator.core.config.inventory import FILE_NAME, HostSpec, load_invento
 from orchestrator.core.errors import UserError
 from orchestrator.core.states import State
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.run_lock import TAKEN_BACK
 from orchestrator.runs.handover import Package, accept, give, needs_driver, runs_meant
 
 LEAVE_WITHIN_S = 120.0
@@ -69,10 +70,23 @@ def pass_on(name: str, words: Sequence[str]) -> int:
     with open_ledger() as ledger:
         home, host = ledger.home, host_named(name, inventory, ledger.home)
     with driver_on(home, host, accept_new=False) as driver:
-        code = _streamed(driver, words)
-        if words[0] == "fetch" and code == 0:
-            _bring(driver, home, _one_run(words))
-        return code
+        if words[0] == "fetch":
+            return _fetched(driver, home, words)
+        return _streamed(driver, words)
+
+
+def _fetched(driver: Driver, home: Path, words: Sequence[str]) -> int:
+    """The driver fetches from a machine that is there still; of an ended run it has what there is."""
+    wanted = next((word for word in words[1:] if not word.startswith("-")), None)
+    listed = driver.answer(_files_of(wanted))
+    code = 0 if listed["ended"] else _streamed(driver, words)
+    if code == 0:
+        _bring(driver, home, wanted)
+    return code
+
+
+def _files_of(wanted: str | None) -> list[str]:
+    return ["driver", "files", *([wanted] if wanted else [])]
 
 
 def _inventory(words: Sequence[str]) -> tuple[Path | None, list[str]]:
@@ -81,10 +95,6 @@ def _inventory(words: Sequence[str]) -> tuple[Path | None, list[str]]:
         at = words.index("--inventory")
         return Path(words[at + 1]), words[:at] + words[at + 2 :]
     return None, words
-
-
-def _one_run(words: Sequence[str]) -> str | None:
-    return next((word for word in words[1:] if not word.startswith("-")), None)
 
 
 def _streamed(driver: Driver, words: Sequence[str]) -> int:
@@ -173,7 +183,7 @@ def take_from(wanted: str, name: str, inventory: Path | None, *, accept_new: boo
 
 def _bring(driver: Driver, home: Path, wanted: str | None) -> None:
     """The run's folder, as the driver has it, into this GPTCTL_HOME: each file verified; what is here already stays."""
-    listed = driver.answer(["driver", "files", *([wanted] if wanted else [])])
+    listed = driver.answer(_files_of(wanted))
     run_id, folder = str(listed["run"]), str(listed["folder"])
     files = listed["files"]
     assert isinstance(files, list)
@@ -215,9 +225,7 @@ def accept_here() -> int:
 def surrender(wanted: str) -> int:
     """Ends the driving here and prints the runs as a handover."""
     with open_ledger() as ledger:
-        package = give(
-            ledger, runs_meant(ledger, wanted), to="the computer that took it back", patience_s=LEAVE_WITHIN_S
-        )
+        package = give(ledger, runs_meant(ledger, wanted), to=TAKEN_BACK, patience_s=LEAVE_WITHIN_S)
     print(json.dumps(package.to_json()))
     return 0
 
@@ -234,5 +242,5 @@ def files(wanted: str | None) -> int:
             found.append((name, 0, os.readlink(path)))
         elif path.is_file():
             found.append((name, path.stat().st_size, None))
-    print(json.dumps({"run": run.id, "folder": str(folder), "files": found}))
+    print(json.dumps({"run": run.id, "ended": run.state is State.ENDED, "folder": str(folder), "files": found}))
     return 0

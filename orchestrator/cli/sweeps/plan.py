@@ -42,19 +42,25 @@ def prepared(ledger: Ledger, path: Path, host_name: str, machines: int | None, i
     file, host = load_sweep(path), load_inventory(inventory, ledger.home).host(host_name)
     arms = arms_of(file, path.parent)
     plans: dict[str, Plan] = {}
-    problems: list[GptctlError] = []
+    problems: list[tuple[str, GptctlError]] = []
     per_run = Limits(max_price_per_hour_usd=file.limits.max_price_per_hour_usd, hold_h=file.limits.hold_h)
     for arm in arms:
         if arm.name in plans:
             continue  # another seed takes as long
         try:
-            plans[arm.name] = _on_one_machine(planned(arm.recipe, host, ledger.rates(), per_run), list(plans.values()))
+            plans[arm.name] = _on_one_machine(
+                planned(arm.recipe, host, ledger.rates(), per_run), list(filter(None, plans.values()))
+            )
         except GptctlError as error:
-            problems.append(error)
+            problems.append((arm.name, error))
             plans[arm.name] = _NONE
     if problems:
-        text = "\n".join([f"sweep {file.name} on {host.name}:", *dict.fromkeys(each.message for each in problems)])
-        raise type(problems[0])(text, "take these arms out of the file, or choose another host")
+        arms_of_problem: dict[str, list[str]] = {}
+        for name, error in problems:
+            arms_of_problem.setdefault(error.message, []).append(name)
+        lines = [f"arm {', '.join(names)}: {message}" for message, names in arms_of_problem.items()]
+        text = "\n".join([f"sweep {file.name} on {host.name}:", *lines])
+        raise type(problems[0][1])(text, "take these arms out of the file, or choose another host")
     pairs = tuple((arm, plans[arm.name]) for arm in arms)
     count = machines or file.rentals
     if count > 1 and not host.paid:

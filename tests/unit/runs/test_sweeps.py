@@ -11,7 +11,7 @@ import pytest
 from orchestrator.cli.sweeps.sweep import cost_of_adding
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import load_recipe
-from orchestrator.core.errors import LimitReached
+from orchestrator.core.errors import LimitReached, UserError
 from orchestrator.core.facts.run_facts import QueueFacts
 from orchestrator.core.machines import machine_type
 from orchestrator.core.planning.planner import make_plan
@@ -92,6 +92,16 @@ def test_a_machine_that_spent_its_ceiling_is_not_replaced(ledger: Ledger, sweep:
     ledger.close_stage(interval, NOW + 50)
     ledger.update_rental(gone, state=RENTAL_RELEASED)
     assert revive_unbought(ledger, sweep.id, NOW) == []
+
+
+def test_of_two_that_add_one_arm_at_the_same_time_one_is_refused_whole(ledger: Ledger, sweep: Sweep) -> None:
+    with Ledger.open(ledger.home, lambda: NOW) as other:
+        add_arms(other, sweep, [request("late", 1), request("late", 2)], NOW)
+        before = (sweeps.runs_of(ledger.rows, sweep.id), ledger.rentals())
+        with pytest.raises(UserError, match="at the same time") as refused:
+            add_arms(ledger, sweep, [request("new", 1), request("late", 2)], NOW)
+        assert refused.value.hint == "gptctl sweep status mine"
+        assert (sweeps.runs_of(ledger.rows, sweep.id), ledger.rentals()) == before
 
 
 def test_an_added_arm_waits_on_the_machine_with_the_fewest_left(ledger: Ledger, sweep: Sweep) -> None:
