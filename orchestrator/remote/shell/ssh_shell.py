@@ -39,6 +39,7 @@ STDERR_CHUNKS = 1024
 CONNECT_S = 10.0
 PERSON_S = 60.0
 """A login that OpenSSH makes may wait for a person, who touches a key or answers an agent. The host itself answers."""
+NO_TICKET = "if you log in there by Kerberos, get a ticket first: kinit"
 
 
 def connect(
@@ -64,7 +65,8 @@ def connect(
             patience_s = PERSON_S if connect_deadline_s >= CONNECT_S else connect_deadline_s
             link = hand_over(endpoint, address, known_hosts, patience_s)
         except Unreachable as error:
-            raise Unreachable(f"{refused.message}; {error.message}", refused.hint) from error
+            hint = f"{refused.hint}; {NO_TICKET}" if "gssapi" in error.message else refused.hint
+            raise Unreachable(f"{refused.message}; {error.message}", hint) from error
     return SshShell(address, link, link.argv)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from orchestrator.remote.agent_client.client import Agent
 from orchestrator.remote.shell.ssh_shell import SshShell, connect
 from orchestrator.remote.transfer.transfer import push_file
 from tests.support.clock.waiting import until
+from tests.support.machines.kerberos import Realm
 from tests.support.machines.security_key import SecurityKeyAgent
 from tests.support.machines.sshd import Sshd
 
@@ -100,6 +102,25 @@ def test_a_certificate(join: Callable[..., SshShell], box: Sshd, config: Path, t
             join(key_file=str(key))
         return
     works(join(key_file=None if place == "CertificateFile" else str(key)), tmp_path)
+
+
+def test_kerberos(machines: Callable[..., Sshd], config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    realm = Realm(tmp_path / "realm", user=getpass.getuser())
+    gssapi = "GSSAPIAuthentication yes\nGSSAPIStrictAcceptorCheck no\n"
+    box = machines(options=gssapi, service_env=realm.env)
+    (box.folder / "authorized_keys").write_text("")
+    config.write_text(f"Host {box.host}\n  GSSAPIAuthentication yes\n")
+    for name in ("KRB5_CONFIG", "KRB5CCNAME"):
+        monkeypatch.setenv(name, realm.env[name])
+    address = replace(box.address(), key_file=None)
+    with realm:
+        realm.serve(f"host/{box.host}")
+        with pytest.raises(Unreachable, match="Permission denied") as refused:
+            connect(address, known_hosts=tmp_path / "pins")
+        assert "kinit" in str(refused.value.hint)
+        realm.log_in()
+        with closing(connect(address, known_hosts=tmp_path / "pins")) as shell:
+            assert works(shell, tmp_path)
 
 
 def test_a_security_key_in_an_agent(join: Callable[..., SshShell], box: Sshd, config: Path, tmp_path: Path) -> None:

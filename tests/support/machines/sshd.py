@@ -20,9 +20,10 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol, Self
 
 from orchestrator.agent.system import memory_files
@@ -96,6 +97,7 @@ class Sshd:
         options: str = "",
         login_shell: str = "/bin/sh",
         limits: str = LIMITS,
+        service_env: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.folder = folder / name
         self.name = name
@@ -105,6 +107,7 @@ class Sshd:
         self.key_file = self.folder / "userkey"
         self._login = LOGIN.format(home=self.home, user=self.user, path=path, shell=login_shell, extra=shlex.join(env))
         self._options, self._limits = options, limits
+        self._service_env = {"PATH": CLEAN_PATH, **service_env}
         self._process: subprocess.Popen[bytes] | None = None
         self._sessions: list[int] = []
         self._rules: list[list[str]] = []
@@ -153,7 +156,7 @@ class Sshd:
         before = log.stat().st_size if log.exists() else 0
         self._process = subprocess.Popen(
             [*dies_with_us(), SSHD, "-D", "-f", str(self.folder / "sshd_config"), "-E", str(log)],
-            env={"PATH": CLEAN_PATH},
+            env=self._service_env,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
