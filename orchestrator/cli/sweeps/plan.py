@@ -56,8 +56,8 @@ def prepared(ledger: Ledger, path: Path, host_name: str, machines: int | None, i
             plans[arm.name] = _NONE
     if problems:
         arms_of_problem: dict[str, list[str]] = {}
-        for name, error in problems:
-            arms_of_problem.setdefault(error.message, []).append(name)
+        for name, problem in problems:
+            arms_of_problem.setdefault(problem.message, []).append(name)
         lines = [f"arm {', '.join(names)}: {message}" for message, names in arms_of_problem.items()]
         text = "\n".join([f"sweep {file.name} on {host.name}:", *lines])
         raise type(problems[0][1])(text, "take these arms out of the file, or choose another host")
