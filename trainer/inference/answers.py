@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ from trainer.arguments import ChosenModel, add_model_arguments, load_writing_mod
 from trainer.checkpoints.manifest import CheckpointError
 from trainer.inference.tuned_prompt import answering_prompt
 from trainer.model.generate import Sampling, SamplingError, new_tokens
-from trainer.progress import print_line
+from trainer.progress import count_progress, print_line
 from trainer.tasks.example_files import ExamplesError, read_examples
 from trainer.tasks.prompt_template import prompt_of
 from trainer.tokens.tokenizer import TokenizerError, decode, open_tokenizer
@@ -40,14 +40,15 @@ def answers(
     chosen: ChosenModel, prompts: Sequence[str], *, tokens: int, batch: int, sampling: Sampling, seed: int
 ) -> Iterator[Answer]:
     """The answers in the order of the prompts, each ended by the end-of-text mark or after `tokens`. The rows of a
-    batch are filled up at their left. Raises SamplingError for ids beyond the vocabulary, TokenizerError."""
+    batch are filled up at their left, and progress is reported: a batch may take minutes. Raises
+    SamplingError for ids beyond the vocabulary, TokenizerError."""
     encoding = open_tokenizer(chosen.tokenizer)
-    generator = torch.Generator().manual_seed(seed)
+    generator, report = torch.Generator().manual_seed(seed), count_progress("answers", "tokens of a batch")
     for first in range(0, len(prompts), batch):
         rows = [encoding.encode_ordinary(text) for text in prompts[first : first + batch]]
         if max(map(max, rows)) >= chosen.model.config.vocab_size:
             raise SamplingError("the model does not know this tokenizer's ids: name its own with --tokenizer")
-        yield from _answered(chosen, encoding, rows, tokens, drawn=(sampling, generator))
+        yield from _answered(chosen, encoding, rows, tokens, drawn=(sampling, generator), report=report)
 
 
 def _answered(
@@ -57,6 +58,7 @@ def _answered(
     tokens: int,
     *,
     drawn: tuple[Sampling, torch.Generator],
+    report: Callable[[int, int], object],
 ) -> Iterator[Answer]:
     model, end = chosen.model, encoding.eot_token
     room = model.config.context_length - 1
@@ -65,7 +67,11 @@ def _answered(
     ids = torch.tensor([[end] * pad + row[-width:] for pad, row in zip(pads, rows, strict=True)], device=model.device)
     filling = torch.tensor(pads, device=model.device)
     steps = new_tokens(model, ids, tokens, drawn[0], generator=drawn[1], stop_id=end, pads=filling)
-    for row, written in zip(rows, torch.stack(list(steps), dim=1).tolist(), strict=True):
+    drawn_ids = []
+    for number, new in enumerate(steps, start=1):
+        drawn_ids.append(new)
+        report(number, tokens)
+    for row, written in zip(rows, torch.stack(drawn_ids, dim=1).tolist(), strict=True):
         own = written[: written.index(end)] if end in written else written
         yield Answer(decode(encoding, own).strip(), len(row) > room)
 

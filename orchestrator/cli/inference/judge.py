@@ -56,7 +56,7 @@ def judge(runs: Sequence[str], request: JudgeRequest, *, as_json: bool) -> int:
     with open_ledger() as ledger:
         scores = JudgeScores(ledger.home / FOLDER, model)
         chosen = [model_folder(ledger, run, request.step) for run in (runs or (None,))]
-        answers = [(name, _answers(ledger, name, folder, request)) for name, folder in chosen]
+        answers = [(name, _answers(ledger, name, folder, request)) for name, folder in _told_apart(chosen)]
         for name, answered in answers:
             found = _scored(name, answered, scores)
             verdicts.append(verdict_of(name, answered, found))
@@ -67,6 +67,12 @@ def judge(runs: Sequence[str], request: JudgeRequest, *, as_json: bool) -> int:
             target.write("".join(f"{line}\n" for line in lines).encode())
     _show(sorted(verdicts, key=_order), request, as_json=as_json)
     return 0
+
+
+def _told_apart(chosen: Sequence[tuple[str, Path]]) -> list[tuple[str, Path]]:
+    """Models of one name, such as checkpoints of one step, go by their folders."""
+    names = [name for name, _ in chosen]
+    return [(str(folder) if names.count(name) > 1 else name, folder) for name, folder in chosen]
 
 
 def _order(verdict: Verdict) -> tuple[bool, float]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cli.inference.judge import JudgeRequest, judge
+from orchestrator.cli.inference.judge import JudgeRequest, _told_apart, judge
 from orchestrator.cli.inference.judge_scores import Answered, JudgeScores, question, read_score, verdict_of
 from orchestrator.core.errors import BadCredentials, GptctlError, NoAnswer, ProviderError, QuotaUsedUp, UserError
 from orchestrator.remote.web.chat_completions import RemoteModel, complete
@@ -139,6 +139,11 @@ def test_mean_and_spread_are_those_of_the_scores_there_are() -> None:
     found = verdict_of("m", [ANSWER] * 4, [80, None, 90, 70])
     assert (found.mean, found.deviation, found.scored, found.unscored) == (80, 10, 3, 1)
     assert (verdict_of("m", [ANSWER], [None]).mean, verdict_of("m", [ANSWER], [5]).deviation) == (None, None)
+
+
+def test_models_of_one_name_go_by_their_folders() -> None:
+    a, b, c = Path("/a/step-000007"), Path("/b/step-000007"), Path("/c")
+    assert _told_apart([("step-000007", a), ("step-000007", b), ("c", c)]) == [(str(a), a), (str(b), b), ("c", c)]
 
 
 def test_models_are_answered_scored_and_compared_on_one_table(
