@@ -70,8 +70,9 @@ def start(home: Path, *args: str) -> subprocess.Popen[str]:
 
 
 def status(gptctl: Gptctl) -> dict[str, Any]:
-    (row,) = json.loads(gptctl("status", "--json").stdout)["runs"]
-    return dict(row)
+    """The newest run's row."""
+    rows = json.loads(gptctl("status", "--json").stdout)["runs"]
+    return dict(max(rows, key=lambda row: float(row["created_at"])))
 
 
 @pytest.mark.usefixtures("entry")
