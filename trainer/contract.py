@@ -266,8 +266,8 @@ class TrainConfig:
     require_compile: bool = False
     """Where it cannot be compiled, fail at the start: on a machine you pay for."""
     activation_checkpointing: bool = False
-    zero_stage: int = 0
-    """1: each rank keeps the optimizer state of its share of the weights only (ZeRO, arXiv 1910.02054)."""
+    parallel: str = "ddp"  # how ranks share: `ddp`, or `fsdp`, which cuts weights, gradients and optimizer state
+    zero_stage: int = 0  # 1: a rank keeps the optimizer state of its share of the weights only (arXiv 1910.02054)
     reduce_dtype: str = "fp32"
     """Of gradients on their way between ranks: `fp32`, or `bf16` for half the traffic."""
     seed: int = 42

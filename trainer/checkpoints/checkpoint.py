@@ -95,15 +95,20 @@ def write_checkpoint(root: Path, snapshot: Snapshot) -> Path:
             TRAINER_STATE_FILE: write_durably(
                 temporary / TRAINER_STATE_FILE, lambda file: save_trainer_state(snapshot.trainer, file)
             ),
-            META_FILE: write_durably(temporary / META_FILE, lambda file: file.write(_as_json(snapshot.meta))),
         }
-        write_manifest(temporary, files)
-        _put_in_place(temporary, final)
+        publish(temporary, final, files, snapshot.meta)
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    sync_folder(root)
     return final
+
+
+def publish(temporary: Path, final: Path, files: Mapping[str, ManifestEntry], meta: CheckpointMeta) -> None:
+    """Adds meta and manifest to the folder whose tensors are written, and gives it its name. Raises OSError."""
+    described = write_durably(temporary / META_FILE, lambda file: file.write(_as_json(meta)))
+    write_manifest(temporary, {**files, META_FILE: described})
+    _put_in_place(temporary, final)
+    sync_folder(final.parent)
 
 
 def _put_in_place(temporary: Path, final: Path) -> None:
@@ -151,6 +156,11 @@ def write_weights(path: Path, tensors: dict[str, Tensor]) -> ManifestEntry:
         safetensors.torch.save_file(tensors, path)
     except SafetensorError as error:
         raise OSError(errno.EIO, str(error).rpartition("I/O error: ")[2]) from error
+    return entry_of(path)
+
+
+def entry_of(path: Path) -> ManifestEntry:
+    """The manifest entry of a written file, whose bytes it sends to the disk before. Raises OSError."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
         return {

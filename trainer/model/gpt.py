@@ -317,7 +317,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
         narrow, table = hidden.to(dtype), weight.to(dtype)
         by_hidden = torch.empty_like(narrow) if learning else None
-        by_weight = torch.zeros_like(weight) if learning else None
+        by_weight = torch.zeros_like(weight, dtype=torch.float32) if learning else None  # FSDP's weight is bf16
         total = torch.zeros((), device=hidden.device)
         for start in range(0, len(narrow), rows):
             part = slice(start, start + rows)

@@ -58,25 +58,32 @@ def validation_loss(
     rank: int = 0,
     world: int = 1,
     autocast: Autocast = contextlib.nullcontext,
+    together: bool = False,
 ) -> LossSum:
     """This rank's part of the summed loss over tokens start .. start + tokens, cut into whole sequences.
 
     `model(ids, targets)` gives the mean loss of a batch. The sequences do not overlap; the target of the last token is
     the one after the slice, and where the stream ends there, the last sequence is omitted. One host sync, at the end.
+    together: the ranks compute each pass together (FSDP): one without a batch repeats the first and does not count it.
     """
     sequences = whole_sequences(stream, start, tokens, context_length)
     device = next(model.parameters()).device
     total = torch.zeros((), dtype=torch.float64, device=device)
     targets = 0
     with evaluating(model):
-        for first in range(rank * batch_size, sequences, world * batch_size):
+        for turn in range(0, sequences, world * batch_size):
+            counts = turn + rank * batch_size < sequences
+            if not counts and not together:
+                break
+            first = turn + rank * batch_size if counts else 0
             count = min(batch_size, sequences - first)
             window = stream.read(start + first * context_length, count * context_length + 1)
             ids = torch.from_numpy(window).to(device)
             with autocast():
                 loss = model(ids[:-1].view(count, -1), ids[1:].view(count, -1))
-            total += loss.double() * (count * context_length)
-            targets += count * context_length
+            if counts:
+                total += loss.double() * (count * context_length)
+                targets += count * context_length
     return LossSum(float(total), targets)
 
 

@@ -12,7 +12,7 @@ Example::
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -130,19 +130,24 @@ def clip_divisor(norm: Tensor, grad_clip: float | None, scaler: LossScaler) -> T
     return beyond if scaler.scale is None else beyond * scaler.scale
 
 
-def state_by_name(model: GPT, optimizers: Sequence[Optimizer]) -> State:
+def state_by_name(model: GPT, optimizers: Sequence[Optimizer], *, unpadded: bool = True) -> State:
     """Moments and step counts by parameter name, without padded rows. On the device, not copied."""
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
-        names[parameter]: {key: model.unpad(names[parameter], value) for key, value in entry.items()}
+        names[parameter]: {k: model.unpad(names[parameter], v) if unpadded else v for k, v in entry.items()}
         for optimizer in optimizers
         for parameter, entry in optimizer.state.items()
         if parameter in names  # else it is a part that ZeRO made
     }
 
 
-def load_state_by_name(model: GPT, optimizers: Sequence[Optimizer], state: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """The inverse, copied to each parameter's device. ValueError where names of parameters and states differ."""
+def load_state_by_name(
+    model: GPT,
+    optimizers: Sequence[Optimizer],
+    state: Mapping[str, Mapping[str, Tensor]],
+    copied: Callable[[Tensor, Tensor], Tensor] = lambda parameter, value: value.to(parameter.device, copy=True),
+) -> None:
+    """The inverse, copied to where each parameter is. ValueError where names of parameters and states differ."""
     names = {parameter: name for name, parameter in _learning(model).items()}
     if state and (state.keys() ^ set(names.values())):
         raise ValueError(f"optimizer state does not fit the model: {sorted(state.keys() ^ set(names.values()))[0]}")
@@ -151,7 +156,7 @@ def load_state_by_name(model: GPT, optimizers: Sequence[Optimizer], state: Mappi
             for parameter in group["params"] if state else []:
                 name = names[parameter]
                 optimizer.state[parameter] = {
-                    key: model.pad(name, value).to(parameter.device, copy=True) for key, value in state[name].items()
+                    key: copied(parameter, model.pad(name, value)) for key, value in state[name].items()
                 }
 
 

@@ -77,6 +77,7 @@ def _part(run: Run, engine: Engine, piece: Slice) -> tuple[LossSum, Exception | 
             rank=world.rank,
             world=world.size,
             autocast=engine.autocast,
+            together=engine.sharded,
         )
     except (OSError, RuntimeError, ValueError) as error:  # unreadable tokens, or a device that fails or has no memory
         return LossSum(0.0, 0), error

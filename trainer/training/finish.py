@@ -10,6 +10,7 @@ Example::
 
 from __future__ import annotations
 
+from trainer.checkpoints.checkpoint import load_model
 from trainer.contract import EVENT_FINISHED, EVENT_SAMPLED, EVENT_STOPPED, OUTCOME_FINISHED, OUTCOME_STOPPED
 from trainer.model.generate import Sampling, continuations
 from trainer.model.gpt import GPT
@@ -34,6 +35,8 @@ def finish(run: Run, engine: Engine, saver: Saver | None, step: int) -> str:
     emit = run.journal.event
     if step >= run.config.train.steps:
         measure_slices(run, engine, step)
+    if engine.sharded and saver is not None:  # its ranks write together
+        saver.close()
     with Expendable(emit, step, "a rank was lost after the last step"):
         leave(run.world)
     if saver is not None:
@@ -43,9 +46,14 @@ def finish(run: Run, engine: Engine, saver: Saver | None, step: int) -> str:
         return OUTCOME_STOPPED
     if run.world.leads and run.config.prompts:
         with Expendable(emit, step, "no samples"):
-            sample(run, engine.model, step)
+            sample(run, whole_model(run, engine), step)
     emit(EVENT_FINISHED, step)
     return OUTCOME_FINISHED
+
+
+def whole_model(run: Run, engine: Engine) -> GPT:
+    """The model; under FSDP, where a rank has only a part of it, as it was just saved. Raises CheckpointError."""
+    return load_model(run.folder, run.world.device)[0] if engine.sharded else engine.model
 
 
 def sample(run: Run, model: GPT, step: int) -> None:

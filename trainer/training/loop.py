@@ -54,8 +54,10 @@ from trainer.tasks.validation import example_loss
 from trainer.tokens.batches import TrainingData, course_of, open_data, prefetched
 from trainer.training.finish import finish
 from trainer.training.metrics import Noted, PartClock, StepCounts, Window
-from trainer.training.ranks import World, sum_over_ranks
+from trainer.training.ranks import World, from_leader, sum_over_ranks
 from trainer.training.saver import Saver
+from trainer.training.sharded.checkpoint import parts_writer
+from trainer.training.sharded.model import own_state, own_weights, whole_norm
 from trainer.training.start import Engine, Run, batch_share, during, prepare, started_fields
 
 Batches = Generator[tuple[Tensor, Tensor, float]]
@@ -108,7 +110,7 @@ def train(run: Run, stop: StopRequest, progress: Progress) -> str:
     journal.event(EVENT_PREPARING, 0, doing="opening the data")
     share, data = batch_share(config, world), open_data(config)
     engine, progress.step = prepare(run, data, share)
-    saver = Saver(run.folder, config, journal.event) if world.leads else None
+    saver = open_saver(run, engine)
     journal.event(EVENT_STARTED, progress.step, **started_fields(run, engine, share))
 
     journal.event(EVENT_PREPARING, progress.step, doing="waiting for the first batch")
@@ -139,7 +141,7 @@ def train(run: Run, stop: StopRequest, progress: Progress) -> str:
             log.window.clock.mark("validate")
         if saving or stopping:
             optimizer_state = whole_optimizer_state(engine)
-            if saver is not None and saver.is_free(step):
+            if saver is not None and may_save(run, engine, saver, step):
                 losses = (log.mean_loss, val_loss, accuracy)
                 saver.save(snapshot(config, engine, optimizer_state, saver.buffers, step, losses))
             del optimizer_state
@@ -147,6 +149,19 @@ def train(run: Run, stop: StopRequest, progress: Progress) -> str:
             log.window.clock.mark("save")
     batches.close()
     return finish(run, engine, saver, progress.step)
+
+
+def open_saver(run: Run, engine: Engine) -> Saver | None:
+    """Rank 0's. Under FSDP every rank has one, for its rows."""
+    if engine.sharded:
+        return Saver(run.folder, run.config, run.journal.event, parts_writer(run, engine.model))
+    return Saver(run.folder, run.config, run.journal.event) if run.world.leads else None
+
+
+def may_save(run: Run, engine: Engine, saver: Saver, step: int) -> bool:
+    """Whether the save before this one is done; where all ranks write, as rank 0 sees it."""
+    free = saver.is_free(step)
+    return from_leader(run.world, free) if engine.sharded else free
 
 
 class StepLog:
@@ -209,7 +224,7 @@ def update(engine: Engine, counts: StepCounts) -> Tensor:
     """Clips and steps, or skips where a gradient is not finite. Nothing here waits for the device, and nothing but the
     norm and the optimizer reads the gradients."""
     scaler, optimizers, zero = engine.scaler, engine.optimizers, engine.zero
-    norm = gradient_norm(optimizers) if zero is None else zero.norm()
+    norm = whole_norm(gradient_norm(optimizers)) if zero is None else zero.norm()
     if scaler.scale is not None:
         norm = norm / scaler.scale
     nonfinite = (~torch.isfinite(norm)).float()
@@ -257,13 +272,16 @@ def validate(engine: Engine, data: TrainingData, batch_size: int, world: World) 
         rank=world.rank,
         world=world.size,
         autocast=engine.autocast,
+        **({"together": True} if engine.sharded else {}),
     )
     nats, targets, right = sum_over_ranks(world, [part.nats, float(part.targets), float(part.right)])
     return nats / targets, {"accuracy": right / targets} if is_classifier(model) else {}
 
 
 def whole_optimizer_state(engine: Engine) -> State:
-    """By parameter name, on the device; under ZeRO gathered by all ranks together."""
+    """By parameter name, on the device; under ZeRO gathered by all ranks together, under FSDP this rank's rows."""
+    if engine.sharded:
+        return own_state(engine.model, engine.optimizers)
     own = state_by_name(engine.model, engine.optimizers)
     return own if engine.zero is None else {**engine.zero.state(engine.model), **own}
 
@@ -291,7 +309,7 @@ def snapshot(  # noqa: PLR0917 - one call, in the loop
         meta["accuracy"] = losses[2]["accuracy"]
     on_device: _State = {
         "optimizer": optimizer_state,
-        "model": engine.model.unpadded_state(),
+        "model": own_weights(engine.model) if engine.sharded else engine.model.unpadded_state(),
     }
     copied = buffers.copy(on_device)
     trainer: TrainerState = {"optimizer": copied["optimizer"], "scaler": engine.scaler.state_dict()}

@@ -17,8 +17,10 @@ import math
 import os
 import shutil
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import NamedTuple
 
 from trainer.checkpoints.checkpoint import (
     Snapshot,
@@ -50,11 +52,20 @@ DAMAGED_PREFIX = "damaged-"
 """Folders that did not verify are renamed, not deleted: they are evidence until the disk is nearly full."""
 
 
-class Saver:
-    """Holds the writing thread and knows the best checkpoint so far. Only rank 0 has one."""
+class Writer(NamedTuple):
+    """How a snapshot becomes a folder: written by this rank alone, or its rows by each of several ranks."""
 
-    def __init__(self, run_folder: Path, config: RunConfig, emit: Emit) -> None:
+    write: Callable[[Path, Snapshot], Path] = write_checkpoint
+    ranks: int = 1
+    leads: bool = True
+
+
+class Saver:
+    """Holds the writing thread and knows the best checkpoint so far. Only rank 0 has one, under FSDP every rank."""
+
+    def __init__(self, run_folder: Path, config: RunConfig, emit: Emit, writer: Writer | None = None) -> None:
         self.root = run_folder / CHECKPOINTS
+        self.writer = writer or Writer()
         self.retention = config.retention
         self.emit = emit
         self.patience_s = config.train.process_group_timeout_s / 2
@@ -89,8 +100,12 @@ class Saver:
         """Writes one checkpoint in this thread. A failing disk becomes a `warning` event."""
         started = time.monotonic()
         try:
-            self._make_room(snapshot)
-            folder = write_checkpoint(self.root, snapshot)
+            if self.writer.leads:
+                self._make_room(snapshot)
+            folder = self.writer.write(self.root, snapshot)
+            if not self.writer.leads:
+                self.failure = ""
+                return
             point_link(self.root / LATEST, folder.name)
             best = self._update_best(snapshot)
         except OSError as error:
@@ -136,7 +151,7 @@ class Saver:
 
     def _make_room(self, snapshot: Snapshot) -> None:
         """The one exception to require_safe: a disk too small for the next save. Never best or the newest two."""
-        needed = size_bytes(snapshot)
+        needed = self.writer.ranks * size_bytes(snapshot)
         for folder in [*sorted(self.root.glob(DAMAGED_PREFIX + "*")), *self._deletable()]:
             if shutil.disk_usage(self.root).free >= needed:
                 return

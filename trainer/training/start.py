@@ -51,6 +51,8 @@ from trainer.training.compile_check import compile_fault
 from trainer.training.metrics import Journal
 from trainer.training.ranks import World, data_parallel, from_leader, gathered, leader_first, sum_over_ranks
 from trainer.training.saver import clean_up
+from trainer.training.sharded.checkpoint import check_shared_folder
+from trainer.training.sharded.model import cut, is_sharded, own_part
 from trainer.training.zero import Zero
 
 
@@ -82,6 +84,8 @@ class Engine:
     """Of matrix products under autocast; None: fp32."""
     zero: Zero | None = None
     """Where the optimizer's state is shared among the ranks."""
+    sharded: bool = False
+    """Each rank has its rows of every tensor only (FSDP)."""
 
     def no_sync(self) -> AbstractContextManager[object]:
         """Inside, gradients stay on their rank."""
@@ -95,6 +99,7 @@ def prepare(run: Run, data: TrainingData, share: Share) -> tuple[Engine, int]:
     """The engine, ready to train from the returned step: that of the checkpoint it was loaded from, or 0."""
     config, world, train = run.config, run.world, run.config.train
     check_settings(train)
+    sharded = is_sharded(config, world)
     dtype, remark = choose_precision(train.precision, world.device)
     autocast = autocast_to(dtype, world.device)
     if world.device.type == "cuda" and train.tf32:
@@ -112,25 +117,48 @@ def prepare(run: Run, data: TrainingData, share: Share) -> tuple[Engine, int]:
     if resume_point.folder is not None:
         load_weights(model, resume_point.folder)
     model.loss_chunks = loss_chunks(config, world)
-    model.to(world.device)
+    if not sharded:
+        model.to(world.device)
     if remark:
         run.journal.event(EVENT_WARNING, resume_point.step, reason=remark)
     wants_compiled = world.device.type == "cuda" if train.compile is None else train.compile
+    fault = ""
     if wants_compiled:
         run.journal.event(EVENT_PREPARING, resume_point.step, doing="compiling the model")
-    fault = compile_model(run, model, data, share, autocast) if wants_compiled else ""
+        fault = compile_model(run, sample_of(config, world) if sharded else model, data, share, autocast)
+    compiled = wants_compiled and not fault
+    reduced_in = torch.bfloat16 if train.reduce_dtype == "bf16" else torch.float32
+    if sharded:
+        check_shared_folder(run.folder, world)
+        cut(model, world, dtype, reduced_in, compiled=compiled)
     peers = Peers(world.rank, world.size, functools.partial(gathered, world))
     optimizers, scaler = build_optimizers(model, train, peers), LossScaler(world.device, dtype == torch.float16)
     if resume_point.folder is not None:
         load_trainer_state(resume_point.folder, model, optimizers, scaler)
     drop_received(world, run.folder)
-    reduced_in = torch.bfloat16 if train.reduce_dtype == "bf16" else torch.float32
     zero = Zero(model, optimizers, world, reduced_in) if train.zero_stage and world.size > 1 else None
-    wrapped = model if zero is not None else data_parallel(model, world, reduced_in)
-    compiled = wants_compiled and not fault
+    wrapped = model if sharded or zero is not None else data_parallel(model, world, reduced_in)
     return Engine(
-        model, wrapped, optimizers, scaler, autocast, share.accumulation, train.grad_clip, compiled, fault, dtype, zero
+        model,
+        wrapped,
+        optimizers,
+        scaler,
+        autocast,
+        share.accumulation,
+        train.grad_clip,
+        compiled,
+        fault,
+        dtype,
+        zero,
+        sharded,
     ), resume_point.step
+
+
+def sample_of(config: RunConfig, world: World) -> GPT:
+    """Two blocks of the model's shape: compiling is tried on them where the whole may be too large for one card."""
+    model = GPT(dataclasses.replace(config.model, n_layer=2), config.train.activation_checkpointing)
+    model.loss_chunks = loss_chunks(config, world)
+    return model.to(world.device)
 
 
 def during(engine: Engine, share: Share) -> Engine:
@@ -216,7 +244,7 @@ def load_trainer_state(folder: Path, model: GPT, optimizers: list[Optimizer], sc
     """Raises CheckpointError where the state is of another model or optimizer."""
     state = read_trainer_state(folder)
     try:
-        load_state_by_name(model, optimizers, state["optimizer"])
+        load_state_by_name(model, optimizers, state["optimizer"], own_part)
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{folder}: does not fit the optimizer of config.json: {error}") from error
     scaler.load_state_dict(state["scaler"])

@@ -35,7 +35,8 @@ def _child(rank: int, size: int, folder: Path, work: Callable[[World], Any]) -> 
     try:
         dist.init_process_group("gloo", init_method=f"file://{folder}/store-{size}", rank=rank, world_size=size)
         result = (True, work(World(rank, size, 0, torch.device("cpu"))))
-        dist.barrier()
+        if dist.is_initialized():  # a whole run leaves by itself
+            dist.barrier()
     except BaseException:  # it must not go on in pytest
         result = (False, traceback.format_exc())
     (folder / f"rank-{rank}").write_bytes(pickle.dumps(result))
