@@ -155,10 +155,13 @@ def _found_beside(context: RunContext) -> int | None:
 
 
 def _amend_plan(context: RunContext) -> None:
-    """On a GPU, `micro_batch = "auto"` is settled by a probe of seconds; the global batch stays as it is."""
+    """On a GPU, `micro_batch = "auto"` is settled by a probe of seconds; the global batch stays as it is. A model that
+    is cut over the cards keeps the plan's: the probe is one process on one card, which may be too small for it."""
     if context.engine_of is not None:
         return  # a login node has no cards to try it on
     if not context.machine.cuda or context.recipe.micro_batch_for(context.machine.name) is not None:
+        return
+    if context.recipe.train.parallel == "fsdp" and context.plan.ranks > 1:
         return
     if (known := _found_beside(context)) is not None:
         context.ledger.update_run(context.run_id, plan=amended(context.plan, known))

@@ -138,3 +138,23 @@ def test_zero_holds_a_share_of_adamws_state(ranks: int, optimizer: str) -> None:
     whole, shared = (memory_gib(SMALL, 4, optimizer=optimizer, ranks=ranks, zero_stage=stage) for stage in (0, 1))
     assert shared < whole
     assert memory_gib(SMALL, 4, optimizer=optimizer, ranks=ranks + 1, zero_stage=1) < shared
+
+
+XL = ModelConfig(n_layer=48, n_head=25, n_embd=1600, tie_embeddings=True, qkv_bias=True)
+
+
+@given(ranks=st.integers(2, 64), size=st.integers(1, 8), checkpointing=st.booleans())
+def test_fsdp_holds_a_share_of_everything(ranks: int, size: int, checkpointing: bool) -> None:
+    ddp, fsdp, more = (
+        memory_gib(XL, size, activation_checkpointing=checkpointing, ranks=count, parallel=parallel)
+        for count, parallel in ((ranks, "ddp"), (ranks, "fsdp"), (ranks + 1, "fsdp"))
+    )
+    assert more < fsdp < ddp
+    assert ddp - fsdp > 0.9 * 16 * 1.557e9 * (1 - 1 / ranks) / 2**30
+
+
+def test_xl_fits_24_gb_only_when_it_is_cut() -> None:
+    options = {"activation_checkpointing": True, "ranks": 8}
+    assert largest_micro_batch(XL, 64, 23.4, **options) is None  # type: ignore[arg-type]
+    assert largest_micro_batch(XL, 64, 23.4, parallel="fsdp", **options) == 32  # type: ignore[arg-type]
+    assert memory_gib(XL, 1, ranks=1, parallel="fsdp") == memory_gib(XL, 1, ranks=1)

@@ -15,6 +15,7 @@ Example, the reference job on eight 40 GB cards::
 
 from __future__ import annotations
 
+import dataclasses
 import typing
 
 from trainer.contract import ModelConfig, TrainConfig
@@ -163,6 +164,7 @@ def largest_micro_batch(
     optimizer: str = "adamw",
     ranks: int = 2,
     zero_stage: int = 0,
+    parallel: str = "ddp",
 ) -> typing.Optional[int]:
     """The largest divisor of a rank's share of the global batch (sequences) that fits into free_gib, or None.
 
@@ -170,8 +172,9 @@ def largest_micro_batch(
     """
     for candidate in divisors(share) if share > 0 else []:
         needed = memory_gib(
-            model, candidate, precision, activation_checkpointing, optimizer, ranks=ranks, zero_stage=zero_stage
-        )
+            model, candidate, precision, activation_checkpointing, optimizer, ranks=ranks, zero_stage=zero_stage,
+            parallel=parallel,
+        )  # fmt: skip
         if needed <= free_gib:
             return candidate
     return None
@@ -186,6 +189,7 @@ def memory_gib(
     *,
     ranks: int = 2,
     zero_stage: int = 0,
+    parallel: str = "ddp",
     loss_chunks: int = LOSS_CHUNKS,
 ) -> float:
     """Predicted peak memory of one rank on a CUDA card, in GiB: state + activations of the micro-batch + the loss.
@@ -197,7 +201,10 @@ def memory_gib(
     GPT-2 124M in fp32 with dropout fits 4 GB, where such a run was published. A prediction: the probe measures.
     """
     tokens = micro_batch * model.context_length
-    live = _state_bytes(model, precision, optimizer, ranks if zero_stage else 1)
+    if parallel == "fsdp" and ranks > 1:
+        live = _cut_bytes(model, precision, ranks)
+    else:
+        live = _state_bytes(model, precision, optimizer, ranks if zero_stage else 1)
     live += tokens * _activation_bytes(model, precision, activation_checkpointing)
     live += _loss_bytes(model, tokens, precision, loss_chunks)
     return RESERVED_GIB + (NCCL_GIB if ranks > 1 else 0.0) + FRAGMENTATION * live / GIB
@@ -217,6 +224,7 @@ def fewest_loss_chunks(model: ModelConfig, micro_batch: int, free_gib: float, tr
             train.optimizer,
             ranks=ranks,
             zero_stage=train.zero_stage,
+            parallel=train.parallel,
             loss_chunks=chunks,
         )
         if needed <= FILLED * free_gib:
@@ -236,6 +244,24 @@ def _state_bytes(model: ModelConfig, precision: str, optimizer: str, shares: int
     kept = _optimizer_bytes(model, optimizer) - 4 * hidden_matrices
     reduced = 4 * (parameters - hidden_matrices) if shares > 1 else 0
     return parameters * 8 + 4 * hidden_matrices + (kept + reduced) / shares + copy
+
+
+def _cut_bytes(model: ModelConfig, precision: str, ranks: int) -> float:
+    """FSDP: a share of fp32 weights, gradients and AdamW's moments; gathered, in the compute type, the tables with what
+    else is in no block, and two blocks: that which computes and the next; and the gradients of a block and of the head,
+    whole, until they are reduced in fp32."""
+    size = 4 if precision == "fp32" else 2
+    columns = table_columns(model, "input") + (0 if model.tie_embeddings else table_columns(model, "output"))
+    parameters = parameter_count(model) + (padded_vocabulary(model) - model.vocab_size) * columns
+    block = (parameter_count(model) - outside_blocks(model)) / model.n_layer
+    outside = parameters - model.n_layer * block
+    head = padded_vocabulary(model) * table_columns(model, "output") * (size if size == 2 else 0)
+    return 16 * parameters / ranks + size * (outside + 2 * block) + (size + 4) * block + head
+
+
+def outside_blocks(model: ModelConfig) -> int:
+    """Parameters of the tables, the last norm and what else is in no block, without padding."""
+    return parameter_count(dataclasses.replace(model, n_layer=0, value_residual=False))
 
 
 def _activation_bytes(model: ModelConfig, precision: str, activation_checkpointing: bool) -> float:

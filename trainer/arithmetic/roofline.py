@@ -70,6 +70,8 @@ class Job(typing.NamedTuple):
     optimizer: str = "adamw"
     clips: bool = False
     activation_checkpointing: bool = False
+    sharded: bool = False
+    """FSDP: gathers and reduces in every micro-batch."""
 
 
 class StepSeconds(typing.NamedTuple):
@@ -131,9 +133,15 @@ def _optimizer(model: ModelConfig, job: Job, card: Card, memory: float) -> float
 
 
 def _all_reduce(model: ModelConfig, job: Job, card: Card, backward_s: float) -> float:
-    """What the all-reduce of fp32 gradients adds beyond what the last backward pass hides."""
+    """What the all-reduce of fp32 gradients adds beyond what the last backward pass hides. FSDP moves as much in every
+    micro-batch: weights in half precision gathered for each direction, gradients reduced in fp32; all passes hide it.
+    """
     if job.ranks == 1:
         return 0.0
+    if job.sharded:
+        each = parameter_count(model) * (4 + 2 * (2 if job.half else 4)) * (job.ranks - 1) / job.ranks
+        once = each / card.link_bytes_per_s
+        return job.accumulation * max(LEAST_EXPOSED * once, once - OVERLAP * 1.5 * backward_s)
     whole = 4 * parameter_count(model) * 2 * (job.ranks - 1) / job.ranks / card.link_bytes_per_s
     return max(LEAST_EXPOSED * whole, whole - OVERLAP * backward_s)
 

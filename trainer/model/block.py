@@ -40,6 +40,14 @@ class Shared(NamedTuple):
 NOTHING = Shared()
 
 
+class Norm(nn.LayerNorm):
+    """LayerNorm in its input's number type, where weights that FSDP gathers come in half precision."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = self.bias if self.bias is None else self.bias.to(x.dtype)
+        return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), bias, self.eps)
+
+
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)). Shapes (batch, time, n_embd) in and out."""
 
@@ -51,10 +59,10 @@ class Block(nn.Module):
         self.qk_norm, self.value_residual = config.qk_norm, config.value_residual
         self.has_experts = config.experts > 0
         self.squares = config.activation == "relu2"
-        self.attention_norm = nn.LayerNorm(width, bias=config.bias)
+        self.attention_norm = Norm(width, bias=config.bias)
         self.qkv = nn.Linear(width, 3 * width, bias=config.qkv_bias)
         self.attention_out = nn.Linear(width, width, bias=has_attention_out_bias(config))
-        self.mlp_norm = nn.LayerNorm(width, bias=config.bias)
+        self.mlp_norm = Norm(width, bias=config.bias)
         if config.experts:
             self.mlp = Experts(config)
         else:

@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from trainer.arithmetic import LOSS_CHUNKS, VOCABULARY_MULTIPLE, loss_chunk_rows, table_columns
 from trainer.contract import ContractError, ModelConfig
-from trainer.model.block import Block, Shared, rotation
+from trainer.model.block import Block, Norm, Shared, rotation
 from trainer.model.experts import balance_of, check_experts_and_tables
 from trainer.model.kv_cache import Reader
 
@@ -47,7 +47,7 @@ class GPT(nn.Module):
         if not config.rope:
             self.position_embedding = nn.Embedding(config.context_length, config.n_embd)
         self.blocks = nn.ModuleList(Block(config, number) for number in range(config.n_layer))
-        self.final_norm = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.final_norm = Norm(config.n_embd, bias=config.bias)
         if outside != config.n_embd:
             self.head_down = nn.Linear(config.n_embd, outside, bias=False)
         self.head = nn.Linear(outside, rows, bias=False)

@@ -40,6 +40,7 @@ from trainer.arithmetic.stages import Course, check_stages, steps_for_stages
 from trainer.config_tables import RateFactors as ContractFactors
 from trainer.config_tables import Stage
 from trainer.contract import RetentionConfig, TrainConfig
+from trainer.task_config import PRETRAIN
 
 DEEPEST_EXTENDS = 5
 
@@ -114,6 +115,8 @@ class Train(Table):
     """torch.compile; absent: on for CUDA, off on CPU."""
     activation_checkpointing: bool = TrainConfig.activation_checkpointing
     """Recomputes activations in the backward pass: less memory, about a third more time."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """How GPUs share a model: `ddp`, a whole copy each; `fsdp`, its part each, for models that do not fit one card."""
     zero_stage: Literal[0, 1] = 0
     """1: each GPU keeps the optimizer state of its share of the weights only (ZeRO)."""
     reduce_dtype: Literal["fp32", "bf16"] = "fp32"
@@ -152,6 +155,20 @@ class Limits(Table):
     """Dearest machine that may be rented."""
     hold_h: float | None = Field(default=None, ge=0, le=1_000)
     """Hours a machine waits after training for a laptop that is away; absent: until the budget deadline."""
+
+
+def check_sharding(train: Train, task: str) -> None:
+    """Raises ValueError for what fsdp cannot do; the trainer refuses the same."""
+    if train.optimizer == "muon":
+        raise ValueError(
+            "train.parallel must be ddp with optimizer = muon: fsdp cuts the matrices that Muon needs whole"
+        )
+    if train.zero_stage:
+        raise ValueError(
+            "train.zero_stage must be 0 with parallel = fsdp, which shares out the optimizer's state already"
+        )
+    if task != PRETRAIN:
+        raise ValueError(f"train.parallel must be ddp with [task] kind = {task}: fsdp trains the next token only")
 
 
 class MachineRow(Table):
@@ -197,6 +214,8 @@ class Recipe(Table):
         check_evaluation(self.task, self.eval)
         if self.task.lora is not None and self.train.zero_stage:
             raise ValueError("train.zero_stage must be 0 with [task.lora]: adapters have little state to share out")
+        if self.train.parallel == "fsdp":
+            check_sharding(self.train, self.task.config().kind)
         return self
 
     @property

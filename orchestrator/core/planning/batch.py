@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from orchestrator.core.config.recipe import Recipe
+from orchestrator.core.config.recipe import Recipe, check_sharding
 from orchestrator.core.machines import MachineType
 from trainer.arithmetic import divisors, largest_micro_batch, memory_gib, nearest_global_batch, split_batch
 
@@ -59,6 +59,7 @@ def _given(recipe: Recipe, machine: MachineType, micro_batch: int) -> Batch:
     if not batch.fits or free is None or needed <= free:
         return batch
     why = f"micro-batch {micro_batch} needs about {needed:.1f} GiB of {free:.1f} GiB per GPU"
+    why += _instead(recipe, machine)
     return Batch(batch.ranks, micro_batch, batch.accumulation, False, why)
 
 
@@ -75,28 +76,80 @@ def _largest(recipe: Recipe, machine: MachineType) -> Batch:
     if free is None:
         found = next(size for size in divisors(share) if size <= CPU_MICRO_BATCH)
         return split(whole, ranks, found)
-    largest = largest_micro_batch(
-        recipe.model.config(),
-        share,
-        free,
-        recipe.train.precision,
-        activation_checkpointing=recipe.train.activation_checkpointing,
-        optimizer=recipe.train.optimizer,
-        ranks=ranks,
-        zero_stage=recipe.train.zero_stage,
-    )
+    largest = _largest_fitting(recipe, share, free, ranks)
     if largest is None:
         why = f"even micro-batch 1 needs about {_needed_gib(recipe, 1, ranks):.1f} GiB of {free:.1f} GiB per GPU"
-        return Batch(ranks, 1, share, False, why)
+        return Batch(ranks, 1, share, False, why + _instead(recipe, machine))
     return split(whole, ranks, largest)
+
+
+def _largest_fitting(recipe: Recipe, share: int, free_gib: float, ranks: int) -> int | None:
+    train = recipe.train
+    return largest_micro_batch(
+        recipe.model.config(),
+        share,
+        free_gib,
+        train.precision,
+        activation_checkpointing=train.activation_checkpointing,
+        optimizer=train.optimizer,
+        ranks=ranks,
+        zero_stage=train.zero_stage,
+        parallel=train.parallel,
+    )
 
 
 def _needed_gib(recipe: Recipe, micro_batch: int, ranks: int) -> float:
     train = recipe.train
-    model, checkpointing = recipe.model.config(), train.activation_checkpointing
     return memory_gib(
-        model, micro_batch, train.precision, checkpointing, train.optimizer, ranks=ranks, zero_stage=train.zero_stage
+        recipe.model.config(),
+        micro_batch,
+        train.precision,
+        train.activation_checkpointing,
+        train.optimizer,
+        ranks=ranks,
+        zero_stage=train.zero_stage,
+        parallel=train.parallel,
     )
+
+
+def _instead(recipe: Recipe, machine: MachineType) -> str:
+    """What cutting the model over the cards would change, where DDP does not fit one."""
+    sharded = with_parallel(recipe, "fsdp")
+    free, share = _free_gib(machine), recipe.train.global_batch // machine.ranks
+    if recipe.train.parallel == "fsdp" or sharded is None or free is None or machine.ranks == 1:
+        return ""
+    largest = _largest_fitting(sharded, share, free, machine.ranks)
+    if largest is None:
+        return ""
+    needed = _needed_gib(sharded, largest, machine.ranks)
+    return f'; train.parallel = "fsdp" fits at micro-batch {largest}: about {needed:.1f} GiB'
+
+
+def ddp_and_fsdp(recipe: Recipe, machine: MachineType) -> str:
+    """Of a recipe that is cut over the cards: what each card would need with a whole copy, and needs, at the largest
+    micro-batch that fits; empty where that says nothing."""
+    free, whole = _free_gib(machine), with_parallel(recipe, "ddp")
+    share, left = divmod(recipe.train.global_batch, machine.ranks)
+    if recipe.train.parallel != "fsdp" or free is None or whole is None or machine.ranks == 1 or left or not share:
+        return ""
+    words = []
+    for name, each in (("DDP", whole), ("FSDP", recipe)):
+        largest = _largest_fitting(each, share, free, machine.ranks)
+        needed = _needed_gib(each, largest or 1, machine.ranks)
+        fits = f"fits at micro-batch {largest}" if largest else "does not fit at micro-batch 1"
+        words.append(f"{name} {fits} (about {needed:.1f} GiB)")
+    return f"{' and '.join(words)} of {free:.1f} GiB per GPU"
+
+
+def with_parallel(recipe: Recipe, parallel: str) -> Recipe | None:
+    """The recipe with another train.parallel; None where fsdp cannot do what it asks for."""
+    train = recipe.train.model_copy(update={"parallel": parallel})
+    if parallel == "fsdp":
+        try:
+            check_sharding(train, recipe.task.config().kind)
+        except ValueError:
+            return None
+    return recipe.model_copy(update={"train": train})
 
 
 def _free_gib(machine: MachineType) -> float | None:

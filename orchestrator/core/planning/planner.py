@@ -16,7 +16,7 @@ from orchestrator.core.config.recipe import Limits, Recipe
 from orchestrator.core.errors import UserError
 from orchestrator.core.machines import MachineType, assumed
 from orchestrator.core.planning import demands
-from orchestrator.core.planning.batch import choose_batch, split
+from orchestrator.core.planning.batch import choose_batch, ddp_and_fsdp, split
 from orchestrator.core.planning.distance import NO_RATES, Rates, far_words, fetch_of
 from orchestrator.core.planning.forecast import (
     Quote,
@@ -95,6 +95,7 @@ def make_plan(
     ceiling = ceiling_usd(tightest, price, cost.total)
     said = [*_warnings(recipe, machine, price, epochs=epochs, now=now), _no_limit(price, tightest, ceiling), tight]
     said += [_notice(recipe, host, steps - from_step, hours), far_words(fetch, hours, price.per_hour_usd)]
+    said.append(ddp_and_fsdp(recipe, machine))
     return Plan(
         recipe=recipe.name,
         host=host.name if host else None,

@@ -133,6 +133,7 @@ def _by_roofline(recipe: Recipe, machine: MachineType, batch: Batch) -> Rate:
         optimizer=train.optimizer,
         clips=bool(train.grad_clip),
         activation_checkpointing=train.activation_checkpointing,
+        sharded=train.parallel == "fsdp",
     )
     rate = tokens_per_second(recipe.model.config(), job, card)
     peak = machine.peak_flops_per_gpu(train.precision, train.tf32) or card.peak_flops

@@ -10,18 +10,22 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from torch.distributed.tensor import DTensor
+from torch.profiler import ProfilerActivity, profile
 
 from tests.support.files.training_runs import losses, small_config, write_config
 from tests.support.machines.forked_ranks import in_ranks
+from trainer.arithmetic import FRAGMENTATION, GIB, NCCL_GIB, RESERVED_GIB, memory_gib
 from trainer.checkpoints.checkpoint import load_model, read_trainer_state
 from trainer.contract import CHECKPOINTS, EVENTS, MODEL_FILE, ContractError, ModelConfig, RunConfig
 from trainer.task_config import TaskConfig
-from trainer.training.loop import Progress, train
-from trainer.training.metrics import Journal, read_lines
+from trainer.tokens.batches import open_data, prefetched
+from trainer.training.loop import Progress, train, train_step
+from trainer.training.metrics import Journal, PartClock, StepCounts, read_lines
 from trainer.training.ranks import World
 from trainer.training.sharded.checkpoint import check_shared_folder
 from trainer.training.sharded.model import is_sharded
-from trainer.training.start import Run
+from trainer.training.start import Run, batch_share, prepare
 
 SMALL = ModelConfig(vocab_size=257, context_length=16, n_layer=2, n_head=2, n_embd=16)
 STEPS = 6
@@ -99,7 +103,7 @@ MODELS = {
 @pytest.mark.parametrize("ranks", RANKS)
 @pytest.mark.parametrize("model", ["untied", *(pytest.param(m, marks=pytest.mark.nightly) for m in list(MODELS)[1:])])
 def test_fsdp_is_ddp(tmp_path: Path, ranks: int, model: str) -> None:
-    """Six sequences in seven batches of the validation: the ranks have unequal numbers of them."""
+    """40 sequences of validation in batches of 6 or 3: the ranks have unequal numbers of them."""
     options = {"model": MODELS[model], "micro_batch": 12 // ranks}
     assert_same(
         trained(tmp_path / "fsdp", ranks, parallel="fsdp", **options), trained(tmp_path / "ddp", ranks, **options)
@@ -198,3 +202,54 @@ def test_a_rank_that_cannot_write_costs_the_save_alone(tmp_path: Path, monkeypat
     assert [path.name for path in (folder / CHECKPOINTS).iterdir() if path.is_dir() and not path.is_symlink()] == [
         "step-000006"
     ]
+
+
+WIDE = ModelConfig(vocab_size=4000, context_length=128, n_layer=8, n_head=4, n_embd=192)
+
+
+@pytest.mark.parametrize(
+    ("parallel", "micro_batch", "checkpointing"),
+    [
+        ("fsdp", 2, False),
+        *(
+            pytest.param(parallel, size, checkpointing, marks=pytest.mark.nightly)
+            for parallel in ("ddp", "fsdp")
+            for size in (1, 8)
+            for checkpointing in (False, True)
+        ),
+    ],
+)
+def test_predicted_memory_is_what_a_rank_takes(
+    tmp_path: Path, parallel: str, micro_batch: int, checkpointing: bool
+) -> None:
+    """The live bytes of torch's allocator at the peak of the second step, on the CPU in fp32, of two ranks."""
+    options = {"parallel": parallel, "micro_batch": micro_batch, "activation_checkpointing": checkpointing}
+    folder = tmp_path / "run"
+    config = small_config(folder, model=WIDE, global_batch=4 * micro_batch, steps=3, **options)
+    (write_config(folder, config) / CHECKPOINTS).mkdir()
+    measured = max(in_ranks(2, folder, lambda world: _peak_bytes(folder, config, world)))
+    predicted = memory_gib(WIDE, micro_batch, "fp32", checkpointing, ranks=2, parallel=parallel)
+    live = (predicted - RESERVED_GIB - NCCL_GIB) / FRAGMENTATION * GIB
+    assert 0.95 * measured <= live <= 1.45 * measured
+
+
+def _peak_bytes(folder: Path, config: RunConfig, world: World) -> int:
+    """What is there between two steps, and the most that the second one takes beside it."""
+    share, data = batch_share(config, world), open_data(config)
+    engine, _ = prepare(Run(folder, config, world, Journal(folder, enabled=False)), data, share)
+    batches = prefetched(data, range(3), share, world.device)
+    counts, clock = StepCounts.zeros(world.device), PartClock(world.device)
+    train_step(engine, batches, 1e-3, counts, clock)
+    kept = [parameter.detach() for parameter in engine.model.parameters()]
+    kept += [value for each in engine.optimizers for entry in each.state.values() for value in entry.values()]
+    resting = sum((each.to_local() if isinstance(each, DTensor) else each).nbytes for each in kept)
+    if not engine.sharded:  # DDP keeps gradients in its buckets
+        resting += sum(parameter.nbytes for parameter in engine.model.parameters())
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        train_step(engine, batches, 1e-3, counts, clock)
+    now = peak = 0
+    found = [each for each in profiled.profiler.kineto_results.events() if each.name() == "[memory]"]
+    for event in sorted(found, key=lambda each: each.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return resting + peak

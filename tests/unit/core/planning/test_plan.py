@@ -319,3 +319,52 @@ def test_a_stored_plan_that_is_damaged_is_refused_by_its_key() -> None:
         Plan.from_json({**value, "hours": {**value["hours"], "train": "long"}})
     with pytest.raises(UserError, match="stored plan: steps is missing"):
         Plan.from_json({key: item for key, item in value.items() if key != "steps"})
+
+
+def test_a_model_beyond_one_card_is_told_what_cutting_it_would_need() -> None:
+    whole = plan(load_recipe("gpt2_xl_1558m", ["train.parallel=ddp"]), machine="8xA10G")
+    assert not whole.fits
+    assert "even micro-batch 1 needs about 30.2 GiB of 23.4 GiB per GPU" in whole.why
+    assert 'train.parallel = "fsdp" fits at micro-batch 32: about 21.1 GiB' in whole.why
+
+
+@pytest.mark.parametrize(
+    ("name", "machine", "words"),
+    [
+        (
+            "gpt2_xl_1558m",
+            "8xA10G",
+            "DDP does not fit at micro-batch 1 (about 30.2 GiB) and FSDP fits at micro-batch 32",
+        ),
+        (
+            "gpt2_large_774m",
+            "8xA100-40GB",
+            "DDP fits at micro-batch 8 (about 30.7 GiB) and FSDP fits at micro-batch 16",
+        ),
+    ],
+)
+def test_a_cut_model_is_compared_with_whole_copies(name: str, machine: str, words: str) -> None:
+    made = plan(load_recipe(name), machine=machine)
+    assert made.fits and any(words in each for each in made.warnings)
+
+
+@pytest.mark.parametrize(
+    ("recipe_name", "parameters"),
+    [("gpt2_medium_355m", 354_823_168), ("gpt2_large_774m", 774_030_080), ("gpt2_xl_1558m", 1_557_611_200)],
+)
+def test_the_larger_gpt2s_have_openais_sizes(recipe_name: str, parameters: int) -> None:
+    made = plan(load_recipe(recipe_name), machine="8xH100")
+    assert (made.parameters, made.fits, made.steps) == (parameters, True, 19_074)
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("train.optimizer=muon", "train.parallel must be ddp with optimizer = muon"),
+        ("train.zero_stage=1", "train.zero_stage must be 0 with parallel = fsdp"),
+        ("task.kind=instruct", "train.parallel must be ddp with"),
+    ],
+)
+def test_what_fsdp_cannot_do_is_refused_before_anything_is_bought(setting: str, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        load_recipe("gpt2_xl_1558m", [setting])
