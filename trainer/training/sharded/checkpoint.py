@@ -22,13 +22,13 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItem
-from torch.distributed.checkpoint.storage import WriteResult
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 from torch.futures import Future
@@ -91,7 +91,7 @@ class Parts:
                 if tensor.dim():
                     rows[f"{TRAINER_STATE_FILE}/{name}/{key}"] = self._whole(name, tensor)
         try:
-            dcp.save(rows, storage_writer=files, process_group=self.group)
+            save(rows, storage_writer=files, process_group=self.group)
         except CheckpointException as error:
             if self.world.leads:
                 shutil.rmtree(files.temporary, ignore_errors=True)
@@ -116,7 +116,7 @@ def parts_writer(run: Ranks, model: GPT) -> Writer:
     return Writer(Parts(world, group, mesh, cut, kept).write, world.size, world.leads)
 
 
-class FilesWriter(dcp.StorageWriter):
+class FilesWriter(StorageWriter):
     """The two files of one checkpoint: rank 0 makes them, all ranks fill them, rank 0 gives the folder its name."""
 
     def __init__(self, root: Path, snapshot: Snapshot, parts: Parts) -> None:
@@ -163,7 +163,7 @@ class FilesWriter(dcp.StorageWriter):
         first = item.index.offset[0] if item.index.offset else 0
         rows = tensor[: max(0, place.rows - first)].contiguous()  # padded rows are not kept
         if rows.numel():
-            write_at(opened[place.file], memoryview(rows.numpy()).cast("B"), place.offset + first * place.row_bytes)
+            write_at(opened[place.file], rows.numpy().data.cast("B"), place.offset + first * place.row_bytes)
         return WriteResult(index=item.index, size_in_bytes=rows.nbytes, storage_data=None)
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
