@@ -95,7 +95,6 @@ def make_plan(
     ceiling = ceiling_usd(tightest, price, cost.total)
     said = [*_warnings(recipe, machine, price, epochs=epochs, now=now), _no_limit(price, tightest, ceiling), tight]
     said += [_notice(recipe, host, steps - from_step, hours), far_words(fetch, hours, price.per_hour_usd)]
-    said.append(ddp_and_fsdp(recipe, machine))
     return Plan(
         recipe=recipe.name,
         host=host.name if host else None,
@@ -168,6 +167,8 @@ def _warnings(recipe: Recipe, machine: MachineType, price: Quote, *, epochs: flo
         said.append(f"{epochs:.2f} epochs: the data is seen again, reshuffled")
     if machine.gpu and machine.cuda and recipe.train.precision == "bf16" and not machine.gpu.has_bf16:
         said.append(f"{machine.gpu.name} has no bf16: fp16 with a gradient scaler instead")
+    if compared := ddp_and_fsdp(recipe, machine):
+        said.append(compared)
     age_days = (now - price.dated_at) / 86_400 if price.dated_at is not None else 0.0
     if age_days > assumed().price_stale_days:
         said.append(f"the price is {age_days:.0f} days old; the one quoted at launch counts")
