@@ -19,6 +19,7 @@ from orchestrator.core.config.settings import Settings
 from orchestrator.core.config.slurm_table import SlurmSpec
 from orchestrator.core.config.toml_tables import Table
 from orchestrator.core.machines import all_machine_types, assumed, bundled_offers
+from tests.scale_page import scale_page
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "reference"
 MADE = "<!-- made by python -m tests.generate_docs -->\n"
@@ -156,6 +157,7 @@ choice, and what was rejected.
 
 PAGES: Mapping[str, Callable[[], str]] = {
     "../decisions/index.md": decisions_page,
+    "../concepts/scale.md": scale_page,
     "recipe.md": recipe_page,
     "recipe-data.md": recipe_data_page,
     "inventory.md": inventory_page,

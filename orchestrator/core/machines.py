@@ -157,6 +157,7 @@ class Assumed:
     data_mb_per_s: ByKind
     install_mb_per_s: ByKind
     fetch_mb_per_s: ByKind
+    link_gbit_per_s: float
     system_gib: int
     store_mb_per_s: float
     save_mb_per_s: float

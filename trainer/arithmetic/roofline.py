@@ -72,6 +72,11 @@ class Job(typing.NamedTuple):
     activation_checkpointing: bool = False
     sharded: bool = False
     """FSDP: gathers and reduces in every micro-batch."""
+    nodes: int = 1
+    """Machines that the ranks are spread over evenly."""
+    network_bytes_per_s: float = 0.0
+    """Of one node, each way, where there are several."""
+    network_latency_s: float = 0.0
 
 
 class StepSeconds(typing.NamedTuple):
@@ -139,11 +144,20 @@ def _all_reduce(model: ModelConfig, job: Job, card: Card, backward_s: float) -> 
     if job.ranks == 1:
         return 0.0
     if job.sharded:
-        each = parameter_count(model) * (4 + 2 * (2 if job.half else 4)) * (job.ranks - 1) / job.ranks
-        once = each / card.link_bytes_per_s
+        once = _ring_s(parameter_count(model) * (2 + (2 if job.half else 4)), job, card)
         return job.accumulation * max(LEAST_EXPOSED * once, once - OVERLAP * 1.5 * backward_s)
-    whole = 4 * parameter_count(model) * 2 * (job.ranks - 1) / job.ranks / card.link_bytes_per_s
+    whole = _ring_s(4 * parameter_count(model), job, card)
     return max(LEAST_EXPOSED * whole, whole - OVERLAP * backward_s)
+
+
+def _ring_s(size_bytes: float, job: Job, card: Card) -> float:
+    """An all-reduce: a ring inside each node, and one between nodes, over whose network each sends all of it twice."""
+    here = job.ranks // job.nodes
+    seconds = 2 * size_bytes * (here - 1) / here / card.link_bytes_per_s
+    if job.nodes == 1:
+        return seconds
+    hops = 2 * (job.nodes - 1)
+    return seconds + hops / job.nodes * size_bytes / job.network_bytes_per_s + hops * job.network_latency_s
 
 
 def tokens_per_second(model: ModelConfig, job: Job, card: Card) -> float:

@@ -59,6 +59,8 @@ class HostSpec(Table):
     nodes: tuple[Name, ...] = ()
     """Other hosts of this inventory that train together, such as `["a", "b"]`: the first is the head, and the rest of
     this entry is as there. All are machines of provider `ssh`, and of one `machine`."""
+    link_gbit_per_s: float | None = Field(default=None, gt=0, le=100_000)
+    """Network between the machines of `nodes`, each way; absent: 10. `plan` compares with one machine by it."""
     private_address: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,3}(\.[0-9]{1,3}){3}$")] | None = None
     """IPv4 address at which the other nodes reach this one; absent: `address` where an interface has it, else the
     first private one."""

@@ -84,7 +84,7 @@ def make_plan(
     steps = recipe.steps_for(tokens_wanted)
     tokens = recipe.course(steps).tokens(steps)
     batch = choose_batch(recipe, machine)
-    rate = expected_rate(recipe, machine, batch, rates)
+    rate = expected_rate(recipe, machine, batch, rates, host.link_gbit_per_s if host else None)
     price = quote(host, machine, offer)
     fetch = fetch_of(host, offer.region if offer else "", kept_bytes(recipe, steps, from_step), fetch_rates)
     spans = {"steps": steps, "tokens": tokens, "from_step": from_step}
@@ -94,7 +94,7 @@ def make_plan(
     tightest = combine(recipe, machine, host, limits)
     ceiling = ceiling_usd(tightest, price, cost.total)
     said = [*_warnings(recipe, machine, price, epochs=epochs, now=now), _no_limit(price, tightest, ceiling), tight]
-    said += [_notice(recipe, host, steps - from_step, hours), far_words(fetch, hours, price.per_hour_usd)]
+    said += [rate.remark, _notice(recipe, host, steps - from_step, hours), far_words(fetch, hours, price.per_hour_usd)]
     return Plan(
         recipe=recipe.name,
         host=host.name if host else None,

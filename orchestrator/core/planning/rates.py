@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 
 from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.machines import MachineType, assumed, machine_type
+from orchestrator.core.planning import several
 from orchestrator.core.planning.batch import Batch, choose_batch
 from trainer.arithmetic import flop_per_token
 from trainer.arithmetic.roofline import Card, Job, tokens_per_second
@@ -44,10 +45,21 @@ class Rate:
     tokens_per_second: float
     source: str
     uncertainty: float
+    remark: str = ""
+    """For the plan's reader."""
 
 
-def expected_rate(recipe: Recipe, machine: MachineType, batch: Batch, measured: Sequence[MeasuredRate]) -> Rate:
-    """The best-founded rate there is."""
+def expected_rate(
+    recipe: Recipe,
+    machine: MachineType,
+    batch: Batch,
+    measured: Sequence[MeasuredRate],
+    link_gbit_per_s: float | None = None,
+) -> Rate:
+    """The best-founded rate there is. Of several nodes: that of one, times what the roofline makes of the others and
+    the network between them, unless it was measured on such nodes."""
+    if machine.nodes > 1 and machine.cuda and not any(rate.machine == machine.name for rate in measured):
+        return _over_nodes(recipe, machine, batch, measured, link_gbit_per_s)
     fitting = _fitting(recipe, machine, measured)
     same = [rate for rate in fitting if rate.precision == number_type(recipe, machine)]
     if same:
@@ -56,6 +68,20 @@ def expected_rate(recipe: Recipe, machine: MachineType, batch: Batch, measured: 
         return _guessed_for_cpu(recipe, machine)
     computed = _computed(recipe, machine, batch)
     return _in_proportion(recipe, machine, fitting, computed) if fitting else computed
+
+
+def _over_nodes(
+    recipe: Recipe, machine: MachineType, batch: Batch, measured: Sequence[MeasuredRate], link_gbit_per_s: float | None
+) -> Rate:
+    node, alone = machine.node, choose_batch(recipe, machine.node)
+    one = expected_rate(recipe, node, alone, measured)
+    model, (card, _) = recipe.model.config(), _card(recipe, machine)
+    together = tokens_per_second(model, _job(recipe, machine, batch, link_gbit_per_s), card)
+    apart = tokens_per_second(model, _job(recipe, node, alone), card)
+    speedup = together / apart
+    source = f"{one.source}, {machine.nodes} nodes computed"
+    said = several.verdict(machine, speedup, link_gbit_per_s) if batch.fits else ""
+    return Rate(one.tokens_per_second * speedup, source, max(one.uncertainty, 0.4), said)
 
 
 def number_type(recipe: Recipe, machine: MachineType) -> str:
@@ -124,22 +150,29 @@ def _computed(recipe: Recipe, machine: MachineType, batch: Batch) -> Rate:
 def _by_roofline(recipe: Recipe, machine: MachineType, batch: Batch) -> Rate:
     card, known = _card(recipe, machine)
     train, compiled = recipe.train, is_compiled(recipe, machine)
-    job = Job(
+    rate = tokens_per_second(recipe.model.config(), _job(recipe, machine, batch), card)
+    peak = machine.peak_flops_per_gpu(train.precision, train.tf32) or card.peak_flops
+    mfu = rate * flop_per_token(recipe.model.config()) / (peak * machine.count)
+    how = f"computed, {'compiled' if compiled else 'uncompiled'}: MFU {mfu:.0%} of {peak / 1e12:g} TFLOP/s"
+    return Rate(rate, how, 0.3) if known else Rate(rate, f"{how}, assumed", 0.5)
+
+
+def _job(recipe: Recipe, machine: MachineType, batch: Batch, link_gbit_per_s: float | None = None) -> Job:
+    train, network = recipe.train, several.network(link_gbit_per_s)
+    return Job(
         ranks=batch.ranks,
         micro_batch=batch.micro_batch,
         accumulation=batch.accumulation,
-        compiled=compiled,
+        compiled=is_compiled(recipe, machine),
         half=train.precision != "fp32",
         optimizer=train.optimizer,
         clips=bool(train.grad_clip),
         activation_checkpointing=train.activation_checkpointing,
         sharded=train.parallel == "fsdp",
+        nodes=machine.nodes,
+        network_bytes_per_s=network.bytes_per_s,
+        network_latency_s=network.latency_s,
     )
-    rate = tokens_per_second(recipe.model.config(), job, card)
-    peak = machine.peak_flops_per_gpu(train.precision, train.tf32) or card.peak_flops
-    mfu = rate * flop_per_token(recipe.model.config()) / (peak * machine.count)
-    how = f"computed, {'compiled' if compiled else 'uncompiled'}: MFU {mfu:.0%} of {peak / 1e12:g} TFLOP/s"
-    return Rate(rate, how, 0.3) if known else Rate(rate, f"{how}, assumed", 0.5)
 
 
 def _card(recipe: Recipe, machine: MachineType) -> tuple[Card, bool]:

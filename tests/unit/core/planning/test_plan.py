@@ -368,3 +368,27 @@ def test_the_larger_gpt2s_have_openais_sizes(recipe_name: str, parameters: int) 
 def test_what_fsdp_cannot_do_is_refused_before_anything_is_bought(setting: str, told: str) -> None:
     with pytest.raises(UserError, match=told):
         load_recipe("gpt2_xl_1558m", [setting])
+
+
+@pytest.mark.parametrize(
+    ("machine", "gbit", "words"),
+    [
+        ("2x8xH100", 100.0, "2 x 8xH100 over 100 Gbit/s: 2.0x slower than one, at 4.0x the price for the same tokens"),
+        ("2x8xH100", 400.0, "only 1.2x as fast as one, at 1.7x the price"),
+        ("2x1x3090", 1.0, "2 x 1x3090 over 1 Gbit/s: 3.4x slower than one"),
+        ("2x8xH100", None, "over 10 Gbit/s (assumed): "),
+    ],
+)
+def test_more_machines_that_are_slower_are_called_so(machine: str, gbit: float | None, words: str) -> None:
+    host = HostSpec(name="cluster", provider="ssh", machine=machine, link_gbit_per_s=gbit)
+    made = plan(recipe(), machine, host=host)
+    (said,) = [each for each in made.warnings if " over " in each]
+    assert words in said
+    assert said.endswith("train two interventions instead, one on each: gptctl sweep")
+
+
+def test_machines_that_are_worth_it_are_not_warned_of() -> None:
+    host = HostSpec(name="cluster", provider="ssh", machine="2x8xA100-80GB", link_gbit_per_s=3200)
+    made = plan(recipe("gpt2_124m_fineweb_edu"), "2x8xA100-80GB", host=host)
+    assert made.rate_source.endswith("2 nodes computed")
+    assert not [each for each in made.warnings if " over " in each]
