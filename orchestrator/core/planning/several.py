@@ -2,7 +2,7 @@
 
 Pure. The network between nodes is what the inventory says, else assumed: the gradients of every step cross it.
 
-Example: `verdict(machine_type("2x8xH100"), 0.5, 100.0)` is "2 x 8xH100 over 100 Gbit/s: 2.0x slower than one, ...".
+Example: `verdict(machine_type("2x8xH100"), 0.5, 100.0)` is "2 x 8xH100 over 100 Gbit/s: 2.0x slower ...".
 """
 
 from __future__ import annotations

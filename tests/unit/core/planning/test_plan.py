@@ -373,7 +373,7 @@ def test_what_fsdp_cannot_do_is_refused_before_anything_is_bought(setting: str, 
 @pytest.mark.parametrize(
     ("machine", "gbit", "words"),
     [
-        ("2x8xH100", 100.0, "2 x 8xH100 over 100 Gbit/s: 2.0x slower than one, at 4.0x the price for the same tokens"),
+        ("2x8xH100", 100.0, "2 x 8xH100 over 100 Gbit/s: 2.0x slower than one, at 3.9x the price for the same tokens"),
         ("2x8xH100", 400.0, "only 1.2x as fast as one, at 1.7x the price"),
         ("2x1x3090", 1.0, "2 x 1x3090 over 1 Gbit/s: 3.4x slower than one"),
         ("2x8xH100", None, "over 10 Gbit/s (assumed): "),
