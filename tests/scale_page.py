@@ -120,8 +120,9 @@ ORCHESTRATOR = """
 ## What gptctl itself costs
 
 The command line holds one connection to the head of a training, not one to each GPU; each machine's agent supervises
-its own processes and keeps the deadline by itself. Measured with `python -m tests.bench --only agents`: 200 real
-agents on one machine of two cores, each with a supervised training that logs a step per second.
+its own processes and keeps the deadline by itself. Measured with `python -m tests.bench --only agents --quick`:
+20 real agents on one busy machine of two cores, each with a supervised training that logs a step per second. (Without
+`--quick` it starts 200; that was not run for this page.)
 
 | | |
 |---|---:|
@@ -131,5 +132,5 @@ agents on one machine of two cores, each with a supervised training that logs a 
 | an answer to `status`, of the machine's processors | 200 ms |
 | an event and a step in the ledger, of processors | 0.8 ms |
 
-For 1,000 machines noted once a minute that is 12 kB/s of answers, and 13 ms/s of one processor for the ledger.
+Taken a thousand times, for machines noted once a minute, that is 12 kB/s of answers, and 13 ms/s of one processor for the ledger.
 """
