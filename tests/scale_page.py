@@ -132,5 +132,5 @@ its own processes and keeps the deadline by itself. Measured with `python -m tes
 | an answer to `status`, of the machine's processors | 200 ms |
 | an event and a step in the ledger, of processors | 0.8 ms |
 
-Taken a thousand times, for machines noted once a minute, that is 12 kB/s of answers, and 13 ms/s of one processor for the ledger.
+Taken a thousand times, with a note a minute, that is 12 kB/s of answers and 13 ms/s of one processor for the ledger.
 """
