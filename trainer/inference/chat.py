@@ -30,6 +30,7 @@ from trainer.tasks.prompt_template import prompt_of
 from trainer.tokens.tokenizer import Pieces, TokenizerError, open_tokenizer
 
 PROMPT = "> "
+GREETING = "Type an instruction. Ctrl-C ends an answer, Ctrl-D the conversation."
 
 
 @dataclass
@@ -123,7 +124,9 @@ def printable(text: str) -> str:
 
 
 def _read() -> str:
-    return input(PROMPT if sys.stdin.isatty() else "")
+    if sys.stdin.isatty():
+        _write(PROMPT)  # input() would write it on stderr, which `gptctl chat` reads for the reason of a refusal
+    return input()
 
 
 def _write(text: str) -> None:
@@ -140,6 +143,8 @@ def _run(options: argparse.Namespace) -> None:
         chosen.model, open_tokenizer(chosen.tokenizer), template, sampling, options.max_tokens,
         torch.Generator().manual_seed(options.seed), options.turns,
     )  # fmt: skip
+    if sys.stdin.isatty():
+        _write(f"{GREETING}\n")
     talk(conversation, _read, _write, rates=sys.stdout.isatty())
 
 

@@ -49,7 +49,7 @@ def chat(run_id: str | None, request: ChatRequest) -> int:
     with open_ledger() as ledger:
         name, folder = model_folder(ledger, run_id, request.step)
         program = here(ledger.home, LocalShell(), "inference.chat")
-    screen.talk(f"{name}: type an instruction; Ctrl-C ends an answer, Ctrl-D the conversation")
+    screen.talk(f"{name}: loading")
     _run(program.argv(request.arguments(str(folder))), program.module)
     return 0
 
