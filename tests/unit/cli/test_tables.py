@@ -22,8 +22,8 @@ TABLES = {
 }  # fmt: skip
 ID = "chinchilla_163m_baseline-1130-gqkyw0"
 STATUS_ROW = (
-    f"{ID} (weight tying)", "chinchilla_163m_baseline", "lambda-8xa100", "3h 12m", "follow", "12,345/33,165", "3.2345", "3.3456",
-    "1.02M", "1h 02m", "$12.34 to $12.90", "$15.92", "seen 4s ago via ssh",
+    f"{ID} (weight tying)", "chinchilla_163m_baseline", "lambda-8xa100", "3h 12m", "follow", "12,345/33,165", "3.2345",
+    "3.3456", "1.02M", "1h 02m", "$12.34 to $12.90", "$15.92", "seen 4s ago via ssh",
 )  # fmt: skip
 
 
