@@ -10,6 +10,7 @@ from __future__ import annotations
 import array
 import json
 import os
+import pwd
 import signal
 import socket
 import subprocess
@@ -94,9 +95,11 @@ def _ended(server: str, call: bytes, streams: list[int], deadline_s: float) -> i
 def _server(interpreter: tuple[str, ...], program: str) -> str:
     """Address of this worker's own; it ends when the worker does, with the pipe."""
     address = str(Path(tempfile.mkdtemp(prefix="gptctl-fork-")) / "socket")
+    # Nothing of the test that comes first: a machine that ends takes all that has its HOME along.
+    env = {"PATH": os.environ["PATH"], "HOME": pwd.getpwuid(os.getuid()).pw_dir, "PYTHONPATH": str(REPOSITORY)}
     server = subprocess.Popen(
         [*interpreter, str(SERVER), program, address],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        env=env,
         cwd=REPOSITORY,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
