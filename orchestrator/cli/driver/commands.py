@@ -91,7 +91,7 @@ def files(run: Annotated[str | None, typer.Argument()] = None) -> int:
 
 @driver.command(hidden=True)
 @explained
-def work(run: str, stay: Annotated[bool, typer.Option("--stay")] = False) -> int:
+def work(run: str, stay: Annotated[bool, typer.Option("--stay", help="Stay until the run ends.")] = False) -> int:
     """On the driver: drive a run to its end."""
     from orchestrator.cli.driver import work as it
 
