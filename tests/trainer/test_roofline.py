@@ -27,7 +27,12 @@ def test_no_published_figure_of_plain_pytorch_without_fused_attention_is_above_t
     assert all(row.ratio > 1 for row in ROWS if row.extra.bytes)
 
 
-JOBS = st.builds(
+def spread(job: Job, nodes: int) -> Job:
+    """The job on so many machines of the same kind."""
+    return job._replace(nodes=nodes, ranks=job.ranks * nodes)
+
+
+ON_ONE = st.builds(
     Job,
     ranks=st.integers(1, 16),
     micro_batch=st.integers(1, 64),
@@ -37,7 +42,12 @@ JOBS = st.builds(
     optimizer=st.sampled_from(["adamw", "muon"]),
     clips=st.booleans(),
     activation_checkpointing=st.booleans(),
+    sharded=st.booleans(),
+    nodes=st.just(1),
+    network_bytes_per_s=st.floats(1e8, 1e11),
+    network_latency_s=st.floats(0, 1e-3),
 )
+JOBS = st.builds(spread, ON_ONE, st.integers(1, 4))
 
 
 @given(JOBS)
