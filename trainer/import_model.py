@@ -18,6 +18,7 @@ import hashlib
 import json
 import shutil
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Any, TypedDict
@@ -28,6 +29,9 @@ from trainer.tokens.tensor_file import write_tensors
 from trainer.weights.layouts import Allowed, ReadModel, read_model
 from trainer.weights.tokenizers import check_tokenizer, own_step, own_tokenizer
 from trainer.weights.weight_files import FoundWeights, WeightsError, open_weights
+
+MOST_SAID = 800
+"""Characters of an error: a foreign file may hold a name of any length."""
 
 
 class Imported(TypedDict):
@@ -135,10 +139,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         line = import_model(_parse(arguments))
     except WeightsError as error:
-        print(f"import_model: {error}", file=sys.stderr)
+        print("import_model:", textwrap.shorten(str(error), MOST_SAID), file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"import_model: cannot read or write: {error}", file=sys.stderr)
+        print("import_model: cannot read or write:", textwrap.shorten(str(error), MOST_SAID), file=sys.stderr)
         return 1
     print(json.dumps({"event": "imported", **line}), flush=True)
     return 0

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
@@ -48,6 +48,7 @@ models = st.fixed_dictionaries({"vocab_size": st.just(9), "n_embd": st.just(4)},
 
 
 @settings(max_examples=150, deadline=None)
+@example(layout="gpt2", place=(INDEX, "weight_map"), value={"": "x" * 70_000})
 @given(layout=st.sampled_from(["gpt2", "own", "reference"]), place=st.sampled_from(PLACES), value=anything | models)
 def test_any_description_is_taken_or_refused(layout: str, place: tuple[str, str], value: Any) -> None:
     with tempfile.TemporaryDirectory() as name:
