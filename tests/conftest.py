@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
+import hypothesis
 import pytest
 
 from orchestrator.remote.shell.ssh_shell import SshShell, connect
@@ -24,6 +25,12 @@ from tests.support.machines.sshd import Sshd
 signal.signal(signal.SIGINT, signal.default_int_handler)
 proof.shorten()
 os.environ.pop("COLUMNS", None)  # a test runner's workers say how wide they are; what gptctl prints into a pipe is wide
+
+
+# A landing meets the examples that the last one met; each night draws new ones. Neither judges how fast they are.
+hypothesis.settings.register_profile("gate", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("night", deadline=None)
+hypothesis.settings.load_profile("gate" if programs.FORKS else "night")
 
 
 def pytest_configure() -> None:
