@@ -23,7 +23,7 @@ def release(context: RunContext) -> None:
     rental = context.rental
     if rental.state == RENTAL_RELEASED:
         return
-    if context.run.keep:
+    if context.run.keep and not context.machine_facts.life.gone_at:
         _end_jobs(context)
         box_guard.hold(context)
         context.say(
@@ -45,7 +45,8 @@ def _others(context: RunContext) -> bool:
 
 
 def _end_jobs(context: RunContext) -> None:
-    if context.machine_facts.reached:
+    """Asks a machine that was reached and is not known to be gone."""
+    if context.machine_facts.reached and not context.machine_facts.life.gone_at:
         if context.engine_of is not None:
             engine_job.stop(context)
         context.agent.release(context.run_id)
@@ -100,11 +101,9 @@ def _end_unasked(context: RunContext) -> None:
 def _part(context: RunContext) -> None:
     """Ends its jobs and frees its secrets, where it still answers: memory outlives some machines."""
     try:
+        _end_jobs(context)
         if not context.machine_facts.life.gone_at:
-            _end_jobs(context)
             box_guard.finish(context)
-        else:
-            home_box_job.stop(context)
     except (RemoteError, UserError) as error:  # a login key that is missing here must keep no machine alive
         context.emit("seen", f"{error.message}; destroying it anyway")
     context.disconnect()

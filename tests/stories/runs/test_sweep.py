@@ -102,7 +102,7 @@ def swept(place: Place, name: str) -> dict[str, Any]:
 def bills(place: Place) -> list[float]:
     with sqlite3.connect(place.home / "ledger.db") as ledger:
         rows = ledger.execute("SELECT data FROM rentals").fetchall()
-    return [float(json.loads(data)["bill"]["cost"]["cost_usd"]) for (data,) in rows]
+    return [float(json.loads(data)["bill"]["cost_usd"]) for (data,) in rows]
 
 
 @pytest.mark.nightly
@@ -146,4 +146,4 @@ def test_the_ceiling_falls_in_the_middle_of_two_machines(place: Place, tiny: Cal
 def rental_bill(place: Place) -> float:
     with sqlite3.connect(place.home / "ledger.db") as ledger:
         ((data,),) = ledger.execute("SELECT data FROM rentals")
-    return float(json.loads(data)["bill"]["cost"]["cost_usd"])
+    return float(json.loads(data)["bill"]["cost_usd"])

@@ -10,11 +10,12 @@ import pytest
 from orchestrator.core.errors import NoAnswer, ProviderError, StillBilling
 from orchestrator.core.fleet import end_proof
 from orchestrator.core.money.billing import observed
-from orchestrator.core.ports import Life
+from orchestrator.core.ports import Address, Life
 from orchestrator.ledger.records import INTENT_OPEN, Intent
 from orchestrator.runs import stop
 from orchestrator.stages.machine import boot, purchase
 from orchestrator.stages.machine.give_back import WITHIN_S, end_others, give_back
+from orchestrator.stages.release import release
 from tests.support.clock.proof import REAL_S
 from tests.support.machines.lying_account import LyingAccount, machine_of, rented
 
@@ -208,3 +209,18 @@ def test_the_rental_has_the_price_of_the_machine_type_that_is_ordered(
         context.set_run_facts(alternatives=(other,))
         purchase._switch(context, "8xH100")
         assert (context.rental.machine, context.rental.price_per_hour_usd) == ("8xH100", 31.92)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_machine_that_is_gone_is_asked_nothing_for_the_runs_that_it_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: bool
+) -> None:
+    account = LyingAccount()
+    with rented(tmp_path, account, monkeypatch) as context:
+        context.ledger.add_run(replace(context.run, id="its-next-arm"))
+        context.ledger.update_rental(context.rental.id, address=Address(host="127.0.0.1", port=1, identity="i-1"))
+        context.set_rental_facts(reached=context.now())
+        boot.note_life(context, gone_at=context.now())
+        monkeypatch.setattr(type(context), "run", replace(context.run, keep=keep))
+        release(context)
+        assert account.orders == []
