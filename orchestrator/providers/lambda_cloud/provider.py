@@ -237,11 +237,16 @@ class LambdaCloud:
         known = self._key_names(public)
         if not known:
             name = f"gptctl-{hashlib.sha256(public.encode()).hexdigest()[:16]}"
-            with suppress(NoAnswer):  # a registration whose answer is lost shows in the list
+            refused: ProviderError = NoAnswer(f"{self.name}: the login key was not registered", "try again", sent=False)
+            try:
                 self._api.add_ssh_key(name, f"{public} gptctl")
+            except NoAnswer:
+                pass  # a registration whose answer is lost shows in the list
+            except ProviderError as error:  # so does that of another gptctl a moment ago
+                refused = error
             known = self._key_names(public)
-        if not known:
-            raise NoAnswer(f"{self.name}: the login key was not registered", hint="try again", sent=False)
+            if not known:
+                raise refused
         return known[0]
 
     def _key_names(self, public: str) -> list[str]:

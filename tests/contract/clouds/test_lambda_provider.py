@@ -28,6 +28,7 @@ from orchestrator.core.machines import machine_type
 from orchestrator.core.ports import Guard, LaunchRequest
 from orchestrator.providers.lambda_cloud import api as lambda_api
 from orchestrator.providers.lambda_cloud import provider
+from orchestrator.providers.lambda_cloud.api import LambdaApi
 from orchestrator.providers.lambda_cloud.provider import LambdaCloud
 from orchestrator.remote.shell import known_hosts, ssh_shell
 from orchestrator.remote.shell.key_pairs import new_key_pair
@@ -346,6 +347,20 @@ def test_the_login_key_is_registered_once_by_its_content(account: Account) -> No
     other.provider.acquire(other.request())
     names = [key["name"] for key in account.cloud.get("ssh-keys")]
     assert len(names) == len(set(names)) >= 3
+
+
+def test_a_login_key_that_another_gptctl_registers_at_the_same_moment_is_used(
+    cloud: RehearsalCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register = LambdaApi.add_ssh_key
+
+    def both(api: LambdaApi, name: str, public_key: str) -> None:
+        for _ in range(2):
+            register(api, name, public_key)
+
+    monkeypatch.setattr(LambdaApi, "add_ssh_key", both)
+    account = Account(cloud, ssh_key=str(cloud.make_key("shared")))
+    assert account.provider.acquire(account.request()).instance_id
 
 
 def test_a_key_that_is_there_under_another_name_is_used(cloud: RehearsalCloud) -> None:

@@ -54,6 +54,6 @@ def test_every_command_of_the_guide_does_what_it_says(
     found = json.loads(status.stdout)
     assert [arm["state"] for arm in found["arms"]] == ["finished"] * 9
     assert 0 < found["spent_usd"] <= 90 and (tmp_path / "effects.html").is_file()
-    assert all(name in said["sweep compare interventions --html effects.html"] for name in ("qkv_bias", "stack"))
+    assert all(name in said["sweep compare interventions --html effects.html"] for name in ("qkv-bias", "stack"))
     kept = {path.parent.parent.name for path in (tmp_path / "home" / "runs").glob("*/checkpoints/step-*")}
     assert len(kept) == 1, "pruned but for the newest"
