@@ -21,10 +21,10 @@ from orchestrator.stages.checkpoints.copies import pull_newest
 from orchestrator.stages.checkpoints.mirrored_files import (
     MOST_BYTES,
     append,
+    begun_at,
     cut,
     last_part,
     position,
-    resumed_at,
     shorten,
 )
 from orchestrator.stages.context import RunContext
@@ -132,7 +132,7 @@ class Starts:
         if data.file != contract.EVENTS:
             return False
         *lines, self.part = (self.part + data.data).split(b"\n")
-        steps = [step for step in map(resumed_at, lines) if step is not None]
+        steps = [step for step in map(begun_at, lines) if step is not None]
         return any([cut(self.metrics, step) for step in steps])
 
 

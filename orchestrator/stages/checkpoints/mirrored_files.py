@@ -21,6 +21,7 @@ MOST_BYTES = 1 << 30
 """Of metrics and of events: a million lines are 300 MB."""
 LONGEST_LINE_BYTES = 1 << 20
 UNTIL = ".until-"
+BEGINNINGS = (contract.EVENT_STARTED, contract.EVENT_RESUMED)
 
 
 def parts(path: Path) -> list[Path]:
@@ -69,8 +70,8 @@ def append(path: Path, offset: int, data: bytes) -> bool:
 
 
 def cut(path: Path, step: int) -> bool:
-    """Drops the lines of later steps, which a start from the checkpoint of `step` writes again: the trainer has dropped
-    the same ones of its own file. False: there was none."""
+    """Drops the lines of later steps, which a start from `step` writes again: the trainer has dropped the same ones of
+    its own file. False: there was none."""
     good = 0
     if not path.exists():
         return False
@@ -99,13 +100,14 @@ def _step(line: bytes) -> float | None:
     return found if isinstance(found, int | float) else None
 
 
-def resumed_at(line: bytes) -> int | None:
-    """The step from which a training goes on, where this line of its events says that it was started again."""
+def begun_at(line: bytes) -> int | None:
+    """The step from which a training goes on, where this line of its events says that it starts: also one that died
+    before its first checkpoint, and starts from nothing."""
     try:
         record = parse(line)
     except WrongJson:
         return None
-    if not isinstance(record, dict) or record.get("event") != contract.EVENT_RESUMED:
+    if not isinstance(record, dict) or record.get("event") not in BEGINNINGS:
         return None
     step = record.get("step")
     return step if isinstance(step, int) else None

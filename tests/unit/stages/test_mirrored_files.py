@@ -111,8 +111,9 @@ class Machine:
         self.starts, self.step = self.starts + 1, min(step, self.step)
         lines = self.files[contract.METRICS].splitlines(keepends=True)
         self.files[contract.METRICS] = b"".join(lines[: self.step])
-        event = {"event": contract.EVENT_RESUMED, "step": self.step}
-        self.files[contract.EVENTS] += json.dumps(event).encode() + b"\n"
+        resumed = [contract.EVENT_RESUMED] if self.step else []  # without a checkpoint it starts from nothing
+        for name in (*resumed, contract.EVENT_STARTED):
+            self.files[contract.EVENTS] += json.dumps({"event": name, "step": self.step}).encode() + b"\n"
 
 
 def look(machine: Machine, here: Path, most_bytes: int) -> None:
@@ -146,7 +147,7 @@ def test_metrics_of_a_training_that_starts_again_are_those_of_the_machine(moves:
         here = Path(folder)
         for name, number in moves:
             look(machine, here, number) if name == "look" else getattr(machine, name)(number)
-        for _ in range(2 + machine.starts):
+        for _ in range(2 + 2 * machine.starts):
             look(machine, here, 1 << 20)
         for name, content in machine.files.items():
             assert ((here / name).read_bytes() if (here / name).exists() else b"") == content
