@@ -87,7 +87,9 @@ mount -t cgroup -o none,name=systemd cgroup "$ROOT/sys/fs/cgroup/systemd"
 mount -t cgroup2 cgroup2 "$ROOT/sys/fs/cgroup/unified"
 units="$ROOT/etc/systemd/system"; mkdir -p "$units"
 tr -d - < "$DISK/boot_id" > "$ROOT/etc/machine-id"
-printf '%s\\n' '[Service]' 'ExecStartPre=/bin/mkdir -p /run/sshd' \\
+# A login before logind is up waits half a minute for its session.
+printf '%s\\n' '[Unit]' 'After=systemd-logind.service systemd-user-sessions.service' '[Service]' \\
+    'ExecStartPre=/bin/mkdir -p /run/sshd' \\
     'ExecStart=/usr/sbin/sshd -D -f /etc/gpthost/sshd_config' > "$units/hostsshd.service"
 printf '%s\\n' '[Unit]' 'Requires=basic.target' 'After=basic.target' \\
     'Wants=hostsshd.service dbus.socket systemd-logind.service systemd-user-sessions.service' > "$units/gpthost.target"
