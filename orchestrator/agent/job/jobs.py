@@ -147,8 +147,7 @@ def find(places: Places, run: str, name: str, digest: str | None) -> Job:
 def read_state(job: Job) -> JobState:
     """What is: `state` none, queued, running, lost or ended, the program's pid, whether a supervisor lives, the exit.
 
-    `lost` means that it was started, no process of it lives, and no exit record says how it ended. Where nothing lives,
-    it is looked at twice: it may have begun, or have ended, while this looked elsewhere.
+    `lost`: it was started, nothing of it lives, and no exit record says why. Seen twice: it may have begun, or ended.
     """
     found = _look(job)
     return _look(job) if found["state"] in (State.NONE, State.LOST) else found
