@@ -271,7 +271,8 @@ class Rehearsal:
         rentals = [rental for rental in self._rentals() if rental]
         most = sum(bill["cost_usd"] for bill in rentals)
         least = most - sum(bill["less_usd"] for bill in rentals)
-        assert round(least * 100) - 1 <= cents <= round(most * 100) + 1, (least, cents, most)
+        room = ROUNDED_CENTS * len(rentals)
+        assert least * 100 - room <= cents <= most * 100 + room, (least, cents, most)
 
     def _rentals(self) -> list[dict[str, Any]]:
         if not (self.home / "ledger.db").exists():

@@ -6,11 +6,14 @@ Example: `TypeAdapter(Hosts).json_schema(mode="serialization")`
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated
 
 from typing_extensions import TypedDict
 
 from orchestrator.cli.checks.finding import Finding
+from orchestrator.cli.schemas.also import Also
 from orchestrator.core.fleet.orphans import Orphan
+from orchestrator.fleet.guard_drill import Drilled
 
 
 class Failed(TypedDict):
@@ -81,25 +84,8 @@ class Offers(TypedDict):
     warnings: list[str]
 
 
-class Reaped(TypedDict):
-    """A machine that `orphans --reap` was to end: `gone` once its provider has proved it."""
-
-    provider: str
-    instance_id: str
-    rental: str
-    machine: str
-    status: str
-    age_s: float | None
-    price_per_hour_usd: float
-    cost_usd: float | None
-    ends_at: float | None
-    known: bool
-    past: bool
-    over: bool
-    name: str
-    region: str
-    gone: bool
-    problem: str
+Reaped = Annotated[Orphan, Also(gone=bool, problem=str)]
+"""A machine that `orphans --reap` was to end: `gone` once its provider has proved it."""
 
 
 class Orphans(TypedDict):
@@ -127,25 +113,8 @@ class Check(TypedDict):
     checks: list[Finding]
 
 
-class Drilled(TypedDict):
-    """How a drill went: `died` says whether the machine ended without help."""
-
-    run: str
-    rental: str
-    instance_id: str
-    machine: str
-    guard: str
-    price_per_hour_usd: float
-    armed_at: float
-    ends_at: float
-    gone_at: float | None
-    died: bool
-    cost_usd: float
-    late_s: float | None
-
-
 class Drill(TypedDict):
     """`check --drill`."""
 
     host: str
-    drill: Drilled
+    drill: Annotated[Drilled, Also(late_s=float | None)]

@@ -8,7 +8,7 @@ Example: `TypeAdapter(Status).json_schema(mode="serialization")`
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NotRequired
+from typing import Annotated, Any, NotRequired
 
 from pydantic import ConfigDict
 from typing_extensions import TypedDict
@@ -16,11 +16,12 @@ from typing_extensions import TypedDict
 from orchestrator.cli.history.history import Row as HistoryRow
 from orchestrator.cli.machines.totals import Totals
 from orchestrator.cli.plans.recipes import Listed
+from orchestrator.cli.schemas.also import Also
 from orchestrator.core.checkpoints.store_state import StoreState
 from orchestrator.core.facts.run_facts import StagedFacts
 from orchestrator.core.fleet.orphans import Orphan
-from orchestrator.core.planning.plan import CostUsd, Hours, PlanData, PlanFetch, PlanInstall, PlanLimits, PlanMemory
-from orchestrator.core.ports import Guard as GuardPlan
+from orchestrator.core.money.cost import Cost as CostOfStages
+from orchestrator.core.planning.plan import Plan
 
 OPEN = ConfigDict(extra="allow")
 """For objects whose further keys depend on what they describe."""
@@ -126,21 +127,8 @@ class Status(Ending):
     hidden: NotRequired[int]
 
 
-class RunCost(TypedDict):
-    """What one run cost: `less_usd` and `more_usd` say how far it may be off."""
-
-    id: str
-    cost_usd: float
-    less_usd: float
-    more_usd: float
-    by_stage: Mapping[str, float]
-    usd_per_billion_tokens: float | None
-    own_tokens: int
-    hours: float
-    gpu_hours: float
-    energy_kwh: float
-    co2e_kg: float
-    grid_kg_co2e_per_kwh: float
+RunCost = Annotated[CostOfStages, Also(id=str)]
+"""What one run cost."""
 
 
 class Cost(TypedDict):
@@ -175,42 +163,8 @@ class Reconciled(TypedDict):
     differing: int
 
 
-class Planned(TypedDict):
-    """One recipe on one machine. `fits` false: `why` says why. Agree to `cost_usd`, never above `ceiling_usd`."""
-
-    recipe: str
-    host: str | None
-    machine: str
-    ranks: int
-    micro_batch: int
-    accumulation: int
-    global_batch: int
-    steps: int
-    tokens: int
-    epochs: float | None
-    parameters: int
-    tokens_per_second: float
-    rate_source: str
-    uncertainty: float
-    fits: bool
-    why: str
-    hours: Hours
-    cost_usd: CostUsd
-    price_per_hour_usd: float | None
-    price_source: str
-    guard: GuardPlan
-    ending: str
-    paid: bool
-    limits: PlanLimits
-    ceiling_usd: float | None
-    warnings: list[str]
-    data: PlanData | None
-    from_step: int
-    install: PlanInstall | None
-    memory: PlanMemory | None
-    tokens_before: int | None
-    fetch: PlanFetch | None
-    digest: str
+Planned = Annotated[Plan, Also(digest=str)]
+"""One recipe on one machine; `digest` changes with anything that you agreed to."""
 
 
 class Plans(TypedDict):
