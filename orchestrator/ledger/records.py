@@ -9,6 +9,7 @@ This module must not import sqlite3: a record is a value that any layer above ma
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
@@ -27,6 +28,9 @@ INTENT_BOUGHT = "bought"
 INTENT_REFUSED = "refused"
 INTENT_UNSEEN = "unseen"
 INTENT_ADOPTED = "adopted"
+
+RecipeTables = Mapping[str, Any]
+"""A recipe as it was planned: table -> key -> value, read by those who show it; core.config.Recipe is what decides."""
 
 AWAY = "away"
 """The stage of the time in which a training went on and no gptctl drove the run."""
@@ -87,7 +91,7 @@ class RunRecord:
     labels: dict[str, str] = field(default_factory=dict)
     note: str | None = None
     recipe_digest: str = ""
-    recipe_data: dict[str, Any] = field(default_factory=dict)
+    recipe_data: RecipeTables = field(default_factory=dict)
     host_data: dict[str, Any] = field(default_factory=dict)
     rental_id: str | None = None
     plan: Plan | None = field(default=None, metadata={"none": "{}"})

@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Any
 from urllib.parse import urlsplit, urlunsplit
+
+from orchestrator.ledger.records import RecipeTables
 
 LOCAL_SCHEMES = ("", "file", "path")
 WEB = ("http", "https")
@@ -37,7 +38,7 @@ def without_folders(text: str) -> str:
     return FOLDERS.sub("", text)
 
 
-def source_name(recipe: Mapping[str, Any]) -> str:
+def source_name(recipe: RecipeTables) -> str:
     """Where the data came from, as anyone may read it."""
     table = recipe.get("data") or {}
     prepare = table.get("prepare") or {}
@@ -49,13 +50,13 @@ def source_name(recipe: Mapping[str, Any]) -> str:
     return shown_source(source)
 
 
-def data_read(recipe: Mapping[str, Any]) -> dict[str, object]:
+def data_read(recipe: RecipeTables) -> dict[str, object]:
     """What decides which tokens are read, as anyone may read it: a checkpoint's meta.json carries it."""
     table = recipe.get("data") or {}
     return {"source": source_name(recipe), **{key: table.get(key) for key in WINDOW}}
 
 
-def data_differences(before: Mapping[str, object], recipe: Mapping[str, Any]) -> list[str]:
+def data_differences(before: Mapping[str, object], recipe: RecipeTables) -> list[str]:
     """`data.source was A, is B`, for each key that differs; nothing where `before` is unknown."""
     now = data_read(recipe)
     return [f"data.{key} was {before[key]}, is {now[key]}" for key in now if key in before and before[key] != now[key]]

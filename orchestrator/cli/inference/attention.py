@@ -9,10 +9,9 @@ import base64
 import binascii
 import json
 from pathlib import Path
-from typing import Any
 
 from orchestrator.cli.inference.local_checkpoint import model_folder
-from orchestrator.cli.inference.trainer_program import here, results
+from orchestrator.cli.inference.trainer_program import ProgramLine, here, results
 from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.core.errors import CommandFailed, UserError
 from orchestrator.remote.shell.local_shell import LocalShell
@@ -45,7 +44,7 @@ def attention(run_id: str | None, prompt: str, step: int | None, to: Path, *, as
     return 0
 
 
-def _weights(lines: list[dict[str, Any]]) -> AttentionWeights:
+def _weights(lines: list[ProgramLine]) -> AttentionWeights:
     """The program's line. Raises CommandFailed for one that contradicts itself."""
     line = lines[-1] if lines else {}
     try:

@@ -12,11 +12,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from orchestrator.cli.connections import agent_of
 from orchestrator.cli.inference.local_checkpoint import checkpoint_here, folder_named
-from orchestrator.cli.inference.trainer_program import here, results, there
+from orchestrator.cli.inference.trainer_program import ProgramLine, here, results, there
 from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.cli.screen.foreign import clean
 from orchestrator.core.formats import number
@@ -26,7 +25,7 @@ from orchestrator.remote.shell.local_shell import LocalShell
 from orchestrator.report.evaluations import sampled
 from trainer import contract
 
-OnLine = Callable[[dict[str, Any]], None]
+OnLine = Callable[[ProgramLine], None]
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Screen:
     def __init__(self) -> None:
         self.prompt: str | None = None
 
-    def show(self, line: dict[str, Any]) -> None:
+    def show(self, line: ProgramLine) -> None:
         """A line of `trainer.sample`."""
         text = line.get("text")
         if "piece" in line:
@@ -89,11 +88,11 @@ class Screen:
             self.prompt = None
 
 
-def _nothing(line: dict[str, Any]) -> None:
+def _nothing(line: ProgramLine) -> None:
     """--json prints at the end."""
 
 
-def _say_rate(samples: Sequence[dict[str, Any]]) -> None:
+def _say_rate(samples: Sequence[ProgramLine]) -> None:
     from orchestrator.cli.screen import screen
 
     tokens = sum(each.get("tokens") or 0 for each in samples)
@@ -104,7 +103,7 @@ def _say_rate(samples: Sequence[dict[str, Any]]) -> None:
 
 def _of_run(
     ledger: Ledger, run: RunRecord, request: SampleRequest, show: OnLine, *, on_host: bool
-) -> tuple[str, list[dict[str, Any]]]:
+) -> tuple[str, list[ProgramLine]]:
     """The checkpoint's folder, here or on the run's machine, and its samples."""
     if on_host:
         program = there(run, "sample")
@@ -115,18 +114,18 @@ def _of_run(
     return folder, _here(ledger, folder, request, show)
 
 
-def _here(ledger: Ledger, folder: str, request: SampleRequest, show: OnLine) -> list[dict[str, Any]]:
+def _here(ledger: Ledger, folder: str, request: SampleRequest, show: OnLine) -> list[ProgramLine]:
     shell = LocalShell()
     return _texts(results(shell, here(ledger.home, shell, "sample"), request.arguments(folder), show))
 
 
-def _texts(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _texts(lines: Sequence[ProgramLine]) -> list[ProgramLine]:
     """Without the pieces, which are in them."""
     return [line for line in lines if "text" in line]
 
 
 def _keep(
-    ledger: Ledger, run: RunRecord, request: SampleRequest, checkpoint: str, samples: Sequence[dict[str, Any]]
+    ledger: Ledger, run: RunRecord, request: SampleRequest, checkpoint: str, samples: Sequence[ProgramLine]
 ) -> None:
     """Saves samples of a checkpoint whose step is known: `best` on a machine may be another one tomorrow."""
     step = contract.checkpoint_step(Path(checkpoint).resolve().name) if request.step is None else request.step

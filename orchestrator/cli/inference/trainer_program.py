@@ -27,10 +27,11 @@ BOOT = """\
 import sys
 sys.path.append(sys.argv.pop(1))
 from trainer.{module} import main
-from orchestrator.core.typed_json import parse
 sys.exit(main(sys.argv[1:]))
 """
 """The trainer's folder comes last on the path: where it is a site-packages, the interpreter's own torch must win."""
+ProgramLine = dict[str, Any]
+"""What a program of the trainer prints: an object on a line, whose keys are its own."""
 SILENCE_S = 900.0
 """Long programs report progress every few seconds; loading a model is the longest silence."""
 
@@ -67,8 +68,8 @@ def there(run: RunRecord, module: str) -> Program:
 
 
 def results(
-    shell: Shell, program: Program, arguments: Sequence[str], on_line: Callable[[dict[str, Any]], None]
-) -> list[dict[str, Any]]:
+    shell: Shell, program: Program, arguments: Sequence[str], on_line: Callable[[ProgramLine], None]
+) -> list[ProgramLine]:
     """Its JSON lines; `on_line` gets each as it arrives. Raises UserError or CommandFailed (see failed)."""
     found = []
     try:

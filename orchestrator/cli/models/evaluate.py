@@ -12,12 +12,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from orchestrator.agent.contract.names import JobName
 from orchestrator.cli.connections import agent_of
 from orchestrator.cli.inference.local_checkpoint import as_run, checkpoint_here, checkpoint_named, folder_named
-from orchestrator.cli.inference.trainer_program import failed, here, results, there
+from orchestrator.cli.inference.trainer_program import ProgramLine, failed, here, results, there
 from orchestrator.cli.models.choices_files import choices_here
 from orchestrator.cli.models.data_here import data_here
 from orchestrator.cli.open_ledger import open_ledger
@@ -157,7 +156,7 @@ def _show(run: RunRecord, found: Sequence[Evaluation]) -> None:
         screen.talk("ACC picks the likeliest ending; ACC NORM the likeliest per byte, ACC/TOKEN per token")
 
 
-def _here(ledger: Ledger, run: RunRecord, wish: Wish, name: str) -> list[dict[str, Any]]:
+def _here(ledger: Ledger, run: RunRecord, wish: Wish, name: str) -> list[ProgramLine]:
     folder = checkpoint_here(ledger.home, run.id, name)
     data = _data_here(run, wish) if wish.measures_slices else []
     arguments = [str(folder), *_arguments(run, wish, [str(file) for file in data], [*wish.files], "fp32")]
@@ -187,7 +186,7 @@ def _data_here(run: RunRecord, wish: Wish) -> list[Path]:
     return files
 
 
-def _there(ledger: Ledger, run: RunRecord, wish: Wish, name: str) -> list[dict[str, Any]]:
+def _there(ledger: Ledger, run: RunRecord, wish: Wish, name: str) -> list[ProgramLine]:
     """Runs as a job of the machine's agent: it takes minutes, and the same request again joins it."""
     if run.state is State.TRAINING:
         raise UserError(
@@ -204,10 +203,10 @@ def _there(ledger: Ledger, run: RunRecord, wish: Wish, name: str) -> list[dict[s
         argv = [program.python, "-m", "trainer.evaluate", *words]
         digest = hashlib.sha256(json.dumps(argv).encode()).hexdigest()[:16]
         agent.start(JobName.EVALUATE, run.id, digest, {"argv": argv, "pythonpath": program.source, "cwd": agent.root})
-        lines: list[dict[str, Any]] = []
+        lines: list[ProgramLine] = []
         show = _meter()
 
-        def hear(line: dict[str, Any]) -> None:
+        def hear(line: ProgramLine) -> None:
             lines.append(line)
             show(line)
 
@@ -269,11 +268,11 @@ def _slice(text: str) -> tuple[int, int]:
     return int(start), int(tokens)
 
 
-def _meter() -> Callable[[dict[str, Any]], None]:
+def _meter() -> Callable[[ProgramLine], None]:
     """Shows the program's progress lines; the results come at the end."""
     from orchestrator.cli.screen.live_view import progress_line
 
-    def show(line: dict[str, Any]) -> None:
+    def show(line: ProgramLine) -> None:
         if "progress" in line:
             from orchestrator.cli.screen import screen
 
@@ -283,7 +282,7 @@ def _meter() -> Callable[[dict[str, Any]], None]:
     return show
 
 
-def _kept(ledger: Ledger, run: RunRecord, wish: Wish, lines: Sequence[dict[str, Any]]) -> list[Evaluation]:
+def _kept(ledger: Ledger, run: RunRecord, wish: Wish, lines: Sequence[ProgramLine]) -> list[Evaluation]:
     """The results, each in the ledger."""
     found = _read(run, wish, lines)
     for each in found:
@@ -291,7 +290,7 @@ def _kept(ledger: Ledger, run: RunRecord, wish: Wish, lines: Sequence[dict[str, 
     return found
 
 
-def _read(run: RunRecord, wish: Wish, lines: Sequence[dict[str, Any]]) -> list[Evaluation]:
+def _read(run: RunRecord, wish: Wish, lines: Sequence[ProgramLine]) -> list[Evaluation]:
     """The results. Other data than the run's own are named with their first file."""
     step = next((line["step"] for line in lines if line.get("kind") == "checkpoint"), None)
     if not isinstance(step, int):

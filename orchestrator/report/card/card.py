@@ -10,14 +10,13 @@ table looks: tables.py does, and templates/model_card.md.j2 puts it together.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from orchestrator.core.facts.run_facts import DatasetFacts
 from orchestrator.core.machines import machine_type
-from orchestrator.ledger.records import RunRecord
+from orchestrator.ledger.records import RecipeTables, RunRecord
 from orchestrator.report import lineage
 from orchestrator.report.card import provenance, tables
 from orchestrator.report.card.checkpoint_meta import CheckpointMeta
@@ -152,7 +151,7 @@ def _tags(run: RunRecord, simulated: bool) -> list[str]:
     return ["gpt2", "gptctl", *scratch, *(["simulated-machine"] if simulated else [])]
 
 
-def _datasets(recipe: Mapping[str, Any]) -> list[str]:
+def _datasets(recipe: RecipeTables) -> list[str]:
     """Ids of the Hub datasets that it was trained on."""
     data = recipe.get("data") or {}
     prepare = data.get("prepare") or {}

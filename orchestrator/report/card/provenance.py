@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from orchestrator.core.machines import machine_type
-from orchestrator.ledger.records import RunRecord
+from orchestrator.ledger.records import RecipeTables, RunRecord
 from orchestrator.report.evaluations import CHOICES, EvaluationRow
 from orchestrator.report.run_report import RunReport
 
@@ -92,7 +91,7 @@ def base_model(run: RunRecord) -> str | None:
     return run.facts.origin.base_model if run.facts.origin else None
 
 
-def sampling(recipe: Mapping[str, Any]) -> str | None:
+def sampling(recipe: RecipeTables) -> str | None:
     """How the samples at the end of training were drawn; None where the recipe has no prompts."""
     prompts = (recipe.get("eval") or {}).get("prompts") or ()
     return f"64 tokens after each of {len(prompts)} prompts, top-k 50, temperature 1" if prompts else None

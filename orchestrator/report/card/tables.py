@@ -16,7 +16,7 @@ from orchestrator.core import formats
 from orchestrator.core.facts.run_facts import DatasetFacts
 from orchestrator.core.formats import count, dollars, figure, hours, number, percent
 from orchestrator.core.machines import MachineType
-from orchestrator.ledger.records import RunRecord
+from orchestrator.ledger.records import RecipeTables, RunRecord
 from orchestrator.report.card.checkpoint_meta import CheckpointMeta
 from orchestrator.report.data_source import source_name
 from orchestrator.report.evaluations import CHOICES, SLICE, EvaluationRow
@@ -79,7 +79,7 @@ def _architecture(shape: ModelConfig) -> str:
 
 
 def data(
-    recipe: Mapping[str, Any], dataset: DatasetFacts, meta: CheckpointMeta, lineage: LineagePart | None = None
+    recipe: RecipeTables, dataset: DatasetFacts, meta: CheckpointMeta, lineage: LineagePart | None = None
 ) -> list[Row]:
     """What it was trained and validated on."""
     table = recipe.get("data") or {}
@@ -160,7 +160,7 @@ def _split(machine: MachinePart) -> str | None:
     return f"{micro_batch} sequences x {accumulation} accumulation x {ranks} ranks"
 
 
-def _stages(recipe: Mapping[str, Any]) -> str | None:
+def _stages(recipe: RecipeTables) -> str | None:
     """`until 10% of the steps 24 of 1,024; until 50% 384 of 256`; None without stages."""
     rows = [
         f"{100 * until:g}% {number(batch)} of {number(length)}" for until, batch, length in recipe.get("stages") or ()
@@ -168,7 +168,7 @@ def _stages(recipe: Mapping[str, Any]) -> str | None:
     return "until " + "; until ".join(rows).replace("% ", "% of the steps ", 1) if rows else None
 
 
-def _optimizer(recipe: Mapping[str, Any]) -> str | None:
+def _optimizer(recipe: RecipeTables) -> str | None:
     name = recipe.get("optimizer")
     if not name:
         return None
@@ -177,7 +177,7 @@ def _optimizer(recipe: Mapping[str, Any]) -> str | None:
     return f"{name}{split}, betas {betas}, weight decay {recipe.get('weight_decay'):g} on {recipe.get('decay')}"
 
 
-def _learning_rate(recipe: Mapping[str, Any]) -> str | None:
+def _learning_rate(recipe: RecipeTables) -> str | None:
     peak = recipe.get("learning_rate")
     if peak is None:
         return None
@@ -241,7 +241,7 @@ class Loss:
         return formats.loss(self.loss)
 
 
-def losses(meta: CheckpointMeta, evaluations: Sequence[EvaluationRow], recipe: Mapping[str, Any]) -> list[Loss]:
+def losses(meta: CheckpointMeta, evaluations: Sequence[EvaluationRow], recipe: RecipeTables) -> list[Loss]:
     """Measured losses of this checkpoint."""
     dataset = source_name(recipe) or "tokens"
     found = []
@@ -257,7 +257,7 @@ def losses(meta: CheckpointMeta, evaluations: Sequence[EvaluationRow], recipe: M
     return found
 
 
-def _slice_loss(row: EvaluationRow, loss: float, dataset: str, meta: CheckpointMeta, recipe: Mapping[str, Any]) -> Loss:
+def _slice_loss(row: EvaluationRow, loss: float, dataset: str, meta: CheckpointMeta, recipe: RecipeTables) -> Loss:
     """Other data than the run's own are named `FILE:START+TOKENS`, and have no anchor."""
     chosen = row.result.get("slice")
     start, length = chosen if isinstance(chosen, list) else (0, 0)
@@ -268,12 +268,12 @@ def _slice_loss(row: EvaluationRow, loss: float, dataset: str, meta: CheckpointM
     return Loss(name.capitalize(), loss, dataset, _anchor([start, length], meta, recipe))
 
 
-def _validation_name(recipe: Mapping[str, Any]) -> str:
+def _validation_name(recipe: RecipeTables) -> str:
     chosen = (recipe.get("data") or {}).get("validation") or {}
     return f"Validation, {number(chosen['tokens'])} tokens" if chosen.get("tokens") else "Validation"
 
 
-def _anchor(chosen: Sequence[int | None], meta: CheckpointMeta, recipe: Mapping[str, Any]) -> float | None:
+def _anchor(chosen: Sequence[int | None], meta: CheckpointMeta, recipe: RecipeTables) -> float | None:
     same = (
         list(chosen) == REFERENCE_SLICE
         and str((recipe.get("data") or {}).get("source")).rstrip("/") == REFERENCE_SOURCE
