@@ -91,7 +91,7 @@ class RunRecord:
     labels: dict[str, str] = field(default_factory=dict)
     note: str | None = None
     recipe_digest: str = ""
-    recipe_data: RecipeTables = field(default_factory=dict)
+    recipe_data: dict[str, Any] = field(default_factory=dict)
     host_data: dict[str, Any] = field(default_factory=dict)
     rental_id: str | None = None
     plan: Plan | None = field(default=None, metadata={"none": "{}"})
