@@ -169,7 +169,8 @@ def is_gone(context: RunContext) -> bool:
     while agreeing < 2:
         found = held(context)
         word = _word(context)
-        if word in ("alive", "terminating") or (found is not None and found.status not in LOST):
+        off = found is not None and found.status == "stopped"  # its provider has it, alive as an id goes
+        if word == "terminating" or (word == "alive" and not off) or (found is not None and found.status not in LOST):
             return False
         forgotten = found is None and word == "unknown" and not _life_unseen(context)
         certain = word == "gone" or found is not None or forgotten or context.now() > until

@@ -171,3 +171,19 @@ def test_looking_for_a_lost_launch_ends(clock: Clock, kind: str) -> None:
     error = ended(purchase.find, context)
     assert error is None or isinstance(error, ProviderError)
     assert clock.now - START < context.provider.settle_s + 60
+
+
+STATUSES = (None, "booting", "active", "unhealthy", "stopped", "terminating", "terminated", "preempted")
+WORDS: tuple[Life | NoAnswer, ...] = ("alive", "terminating", "gone", "unknown", SILENT)
+
+
+@pytest.mark.parametrize("word", WORDS, ids=str)
+@pytest.mark.parametrize("status", STATUSES, ids=str)
+def test_a_machine_is_given_up_when_list_and_id_agree_that_nothing_runs_there(
+    clock: Clock, status: str | None, word: Life | NoAnswer
+) -> None:
+    context = Context(Cloud([] if status is None else [machine(status)], word), clock)
+    runs_nothing = status in (None, "stopped", "terminated", "preempted")
+    lives_by_its_id = word == "terminating" or (word == "alive" and status != "stopped")
+    assert boot.is_gone(context) is (runs_nothing and not lives_by_its_id)  # type: ignore[arg-type]
+    assert clock.now - START < boot.UNLISTED_S + 60
