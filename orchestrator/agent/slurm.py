@@ -11,13 +11,15 @@ Example (in the script)::
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
-from typing import Mapping, Sequence, cast
+from typing import Dict, Mapping, Sequence, cast
 
 from trainer import contract
 
@@ -25,17 +27,23 @@ from .contract.answers import StartAnswer
 from .contract.names import FileName, JobName, Outcome, State
 from .job import exit_record, jobs, program, stopping
 from .job.jobs import Job
-from .system import files
+from .system import files, processes
 from .system.paths import Places
 
 STARTS_FILE = "slurm.jsonl"
 """Of the job's folder: when each start began and ended, for where Slurm keeps no books."""
+START_FILE = "slurm-start.json"
+"""Of the job's folder: which start trains now. An older one on a node that Slurm has lost ends when it reads this."""
 AGAIN = "again"
 """Of the job's folder: why this start was stopped so that another one continues."""
 PREEMPTED, TIME = "preempted", "time"
 MOST_WITHOUT_A_STEP = 3
 """So many starts in a row that trained nothing end the run: it would be requeued for ever."""
 REQUEUED_WITHIN_S = 120.0
+LOOK_EVERY_S, NOTE_EVERY_S = 5.0, 60.0
+TRAINS = ("RUNNING", "SUSPENDED", "STOPPED")
+Start = Dict[str, object]
+"""`job` and `restart`: of all starts of a run no two are alike."""
 Told = Mapping[str, str]
 """What `scontrol show job` says: JobState, Restarts, PreemptTime and so on."""
 
@@ -75,14 +83,21 @@ def begin(job: Job) -> int:
     """Clears what the last start left, and notes this one. 1: it is not to start."""
     if job.exit_record() is not None:
         return 1
+    if other := _other_that_trains(job):
+        sys.stdout.write("gptctl: job %s trains this run already\n" % other)
+        return 1
+    if left_s(job) <= 0 and not stopping.read_request(job):
+        stopping.request_stop(job, Outcome.LIMIT, "the limits of the run leave no more time", 0.0)
     if stopping.read_request(job):
-        exit_record.write_exit(job, 0, None)
+        exit_record.write_exit(job, 0, _started_at(job))
         return 1
     for folder, name in (
         (job.run_folder, contract.STOP), (job.run_folder, contract.EXIT), (job.folder, AGAIN),
         (job.folder, FileName.ERROR),
     ):  # fmt: skip
         files.remove(os.path.join(folder, name))
+    files.write_json(job.file(START_FILE), _this())
+    _shorten(job)
     program.record_start(job, os.getpid())
     nodes = os.environ.get("SLURM_JOB_NODELIST", "")
     _note(job, {"event": "begin", "nodes": nodes, "node_count": int(os.environ.get("SLURM_NNODES", "1"))})
@@ -90,12 +105,49 @@ def begin(job: Job) -> int:
     return 0
 
 
+def _other_that_trains(job: Job) -> str:
+    """Another job of this run whose nodes train now: its script was submitted twice, by hand or after a lost answer."""
+    other = str((files.read_json(job.file(START_FILE)) or {}).get("job", _job_id()))
+    return other if other != _job_id() and told(other).get("JobState") in TRAINS else ""
+
+
+def _shorten(job: Job) -> None:
+    """A start has what those before it left of the run's limits: Slurm then warns it in time."""
+    left, given = left_s(job), limit_s(told(_job_id()).get("TimeLimit", ""))
+    if left < given - 60:  # Slurm counts in minutes
+        minutes = max(1, math.ceil(left / 60))
+        subprocess.run(["scontrol", "update", "JobId=%s" % _job_id(), "TimeLimit=%d" % minutes], check=False)
+
+
+def limit_s(text: str) -> float:
+    """Seconds of a time limit as scontrol prints it, `1-04:00:00`; infinite for UNLIMITED and whatever else it says."""
+    found = re.match(r"(?:(\d+)-)?(\d+):(\d+):(\d+)$", text)
+    if found is None:
+        return math.inf
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+
+
 def _note(job: Job, line: Mapping[str, object]) -> None:
-    files.append_json(job.file(STARTS_FILE), {"job": _job_id(), "restart": _restart(), "time": time.time(), **line})
+    try:
+        files.append_json(job.file(STARTS_FILE), {**_this(), "time": time.time(), **line})
+    except OSError as error:  # a full quota: the verdict counts for more than this line
+        sys.stdout.write("gptctl: %s: %s\n" % (STARTS_FILE, error.strerror))
+
+
+def _this() -> Start:
+    return {"job": _job_id(), "restart": _restart()}
+
+
+def _is_newest(job: Job) -> bool:
+    """Whether no later start has taken over. A file that cannot be read says nothing."""
+    return (files.read_json(job.file(START_FILE)) or _this()) == _this()
 
 
 def _job_id() -> str:
-    return os.environ.get("SLURM_JOB_ID", "")
+    """As scontrol takes it. The number alone of a sweep's last element means all elements."""
+    array, element = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return "%s_%s" % (array, element) if array and element else os.environ.get("SLURM_JOB_ID", "")
 
 
 def _restart() -> int:
@@ -106,35 +158,48 @@ def step(job: Job, argv: Sequence[str]) -> int:
     """One node's part: runs the program deaf to SIGTERM, and notes why that came. The ranks hear it themselves."""
 
     def asked(number: int, frame: object) -> None:
-        if is_preemption(told()):
+        if is_preemption(told(_job_id())):
             _stop_to_continue(job, PREEMPTED)
 
     signal.signal(signal.SIGTERM, asked)
     variables = program.environment_of_ranks(job, dict(os.environ))
     variables["PET_NODE_RANK"] = os.environ.get("SLURM_NODEID", "0")  # torchrun's --node-rank
+    variables[processes.JOB_VARIABLE] = mark = "%s of %s" % (job.folder, _this())
     child = subprocess.Popen(list(argv), env=variables, cwd=job.run_folder, preexec_fn=_deaf)  # noqa: PLW1509
-    while True:
-        try:
-            code = child.wait()
-            return code if code >= 0 else 128 - code
-        except InterruptedError:
-            continue
+    threading.Thread(target=_look_after, args=(job, mark), daemon=True).start()
+    code = child.wait()
+    return code if code >= 0 else 128 - code
 
 
 def _deaf() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
+def _look_after(job: Job, mark: str) -> None:
+    """Ends this start's processes here once a later start trains: of a node that Slurm has lost, they may live on, and
+    two must not write into one folder. Notes now and then that it lives, for the bill of one that is killed."""
+    noted_at = time.monotonic()
+    while _is_newest(job):
+        if os.environ.get("SLURM_NODEID", "0") == "0" and time.monotonic() - noted_at >= NOTE_EVERY_S:
+            noted_at = time.monotonic()
+            _note(job, {"event": "alive"})
+        time.sleep(LOOK_EVERY_S)
+    sys.stderr.write("gptctl: a later start trains this run: this one ends\n")
+    processes.kill_all(mark)
+
+
 def _stop_to_continue(job: Job, why: str) -> int:
     """Asks all ranks of all nodes for a checkpoint, once; another start is to continue from it."""
+    if not _is_newest(job):
+        return 0
     files.write_bytes(job.file(AGAIN), why.encode())
     files.write_bytes(os.path.join(job.run_folder, contract.STOP), b"")
     return 0
 
 
-def told() -> Told:
-    """What Slurm says of this job now; empty where it says nothing."""
-    asked = ["scontrol", "show", "job", _job_id()]
+def told(job_id: str) -> Told:
+    """What Slurm says of a job now; empty where it says nothing."""
+    asked = ["scontrol", "show", "job", job_id]
     try:
         done = subprocess.run(asked, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -149,10 +214,13 @@ def is_preemption(said: Told) -> bool:
 
 def end(job: Job, code: int) -> int:
     """After srun: another start, where there is to be one; else the exit record."""
+    if not _is_newest(job):
+        sys.stdout.write("gptctl: a later start trains this run\n")
+        return 0
     trainer = cast("Mapping[str, object]", files.read_json(os.path.join(job.run_folder, contract.EXIT)) or {})
     again = files.tail(job.file(AGAIN)).decode()
     _note(job, {"event": "end", "code": code, "step": trainer.get("step"), "outcome": trainer.get("outcome")})
-    said = told()
+    said = told(_job_id())
     verdict = what_next(
         trainer.get("outcome"), again, restarted=int(said.get("Restarts") or _restart()) > _restart(),
         asked=bool(stopping.read_request(job)), why=_why_not_again(job),
@@ -161,8 +229,8 @@ def end(job: Job, code: int) -> int:
     sys.stdout.flush()
     if verdict == RETURNS:
         return 0
-    if verdict == REQUEUE and _requeued(_job_id()):
-        return 0
+    if verdict == REQUEUE:
+        _requeue(_job_id())
     reason, outcome = _reason(again, verdict)
     if reason and not stopping.read_request(job) and trainer.get("outcome") != contract.OUTCOME_FINISHED:
         stopping.request_stop(job, outcome, reason, 0.0)
@@ -195,32 +263,33 @@ def _why_not_again(job: Job) -> str:
     steps = [line.get("step") for line in starts if line.get("event") == "end"][-MOST_WITHOUT_A_STEP:]
     if len(steps) == MOST_WITHOUT_A_STEP and len(set(steps)) == 1:
         return "%d starts in a row trained nothing" % MOST_WITHOUT_A_STEP
-    limit_s = job.spec.get("deadline_s")
-    if limit_s is not None and trained_s(starts) >= limit_s:
-        return "the limits of the run leave no more time"
-    return ""
+    return "the limits of the run leave no more time" if left_s(job) <= 0 else ""
+
+
+def left_s(job: Job) -> float:
+    """Seconds that the starts so far leave of the run's limits; infinite where nothing limits it."""
+    whole_s = job.spec.get("deadline_s")
+    return math.inf if whole_s is None else whole_s - trained_s(list(files.json_lines(job.file(STARTS_FILE))))
 
 
 def trained_s(lines: Sequence[Mapping[str, object]]) -> float:
-    """Seconds of all starts that have ended."""
-    total, began = 0.0, None
+    """Seconds of all starts, each up to the last line that it wrote: one that was killed wrote no end."""
+    total = began = last = 0.0
     for line in lines:
-        at = cast("float", line["time"])
-        if line.get("event") == "begin":
-            began = at
-        elif began is not None:
-            total, began = total + at - began, None
-    return total
+        at = max(last, cast("float", line["time"]))  # the clocks of two nodes may differ
+        if line.get("event") == "begin" or not last:
+            total, began = total + last - began, at
+        last = at
+    return total + last - began
 
 
-def _requeued(job_id: str) -> bool:
-    """Puts it back into the queue; Slurm then ends this script. False: Slurm refused, or never did it."""
+def _requeue(job_id: str) -> None:
+    """Puts it back into the queue, which ends this script. Returns where Slurm refused, or never did it."""
     done = subprocess.run(["scontrol", "requeue", job_id], stderr=subprocess.PIPE, check=False)
-    if done.returncode != 0:
+    if done.returncode == 0:
+        time.sleep(REQUEUED_WITHIN_S)  # to leave now would be read as the job's own end
+    else:
         sys.stdout.write("gptctl: scontrol requeue: %s\n" % done.stderr.decode(errors="replace").strip())
-        return False
-    time.sleep(REQUEUED_WITHIN_S)  # to leave now would be read as the job's own end
-    return True
 
 
 def _reason(again: str, verdict: str) -> tuple[str, str]:

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
 from orchestrator.agent import slurm
+from orchestrator.agent.contract.names import JobName
+from orchestrator.agent.job.jobs import Job
+from orchestrator.agent.system.paths import Places
+from trainer import contract
 
 
 @pytest.mark.parametrize(
@@ -56,3 +65,104 @@ def test_the_time_of_all_starts_counts() -> None:
         {"event": "begin", "time": 200.0}, {"event": "end", "time": 205.0},
     ]  # fmt: skip
     assert slurm.trained_s(lines) == 35.0
+
+
+@pytest.mark.parametrize(
+    ("lines", "seconds"),
+    [
+        pytest.param([("begin", 10), ("alive", 70), ("begin", 200), ("end", 230)], 90, id="killed: to its last note"),
+        pytest.param([("begin", 10), ("alive", 70)], 60, id="killed, and never again"),
+        pytest.param([("begin", 100), ("end", 90), ("begin", 95), ("end", 110)], 10, id="clocks apart cost no time"),
+        pytest.param([], 0, id="never started"),
+    ],
+)
+def test_a_start_lasted_until_its_last_note(lines: list[tuple[str, float]], seconds: float) -> None:
+    assert slurm.trained_s([{"event": event, "time": at} for event, at in lines]) == seconds
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"), [("01:00:00", 3600), ("1-04:00:00", 100_800), ("UNLIMITED", math.inf), ("", math.inf)]
+)
+def test_the_limit_of_a_job_is_read_as_scontrol_prints_it(said: str, seconds: float) -> None:
+    assert slurm.limit_s(said) == seconds
+
+
+class Cluster:
+    """What scontrol says of jobs, and what it was asked to do; a job whose start is this process."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, **spec: object) -> None:
+        self.said: dict[str, dict[str, str]] = {}
+        self.ordered: list[list[str]] = []
+        self.monkeypatch = monkeypatch
+        places = Places(str(folder / "agent" / "agent.pyz"))
+        self.job = Job(places, "tiny-1130-abcdef", JobName.TRAIN, "d", {"ranks": 1, **spec})  # type: ignore[typeddict-item]
+        for made in (self.job.folder, self.job.run_folder):
+            Path(made).mkdir(parents=True)
+        monkeypatch.setattr(slurm, "told", lambda job_id: self.said.get(job_id, {}))
+        ran = SimpleNamespace(run=lambda argv, **_: self.ordered.append(argv))
+        monkeypatch.setattr(slurm, "subprocess", ran)
+        self.is_job("17")
+
+    def is_job(self, number: str, restart: int = 0, **more: str) -> None:
+        for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
+            self.monkeypatch.delenv(name, raising=False)
+        for name, value in {"SLURM_JOB_ID": number, "SLURM_RESTART_COUNT": str(restart), **more}.items():
+            self.monkeypatch.setenv(name, value)
+
+    def write(self, *lines: tuple[str, float]) -> None:
+        for event, at in lines:
+            slurm._note(self.job, {"event": event, "time": at})
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    return Cluster(tmp_path, monkeypatch, deadline_s=3600.0)
+
+
+def test_the_last_element_of_a_sweep_is_asked_for_alone(cluster: Cluster) -> None:
+    """Its SLURM_JOB_ID is the number of the whole array: `scontrol requeue 17` starts every run of the sweep again."""
+    cluster.is_job("17", SLURM_ARRAY_JOB_ID="17", SLURM_ARRAY_TASK_ID="2")
+    cluster.said = {"17": {"Restarts": "1"}, "17_2": {"Restarts": "0"}}
+    slurm._stop_to_continue(cluster.job, slurm.PREEMPTED)
+    (Path(cluster.job.run_folder) / contract.EXIT).write_text('{"outcome": "stopped", "step": 3}')
+    asked: list[str] = []
+    cluster.monkeypatch.setattr(slurm, "_requeue", asked.append)
+    slurm.end(cluster.job, 0)
+    assert asked == ["17_2"]
+
+
+def test_a_start_has_what_the_starts_before_it_left_of_the_limits(cluster: Cluster) -> None:
+    cluster.said = {"17": {"TimeLimit": "01:00:00"}}
+    assert slurm.begin(cluster.job) == 0 and cluster.ordered == []
+    cluster.write(("alive", time.time() + 2700))
+    cluster.is_job("17", restart=1)
+    assert slurm.begin(cluster.job) == 0
+    assert cluster.ordered == [["scontrol", "update", "JobId=17", "TimeLimit=15"]]
+
+
+def test_a_run_that_used_up_its_limits_does_not_start_again(cluster: Cluster) -> None:
+    cluster.write(("begin", 1.0), ("alive", 3602.0))
+    assert slurm.begin(cluster.job) == 1
+    record = cluster.job.exit_record()
+    assert record is not None and record["outcome"] == "limit"
+
+
+def test_two_jobs_of_one_run_never_train_at_once(cluster: Cluster) -> None:
+    """Its script was submitted twice: the second start leaves the first, and its folder, alone."""
+    assert slurm.begin(cluster.job) == 0
+    cluster.said = {"17": {"JobState": "RUNNING"}}
+    cluster.is_job("18")
+    assert slurm.begin(cluster.job) == 1 and cluster.job.exit_record() is None
+    cluster.said = {"17": {"JobState": "PREEMPTED"}}
+    assert slurm.begin(cluster.job) == 0, "one that has ended is in nobody's way"
+
+
+def test_a_start_that_was_overtaken_leaves_everything_to_the_later_one(cluster: Cluster) -> None:
+    """Slurm lost its node and started the job elsewhere; here it lives on."""
+    assert slurm.begin(cluster.job) == 0
+    cluster.is_job("17", restart=1)
+    assert slurm.begin(cluster.job) == 0
+    cluster.is_job("17", restart=0)
+    slurm._stop_to_continue(cluster.job, slurm.TIME)
+    assert slurm.end(cluster.job, 1) == 0
+    assert cluster.job.exit_record() is None and not (Path(cluster.job.run_folder) / contract.STOP).exists()
