@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 from orchestrator.core.engine import JobView, Phase, Span
+from orchestrator.core.errors import NoAnswer
 
 VIEW_FIELDS = "%i|%T|%r|%S|%N"
 """Of squeue: id, state, reason, start, nodes. %r and %N may be empty."""
@@ -19,7 +20,20 @@ WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPEC
 RUNNING = frozenset(
     {"RUNNING", "CONFIGURING", "COMPLETING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED"}
 )
-"""Every other state of a job is an end."""
+ENDED = frozenset(
+    {
+        "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "LAUNCH_FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
+        "PREEMPTED", "RECONFIG_FAIL", "REVOKED", "TIMEOUT",
+    }
+)  # fmt: skip
+"""A word that is in none of these, or a torn line, ends nothing: the job may train."""
+PHASES = {
+    word: phase
+    for phase, words in ((Phase.WAITING, WAITING), (Phase.RUNNING, RUNNING), (Phase.ENDED, ENDED))
+    for word in words
+}
+MOST_CHARACTERS = 200
+"""Of a field: it goes into the ledger and on the screen."""
 
 REASONS = {
     "JobHeldUser": "it is held; `scontrol release {job}` on the login node lets it go",
@@ -34,9 +48,14 @@ REASONS = {
 
 
 def phase(state: str) -> Phase:
-    """Where a job in this state is. `CANCELLED by 1000` and `CANCELLED+` are CANCELLED."""
-    word = plain(state)
-    return Phase.WAITING if word in WAITING else Phase.RUNNING if word in RUNNING else Phase.ENDED
+    """Where a job in this state is. `CANCELLED by 1000` and `CANCELLED+` are CANCELLED. Raises NoAnswer for a word that
+    is not one of Slurm's."""
+    try:
+        return PHASES[plain(state)]
+    except KeyError:
+        raise NoAnswer(
+            f"Slurm calls a job {state[:MOST_CHARACTERS]!r}, which says nothing", "look there: squeue"
+        ) from None
 
 
 def plain(state: str) -> str:
@@ -46,22 +65,23 @@ def plain(state: str) -> str:
 
 def view(line: str) -> JobView:
     """A line of squeue in VIEW_FIELDS, with times in UTC epoch seconds."""
-    job, state, reason, start, nodes = (*line.split("|"), "", "", "", "")[:5]
+    fields = [field[:MOST_CHARACTERS] for field in line.split("|")]
+    job, state, reason, start, nodes = (*fields, "", "", "", "")[:5]
     told = "" if reason in ("None", "(null)") else reason
     return JobView(job, phase(state), plain(state), told, _time(start), nodes)
 
 
 def from_books(line: str) -> JobView:
     """A line of sacct in SPAN_FIELDS: a job that squeue has forgotten. Its reason is who cancelled it."""
-    job, state, *_ = line.split("|")
+    job, state, *_ = (field[:MOST_CHARACTERS] for field in line.split("|"))
     return JobView(job, phase(state), plain(state), " ".join(state.split()[1:]))
 
 
 def span(line: str) -> Span:
     """A line of sacct in SPAN_FIELDS, one for each start of a job."""
     _, state, elapsed, nodes, tres, *_ = line.split("|")
-    gpus = re.search(r"(?:^|,)gres/gpu=(\d+)", tres)
-    return Span(plain(state), _number(elapsed), int(_number(nodes)), int(gpus[1]) if gpus else 0)
+    gpus = re.search(r"(?:^|,)gres/gpu=([0-9]+)", tres)
+    return Span(plain(state), number(elapsed), int(number(nodes)), int(number(gpus[1])) if gpus else 0)
 
 
 def words(found: JobView) -> str:
@@ -71,8 +91,10 @@ def words(found: JobView) -> str:
 
 
 def _time(text: str) -> float | None:
-    return float(text) if text.isdigit() else None
+    """Of squeue with SLURM_TIME_FORMAT=%s; None for N/A."""
+    return number(text) or None
 
 
-def _number(text: str) -> float:
-    return float(text) if text.strip().isdigit() else 0.0
+def number(text: str) -> float:
+    """A count of nodes, seconds, cards; 0 for anything else, such as `N/A` or more digits than can be meant."""
+    return float(text) if re.fullmatch(r"[0-9]{1,11}", text.strip()) else 0.0

@@ -8,7 +8,9 @@ Example: `Slurm(host, shell).look("17").state`      # "PENDING"
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from orchestrator.core.config.inventory import HostSpec
@@ -24,8 +26,13 @@ SILENT = re.compile(
     r"|zero bytes were transmitted|transport endpoint|could not establish a configuration",
     re.IGNORECASE,
 )
-NO_BOOKS = re.compile(r"accounting storage is disabled|slurmdbd", re.IGNORECASE)
+NO_BOOKS = re.compile(r"accounting storage is disabled|not running a supported accounting_storage", re.IGNORECASE)
 UNKNOWN_JOB = re.compile(r"invalid job id", re.IGNORECASE)
+STARTED = re.compile(r"no longer pending|already (running|finished|completing)", re.IGNORECASE)
+JOB_ID = re.compile(r"[0-9]{1,10}")
+BEGINS = "gptctl: the answer begins"
+"""A login shell may print whatever it likes before it, such as a greeting with numbers in it."""
+MOST_SAID = 500
 ASKS_S = 60.0
 SINCE = "now-30days"
 KNOWN_NAMES = {
@@ -53,10 +60,12 @@ class Slurm:
     def submit(self, script: str) -> str:
         """sbatch: the id."""
         done = self._run("sbatch", "--parsable", script)
-        job = _text(done).splitlines()[-1:] or [""]
-        if done.code != 0 or not job[0].split(";")[0].isdigit():
+        if done.code != 0:
             raise self._refusal(done)
-        return job[0].split(";")[0]
+        job = _text(done).partition(";")[0]
+        if not JOB_ID.fullmatch(job):
+            raise NoAnswer(f"{self.host.name}: sbatch names no job: {job[:MOST_SAID]!r}", "gptctl resume looks for it")
+        return job
 
     def look(self, job: str) -> JobView | None:
         """squeue, and the books for a job that it has forgotten."""
@@ -66,13 +75,18 @@ class Slurm:
             return self._with_who(answers.view(lines[-1]))
         if done.code != 0 and not UNKNOWN_JOB.search(_said(done)):
             raise NoAnswer(f"{self.host.name}: squeue: {_said(done)}")
-        spans = self._books([job]) or []
-        return answers.from_books(spans[-1]) if spans else None
+        lines = self._books([job]) or []
+        if not lines:
+            return None
+        found = answers.from_books(lines[-1])  # which may not have heard of its end yet
+        return found if done.code == 0 else replace(found, phase=Phase.ENDED)
 
     def _with_who(self, found: JobView) -> JobView:
         """Of a job that ended, the books say who cancelled it."""
-        lines = (self._books([found.id]) or []) if found.phase is Phase.ENDED else []
-        return replace(found, reason=answers.from_books(lines[-1]).reason or found.reason) if lines else found
+        with suppress(NoAnswer):
+            lines = (self._books([found.id]) or []) if found.phase is Phase.ENDED else []
+            return replace(found, reason=answers.from_books(lines[-1]).reason or found.reason) if lines else found
+        return found
 
     def words(self, found: JobView) -> str:
         """Slurm's reason, explained where it is known."""
@@ -81,7 +95,7 @@ class Slurm:
     def let_go(self, job: str) -> None:
         """scontrol release; of a job that is not held it changes nothing."""
         done = self._run("scontrol", "release", job)
-        if done.code != 0:
+        if done.code != 0 and not STARTED.search(_said(done)):
             raise UserError(f"{self.host.name}: scontrol release {job}: {_said(done)}", "gptctl resume tries it again")
 
     def cancel(self, job: str) -> None:
@@ -97,7 +111,7 @@ class Slurm:
             raise NoAnswer(f"{self.host.name}: squeue: {_said(queued)}")
         kept = self._run("sacct", "-X", "-n", "-P", "-S", SINCE, "--name", name, "-o", "JobID")
         found = {*_text(queued).split(), *(_text(kept).split() if kept.code == 0 else ())}
-        return sorted({job.partition("_")[0] for job in found if job[:1].isdigit()}, key=int)
+        return sorted({each[0] for each in map(JOB_ID.match, found) if each}, key=int)
 
     def usage(self, jobs: Sequence[str]) -> Sequence[Span] | None:
         """sacct -D: without it only the last start of a job is shown."""
@@ -109,7 +123,7 @@ class Slurm:
         done = self._run("sbatch", "--test-only", stdin=self.script(order).encode())
         if done.code != 0:
             raise self._refusal(done)
-        said = re.search(r"to start at (\d+) using (.*)", _said(done))
+        said = re.search(r"to start at ([0-9]{1,11}) using (.*)", _said(done))
         return f"would start at {local_time(float(said[1]))}, {said[2]}" if said else _said(done)
 
     def _books(self, jobs: Sequence[str]) -> list[str] | None:
@@ -124,7 +138,8 @@ class Slurm:
     def _run(self, *argv: str, stdin: bytes = b"") -> Result:
         """The command with times in UTC epoch seconds. A login shell: many sites put Slurm on the path there only."""
         words = ["env", "SLURM_TIME_FORMAT=%s", *argv]
-        done = self.shell.run(["sh", "-lc", 'exec "$@"', "sh", *words], stdin=stdin, deadline_s=ASKS_S)
+        run = f'echo {shlex.quote(BEGINS)}; echo {shlex.quote(BEGINS)} >&2; exec "$@"'
+        done = self._after_greeting(self.shell.run(["sh", "-lc", run, "sh", *words], stdin=stdin, deadline_s=ASKS_S))
         if done.code == 127:
             raise MachineUnfit(
                 f"{self.host.name}: {argv[0]} is not there: {_said(done)}",
@@ -134,11 +149,21 @@ class Slurm:
             raise NoAnswer(f"{self.host.name}: Slurm does not answer: {_said(done)}", "gptctl resume continues it")
         return done
 
+    def _after_greeting(self, done: Result) -> Result:
+        """Without what the login shell printed before."""
+        mark = BEGINS.encode() + b"\n"
+        if done.code == 0 and mark not in done.stdout:
+            raise NoAnswer(f"{self.host.name}: the login shell's answer has no beginning", "gptctl resume continues it")
+        stdout, stderr = (text.rpartition(mark)[2] for text in (done.stdout, done.stderr))
+        return replace(done, stdout=stdout, stderr=stderr)
+
     def _refusal(self, done: Result) -> UserError:
         """Slurm's own line, and the names that there are."""
         said = _said(done)
         listing = next((argv for word, argv in KNOWN_NAMES.items() if word in said.lower()), None)
-        names = sorted(set(_text(self._run(*listing)).split())) if listing else []
+        names: list[str] = []
+        with suppress(NoAnswer, MachineUnfit):
+            names = sorted(set(_text(self._run(*listing)).split())) if listing else []
         known = f"; known: {one_of(names)}" if names else ""
         return UserError(
             f"{self.host.name}: Slurm refuses the job: {said}{known}",
@@ -153,4 +178,5 @@ def _text(done: Result) -> str:
 def _said(done: Result) -> str:
     """What went wrong, on one line."""
     lines = done.stderr.decode(errors="replace").splitlines() or [f"code {done.code}"]
-    return "; ".join(line.removeprefix("sbatch: ").removeprefix("error: ") for line in lines if line.strip())
+    words = (line.removeprefix("sbatch: ").removeprefix("error: ") for line in lines if line.strip())
+    return "; ".join(words)[:MOST_SAID]

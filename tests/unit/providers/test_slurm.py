@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -14,7 +13,7 @@ from orchestrator.core.engine import JobOrder, JobView, Phase, Span
 from orchestrator.core.errors import MachineUnfit, NoAnswer, UserError
 from orchestrator.core.ports import Result, Shell
 from orchestrator.providers.slurm import answers, script
-from orchestrator.providers.slurm.engine import Slurm
+from orchestrator.providers.slurm.engine import BEGINS, Slurm
 
 ORDER = JobOrder("tiny-1130-abcdef", "/shared/me", "/shared/me/agent/a.pyz", "/py", "/src", ranks=8, gpus=8, nodes=2)
 
@@ -29,7 +28,7 @@ def host(**slurm: object) -> HostSpec:
         ("PENDING", Phase.WAITING), ("REQUEUED", Phase.WAITING), ("REQUEUE_HOLD", Phase.WAITING),
         ("CONFIGURING", Phase.RUNNING), ("RUNNING", Phase.RUNNING), ("COMPLETING", Phase.RUNNING),
         ("SUSPENDED", Phase.RUNNING), ("COMPLETED", Phase.ENDED), ("CANCELLED by 1000", Phase.ENDED),
-        ("CANCELLED+", Phase.ENDED), ("NODE_FAIL", Phase.ENDED), ("OUT_OF_MEMORY", Phase.ENDED), ("", Phase.ENDED),
+        ("CANCELLED+", Phase.ENDED), ("NODE_FAIL", Phase.ENDED), ("OUT_OF_MEMORY", Phase.ENDED),
     ],
 )  # fmt: skip
 def test_every_state_has_a_phase(state: str, phase: Phase) -> None:
@@ -44,7 +43,22 @@ def test_a_line_of_squeue_says_why_it_waits_and_when_it_starts() -> None:
     assert answers.view("17|PENDING|Priority|N/A|").starts_at is None
     held = answers.view("17|PENDING|JobHeldUser|N/A|")
     assert answers.words(held) == "JobHeldUser: it is held; `scontrol release 17` on the login node lets it go"
-    assert answers.view("17").phase is Phase.ENDED, "a torn line is no reason to fail"
+
+
+@pytest.mark.parametrize("line", ["17", "17|", "", "17|RUNN", "17|WARMING_UP|None|1|n1", "\x1b[2J|\x00"])
+def test_a_torn_line_and_an_unknown_word_end_nothing(line: str) -> None:
+    """The run would get an outcome, and its folder a record, while the job trains on."""
+    with pytest.raises(NoAnswer):
+        answers.view(line)
+
+
+def test_no_number_that_slurm_prints_can_hurt() -> None:
+    for huge in ("9" * 400, "\u00b2", "-1", "1e9", "nan"):
+        seen = answers.view(f"17|PENDING|{'x' * 9000}|{huge}|n")
+        assert seen.starts_at is None and len(seen.reason) <= 200
+        assert answers.span(f"17|COMPLETED|{huge}|{huge}|gres/gpu={'9' * 5000}|1|None") == Span("COMPLETED", 0.0, 0, 0)
+        assert engine(squeue=(0, f"{huge}\n7\n", ""), sacct=(1, "", "")).find("gptctl-r")[0] in ("7", "1")
+        assert engine(sbatch=(0, "", f"Job 5 to start at {huge} using 1")).test(ORDER)
 
 
 def test_the_books_count_every_start_and_all_nodes() -> None:
@@ -116,7 +130,8 @@ class Answers:
         words = list(argv)[list(argv).index("env") + 2 :]
         self.argv.append(words)
         code, out, err = self.said[words[0]]
-        return Result(tuple(argv), code, out.encode(), err.encode())
+        greeting = f"Welcome! 2 nodes are down\n{BEGINS}\n"
+        return Result(tuple(argv), code, (greeting + out).encode(), (greeting + err).encode())
 
 
 def engine(**said: Any) -> Slurm:
@@ -161,8 +176,9 @@ def test_a_machine_without_slurm_is_named() -> None:
 
 def test_the_answer_of_sbatch_is_a_number() -> None:
     assert engine(sbatch=(0, "17;cluster\n", "")).submit("/job.sh") == "17"
-    with pytest.raises(UserError):
-        engine(sbatch=(0, "", "")).submit(str(Path("/job.sh")))
+    for lie in ("", "Submitted", "17 18", "\u00b2", "9" * 40):  # it may have queued the job all the same
+        with pytest.raises(NoAnswer, match="names no job"):
+            engine(sbatch=(0, lie, "")).submit("/job.sh")
 
 
 def test_the_day_and_hour_that_slurm_expects_is_readable() -> None:
@@ -191,3 +207,27 @@ def test_a_sweep_is_one_job_whose_elements_each_wait_for_their_run() -> None:
 def test_the_elements_of_a_sweep_are_found_as_one_job() -> None:
     said = {"squeue": (0, "17\n17\n", ""), "sacct": (0, "17_0\n17_[1-2]\n12\n", "")}
     assert engine(**said).find("gptctl-sweep") == ["12", "17"]
+
+
+def test_books_that_are_silent_are_not_called_off() -> None:
+    """The bill would be the job's own notes for ever."""
+    down = "sacct: error: Sending PersistInit msg: Connection refused\nsacct: error: Problem talking to the database"
+    with pytest.raises(NoAnswer):
+        engine(sacct=(1, "", down)).usage(["17"])
+    with pytest.raises(NoAnswer):
+        engine(sacct=(1, "", "sacct: error: slurmdbd: DBD_SEND_MULT_JOB_START failure")).usage(["17"])
+    ended = engine(squeue=(0, "17|FAILED|NonZeroExitCode|1|n1\n", ""), sacct=(1, "", down)).look("17")
+    assert ended is not None and ended.phase is Phase.ENDED, "who cancelled it is asked for, not needed"
+
+
+def test_what_the_queue_has_forgotten_has_ended_whatever_the_books_say() -> None:
+    forgotten = (1, "", "slurm_load_jobs error: Invalid job id specified")
+    found = engine(squeue=forgotten, sacct=(0, "17|RUNNING|5|1|cpu=1|1|None\n", "")).look("17")
+    assert found is not None and found.phase is Phase.ENDED
+
+
+def test_a_refusal_survives_that_the_names_cannot_be_listed() -> None:
+    refused = (1, "", "sbatch: error: Invalid account or account/partition combination specified")
+    for listing in ((127, "", "sacctmgr: not found"), (1, "", "Connection refused")):
+        with pytest.raises(UserError, match="Invalid account"):
+            engine(sbatch=refused, sacctmgr=listing, sinfo=listing).submit("/job.sh")
