@@ -29,6 +29,9 @@ from orchestrator.stages.machine.reported import record_guard, record_safe_step,
 from orchestrator.wiring import open_shell
 from trainer.contract import metric_line
 
+ASKS_SHARE = 0.8
+"""Of the time for an answer: a busy engine is left unheard rather than the machine."""
+
 
 def look(home: Path, runs: Sequence[RunRecord], deadline_s: float = 2.0) -> list[RunRecord]:
     """Asks the machines of unfinished runs, all at once, and returns the runs as the ledger then has them.
@@ -75,22 +78,24 @@ def _worth_asking(run: RunRecord) -> bool:
 
 def _fetch_status(home: Path, run: RunRecord, rental: Rental, deadline_s: float) -> Answer | None:
     """The agent's view of the run; None for silence and any failure."""
+    until = time.monotonic() + ASKS_SHARE * deadline_s
     with suppress(GptctlError):
         shell = open_shell(home, rental.address, accept_new=run.facts.accept_new_host_key, deadline_s=deadline_s)
         try:
             status = Agent(shell, rental.folder).status(run.id, deadline_s=deadline_s)["runs"][run.id]
-            return Answer(status, _engine_facts(shell, run))
+            return Answer(status, _engine_facts(shell, run, until - time.monotonic()))
         finally:
             shell.close()
     return None
 
 
-def _engine_facts(shell: Shell, run: RunRecord) -> EngineFacts | None:
-    """What an engine says of the run's job; None where none runs it, or it is silent."""
+def _engine_facts(shell: Shell, run: RunRecord, left_s: float) -> EngineFacts | None:
+    """What an engine says of the run's job in time; None where none runs it, or it is silent or slow: the agent's word
+    must not wait for it."""
     host, known = HostSpec.from_resolved(run.host_data), run.facts.engine
-    jobs = load_engine(host.provider) if known.jobs else None
+    jobs = load_engine(host.provider) if known.jobs and left_s > 0 else None
     with suppress(GptctlError):
-        engine = jobs.engine(host, shell) if jobs else None
+        engine = jobs.engine(host, shell, left_s) if jobs else None
         found = engine.look(known.jobs[-1]) if engine else None
         return engine_job.seen(known, found, engine.words(found)) if engine and found else None
     return None

@@ -38,6 +38,8 @@ def launch(context: RunContext) -> None:
         deadline.arm(context, known and known["guard"])
         store_job.require(context)
         _start(context)
+    elif context.engine_of is not None:
+        engine_job.attach(context)
     note_attempt(context)
     context.advance(State.TRAINING)
 

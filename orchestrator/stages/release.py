@@ -15,7 +15,7 @@ from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import boot, box_guard, engine_job, purchase
 from orchestrator.stages.machine.give_back import give_back, tidy
 from orchestrator.stages.nodes import others
-from orchestrator.stages.outcome import run_report
+from orchestrator.stages.outcome import engine_bill, run_report
 
 
 def release(context: RunContext) -> None:
@@ -23,6 +23,9 @@ def release(context: RunContext) -> None:
     rental = context.rental
     if rental.state == RENTAL_RELEASED:
         return
+    if context.engine_of is not None:  # before it is released: killed in between, gptctl would never look again
+        _end_jobs(context)
+        engine_bill.settle(context)
     if context.run.keep and not context.machine_facts.life.gone_at:
         _end_jobs(context)
         box_guard.hold(context)
@@ -34,8 +37,6 @@ def release(context: RunContext) -> None:
         _end_jobs(context)
     else:
         _give_back(context)
-    if context.engine_of is not None:
-        engine_job.settle(context)
     run_report.write(context)
 
 

@@ -187,6 +187,8 @@ class EngineFacts:
 
     jobs: tuple[str, ...] = ()
     """Their ids, the newest last."""
+    element: str = ""
+    """Of a run of a sweep: its element, `NAME_2`, of the job with that name; dealt before that is submitted."""
     phase: str = ""
     state: str = ""
     """In the engine's own word."""

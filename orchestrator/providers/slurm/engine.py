@@ -46,8 +46,8 @@ KNOWN_NAMES = {
 class Slurm:
     """The queue of one cluster."""
 
-    def __init__(self, host: HostSpec, shell: Shell) -> None:
-        self.host, self.shell = host, shell
+    def __init__(self, host: HostSpec, shell: Shell, asks_s: float = ASKS_S) -> None:
+        self.host, self.shell, self.asks_s = host, shell, asks_s
 
     def script(self, order: JobOrder) -> str:
         """The sbatch script."""
@@ -139,7 +139,9 @@ class Slurm:
         """The command with times in UTC epoch seconds. A login shell: many sites put Slurm on the path there only."""
         words = ["env", "SLURM_TIME_FORMAT=%s", *argv]
         run = f'echo {shlex.quote(BEGINS)}; echo {shlex.quote(BEGINS)} >&2; exec "$@"'
-        done = self._after_greeting(self.shell.run(["sh", "-lc", run, "sh", *words], stdin=stdin, deadline_s=ASKS_S))
+        done = self._after_greeting(
+            self.shell.run(["sh", "-lc", run, "sh", *words], stdin=stdin, deadline_s=self.asks_s)
+        )
         if done.code == 127:
             raise MachineUnfit(
                 f"{self.host.name}: {argv[0]} is not there: {_said(done)}",

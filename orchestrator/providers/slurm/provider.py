@@ -10,7 +10,7 @@ from orchestrator.core.engine import Engine, JobOrder
 from orchestrator.core.fleet.own_machine import StandingMachine
 from orchestrator.core.machines import MachineType
 from orchestrator.core.ports import Provider, Shell
-from orchestrator.providers.slurm.engine import Slurm
+from orchestrator.providers.slurm.engine import ASKS_S, Slurm
 from orchestrator.providers.slurm.script import text
 
 
@@ -24,6 +24,6 @@ def script(host: HostSpec, order: JobOrder) -> str:
     return text(order, host)
 
 
-def engine(host: HostSpec, shell: Shell) -> Engine:
-    """The queue behind a host entry, over a connection to its login node."""
-    return Slurm(host, shell)
+def engine(host: HostSpec, shell: Shell, asks_s: float = ASKS_S) -> Engine:
+    """The queue behind a host entry, over a connection to its login node; asks_s: how long a question may take."""
+    return Slurm(host, shell, asks_s)

@@ -6,26 +6,26 @@ is asked only for what no file says: why the job waits, and that it ended withou
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.agent.contract.answers import ExitRecord
 from orchestrator.agent.contract.names import Code, FileName, JobName
 from orchestrator.agent.contract.requests import JobSpec
-from orchestrator.core.engine import Engine, JobOrder, JobView, Phase, Span, job_name
-from orchestrator.core.errors import AgentError, NoAnswer
+from orchestrator.core.engine import Engine, JobOrder, JobView, Phase, job_name
+from orchestrator.core.errors import AgentError, CommandFailed, MachineUnfit, NoAnswer
 from orchestrator.core.facts.run_facts import EngineFacts
 from orchestrator.core.formats import local_time
 from orchestrator.core.states import Outcome, State
-from orchestrator.ledger import spending, sweeps
-from orchestrator.remote.agent_client.decoding import json_object
+from orchestrator.ledger import sweeps
 from orchestrator.remote.agent_client.package import agent_package
 from orchestrator.stages.context import RunContext
 
 SCRIPT = "job.sh"
-STARTS_FILE = "slurm.jsonl"
 ELEMENT = "_"
 """In the number of one element of a job: 17_2."""
 LOOK_EVERY_S = 10.0
@@ -33,6 +33,8 @@ LOOK_EVERY_S = 10.0
 SETTLES_S = 20.0
 """After the engine called a job ended, the last words of its script may still be on their way through the file
 system."""
+LAST_CHARACTERS = 300
+LEAVES_S, LEAVES_EVERY_S = 30.0, 1.0
 MOST_JOBS = 10
 """So often one run is submitted where the engine drops a job in place of requeuing it."""
 DROPPED = frozenset({"PREEMPTED", "NODE_FAIL", "BOOT_FAIL"})
@@ -56,11 +58,16 @@ def order(context: RunContext, longest_s: float | None) -> JobOrder:
 
 def submit(context: RunContext, digest: str, spec: JobSpec) -> None:
     """Leaves exactly one job of this run with the engine: found again by its name where an answer was lost."""
-    engine = _engine(context)
-    context.agent.start(JobName.TRAIN, context.run_id, digest, {**spec, "engine": context.host.provider})
+    engine = engine_of(context)
+    started = context.agent.start(JobName.TRAIN, context.run_id, digest, {**spec, "engine": context.host.provider})
+    if started.exit is not None:
+        return
     if not context.facts.engine.jobs:
+        _intend_arms(context)
+    known = find(context)
+    if not known and context.facts.engine.element:
         _submit_arms(context, spec["deadline_s"])
-    known = list(context.facts.engine.jobs) or list(engine.find(job_name(context.run_id)))
+        known = find(context)
     if not known:
         wanted = order(context, spec["deadline_s"])
         known = [_submitted(context, wanted)]
@@ -71,41 +78,71 @@ def submit(context: RunContext, digest: str, spec: JobSpec) -> None:
         engine.let_go(known[-1])
 
 
+def find(context: RunContext) -> list[str]:
+    """The run's jobs: those that are noted, else what the engine has under its name. gptctl may have been killed, or
+    the answer lost, between the engine's yes and the note."""
+    facts, engine = context.facts.engine, engine_of(context)
+    if facts.jobs:
+        return list(facts.jobs)
+    array, _, number = facts.element.rpartition(ELEMENT)
+    elements = [f"{job}{ELEMENT}{number}" for job in engine.find(array)] if array else []
+    return [*elements, *engine.find(job_name(context.run_id))]
+
+
+def attach(context: RunContext) -> None:
+    """Notes the jobs of a run that trains already, where nothing is noted yet."""
+    if not context.facts.engine.jobs and (known := find(context)):
+        _keep(context, known)
+
+
 def _submitted(context: RunContext, wanted: JobOrder) -> str:
-    """The number of the job, whose script stays in the run's folder."""
+    """The number of the job, whose script stays in the run's folder. Raises NoAnswer where none is heard: find()."""
     path = f"{context.agent.root}/runs/{context.run_id}/{SCRIPT}"
-    _put(context, path, _engine(context).script(wanted))
-    return _engine(context).submit(path)
+    _put(context, path, engine_of(context).script(wanted))
+    return engine_of(context).submit(path)
+
+
+def _intend_arms(context: RunContext) -> None:
+    """Deals the elements of one job to all runs of a sweep that have none yet, before it is submitted: whatever happens
+    afterwards, an element stays with its run."""
+    queue = context.facts.queue
+    if queue is None or queue.group is None or context.facts.engine.element:
+        return
+    runs = [
+        run.id
+        for run in sweeps.runs_of(context.ledger.rows, queue.group)
+        if run.state != State.ENDED and run.facts.engine == EngineFacts()
+    ]
+    if len(runs) < 2 or context.run_id not in runs:
+        return
+    array = f"{job_name(queue.group)}-{hashlib.sha256(' '.join(runs).encode()).hexdigest()[:6]}"
+    for number, run in enumerate(runs):
+        context.ledger.update_run(run, facts={"engine": EngineFacts(element=f"{array}{ELEMENT}{number}")})
 
 
 def _submit_arms(context: RunContext, longest_s: float | None) -> None:
-    """The first run of a sweep submits one job with an element for each run that has none yet, held until that run is
-    ready there. Found again by the sweep's name where the answer was lost."""
-    queue = context.facts.queue
-    if queue is None or queue.group is None:
-        return
-    arms = [
-        run.id
+    """The first run of a sweep submits the job with an element for each, held until its own run is ready there."""
+    queue, array = context.facts.queue, context.facts.engine.element.rpartition(ELEMENT)[0]
+    assert queue is not None and queue.group is not None, "only runs of a sweep have an element"
+    dealt = {
+        int(number): run.id
         for run in sweeps.runs_of(context.ledger.rows, queue.group)
-        if run.state != State.ENDED and not run.facts.engine.jobs
-    ]
-    if len(arms) < 2 or context.run_id not in arms:
-        return
-    wanted = replace(order(context, longest_s), run=queue.group, arms=tuple(arms))
-    known = list(_engine(context).find(wanted.name))
-    job = known[-1] if known else _submitted(context, wanted)
-    context.say(f"submitted {len(arms)} runs of {queue.group} as job {job}")
-    for number, run in enumerate(arms):
-        context.ledger.update_run(run, facts={"engine": EngineFacts(jobs=(f"{job}{ELEMENT}{number}",))})
+        for name, _, number in [run.facts.engine.element.rpartition(ELEMENT)]
+        if name == array
+    }
+    arms = tuple(dealt.get(number, context.run_id) for number in range(max(dealt) + 1))
+    wanted = replace(order(context, longest_s), run=array.removeprefix(job_name("")), arms=arms)
+    context.say(f"submitted {len(dealt)} runs of {queue.group} as job {_submitted(context, wanted)}")
 
 
 def _keep(context: RunContext, jobs: list[str]) -> None:
     """The numbers, here and beside the job's files: another gptctl reads them there."""
     context.set_run_facts(engine=replace(context.facts.engine, jobs=tuple(jobs)))
-    _put(context, _job_file(context, FileName.ENGINE), json.dumps({"jobs": jobs}) + "\n")
+    _put(context, job_file(context, FileName.ENGINE), json.dumps({"jobs": jobs}) + "\n")
 
 
-def _job_file(context: RunContext, name: str) -> str:
+def job_file(context: RunContext, name: str) -> str:
+    """A file of its train job on the cluster."""
     return f"{context.agent.root}/jobs/{context.run_id}/{JobName.TRAIN}/{name}"
 
 
@@ -116,7 +153,8 @@ def _put(context: RunContext, path: str, text: str) -> None:
         context.shell.put(local, path, mode=0o600)
 
 
-def _engine(context: RunContext) -> Engine:
+def engine_of(context: RunContext) -> Engine:
+    """The queue of a run that has one."""
     engine = context.engine
     assert engine is not None, "only runs of an engine come here"
     return engine
@@ -140,7 +178,7 @@ class Watch:
         self.looked_at = context.now()
         try:
             found = look(context)
-        except NoAnswer as error:
+        except (NoAnswer, MachineUnfit) as error:  # the login node without its Slurm for a while
             if not self.is_silent:
                 context.emit("seen", f"{error.message}; the job does not need this answer")
             self.is_silent = True
@@ -158,7 +196,7 @@ class Watch:
 
 def look(context: RunContext) -> JobView | None:
     """The newest job now; says what changed, and keeps it for `status`."""
-    engine, before = _engine(context), context.facts.engine
+    engine, before = engine_of(context), context.facts.engine
     found = engine.look(before.jobs[-1])
     if found is None:
         return None
@@ -198,16 +236,31 @@ def price_per_hour_usd(facts: EngineFacts, price: float) -> float:
 
 
 def _conclude(context: RunContext, found: JobView | None) -> ExitRecord | None:
-    """The job ended and left no record: submits it again where the engine dropped it, else writes the record."""
-    jobs = list(context.facts.engine.jobs)
-    wanted = context.run.state == State.TRAINING
-    if wanted and found is not None and found.state in DROPPED and len(jobs) < MOST_JOBS:
-        jobs.append(_submitted(context, order(context, None)))
+    """The job ended and left no record: follows another job of this run, submits it again where the engine dropped it,
+    or writes the record."""
+    engine, jobs = engine_of(context), list(context.facts.engine.jobs)
+    for other in reversed(engine.find(job_name(context.run_id))):
+        seen_now = engine.look(other) if other != jobs[-1] else None
+        if seen_now is not None and seen_now.phase is not Phase.ENDED:
+            context.emit("warning", f"job {jobs[-1]} has ended, and job {other} of this run has not: following that")
+            _keep(context, [*(job for job in jobs if job != other), other])
+            return None
+    if context.run.state == State.TRAINING and found is not None and found.state in DROPPED and len(jobs) < MOST_JOBS:
+        jobs.append(_submitted(context, order(context, None)))  # its script reads what the limits leave
         context.emit("warning", f"job {found.id} is {found.state} and was not requeued: submitted again as {jobs[-1]}")
         _keep(context, jobs)
         return None
     outcome, reason = _verdict(jobs[-1], found)
-    return write_exit(context, outcome, reason)
+    return write_exit(context, outcome, reason + _last_words(context))
+
+
+def _last_words(context: RunContext) -> str:
+    """`: LINE`, the last that the job's script printed: what failed before the training began is said nowhere else."""
+    root, element = context.agent.root, context.facts.engine.element
+    array, _, number = element.rpartition(ELEMENT)
+    log = f"{root}/jobs/{array}-{number}.log" if array else f"{root}/runs/{context.run_id}/slurm.log"
+    lines = context.shell.run(["tail", "-n", "1", log]).stdout.decode(errors="replace").strip().splitlines()
+    return f": {lines[-1][:LAST_CHARACTERS]}" if lines else ""
 
 
 def _verdict(job: str, found: JobView | None) -> tuple[Outcome, str]:
@@ -227,71 +280,68 @@ def write_exit(context: RunContext, outcome: Outcome, reason: str) -> ExitRecord
         "ended_at": context.now(), "duration_s": None, "last_lines": [], "error": None, "refusal": None,
         "trainer": None, "result": None,
     }  # fmt: skip
-    _put(context, _job_file(context, FileName.EXIT), json.dumps(record) + "\n")
+    try:
+        _put(context, job_file(context, FileName.EXIT), json.dumps(record) + "\n")
+    except CommandFailed as error:  # a full quota: the ledger has it all the same
+        context.emit("warning", error.message)
     return record
 
 
 def stop(context: RunContext) -> None:
-    """Ends the job: one that runs saves first, one that waits never starts. Repeatable."""
+    """Ends every job of the run: one that runs saves first, one that waits never starts. Repeatable."""
+    attach(context)
     jobs = context.facts.engine.jobs
-    if not jobs or _has_ended(context):
+    if not jobs:
         return
-    engine = _engine(context)
-    found = look(context)
-    if found is not None and found.phase is Phase.RUNNING:
-        try:
-            context.agent.stop(context.run_id)
-            return
-        except AgentError as error:
-            if error.code != Code.NOT_ENDED:
-                raise
-    engine.cancel(jobs[-1])
+    engine = engine_of(context)
+    if (_has_ended(context) or _saves(context)) and has_left(context):
+        return
+    for job in jobs:
+        engine.cancel(job)
     if not _has_ended(context):
         write_exit(context, Outcome.STOPPED, f"job {jobs[-1]} was cancelled before it wrote a record")
 
 
+def has_left(context: RunContext) -> bool:
+    """Whether the job of a run that has ended has left its nodes, after at most LEAVES_S: its script has a last word to
+    write, and only then are the books complete. A silent engine says nothing against it."""
+    until = time.monotonic() + LEAVES_S
+    while True:
+        try:
+            found = look(context)
+        except NoAnswer:
+            return True
+        if found is None or found.phase is Phase.ENDED:
+            return True
+        if time.monotonic() > until:
+            return False
+        time.sleep(LEAVES_EVERY_S)
+
+
+def _saves(context: RunContext) -> bool:
+    """Asks a training that runs to save and end, through its folder; a silent engine is not needed for that."""
+    try:
+        found = look(context)
+    except NoAnswer as error:
+        context.emit("seen", f"{error.message}; asking the training itself")
+    else:
+        if found is None or found.phase is not Phase.RUNNING:
+            return False
+    try:
+        context.agent.stop(context.run_id)
+    except AgentError as error:
+        if error.code != Code.NOT_ENDED:
+            raise
+        return False
+    return _has_ended(context)
+
+
 def _has_ended(context: RunContext) -> bool:
-    runs = context.agent.status(context.run_id)["runs"]
-    train = runs[context.run_id]["jobs"].get(JobName.TRAIN)
-    return train is None or train["exit"] is not None
-
-
-def settle(context: RunContext) -> None:
-    """What the job cost, from the engine's books; from the starts that it noted itself where there are none."""
-    jobs = context.facts.engine.jobs
-    if not jobs:
-        return
-    spans = _engine(context).usage(jobs)
-    if spans is None:
-        context.say("Slurm keeps no books here (sacct is off): the cost is from the job's own notes")
-        spans = _noted(context)
-    gpu_hours = sum(span.gpu_hours for span in spans)
-    context.set_run_facts(
-        engine=replace(
-            context.facts.engine, gpu_hours=gpu_hours, node_hours=sum(span.node_hours for span in spans),
-            starts=len(spans),
-        )
-    )  # fmt: skip
-    context.ledger.close_stage(context.interval)
-    usd = context.rental.price_per_hour_usd / context.machine.nodes * context.facts.engine.node_hours
-    with context.ledger.rows.writing() as connection:
-        spending.settle_run(connection, context.run_id, usd)
-
-
-def _noted(context: RunContext) -> list[Span]:
-    """The starts of the job by its own notes; one that never noted its end is not in them."""
-    asked = context.shell.run(["cat", _job_file(context, STARTS_FILE)])
-    spans: list[Span] = []
-    began: tuple[float, int] | None = None
-    for line in asked.stdout.splitlines():
-        note = json_object(line) or {}
-        at, nodes = note.get("time"), note.get("node_count", 1)
-        if not isinstance(at, int | float):
-            continue
-        if note.get("event") == "begin":
-            began = (float(at), nodes if isinstance(nodes, int) else 1)
-        elif began is not None:
-            gpus = context.machine.gpus if context.machine.cuda else 0
-            spans.append(Span("NOTED", float(at) - began[0], began[1], gpus))
-            began = None
-    return spans
+    """Whether a record says so. A folder that is gone says nothing of the job."""
+    try:
+        train = context.agent.status(context.run_id)["runs"][context.run_id]["jobs"].get(JobName.TRAIN)
+    except AgentError as error:
+        if error.code != Code.NO_SUCH_RUN:
+            raise
+        return False
+    return train is not None and train["exit"] is not None
