@@ -7,14 +7,24 @@ Example: `SlurmSpec(partition="gpu", account="lab", time="4:00:00")`
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from orchestrator.core.config.toml_tables import Line, Table
 
 Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.,:|&()*\[\]@=+-]{0,199}$")]
 """An argument of sbatch: no space, no quote, no leading dash."""
+
+
+def _ends(time: str) -> str:
+    if not re.search("[1-9]", time):
+        raise ValueError("to sbatch 0 is no limit at all: omit it for the partition's own")
+    return time
+
+
+Time = Annotated[str, StringConstraints(pattern=r"^([0-9]{1,4}-)?[0-9]{1,6}(:[0-9][0-9]){0,2}$"), AfterValidator(_ends)]
 
 
 class SlurmSpec(Table):
@@ -32,7 +42,7 @@ class SlurmSpec(Table):
     """Cards of each node as Slurm names them, such as `gpu:h100:8`; absent: as many as `machine` has."""
     cpus: int | None = Field(default=None, ge=1, le=1024)
     """Cores of each node; absent: one for each CPU rank, four for each card."""
-    time: Annotated[str, StringConstraints(pattern=r"^(\d+-)?\d+(:\d\d){0,2}$")] | None = None
+    time: Time | None = None
     """Longest time of one start, as sbatch takes it, such as `4:00:00`. A longer run is requeued and resumes."""
     warn_s: int = Field(default=120, ge=30, le=3600)
     """So long before that time is over the trainer writes a checkpoint."""

@@ -115,7 +115,8 @@ def seconds(given: str) -> float:
 
 def _interface(name: str | None) -> Iterator[str]:
     if name:
-        yield f"export GLOO_SOCKET_IFNAME={name} NCCL_SOCKET_IFNAME={name}"
+        named = shlex.quote(name)
+        yield f"export GLOO_SOCKET_IFNAME={named} NCCL_SOCKET_IFNAME={named}"
 
 
 def _srun(order: JobOrder, python: str) -> Iterator[str]:

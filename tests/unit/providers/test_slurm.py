@@ -231,3 +231,15 @@ def test_a_refusal_survives_that_the_names_cannot_be_listed() -> None:
     for listing in ((127, "", "sacctmgr: not found"), (1, "", "Connection refused")):
         with pytest.raises(UserError, match="Invalid account"):
             engine(sbatch=refused, sacctmgr=listing, sinfo=listing).submit("/job.sh")
+
+
+@pytest.mark.parametrize("time", ["0", "00:00", "0-0", "0:00:00", "UNLIMITED", "-1", "4h", "\u0664"])
+def test_no_time_of_the_inventory_means_for_ever(time: str) -> None:
+    """To sbatch, 0 is no limit at all: the limits of the run would not hold."""
+    with pytest.raises(UserError, match="time"):
+        host(time=time)
+
+
+def test_an_interface_is_one_word_of_the_shell() -> None:
+    made = script.text(ORDER, host(interface="ib0&reboot"))
+    assert "export GLOO_SOCKET_IFNAME='ib0&reboot' NCCL_SOCKET_IFNAME='ib0&reboot'" in made.splitlines()
