@@ -20,7 +20,7 @@ Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.,:|&(
 
 def _ends(time: str) -> str:
     if not re.search("[1-9]", time):
-        raise ValueError("to sbatch 0 is no limit at all: omit it for the partition's own")
+        raise ValueError("to sbatch 0 means without any limit: omit it for the partition's own")
     return time
 
 

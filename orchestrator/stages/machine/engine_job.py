@@ -282,7 +282,7 @@ def write_exit(context: RunContext, outcome: Outcome, reason: str) -> ExitRecord
     }  # fmt: skip
     try:
         _put(context, job_file(context, FileName.EXIT), json.dumps(record) + "\n")
-    except CommandFailed as error:  # a full quota: the ledger has it all the same
+    except CommandFailed as error:  # a full quota; the ledger keeps the outcome
         context.emit("warning", error.message)
     return record
 
