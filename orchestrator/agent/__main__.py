@@ -159,7 +159,7 @@ VERBS: dict[str, Callable[[Places, Mapping[str, object], Say], None]] = {
 
 
 def main(argv: list[str]) -> int:
-    """Runs one verb. The agent's own programs take no request: those of PROGRAMS, `guard` and `queue`."""
+    """Runs one verb. The agent's own programs take no request: those of PROGRAMS, `guard`, `queue` and `boot`."""
     os.umask(0o077)
     places = Places(argv[0])
     verb = argv[1] if len(argv) > 1 else ""
@@ -169,6 +169,10 @@ def main(argv: list[str]) -> int:
         from .queue.runner import main as queue
 
         return queue(places)
+    if verb == "boot":
+        from .reboot import main as boot
+
+        return boot(places)
     if verb == "guard":
         from .guard.process import main as guard
 

@@ -17,6 +17,7 @@ import time
 from typing import cast
 
 from .contract.facts import Environment, Facts, Memory
+from .job import boot_hook
 from .setup import interpreters
 from .system import files, folder_trial, gpus, interfaces, lease, locks, processes
 from .system.paths import Places
@@ -53,6 +54,7 @@ def facts(places: Places, python: str | None) -> Facts:
         "tools": {name: shutil.which(name) is not None for name in TOOLS},
         "systemd": os.path.isdir("/run/systemd/system"),
         "sleep_enabled": _sleep_enabled(),
+        "after_reboot": boot_hook.way(),
         "addresses": interfaces.addresses(),
         "runs": files.listing(places.runs),
         "locks": locks.held([*glob.glob(os.path.join(locks.FOLDER, "*.lock")), os.path.join(places.agent, "cpu.lock")]),

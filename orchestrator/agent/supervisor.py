@@ -24,7 +24,7 @@ from trainer import contract
 from .checkpoints import manifest, store_index
 from .contract.names import GRACE_S, Code, FileName, Outcome
 from .guard import order
-from .job import exit_record, jobs, nodes, restarts, spot_notice, stopping
+from .job import boot_hook, exit_record, jobs, nodes, restarts, sleep_inhibitor, spot_notice, stopping
 from .job import program as programs
 from .job.jobs import Job
 from .job.program import Program
@@ -92,14 +92,18 @@ def begin(job: Job, secrets: jobs.Secrets, held: list[int]) -> Program | None:
         files.remove(job.file(FileName.STOP))
     files.write_json(job.file(FileName.STATE), state)
     if lost:
+        if boot_hook.goes_on(job):  # the boot itself is no reason to end it
+            lease.renew(job.lease_folder, job.lease_s, None)
         return None
     if program is None:
         lease.renew(job.lease_folder, job.lease_s, job.spec.get("deadline_s"))
-        held += _take_locks(job)
+        held += _take_locks(job) + sleep_inhibitor.keep_awake(job)
         restarts.note_start(job)
         program = programs.spawn(job, secrets, held)
     state["program"] = program.identity
     files.write_json(job.file(FileName.STATE), state)
+    if boot_hook.goes_on(job):
+        boot_hook.put(job.places)
     return program
 
 
@@ -163,6 +167,7 @@ def finish(job: Job, program: Program | None, wake: Callable[[float], None], hel
     if job.is_train:
         manifest.write_holding(job)
         runner.revive(job.places)
+        boot_hook.settle(job.places)
 
 
 def _start_again(job: Job, pause_s: float, wake: Callable[[float], None], held: list[int]) -> Program | None:
@@ -176,7 +181,7 @@ def _start_again(job: Job, pause_s: float, wake: Callable[[float], None], held: 
         wake(min(TICK_S, pause_s))
     try:
         if not held:
-            held += _take_locks(job)
+            held += _take_locks(job) + sleep_inhibitor.keep_awake(job)
         restarts.note_start(job)
         program = programs.spawn(job, {}, held)
     except (Refusal, OSError) as error:

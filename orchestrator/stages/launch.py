@@ -11,6 +11,7 @@ from orchestrator.agent.contract.answers import ProbeResult
 from orchestrator.agent.contract.names import GRACE_S, Code, JobName
 from orchestrator.agent.contract.requests import JobSpec
 from orchestrator.core.errors import AgentError, LimitReached, MachineUnfit
+from orchestrator.core.fleet.own_machine import goes_on_after_reboot
 from orchestrator.core.planning.limits import reserve_s, train_deadline_s
 from orchestrator.core.planning.plan import Plan
 from orchestrator.core.planning.planner import amended
@@ -107,6 +108,10 @@ def _spec(context: RunContext, config: RunConfig) -> JobSpec:
     }
     if (url := context.provider.notice_url(context.rental.instance)) is not None:
         spec["notice"] = {"url": url}
+    if not context.provider.paid:
+        spec["keep_awake"] = True
+    if spec["restarts"] and goes_on_after_reboot(context.host):
+        spec["on_reboot"] = "continue"
     if context.facts.cluster is not None:
         spec["cluster"] = cluster_of(context)
         spec["restarts"] = 0  # a node that starts again alone meets nobody

@@ -112,6 +112,8 @@ class _Facts(TypedDict):
 
 
 class Facts(_Facts, total=False):
-    """With what agents since 0.2 add: `addresses`, interface -> `10.0.0.2/24`, without the loopback's."""
+    """With what agents since 0.2 add: `addresses`, interface -> `10.0.0.2/24`, without the loopback's; `after_reboot`:
+    how a training goes on then (names.BootWay)."""
 
     addresses: Dict[str, str]
+    after_reboot: str

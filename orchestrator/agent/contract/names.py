@@ -111,6 +111,16 @@ class GuardKind:
     SELF = "self"
 
 
+class BootWay:
+    """How a training goes on after a reboot. `no-linger`: systemd is there, and does not start the user's units without
+    a login."""
+
+    SYSTEMD = "systemd"
+    CRON = "cron"
+    NO_LINGER = "no-linger"
+    NONE = "none"
+
+
 class LineKind:
     """The lines of `follow`; `stop` and `release` send heartbeats too."""
 
@@ -187,5 +197,6 @@ class FileName:
     STARTED_FROM = "started_from.json"
     SUPERVISOR_LOG = "supervisor.log"
     START_LOCK = "start.lock"
+    BOOT_HOOK = "boot-hook.json"
     ORDER = "order.json"
     LEASE = "lease.json"

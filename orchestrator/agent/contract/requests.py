@@ -116,6 +116,7 @@ class JobSpec(TypedDict, total=False):
     restarts: int
     engine: str
     on_reboot: str
+    keep_awake: bool
     # offload
     store: str
     then: str

@@ -20,12 +20,12 @@ from trainer import contract
 from ..contract.answers import Death
 from ..contract.names import FileName, Outcome
 from ..system import files, processes
-from . import stopping
+from . import boot_hook, stopping
 from .exit_record import death_reason
 from .jobs import Job
 
+REBOOTED = "the machine was rebooted"
 PAUSES_S = (2.0, 30.0, 120.0, 300.0)
-CONTINUE = "continue"
 
 
 def decide(deaths: Sequence[Death], bound: int) -> tuple[float | None, str]:
@@ -54,7 +54,7 @@ def after_end(job: Job, code: int | None) -> float | None:
         return None
     death: Death = {
         "number": len(job.deaths()) + 1, "from_step": _from_step(job), "step": last_step(job.run_folder),
-        "reason": death_reason(job, code), "at": time.time(), "pause_s": None,
+        "reason": REBOOTED if not _same_boot(job) else death_reason(job, code), "at": time.time(), "pause_s": None,
     }  # fmt: skip
     pause_s, why_not = decide([*job.deaths(), death], int(bound))
     if "finite" in death["reason"]:
@@ -108,6 +108,9 @@ def _has_died(job: Job) -> bool:
 
 def _may_go_on(job: Job) -> bool:
     """After a reboot only where that was agreed to."""
+    return _same_boot(job) or boot_hook.goes_on(job)
+
+
+def _same_boot(job: Job) -> bool:
     program = job.state_file().get("program")
-    same_boot = program is None or program["boot_id"] in ("", processes.boot_id())
-    return same_boot or job.spec.get("on_reboot") == CONTINUE
+    return program is None or program["boot_id"] in ("", processes.boot_id())

@@ -13,6 +13,7 @@ from typing import TypedDict
 from orchestrator.agent.contract.compute_check import PROGRAM, caches_below
 from orchestrator.agent.contract.compute_check import cure as helps_against
 from orchestrator.agent.contract.facts import Facts
+from orchestrator.agent.contract.names import BootWay
 from orchestrator.cli.checks.finding import FAIL, OK, WARN, Finding
 from orchestrator.cli.connections import shell_to
 from orchestrator.cli.machine_types import machine_of
@@ -20,6 +21,7 @@ from orchestrator.cli.screen.foreign import clean
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.errors import GptctlError, MachineUnfit
+from orchestrator.core.fleet.own_machine import goes_on_after_reboot
 from orchestrator.core.formats import duration, size
 from orchestrator.core.machines import MachineType
 from orchestrator.core.planning import demands
@@ -38,6 +40,7 @@ LITTLE_BYTES = 5_000_000_000
 MEMORY_TAKEN_MIB = 1024
 SLOW_BYTES_PER_S = 1e6
 FIRST_PROBE_BYTES, SECOND_PROBE_BYTES = 1_000_000, 16_000_000
+AFTER_REBOOT = {BootWay.SYSTEMD: "a systemd user unit", BootWay.CRON: "an @reboot line of the crontab"}
 NEEDS_AN_ENVIRONMENT = "not tested: no interpreter has torch >= 2.9"
 
 
@@ -108,6 +111,8 @@ def _inside(shell: Shell, home: Path, host: HostSpec, machine: MachineType, reci
     if not here:
         yield _rate(shell)
     yield from _home_box(facts)
+    if goes_on_after_reboot(host):
+        yield _after_reboot(facts)
 
 
 def _clock(facts: Facts, before: float, after: float) -> Finding:
@@ -239,3 +244,13 @@ def _home_box(facts: Facts) -> Iterator[Finding]:
     for lock in facts["locks"]:
         holder = lock.get("run") or lock.get("holder") or lock
         yield Finding("in use", WARN, f"held by {clean(str(holder))}", "gptctl status; gptctl stop RUN")
+
+
+def _after_reboot(facts: Facts) -> Finding:
+    """What would start a training again, as the agent finds it."""
+    found = facts.get("after_reboot")
+    if found in AFTER_REBOOT:
+        return Finding("reboot", OK, f"a training goes on after a reboot, by {AFTER_REBOOT[found]}")
+    lacks = "your systemd does not run without a login" if found == BootWay.NO_LINGER else "no systemd and no cron"
+    fix = f"sudo loginctl enable-linger {facts['user']}" if found == BootWay.NO_LINGER else "sudo apt install cron"
+    return Finding("reboot", WARN, f"after a reboot a training waits for `gptctl resume`: {lacks}", fix)

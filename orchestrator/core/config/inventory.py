@@ -31,6 +31,7 @@ FILE_NAME = "inventory.toml"
 COMMENTED_HOST = re.compile(r"#\s*\[hosts\.([A-Za-z0-9_-]+)\]")
 LOCAL = "local"
 SLURM = "slurm"
+SSH = "ssh"
 
 SPOT_MARKETS = frozenset({"ec2", "rehearsal"})
 """Providers that sell the same machines cheaper and take them away at short notice."""
@@ -52,7 +53,7 @@ class HostSpec(Table):
 
     name: Name
     """The table's name; `gptctl run RECIPE --host NAME`."""
-    provider: Name = "ssh"
+    provider: Name = SSH
     """Where it comes from: `local`, `ssh` (a machine that is already on) or a cloud."""
     machine: Name | None = None
     """Machine type, such as `1x3090`, `8xA100-40GB` or `2xCPU`; only host `local` detects it."""
@@ -120,6 +121,9 @@ class HostSpec(Table):
     driver_may_hold: tuple[Literal["lambda", "aws", "hf"], ...] = ()
     """Keys that this machine may get where it drives your runs (`--driver`): in the memory of its processes, never on
     its disk."""
+    on_reboot: Literal["continue", "stop"] | None = None
+    """What a training does after a reboot of your machine: `continue`, from its newest checkpoint and within
+    `train.restarts`, or `stop`. Absent: `continue` for provider `ssh`, `stop` for `local`."""
     slurm: SlurmSpec = SlurmSpec()
     """Provider `slurm`: what jobs are submitted with; keys below."""
     board_power_w: float | None = Field(default=None, gt=0, le=100_000)
@@ -153,6 +157,8 @@ class HostSpec(Table):
     def _may_choose_its_cards(self) -> Self:
         if self.gpus and self.paid:
             raise ValueError(f"gpus: a machine of provider {self.provider} trains on all of its cards")
+        if self.on_reboot == "continue" and self.provider not in (LOCAL, SSH):
+            raise ValueError(f"on_reboot: a machine of provider {self.provider} is not yours; omit it")
         return self
 
     @model_validator(mode="after")

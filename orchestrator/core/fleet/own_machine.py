@@ -8,9 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.core.config.inventory import HostSpec
+from orchestrator.core.config.inventory import SSH, HostSpec
 from orchestrator.core.machines import MachineType
 from orchestrator.core.ports import EndCall, Guard, Instance, LaunchRequest, Life, Offer, Shell
+
+
+def goes_on_after_reboot(host: HostSpec) -> bool:
+    """Whether a training there goes on by itself when the machine boots again. Of several nodes none does: one that
+    starts again alone meets nobody."""
+    return not host.nodes and (host.on_reboot == "continue" or (host.on_reboot is None and host.provider == SSH))
 
 
 @dataclass

@@ -239,8 +239,8 @@ class Sshd:
         return address_of(self, vouched=vouched)
 
     def inventory_entry(self, *, machine: str = "2xCPU", extra: str = "") -> str:
-        """A [hosts.NAME] table for inventory.toml."""
-        return inventory_entry_of(self, machine_type=machine, extra=extra)
+        """A [hosts.NAME] table for inventory.toml. No hook for a reboot: its user is this computer's."""
+        return inventory_entry_of(self, machine_type=machine, extra='on_reboot = "stop"\n' + extra)
 
     def known_hosts_line(self) -> str:
         """This machine as the user's own known_hosts would have it."""
