@@ -16,7 +16,7 @@ from tests.support.clock.waiting import until
 from tests.support.machines.agent_box import TRAINER
 from tests.support.machines.namespaces import NamespaceHost
 
-STEPS = 300
+STEPS = 1500
 UNITS = "/root/.config/systemd/user"
 
 
@@ -61,7 +61,7 @@ def test_it_goes_on_after_a_power_cut_and_leaves_nothing_behind(machine: Namespa
     until(lambda: seen.read_text().count("\n") > before + 1)  # nobody has logged in
     shell = login(machine, tmp_path)
     agent = Agent(shell, "~/.gptctl", "python3")
-    assert b"gptctl" in shell.run(["systemd-inhibit", "--list", "--no-pager"]).stdout
+    until(lambda: b"gptctl" in shell.run(["systemd-inhibit", "--list", "--no-pager"]).stdout)
     until(lambda: agent.status("r-1")["runs"]["r-1"]["jobs"]["train"]["state"] == "ended")
     train = agent.status("r-1")["runs"]["r-1"]
     ended = train["jobs"]["train"]["exit"]
