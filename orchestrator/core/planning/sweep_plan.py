@@ -65,17 +65,21 @@ def sweep_plan(arms: Sequence[tuple[str, int, Plan]], *, ceiling_usd: float | No
     whole_usd = None if price is None else price * sum(busy_h)
     if ceiling_usd is None and whole_usd is not None and any(plan.paid for _, _, plan in arms):
         ceiling_usd = max(2 * whole_usd, price or 0.0)
-    total = 0.0
+    total, started = 0.0, set[int]()
     found = []
     for name, seed, plan, machine, added_h in placed:
         cost_usd = None if price is None else price * added_h
         total += cost_usd or 0.0
-        spent[machine] += cost_usd or 0.0
+        # The first that fits pays for the machine's start: one before it that does not would not have started it.
+        begins_h = plan.hours.train + (0.0 if machine in started else plan.hours.total - plan.hours.train)
+        needs_usd = 0.0 if price is None else price * begins_h
         share = share_usd(ceiling_usd, busy_h, machine)
         # The time to save and fetch at the end of a machine is kept free of training.
         reserved = 0.0 if price is None or not plan.paid else price * (reserve_s(plan) / 3600 - plan.hours.fetch)
-        fits = share is None or spent[machine] + max(0.0, reserved) <= share
-        spent[machine] -= 0.0 if fits else cost_usd or 0.0
+        fits = share is None or spent[machine] + needs_usd + max(0.0, reserved) <= share
+        if fits:
+            spent[machine] += needs_usd
+            started.add(machine)
         found.append(
             ArmCost(name, seed, machine, plan.steps_left, added_h, cost_usd, None if price is None else total, fits)
         )

@@ -40,7 +40,7 @@ def _here(context: RunContext) -> Iterator[ResumeFrom]:
     """The newest one on this side whose every byte is what its manifest promises; says of those that are not."""
     for folder in sorted((context.mirror / contract.CHECKPOINTS).glob("step-*"), reverse=True):
         try:
-            found = _whole(folder)
+            found = whole(folder)
         except (OSError, VerificationFailed) as error:
             context.emit("warning", f"{folder.name} here is damaged: {error}; looking at the one before")
             continue
@@ -49,7 +49,9 @@ def _here(context: RunContext) -> Iterator[ResumeFrom]:
             return
 
 
-def _whole(folder: Path) -> ResumeFrom:
+def whole(folder: Path) -> ResumeFrom:
+    """The checkpoint in a folder of this side, every byte compared with its manifest. Raises VerificationFailed, or
+    OSError for what cannot be read."""
     content = (folder / contract.MANIFEST_FILE).read_bytes()
     step = contract.checkpoint_step(folder.name) or 0
     found = of_manifest(step, folder.name, content, hashlib.sha256(content).hexdigest(), str(folder))

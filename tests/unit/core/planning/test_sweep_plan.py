@@ -48,3 +48,21 @@ def test_side_by_side_the_shares_add_up_to_the_one_ceiling(count: int, machines:
     assert found.hours <= sweep_plan(arms(count), ceiling_usd=ceiling_usd, machines=1).hours + 1e-9
     fitting = sum(arm.cost_usd or 0.0 for arm in found.arms if arm.fits)
     assert fitting <= ceiling_usd + 1e-6
+
+
+def test_an_arm_that_does_not_fit_has_not_started_the_machine_of_the_next() -> None:
+    long, short = plan(4.0), plan(1.0)
+    found = sweep_plan([("long", 1, long), ("short", 1, short), ("short", 2, short)], ceiling_usd=20.5, machines=1)
+    assert [arm.fits for arm in found.arms] == [False, True, False], "0.1 h of start and 1 h cost $11, and 1 h more $21"
+
+
+@given(st.lists(st.floats(0.1, 5), min_size=1, max_size=12), st.integers(1, 4), st.floats(1, 300))
+def test_what_fits_costs_no_more_than_the_ceiling_with_every_start(
+    lasts_h: list[float], machines: int, ceiling_usd: float
+) -> None:
+    found = sweep_plan(
+        [("arm", n, plan(each)) for n, each in enumerate(lasts_h)], ceiling_usd=ceiling_usd, machines=machines
+    )
+    started = {arm.machine for arm in found.arms if arm.fits}
+    train_h = sum(each for each, arm in zip(lasts_h, found.arms, strict=True) if arm.fits)
+    assert 10.0 * (train_h + 0.1 * len(started)) <= ceiling_usd + 1e-6
