@@ -275,8 +275,8 @@ class TrainConfig:
     checkpoint_every: int = 617
     validate_every: int = 617
     """Only validated checkpoints can become the best: set both equal, or one to a multiple of the other."""
-    max_nonfinite_steps: int = 10
-    """Steps in a row with non-finite gradients after which the run fails."""
+    max_nonfinite_steps: int = 10  # in a row with non-finite gradients, after which the run fails
+    skip_back: bool = False  # after that the next start goes back to a checkpoint before them, and skips their batches
     process_group_timeout_s: float = 600.0
 
 

@@ -17,7 +17,7 @@ import bisect
 import functools
 import itertools
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -244,7 +244,7 @@ class Share:
 
 
 def prefetched(
-    data: TrainingData, steps: range, share: Share, device: torch.device
+    data: TrainingData, steps: Iterable[int], share: Share, device: torch.device
 ) -> Generator[tuple[torch.Tensor, torch.Tensor, float]]:
     """Micro-batches on the device, in order, each with its weight in the step, read by one thread two ahead. Pinned, so
     that the copy does not wait."""

@@ -26,13 +26,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.checkpoints.checkpoint import Snapshot, TrainerState
+from trainer.checkpoints import skipped_steps
+from trainer.checkpoints.checkpoint import Snapshot, TrainerState, checkpoint_steps
 from trainer.checkpoints.host_buffers import HostBuffers
 from trainer.contract import (
     ATTEMPT,
+    CHECKPOINTS,
     EVENT_PREPARING,
     EVENT_STARTED,
     EVENT_VALIDATED,
+    EVENT_WARNING,
     STOP,
     CheckpointMeta,
     RunConfig,
@@ -109,16 +112,22 @@ def train(run: Run, stop: StopRequest, progress: Progress) -> str:
     progress.total_steps = options.steps
     journal.event(EVENT_PREPARING, 0, doing="opening the data")
     share, data = batch_share(config, world), open_data(config)
-    engine, progress.step = prepare(run, data, share)
+    engine, begun = prepare(run, data, share)
+    skips = from_leader(world, skipped_steps.read(run.folder) if world.leads else None)
+    progress.step = skipped_steps.past(skips, begun)
+    if progress.step > begun:
+        reason = f"steps {begun + 1} to {progress.step} are left out: they led to gradients that were not finite"
+        journal.event(EVENT_WARNING, progress.step, reason=reason)
     saver = open_saver(run, engine)
     journal.event(EVENT_STARTED, progress.step, **started_fields(run, engine, share))
 
     journal.event(EVENT_PREPARING, progress.step, doing="waiting for the first batch")
-    batches = prefetched(data, range(progress.step, options.steps), share, world.device)
-    log = StepLog(run, engine, progress.step)
+    batches = prefetched(data, skipped_steps.trained(skips, progress.step, options.steps), share, world.device)
+    log = StepLog(run, engine, progress.step, begun)
     stopping = False
     freeze_garbage_collector()
     while progress.step < options.steps and not stopping:
+        progress.step = skipped_steps.past(skips, progress.step)
         seed_step(options.seed, progress.step, world.rank)
         rate = learning_rate(progress.step, options)
         engine = during(engine, share.during(data.course.at(progress.step), data.course))
@@ -168,8 +177,8 @@ class StepLog:
     """The log lines. On a GPU one is written when the next step has been launched: reading it at once would leave the
     GPU without work. All ranks do the same, so they stop after the same step."""
 
-    def __init__(self, run: Run, engine: Engine, step: int) -> None:
-        self.run, self.engine = run, engine
+    def __init__(self, run: Run, engine: Engine, step: int, begun: int = 0) -> None:
+        self.run, self.engine, self.begun = run, engine, begun
         self.window = Window(run.config, run.world, step)
         self.counts = StepCounts.zeros(run.world.device)
         self.mean_loss = math.nan
@@ -188,8 +197,27 @@ class StepLog:
         self.mean_loss = loss_sum / world.size
         if noted.marks:
             self.run.journal.metrics(self.window.line(noted, reading, self.mean_loss))
-        check_finite(reading.longest_streak, noted.step, self.run.config.train.max_nonfinite_steps, self.engine.scaler)
+        if reading.longest_streak >= self.run.config.train.max_nonfinite_steps:
+            self.skip_back(noted.step, reading.longest_streak)
+            raise TrainingError(nonfinite_words(reading.longest_streak, noted.step, self.engine.scaler))
         return stops > 0
+
+    def skip_back(self, step: int, streak: int) -> None:
+        """With train.skip_back: the next start begins before the streak, and trains on none of the batches up to here.
+        Where no checkpoint is so old, it begins as after any failure."""
+        options = self.run.config.train
+        if not options.skip_back or not self.run.world.leads:
+            return
+        skips = skipped_steps.read(self.run.folder)
+        kept = checkpoint_steps(self.run.folder / CHECKPOINTS)
+        known = [self.begun, *(each for each in kept if not skipped_steps.left_out(skips, each))]
+        skip = skipped_steps.before_streak(known, min(step, options.steps - 1), streak, options.log_every)
+        if skip is not None:
+            skipped_steps.add(self.run.folder, skip)
+            reason = (
+                f"not finite: the next start goes back to step {skip[0]} and skips the batches up to step {skip[1]}"
+            )
+            self.run.journal.event(EVENT_WARNING, step, reason=reason)
 
 
 def train_step(
@@ -244,17 +272,15 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1))
 
 
-def check_finite(streak: int, step: int, limit: int, scaler: LossScaler) -> None:
-    """Raises TrainingError after `limit` skipped steps in a row. The weights are those before the first of them."""
-    if streak < limit:
-        return
+def nonfinite_words(streak: int, step: int, scaler: LossScaler) -> str:
+    """Why training ends after so many skipped steps in a row. The weights are those before the first of them."""
     fault = f"gradients were not finite in {streak} steps in a row up to step {step}, all skipped"
     if scaler.scale is not None:
-        raise TrainingError(
+        return (
             f"{fault}: fp16 overflows although the loss is scaled by no more than {scaler.scale.item():g}. Set "
             'train.precision = "bf16" on a card that has it, else "fp32", and resume'
         )
-    raise TrainingError(f"{fault}. Try a lower learning_rate, a longer warmup_fraction or grad_clip = 1.0, and resume")
+    return f"{fault}. Try a lower learning_rate, a longer warmup_fraction, grad_clip = 1.0 or skip_back, and resume"
 
 
 def validate(engine: Engine, data: TrainingData, batch_size: int, world: World) -> tuple[float, Mapping[str, float]]:

@@ -37,13 +37,9 @@ def decide(deaths: Sequence[Death], bound: int) -> tuple[float | None, str]:
         return None, "it died %d times, and restarts is %d" % (len(deaths), bound)
     if newest["step"] <= newest["from_step"]:
         return None, "it made no step since its last start"
-    if len(deaths) > 1 and _same(deaths[-2], newest):
+    if len(deaths) > 1 and deaths[-2]["step"] == newest["step"]:
         return None, "two starts died at step %d without progress" % newest["step"]
     return PAUSES_S[min(len(deaths), len(PAUSES_S)) - 1], ""
-
-
-def _same(one: Death, other: Death) -> bool:
-    return (one["from_step"], one["step"]) == (other["from_step"], other["step"])
 
 
 def after_end(job: Job, code: int | None) -> float | None:
@@ -57,8 +53,6 @@ def after_end(job: Job, code: int | None) -> float | None:
         "reason": REBOOTED if not _same_boot(job) else death_reason(job, code), "at": time.time(), "pause_s": None,
     }  # fmt: skip
     pause_s, why_not = decide([*job.deaths(), death], int(bound))
-    if "finite" in death["reason"]:
-        pause_s, why_not = None, "from the same checkpoint the loss would not be finite again"
     death["pause_s"] = pause_s
     death["reason"] += "" if pause_s is not None else "; not started again: %s" % why_not
     files.append_json(job.file(FileName.DEATHS), death)

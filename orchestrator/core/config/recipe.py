@@ -137,6 +137,8 @@ class Train(Table):
     """[train.rate_factors]"""
     max_nonfinite_steps: int = Field(default=TrainConfig.max_nonfinite_steps, ge=1, le=10**6)
     """Steps in a row with NaN or infinite gradients after which the run fails."""
+    skip_back: bool = TrainConfig.skip_back
+    """Then the next of its `restarts` goes back to a checkpoint before them and skips the batches that led there."""
     restarts: int | None = Field(default=None, ge=0, le=100)
     """How often a training that dies starts again from its newest checkpoint; absent: once on a machine you pay for,
     three times on your own."""

@@ -26,6 +26,7 @@ def death(from_step: int, step: int) -> Death:
         pytest.param(
             [death(100, 150), death(100, 150)], 3, None, "died at step 150 without progress", id="the same step again"
         ),
+        pytest.param([death(0, 150), death(100, 150)], 3, None, "died at step 150", id="from a newer checkpoint"),
         pytest.param([death(100, 150), death(100, 151)], 3, PAUSES_S[1], "", id="another step: not the same fault"),
     ],
 )
