@@ -92,7 +92,7 @@ def begin(job: Job, secrets: jobs.Secrets, held: list[int]) -> Program | None:
         files.remove(job.file(FileName.STOP))
     files.write_json(job.file(FileName.STATE), state)
     if lost:
-        if boot_hook.goes_on(job):  # the boot itself is no reason to end it
+        if boot_hook.goes_on(job):  # the boot itself does not end it
             lease.renew(job.lease_folder, job.lease_s, None)
         return None
     if program is None:
