@@ -180,13 +180,13 @@ def may_bill(context: RunContext) -> bool:
     """Whether a machine of this run may cost money now: one is held, or a launch has no answer yet."""
     rental = context.rental
     asked = bool(context.ledger.intents(rental.id, open_only=True))
-    return context.provider.paid and rental.state == RENTAL_OPEN and (rental.instance_id is not None or asked)
+    return context.provider.paid and rental.state == RENTAL_OPEN and (bool(rental.instance_ids) or asked)
 
 
 def still_costs(context: RunContext, why: str) -> tuple[str, str]:
     """The message and hint of whatever leaves a machine behind."""
     rental = context.rental
-    what = rental.instance_id or "a machine whose launch has no answer yet"
+    what = rental.held or "a machine whose launch has no answer yet"
     return (
         f"{why}. {what} may still be billing at ${rental.price_per_hour_usd:.2f}/h",
         f"gptctl resume {context.run_id}, or gptctl release {context.run_id}",

@@ -71,8 +71,8 @@ def _bring_text(home: Path, uri: str, tell: Callable[[Transfer], None]) -> tuple
 
 
 def provider_of(host: HostSpec, machine: MachineType, home: Path) -> Provider:
-    """The provider of a host entry."""
-    return providers.load(host.provider).provider(host, machine)
+    """The provider of a host entry. It sells single machines, also to one that wants several."""
+    return providers.load(host.provider).provider(host.one, machine.node if host.paid else machine)
 
 
 def open_shell(home: Path, address: Address, *, accept_new: bool = False, deadline_s: float = 10.0) -> Shell:

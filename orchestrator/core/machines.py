@@ -28,6 +28,7 @@ FACTS = Path(__file__).with_name("machines.toml")
 MOST_GPUS = 16
 MOST_CPU_RANKS = 64
 MOST_NODES = 32
+SEVERAL = re.compile(r"([1-9][0-9]?)x([1-9][0-9]?x.+)")
 
 
 @dataclass(frozen=True)
@@ -179,8 +180,8 @@ def machine_type(name: str) -> MachineType:
     """
     if name in _bundled():
         return _bundled()[name]
-    if several := re.fullmatch(r"([1-9][0-9]?)x([1-9][0-9]?x.+)", name):
-        node, nodes = machine_type(several[2]), int(several[1])
+    if found := SEVERAL.fullmatch(name):
+        node, nodes = machine_type(found[2]), int(found[1])
         if 2 <= nodes <= MOST_NODES and node.nodes == 1:
             return replace(node, name=name, count=node.count * nodes, nodes=nodes)
     match = re.fullmatch(r"([1-9][0-9]?)x([A-Za-z0-9-]{1,20})", name)
@@ -200,6 +201,28 @@ def machine_type(name: str) -> MachineType:
         else "another number of a known card works too, such as 4xH100, and 1xGPU-24GB for any other card"
     )
     raise UserError(f"unknown machine type {name!r}; known: {one_of(known, most=len(known))}", hint=hint)
+
+
+def nodes_in(name: str) -> int:
+    """How many machines a type of this name is: 2 of `2x8xH100`. Any name has an answer, unknown ones too."""
+    found = SEVERAL.fullmatch(name)
+    return int(found[1]) if found else 1
+
+
+def several(name: str, nodes: int) -> str:
+    """The name of so many machines of this type."""
+    return name if nodes == 1 else f"{nodes}x{name}"
+
+
+def of_all(offer: Offer, machine: MachineType) -> Offer:
+    """The offer of one node as that of all: their type, and their price together."""
+    return replace(offer, machine=machine.name, price_per_hour_usd=offer.price_per_hour_usd * machine.nodes)
+
+
+def of_one(offer: Offer) -> Offer:
+    """The offer of several nodes as that of each: what its provider sells."""
+    machine = machine_type(offer.machine)
+    return replace(offer, machine=machine.node.name, price_per_hour_usd=offer.price_per_hour_usd / machine.nodes)
 
 
 def gpu_by_smi_name(name: str) -> Gpu | None:

@@ -71,6 +71,8 @@ class Instance:
     name: str = ""
     region: str = ""
     zone: str = ""
+    private_address: str = ""
+    """IPv4 address at which other machines of the account reach it, where the list shows one."""
     image: str = ""
     """The machine image it was made from, by its id."""
     why: str = ""
@@ -91,6 +93,8 @@ class LaunchRequest:
     """The nearer deadline in the machine's name, which set_deadline moves; absent: ends_at."""
     user_data: str = field(default="", repr=False)
     """What cloud-init applies at the first boot. Holds the host's private key."""
+    nodes: int = 1
+    """How many machines its rental is for: they may reach each other at all ports."""
     disk_gib: int = 0
     """What the run needs of disk, where its size is chosen at launch; 0: whatever comes with the machine."""
 

@@ -55,7 +55,7 @@ def _account(name: str, endpoint: str | None, hosts: tuple[HostSpec, ...]) -> Ac
     module = providers.load(name)
     joined = getattr(module, "everywhere", None)
     everywhere = joined(hosts) if joined else hosts[0].model_copy(update={"regions": ()})
-    provider = module.provider(everywhere, _machine_of(hosts[0]))
+    provider = module.provider(everywhere.one, _machine_of(hosts[0]).node)
     return Account(f"{name} at {endpoint}" if endpoint else name, provider, hosts)
 
 

@@ -25,7 +25,7 @@ def known(rental: Rental, runs: list[RunRecord]) -> KnownRental:
     own = [run for run in runs if run.rental_id == rental.id]
     needed = is_open and (not runs or any(run.state != State.ENDED or run.keep for run in own))
     seconds = [each.instance_id for each in rental.facts.given_back if each.life.gone_at is None]
-    ids = [rental.instance_id, *seconds] if is_open and rental.provider not in UNPAID else []
+    ids = [*rental.instance_ids, *seconds] if is_open and rental.provider not in UNPAID else []
     ordered_at = rental.facts.life.booting_at or rental.created_at
     base = replace(rental.instance, ends_at=rental.ends_at, launched_at=ordered_at)
     machines = tuple(replace(base, instance_id=each) for each in ids if each is not None)

@@ -17,7 +17,7 @@ from functools import partial
 from orchestrator import providers
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.errors import GptctlError, NoAnswer, ProviderError, UserError
-from orchestrator.core.machines import MachineType, all_machine_types, bundled_offers
+from orchestrator.core.machines import MachineType, all_machine_types, bundled_offers, of_all
 from orchestrator.core.parallel import answers_within
 from orchestrator.core.ports import Offer
 from orchestrator.fleet.accounts import Account, accounts_behind
@@ -84,9 +84,11 @@ def bundled(provider: str | None = None) -> list[Offer]:
 def offer_for(host: HostSpec | None, machine: MachineType, offers: Sequence[Offer]) -> Offer | None:
     """The offer a run there would take: in one of the host's regions, with capacity before without, then the cheapest.
 
-    host None: of any host. None where no account sells such a machine.
+    host None: of any host. None where no account sells such a machine. Of several nodes its price is that of all.
     """
-    fitting = [offer for offer in offers if offer.machine == machine.name and _is_for(host, offer)]
+    fitting = [
+        of_all(offer, machine) for offer in offers if offer.machine == machine.node.name and _is_for(host, offer)
+    ]
     return min(fitting, key=lambda offer: (not offer.available, offer.price_per_hour_usd), default=None)
 
 

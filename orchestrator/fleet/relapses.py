@@ -12,10 +12,11 @@ Example::
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
+from typing import TypeVar
 
-from orchestrator.core.facts.rental_facts import GivenBack, RentalFactChanges
+from orchestrator.core.facts.rental_facts import GivenBack, Node, RentalFactChanges
 from orchestrator.core.fleet.orphans import UNHEARD, UNLISTED, Orphan
 from orchestrator.core.money.billing import MachineLife
 from orchestrator.core.ports import Provider
@@ -23,6 +24,8 @@ from orchestrator.fleet.known_rentals import known
 from orchestrator.ledger.attempts import served
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RENTAL_OPEN, RENTAL_RELEASED, Rental
+
+Kept = TypeVar("Kept", GivenBack, Node)
 
 
 def uncounted(ledger: Ledger, rows: Iterable[Orphan]) -> list[Orphan]:
@@ -63,6 +66,7 @@ def _counted(rental: Rental) -> set[str]:
     if rental.state != RENTAL_OPEN:
         return set()
     lives = {rental.instance_id: facts.life, **{each.instance_id: each.life for each in facts.given_back}}
+    lives |= {each.instance_id: each.life for each in facts.more}
     return {instance_id for instance_id, life in lives.items() if instance_id and life.gone_at is None}
 
 
@@ -72,6 +76,11 @@ def _alive(ledger: Ledger, rental: Rental, instance_id: str, now: float, *, held
     if held:
         life = replace(rental.facts.life, booting_at=rental.facts.life.booting_at or ordered_at, gone_at=None)
         return {"life": life, "bill": None}
+    if instance_id in rental.instance_ids:
+        return {
+            "more": _changed(rental.facts.more, instance_id, lambda life: replace(life, gone_at=None)),
+            "bill": None,
+        }
     unknown = GivenBack(instance_id, MachineLife(booting_at=ordered_at, active_at=now, alive_at=now))
     past = rental.facts.given_back
     found = next((each for each in past if each.instance_id == instance_id), unknown)
@@ -99,7 +108,8 @@ def close(ledger: Ledger, provider: Provider, row: Orphan, now: float) -> None:
         return
     for run in [run for run in runs if run.rental_id == rental.id][:1]:  # with the time in which nobody looked
         ledger.close_stage(ledger.open_stage(run.id, rental.id, "release", rental.price_per_hour_usd))
-    audited = provider.ended_at(rental.instance) if rental.instance_id else None
+    nodes = [rental.of_node(node) for node in range(rental.nodes)]
+    audited = [provider.ended_at(each.instance) for each in nodes if each.instance_id]
     ledger.settle(rental.id, rental.settled_bill(provider.billing_unit_s, audited))
     ledger.update_rental(rental.id, state=RENTAL_RELEASED, released_at=now)
 
@@ -111,7 +121,10 @@ def _gone(rental: Rental, instance_id: str, now: float) -> RentalFactChanges:
     facts = rental.facts
     if instance_id == rental.instance_id:
         return {"life": ended(facts.life)}
-    past = (
-        replace(each, life=ended(each.life)) if each.instance_id == instance_id else each for each in facts.given_back
-    )
-    return {"given_back": tuple(past)}
+    past = _changed(facts.given_back, instance_id, ended)
+    return {"given_back": past, "more": _changed(facts.more, instance_id, ended)}
+
+
+def _changed(kept: Iterable[Kept], instance_id: str, change: Callable[[MachineLife], MachineLife]) -> tuple[Kept, ...]:
+    """The same machines, with another life of this one."""
+    return tuple(replace(each, life=change(each.life)) if each.instance_id == instance_id else each for each in kept)

@@ -9,12 +9,14 @@ This module must not import sqlite3: a record is a value that any layer above ma
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
-from orchestrator.core.facts.rental_facts import RentalFacts
+from orchestrator.core.facts.rental_facts import OF_NODE, Node, RentalFacts
 from orchestrator.core.facts.run_facts import RunFacts
+from orchestrator.core.machines import nodes_in
 from orchestrator.core.money.billing import SettledBill, settled
 from orchestrator.core.planning.plan import Plan
 from orchestrator.core.ports import Address, Instance
@@ -58,6 +60,37 @@ class Rental:
     facts: RentalFacts = field(default=RentalFacts(), metadata={"column": "data"})
 
     @property
+    def nodes(self) -> int:
+        """How many machines it is for: 2 of `2x8xH100`. Its price is that of all."""
+        return nodes_in(self.machine)
+
+    @property
+    def each_per_hour_usd(self) -> float:
+        """The price of one of its machines."""
+        return self.price_per_hour_usd / self.nodes
+
+    @property
+    def instance_ids(self) -> tuple[str, ...]:
+        """The machines that it holds, in the order of its nodes."""
+        ids = (self.instance_id, *(each.instance_id for each in self.facts.more))
+        return tuple(each for each in ids if each is not None)
+
+    @property
+    def held(self) -> str:
+        """Their ids, in words; empty where it holds none."""
+        return ", ".join(self.instance_ids)
+
+    def of_node(self, node: int) -> Rental:
+        """The same with what is known of the machine of this node in place of the first one's."""
+        if node == 0:
+            return self
+        more = self.facts.more
+        own = more[node - 1] if len(more) >= node else Node()
+        row = {"instance_id": own.instance_id, "address": own.address, "ends_at": own.ends_at}
+        facts = replace(self.facts, **{name: getattr(own, name) for name in OF_NODE - row.keys()})
+        return replace(self, **row, facts=facts)  # type: ignore[arg-type]
+
+    @property
     def instance(self) -> Instance:
         """Its machine, for calls to its provider; the provider's own list may say more."""
         return Instance(
@@ -65,17 +98,23 @@ class Rental:
             self.instance_id or "",
             self.machine,
             rental_id=self.id,
-            price_per_hour_usd=self.price_per_hour_usd,
+            price_per_hour_usd=self.each_per_hour_usd,
             launched_at=self.created_at,
             region=self.facts.region,
             zone=self.facts.zone,
             image=self.facts.image,
         )
 
-    def settled_bill(self, unit_s: float, audited_end: float | None) -> SettledBill:
-        """The bill of all its machines, which are gone; see core/money/billing.settled."""
-        others = (each.life for each in self.facts.given_back)
-        return settled(self.facts.life, others, self.price_per_hour_usd, unit_s, audited_end)
+    def settled_bill(self, unit_s: float, audited_ends: Sequence[float | None]) -> SettledBill:
+        """The bill of all its machines, which are gone; see core/money/billing.settled. audited_ends: of those that it
+        holds, in their order."""
+        first, *ends = audited_ends or (None,)
+        more = [
+            each.life if end is None else replace(each.life, alive_at=end, gone_at=end)
+            for each, end in itertools.zip_longest(self.facts.more, ends[: len(self.facts.more)])
+        ]
+        others = [*(each.life for each in self.facts.given_back), *more]
+        return settled(self.facts.life, others, self.each_per_hour_usd, unit_s, first)
 
 
 @dataclass(frozen=True)
@@ -151,6 +190,8 @@ class IntentRequest:
     region: str = ""
     zone: str = ""
     sku: str = ""
+    node: int = 0
+    """Which of the machines of its rental."""
 
 
 @dataclass(frozen=True)

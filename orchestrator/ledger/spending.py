@@ -14,6 +14,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field, replace
 
 from orchestrator.core.facts.rental_facts import RentalFacts
+from orchestrator.core.machines import nodes_in
 from orchestrator.core.money.billing import so_far
 from orchestrator.core.ports import UNPAID
 from orchestrator.ledger import row_values
@@ -31,10 +32,16 @@ _SECONDS = """
 """
 """Second machines of a rental that nobody saw the end of."""
 
+_MORE = """
+    (SELECT count(*) FROM json_each(rentals.data, '$.more') WHERE json_extract(value, '$.gone_at') IS NULL
+            AND json_extract(value, '$.instance_id') IS NOT NULL)
+"""
+"""The machines of its further nodes, likewise."""
+
 _ORDERED = f"EXISTS (SELECT 1 FROM intents WHERE rental_id = rentals.id AND state = '{INTENT_OPEN}')"
 _BILLING = f"""
     rentals.state = '{RENTAL_OPEN}' AND {_RENTED}
-    AND (rentals.instance_id IS NOT NULL OR {_SECONDS} > 0
+    AND (rentals.instance_id IS NOT NULL OR {_SECONDS} + {_MORE} > 0
          OR {_ORDERED})
 """
 
@@ -57,7 +64,7 @@ _UNWATCHED = f"""
     SELECT coalesce((SELECT id FROM runs WHERE rental_id = rentals.id ORDER BY created_at DESC, rowid DESC LIMIT 1),
                     (SELECT run_id FROM stage_intervals WHERE rental_id = rentals.id ORDER BY id DESC LIMIT 1)
            ) AS run_id,
-           id AS rental_id, price_per_hour_usd, data,
+           id AS rental_id, machine, price_per_hour_usd, data,
            (SELECT min(created_at) FROM intents WHERE rental_id = rentals.id AND state = '{INTENT_OPEN}') AS ordered_at,
            coalesce((SELECT max(coalesce(ended_at, last_at)) FROM stage_intervals WHERE rental_id = rentals.id),
                     created_at) AS seen_at,
@@ -132,16 +139,17 @@ def _paid_until(row: sqlite3.Row, now: float) -> float:
     if not price:
         return until
     seen_usd = float(row["seen_usd"]) + (until - seen_at) / 3600 * price
-    billed_usd = so_far([life, *(each.life for each in facts.given_back)], now, price)
+    others = [*(each.life for each in facts.given_back), *(each.life for each in facts.more)]
+    billed_usd = so_far([life, *others], now, price / nodes_in(row["machine"]))
     return until + max(0.0, billed_usd - seen_usd) / price * 3600
 
 
 def billing_per_hour_usd(connection: sqlite3.Connection) -> float:
     """What all machines that are rented and not confirmed gone cost together; an order without an answer is one."""
     held = f"max(rentals.instance_id IS NOT NULL AND json_extract(rentals.data, '$.gone_at') IS NULL, {_ORDERED})"
-    sql = f"SELECT coalesce(sum(price_per_hour_usd * ({held} + {_SECONDS})), 0) FROM rentals WHERE {_BILLING}"
-    row = connection.execute(sql).fetchone()
-    return float(row[0])
+    sql = f"SELECT machine, price_per_hour_usd, {held} + {_SECONDS} + {_MORE} AS alive FROM rentals WHERE {_BILLING}"
+    rows = connection.execute(sql).fetchall()
+    return sum(float(row["price_per_hour_usd"]) / nodes_in(row["machine"]) * int(row["alive"]) for row in rows)
 
 
 def is_billing(connection: sqlite3.Connection, rental_id: str | None) -> bool:

@@ -60,17 +60,23 @@ def _still_up(event: Event, run: RunRecord, rental: Rental, price: str) -> tuple
     """What happens to a paid machine whose run is over."""
     match event.kind, event.stage:
         case "stage_failed", "fetch":
-            what = f"{rental.instance_id} ({price}) holds checkpoints that are not here"
+            what = f"{rental.held} ({price}) holds checkpoints that are not here"
             return "held", f"{what}: {event.text}. Next: gptctl resume {run.id}"
         case "stage_finished", "release" if run.keep:
-            return "held", f"{rental.instance_id} ({price}) is kept, as you asked. Next: gptctl release {run.id}"
+            return (
+                "held",
+                f"{rental.held} ({price}) is kept, as you asked. Next: gptctl release {run.id}",
+            )
         case "stage_failed", "report" | "release":
-            return "still-billing", f"{rental.instance_id} ({price}): {event.text}. Next: gptctl release {run.id}"
+            return (
+                "still-billing",
+                f"{rental.held} ({price}): {event.text}. Next: gptctl release {run.id}",
+            )
     return None
 
 
 def _may_bill(rental: Rental) -> bool:
-    return rental.state == RENTAL_OPEN and rental.instance_id is not None
+    return rental.state == RENTAL_OPEN and bool(rental.instance_ids)
 
 
 def _result(run: RunRecord, cost_usd: float) -> str:

@@ -25,7 +25,7 @@ from orchestrator.ledger.run_lock import holder
 from orchestrator.providers import load_engine
 from orchestrator.remote.agent_client.client import Agent
 from orchestrator.stages.machine import engine_job
-from orchestrator.stages.machine.reported import record_guard, record_safe_step, record_store
+from orchestrator.stages.machine.reported import news_of_guard, record_safe_step, record_store
 from orchestrator.wiring import open_shell
 from trainer.contract import metric_line
 
@@ -69,7 +69,9 @@ def _record(ledger: Ledger, run: RunRecord, rental: Rental, answer: Answer | Non
             ledger.update_run(run.id, facts={"engine": answer.engine})
         host = HostSpec.from_resolved(run.host_data)
         record_store(ledger, run, host, status)
-        record_guard(ledger, ledger.rental(rental.id), host, status["guard"], time.time())
+        guard = news_of_guard(ledger.rental(rental.id), host, status["guard"], time.time())
+        if guard is not None:
+            ledger.update_rental(rental.id, facts={"guard": guard})
 
 
 def _worth_asking(run: RunRecord) -> bool:

@@ -38,10 +38,12 @@ def release_run(home: Path, run_id: str, listener: Listener, *, force: bool = Fa
 
 def _unwritten(context: RunContext, error: UserError, *, force: bool) -> StillBilling:
     why, again = error.message, f"{error.hint}; then gptctl release {context.run_id}{' --force' * force}"
-    if force and context.rental.instance_id is not None:
+    if force and context.instance_ids:
         try:
-            context.provider.release(context.rental.instance)
-            why = f"{why}; the end of {context.rental.instance_id} was ordered, and is not proven"
+            for node in context.machines:
+                if node.rental.instance_id is not None:
+                    context.provider.release(node.rental.instance)
+            why = f"{why}; the end of {', '.join(context.instance_ids)} was ordered, and is not proven"
         except ProviderError as refused:
             why = f"{why}; {refused.message}"
     return StillBilling(still_costs(context, why)[0], again)

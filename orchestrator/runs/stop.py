@@ -82,7 +82,7 @@ def _beside(context: RunContext, driver: str) -> int:
             f"the gptctl that drives this run ({driver}) waits for a launch, which may have bought a machine",
             f"end that process, then gptctl release {context.run_id} --force",
         )
-    context.say(f"ending {context.rental.instance_id} beside the gptctl that drives this run ({driver})")
+    context.say(f"ending {', '.join(context.instance_ids)} beside the gptctl that drives this run ({driver})")
     give_back(context)
     context.say(f"that gptctl settles the bill; if it hangs, end it, then: gptctl resume {context.run_id}")
     return 0

@@ -1,7 +1,9 @@
-"""Acquire: hold a machine that answers SSH with the pinned key. One acquire call per intent, never repeated.
+"""Acquire: hold a machine that answers SSH with the pinned key, or several as one. One acquire call per intent, never
+repeated.
 
 Looks first: what an interrupted acquire of this rental already got is adopted; what it gave back is ended. A machine
-that turns out bad is given back before the next candidate is tried, with an intent of its own.
+that turns out bad is given back, with those rented beside it, before the next candidate is tried, with an intent of its
+own.
 """
 
 from __future__ import annotations
@@ -16,15 +18,14 @@ from orchestrator.core.errors import (
     ProviderError,
     RemoteError,
 )
-from orchestrator.core.facts.rental_facts import GivenBack, RentalFactChanges
-from orchestrator.core.money.billing import MachineLife
+from orchestrator.core.facts.rental_facts import RentalFactChanges
 from orchestrator.core.ports import Address, Instance
 from orchestrator.core.states import State
 from orchestrator.ledger.records import INTENT_ADOPTED, INTENT_BOUGHT
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.data import sent_data
 from orchestrator.stages.machine import boot, box_guard
-from orchestrator.stages.machine.give_back import end_others, give_back
+from orchestrator.stages.machine.give_back import end_others, undo
 from orchestrator.stages.machine.purchase import buy_somewhere, close, find, hold
 from orchestrator.stages.outcome import machine_gone
 
@@ -38,35 +39,60 @@ def acquire(context: RunContext) -> None:
     if machine_gone.was_ended(context):
         return machine_gone.conclude(context)
     for attempt in range(1, MOST_MACHINES + 1):
-        if context.rental.instance_id is not None:
-            close(context, INTENT_BOUGHT, context.rental.instance_id)
-        elif (found := find(context)) is not None:
-            hold(context, found, INTENT_ADOPTED)
-        else:
+        if not all([_is_held(node) for node in context.machines]):
             sent_data.before_buying(context)
             buy_somewhere(context)
         try:
             return _use(context)
         except boot.BadMachine as error:
-            context.emit("warning", f"{error.message}: given back ({attempt} of {MOST_MACHINES})")
-            _give_back(context)
+            others = f", with its {context.rental.nodes - 1} other," if context.rental.nodes > 1 else ""
+            context.emit("warning", f"{error.message}: given back{others} ({attempt} of {MOST_MACHINES})")
+            undo(context)
         except boot.NeverListed:
-            _give_back(context)
+            undo(context)
             raise
     raise ProviderError(
         f"{MOST_MACHINES} machines of {context.host.name} in a row were unfit", "try another region or machine type"
     )
 
 
+def _is_held(context: RunContext) -> bool:
+    """Whether the machine of this node is held, or was found now: an interrupted acquire may have got it."""
+    if context.rental.instance_id is not None:
+        close(context, INTENT_BOUGHT, context.rental.instance_id)
+    elif (found := find(context)) is not None:
+        hold(context, found, INTENT_ADOPTED)
+    else:
+        return False
+    return True
+
+
 def _use(context: RunContext) -> None:
-    if context.provider.paid and not context.machine_facts.reached:
-        instance = boot.wait_until_active(context)
-        context.ledger.update_rental(context.rental.id, address=_vouched(context, instance))
-        _end_others(context)
-    _reach(context)
-    for node in context.nodes[1:]:
-        _reach_node(node)
-    box_guard.arm(context)
+    if context.provider.paid:
+        for node in context.machines:
+            if not node.machine_facts.reached:
+                _await(node)
+    for node in context.nodes:
+        try:
+            _use_node(node)
+        except RemoteError as error:
+            if not node.node or node.attempt is None:
+                raise
+            node.emit("warning", f"{error.message}; the other nodes go on or end without it")
+
+
+def _use_node(node: RunContext) -> None:
+    if node.node and not node.provider.paid:
+        return _reach_node(node)
+    _reach(node)
+    box_guard.arm(node)
+
+
+def _await(context: RunContext) -> None:
+    instance = boot.wait_until_active(context)
+    facts: RentalFactChanges = {"private_address": instance.private_address}
+    context.update_rental(address=_vouched(context, instance), facts=facts)
+    _end_others(context)
 
 
 def _end_others(context: RunContext) -> None:
@@ -123,13 +149,3 @@ def _first_contact(context: RunContext) -> None:
                 raise
             context.disconnect()
             time.sleep(boot.LOOK_EVERY_S)
-
-
-def _give_back(context: RunContext) -> None:
-    """Ends the bad machine, for sure, and forgets it as this rental's; what it cost stays noted."""
-    context.disconnect()
-    give_back(context)
-    rental = context.rental
-    past = (*rental.facts.given_back, GivenBack(rental.instance_id, rental.facts.life))
-    facts: RentalFactChanges = {"given_back": past, "life": MachineLife(), "reached": None}
-    context.ledger.update_rental(rental.id, instance_id=None, address=Address(), facts=facts)

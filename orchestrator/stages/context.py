@@ -9,6 +9,7 @@ Example::
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.engine import Engine
 from orchestrator.core.errors import ProviderError, UserError
 from orchestrator.core.events import EPHEMERAL, Event, Listener
-from orchestrator.core.facts.rental_facts import RentalFactChanges, RentalFacts
+from orchestrator.core.facts.rental_facts import OF_NODE, Node, RentalFactChanges, RentalFacts
 from orchestrator.core.facts.run_facts import PeerFacts, Prepared, RunFactChanges, RunFacts, Synced
 from orchestrator.core.foreign_text import clean
 from orchestrator.core.machines import MachineType
@@ -75,11 +76,13 @@ class RunContext:
 
     @property
     def rental(self) -> Rental:
-        """The rental this run is on."""
+        """The rental this run is on; of another node with its machine in place of the head's."""
         rental_id = self.run.rental_id
         if rental_id is None:
             raise UserError(f"run {self.run_id} has no rental", "start a new run")
         rental = self.ledger.rental(rental_id)
+        if self.provider.paid:
+            return rental.of_node(self.node)
         return replace(rental, address=self.host.reach(), folder=self.host.folder) if self.node else rental
 
     @property
@@ -93,8 +96,18 @@ class RunContext:
                 for node, host in enumerate(self.host.other_nodes, start=1)
             )
         for peer in self._peers:
-            peer.stage, peer.interval = self.stage, self.interval
+            peer.stage, peer.interval, peer.machine = self.stage, self.interval, self.machine.node
         return (self, *self._peers)
+
+    @property
+    def machines(self) -> tuple[RunContext, ...]:
+        """One context for each machine that is rented for it: those of its nodes, which are bought and ended as one."""
+        return self.nodes if self.provider.paid else (self,)
+
+    @property
+    def instance_ids(self) -> tuple[str, ...]:
+        """All machines that the rental holds, in the order of its nodes."""
+        return self.ledger.rental(self.rental.id).instance_ids
 
     @property
     def attempt(self) -> Attempt | None:
@@ -220,4 +233,17 @@ class RunContext:
 
     def set_rental_facts(self, **facts: Unpack[RentalFactChanges]) -> None:
         """Records what this stage found out about the rental and its machine. Never a secret."""
-        self.ledger.update_rental(self.rental.id, facts=facts)
+        self.update_rental(facts=facts)
+
+    def update_rental(self, *, facts: RentalFactChanges | None = None, **fields: object) -> None:
+        """As Ledger.update_rental. What each machine of a rental has for itself is written for this node's."""
+        rental_id, facts = self.rental.id, facts or {}
+        if self.node and self.provider.paid:
+            own = {name: value for name, value in {**fields, **facts}.items() if name in OF_NODE}
+            more = list(self.ledger.rental(rental_id).facts.more)
+            more += [Node()] * (self.node - len(more))
+            more[self.node - 1] = replace(more[self.node - 1], **own)  # type: ignore[arg-type]
+            fields = {name: value for name, value in fields.items() if name not in own}
+            shared = {name: value for name, value in facts.items() if name not in own}
+            facts = typing.cast("RentalFactChanges", {**shared, "more": tuple(more)})
+        self.ledger.update_rental(rental_id, facts=facts, **fields)

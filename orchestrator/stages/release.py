@@ -28,7 +28,8 @@ def release(context: RunContext) -> None:
         engine_bill.settle(context)
     if context.run.keep and not context.machine_facts.life.gone_at:
         _end_jobs(context)
-        box_guard.hold(context)
+        for node in context.machines:
+            box_guard.hold(node)
         context.say(
             f"{context.host.name} is kept as {rental.id} (${rental.price_per_hour_usd:.2f}/h). "
             f"Next: gptctl run RECIPE --on {rental.id}, or gptctl release {context.run_id}"
@@ -66,15 +67,17 @@ def _give_back(context: RunContext) -> None:
 
 def _look_for_lost(context: RunContext) -> None:
     """A launch without an answer may have bought a machine: nothing is called released before it was looked for."""
-    if context.rental.instance_id is None and context.ledger.intents(context.rental.id, open_only=True):
+    for node in context.machines:
+        if node.rental.instance_id is not None or not purchase.intents(node, open_only=True):
+            continue
         try:
-            found = purchase.find(context)
+            found = purchase.find(node)
         except purchase.Unseen as error:
             context.say(error.message)
         else:
             if found is not None:
-                purchase.hold(context, found, INTENT_ADOPTED)
-                boot.note_life(context, booting_at=context.rental.created_at, active_at=context.now())
+                purchase.hold(node, found, INTENT_ADOPTED)
+                boot.note_life(node, booting_at=context.rental.created_at, active_at=context.now())
 
 
 def _destroy(context: RunContext) -> None:
@@ -88,7 +91,7 @@ def _destroy(context: RunContext) -> None:
     tidy(context)
     context.ledger.close_stage(context.interval)  # what comes after it is gone costs nothing
     rental = context.rental
-    audited = context.provider.ended_at(rental.instance) if rental.instance_id else None
+    audited = [context.provider.ended_at(each.rental.instance) for each in context.machines if each.rental.instance_id]
     context.ledger.settle(rental.id, rental.settled_bill(context.provider.billing_unit_s, audited))
 
 
@@ -103,8 +106,9 @@ def _part(context: RunContext) -> None:
     """Ends its jobs and frees its secrets, where it still answers: memory outlives some machines."""
     try:
         _end_jobs(context)
-        if not context.machine_facts.life.gone_at:
-            box_guard.finish(context)
+        for node in context.machines:
+            if not node.machine_facts.life.gone_at:
+                box_guard.finish(node)
     except (RemoteError, UserError) as error:  # a login key that is missing here must keep no machine alive
         context.emit("seen", f"{error.message}; destroying it anyway")
     context.disconnect()

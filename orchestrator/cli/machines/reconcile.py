@@ -81,7 +81,7 @@ def _entry(rental: Rental, runs: Sequence[str], staged_usd: float) -> Entry:
     """The bill, if there is one; else the time in the rental's stages."""
     bill = rental.facts.bill or SettledBill(Estimate(staged_usd, less_usd=staged_usd))
     given_back = [each.instance_id for each in rental.facts.given_back]
-    ids = tuple(each for each in (rental.instance_id, *given_back) if each)
+    ids = tuple(each for each in (*rental.instance_ids, *given_back) if each)
     return Entry(rental.id, ids, bill.cost, rental.created_at, rental.released_at, tuple(runs))
 
 

@@ -25,7 +25,7 @@ from orchestrator.core.config.inventory import HostSpec, Inventory, load_invento
 from orchestrator.core.config.recipe import Limits, Recipe, load_recipe
 from orchestrator.core.errors import GptctlError, LimitReached, ProviderError, UserError
 from orchestrator.core.formats import DASH, count, dollars, dollars_between, hours
-from orchestrator.core.machines import MachineType, all_machine_types
+from orchestrator.core.machines import MachineType, all_machine_types, machine_type
 from orchestrator.core.planning import distance
 from orchestrator.core.planning.demands import install_words, memory_words
 from orchestrator.core.planning.distance import NO_RATES, Rates
@@ -212,7 +212,8 @@ def _check_source(plan: Plan, host: HostSpec, market: Market) -> None:
         return
     for refusal in market.refusals.values():
         raise refusal
-    listed = any(offer.machine == plan.machine and offer.quoted_at is not None for offer in market.offers)
+    sold = machine_type(plan.machine).node.name
+    listed = any(offer.machine == sold and offer.quoted_at is not None for offer in market.offers)
     reasons = [*market.problems.values(), *market.warnings]
     if reasons and (plan.price_per_hour_usd is None or not (listed or market.problems)):
         where = f"plan: {plan.recipe} on {host.name}"

@@ -37,12 +37,12 @@ def machine_end(ledger: Ledger, run: RunRecord) -> str:
     if rental is None or rental.provider in UNPAID:
         return ""
     if rental.state == RENTAL_OPEN:
-        return f"still rented: {rental.instance_id or 'ordered'} at {dollars(rental.price_per_hour_usd)}/h"
+        return f"still rented: {rental.held or 'ordered'} at {dollars(rental.price_per_hour_usd)}/h"
     if not rental.instance_id:
         return "destroyed: nothing, for nothing was bought"
     gone_at = rental.facts.life.gone_at
     known = f", gone at {local_time(gone_at)} as {rental.provider} confirmed" if gone_at else ""
-    return f"destroyed: {rental.instance_id}{known}"
+    return f"destroyed: {rental.held}{known}"
 
 
 def _bought(ledger: Ledger, rental: Rental) -> Iterator[str]:
@@ -53,7 +53,7 @@ def _bought(ledger: Ledger, rental: Rental) -> Iterator[str]:
     if rental.instance_id:
         where = rental.facts.zone or rental.facts.region
         place = f" in {where}" if where else ""
-        yield f"rented: {rental.machine}{place} at {dollars(rental.price_per_hour_usd)}/h ({rental.instance_id})"
+        yield f"rented: {rental.machine}{place} at {dollars(rental.price_per_hour_usd)}/h ({rental.held})"
 
 
 def _mended(events: list[Event]) -> Iterator[str]:

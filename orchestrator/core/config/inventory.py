@@ -24,6 +24,7 @@ from orchestrator.core.config.slurm_table import SlurmSpec
 from orchestrator.core.config.toml_tables import NAME_PATTERN, Line, PricePerHourUsd, Table, build, read_toml
 from orchestrator.core.errors import UserError
 from orchestrator.core.machines import machine_type
+from orchestrator.core.node_tables import of_one, table_of
 from orchestrator.core.ports import UNPAID, Address
 from orchestrator.core.suggest import nearest, one_of
 
@@ -59,14 +60,15 @@ class HostSpec(Table):
     """Machine type, such as `1x3090`, `8xA100-40GB` or `2xCPU`; only host `local` detects it."""
     nodes: tuple[Name, ...] = ()
     """Other hosts of this inventory that train together, such as `["a", "b"]`: the first is the head, and the rest of
-    this entry is as there. All are machines of provider `ssh`, and of one `machine`."""
+    this entry is as there. All are machines of provider `ssh`, and of one `machine`. Of a cloud a number, such as 2: so
+    many machines are rented as one, all or none; prices and limits are those of all."""
     link_gbit_per_s: float | None = Field(default=None, gt=0, le=100_000)
     """Network between the machines of `nodes`, each way; absent: 10. `plan` compares with one machine by it."""
     private_address: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,3}(\.[0-9]{1,3}){3}$")] | None = None
     """IPv4 address at which the other nodes reach this one; absent: `address` where an interface has it, else the
     first private one."""
     peers: tuple[dict[str, object], ...] = ()
-    """Set by gptctl: the tables of `nodes` after the first."""
+    """Set by gptctl: the tables of the nodes after the first."""
     machines: tuple[Name, ...] = ()
     """Further machine types to rent: of those with capacity, the one whose run costs least is taken."""
     address: AddressText | None = None
@@ -203,6 +205,14 @@ class HostSpec(Table):
         )
 
     @property
+    def one(self) -> HostSpec:
+        """This entry for one of its nodes: what its provider sells, and what a node's agent works for."""
+        if not self.nodes or not self.paid:
+            return self
+        each = {"machine": of_one(self.machine or ""), "machines": tuple(map(of_one, self.machines))}
+        return self.model_copy(update={**each, "nodes": (), "peers": ()})
+
+    @property
     def other_nodes(self) -> tuple[HostSpec, ...]:
         """The hosts of `nodes` after the first."""
         return tuple(build(HostSpec, table, f"hosts.{self.name}: node {table.get('name')}") for table in self.peers)
@@ -271,45 +281,9 @@ def load_inventory(path: Path | None, home: Path) -> Inventory:
     elif not path.is_file():
         raise UserError(f"no inventory found at {path}", hint="gptctl init writes one to start from")
     tables = _host_tables(path) if path else {}
-    hosts = {name: build(HostSpec, _table_of(path, name, tables), f"inventory {path}: hosts.{name}") for name in tables}
+    hosts = {name: build(HostSpec, table_of(path, name, tables), f"inventory {path}: hosts.{name}") for name in tables}
     hosts.setdefault(LOCAL, HostSpec(name=LOCAL, provider=LOCAL))
     return Inventory(hosts, path)
-
-
-def _table_of(path: Path | None, name: str, tables: Mapping[str, dict[str, object]]) -> dict[str, object]:
-    """The host's table; of one with nodes with what it has from its first, and with the others."""
-    own = {**tables[name], "name": name}
-    nodes = own.get("nodes")
-    if "peers" in own:
-        raise UserError(f"inventory {path}: hosts.{name}: peers: gptctl sets it; name the nodes in `nodes`")
-    if not isinstance(nodes, list):
-        return own
-    where = f"inventory {path}: hosts.{name}: nodes"
-    _check_nodes(where, nodes, own, tables)
-    first, *others = nodes
-    head = {"address": first, **tables[first]}
-    machine = f"{len(nodes)}x{head['machine']}"
-    peers = [{"address": other, **tables[other], "name": other} for other in others]
-    return {**head, **own, "machine": machine, "peers": peers}
-
-
-def _check_nodes(where: str, nodes: list[object], own: Mapping[str, object], tables: Mapping[str, object]) -> None:
-    """Raises UserError for nodes that cannot train together, as far as the file tells."""
-    if len(nodes) < 2 or len(set(map(str, nodes))) < len(nodes):
-        raise UserError(f"{where}: needs two different hosts or more, got {nodes!r}")
-    if set(own) & {"machine", "address"}:
-        raise UserError(f"{where}: `machine` and `address` are those of its nodes; delete them here")
-    machines = {}
-    for node in nodes:
-        table = tables.get(str(node))
-        if not isinstance(table, dict):
-            raise UserError(f"{where}: unknown host {node!r}; known: {one_of(tables)}")
-        if table.get("provider", "ssh") != "ssh" or "nodes" in table:
-            raise UserError(f"{where}: {node} is not a single machine of provider ssh")
-        machines[str(node)] = str(table.get("machine"))
-    if len(set(machines.values())) > 1:
-        found = ", ".join(f"{node} is {machine}" for node, machine in machines.items())
-        raise UserError(f"{where}: nodes train in step, so all are of one machine type; {found}")
 
 
 def _upwards() -> Iterator[Path]:

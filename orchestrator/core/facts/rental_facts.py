@@ -7,11 +7,12 @@ Example: `RentalFacts.from_json({"reached": 1.0, "active_at": 0.5}).life.active_
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TypedDict
 
 from orchestrator.core.fleet.guard_state import GuardState
 from orchestrator.core.money.billing import MachineLife, SettledBill
+from orchestrator.core.ports import Address
 from orchestrator.core.typed_json import decode, encode, flat
 
 
@@ -24,6 +25,28 @@ class GivenBack:
 
 
 @dataclass(frozen=True)
+class Node:
+    """A machine beside the first, where several are rented as one: what the rental's row and facts say of the first."""
+
+    instance_id: str | None = None
+    address: Address = field(default=Address())
+    ends_at: float | None = None
+    private_address: str = ""
+    region: str = ""
+    zone: str = ""
+    image: str = ""
+    host_key: str | None = None
+    rekeyed: str | None = None
+    reached: float | None = None
+    life: MachineLife = field(default=MachineLife(), metadata=flat)
+    guard: GuardState | None = None
+
+
+OF_NODE = frozenset(each.name for each in fields(Node))
+"""What each machine of a rental has for itself; all else is the rental's."""
+
+
+@dataclass(frozen=True)
 class RentalFacts:
     """Every key that a rental keeps beside its row. Times are UTC epoch seconds; None: not known, or not yet."""
 
@@ -31,6 +54,8 @@ class RentalFacts:
     zone: str = ""
     image: str = ""
     """The machine image it was made from, by its id."""
+    private_address: str = ""
+    """IPv4 address at which other machines of the account reach it."""
     host_key: str | None = None
     """Fingerprint of the host key that gptctl made."""
     rekeyed: str | None = None
@@ -40,6 +65,8 @@ class RentalFacts:
     life: MachineLife = field(default=MachineLife(), metadata=flat)
     guard: GuardState | None = None
     given_back: tuple[GivenBack, ...] = ()
+    more: tuple[Node, ...] = ()
+    """The machines of its second node and on."""
     bill: SettledBill | None = None
     ceiling_usd: float | None = None
     """What all its runs together may cost; None: each run has its own ceiling."""
@@ -68,12 +95,14 @@ class RentalFactChanges(TypedDict, total=False):
     region: str
     zone: str
     image: str
+    private_address: str
     host_key: str | None
     rekeyed: str | None
     reached: float | None
     life: MachineLife
     guard: GuardState | None
     given_back: tuple[GivenBack, ...]
+    more: tuple[Node, ...]
     bill: SettledBill | None
     ceiling_usd: float | None
     ceiling_h: float | None

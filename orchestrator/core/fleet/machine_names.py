@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from orchestrator.core.safe_names import ID
 
 RENTAL_TAG, INTENT_TAG, ENDS_TAG, RUN_TAG = "gptctl-rental", "gptctl-intent", "gptctl-ends-at", "gptctl-run"
+NODE_TAG = "gptctl-node"
+"""Which one of its rental, from 0, where several are rented as one."""
 NAME = re.compile(rf"gptctl-(?P<rental>{ID})-until-(?P<epoch>[0-9]{{1,12}})")
 NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{1,6})?")
 

@@ -32,6 +32,8 @@ def launch_order(
     key = ec2_network.key_name(api, offer.region, login_public_key(home_folder(), host.ssh_key))
     caller = caller_address(caller_address_url)
     group = ec2_network.group_of(api, offer.region, request.rental_id, network, port=port, caller=caller)
+    if request.nodes > 1:
+        ec2_network.allow_each_other(api, offer.region, group)
     tags = [{"Key": name, "Value": value} for name, value in _tags(request).items()]
     card = {"DeviceIndex": 0, "SubnetId": subnet, "Groups": [group], "AssociatePublicIpAddress": True}
     size = {"VolumeSize": max(request.disk_gib, image.size_gib), "VolumeType": "gp3"}

@@ -112,6 +112,17 @@ def allow(api: Ec2Api, region: str, group: Group, *, port: int, caller: str, rul
         _change(api, region, "revoke_security_group_ingress", group, old, done="InvalidPermission.NotFound")
 
 
+def allow_each_other(api: Ec2Api, region: str, group_id: str) -> None:
+    """Opens all ports among the machines of the group, and to nobody else: nodes of one training meet there."""
+    inside = [{"GroupId": group_id, "Description": "gptctl, the nodes of this rental"}]
+    what = [{"IpProtocol": "tcp", "FromPort": 0, "ToPort": 65_535, "UserIdGroupPairs": inside}]
+    try:
+        api.call(region, "authorize_security_group_ingress", GroupId=group_id, IpPermissions=what)
+    except Refused as error:
+        if error.code != "InvalidPermission.Duplicate":
+            raise
+
+
 def _change(api: Ec2Api, region: str, operation: str, group: Group, opening: Opening, *, done: str) -> None:
     ranges = [{"CidrIp": opening.cidr, "Description": opening.description}]
     what = [{"IpProtocol": "tcp", "FromPort": opening.port, "ToPort": opening.port, "IpRanges": ranges}]

@@ -193,6 +193,7 @@ class Ec2:
             name=name,
             region=region,
             zone=row.zone,
+            private_address=row.private_ip,
             image=row.image,
             why=why,
         )

@@ -40,6 +40,7 @@ class InstanceRow:
     transition: str = ""
     """StateTransitionReason: it may name the moment of its end."""
     ip: str = ""
+    private_ip: str = ""
     launched_at: float | None = None
     zone: str = ""
     image: str = ""
@@ -120,6 +121,7 @@ def read_instance(row: Any) -> InstanceRow:
         reason=_text(reason, "Message"),
         transition=_text(row, "StateTransitionReason"),
         ip=_text(row, "PublicIpAddress"),
+        private_ip=_text(row, "PrivateIpAddress"),
         launched_at=launched() if launched else None,
         zone=_text(placed, "AvailabilityZone"),
         image=_text(row, "ImageId"),

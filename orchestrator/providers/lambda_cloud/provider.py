@@ -179,6 +179,7 @@ class LambdaCloud:
             tags=row.by_key,
             name=row.name,
             region=row.region.name if row.region else "",
+            private_address=row.private_ip,
         )
 
     def _address(self, instance_id: str, ip: str) -> Address:

@@ -34,6 +34,17 @@ Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,12
 """Becomes part of a path and of known_hosts."""
 Ip = Annotated[str, AfterValidator(lambda text: str(ipaddress.ip_address(text)))]
 """Is given to ssh."""
+
+
+def _ipv4(value: object) -> str:
+    """A private address that is odd hides no machine."""
+    try:
+        return str(ipaddress.IPv4Address(value))
+    except ValueError:
+        return ""
+
+
+PrivateIp = Annotated[str, BeforeValidator(_ipv4)]
 STATUSES = frozenset({"booting", "active", "unhealthy", "terminated", "terminating", "preempted"})
 UNKNOWN = "unknown"
 """The status of an instance whose own is missing or in no document."""
@@ -95,6 +106,7 @@ class Machine(Part):
     status: str = UNKNOWN
     name: str = ""
     ip: Ip | None = None
+    private_ip: PrivateIp = ""
     tags: Annotated[list[Tag], BeforeValidator(_readable_tags)] = Field(default_factory=list)
     region: Named | None = None
     instance_type: InstanceType | None = None

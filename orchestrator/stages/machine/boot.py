@@ -95,15 +95,16 @@ def wait_until_active(context: RunContext) -> Instance:
 def _check_price(context: RunContext, listed: Instance) -> None:
     """The price that the provider lists for the machine replaces the one you agreed to. The ceiling in dollars stays,
     so a higher price brings the deadline nearer. Raises LimitReached when the run no longer fits its limits."""
-    agreed, price = context.rental.price_per_hour_usd, listed.price_per_hour_usd
-    if price <= 0 or abs(price - agreed) < 1e-6:
-        return
-    context.ledger.update_rental(context.rental.id, price_per_hour_usd=price)
+    agreed, price = context.rental.price_per_hour_usd, listed.price_per_hour_usd * context.rental.nodes
+    if price <= 0 or abs(price - agreed) < 1e-6 or (context.rental.nodes > 1 and price < agreed):
+        return  # of several machines each may count as the dearest
+    context.update_rental(price_per_hour_usd=price)
     plan = priced(context.plan, price)
     context.ledger.update_run(context.run_id, plan=plan.to_json())
     left_s = budget_s(plan)
     until = "" if left_s is None else f"; the run ends after {left_s / 3600:.1f} h at most"
-    text = f"{listed.instance_id} costs ${price:.2f}/h, and you agreed to ${agreed:.2f}/h{until}"
+    with_others = f" with its {context.rental.nodes - 1} other" if context.rental.nodes > 1 else ""
+    text = f"{listed.instance_id} costs ${price:.2f}/h{with_others}, and you agreed to ${agreed:.2f}/h{until}"
     context.emit("warning", text, price_per_hour_usd=price, agreed_per_hour_usd=agreed)
     check_plan(plan)
 
@@ -146,7 +147,7 @@ def refresh_address(context: RunContext) -> None:
         known = context.rental.address
         if listed is not None and listed.address is not None and listed.address.host != known.host:
             context.say(f"{listed.instance_id} has a new address: {listed.address.host}")
-            context.ledger.update_rental(context.rental.id, address=replace(known, host=listed.address.host))
+            context.update_rental(address=replace(known, host=listed.address.host))
 
 
 def answers(context: RunContext) -> bool:

@@ -34,7 +34,13 @@ def first_deadline(context: RunContext) -> float:
 
 
 def extend(context: RunContext) -> None:
-    """Preparing progresses: moves the deadline forward once less than an hour is left. Cheap to call often."""
+    """Preparing progresses: moves the deadlines of its machines forward once less than an hour is left. Cheap to call
+    often."""
+    for node in context.machines:
+        _extend(node)
+
+
+def _extend(context: RunContext) -> None:
     box_guard.renew(context)
     ends_at = context.rental.ends_at
     if ends_at is None or ends_at - context.now() > MOVE_WHEN_LEFT_S:
@@ -50,8 +56,9 @@ def arm(context: RunContext, seen: GuardStatus | None) -> None:
     ends_at = budget_deadline(context)
     if not context.provider.paid or ends_at is None:
         return
-    _set(context, ends_at)
-    box_guard.require(context, seen)
+    for node in context.machines:
+        _set(node, ends_at)
+        box_guard.require(node, None if node.node else seen)
 
 
 def _set(context: RunContext, ends_at: float) -> None:
@@ -61,7 +68,7 @@ def _set(context: RunContext, ends_at: float) -> None:
     guard = GuardState(named.kind, named.armed or context.host.guard == "watcher", ends_at)
     if box_guard.wanted(context):  # the name is for a watcher beside it; what the box does, the box says
         guard = context.machine_facts.guard or guard
-    context.ledger.update_rental(context.rental.id, ends_at=ends_at, facts={"guard": guard})
+    context.update_rental(ends_at=ends_at, facts={"guard": guard})
 
 
 def _unlisted(context: RunContext) -> Instance:

@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from orchestrator.core.errors import ProviderError, StillBilling, UserError
-from orchestrator.core.facts.rental_facts import GivenBack
+from orchestrator.core.facts.rental_facts import GivenBack, RentalFactChanges
 from orchestrator.core.fleet.end_proof import EndProof, Round
 from orchestrator.core.fleet.orphans import ENDED
 from orchestrator.core.money.billing import MachineLife
-from orchestrator.core.ports import Instance, Life
+from orchestrator.core.ports import Address, Instance, Life
 from orchestrator.ledger.records import Rental
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import boot
@@ -29,10 +29,11 @@ TIDY_WITHIN_S = 90.0
 def give_back(context: RunContext) -> None:
     """Ends the rental's machines. Raises StillBilling when one is not proven gone within ten minutes or the provider
     refuses; running it again continues."""
-    held, was_listed = context.rental.instance_id, False
-    if held is None and not context.ledger.intents(context.rental.id):
+    was_listed = False
+    holders = {node.rental.instance_id: node for node in context.machines if node.rental.instance_id is not None}
+    if not holders and not context.ledger.intents(context.rental.id):
         return  # nothing was ever ordered
-    proofs = {each: EndProof() for each in (held, *_unproven_seconds(context)) if each is not None}
+    proofs = {each: EndProof() for each in (*holders, *_unproven_seconds(context)) if each is not None}
     deadline, trouble = context.now() + WITHIN_S, ""
     while True:
         try:
@@ -49,7 +50,8 @@ def give_back(context: RunContext) -> None:
             except ProviderError as error:  # it may have ended by itself
                 ordered, trouble = False, error.message
                 context.emit("warning", f"release: {trouble}; trying again")
-            proofs[instance_id] = _one_round(context, instance_id, proof, listed, ordered=ordered)
+            holder = holders.get(instance_id, context)
+            proofs[instance_id] = _one_round(holder, instance_id, proof, listed, ordered=ordered)
         unproven = [key for key, proof in proofs.items() if not proof.complete]
         if not unproven:
             break
@@ -57,8 +59,8 @@ def give_back(context: RunContext) -> None:
             raise still_billing(context, unproven, trouble)
         time.sleep(LOOK_EVERY_S)
     for instance_id in proofs:
-        if instance_id == held:
-            boot.note_gone(context)
+        if instance_id in holders:
+            boot.note_gone(holders[instance_id])
         else:
             _note_second(context, instance_id)
         context.say(f"destroyed {instance_id}")
@@ -67,10 +69,24 @@ def give_back(context: RunContext) -> None:
         context.emit("warning", f"{trouble}: gptctl orphans shows whether {rental_id} has another machine")
 
 
+def undo(context: RunContext) -> None:
+    """Ends its machines, for sure, and forgets them as this rental's; what they cost stays noted. Raises as give_back
+    does, and then none is forgotten."""
+    context.disconnect()
+    give_back(context)
+    rental = context.rental
+    held = [node.rental for node in context.machines]
+    past = (GivenBack(each.instance_id, each.facts.life) for each in held if each.instance_id is not None)
+    facts: RentalFactChanges = {
+        "given_back": (*rental.facts.given_back, *past), "more": (), "life": MachineLife(), "reached": None,
+    }  # fmt: skip
+    context.ledger.update_rental(rental.id, instance_id=None, address=Address(), facts=facts)
+
+
 def end_others(context: RunContext, listed: Iterable[Instance]) -> None:
-    """Orders the end of every living machine of this rental but the one it holds: one order may have bought two, and
+    """Orders the end of every living machine of this rental but those that it holds: one order may have bought two, and
     an ended one may be back. Proves nothing: release looks for them again."""
-    for extra in _others_of(context.rental, listed, (context.rental.instance_id or "",)):
+    for extra in _others_of(context.rental, listed, context.instance_ids):
         _name_second(context, extra)
         context.provider.release(extra)
 
@@ -150,9 +166,10 @@ def _note_second(context: RunContext, instance_id: str, *, alive: bool = False) 
 
 def still_billing(context: RunContext, instance_ids: Iterable[str], why: str) -> StillBilling:
     """The error that names the machines, their price and the command to try again."""
-    rental = context.rental
+    rental, names = context.rental, list(instance_ids)
+    price = rental.each_per_hour_usd * max(1, len(names)) if rental.nodes > 1 else rental.price_per_hour_usd
     return StillBilling(
-        f"{', '.join(instance_ids)} on {rental.provider} may still be billing at ${rental.price_per_hour_usd:.2f}/h: "
+        f"{', '.join(names)} on {rental.provider} may still be billing at ${price:.2f}/h: "
         f"{why or 'the provider does not confirm that it ended'}",
         f"gptctl release {context.run_id}",
     )

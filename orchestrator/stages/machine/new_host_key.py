@@ -42,7 +42,7 @@ def rekey(context: RunContext) -> None:
         return _stays(context, installed.get("why", "sshd does not show the new key"))
     # The fingerprint must always be one of the pinned keys', so it changes while both are.
     facts: RentalFactChanges = {"host_key": new.fingerprint}
-    context.ledger.update_rental(rental.id, address=address, facts=facts)
+    context.update_rental(address=address, facts=facts)
     known_hosts.repin(pins, address.identity, [new])
     context.set_rental_facts(rekeyed=rental.instance_id)
 

@@ -1,7 +1,10 @@
-"""Purchase: from offers to one machine that is held. One intent, one request, never repeated.
+"""Purchase: from offers to a machine that is held, or several as one. One intent, one request, never repeated.
 
 An intent is written before the request and closed after the machine is written down: killed at any point, the next
-look finds the machine by its tag, or knows that none was bought. A lost answer is looked for, never asked for again."""
+look finds the machine by its tag, or knows that none was bought. A lost answer is looked for, never asked for again.
+
+Several machines are ordered one after another in one place, each by an intent of its own, so that at most one answer is
+open. All or none: where one cannot be had, those that were bought are given back before the next place is tried."""
 
 from __future__ import annotations
 
@@ -10,20 +13,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 from uuid import uuid4
 
-from orchestrator.agent.contract.names import GRACE_S
 from orchestrator.core.errors import (
     AmbiguousLaunch,
+    BadCredentials,
     LimitReached,
     NoAnswer,
     NoCapacity,
     ProviderError,
     QuotaUsedUp,
-    UserError,
 )
-from orchestrator.core.fleet.machine_names import RUN_TAG
-from orchestrator.core.machines import machine_type
+from orchestrator.core.machines import machine_type, of_all, of_one
 from orchestrator.core.planning.attempts import expected_usd, hazard_per_h
-from orchestrator.core.planning.forecast import disk_gib
 from orchestrator.core.planning.plan import Plan
 from orchestrator.core.ports import Address, Instance, LaunchRequest, Offer
 from orchestrator.ledger.records import (
@@ -35,12 +35,10 @@ from orchestrator.ledger.records import (
     IntentAnswer,
     IntentRequest,
 )
-from orchestrator.remote.shell.key_pairs import new_key_pair
-from orchestrator.remote.shell.known_hosts import HostKey
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine import boot, deadline
-from orchestrator.stages.machine.cloud_init import Timer, user_data
-from orchestrator.stages.machine.give_back import end_others
+from orchestrator.stages.machine import boot
+from orchestrator.stages.machine.cloud_init import guarded
+from orchestrator.stages.machine.give_back import end_others, undo
 
 NONE_LISTED = "no region lists capacity"
 
@@ -58,12 +56,12 @@ class Unseen(ProviderError):
 
 def hold(context: RunContext, instance: Instance, state: str, price_per_hour_usd: float | None = None) -> None:
     """What is bought is written down at once, and only then its intent is closed: killed in between, the machine is
-    held; the other way round no record would name it. The address of a cloud's machine comes later."""
+    held; the other way round no record would name it. The address of a cloud's machine comes later. The price is that
+    of all machines of the rental."""
     known = context.machine_facts
     ordered = _ordered_at(context, instance, state)
     price = context.rental.price_per_hour_usd if price_per_hour_usd is None else price_per_hour_usd
-    context.ledger.update_rental(
-        context.rental.id,
+    context.update_rental(
         instance_id=instance.instance_id,
         ends_at=instance.ends_at,
         price_per_hour_usd=price,
@@ -94,10 +92,10 @@ def find(context: RunContext) -> Instance | None:
 
     An intent whose answer is unknown is looked for until lists have been clean long enough to close it as unseen.
     """
-    open_ids = {intent.id for intent in context.ledger.intents(context.rental.id, open_only=True)}
-    if not context.ledger.intents(context.rental.id):
+    open_ids = {intent.id for intent in intents(context, open_only=True)}
+    if not intents(context):
         return None
-    past = {each.instance_id for each in context.machine_facts.given_back}
+    past = {*context.instance_ids, *(each.instance_id for each in context.machine_facts.given_back)}
     until = context.now() + (context.provider.settle_s if open_ids else 0.0)
     while True:
         ours = _ours(context)
@@ -132,13 +130,21 @@ def _ours(context: RunContext) -> list[Instance]:
 
 def close(context: RunContext, state: str, instance_id: str | None = None) -> None:
     answer = IntentAnswer(instance_id)
-    for intent in context.ledger.intents(context.rental.id, open_only=True):
+    for intent in intents(context, open_only=True):
         context.ledger.close_intent(intent.id, state, answer)
 
 
+def intents(context: RunContext, *, open_only: bool = False) -> list[Intent]:
+    """Those for this node's machine, oldest first."""
+    found = context.ledger.intents(context.rental.id, open_only=open_only)
+    return [each for each in found if each.request.node == context.node]
+
+
 def buy_somewhere(context: RunContext) -> None:
-    """Asks for each offer in turn, once; with --wait, round after round. Refusals close their intent."""
+    """Asks for each offer in turn, once; with --wait, round after round. Refusals close their intent. Buys those of its
+    machines that are not held yet."""
     while True:
+        some = context.instance_ids
         reasons: list[str] = []
         quotas: dict[tuple[str, str], QuotaUsedUp] = {}
         try:
@@ -146,7 +152,7 @@ def buy_somewhere(context: RunContext) -> None:
                 if (offer.region, offer.machine) in quotas:
                     continue  # a quota holds for all zones of its region
                 try:
-                    return _buy(context, offer)
+                    return _buy_all(context, offer)
                 except NoCapacity as error:
                     reasons.append(f"{offer.zone or offer.region}: {error.message}")
                     context.say(reasons[-1])
@@ -161,6 +167,9 @@ def buy_somewhere(context: RunContext) -> None:
                     context.say(reasons[-1])
         except LimitReached as error:
             raise LimitReached("; ".join([*reasons, error.message]), error.hint) from error
+        if some:  # no more of them beside those that were held: all of them elsewhere
+            undo(context)
+            continue
         if quotas and len(quotas) == len(reasons):
             raise next(iter(quotas.values()))  # waiting does not help
         if not context.facts.wait:
@@ -179,7 +188,7 @@ def _candidates(context: RunContext) -> Iterator[Offer]:
     fitting = [
         offer
         for offer in _offers(context)
-        if offer.machine in plans and offer.available and _is_agreed_market(context, offer)
+        if offer.available and _is_agreed_market(context, offer) and _is_beside(context, offer)
     ]
     dear: Offer | None = None
     for offer in sorted(fitting, key=lambda each: _expected_usd(context, plans[each.machine], each)):
@@ -194,6 +203,14 @@ def _candidates(context: RunContext) -> Iterator[Offer]:
             f"{context.host.name} costs ${dear.price_per_hour_usd:.2f}/h now, and you agreed to ${agreed:.2f}/h",
             "run the command again to see and accept the new price; gptctl offers lists prices",
         )
+
+
+def _is_beside(context: RunContext, offer: Offer) -> bool:
+    """Whether it is where the rental's other machines are: they meet in one network."""
+    facts = context.machine_facts
+    if context.rental.instance_id is None or context.rental.nodes == 1:
+        return True
+    return (offer.machine, offer.region, offer.zone or facts.zone) == (context.machine.name, facts.region, facts.zone)
 
 
 def _is_agreed_market(context: RunContext, offer: Offer) -> bool:
@@ -238,7 +255,7 @@ def _switch(context: RunContext, machine: str) -> None:
     others = tuple(each for each in plans if each.machine != machine)
     # With its price: until the lists tell, what it costs counts by this, also after a crash.
     price = context.rental.price_per_hour_usd if plan.price_per_hour_usd is None else plan.price_per_hour_usd
-    context.ledger.update_rental(context.rental.id, machine=machine, price_per_hour_usd=price)
+    context.update_rental(machine=machine, price_per_hour_usd=price)
     context.ledger.update_run(
         context.run_id,
         machine=machine,
@@ -249,10 +266,13 @@ def _switch(context: RunContext, machine: str) -> None:
 
 
 def _offers(context: RunContext) -> list[Offer]:
-    """Asking is free: an API that does not answer is asked again where the user chose to wait."""
+    """Of the planned types, at the price of all their nodes. Asking is free: an API that does not answer is asked again
+    where the user chose to wait."""
+    wanted = [machine_type(plan.machine) for plan in (context.plan, *context.facts.alternatives)]
     while True:
         try:
-            return list(context.provider.offers())
+            sold = context.provider.offers()
+            return [of_all(offer, each) for offer in sold for each in wanted if each.node.name == offer.machine]
         except NoAnswer as error:
             if not context.facts.wait:
                 raise
@@ -260,23 +280,37 @@ def _offers(context: RunContext) -> list[Offer]:
             time.sleep(ASK_AGAIN_S)
 
 
-def _buy(context: RunContext, offer: Offer) -> None:
+def _buy_all(context: RunContext, offer: Offer) -> None:
+    """All of its machines there, or none: what was bought before one was refused is given back."""
     if {context.machine.name, context.rental.machine} != {offer.machine}:
         _switch(context, offer.machine)
+    for node in [each for each in context.machines if each.rental.instance_id is None]:
+        head = context.machine_facts
+        try:
+            _buy(node, replace(offer, region=offer.region or head.region, zone=offer.zone or head.zone))
+        except BadCredentials:
+            raise  # without a key nothing can be given back, either
+        except ProviderError as error:
+            if context.instance_ids and not context.ledger.intents(context.rental.id, open_only=True):
+                which, held = f"machine {node.node + 1} of {context.rental.nodes}", ", ".join(context.instance_ids)
+                context.emit("warning", f"{which}: {error.message}; all or none: {held} given back")
+                undo(context)
+            raise
+
+
+def _buy(context: RunContext, offer: Offer) -> None:
     if context.facts.recovery is not None:  # before its deadline is worked out: the markets have different prices
-        context.ledger.update_rental(
-            context.rental.id, price_per_hour_usd=offer.price_per_hour_usd, facts={"spot": offer.spot}
-        )
+        context.update_rental(price_per_hour_usd=offer.price_per_hour_usd, facts={"spot": offer.spot})
         context.say(f"{offer.machine} {'spot' if offer.spot else 'on demand'} at ${offer.price_per_hour_usd:.2f}/h")
     request = LaunchRequest(context.rental.id, str(uuid4()), offer)
     if context.provider.paid:
-        request = _guarded(context, request)
+        request = guarded(context, replace(request, offer=of_one(offer), nodes=context.rental.nodes))
     context.ledger.add_intent(
         Intent(
             request.intent_id,
             context.rental.id,
             context.now(),
-            request=IntentRequest(offer.region, offer.zone, offer.sku),
+            request=IntentRequest(offer.region, offer.zone, offer.sku, context.node),
         )
     )
     try:
@@ -303,39 +337,8 @@ def _buy(context: RunContext, offer: Offer) -> None:
 
 def _bought_all_the_same(context: RunContext) -> Instance | None:
     """The machine that a refused order bought, as far as one look at the lists tells."""
-    past = {each.instance_id for each in context.machine_facts.given_back}
+    past = {*context.instance_ids, *(each.instance_id for each in context.machine_facts.given_back)}
     try:
         return next((each for each in _ours(context) if each.instance_id not in past), None)
     except ProviderError:
         return None
-
-
-def _guarded(context: RunContext, request: LaunchRequest) -> LaunchRequest:
-    """With its deadlines, and with a host key made here, which is pinned before the machine exists."""
-    budget = deadline.budget_deadline(context)
-    ends_at = budget and budget + GRACE_S
-    tags = {RUN_TAG: context.run_id}  # so that another ledger can adopt the run with the machine
-    disk = disk_gib(context.recipe, context.plan.steps, context.plan.tokens, context.plan.from_step)
-    request = replace(
-        request, ends_at=ends_at, first_ends_at=deadline.first_deadline(context), tags=tags, disk_gib=disk
-    )
-    return replace(request, user_data=_first_boot(context, request))
-
-
-def _first_boot(context: RunContext, request: LaunchRequest) -> str:
-    """The user data: a host key that is pinned before the machine exists, and the timer of a machine that ends itself.
-    Raises UserError where that would end no bill."""
-    timer, pair = None, None
-    if context.host.guard == "self":
-        if not context.provider.ends_by_power_off:
-            raise UserError(
-                f'{context.host.name}: guard "self" is none on {context.host.provider}, where a machine that powers '
-                "itself off is billed on",
-                'set guard = "watcher" or "key-on-box"; docs/concepts/guards.md',
-            )
-        timer = Timer(request.rental_id, int(deadline.FIRST_S))
-    if context.host.host_key != "first-contact":
-        pair = new_key_pair(request.rental_id)
-        kind, key, *_ = pair.public.split()
-        context.set_rental_facts(host_key=HostKey(kind, key).fingerprint)
-    return user_data(pair, timer)

@@ -21,14 +21,13 @@ SAME_S = 30.0
 """Moments that differ by less are the same moment, so that a heartbeat is not news."""
 
 
-def record_guard(ledger: Ledger, rental: Rental, host: HostSpec, report: GuardStatus, now: float) -> None:
-    """Records the guard on the machine, if that is news; any other guard is left alone."""
+def news_of_guard(rental: Rental, host: HostSpec, report: GuardStatus, now: float) -> GuardState | None:
+    """What is to be recorded of the guard on the machine; None where that is no news, and for any other guard."""
     known = rental.facts.guard or GuardState(host.guard if host.paid else "none")
     if known.kind not in KINDS_ON_BOX and report["kind"] not in KINDS_ON_BOX:
-        return
+        return None
     guard = reported_guard(known, report, now, same_s=min(SAME_S, lease_s() / 4))
-    if guard != rental.facts.guard:
-        ledger.update_rental(rental.id, facts={"guard": guard})
+    return guard if guard != rental.facts.guard else None
 
 
 def record_store(ledger: Ledger, run: RunRecord, host: HostSpec, status: RunStatus) -> str | None:

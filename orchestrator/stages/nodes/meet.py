@@ -39,7 +39,7 @@ def meet(context: RunContext, facts: Sequence[Facts]) -> None:
     if context.machine.nodes == 1 or context.engine_of is not None:
         return
     _check_same_torch(context.nodes)
-    addresses = private_addresses([node.host for node in context.nodes], facts)
+    addresses = private_addresses([_host(node) for node in context.nodes], facts)
     port = FIRST_PORT + 2 * (zlib.crc32(context.run_id.encode()) % PORTS)
     context.set_run_facts(cluster=Cluster(addresses, port))
     jobs = [(node, f"{port}-{'-'.join(addresses)}", _spec(node)) for node in context.nodes]
@@ -73,6 +73,12 @@ def cluster_of(node: RunContext) -> ClusterSpec:
 def head_name(host: HostSpec) -> str:
     """The first node's own name in the inventory."""
     return host.nodes[0] if host.nodes else host.name
+
+
+def _host(node: RunContext) -> HostSpec:
+    """Its entry; of a rented machine with the address that its provider gave it for the others."""
+    given = node.machine_facts.private_address if node.provider.paid else ""
+    return node.host.model_copy(update={"private_address": given}) if given else node.host
 
 
 def private_addresses(hosts: Sequence[HostSpec], facts: Sequence[Facts]) -> tuple[str, ...]:

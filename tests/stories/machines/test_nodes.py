@@ -11,9 +11,20 @@ import pytest
 
 from tests.conftest import Gptctl, gptctl_command
 from tests.stories.conftest import end, losses, newest_run, wait_until
+from tests.stories.rented import SETTINGS, cloud, ended
+from tests.support.clouds.rehearsal_cloud import RehearsalCloud
 from tests.support.machines.private_network import Pair, two_hosts
 
 pytestmark = pytest.mark.nightly
+__all__ = ["cloud"]
+
+RENTED_PAIR = """
+[hosts.pair]
+provider = "rehearsal"
+machine = "1xH100-simulated"
+nodes = 2
+guard = "key-on-box"
+"""
 
 
 @pytest.fixture
@@ -69,3 +80,32 @@ def test_a_node_that_is_cut_off_ends_the_run_with_its_name_and_the_checkpoints(
     said = (gptctl_home.parent / "background.log").read_text()
     assert "node nb (10.199." in said
     assert "is lost: no word for 15 s" in said
+
+
+def test_two_rented_machines_are_bought_as_one_trained_over_and_destroyed_cent_by_cent(
+    tiny: Callable[..., str], cloud: RehearsalCloud, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "over-both.toml"
+    recipe.write_text(f'extends = "{tiny(40)}"\nname = "over-both"\n{SETTINGS}')
+    (tmp_path / "inventory.toml").write_text(RENTED_PAIR)
+    cloud.inject("no-capacity@us-east-1")
+    planned = ended(tmp_path, cloud, "plan", str(recipe), "--host", "pair")
+    assert "2x1xH100-simulated" in planned.stdout and "$8.58/h" in planned.stdout, planned.stdout + planned.stderr
+
+    both = ended(tmp_path, cloud, "run", str(recipe), "--host", "pair", "--yes")
+    assert both.returncode == 0, both.stderr
+    run = newest_run(tmp_path / "home")
+    assert run is not None and "pair-0 and pair-1 meet at 127." in both.stderr
+    sold = [row for row in cloud.books()["instances"] if not row["foreign"]]
+    assert len(sold) == 2 and cloud.books()["alive"] == []
+    assert all(f"destroyed {row['id']}" in both.stderr for row in sold)
+    assert len({row["region"] for row in sold}) == 1
+    log = ended(tmp_path, cloud, "logs", run, "--node", "1")
+    assert log.returncode == 0, log.stderr
+    assert max(dict(losses(tmp_path / "home" / "runs" / run))) == 40
+
+    (cost,) = json.loads(ended(tmp_path, cloud, "cost", run, "--json").stdout)["runs"]
+    low, high = cost["cost_usd"] - cost["less_usd"], cost["cost_usd"] + cost["more_usd"]
+    theirs_usd = cloud.books()["total_cents"] / 100
+    assert low - 0.005 <= theirs_usd <= high + 0.005
+    assert cost["cost_usd"] >= theirs_usd - 0.005

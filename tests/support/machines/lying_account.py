@@ -19,10 +19,12 @@ import pytest
 
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import load_recipe
+from orchestrator.core.config.toml_tables import build
 from orchestrator.core.errors import NoAnswer
 from orchestrator.core.machines import machine_type
+from orchestrator.core.node_tables import table_of
 from orchestrator.core.planning.planner import make_plan
-from orchestrator.core.ports import Guard, Instance, Life, Provider
+from orchestrator.core.ports import Guard, Instance, Life, Offer, Provider
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import INTENT_BOUGHT, Intent
 from orchestrator.runs.new_run import RunRequest, new_run
@@ -30,6 +32,7 @@ from orchestrator.stages.context import RunContext
 from orchestrator.wiring import open_context
 
 MACHINE = "8xA100-40GB"
+PRICE = 15.92
 
 
 @dataclass
@@ -97,18 +100,24 @@ def of_this_thread(sleep: Callable[[float], None]) -> Callable[[float], None]:
 
 @contextmanager
 def rented(
-    home: Path, account: LyingAccount, monkeypatch: pytest.MonkeyPatch, held: str | None = "i-1"
+    home: Path, account: LyingAccount, monkeypatch: pytest.MonkeyPatch, held: str | None = "i-1", nodes: int = 1
 ) -> Iterator[RunContext]:
-    """A run whose rental bought `held` a minute ago (None: it was refused); every wait moves the account's clock."""
+    """A run whose rental bought `held` a minute ago (None: it was refused); every wait moves the account's clock.
+    nodes: more than one ordered nothing yet."""
     monkeypatch.setattr(time, "sleep", of_this_thread(account.sleep))
-    recipe, machine = load_recipe("quickstart"), machine_type(MACHINE)
-    host = HostSpec(name="cloud", provider="lambda", machine=MACHINE)
-    plan = make_plan(recipe, host, machine, None, now=account.now)
+    recipe, host = load_recipe("quickstart"), HostSpec(name="cloud", provider="lambda", machine=MACHINE)
+    if nodes > 1:
+        table = {"provider": "lambda", "machine": MACHINE, "nodes": nodes}
+        host = build(HostSpec, table_of(None, "cloud", {"cloud": table}), "cloud")
+    machine = machine_type(str(host.machine))
+    offer = Offer("lambda", machine.name, PRICE * nodes) if nodes > 1 else None
+    plan = make_plan(recipe, host, machine, offer, now=account.now)
     with Ledger.open(home, lambda: account.now) as ledger:
         run = new_run(ledger, RunRequest(recipe, host, machine, plan), account.now)
         rental = str(run.rental_id)
-        ledger.add_intent(Intent("intent-1", rental, account.now))
-        ledger.close_intent("intent-1", INTENT_BOUGHT)
+        if nodes == 1:
+            ledger.add_intent(Intent("intent-1", rental, account.now))
+            ledger.close_intent("intent-1", INTENT_BOUGHT)
         ledger.update_rental(rental, instance_id=held)
         context = replace(open_context(home, ledger, run.id, lambda event: None), now=lambda: account.now)
         context.provider = cast("Provider", account)
@@ -120,5 +129,5 @@ def rented(
 
 def machine_of(context: RunContext, instance_id: str, **fields: object) -> Instance:
     """A machine of this rental, as the account lists it."""
-    usual = {"rental_id": context.rental.id, "intent_id": "intent-1", "price_per_hour_usd": 15.92}
+    usual = {"rental_id": context.rental.id, "intent_id": "intent-1", "price_per_hour_usd": PRICE}
     return Instance("lambda", instance_id, MACHINE, **{**usual, **fields})  # type: ignore[arg-type]

@@ -63,7 +63,7 @@ def ledger(tmp_path: Path, clock: Clock) -> Iterator[Ledger]:
         stage = ledger.open_stage("r-1", "m-1", "acquire", PRICE)
         clock.now = RELEASED
         ledger.close_stage(stage)
-        ledger.settle("m-1", ledger.rental("m-1").settled_bill(60.0, None))
+        ledger.settle("m-1", ledger.rental("m-1").settled_bill(60.0, ()))
         ledger.update_rental("m-1", state=RENTAL_RELEASED, released_at=clock.now)
         yield ledger
 

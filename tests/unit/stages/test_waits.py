@@ -85,6 +85,16 @@ class Context:
     said: list[str] = field(default_factory=list)
 
     @property
+    def machines(self) -> tuple[Context, ...]:
+        return (self,)
+
+    @property
+    def instance_ids(self) -> tuple[str, ...]:
+        return self.rental.instance_ids
+
+    node = 0
+
+    @property
     def machine_facts(self) -> RentalFacts:
         return self.rental.facts
 
