@@ -213,6 +213,8 @@ def _watch(job: Job, program: Program, wake: Callable[[float], None], others: no
             )
         if others is not None and (trouble := others.trouble()):
             stopping.request_stop(job, contract.OUTCOME_FAILED, trouble, nodes.LOST_GRACE_S)
+        elif others is not None and (wish := others.wish())[0]:
+            stopping.request_stop(job, *wish, float(job.spec.get("grace_s") or GRACE_S))
         if stopping.read_request(job):
             stopping.stop(job, program, wake)
             return
@@ -220,7 +222,7 @@ def _watch(job: Job, program: Program, wake: Callable[[float], None], others: no
 
 
 class _Progress:
-    """Renews the lease while the job's files grow, here or on the head of several nodes."""
+    """Renews the lease while the job's files grow, here or on the head of several nodes, and where that has one."""
 
     def __init__(self, job: Job, others: nodes.Nodes | None) -> None:
         self.job, self.others = job, others
@@ -234,11 +236,12 @@ class _Progress:
             runner.revive(self.job.places)
         if time.monotonic() - self.renewed_at_s < lease.renew_every_s(self.job.lease_s):
             return
-        sizes = self._sizes()
-        if sizes != self.sizes:
+        sizes, heads_s = self._sizes(), 0.0 if self.others is None else self.others.lease_left_s()
+        if sizes != self.sizes or heads_s > 0:
             order.revive(self.job.places)
+            lease_s = self.job.lease_s if sizes != self.sizes else heads_s
             self.sizes, self.renewed_at_s = sizes, time.monotonic()
-            lease.renew(self.job.lease_folder, self.job.lease_s, None)
+            lease.renew(self.job.lease_folder, lease_s, None)
 
     def _sizes(self) -> list[int]:
         own = [files.size_bytes(path) for path in self.job.followed_files().values()]

@@ -25,7 +25,7 @@ from trainer import contract
 
 from ..contract.names import Outcome
 from ..contract.requests import Cluster
-from ..system import files
+from ..system import files, lease
 from .jobs import Job
 from .program import MEET_WITHIN_S
 
@@ -37,6 +37,8 @@ LOST_GRACE_S = 3.0
 """After a node is lost the ranks wait in a collective and hear nothing; what the disk has stays whole."""
 MOST_LINE_BYTES = 8192
 GOOD = (contract.OUTCOME_FINISHED, contract.OUTCOME_STOPPED, Outcome.LIMIT, Outcome.PREEMPTED)
+ASKED = (contract.OUTCOME_STOPPED, Outcome.LIMIT, Outcome.PREEMPTED)
+"""A node that ended so was asked to: the others end likewise, which they may not hear from their ranks."""
 Clock = Callable[[], float]
 
 
@@ -51,7 +53,9 @@ class Watch:
         self.words = {node: "" for node in self.others}
         self.ended: dict[int, str] = {}
         self.progress = 0
+        self.lease_left_s = 0.0
         self.trouble = ""
+        self.wish = ("", "")
 
     def hear(self, said: Mapping[str, object], now_s: float) -> None:
         """One line of another node."""
@@ -62,12 +66,16 @@ class Watch:
         self.words[node] = str(said.get("words") or "")[:300] or self.words[node]
         if node == 0:
             self.progress = int(str(said.get("progress") or 0))
+            self.lease_left_s = float(str(said.get("lease_left_s") or 0))
             self.trouble = self.trouble or str(said.get("trouble") or "")[:1000]
         outcome = said.get("ended")
         if outcome:
             self.ended[node] = str(outcome)
+            reason = str(said.get("reason") or outcome)[:500]
             if outcome not in GOOD and not self.trouble:
-                self.trouble = "%s failed: %s" % (self.name(node), str(said.get("reason") or outcome)[:500])
+                self.trouble = "%s failed: %s" % (self.name(node), reason)
+            if outcome in ASKED and not self.wish[0]:
+                self.wish = (str(outcome), "%s: %s" % (self.name(node), reason))
 
     def look(self, now_s: float) -> str:
         """Why this node has to stop; empty where all is well. The first trouble stays."""
@@ -89,11 +97,11 @@ class Watch:
         """`node b (10.0.0.3)`."""
         return "node %s (%s)" % (self.cluster["names"][node], self.cluster["addresses"][node])
 
-    def says(self, words: str, progress: int, ended: str, reason: str) -> bytes:
+    def says(self, words: str, progress: int, ended: str, reason: str, lease_left_s: float = 0.0) -> bytes:
         """The line that this node says now."""
         line = {
             "id": self.cluster["id"], "node": self.node, "words": words, "progress": progress,
-            "trouble": self.trouble, "ended": ended, "reason": reason,
+            "lease_left_s": lease_left_s, "trouble": self.trouble, "ended": ended, "reason": reason,
         }  # fmt: skip
         return json.dumps(line).encode()[: MOST_LINE_BYTES - 1] + b"\n"
 
@@ -137,6 +145,14 @@ class Nodes:
         """What the head has written so far: its growth is the progress of all."""
         return self.watch.progress
 
+    def wish(self) -> tuple[str, str]:
+        """The outcome and reason of a node that was asked to end; empty where none was."""
+        return self.watch.wish
+
+    def lease_left_s(self) -> float:
+        """How long the head may go on without a caller: nobody renews the leases of the other nodes."""
+        return self.watch.lease_left_s
+
     def farewell(self, outcome: str, reason: str) -> None:
         """Tells the others how it ended here, and hangs up."""
         self.ended = (outcome, reason)
@@ -170,7 +186,10 @@ class Nodes:
     def _say(self) -> None:
         words = files.tail(self.job.log, 400).decode(errors="replace").strip().splitlines()[-1:]
         progress = sum(map(files.size_bytes, self.job.followed_files().values()))
-        line = self.watch.says(words[0] if words else "it has started", progress, *self.ended)
+        left = lease.read(self.job.lease_folder)
+        line = self.watch.says(
+            words[0] if words else "it has started", progress, *self.ended, left["left_s"] if left else 0.0
+        )
         for link in list(self.links):
             try:
                 link.sendall(line)

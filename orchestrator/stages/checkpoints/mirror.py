@@ -258,6 +258,8 @@ class Progress:
         )
         if status is not None:
             box_guard.record(self.context, status["guard"])
+            for node in self.context.machines[1:]:
+                box_guard.renew(node)
             self._tell_notice(status["notice"])
             turn.note(self.context, status)
             tell_deaths(self.context, status["deaths"])

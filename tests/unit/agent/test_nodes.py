@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import pytest
+
 from orchestrator.agent.contract.requests import Cluster
 from orchestrator.agent.job.nodes import SILENT_S, Watch
 from orchestrator.agent.job.program import MEET_WITHIN_S
@@ -60,3 +62,17 @@ def test_the_heads_growth_is_progress_on_every_node() -> None:
     head, other = Watch(cluster(0), 0.0), Watch(cluster(1), 0.0)
     other.hear(line(head), 1.0)
     assert other.progress == 100
+
+
+@pytest.mark.parametrize("outcome", ["limit", "preempted", "stopped"])
+def test_a_node_that_was_asked_to_end_ends_the_others_likewise(outcome: str) -> None:
+    head, other = Watch(cluster(0), 0.0), Watch(cluster(1), 0.0)
+    assert head.wish == ("", "")
+    head.hear(line(other, ended=outcome, reason="its lease is over"), 1.0)
+    assert (head.wish, head.look(1e6)) == ((outcome, "node b (10.0.0.3): its lease is over"), "")
+
+
+def test_every_node_has_the_lease_that_the_head_has() -> None:
+    head, other = Watch(cluster(0), 0.0), Watch(cluster(1), 0.0)
+    other.hear(json.loads(head.says("step 7", 100, "", "", 1780.5)), 1.0)
+    assert (other.lease_left_s, head.lease_left_s) == (1780.5, 0.0)

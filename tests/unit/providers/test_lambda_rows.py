@@ -109,6 +109,8 @@ def test_a_strangers_row_hides_nothing(stranger: object) -> None:
         {**WHOLE, "status": "sleeping"},
         {**WHOLE, "status": 7, "ip": "not an address", "region": [], "instance_type": "gpu"},
         {**WHOLE, "instance_type": {**TYPE, "price_cents_per_hour": "free"}},
+        {**WHOLE, "private_ip": "not an address"},
+        {**WHOLE, "private_ip": ["10.0.0.2"]},
     ],
 )
 def test_a_machine_of_ours_is_kept_whatever_its_row_lacks(odd: dict[str, Any]) -> None:

@@ -6,7 +6,9 @@ import pytest
 
 from orchestrator.core.config.inventory import HostSpec, load_inventory
 from orchestrator.core.errors import UserError
-from orchestrator.core.machines import machine_type
+from orchestrator.core.machines import machine_type, of_one
+from orchestrator.core.ports import Offer
+from orchestrator.fleet.offers import offer_for
 
 A = '[hosts.a]\nmachine = "2x3090"\naddress = "192.168.1.20"\nuser = "me"\nfolder = "/big"\n'
 B = '[hosts.b]\nmachine = "2x3090"\nprivate_address = "10.0.0.3"\n'
@@ -38,7 +40,13 @@ def test_it_is_its_first_node_and_knows_the_others(tmp_path: Path) -> None:
         ('nodes = ["a", "cloud"]', "cloud is not a single machine of provider ssh"),
         ('nodes = ["a", "b"]\nmachine = "2x3090"', "`machine` and `address` are those of its nodes"),
         ('nodes = ["a", "b"]\npeers = []', "peers: gptctl sets it"),
-        ("nodes = 2", "nodes"),
+        ("nodes = 2", "only machines of a cloud are counted"),
+        ('nodes = 1\nprovider = "lambda"\nmachine = "2x3090"', "must be between 2 and 32, got 1"),
+        ('nodes = 33\nprovider = "lambda"\nmachine = "2x3090"', "must be between 2 and 32, got 33"),
+        ('nodes = true\nprovider = "lambda"\nmachine = "2x3090"', "nodes"),
+        ('nodes = 2\nprovider = "lambda"', "needs `machine`"),
+        ('nodes = 2\nprovider = "lambda"\nmachine = "2xNONE"', "unknown machine type"),
+        ('nodes = 2\nprovider = "lambda"\nmachine = "2x3090"\nprivate_address = "10.0.0.9"', "gives each machine its"),
     ],
 )
 def test_nodes_that_cannot_train_together_are_refused_by_name(tmp_path: Path, table: str, said: str) -> None:
@@ -46,6 +54,33 @@ def test_nodes_that_cannot_train_together_are_refused_by_name(tmp_path: Path, ta
     with pytest.raises(UserError) as caught:
         pair(tmp_path, f"{more}[hosts.pair]\n{table}\n")
     assert said in caught.value.message
+
+
+def test_machines_of_a_cloud_are_counted(tmp_path: Path) -> None:
+    table = 'provider = "ec2"\nmachine = "8xA100-40GB"\nmachines = ["8xH100"]\nnodes = 3\nmax_cost_usd = 90\n'
+    host = pair(tmp_path, f"[hosts.pair]\n{table}")
+    assert (host.machine, host.machines, host.nodes) == (
+        "3x8xA100-40GB", ("3x8xH100",), ("pair-0", "pair-1", "pair-2"),
+    )  # fmt: skip
+    assert [(each.name, each.machine, each.nodes) for each in host.other_nodes] == [
+        ("pair-1", "8xA100-40GB", ()), ("pair-2", "8xA100-40GB", ()),
+    ]  # fmt: skip
+    assert (host.one.machine, host.one.machines, host.one.nodes, host.one.name) == (
+        "8xA100-40GB",
+        ("8xH100",),
+        (),
+        "pair",
+    )
+    assert HostSpec.from_resolved(host.resolved()) == host
+
+
+def test_the_price_of_several_is_that_of_all() -> None:
+    machine = machine_type("2x8xH100")
+    offers = [Offer("lambda", "8xH100", 30.0, region="b"), Offer("lambda", "1xH100", 4.0)]
+    host = HostSpec(name="two", provider="lambda", machine="2x8xH100")
+    found = offer_for(host, machine, offers)
+    assert found is not None and (found.machine, found.price_per_hour_usd, found.region) == ("2x8xH100", 60.0, "b")
+    assert of_one(found) == offers[0]
 
 
 def test_a_machine_type_of_several_nodes_has_the_cards_of_all() -> None:
