@@ -14,8 +14,8 @@ from pathlib import Path
 
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import Limits, Recipe, load_recipe
-from orchestrator.core.facts.rental_facts import RentalFactChanges, RentalFacts
-from orchestrator.core.fleet.machine_names import RUN_TAG
+from orchestrator.core.facts.rental_facts import RentalFactChanges, RentalFacts, with_node
+from orchestrator.core.fleet.machine_names import NODE_TAG, RUN_TAG
 from orchestrator.core.fleet.orphans import Orphan, deadline
 from orchestrator.core.machines import MachineType, machine_type
 from orchestrator.core.money.billing import MachineLife
@@ -69,21 +69,23 @@ def _adopt(ledger: Ledger, account: Account, instance: Instance, now: float) -> 
     if known is None:
         return _take_in(ledger, account, instance, now)
     runs = ledger.runs(rental_id=rental_id)
-    run_id = runs[0].id if runs else None
-    if known.instance_id not in (None, instance.instance_id):
-        return Adopted(rental_id, run_id, f"its rental holds {known.instance_id}: end this one by its id")
-    if known.instance_id is not None and known.state == RENTAL_OPEN:
+    run_id, node = runs[0].id if runs else None, _node(instance, known.nodes)
+    mine = known.of_node(node)
+    if mine.instance_id not in (None, instance.instance_id):
+        return Adopted(rental_id, run_id, f"its rental holds {mine.instance_id}: end this one by its id")
+    if mine.instance_id is not None and known.state == RENTAL_OPEN:
         return Adopted(rental_id, run_id, "known already")
     _close_intent(ledger, instance)
+    facts = _still_known(mine.facts, _life(instance, known.created_at, now))
+    own = {
+        "instance_id": instance.instance_id, "ends_at": deadline(instance), "address": instance.address or mine.address,
+    }  # fmt: skip
+    if node:
+        kept = {"reached": facts["reached"], "life": facts["life"]}
+        own, facts = {}, {"more": with_node(known.facts.more, node, {**own, **kept}), "adopted_at": now}
+    each = instance.price_per_hour_usd or known.each_per_hour_usd  # an odd row names none
     ledger.update_rental(
-        rental_id,
-        instance_id=instance.instance_id,
-        state=RENTAL_OPEN,
-        released_at=None,
-        ends_at=deadline(instance),
-        price_per_hour_usd=instance.price_per_hour_usd or known.price_per_hour_usd,  # an odd row names none
-        address=instance.address or known.address,
-        facts=_still_known(known.facts, _life(instance, known.created_at, now)),
+        rental_id, state=RENTAL_OPEN, released_at=None, price_per_hour_usd=each * known.nodes, facts=facts, **own
     )
     return Adopted(rental_id, run_id, "was known without its machine, or as released: open again")
 
@@ -97,18 +99,21 @@ def _close_intent(ledger: Ledger, instance: Instance) -> None:
 def _take_in(ledger: Ledger, account: Account, instance: Instance, now: float) -> Adopted:
     host = _host(account, instance)
     machine = machine_type(host.machine or "")
+    node, life = _node(instance, machine.nodes), _life(instance, now, now)
+    own = {"instance_id": instance.instance_id, "address": instance.address or Address(), "ends_at": deadline(instance)}
+    if node:
+        more = with_node((), node, {**own, "reached": life.reached, "life": life.life})
+        own, life = {}, RentalFacts(more=more, adopted_at=now)
     rental = Rental(
         id=str(instance.rental_id),
         provider=host.provider,
         host=host.name,
         machine=machine.name,
         created_at=instance.launched_at or now,
-        instance_id=instance.instance_id,
-        price_per_hour_usd=instance.price_per_hour_usd,
+        price_per_hour_usd=instance.price_per_hour_usd * machine.nodes,
         folder=host.folder,
-        ends_at=deadline(instance),
-        address=instance.address or Address(),
-        facts=_life(instance, now, now),
+        facts=life,
+        **own,  # type: ignore[arg-type]
     )
     ledger.add_rental(rental)
     run = _run(instance, host, machine, rental, now)
@@ -140,8 +145,15 @@ def _still_known(known: RentalFacts, made: RentalFacts) -> RentalFactChanges:
 
 def _host(account: Account, instance: Instance) -> HostSpec:
     """The host entry that fits, else the account's first."""
-    fitting = [host for host in account.hosts if host.machine == instance.machine]
-    return (fitting or list(account.hosts))[0]
+    fitting = [host for host in account.hosts if host.one.machine == instance.machine]
+    alike = [host for host in fitting if bool(host.nodes) == (NODE_TAG in instance.tags)]
+    return (alike or fitting or list(account.hosts))[0]
+
+
+def _node(instance: Instance, nodes: int) -> int:
+    """Which machine of its rental it is, by its tag."""
+    tag = instance.tags.get(NODE_TAG, "0")
+    return int(tag) if tag.isdecimal() and int(tag) < nodes else 0
 
 
 def _run(instance: Instance, host: HostSpec, machine: MachineType, rental: Rental, now: float) -> RunRecord:

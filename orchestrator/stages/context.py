@@ -21,7 +21,7 @@ from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.engine import Engine
 from orchestrator.core.errors import ProviderError, UserError
 from orchestrator.core.events import EPHEMERAL, Event, Listener
-from orchestrator.core.facts.rental_facts import OF_NODE, Node, RentalFactChanges, RentalFacts
+from orchestrator.core.facts.rental_facts import OF_NODE, RentalFactChanges, RentalFacts, with_node
 from orchestrator.core.facts.run_facts import PeerFacts, Prepared, RunFactChanges, RunFacts, Synced
 from orchestrator.core.foreign_text import clean
 from orchestrator.core.machines import MachineType
@@ -240,10 +240,8 @@ class RunContext:
         rental_id, facts = self.rental.id, facts or {}
         if self.node and self.provider.paid:
             own = {name: value for name, value in {**fields, **facts}.items() if name in OF_NODE}
-            more = list(self.ledger.rental(rental_id).facts.more)
-            more += [Node()] * (self.node - len(more))
-            more[self.node - 1] = replace(more[self.node - 1], **own)  # type: ignore[arg-type]
+            more = with_node(self.ledger.rental(rental_id).facts.more, self.node, own)
             fields = {name: value for name, value in fields.items() if name not in own}
             shared = {name: value for name, value in facts.items() if name not in own}
-            facts = typing.cast("RentalFactChanges", {**shared, "more": tuple(more)})
+            facts = typing.cast("RentalFactChanges", {**shared, "more": more})
         self.ledger.update_rental(rental_id, facts=facts, **fields)

@@ -107,6 +107,7 @@ def rental_row(
         "provider": rental.provider,
         "host": rental.host,
         "instance_id": rental.instance_id,
+        "instance_ids": list(rental.instance_ids),
         "machine": rental.machine,
         "price_per_hour_usd": rental.price_per_hour_usd,
         **asdict(sum(costs, Estimate(0.0))),

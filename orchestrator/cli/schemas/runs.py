@@ -103,6 +103,7 @@ class Rental(TypedDict):
     provider: str
     host: str
     instance_id: str | None
+    instance_ids: list[str]
     machine: str
     price_per_hour_usd: float
     cost_usd: float

@@ -7,7 +7,8 @@ Example: `RentalFacts.from_json({"reached": 1.0, "active_at": 0.5}).life.active_
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import TypedDict
 
 from orchestrator.core.fleet.guard_state import GuardState
@@ -44,6 +45,13 @@ class Node:
 
 OF_NODE = frozenset(each.name for each in fields(Node))
 """What each machine of a rental has for itself; all else is the rental's."""
+
+
+def with_node(more: Sequence[Node], node: int, own: Mapping[str, object]) -> tuple[Node, ...]:
+    """The same machines with these fields of the node's own; node: from 1."""
+    found = [*more, *[Node()] * (node - len(more))]
+    found[node - 1] = replace(found[node - 1], **own)  # type: ignore[arg-type]
+    return tuple(found)
 
 
 @dataclass(frozen=True)
