@@ -11,13 +11,11 @@ import pytest
 
 from tests.conftest import Gptctl, gptctl_command
 from tests.stories.conftest import end, losses, newest_run, wait_until
-from tests.stories.rented import SETTINGS, cloud, ended
+from tests.stories.rented import SETTINGS, ended
 from tests.support.clouds.rehearsal_cloud import RehearsalCloud
 from tests.support.machines.private_network import Pair, two_hosts
 
 pytestmark = pytest.mark.nightly
-__all__ = ["cloud"]
-
 RENTED_PAIR = """
 [hosts.pair]
 provider = "rehearsal"
@@ -25,6 +23,12 @@ machine = "1xH100-simulated"
 nodes = 2
 guard = "key-on-box"
 """
+
+
+@pytest.fixture
+def cloud(tmp_path: Path) -> Iterator[RehearsalCloud]:
+    with RehearsalCloud(tmp_path / "cloud", warm=True) as found:
+        yield found
 
 
 @pytest.fixture
@@ -92,7 +96,7 @@ def test_two_rented_machines_are_bought_as_one_trained_over_and_destroyed_cent_b
     planned = ended(tmp_path, cloud, "plan", str(recipe), "--host", "pair")
     assert "2x1xH100-simulated" in planned.stdout and "$8.58" in planned.stdout, planned.stderr
 
-    both = ended(tmp_path, cloud, "run", str(recipe), "--host", "pair", "--yes")
+    both = ended(tmp_path, cloud, "run", str(recipe), "--host", "pair", "--yes", lease_s=600)
     assert both.returncode == 0, both.stderr
     run = newest_run(tmp_path / "home")
     assert run is not None and "pair-0 and pair-1 meet at 127." in both.stderr
