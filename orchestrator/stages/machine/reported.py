@@ -22,7 +22,7 @@ SAME_S = 30.0
 
 
 def news_of_guard(rental: Rental, host: HostSpec, report: GuardStatus, now: float) -> GuardState | None:
-    """What is to be recorded of the guard on the machine; None where that is no news, and for any other guard."""
+    """What is to be recorded of the guard on the machine; None where that is known already, and for any other guard."""
     known = rental.facts.guard or GuardState(host.guard if host.paid else "none")
     if known.kind not in KINDS_ON_BOX and report["kind"] not in KINDS_ON_BOX:
         return None
