@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.cli.driver.far import GO, Driver, driver_on
+from orchestrator.cli.driver.listing import listing
 from orchestrator.cli.open_ledger import open_home, open_ledger
 from orchestrator.cli.screen import screen
 from orchestrator.core.config.inventory import FILE_NAME, HostSpec, load_inventory
@@ -78,8 +79,8 @@ def pass_on(name: str, words: Sequence[str]) -> int:
 def _fetched(driver: Driver, home: Path, words: Sequence[str]) -> int:
     """The driver fetches from a machine that is there still; of an ended run it has what there is."""
     wanted = next((word for word in words[1:] if not word.startswith("-")), None)
-    listed = driver.answer(_files_of(wanted))
-    code = 0 if listed["ended"] else _streamed(driver, words)
+    listed = listing(driver.answer(_files_of(wanted)))
+    code = 0 if listed.ended else _streamed(driver, words)
     if code == 0:
         _bring(driver, home, wanted)
     return code
@@ -183,21 +184,17 @@ def take_from(wanted: str, name: str, inventory: Path | None, *, accept_new: boo
 
 def _bring(driver: Driver, home: Path, wanted: str | None) -> None:
     """The run's folder, as the driver has it, into this GPTCTL_HOME: each file verified; what is here already stays."""
-    listed = driver.answer(_files_of(wanted))
-    run_id, folder = str(listed["run"]), str(listed["folder"])
-    files = listed["files"]
-    assert isinstance(files, list)
-    for name, size_bytes, link in files:
-        path = home / "runs" / run_id / name
-        if ".." in Path(name).parts or Path(name).is_absolute():
-            raise UserError(f"driver {driver.host.name} names the file {name!r}")
+    listed = listing(driver.answer(_files_of(wanted)))
+    folder = home / "runs" / listed.run
+    for file in listed.files:
+        path = folder / file.name
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if link is not None:
+        if file.link is not None:
             path.unlink(missing_ok=True)
-            path.symlink_to(Path(link).name)
-        elif not path.is_file() or path.stat().st_size != size_bytes or path.suffix != ".safetensors":
-            driver.shell.get(f"{folder}/{name}", path, deadline_s=3600)
-    screen.talk(f"{run_id}: {len(files)} files from {driver.host.name} in {home / 'runs' / run_id}")
+            path.symlink_to(file.link)
+        elif not path.is_file() or path.stat().st_size != file.size_bytes or path.suffix != ".safetensors":
+            driver.shell.get(f"{listed.folder}/{file.name}", path, deadline_s=3600)
+    screen.talk(f"{listed.run}: {len(listed.files)} files from {driver.host.name} in {folder}")
 
 
 # There, on the driver
