@@ -21,7 +21,7 @@ from pathlib import Path
 from orchestrator.core.errors import LedgerDamaged, UserError
 
 FILE = "ledger.db"
-MIGRATIONS = ("schema.sql", "evaluations.sql", "sweeps.sql")
+MIGRATIONS = ("schema.sql", "evaluations.sql", "sweeps.sql", "indexes.sql")
 """Scripts beside this module, in order; `user_version` counts those applied."""
 
 BUSY_TIMEOUT_S = 30.0
@@ -38,8 +38,9 @@ _REASONS = {
 }
 
 
-def open_database(home: Path) -> sqlite3.Connection:
-    """The ledger's connection, migrated. Creates home (0700) and the file (0600) whatever the umask.
+def open_database(home: Path, *, examined: bool = False) -> sqlite3.Connection:
+    """The ledger's connection, migrated. Creates home (0700) and the file (0600) whatever the umask. `examined`: this
+    process has found the file sound before; reading all of it again takes a fifth of a second at 10,000 runs.
 
     Raises LedgerDamaged, changing nothing, when the file is not a sound database; UserError for a folder or disk that
     does not serve, or a ledger of a newer gptctl.
@@ -49,7 +50,8 @@ def open_database(home: Path) -> sqlite3.Connection:
         prepare_home(home)
         if not path.exists():
             _create(path)
-        _examine(path)
+        if not examined:
+            _examine(path)
         os.chmod(path, 0o600)
         connection = _connect(f"{path.absolute().as_uri()}?mode=rw")
         try:

@@ -58,13 +58,14 @@ class Ledger:
         self._now = now
 
     @classmethod
-    def open(cls, home: Path, now: Callable[[], float], say: Callable[[str], None] = lambda text: None) -> Ledger:
+    def open(
+        cls, home: Path, now: Callable[[], float], say: Callable[[str], None] = lambda _: None, examined: bool = False
+    ) -> Ledger:
         """Opens or creates the ledger of this home folder. `now` gives UTC epoch seconds; `say` gets what a person
-        should know of an answer.
-
+        should know of an answer; `examined`: this process has opened it before.
         Raises LedgerDamaged for an unsound database, UserError for a folder or disk that refuses.
         """
-        return cls(database.open_database(home), home, now, say)
+        return cls(database.open_database(home, examined=examined), home, now, say)
 
     @property
     def rows(self) -> Rows:
@@ -92,10 +93,11 @@ class Ledger:
             raise UserError(f"the ledger knows no rental {rental_id}", "gptctl status lists runs and rentals")
         return found[0]
 
-    def rentals(self, open_only: bool = False) -> list[Rental]:
-        """Newest first."""
-        where = f"WHERE state = '{RENTAL_OPEN}'" if open_only else ""
-        return self._rows.select(Rental, f"SELECT * FROM rentals {where} {_NEWEST_FIRST}")
+    def rentals(self, open_only: bool = False, ids: Sequence[str] | None = None) -> list[Rental]:
+        """Newest first; `ids`: of these alone."""
+        where = f"(state = '{RENTAL_OPEN}' OR NOT ?) AND (?2 IS NULL OR id IN (SELECT value FROM json_each(?2)))"
+        given = open_only, None if ids is None else json.dumps(ids)
+        return self._rows.select(Rental, f"SELECT * FROM rentals WHERE {where} {_NEWEST_FIRST}", *given)
 
     def rented_since(self, since: float) -> list[Rental]:
         """Rentals of machines with a bill that are open, or were at that moment or later; newest first."""
@@ -147,11 +149,12 @@ class Ledger:
         rental_id: str | None = None, host: str | None = None, forgotten: bool = False,
     ) -> list[RunRecord]:  # fmt: skip
         """Newest first. `unfinished_only` leaves out ended runs, `ended_only` all others; `forgotten` adds those."""
-        wanted = {"rental_id = ?": rental_id, "host = ?": host, "state <> ?": "ended" if unfinished_only else None}
-        wanted["state = ?"] = "ended" if ended_only else None
-        terms = {term: value for term, value in wanted.items() if value is not None}
-        shown = [*terms, "1" if forgotten else _SHOWN]
-        sql = f"SELECT * FROM runs WHERE {' AND '.join(shown)} {_NEWEST_FIRST} LIMIT ?"
+        typed = {"rental_id = ?": rental_id, "host = ?": host}
+        terms = {term: value for term, value in typed.items() if value is not None}
+        # Words, not values: SQLite then sees which index has these runs alone.
+        others = {_SHOWN: not forgotten, "state <> 'ended'": unfinished_only, "state = 'ended'": ended_only}
+        where = " AND ".join(["1", *terms, *(term for term, wished in others.items() if wished)])
+        sql = f"SELECT * FROM runs WHERE {where} {_NEWEST_FIRST} LIMIT ?"
         return self._rows.select(RunRecord, sql, *terms.values(), -1 if limit is None else limit)
 
     def count_runs(self) -> int:
@@ -206,8 +209,8 @@ class Ledger:
     def events(self, run_id: str) -> list[Event]:
         """In the order they were recorded."""
         with self._rows.reading() as connection:
-            found = connection.execute("SELECT * FROM events WHERE run_id = ? ORDER BY id", (run_id,)).fetchall()
-        return [Event(row["kind"], row["time"], row["stage"], row["text"], json.loads(row["data"])) for row in found]
+            rows = connection.execute("SELECT * FROM events WHERE run_id = ? ORDER BY id", (run_id,))
+            return [Event(row["kind"], row["time"], row["stage"], row["text"], json.loads(row["data"])) for row in rows]
 
     # Stages and what they cost
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import statistics
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -112,11 +113,29 @@ class Training:
 
 def read_training(folder: Path, keys: Sequence[str] = CURVES) -> Training:
     """Reads a run folder or its mirror; an empty or missing one gives an empty Training. keys: the columns to keep."""
-    steps, columns = _columns(folder / METRICS, keys)
-    events = list(read_lines(folder / EVENTS))
-    steps_of_events = ((_step(row), row) for row in events if row.get("event") == EVENT_VALIDATED)
-    validated = {step: row for step, row in steps_of_events if step is not None}
-    measured = sorted(validated)
+    return Growing(folder, keys).training()
+
+
+class Growing:
+    """A run folder that is read again and again while it grows: of a million lines, only those that are new."""
+
+    def __init__(self, folder: Path, keys: Sequence[str] = CURVES) -> None:
+        self._table, self._events = Table(folder / METRICS, keys), list[dict[str, object]]()
+        self._metrics = Tail(folder / METRICS, self._table.clear)
+        self._told = Tail(folder / EVENTS, self._events.clear)
+
+    def training(self) -> Training:
+        """As the files are now."""
+        for row in self._metrics.lines():
+            self._table.add(row)
+        self._events += self._told.lines()
+        return _training(*self._table.columns(), self._events)
+
+
+def _training(
+    steps: Sequence[int], columns: Mapping[str, Column], events: Sequence[Mapping[str, object]]
+) -> Training:  # fmt: skip
+    measured, validated = _validated(events)
     return Training(
         losses=_points(steps, columns["loss"]),
         validations=_points(measured, _numbers(validated[step].get("val_loss") for step in measured)),
@@ -133,16 +152,52 @@ def read_training(folder: Path, keys: Sequence[str] = CURVES) -> Training:
     )
 
 
-def read_lines(path: Path) -> Iterator[dict[str, object]]:
-    """The whole lines of a JSON lines file that hold an object, in order; nothing for a missing file."""
-    try:
-        with path.open("rb") as file:
+def read_validations(folder: Path) -> tuple[Point, ...]:
+    """The validation losses alone: the events are few, the metrics may be a million lines."""
+    measured, validated = _validated(list(read_lines(folder / EVENTS)))
+    return _points(measured, _numbers(validated[step].get("val_loss") for step in measured))
+
+
+def _validated(events: Sequence[Mapping[str, object]]) -> tuple[list[int], dict[int, Mapping[str, object]]]:
+    """The steps that were validated, rising, and the last event of each."""
+    steps_of_events = ((_step(row), row) for row in events if row.get("event") == EVENT_VALIDATED)
+    validated = {step: row for step, row in steps_of_events if step is not None}
+    return sorted(validated), validated
+
+
+class Tail:
+    """What a file of JSON lines has gained since the last look. `anew` is called where it is another file than it was,
+    or shorter: all of it is new then."""
+
+    def __init__(self, path: Path, anew: Callable[[], None] = lambda: None) -> None:
+        self._path, self._anew = path, anew
+        self._file: tuple[int, int] | None = None
+        self._offset = 0
+
+    def lines(self) -> Iterator[dict[str, object]]:
+        """The whole lines that hold an object, in order; a torn last one is looked at again next time."""
+        try:
+            file = self._path.open("rb")
+        except FileNotFoundError:
+            return
+        with file:
+            found = os.fstat(file.fileno())
+            if (found.st_dev, found.st_ino) != self._file or found.st_size < self._offset:
+                self._file, self._offset = (found.st_dev, found.st_ino), 0
+                self._anew()
+            file.seek(self._offset)
             for line in file:
                 value = _parse(line)
+                if value is None and not line.endswith(b"\n"):
+                    return
+                self._offset += len(line)
                 if value is not None:
                     yield value
-    except FileNotFoundError:
-        return
+
+
+def read_lines(path: Path) -> Iterator[dict[str, object]]:
+    """The whole lines of a JSON lines file that hold an object, in order; nothing for a missing file."""
+    return Tail(path).lines()
 
 
 def _parse(line: bytes) -> dict[str, object] | None:
@@ -182,28 +237,40 @@ class LongColumn:
         return self._numbers.index(value, start, stop)
 
 
-def _columns(path: Path, keys: Sequence[str]) -> tuple[Sequence[int], dict[str, Column]]:
-    """Steps, rising, and the numbers of their lines by key.
+class Table:
+    """Steps, rising, and the numbers of their lines by key. Of two lines for one step, the later one counts.
 
-    Of two lines for one step, the later one counts. Keeps only these values of a line, as machine numbers: a million
-    whole lines take 1.5 GB.
+    Keeps only these values of a line, as machine numbers: a million whole lines take 1.5 GB.
     """
-    single = SINGLE if path.is_file() and path.stat().st_size > MANY_BYTES else ()
-    steps, columns = array("q"), [array("f" if key in single else "d") for key in keys]
-    for row in read_lines(path):
+
+    def __init__(self, path: Path, keys: Sequence[str]) -> None:
+        single = SINGLE if path.is_file() and path.stat().st_size > MANY_BYTES else ()
+        self._steps, self._columns = array("q"), {key: array("f" if key in single else "d") for key in keys}
+
+    def clear(self) -> None:
+        del self._steps[:]
+        for column in self._columns.values():
+            del column[:]
+
+    def add(self, row: Mapping[str, object]) -> None:
+        """A line without a step says nothing."""
+        steps = self._steps
         if (step := _step(row)) is None:
-            continue
-        numbers = [_number(row.get(key)) for key in keys]
+            return
         place = len(steps) if not steps or step > steps[-1] else bisect_left(steps, step)
         if place == len(steps) or steps[place] != step:
             steps.insert(place, step)
-            for column in columns:
+            for column in self._columns.values():
                 column.insert(place, math.nan)
-        for column, number in zip(columns, numbers, strict=True):
+        for key, column in self._columns.items():
+            number = _number(row.get(key))
             column[place] = math.nan if number is None else number
-    if len(steps) > MANY_LINES:
-        return steps, {key: cast(Column, LongColumn(each)) for key, each in zip(keys, columns, strict=True)}
-    return tuple(steps), {key: tuple(LongColumn(each)) for key, each in zip(keys, columns, strict=True)}
+
+    def columns(self) -> tuple[Sequence[int], dict[str, Column]]:
+        """Of a long file the numbers themselves, which the next line changes; else copies."""
+        if len(self._steps) > MANY_LINES:
+            return self._steps, {key: cast(Column, LongColumn(each)) for key, each in self._columns.items()}
+        return tuple(self._steps), {key: tuple(LongColumn(each)) for key, each in self._columns.items()}
 
 
 def _step(row: Mapping[str, object]) -> int | None:

@@ -87,7 +87,8 @@ def collect(
         fresh = {run.id: run for run in look(ledger.home, open_runs, deadline_s=answer_within_s)}
         runs = [fresh.get(run.id, run) for run in runs]
     few = wanted is None and newest_ended is not None
-    rentals = {rental.id: rental for rental in (_rentals(ledger, runs) if few else ledger.rentals())}
+    ids = [*dict.fromkeys(run.rental_id for run in runs if run.rental_id is not None)] if few else None
+    rentals = {rental.id: rental for rental in ledger.rentals(ids=ids)}
     # A rental's row names all its runs, even if you asked for one of them.
     together = runs if wanted is None else ledger.runs(rental_id=runs[0].rental_id or "") or runs
     intervals = ledger.all_intervals([run.id for run in together] if few or wanted is not None else None)
@@ -120,10 +121,6 @@ def _runs(ledger: Ledger, newest_ended: int | None) -> list[RunRecord]:
         return ledger.runs()
     found = ledger.runs(unfinished_only=True) + ledger.runs(ended_only=True, limit=newest_ended)
     return sorted(found, key=lambda run: run.created_at, reverse=True)
-
-
-def _rentals(ledger: Ledger, runs: Sequence[RunRecord]) -> list[Rental]:
-    return [ledger.rental(each) for each in dict.fromkeys(run.rental_id for run in runs) if each is not None]
 
 
 def _add_watcher(home: Path, rows: list[dict[str, Any]], rentals: Mapping[str, Rental], now: float) -> None:

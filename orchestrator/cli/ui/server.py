@@ -28,18 +28,16 @@ from starlette.routing import Route
 
 from orchestrator.cli.ui.actions import Actions
 from orchestrator.cli.ui.sight import Sight
+from orchestrator.cli.ui.stream import LOOK_EVERY_S, changes, whole_state
 from orchestrator.core.errors import GptctlError
 from orchestrator.report.pages.html import TEMPLATES
 
 PAGE = Path(__file__).with_name("page")
 ASSETS = {
-    "ui.css": PAGE / "ui.css",
-    "ui.js": PAGE / "ui.js",
-    "page.css": TEMPLATES / "page.css",
-    "plot.js": TEMPLATES / "plot.js",
-    "uPlot.min.css": TEMPLATES / "uplot" / "uPlot.min.css",
-    "uPlot.iife.min.js": TEMPLATES / "uplot" / "uPlot.iife.min.js",
+    "page.css": (TEMPLATES / "uplot" / "uPlot.min.css", TEMPLATES / "page.css", PAGE / "ui.css"),
+    "page.js": (TEMPLATES / "uplot" / "uPlot.iife.min.js", TEMPLATES / "plot.js", PAGE / "ui.js"),
 }
+"""Each is one answer: the first paint waits for every file of styles."""
 HEADERS = {
     # uPlot sets sizes in style attributes; no style element and no script but ours is allowed.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
@@ -48,10 +46,10 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
-LOOK_EVERY_S = 0.5
 ASK_EVERY_S = 5.0
-BEAT_EVERY_S = 10.0
 MOST_BODY_BYTES = 10_000
+MOST_SEARCHED = 200
+"""Characters."""
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -61,26 +59,32 @@ def application(sight: Sight, actions: Actions | None, token: str, hosts: Sequen
 
     @contextlib.asynccontextmanager
     async def looking(_: Starlette) -> AsyncIterator[None]:
-        task = asyncio.create_task(_look(sight))
+        tasks = [asyncio.create_task(each(sight)) for each in (_read, _ask)]
         yield
-        task.cancel()
+        for task in tasks:
+            task.cancel()
 
     def guarded(handler: Handler) -> Handler:
         return _guarded(handler, token)
 
     async def state(_: Request) -> Response:
-        return JSONResponse(_state(sight, actions))
+        return JSONResponse(whole_state(sight, actions))
+
+    async def find(request: Request) -> Response:
+        wanted = request.query_params.get("text", "")[:MOST_SEARCHED]
+        return JSONResponse({"runs": await run_in_threadpool(sight.find, wanted)})
 
     async def run(request: Request) -> Response:
         return JSONResponse(await run_in_threadpool(sight.run, request.path_params["run"]))
 
     async def stream(request: Request) -> Response:
-        changes = _changes(sight, actions, request.query_params.get("run"))
-        return StreamingResponse(changes, media_type="text/event-stream")
+        news = changes(sight, actions, request.query_params.get("run"))
+        return StreamingResponse(news, media_type="text/event-stream")
 
     async def question(request: Request) -> Response:
         asked = _allowed(actions)
-        return JSONResponse({"question": asked.question(request.path_params["verb"], request.path_params["run"])})
+        verb, run_id = request.path_params["verb"], request.path_params["run"]
+        return JSONResponse({"question": await run_in_threadpool(asked.question, verb, run_id)})
 
     async def act(request: Request) -> Response:
         _same_origin(request)
@@ -95,6 +99,7 @@ def application(sight: Sight, actions: Actions | None, token: str, hosts: Sequen
             Route("/", _page),
             Route("/assets/{name}", _asset),
             Route("/api/state", guarded(state)),
+            Route("/api/find", guarded(find)),
             Route("/api/stream", guarded(stream)),
             Route("/api/runs/{run}", guarded(run)),
             Route("/api/runs/{run}/{verb}", guarded(question), methods=["GET"]),
@@ -114,8 +119,12 @@ async def _page(_: Request) -> Response:
 
 
 async def _asset(request: Request) -> Response:
-    path = ASSETS.get(request.path_params["name"])
-    return FileResponse(path, headers=HEADERS) if path else Response(status_code=404)
+    parts = ASSETS.get(request.path_params["name"])
+    if parts is None:
+        return Response(status_code=404)
+    text = "\n".join(part.read_text(encoding="utf-8") for part in parts)
+    kind = "text/css" if request.path_params["name"].endswith(".css") else "text/javascript"
+    return Response(text, headers=HEADERS, media_type=kind)
 
 
 def _guarded(handler: Handler, token: str) -> Handler:
@@ -166,40 +175,22 @@ async def _body(request: Request) -> dict[str, Any]:
     return given if isinstance(given, dict) else {}
 
 
-def _state(sight: Sight, actions: Actions | None) -> dict[str, Any]:
-    started = actions.to_json() if actions else []
-    return {**sight.state, "may_act": actions is not None, "actions": started, "now": time.time()}
-
-
-async def _look(sight: Sight) -> None:
-    """Reads the ledger when it has changed, and asks the machines every few seconds, for as long as the page serves."""
-    seen, asked_at = None, -ASK_EVERY_S
+async def _read(sight: Sight) -> None:
+    """Reads the ledger when it has changed, and every few seconds: what bills grows by itself."""
+    seen, read_at = None, 0.0
     while True:
-        ask = time.monotonic() - asked_at >= ASK_EVERY_S
-        if ask or sight.mark() != seen:
-            seen = sight.mark()
+        mark = sight.mark()
+        if mark != seen or time.monotonic() - read_at >= ASK_EVERY_S:
             with contextlib.suppress(GptctlError, OSError):  # a ledger that is locked for now is read next time
-                await run_in_threadpool(sight.refresh, ask)
-            asked_at = time.monotonic() if ask else asked_at
+                await run_in_threadpool(sight.refresh)
+                seen, read_at = mark, time.monotonic()
         await asyncio.sleep(LOOK_EVERY_S)
 
 
-async def _changes(sight: Sight, actions: Actions | None, run_id: str | None) -> AsyncIterator[str]:
-    """Server-sent events: `state` when the list has changed, `run` when the open run has, a beat when neither did."""
-    sent: tuple[object, ...] = ()
-    mark: object = None
-    beat_at = 0.0
+async def _ask(sight: Sight) -> None:
+    """Asks the machines every few seconds while a page is open."""
     while True:
-        now = (sight.number, actions.to_json() if actions else None)
-        if now != sent:
-            sent = now
-            yield f"event: state\ndata: {json.dumps(_state(sight, actions))}\n\n"
-        if run_id and (latest := (sight.number, sight.mark_of(run_id))) != mark:
-            mark = latest
+        if sight.pages and sight.number:
             with contextlib.suppress(GptctlError, OSError):
-                found = await run_in_threadpool(sight.run, run_id)
-                yield f"event: run\ndata: {json.dumps(found)}\n\n"
-        if time.monotonic() - beat_at > BEAT_EVERY_S:
-            beat_at = time.monotonic()
-            yield "event: beat\ndata: {}\n\n"
-        await asyncio.sleep(LOOK_EVERY_S)
+                await run_in_threadpool(sight.ask)
+        await asyncio.sleep(ASK_EVERY_S)

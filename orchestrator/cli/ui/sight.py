@@ -3,13 +3,14 @@
 Example::
 
     sight = Sight(home)
-    sight.refresh(True)
+    sight.refresh()
     sight.state["runs"], sight.run("quickstart-1130-k3f9qa")["charts"]
 """
 
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,54 +20,95 @@ from orchestrator.cli.machines.left_over import of_ledger
 from orchestrator.cli.machines.left_over import rows as left_rows
 from orchestrator.cli.machines.totals import totals_of
 from orchestrator.cli.runs.status import ANSWER_WITHIN_S, collect
+from orchestrator.cli.runs.status_rows import run_row
 from orchestrator.cli.screen.foreign import clean
 from orchestrator.cli.ui.forecast import forecast
 from orchestrator.cli.ui.sweep_panels import Arm, panels
 from orchestrator.core.config.gptctl_home import CONFIG_FILE
-from orchestrator.core.formats import utc_time
 from orchestrator.ledger import database, sweeps
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.records import RunRecord
+from orchestrator.ledger.search import matching
 from orchestrator.ledger.sweeps import Sweep
-from orchestrator.report.metrics import read_training
+from orchestrator.report.metrics import Growing, read_validations
+from orchestrator.report.pages.chart import Chart
 from orchestrator.report.pages.curves import training_charts
 from orchestrator.runs.sweeps import current, spent_usd
 from trainer.contract import BEST, CHECKPOINTS, EVENTS, LATEST, LOG, METRICS
 
-NEWEST_ENDED = 200
-"""Ended runs on the page; `gptctl status --all` has every one."""
-LOG_BYTES = 16_000
-MOST_EVENTS = 100
+NEWEST_ENDED = 30
+"""Ended runs on the page; its search finds the others, and `gptctl status --all` has every one."""
+MOST_FOUND = 100
+LOG_BYTES = 8_000
+MOST_EVENTS = 20
 LEFT_OVER_EVERY_S = 60.0
 NEWEST_SWEEPS = 3
+AGES = ("seen_s", "age_s")
+"""Which only the clock changes."""
+MOST_OPEN = 4
+"""Runs whose curves are kept in memory: a page that shows one reads its new lines alone."""
 
 
 class Sight:
-    """The newest state, and its number, which changes when anything on the page does."""
+    """The newest state, and its number, which changes when anything on the page does. Several threads may ask."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self.state: dict[str, Any] = {"runs": [], "rentals": [], "totals": {}, "totals_words": "", "left_over": []}
+        self.state: dict[str, Any] = {}
+        """Empty until the first look."""
         self.number = 0
+        self.pages = 0
+        """That are open: nobody's machines are asked for nobody."""
         self._curves: dict[str, tuple[object, list[tuple[int, float]]]] = {}
+        self._open: dict[str, Growing] = {}
+        self._reading = threading.Lock()
+        self._sound = False
         self._left: list[dict[str, Any]] = []
         self._left_at = -LEFT_OVER_EVERY_S
 
-    def refresh(self, ask: bool) -> None:
-        """Reads the ledger again; with `ask`, asks the machines of unfinished runs first."""
-        with Ledger.open(self.home, time.time) as ledger:
-            found = collect(ledger, None, newest_ended=NEWEST_ENDED, answer_within_s=ANSWER_WITHIN_S if ask else 0.0)
-            totals = totals_of(ledger)
-            swept = [self._sweep(ledger, each) for each in sweeps.listed(ledger.rows)[:NEWEST_SWEEPS]]
-            if ask and time.monotonic() - self._left_at > LEFT_OVER_EVERY_S:
+    def _ledger(self) -> Ledger:
+        """Examined at the first look alone: that reads all of it."""
+        ledger = Ledger.open(self.home, time.time, examined=self._sound)
+        self._sound = True
+        return ledger
+
+    def ask(self) -> None:
+        """Asks the machines of unfinished runs, as `gptctl status` does, and now and then the accounts: the ledger has
+        the answers then. A machine that is silent takes its two seconds, and the page does not wait for it."""
+        # Only now: the connection libraries cost more time than the first page.
+        from orchestrator.runs.refresh import look
+
+        with self._ledger() as ledger:
+            if unfinished := ledger.runs(unfinished_only=True):
+                look(self.home, unfinished, deadline_s=ANSWER_WITHIN_S)
+            if time.monotonic() - self._left_at > LEFT_OVER_EVERY_S:
                 self._left = [row.to_json() for row in left_rows(of_ledger(ledger))]
                 self._left_at = time.monotonic()
+
+    def refresh(self) -> None:
+        """Reads the ledger again; asks nobody."""
+        with self._ledger() as ledger:
+            found = collect(ledger, None, newest_ended=NEWEST_ENDED, answer_within_s=0.0)
+            totals = totals_of(ledger)
+            swept = [self._sweep(ledger, each) for each in sweeps.listed(ledger.rows)[:NEWEST_SWEEPS]]
         state = {
-            **found, "totals": totals.to_json(), "totals_words": totals.words, "left_over": self._left,
-            "forecast": forecast(totals, found["runs"], time.time()).to_json(), "sweeps": swept,
+            **found, "runs": [_with_moment(row) for row in found["runs"]], "totals": totals.to_json(),
+            "totals_words": totals.words, "left_over": self._left, "sweeps": swept,
+            "forecast": forecast(totals, found["runs"], time.time()).to_json(),
         }  # fmt: skip
-        if _without_ages(state) != _without_ages(self.state):
+        if not self.state or _without_ages(state) != _without_ages(self.state):
             self.number += 1
         self.state = state
+
+    def find(self, wanted: str) -> list[dict[str, Any]]:
+        """The rows of the runs that match, newest first, at most MOST_FOUND."""
+        with self._ledger() as ledger:
+            runs = matching(ledger.rows, wanted, MOST_FOUND)
+            rentals = {each.id: each for each in ledger.rentals(ids=[run.rental_id for run in runs if run.rental_id])}
+            intervals = ledger.all_intervals([run.id for run in runs])
+        now = time.time()
+        rows = (run_row(run, rentals.get(run.rental_id or ""), intervals.get(run.id, ()), now) for run in runs)
+        return [_with_moment(row) for row in rows]
 
     def _sweep(self, ledger: Ledger, sweep: Sweep) -> dict[str, Any]:
         """A sweep's panels, and its money against its ceiling."""
@@ -74,7 +116,7 @@ class Sight:
         arms = [
             Arm(
                 run.labels.get("arm", run.recipe), int(run.labels.get("seed", 0)), run.id,
-                run.outcome.value if run.outcome else run.state.value, run.step, run.total_steps, self._curve(run.id),
+                _state_word(run), run.step, run.total_steps, self._curve(run.id),
             )
             for run in runs
         ]  # fmt: skip
@@ -83,37 +125,36 @@ class Sight:
 
     def _curve(self, run_id: str) -> list[tuple[int, float]]:
         """The validations of a run's mirror, read again when it has changed."""
-        mark = self.mark_of(run_id)
+        mirror = self.home / "runs" / run_id
+        mark = _stamp(mirror / EVENTS)
         if run_id not in self._curves or self._curves[run_id][0] != mark:
-            found = read_training(self.home / "runs" / run_id).validations
-            self._curves[run_id] = (mark, [(point.step, point.value) for point in found])
+            self._curves[run_id] = (mark, [(point.step, point.value) for point in read_validations(mirror)])
         return self._curves[run_id][1]
 
     def run(self, run_id: str) -> dict[str, Any]:
         """One run with its curves, events, checkpoints and the end of its log. Raises UserError for an unknown one."""
-        with Ledger.open(self.home, time.time) as ledger:
+        with self._ledger() as ledger:
             found = ledger.run(run_id)
             row = collect(ledger, run_id, answer_within_s=0.0)
-            events = ledger.events(run_id)[-MOST_EVENTS:]
+            events = ledger.events(run_id)
         mirror = self.home / "runs" / found.id
         return {
-            **row["runs"][0],
-            "rental_row": row["rentals"][0] if row["rentals"] else None,
+            **_with_moment(row["runs"][0]),
             "title": found.name or found.id,
-            "charts": [chart.to_json() for chart in training_charts(read_training(mirror))],
+            "charts": [chart.to_json() for chart in self._charts(found.id)],
             "events": [
-                {
-                    "time": utc_time(event.time),
-                    "kind": event.kind,
-                    "stage": event.stage or "",
-                    "text": clean(event.text),
-                }
-                for event in reversed(events)
-                if event.text
+                {"time": event.time, "stage": event.stage or "", "text": clean(event.text)}
+                for event in reversed([event for event in events if event.text][-MOST_EVENTS:])
             ],
             "checkpoints": _checkpoints(mirror / CHECKPOINTS, found.safe_step),
             "log": _end_of(mirror / LOG),
         }
+
+    def _charts(self, run_id: str) -> list[Chart]:
+        with self._reading:
+            growing = self._open.pop(run_id, None) or Growing(self.home / "runs" / run_id)
+            self._open = {**dict([*self._open.items()][-MOST_OPEN + 1 :]), run_id: growing}
+            return training_charts(growing.training())
 
     def mark_of(self, run_id: str) -> tuple[tuple[int, int], ...]:
         """Changes when a file of the run's mirror does: sizes and times."""
@@ -125,6 +166,12 @@ class Sight:
         return tuple(_stamp(self.home / name) for name in (database.FILE, f"{database.FILE}-wal", CONFIG_FILE))
 
 
+def _state_word(run: RunRecord) -> str:
+    if run.outcome:
+        return run.outcome.value
+    return "queued" if run.facts.queue and run.facts.queue.ahead is not None and not run.step else run.state.value
+
+
 def _stamp(path: Path) -> tuple[int, int]:
     try:
         found = path.stat()
@@ -133,10 +180,15 @@ def _stamp(path: Path) -> tuple[int, int]:
     return (found.st_mtime_ns, found.st_size)
 
 
+def _with_moment(row: Mapping[str, Any]) -> dict[str, Any]:
+    """With the moment at which its machine was seen, so that a page counts on by itself."""
+    seen_at = None if row["seen_s"] is None else round(time.time() - row["seen_s"])
+    return {key: value for key, value in row.items() if key not in AGES} | {"seen_at": seen_at}
+
+
 def _without_ages(state: Mapping[str, Any]) -> str:
     """The state without what only the clock changes."""
-    rows = [{key: value for key, value in row.items() if key not in ("seen_s", "age_s")} for row in state["runs"]]
-    return json.dumps({**state, "runs": rows, "forecast": None}, sort_keys=True)
+    return json.dumps({**state, "forecast": None}, sort_keys=True)
 
 
 def _checkpoints(folder: Path, safe_step: int | None) -> list[dict[str, Any]]:

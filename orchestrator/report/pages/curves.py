@@ -19,8 +19,8 @@ from typing import Protocol
 from orchestrator.report.metrics import Point, Training
 from orchestrator.report.pages.chart import Chart, Series, Values
 
-PIXELS = 800
-"""Stretches of a curve; each keeps two points at most."""
+PIXELS = 1000
+"""Stretches of a curve at most; each keeps two points at most."""
 SMOOTH_PART = 100
 """The mean runs over a hundredth of the lines."""
 LEAST_TO_SMOOTH = 60
@@ -109,13 +109,15 @@ def clock(hours: float) -> tuple[str, float]:
 def extremes(values: Values, pixels: int = PIXELS) -> list[int]:
     """Indices of the points to keep: all of a short curve, else the lowest and highest of each stretch, and both ends.
 
-    A thinned curve omits points without a value.
+    A stretch is a power of two long, so that a curve that grows keeps its points: the live page sends new ones alone. A
+    thinned curve omits points without a value.
     """
     if len(values) <= 2 * pixels:
         return [*range(len(values))]
     kept = {0, len(values) - 1}
-    for pixel in range(pixels):
-        start, stop = pixel * len(values) // pixels, (pixel + 1) * len(values) // pixels
+    size = 1 << (-(-len(values) // pixels) - 1).bit_length()
+    for start in range(0, len(values), size):
+        stop = min(start + size, len(values))
         known = [value for value in values[start:stop] if value is not None]
         if known:
             kept.add(values.index(min(known), start, stop))

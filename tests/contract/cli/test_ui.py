@@ -60,18 +60,18 @@ def home(tmp_path: Path) -> Path:
 
 def client(home: Path, *, acts: bool) -> TestClient:
     sight = Sight(home)
-    sight.refresh(False)
+    sight.refresh()
     return TestClient(application(sight, Actions(home) if acts else None, TOKEN, ("127.0.0.1",)), base_url=US)
 
 
-@pytest.mark.parametrize("path", ["/api/state", "/api/runs/live", "/api/runs/live/stop", "/api/stream"])
+@pytest.mark.parametrize("path", ["/api/state", "/api/find", "/api/runs/live", "/api/runs/live/stop", "/api/stream"])
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": TOKEN + "x"}])
 def test_nothing_is_read_without_the_token(home: Path, path: str, headers: dict[str, str]) -> None:
     answer = client(home, acts=True).get(path, headers=headers)
     assert answer.status_code == 401 and "gptctl ui printed" in answer.json()["error"]
 
 
-@pytest.mark.parametrize("path", ["/", "/api/state", "/assets/ui.js"])
+@pytest.mark.parametrize("path", ["/", "/api/state", "/assets/page.js"])
 def test_a_name_that_was_bound_again_to_this_computer_is_refused(home: Path, path: str) -> None:
     assert client(home, acts=True).get(path, headers={**HERE, "Host": "evil.example"}).status_code == 400
 
@@ -125,7 +125,7 @@ def test_a_body_that_is_not_an_answer_starts_nothing(home: Path, content: bytes)
 
 
 @pytest.mark.parametrize(
-    "path", ["/assets/../server.py", "/assets/%2e%2e%2fserver.py", "/assets/page.js", "/api/runs/../x"]
+    "path", ["/assets/../server.py", "/assets/%2e%2e%2fserver.py", "/assets/ui.js", "/api/runs/../x"]
 )
 def test_no_other_file_is_served(home: Path, path: str) -> None:
     assert client(home, acts=False).get(path, headers=HERE).status_code in (401, 404, 409)
@@ -146,13 +146,13 @@ def test_a_run_has_its_curves_and_what_is_safe(home: Path) -> None:
 
 def test_only_what_changed_has_a_new_number(home: Path) -> None:
     sight = Sight(home)
-    sight.refresh(False)
+    sight.refresh()
     first = sight.number
-    sight.refresh(False)
+    sight.refresh()
     assert sight.number == first
     with Ledger.open(home, time.time) as ledger:
         ledger.update_run("live", step=10)
-    sight.refresh(False)
+    sight.refresh()
     assert sight.number == first + 1
 
 
@@ -193,9 +193,9 @@ def test_chromium_shows_runs_names_as_text_and_changes_as_they_come(address: str
         for width, dark in ((1280, False), (390, True)):
             shown = browser.open("about:blank")
             shown = browser.open(address, width=width, dark=dark)
-            wait_for(browser, "document.querySelectorAll('#runs li').length === 201")
+            wait_for(browser, "document.querySelectorAll('#runs > li').length === 9")
             assert browser.evaluate("document.documentElement.scrollWidth") <= width
-            assert browser.evaluate("document.querySelector('#hidden').textContent").startswith("800 older runs")
+            assert browser.evaluate("document.querySelector('#hidden').textContent").startswith("970 older runs")
             assert browser.evaluate("document.querySelectorAll('#runs img').length") == 0
             assert NAME in browser.evaluate("document.querySelector('#runs').textContent")
             if browser.evaluate("document.querySelector('#run').hidden"):
@@ -205,9 +205,8 @@ def test_chromium_shows_runs_names_as_text_and_changes_as_they_come(address: str
             write_step(tmp_path, width)
             wait_for(browser, f"document.querySelector('#run').textContent.includes('Loss') && {width} > 0 && "
                   "document.querySelectorAll('#run [role=img]').length >= 1")  # fmt: skip
-            labelled = (
-                "[...document.querySelectorAll('#runs button')].every(each => each.ariaLabel && each.ariaExpanded)"
-            )
+            buttons = "[...document.querySelectorAll('#runs > li > button')]"
+            labelled = f"{buttons}.every(each => each.ariaLabel && each.ariaExpanded)"
             assert browser.evaluate(labelled)
             assert shown.complaints == []
             ours = (address.partition("#")[0], "data:", "about:")

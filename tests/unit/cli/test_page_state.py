@@ -13,8 +13,8 @@ import pytest
 
 from orchestrator.cli.machines.totals import Totals
 from orchestrator.cli.ui.forecast import forecast
-from orchestrator.cli.ui.server import _changes
 from orchestrator.cli.ui.sight import Sight
+from orchestrator.cli.ui.stream import changes
 from orchestrator.cli.ui.sweep_panels import MOST_POINTS, Arm, panels
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RunRecord
@@ -76,25 +76,25 @@ def sight(tmp_path: Path) -> Sight:
     with Ledger.open(tmp_path, time.time) as ledger:
         ledger.add_run(RunRecord("live", "quickstart", "local", "2xCPU", 1.0))
     found = Sight(tmp_path)
-    found.refresh(False)
+    found.refresh()
     return found
 
 
 async def next_state(page: AsyncIterator[str]) -> int:
     async for said in page:
         if said.startswith("event: state"):
-            return int(json.loads(said.partition("data: ")[2])["runs"][0]["step"])
+            return int(json.loads(said.partition("data: ")[2])["runs"]["live"]["step"])
     raise AssertionError("the stream ended")
 
 
 def test_two_pages_get_every_change_and_one_that_slept_gets_the_newest_alone(sight: Sight) -> None:
     async def story() -> None:
-        awake, asleep = _changes(sight, None, None), _changes(sight, None, None)
+        awake, asleep = changes(sight, None, None), changes(sight, None, None)
         assert [await next_state(awake), await next_state(asleep)] == [0, 0]
         for step in range(1, 6):
             with Ledger.open(sight.home, time.time) as ledger:
                 ledger.update_run("live", step=step)
-            sight.refresh(False)
+            sight.refresh()
             if step in (1, 5):
                 assert await next_state(awake) == step
         assert await next_state(asleep) == 5
