@@ -166,11 +166,11 @@ def _validated(events: Sequence[Mapping[str, object]]) -> tuple[list[int], dict[
 
 
 class Tail:
-    """What a file of JSON lines has gained since the last look. `anew` is called where it is another file than it was,
+    """What a file of JSON lines has gained since the last look. `again` is called where it is another file than it was,
     or shorter: all of it is new then."""
 
-    def __init__(self, path: Path, anew: Callable[[], None] = lambda: None) -> None:
-        self._path, self._anew = path, anew
+    def __init__(self, path: Path, again: Callable[[], None] = lambda: None) -> None:
+        self._path, self._again = path, again
         self._file: tuple[int, int] | None = None
         self._offset = 0
 
@@ -184,7 +184,7 @@ class Tail:
             found = os.fstat(file.fileno())
             if (found.st_dev, found.st_ino) != self._file or found.st_size < self._offset:
                 self._file, self._offset = (found.st_dev, found.st_ino), 0
-                self._anew()
+                self._again()
             file.seek(self._offset)
             for line in file:
                 value = _parse(line)

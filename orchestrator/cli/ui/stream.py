@@ -26,7 +26,7 @@ from orchestrator.core.errors import GptctlError
 LOOK_EVERY_S = 0.5
 BEAT_EVERY_S = 10.0
 CURVES_PART = 0.1
-"""Of the time at most: the curves of a million lines take a second, and are drawn anew every ten."""
+"""Of the time at most: the curves of a million lines take a second, and are drawn again every ten."""
 
 
 @dataclass
