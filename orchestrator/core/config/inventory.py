@@ -116,6 +116,8 @@ class HostSpec(Table):
     checkpoint_store: Line | None = None
     """Where kept checkpoints go by themselves: `s3://BUCKET/PREFIX`, `hf://OWNER/NAME` (a private repository), or
     `ssh://HOST/FOLDER`, a computer of yours that calls the machine and keeps them."""
+    fetch_minutes: float = Field(default=30.0, gt=0, le=100_000)
+    """Rented machines: where bringing the checkpoints here takes longer, gptctl says what it costs."""
     hub_token_on_machine: bool = False
     """Lets the machine have HF_STORE_TOKEN, which `checkpoint_store = "hf://..."` needs."""
     endpoint: Annotated[str, StringConstraints(pattern=r"^https?://[A-Za-z0-9.:\[\]-]+$")] | None = None
@@ -178,9 +180,7 @@ class HostSpec(Table):
     @model_validator(mode="after")
     def _can_be_called(self) -> Self:
         if self.provider == LOCAL and is_home(self.checkpoint_store):
-            raise ValueError(
-                "checkpoint_store: a home box calls machines over SSH, and this computer is not one of them"
-            )
+            raise ValueError("checkpoint_store: a home box calls machines over SSH, not this computer")
         return self
 
     @model_validator(mode="after")

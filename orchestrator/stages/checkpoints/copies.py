@@ -11,6 +11,7 @@ from orchestrator.core.errors import AgentError, LinkLost, RemoteError, Unreacha
 from orchestrator.remote.agent_client.client import Checkpoint
 from orchestrator.remote.transfer import transfer
 from orchestrator.remote.whole_files import require_space
+from orchestrator.stages.checkpoints import slow_fetch
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine.jobs import progress
 from trainer import contract
@@ -50,16 +51,18 @@ def pull(context: RunContext, checkpoints: Sequence[Checkpoint], folder: Path) -
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     missing = sum(found.size_bytes for found in checkpoints if not (folder / found.name).exists())
     require_space(folder, missing)
-    began = context.now()
+    began, slow = context.now(), slow_fetch.Watch(context, missing)
     for found in sorted(checkpoints, key=lambda each: (not each.best, not each.latest, -each.step)):
+        is_new = not (folder / found.name).exists()
         transfer.pull_files(
             context.shell,
             f"{context.agent.root}/runs/{context.run_id}/{contract.CHECKPOINTS}/{found.name}",
             folder / found.name,
             found.files,
-            progress(context, found.name),
+            slow.beside(progress(context, found.name)),
             manifest=contract.MANIFEST_FILE,
         )
+        slow.done(found.size_bytes if is_new else 0)
         mark_safe(context, found)
         context.ledger.update_run(context.run_id, safe_step=max(found.step, context.run.safe_step or 0))
         for name, is_it in ((contract.LATEST, found.latest), (contract.BEST, found.best)):
