@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from orchestrator.core.engine import Phase
 from orchestrator.core.errors import (
     AgentError,
     AmbiguousLaunch,
@@ -164,7 +165,9 @@ def give_up(context: RunContext, error: GptctlError) -> None:
 def detach(context: RunContext) -> None:
     """The user leaves, the training continues."""
     training = context.run.state == State.TRAINING
-    context.emit("detached", "the training continues" if training else "nothing trains yet", training=training)
+    waits = context.facts.engine.phase == Phase.WAITING
+    text = "the job waits in the queue and starts by itself" if waits else "the training continues"
+    context.emit("detached", text if training else "nothing trains yet", training=training)
 
 
 def is_verdict(context: RunContext, error: GptctlError) -> bool:

@@ -73,7 +73,7 @@ def submit(context: RunContext, digest: str, spec: JobSpec) -> None:
         known = [_submitted(context, wanted)]
         context.say(f"submitted as job {known[-1]}: {wanted.folder}/{SCRIPT}")
     _keep(context, known)
-    found = engine.look(known[-1])
+    found = look(context)
     if found is not None and ELEMENT in known[-1] and found.phase is Phase.WAITING:
         engine.let_go(known[-1])
 
