@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from orchestrator.core.facts.rental_facts import RentalFacts
 from orchestrator.core.machines import nodes_in
 from orchestrator.core.money.billing import so_far
+from orchestrator.core.money.counted_time import counted, read
 from orchestrator.core.ports import UNPAID
 from orchestrator.ledger import row_values
 from orchestrator.ledger.records import AWAY, INTENT_OPEN, RENTAL_OPEN, StageInterval
@@ -132,6 +133,7 @@ def unwatched(connection: sqlite3.Connection, now: float) -> list[StageInterval]
 def _paid_until(row: sqlite3.Row, now: float) -> float:
     """Until when the last stage must last, in UTC epoch seconds, for a rental's stages to add up to its bill so far."""
     facts = RentalFacts.from_json(json.loads(row["data"]))
+    now = counted(facts.clock, read(now))
     ordered_at = facts.life.booting_at or facts.life.active_at or row["ordered_at"]
     life, price = replace(facts.life, booting_at=ordered_at), float(row["price_per_hour_usd"])
     seen_at = float(row["seen_at"])

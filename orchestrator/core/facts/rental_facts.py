@@ -13,6 +13,7 @@ from typing import TypedDict
 
 from orchestrator.core.fleet.guard_state import GuardState
 from orchestrator.core.money.billing import MachineLife, SettledBill
+from orchestrator.core.money.counted_time import Reading
 from orchestrator.core.ports import Address
 from orchestrator.core.typed_json import decode, encode, flat
 
@@ -76,6 +77,8 @@ class RentalFacts:
     more: tuple[Node, ...] = ()
     """The machines of its second node and on."""
     bill: SettledBill | None = None
+    clock: Reading | None = None
+    """This computer's clocks when it first held a machine: the bill counts from there, whatever the wall clock does."""
     ceiling_usd: float | None = None
     """What all its runs together may cost; None: each run has its own ceiling."""
     ceiling_h: float | None = None
@@ -112,6 +115,7 @@ class RentalFactChanges(TypedDict, total=False):
     given_back: tuple[GivenBack, ...]
     more: tuple[Node, ...]
     bill: SettledBill | None
+    clock: Reading | None
     ceiling_usd: float | None
     ceiling_h: float | None
     spot: bool

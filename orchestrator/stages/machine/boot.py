@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TypedDict, Unpack
 
 from orchestrator.core.errors import BadCredentials, NoAnswer, ProviderError, RemoteError, UserError
+from orchestrator.core.money.counted_time import counted, read
 from orchestrator.core.planning.limits import budget_s, check_plan
 from orchestrator.core.planning.planner import priced
 from orchestrator.core.ports import Instance, Life
@@ -121,9 +122,14 @@ def _note(context: RunContext, status: str, asked: float) -> None:
         at = asked - min(LISTS_LAG_S, context.provider.settle_s)
         note_life(context, booting_at=max(at, context.machine_facts.life.booting_at or at))
     elif status == "active" and context.machine_facts.life.active_at is None:
-        note_life(context, active_at=context.now())
+        note_life(context, active_at=billed_until(context))
     elif status == "unhealthy" and context.machine_facts.life.unhealthy_at is None:
-        note_life(context, unhealthy_at=context.now())
+        note_life(context, unhealthy_at=billed_until(context))
+
+
+def billed_until(context: RunContext) -> float:
+    """Now, for the bill: UTC epoch seconds that no wall clock which is set back makes less."""
+    return counted(context.machine_facts.clock, read(context.now()))
 
 
 def note_life(context: RunContext, **moments: Unpack[Moments]) -> None:
@@ -134,7 +140,7 @@ def note_life(context: RunContext, **moments: Unpack[Moments]) -> None:
 def note_gone(context: RunContext) -> None:
     """Records that the machine is gone, unless that is known."""
     if not context.machine_facts.life.gone_at:
-        note_life(context, gone_at=context.now())
+        note_life(context, gone_at=billed_until(context))
 
 
 def refresh_address(context: RunContext) -> None:

@@ -130,7 +130,7 @@ def _one_round(
     alive = shown is not None and shown.status not in boot.GONE
     if instance_id == context.rental.instance_id:
         if alive or word in ("alive", "terminating"):
-            boot.note_life(context, alive_at=context.now(), gone_at=None)
+            boot.note_life(context, alive_at=boot.billed_until(context), gone_at=None)
         elif word is not None:  # an empty list alone ends no bill
             boot.note_gone(context)
     seen = Round(
@@ -155,7 +155,7 @@ def _settled(context: RunContext) -> bool:
 
 def _note_second(context: RunContext, instance_id: str, *, alive: bool = False) -> None:
     """For the bill: it may have cost from the first order of the rental until its end, or nothing at all."""
-    now, seen = context.now(), context.machine_facts.given_back
+    now, seen = boot.billed_until(context), context.machine_facts.given_back
     began = min((intent.created_at for intent in context.ledger.intents(context.rental.id)), default=now)
     unknown = MachineLife(booting_at=began, active_at=now, alive_at=now)
     life = next((each.life for each in seen if each.instance_id == instance_id), unknown)

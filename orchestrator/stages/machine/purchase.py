@@ -23,6 +23,7 @@ from orchestrator.core.errors import (
     QuotaUsedUp,
 )
 from orchestrator.core.machines import machine_type, of_all, of_one
+from orchestrator.core.money import counted_time
 from orchestrator.core.planning.attempts import expected_usd, hazard_per_h
 from orchestrator.core.planning.plan import Plan
 from orchestrator.core.ports import Address, Instance, LaunchRequest, Offer
@@ -71,6 +72,7 @@ def hold(context: RunContext, instance: Instance, state: str, price_per_hour_usd
             "zone": instance.zone or known.zone,
             "image": instance.image or known.image,
             "life": replace(known.life, booting_at=known.life.booting_at or ordered),
+            "clock": known.clock or counted_time.read(context.now()),
         },
     )
     close(context, state, instance.instance_id)

@@ -114,6 +114,17 @@ def test_the_laptop_sleeps_for_an_hour(rehearse: Callable[..., Rehearsal], clock
     assert 15.92 < place.newest()["cost_usd"] < 2 * 15.92
 
 
+def test_the_laptops_clock_is_set_back(rehearse: Callable[..., Rehearsal], clocks: Clocks) -> None:
+    """By an hour in mid-run, as a wrong one is corrected: the bill still counts every minute."""
+    place = rehearse("the laptop's clock is set back an hour", steps=400)
+    place.env |= clocks.env
+    process = place.begin()
+    wait_until(lambda: place.trained(5), 60)
+    clocks.move(-HOUR_S, asleep=True)
+    assert process.wait(360) == 0, place.words()
+    place.check()
+
+
 def test_the_caller_gets_another_address(rehearse: Callable[..., Rehearsal]) -> None:
     """Another Wi-Fi in mid-run: every connection is dead, and the next one comes from somewhere else."""
     place = rehearse("the caller's address changes", steps=400)

@@ -11,6 +11,7 @@ import pytest
 
 from orchestrator.core.facts.rental_facts import GivenBack, RentalFactChanges, RentalFacts
 from orchestrator.core.money.billing import MachineLife
+from orchestrator.core.money.counted_time import read
 from orchestrator.core.states import State
 from orchestrator.ledger import Intent, Ledger, Rental, RunRecord
 
@@ -52,6 +53,17 @@ def spent(ledger: Ledger) -> float:
     )
     assert usd == pytest.approx(ledger.spend_since(0.0))
     return usd
+
+
+def test_a_clock_that_is_set_back_does_not_stop_the_meter(open_ledger: Callable[[], Ledger], clock: Clock) -> None:
+    with open_ledger() as ledger:
+        ordered = read(clock.now)
+        rent(ledger, clock)
+        life = MachineLife(booting_at=1000.0, active_at=1000.0)
+        an_hour_ago = replace(ordered, steady_s=ordered.steady_s - 2 * HOUR)
+        ledger.update_rental("m-1", facts={"life": life, "clock": an_hour_ago})
+        clock.now -= 0.9 * HOUR
+        assert 20.0 <= ledger.spend_since(0.0) < 20.5
 
 
 def test_a_night_without_a_driver_is_counted(open_ledger: Callable[[], Ledger], clock: Clock) -> None:
