@@ -19,6 +19,8 @@ from orchestrator.core.estimate import Estimate
 from orchestrator.core.typed_json import flat
 
 MINUTE_S = 60.0
+CLOCKS_DIFFER_S = 120.0
+"""By how much an audit log's time may contradict what was seen here. A machine that is ending is seen for a while."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,11 @@ def settled(
 ) -> SettledBill:
     """The bill of a rental whose machines are gone: the one that it held last, and the others that it ever had.
     audited_end: of the held one, from its provider's audit log, in UTC epoch seconds."""
-    spans = [*map(observed, others), observed(life, audited_end)]
-    bills = [bill(span, price_per_hour_usd, unit_s) for span in spans if span is not None]
+    held = observed(life, audited_end)
+    bills = [bill(span, price_per_hour_usd, unit_s) for span in (*map(observed, others), held) if span is not None]
     total = sum((each.cost for each in bills), Estimate(0.0))
-    return SettledBill(total, sum(each.minutes for each in bills), audited_end is not None)
+    audited = held is not None and held.ended == (audited_end, audited_end)
+    return SettledBill(total, sum(each.minutes for each in bills), audited)
 
 
 def so_far(lives: Iterable[MachineLife], now: float, price_per_hour_usd: float) -> float:
@@ -119,15 +122,17 @@ def observed(life: MachineLife, audited_end: float | None = None) -> Span | None
     """The span of a machine's life; None for one that was never bought. audited_end: from an audit log.
 
     `booting_at` begins as the moment of the order: a machine that nobody looked at for a night may have been active
-    ever since.
+    ever since. An audited end before it was last seen alive, or after it was seen gone, is of another clock than
+    ours: then what was seen here counts.
     """
     if life.active_at is None:
         return _perhaps_billed(life)
     active = (life.booting_at or life.active_at, life.active_at)
-    if audited_end is not None:
-        return Span(active, (audited_end, audited_end))
     gone_at = life.gone_at or life.alive_at or life.active_at
-    return Span(active, (min(life.alive_at or life.active_at, gone_at), gone_at))
+    alive_at = min(life.alive_at or life.active_at, gone_at)
+    if audited_end is not None and alive_at - CLOCKS_DIFFER_S <= audited_end <= gone_at + CLOCKS_DIFFER_S:
+        return Span(active, (audited_end, audited_end))
+    return Span(active, (alive_at, gone_at))
 
 
 def _perhaps_billed(life: MachineLife) -> Span | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,7 +12,15 @@ from hypothesis import strategies as st
 from orchestrator.core.estimate import Estimate
 from orchestrator.core.facts.rental_facts import RentalFacts
 from orchestrator.core.formats import dollars, dollars_between
-from orchestrator.core.money.billing import MachineLife, SettledBill, Span, bill, rental_cost
+from orchestrator.core.money.billing import (
+    CLOCKS_DIFFER_S,
+    MachineLife,
+    SettledBill,
+    Span,
+    bill,
+    rental_cost,
+    settled,
+)
 
 USD = st.floats(0.0001, 100_000.0)
 
@@ -84,3 +95,18 @@ def test_until_there_is_a_bill_the_cost_may_be_less_by_what_nobody_saw(
 def test_a_run_has_its_share_of_its_rentals_bill() -> None:
     settled = SettledBill(Estimate(10.0, less_usd=2.0))
     assert rental_cost(2.5, settled, MachineLife(), 10.0, None) == Estimate(2.5, 0.5)
+
+
+@given(skew_s=st.floats(-100_000, 100_000), minutes=st.floats(1, 3000), seen_again_s=st.floats(0, 100))
+def test_a_wrong_clock_here_makes_no_bill_less_than_the_providers(
+    skew_s: float, minutes: float, seen_again_s: float
+) -> None:
+    began, ended = 1_795_000_000.0, 1_795_000_000.0 + minutes * 60
+    here = MachineLife(began, None, began + 5, ended + seen_again_s - 3, ended + seen_again_s)
+    here = MachineLife(*(at and at + skew_s for at in dataclasses.astuple(here)))
+    made = settled(here, (), 60.0, audited_end=ended)
+    theirs_usd = math.ceil(minutes - 1e-6)
+    off_usd = math.ceil(CLOCKS_DIFFER_S / 60) * 1.0 + 1 if made.audited else 0.0
+    assert made.cost.high >= theirs_usd - off_usd
+    assert made.cost.low <= theirs_usd + 2 + off_usd and made.cost.high <= theirs_usd + seen_again_s / 60 + 2 + off_usd
+    assert not made.audited or abs(skew_s) <= CLOCKS_DIFFER_S + 100
