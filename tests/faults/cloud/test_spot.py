@@ -122,7 +122,7 @@ def test_the_deadline_moves(rehearse: Callable[..., Rehearsal]) -> None:
     assert again.returncode == 0, again.stderr
     second = place.newest()
     assert second["guard"]["armed"] and second["guard"]["ends_at"] > first["guard"]["ends_at"] + 900
-    wait_until(lambda: 1080 < set_to_s(settings) < 10 / 15.92 * 3600, 30)
+    wait_until(lambda: 1080 < set_to_s(settings) < 10 / second["price_per_hour_usd"] * 3600, 30)
     assert place.gptctl("release", second["id"], "--yes").returncode == 0
     assert place.gptctl("release", first["id"], "--yes").returncode == 0
     place.check()
