@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from PIL import Image
+
 from orchestrator.core.states import Outcome, State
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import Rental, RunRecord
@@ -106,6 +108,27 @@ def speed(runs: int) -> Iterator[Figure]:
             assert shown.complaints == [], shown.complaints
 
 
+def picture(browser: Browser, address: str, to: Path, width: int, dark: bool) -> None:
+    """Light: a run that trains, opened. Dark: the list and the sweep. What a window shows alone: the log at the end
+    of a run names this computer's folders."""
+    browser.open("about:blank")
+    browser.open(address, width=width, height=1180 if width > 600 else 1300, dark=dark)
+    until(lambda: browser.evaluate("document.querySelectorAll('.panel').length > 0"), 60)
+    if browser.evaluate("document.querySelector('#run').hidden") != dark:
+        trains = (
+            "[...document.querySelectorAll('#runs [data-run]')].find(each => each.ariaLabel.includes(', training,'))"
+        )
+        browser.evaluate(f"({trains} ?? document.querySelector('#runs [data-run]')).click()")
+    until(lambda: browser.evaluate("document.querySelectorAll('#run .u-wrap').length > 0") != dark, 60)
+    at = "window.scrollTo(0, 0)" if dark else "document.querySelector('#run').parentNode.scrollIntoView()"
+    browser.evaluate(at)
+    path = to / f"live-page-{width}-{'dark' if dark else 'light'}.png"
+    browser.picture(path, whole=False)
+    with Image.open(path) as drawn:
+        few = drawn.convert("RGB").quantize(160)
+    few.save(path, optimize=True)
+
+
 def pictures(to: Path) -> None:
     """Trains a run and a sweep of three arms and two seeds here, and takes pictures while the sweep goes on."""
     with tempfile.TemporaryDirectory() as folder:
@@ -129,13 +152,7 @@ def pictures(to: Path) -> None:
                 browser.open(address)
                 until(lambda: swept.poll() is not None or browser.evaluate(f"{judged} >= 3"), 900)
                 for width, dark in SIZES:
-                    browser.open("about:blank")
-                    browser.open(address, width=width, dark=dark)
-                    until(lambda: browser.evaluate("document.querySelectorAll('.panel').length > 0"), 60)
-                    browser.evaluate("document.querySelector('#runs [data-run]').click()")
-                    until(lambda: browser.evaluate("document.querySelectorAll('#run .u-wrap').length >= 1"), 60)
-                    browser.evaluate("window.scrollTo(0, 0)")
-                    browser.picture(to / f"live-page-{width}-{'dark' if dark else 'light'}.png")
+                    picture(browser, address, to, width, dark)
         finally:
             swept.wait()
 

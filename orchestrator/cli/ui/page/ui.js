@@ -50,7 +50,7 @@
   const loss = value => value === null || value === undefined ? "-" : value.toFixed(4);
   // `follow` is the stage in which a machine trains.
   const word = row => row.state === "ended" ? row.outcome || "ended" : row.ahead !== null ? `queued (${row.ahead + 1})` : row.state === "training" ? "training" : row.stage || row.state;
-  const tone = row => row.outcome === "finished" ? "good" : row.state === "ended" || row.seen === "unknown" ? "bad" : "";
+  const tone = row => row.outcome === "finished" ? "good" : row.state === "ended" ? "bad" : "";
   const title = row => row.name || (row.labels.arm ? `${row.labels.arm}, seed ${row.labels.seed}` : row.id);
   const steps = row => row.total_steps ? `${row.step.toLocaleString()} of ${row.total_steps.toLocaleString()}` : row.step.toLocaleString();
 
