@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,8 @@ ANSWER_WITHIN_S = 2.0
 """How long a machine may take to answer; after that it is `unknown`, not dead."""
 WATCH_EVERY_S = 2.0
 NEWEST_ENDED = 10
+PLAIN = "GPTCTL_PLAIN"
+"""As in cli/screen/screen.py, which `status --json` does not import."""
 
 
 def status(wanted: str | None, *, watch: bool, everything: bool, as_json: bool, running: bool = False) -> int:
@@ -46,9 +49,13 @@ def status(wanted: str | None, *, watch: bool, everything: bool, as_json: bool, 
             return exit_code(left)
         try:
             trends: dict[str, tuple[float, ...]] = {}
+            told: dict[str, list[str]] = {}
             while True:
                 found = collect(ledger, wanted, newest_ended=newest_ended)
-                show(found, left, totals_of(ledger), as_json=as_json, redraw=not as_json)
+                if not as_json and os.environ.get(PLAIN):
+                    found["runs"] = changed(found["runs"], told)
+                if found["runs"] or not told:
+                    show(found, left, totals_of(ledger), as_json=as_json, redraw=not as_json)
                 if not as_json:
                     _show_trends(ledger.home, found["runs"], trends)
                 time.sleep(WATCH_EVERY_S)
@@ -56,6 +63,20 @@ def status(wanted: str | None, *, watch: bool, everything: bool, as_json: bool, 
                     left, looked_at = of_ledger(ledger), time.monotonic()
         except KeyboardInterrupt:
             return 0
+
+
+def changed(rows: Sequence[dict[str, Any]], told: dict[str, list[str]]) -> list[dict[str, Any]]:
+    """For a screen reader, which is told nothing twice: the rows that differ from what was `told`, which then has them.
+    Ages, and when a machine was seen, change by themselves and do not count."""
+    said = {
+        row["id"]: [
+            cell for column, cell in zip(COLUMNS, cells(row), strict=True) if column.name not in ("AGE", "SEEN", "ETA")
+        ]
+        for row in rows
+    }
+    news = [row for row in rows if told.get(row["id"]) != said[row["id"]]]
+    told.update(said)
+    return news
 
 
 def _show_trends(home: Path, rows: Sequence[Mapping[str, Any]], trends: dict[str, tuple[float, ...]]) -> None:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.cli.runs.status import changed, collect
 from orchestrator.cli.ui import sight as sights
 from orchestrator.cli.ui.sight import Sight
 from orchestrator.cli.ui.stream import Told, tail
@@ -174,6 +175,20 @@ def test_only_new_lines_are_read(tmp_path: Path) -> None:
     with path.open("a") as file:
         file.write("not json\n" + line(2, 4.0) + '{"step": 3}')
     assert [row["step"] for row in lines.lines()] == [2, 3] and [*lines.lines()] == []
+
+
+def test_a_screen_reader_is_told_of_a_run_when_it_has_changed(tmp_path: Path) -> None:
+    fill(tmp_path, 1)
+    told: dict[str, list[str]] = {}
+
+    def news() -> list[str]:
+        with Ledger.open(tmp_path, time.time) as ledger:
+            return [row["id"] for row in changed(collect(ledger, None, answer_within_s=0.0)["runs"], told)]
+
+    assert news() == ["live", "run-0"] and news() == []
+    with Ledger.open(tmp_path, time.time) as ledger:
+        ledger.update_run("live", step=5, total_steps=80)
+    assert news() == ["live"] and news() == []
 
 
 def test_few_runs_are_kept_open(tmp_path: Path) -> None:
