@@ -28,6 +28,7 @@ from orchestrator.core.machines import bundled_offers_of, machine_type
 from orchestrator.core.ports import Instance
 from orchestrator.providers.ec2 import prices as ec2_prices
 from orchestrator.providers.ec2.api import Ec2Api, Quota, Refused
+from orchestrator.providers.ec2.network import allow_each_other
 from orchestrator.providers.ec2.policy import least, quota_hint
 from orchestrator.providers.ec2.provider import Ec2, everywhere
 from orchestrator.providers.ec2.rows import InstanceRow, read_instance
@@ -300,3 +301,21 @@ def test_an_odd_price_hides_no_other(api: Ec2Api, calls: Stubber) -> None:
     rows = [{"InstanceType": "g5.xlarge"}, {"InstanceType": "g5.xlarge", "AvailabilityZone": "a", "SpotPrice": "0.4"}]
     calls.add_response("describe_spot_price_history", {"SpotPriceHistory": rows})
     assert ec2_prices.spot(api, REGION, ["g5.xlarge"], OddRows()) == {("g5.xlarge", "a"): 0.4}
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_the_nodes_of_a_rental_reach_each_other_and_nobody_else(api: Ec2Api, calls: Stubber, known: bool) -> None:
+    inside = [{"GroupId": "sg-1", "Description": "gptctl, the nodes of this rental"}]
+    asked = {
+        "GroupId": "sg-1",
+        "IpPermissions": [{"IpProtocol": "tcp", "FromPort": 0, "ToPort": 65_535, "UserIdGroupPairs": inside}],
+    }
+    if known:
+        calls.add_client_error("authorize_security_group_ingress", "InvalidPermission.Duplicate", expected_params=asked)
+    else:
+        calls.add_response("authorize_security_group_ingress", {}, asked)
+    allow_each_other(api, REGION, "sg-1")
+
+
+def test_a_machine_has_its_private_address() -> None:
+    assert read_instance({"InstanceId": "i-1", "PrivateIpAddress": "172.31.0.5"}).private_ip == "172.31.0.5"
