@@ -10,7 +10,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 from orchestrator.agent.contract.names import BootCode, Code, JobName
@@ -20,7 +20,7 @@ from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.errors import AgentError, LinkLost, Unreachable, UserError
 from orchestrator.core.states import State
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.records import RunRecord
+from orchestrator.ledger.records import RENTAL_OPEN, RunRecord
 from orchestrator.remote.agent_client.answers import Data, Heartbeat
 from orchestrator.remote.agent_client.client import Agent
 from orchestrator.remote.agent_client.lines import LineBuffer
@@ -54,14 +54,20 @@ def logs(wanted: str | None, *, follow: bool, metrics: bool, lines: int | None, 
 
 def _of_node(ledger: Ledger, run: RunRecord, node: int, *, follow: bool, lines: int | None) -> int:
     """The log as that node has it, and with `follow` until its part of the training ends."""
-    from orchestrator.cli.connections import shell_to
+    from orchestrator.wiring import open_shell
 
     peers = HostSpec.from_resolved(run.host_data).other_nodes
     if node > len(peers):
         raise UserError(f"{run.id} has {1 + len(peers)} nodes, numbered from 0", f"gptctl logs {run.id}")
     host, kept, buffer, came = peers[node - 1], deque[bytes](maxlen=lines), LineBuffer(), 0
+    address = host.reach()
+    if host.paid:
+        rental = ledger.rental(run.rental_id or "")
+        if rental.state != RENTAL_OPEN:
+            raise UserError(f"{run.id}: node {node} was destroyed, and its log with it", f"gptctl logs {run.id}")
+        address = rental.of_node(node).address
     with (
-        shell_to(ledger.home, host, accept_new=False) as shell,
+        closing(open_shell(ledger.home, address)) as shell,
         Agent(shell, host.folder).follow(run.id, JobName.TRAIN, {LOG: 0}) as answers,
     ):
         for answer in answers:
