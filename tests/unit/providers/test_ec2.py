@@ -315,6 +315,7 @@ def test_the_nodes_of_a_rental_reach_each_other_and_nobody_else(api: Ec2Api, cal
     else:
         calls.add_response("authorize_security_group_ingress", {}, asked)
     allow_each_other(api, REGION, "sg-1")
+    assert not calls._queue
 
 
 def test_a_machine_has_its_private_address() -> None:
