@@ -153,7 +153,7 @@ def _by_roofline(recipe: Recipe, machine: MachineType, batch: Batch) -> Rate:
     rate = tokens_per_second(recipe.model.config(), _job(recipe, machine, batch), card)
     peak = machine.peak_flops_per_gpu(train.precision, train.tf32) or card.peak_flops
     mfu = rate * flop_per_token(recipe.model.config()) / (peak * machine.count)
-    how = f"computed, {'compiled' if compiled else 'uncompiled'}: MFU {mfu:.0%} of {peak / 1e12:g} TFLOP/s"
+    how = f"computed, {'compiled' if compiled else 'uncompiled'}: MFU {_share(mfu)} of {peak / 1e12:g} TFLOP/s"
     return Rate(rate, how, 0.3) if known else Rate(rate, f"{how}, assumed", 0.5)
 
 
@@ -189,3 +189,8 @@ def _guessed_for_cpu(recipe: Recipe, machine: MachineType) -> Rate:
     gflops = assumed().cpu_gflops_per_rank
     rate = gflops * 1e9 * machine.ranks / flop_per_token(recipe.model.config())
     return Rate(rate, f"guess: {gflops:g} GFLOP/s per CPU rank, assumed", 0.6)
+
+
+def _share(mfu: float) -> str:
+    """A small model on a large GPU uses little of it, which is not nothing."""
+    return f"{mfu:.0%}" if mfu >= 0.01 else "below 1%"

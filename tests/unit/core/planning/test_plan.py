@@ -13,6 +13,7 @@ from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import Recipe, load_recipe
 from orchestrator.core.errors import UserError
 from orchestrator.core.machines import all_machine_types, machine_type
+from orchestrator.core.planning import rates
 from orchestrator.core.planning.batch import split
 from orchestrator.core.planning.plan import CostUsd, Plan
 from orchestrator.core.planning.planner import amended, make_plan
@@ -392,3 +393,8 @@ def test_machines_that_are_worth_it_are_not_warned_of() -> None:
     made = plan(recipe("gpt2_124m_fineweb_edu"), "2x8xA100-80GB", host=host)
     assert made.rate_source.endswith("2 nodes computed")
     assert not [each for each in made.warnings if " over " in each]
+
+
+@pytest.mark.parametrize(("mfu", "said"), [(0.004, "below 1%"), (0.0099, "below 1%"), (0.01, "1%"), (0.38, "38%")])
+def test_a_little_use_of_a_large_gpu_is_not_called_none(mfu: float, said: str) -> None:
+    assert rates._share(mfu) == said
