@@ -20,12 +20,14 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Iterator
 from contextlib import ExitStack
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Self
 
 from orchestrator.core.ports import Address
+from tests.support.files.repository import REPOSITORY
 from tests.support.machines import sshd
 
 SUPERNET = "10.196.0.0/14"
@@ -63,6 +65,7 @@ mount -t proc proc "$ROOT/proc"
 mount --bind "$DISK/boot_id" "$ROOT/proc/sys/kernel/random/boot_id"
 mount -t tmpfs -o mode=755 tmpfs "$ROOT/run"; mkdir -p "$ROOT/run/sshd"
 mount -t tmpfs -o mode=1777 tmpfs "$ROOT/tmp"
+for ours in $OURS; do mkdir -p "$ROOT$ours"; mount --bind "$ours" "$ROOT$ours"; done
 mount -t tmpfs -o mode=755 tmpfs "$ROOT/dev"
 for n in null zero full random urandom tty; do touch "$ROOT/dev/$n"; mount --bind "/dev/$n" "$ROOT/dev/$n"; done
 mkdir "$ROOT/dev/pts" "$ROOT/dev/shm"
@@ -152,6 +155,7 @@ class NamespaceHost:
         enter = ["nsenter", f"--net=/run/netns/{self.netns}", "unshare", *spaces, "--fork", "--kill-child=KILL"]
         variables = {
             "NAME": self.name,
+            "OURS": " ".join(_in_tmp()),
             "DISK": str(self.disk),
             "ROOT": str(self.disk / "root"),
             "PATH": sshd.CLEAN_PATH,
@@ -285,6 +289,12 @@ class NamespaceHost:
 
     def _inside(self, *argv: str) -> None:
         subprocess.run(["ip", "netns", "exec", self.netns, *argv], check=True, timeout=120)
+
+
+def _in_tmp() -> Iterator[str]:
+    """The checkout and the Python of the tests, where the host's own /tmp would hide them."""
+    folders = {str(REPOSITORY), sys.prefix, sys.base_prefix}
+    return (each for each in sorted(folders) if Path(each).is_relative_to("/tmp"))
 
 
 def _ip(*argv: str) -> None:
