@@ -63,7 +63,7 @@ def test_no_capacity_after_a_preemption(rehearse: Callable[..., Rehearsal]) -> N
 
 
 def test_a_notice_during_a_save(rehearse: Callable[..., Rehearsal]) -> None:
-    place = rehearse("F40 spot notice during a save, and it goes on", steps=600, every=EVERY, most_usd=3)
+    place = rehearse("F40 spot notice during a save, and it goes on", steps=2000, every=EVERY, most_usd=3)
     run = place.run("--spot", inject=f"notice@{EVERY}")
     assert run.returncode == 0, run.stderr
     said = report(place)["interruptions"]
