@@ -33,6 +33,8 @@ from tests.support.machines import sshd
 SUPERNET = "10.196.0.0/14"
 FIRST = IPv4Address("10.197.0.0")
 SUBNETS = 16384
+HOSTS_EACH = 127
+"""So many hosts of one process have addresses that no host of the next process has."""
 DISK_BYTES = 4 << 30
 UP_WITHIN_S = 120.0
 USER = "gpt"
@@ -116,7 +118,7 @@ class NamespaceHost:
         disk_bytes: int = DISK_BYTES,
     ) -> None:
         number = next(_numbers)
-        subnet = FIRST + 4 * ((os.getpid() * 7 + number) % SUBNETS)
+        subnet = FIRST + 4 * ((os.getpid() * HOSTS_EACH + number) % SUBNETS)
         self.name, self.user, self.port = name, USER, 22
         self.host, self._here = str(subnet + 2), str(subnet + 1)
         self.folder = folder / name

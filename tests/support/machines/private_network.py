@@ -30,7 +30,7 @@ class PrivateNetwork:
     def __init__(self) -> None:
         number = next(_numbers)
         self.name = f"gb{os.getpid()}n{number}"[:15]
-        self.prefix = f"10.199.{(os.getpid() + number) % 250}"
+        self.prefix = f"10.199.{(os.getpid() * 17 + number) % 250}"
         self.links: dict[str, str] = {}
 
     def __enter__(self) -> Self:
