@@ -41,6 +41,7 @@ MOST_WITHOUT_A_STEP = 3
 """So many starts in a row that trained nothing end the run: it would be requeued for ever."""
 REQUEUED_WITHIN_S = 120.0
 LOOK_EVERY_S, NOTE_EVERY_S = 5.0, 60.0
+HANDS_OVER_S = 3 * LOOK_EVERY_S
 TRAINS = ("RUNNING", "SUSPENDED", "STOPPED")
 Start = Dict[str, object]
 """`job` and `restart`: of all starts of a run no two are alike."""
@@ -97,12 +98,22 @@ def begin(job: Job) -> int:
     ):  # fmt: skip
         files.remove(os.path.join(folder, name))
     files.write_json(job.file(START_FILE), _this())
+    _let_the_last_one_end(job)
     _shorten(job)
     program.record_start(job, os.getpid())
     nodes = os.environ.get("SLURM_JOB_NODELIST", "")
     _note(job, {"event": "begin", "nodes": nodes, "node_count": int(os.environ.get("SLURM_NNODES", "1"))})
     sys.stdout.write("gptctl: job %s on %s\n" % (_job_id(), nodes))
     return 0
+
+
+def _let_the_last_one_end(job: Job) -> None:
+    """One that noted no end may live on, on a node that Slurm has lost: it looks for a later start, and ends."""
+    last = next(reversed(list(files.json_lines(job.file(STARTS_FILE)))), None)
+    if last is not None and last.get("event") != "end":
+        sys.stdout.write("gptctl: the start before noted no end: giving it %.0f s\n" % HANDS_OVER_S)
+        sys.stdout.flush()
+        time.sleep(HANDS_OVER_S)
 
 
 def _other_that_trains(job: Job) -> str:

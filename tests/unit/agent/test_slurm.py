@@ -101,6 +101,8 @@ class Cluster:
         monkeypatch.setattr(slurm, "told", lambda job_id: self.said.get(job_id, {}))
         ran = SimpleNamespace(run=lambda argv, **_: self.ordered.append(argv))
         monkeypatch.setattr(slurm, "subprocess", ran)
+        self.waited_s: list[float] = []
+        monkeypatch.setattr(slurm, "time", SimpleNamespace(time=time.time, sleep=self.waited_s.append))
         self.is_job("17")
 
     def is_job(self, number: str, restart: int = 0, **more: str) -> None:
@@ -162,6 +164,7 @@ def test_a_start_that_was_overtaken_leaves_everything_to_the_later_one(cluster: 
     assert slurm.begin(cluster.job) == 0
     cluster.is_job("17", restart=1)
     assert slurm.begin(cluster.job) == 0
+    assert cluster.waited_s == [slurm.HANDS_OVER_S] and slurm.HANDS_OVER_S > slurm.LOOK_EVERY_S
     cluster.is_job("17", restart=0)
     slurm._stop_to_continue(cluster.job, slurm.TIME)
     assert slurm.end(cluster.job, 1) == 0
