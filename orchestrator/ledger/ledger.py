@@ -1,8 +1,7 @@
 """The ledger: history and intent, in one SQLite file under GPTCTL_HOME. The world itself is always asked first.
 
-It keeps three promises: a run's state goes only forward, its outcome is written together with `ending` and never
-changes (a new attempt of a run whose machine was taken away begins both again, see attempts.py), and every call is one
-transaction. One Ledger serves one thread.
+A run's state goes only forward, its outcome is written together with `ending` and never changes (a new attempt begins
+both again, see attempts.py), and every call is one transaction. One Ledger serves one thread.
 
     with Ledger.open(home, time.time) as ledger:
         ledger.add_run(record)
@@ -23,7 +22,8 @@ from orchestrator.core.facts.rental_facts import RentalFactChanges
 from orchestrator.core.facts.run_facts import RunFactChanges
 from orchestrator.core.money.billing import SettledBill
 from orchestrator.core.states import Outcome, State, is_forward
-from orchestrator.ledger import database, row_values, spending
+from orchestrator.ledger import database, row_values
+from orchestrator.ledger.bills import spending
 from orchestrator.ledger.records import (
     AWAY,
     INTENT_OPEN,

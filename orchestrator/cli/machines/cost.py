@@ -14,10 +14,10 @@ from orchestrator.core.formats import DASH, dollars, dollars_between, figure
 from orchestrator.core.machines import machine_type
 from orchestrator.core.money.cost import HostPower, cost_of_stages
 from orchestrator.core.typed_json import decode
+from orchestrator.ledger.bills.run_estimate import run_estimate
+from orchestrator.ledger.bills.spending import RunSpending
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import Rental, RunRecord
-from orchestrator.ledger.run_estimate import run_estimate
-from orchestrator.ledger.spending import RunSpending
 
 COLUMNS = (
     Column("RUN"),

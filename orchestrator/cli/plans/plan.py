@@ -36,7 +36,7 @@ from orchestrator.core.planning.ranking import in_order, mark, most_usd, worth_s
 from orchestrator.core.planning.rates import MeasuredRate
 from orchestrator.core.ports import Offer
 from orchestrator.fleet.offers import Market, ask_for, bundled, offer_for
-from orchestrator.ledger.fetch_rates import fetch_rates
+from orchestrator.ledger.bills.fetch_rates import fetch_rates
 from orchestrator.ledger.records import RateRecord
 
 COLUMNS = (

@@ -40,7 +40,7 @@ from orchestrator.core.planning.forecast import kept_bytes
 from orchestrator.core.planning.limits import check_guard, check_month
 from orchestrator.core.states import State
 from orchestrator.core.suggest import one_of
-from orchestrator.ledger.fetch_rates import fetch_rates
+from orchestrator.ledger.bills.fetch_rates import fetch_rates
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RENTAL_OPEN, RunRecord
 from orchestrator.pipeline import drive, outcome_code

@@ -20,8 +20,8 @@ from orchestrator.core.formats import DASH, count, dollars, dollars_between, dur
 from orchestrator.core.money.cost import spent
 from orchestrator.core.states import Seen, State
 from orchestrator.core.typed_json import encode
+from orchestrator.ledger.bills.run_estimate import run_estimate
 from orchestrator.ledger.records import Evaluation, Rental, RunRecord, StageInterval
-from orchestrator.ledger.run_estimate import run_estimate
 from orchestrator.report.evaluations import table
 
 COLUMNS = (

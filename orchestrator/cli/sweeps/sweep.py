@@ -37,7 +37,7 @@ from orchestrator.core.machines import machine_type
 from orchestrator.core.money.calendar import month_start
 from orchestrator.core.planning.limits import check_guard, check_month, check_plan
 from orchestrator.core.planning.plan import Plan
-from orchestrator.core.planning.sweep_plan import check_sweep, shares_usd
+from orchestrator.core.planning.several.sweep_plan import check_sweep, shares_usd
 from orchestrator.core.states import Outcome, State, worst
 from orchestrator.ledger import sweeps
 from orchestrator.ledger.ledger import Ledger

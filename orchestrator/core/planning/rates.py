@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 
 from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.machines import MachineType, assumed, machine_type
-from orchestrator.core.planning import several
 from orchestrator.core.planning.batch import Batch, choose_batch
+from orchestrator.core.planning.several import nodes
 from trainer.arithmetic import flop_per_token
 from trainer.arithmetic.roofline import Card, Job, tokens_per_second
 
@@ -80,7 +80,7 @@ def _over_nodes(
     apart = tokens_per_second(model, _job(recipe, node, alone), card)
     speedup = together / apart
     source = f"{one.source}, {machine.nodes} nodes computed"
-    said = several.verdict(machine, speedup, link_gbit_per_s) if batch.fits else ""
+    said = nodes.verdict(machine, speedup, link_gbit_per_s) if batch.fits else ""
     return Rate(one.tokens_per_second * speedup, source, max(one.uncertainty, 0.4), said)
 
 
@@ -158,7 +158,7 @@ def _by_roofline(recipe: Recipe, machine: MachineType, batch: Batch) -> Rate:
 
 
 def _job(recipe: Recipe, machine: MachineType, batch: Batch, link_gbit_per_s: float | None = None) -> Job:
-    train, network = recipe.train, several.network(link_gbit_per_s)
+    train, network = recipe.train, nodes.network(link_gbit_per_s)
     return Job(
         ranks=batch.ranks,
         micro_batch=batch.micro_batch,

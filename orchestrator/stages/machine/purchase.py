@@ -24,8 +24,8 @@ from orchestrator.core.errors import (
 )
 from orchestrator.core.machines import machine_type, of_all, of_one
 from orchestrator.core.money import counted_time
-from orchestrator.core.planning.attempts import expected_usd, hazard_per_h
 from orchestrator.core.planning.plan import Plan
+from orchestrator.core.planning.several.attempts import expected_usd, hazard_per_h
 from orchestrator.core.ports import Address, Instance, LaunchRequest, Offer
 from orchestrator.ledger.records import (
     INTENT_ADOPTED,

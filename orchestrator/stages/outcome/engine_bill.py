@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from orchestrator.core.engine import Span
-from orchestrator.ledger import spending
+from orchestrator.ledger.bills import spending
 from orchestrator.remote.agent_client.decoding import json_object
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine.engine_job import engine_of, has_left, job_file

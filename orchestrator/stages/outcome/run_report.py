@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from orchestrator.core.money.cost import run_cost
-from orchestrator.core.planning.attempts import Stretch, on_demand_usd
 from orchestrator.core.planning.rates import is_compiled, number_type
+from orchestrator.core.planning.several.attempts import Stretch, on_demand_usd
 from orchestrator.core.states import Outcome
+from orchestrator.ledger.bills.run_estimate import run_estimate
 from orchestrator.ledger.records import RateRecord, StageInterval
-from orchestrator.ledger.run_estimate import run_estimate
 from orchestrator.report.evaluations import from_events
 from orchestrator.report.lineage import ancestors
 from orchestrator.report.metrics import read_lines, read_training

@@ -18,8 +18,8 @@ from orchestrator.core.states import Outcome, State
 from orchestrator.fleet.known_rentals import known_rentals
 from orchestrator.fleet.relapses import close, note_unseen, reopen, uncounted
 from orchestrator.ledger import Intent, Ledger, Rental, RunRecord
+from orchestrator.ledger.bills.run_estimate import run_estimate
 from orchestrator.ledger.records import RENTAL_OPEN, RENTAL_RELEASED
-from orchestrator.ledger.run_estimate import run_estimate
 
 ORDERED, ACTIVE, RELEASED = 1000.0, 1030.0, 1400.0
 PRICE = 15.92

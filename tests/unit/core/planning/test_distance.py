@@ -13,7 +13,7 @@ from orchestrator.core.planning.distance import NO_RATES, Rates, far_words, fetc
 from orchestrator.core.planning.plan import Hours, Plan, PlanFetch
 from orchestrator.core.planning.planner import make_plan
 from orchestrator.core.ports import Offer
-from orchestrator.ledger.fetch_rates import fetch_rates
+from orchestrator.ledger.bills.fetch_rates import fetch_rates
 from orchestrator.ledger.records import Rental
 
 HOST = HostSpec(name="far", provider="lambda", machine="8xA100-40GB", guard="watcher")

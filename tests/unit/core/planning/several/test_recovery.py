@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.core.planning.attempts import (
+from orchestrator.core.planning.plan import Hours
+from orchestrator.core.planning.several.attempts import (
     FRUITLESS_AT_MOST,
     Standing,
     Stretch,
@@ -16,8 +17,7 @@ from orchestrator.core.planning.attempts import (
     on_demand_usd,
     why_not,
 )
-from orchestrator.core.planning.plan import Hours
-from tests.unit.core.planning.test_sweep_plan import PLAN as ANY
+from tests.unit.core.planning.several.test_sweep_plan import PLAN as ANY
 
 PLAN = replace(
     ANY, steps=1000, from_step=0, price_per_hour_usd=4.0, hours=Hours.of(boot=0.1, data=0.1, train=10, fetch=0.1)

@@ -7,8 +7,8 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.ledger.bills.shared_bill import Window, shared
 from orchestrator.ledger.records import StageInterval
-from orchestrator.ledger.shared_bill import Window, shared
 
 MOMENTS = st.floats(0, 1000)
 RUNS = st.sampled_from(["a", "b", "c", "never-trained"])

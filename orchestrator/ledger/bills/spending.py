@@ -19,8 +19,8 @@ from orchestrator.core.money.billing import so_far
 from orchestrator.core.money.counted_time import counted, read
 from orchestrator.core.ports import UNPAID
 from orchestrator.ledger import row_values
+from orchestrator.ledger.bills.shared_bill import Window, shared
 from orchestrator.ledger.records import AWAY, INTENT_OPEN, RENTAL_OPEN, StageInterval
-from orchestrator.ledger.shared_bill import Window, shared
 
 AWAY_LEAST_S = 1.0
 """From one stage to the next a driver needs milliseconds."""

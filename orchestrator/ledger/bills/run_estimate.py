@@ -8,8 +8,8 @@ from __future__ import annotations
 from orchestrator.core.estimate import Estimate
 from orchestrator.core.money.billing import rental_cost
 from orchestrator.core.ports import UNPAID
+from orchestrator.ledger.bills.spending import RunSpending
 from orchestrator.ledger.records import Rental, RunRecord
-from orchestrator.ledger.spending import RunSpending
 
 
 def run_estimate(run: RunRecord | RunSpending, rental: Rental | None, spent_usd: float) -> Estimate:
