@@ -15,6 +15,7 @@ from tests.conftest import Gptctl, gptctl_command
 from tests.stories.conftest import starts
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("known_machine")
 def test_a_detached_run_is_watched_live_and_stopped(
     gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str]

@@ -52,6 +52,7 @@ def start(home: Path, *args: str) -> subprocess.Popen[str]:
         return subprocess.Popen(gptctl_command(*args), stdout=log, stderr=log, text=True, cwd=home.parent)
 
 
+@pytest.mark.nightly  # the lid that closes is the story of a box in the gate
 def test_train_on_a_box_and_fetch(
     gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str], fresh: str, far: Path, tmp_path: Path
 ) -> None:
