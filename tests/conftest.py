@@ -59,6 +59,15 @@ class Gptctl(Protocol):
     ) -> subprocess.CompletedProcess[str]: ...
 
 
+@pytest.fixture(autouse=True)
+def umask_as_before() -> Iterator[None]:
+    """What gptctl makes is private; a command that ran in this process leaves that to no later test."""
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    os.umask(before)
+
+
 @pytest.fixture
 def gptctl_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty GPTCTL_HOME, and a HOME without the developer's ssh config, keys and known_hosts."""

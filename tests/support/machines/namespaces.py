@@ -61,13 +61,16 @@ Subsystem sftp internal-sftp
 # The user has number 0 under a name of its own: a clean home folder, and everything that root may read.
 PREPARE = f"""
 set -e
+umask 022
 hostname "$NAME"
 mount -t overlay overlay -o lowerdir=/,upperdir="$DISK/up",workdir="$DISK/work" "$ROOT"
 mount -t proc proc "$ROOT/proc"
 mount --bind "$DISK/boot_id" "$ROOT/proc/sys/kernel/random/boot_id"
 mount -t tmpfs -o mode=755 tmpfs "$ROOT/run"; mkdir -p "$ROOT/run/sshd"
 mount -t tmpfs -o mode=1777 tmpfs "$ROOT/tmp"
-for ours in $OURS; do mkdir -p "$ROOT$ours"; mount --bind "$ours" "$ROOT$ours"; done
+for ours in $OURS; do
+    mkdir -p "$ROOT$ours"; mount --bind "$ours" "$ROOT$ours"; mount -o remount,bind,ro "$ROOT$ours"
+done
 mount -t tmpfs -o mode=755 tmpfs "$ROOT/dev"
 for n in null zero full random urandom tty; do touch "$ROOT/dev/$n"; mount --bind "/dev/$n" "$ROOT/dev/$n"; done
 mkdir "$ROOT/dev/pts" "$ROOT/dev/shm"
@@ -228,6 +231,7 @@ class NamespaceHost:
         self._undo.enter_context(sshd.small_disk(self.disk, self._disk_bytes))
         for part in ("up", "work", "root", "keys"):
             (self.disk / part).mkdir()
+            (self.disk / part).chmod(0o755)  # of the host's root folder, whatever our umask
         sshd.make_key(self.key_file)
         sshd.make_key(self.disk / "keys" / "hostkey")
         shutil.copy(f"{self.key_file}.pub", self.disk / "keys" / "authorized_keys")
