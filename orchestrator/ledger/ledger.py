@@ -61,9 +61,8 @@ class Ledger:
     def open(
         cls, home: Path, now: Callable[[], float], say: Callable[[str], None] = lambda _: None, examined: bool = False
     ) -> Ledger:
-        """Opens or creates the ledger of this home folder. `now` gives UTC epoch seconds; `say` gets what a person
-        should know of an answer; `examined`: this process has opened it before.
-        Raises LedgerDamaged for an unsound database, UserError for a folder or disk that refuses.
+        """Opens or creates the ledger of this home folder. now: gives UTC epoch seconds. say: gets what a person should
+        know. examined: this process has opened it before. Raises LedgerDamaged, or UserError for a disk that refuses.
         """
         return cls(database.open_database(home, examined=examined), home, now, say)
 

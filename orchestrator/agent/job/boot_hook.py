@@ -57,7 +57,7 @@ def way() -> str:
 
 
 def put(places: Places) -> str | None:
-    """Puts the hook in place: which one it is, or None where there is no way. Twice is fine."""
+    """Installs the hook and returns its kind; None where the machine has neither. Repeatable."""
     with _alone(places):
         if os.path.isdir(SYSTEMD_RUNS) and not _lingers():
             _run(["loginctl", "--no-ask-password", "enable-linger"])

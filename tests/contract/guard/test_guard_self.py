@@ -111,7 +111,7 @@ def test_a_guard_that_was_killed_is_started_again_by_the_training(box: Box, mach
     first = notes(box)["guard"]
     os.kill(first["pid"], signal.SIGKILL)
     until(lambda: notes(box).get("guard") != first and processes.is_alive(notes(box)["guard"]))
-    until(lambda: status(box)["armed"])
+    assert until(lambda: status(box)["armed"])
 
 
 def test_a_timer_that_was_killed_is_armed_again(box: Box, machine: SelfMachine) -> None:
