@@ -26,7 +26,7 @@ from orchestrator.report.evaluations import table
 
 COLUMNS = (
     Column("RUN"),
-    Column("RECIPE", leaves=6, label="{}"),
+    Column("RECIPE", leaves=6, label="{}", in_first=True),
     Column("HOST", leaves=2, label="on {}"),
     Column("AGE", right=True, leaves=6, label="{} old"),
     Column("STAGE"),

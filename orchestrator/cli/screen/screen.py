@@ -25,6 +25,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.cli.screen import tables
 from orchestrator.cli.screen.foreign import clean, finite
 from orchestrator.cli.screen.live_view import (
     BARS,
@@ -41,7 +42,7 @@ from orchestrator.cli.screen.live_view import (
     sparkline,
     spending_line,
 )
-from orchestrator.cli.screen.tables import CARDS_BELOW, Column, Fitted, as_blocks, as_cards, as_facts, fit
+from orchestrator.cli.screen.tables import CARDS_BELOW, Column, Fitted, note_lines, speaking
 from orchestrator.core.errors import UserError
 from orchestrator.core.events import Event, Listener
 from orchestrator.core.formats import duration
@@ -98,21 +99,21 @@ def redraws(out: Console) -> bool:
 def show_table(
     columns: Sequence[Column], rows: Sequence[Sequence[str]], *, cards: bool = False, redraw: bool = False
 ) -> None:
-    """A table on stdout that breaks no cell; cells that are a known word (ok, warn, failed) are coloured. `cards`: two
-    lines a row in a narrow terminal. `redraw` clears a terminal."""
+    """A table on stdout that breaks no cell, without the columns that say nothing; cells that are a known word (ok,
+    warn, failed) are coloured. `cards`: two lines a row in a narrow terminal. `redraw` clears a terminal."""
     out = console(result=True)
-    cleaned = [[clean(cell).replace("\n", " ") for cell in row] for row in rows]
+    columns, cleaned = speaking(columns, [[clean(cell).replace("\n", " ") for cell in row] for row in rows])
     if is_plain():
-        _print_lines(as_facts(columns, cleaned))
+        _print_lines(tables.as_facts(columns, cleaned))
         return
     if redraw and out.is_terminal:
         out.clear()
     if cards and out.width < CARDS_BELOW and rows:
-        _print_lines(as_cards(columns, cleaned, out.width))
+        _print_lines(tables.as_cards(columns, cleaned, out.width))
         return
-    fitted = fit(columns, cleaned, out.width)
+    fitted = tables.fit(columns, cleaned, out.width)
     if not fitted.fits and rows:
-        _print_lines(as_blocks(columns, cleaned, out.width))
+        _print_lines(tables.as_blocks(columns, cleaned, out.width))
         return
     if len(rows) > MOST_DRAWN:
         _print_lines(_plain_table(fitted))
@@ -134,10 +135,8 @@ def show_trends(losses: Mapping[str, Sequence[float]]) -> None:
 
 def show_footnotes(notes: Mapping[str, int]) -> None:
     """The remarks that a table's cells refer to as [1], [2], on stdout below it."""
-    width = console(result=True).width
-    for note, at in notes.items():
-        lines = textwrap.wrap(clean(note), max(width - 5, 20), break_long_words=False, break_on_hyphens=False)
-        _print_lines([f"{f'[{at}]':<4} {lines[0]}", *(f"{'':<5}{line}" for line in lines[1:])])
+    cleaned = {clean(note): at for note, at in notes.items()}
+    _print_lines(note_lines(cleaned, console(result=True).width))
 
 
 def _rich_table(fitted: Fitted) -> Table:

@@ -11,33 +11,39 @@ Example::
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.core.formats import DASH
 
-__all__ = ["Column", "Fitted", "as_blocks", "as_cards", "fit", "footnotes"]
+__all__ = ["Column", "Fitted", "as_blocks", "as_cards", "fit", "footnotes", "speaking"]
 
+SILENT = ("", DASH)
 GAP = 2
 """Blank columns between two cells."""
 PROSE_WIDTH = 24
 """Columns that a cell of prose takes at least."""
 CARDS_BELOW = 100
 """Columns of a terminal that is too narrow for one line per run."""
+NUMBER = re.compile(r"(?<![\w.,:/-])(?:below )?\d+(?:\.\d+)?%?(?![\w:/-]|[.,]\d)")
+"""A number on its own: neither part of a name (8xA100), nor of a date."""
 
 
 @dataclass(frozen=True)
 class Column:
     """`leaves`: 0 if the column always stays; else the column with the highest number leaves first. `label`: what the
     second line of a card calls its value, the name in lower case by default; with `{}`, where the value goes. `prose`:
-    its cells may break at spaces, down to PROSE_WIDTH; at most one column of a table."""
+    its cells may break at spaces, down to PROSE_WIDTH; at most one column of a table. `in_first`: a card omits a value
+    with which its first cell begins, as the id of a run does with its recipe."""
 
     name: str
     right: bool = False
     leaves: int = 0
     label: str = ""
     prose: bool = False
+    in_first: bool = False
 
     def worded(self, value: str) -> str:
         """The value with its label, as the second line of a card has it."""
@@ -55,6 +61,14 @@ class Fitted:
     left: Sequence[Column] = ()
     left_cells: Sequence[Sequence[str]] = field(default=())
     fits: bool = True
+
+
+def speaking(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]]
+) -> tuple[Sequence[Column], Sequence[Sequence[str]]]:
+    """The table without the columns in which no row says anything; the first one stays where none does."""
+    said = [at for at in range(len(columns)) if any(row[at] not in SILENT for row in rows)] or [0]
+    return ([columns[at] for at in said], [[row[at] for at in said] for row in rows]) if rows else (columns, rows)
 
 
 def fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> Fitted:
@@ -88,7 +102,7 @@ def as_cards(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: in
         first = [_padded(row[at], size, columns[at].right) for at, size in zip(stay, wide, strict=True)]
         joined = (" " * GAP).join(first).rstrip()
         lines += [joined] if _width(joined) <= width else _wrapped([row[at] for at in stay], width, " " * GAP)
-        known = [columns[at].worded(row[at]) for at in rest if row[at] not in ("", DASH)]
+        known = [columns[at].worded(row[at]) for at in rest if not _needless(columns[at], row[at], row[0])]
         lines += [f"  {line}" for line in _wrapped(known, width - 2, " · ")]
     return lines
 
@@ -100,7 +114,7 @@ def as_blocks(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: i
     for first, *cells in rows:
         lines.append(first)
         for column, cell in zip(columns[1:], cells, strict=True):
-            if cell in ("", DASH):
+            if cell in SILENT:
                 continue
             inside = max(width - label - 4, 16)
             text = textwrap.wrap(cell, inside, break_long_words=False, break_on_hyphens=False) or [cell]
@@ -117,14 +131,48 @@ def as_facts(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[s
         lines += [
             f"{column.name.lower()}: {cell}"
             for column, cell in zip(columns[1:], cells, strict=True)
-            if cell not in ("", DASH)
+            if cell not in SILENT
         ]
     return lines
 
 
 def footnotes(notes: Iterable[str]) -> Mapping[str, int]:
-    """Each remark once, numbered from 1 in the order of its first appearance; empty ones have no number."""
-    return {note: number for number, note in enumerate(dict.fromkeys(filter(None, notes)), start=1)}
+    """Each remark once, numbered from 1 in the order of its first appearance; empty ones have no number. Remarks that
+    differ in numbers alone share one: `one_note` words it."""
+    numbers: dict[str, int] = {}
+    return {
+        note: numbers.setdefault(NUMBER.sub("#", note), len(numbers) + 1) for note in dict.fromkeys(filter(None, notes))
+    }
+
+
+def note_lines(notes: Mapping[str, int], width: int) -> list[str]:
+    """What footnotes() numbered, as lines below the table."""
+    lines: list[str] = []
+    for at in dict.fromkeys(notes.values()):
+        note = one_note([each for each, number in notes.items() if number == at])
+        first, *more = textwrap.wrap(note, max(width - 5, 20), break_long_words=False, break_on_hyphens=False)
+        lines += [f"{f'[{at}]':<4} {first}", *(f"{'':<5}{line}" for line in more)]
+    return lines
+
+
+def one_note(notes: Sequence[str]) -> str:
+    """Remarks that differ in numbers alone as one, with the lowest and the highest: `MFU below 1% to 19% of 8.1`."""
+    found = iter([sorted(set(each), key=_size) for each in zip(*map(NUMBER.findall, notes), strict=True)])
+
+    def between(_: re.Match[str]) -> str:
+        values = next(found)
+        return values[0] if len(values) == 1 else f"{values[0]} to {values[-1]}"
+
+    return NUMBER.sub(between, notes[0])
+
+
+def _size(number: str) -> tuple[float, bool]:
+    """`below 1%` is less than `1%`."""
+    return float(number.removeprefix("below ").rstrip("%")), not number.startswith("below")
+
+
+def _needless(column: Column, value: str, first: str) -> bool:
+    return value in SILENT or (column.in_first and first.startswith(value))
 
 
 def _by_column(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Iterable[tuple[Column, Sequence[str]]]:

@@ -14,7 +14,7 @@ from orchestrator.cli.machines import cost, hosts, offers, orphans, reconcile
 from orchestrator.cli.plans import plan, recipes
 from orchestrator.cli.runs import status_rows
 from orchestrator.cli.screen import screen
-from orchestrator.cli.screen.tables import Column, as_blocks, as_cards, fit, footnotes
+from orchestrator.cli.screen.tables import Column, as_blocks, as_cards, fit, footnotes, one_note, speaking
 
 TABLES = {
     "status": status_rows.COLUMNS, "plan": plan.COLUMNS, "offers": offers.COLUMNS, "orphans": orphans.COLUMNS,
@@ -114,8 +114,44 @@ def test_unknown_values_are_left_out_of_cards() -> None:
     assert as_cards(columns, [("r", "-", "3.1")], 80) == ["r", "  val 3.1"]
 
 
+def test_a_card_does_not_repeat_the_recipe_that_begins_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    named = printed(status_rows.COLUMNS, [STATUS_ROW], 80, monkeypatch, cards=True)
+    renamed = (STATUS_ROW[0], "low_rank", *STATUS_ROW[2:])
+    assert "\n".join(named).count("chinchilla_163m_baseline") == 1
+    assert "low_rank" in "\n".join(printed(status_rows.COLUMNS, [renamed], 80, monkeypatch, cards=True))
+
+
+@given(st.integers(1, 6).flatmap(lambda wide: st.lists(st.lists(st.sampled_from(["", "-", "a"]), min_size=wide,
+       max_size=wide), min_size=1, max_size=4)))  # fmt: skip
+def test_a_column_that_says_nothing_leaves_unless_it_is_the_only_one(rows: list[list[str]]) -> None:
+    columns = [Column(f"C{at}") for at in range(len(rows[0]))]
+    said = [column for at, column in enumerate(columns) if any(row[at] == "a" for row in rows)]
+    left, cells = speaking(columns, rows)
+    assert list(left) == (said or columns[:1]) and all(len(row) == len(left) for row in cells)
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("width", [60, 160])
+def test_every_table_leaves_out_what_no_row_says(name: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = TABLES[name]
+    row = ["x", *("-" if at % 2 else "y" for at in range(1, len(columns)))]
+    lines = printed(columns, [row, row], width, monkeypatch)
+    assert "-" not in "".join(lines).split() and lines[0].split()[0] in (columns[0].name, "x")
+
+
 def test_a_remark_of_many_rows_is_one_footnote() -> None:
     assert footnotes(["guess", "", "measured", "guess"]) == {"guess": 1, "measured": 2}
+
+
+def test_remarks_that_differ_in_numbers_are_one_footnote_with_both_ends() -> None:
+    notes = [f"computed: MFU {mfu} of {peak} TFLOP/s" for mfu, peak in
+             (("5%", 35.5), ("19%", 8.1), ("below 1%", 494.5))]  # fmt: skip
+    others = ["measured by us on 2026-11-28", "measured by us on 2026-11-29", "with 8xA100-40GB", "with 8xA100-80GB"]
+    numbered = footnotes([*notes, *others])
+    assert [numbered[note] for note in notes] == [1, 1, 1]
+    assert [numbered[note] for note in others] == [2, 3, 4, 5]
+    assert one_note(notes) == "computed: MFU below 1% to 19% of 8.1 to 494.5 TFLOP/s"
+    assert one_note(notes[:1]) == notes[0]
 
 
 def test_a_command_stays_on_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
