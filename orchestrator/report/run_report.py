@@ -12,12 +12,13 @@ Example::
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from orchestrator.core.facts.origin import Origin, SourceTokens
 from orchestrator.core.facts.run_facts import DatasetFacts, StagedFacts
 from orchestrator.core.money.cost import Cost
 from orchestrator.core.ports import Guard
+from orchestrator.report.data_source import Places, hidden, without_folders
 from orchestrator.report.evaluations import EvaluationRow
 
 
@@ -201,3 +202,13 @@ class RunReport:
         """report.json."""
         rows = [row.to_json() for row in self.evaluations]
         return {**asdict(self), "cost": self.cost.to_json(self.run.id), "evaluations": rows}
+
+
+def shared(report: RunReport, places: Places) -> dict[str, object]:
+    """report.json as others may read it, for the pages: without the folders of this computer."""
+    lineage = replace(
+        report.lineage, commands=[without_folders(each) for each in hidden(report.lineage.commands, places)]
+    )
+    run = replace(report.run, cause=without_folders(hidden(report.run.cause, places)))
+    again = without_folders(hidden(report.reproduce, places))
+    return hidden(replace(report, run=run, lineage=lineage, reproduce=again).to_json(), places)

@@ -24,6 +24,7 @@ from orchestrator.core.states import Outcome
 from orchestrator.ledger.records import Evaluation, RunRecord, StageInterval
 from orchestrator.remote.whole_files import landing
 from orchestrator.report import lineage
+from orchestrator.report.data_source import private_places
 from orchestrator.report.evaluations import SAMPLE, table
 from orchestrator.report.local_checkpoints import Checkpoint, read_checkpoints
 from orchestrator.report.metrics import CURVES, Training, read_training
@@ -85,7 +86,7 @@ def write_report(
     _write(mirror / RECIPE, recipe_text(run.recipe_data))
     _write(mirror / COST, _json({**cost.to_json(run.id), "hours_by_stage": stage_hours(intervals)}))
     _write(mirror / REPORT_JSON, _json(report.to_json()))
-    _write(mirror / REPORT_PAGE, clean(render(report)))
+    _write(mirror / REPORT_PAGE, clean(render(report, private_places(run.recipe_data, mirror.parent.parent))))
     _write(mirror / REPORT_HTML, run_page(report, run_charts(report, training), run.recipe_data, known.events, mirror))
     return report
 

@@ -6,9 +6,11 @@ html = compare_page(comparison, compare_charts(runs), title)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from orchestrator.report.comparison.comparison import Compared, interpolated, validation_curve
-from orchestrator.report.comparison.result import Comparison
+from orchestrator.report.comparison.result import Comparison, Difference
+from orchestrator.report.data_source import without_folders
 from orchestrator.report.pages.chart import Chart, Series, Values
 from orchestrator.report.pages.curves import clock, rounded, running_mean, window
 from orchestrator.report.pages.html import render
@@ -24,8 +26,15 @@ def compare_page(comparison: Comparison, charts: Sequence[Chart], title: str) ->
     """The page as text."""
     colors = {run_id: number % COLORS for number, run_id in enumerate(_in_order(charts, comparison))}
     labels = {row.id: row.label for row in comparison.runs}
-    values = {**comparison.to_json(), "title": title, "colors": colors, "labels": labels}
+    shown = replace(comparison, config_differences=[_shared(each) for each in comparison.config_differences])
+    values = {**shown.to_json(), "title": title, "colors": colors, "labels": labels}
     return render("compare.html.j2", values, charts)
+
+
+def _shared(each: Difference) -> Difference:
+    """Of a path its last part: the page is made to be shared."""
+    texts = {run: without_folders(value) if isinstance(value, str) else value for run, value in each.values.items()}
+    return replace(each, values=texts)
 
 
 def _in_order(charts: Sequence[Chart], comparison: Comparison) -> Sequence[str]:

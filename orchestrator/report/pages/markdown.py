@@ -2,7 +2,7 @@
 
 It must not compute: a figure on the page is a figure in report.json. The template is templates/report.md.j2.
 
-    page = render(report)
+    page = render(report, private_places(run.recipe_data, home))
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from orchestrator.core.formats import DASH, count, dollars, figure, hours, loss, number, percent, size, utc_time
-from orchestrator.report.run_report import RunReport
+from orchestrator.report.data_source import Places
+from orchestrator.report.run_report import RunReport, shared
 
 BARS = "▁▂▃▄▅▆▇█"
 FORMATS: Mapping[str, Callable[..., str]] = {
@@ -21,8 +22,8 @@ FORMATS: Mapping[str, Callable[..., str]] = {
 """Filters of every template."""
 
 
-def render(report: RunReport) -> str:
-    """The page, ending in one newline."""
+def render(report: RunReport, places: Places) -> str:
+    """The page, ending in one newline. `places`: the paths of this computer that it must not tell."""
     # Only now: every command that may drive a run loads this module, and few render a page.
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -34,7 +35,7 @@ def render(report: RunReport) -> str:
         autoescape=False,  # Markdown, not HTML: `text` and `fenced` below escape what is not ours
     )
     environment.filters.update({**FORMATS, "text": text, "fenced": fenced, "spark": spark})
-    return environment.get_template("report.md.j2").render(report.to_json()).rstrip() + "\n"
+    return environment.get_template("report.md.j2").render(shared(report, places)).rstrip() + "\n"
 
 
 def text(value: object) -> str:

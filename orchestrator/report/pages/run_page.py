@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.core.events import Event
-from orchestrator.report.data_source import without_folders
+from orchestrator.report.data_source import hidden, private_places, without_folders
 from orchestrator.report.evaluations import CHOICES, SLICE, EvaluationRow
 from orchestrator.report.pages.chart import Chart
 from orchestrator.report.pages.html import render
-from orchestrator.report.run_report import RunReport, StageTime
+from orchestrator.report.run_report import RunReport, StageTime, shared
 from trainer.contract import LOG
 
 MOST_EVENTS = 500
@@ -36,19 +36,18 @@ def run_page(
     mirror: Path,
 ) -> str:
     """The page as text."""
+    places = private_places(recipe_data, mirror.parent.parent)
     values = {
-        **report.to_json(),
+        **shared(report, places),
         "test": final_slice(report.evaluations),
         "total": report.parts[-1],
         "timeline": _timeline(report.stages),
         "smoothing": smoothing(charts),
-        "config": [(key, without_folders(value)) for key, value in flat(recipe_data)],
-        "reproduce": without_folders(report.reproduce),
-        "lineage": {**asdict(report.lineage), "commands": list(map(without_folders, report.lineage.commands))},
+        "config": [(key, without_folders(value)) for key, value in flat(hidden(recipe_data, places))],
         "chosen": any(each.kind == CHOICES for each in report.evaluations),
-        "events": [replace(event, text=without_folders(event.text)) for event in events[-MOST_EVENTS:]],
+        "events": [replace(event, text=without_folders(hidden(event.text, places))) for event in events[-MOST_EVENTS:]],
         "events_left_out": max(0, len(events) - MOST_EVENTS),
-        "log": without_folders(_end_of(mirror / LOG)),
+        "log": without_folders(hidden(_end_of(mirror / LOG), places)),
     }
     return render("report.html.j2", values, charts)
 

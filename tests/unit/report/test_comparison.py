@@ -22,6 +22,8 @@ from orchestrator.report.pages.curves import clock
 from tests.support.files.browser import Browser
 from tests.unit.report.test_report import a_run
 
+SEEN = """[...document.querySelectorAll('PLACE')].filter(each => each.offsetHeight).map(each => {
+  const box = each.getBoundingClientRect(); return [box.left, box.right, each.textContent]; })"""
 HOSTILE = "</script><script>document.title='owned'</script>"
 
 
@@ -194,4 +196,7 @@ def test_the_page_fits_a_telephone_and_runs_nothing_hostile(tmp_path: Path) -> N
             assert browser.evaluate("document.documentElement.scrollWidth") == width, "nothing sticks out"
             assert browser.evaluate("document.querySelectorAll('canvas').length") == 3
             assert HOSTILE in browser.evaluate("document.body.textContent")
+            verdicts = browser.evaluate(SEEN.replace("PLACE", ".name small.narrow" if width < 600 else "td.verdict"))
+            assert len(verdicts) == 2 and all(0 <= left < right <= width for left, right, _ in verdicts), verdicts
+            assert verdicts[0][2].endswith("too few seeds") and verdicts[1][2] == "baseline", verdicts
             assert browser.evaluate("document.title") != "owned"
