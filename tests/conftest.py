@@ -14,7 +14,7 @@ import hypothesis
 import pytest
 
 from orchestrator.remote.shell.ssh_shell import SshShell, connect
-from tests.support.clock import order, proof
+from tests.support.clock import bytecode, order, proof
 from tests.support.files.repository import REPOSITORY
 from tests.support.files.schemas import check_output
 from tests.support.machines import cores, programs, sshd
@@ -35,6 +35,11 @@ hypothesis.settings.load_profile("gate" if programs.FORKS else "night")
 
 def pytest_configure() -> None:
     cores.pin_worker()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    bytecode.import_own_share(session.config)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

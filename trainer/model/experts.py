@@ -47,21 +47,30 @@ class Experts(nn.Module):
         self.router = nn.Linear(config.n_embd, config.experts, bias=False)
         self.experts = nn.ModuleList(Expert(config) for _ in range(config.experts))
         self.balance: Tensor | None = None
+        self._mix = _mix
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # tokens per expert are known only when it runs
+    def stay_uncompiled(self) -> None:
+        """Where blocks are compiled: tokens per expert are known only when it runs. (As a decorator this would load
+        torch's compiler, two seconds, into every program that reads a model.)"""
+        self._mix = torch.compiler.disable(_mix)  # type: ignore[no-untyped-call]
+
     def forward(self, x: Tensor) -> Tensor:
         """Also leaves `balance`, of this pass, for the loss."""
-        flat = x.reshape(-1, x.shape[-1])
-        logits = self.router(flat).float()
-        best, chosen = logits.topk(self.active, dim=-1)
-        shares = best.softmax(dim=-1)
-        self.balance = _balance(logits, chosen)
-        mixed = torch.zeros_like(flat)
-        for number, expert in enumerate(self.experts):
-            tokens, places = (chosen == number).nonzero(as_tuple=True)
-            out = expert(flat[tokens]) * shares[tokens, places, None]
-            mixed = mixed.index_add(0, tokens, out.to(mixed.dtype))
-        return mixed.view_as(x)
+        return self._mix(self, x)
+
+
+def _mix(layer: Experts, x: Tensor) -> Tensor:
+    flat = x.reshape(-1, x.shape[-1])
+    logits = layer.router(flat).float()
+    best, chosen = logits.topk(layer.active, dim=-1)
+    shares = best.softmax(dim=-1)
+    layer.balance = _balance(logits, chosen)
+    mixed = torch.zeros_like(flat)
+    for number, expert in enumerate(layer.experts):
+        tokens, places = (chosen == number).nonzero(as_tuple=True)
+        out = expert(flat[tokens]) * shares[tokens, places, None]
+        mixed = mixed.index_add(0, tokens, out.to(mixed.dtype))
+    return mixed.view_as(x)
 
 
 def _balance(logits: Tensor, chosen: Tensor) -> Tensor:
@@ -70,6 +79,13 @@ def _balance(logits: Tensor, chosen: Tensor) -> Tensor:
     experts = logits.shape[-1]
     used = torch.bincount(chosen.flatten(), minlength=experts).float() / chosen.numel()
     return experts * (used * logits.softmax(dim=-1).mean(dim=0)).sum()
+
+
+def leave_uncompiled(model: nn.Module) -> None:
+    """Before anything of the model is compiled."""
+    for part in model.modules():
+        if isinstance(part, Experts):
+            part.stay_uncompiled()
 
 
 def balance_of(model: nn.Module) -> Tensor:

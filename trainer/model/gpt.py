@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from trainer.arithmetic import LOSS_CHUNKS, VOCABULARY_MULTIPLE, loss_chunk_rows, table_columns
 from trainer.contract import ContractError, ModelConfig
 from trainer.model.block import Block, Norm, Shared, rotation
-from trainer.model.experts import balance_of, check_experts_and_tables
+from trainer.model.experts import balance_of, check_experts_and_tables, leave_uncompiled
 from trainer.model.kv_cache import Reader
 
 
@@ -102,6 +102,7 @@ class GPT(nn.Module):
         self._run_block: Callable[[nn.Module, Tensor, Shared], tuple[Tensor, Tensor | None]] = _run_block
         self.loss_of_chunk: LossOfChunk = loss_and_gradient_in_place
         if enabled:
+            leave_uncompiled(self)
             self._run_block = torch.compile(_run_block, dynamic=False)
             self.loss_of_chunk = torch.compile(loss_and_gradient)
 

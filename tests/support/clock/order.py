@@ -48,11 +48,14 @@ def _placed(names: list[str], seconds: dict[str, float], until: float) -> Iterab
 
 
 def unit_of(nodeid: str) -> str:
-    """What goes to one worker as a whole: all that uses the S3 server, which takes seven seconds of processor to start,
-    the file where its tests share a fixture, else the test."""
+    """What goes to one worker as a whole: all that uses the S3 server (seven seconds of processor to start), all
+    that transformers checks (five to import), the file where its tests share a fixture, else the test."""
     file = nodeid.partition("::")[0]
     text = _text(file)
-    return "s3" if "s3_server" in text else file if 'scope="module"' in text else nodeid
+    for costly in ("s3_server", "from transformers import"):
+        if costly in text:
+            return costly
+    return file if 'scope="module"' in text else nodeid
 
 
 @cache

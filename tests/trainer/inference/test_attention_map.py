@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from tests.support.files.small_runs import TINY, write_run
 from trainer.checkpoints.checkpoint import load_model
@@ -17,6 +16,9 @@ from trainer.inference.attention_map import attention_weights, main
 
 
 def test_the_weights_are_those_of_transformers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # Only here: transformers takes five seconds of processor to import, in every worker that collects this file.
+    from transformers import AutoModelForCausalLM
+
     checkpoint = write_run(tmp_path / "run", replace(TINY, qkv_bias=True))
     assert export([str(checkpoint), "--to", str(tmp_path / "hf")]) == 0
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", attn_implementation="eager")

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
 
 from tests.support.files.examples import prepared_rows, sources
 from tests.support.files.small_runs import TINY
@@ -50,6 +49,9 @@ def config(folder: Path, data: Path, task: TaskConfig = TASK, **train: Any) -> R
 def test_a_run_tells_code_from_prose(
     data: Path, tmp_path: Path, lora: LoraConfig | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # Only here: transformers takes five seconds of processor to import, in every worker that collects this file.
+    from transformers import AutoModelForSequenceClassification
+
     rate = 2e-3 if lora is None else 2e-2
     task = dataclasses.replace(TASK, lora=lora)
     folder = write_config(tmp_path / "run", config(tmp_path / "run", data, task, learning_rate=rate))

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from tests.support.files.examples import docstrings, prepared_rows
 from tests.support.files.small_runs import TINY, write_run
@@ -50,6 +49,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_loss_is_that_of_a_mask_made_by_hand_in_transformers(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # Only here: transformers takes five seconds of processor to import, in every worker that collects this file.
+    from transformers import AutoModelForCausalLM
+
     checkpoint = write_run(tmp_path / "run", SHAPE)
     assert export([str(checkpoint), "--to", str(tmp_path / "hf")]) == 0
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "hf").eval()

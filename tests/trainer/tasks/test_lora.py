@@ -6,9 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig as PeftConfig
-from peft import PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM
 
 from tests.support.files.small_runs import TINY
 from trainer.checkpoints.checkpoint import Snapshot, load_model, write_checkpoint
@@ -47,6 +44,10 @@ def tuned(folder: Path, lora: LoraConfig | None) -> Path:
 def test_merged_unmerged_and_peft_agree(
     tmp_path: Path, targets: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # Only here: both take five seconds of processor to import, in every worker that collects this file.
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
     lora = LoraConfig(4, 6.0, targets)
     checkpoint = tuned(tmp_path / "run", lora)
     bare = tuned(tmp_path / "bare", None)
@@ -71,6 +72,11 @@ def test_merging_here_and_as_exported_is_the_same_model(tmp_path: Path) -> None:
 
 
 def test_gradients_are_those_of_peft(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # Only here, as above.
+    from peft import LoraConfig as PeftConfig
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM
+
     bare = tuned(tmp_path / "bare", None)
     assert export([str(bare), "--to", str(tmp_path / "foundation")]) == 0
     model = load_model(bare, CPU)[0]

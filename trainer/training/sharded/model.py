@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 
 from trainer.contract import ContractError, RunConfig
 from trainer.model.block import NOTHING, Block, Shared
+from trainer.model.experts import leave_uncompiled
 from trainer.model.gpt import GPT
 from trainer.model.kv_cache import LayerReader
 from trainer.model.optimizers import State, state_by_name
@@ -64,6 +65,8 @@ def cut(
     """
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=reduced_in, cast_forward_inputs=False)
     mesh = init_device_mesh(world.device.type, (world.size,))
+    if compiled:
+        leave_uncompiled(model)
     for block in model.blocks:
         if compiled:
             _compile_training(cast(Block, block))
