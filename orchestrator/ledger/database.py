@@ -21,7 +21,7 @@ from pathlib import Path
 from orchestrator.core.errors import LedgerDamaged, UserError
 
 FILE = "ledger.db"
-MIGRATIONS = ("schema.sql", "evaluations.sql", "sweeps.sql", "indexes.sql")
+MIGRATIONS = ("schema.sql", "evaluations.sql", "sweeps.sql", "indexes.sql", "judged.sql")
 """Scripts beside this module, in order; `user_version` counts those applied."""
 
 BUSY_TIMEOUT_S = 30.0

@@ -252,9 +252,9 @@ class Evaluation:
     run_id: str
     step: int
     kind: str
-    """`slice` (loss on a slice of tokens), `choices` (multiple choice) or `sample` (a text)."""
+    """`slice` (loss on a slice of tokens), `choices` (multiple choice), `sample` (a text) or `judge` (scores)."""
     name: str
-    """Of a slice `START+TOKENS`, of choices their file's name, of a sample the sha256 of prompt and settings."""
+    """Of a slice `START+TOKENS`, of choices their file's name, of a sample or a judge the sha256 of the settings."""
     measured_at: float
     loss: float | None = None
     """Nats per token, of a slice."""

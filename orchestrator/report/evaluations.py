@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.ledger.records import Evaluation
+from orchestrator.report.judged import JUDGE, scores_of
 from trainer.contract import EVENT_EVALUATED, EVENT_SAMPLED
 
 SLICE, CHOICES, SAMPLE = "slice", "choices", "sample"
@@ -59,7 +60,7 @@ def sampled(run_id: str, step: int, result: Mapping[str, object], time: float) -
 
 @dataclass(frozen=True)
 class EvaluationRow:
-    """A slice or a multiple choice: what report.json, status and the model card have of it."""
+    """A slice, a multiple choice or a judge's scores: what report.json, status and the model card have of it."""
 
     step: int
     kind: str
@@ -77,12 +78,12 @@ class EvaluationRow:
 
 
 def table(evaluations: Sequence[Evaluation]) -> list[EvaluationRow]:
-    """Slices and multiple choice, by step, then name; samples are omitted."""
+    """Slices, multiple choice and a judge's scores, by step, then name; samples are omitted."""
     return [
         EvaluationRow(
             each.step,
             each.kind,
-            each.name,
+            scores_of(each).name if each.kind == JUDGE else each.name,
             each.loss,
             {key: each.result.get(key) for key in KEYS[each.kind]},
             each.measured_at,
@@ -97,5 +98,9 @@ KEYS = {
     CHOICES: (
         "accuracy", "accuracy_stderr", "accuracy_norm", "accuracy_norm_stderr", "accuracy_per_token", "chance",
         "questions", "file_sha256", "precision", "tokenizer",
+    ),
+    JUDGE: (
+        "test", "test_sha256", "judge", "mean", "deviation", "scored", "unscored", "cut", "max_tokens", "prompt",
+        "manifest_sha256",
     ),
 }  # fmt: skip

@@ -26,6 +26,7 @@ from orchestrator.remote.whole_files import landing
 from orchestrator.report import lineage
 from orchestrator.report.data_source import private_places
 from orchestrator.report.evaluations import SAMPLE, table
+from orchestrator.report.judged import of_these
 from orchestrator.report.local_checkpoints import Checkpoint, read_checkpoints
 from orchestrator.report.metrics import CURVES, Training, read_training
 from orchestrator.report.pages.chart import Chart
@@ -129,7 +130,7 @@ def collect(
         checkpoints=[_checkpoint(checkpoint) for checkpoint in checkpoints],
         lost=_lost(run, training, checkpoints),
         cost=cost,
-        evaluations=table(known.evaluations),
+        evaluations=table(of_these(known.evaluations, checkpoints)),
         samples=_samples(training, known.evaluations),
         reproduce=_reproduce(run, mirror),
         lineage=lineage.part(run, known.ancestors, cost.cost_usd, lambda each: str(mirror.parent / each.id / RECIPE)),

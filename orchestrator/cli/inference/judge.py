@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from orchestrator.cli.inference.judge_scores import Answered, JudgeScores, Verdict, verdict_of
-from orchestrator.cli.inference.local_checkpoint import model_folder
+from orchestrator.cli.inference.local_checkpoint import folder_named, model_folder
 from orchestrator.cli.inference.trainer_program import here, results
 from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.cli.screen.tables import Column
@@ -25,6 +26,7 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.remote.shell.local_shell import LocalShell
 from orchestrator.remote.web.chat_completions import RemoteModel
 from orchestrator.remote.whole_files import landing
+from orchestrator.report.judged import Judged, judged
 from trainer import contract
 
 FOLDER = "judge"
@@ -46,6 +48,15 @@ class JudgeRequest:
     save: Path | None = None
 
 
+@dataclass(frozen=True)
+class Model:
+    """A model to judge: a checkpoint of a run, or the folder you named."""
+
+    name: str
+    folder: Path
+    run: str | None = None
+
+
 def judge(runs: Sequence[str], request: JudgeRequest, *, as_json: bool) -> int:
     """Prints one table of all models, the best first, or `{"judge", "endpoint", "test", "models": [...]}`."""
     if not request.test.is_file():
@@ -55,24 +66,65 @@ def judge(runs: Sequence[str], request: JudgeRequest, *, as_json: bool) -> int:
     verdicts, lines = [], []
     with open_ledger() as ledger:
         scores = JudgeScores(ledger.home / FOLDER, model)
-        chosen = [model_folder(ledger, run, request.step) for run in (runs or (None,))]
-        answers = [(name, _answers(ledger, name, folder, request)) for name, folder in _told_apart(chosen)]
-        for name, answered in answers:
-            found = _scored(name, answered, scores)
-            verdicts.append(verdict_of(name, answered, found))
+        chosen = [_chosen(ledger, run, request.step) for run in (runs or (None,))]
+        answers = [(each, _identity(each.folder), _answers(ledger, each, request)) for each in _told_apart(chosen)]
+        for each, identity, answered in answers:
+            found = _scored(each.name, answered, scores)
+            verdicts.append(verdict_of(each.name, answered, found))
+            _keep(ledger, each, identity, verdicts[-1], request)
             rows = zip(answered, found, strict=True)
-            lines += [json.dumps({"model": name, **asdict(each), "score": score}) for each, score in rows]
+            lines += [json.dumps({"model": each.name, **asdict(row), "score": score}) for row, score in rows]
     if request.save:
         with landing(request.save, mode=0o644) as target:
             target.write("".join(f"{line}\n" for line in lines).encode())
     _show(sorted(verdicts, key=_order), request, as_json=as_json)
+    if not as_json:
+        _say_kept(chosen)
     return 0
 
 
-def _told_apart(chosen: Sequence[tuple[str, Path]]) -> list[tuple[str, Path]]:
+def _chosen(ledger: Ledger, run: str | None, step: int | None) -> Model:
+    """What you named. `best` becomes the folder that it is now: it may move on while the judge is asked."""
+    name, folder = model_folder(ledger, run, step)
+    return Model(name, folder) if folder_named(run) else Model(name, folder.resolve(), ledger.find_run(run).id)
+
+
+def _told_apart(chosen: Sequence[Model]) -> list[Model]:
     """Models of one name, such as checkpoints of one step, go by their folders."""
-    names = [name for name, _ in chosen]
-    return [(str(folder) if names.count(name) > 1 else name, folder) for name, folder in chosen]
+    names = [each.name for each in chosen]
+    return [replace(each, name=str(each.folder)) if names.count(each.name) > 1 else each for each in chosen]
+
+
+def _keep(ledger: Ledger, model: Model, identity: str, verdict: Verdict, request: JudgeRequest) -> None:
+    """A run's scores, with the checkpoint that they are of. Those of a folder have no run that could keep them."""
+    step = contract.checkpoint_step(model.folder.name)
+    if model.run is None or step is None or verdict.mean is None:
+        return
+    scores = Judged(
+        test=request.test.name,
+        test_sha256=hashlib.sha256(request.test.read_bytes()).hexdigest(),
+        judge=request.judge,
+        endpoint=request.endpoint.rstrip("/"),
+        max_tokens=request.max_tokens,
+        prompt=request.prompt,
+        manifest_sha256=identity,
+        mean=verdict.mean,
+        deviation=verdict.deviation,
+        scored=verdict.scored,
+        unscored=verdict.unscored,
+        cut=verdict.cut,
+    )
+    ledger.add_evaluation(judged(model.run, step, scores, time.time()))
+
+
+def _say_kept(chosen: Sequence[Model]) -> None:
+    from orchestrator.cli.screen import screen
+
+    runs = list(dict.fromkeys(each.run for each in chosen if each.run))
+    if runs:
+        screen.talk(f"saved: gptctl compare {' '.join(runs)}, report and export show the scores")
+    if any(each.run is None for each in chosen):
+        screen.talk("scores of folders are not saved: gptctl import keeps a model with its scores")
 
 
 def _order(verdict: Verdict) -> tuple[bool, float]:
@@ -90,18 +142,18 @@ def _scored(name: str, answered: Sequence[Answered], scores: JudgeScores) -> lis
     return found
 
 
-def _answers(ledger: Ledger, name: str, folder: Path, request: JudgeRequest) -> list[Answered]:
+def _answers(ledger: Ledger, model: Model, request: JudgeRequest) -> list[Answered]:
     """The model's answers, kept line by line: the program writes those that are not there."""
     from orchestrator.cli.screen import screen
 
-    settings = json.dumps([_identity(folder), request.prompt, request.max_tokens]).encode()
+    settings = json.dumps([_identity(model.folder), request.prompt, request.max_tokens]).encode()
     known = hashlib.sha256(settings + request.test.read_bytes()).hexdigest()[:32]
     file = ledger.home / FOLDER / f"answers-{known}.jsonl"
     lines = _whole_lines(file)
     if not lines or len(lines) <= lines[0]["total"]:
         more = f", {len(lines) - 1:,} are there already" if len(lines) > 1 else ""
-        screen.talk(f"{name}: answers {request.test.name}{more}")
-        lines = _written(ledger, folder, request, file, lines)
+        screen.talk(f"{model.name}: answers {request.test.name}{more}")
+        lines = _written(ledger, model.folder, request, file, lines)
     return [
         Answered(line["instruction"], line["input"], line["output"], line["answer"], line["cut"]) for line in lines[1:]
     ]

@@ -37,7 +37,9 @@ from orchestrator.report.card import card
 from orchestrator.report.card.checkpoint_meta import CheckpointMeta
 from orchestrator.report.card.provenance import eval_results, is_import
 from orchestrator.report.evaluations import table
+from orchestrator.report.judged import of_these
 from orchestrator.report.lineage import ancestors
+from orchestrator.report.local_checkpoints import read_checkpoints
 from orchestrator.report.metrics import Training, read_training
 from orchestrator.report.pages.curves import training_charts
 from orchestrator.report.redaction import shown_recipe
@@ -194,7 +196,7 @@ def write_companions(ledger: Ledger, run: RunRecord, checkpoint: Path, wish: Wis
     host = HostSpec.from_resolved(run.host_data) if run.host_data else None
     spent = run_cost(intervals, machine=machine_type(run.machine), tokens=run.tokens_trained, host=host)
     training, records = read_training(mirror), Records(ledger.evaluations(run.id), ancestors=ancestors(run, ledger.run))
-    rows = table(records.evaluations)
+    rows = table(of_these(records.evaluations, read_checkpoints(mirror / contract.CHECKPOINTS)))
     exported = card.Exported(run, meta, run.facts.dataset or DatasetFacts(), rows, records.ancestors)
     chart = _chart(training, to, run.id)
     region = ledger.rental(run.rental_id).facts.region if run.rental_id else None

@@ -23,9 +23,12 @@ from orchestrator.ledger.records import RunRecord
 from orchestrator.report.comparison.comparison import Compared, compare
 from orchestrator.report.comparison.page import compare_charts, compare_page
 from orchestrator.report.comparison.result import Anchor, ComparedRow, Comparison
+from orchestrator.report.judged import JudgeColumn
+from orchestrator.report.local_checkpoints import read_checkpoints
 from orchestrator.report.metrics import read_training
 from orchestrator.report.pages.markdown import spark
 from orchestrator.report.summary import PARTS, stage_hours
+from trainer.contract import CHECKPOINTS
 
 CURVE_WIDTH = 16
 PUBLISHED = (
@@ -93,6 +96,7 @@ def _compared(ledger: Ledger, run: RunRecord) -> Compared:
         cost_of(ledger, run)["cost_usd"],
         sum(by_stage.values()),
         sum(by_stage.get(stage, 0.0) for stage in PARTS["train"]),
+        read_checkpoints(ledger.home / "runs" / run.id / CHECKPOINTS),
     )
 
 
@@ -119,13 +123,14 @@ def show(comparison: Comparison) -> None:
         Column("VERDICT", leaves=2),
         *([Column("VAL", True, 6)] if has_slices else []),
         *([Column(f"AT {count(equal.tokens)} TOKENS", True, 7)] if equal else []),
+        *(Column(each.label, True) for each in comparison.judges),
         Column("TOKENS", True, 4),
         Column("TRAINING", True, 9),
         Column("COST", True, 3),
         Column("TOK/S", True, 8),
         Column("VALIDATION", leaves=10),
     ]
-    rows = [_cells(row, has_slices, equal is not None) for row in comparison.runs]
+    rows = [_cells(row, has_slices, equal is not None, comparison.judges) for row in comparison.runs]
     screen.show_table(columns, rows)
     differing = (("RECIPE", comparison.config_differences), ("MACHINE", comparison.environment_differences))
     for what, differences in differing:
@@ -150,7 +155,7 @@ def _published(each: Anchor) -> list[str]:
     return [of, *losses, hours(each.hours), dollars(each.cost_usd), count(each.tokens)]
 
 
-def _cells(row: ComparedRow, has_slices: bool, has_equal_tokens: bool) -> list[str]:
+def _cells(row: ComparedRow, has_slices: bool, has_equal_tokens: bool, judges: Sequence[JudgeColumn]) -> list[str]:
     delta = "" if row.delta is None or row.verdict == "baseline" else f"{row.delta:+.4f}"
     interval = f"{row.effect.low:+.3f} to {row.effect.high:+.3f}" if row.effect else ""
     return [
@@ -162,6 +167,7 @@ def _cells(row: ComparedRow, has_slices: bool, has_equal_tokens: bool) -> list[s
         row.why or row.verdict or "",
         *([loss(row.val_loss)] if has_slices else []),
         *([loss(row.loss_at_equal_tokens)] if has_equal_tokens else []),
+        *(each.cell(row.judged) for each in judges),
         count(row.tokens),
         hours(row.train_hours),
         dollars(row.cost_usd),

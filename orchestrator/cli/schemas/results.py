@@ -16,6 +16,7 @@ from orchestrator.core.planning.several.sweep_plan import SweepPlan as SweepCost
 from orchestrator.report.comparison.result import Anchor, ComparedRow, Difference, EqualTokens, Metric
 from orchestrator.report.comparison.result import Environment as ComparedEnvironment
 from orchestrator.report.comparison.seed_noise import Deviation
+from orchestrator.report.judged import JudgeColumn
 from orchestrator.report.run_report import RunReport
 
 SweepPlan = Annotated[SweepCost, Also(sweep=str, host=str, fits=int)]
@@ -59,6 +60,7 @@ class Comparison(TypedDict):
     config_differences: list[Difference]
     environment_differences: list[Difference]
     published: list[Anchor]
+    judges: list[JudgeColumn]
     notes: list[str]
 
 

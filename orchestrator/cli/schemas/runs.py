@@ -41,7 +41,7 @@ class Guard(TypedDict):
 
 
 class Measured(TypedDict):
-    """A slice or a multiple choice; further keys are those of its kind."""
+    """A slice, a multiple choice or a judge's scores; further keys are those of its kind."""
 
     __pydantic_config__ = OPEN  # type: ignore[misc]
 

@@ -77,7 +77,8 @@ def model_card(exported: Exported, report: RunReport, wish: Wish) -> str:
         lstrip_blocks=True,
         autoescape=False,  # Markdown and YAML: `text`, `fenced` and `quoted` make foreign words harmless
     )
-    environment.filters.update({"text": text, "fenced": fenced, "quoted": quoted, "table": table})
+    filters = {"text": text, "fenced": fenced, "quoted": quoted, "table": table, "judged": tables.judged_cells}
+    environment.filters.update(filters)
     return environment.get_template("model_card.md.j2").render(_page(exported, report, wish)).rstrip() + "\n"
 
 
@@ -118,6 +119,7 @@ def _page(exported: Exported, report: RunReport, wish: Wish) -> dict[str, object
         "training": [] if imported else tables.training(run, meta, report, machine),
         "cost": [] if simulated or imported else tables.cost(report, machine, run.host_data),
         "choices": tables.choices(meta, exported.evaluations),
+        "judged": tables.judged(meta, exported.evaluations),
         "samples": [each.text for each in report.samples if each.step == meta.step][:MOST_SAMPLES],
         "prompt": next(iter(run.recipe_data.get("eval", {}).get("prompts") or ()), "Every effort moves you"),
         "context_length": meta.model.context_length,

@@ -20,6 +20,7 @@ from orchestrator.ledger.records import RecipeTables, RunRecord
 from orchestrator.report.card.checkpoint_meta import CheckpointMeta
 from orchestrator.report.data_source import source_name
 from orchestrator.report.evaluations import CHOICES, SLICE, EvaluationRow
+from orchestrator.report.judged import JUDGE
 from orchestrator.report.pages.markdown import text
 from orchestrator.report.run_report import LineagePart, MachinePart, RunReport
 from trainer.arithmetic import parameter_count
@@ -291,6 +292,27 @@ def choices(meta: CheckpointMeta, evaluations: Sequence[EvaluationRow]) -> list[
         for row in evaluations
         if row.kind == CHOICES and row.step == meta.step
     ]
+
+
+def judged(meta: CheckpointMeta, evaluations: Sequence[EvaluationRow]) -> list[EvaluationRow]:
+    """A judge's scores of this checkpoint."""
+    return [row for row in evaluations if row.kind == JUDGE and row.step == meta.step]
+
+
+def judged_cells(rows: Sequence[EvaluationRow]) -> list[list[str]]:
+    """Test, judge, mean, standard deviation of the answers, how many were scored."""
+    return [
+        [
+            text(row.result["test"]),
+            text(row.result["judge"]),
+            *(_scored(row.result.get(key), digits) for key, digits in (("mean", 1), ("deviation", 1), ("scored", 0))),
+        ]
+        for row in rows
+    ]
+
+
+def _scored(value: object, digits: int) -> str:
+    return number(value, digits) if isinstance(value, int | float) else formats.DASH
 
 
 def _cell(value: object) -> str:

@@ -31,7 +31,9 @@ from orchestrator.report.comparison.result import (
 )
 from orchestrator.report.comparison.seed_noise import Deviation, Effect, effect_of, pooled
 from orchestrator.report.evaluations import SLICE
+from orchestrator.report.judged import JudgedOfRun, judge_columns, judge_notes, of_best
 from orchestrator.report.lineage import descends_from, origin_name
+from orchestrator.report.local_checkpoints import Checkpoint
 from orchestrator.report.metrics import Training
 from orchestrator.report.pages.run_page import flat
 from trainer.contract import DataConfig
@@ -50,6 +52,8 @@ class Compared:
     cost_usd: float = 0.0
     hours: float = 0.0
     train_hours: float = 0.0
+    checkpoints: Sequence[Checkpoint] = ()
+    """Those that are here."""
 
     @property
     def tokenizer(self) -> str:
@@ -65,6 +69,11 @@ class Compared:
         """The last one."""
         last = self.training.last_val_loss
         return self.run.val_loss if last is None else last
+
+    def judged(self) -> JudgedOfRun:
+        """The scores of its best checkpoint, and those of others."""
+        best = self.training.best_validation
+        return of_best(self.evaluations, self.checkpoints, best.step if best else self.run.step)
 
     def tokens_at(self, step: int) -> float:
         """Seen by the end of a step; 0 without a plan."""
@@ -97,6 +106,7 @@ def compare(runs: Sequence[Compared], baseline: str, seeds: Sequence[Compared] =
     deviation = pooled([list(group.values()) for group in groups.values()])
     equal = equal_tokens(runs)
     rows = [_row(each, base, metric, Noise(groups, deviation), equal) for each in runs]
+    judges = judge_columns([scores for row in rows for scores in row.judged])
     ranked = sorted((row for row in rows if row.why is None), key=lambda row: row.value or 0.0)
     order = [replace(row, rank=rank) for rank, row in enumerate(ranked, start=1)]
     return Comparison(
@@ -108,7 +118,11 @@ def compare(runs: Sequence[Compared], baseline: str, seeds: Sequence[Compared] =
         config_differences=differences({each.run.id: _config(each) for each in runs}),
         environment_differences=differences({each.run.id: vars(_environment(each)) for each in runs}),
         published=anchors(runs),
-        notes=_notes(runs, base, metric, deviation),
+        judges=judges,
+        notes=[
+            *_notes(runs, base, metric, deviation),
+            *judge_notes({each.run.id: each.judged() for each in runs}, judges),
+        ],
     )
 
 
@@ -197,6 +211,7 @@ def _row(each: Compared, base: Compared, metric: Metric, noise: Noise, equal: Eq
         tokens_per_second=each.training.tokens_per_second,
         validations=each.training.validations,
         environment=_environment(each),
+        judged=each.judged().best,
     )
 
 

@@ -28,6 +28,7 @@ def compare_page(comparison: Comparison, charts: Sequence[Chart], title: str) ->
     labels = {row.id: row.label for row in comparison.runs}
     shown = replace(comparison, config_differences=[_shared(each) for each in comparison.config_differences])
     values = {**shown.to_json(), "title": title, "colors": colors, "labels": labels}
+    values["judged"] = {row.id: [each.cell(row.judged) for each in comparison.judges] for row in comparison.runs}
     return render("compare.html.j2", values, charts)
 
 

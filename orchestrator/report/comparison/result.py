@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from orchestrator.report.comparison.seed_noise import Deviation, Effect
+from orchestrator.report.judged import JudgeColumn, Judged
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,8 @@ class ComparedRow:
     validations: Sequence[tuple[int, float]]
     """Step and loss."""
     environment: Environment
+    judged: Sequence[Judged] = ()
+    """What judges gave the answers of its best checkpoint."""
     rank: int | None = None
 
     @property
@@ -135,6 +138,7 @@ class Comparison:
     config_differences: Sequence[Difference]
     environment_differences: Sequence[Difference]
     published: Sequence[Anchor]
+    judges: Sequence[JudgeColumn]
     notes: Sequence[str]
 
     def to_json(self) -> dict[str, object]:

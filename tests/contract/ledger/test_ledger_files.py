@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import random
@@ -170,6 +171,24 @@ def test_a_ledger_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> 
     with Ledger.open(path.parent, time.time) as ledger:
         assert ledger.evaluations(run_id) == [Evaluation(run_id, 40, "slice", "0+9", 1.0, 3.4, {"tokens": 9})]
         assert len(ledger.runs()) == 2 and ledger.evaluations() == ledger.evaluations(run_id)
+
+
+def test_a_ledger_of_the_fourth_version_keeps_its_measurements_and_takes_a_judges(tmp_path: Path) -> None:
+    path = make(tmp_path / "home", runs=1)
+    slice_ = Evaluation("", 40, "slice", "0+9", 1.0, 3.5, {"tokens": 9})
+    with Ledger.open(path.parent, time.time) as ledger:
+        slice_ = dataclasses.replace(slice_, run_id=ledger.runs()[0].id)
+        ledger.add_evaluation(slice_)
+    with sqlite3.connect(path) as connection:
+        connection.executescript(
+            "ALTER TABLE evaluations RENAME TO new; CREATE TABLE evaluations AS SELECT * FROM new; DROP TABLE new"
+        )
+        connection.execute("PRAGMA user_version = 4")
+    connection.close()
+    score = dataclasses.replace(slice_, kind="judge", name="ab", loss=None)
+    with Ledger.open(path.parent, time.time) as ledger:
+        ledger.add_evaluation(score)
+        assert ledger.evaluations() == [score, slice_]
 
 
 def test_modes_are_private_whatever_the_umask(tmp_path: Path) -> None:

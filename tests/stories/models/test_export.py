@@ -148,7 +148,8 @@ def test_a_trained_run_becomes_a_folder_that_transformers_loads(
     page = (folder / "README.md").read_text()
     (cost,) = json.loads(gptctl("cost", "--json").stdout)["runs"]
     expected = traced(gptctl_home, gptctl_home / "runs" / told["run"], cost)
-    check_card(page, expected, {str(told["zero_biases"]), "32", "2025"})  # 2025: up to when vLLM was looked at
+    # Until 2025 vLLM was looked at; 64 tokens, top-k 50 and temperature 1 drew the samples; a tuning begins at step 0.
+    check_card(page, expected, {str(told["zero_biases"]), "32", "2025", "64", "50,", "1", "0"})
     front = yaml.safe_load(page.split("---\n")[1])
     assert (front["license"], front["language"], front["library_name"]) == ("apache-2.0", "code", "transformers")
     assert "](loss.png)" in page

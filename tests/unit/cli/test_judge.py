@@ -1,18 +1,24 @@
 """`gptctl judge`: answers and scores against a real server on loopback that speaks the API of OpenAI."""
 
 import dataclasses
+import hashlib
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from orchestrator.cli.inference.judge import JudgeRequest, _told_apart, judge
+from orchestrator.cli.inference.judge import JudgeRequest, Model, _told_apart, judge
 from orchestrator.cli.inference.judge_scores import Answered, JudgeScores, question, read_score, verdict_of
 from orchestrator.core.errors import BadCredentials, GptctlError, NoAnswer, ProviderError, QuotaUsedUp, UserError
+from orchestrator.core.states import Outcome, State
+from orchestrator.ledger import RunRecord
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.remote.web.chat_completions import RemoteModel, complete
 from orchestrator.remote.web.retries import Patience
+from orchestrator.report.judged import scores_of
 from tests.support.clouds.chat_server import ChatServer, Said
 from tests.support.files.small_runs import TINY, write_run
 
@@ -26,7 +32,7 @@ def server() -> Iterator[ChatServer]:
         yield running
 
 
-def ask(server: ChatServer, attempt_s: float = 5.0) -> str:
+def ask(server: ChatServer, attempt_s: float = 20.0) -> str:
     return complete(RemoteModel(server.endpoint, "j", "sk-1"), "score it", HASTY, attempt_s)
 
 
@@ -57,12 +63,12 @@ def test_the_request_is_the_apis_and_the_key_is_a_header(server: ChatServer) -> 
     "trouble",
     [
         [Said(status=429, headers={"Retry-After": "0"})], [Said(status=429)] * 3, [Said(status=500), Said(status=503)],
-        [Said(drop=True)], [Said("late", delay_s=3.0)],
+        [Said(drop=True)], [Said("late", delay_s=60.0)],
     ],
 )  # fmt: skip
 def test_what_waiting_mends_is_asked_again(server: ChatServer, trouble: list[Said]) -> None:
     server.will(*trouble, Said("7"))
-    assert ask(server, attempt_s=0.4 if trouble[0].delay_s else 5.0) == "7"
+    assert ask(server, attempt_s=2.0 if trouble[0].delay_s else 20.0) == "7"
     assert len(server.requests) == len(trouble) + 1
 
 
@@ -143,7 +149,8 @@ def test_mean_and_spread_are_those_of_the_scores_there_are() -> None:
 
 def test_models_of_one_name_go_by_their_folders() -> None:
     a, b, c = Path("/a/step-000007"), Path("/b/step-000007"), Path("/c")
-    assert _told_apart([("step-000007", a), ("step-000007", b), ("c", c)]) == [(str(a), a), (str(b), b), ("c", c)]
+    found = _told_apart([Model("step-000007", a), Model("step-000007", b), Model("c", c)])
+    assert [each.name for each in found] == [str(a), str(b), "c"]
 
 
 def test_models_are_answered_scored_and_compared_on_one_table(
@@ -179,3 +186,37 @@ def test_models_are_answered_scored_and_compared_on_one_table(
     ]
     saved = [json.loads(line) for line in (tmp_path / "saved.jsonl").read_text().splitlines()]
     assert [each["score"] for each in saved] == [10, 20, 30, 90, 90, 90]
+
+
+def test_the_scores_of_a_run_are_kept_with_the_checkpoint_that_answered(
+    server: ChatServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "home"
+    monkeypatch.setenv("GPTCTL_HOME", str(home))
+    with Ledger.open(home, time.time) as ledger:
+        ledger.add_run(
+            RunRecord("tuned-1", "tuned", "local", "2xCPU", 1.0, state=State.ENDED, outcome=Outcome.FINISHED)
+        )
+    folder = write_run(home / "runs" / "tuned-1")
+    best = folder.parent / "best"
+    best.symlink_to(folder.name)
+    test = tmp_path / "test.json"
+    test.write_text("[]")
+    request = JudgeRequest(test, server.endpoint, "j", "OPENAI_API_KEY", None, None, 4, 2)
+
+    def trained_on(_: Ledger, model: Model, __: JudgeRequest) -> list[Answered]:
+        """While it answers, `best` becomes another checkpoint."""
+        assert model.folder == folder
+        best.unlink()
+        best.symlink_to(write_run(tmp_path / "later", step=9))
+        return [ANSWER, dataclasses.replace(ANSWER, answer="Blue.")]
+
+    monkeypatch.setattr("orchestrator.cli.inference.judge._answers", trained_on)
+    server.will(Said("40"), Said("60"))
+    assert judge(["tuned-1"], request, as_json=False) == 0
+    assert "gptctl compare tuned-1" in capsys.readouterr().err
+    with Ledger.open(home, time.time) as ledger:
+        (row,) = ledger.evaluations("tuned-1")
+    kept = scores_of(row)
+    assert (row.kind, row.step, kept.mean, kept.scored, kept.test) == ("judge", 7, 50, 2, "test.json")
+    assert kept.manifest_sha256 == hashlib.sha256((folder / "MANIFEST.json").read_bytes()).hexdigest()
