@@ -21,7 +21,7 @@ HELP = Path(__file__).parent / "cli" / "help.txt"
 def main() -> None:
     """Entry point; ends the process with an exit code of orchestrator/core/errors.py."""
     _take_plain(sys.argv)
-    if sys.argv[1:] in ([], ["--help"], ["-h"]) and HELP.is_file():
+    if sys.argv[1:] in ([], ["--help"], ["-h"]) and HELP.is_file() and _is_wide():
         sys.stdout.write(HELP.read_text(encoding="utf-8"))
         return
     from orchestrator.cli.failures import call_for_a_program, explain
@@ -52,6 +52,11 @@ def main() -> None:
         call_for_a_program(app)
     else:
         app(prog_name="gptctl")
+
+
+def _is_wide() -> bool:
+    """Whether the stored page of help fits; the app breaks its lines for a narrow terminal."""
+    return not sys.stdout.isatty() or os.get_terminal_size(sys.stdout.fileno()).columns >= 80
 
 
 def _take_plain(argv: list[str]) -> None:

@@ -94,7 +94,7 @@ def init(
 
 @verb
 def skill(verbose: options.Verbose = False) -> int:
-    """Print what a coding agent should know to use gptctl without losing money."""
+    """Print what a coding agent should know to use gptctl."""
     typer.echo(Path(__file__).parents[1].joinpath("SKILL.md").read_text(encoding="utf-8"), nl=False)
     return 0
 

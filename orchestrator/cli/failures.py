@@ -64,6 +64,18 @@ def say(text: str) -> None:
     print(f"{begin}gptctl:{end} {text}", file=sys.stderr, flush=True)
 
 
+def _broken(text: str) -> str:
+    """In lines that the terminal holds, broken at spaces alone."""
+    try:
+        width = os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):  # not a terminal
+        return text
+    # Only here: what fails on a pipe needs no lines.
+    from orchestrator.cli.screen.tables import broken
+
+    return "\n".join(broken(f"gptctl: {text}", max(width, 20))).removeprefix("gptctl: ")
+
+
 def explain(error: Exception, *, verbose: bool, as_json: bool = False) -> int:
     """Prints what failed and what to do next; returns the exit code. as_json: on stdout too, where no result was."""
     import traceback
@@ -77,7 +89,7 @@ def explain(error: Exception, *, verbose: bool, as_json: bool = False) -> int:
     # A wrong argument needs no traceback on disk; a run's failure has one beside its logs.
     written = _keep(trace) if run_folder.get() or not isinstance(error, GptctlError) else None
     if isinstance(error, GptctlError):
-        say(clean(error.message))
+        say(_broken(clean(error.message)))
         if error.hint:
             say(f"next: {clean(error.hint)}")
         if as_json:

@@ -10,7 +10,7 @@ import typer
 from orchestrator.cli import completion, options
 from orchestrator.cli.failures import explained
 
-HELP = """Let a machine of yours that is always on drive your runs: they go on, watched, while this computer is off.
+HELP = """Let a machine that is always on drive your runs. They go on, watched, while this computer is off.
 
 gptctl --driver HOST status (logs, stop, fetch, sweep ...) asks it. `gptctl check HOST --driver` says whether it can.
 """

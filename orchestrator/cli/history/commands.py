@@ -10,7 +10,7 @@ import typer
 from orchestrator.cli import completion, options
 from orchestrator.cli.failures import explained
 
-HELP = """List runs with the disk they take here; rename, forget and prune them.
+HELP = """List runs and their disk here; rename, forget, prune them.
 
 Without a command: the list. No machine is asked, and what a run cost stays in `gptctl cost` whatever you forget.
 """

@@ -102,7 +102,7 @@ def judge(
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Score the answers of models to a test file with another model.
+    """Score the answers of models with another model.
 
     Writes the answers here, greedily, and asks the judge for a score from 0 to 100 for each. Keeps both: the same
     command resumes, and asks nothing twice.
@@ -124,7 +124,7 @@ def attention(
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Show where a model looks in a prompt: a picture and a page, one square per head.
+    """Show where a model looks in a prompt. It draws a picture and a page, one square per head.
 
     Writes attention.png and attention.html. The page is one file and needs no network.
     """

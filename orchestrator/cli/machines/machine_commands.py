@@ -68,7 +68,7 @@ def orphans(
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """List every machine that gptctl rented: age, price, deadline.
+    """List every machine that gptctl rented, with its deadline.
 
     Asks your cloud accounts, not the ledger. Exits with 7 if a machine is past its deadline.
     """
@@ -111,7 +111,7 @@ def notify(
     test: Annotated[bool, typer.Option("--test", help="Send a test message to every address.")] = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Show who gets notified of what, add an address, or send a test.
+    """Show who hears of what, add an address, or send a test.
 
     setup sends a test message to the address and writes it into config.toml: ntfy, Telegram, Slack, webhooks. The rest
     of [notify] (which events, a command of your own) is yours to edit.

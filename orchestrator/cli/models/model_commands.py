@@ -60,7 +60,7 @@ def export(
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Export a model folder that others can load, with a model card.
+    """Export a model with its card, as others can load it.
 
     The folder holds a native GPT2LMHeadModel and tokenizer files: AutoModelForCausalLM and pipelines load it without
     custom code. --push shows what goes where, and asks.
@@ -106,7 +106,7 @@ def evaluate(
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Measure a trained model: loss, bits per byte, multiple choice.
+    """Measure a model: loss, bits per byte, multiple choice.
 
     Without --slice and --choices, measures the recipe's slices and choices, or else what the run validated on. Keeps
     the results for compare, report and the model card.
@@ -203,7 +203,7 @@ def compare(
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Rank runs by their test loss, or else by their validation loss.
+    """Rank runs by their test loss, else by validation loss.
 
     Compares each run with the baseline: the difference, the interval that holds it at 95 %, and whether seeds alone
     explain it. Shows what differs in recipe, machine and software.

@@ -247,9 +247,9 @@ def show_plan(plan: Plan) -> None:
         ("ending", plan.ending),
     ]
     for name, text in lines:
-        screen.talk(f"{name:<7} {text}")
+        screen.talk_fact(name, text)
     for warning in plan.warnings:
-        screen.talk(f"warning {warning}", style="yellow")
+        screen.talk_fact("warning", warning, style="yellow")
 
 
 def _demands(plan: Plan) -> list[tuple[str, str]]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -42,7 +41,7 @@ from orchestrator.cli.screen.live_view import (
     sparkline,
     spending_line,
 )
-from orchestrator.cli.screen.tables import CARDS_BELOW, Column, Fitted, note_lines, speaking
+from orchestrator.cli.screen.tables import CARDS_BELOW, Column, Fitted, broken, note_lines, speaking
 from orchestrator.core.errors import UserError
 from orchestrator.core.events import Event, Listener
 from orchestrator.core.formats import duration
@@ -99,27 +98,30 @@ def redraws(out: Console) -> bool:
 def show_table(
     columns: Sequence[Column], rows: Sequence[Sequence[str]], *, cards: bool = False, redraw: bool = False
 ) -> None:
-    """A table on stdout that breaks no cell, without the columns that say nothing; cells that are a known word (ok,
-    warn, failed) are coloured. `cards`: two lines a row in a narrow terminal. `redraw` clears a terminal."""
+    """A table on stdout that breaks no cell, without the columns that say nothing, and nothing without rows; cells that
+    are a known word (ok, warn, failed) are coloured. `cards`: two lines a row in a narrow terminal. `redraw` clears a
+    terminal."""
     out = console(result=True)
+    if redraw and redraws(out):
+        out.clear()
+    if not rows:
+        return
     columns, cleaned = speaking(columns, [[clean(cell).replace("\n", " ") for cell in row] for row in rows])
     if is_plain():
         _print_lines(tables.as_facts(columns, cleaned))
         return
-    if redraw and out.is_terminal:
-        out.clear()
-    if cards and out.width < CARDS_BELOW and rows:
+    if cards and out.width < CARDS_BELOW:
         _print_lines(tables.as_cards(columns, cleaned, out.width))
         return
     fitted = tables.fit(columns, cleaned, out.width)
-    if not fitted.fits and rows:
+    if not fitted.fits:
         _print_lines(tables.as_blocks(columns, cleaned, out.width))
         return
     if len(rows) > MOST_DRAWN:
-        _print_lines(_plain_table(fitted))
+        _print_lines(tables.as_lines(fitted))
     else:
         out.print(_rich_table(fitted))
-    if fitted.left and rows:
+    if fitted.left:
         talk(f"too narrow for {', '.join(column.name for column in fitted.left)}; --json has all", style="dim")
 
 
@@ -148,18 +150,6 @@ def _rich_table(fitted: Fitted) -> Table:
     return table
 
 
-def _plain_table(fitted: Fitted) -> Iterator[str]:
-    """The same lines for thousands of rows, which Rich takes a millisecond each to lay out."""
-    table = [
-        [column.name for column in fitted.columns],
-        *([cell.replace("\n", " ") for cell in row] for row in fitted.rows),
-    ]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    sides = [">" if column.right else "<" for column in fitted.columns]
-    layout = "  ".join(f"{{:{side}{width}}}" for side, width in zip(sides, widths, strict=True))
-    return (layout.format(*row).rstrip() for row in table)
-
-
 def _print_lines(lines: Iterable[str]) -> None:
     print("\n".join(lines), flush=True)
 
@@ -175,18 +165,21 @@ def show_finding(level: str, what: str, found: str, fix: str) -> None:
 def talk(text: str, style: str = "", *, commands: Sequence[str] = ()) -> None:
     """Prints conversation on stderr, and below it commands to copy: a line each, which only the terminal wraps."""
     out = console(result=False)
-    for line in _broken(clean(text), out.width):
-        out.print(Text(line, style=style), soft_wrap=True)
+    _talk_lines(out, broken(clean(text), out.width), style)
     for command in commands:
         out.print(Text(f"  {clean(command)}", style=style), soft_wrap=True)
 
 
-def _broken(text: str, width: int) -> Iterator[str]:
-    """Lines broken at spaces alone: half an id or a path is worth nothing."""
-    for line in text.split("\n"):
-        yield from textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False, drop_whitespace=True) or [
-            ""
-        ]
+def talk_fact(name: str, text: str, style: str = "") -> None:
+    """`name  text`, the further lines of the text below its first."""
+    out, indent = console(result=False), 8
+    first, *more = broken(clean(text), max(out.width - indent, 20))
+    _talk_lines(out, [f"{name:<{indent - 1}} {first}", *(" " * indent + line for line in more)], style)
+
+
+def _talk_lines(out: Console, lines: Iterable[str], style: str) -> None:
+    for line in lines:
+        out.print(Text(line, style=style), soft_wrap=True)
 
 
 def on_terminal() -> bool:
@@ -324,15 +317,19 @@ class LivePrinter:
 
     def _stages(self, view: View) -> Text:
         signs = self._either(SIGNS, PLAIN_SIGNS)
-        line = Text()
+        lines: list[Text] = []
         for name in view.stages:
             mark = view.marks.get(name, Mark())
             state, took_s = mark.state, mark.took_s
             if state == RUNNING and mark.started_at is not None:
                 took_s = self.now() - mark.started_at
             took = f" {duration(took_s)}" if took_s is not None and took_s >= 1 else ""
-            line.append(f"{signs[state]} {name}{took}  ", style=STYLES[state])
-        return line
+            said = Text(f"{signs[state]} {name}{took}", style=STYLES[state])
+            if lines and lines[-1].cell_len + 2 + said.cell_len <= self.out.width:
+                lines[-1] = Text("  ").join((lines[-1], said))
+            else:
+                lines.append(said)
+        return Text("\n").join(lines)
 
     def _bar(self, done: int, total: int, what: str) -> RenderableType:
         count, share = f"{what} {done:,}/{total:,}", f"{100 * done / total:.0f}%"

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.core.formats import DASH
@@ -123,6 +123,22 @@ def as_blocks(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: i
     return lines
 
 
+def as_lines(fitted: Fitted) -> Iterator[str]:
+    """The table without colour, for thousands of rows, which Rich takes a millisecond each to lay out."""
+    names = [column.name for column in fitted.columns]
+    table = [names, *([cell.replace("\n", " ") for cell in row] for row in fitted.rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    sides = [">" if column.right else "<" for column in fitted.columns]
+    layout = "  ".join(f"{{:{side}{width}}}" for side, width in zip(sides, widths, strict=True))
+    return (layout.format(*row).rstrip() for row in table)
+
+
+def broken(text: str, width: int) -> Iterator[str]:
+    """Lines broken at spaces alone: half an id or a path is worth nothing."""
+    for line in text.split("\n"):
+        yield from textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) or [""]
+
+
 def as_facts(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]:
     """One fact a line, for a screen reader: the first cell, then each other as `name: value`, however long."""
     lines: list[str] = []
@@ -150,7 +166,7 @@ def note_lines(notes: Mapping[str, int], width: int) -> list[str]:
     lines: list[str] = []
     for at in dict.fromkeys(notes.values()):
         note = one_note([each for each, number in notes.items() if number == at])
-        first, *more = textwrap.wrap(note, max(width - 5, 20), break_long_words=False, break_on_hyphens=False)
+        first, *more = broken(note, max(width - 5, 20))
         lines += [f"{f'[{at}]':<4} {first}", *(f"{'':<5}{line}" for line in more)]
     return lines
 

@@ -32,7 +32,7 @@ def queue(
     return it.queue(target, it.Edit(move, to, drop), as_json=as_json)
 
 
-HELP = """Many runs of one question under one ceiling: a baseline, its variants and seeds.
+HELP = """Many runs of one question under one ceiling. A baseline, its variants and seeds.
 
 Start with: gptctl sweep plan sweeps/interventions.toml --host HOST. The machine starts one run after the other itself.
 """

@@ -23,7 +23,7 @@ def ui(
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in your browser.")] = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Serve a live page of your runs: curves, money, machines, logs.
+    """Serve a live page of your runs: curves, money, logs.
 
     Works without network, in dark and light, on a phone. Needs the extra `ui`: pip install 'gptctl[ui]'.
     """

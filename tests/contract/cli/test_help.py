@@ -34,6 +34,10 @@ def test_the_first_page_is_what_the_app_prints() -> None:
     assert manual.HELP.read_text(encoding="utf-8") == manual.top_help(), "run: make docs"
 
 
+def test_the_first_page_cuts_no_command_s_line() -> None:
+    assert "..." not in manual.top_help().replace("[ARGS]...", "")
+
+
 def test_the_reference_is_what_the_app_prints() -> None:
     written = {path.name: path.read_text(encoding="utf-8") for path in manual.REFERENCE.glob("*.md")}
     assert written == manual.pages(), "run: make docs"

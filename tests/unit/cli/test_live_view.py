@@ -141,6 +141,16 @@ def test_what_happens_before_the_first_step_is_shown_with_its_time_until_that_st
     assert "compiling" not in drawn(live)
 
 
+@pytest.mark.parametrize("width", [24, 40, 60, 80, 200])
+def test_a_stage_and_its_sign_stay_together(width: int) -> None:
+    live = LivePrinter(Console(file=io.StringIO(), width=width), View(title="a run"))
+    live(Event("stage_started", 1.0, "acquire"))
+    live(Event("stage_finished", 62.0, "acquire"))
+    lines = [line.rstrip() for line in drawn(live).splitlines()[1:]]
+    assert all(line[0] in "✓+" or line[0] in "·-" for line in lines), lines
+    assert lines[0].startswith(("✓ acquire 1m 01s", "+ acquire 1m 01s")) and max(map(len, lines)) <= width
+
+
 def drawn(live: LivePrinter) -> str:
     console = live.out
     with console.capture() as captured:

@@ -160,3 +160,18 @@ def test_a_command_stays_on_one_line(monkeypatch: pytest.MonkeyPatch, capsys: py
     screen.talk("this machine is alive although nothing needs it. To end it:", commands=[command])
     lines = capsys.readouterr().err.splitlines()
     assert f"  {command}" in lines and max(map(len, lines[:-1])) <= 40
+
+
+def test_nothing_is_printed_of_a_table_without_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [line for columns in TABLES.values() for line in printed(columns, [], 80, monkeypatch)] == []
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_fact_of_several_lines_stays_below_its_name(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    screen.talk_fact("data", "gptctl prepares tokens from python-stdlib on this computer; they are read in place")
+    first, *more = capsys.readouterr().err.splitlines()
+    assert first.startswith("data    gptctl") and all(line.startswith(" " * 8) for line in more)
+    assert max(map(len, (first, *more))) <= width
