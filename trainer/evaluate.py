@@ -26,8 +26,8 @@ from trainer.model.loss import Slice, measure_slice, slice_result
 from trainer.model.multiple_choice import ChoicesError, score_file
 from trainer.model.precision import DTYPES, Autocast, autocast_to
 from trainer.progress import count_progress, print_line
-from trainer.tokens.batches import TokenStream
 from trainer.tokens.token_file import DataError
+from trainer.tokens.token_stream import TokenStream
 from trainer.tokens.tokenizer import TokenizerError
 
 

@@ -75,6 +75,15 @@ def test_the_ledger_costs_no_heavy_import() -> None:
     assert done.stdout == "[]\n"
 
 
+def test_programs_about_data_and_files_of_models_load_no_torch() -> None:
+    """They run on small computers beside the data, and torch takes two seconds of processor to load."""
+    about_data = [f"trainer.tokens.{name}" for name in ("convert", "inspect_tokens", "tokenizer", "verify")]
+    names = [*about_data, "trainer.prepare", "trainer.corpus.overlap", "trainer.import_model", "trainer.export"]
+    program = f"import sys, {', '.join(names)}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_every_error_says_what_it_is_and_is_in_the_tree() -> None:
     tree = errors.__doc__ or ""
     for each in error_classes():

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from trainer.corpus.encode import Encoded
 from trainer.corpus.fingerprints import fingerprint, fingerprints
-from trainer.tokens.batches import TokenStream
+from trainer.tokens.token_stream import TokenStream
 
 
 class LeftOut(NamedTuple):

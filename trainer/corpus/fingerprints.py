@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from trainer.tokens.batches import TokenStream
+from trainer.tokens.token_stream import TokenStream
 
 COMPARED_TOKENS = 1024
 """Of each document; all of a shorter one."""

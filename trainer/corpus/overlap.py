@@ -20,9 +20,9 @@ import numpy as np
 
 from trainer.corpus.fingerprints import COMPARED_TOKENS, Documents, fingerprints
 from trainer.progress import ByteProgress, print_event
-from trainer.tokens.batches import TokenStream
 from trainer.tokens.folder import NoDatasetError, TokenDataset, find_dataset
 from trainer.tokens.token_file import DataError
+from trainer.tokens.token_stream import TokenStream
 from trainer.tokens.tokenizer import TokenizerError, open_tokenizer
 
 END_IDS = {

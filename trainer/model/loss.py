@@ -22,8 +22,8 @@ import torch
 from trainer.contract import SliceLoss
 from trainer.model.gpt import GPT
 from trainer.model.precision import Autocast
-from trainer.tokens.batches import TokenStream
 from trainer.tokens.token_file import DataError
+from trainer.tokens.token_stream import TokenStream
 from trainer.tokens.tokenizer import TokenizerError, open_tokenizer, token_bytes
 
 READ_TOKENS = 4_194_304

@@ -17,8 +17,8 @@ from trainer.model.gpt import GPT
 from trainer.model.loss import LossSum, evaluating, whole_sequences
 from trainer.model.precision import Autocast
 from trainer.tasks.objective import class_score, is_classifier
-from trainer.tokens.batches import TokenStream
-from trainer.tokens.example_rows import counted, inputs_and_targets
+from trainer.tokens.batches import counted, inputs_and_targets
+from trainer.tokens.token_stream import TokenStream
 
 
 @torch.no_grad()

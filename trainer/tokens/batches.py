@@ -1,19 +1,16 @@
-"""Token files as one memory-mapped stream, and the batches of a run as a pure function of (seed, step, data).
+"""The batches of a run as a pure function of (seed, step, data).
 
 It must not know about the model, and it has no position: any step's batch can be computed at any time, by any
 rank, in any order. That is why 1, 2 or 8 ranks see the same tokens and a resumed run continues where it stopped.
 
 Example::
 
-    stream = TokenStream.open([Path("train.safetensors")], vocab_size=50257)
-    stream.read(1_000_000, 1025)                        # np.ndarray, int64, 1,025 ids
     data = open_data(RunConfig(...))
     ids, targets = data.micro_batch(step=0, index=0, size=4, rank=0, world=2)       # two tensors (4, context_length)
 """
 
 from __future__ import annotations
 
-import bisect
 import functools
 import itertools
 from collections import deque
@@ -23,64 +20,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from trainer.arithmetic.stages import Course, Part, micro_batch_of
 from trainer.contract import ContractError, RunConfig
 from trainer.task_config import PRETRAIN
-from trainer.tokens.example_rows import DTYPE as EXAMPLES_DTYPE
-from trainer.tokens.example_rows import counted, counted_in, inputs_and_targets
-from trainer.tokens.token_file import DataError, TokenFile, open_token_file
+from trainer.tokens.example_rows import IGNORED, counted_in
+from trainer.tokens.token_file import DataError
+from trainer.tokens.token_stream import Ids, TokenStream
 
-Ids = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class TokenStream:
-    """Several shards as one sequence of token ids. Opening reads headers only, whatever their size."""
-
-    shards: tuple[TokenFile, ...]
-    starts: tuple[int, ...]
-    vocab_size: int | None
-
-    @staticmethod
-    def open(files: Sequence[Path], vocab_size: int | None = None, dtype: str | None = None) -> TokenStream:
-        """Opens the files in the given order. Reading an id >= vocab_size raises DataError. Raises DataError."""
-        if not files:
-            raise DataError("no token files given")
-        shards = tuple(open_token_file(Path(path), vocab_size, dtype) for path in files)
-        starts = tuple(itertools.accumulate((shard.count for shard in shards), initial=0))
-        return TokenStream(shards, starts, vocab_size)
-
-    def __len__(self) -> int:
-        return self.starts[-1]
-
-    def read(self, start: int, count: int) -> Ids:
-        """Ids of the tokens start .. start + count, across shards. Raises DataError outside the stream."""
-        if start < 0 or count < 0 or start + count > len(self):
-            raise DataError(
-                f"tokens {start} to {start + count} are outside {self.shards[0].path}, which has {len(self)}"
-            )
-        pieces = []
-        while count > 0:
-            number = bisect.bisect_right(self.starts, start) - 1
-            offset = start - self.starts[number]
-            take = min(count, self.shards[number].count - offset)
-            pieces.append(self._read_from(self.shards[number], offset, take))
-            start, count = start + take, count - take
-        return np.concatenate(pieces) if pieces else np.empty(0, np.int64)
-
-    def _read_from(self, shard: TokenFile, offset: int, count: int) -> Ids:
-        ids: Ids = np.asarray(shard.tokens[offset : offset + count]).astype(np.int64)
-        least = -(self.vocab_size or 0) if shard.dtype == EXAMPLES_DTYPE and (shard.examples or shard.is_cut) else 0
-        if self.vocab_size is not None and (ids.max() >= self.vocab_size or ids.min() < least):
-            at = int(np.argmax((ids >= self.vocab_size) | (ids < 0)))
-            raise DataError(
-                f"{shard.path}: token {offset + at} has id {ids[at]}, but the vocabulary has {self.vocab_size} ids: "
-                "the file was made with another tokenizer, or is damaged"
-            )
-        return ids
+WIDTH_MULTIPLE = 8
+"""Examples are cut to it: matrix products of other widths are slower."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +94,22 @@ class TrainingData:
         length = self.context_length
         rows = [self.stream.read(self.start + row * length, length) for row in self.sequences_of_step(step).tolist()]
         return counted(targets) * share.world / max(1, sum(map(counted_in, rows)))
+
+
+def inputs_and_targets(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """ids and targets (n, longest) int64 of rows (n, length + 1), each with the id after it; targets are IGNORED where
+    nothing is counted. `longest`: of the longest example here, to the next multiple of eight: filling costs no time.
+    """
+    plain = torch.where(rows < 0, ~rows, rows)
+    targets = torch.where(rows[:, 1:] < 0, plain[:, 1:], IGNORED)
+    last = int((targets != IGNORED).any(dim=0).nonzero().max()) + 1 if bool((targets != IGNORED).any()) else 1
+    longest = min(targets.shape[1], -(-last // WIDTH_MULTIPLE) * WIDTH_MULTIPLE)
+    return plain[:, :longest].contiguous(), targets[:, :longest].contiguous()
+
+
+def counted(targets: torch.Tensor) -> int:
+    """How many targets the loss counts."""
+    return int((targets != IGNORED).sum())
 
 
 @functools.lru_cache(maxsize=2)

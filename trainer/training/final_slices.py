@@ -15,8 +15,8 @@ from pathlib import Path
 from trainer.contract import EVENT_EVALUATED, EVENT_EVALUATING
 from trainer.model.loss import LossSum, Slice, slice_result, validation_loss, whole_sequences
 from trainer.progress import Timer
-from trainer.tokens.batches import TokenStream
 from trainer.tokens.token_file import DataError
+from trainer.tokens.token_stream import TokenStream
 from trainer.training.failures import Expendable
 from trainer.training.ranks import sum_over_ranks
 from trainer.training.start import Engine, Run

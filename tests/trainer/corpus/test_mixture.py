@@ -14,8 +14,8 @@ from trainer.corpus import mixture, overlap, work_folder
 from trainer.corpus.fingerprints import fingerprints
 from trainer.corpus.split import Split
 from trainer.prepare import main
-from trainer.tokens.batches import TokenStream
 from trainer.tokens.folder import find_dataset
+from trainer.tokens.token_stream import TokenStream
 
 END = 256
 BUDGET = 60_000

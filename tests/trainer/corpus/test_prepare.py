@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from trainer.prepare import main
-from trainer.tokens.batches import TokenStream
+from trainer.tokens.token_stream import TokenStream
 from trainer.tokens.tokenizer import decode, open_tokenizer
 
 END = 256

@@ -24,7 +24,7 @@ from tests.support.files.texts import as_json_lines, as_text, gpt2_vocabulary, p
 from trainer import prepare
 from trainer.corpus import documents
 from trainer.tokens import token_writers
-from trainer.tokens.batches import TokenStream
+from trainer.tokens.token_stream import TokenStream
 from trainer.tokens.tokenizer import open_tokenizer
 
 END = 256

@@ -13,7 +13,9 @@ from safetensors.numpy import save_file
 
 from tests.support.files.small_runs import python_source
 from trainer.contract import DataConfig, ModelConfig, RunConfig, TrainConfig
-from trainer.tokens.batches import DataError, Share, TokenStream, TrainingData, open_data, prefetched
+from trainer.tokens.batches import Share, TrainingData, open_data, prefetched
+from trainer.tokens.token_file import DataError
+from trainer.tokens.token_stream import TokenStream
 
 TEXT = np.frombuffer(python_source(5000), dtype=np.uint8).astype("<u2")
 CONTEXT = 16

@@ -16,7 +16,8 @@ from trainer.checkpoints.checkpoint import load_model
 from trainer.evaluate import main
 from trainer.model.gpt import GPT
 from trainer.model.loss import LossSum, target_bytes, validation_loss
-from trainer.tokens.batches import DataError, TokenStream
+from trainer.tokens.token_file import DataError
+from trainer.tokens.token_stream import TokenStream
 
 
 @pytest.fixture

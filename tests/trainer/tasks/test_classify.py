@@ -17,7 +17,7 @@ from trainer.export import main as export
 from trainer.prepare import main as prepare
 from trainer.task_config import LoraConfig, TaskConfig
 from trainer.tasks.objective import class_logits
-from trainer.tokens.batches import TokenStream
+from trainer.tokens.token_stream import TokenStream
 
 SHAPE = dataclasses.replace(TINY, context_length=96)
 LABELS = ("code", "prose")

@@ -19,9 +19,10 @@ from trainer.task_config import LoraConfig, TaskConfig
 from trainer.tasks.objective import apply_task
 from trainer.tasks.prompt_template import prompt_of
 from trainer.tasks.validation import example_loss
-from trainer.tokens.batches import Share, TokenStream, open_data
-from trainer.tokens.example_rows import IGNORED, counted, inputs_and_targets
+from trainer.tokens.batches import Share, counted, inputs_and_targets, open_data
+from trainer.tokens.example_rows import IGNORED
 from trainer.tokens.token_file import DataError
+from trainer.tokens.token_stream import TokenStream
 
 SHAPE = dataclasses.replace(TINY, context_length=128)
 TEMPLATE = "Q: {instruction}\nA: "

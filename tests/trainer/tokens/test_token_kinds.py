@@ -20,7 +20,8 @@ from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.errors import GptctlError
 from orchestrator.datasets.remote_dataset import open_dataset
 from orchestrator.storage import path as path_storage
-from trainer.tokens.batches import DataError, TokenStream
+from trainer.tokens.token_file import DataError
+from trainer.tokens.token_stream import TokenStream
 
 VOCAB = 50257
 RANDOM = np.random.default_rng(0)

@@ -21,7 +21,8 @@ from orchestrator.datasets.remote_dataset import open_dataset
 from orchestrator.datasets.staging_plan import StagedData, StagedFile, staged_data
 from orchestrator.storage import path as path_storage
 from trainer.contract import DataConfig, ModelConfig, RunConfig, TrainConfig
-from trainer.tokens.batches import TokenStream, open_data
+from trainer.tokens.batches import open_data
+from trainer.tokens.token_stream import TokenStream
 
 STORE = path_storage.storage()
 VOCAB = 500
