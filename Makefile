@@ -48,7 +48,7 @@ bench: $(VENV)/.dev               ## figures side by side, as a table and in ben
 	$(PY) -m tests.bench
 
 bench-tokens: $(VENV)/.dev        ## tokens to the baseline's loss, of the stacks in docs/concepts/tokens.md; an hour or more
-	$(PY) -m tests.bench.trainer.tokens_to_loss --to bench-results/tokens --debian
+	$(PY) -m tests.bench.trainer.tokens_to_loss --to bench-results/tokens --python --debian --stories
 
 faults: $(VENV)/.dev              ## the fault table: one row each, on the cloud to rehearse on; about half an hour, as root
 	.ci/system-packages
