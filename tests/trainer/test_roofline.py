@@ -43,6 +43,8 @@ ON_ONE = st.builds(
     clips=st.booleans(),
     activation_checkpointing=st.booleans(),
     sharded=st.booleans(),
+    reduce_bytes=st.sampled_from([2, 4]),
+    loss_chunks=st.sampled_from([1, 2, 4, 8]),
     nodes=st.just(1),
     network_bytes_per_s=st.floats(1e8, 1e11),
     network_latency_s=st.floats(0, 1e-3),
@@ -69,6 +71,32 @@ def test_nothing_makes_a_step_faster_that_costs_something(job: Job) -> None:
         SMALL, job._replace(compiled=True), A100
     )
     assert tokens_per_second(ModelConfig(dropout=0.1), job, A100) <= rate
+
+
+@given(JOBS)
+def test_what_spares_traffic_never_costs(job: Job) -> None:
+    rate = tokens_per_second(SMALL, job, A100)
+    assert tokens_per_second(SMALL, job._replace(loss_chunks=1), A100) >= rate
+    assert tokens_per_second(SMALL, job._replace(reduce_bytes=2), A100) >= rate
+
+
+@given(JOBS)
+def test_clipping_is_folded_into_fused_adamw_and_a_pass_over_what_muon_trains(job: Job) -> None:
+    plain, clipped = (
+        step_seconds(SMALL, job._replace(clips=clips), A100).parts["optimizer"] for clips in (False, True)
+    )
+    assert (clipped > plain) is (job.optimizer == "muon")
+
+
+@given(JOBS.filter(lambda job: not job.sharded))
+def test_zero_steps_a_share_and_pays_with_a_gather_that_nothing_hides(job: Job) -> None:
+    whole, shared = (step_seconds(SMALL, job._replace(zero=zero), A100).parts for zero in (False, True))
+    if job.ranks == 1:
+        assert whole == shared
+        return
+    assert shared["optimizer"] < whole["optimizer"]
+    if job.optimizer == "adamw" and job.reduce_bytes == 4:
+        assert shared["all_reduce"] >= whole["all_reduce"] * 0.999999
 
 
 @given(JOBS, st.floats(1.0, 4.0))

@@ -14,7 +14,9 @@ from trainer.arithmetic.stages import Course, check_stages, micro_batch_of, step
 from trainer.config_tables import Stage
 from trainer.contract import CHECKPOINTS, METRICS, DataConfig, ModelConfig, RunConfig, TrainConfig
 from trainer.tokens.batches import Share, course_of, open_data, prefetched
+from trainer.training.compile_check import STEPS as CHECK_STEPS
 from trainer.training.metrics import read_lines
+from trainer.training.start import check_batches
 
 LENGTH = 16
 
@@ -92,6 +94,21 @@ def test_every_token_is_read_once_whatever_the_ranks(tmp_path: Path, order: str,
     assert len(seen) == len(set(seen)) == course.tokens(10)
     if order == "sequential":
         assert sorted(seen) == list(range(course.tokens(10)))
+
+
+@pytest.mark.parametrize(
+    ("step", "shapes"), [(0, [(4, 4), (2, 8), (1, 16)]), (3, [(2, 8), (1, 16)]), (40, [(1, 16)])], ids=str
+)
+def test_the_compile_check_sees_every_shape_that_is_to_come(
+    tmp_path: Path, step: int, shapes: list[tuple[int, int]]
+) -> None:
+    """Also where a part is shorter than the check."""
+    stages = (Stage(0.05, 8, 4), Stage(0.5, 4, 8))
+    data = open_data(config_of(tmp_path / "text.bin", stages, "shuffled", steps=40))
+    batches = check_batches(data, Share(1, 2), step)
+    assert len(batches) >= CHECK_STEPS
+    assert list(dict.fromkeys(tuple(ids.shape) for ids, _ in batches)) == shapes
+    assert all(torch.equal(ids[:, 1:], targets[:, :-1]) for ids, targets in batches)
 
 
 def test_a_micro_batch_of_short_sequences_has_as_many_tokens() -> None:

@@ -6,7 +6,7 @@ anything; trainer/probe.py measures, and its result replaces `memory_gib` where 
 Example, the reference job on eight 40 GB cards::
 
     from trainer.arithmetic import chinchilla_tokens, largest_micro_batch, split_batch, steps_for
-    from trainer.contract import ModelConfig, TrainConfig
+    from trainer.contract import ModelConfig
     model = ModelConfig()                                             # 163,009,536 parameters, head untied
     steps = steps_for(chinchilla_tokens(model), 96, 1024)             # 33,165
     micro_batch = largest_micro_batch(model, share=96 // 8, free_gib=39.0)   # 12 sequences at once
@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 
-from trainer.contract import ModelConfig, TrainConfig
+from trainer.contract import ModelConfig
 
 GIB = 1024**3
 VOCABULARY_MULTIPLE = 128
@@ -210,7 +210,22 @@ def memory_gib(
     return RESERVED_GIB + (NCCL_GIB if ranks > 1 else 0.0) + FRAGMENTATION * live / GIB
 
 
-def fewest_loss_chunks(model: ModelConfig, micro_batch: int, free_gib: float, train: TrainConfig, ranks: int) -> int:
+class Kept(typing.Protocol):
+    """Settings of a training by which its memory is predicted: a TrainConfig, or a recipe's."""
+
+    @property
+    def precision(self) -> str: ...
+    @property
+    def activation_checkpointing(self) -> bool: ...
+    @property
+    def optimizer(self) -> str: ...
+    @property
+    def zero_stage(self) -> int: ...
+    @property
+    def parallel(self) -> str: ...
+
+
+def fewest_loss_chunks(model: ModelConfig, micro_batch: int, free_gib: float, train: Kept, ranks: int) -> int:
     """Into how many chunks the loss is cut on a card with free_gib: as few as leave a third of it free.
 
     fp16 keeps small ones, because a chunk's part of the head's gradient is summed over its rows in fp16.

@@ -16,7 +16,15 @@ from __future__ import annotations
 
 import typing
 
-from trainer.arithmetic import loss_chunk_rows, matmul_parameters, padded_vocabulary, parameter_count, table_columns
+from trainer.arithmetic import (
+    LOSS_CHUNKS,
+    block_matrices,
+    loss_chunk_rows,
+    matmul_parameters,
+    padded_vocabulary,
+    parameter_count,
+    table_columns,
+)
 from trainer.contract import ModelConfig
 
 MEMORY_SHARE = 0.85
@@ -32,11 +40,14 @@ LOSS_PASSES = {True: 4, False: 9}
 """How often the loss reads or writes the logits in half precision."""
 ADAMW_BYTES = 28
 """Per parameter: weight, gradient and two moments read, the weight and the moments written."""
-CLIP_BYTES = 12
-"""Per parameter: the gradient read for its norm, then read and scaled."""
 ACCUMULATE_BYTES = 12
 """Per parameter and further micro-batch: both gradients read, their sum written."""
 NORM_BYTES = 4
+"""Per parameter: the gradient read for its norm."""
+MUON_CLIP_BYTES = 8
+"""Per hidden parameter: Muon's gradients are read and scaled; fused AdamW scales within its step."""
+ZERO_CLEAR_BYTES = 4
+"""Per parameter: ZeRO's gradient buckets stay and are set to zero."""
 NEWTON_SCHULZ_STEPS = 5
 LAYER_S = {True: 0.0005, False: 0.001}
 """Launching one block's kernels, forward and backward: a card that is faster than that waits for the host."""
@@ -72,6 +83,11 @@ class Job(typing.NamedTuple):
     activation_checkpointing: bool = False
     sharded: bool = False
     """FSDP: gathers and reduces in every micro-batch."""
+    zero: bool = False
+    """ZeRO-1: a rank steps its share of what AdamW trains, and gathers the rest."""
+    reduce_bytes: int = 4
+    """Of one gradient value on its way through the all-reduce."""
+    loss_chunks: int = LOSS_CHUNKS
     nodes: int = 1
     """Machines that the ranks are spread over evenly."""
     network_bytes_per_s: float = 0.0
@@ -112,7 +128,7 @@ def _micro_batch(model: ModelConfig, job: Job, card: Card, memory: float) -> typ
     options = sum(bytes_more for name, bytes_more in OPTION_TRAFFIC.items() if getattr(model, name))
     each = TRAFFIC[job.compiled] + (DROPOUT_TRAFFIC if model.dropout else 0) + options
     traffic = layers * width * each * size / 2
-    chunks = -(-tokens // loss_chunk_rows(rows, tokens))
+    chunks = -(-tokens // loss_chunk_rows(rows, tokens, job.loss_chunks))
     loss = tokens * rows * size * LOSS_PASSES[job.compiled] + chunks * rows * columns * (8 + 2 * size)
     return {
         "gemm": again * tokens * blocks / (card.peak_flops * card.gemm),
@@ -124,9 +140,11 @@ def _micro_batch(model: ModelConfig, job: Job, card: Card, memory: float) -> typ
 
 
 def _optimizer(model: ModelConfig, job: Job, card: Card, memory: float) -> float:
-    parameters = parameter_count(model)
-    each = ADAMW_BYTES + (CLIP_BYTES if job.clips else NORM_BYTES) + ACCUMULATE_BYTES * (job.accumulation - 1)
-    seconds = parameters * each / memory
+    parameters, hidden = parameter_count(model), _hidden(model, job)
+    shares = job.ranks if job.zero else 1
+    moved = (ADAMW_BYTES + NORM_BYTES) * (hidden + (parameters - hidden) / shares)
+    moved += parameters * (ACCUMULATE_BYTES * (job.accumulation - 1) + (ZERO_CLEAR_BYTES if shares > 1 else 0))
+    seconds = (moved + (MUON_CLIP_BYTES * hidden if job.clips else 0)) / memory
     if job.optimizer != "muon":
         return seconds
     width = model.n_embd  # per step of Newton-Schulz 4 n n m + 2 n n n for a matrix of n x m (arXiv 2502.16982)
@@ -146,8 +164,19 @@ def _all_reduce(model: ModelConfig, job: Job, card: Card, backward_s: float) -> 
     if job.sharded:
         once = _ring_s(parameter_count(model) * (2 + (2 if job.half else 4)), job, card)
         return job.accumulation * max(LEAST_EXPOSED * once, once - OVERLAP * 1.5 * backward_s)
-    whole = _ring_s(4 * parameter_count(model), job, card)
-    return max(LEAST_EXPOSED * whole, whole - OVERLAP * backward_s)
+    parameters = parameter_count(model)
+    whole = _ring_s(job.reduce_bytes * parameters, job, card)
+    gathered = 0.0
+    if job.zero:  # half a ring reduces and scatters; the other half, of fp32 weights, waits for the optimizer
+        shared = parameters - _hidden(model, job)
+        whole -= _ring_s(job.reduce_bytes * shared, job, card) / 2
+        gathered = _ring_s(4 * shared, job, card) / 2
+    return max(LEAST_EXPOSED * whole, whole - OVERLAP * backward_s) + gathered
+
+
+def _hidden(model: ModelConfig, job: Job) -> int:
+    """Parameters that Muon trains."""
+    return model.n_layer * block_matrices(model) if job.optimizer == "muon" else 0
 
 
 def _ring_s(size_bytes: float, job: Job, card: Card) -> float:

@@ -125,7 +125,8 @@ def prepare(run: Run, data: TrainingData, share: Share) -> tuple[Engine, int]:
     fault = ""
     if wants_compiled:
         run.journal.event(EVENT_PREPARING, resume_point.step, doing="compiling the model")
-        fault = compile_model(run, sample_of(config, world) if sharded else model, data, share, autocast)
+        tried = sample_of(config, world) if sharded else model
+        fault = compile_model(run, tried, data, share, autocast, step=resume_point.step)
     compiled = wants_compiled and not fault
     reduced_in = torch.bfloat16 if train.reduce_dtype == "bf16" else torch.float32
     if sharded:
@@ -254,17 +255,13 @@ class CompileError(RuntimeError):
     """The model cannot be compiled here, and the config does not allow a slower run."""
 
 
-def compile_model(run: Run, model: GPT, data: TrainingData, share: Share, autocast: Autocast) -> str:
+def compile_model(run: Run, model: GPT, data: TrainingData, share: Share, autocast: Autocast, *, step: int) -> str:
     """Compiles the model where the check passes on every rank; otherwise all run eagerly, with a warning event.
 
     Returns why it is not compiled, or nothing. Raises CompileError instead where train.require_compile says so.
     """
     device = run.world.device
-    batches = []
-    share = share.during(data.course.at(0), data.course)
-    for number in range(CHECK_STEPS):
-        ids, targets = data.micro_batch(number, 0, share.size, share.rank, share.world)
-        batches.append((ids.to(device), targets.to(device)))
+    batches = [(ids.to(device), targets.to(device)) for ids, targets in check_batches(data, share, step)]
     fault = leader_first(run.world, lambda: compile_fault(model, batches, autocast))
     release_checks_memory(device)
     (broken,) = sum_over_ranks(run.world, [float(fault is not None)])
@@ -276,6 +273,19 @@ def compile_model(run: Run, model: GPT, data: TrainingData, share: Share, autoca
         raise CompileError(f"{why}. Repair it, or set train.compile = false and agree to a slower run")
     run.journal.event(EVENT_WARNING, 0, reason=f"training uncompiled: {why}")
     return why
+
+
+def check_batches(data: TrainingData, share: Share, step: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Micro-batches for the compile check, in each shape that the training has from this step on: what compiles at the
+    start does not hold up a step later."""
+    parts = [part for part in data.course.parts if step < part.last > part.first] or [data.course.parts[-1]]
+    first, *later = parts
+    steps = [min(first.first + number, first.last - 1) for number in range(CHECK_STEPS)]
+    found = []
+    for part, number in [*((first, number) for number in steps), *((part, part.first) for part in later)]:
+        own = share.during(part, data.course)
+        found.append(data.micro_batch(number, 0, own.size, own.rank, own.world))
+    return found
 
 
 def release_checks_memory(device: torch.device) -> None:

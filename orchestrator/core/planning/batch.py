@@ -12,7 +12,15 @@ from dataclasses import dataclass
 
 from orchestrator.core.config.recipe import Recipe, check_sharding
 from orchestrator.core.machines import MachineType
-from trainer.arithmetic import divisors, largest_micro_batch, memory_gib, nearest_global_batch, split_batch
+from trainer.arithmetic import (
+    LOSS_CHUNKS,
+    divisors,
+    fewest_loss_chunks,
+    largest_micro_batch,
+    memory_gib,
+    nearest_global_batch,
+    split_batch,
+)
 
 USABLE = 0.975
 """Of the memory a card is sold with; a 40 GB card shows 39 GiB."""
@@ -61,6 +69,14 @@ def _given(recipe: Recipe, machine: MachineType, micro_batch: int) -> Batch:
     why = f"micro-batch {micro_batch} needs about {needed:.1f} GiB of {free:.1f} GiB per GPU"
     why += _instead(recipe, machine)
     return Batch(batch.ranks, micro_batch, batch.accumulation, False, why)
+
+
+def loss_chunks(recipe: Recipe, machine: MachineType, batch: Batch) -> int:
+    """Into how many chunks the trainer cuts the loss there."""
+    free = _free_gib(machine)
+    if free is None:
+        return LOSS_CHUNKS
+    return fewest_loss_chunks(recipe.model.config(), batch.micro_batch, free, recipe.train, batch.ranks)
 
 
 def _largest(recipe: Recipe, machine: MachineType) -> Batch:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 
 from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.machines import MachineType, assumed, machine_type
-from orchestrator.core.planning.batch import Batch, choose_batch
+from orchestrator.core.planning.batch import Batch, choose_batch, loss_chunks
 from orchestrator.core.planning.several import nodes
 from trainer.arithmetic import flop_per_token
 from trainer.arithmetic.roofline import Card, Job, tokens_per_second
@@ -169,6 +169,9 @@ def _job(recipe: Recipe, machine: MachineType, batch: Batch, link_gbit_per_s: fl
         clips=bool(train.grad_clip),
         activation_checkpointing=train.activation_checkpointing,
         sharded=train.parallel == "fsdp",
+        zero=train.zero_stage > 0 and batch.ranks > 1,
+        reduce_bytes=2 if train.reduce_dtype == "bf16" else 4,
+        loss_chunks=loss_chunks(recipe, machine, batch),
         nodes=machine.nodes,
         network_bytes_per_s=network.bytes_per_s,
         network_latency_s=network.latency_s,

@@ -24,7 +24,8 @@ from tests.support.files.repository import REPOSITORY
 VARIABLE = "GPTCTL_STAND_IN_CUDA"
 WORKER = REPOSITORY / "tests/support/machines/counted_steps.py"
 COLUMNS = (
-    "kernels", "triton", "gemms", "syncs", "syncs_of_a_log_line", "copies", "collectives", "reserved_mib", "pinned_mib",
+    "kernels", "triton", "gemms", "syncs", "syncs_of_a_log_line", "copies", "collectives", "allocated_mib",
+    "reserved_mib", "pinned_mib",
 )  # fmt: skip
 DEADLINE_S = 900
 CASES = [
@@ -32,6 +33,10 @@ CASES = [
     for optimizer, precision, accumulation in itertools.product(("adamw", "muon"), ("fp32", "fp16", "bf16"), (1, 4))
 ]
 COMPILED = [{"optimizer": name, "precision": "bf16", "accumulation": 1, "compile": True} for name in ("adamw", "muon")]
+LARGE = [
+    {"model": "163m", "optimizer": "adamw", "precision": "bf16", "accumulation": 1, "compile": compiled}
+    for compiled in (False, True)
+]
 SHARDED = [{"optimizer": name, "precision": "bf16", "accumulation": 1, "zero_stage": 1} for name in ("adamw", "muon")]
 
 
@@ -65,11 +70,18 @@ def figures(*, quick: bool) -> Iterator[Figure]:
 
 def table(after: list[dict[str, Any]], before: list[dict[str, Any]]) -> str:
     """Markdown; where both are given, `before -> after`."""
-    rows = ["| optimizer | precision | ranks | accumulation | " + " | ".join(COLUMNS) + " |", "|---" * 13 + "|"]
+    rows = [
+        "| optimizer | precision | ranks | accumulation | " + " | ".join(COLUMNS) + " |",
+        "|---" * (4 + len(COLUMNS)) + "|",
+    ]
     for number, each in enumerate(after):
         old = before[number] if number < len(before) else each
         cells = [str(each[key]) if old[key] == each[key] else f"{old[key]} -> {each[key]}" for key in COLUMNS]
-        extras = (", compiled" if each.get("compile") else "") + (", ZeRO" if each.get("zero_stage") else "")
+        extras = (
+            (", 163M" if each.get("model") else "")
+            + (", compiled" if each.get("compile") else "")
+            + (", ZeRO" if each.get("zero_stage") else "")
+        )
         head = [each["optimizer"] + extras, each["precision"], str(each["ranks"]), str(each["accumulation"])]
         rows.append("| " + " | ".join([*head, *cells]) + " |")
     return "\n".join(rows)
@@ -80,7 +92,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", help="a commit to count beside this checkout")
     parser.add_argument("--ranks", type=int, action="append", help="1 and 2 where not given; repeatable")
-    parser.add_argument("--compiled", action="store_true", help="the compiled cases, which take minutes")
+    parser.add_argument(
+        "--compiled",
+        action="store_true",
+        help="the compiled cases: 20 s of processor time each, and "
+        "the first time minutes, until DIR/cache has the kernels",
+    )
+    parser.add_argument("--large", action="store_true", help="the 163M model on one rank, eager and compiled")
     given = parser.parse_args()
     before: list[dict[str, Any]] = []
     after: list[dict[str, Any]] = []
@@ -92,8 +110,8 @@ def main() -> None:
             )
             tree.mkdir()
             subprocess.run(["tar", "-x", "-C", str(tree)], input=archive.stdout, check=True)
-        for ranks in given.ranks or (1, 2):
-            cases = COMPILED if given.compiled else [*CASES, *(SHARDED if ranks > 1 else [])]
+        for ranks in given.ranks or ((1,) if given.large else (1, 2)):
+            cases = LARGE if given.large else COMPILED if given.compiled else CASES + SHARDED * (ranks > 1)
             after += counted(REPOSITORY, ranks, cases)
             before += counted(tree, ranks, cases) if given.before else []
     print(table(after, before))

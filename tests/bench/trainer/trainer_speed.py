@@ -7,9 +7,10 @@
 "Ours" is the trainer's whole loop, measured by the lines of its own metrics.jsonl: data loading and logging are in it.
 The baseline is the step of the reference trainer as its author describes it: attention with materialised scores,
 separate query, key and value, its own LayerNorm, AdamW tensor by tensor, nothing compiled; on CUDA with fp16 autocast
-and a gradient scaler. It reads one ready batch and logs nothing. Rounds alternate and the best of each side counts,
-because other programs on the machine only ever make one slower; `cpu` is the ratio of CPU seconds, which others hardly
-touch. Never a timed test.
+and a gradient scaler. It reads one ready batch and logs nothing. nanoGPT's step is a third side at 124M parameters.
+Rounds alternate and the best of each side counts, because other programs only ever make one slower; `cpu` is the ratio
+of CPU seconds, which others hardly touch. Rows named `rest` leave out what both sides compute alike, products and
+attention: so memory at 4 x 1,024 tokens takes seconds. bf16 is timed where the CPU has such products. Never a test.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT))
 
 from tests.bench.figure import Figure, at_least, at_most, not_measured, within  # noqa: E402
+from tests.bench.trainer.without_products import WithoutProducts, multiplies_bf16  # noqa: E402
 from tests.support.files.nano_gpt import NanoAdamW, NanoGPT  # noqa: E402
 from tests.support.files.plain_gpt import PlainAdamW, PlainGPT  # noqa: E402
 from trainer.arithmetic import flop_per_token  # noqa: E402
@@ -51,6 +53,7 @@ GPT2 = ModelConfig(tie_embeddings=True)
 REFERENCE = ModelConfig()
 CPU_THREADS = 2
 OVERHEAD_LIMIT_PERCENT = 2.0
+NO_BF16 = "this CPU has no products in bf16: torch emulates them at a fraction of the rate of fp32"
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "B200": 2250e12, "4090": 165.2e12, "3090": 71e12}
 """Dense bf16 with fp32 accumulation, the figures of gptctl's machine table."""
 
@@ -66,6 +69,12 @@ class Case:
     steps: int
     warm_steps: int
     device: str = "cpu"
+    products: bool = True
+    """False: they answer zeros at once, as does attention."""
+
+    @property
+    def needs_bf16(self) -> bool:
+        return self.device == "cpu" and self.precision == "bf16" and self.products
 
     @property
     def window(self) -> int:
@@ -81,7 +90,8 @@ def cases(only: str | None, names: list[str]) -> list[Case]:
     """All rows this machine can measure."""
     found = [
         *(Case(f"quickstart-{p}", QUICKSTART, p, 16, 60, 20) for p in ("fp32", "bf16")),
-        *(Case(f"gpt2-124m-{p}", GPT2, p, 4, 3, 1) for p in ("fp32", "bf16")),
+        *(Case(f"gpt2-124m-{p}", GPT2, p, 1, 3, 1) for p in ("fp32", "bf16")),
+        *(Case(f"gpt2-124m-{p}-rest", GPT2, p, 4, 3, 1, products=False) for p in ("fp32", "bf16")),
     ]
     if torch.cuda.is_available():
         found += [Case(f"gpt2-163m-cuda-{size}", REFERENCE, "bf16", size, 60, 20, "cuda") for size in (12, 32, 64)]
@@ -210,14 +220,15 @@ def best(sides: list[dict[str, float]]) -> dict[str, float]:
 
 def measure(case: Case, rounds: int, asked: tuple[str, ...] = ()) -> dict[str, object]:
     """One row of the table."""
-    sides = ["ours", "baseline", *(["nano"] if case.model is GPT2 else [])]
+    sides = ["ours", *(["baseline"] if case.products else []), *(["nano"] if case.model is GPT2 else [])]
     measured: dict[str, list[dict[str, float]]] = {side: [] for side in sides if not asked or side in asked}
     for _ in range(rounds):
         for side, results in measured.items():
             results.append(in_own_process(side, case))
     mine, theirs = best(measured["ours"]), best(measured.get("baseline", [{}]))
     rate, other = mine.get("tokens_per_second", 0.0), theirs.get("tokens_per_second", 0.0)
-    peak = peak_flops() if case.device == "cuda" else 0.0
+    card = torch.cuda.get_device_name() if case.device == "cuda" else ""
+    peak = next((value for key, value in PEAK_FLOPS.items() if key in card), 0.0)
     return {
         "case": case.name,
         "tokens_per_step": case.tokens_per_step,
@@ -229,11 +240,6 @@ def measure(case: Case, rounds: int, asked: tuple[str, ...] = ()) -> dict[str, o
         "mfu": rate * flop_per_token(case.model) / peak if peak else None,
         "baseline_mfu": other * flop_per_token(case.model) / peak if peak else None,
     }
-
-
-def peak_flops() -> float:
-    name = torch.cuda.get_device_name()
-    return next((value for key, value in PEAK_FLOPS.items() if key in name), 0.0)
 
 
 def table(rows: list[dict[str, object]]) -> str:
@@ -260,13 +266,19 @@ def table(rows: list[dict[str, object]]) -> str:
 def figures(*, quick: bool) -> Iterator[Figure]:
     """The rows as lines of `make bench`."""
     for case in cases(None, ["quickstart-fp32"] if quick else []):
+        name = f"trainer, {case.name}"
+        if case.needs_bf16 and not multiplies_bf16():
+            yield not_measured(name, NO_BF16)
+            continue
         row = measure(case, rounds=1)
         mine, theirs = row["ours"], row["baseline"]
         assert isinstance(mine, dict)
         assert isinstance(theirs, dict)
-        name = f"trainer, {case.name}"
         if "failed" in mine or "failed" in theirs:
             yield not_measured(name, f"failed: {'ours' if 'failed' in mine else 'the baseline, for lack of memory'}")
+            continue
+        yield from beside_nano(case, name, mine, row["nano"])
+        if not case.products:
             continue
         aim = 5.0 if case.device == "cuda" else 1.5 if case.model is GPT2 else None
         rates = (mine["tokens_per_second"], theirs["tokens_per_second"])
@@ -278,15 +290,21 @@ def figures(*, quick: bool) -> Iterator[Figure]:
             value=mine["memory_gib"] / theirs["memory_gib"],
         )  # fmt: skip
         yield within(f"{name}, data and logging", 100 * mine["overhead_share"], "%", OVERHEAD_LIMIT_PERCENT)
-        if isinstance(nano := row["nano"], dict) and "cpu_s_per_step" in nano:
-            rates = (1 / mine["cpu_s_per_step"], 1 / nano["cpu_s_per_step"])
-            yield at_least(f"{name}, by processor time", *rates, "step/s", "nanoGPT's step", 1.0)
-            memories = (mine["memory_gib"], nano["memory_gib"])
-            yield at_most(f"{name}, memory", *memories, "GiB", "nanoGPT's step", 0.65)
         if isinstance(row["mfu"], float):
             yield Figure(f"{name}, model FLOP utilisation", 100 * row["mfu"], "%")
     if not torch.cuda.is_available():
         yield not_measured("trainer, gpt2-163m-cuda", "no GPU was available")
+
+
+def beside_nano(case: Case, name: str, mine: dict[str, float], nano: object) -> Iterator[Figure]:
+    """Rate by processor time, and at 4 x 1,024 tokens memory."""
+    if not isinstance(nano, dict) or "cpu_s_per_step" not in nano:
+        return
+    rates = (1 / mine["cpu_s_per_step"], 1 / nano["cpu_s_per_step"])
+    yield at_least(f"{name}, by processor time", *rates, "step/s", "nanoGPT's step", 1.0)
+    if not case.products:
+        memories = (mine["memory_gib"], nano["memory_gib"])
+        yield at_most(f"{name}, memory", *memories, "GiB", "nanoGPT's step", 0.65)
 
 
 def _compared(name: str, ours: float, theirs: float, unit: str, aim: float | None) -> Figure:
@@ -306,20 +324,18 @@ def main() -> None:
     if asked.worker:
         torch.set_num_threads(CPU_THREADS)
         (case,) = cases(None, asked.case)
-        print(json.dumps(ours(case) if asked.worker == "ours" else baseline(case, asked.worker)))
+        with contextlib.nullcontext() if case.products else WithoutProducts():
+            print(json.dumps(ours(case) if asked.worker == "ours" else baseline(case, asked.worker)))
         return
     rows = []
     for case in cases(asked.only, asked.case):
+        if case.needs_bf16 and not multiplies_bf16():
+            print(f"{case.name}: {NO_BF16}", file=sys.stderr)
+            continue
         rows.append(measure(case, asked.rounds))
         print(table(rows).splitlines()[-1], file=sys.stderr, flush=True)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU was available"
-    summary = {
-        "torch": torch.__version__,
-        "gpu": device,
-        "date": time.strftime("%Y-%m-%d"),
-        "load": os.getloadavg(),
-        "rows": rows,
-    }
+    summary = {"torch": torch.__version__, "gpu": device, "date": time.strftime("%Y-%m-%d"), "rows": rows}
     print(
         table(rows) + f"\ntorch {torch.__version__}, {CPU_THREADS} CPU threads, {device}, load {os.getloadavg()[0]:.1f}"
     )

@@ -5,7 +5,8 @@ It runs in the stand-in's Python with PYTHONPATH at the trainer to count, and pr
     python-wrapper counted_steps.py FOLDER '[{"optimizer": "muon", "precision": "fp16", "accumulation": 4}]'
 
 A run takes 18 steps. The 13th is counted as it is, the 15th and 16th for what a log line adds: DDP times its first ten
-steps and waits for the GPU in them.
+steps and waits for the GPU in them. Reserved memory depends on what earlier runs of the process have left in pieces;
+allocated memory does not.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from trainer.training.loop import Progress, StopRequest
 from trainer.training.metrics import Journal
 from trainer.training.start import Run
 
-MODEL = ModelConfig(n_layer=4, n_embd=256, n_head=4, vocab_size=8192, context_length=512)
+MODELS = {"small": ModelConfig(n_layer=4, n_embd=256, n_head=4, vocab_size=8192, context_length=512)}
+MODELS["163m"] = ModelConfig()
+MICRO_BATCH = {"small": 4, "163m": 12}
 STEPS, PLAIN, LOGGED = 18, 13, 15
 NAMES = ("kernels", "gemms", "syncs", "copies", "mallocs", "pinned_allocations", "events", "collectives", "pinned")
 KNOWN = {item.name for item in dataclasses.fields(TrainConfig)}
@@ -43,17 +46,18 @@ def counts() -> dict[str, int]:
 
 def config_of(folder: Path, case: dict[str, Any], world: ranks.World) -> RunConfig:
     """The run of a case; keys that this trainer does not know are left out."""
-    accumulation = case.pop("accumulation")
+    accumulation, size = case.pop("accumulation"), case.pop("model", "small")
+    model, micro_batch = MODELS[size], MICRO_BATCH[size]
     train = {
-        "steps": STEPS, "micro_batch": 4, "global_batch": 4 * world.size * accumulation, "grad_clip": 1.0,
-        "log_every": LOGGED, "checkpoint_every": STEPS, "validate_every": STEPS, "compile": False,
+        "steps": STEPS, "micro_batch": micro_batch, "global_batch": micro_batch * world.size * accumulation,
+        "grad_clip": 1.0, "log_every": LOGGED, "checkpoint_every": STEPS, "validate_every": STEPS, "compile": False,
     } | case  # fmt: skip
     tokens = folder / "tokens.bin"
     if world.leads and not tokens.exists():
-        np.random.default_rng(0).integers(0, MODEL.vocab_size, 2_000_000, dtype=np.uint16).tofile(tokens)
+        np.random.default_rng(0).integers(0, MODELS["small"].vocab_size, 2_000_000, dtype=np.uint16).tofile(tokens)
     data = DataConfig(train_files=(str(tokens),), validation_tokens=8192, tokenizer="bytes", dtype="uint16")
     known = TrainConfig(**{key: value for key, value in train.items() if key in KNOWN})
-    return RunConfig(model=MODEL, data=data, device="cuda", train=known)
+    return RunConfig(model=model, data=data, device="cuda", train=known)
 
 
 def counted(folder: Path, case: dict[str, Any], world: ranks.World) -> dict[str, Any]:
@@ -87,6 +91,7 @@ def counted(folder: Path, case: dict[str, Any], world: ranks.World) -> dict[str,
         "ranks": world.size,
         **{key: step[key] for key in ("kernels", "triton", "gemms", "syncs", "copies", "collectives")},
         "syncs_of_a_log_line": both["syncs"] - 2 * step["syncs"],
+        "allocated_mib": torch.cuda.max_memory_allocated() // 2**20,
         "reserved_mib": torch.cuda.max_memory_reserved() // 2**20,
         "pinned_mib": counts()["pinned"] // 2**20,
     }
