@@ -12,17 +12,22 @@ Example::
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from trainer.arithmetic import has_attention_out_bias
 from trainer.contract import ModelConfig
 from trainer.model.experts import Experts
 from trainer.model.kv_cache import LayerReader
 
+RECOMPUTED_FROM_BYTES = 8 * 2**20
+"""Of a block's input on a CPU: then norms and GELU are computed again in the backward pass, six of seventeen values
+that a token would keep per layer. With smaller inputs there is memory enough, and the time counts more."""
 ROPE_BASE = 10_000.0
 VALUE_MIX = 0.5
 """How much of the first block's values a later block takes before it has learned."""
@@ -51,9 +56,10 @@ class Norm(nn.LayerNorm):
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)). Shapes (batch, time, n_embd) in and out."""
 
-    def __init__(self, config: ModelConfig, number: int = 0) -> None:
+    def __init__(self, config: ModelConfig, number: int = 0, activation_checkpointing: bool = False) -> None:
         super().__init__()
         width = config.n_embd
+        self.recomputed = activation_checkpointing  # whole, by the model
         self.n_head = config.n_head
         self.dropout = config.dropout
         self.qk_norm, self.value_residual = config.qk_norm, config.value_residual
@@ -74,13 +80,21 @@ class Block(nn.Module):
         self, x: Tensor, reader: LayerReader | None = None, shared: Shared = NOTHING
     ) -> tuple[Tensor, Tensor | None]:
         """Also returns its values, where it is the first block and later ones mix them in."""
-        mixed, values = self._attend(self.qkv(self.attention_norm(x)), reader, shared)
+        run = run_again if self._spares_memory(x) else run_once
+        mixed, values = self._attend(run(lambda x: self.qkv(self.attention_norm(x)), x), reader, shared)
         x = x + self._drop(self.attention_out(mixed))
         if self.has_experts:
             return x + self._drop(self.mlp(self.mlp_norm(x))), values
-        hidden = self.mlp_up(self.mlp_norm(x))
+        hidden = run(lambda x: self.mlp_up(self.mlp_norm(x)), x)
+        return x + self._drop(run(self._activate_and_down, hidden)), values
+
+    def _activate_and_down(self, hidden: Tensor) -> Tensor:
         hidden = F.relu(hidden).square() if self.squares else F.gelu(hidden, approximate="tanh")
-        return x + self._drop(self.mlp_down(hidden)), values
+        return self.mlp_down(hidden)  # type: ignore[no-any-return]
+
+    def _spares_memory(self, x: Tensor) -> bool:
+        large = x.device.type == "cpu" and x.nbytes >= RECOMPUTED_FROM_BYTES
+        return large and torch.is_grad_enabled() and not self.recomputed and not torch.compiler.is_compiling()
 
     def _attend(self, qkv: Tensor, reader: LayerReader | None, shared: Shared) -> tuple[Tensor, Tensor | None]:
         batch, time, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
@@ -101,6 +115,17 @@ class Block(nn.Module):
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)
+
+
+def run_once(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """run(x); its backward pass keeps what it needs."""
+    return run(x)
+
+
+def run_again(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """run(x), which ends in a product: only x is kept. The backward pass computes what stands before the product again,
+    and the product not: torch stops as soon as it has all that was left out."""
+    return checkpoint(run, x, use_reentrant=False, preserve_rng_state=False)  # type: ignore[no-any-return]
 
 
 def rotation(positions: Tensor, head_width: int) -> Tensor:

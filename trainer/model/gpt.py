@@ -46,7 +46,7 @@ class GPT(nn.Module):
             self.embedding_up = nn.Linear(inside, config.n_embd, bias=False)
         if not config.rope:
             self.position_embedding = nn.Embedding(config.context_length, config.n_embd)
-        self.blocks = nn.ModuleList(Block(config, number) for number in range(config.n_layer))
+        self.blocks = nn.ModuleList(Block(config, n, activation_checkpointing) for n in range(config.n_layer))
         self.final_norm = Norm(config.n_embd, bias=config.bias)
         if outside != config.n_embd:
             self.head_down = nn.Linear(config.n_embd, outside, bias=False)

@@ -8,10 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.support.files.small_runs import TINY
 from trainer.arithmetic import checkpoint_bytes, flop_per_token, memory_gib, parameter_count
 from trainer.contract import ContractError, ModelConfig
+from trainer.model import block as block_module
 from trainer.model.generate import generate
 from trainer.model.gpt import GPT
 from trainer.weights.gpt2_layout import expected_shapes
@@ -154,3 +156,31 @@ def test_zero_init_starts_with_the_uniform_guess(tied: bool) -> None:
 def test_options_that_cannot_be_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(ContractError, match=message):
         GPT(dataclasses.replace(TINY, **change))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"activation": "relu2", "qk_norm": True, "rope": True}], ids=["gpt2", "modded"]
+)
+def test_a_large_input_is_recomputed_bit_for_bit_without_a_product_more(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, object]
+) -> None:
+    """What a token keeps per layer falls from seventeen values of the width to eleven."""
+    config = dataclasses.replace(TINY, bias=True, **options)  # type: ignore[arg-type]
+    ids = torch.randint(config.vocab_size, (2, config.context_length), generator=torch.Generator().manual_seed(1))
+    found = []
+    for least in (2**60, 0):
+        monkeypatch.setattr(block_module, "RECOMPUTED_FROM_BYTES", least)
+        torch.manual_seed(1)
+        model, kept = GPT(config), []
+        with FlopCounterMode(display=False) as flops:
+            with torch.autograd.graph.saved_tensors_hooks(lambda x, kept=kept: kept.append(x) or x, lambda x: x):
+                loss = model(ids, ids)
+            loss.backward()
+        bytes_kept = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in kept}
+        gradients = [parameter.grad for parameter in model.parameters()]
+        found.append((sum(bytes_kept.values()), flops.get_total_flops(), loss.detach(), gradients))
+    (all_kept, flop, loss, gradients), (less_kept, same_flop, same_loss, same_gradients) = found
+    assert flop == same_flop
+    assert torch.equal(loss, same_loss)
+    assert all(torch.equal(one, other) for one, other in zip(gradients, same_gradients, strict=True))
+    assert less_kept < all_kept - 5 * config.n_layer * ids.numel() * config.n_embd * 4
