@@ -112,7 +112,7 @@ def step_seconds(model: ModelConfig, job: Job, card: Card) -> StepSeconds:
     busy = sum(parts.values())
     launches = LAYER_S[job.compiled] * model.n_layer * job.accumulation
     parts["host"] = max(0.0, launches - busy) + STEP_S
-    return StepSeconds(busy + parts["host"], parts)
+    return StepSeconds(max(busy, launches) + STEP_S, parts)
 
 
 def _micro_batch(model: ModelConfig, job: Job, card: Card, memory: float) -> typing.Dict[str, float]:
