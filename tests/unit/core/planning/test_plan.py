@@ -182,7 +182,7 @@ def test_the_newest_rate_of_the_same_machine_wins_and_one_card_speaks_for_eight(
 
 
 def test_a_computed_rate_says_its_peak_and_its_assumption() -> None:
-    assert plan(recipe(), "8xH100").rate_source == "computed, compiled: MFU 30% of 989 TFLOP/s"
+    assert plan(recipe(), "8xH100").rate_source == "computed, compiled: MFU 32% of 989 TFLOP/s"
     assert plan(recipe(), "1xGPU-24GB").rate_source.endswith("of 30 TFLOP/s, assumed")
 
 
@@ -374,7 +374,7 @@ def test_what_fsdp_cannot_do_is_refused_before_anything_is_bought(setting: str, 
 @pytest.mark.parametrize(
     ("machine", "gbit", "words"),
     [
-        ("2x8xH100", 100.0, "2 x 8xH100 over 100 Gbit/s: 2.0x slower than one, at 3.9x the price for the same tokens"),
+        ("2x8xH100", 100.0, "2 x 8xH100 over 100 Gbit/s: 2.0x slower than one, at 4.1x the price for the same tokens"),
         ("2x8xH100", 400.0, "only 1.2x as fast as one, at 1.7x the price"),
         ("2x1x3090", 1.0, "2 x 1x3090 over 1 Gbit/s: 3.4x slower than one"),
         ("2x8xH100", None, "over 10 Gbit/s (assumed): "),

@@ -89,5 +89,5 @@ def test_nor_where_one_precision_was_measured(machine: MachineType, measured: tu
 @pytest.mark.parametrize("machine", ["8xA100-80GB", "8x4090", "1x3090"])
 def test_plain_fp32_is_far_behind_half_precision(machine: str) -> None:
     rates = rates_of(machine_type(machine), {}, {})
-    assert rates["bf16, tf32 True"] == rates["fp16, tf32 True"]
+    assert 0.95 * rates["bf16, tf32 True"] <= rates["fp16, tf32 True"] <= rates["bf16, tf32 True"]  # more loss chunks
     assert rates["bf16, tf32 True"] > 1.5 * rates["fp32, tf32 False"]
