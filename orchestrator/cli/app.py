@@ -294,6 +294,9 @@ def resume(
     run: options.Run = None,
     *,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave as soon as the training runs.")] = False,
+    store: Annotated[
+        str | None, typer.Option(metavar="URI", help="Let its machine store the checkpoints there, s3://BUCKET/DIR.")
+    ] = None,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
@@ -303,7 +306,7 @@ def resume(
     """
     from orchestrator.cli.runs import run as it
 
-    return it.resume(run, detach=detach, as_json=as_json)
+    return it.resume(run, detach=detach, as_json=as_json, store=store)
 
 
 @verb

@@ -25,7 +25,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "track": ("gptctl track", "gptctl track quickstart-1130"),
     "fetch": ("gptctl fetch", "gptctl fetch quickstart-1130 --all --to models"),
     "stop": ("gptctl stop quickstart-1130",),
-    "resume": ("gptctl resume", "gptctl resume quickstart-1130 -d"),
+    "resume": (
+        "gptctl resume",
+        "gptctl resume quickstart-1130 -d",
+        "gptctl resume quickstart-1130 --store s3://bucket/models",
+    ),
     "release": ("gptctl release quickstart-1130", "gptctl release quickstart-1130 --force"),
     "cost": ("gptctl cost", "gptctl cost --reconcile invoice.csv"),
     "hosts": ("gptctl hosts", "gptctl hosts --offline"),

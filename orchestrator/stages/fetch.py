@@ -5,7 +5,7 @@ from __future__ import annotations
 from orchestrator.agent.contract.names import JobName
 from orchestrator.core.errors import LinkLost, Unreachable
 from orchestrator.stages.checkpoints import store_job
-from orchestrator.stages.checkpoints.copies import pull
+from orchestrator.stages.checkpoints.copies import drop_incomplete, pull, pull_or_store
 from orchestrator.stages.checkpoints.mirror import mirror_until_end
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import boot, deadline
@@ -59,7 +59,12 @@ def _fetch(context: RunContext) -> None:
     if stored and not context.provider.paid:
         stored = frozenset()  # a machine that costs nothing waits until they are here, too
     kept = [found for found in context.agent.manifest(run.id) if found.kept]
-    pull(context, [found for found in kept if found.step not in stored], context.mirror / contract.CHECKPOINTS)
+    folder = context.mirror / contract.CHECKPOINTS
+    left = [found for found in kept if found.step not in stored]
+    if not pull_or_store(context, left, folder):
+        stored = store_job.settle(context)
+        pull(context, [found for found in left if found.step not in stored], folder)
+        drop_incomplete(folder)
     if stored:
         context.say(
             f"{len(stored)} checkpoints are verified in {store_job.uri(context)}; "

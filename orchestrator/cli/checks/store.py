@@ -20,7 +20,7 @@ def findings(
     home: Path, host: HostSpec, inventory: Inventory, recipe: Recipe | None, *, accept_new: bool
 ) -> Iterator[Finding]:
     """One finding, or none for a host without a store. Writes an empty object there and removes it."""
-    uri = host.checkpoint_store
+    uri = host.checkpoint_store or host.fetch_store
     if uri is None:
         return
 

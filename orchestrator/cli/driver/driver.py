@@ -144,7 +144,7 @@ def _can_drive(driver: Driver, ledger: Ledger, run_ids: Sequence[str]) -> None:
     for run in runs:
         host = HostSpec.from_resolved(run.host_data)
         needs |= {"lambda"} if host.provider == "lambda" else {"aws"} if host.provider == "ec2" else set()
-        store = host.checkpoint_store or ""
+        store = host.checkpoint_store or host.fetch_store or ""
         needs |= {"aws"} if store.startswith("s3://") else {"hf"} if store.startswith("hf://") else set()
         if host.provider == "local":
             raise UserError(f"{run.id} trains on this computer, which another cannot drive", "name another --host")

@@ -116,10 +116,10 @@ def show_published(recipe: Recipe) -> None:
 def _has_usable_store(host: HostSpec, inventory: Inventory, *, is_named: bool) -> bool:
     """Whether machines can write to the host's store. Raises UserError for a host that you named."""
     try:
-        if host.checkpoint_store is not None:
-            check_scheme(host.checkpoint_store)
-            if is_home(host.checkpoint_store):
-                inventory.home_box(host.checkpoint_store)
+        if (store := host.checkpoint_store or host.fetch_store) is not None:
+            check_scheme(store)
+            if is_home(store):
+                inventory.home_box(store)
     except UserError as error:
         if is_named:
             raise

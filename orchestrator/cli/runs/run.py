@@ -21,6 +21,7 @@ from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.cli.plans import spot
 from orchestrator.cli.plans.origin import Beginning, StorageOf, beginning, importer, storages
 from orchestrator.cli.plans.plan import planned, show_alternatives, show_plan, show_published, typed_limits
+from orchestrator.cli.runs.late_store import add_store
 from orchestrator.cli.runs.outcome import show_ending, show_next_commands
 from orchestrator.cli.runs.queue import agreed_to_wait, busy_with
 from orchestrator.cli.runs.typed import checked_text, labels_of
@@ -89,8 +90,8 @@ def run(wish: Wish, *, yes: bool, as_json: bool) -> int:
             host = spot.on_spot_market(host)
         if wish.driver is not None:
             refuse_rented(inventory.host(wish.driver))
-        if host.checkpoint_store is not None:
-            check_scheme(host.checkpoint_store)
+        if (store := host.checkpoint_store or host.fetch_store) is not None:
+            check_scheme(store)
         stores = storages(ledger, inventory, accept_new=wish.accept_new_host_key)
         begun = beginning(ledger, wish.resume_from, recipe, stores, importer(ledger))
         request = _request(wish, ledger, recipe, host, inventory, begun=begun)
@@ -186,7 +187,7 @@ def _rehearse(wish: Wish, host: HostSpec) -> None:
 
 def _check_store(wish: Wish, request: RunRequest, stores: StorageOf) -> None:
     """Raises UserError, before any money is spent, if the store cannot be written, or not for long enough."""
-    host, store = request.host, request.host.checkpoint_store
+    host, store = request.host, request.host.checkpoint_store or request.host.fetch_store
     if store is None:
         return
     preflight.check(
@@ -195,7 +196,7 @@ def _check_store(wish: Wish, request: RunRequest, stores: StorageOf) -> None:
         hub_token_on_machine=host.hub_token_on_machine,
         needs_bytes=kept_bytes(request.recipe, request.plan.steps, request.plan.from_step),
     )
-    short = preflight.short_of(request.plan, store, time.time())
+    short = preflight.short_of(request.plan, host.checkpoint_store, time.time())
     if short and wish.detach:
         raise UserError(
             f"-d: {short}: nothing would renew its URLs", "omit -d, set --max-hours, or use other credentials"
@@ -228,10 +229,13 @@ def _command(*more: str) -> str:
     return shlex.join(["gptctl", *sys.argv[1:], *more])
 
 
-def resume(wanted: str | None, *, detach: bool, as_json: bool) -> int:
-    """Continues a run; for an ended one, prints the outcome and returns its exit code."""
+def resume(wanted: str | None, *, detach: bool, as_json: bool, store: str | None = None) -> int:
+    """Continues a run; for an ended one, prints the outcome and returns its exit code. store: where its machine stores
+    what it keeps, from now on."""
     with open_ledger() as ledger:
         found = ledger.find_run(wanted)
+        if store is not None:
+            add_store(ledger, found, store)
         if found.state is State.ENDED:
             show_ending(ledger, found.id, as_json=as_json)
             return outcome_code(found)

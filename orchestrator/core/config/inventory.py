@@ -116,8 +116,12 @@ class HostSpec(Table):
     checkpoint_store: Line | None = None
     """Where kept checkpoints go by themselves: `s3://BUCKET/PREFIX`, `hf://OWNER/NAME` (a private repository), or
     `ssh://HOST/FOLDER`, a computer of yours that calls the machine and keeps them."""
+    fetch_store: Annotated[str, StringConstraints(pattern=r"^(s3|hf)://[^\x00-\x1f]+$", max_length=1_000)] | None = None
+    """Rented machines without `checkpoint_store`: where bringing the checkpoints here takes longer than
+    `fetch_minutes`, the machine stores them here instead and is given back: `s3://BUCKET/PREFIX` or `hf://OWNER/NAME`."""
     fetch_minutes: float = Field(default=30.0, gt=0, le=100_000)
-    """Rented machines: where bringing the checkpoints here takes longer, gptctl says what it costs."""
+    """Rented machines: where bringing the checkpoints here takes longer, they go to `fetch_store`; without one, gptctl
+    says what it costs."""
     hub_token_on_machine: bool = False
     """Lets the machine have HF_STORE_TOKEN, which `checkpoint_store = "hf://..."` needs."""
     endpoint: Annotated[str, StringConstraints(pattern=r"^https?://[A-Za-z0-9.:\[\]-]+$")] | None = None
@@ -181,6 +185,14 @@ class HostSpec(Table):
     def _can_be_called(self) -> Self:
         if self.provider == LOCAL and is_home(self.checkpoint_store):
             raise ValueError("checkpoint_store: a home box calls machines over SSH, not this computer")
+        return self
+
+    @model_validator(mode="after")
+    def _fetches_slowly(self) -> Self:
+        if self.fetch_store and not self.paid:
+            raise ValueError(f"fetch_store: a machine of provider {self.provider} waits for free; omit it")
+        if self.fetch_store and self.checkpoint_store:
+            raise ValueError("fetch_store: checkpoint_store takes all of them anyway; omit it")
         return self
 
     @model_validator(mode="after")

@@ -29,6 +29,20 @@ def fetch_of(host: HostSpec | None, region: str, size_bytes: int, rates: Rates) 
     return PlanFetch(size_bytes, rate, measured is not None, region)
 
 
+def stored_instead(host: HostSpec | None, fetch: PlanFetch | None) -> str | None:
+    """The `fetch_store` that takes them, where bringing them here takes longer than `fetch_minutes`."""
+    if host is None or fetch is None or fetch.size_bytes <= fetch.mb_per_s * 1e6 * host.fetch_minutes * 60:
+        return None
+    return host.fetch_store
+
+
+def billed_mb_per_s(host: HostSpec | None, fetch: PlanFetch | None) -> float | None:
+    """MB/s at which the checkpoints leave the machine while it is billed; None: as assumed."""
+    if stored_instead(host, fetch) is not None:
+        return assumed().store_mb_per_s
+    return fetch.mb_per_s if fetch else None
+
+
 def words(fetch: PlanFetch, lasts_h: float, price_per_hour_usd: float | None) -> str:
     """`12.4 GB from us-west-1 at 6 MB/s (assumed): 34m, $9.02`."""
     known = "as measured from there" if fetch.is_measured else "assumed"
@@ -37,11 +51,18 @@ def words(fetch: PlanFetch, lasts_h: float, price_per_hour_usd: float | None) ->
     return f"{size(fetch.size_bytes)}{where} at {fetch.mb_per_s:.3g} MB/s ({known}): {hours(lasts_h)}{usd}"
 
 
-def far_words(fetch: PlanFetch | None, planned: Hours, price_per_hour_usd: float | None) -> str:
-    """A warning where the fetch takes longer than the training; empty where it does not."""
+def far_words(
+    fetch: PlanFetch | None, planned: Hours, price_per_hour_usd: float | None, *, store: str | None = None
+) -> str:
+    """A warning where the fetch takes longer than the training, or a store takes over (stored_instead); else empty."""
+    if fetch is not None and store is not None:
+        lasts_h = fetch.size_bytes / fetch.mb_per_s / 3.6e9
+        return (
+            f"fetching is slow: {words(fetch, lasts_h, price_per_hour_usd)}; the machine stores them in {store} instead"
+        )
     if fetch is None or planned.fetch < LEAST_H or planned.fetch <= planned.train:
         return ""
     return (
         f"fetching takes longer than the training: {words(fetch, planned.fetch, price_per_hour_usd)}; "
-        "set checkpoint_store, lower train.keep_last, or rent nearer: regions of the host"
+        "set checkpoint_store or fetch_store, lower train.keep_last, or rent nearer: regions of the host"
     )

@@ -17,7 +17,7 @@ from orchestrator.core.errors import UserError
 from orchestrator.core.machines import MachineType, assumed
 from orchestrator.core.planning import demands
 from orchestrator.core.planning.batch import choose_batch, ddp_and_fsdp, split
-from orchestrator.core.planning.distance import NO_RATES, Rates, far_words, fetch_of
+from orchestrator.core.planning.distance import NO_RATES, Rates, billed_mb_per_s, far_words, fetch_of, stored_instead
 from orchestrator.core.planning.forecast import (
     Quote,
     disk_trouble,
@@ -88,13 +88,14 @@ def make_plan(
     price = quote(host, machine, offer)
     fetch = fetch_of(host, offer.region if offer else "", kept_bytes(recipe, steps, from_step), fetch_rates)
     spans = {"steps": steps, "tokens": tokens, "from_step": from_step}
-    hours = hours_by_stage(recipe, host, machine, rate=rate, fetch_mb_per_s=fetch.mb_per_s if fetch else None, **spans)
+    hours = hours_by_stage(recipe, host, machine, rate=rate, fetch_mb_per_s=billed_mb_per_s(host, fetch), **spans)
     cost = spread(hours, price.per_hour_usd, rate.uncertainty)
     too_large, tight = disk_trouble(recipe, offer, steps, min(tokens, dataset_tokens or tokens), from_step)
     tightest = combine(recipe, machine, host, limits)
     ceiling = ceiling_usd(tightest, price, cost.total)
     said = [*_warnings(recipe, machine, price, epochs=epochs, now=now), _no_limit(price, tightest, ceiling), tight]
-    said += [rate.remark, _notice(recipe, host, steps - from_step, hours), far_words(fetch, hours, price.per_hour_usd)]
+    far = far_words(fetch, hours, price.per_hour_usd, store=stored_instead(host, fetch))
+    said += [rate.remark, _notice(recipe, host, steps - from_step, hours), far]
     return Plan(
         recipe=recipe.name,
         host=host.name if host else None,

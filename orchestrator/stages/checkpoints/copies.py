@@ -11,7 +11,7 @@ from orchestrator.core.errors import AgentError, LinkLost, RemoteError, Unreacha
 from orchestrator.remote.agent_client.client import Checkpoint
 from orchestrator.remote.transfer import transfer
 from orchestrator.remote.whole_files import require_space
-from orchestrator.stages.checkpoints import slow_fetch
+from orchestrator.stages.checkpoints import late_store, slow_fetch
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine.jobs import progress
 from trainer import contract
@@ -30,7 +30,7 @@ def pull_newest(context: RunContext) -> None:
     folder = context.mirror / contract.CHECKPOINTS
     found = [each for each in context.agent.manifest(context.run_id) if each.best or each.latest]
     try:
-        pull(context, found, folder)
+        pull_or_store(context, found, folder)
     except (LinkLost, Unreachable):
         raise
     except RemoteError as error:
@@ -46,12 +46,31 @@ def prune(folder: Path, keep: Collection[str]) -> None:
             shutil.rmtree(path)
 
 
-def pull(context: RunContext, checkpoints: Sequence[Checkpoint], folder: Path) -> None:
-    """Copies checkpoints into `folder`, verifies them, marks them safe on the machine and links latest and best."""
+def drop_incomplete(folder: Path) -> None:
+    """Removes what a fetch began that a store took over: a folder without a manifest was never whole."""
+    for path in folder.glob("step-*"):
+        if not (path / contract.MANIFEST_FILE).exists():
+            shutil.rmtree(path)
+
+
+def pull_or_store(context: RunContext, checkpoints: Sequence[Checkpoint], folder: Path) -> bool:
+    """As pull. False: that takes too long, and the machine stores them from now on (late_store.py)."""
+    try:
+        pull(context, checkpoints, folder, may_stop=context.host.fetch_store is not None)
+    except slow_fetch.TooSlow as slow:
+        if late_store.takes_over(context, slow):
+            return False
+        pull(context, checkpoints, folder)
+    return True
+
+
+def pull(context: RunContext, checkpoints: Sequence[Checkpoint], folder: Path, *, may_stop: bool = False) -> None:
+    """Copies checkpoints into `folder`, verifies them, marks them safe on the machine and links latest and best.
+    may_stop: raises TooSlow where the rest takes longer than `fetch_minutes`."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     missing = sum(found.size_bytes for found in checkpoints if not (folder / found.name).exists())
     require_space(folder, missing)
-    began, slow = context.now(), slow_fetch.Watch(context, missing)
+    began, slow = context.now(), slow_fetch.Watch(context, missing, may_stop=may_stop)
     for found in sorted(checkpoints, key=lambda each: (not each.best, not each.latest, -each.step)):
         is_new = not (folder / found.name).exists()
         transfer.pull_files(

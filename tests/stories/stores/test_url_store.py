@@ -3,6 +3,7 @@ whose laptop is gone ends when everything is. The oracles are the cloud's own bo
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -63,11 +64,13 @@ class Place:
         own = {"GPTCTL_HOME": str(self.home), "GPTCTL_REHEARSAL": str(self.cloud.state), "GPTCTL_LEASE_S": str(lease_s)}
         return {**os.environ, **own, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "PYTHONPATH": str(REPOSITORY)}
 
-    def begin(self, *words: str, lease_s: float = 60) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            gptctl_command(*words), cwd=self.folder, stdin=subprocess.DEVNULL, text=True,
-            env=self.environment(lease_s), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+    def begin(self, *words: str, lease_s: float = 60, log: Path | None = None) -> subprocess.Popen[str]:
+        """log: what takes its words, where nobody reads them before its end."""
+        with log.open("w") if log else contextlib.nullcontext(subprocess.PIPE) as out:
+            return subprocess.Popen(
+                gptctl_command(*words), cwd=self.folder, stdin=subprocess.DEVNULL, text=True,
+                env=self.environment(lease_s), stdout=out, stderr=out,
+            )  # fmt: skip
 
     def gptctl(self, *words: str) -> tuple[int, str, str]:
         done = programs.run_gptctl(*words, cwd=self.folder, env=self.environment(), deadline_s=680)

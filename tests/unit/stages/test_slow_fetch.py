@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,7 +35,8 @@ def warnings(
 def test_it_is_said_once_with_what_it_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (text,) = warnings(tmp_path, monkeypatch, [4e5, 4e5, 4e5, 4e5])
     assert "bringing the other 3.90 GB here at 0.4 MB/s takes 2h 42m and costs $43.12" in text
-    assert "checkpoint_store in [hosts.cloud]" in text
+    assert re.search(r"Ctrl-C, then gptctl resume quickstart-\S+ --store s3://BUCKET/PREFIX", text)
+    assert "fetch_store in [hosts.cloud]" in text
 
 
 @pytest.mark.parametrize(
@@ -48,4 +50,4 @@ def test_the_first_seconds_a_good_line_a_silent_one_and_an_own_machine_say_nothi
 
 def test_what_a_store_did_not_take_names_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (text,) = warnings(tmp_path, monkeypatch, [4e5, 4e5, 4e5], store="s3://bucket/models")
-    assert "checkpoint_store" not in text
+    assert "--store" not in text

@@ -99,6 +99,8 @@ def test_the_bundled_inventory_loads_with_every_example_switched_on(tmp_path: Pa
         ("guard = 'hope'", "guard"),
         ('folder = "a\\nb"', "control character"),
         ("endpoint = 'ftp://x'", "endpoint"),
+        ("fetch_store = 's3://b/x'", "fetch_store: a machine of provider ssh waits for free"),
+        ("fetch_store = 'ssh://attic/x'", "fetch_store"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_host(tmp_path: Path, line: str, said: str) -> None:
