@@ -20,7 +20,7 @@ pytestmark = pytest.mark.nightly
 SLOW_SSH = """#!{python}
 # ssh, of which no more than RATE bytes per second come out.
 import os, subprocess, sys, time
-RATE = 100_000
+RATE = 20_000
 process = subprocess.Popen([{ssh!r}, *sys.argv[1:]], stdout=subprocess.PIPE, bufsize=0)
 while data := os.read(process.stdout.fileno(), RATE // 10):
     os.write(1, data)
@@ -29,12 +29,14 @@ sys.exit(process.wait())
 """
 LARGE = """
 [model]
-n_embd = 256
-n_layer = 2
+n_embd = 128
+[train]
+checkpoint_every = 8
+validate_every = 8
 [machines."1xH100-simulated"]
 micro_batch = 4
 """
-STEPS = 60
+STEPS = 8
 
 
 def slowed(place: Place, tiny: Callable[..., str], monkeypatch: pytest.MonkeyPatch, host: str) -> str:  # noqa: F811
