@@ -1,12 +1,13 @@
 """What it costs to bring the checkpoints here from the region of a machine, while it is billed. Pure arithmetic.
 
-Example: `far_words(fetch, Hours.of(train=2.5, fetch=10.0), 15.92)` warns of a machine too far away
+Example: `far_words(host, fetch, Hours.of(train=2.5, fetch=10.0), price)` warns of a machine too far away
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Protocol
 
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.formats import dollars, hours, size
@@ -18,6 +19,13 @@ LEAST_H = 0.1
 Rates = Mapping[tuple[str, str], float]
 """MB/s of the newest fetch from a provider's region."""
 NO_RATES: Rates = MappingProxyType({})
+
+
+class Price(Protocol):
+    """Of a machine."""
+
+    @property
+    def per_hour_usd(self) -> float | None: ...
 
 
 def fetch_of(host: HostSpec | None, region: str, size_bytes: int, rates: Rates) -> PlanFetch | None:
@@ -51,15 +59,12 @@ def words(fetch: PlanFetch, lasts_h: float, price_per_hour_usd: float | None) ->
     return f"{size(fetch.size_bytes)}{where} at {fetch.mb_per_s:.3g} MB/s ({known}): {hours(lasts_h)}{usd}"
 
 
-def far_words(
-    fetch: PlanFetch | None, planned: Hours, price_per_hour_usd: float | None, *, store: str | None = None
-) -> str:
+def far_words(host: HostSpec | None, fetch: PlanFetch | None, planned: Hours, price: Price) -> str:
     """A warning where the fetch takes longer than the training, or a store takes over (stored_instead); else empty."""
+    store, price_per_hour_usd = stored_instead(host, fetch), price.per_hour_usd
     if fetch is not None and store is not None:
-        lasts_h = fetch.size_bytes / fetch.mb_per_s / 3.6e9
-        return (
-            f"fetching is slow: {words(fetch, lasts_h, price_per_hour_usd)}; the machine stores them in {store} instead"
-        )
+        here = words(fetch, fetch.size_bytes / fetch.mb_per_s / 3.6e9, price_per_hour_usd)
+        return f"fetching is slow: {here}; the machine stores them in {store} instead"
     if fetch is None or planned.fetch < LEAST_H or planned.fetch <= planned.train:
         return ""
     return (

@@ -17,7 +17,7 @@ from orchestrator.core.errors import UserError
 from orchestrator.core.machines import MachineType, assumed
 from orchestrator.core.planning import demands
 from orchestrator.core.planning.batch import choose_batch, ddp_and_fsdp, split
-from orchestrator.core.planning.distance import NO_RATES, Rates, billed_mb_per_s, far_words, fetch_of, stored_instead
+from orchestrator.core.planning.distance import NO_RATES, Rates, billed_mb_per_s, far_words, fetch_of
 from orchestrator.core.planning.forecast import (
     Quote,
     disk_trouble,
@@ -94,8 +94,7 @@ def make_plan(
     tightest = combine(recipe, machine, host, limits)
     ceiling = ceiling_usd(tightest, price, cost.total)
     said = [*_warnings(recipe, machine, price, epochs=epochs, now=now), _no_limit(price, tightest, ceiling), tight]
-    far = far_words(fetch, hours, price.per_hour_usd, store=stored_instead(host, fetch))
-    said += [rate.remark, _notice(recipe, host, steps - from_step, hours), far]
+    said += [rate.remark, _notice(recipe, host, steps - from_step, hours), far_words(host, fetch, hours, price)]
     return Plan(
         recipe=recipe.name,
         host=host.name if host else None,

@@ -33,9 +33,7 @@ def takes_over(context: RunContext, slow: TooSlow) -> bool:
     try:
         begin(context, uri)
     except (AgentError, ProviderError, UserError) as error:
-        context.emit(
-            "warning", f"{slow}. {uri} cannot take it: {error.message}; fetching from the machine all the same"
-        )
+        context.emit("warning", f"{slow}. {uri} cannot take it: {error.message}; fetching from the machine")
         return False
     context.emit("warning", f"{slow}: the machine stores its checkpoints in {uri} instead")
     return True

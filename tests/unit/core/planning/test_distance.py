@@ -10,6 +10,7 @@ from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import load_recipe
 from orchestrator.core.machines import assumed, machine_type
 from orchestrator.core.planning.distance import NO_RATES, Rates, far_words, fetch_of, words
+from orchestrator.core.planning.forecast import Quote
 from orchestrator.core.planning.plan import Hours, Plan, PlanFetch
 from orchestrator.core.planning.planner import make_plan
 from orchestrator.core.ports import Offer
@@ -46,10 +47,21 @@ def test_with_a_store_or_without_a_bill_nothing_is_fetched_at_a_price() -> None:
     assert fetch_of(HostSpec(name="box", provider="ssh", machine="2xCPU"), "", 1, NO_RATES) is None
 
 
+def test_a_slow_fetch_that_a_store_takes_over_costs_what_the_store_takes() -> None:
+    slow = {("lambda", "asia-northeast-1"): 0.1}
+    found = plan(slow, HOST.model_copy(update={"fetch_store": "s3://mine/late"}))
+    (said,) = [each for each in found.warnings if "fetching is slow" in each]
+    assert "the machine stores them in s3://mine/late instead" in said
+    assert found.hours.fetch < plan(slow).hours.fetch / 100
+    quick = HOST.model_copy(update={"fetch_store": "s3://mine/late", "fetch_minutes": 1e5})
+    assert plan(slow, quick).hours.fetch == plan(slow).hours.fetch
+
+
 def test_a_short_fetch_is_no_reason_to_warn_however_short_the_training() -> None:
     fetch = PlanFetch(10_000_000, 1.0, False, "us-west-1")
-    assert far_words(fetch, Hours.of(fetch=0.05), 1.0) == ""
-    assert far_words(fetch, Hours.of(train=2.5, fetch=10.0), 15.92).endswith("regions of the host")
+    price = Quote(15.92, "", paid=True)
+    assert far_words(HOST, fetch, Hours.of(fetch=0.05), price) == ""
+    assert far_words(HOST, fetch, Hours.of(train=2.5, fetch=10.0), price).endswith("regions of the host")
     assert "$159.20" in words(fetch, 10.0, 15.92) and "(assumed)" in words(fetch, 10.0, None)
 
 
