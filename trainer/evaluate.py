@@ -1,7 +1,8 @@
 """`python -m trainer.evaluate`: loss, perplexity and bits per byte on slices of token files, and multiple choice.
 
-Prints one JSON line for the checkpoint, then one for each slice and each file of questions. It must not change the run
-it reads.
+Prints one JSON line for the checkpoint, then one for each slice and each file of questions. Where there are several
+GPUs, all of them measure together: torchrun starts a rank on each, which takes its share of the batches, and the sums
+are those of one. It must not change the run it reads.
 
 Example, the reference test of the 163M job::
 
@@ -15,53 +16,86 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from trainer.arguments import ChosenModel, add_model_arguments, load_chosen_model
 from trainer.checkpoints.manifest import CheckpointError, checkpoint_folder
 from trainer.contract import CONFIG, ContractError, RunConfig
-from trainer.model.loss import Slice, measure_slice, slice_result
+from trainer.model.loss import Share, Slice, measure_slice, slice_result
 from trainer.model.multiple_choice import ChoicesError, score_file
 from trainer.model.precision import DTYPES, Autocast, autocast_to
 from trainer.progress import count_progress, print_line
 from trainer.tokens.token_file import DataError
 from trainer.tokens.token_stream import TokenStream
 from trainer.tokens.tokenizer import TokenizerError
+from trainer.training.ranks import World, join, leave, sum_over_ranks
+
+EXPLAINED = (CheckpointError, ChoicesError, ContractError, DataError, TokenizerError, OSError)
+COLLECTIVE_TIMEOUT_S = 600.0
+"""How long a rank waits for another: a frozen one must not keep a paid machine busy."""
 
 
-def _run(options: argparse.Namespace) -> None:
+class Measurement(NamedTuple):
+    """What every figure needs: the model, how it computes, and this rank among its peers."""
+
+    options: argparse.Namespace
+    chosen: ChosenModel
+    autocast: Autocast
+    world: World
+
+    def tell(self, **values: object) -> None:
+        """A line on stdout, of rank 0."""
+        if self.world.leads:
+            print_line(**values, precision=self.options.precision, device=self.world.device.type)
+
+    def progress(self, what: str, unit: str) -> Callable[[int, int], object]:
+        """Shows how far it is, of rank 0."""
+        return count_progress(what, unit) if self.world.leads else lambda done, of: None
+
+    def sums(self, values: Sequence[float]) -> list[float]:
+        """Over all ranks."""
+        return sum_over_ranks(self.world, values)
+
+
+def _measure(options: argparse.Namespace, world: World) -> None:
+    """What one rank does. Raises what the program explains."""
     chosen = load_chosen_model(options)
-    autocast = autocast_to(DTYPES[options.precision], chosen.model.device)
-    print_line(kind="checkpoint", step=chosen.step, torch=torch.__version__)
+    at = Measurement(options, chosen, autocast_to(DTYPES[options.precision], chosen.model.device), world)
+    if world.leads:
+        print_line(kind="checkpoint", step=chosen.step, torch=torch.__version__, ranks=world.size)
     for file in options.choices:
-        _evaluate_choices(chosen, file, options, autocast)
+        _evaluate_choices(at, file)
     if options.slice or not options.choices:
         files, dtype = _data_files(options)
         stream = TokenStream.open(files, chosen.model.config.vocab_size, dtype)
         for start, tokens in options.slice or [_default_slice(stream, options.held_out)]:
-            _evaluate_slice(chosen, Slice(stream, start, tokens), options, autocast)
+            _evaluate_slice(at, Slice(stream, start, tokens))
 
 
-def _evaluate_choices(chosen: ChosenModel, file: Path, options: argparse.Namespace, autocast: Autocast) -> None:
+def _evaluate_choices(at: Measurement, file: Path) -> None:
     accuracies = score_file(
-        chosen.model,
+        at.chosen.model,
         file,
-        chosen.tokenizer,
-        batch_size=options.batch_size,
-        autocast=autocast,
-        on_progress=count_progress(f"choices {file.name}", "questions"),
+        at.chosen.tokenizer,
+        batch_size=at.options.batch_size,
+        autocast=at.autocast,
+        on_progress=at.progress(f"choices {file.name}", "questions"),
+        share=Share(at.world.rank, at.world.size, at.sums),
     )
-    print_line(kind="choices", name=file.name, **accuracies, precision=options.precision, device=options.device)
+    at.tell(kind="choices", name=file.name, **accuracies)
 
 
-def _evaluate_slice(chosen: ChosenModel, part: Slice, options: argparse.Namespace, autocast: Autocast) -> None:
-    began, report = time.monotonic(), count_progress(f"slice {part.start}+{part.tokens}", "tokens")
-    summed = measure_slice(chosen.model, part, options.batch_size, autocast, report)
-    result = slice_result(part, summed, chosen.tokenizer, _complain)
-    seconds = round(time.monotonic() - began, 3)
-    print_line(kind="slice", **result, precision=options.precision, device=options.device, seconds=seconds)
+def _evaluate_slice(at: Measurement, part: Slice) -> None:
+    began, report = time.monotonic(), at.progress(f"slice {part.start}+{part.tokens}", "tokens")
+    share = Share(at.world.rank, at.world.size, at.sums)
+    summed = measure_slice(at.chosen.model, part, at.options.batch_size, at.autocast, report, share=share)
+    if at.world.leads:
+        result = slice_result(part, summed, at.chosen.tokenizer, _complain)
+        at.tell(kind="slice", **result, seconds=round(time.monotonic() - began, 3))
 
 
 def _complain(text: str) -> None:
@@ -113,17 +147,45 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--batch-size", type=int, default=8, help="sequences per forward pass (default: 8)")
     parser.add_argument("--precision", choices=tuple(DTYPES), default="fp32", help="default: fp32")
-    return parser.parse_args(arguments)
+    parser.add_argument("--ranks", type=int, help="processes that measure (default: one for each GPU)")
+    options = parser.parse_args(arguments)
+    options.ranks = options.ranks or (torch.cuda.device_count() if options.device == "cuda" else 1)
+    return options
+
+
+def rank_main(options: argparse.Namespace) -> str:
+    """What each of several ranks does: the reason where it cannot, which is the same on all of them, else nothing."""
+    if options.ranks == 1:
+        world = World(0, 1, 0, torch.device(options.device))
+    else:
+        world = join(options.device, COLLECTIVE_TIMEOUT_S)
+        options.device = str(world.device)
+    reason = ""
+    try:
+        _measure(options, world)
+    except EXPLAINED as error:
+        reason = str(error)
+    leave(world)
+    return reason
+
+
+def _together(options: argparse.Namespace) -> str:
+    """Starts the ranks with torchrun, on this machine; the reason of the first that cannot."""
+    # Only here: one rank needs none of it, and it takes a second to import.
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(1, 1, options.ranks, run_id="evaluate", rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0")
+    reasons = elastic_launch(config, rank_main)(options)
+    return next(filter(None, reasons.values()), "")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the program. Returns 0, or 1 with the reason on stderr."""
-    try:
-        _run(_parse(arguments))
-    except (CheckpointError, ChoicesError, ContractError, DataError, TokenizerError, OSError) as error:
-        _complain(str(error))
-        return 1
-    return 0
+    options = _parse(arguments)
+    reason = _together(options) if options.ranks > 1 else rank_main(options)
+    if reason:
+        _complain(reason)
+    return 1 if reason else 0
 
 
 if __name__ == "__main__":

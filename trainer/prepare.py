@@ -19,23 +19,26 @@ import functools
 import hashlib
 import itertools
 import json
-import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
 from trainer.corpus.documents import PYTHON_STDLIB, Place, SourceFile, find_files, read_batches
-from trainer.corpus.encode import POLICIES, SKIP, Document, EncodeSettings, documents, encode_batch, is_held_out
+from trainer.corpus.encode import POLICIES, Document, EncodeSettings, documents, encode_batch, is_held_out
 from trainer.corpus.exclusion import Exclusion
 from trainer.corpus.mixed_text import fill_mixed, mixture_json
 from trainer.corpus.parquet import CorpusError
 from trainer.corpus.pool import WorkerLostError, ordered
-from trainer.corpus.request import HOLD_OUT_EVERY, SHARD_TOKENS, MixRequest, Request
+from trainer.corpus.request import Request, parse
+from trainer.corpus.shards.make import SMALL_BYTES, make_shard
+from trainer.corpus.shards.merge import all_pieces, take_pieces
+from trainer.corpus.shards.piece import IDS, SHARDS, Order, ShardError
+from trainer.corpus.shards.ranges import fingerprint, ranges, write_text
 from trainer.corpus.split import VALIDATION, Done, Limits, Split, chained
 from trainer.corpus.work_folder import WorkFolder, WorkFolderError
 from trainer.layout.token_layout import SAFETENSORS
@@ -43,9 +46,9 @@ from trainer.progress import ByteProgress, print_event
 from trainer.tasks.prepare_examples import prepare_task
 from trainer.tokens.digests import DATASET, DatasetJson, FileEntry, digest_file
 from trainer.tokens.folder import NoDatasetError, find_dataset
-from trainer.tokens.token_file import KINDS, DataError
+from trainer.tokens.token_file import DataError
 from trainer.tokens.token_writers import Layout, dtype_for, write_atomically
-from trainer.tokens.tokenizer import BYTES, END_OF_TEXT, TokenizerError, open_tokenizer
+from trainer.tokens.tokenizer import BYTES, TokenizerError, open_tokenizer
 from trainer.training.allocator import return_freed_memory
 
 STDLIB_BYTES = 6_000_000
@@ -55,8 +58,6 @@ FEW_DOCUMENTS = 100
 FEWEST_TOKENS_PER_BYTE = 0.15
 """Of a byte-pair encoding; English prose has about 0.22."""
 PARQUET_SUFFIX, GZIP = ".parquet", ".gz"
-SMALL_BYTES = 16_000_000
-"""With less text, starting worker processes takes longer than the work."""
 
 
 class PrepareError(ValueError):
@@ -72,9 +73,7 @@ def prepare(
     Does nothing where dataset.json already answers this request. Raises PrepareError, CorpusError, DataError,
     TokenizerError, WorkFolderError, WorkerLostError, and OSError for a folder that cannot be written.
     """
-    encoding = open_tokenizer(request.tokenizer)
-    mark = _separator_id(request)
-    layout = Layout(request.format, dtype_for(request.format, encoding.n_vocab), request.shard_tokens)
+    encoding, mark, layout = open_tokenizer(request.tokenizer), _separator_id(request), _layout(request)
     sources = request.sources(paths)
     inputs = [find_files(source.paths) for source in sources]
     files = list(itertools.chain.from_iterable(inputs))
@@ -94,8 +93,8 @@ def prepare(
         return existing
     if limits == Limits():
         _check_free_space(to, request, files, layout)
-    every, also = request.hold_out_every, None if request.is_mixed else _also_held_out(files, request)
-    settings = EncodeSettings(request.tokenizer, mark, layout.dtype, request.column, every, request.invalid, also)
+    also = None if request.is_mixed else _also_held_out(files, request)
+    settings = _settings(request, also)
     with (
         WorkFolder(to, {**request.to_json(), "also": also}, files) as work_folder,
         closing(_open_split(work_folder, layout, limits)) as split,
@@ -120,6 +119,64 @@ def prepare(
         "prepared", to=str(to), tokens=dataset["tokens"], documents=dataset["documents"], files=dataset["files"]
     )
     return dataset
+
+
+def prepare_shard(request: Request, options: argparse.Namespace) -> None:
+    """Makes one shard; with --cut copies its text instead, for another machine, which is given the order that this
+    prints. Raises as prepare, and ShardError."""
+    if request.is_mixed or request.documents or request.bytes or options.source == [PYTHON_STDLIB]:
+        raise PrepareError("a shard takes all documents of its text: omit --documents, --tokens, --mix and --exclude")
+    files = find_files(options.source)
+    if options.order:
+        order = Order(**json.loads(options.order))
+        return make_shard(options.to, order, files, _settings(request, order.also_held_out), options.workers)
+    also, (shard, of) = _also_held_out(files, request), options.shard
+    settings = _settings(request, also)
+    order = Order(shard, of, request.to_json(), settings.dtype, fingerprint(files), also)
+    parts = ranges(files, shard, of)
+    if options.cut:
+        return print_event("cut", order=asdict(order), files=write_text(parts, options.cut))
+    existing = _find_existing(options.to, request, files, Limits())
+    if existing is not None:
+        return print_event("unchanged", to=str(options.to), tokens=existing["tokens"])
+    return make_shard(options.to, order, parts, settings, options.workers)
+
+
+def merge(to: Path) -> DatasetJson:
+    """Makes the dataset of all shards in `to` and removes them. After a kill the same call resumes.
+
+    Raises ShardError, PrepareError, WorkFolderError, TokenizerError, and OSError.
+    """
+    pieces = all_pieces(to)
+    order = pieces[0].piece.order
+    request = Request.from_json(order.request)
+    files = [SourceFile(each.folder / IDS, SAFETENSORS, each.size_bytes) for each in pieces]
+    with (
+        WorkFolder(to, {**order.request, "shards": order.of, "text": order.text}, files) as work_folder,
+        closing(_open_split(work_folder, _layout(request), Limits())) as split,
+    ):
+        take_pieces(split, work_folder, pieces)
+        if not split.done.documents:
+            work_folder.remove()
+            raise PrepareError(f"{request.source} has no text: {split.done.skipped_words()}")
+        dataset = _publish(split, work_folder, request, _settings(request, order.also_held_out))
+    shutil.rmtree(to / SHARDS)
+    print_event(
+        "prepared", to=str(to), tokens=dataset["tokens"], documents=dataset["documents"], files=dataset["files"]
+    )
+    return dataset
+
+
+def _layout(request: Request) -> Layout:
+    vocab_size = open_tokenizer(request.tokenizer).n_vocab
+    return Layout(request.format, dtype_for(request.format, vocab_size), request.shard_tokens)
+
+
+def _settings(request: Request, also: str | None) -> EncodeSettings:
+    return EncodeSettings(
+        request.tokenizer, _separator_id(request), _layout(request).dtype, request.column, request.hold_out_every,
+        request.invalid, also,
+    )  # fmt: skip
 
 
 def _inputs_sha256(files: Sequence[SourceFile]) -> str:
@@ -260,77 +317,25 @@ def _source_sha256(files: Sequence[SourceFile], request: Request, limits: Limits
     return known or hashlib.sha256().hexdigest()
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m trainer.prepare", description="Turn text into token files.")
-    parser.add_argument(
-        "--source", action="append", default=[],
-        help=f"{PYTHON_STDLIB}, or a file, a folder or a quoted glob of text, JSON Lines, CSV or Parquet; repeatable",
-    )  # fmt: skip
-    parser.add_argument("--mix", action="append", default=[], metavar="JSON", help="a source of a mixture, instead")
-    parser.add_argument("--tokens", type=int, help="stop with the document that reaches so many tokens")
-    parser.add_argument(
-        "--exclude", type=Path, action="append", default=[], help="token files: leave out what is in them"
-    )
-    parser.add_argument("--excluded-name", help="their name in dataset.json")
-    parser.add_argument("--named", help="name of the source in dataset.json (default: --source)")
-    parser.add_argument("--revision", help="commit of a downloaded source, for dataset.json")
-    parser.add_argument("--tokenizer", default="gpt2", help="bytes (no download) or a tiktoken name (default: gpt2)")
-    parser.add_argument("--separator", default=END_OF_TEXT, help="special token after each document; '' for none")
-    parser.add_argument("--column", default="text", help="JSON key, CSV or Parquet column of the text (default: text)")
-    parser.add_argument("--documents", type=int, help="stop after this many documents")
-    parser.add_argument("--bytes", type=int, help="stop before this many bytes of text")
-    parser.add_argument("--format", choices=KINDS, default=SAFETENSORS, help="default: safetensors")
-    parser.add_argument("--shard-tokens", type=int, default=SHARD_TOKENS, help="tokens per file (default: 100 million)")
-    parser.add_argument(
-        "--hold-out-every",
-        type=int,
-        default=HOLD_OUT_EVERY,
-        help="hold out one document in N for validation; 0: none (default: 20)",
-    )
-    parser.add_argument(
-        "--invalid",
-        choices=tuple(POLICIES),
-        default=SKIP,
-        help="what to do with documents that are not UTF-8 (default: skip)",
-    )
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
-    parser.add_argument("--task", metavar="JSON", help="make rows of examples; see trainer/tasks/prepare_examples.py")
-    parser.add_argument("--to", type=Path, required=True, help="folder for the token files and dataset.json")
-    options = parser.parse_args(arguments)
-    if bool(options.source) == bool(options.mix):
-        parser.error("give --source, or --mix")
-    if min(options.shard_tokens, options.workers) < 1 or options.hold_out_every < 0:
-        parser.error("--shard-tokens and --workers must be at least 1, --hold-out-every at least 0")
-    return options
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Runs the program. Returns 0 once the folder has the dataset, or 1 with the reason on stderr."""
-    options = _parse(arguments)
+    options = parse(arguments)
     return_freed_memory()
     if options.task:
         return prepare_task(options)
-    request = Request(
-        options.named or " ".join(options.source) or "a mixture",
-        options.tokenizer,
-        options.separator,
-        options.documents,
-        options.bytes,
-        options.column,
-        options.format,
-        options.shard_tokens,
-        options.hold_out_every,
-        options.invalid,
-        options.revision,
-        options.tokens,
-        tuple(MixRequest.from_json(each) for each in options.mix),
-        options.excluded_name or " ".join(map(str, options.exclude)) or None,
-    )
     try:
+        if options.merge:
+            merge(options.to)
+            return 0
+        request = Request.of(options)
+        if options.shard or options.order:
+            prepare_shard(request, options)
+            return 0
         excluded = [file for path in options.exclude for file in find_dataset(path).files]
         prepare(request, options.source, options.to, options.workers, excluded)
     except (
-        PrepareError, CorpusError, DataError, NoDatasetError, TokenizerError, WorkFolderError, WorkerLostError, OSError,
+        PrepareError, CorpusError, DataError, NoDatasetError, ShardError, TokenizerError, WorkFolderError,
+        WorkerLostError, OSError,
     ) as error:  # fmt: skip
         print(f"prepare: {error}", file=sys.stderr)
         return 1

@@ -60,6 +60,34 @@ class SourceFile:
     path: Path
     kind: str
     size_bytes: int
+    start: int = 0
+    """Of a part of a file: its first byte, where a document begins."""
+    stop: int | None = None
+    """Of a part of a file: the byte after its last one. None: the file's end."""
+
+
+class BoundedFile:
+    """A part of a binary file, up to a byte, at the positions of the whole file."""
+
+    def __init__(self, file: BinaryIO, start: int, stop: int | None) -> None:
+        self.file, self.stop = file, stop
+        file.seek(start)
+
+    def read(self, size: int) -> bytes:
+        """At most so many bytes, none beyond the end."""
+        return self.file.read(self._within(size))
+
+    def readline(self, size: int) -> bytes:
+        return self.file.readline(self._within(size))
+
+    def seek(self, offset: int) -> int:
+        return self.file.seek(offset)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def _within(self, size: int) -> int:
+        return size if self.stop is None else max(0, min(size, self.stop - self.file.tell()))
 
 
 @dataclass(frozen=True)
@@ -166,7 +194,8 @@ def read_batches(files: Sequence[SourceFile], place: Place, column: str) -> Iter
     """Everything after the place, in order. A batch may span several text files."""
     before_bytes = sum(file.size_bytes for file in files[: place.file])
     records: list[bytes | Piece] = []
-    gathered_bytes, start = 0, place.offset
+    first = files[place.file].start if place.file < len(files) else 0
+    gathered_bytes, start = 0, max(place.offset, first)
     for index in range(place.file, len(files)):
         file, offset, extent = files[index], 0, None
         if index == place.file:
@@ -177,7 +206,7 @@ def read_batches(files: Sequence[SourceFile], place: Place, column: str) -> Iter
             gathered_bytes += len(record.raw.raw if isinstance(record.raw, Piece) else record.raw)
             if gathered_bytes >= BATCH_BYTES or len(records) >= BATCH_RECORDS:
                 here = Place(index, record.offset, record.extent)
-                done = before_bytes + min(record.done_bytes, file.size_bytes)
+                done = before_bytes + min(record.done_bytes - file.start, file.size_bytes)
                 yield Batch(file.path, file.kind, start, tuple(records), here, done)
                 records, gathered_bytes, start = [], 0, record.offset
         before_bytes += file.size_bytes
@@ -199,12 +228,13 @@ def _read_file(file: SourceFile, offset: int, extent: Extent | None, column: str
             for raw, after in csv_rows.read_rows(file.path, stream, offset, column):
                 yield Record(raw, after, None, on_disk.tell())
             return
-        stream.seek(offset or _text_start(file.path, stream))
+        begin = max(offset, file.start) or _text_start(file.path, stream)
+        part = BoundedFile(stream, begin, file.stop)
         if file.kind == JSON_LINES:
-            yield from _lines(file.path, stream, on_disk)
+            yield from _lines(file.path, part, on_disk)
         else:
             # A Python file is one document: a mark in it is source text, not a separator.
-            yield from _documents(stream, on_disk, extent, None if file.path.suffix == ".py" else MARK)
+            yield from _documents(part, on_disk, extent, None if file.path.suffix == ".py" else MARK)
 
 
 def _text_start(path: Path, stream: BinaryIO) -> int:
@@ -229,7 +259,7 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
             raise CorpusError(f"{path}: damaged, or not a gzip file: {error}") from error
 
 
-def _lines(path: Path, stream: BinaryIO, on_disk: BinaryIO) -> Iterator[Record]:
+def _lines(path: Path, stream: BoundedFile, on_disk: BinaryIO) -> Iterator[Record]:
     offset = stream.tell()
     while line := stream.readline(LONGEST_LINE_BYTES + 1):
         if offset <= len(BYTE_ORDER_MARK) and line.lstrip()[:1] == b"[":
@@ -243,7 +273,7 @@ def _lines(path: Path, stream: BinaryIO, on_disk: BinaryIO) -> Iterator[Record]:
         yield Record(line, offset, None, on_disk.tell())
 
 
-def _documents(stream: BinaryIO, on_disk: BinaryIO, extent: Extent | None, mark: bytes | None) -> Iterator[Record]:
+def _documents(stream: BoundedFile, on_disk: BinaryIO, extent: Extent | None, mark: bytes | None) -> Iterator[Record]:
     offset = stream.tell()
     if extent is not None:
         yield from _pieces(stream, on_disk, offset, extent)
@@ -264,7 +294,7 @@ def _documents(stream: BinaryIO, on_disk: BinaryIO, extent: Extent | None, mark:
         yield Record(rest, offset + len(rest), None, on_disk.tell())
 
 
-def _extent(stream: BinaryIO, start: int, mark: bytes | None) -> Extent:
+def _extent(stream: BoundedFile, start: int, mark: bytes | None) -> Extent:
     """Finds the end of the document at `start`, and hashes it."""
     digest, decoder, valid = hashlib.sha256(), codecs.getincrementaldecoder("utf-8")(), True
     stream.seek(start)
@@ -287,7 +317,7 @@ def _extent(stream: BinaryIO, start: int, mark: bytes | None) -> Extent:
     return Extent(start, stop, digest.hexdigest(), valid)
 
 
-def _pieces(stream: BinaryIO, on_disk: BinaryIO, offset: int, extent: Extent) -> Iterator[Record]:
+def _pieces(stream: BoundedFile, on_disk: BinaryIO, offset: int, extent: Extent) -> Iterator[Record]:
     """The rest of the document from `offset`."""
     while offset < extent.stop:
         stream.seek(offset)

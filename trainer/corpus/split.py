@@ -168,9 +168,10 @@ def _as_list(array: npt.NDArray[Any]) -> list[Any]:
 
 
 def _done(values: Mapping[str, Any]) -> Done:
-    mix = tuple(Taken(**{**each, "place": _place(each["place"])}) for each in values["mix"])
-    return Done(**{**values, "place": _place(values["place"]), "mix": mix})
+    mix = tuple(Taken(**{**each, "place": place_from_json(each["place"])}) for each in values["mix"])
+    return Done(**{**values, "place": place_from_json(values["place"]), "mix": mix})
 
 
-def _place(values: Mapping[str, Any]) -> Place:
+def place_from_json(values: Mapping[str, Any]) -> Place:
+    """A Place from its fields, as JSON has them."""
     return Place(values["file"], values["offset"], Extent(**values["extent"]) if values["extent"] else None)

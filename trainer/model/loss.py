@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -161,15 +161,38 @@ def _bits_per_byte(summed: LossSum, token_slice: Slice, tokenizer: str, say: Cal
     return summed.nats / math.log(2) / size_bytes if size_bytes else None
 
 
+class Share(NamedTuple):
+    """One rank's part of a measurement, and how the ranks add up what they found."""
+
+    rank: int = 0
+    world: int = 1
+    sums: Callable[[Sequence[float]], list[float]] = list
+
+
+ALL = Share()
+"""Of one rank alone: everything."""
+
+
 def measure_slice(
-    model: GPT, token_slice: Slice, batch_size: int, autocast: Autocast, on_progress: Callable[[int, int], object]
+    model: GPT,
+    token_slice: Slice,
+    batch_size: int,
+    autocast: Autocast,
+    on_progress: Callable[[int, int], object],
+    *,
+    share: Share = ALL,
 ) -> LossSum:
-    """The loss on a slice, in pieces, with `on_progress(tokens done, of)` after each."""
+    """The loss on a slice, in pieces, with `on_progress(tokens done, of)` after each.
+
+    The batches are those of one rank, dealt to all: their sum is the same, but for the order of the additions in double
+    precision.
+    """
     length = model.config.context_length
     whole = whole_sequences(token_slice.stream, token_slice.start, token_slice.tokens, length) * length
+    piece = PIECE_BATCHES * batch_size * length * share.world
     total = LossSum(0.0, 0)
-    for first in range(0, whole, PIECE_BATCHES * batch_size * length):
-        tokens = min(PIECE_BATCHES * batch_size * length, whole - first)
+    for first in range(0, whole, piece):
+        tokens = min(piece, whole - first)
         part = validation_loss(
             model,
             token_slice.stream,
@@ -177,8 +200,11 @@ def measure_slice(
             tokens,
             length,
             batch_size=batch_size,
+            rank=share.rank,
+            world=share.world,
             autocast=autocast,
         )
-        total = LossSum(total.nats + part.nats, total.targets + part.targets)
+        nats, targets = share.sums([part.nats, part.targets])
+        total = LossSum(total.nats + nats, total.targets + int(targets))
         on_progress(total.targets, whole)
     return total

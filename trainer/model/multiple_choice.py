@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 
 from trainer.model.gpt import GPT
+from trainer.model.loss import ALL, Share
 from trainer.model.precision import Autocast
 from trainer.tokens.tokenizer import open_tokenizer
 
@@ -73,17 +74,19 @@ def score_file(
     batch_size: int,
     autocast: Autocast,
     on_progress: Callable[[int, int], object],
+    share: Share = ALL,
 ) -> Accuracies:
     """The accuracies over all questions of the file, with their standard errors and the accuracy of guessing.
 
-    `batch_size` counts questions. Raises ChoicesError, TokenizerError and OSError.
+    `batch_size` counts questions; every world-th batch is this rank's, and all ranks get the sums. Raises
+    ChoicesError, TokenizerError and OSError.
     """
     content = file.read_bytes()
     questions = list(read_questions(content, str(file)))
     encoding = open_tokenizer(tokenizer)
     right = [0, 0, 0]
     model.eval()
-    for first in range(0, len(questions), batch_size):
+    for first in range(share.rank * batch_size, len(questions), share.world * batch_size):
         batch = questions[first : first + batch_size]
         rows = [[_row(encoding, question.context, ending, model) for ending in question.endings] for question in batch]
         sums = iter(_sums(model, [row for group in rows for row in group], autocast))
@@ -91,10 +94,10 @@ def score_file(
             for number, picked in enumerate(_picks(group, [next(sums) for _ in group])):
                 right[number] += picked == question.label
         on_progress(first + len(batch), len(questions))
-    return _result(right, questions, hashlib.sha256(content).hexdigest(), tokenizer)
+    return _result(share.sums(right), questions, hashlib.sha256(content).hexdigest(), tokenizer)
 
 
-def _result(right: Sequence[int], questions: Sequence[Question], sha256: str, tokenizer: str) -> Accuracies:
+def _result(right: Sequence[float], questions: Sequence[Question], sha256: str, tokenizer: str) -> Accuracies:
     count = len(questions)
     by_sum, by_byte, by_token = (hits / count for hits in right)
     return {

@@ -1,4 +1,4 @@
-"""Signatures and help of `gptctl data`: prepare, inspect, overlap and the rest. app.py registers them."""
+"""Signatures and help of `gptctl data`: prepare, merge, inspect, overlap and the rest. app.py registers them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 from orchestrator.cli import options
 from orchestrator.cli.failures import explained
 
-HELP = """Prepare, inspect, convert, verify and push token files.
+HELP = """Prepare, merge, inspect, convert, verify and push token files.
 
 Start with: gptctl data prepare book.txt --tokenizer bytes --to data/book. In a recipe, set data.source = "data/book".
 """
@@ -127,6 +127,19 @@ def prepare(
     workers: Annotated[
         int | None, typer.Option("--workers", metavar="N", min=1, help="Number of processes. Default: one per core.")
     ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option("--shard", metavar="I/N", help="Prepare only shard I of N; `gptctl data merge` joins them."),
+    ] = None,
+    hosts: Annotated[
+        str | None,
+        typer.Option("--hosts", metavar="A,B", help="Prepare in shards on these hosts of the inventory; merge here."),
+    ] = None,
+    shards: Annotated[
+        int | None,
+        typer.Option("--shards", metavar="N", min=1, max=99_999, help="With --hosts: how many. Default: 4 per host."),
+    ] = None,
+    inventory: options.Inventory = None,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
@@ -140,9 +153,27 @@ def prepare(
 
     wish = it.Wish(
         source or [], mix or [], tokens, exclude, tokenizer, kind, column, separator, documents, hold_out_every,
-        shard_tokens, workers, invalid,
+        shard_tokens, workers, invalid, shard, [name for name in (hosts or "").split(",") if name], shards,
     )  # fmt: skip
-    return it.prepare(wish, to, as_json=as_json)
+    return it.prepare(wish, to, inventory, as_json=as_json)
+
+
+@data.command()
+@explained
+def merge(
+    path: Annotated[Path, typer.Argument(metavar="DIR", help="The folder that --to named for each shard.")],
+    *,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Merge the shards of a preparation into its token files and dataset.json.
+
+    The result has the bytes of a preparation in one go. Names each shard that is missing, broken, or of another text,
+    tokenizer or setting, and then changes nothing. Removes the shards at last.
+    """
+    from orchestrator.cli.data import prepare as it
+
+    return it.merge(path, as_json=as_json)
 
 
 @data.command()

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.cli.data.over_hosts import Job, number_of_shards, prepare_over
 from orchestrator.cli.data.program import run_program
 from orchestrator.cli.open_ledger import open_home
 from orchestrator.cli.screen.screen import show_progress, show_table, talk
 from orchestrator.cli.screen.tables import Column
+from orchestrator.core.config.inventory import HostSpec, load_inventory
 from orchestrator.core.errors import UserError
 from orchestrator.core.formats import count, percent, size
 from orchestrator.datasets.downloads import Text, bring_here, bring_text
@@ -26,6 +28,7 @@ from trainer.layout.sides import is_token_file
 
 PYTHON_STDLIB = "python-stdlib"
 MOST_WEIGHT = 1_000_000
+MOST_SHARDS = 99_999
 
 
 @dataclass(frozen=True)
@@ -46,15 +49,20 @@ class Wish:
     shard_tokens: int
     workers: int | None
     invalid: str
+    shard: str | None = None
+    """I/N: only this one."""
+    hosts: Sequence[str] = ()
+    """Of the inventory, to prepare on."""
+    shards: int | None = None
+    """How many, over hosts."""
 
-    def arguments(self, to: Path) -> list[str]:
-        """Of trainer.prepare, without the text. Paths are absolute, because the program starts elsewhere."""
+    def settings(self) -> list[str]:
+        """Arguments of trainer.prepare that decide the bytes, beside the text."""
         numbers = {
             "--tokens": self.tokens,
             "--documents": self.documents,
             "--hold-out-every": self.hold_out_every,
             "--shard-tokens": self.shard_tokens,
-            "--workers": self.workers,
         }
         return [
             f"--tokenizer={self.tokenizer}",
@@ -63,16 +71,85 @@ class Wish:
             f"--separator={self.separator}",
             f"--invalid={self.invalid}",
             *(f"{name}={value}" for name, value in numbers.items() if value is not None),
-            f"--to={to.absolute()}",
         ]
 
+    def arguments(self, to: Path) -> list[str]:
+        """All of them, without the text. Paths are absolute, because the program starts elsewhere."""
+        workers = [f"--workers={self.workers}"] if self.workers is not None else []
+        return [*self.settings(), *workers, f"--to={to.absolute()}"]
 
-def prepare(wish: Wish, to: Path, *, as_json: bool) -> int:
+
+def prepare(wish: Wish, to: Path, inventory: Path | None, *, as_json: bool) -> int:
     """Prepares, and prints dataset.json's content (`--json`: with the folder as `to`)."""
+    if wish.shard is not None:
+        return _one_shard(wish, to, as_json=as_json)
     weights = _weights(wish)
     excluded = [f"--exclude={tokens_here(wish.exclude)}", f"--excluded-name={wish.exclude}"] if wish.exclude else []
     texts = _mixed(weights, wish.column) if weights else _named(wish.sources)
-    last = run_program("prepare", [*texts, *excluded, *wish.arguments(to)])
+    if wish.hosts:
+        _refuse_limits(wish)
+        home = open_home()
+        known = load_inventory(inventory, home)
+        hosts = [_able(known.host(name)) for name in wish.hosts]
+        shards = wish.shards or number_of_shards(to, len(hosts))
+        prepare_over(hosts, Job(texts, wish.settings(), wish.workers, to, shards, home))
+        return _told(to, {}, as_json=as_json)
+    return _told(to, run_program("prepare", [*texts, *excluded, *wish.arguments(to)]), as_json=as_json)
+
+
+def merge(to: Path, *, as_json: bool) -> int:
+    """Makes the dataset of the folder's shards. Raises UserError that names what is missing or broken."""
+    if (to / "dataset.json").is_file() and not (to / "shards").is_dir():
+        return _told(to, {"event": "unchanged"}, as_json=as_json)
+    return _told(to, run_program("prepare", ["--merge", f"--to={to.absolute()}"]), as_json=as_json)
+
+
+def _one_shard(wish: Wish, to: Path, *, as_json: bool) -> int:
+    """Makes one shard in the folder's `shards`."""
+    shard = _shard(wish.shard or "")
+    if wish.hosts or wish.shards:
+        raise UserError("--shard makes one shard here, --hosts makes them all", "omit one of the two")
+    _refuse_limits(wish)
+    last = run_program("prepare", [*_named(wish.sources), *wish.arguments(to), f"--shard={shard}"])
+    found = {"to": str(to), "shard": shard, "unchanged": last.get("event") == "unchanged"}
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return 0
+    print(f"{'unchanged' if found['unchanged'] else 'prepared'}: shard {shard} of {to}")
+    print(f"next: once all shards are there, gptctl data merge {to}")
+    return 0
+
+
+def _shard(text: str) -> str:
+    """`3/8`. Raises UserError for anything else."""
+    shard, _, of = text.partition("/")
+    if not (shard.isascii() and shard.isdigit() and of.isascii() and of.isdigit()):
+        raise UserError(f"--shard {text}: not a shard and their number", "for example --shard 3/8")
+    if not 1 <= int(shard) <= int(of) <= MOST_SHARDS:
+        raise UserError(f"--shard {text}: shards count from 1 to their number", f"for example --shard 1/{of or 8}")
+    return f"{int(shard)}/{int(of)}"
+
+
+def _refuse_limits(wish: Wish) -> None:
+    """Raises UserError for what counts documents from the first one on."""
+    if wish.mix or wish.tokens or wish.documents or wish.exclude or list(wish.sources) == [PYTHON_STDLIB]:
+        raise UserError(
+            "shards take all documents of plain sources: --mix, --tokens, --documents and --exclude choose them one "
+            "after the other",
+            "omit --shard and --hosts, or those",
+        )
+
+
+def _able(host: HostSpec) -> HostSpec:
+    """A host that is there already. Raises UserError for one that must be rented first, and for several nodes."""
+    if host.paid:
+        raise UserError(f"{host.name} has to be rented first", "name hosts of provider ssh, slurm or local")
+    if host.other_nodes:
+        raise UserError(f"{host.name} is several nodes", "name the host of each node")
+    return host
+
+
+def _told(to: Path, last: dict[str, Any], *, as_json: bool) -> int:
     dataset = json.loads((to / "dataset.json").read_text())
     if as_json:
         print(json.dumps({"to": str(to), "unchanged": last.get("event") == "unchanged", **dataset}, indent=1))

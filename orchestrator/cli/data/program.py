@@ -40,7 +40,7 @@ sys.exit(importlib.import_module("trainer." + sys.argv.pop(1)).main(sys.argv[1:]
 def run_program(name: str, arguments: Sequence[str], needs: Sequence[str] = NUMPY) -> dict[str, Any]:
     """The last JSON line of `python -m trainer.NAME ARGUMENTS`. UserError with what it says on stderr."""
     shell = LocalShell()
-    argv = [interpreter(shell, needs), "-c", PROGRAM, str(Path(contract.__file__).parent.parent), name, *arguments]
+    argv = program_argv(name, arguments, needs)
     word = name.rpartition(".")[2].split("_", maxsplit=1)[0]
     last: dict[str, Any] = {}
     try:
@@ -58,6 +58,12 @@ def run_program(name: str, arguments: Sequence[str], needs: Sequence[str] = NUMP
             raise
         raise UserError(f"data {own}{clean(reason)}") from error
     return last
+
+
+def program_argv(name: str, arguments: Sequence[str], needs: Sequence[str] = NUMPY) -> list[str]:
+    """`python -m trainer.NAME ARGUMENTS` on this computer."""
+    python = interpreter(LocalShell(), needs)
+    return [python, "-c", PROGRAM, str(Path(contract.__file__).parent.parent), name, *arguments]
 
 
 def interpreter(shell: LocalShell, needs: Sequence[str]) -> str:

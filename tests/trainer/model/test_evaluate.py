@@ -168,3 +168,32 @@ def test_a_checkpoint_alone_needs_data_named(tmp_path: Path, capsys: pytest.Capt
     code, _, err = evaluate(capsys, tmp_path / "run")
     assert code == 1
     assert "give them with --data" in err
+
+
+@pytest.mark.parametrize("ranks", [2, pytest.param(5, marks=pytest.mark.nightly)])
+def test_several_ranks_measure_what_one_does(tmp_path: Path, capfd: pytest.CaptureFixture[str], ranks: int) -> None:
+    """37 sequences in batches of 2, 3 questions one at a time: the last rank has less to do than the first."""
+    run = write_run(tmp_path / "run")
+    data = write_tokens(tmp_path / "t.safetensors", python_source(37 * 32 + 5))
+    questions = [{"ctx": "a", "endings": ["b", "cd"], "label": each % 2} for each in range(3)]
+    (choices := tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, questions)))
+    arguments = [run, "--data", data, "--choices", choices, "--slice", 0, 37 * 32, "--batch-size", 2, "--device", "cpu"]
+
+    def found(ranks: int) -> list[dict[str, float]]:
+        assert main([str(each) for each in [*arguments, "--ranks", ranks]]) == 0
+        return [json.loads(line) for line in capfd.readouterr().out.splitlines() if line.startswith("{")]
+
+    alone, together = found(1), found(ranks)
+    assert [line.pop("ranks") for line in (alone[0], together[0])] == [1, ranks]
+    assert [line["kind"] for line in together] == ["checkpoint", "choices", "slice"]
+    for key in ("loss", "perplexity", "bits_per_byte"):
+        assert together[2].pop(key) == pytest.approx(alone[2].pop(key), rel=1e-9)
+    for line in (alone[2], together[2]):
+        line.pop("seconds")
+    assert together == alone
+
+
+def test_what_no_rank_can_do_is_said_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "run")
+    assert main([str(run), "--data", str(tmp_path / "none"), "--device", "cpu", "--ranks", "2"]) == 1
+    assert capfd.readouterr().err.count("evaluate: ") == 1
