@@ -2,6 +2,7 @@
 
     python -m tests.bench.many_agents              # the lines of `make bench --only agents`
     python -m tests.bench.many_agents --quick      # 20 agents
+    python -m tests.bench.many_agents --agents 50  # as many as you like: each takes 13 MB and a second of one core
 
 Every agent is the shipped program with a root folder, a supervisor and locks of its own; its training is a small
 program that logs a step per second. No SSH: tests.bench.network measures that. Processor time is that of the processes
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from orchestrator.core.config.recipe import load_recipe
@@ -34,20 +36,19 @@ WATCHED_S = 20.0
 LOOKS_EVERY_S = 60.0
 """How often a command line that follows a run would have to look at each machine."""
 LEDGER_NOTES = 2000
+AT_ONCE = 16
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
-def start(folder: Path, agents: int) -> list[Box]:
-    """Agents with a training each, all of which have logged a step."""
-    boxes = []
+def start(boxes: list[Box], folder: Path, agents: int) -> None:
+    """Agents with a training each, all of which have logged a step. Appends to `boxes` as they start, so that those of
+    a start that fails are ended too."""
     for number in range(agents):
         place = folder / f"{number:03d}"
         place.mkdir()
-        box = Box(place)
-        boxes.append(box)
-        box.start(steps=10**6, step_s=1.0, spec_ranks=1)
+        boxes.append(Box(place))
+        boxes[-1].start(steps=10**6, step_s=1.0, spec_ranks=1)
     until(lambda: all((box.root / "runs" / "r-1" / "metrics.jsonl").exists() for box in boxes), deadline_s=300)
-    return boxes
 
 
 def supervisors(boxes: Sequence[Box]) -> list[int]:
@@ -99,13 +100,13 @@ def ledger_ms(home: Path, notes: int) -> float:
         return (time.process_time() - began) / notes * 1000
 
 
-def figures(*, quick: bool) -> Iterator[Figure]:
+def figures(*, quick: bool, agents: int | None = None) -> Iterator[Figure]:
     """The rows of `make bench`."""
-    agents = FEW if quick else AGENTS
+    agents = agents or (FEW if quick else AGENTS)
     with tempfile.TemporaryDirectory() as folder:
         boxes: list[Box] = []
         try:
-            boxes = start(Path(folder), agents)
+            start(boxes, Path(folder), agents)
             pids = supervisors(boxes)
             before, began = processor_s(pids), time.monotonic()
             time.sleep(WATCHED_S)
@@ -115,8 +116,8 @@ def figures(*, quick: bool) -> Iterator[Figure]:
             yield Figure("an agent that supervises, own memory", own_mb(pids), "MB")
             looks = [look(box) for box in boxes[:: max(1, agents // 20)]]
         finally:
-            for box in boxes:
-                box.end()
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                list(pool.map(Box.end, boxes))
         size, seconds = (sum(values) / len(looks) for values in zip(*looks, strict=True))
         yield Figure("an answer to status", size / 1000, "kB")
         yield Figure("an answer to status, of the machine's processors", seconds * 1000, "ms")
@@ -127,5 +128,6 @@ def figures(*, quick: bool) -> Iterator[Figure]:
 
 
 if __name__ == "__main__":
-    for figure in figures(quick="--quick" in sys.argv):
+    typed = int(sys.argv[sys.argv.index("--agents") + 1]) if "--agents" in sys.argv else None
+    for figure in figures(quick="--quick" in sys.argv, agents=typed):
         print(figure.line(), flush=True)

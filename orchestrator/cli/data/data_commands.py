@@ -87,24 +87,9 @@ def prepare(
     source: Texts = None,
     *,
     to: Folder,
-    mix: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--mix",
-            metavar="SOURCE=WEIGHT",
-            help="A source of a mixture, instead of SOURCE; repeatable; needs --tokens.",
-        ),
-    ] = None,
-    tokens: Annotated[
-        int | None,
-        typer.Option("--tokens", metavar="N", min=1, help="Stop with the document that reaches N tokens."),
-    ] = None,
-    exclude: Annotated[
-        str | None,
-        typer.Option(
-            "--exclude", metavar="TOKENS", help="Leave out the documents of these token files, such as your test set."
-        ),
-    ] = None,
+    mix: Mix = None,
+    tokens: Budget = None,
+    exclude: Exclude = None,
     tokenizer: Annotated[
         str, typer.Option("--tokenizer", help="gpt2, r50k_base, cl100k_base, or bytes (no download).")
     ] = "gpt2",

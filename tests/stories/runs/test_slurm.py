@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tests.conftest import Gptctl, gptctl_command
 from tests.stories.conftest import end, losses, newest_run, wait_until
 from tests.support.machines import known_interpreter
 from tests.support.machines.slurm import Slurm
-from tests.support.machines.sshd import Sshd
+from tests.support.machines.sshd import Sshd, small_disk
 
 pytestmark = pytest.mark.nightly
 ENTRY = 'python = "{python}"\nprice_per_hour_usd = 3.6\n[hosts.cluster.slurm]\ngres = "gpu:h100:1"\n{more}'
@@ -157,6 +158,88 @@ def test_out_of_time_it_saves_and_comes_back(
     finally:
         end(process)
     assert status(gptctl)["outcome"] == "stopped" and status(gptctl)["step"] > 0
+
+
+def test_two_nodes_train_the_curve_of_two_ranks_on_one(
+    gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str], slurm: Slurm, entry: Callable[..., None]
+) -> None:
+    entry(machine="2x1xCPU")
+    recipe = tiny(40)
+    done = gptctl("run", recipe, "--host", "cluster", "--yes")
+    assert done.returncode == 0, done.stderr
+    spread = newest_run(gptctl_home)
+    job = str(status(gptctl)["job"]["jobs"][-1])
+    assert slurm.command("sacct", "-D", "-X", "-n", "-P", "-j", job, "-o", "NNodes,State").split() == ["2|COMPLETED"]
+    (tmp := gptctl_home.parent / "inventory.toml").write_text(tmp.read_text() + '[hosts.local]\nmachine = "2xCPU"\n')
+    known_interpreter.plant(gptctl_home / "machine")
+    assert gptctl("run", recipe, "--host", "local", "--yes", "--again").returncode == 0
+    together = newest_run(gptctl_home)
+    assert spread and together and spread != together
+    assert losses(gptctl_home / "runs" / spread) == losses(gptctl_home / "runs" / together)
+
+
+@pytest.mark.usefixtures("entry")
+def test_a_node_that_fails_costs_the_steps_since_the_checkpoint(
+    gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str], slurm: Slurm
+) -> None:
+    process = start(gptctl_home, "run", tiny(200), "--host", "cluster", "--yes")
+    try:
+        steps(gptctl_home, 10)
+        job = job_of(gptctl_home, gptctl)
+        node = slurm.command("squeue", "-h", "-j", job, "-o", "%N").strip()
+        slurm.command("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+        try:
+            wait_until(lambda: slurm.attempts(job)[0] == "NODE_FAIL", 60, 0.5)
+            assert process.wait(timeout=480) == 0
+        finally:
+            slurm.command("scontrol", "update", f"nodename={node}", "state=resume")
+    finally:
+        end(process)
+    assert slurm.attempts(job) == ["NODE_FAIL", "COMPLETED"]
+    assert status(gptctl)["outcome"] == "finished" and status(gptctl)["step"] == 200
+
+
+def test_where_preemption_cancels_it_saves_and_goes_on_all_the_same(
+    gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str], slurm: Slurm, entry: Callable[..., None]
+) -> None:
+    entry('partition = "lost"\n')
+    process = start(gptctl_home, "run", tiny(200), "--host", "cluster", "--yes")
+    try:
+        steps(gptctl_home, 10)
+        slurm.command("sbatch", "-p", "urgent", "--nodes=2", "--exclusive", "--wrap=sleep 1", "-o", "/dev/null")
+        assert process.wait(timeout=480) == 0
+    finally:
+        end(process)
+    row = status(gptctl)
+    ended = [state for job in row["job"]["jobs"] for state in slurm.attempts(str(job))]
+    assert row["outcome"] == "finished" and row["step"] == 200
+    assert len(ended) == 2 and ended[-1] == "COMPLETED", ended
+
+
+def test_a_full_quota_is_said_and_loses_no_checkpoint(
+    gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str], login: Sshd, entry: Callable[..., None]
+) -> None:
+    """Full from the middle on: the run fails for it, and what was saved before comes home."""
+    with small_disk(login.home / "quota", 64 << 20) as folder:
+        entry()
+        known_interpreter.plant(folder)
+        inventory = gptctl_home.parent / "inventory.toml"
+        inventory.write_text(
+            inventory.read_text().replace("[hosts.cluster.slurm]", f'folder = "{folder}"\n[hosts.cluster.slurm]')
+        )
+        process = start(gptctl_home, "run", tiny(4000), "--host", "cluster", "--yes")
+        try:
+            steps(gptctl_home, 25)
+            with (folder / "others").open("wb") as others, suppress(OSError):
+                while True:
+                    others.write(bytes(1 << 12))
+            code = process.wait(timeout=480)
+        finally:
+            end(process)
+    row = status(gptctl)
+    assert (code, row["outcome"]) == (5, "failed") and "No space left" in row["cause"], row
+    run = newest_run(gptctl_home)
+    assert (gptctl_home / "runs" / str(run) / "checkpoints" / "latest" / "MANIFEST.json").is_file()
 
 
 def test_what_slurm_refuses_is_said_in_its_words_and_what_waits_says_why(

@@ -83,6 +83,7 @@ GresTypes=gpu
 {accounting}
 {nodes}
 PartitionName=spot Nodes={names} Default=YES MaxTime=60 PriorityTier=1 PreemptMode=REQUEUE GraceTime={grace}
+PartitionName=lost Nodes={names} MaxTime=60 PriorityTier=1 PreemptMode=CANCEL GraceTime={grace}
 PartitionName=urgent Nodes={names} MaxTime=60 PriorityTier=10 PreemptMode=OFF
 """
 ACCOUNTING = """

@@ -161,7 +161,7 @@ class PieceWriter:
             os.fsync(each.file.fileno())
 
     def tidy(self) -> None:
-        """There is nothing that a stored state no longer needs."""
+        """Keeps everything: a stored state needs it all."""
 
     def state(self) -> SplitState:
         """What a later process needs to resume; JSON."""
