@@ -45,7 +45,7 @@ class Dtype(StrEnum):
 Vouched = Annotated[
     Dtype | None, typer.Option("--dtype", help="Vouch that files without a header hold ids of this type.")
 ]
-Kind = Annotated[Format, typer.Option("--format", help="Format of the token files; the trainer reads all three.")]
+Kind = Annotated[Format, typer.Option("--format", help="Kind of file.")]
 Folder = Annotated[Path, typer.Option("--to", metavar="DIR", help="The folder to write to.")]
 Tokens = Annotated[Path, typer.Argument(metavar="PATH", help="A token file, or a folder of them.")]
 
@@ -66,18 +66,12 @@ HoldOut = Annotated[
 ]
 Mix = Annotated[
     list[str] | None,
-    typer.Option(
-        "--mix", metavar="SOURCE=WEIGHT", help="A source of a mixture, instead of SOURCE; repeatable; needs --tokens."
-    ),
+    typer.Option("--mix", metavar="SOURCE=WEIGHT", help="Instead of SOURCE; repeatable."),
 ]
-Budget = Annotated[
-    int | None, typer.Option("--tokens", metavar="N", min=1, help="Stop with the document that reaches N tokens.")
-]
+Budget = Annotated[int | None, typer.Option("--tokens", metavar="N", min=1, help="Stop where a document reaches N.")]
 Exclude = Annotated[
     str | None,
-    typer.Option(
-        "--exclude", metavar="TOKENS", help="Leave out the documents of these token files, such as your test set."
-    ),
+    typer.Option("--exclude", metavar="TOKENS", help="Leave out documents of these tokens."),
 ]
 
 
@@ -100,7 +94,7 @@ def prepare(
     ] = "<|endoftext|>",
     invalid: Annotated[
         Invalid,
-        typer.Option("--invalid", help="What to do with documents that are not UTF-8. They are always counted."),
+        typer.Option("--invalid", help="Of what is not UTF-8."),
     ] = Invalid.SKIP,
     documents: Annotated[
         int | None, typer.Option("--documents", metavar="N", min=1, help="Read only the first N documents.")
@@ -110,21 +104,21 @@ def prepare(
         int, typer.Option("--shard-tokens", metavar="N", min=1, help="Tokens per file.")
     ] = 100_000_000,
     workers: Annotated[
-        int | None, typer.Option("--workers", metavar="N", min=1, help="Number of processes. Default: one per core.")
+        int | None, typer.Option("--workers", metavar="N", min=1, help="Processes. Default: all cores.")
     ] = None,
     shard: Annotated[
         str | None,
-        typer.Option("--shard", metavar="I/N", help="Prepare only shard I of N; `gptctl data merge` joins them."),
+        typer.Option("--shard", metavar="I/N", help="Only shard I of N; then: data merge."),
     ] = None,
     hosts: Annotated[
         str | None,
-        typer.Option("--hosts", metavar="A,B", help="Prepare in shards on these hosts of the inventory; merge here."),
+        typer.Option("--hosts", metavar="A,B", help="Prepare on these hosts, and merge here."),
     ] = None,
     shards: Annotated[
         int | None,
-        typer.Option("--shards", metavar="N", min=1, max=99_999, help="With --hosts: how many. Default: 4 per host."),
+        typer.Option("--shards", metavar="N", min=1, max=99_999, help="With --hosts: how many."),
     ] = None,
-    inventory: options.Inventory = None,
+    inventory: Annotated[Path | None, typer.Option("--inventory", hidden=True)] = None,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
@@ -153,8 +147,7 @@ def merge(
 ) -> int:
     """Merge the shards of a preparation into its token files and dataset.json.
 
-    The result has the bytes of a preparation in one go. Names each shard that is missing, broken, or of another text,
-    tokenizer or setting, and then changes nothing. Removes the shards at last.
+    Names each shard that is missing, broken or of another preparation.
     """
     from orchestrator.cli.data import prepare as it
 
