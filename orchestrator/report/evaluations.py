@@ -83,7 +83,7 @@ def table(evaluations: Sequence[Evaluation]) -> list[EvaluationRow]:
         EvaluationRow(
             each.step,
             each.kind,
-            scores_of(each).name if each.kind == JUDGE else each.name,
+            scores_of(each.result).name if each.kind == JUDGE else each.name,
             each.loss,
             {key: each.result.get(key) for key in KEYS[each.kind]},
             each.measured_at,

@@ -32,7 +32,6 @@ class Judged:
     """The file's name."""
     test_sha256: str
     judge: str
-    endpoint: str
     max_tokens: int
     """The longest answer."""
     prompt: str | None
@@ -46,6 +45,7 @@ class Judged:
     unscored: int
     cut: int = 0
     """Prompts that did not fit and lost their beginning."""
+    endpoint: str = ""
 
     @property
     def settings(self) -> str:
@@ -75,9 +75,9 @@ def judged(run_id: str, step: int, scores: Judged, time: float) -> Evaluation:
     return Evaluation(run_id, step, JUDGE, scores.settings, time, None, encode(scores))
 
 
-def scores_of(evaluation: Evaluation) -> Judged:
-    """The scores in a row of the ledger."""
-    return decode(Judged, evaluation.result, lenient=True)
+def scores_of(result: Mapping[str, object]) -> Judged:
+    """The scores in the `result` of a row of the ledger."""
+    return decode(Judged, result, lenient=True)
 
 
 def of_these(evaluations: Sequence[Evaluation], checkpoints: Sequence[Checkpoint]) -> list[Evaluation]:
@@ -108,7 +108,7 @@ def of_best(evaluations: Sequence[Evaluation], checkpoints: Sequence[Checkpoint]
     else:
         now = [each for each in found if each.step == step]
     known = {each.name for each in now}
-    return JudgedOfRun([scores_of(each) for each in now], [each for each in found if each.name not in known])
+    return JudgedOfRun([scores_of(each.result) for each in now], [each for each in found if each.name not in known])
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from trainer.checkpoints.manifest import CheckpointError
 from trainer.inference.tuned_prompt import answering_prompt
 from trainer.model.generate import Sampling, SamplingError, new_tokens
 from trainer.progress import count_progress, print_line
+from trainer.prompt_template import prompt_of
 from trainer.tasks.example_files import ExamplesError, read_examples
-from trainer.tasks.prompt_template import prompt_of
 from trainer.tokens.tokenizer import TokenizerError, decode, open_tokenizer
 
 

@@ -26,7 +26,7 @@ from trainer.checkpoints.manifest import CheckpointError
 from trainer.inference.tuned_prompt import answering_prompt
 from trainer.model.generate import Sampling, SamplingError, new_tokens
 from trainer.model.gpt import GPT
-from trainer.tasks.prompt_template import prompt_of
+from trainer.prompt_template import prompt_of
 from trainer.tokens.tokenizer import Pieces, TokenizerError, open_tokenizer
 
 PROMPT = "> "

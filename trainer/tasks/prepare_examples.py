@@ -30,9 +30,9 @@ from trainer.corpus.parquet import CorpusError
 from trainer.corpus.request import HOLD_OUT_EVERY
 from trainer.layout.token_layout import EXAMPLES, SAFETENSORS, safetensors_header
 from trainer.progress import print_event
+from trainer.prompt_template import TemplateError, check_template, prompt_of
 from trainer.task_config import CLASSIFY, INSTRUCT
 from trainer.tasks.example_files import Example, ExamplesError, read_examples
-from trainer.tasks.prompt_template import TemplateError, check_template, prompt_of
 from trainer.tokens.digests import DATASET, Digest, FileEntry
 from trainer.tokens.example_rows import DTYPE, Row, example_row
 from trainer.tokens.token_writers import write_atomically

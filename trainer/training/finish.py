@@ -14,8 +14,8 @@ from trainer.checkpoints.checkpoint import load_model
 from trainer.contract import EVENT_FINISHED, EVENT_SAMPLED, EVENT_STOPPED, OUTCOME_FINISHED, OUTCOME_STOPPED
 from trainer.model.generate import Sampling, continuations
 from trainer.model.gpt import GPT
+from trainer.prompt_template import prompt_of
 from trainer.task_config import INSTRUCT
-from trainer.tasks.prompt_template import prompt_of
 from trainer.tokens.tokenizer import open_tokenizer
 from trainer.training.failures import Expendable
 from trainer.training.final_slices import measure_slices

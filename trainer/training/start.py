@@ -37,7 +37,6 @@ from trainer.contract import (
     ContractError,
     RunConfig,
     Started,
-    TrainConfig,
 )
 from trainer.model.attention import attention_kernel, same_attention_everywhere
 from trainer.model.gpt import GPT
@@ -98,7 +97,7 @@ class Engine:
 def prepare(run: Run, data: TrainingData, share: Share) -> tuple[Engine, int]:
     """The engine, ready to train from the returned step: that of the checkpoint it was loaded from, or 0."""
     config, world, train = run.config, run.world, run.config.train
-    check_settings(train)
+    check_settings(config)
     sharded = is_sharded(config, world)
     dtype, remark = choose_precision(train.precision, world.device)
     autocast = autocast_to(dtype, world.device)
@@ -176,13 +175,16 @@ def loss_chunks(config: RunConfig, world: World) -> int:
     return fewest_loss_chunks(config.model, config.train.micro_batch, free_gib, config.train, world.size)
 
 
-def check_settings(train: TrainConfig) -> None:
+def check_settings(config: RunConfig) -> None:
     """Raises ContractError at the start for what would otherwise end the run later."""
+    train = config.train
     for name in ("steps", "log_every", "checkpoint_every", "validate_every", "max_nonfinite_steps"):
         if getattr(train, name) < 1:
             raise ContractError(f"train.{name} must be at least 1, got {getattr(train, name)}")
     if train.zero_stage not in {0, 1}:
         raise ContractError(f"train.zero_stage must be 0 or 1, got {train.zero_stage}")
+    if train.zero_stage and config.task.lora is not None:
+        raise ContractError("train.zero_stage must be 0 with task.lora: adapters have little state to share out")
     if train.reduce_dtype not in {"fp32", "bf16"}:
         raise ContractError(f"train.reduce_dtype must be fp32 or bf16, got {train.reduce_dtype!r}")
     learning_rate(train.steps, train)

@@ -26,7 +26,8 @@ from orchestrator.report.pages.markdown import fenced, text
 from orchestrator.report.run_report import RunReport
 from trainer.arithmetic import parameter_count
 from trainer.contract import ModelConfig
-from trainer.task_config import CLASSIFY
+from trainer.prompt_template import prompt_of
+from trainer.task_config import CLASSIFY, INSTRUCT, TaskConfig
 
 HUB = "hf://"
 MOST_SAMPLES = 4
@@ -77,9 +78,14 @@ def model_card(exported: Exported, report: RunReport, wish: Wish) -> str:
         lstrip_blocks=True,
         autoescape=False,  # Markdown and YAML: `text`, `fenced` and `quoted` make foreign words harmless
     )
-    filters = {"text": text, "fenced": fenced, "quoted": quoted, "table": table, "judged": tables.judged_cells}
-    environment.filters.update(filters)
+    words = {"text": text, "fenced": fenced, "quoted": quoted, "literal": literal}
+    environment.filters.update({**words, "table": table, "judged": tables.judged_cells})
     return environment.get_template("model_card.md.j2").render(_page(exported, report, wish)).rstrip() + "\n"
+
+
+def literal(value: str) -> str:
+    """A string as Python and a shell take it in double quotes, line breaks as `\\n`."""
+    return json.dumps("".join(char for char in value if char.isprintable() or char == "\n"), ensure_ascii=False)
 
 
 def quoted(value: object) -> str:
@@ -121,7 +127,11 @@ def _page(exported: Exported, report: RunReport, wish: Wish) -> dict[str, object
         "choices": tables.choices(meta, exported.evaluations),
         "judged": tables.judged(meta, exported.evaluations),
         "samples": [each.text for each in report.samples if each.step == meta.step][:MOST_SAMPLES],
-        "prompt": next(iter(run.recipe_data.get("eval", {}).get("prompts") or ()), "Every effort moves you"),
+        "pipeline": "text-classification" if meta.task == CLASSIFY else "text-generation",
+        "instruct": meta.task == INSTRUCT,
+        "accuracy": meta.accuracy,
+        "labels": (run.recipe_data.get("task") or {}).get("labels") or (),
+        "prompt": _prompt(run.recipe_data, meta.task),
         "context_length": meta.model.context_length,
         "again": tables.again(run, wish.made_by),
         "resumed": run.facts.resume_from is not None,
@@ -137,6 +147,15 @@ def _page(exported: Exported, report: RunReport, wish: Wish) -> dict[str, object
         "source": source_name(run.recipe_data),
         "tokens": meta.tokens,
     }
+
+
+def _prompt(recipe: RecipeTables, task: str) -> str:
+    """The text that the example of loading it continues; of instruct with the words it was tuned with around it."""
+    known = next(iter((recipe.get("eval") or {}).get("prompts") or ()), None)
+    if task != INSTRUCT:
+        return known or "Every effort moves you"
+    template = (recipe.get("task") or {}).get("prompt") or TaskConfig.prompt
+    return prompt_of(template, known or "Name three colours.", "")
 
 
 def recipe_file(run: RunRecord, exported: RunRecord) -> str:

@@ -20,10 +20,10 @@ from orchestrator.ledger.records import RecipeTables, RunRecord
 from orchestrator.report.card.checkpoint_meta import CheckpointMeta
 from orchestrator.report.data_source import source_name
 from orchestrator.report.evaluations import CHOICES, SLICE, EvaluationRow
-from orchestrator.report.judged import JUDGE
+from orchestrator.report.judged import JUDGE, Judged, scores_of
 from orchestrator.report.pages.markdown import text
 from orchestrator.report.run_report import LineagePart, MachinePart, RunReport
-from trainer.arithmetic import parameter_count
+from trainer.arithmetic import active_parameter_count, parameter_count
 from trainer.contract import ModelConfig
 from trainer.task_config import PRETRAIN
 
@@ -63,6 +63,8 @@ def model(meta: CheckpointMeta) -> list[Row]:
             ("Vocabulary", f"{number(shape.vocab_size)} ids"),
             ("Tokenizer", _known(meta.tokenizer, "`{}`")),
             ("Output head", head),
+            ("Experts", _experts(shape)),
+            ("Tables over the vocabulary", _low_rank(shape)),
             ("Query, key and value biases", "yes" if shape.qkv_bias else "none"),
             ("Other biases", "yes" if shape.bias else "none"),
         ]
@@ -77,6 +79,20 @@ def _architecture(shape: ModelConfig) -> str:
     added = [", QK-norm"] * shape.qk_norm + [", value residuals"] * shape.value_residual
     changed = shape.rope or shape.activation == "relu2" or added
     return ("like GPT-2: " if changed else "GPT-2: ") + parts + "".join(added)
+
+
+def _experts(shape: ModelConfig) -> str | None:
+    if not shape.experts:
+        return None
+    active = number(active_parameter_count(shape))
+    return f"{shape.active_experts} of {shape.experts} for each token, which are {active} parameters"
+
+
+def _low_rank(shape: ModelConfig) -> str | None:
+    if not shape.embedding_rank:
+        return None
+    which = {"input": "the input's", "output": "the output's"}.get(shape.low_rank, "both")
+    return f"products through {number(shape.embedding_rank)} columns: {which}"
 
 
 def data(
@@ -301,18 +317,11 @@ def judged(meta: CheckpointMeta, evaluations: Sequence[EvaluationRow]) -> list[E
 
 def judged_cells(rows: Sequence[EvaluationRow]) -> list[list[str]]:
     """Test, judge, mean, standard deviation of the answers, how many were scored."""
-    return [
-        [
-            text(row.result["test"]),
-            text(row.result["judge"]),
-            *(_scored(row.result.get(key), digits) for key, digits in (("mean", 1), ("deviation", 1), ("scored", 0))),
-        ]
-        for row in rows
-    ]
+    return [[text(row.result[key]) for key in ("test", "judge")] + _scores(scores_of(row.result)) for row in rows]
 
 
-def _scored(value: object, digits: int) -> str:
-    return number(value, digits) if isinstance(value, int | float) else formats.DASH
+def _scores(each: Judged) -> list[str]:
+    return [number(each.mean, 1), number(each.deviation, 1), number(each.scored)]
 
 
 def _cell(value: object) -> str:

@@ -18,9 +18,9 @@ from trainer.inference import chat as chat_program
 from trainer.inference.chat import Conversation, printable, talk
 from trainer.model.generate import Sampling, SamplingError, generate
 from trainer.model.gpt import GPT
+from trainer.prompt_template import prompt_of
 from trainer.task_config import LoraConfig, TaskConfig
 from trainer.tasks.objective import apply_task
-from trainer.tasks.prompt_template import prompt_of
 from trainer.tokens.tokenizer import open_tokenizer
 
 SHAPE = dataclasses.replace(TINY, context_length=64)

@@ -15,9 +15,9 @@ from trainer.checkpoints.checkpoint import load_model
 from trainer.contract import DataConfig, RunConfig
 from trainer.export import main as export
 from trainer.prepare import main as prepare
+from trainer.prompt_template import prompt_of
 from trainer.task_config import LoraConfig, TaskConfig
 from trainer.tasks.objective import apply_task
-from trainer.tasks.prompt_template import prompt_of
 from trainer.tasks.validation import example_loss
 from trainer.tokens.batches import Share, counted, inputs_and_targets, open_data
 from trainer.tokens.example_rows import IGNORED

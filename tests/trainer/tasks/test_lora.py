@@ -9,13 +9,14 @@ import torch
 
 from tests.support.files.small_runs import TINY
 from trainer.checkpoints.checkpoint import Snapshot, load_model, write_checkpoint
-from trainer.contract import ContractError
+from trainer.contract import ContractError, RunConfig, TrainConfig
 from trainer.export import main as export
 from trainer.model.gpt import GPT
 from trainer.task_config import LORA_TARGETS, LoraConfig, TaskConfig
 from trainer.tasks.lora import merged
 from trainer.tasks.objective import apply_task
 from trainer.tokens.example_rows import IGNORED
+from trainer.training.start import check_settings
 
 IDS = torch.randint(257, (2, 20), generator=torch.Generator().manual_seed(1))
 CPU = torch.device("cpu")
@@ -127,3 +128,10 @@ def test_every_weight_that_learns_gets_a_gradient_of_a_classifier(options: dict[
 def test_a_task_without_sense_is_refused(task: TaskConfig, said: str) -> None:
     with pytest.raises(ContractError, match=said):
         apply_task(GPT(TINY), task)
+
+
+def test_the_trainer_refuses_adapters_whose_state_would_be_shared_out() -> None:
+    task = TaskConfig("instruct", lora=LoraConfig())
+    check_settings(RunConfig(task=task))
+    with pytest.raises(ContractError, match=r"zero_stage must be 0 with task\.lora"):
+        check_settings(RunConfig(task=task, train=TrainConfig(zero_stage=1)))

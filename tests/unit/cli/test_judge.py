@@ -217,6 +217,6 @@ def test_the_scores_of_a_run_are_kept_with_the_checkpoint_that_answered(
     assert "gptctl compare tuned-1" in capsys.readouterr().err
     with Ledger.open(home, time.time) as ledger:
         (row,) = ledger.evaluations("tuned-1")
-    kept = scores_of(row)
+    kept = scores_of(row.result)
     assert (row.kind, row.step, kept.mean, kept.scored, kept.test) == ("judge", 7, 50, 2, "test.json")
     assert kept.manifest_sha256 == hashlib.sha256((folder / "MANIFEST.json").read_bytes()).hexdigest()

@@ -183,3 +183,41 @@ def test_what_is_no_gpt2_and_how_it_was_trained_is_said(tmp_path: Path) -> None:
     assert rows["Before that"] == "until 10% of the steps 24 of 1,024; until 50% 384 of 256"
     assert rows["Optimizer"].startswith("muon, query, key and value apart, betas")
     assert "(head x 0.5)" in rows["Learning rate"]
+
+
+@pytest.mark.parametrize(
+    ("task", "form", "library", "pipeline", "said"),
+    [
+        ("pretrain", "hf", "transformers", "text-generation", "It was not trained to\nfollow instructions"),
+        ("instruct", "hf", "transformers", "text-generation", "### Instruction:\\nName three colours."),
+        ("instruct", "adapters", "peft", "text-generation", "It answers single instructions"),
+        ("classify", "hf", "transformers", "text-classification", "It names one of\nham, spam for every text"),
+        ("classify", "adapters", "peft", "text-classification", "trained to write"),
+        ("classify", "safetensors", None, None, "It names one of"),
+    ],
+)
+def test_a_card_says_what_its_task_is_and_never_what_another_ones_is(
+    tmp_path: Path, task: str, form: str, library: str | None, pipeline: str | None, said: str
+) -> None:
+    run = a_run()
+    table_ = {"kind": task, "labels": ["ham", "spam"] if task == "classify" else []}
+    run = dataclasses.replace(run, recipe_data={**run.recipe_data, "task": table_, "eval": {}})
+    meta = {**META, "task": table_, "accuracy": 0.9 if task == "classify" else None}
+    page, _ = card(run, a_mirror(tmp_path / "run"), meta=meta, wish=Wish(format=form))
+    front = yaml.safe_load(page.split("---\n")[1])
+    assert (front.get("library_name"), front.get("pipeline_tag")) == (library, pipeline)
+    assert said in page
+    assert ("It continues text" in page) == (task == "pretrain")
+    assert ("GPT2ForSequenceClassification" in page) == (task == "classify" and form == "hf")
+    assert ("GPT2LMHeadModel" in page) == (task != "classify" and form == "hf")
+    (result,) = front["model-index"][0]["results"]
+    accuracies = [each["value"] for each in result["metrics"] if each["type"] == "accuracy"]
+    assert accuracies == ([0.9] if task == "classify" else [])
+    assert result["task"]["type"] == ("text-classification" if task == "classify" else "text-generation")
+
+
+def test_experts_and_low_rank_tables_are_in_the_card(tmp_path: Path) -> None:
+    shape = dataclasses.replace(GPT2, experts=6, active_experts=2, embedding_rank=64, low_rank="input")
+    _, rows = card(a_run(), a_mirror(tmp_path / "run"), meta={**META, "model": dataclasses.asdict(shape)})
+    assert rows["Experts"].startswith("2 of 6 for each token")
+    assert rows["Tables over the vocabulary"] == "products through 64 columns: the input's"
