@@ -73,7 +73,7 @@ class Size:
 
 SIZES = {
     "0.9m": Size({"vocab_size": 257, "context_length": 128, "n_layer": 4, "n_head": 4, "n_embd": 128}, 8, 400),
-    "10m": Size({"vocab_size": 257, "context_length": 128, "n_layer": 12, "n_head": 4, "n_embd": 256}, 16, 150),
+    "10m": Size({"vocab_size": 257, "context_length": 128, "n_layer": 12, "n_head": 4, "n_embd": 256}, 16, 100),
 }
 
 
