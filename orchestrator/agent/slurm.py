@@ -25,7 +25,7 @@ from trainer import contract
 
 from .contract.answers import StartAnswer
 from .contract.names import FileName, JobName, Outcome, State
-from .job import exit_record, jobs, program, stopping
+from .job import exit_record, jobs, program, restarts, stopping
 from .job.jobs import Job
 from .system import files, processes
 from .system.paths import Places
@@ -101,6 +101,7 @@ def begin(job: Job) -> int:
     _let_the_last_one_end(job)
     _shorten(job)
     program.record_start(job, os.getpid())
+    restarts.note_start(job)
     nodes = os.environ.get("SLURM_JOB_NODELIST", "")
     _note(job, {"event": "begin", "nodes": nodes, "node_count": int(os.environ.get("SLURM_NNODES", "1"))})
     sys.stdout.write("gptctl: job %s on %s\n" % (_job_id(), nodes))
@@ -236,6 +237,8 @@ def end(job: Job, code: int) -> int:
         trainer.get("outcome"), again, restarted=int(said.get("Restarts") or _restart()) > _restart(),
         asked=bool(stopping.read_request(job)), why=_why_not_again(job),
     )  # fmt: skip
+    if verdict == ENDED and _starts_again(job, code, said):
+        verdict = REQUEUE
     sys.stdout.write("gptctl: %s\n" % verdict)
     sys.stdout.flush()
     if verdict == RETURNS:
@@ -247,6 +250,17 @@ def end(job: Job, code: int) -> int:
         stopping.request_stop(job, outcome, reason, 0.0)
     record = exit_record.write_exit(job, code, _started_at(job))
     return 0 if record["outcome"] in (contract.OUTCOME_FINISHED, contract.OUTCOME_STOPPED) else code or 1
+
+
+def _starts_again(job: Job, code: int, said: Told) -> bool:
+    """Whether a training that died is to start again from its newest checkpoint, as often as the recipe's `restarts`
+    lets it. Not where Slurm ends the job meanwhile: it was cancelled, or its time is over."""
+    if said.get("JobState") != "RUNNING" or _why_not_again(job):
+        return False
+    pause_s = restarts.after_end(job, code)
+    if pause_s is not None:
+        time.sleep(pause_s)
+    return pause_s is not None
 
 
 RETURNS, REQUEUE, ENDED, CANCELLED = "Slurm starts it again", "requeue", "ended", "cancelled"

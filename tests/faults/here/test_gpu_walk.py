@@ -25,8 +25,10 @@ pytestmark = [
 ]
 
 
-def test_a_run_on_two_stand_in_cards_ends_finished_and_says_what_it_ran(tmp_path: Path) -> None:
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_a_run_on_two_stand_in_cards_ends_finished_and_says_what_it_ran(tmp_path: Path, parallel: str) -> None:
     recipe = (REPOSITORY / "recipes/quickstart.toml").read_text()
+    recipe = recipe.replace("[train]\n", f'[train]\nparallel = "{parallel}"\n', 1)
     (tmp_path / "gpu.toml").write_text(recipe.replace("tokens = 1_638_400", "tokens = 81_920"))
     python = f"{MACHINE}/venv/bin/python-wrapper"
     (tmp_path / "inventory.toml").write_text(f'[hosts.local]\nprovider = "local"\npython = "{python}"\n')

@@ -169,3 +169,46 @@ def test_a_start_that_was_overtaken_leaves_everything_to_the_later_one(cluster: 
     slurm._stop_to_continue(cluster.job, slurm.TIME)
     assert slurm.end(cluster.job, 1) == 0
     assert cluster.job.exit_record() is None and not (Path(cluster.job.run_folder) / contract.STOP).exists()
+
+
+@pytest.mark.parametrize(
+    ("spec", "state", "steps", "requeued"),
+    [
+        pytest.param({"restarts": 2}, "RUNNING", [10, 20, 30], [True, True, False], id="as often as the recipe says"),
+        pytest.param({"restarts": 2}, "RUNNING", [10, 10], [True, False], id="never twice at one step"),
+        pytest.param({"restarts": 0}, "RUNNING", [10], [False], id="never"),
+        pytest.param({"restarts": 2}, "COMPLETING", [10], [False], id="scancel killed it before it could save"),
+    ],
+)
+def test_a_training_that_died_is_requeued(
+    spec: dict[str, object],
+    state: str,
+    steps: list[int],
+    requeued: list[bool],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = Cluster(tmp_path, monkeypatch, **spec)
+    asked: list[str] = []
+    monkeypatch.setattr(slurm, "_requeue", lambda job: asked.append(job) or _leave())
+    for restart, (step, again) in enumerate(zip(steps, requeued, strict=True)):
+        cluster.is_job("17", restart=restart)
+        cluster.said = {"17": {"JobState": state, "Restarts": str(restart)}}
+        assert slurm.begin(cluster.job) == 0
+        run_folder = Path(cluster.job.run_folder)
+        (run_folder / contract.METRICS).write_text(f'{{"step": {step}, "loss": 1.0}}\n')
+        (run_folder / contract.EXIT).write_text(f'{{"outcome": "failed", "step": {step}}}')
+        if again:
+            with pytest.raises(SystemExit):
+                slurm.end(cluster.job, 1)
+            assert cluster.job.exit_record() is None
+        else:
+            slurm.end(cluster.job, 1)
+            record = cluster.job.exit_record()
+            assert record is not None and record["outcome"] == "failed"
+    assert len(asked) == sum(requeued)
+
+
+def _leave() -> None:
+    """A requeue ends the script where it stands."""
+    raise SystemExit
