@@ -190,7 +190,13 @@ def test_a_training_that_died_is_requeued(
 ) -> None:
     cluster = Cluster(tmp_path, monkeypatch, **spec)
     asked: list[str] = []
-    monkeypatch.setattr(slurm, "_requeue", lambda job: asked.append(job) or _leave())
+
+    def requeue(job: str) -> None:
+        """Ends the script where it stands."""
+        asked.append(job)
+        raise SystemExit
+
+    monkeypatch.setattr(slurm, "_requeue", requeue)
     for restart, (step, again) in enumerate(zip(steps, requeued, strict=True)):
         cluster.is_job("17", restart=restart)
         cluster.said = {"17": {"JobState": state, "Restarts": str(restart)}}
@@ -207,8 +213,3 @@ def test_a_training_that_died_is_requeued(
             record = cluster.job.exit_record()
             assert record is not None and record["outcome"] == "failed"
     assert len(asked) == sum(requeued)
-
-
-def _leave() -> None:
-    """A requeue ends the script where it stands."""
-    raise SystemExit
