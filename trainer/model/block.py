@@ -80,17 +80,16 @@ class Block(nn.Module):
         self, x: Tensor, reader: LayerReader | None = None, shared: Shared = NOTHING
     ) -> tuple[Tensor, Tensor | None]:
         """Also returns its values, where it is the first block and later ones mix them in."""
-        run = run_again if self._spares_memory(x) else run_once
-        mixed, values = self._attend(run(lambda x: self.qkv(self.attention_norm(x)), x), reader, shared)
+        spares = self._spares_memory(x)
+        mixed, values = self._attend(product(self.attention_norm, self.qkv, x, spares=spares), reader, shared)
         x = x + self._drop(self.attention_out(mixed))
         if self.has_experts:
             return x + self._drop(self.mlp(self.mlp_norm(x))), values
-        hidden = run(lambda x: self.mlp_up(self.mlp_norm(x)), x)
-        return x + self._drop(run(self._activate_and_down, hidden)), values
+        hidden = product(self.mlp_norm, self.mlp_up, x, spares=spares)
+        return x + self._drop(product(self._activate, self.mlp_down, hidden, spares=spares)), values
 
-    def _activate_and_down(self, hidden: Tensor) -> Tensor:
-        hidden = F.relu(hidden).square() if self.squares else F.gelu(hidden, approximate="tanh")
-        return self.mlp_down(hidden)  # type: ignore[no-any-return]
+    def _activate(self, hidden: Tensor) -> Tensor:
+        return F.relu(hidden).square() if self.squares else F.gelu(hidden, approximate="tanh")
 
     def _spares_memory(self, x: Tensor) -> bool:
         large = x.device.type == "cpu" and x.nbytes >= RECOMPUTED_FROM_BYTES
@@ -117,15 +116,13 @@ class Block(nn.Module):
         return F.dropout(x, self.dropout, self.training)
 
 
-def run_once(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """run(x); its backward pass keeps what it needs."""
-    return run(x)
-
-
-def run_again(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """run(x), which ends in a product: only x is kept. The backward pass computes what stands before the product again,
-    and the product not: torch stops as soon as it has all that was left out."""
-    return checkpoint(run, x, use_reentrant=False, preserve_rng_state=False)  # type: ignore[no-any-return]
+def product(before: Callable[[Tensor], Tensor], linear: nn.Module, x: Tensor, *, spares: bool) -> Tensor:
+    """linear(before(x)). Where it spares memory only x is kept: the backward pass computes `before` again, and the
+    product not, because torch stops as soon as it has all that was left out. A layer with adapters has dropout and
+    further products within, and keeps all."""
+    if spares and type(linear) is nn.Linear:
+        return checkpoint(lambda x: linear(before(x)), x, use_reentrant=False, preserve_rng_state=False)  # type: ignore[no-any-return]
+    return linear(before(x))  # type: ignore[no-any-return]
 
 
 def rotation(positions: Tensor, head_width: int) -> Tensor:
