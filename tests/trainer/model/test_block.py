@@ -167,7 +167,7 @@ def test_options_that_cannot_be_are_refused(change: dict[str, object], message: 
 def test_a_large_input_is_recomputed_bit_for_bit_without_a_product_more(
     monkeypatch: pytest.MonkeyPatch, options: dict[str, object], adapters: bool
 ) -> None:
-    """What a token keeps per layer falls from seventeen values of the width to eleven. Adapters with dropout keep all."""
+    """What a token keeps per layer falls from seventeen values of the width to eleven. With adapters it stays."""
     config = dataclasses.replace(TINY, bias=True, **options)  # type: ignore[arg-type]
     ids = torch.randint(config.vocab_size, (2, config.context_length), generator=torch.Generator().manual_seed(1))
     found = []
