@@ -35,7 +35,7 @@ from trainer.corpus.mixed_text import fill_mixed, mixture_json
 from trainer.corpus.parquet import CorpusError
 from trainer.corpus.pool import WorkerLostError, ordered
 from trainer.corpus.request import Request, parse
-from trainer.corpus.shards.make import SMALL_BYTES, make_shard
+from trainer.corpus.shards.make import SMALL_BYTES, is_made, make_shard
 from trainer.corpus.shards.merge import all_pieces, take_pieces
 from trainer.corpus.shards.piece import IDS, SHARDS, Order, ShardError
 from trainer.corpus.shards.ranges import fingerprint, ranges, write_text
@@ -126,20 +126,19 @@ def prepare_shard(request: Request, options: argparse.Namespace) -> None:
     prints. Raises as prepare, and ShardError."""
     if request.is_mixed or request.documents or request.bytes or options.source == [PYTHON_STDLIB]:
         raise PrepareError("a shard takes all documents of its text: omit --documents, --tokens, --mix and --exclude")
-    files = find_files(options.source)
+    files = parts = find_files(options.source)
     if options.order:
         order = Order(**json.loads(options.order))
-        return make_shard(options.to, order, files, _settings(request, order.also_held_out), options.workers)
-    also, (shard, of) = _also_held_out(files, request), options.shard
-    settings = _settings(request, also)
-    order = Order(shard, of, request.to_json(), settings.dtype, fingerprint(files), also)
-    parts = ranges(files, shard, of)
+    else:
+        also, (shard, of) = _also_held_out(files, request), options.shard
+        order = Order(shard, of, request.to_json(), _layout(request).dtype, fingerprint(files), also)
+        parts = ranges(files, shard, of)
+    there = None if options.order else _find_existing(options.to, request, files, Limits())
+    if there is not None or is_made(options.to, order):
+        return print_event("unchanged", shard=order.shard, of=order.of)
     if options.cut:
         return print_event("cut", order=asdict(order), files=write_text(parts, options.cut))
-    existing = _find_existing(options.to, request, files, Limits())
-    if existing is not None:
-        return print_event("unchanged", to=str(options.to), tokens=existing["tokens"])
-    return make_shard(options.to, order, parts, settings, options.workers)
+    return make_shard(options.to, order, parts, _settings(request, order.also_held_out), options.workers)
 
 
 def merge(to: Path) -> DatasetJson:

@@ -108,7 +108,8 @@ def prepare_over(hosts: Sequence[HostSpec], job: Job) -> None:
             f"{job.shards - len(made)} of {job.shards} shards were not made: {lost}",
             "repair the host, or name others, and run the same command: it makes the missing shards alone",
         )
-    run_program("prepare", ["--merge", f"--to={job.to.absolute()}"])
+    if (job.to / "shards").is_dir():  # else the dataset of this very text was there already
+        run_program("prepare", ["--merge", f"--to={job.to.absolute()}"])
 
 
 def _all_at_once(

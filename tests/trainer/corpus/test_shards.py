@@ -113,6 +113,8 @@ def test_another_machine_is_sent_the_text_of_its_shard_alone(
         assert sorted(each.name for each in sent.iterdir()) == cut["files"]
         to = ("--to", tmp_path / "merged", "--order", json.dumps(cut["order"]))
         assert run("--source", sent / "*", *to) == 0
+    assert run("--source", text, "--to", tmp_path / "merged", "--shard", "2/3", "--cut", tmp_path / "none") == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["event"] == "unchanged"  # it is not sent again
     sizes = [sum(each.stat().st_size for each in (tmp_path / f"sent-{shard}").iterdir()) for shard in (1, 2, 3)]
     assert sum(sizes) == sum(each.stat().st_size for each in text.iterdir()) and max(sizes) < 1.5 * min(sizes)
     assert run("--merge", "--to", tmp_path / "merged") == 0

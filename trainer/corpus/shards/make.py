@@ -1,6 +1,6 @@
-"""Makes one shard in its folder, unless it is there.
+"""Makes one shard in its folder, and says whether it is there.
 
-Example: `make_shard(Path("data/books"), order, parts, settings, workers=8)`
+Example: `if not is_made(to, order): make_shard(Path("data/books"), order, parts, settings, workers=8)`
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ SMALL_BYTES = 16_000_000
 """With less text, starting worker processes takes longer than the work."""
 
 
-def make_shard(to: Path, order: Order, parts: Sequence[SourceFile], settings: EncodeSettings, workers: int) -> None:
-    """Reads these parts of the text into `to`/shards. After a kill the same call resumes.
-
-    Raises ShardError where `to` has shards of another preparation, and what reading and encoding raises.
-    """
-    folder = to / SHARDS / order.name
+def is_made(to: Path, order: Order) -> bool:
+    """Whether the shard is in `to`, whole. Raises ShardError where `to` has shards of another preparation."""
     _refuse_others(to, order)
-    if _is_whole(folder):
-        print_event("unchanged", shard=order.shard, of=order.of)
-        return
+    return _is_whole(to / SHARDS / order.name)
+
+
+def make_shard(to: Path, order: Order, parts: Sequence[SourceFile], settings: EncodeSettings, workers: int) -> None:
+    """Reads these parts of the text into `to`/shards. After a kill the same call resumes. Raises what reading and
+    encoding raises."""
+    folder = to / SHARDS / order.name
     total_bytes = sum(part.size_bytes for part in parts)
     progress = ByteProgress(total_bytes)
     with WorkFolder(folder, asdict(order), parts) as work_folder, closing(_open(work_folder)) as writer:
