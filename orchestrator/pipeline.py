@@ -43,6 +43,7 @@ from orchestrator.stages.fetch import fetch
 from orchestrator.stages.follow import follow
 from orchestrator.stages.launch import launch
 from orchestrator.stages.machine import turn
+from orchestrator.stages.nodes import regroup
 from orchestrator.stages.outcome import machine_gone, next_attempt
 from orchestrator.stages.provision import provision
 from orchestrator.stages.release import release
@@ -87,7 +88,7 @@ def drive(home: Path, run_id: str, listener: Listener, *, until: str | None = No
         context = open_context(home, ledger, run_id, with_notifications(ledger, run_id, listener))
         try:
             walk(context, until)
-            while context.run.state == State.PLANNED:  # its machine was taken away, and it goes on
+            while context.run.state == State.PLANNED:  # a machine of it was taken away or lost, and it goes on
                 context.disconnect()
                 context = open_context(home, ledger, run_id, context.listener)
                 walk(context, until)
@@ -115,6 +116,8 @@ def walk(context: RunContext, until: str | None = None) -> None:
         try:
             perform(context, stage)
         except (LinkLost, Unreachable):
+            if not stage.ending and regroup.without_head(context):
+                return
             # Of one that goes on by itself nobody is there to look: a machine that was taken away is a verdict.
             if stage.ending or context.facts.recovery is None or not machine_gone.was_ended(context):
                 raise
@@ -123,6 +126,8 @@ def walk(context: RunContext, until: str | None = None) -> None:
             if stage.ending or not is_verdict(context, error):
                 raise
             give_up(context, error)
+        if context.run.state == State.PLANNED:
+            return  # it lost a node, and goes on: the stages again, with those that it has now
         if stage.name == until and context.run.state == State.TRAINING:
             return detach(context)
     if not next_attempt.begin(context):

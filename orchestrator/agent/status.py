@@ -90,7 +90,9 @@ def _job_entry(job: Job) -> JobStatus:
     if found["exit"]:
         # `follow` and `start` give the last lines; a status of a hundred runs must stay small.
         found["exit"].pop("last_lines", None)
-    return {**found, "job": job.name, "digest": job.digest, "starts": job.starts()}
+    own = {"attempt": jobs.attempt_of(job.spec)} if job.is_train else {}
+    entry = {**found, "job": job.name, "digest": job.digest, "starts": job.starts(), **own}
+    return cast("JobStatus", entry)
 
 
 def _recent_metrics(run_folder: str) -> list[dict[str, object]]:

@@ -161,7 +161,9 @@ def finish(job: Job, program: Program | None, wake: Callable[[float], None], hel
             break
     died = others is not None and code not in (0, None) and not stopping.read_request(job)
     cause = others.cause(wake) if others is not None and died else ""
-    ended = exit_record.write_exit(job, code, job.state_file().get("started_at"), cause)
+    ended = exit_record.write_exit(
+        job, code, job.state_file().get("started_at"), cause, others.lost() if others else ()
+    )
     if others is not None:
         others.farewell(ended["outcome"], ended["reason"])
     if job.is_train:

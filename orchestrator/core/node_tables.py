@@ -43,7 +43,8 @@ def _several(where: str, own: dict[str, object], nodes: int) -> dict[str, object
     if "private_address" in own:
         raise UserError(f"{where}: the cloud gives each machine its `private_address`; delete it here")
     names = [f"{own['name']}-{number}" for number in range(nodes)]
-    peers = [{**own, "nodes": [], "name": each} for each in names[1:]]
+    one = {key: value for key, value in own.items() if key != "on_node_lost"}
+    peers = [{**one, "nodes": [], "name": each} for each in names[1:]]
     kinds = {"machine": several(str(own.get("machine")), nodes)} if own.get("machine") else {}
     others = own.get("machines")
     more = {"machines": [several(str(each), nodes) for each in others]} if isinstance(others, list) else {}

@@ -1,5 +1,6 @@
-"""A new attempt of a run whose machine was taken away: the one way from `ending` back, in one transaction. And
-which runs a rental served, whatever rental they are on by now.
+"""A new attempt of a run, in one transaction: on another rental after its machine was taken away, the one way from
+`ending` back; or on the same rental after it lost a node. And which runs a rental served, whatever rental they are on
+by now.
 
 Example: `attempts.begin(ledger.rows, run, rental, facts, step=400, now=time.time())`
 """
@@ -13,7 +14,7 @@ from orchestrator.core.events import Event
 from orchestrator.core.facts.run_facts import RunFactChanges
 from orchestrator.core.states import Outcome, State
 from orchestrator.ledger import row_values
-from orchestrator.ledger.records import Rental, RunRecord
+from orchestrator.ledger.records import Attempt, Rental, RunRecord
 from orchestrator.ledger.rows import Rows
 
 _BEGIN = """
@@ -36,6 +37,40 @@ def begin(rows: Rows, run: RunRecord, rental: Rental, facts: RunFactChanges, *, 
         data = {"from": State.ENDING.value, "to": State.PLANNED.value, "outcome": None, "rental": rental.id}
         event = Event("state_changed", now, run.stage, f"continues at step {step}", data)
         connection.execute(*row_values.insert_event(run.id, event))
+
+
+_REGROUP = """
+    UPDATE runs SET state = ?, stage = NULL, machine = ?, host_data = ?, plan = ?, step = ?, options = ?
+    WHERE id = ? AND state NOT IN (?, ?)
+"""
+_END_ATTEMPT = "UPDATE attempts SET ended_at = ?, last_step = ? WHERE run_id = ? AND rental_id = ? AND ended_at IS NULL"
+_REGROUP_RENTAL = """
+    UPDATE rentals SET machine = ?, price_per_hour_usd = ?, instance_id = ?, address = ?, ends_at = ?, data = ?
+    WHERE id = ?
+"""
+
+
+def regroup(rows: Rows, after: Attempt, run: RunRecord, rental: Rental, facts: RunFactChanges) -> bool:
+    """Puts the run back to planned on its rental as they are from now on, at the step where the attempt `after` begins,
+    and ends the one before. Whether it did: a run that is ending stays as it is."""
+    column = row_values.to_column
+    with rows.writing() as connection:
+        stored = connection.execute("SELECT options FROM runs WHERE id = ?", (run.id,)).fetchone()[0]
+        changed = column(row_values.with_facts(RunRecord, stored, facts))
+        values = (State.PLANNED, run.machine, column(run.host_data), column(run.plan), after.from_step, changed, run.id)
+        if not connection.execute(_REGROUP, (*values, State.ENDING, State.ENDED)).rowcount:
+            return False
+        now_held = (rental.instance_id, column(rental.address), rental.ends_at, column(rental.facts), rental.id)
+        connection.execute(_REGROUP_RENTAL, (rental.machine, rental.price_per_hour_usd, *now_held))
+        ended = (
+            "UPDATE attempts SET ended_at = ?, last_step = ? WHERE run_id = ? AND rental_id = ? AND ended_at IS NULL"
+        )
+        connection.execute(ended, (after.started_at, run.step, run.id, rental.id))
+        connection.execute(*row_values.insert("attempts", after))
+        data = {"from": run.state.value, "to": State.PLANNED.value, "outcome": None, "rental": rental.id}
+        event = Event("state_changed", after.started_at, run.stage, f"continues at step {after.from_step}", data)
+        connection.execute(*row_values.insert_event(run.id, event))
+        return True
 
 
 _SERVED = """

@@ -24,9 +24,10 @@ from orchestrator.core.states import State
 from orchestrator.ledger.records import INTENT_ADOPTED, INTENT_BOUGHT
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.data import sent_data
-from orchestrator.stages.machine import boot, box_guard
+from orchestrator.stages.machine import boot, box_guard, give_back
 from orchestrator.stages.machine.give_back import end_others, undo
 from orchestrator.stages.machine.purchase import buy_somewhere, close, find, hold
+from orchestrator.stages.nodes import regroup
 from orchestrator.stages.outcome import machine_gone
 
 MOST_MACHINES = 3
@@ -37,7 +38,8 @@ def acquire(context: RunContext) -> None:
     """Leaves the rental with an instance id, an address and a machine that answered."""
     context.advance(State.ACQUIRING)
     if machine_gone.was_ended(context):
-        return machine_gone.conclude(context)
+        return None if regroup.without_head(context, regroup.HEARD_WITHIN_S) else machine_gone.conclude(context)
+    _part_with_lost(context)
     for attempt in range(1, MOST_MACHINES + 1):
         if not all([_is_held(node) for node in context.machines]):
             sent_data.before_buying(context)
@@ -45,6 +47,8 @@ def acquire(context: RunContext) -> None:
         try:
             return _use(context)
         except boot.BadMachine as error:
+            if any(regroup.also(context, node, error.message) for node in context.machines if _is_new(node)):
+                return None
             others = f", with its {context.rental.nodes - 1} other," if context.rental.nodes > 1 else ""
             context.emit("warning", f"{error.message}: given back{others} ({attempt} of {MOST_MACHINES})")
             undo(context)
@@ -54,6 +58,20 @@ def acquire(context: RunContext) -> None:
     raise ProviderError(
         f"{MOST_MACHINES} machines of {context.host.name} in a row were unfit", "try another region or machine type"
     )
+
+
+def _part_with_lost(context: RunContext) -> None:
+    """Nodes that were lost are ended. Another head writes to the store only once the one before is gone for sure."""
+    give_back.order_lost(context)
+    if context.facts.lost_nodes.head_moved and context.host.checkpoint_store is not None:
+        give_back.end_lost(context)
+        if left := [each.instance_id for each in context.machine_facts.given_back if each.life.gone_at is None]:
+            why = "it may still write to the store"
+            raise give_back.still_billing(context, filter(None, left), why)
+
+
+def _is_new(node: RunContext) -> bool:
+    return node.rental.instance_id is not None and node.machine_facts.reached is None
 
 
 def _is_held(context: RunContext) -> bool:
@@ -76,9 +94,12 @@ def _use(context: RunContext) -> None:
         try:
             _use_node(node)
         except RemoteError as error:
-            if not node.node or node.attempt is None:
+            if node.node and context.run.state == State.TRAINING:
+                node.emit("warning", f"{error.message}; the other nodes go on or end without it")
+            elif not regroup.also(context, node, error.message):
                 raise
-            node.emit("warning", f"{error.message}; the other nodes go on or end without it")
+            else:
+                return
 
 
 def _use_node(node: RunContext) -> None:

@@ -100,6 +100,11 @@ class RunContext:
         return (self, *self._peers)
 
     @property
+    def others(self) -> tuple[RunContext, ...]:
+        """Of the other nodes those that are there: one that was lost may have no machine yet."""
+        return tuple(node for node in self.nodes[1:] if not self.provider.paid or node.rental.instance_id is not None)
+
+    @property
     def machines(self) -> tuple[RunContext, ...]:
         """One context for each machine that is rented for it: those of its nodes, which are bought and ended as one."""
         return self.nodes if self.provider.paid else (self,)

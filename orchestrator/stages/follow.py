@@ -13,6 +13,7 @@ from orchestrator.core.states import Seen, State
 from orchestrator.stages.checkpoints.mirror import mirror_until_end
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import boot
+from orchestrator.stages.nodes import regroup
 from orchestrator.stages.outcome import machine_gone, training_end
 
 FIRST_WAIT_S = 1.0
@@ -22,18 +23,22 @@ GIVE_UP_S = 3600.0
 
 
 def follow(context: RunContext) -> None:
-    """Leaves the run in state ending with its outcome. Raises Unreachable after an hour of silence: no verdict."""
+    """Leaves the run in state ending with its outcome, or planned again without a node that it lost. Raises Unreachable
+    after an hour of silence: no verdict."""
     context.mirror.mkdir(parents=True, exist_ok=True, mode=0o700)
     wait_s, silent_since = FIRST_WAIT_S, None
     while True:
         heard = context.now()
         try:
-            return training_end.conclude(context, mirror_until_end(context))
+            exit_record = mirror_until_end(context)
+            return None if regroup.after(context, exit_record) else training_end.conclude(context, exit_record)
         except (LinkLost, Unreachable, CommandFailed) as error:  # CommandFailed: our session there was killed
             if context.run.state == State.ENDING:
                 return  # `release --force` from another gptctl: the machine need not answer any more
+            if regroup.without_head(context):
+                return
             if context.provider.paid and boot.was_preempted(context):
-                return machine_gone.conclude(context)
+                return None if regroup.without_head(context, regroup.HEARD_WITHIN_S) else machine_gone.conclude(context)
             boot.refresh_address(context)
             if (context.run.seen_at or 0.0) >= heard:
                 silent_since = None

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from orchestrator.agent.contract.answers import ProbeResult
 from orchestrator.agent.contract.names import GRACE_S, Code, JobName
+from orchestrator.agent.contract.names import State as JobStateName
 from orchestrator.agent.contract.requests import JobSpec
 from orchestrator.core.errors import AgentError, LimitReached, MachineUnfit
 from orchestrator.core.fleet.own_machine import goes_on_after_reboot
@@ -22,27 +23,30 @@ from orchestrator.report.lineage import lineage_of
 from orchestrator.stages.checkpoints import store_job
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import deadline, engine_job, turn
-from orchestrator.stages.machine.jobs import machine_status, note_attempt, run_job
+from orchestrator.stages.machine.give_back import end_lost
+from orchestrator.stages.machine.jobs import has_started, machine_status, note_attempt, restarts, run_job
 from orchestrator.stages.machine.lease import lease_s, rental_budget_s
 from orchestrator.stages.nodes.meet import cluster_of
 from trainer.contract import RunConfig
 
-PAID_RESTARTS, OWN_RESTARTS = 1, 3
 TAKEN = (Code.GPUS_TAKEN, Code.GPUS_BUSY, Code.CPU_TAKEN)
 
 
 def launch(context: RunContext) -> None:
     """Leaves a train job that runs or has ended, and the run in state training."""
     known = machine_status(context)
-    if known is None or JobName.TRAIN not in known["jobs"]:
+    if not has_started(context, known):
         _amend_plan(context)
         deadline.arm(context, known and known["guard"])
         store_job.require(context)
         _start(context)
+        if context.facts.lost_nodes.times and store_job.wanted(context):
+            store_job.start(context)  # it may have finished with the attempt before
     elif context.engine_of is not None:
         engine_job.attach(context)
     note_attempt(context)
     context.advance(State.TRAINING)
+    end_lost(context)
 
 
 def _start(context: RunContext) -> None:
@@ -52,13 +56,29 @@ def _start(context: RunContext) -> None:
     if context.engine_of is not None:
         return engine_job.submit(context, digest, spec)
     with _others_may_compute():
-        for node in context.nodes[1:]:  # the head last: until it runs, nothing says that the run trains
-            node.agent.start(JobName.TRAIN, node.run_id, digest, _spec(node, resolved_config(node, node.plan)))
+        if not _start_others(context, digest):
+            _count(context)  # they waited for a head that never came, when gptctl was killed
+            _start_others(context, digest)
+            spec = _spec(context, config)
         if context.facts.queue is None or context.machine.nodes > 1:
             context.agent.start(JobName.TRAIN, context.run_id, digest, spec)
             return
         context.agent.enqueue(context.run_id, digest, {**spec, "queue": turn.terms(context)})
     turn.begin(context)
+
+
+def _start_others(context: RunContext, digest: str) -> bool:
+    """The head comes last: until it runs, nothing says that the run trains. Whether all of them wait for it."""
+    states = [
+        node.agent.start(JobName.TRAIN, node.run_id, digest, _spec(node, resolved_config(node, node.plan))).state
+        for node in context.nodes[1:]
+    ]
+    return JobStateName.ENDED not in states
+
+
+def _count(context: RunContext) -> None:
+    known = context.facts.lost_nodes
+    context.set_run_facts(lost_nodes=replace(known, attempt=known.attempt + 1))
 
 
 @contextlib.contextmanager
@@ -104,7 +124,8 @@ def _spec(context: RunContext, config: RunConfig) -> JobSpec:
         "deadline_s": _deadline_s(context),
         "hold_s": _hold_s(context),
         "grace_s": GRACE_S,
-        "restarts": _restarts(context),
+        "restarts": max(0, restarts(context) - context.facts.lost_nodes.times),
+        "attempt": context.facts.lost_nodes.attempt,
     }
     if (url := context.provider.notice_url(context.rental.instance)) is not None:
         spec["notice"] = {"url": url}
@@ -116,12 +137,6 @@ def _spec(context: RunContext, config: RunConfig) -> JobSpec:
         spec["cluster"] = cluster_of(context)
         spec["restarts"] = 0  # a node that starts again alone meets nobody
     return spec
-
-
-def _restarts(context: RunContext) -> int:
-    """How often a training that dies starts again: seldom where every start is paid for."""
-    wanted = context.recipe.train.restarts
-    return wanted if wanted is not None else (PAID_RESTARTS if context.provider.paid else OWN_RESTARTS)
 
 
 def _hold_s(context: RunContext) -> float | None:
@@ -164,8 +179,8 @@ def _found_beside(context: RunContext) -> int | None:
 def _amend_plan(context: RunContext) -> None:
     """On a GPU, `micro_batch = "auto"` is settled by a probe of seconds; the global batch stays as it is. A model that
     is cut over the cards keeps the plan's: the probe is one process on one card, which may be too small for it."""
-    if context.engine_of is not None:
-        return  # a login node has no cards to try it on
+    if context.engine_of is not None or context.facts.lost_nodes.times:
+        return  # a login node has no cards to try it on; a training that goes on has shown what fits
     if not context.machine.cuda or context.recipe.micro_batch_for(context.machine.name) is not None:
         return
     if context.recipe.train.parallel == "fsdp" and context.plan.ranks > 1:

@@ -23,10 +23,13 @@ MAX_CLOCK_SKEW_S = 60
 def provision(context: RunContext) -> None:
     """Leaves `python` in the run's record: the interpreter that trains, on every node."""
     context.advance(State.PREPARING)
-    looked = [_begin(node) for node in context.nodes]
-    for node, (facts, gpus) in zip(context.nodes, looked, strict=True):
+    # Once it trains only the head is looked at again: a node that is lost by then is the nodes' own to find out.
+    nodes = (context,) if context.run.state == State.TRAINING else context.nodes
+    looked = [_begin(node) for node in nodes]
+    for node, (facts, gpus) in zip(nodes, looked, strict=True):
         _choose(node, facts, gpus)
-    meet(context, [facts for facts, _ in looked])
+    if context.run.state != State.TRAINING:
+        meet(context, [facts for facts, _ in looked])
 
 
 def _begin(context: RunContext) -> tuple[Facts, list[str]]:

@@ -28,7 +28,7 @@ def release(context: RunContext) -> None:
         engine_bill.settle(context)
     if context.run.keep and not context.machine_facts.life.gone_at:
         _end_jobs(context)
-        for node in context.machines:
+        for node in (context, *context.others) if context.provider.paid else (context,):
             box_guard.hold(node)
         context.say(
             f"{context.host.name} is kept as {rental.id} (${rental.price_per_hour_usd:.2f}/h). "
@@ -107,7 +107,7 @@ def _part(context: RunContext) -> None:
     try:
         _end_jobs(context)
         for node in context.machines:
-            if not node.machine_facts.life.gone_at:
+            if node.rental.instance_id is not None and not node.machine_facts.life.gone_at:
                 box_guard.finish(node)
     except (RemoteError, UserError) as error:  # a login key that is missing here must keep no machine alive
         context.emit("seen", f"{error.message}; destroying it anyway")

@@ -4,34 +4,29 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from orchestrator.agent.contract.names import JobName
 from orchestrator.core.facts.run_facts import Synced
+from orchestrator.core.states import State
 from orchestrator.stages.checkpoints.continue_from import put_records
 from orchestrator.stages.checkpoints.resume_from import place_checkpoint
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.data.sending import place_data, push_trainer
-from orchestrator.stages.machine.jobs import machine_status
+from orchestrator.stages.machine.jobs import has_started, machine_status
 
 
 def sync(context: RunContext) -> None:
     """Leaves `source` (PYTHONPATH there), `data` (DataConfig fields) and `dataset` (what it is) in the run's record. On
     several nodes each gets the data, and the head alone the checkpoint: it hands it over."""
     sent = context.sent_ahead or Synced(push_trainer(context), place_data(context))
-    for node in context.nodes[1:]:
+    for node in context.nodes[1:] if context.run.state != State.TRAINING else ():
         node.set_run_facts(synced=node.sent_ahead or Synced(push_trainer(node), place_data(node)))
     facts = context.facts
     if facts.synced is not None and context.attempt is not None:
         # What it began from may have made room here for a newer checkpoint.
         there, weights = facts.synced.resume_from_there, facts.synced.init_from_there
         return context.set_run_facts(synced=replace(sent, resume_from_there=there, init_from_there=weights))
-    if facts.recovery is not None and facts.recovery.interruptions and not _has_started(context):
+    elsewhere = facts.lost_nodes.head_moved or (facts.recovery is not None and facts.recovery.interruptions > 0)
+    if elsewhere and not has_started(context, machine_status(context)):
         put_records(context)
     there = place_checkpoint(context, facts.resume_from, "resume")
     weights = place_checkpoint(context, None if there else facts.init_from, "initial")
     context.set_run_facts(synced=replace(sent, resume_from_there=there, init_from_there=weights))
-
-
-def _has_started(context: RunContext) -> bool:
-    """Whether the machine has a training of this run, noted here or not."""
-    status = machine_status(context)
-    return status is not None and JobName.TRAIN in status["jobs"]

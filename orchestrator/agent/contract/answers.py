@@ -121,11 +121,13 @@ class _ExitRecord(TypedDict):
 
 class ExitRecord(_ExitRecord, total=False):
     """How a job ended. `code` is its program's; `refusal` says why one of the agent's own jobs failed. A status omits
-    `last_lines`; an agent of version 0.1 sends no `refusal`, and its words are in `last_lines`."""
+    `last_lines`; an agent of version 0.1 sends no `refusal`, and its words are in `last_lines`. `lost`: the numbers of
+    the nodes that fell silent, or that their provider takes away."""
 
     last_lines: List[str]
     refusal: Failure | None
     deaths: List[Death]
+    lost: List[int]
 
 
 class StartAnswer(TypedDict):
@@ -173,12 +175,16 @@ class JobState(TypedDict):
     exit: ExitRecord | None
 
 
-class JobStatus(JobState):
-    """A job's entry of `status`; `starts` counts its processes."""
-
+class _JobStatus(JobState):
     job: str
     digest: str
     starts: int
+
+
+class JobStatus(_JobStatus, total=False):
+    """A job's entry of `status`; `starts` counts its processes, `attempt` the orders of a training."""
+
+    attempt: int
 
 
 class _StoreStatus(TypedDict):

@@ -105,6 +105,7 @@ class JobSpec(TypedDict, total=False):
     argv: List[str]
     # train
     ranks: int
+    attempt: int
     cluster: Cluster
     config: str
     threads_per_rank: int

@@ -61,6 +61,7 @@ def _run(places: Places, run: str, ended: dict[str, float], revive: bool) -> Run
         may_end=_may_end(places, run),
     )
     if state not in (State.ENDED, State.LOST):
+        ended.pop(run, None)  # it may have ended before, and go on without a node
         return facts
     count = unfetched(train.run_folder)
     if not count:

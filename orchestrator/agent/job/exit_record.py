@@ -15,7 +15,7 @@ import os
 import re
 import signal
 import time
-from typing import Mapping, Optional, cast
+from typing import Mapping, Optional, Sequence, cast
 
 from trainer import contract
 
@@ -34,9 +34,11 @@ TrainerExit = Optional[Mapping[str, object]]
 """The exit.json of the run folder: the trainer's own word."""
 
 
-def write_exit(job: Job, code: int | None, started_at: float | None, cause: str = "") -> ExitRecord:
+def write_exit(
+    job: Job, code: int | None, started_at: float | None, cause: str = "", lost: Sequence[int] = ()
+) -> ExitRecord:
     """Writes and returns exit.json. `code` None: nobody could learn it (the machine or the supervisor went away).
-    cause: what another node says of a failure; what was seen here follows from it."""
+    cause: what another node says of a failure; what was seen here follows from it. lost: nodes that went."""
     trainer = files.read_json(os.path.join(job.run_folder, contract.EXIT)) if job.is_train else None
     request = read_request(job)
     outcome = _outcome(job, code, trainer, request)
@@ -59,6 +61,8 @@ def write_exit(job: Job, code: int | None, started_at: float | None, cause: str 
     }
     if deaths := job.deaths():
         record["deaths"] = deaths
+    if lost:
+        record["lost"] = list(lost)
     if record["result"] is not None:
         files.write_json(job.file(FileName.RESULT), record["result"])
     files.write_json(job.file(FileName.EXIT), record)

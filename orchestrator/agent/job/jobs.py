@@ -26,6 +26,11 @@ from ..system import detach, files, memory_files, processes
 from ..system.paths import Places, checked_run
 from ..system.refusal import Refusal
 
+OF_ATTEMPT = (
+    FileName.STOP, FileName.STARTS, FileName.STATE, FileName.ERROR, FileName.DEATHS, FileName.STARTED_FROM,
+    FileName.HOLDING,
+)  # fmt: skip
+"""What a training leaves in its job's folder beside exit.json, which goes last."""
 READY_DEADLINE_S, LOCK_DEADLINE_S, AGAIN_AFTER_S = 40.0, 45.0, 2.0
 Secrets = Mapping[str, object]
 
@@ -197,10 +202,11 @@ def start(job: Job, secrets: Secrets) -> StartAnswer:
 
 
 def _startlocked(job: Job, secrets: Secrets, lock: int) -> str:
-    found = read_state(job)
+    found = _of_this_attempt(job, read_state(job))
     if found["state"] != State.NONE:
         check_digest(job)
-    if found["state"] == State.ENDED and (job.is_train or _outcome(found) == Outcome.FINISHED):
+    is_over = job.is_train or (_outcome(found) == Outcome.FINISHED and not _has_more(job))
+    if found["state"] == State.ENDED and is_over:
         return State.ENDED
     if found["state"] == State.RUNNING:
         if not found["supervised"]:
@@ -213,6 +219,31 @@ def _startlocked(job: Job, secrets: Secrets, lock: int) -> str:
     if job.is_train and found["state"] == State.LOST:
         return State.ENDED if wait_for_end(job, 10.0) else State.RUNNING
     return State.STARTED
+
+
+def attempt_of(spec: JobSpec) -> int:
+    """Which order of a run's training this is: one with a higher number follows an earlier one that has ended."""
+    return int(spec.get("attempt") or 1)
+
+
+def _of_this_attempt(job: Job, found: JobState) -> JobState:
+    """Its state as far as this order goes: what an earlier attempt left is put aside once that has ended."""
+    before = load(job.places, job.run, os.path.basename(job.folder)) if job.is_train else None
+    if before is None or found["state"] != State.ENDED or attempt_of(before.spec) >= attempt_of(job.spec):
+        return found
+    from trainer import contract
+
+    files.remove(os.path.join(job.run_folder, contract.EXIT))
+    for name in OF_ATTEMPT:
+        files.remove(job.file(name))
+    os.replace(job.file(FileName.EXIT), job.file("exit-%d.json" % attempt_of(before.spec)))
+    return read_state(job)
+
+
+def _has_more(job: Job) -> bool:
+    """Whether the run's training goes on, in a further attempt, and there is more to store."""
+    train = load(job.places, job.run, JobName.TRAIN) if job.name == JobName.OFFLOAD else None
+    return train is not None and _look(train)["state"] == State.RUNNING
 
 
 def write_spec(job: Job) -> None:

@@ -55,6 +55,7 @@ class Watch:
         self.progress = 0
         self.lease_left_s = 0.0
         self.trouble = ""
+        self.lost: set[int] = set()
         self.wish = ("", "")
 
     def hear(self, said: Mapping[str, object], now_s: float) -> None:
@@ -74,13 +75,18 @@ class Watch:
             reason = str(said.get("reason") or outcome)[:500]
             if outcome not in GOOD and not self.trouble:
                 self.trouble = "%s failed: %s" % (self.name(node), reason)
+            if outcome == Outcome.PREEMPTED:
+                self.lost.add(node)
             if outcome in ASKED and not self.wish[0]:
                 self.wish = (str(outcome), "%s: %s" % (self.name(node), reason))
 
     def look(self, now_s: float) -> str:
         """Why this node has to stop; empty where all is well. The first trouble stays."""
         for node in self.others:
-            if not self.trouble and node not in self.ended and now_s > self.due_s[node]:
+            if node in self.ended or now_s <= self.due_s[node]:
+                continue
+            self.lost.add(node)
+            if not self.trouble:
                 words = self.words[node]
                 self.trouble = "%s is lost: no word for %.0f s%s" % (
                     self.name(node),
@@ -140,6 +146,10 @@ class Nodes:
     def trouble(self) -> str:
         """Why the training has to stop here: a lost node, or one that failed."""
         return self.watch.trouble
+
+    def lost(self) -> list[int]:
+        """The nodes that this one saw go: silent for too long, or taken away by their provider."""
+        return sorted(self.watch.lost)
 
     def progress(self) -> int:
         """What the head has written so far: its growth is the progress of all."""

@@ -64,6 +64,9 @@ class HostSpec(Table):
     many machines are rented as one, all or none; prices and limits are those of all."""
     link_gbit_per_s: float | None = Field(default=None, gt=0, le=100_000)
     """Network between the machines of `nodes`, each way; absent: 10. `plan` compares with one machine by it."""
+    on_node_lost: Literal["end", "continue", "replace"] = "end"
+    """What a training over `nodes` does when it loses one, within `train.restarts`: `end`, `continue` with the others
+    at the same global batch, or (of a cloud) `replace` it by another machine, under the same ceiling."""
     private_address: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,3}(\.[0-9]{1,3}){3}$")] | None = None
     """IPv4 address at which the other nodes reach this one; absent: `address` where an interface has it, else the
     first private one."""
@@ -167,6 +170,14 @@ class HostSpec(Table):
             raise ValueError(f"gpus: a machine of provider {self.provider} trains on all of its cards")
         if self.on_reboot == "continue" and self.provider not in (LOCAL, SSH):
             raise ValueError(f"on_reboot: a machine of provider {self.provider} is not yours; omit it")
+        return self
+
+    @model_validator(mode="after")
+    def _has_nodes_to_lose(self) -> Self:
+        if self.on_node_lost != "end" and not self.nodes:
+            raise ValueError(f'on_node_lost = "{self.on_node_lost}": only a host with `nodes` can lose one; omit it')
+        if self.on_node_lost == "replace" and not self.paid:
+            raise ValueError(f'on_node_lost: provider {self.provider} sells no other machine; use "continue" or "end"')
         return self
 
     @model_validator(mode="after")

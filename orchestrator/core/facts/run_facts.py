@@ -132,6 +132,23 @@ class Cluster:
 
 
 @dataclass(frozen=True)
+class LostNodes:
+    """Nodes that the run lost and goes on without, or has others for."""
+
+    attempt: int = 1
+    """Which order of the training its machines have: those of another do not hear each other."""
+    names: tuple[str, ...] = ()
+    times: int = 0
+    """How often it went on; `train.restarts` bounds it."""
+    lost_steps: int = 0
+    """Steps that were trained and had to be trained again."""
+    since: float | None = None
+    """When the last one was lost (UTC epoch seconds): another machine is looked for from then on."""
+    head_moved: bool = False
+    """Whether the last was the head: what the run is made of comes to the new one first."""
+
+
+@dataclass(frozen=True)
 class StoreUrls:
     """When the machine got its URLs for the store (UTC epoch seconds), and for how long they are good."""
 
@@ -233,6 +250,7 @@ class RunFacts:
     peers: tuple[PeerFacts, ...] = ()
     """Of the nodes after the head."""
     cluster: Cluster | None = None
+    lost_nodes: LostNodes = LostNodes()
     store: StoreState | None = None
     store_urls: StoreUrls | None = None
     queue: QueueFacts | None = None
@@ -284,6 +302,7 @@ class RunFactChanges(TypedDict, total=False):
     synced: Synced | None
     peers: tuple[PeerFacts, ...]
     cluster: Cluster | None
+    lost_nodes: LostNodes
     store: StoreState | None
     store_urls: StoreUrls | None
     queue: QueueFacts | None

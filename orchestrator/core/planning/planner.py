@@ -30,6 +30,7 @@ from orchestrator.core.planning.forecast import (
 from orchestrator.core.planning.limits import ceiling_usd, combine
 from orchestrator.core.planning.plan import Hours, Plan, PlanLimits
 from orchestrator.core.planning.rates import MeasuredRate, Rate, expected_rate
+from orchestrator.core.planning.several.lost_nodes import cannot_continue
 from orchestrator.core.planning.spot_notice import in_time
 from orchestrator.core.ports import Guard, Offer
 from trainer.arithmetic import chinchilla_tokens, parameter_count
@@ -91,6 +92,7 @@ def make_plan(
     hours = hours_by_stage(recipe, host, machine, rate=rate, fetch_mb_per_s=billed_mb_per_s(host, fetch), **spans)
     cost = spread(hours, price.per_hour_usd, rate.uncertainty)
     too_large, tight = disk_trouble(recipe, offer, steps, min(tokens, dataset_tokens or tokens), from_step)
+    unfit = batch.why or too_large or cannot_continue(recipe, host, machine)
     tightest = combine(recipe, machine, host, limits)
     ceiling = ceiling_usd(tightest, price, cost.total)
     said = [*_warnings(recipe, machine, price, epochs=epochs, now=now), _no_limit(price, tightest, ceiling), tight]
@@ -110,8 +112,8 @@ def make_plan(
         tokens_per_second=rate.tokens_per_second,
         rate_source=rate.source,
         uncertainty=rate.uncertainty,
-        fits=batch.fits and not too_large,
-        why=batch.why or too_large,
+        fits=batch.fits and not unfit,
+        why=unfit,
         hours=hours,
         cost_usd=cost,
         price_per_hour_usd=price.per_hour_usd,

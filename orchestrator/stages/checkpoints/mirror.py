@@ -76,7 +76,7 @@ def _stream(context: RunContext, progress: Progress) -> ExitRecord | None:
                 progress.data(line.file, line.data)
                 if repeats:
                     return None
-                if context.provider.paid and not store_job.wanted(context) and progress.take_checkpointed():
+                if is_brought_along(context) and progress.take_checkpointed():
                     pull_newest(context)
             elif isinstance(line, Heartbeat):
                 progress.heartbeat(line.status)
@@ -86,6 +86,12 @@ def _stream(context: RunContext, progress: Progress) -> ExitRecord | None:
                 progress.ended()
                 return line.exit
     raise LinkLost(f"{context.host.name} closed the stream", f"gptctl resume {context.run_id}")
+
+
+def is_brought_along(context: RunContext) -> bool:
+    """Whether each checkpoint comes here while it trains: its machine may go before the end, and no store has them."""
+    may_go = context.provider.paid or context.host.on_node_lost != "end"
+    return may_go and not store_job.wanted(context)
 
 
 def _shorten(context: RunContext) -> bool:

@@ -60,7 +60,9 @@ def guarded(context: RunContext, request: LaunchRequest) -> LaunchRequest:
     budget = deadline.budget_deadline(context)
     ends_at = budget and budget + GRACE_S
     # So that another ledger can adopt the run with the machine.
-    tags = {RUN_TAG: context.run_id, **({NODE_TAG: str(context.node)} if request.nodes > 1 else {})}
+    name = context.host.name if context.node else (context.host.nodes or ("0",))[0]
+    number = name.rpartition("-")[2]  # what was lost and replaced had that of no other
+    tags = {RUN_TAG: context.run_id, **({NODE_TAG: number} if request.nodes > 1 else {})}
     disk = disk_gib(context.recipe, context.plan.steps, context.plan.tokens, context.plan.from_step)
     request = replace(
         request, ends_at=ends_at, first_ends_at=deadline.first_deadline(context), tags=tags, disk_gib=disk

@@ -8,7 +8,7 @@ and billed like the first.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from orchestrator.core.errors import ProviderError, StillBilling, UserError
@@ -23,25 +23,69 @@ from orchestrator.stages.machine import boot
 
 LOOK_EVERY_S = 2.0
 WITHIN_S = 600.0
+LOST_WITHIN_S = 180.0
 TIDY_WITHIN_S = 90.0
 
 
 def give_back(context: RunContext) -> None:
     """Ends the rental's machines. Raises StillBilling when one is not proven gone within ten minutes or the provider
     refuses; running it again continues."""
-    was_listed = False
     holders = {node.rental.instance_id: node for node in context.machines if node.rental.instance_id is not None}
     if not holders and not context.ledger.intents(context.rental.id):
         return  # nothing was ever ordered
     proofs = {each: EndProof() for each in (*holders, *_unproven_seconds(context)) if each is not None}
-    deadline, trouble = context.now() + WITHIN_S, ""
+    unproven, trouble, was_listed = _prove(context, holders, proofs, WITHIN_S)
+    if unproven:
+        raise still_billing(context, unproven, trouble)
+    for instance_id in proofs:
+        if instance_id in holders:
+            boot.note_gone(holders[instance_id])
+        else:
+            _note_second(context, instance_id)
+        context.say(f"destroyed {instance_id}")
+    if not was_listed:
+        rental_id = context.rental.id
+        context.emit("warning", f"{trouble}: gptctl orphans shows whether {rental_id} has another machine")
+
+
+def order_lost(context: RunContext) -> None:
+    """Orders the end of what the rental does not hold any more, a lost node for example. Proves nothing: `end_lost`
+    does, once the others train again."""
+    for instance_id in filter(None, _unproven_seconds(context)):
+        try:
+            _order(context, instance_id, None)
+        except ProviderError as error:
+            context.emit("warning", f"{instance_id} is not ended yet: {error.message}")
+
+
+def end_lost(context: RunContext) -> None:
+    """Ends those machines for sure, within minutes. One that is not proven gone is named; it counts until it is, and
+    `release` asks again."""
+    lost = [each for each in _unproven_seconds(context) if each is not None]
+    proofs = {each: EndProof() for each in lost}
+    if not context.provider.paid or not proofs:
+        return
+    unproven, trouble, _ = _prove(context, {}, proofs, LOST_WITHIN_S)
+    for instance_id in proofs.keys() - {*unproven}:
+        _note_second(context, instance_id)
+        context.say(f"destroyed {instance_id}")
+    if unproven:
+        context.emit("warning", f"{still_billing(context, unproven, trouble).message}; release asks again")
+
+
+def _prove(
+    context: RunContext, holders: Mapping[str, RunContext], proofs: dict[str, EndProof], within_s: float
+) -> tuple[list[str], str, bool]:
+    """Orders the end of these, and of second machines that turn up, until each is proven; what is not in time, why, and
+    whether a list was seen."""
+    deadline, trouble, was_listed = context.now() + within_s, "", False
     while True:
         try:
             listed: list[Instance] | None = list(context.provider.machines())
             was_listed = True
         except ProviderError as error:
             listed, trouble = None, error.message
-        for extra in _others_of(context.rental, listed or (), proofs):
+        for extra in _others_of(context.rental, listed or (), {*proofs, *context.instance_ids}):
             _name_second(context, extra)
             proofs[extra.instance_id] = EndProof()
         for instance_id, proof in proofs.items():
@@ -53,20 +97,9 @@ def give_back(context: RunContext) -> None:
             holder = holders.get(instance_id, context)
             proofs[instance_id] = _one_round(holder, instance_id, proof, listed, ordered=ordered)
         unproven = [key for key, proof in proofs.items() if not proof.complete]
-        if not unproven:
-            break
-        if context.now() > deadline:
-            raise still_billing(context, unproven, trouble)
+        if not unproven or context.now() > deadline:
+            return unproven, trouble, was_listed
         time.sleep(LOOK_EVERY_S)
-    for instance_id in proofs:
-        if instance_id in holders:
-            boot.note_gone(holders[instance_id])
-        else:
-            _note_second(context, instance_id)
-        context.say(f"destroyed {instance_id}")
-    if not was_listed:
-        rental_id = context.rental.id
-        context.emit("warning", f"{trouble}: gptctl orphans shows whether {rental_id} has another machine")
 
 
 def undo(context: RunContext) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from orchestrator.agent.contract.answers import ExitRecord, RunStatus
-from orchestrator.agent.contract.names import Code
+from orchestrator.agent.contract.names import Code, JobName
 from orchestrator.agent.contract.requests import JobSpec
 from orchestrator.core.errors import AgentError
 from orchestrator.ledger.records import Attempt
@@ -17,6 +17,8 @@ from orchestrator.remote.transfer_progress import Transfer
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import deadline, engine_job
 from orchestrator.stages.machine.lease import lease_s
+
+PAID_RESTARTS, OWN_RESTARTS = 1, 3
 
 
 def run_job(context: RunContext, agent: Agent, job: str, digest: str, spec: JobSpec) -> ExitRecord:
@@ -63,6 +65,18 @@ def machine_status(context: RunContext) -> RunStatus | None:
             return None
         raise
     return status["runs"][context.run_id]
+
+
+def restarts(context: RunContext) -> int:
+    """How often a training that dies starts again: seldom where every start is paid for."""
+    wanted = context.recipe.train.restarts
+    return wanted if wanted is not None else (PAID_RESTARTS if context.provider.paid else OWN_RESTARTS)
+
+
+def has_started(context: RunContext, status: RunStatus | None) -> bool:
+    """Whether the machine has the training that is to run now, by what it says: not one of an attempt before."""
+    train = None if status is None else status["jobs"].get(JobName.TRAIN)
+    return train is not None and train.get("attempt", 1) >= context.facts.lost_nodes.attempt
 
 
 def progress(context: RunContext, what: str) -> Callable[[Transfer], None]:

@@ -44,6 +44,8 @@ from orchestrator.stages.machine.give_back import end_others, undo
 NONE_LISTED = "no region lists capacity"
 
 
+REPLACE_WITHIN_S = 15 * 60.0
+"""For so long the other nodes wait for one in place of one that was lost."""
 ASK_AGAIN_S = 60.0
 """Between two rounds over all regions, with --wait."""
 
@@ -159,7 +161,7 @@ def buy_somewhere(context: RunContext) -> None:
                     reasons.append(f"{offer.zone or offer.region}: {error.message}")
                     context.say(reasons[-1])
                 except NoAnswer as error:
-                    if not context.facts.wait:
+                    if not (context.facts.wait or context.facts.lost_nodes.times):
                         raise
                     reasons.append(error.message)
                     context.say(error.message)
@@ -169,6 +171,9 @@ def buy_somewhere(context: RunContext) -> None:
                     context.say(reasons[-1])
         except LimitReached as error:
             raise LimitReached("; ".join([*reasons, error.message]), error.hint) from error
+        if context.facts.lost_nodes.times:  # the others wait for it, and have what nobody else has
+            _await_replacement(context, reasons)
+            continue
         if some:  # no more of them beside those that were held: all of them elsewhere
             undo(context)
             continue
@@ -179,6 +184,19 @@ def buy_somewhere(context: RunContext) -> None:
             raise NoCapacity(f"{context.host.name}: {why}", "add --wait to wait for capacity")
         context.say(f"{'no capacity' if reasons else NONE_LISTED}; asking again in {ASK_AGAIN_S:.0f} s")
         time.sleep(ASK_AGAIN_S)
+
+
+def _await_replacement(context: RunContext, reasons: list[str]) -> None:
+    """Returns when to ask again. Raises NoCapacity when the others have waited for long enough."""
+    since = context.facts.lost_nodes.since or context.now()
+    why = "; ".join(reasons or [NONE_LISTED])
+    if context.now() - since >= REPLACE_WITHIN_S:
+        raise NoCapacity(
+            f"no replacement for {context.facts.lost_nodes.names[-1]} in {REPLACE_WITHIN_S / 60:.0f} min: {why}",
+            f"its checkpoints are fetched; gptctl run RECIPE --host HOST --resume-from {context.run_id}",
+        )
+    context.say(f"no replacement yet ({why}); asking again in {ASK_AGAIN_S:.0f} s")
+    time.sleep(ASK_AGAIN_S)
 
 
 def _candidates(context: RunContext) -> Iterator[Offer]:
@@ -293,7 +311,8 @@ def _buy_all(context: RunContext, offer: Offer) -> None:
         except BadCredentials:
             raise  # without a key nothing can be given back, either
         except ProviderError as error:
-            if context.instance_ids and not context.ledger.intents(context.rental.id, open_only=True):
+            is_first = context.instance_ids and not context.facts.lost_nodes.times
+            if is_first and not context.ledger.intents(context.rental.id, open_only=True):
                 which, held = f"machine {node.node + 1} of {context.rental.nodes}", ", ".join(context.instance_ids)
                 context.emit("warning", f"{which}: {error.message}; all or none: {held} given back")
                 undo(context)

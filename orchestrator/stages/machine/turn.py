@@ -87,7 +87,11 @@ def price_per_hour_usd(context: RunContext) -> float:
     """What this run's time costs now: nothing while another run trains on the machine that it waits for."""
     if context.engine_of is not None:
         return engine_job.price_per_hour_usd(context.facts.engine, context.rental.price_per_hour_usd)
-    return 0.0 if pays_another(context) else context.rental.price_per_hour_usd
+    if pays_another(context):
+        return 0.0
+    rental = context.rental
+    unproven = [each for each in rental.facts.given_back if each.life.gone_at is None]
+    return rental.price_per_hour_usd + len(unproven) * rental.each_per_hour_usd
 
 
 def pays_another(context: RunContext) -> bool:

@@ -40,7 +40,7 @@ def meet(context: RunContext, facts: Sequence[Facts]) -> None:
         return
     _check_same_torch(context.nodes)
     addresses = private_addresses([_host(node) for node in context.nodes], facts)
-    port = FIRST_PORT + 2 * (zlib.crc32(context.run_id.encode()) % PORTS)
+    port = FIRST_PORT + 2 * (zlib.crc32(_start_id(context).encode()) % PORTS)
     context.set_run_facts(cluster=Cluster(addresses, port))
     jobs = [(node, f"{port}-{'-'.join(addresses)}", _spec(node)) for node in context.nodes]
     for node, digest, spec in jobs:
@@ -62,12 +62,17 @@ def cluster_of(node: RunContext) -> ClusterSpec:
     assert cluster is not None
     whole = HostSpec.from_resolved(node.run.host_data)
     return {
-        "id": f"{node.run_id}.1",
+        "id": _start_id(node),
         "node": node.node,
         "addresses": list(cluster.addresses),
         "names": list(whole.nodes),
         "port": cluster.port,
     }
+
+
+def _start_id(context: RunContext) -> str:
+    """Of a start over several nodes: they hear those of the same one only."""
+    return f"{context.run_id}.{context.facts.lost_nodes.attempt}"
 
 
 def head_name(host: HostSpec) -> str:

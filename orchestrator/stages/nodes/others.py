@@ -18,7 +18,7 @@ GRACE_S = 20.0
 def stop_and_note(context: RunContext) -> None:
     """Ends the training on every other node, and records how it ended there beside the head's exit."""
     ends: list[dict[str, str]] = []
-    for node in context.nodes[1:]:
+    for node in context.others:
         try:
             answer = node.agent.stop(context.run_id, grace_s=GRACE_S)
         except RemoteError as error:
@@ -42,7 +42,7 @@ def stop_and_note(context: RunContext) -> None:
 
 def release(context: RunContext) -> None:
     """Ends every job of the run on the other nodes, and frees what it holds there."""
-    for node in context.nodes[1:]:
+    for node in context.others:
         try:
             node.agent.release(context.run_id)
         except AgentError as error:

@@ -100,14 +100,16 @@ def of_this_thread(sleep: Callable[[float], None]) -> Callable[[float], None]:
 
 @contextmanager
 def rented(
-    home: Path, account: LyingAccount, monkeypatch: pytest.MonkeyPatch, held: str | None = "i-1", nodes: int = 1
-) -> Iterator[RunContext]:
+    home: Path, account: LyingAccount, monkeypatch: pytest.MonkeyPatch, held: str | None = "i-1", nodes: int = 1,
+    global_batch: int = 16, **more: object,
+) -> Iterator[RunContext]:  # fmt: skip
     """A run whose rental bought `held` a minute ago (None: it was refused); every wait moves the account's clock.
-    nodes: more than one ordered nothing yet."""
+    nodes: more than one ordered nothing yet. more: of its host's table."""
     monkeypatch.setattr(time, "sleep", of_this_thread(account.sleep))
     recipe, host = load_recipe("quickstart"), HostSpec(name="cloud", provider="lambda", machine=MACHINE)
+    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"global_batch": global_batch})})
     if nodes > 1:
-        table = {"provider": "lambda", "machine": MACHINE, "nodes": nodes}
+        table = {"provider": "lambda", "machine": MACHINE, "nodes": nodes, **more}
         host = build(HostSpec, table_of(None, "cloud", {"cloud": table}), "cloud")
     machine = machine_type(str(host.machine))
     offer = Offer("lambda", machine.name, PRICE * nodes) if nodes > 1 else None
