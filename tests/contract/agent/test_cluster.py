@@ -46,6 +46,13 @@ def test_a_node_that_is_killed_ends_the_other_and_is_named(boxes: list[Box]) -> 
     ended = boxes[0].wait()
     assert ended["outcome"] == "failed"
     assert ended["reason"].startswith("node b (127.0.0.2) is lost: no word for 15 s")
+    assert ended["lost"] == [1]
+    again = boxes[0].start(steps=5, digest="d2", spec_attempt=2)  # alone
+    assert again["state"] == "started"
+    assert boxes[0].wait()["outcome"] == "finished"
+    assert (boxes[0].folder() / "exit-1.json").exists()
+    assert (boxes[0].job()["attempt"], boxes[0].starts()) == (2, 1)
+    assert boxes[0].start(steps=5, digest="d2", spec_attempt=2)["state"] == "ended"
 
 
 def test_what_failed_on_a_node_is_the_cause_on_the_head(boxes: list[Box]) -> None:

@@ -27,6 +27,7 @@ def test_a_node_that_falls_silent_is_lost_with_its_last_words() -> None:
     said = head.look(5.1 + SILENT_S)
     assert said == "node b (10.0.0.3) is lost: no word for 15 s; its last line: step 20 loss 3.2"
     assert head.look(1000.0) == said
+    assert head.lost == {1}
 
 
 def test_nodes_have_time_to_meet() -> None:
@@ -70,6 +71,7 @@ def test_a_node_that_was_asked_to_end_ends_the_others_likewise(outcome: str) -> 
     assert head.wish == ("", "")
     head.hear(line(other, ended=outcome, reason="its lease is over"), 1.0)
     assert (head.wish, head.look(1e6)) == ((outcome, "node b (10.0.0.3): its lease is over"), "")
+    assert head.lost == ({1} if outcome == "preempted" else set())
 
 
 def test_every_node_has_the_lease_that_the_head_has() -> None:

@@ -7,6 +7,7 @@ import pytest
 from orchestrator.core.config.inventory import HostSpec, load_inventory
 from orchestrator.core.errors import UserError
 from orchestrator.core.machines import machine_type, of_one
+from orchestrator.core.planning.several.lost_nodes import order, others
 from orchestrator.core.ports import Offer
 from orchestrator.fleet.offers import offer_for
 
@@ -41,6 +42,9 @@ def test_it_is_its_first_node_and_knows_the_others(tmp_path: Path) -> None:
         ('nodes = ["a", "b"]\nmachine = "2x3090"', "`machine` and `address` are those of its nodes"),
         ('nodes = ["a", "b"]\npeers = []', "peers: gptctl sets it"),
         ("nodes = 2", "only machines of a cloud are counted"),
+        ('nodes = ["a", "b"]\non_node_lost = "replace"', "provider ssh sells no other machine"),
+        ('nodes = ["a", "b"]\non_node_lost = "wait"', "on_node_lost"),
+        ('machine = "2x3090"\non_node_lost = "continue"', "only a host with `nodes` can lose one"),
         ('nodes = 1\nprovider = "lambda"\nmachine = "2x3090"', "must be between 2 and 32, got 1"),
         ('nodes = 33\nprovider = "lambda"\nmachine = "2x3090"', "must be between 2 and 32, got 33"),
         ('nodes = true\nprovider = "lambda"\nmachine = "2x3090"', "nodes"),
@@ -95,3 +99,29 @@ def test_a_machine_type_of_several_nodes_has_the_cards_of_all() -> None:
 def test_other_counts_of_nodes_are_unknown(name: str) -> None:
     with pytest.raises(UserError, match="unknown machine type"):
         machine_type(name)
+
+
+def test_without_its_head_the_next_node_is_how_it_is_reached(tmp_path: Path) -> None:
+    extra = '[hosts.c]\nmachine = "2x3090"\nport = 2222\n'
+    host = pair(tmp_path, extra + '[hosts.pair]\nnodes = ["a", "b", "c"]\nmax_hours = 3\non_node_lost = "continue"\n')
+    left = others(host, order(3, {0}, replaced=False))
+    assert (left.name, left.machine, left.nodes, left.on_node_lost) == ("pair", "2x2x3090", ("b", "c"), "continue")
+    assert (left.address, left.user, left.folder, left.private_address) == ("b", None, "~/.gptctl", "10.0.0.3")
+    assert (left.max_hours, [each.port for each in left.other_nodes]) == (3, [2222])
+    last = others(left, order(2, {0}, replaced=False))
+    assert (last.machine, last.nodes, last.port, last.on_node_lost) == ("2x3090", (), 2222, "end")
+
+
+def test_without_another_node_the_head_stays_and_they_close_up(tmp_path: Path) -> None:
+    host = pair(tmp_path, '[hosts.pair]\nnodes = ["a", "b"]\non_node_lost = "continue"\n')
+    left = others(host, order(2, {1}, replaced=False))
+    assert (left.machine, left.address, left.user, left.peers) == ("2x3090", "192.168.1.20", "me", ())
+
+
+def test_a_replaced_node_keeps_its_place_and_its_name(tmp_path: Path) -> None:
+    table = 'provider = "lambda"\nmachine = "8xA100-40GB"\nnodes = 3\non_node_lost = "replace"\n'
+    host = pair(tmp_path, f"[hosts.pair]\n{table}")
+    assert others(host, order(3, {1}, replaced=True)) == host
+    other_head = others(host, order(3, {0}, replaced=True))
+    assert other_head.nodes == ("pair-1", "pair-0", "pair-2")
+    assert [each.name for each in other_head.other_nodes] == ["pair-0", "pair-2"]
