@@ -1,4 +1,4 @@
-"""Calls that are made all at once, under one deadline. For calls over the network; none of them may raise.
+"""Calls that are made all at once: under one deadline, where none may raise; or until each has its result.
 
 Example: `answers_within(2.0, {"lambda": list_lambda, "ec2": list_ec2})` -> {"ec2": [...]}: lambda was silent
 """
@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
 Answer = TypeVar("Answer")
+Item = TypeVar("Item")
 
 
 def answers_within(within_s: float, calls: Mapping[Key, Callable[[], Answer]]) -> dict[Key, Answer]:
@@ -30,3 +31,28 @@ def answers_within(within_s: float, calls: Mapping[Key, Callable[[], Answer]]) -
         thread.join(max(0.0, until - time.monotonic()))
     arrived = dict(answers)
     return {key: arrived[key] for key in calls if key in arrived}
+
+
+def on_each(items: Sequence[Item], do: Callable[[Item], Answer]) -> list[Answer]:
+    """What `do` returns for each, in their order. Raises the first error, in that order, once all are over; Ctrl-C
+    leaves at once. One alone is done in this thread."""
+    if len(items) == 1:
+        return [do(items[0])]
+    answers: dict[int, Answer] = {}
+    errors: dict[int, BaseException] = {}
+
+    def run(number: int) -> None:
+        try:
+            answers[number] = do(items[number])
+        except BaseException as error:  # of another thread: raised in the one that asked
+            errors[number] = error
+
+    threads = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(len(items))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        while thread.is_alive():
+            thread.join(0.5)  # without a time it would not hear Ctrl-C on every system
+    if errors:
+        raise errors[min(errors)]
+    return [answers[number] for number in range(len(items))]

@@ -1,7 +1,7 @@
 """The ledger: history and intent, in one SQLite file under GPTCTL_HOME. The world itself is always asked first.
 
 A run's state goes only forward, its outcome is written together with `ending` and never changes (a new attempt begins
-both again, see attempts.py), and every call is one transaction. One Ledger serves one thread.
+both again, see attempts.py), and every call is one transaction. Threads of one process take turns.
 
     with Ledger.open(home, time.time) as ledger:
         ledger.add_run(record)

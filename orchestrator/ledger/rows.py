@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,17 +28,19 @@ class Rows:
 
     connection: sqlite3.Connection
     path: Path
+    turn: threading.RLock = field(default_factory=threading.RLock)
+    """Threads take turns: what reads and then writes holds it over both."""
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """The connection, for queries that return no records."""
-        with database.translated(self.path):
+        with self.turn, database.translated(self.path):
             yield self.connection
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """The connection in a transaction, which ends with the block."""
-        with database.translated(self.path), database.transaction(self.connection) as connection:
+        with self.turn, database.translated(self.path), database.transaction(self.connection) as connection:
             yield connection
 
     def select(self, kind: type[Record], sql: str, *values: row_values.Value) -> list[Record]:

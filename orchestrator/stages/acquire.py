@@ -19,6 +19,7 @@ from orchestrator.core.errors import (
     RemoteError,
 )
 from orchestrator.core.facts.rental_facts import RentalFactChanges
+from orchestrator.core.parallel import on_each
 from orchestrator.core.ports import Address, Instance
 from orchestrator.core.states import State
 from orchestrator.ledger.records import INTENT_ADOPTED, INTENT_BOUGHT
@@ -90,16 +91,24 @@ def _use(context: RunContext) -> None:
         for node in context.machines:
             if not node.machine_facts.reached:
                 _await(node)
-    for node in context.nodes:
-        try:
-            _use_node(node)
-        except RemoteError as error:
-            if node.node and context.run.state == State.TRAINING:
-                node.emit("warning", f"{error.message}; the other nodes go on or end without it")
-            elif not regroup.also(context, node, error.message):
-                raise
-            else:
-                return
+    for node, error in zip(context.nodes, on_each(context.nodes, _trouble_of), strict=True):
+        if error is None:
+            continue
+        if node.node and context.run.state == State.TRAINING:
+            node.emit("warning", f"{error.message}; the other nodes go on or end without it")
+        elif regroup.also(context, node, error.message):
+            return
+        else:
+            raise error
+
+
+def _trouble_of(node: RunContext) -> RemoteError | None:
+    """Why it cannot be used; None where it can."""
+    try:
+        _use_node(node)
+    except RemoteError as error:
+        return error
+    return None
 
 
 def _use_node(node: RunContext) -> None:

@@ -204,9 +204,10 @@ class RunContext:
         """Shows an event, and records it unless its kind is ephemeral. One of another node begins with its name."""
         whose = f"{self.host.name}: " if self.node and text else ""
         event = Event(kind, self.now(), self.stage, clean(whose + text), data)
-        if kind not in EPHEMERAL:
-            self.ledger.tell(self.run_id, event)
-        self.listener(event)
+        with self.ledger.rows.turn:  # of several nodes that get ready at the same time
+            if kind not in EPHEMERAL:
+                self.ledger.tell(self.run_id, event)
+            self.listener(event)
 
     def say(self, text: str) -> None:
         """Shows you a line, and records it."""
@@ -231,10 +232,11 @@ class RunContext:
 
     def _set_peer_facts(self, facts: RunFactChanges) -> None:
         """Of what a stage finds out, only this is the node's own; all else is the run's, and the head has found it."""
-        known, mine = self._peer_facts, self.node - 1
-        peers = list(self.facts.peers) + [PeerFacts()] * (self.node - len(self.facts.peers))
-        peers[mine] = PeerFacts(facts.get("prepared", known.prepared), facts.get("synced", known.synced))
-        self.ledger.update_run(self.run_id, facts={"peers": tuple(peers)})
+        with self.ledger.rows.turn:
+            known, mine = self._peer_facts, self.node - 1
+            peers = list(self.facts.peers) + [PeerFacts()] * (self.node - len(self.facts.peers))
+            peers[mine] = PeerFacts(facts.get("prepared", known.prepared), facts.get("synced", known.synced))
+            self.ledger.update_run(self.run_id, facts={"peers": tuple(peers)})
 
     def set_rental_facts(self, **facts: Unpack[RentalFactChanges]) -> None:
         """Records what this stage found out about the rental and its machine. Never a secret."""
@@ -243,10 +245,11 @@ class RunContext:
     def update_rental(self, *, facts: RentalFactChanges | None = None, **fields: object) -> None:
         """As Ledger.update_rental. What each machine of a rental has for itself is written for this node's."""
         rental_id, facts = self.rental.id, facts or {}
-        if self.node and self.provider.paid:
-            own = {name: value for name, value in {**fields, **facts}.items() if name in OF_NODE}
-            more = with_node(self.ledger.rental(rental_id).facts.more, self.node, own)
-            fields = {name: value for name, value in fields.items() if name not in own}
-            shared = {name: value for name, value in facts.items() if name not in own}
-            facts = typing.cast("RentalFactChanges", {**shared, "more": more})
-        self.ledger.update_rental(rental_id, facts=facts, **fields)
+        with self.ledger.rows.turn:
+            if self.node and self.provider.paid:
+                own = {name: value for name, value in {**fields, **facts}.items() if name in OF_NODE}
+                more = with_node(self.ledger.rental(rental_id).facts.more, self.node, own)
+                fields = {name: value for name, value in fields.items() if name not in own}
+                shared = {name: value for name, value in facts.items() if name not in own}
+                facts = typing.cast("RentalFactChanges", {**shared, "more": more})
+            self.ledger.update_rental(rental_id, facts=facts, **fields)

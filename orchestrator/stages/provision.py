@@ -8,10 +8,11 @@ from dataclasses import asdict
 from orchestrator.agent.contract.facts import Facts
 from orchestrator.core.errors import MachineUnfit
 from orchestrator.core.facts.run_facts import Prepared, Software
+from orchestrator.core.parallel import on_each
 from orchestrator.core.planning.forecast import kept_bytes
 from orchestrator.core.states import State
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.data import sending
+from orchestrator.stages.data import sending, sent_data
 from orchestrator.stages.machine import interpreter, new_host_key
 from orchestrator.stages.machine.fitness import check_folder, chosen_cards
 from orchestrator.stages.nodes.meet import meet
@@ -25,11 +26,17 @@ def provision(context: RunContext) -> None:
     context.advance(State.PREPARING)
     # Once it trains only the head is looked at again: a node that is lost by then is the nodes' own to find out.
     nodes = (context,) if context.run.state == State.TRAINING else context.nodes
-    looked = [_begin(node) for node in nodes]
-    for node, (facts, gpus) in zip(nodes, looked, strict=True):
-        _choose(node, facts, gpus)
+    if len(nodes) > 1:
+        sent_data.make_ready(context)  # once, before they all send it
+    looked = on_each(nodes, _prepare)
     if context.run.state != State.TRAINING:
-        meet(context, [facts for facts, _ in looked])
+        meet(context, looked)
+
+
+def _prepare(node: RunContext) -> Facts:
+    facts, gpus = _begin(node)
+    _choose(node, facts, gpus)
+    return facts
 
 
 def _begin(context: RunContext) -> tuple[Facts, list[str]]:

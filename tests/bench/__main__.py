@@ -45,6 +45,7 @@ BENCHES = (
     Bench("commands", "tests.bench.status_speed", 120),
     Bench("history", "tests.bench.many_runs", 300),
     Bench("agents", "tests.bench.many_agents", 600),
+    Bench("nodes", "tests.bench.nodes_speed", 600),
     Bench("cloud", "tests.bench.cloud_speed", 300),
     Bench("data", "tests.bench.data_speed", 300),
     Bench("export", "tests.bench.export_speed", 240),

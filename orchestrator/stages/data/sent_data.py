@@ -36,7 +36,13 @@ def is_elsewhere(context: RunContext) -> bool:
 
 def before_buying(context: RunContext) -> None:
     """Prepares what is sent from here. For machines without a bill, sync does it."""
-    if context.provider.paid and not is_elsewhere(context):
+    if context.provider.paid:
+        make_ready(context)
+
+
+def make_ready(context: RunContext) -> None:
+    """Prepares and cuts what is sent from here, and digests it."""
+    if not is_elsewhere(context):
         folder, dataset, _ = found_here(context)
         _cut(context, folder, dataset)
 

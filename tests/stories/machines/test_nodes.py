@@ -12,6 +12,7 @@ import pytest
 from tests.conftest import Gptctl, gptctl_command
 from tests.stories.conftest import end, losses, newest_run, wait_until
 from tests.stories.rented import SETTINGS, ended
+from tests.stories.rented import gptctl as started
 from tests.support.clouds.rehearsal_cloud import RehearsalCloud
 from tests.support.machines.private_network import Pair, two_hosts
 
@@ -84,6 +85,57 @@ def test_a_node_that_is_cut_off_ends_the_run_with_its_name_and_the_checkpoints(
     said = (gptctl_home.parent / "background.log").read_text()
     assert "node nb (10.199." in said
     assert "is lost: no word for 15 s" in said
+
+
+def test_a_run_that_may_go_on_does_so_alone_from_its_newest_checkpoint(
+    gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str], pair: Pair
+) -> None:
+    inventory = Path(pair.inventory)
+    inventory.write_text(inventory.read_text() + 'on_node_lost = "continue"\n')
+    command = gptctl_command("run", tiny(4_000), "--host", "pair", "--inventory", pair.inventory, "--yes")
+    with (gptctl_home.parent / "background.log").open("w") as log:
+        driver = subprocess.Popen(command, stdout=log, stderr=log, text=True, cwd=gptctl_home.parent)
+    try:
+        run_id = wait_until(lambda: newest_run(gptctl_home), 60)
+        here = gptctl_home / "runs" / run_id
+        wait_until(lambda: list(here.glob("checkpoints/step-*/manifest.json")), 240)
+        pair.network.cut(pair.hosts[1])
+        code = driver.wait(480)
+    finally:
+        end(driver)
+    said = (gptctl_home.parent / "background.log").read_text()
+    assert code == 0, said[-4000:]
+    assert "lost nb (node nb (10.199." in said and "with 1xCPU, 1 of at most 3 times" in said
+    status = json.loads(gptctl("status", run_id, "--json").stdout)
+    assert '"finished"' in json.dumps(status)
+    steps = [step for step, _ in losses(here)]
+    assert steps == sorted(set(steps)) and steps[-1] == 4_000
+    assert gptctl("logs", run_id).returncode == 0
+
+
+def test_a_rented_node_that_goes_is_replaced_under_the_same_ceiling(
+    tiny: Callable[..., str], cloud: RehearsalCloud, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "over-both.toml"
+    recipe.write_text(f'extends = "{tiny(4_000)}"\nname = "over-both"\n{SETTINGS}')
+    (tmp_path / "inventory.toml").write_text(f'{RENTED_PAIR}on_node_lost = "replace"\n')
+    driver = started(tmp_path, cloud, "run", str(recipe), "--host", "pair", "--yes", "--max-cost", "20", lease_s=600)
+    try:
+        run = wait_until(lambda: newest_run(tmp_path / "home"), 60)
+        wait_until(lambda: list((tmp_path / "home" / "runs" / run).glob("checkpoints/step-*/manifest.json")), 300)
+        first, second = (row["id"] for row in cloud.books()["instances"] if not row["foreign"])
+        cloud.terminate(second)
+        out, said = driver.communicate(timeout=500)
+    finally:
+        end(driver)
+    assert driver.returncode == 0, said[-4000:]
+    assert "lost pair-1 (" in said and "looking for a replacement" in said
+    sold = [row for row in cloud.books()["instances"] if not row["foreign"]]
+    assert len(sold) == 3 and cloud.books()["alive"] == [] and first in said
+    assert max(dict(losses(tmp_path / "home" / "runs" / run))) == 4_000
+    (cost,) = json.loads(ended(tmp_path, cloud, "cost", run, "--json").stdout)["runs"]
+    assert cost["cost_usd"] >= cloud.books()["total_cents"] / 100 - 0.005
+    assert cost["cost_usd"] <= 20
 
 
 def test_two_rented_machines_are_bought_as_one_trained_over_and_destroyed_cent_by_cent(
