@@ -15,6 +15,7 @@ from types import TracebackType
 import torch
 
 from trainer.contract import EVENT_WARNING
+from trainer.model.precision import LossScaler
 
 LOST_PEER = ("closed by peer", "Connection reset", "Broken pipe", "imed out", "Timeout")
 OUT_OF_MEMORY = re.compile(
@@ -95,3 +96,14 @@ class Expendable:
             return False
         self.emit(EVENT_WARNING, self.step, reason=f"{self.loss}: {explain(error)}")
         return True
+
+
+def nonfinite_words(streak: int, step: int, scaler: LossScaler) -> str:
+    """Why training ends after so many skipped steps in a row. The weights are those before the first of them."""
+    fault = f"gradients were not finite in {streak} steps in a row up to step {step}, all skipped"
+    if scaler.scale is not None:
+        return (
+            f"{fault}: fp16 overflows although the loss is scaled by no more than {scaler.scale.item():g}. Set "
+            'train.precision = "bf16" on a card that has it, else "fp32", and resume'
+        )
+    return f"{fault}. Try a lower learning_rate, a longer warmup_fraction, grad_clip = 1.0 or skip_back, and resume"

@@ -50,13 +50,13 @@ from trainer.model.optimizers import (
     state_by_name,
     step_unless_nonfinite,
 )
-from trainer.model.precision import LossScaler
 from trainer.task_config import PRETRAIN
 from trainer.tasks.objective import is_classifier
 from trainer.tasks.validation import example_loss
 from trainer.tokens.batches import TrainingData, course_of, open_data, prefetched
+from trainer.training.failures import nonfinite_words
 from trainer.training.finish import finish
-from trainer.training.metrics import Noted, PartClock, StepCounts, Window
+from trainer.training.metrics import FORWARD, Noted, PartClock, SlowNode, StepCounts, Window
 from trainer.training.ranks import World, from_leader, sum_over_ranks
 from trainer.training.saver import Saver
 from trainer.training.sharded.checkpoint import parts_writer
@@ -180,7 +180,7 @@ class StepLog:
     def __init__(self, run: Run, engine: Engine, step: int, begun: int = 0) -> None:
         self.run, self.engine, self.begun = run, engine, begun
         self.window = Window(run.config, run.world, step)
-        self.counts = StepCounts.zeros(run.world.device)
+        self.counts, self.slow = StepCounts.zeros(run.world.device), SlowNode(run.world)
         self.mean_loss = math.nan
         self.noted: Noted | None = None
 
@@ -193,10 +193,13 @@ class StepLog:
             return False
         noted, self.noted = self.noted, None
         reading, world = self.window.read(noted), self.run.world
-        loss_sum, stops = sum_over_ranks(world, [reading.loss, float(noted.asked_to_stop)])
+        own = self.slow.own(noted, self.window.clock)
+        loss_sum, stops, *forward_s = sum_over_ranks(world, [reading.loss, float(noted.asked_to_stop), *own])
         self.mean_loss = loss_sum / world.size
         if noted.marks:
             self.run.journal.metrics(self.window.line(noted, reading, self.mean_loss))
+            if (node := self.slow.node(forward_s)) is not None:
+                self.run.journal.event(EVENT_WARNING, noted.step, node=node, reason=self.slow.words(node))
         if reading.longest_streak >= self.run.config.train.max_nonfinite_steps:
             self.skip_back(noted.step, reading.longest_streak)
             raise TrainingError(nonfinite_words(reading.longest_streak, noted.step, self.engine.scaler))
@@ -235,6 +238,7 @@ def train_step(
         with nullcontext() if micro == engine.accumulation - 1 else engine.no_sync():
             with engine.autocast():
                 micro_loss = engine.parallel(ids, targets) * (weight / ranks)
+            clock.mark(FORWARD)
             engine.scaler.scaled(micro_loss).backward()  # type: ignore[no-untyped-call]
         loss += micro_loss.detach()
         del micro_loss  # and with it the graph: its memory is free before the optimizer steps
@@ -270,17 +274,6 @@ def update(engine: Engine, counts: StepCounts) -> Tensor:
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Dropout's randomness is a function of (seed, step, rank): a resumed run draws what the unbroken one drew."""
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1))
-
-
-def nonfinite_words(streak: int, step: int, scaler: LossScaler) -> str:
-    """Why training ends after so many skipped steps in a row. The weights are those before the first of them."""
-    fault = f"gradients were not finite in {streak} steps in a row up to step {step}, all skipped"
-    if scaler.scale is not None:
-        return (
-            f"{fault}: fp16 overflows although the loss is scaled by no more than {scaler.scale.item():g}. Set "
-            'train.precision = "bf16" on a card that has it, else "fp32", and resume'
-        )
-    return f"{fault}. Try a lower learning_rate, a longer warmup_fraction, grad_clip = 1.0 or skip_back, and resume"
 
 
 def validate(engine: Engine, data: TrainingData, batch_size: int, world: World) -> tuple[float, Mapping[str, float]]:

@@ -20,6 +20,7 @@ import json
 import math
 import os
 import resource
+import statistics
 import sys
 import threading
 import time
@@ -152,6 +153,12 @@ def _finite(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+FORWARD = "forward"
+"""Of the part `forward_backward`: nothing in it waits for another rank."""
+SLOW, SLOW_LINES = 1.3, 20
+"""A node is slow that takes so many times what the others take, for so many log lines in a row."""
+
+
 class PartClock:
     """Where the time goes: `mark(part)` assigns the time since the last mark to a part.
 
@@ -274,6 +281,7 @@ class Window:
     def line(self, noted: Noted, reading: Reading, mean_loss: float) -> MetricLine:
         """A line of metrics.jsonl. Rates count training time only, without validation and saving."""
         seconds, step = self.clock.seconds(noted.marks), noted.step
+        seconds["forward_backward"] = seconds.get("forward_backward", 0.0) + seconds.pop(FORWARD, 0.0)
         training_s = sum(seconds.get(part, 0.0) for part in ("data", "forward_backward", "optimizer", "log"))
         tokens, flop = self.course.tokens(step), self.course.flop(self.config.model, self.step, step)
         tokens_per_second = (tokens - self.course.tokens(self.step)) / max(training_s, 1e-9)
@@ -293,3 +301,41 @@ class Window:
             "clipped_share": reading.clipped / steps,
             "seconds": {part: round(value, 6) for part, value in seconds.items()},
         }
+
+
+class SlowNode:
+    """Which of several nodes holds up the others: they wait for each other in every step, so only what each computes
+    before that tells. The time of the forward passes is compared, by the median of a node's ranks."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.lines: dict[int, int] = {}
+        self.said: set[int] = set()
+        self.times = 0.0
+
+    def own(self, noted: Noted, clock: PartClock) -> list[float]:
+        """This rank's seconds at its place, to be summed over all; empty on one node."""
+        if self.world.nodes == 1:
+            return []
+        spent_s = clock.seconds(noted.marks).get(FORWARD, 0.0) if noted.marks else 0.0
+        return [spent_s * (rank == self.world.rank) for rank in range(self.world.size)]
+
+    def node(self, forward_s: Sequence[float]) -> int | None:
+        """The node that has been slow for SLOW_LINES lines in a row, once."""
+        if not any(forward_s):
+            return None  # no log line was due
+        each = self.world.size // self.world.nodes
+        nodes = [statistics.median(forward_s[at : at + each]) for at in range(0, len(forward_s), each)]
+        for node, spent_s in enumerate(nodes):
+            others = statistics.median([*nodes[:node], *nodes[node + 1 :]])
+            slow = spent_s > SLOW * others > 0
+            self.lines[node] = self.lines.get(node, 0) + 1 if slow else 0
+            if self.lines[node] == SLOW_LINES and node not in self.said:
+                self.said.add(node)
+                self.times = spent_s / others
+                return node
+        return None
+
+    def words(self, node: int) -> str:
+        """`node 1 is slow: ...`."""
+        return f"node {node} is slow: its forward passes take {self.times:.1f}x those of the others, which wait for it"

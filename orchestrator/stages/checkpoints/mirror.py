@@ -209,7 +209,14 @@ class Progress:
             start, tokens = part if isinstance(part, list) and len(part) == 2 else (None, None)
             self.context.say(f"loss {record.get('loss')} on the slice {start}+{tokens}"[:SHOWN_CHARACTERS])
         elif record.get("event") in (contract.EVENT_WARNING, contract.EVENT_MICRO_BATCH_REDUCED):
-            self._warn(str(record.get("reason") or record.get("text") or record["event"]))
+            self._warn(
+                self._named(record.get("node")) + str(record.get("reason") or record.get("text") or record["event"])
+            )
+
+    def _named(self, node: object) -> str:
+        """The name of the node that a warning is about; ranks know numbers only."""
+        names = self.context.host.nodes
+        return f"{names[node]}: " if isinstance(node, int) and 0 <= node < len(names) else ""
 
     def _warn(self, text: str) -> None:
         """Bounded, in number and length: each warning stays in the ledger."""

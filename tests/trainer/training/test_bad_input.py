@@ -36,7 +36,8 @@ from trainer.checkpoints.manifest import CheckpointError, read_manifest
 from trainer.contract import CHECKPOINTS, CONFIG, EXIT, STOP, TRAINER_STATE_FILE, ModelConfig, RunConfig
 from trainer.model.precision import LossScaler
 from trainer.training import loop
-from trainer.training.loop import Progress, nonfinite_words
+from trainer.training.failures import nonfinite_words
+from trainer.training.loop import Progress
 
 
 def changed(folder: Path, section: str, **fields: Any) -> None:
