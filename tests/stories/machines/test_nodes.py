@@ -125,7 +125,7 @@ def test_a_rented_node_that_goes_is_replaced_under_the_same_ceiling(
         wait_until(lambda: list((tmp_path / "home" / "runs" / run).glob("checkpoints/step-*/manifest.json")), 300)
         first, second = (row["id"] for row in cloud.books()["instances"] if not row["foreign"])
         cloud.terminate(second)
-        out, said = driver.communicate(timeout=500)
+        _, said = driver.communicate(timeout=500)
     finally:
         end(driver)
     assert driver.returncode == 0, said[-4000:]
