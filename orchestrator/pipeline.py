@@ -43,8 +43,7 @@ from orchestrator.stages.fetch import fetch
 from orchestrator.stages.follow import follow
 from orchestrator.stages.launch import launch
 from orchestrator.stages.machine import turn
-from orchestrator.stages.nodes import regroup
-from orchestrator.stages.outcome import machine_gone, next_attempt
+from orchestrator.stages.outcome import machine_gone, next_attempt, regroup
 from orchestrator.stages.provision import provision
 from orchestrator.stages.release import release
 from orchestrator.stages.report import report

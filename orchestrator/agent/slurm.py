@@ -25,7 +25,7 @@ from trainer import contract
 
 from .contract.answers import StartAnswer
 from .contract.names import FileName, JobName, Outcome, State
-from .job import exit_record, jobs, program, restarts, stopping
+from .job import exit_record, jobs, program, restarts, starts, stopping
 from .job.jobs import Job
 from .system import files, processes
 from .system.paths import Places
@@ -52,7 +52,7 @@ Told = Mapping[str, str]
 def prepare(job: Job) -> StartAnswer:
     """Everything that the script finds on the shared folder. Twice is fine; one that was submitted stays as it is."""
     files.make_folder(job.folder)
-    lock = jobs.locked(job)
+    lock = starts.locked(job)
     try:
         state = jobs.read_state(job)["state"]
         if state == State.NONE:

@@ -18,7 +18,7 @@ from .checkpoints import manifest, store_index
 from .contract.answers import Holding, JobStatus, KeepStatus, MachineStatus, RunStatus, SpotNotice
 from .contract.names import Code, FileName, JobName, State
 from .guard import order
-from .job import jobs, spot_notice, watchdog
+from .job import jobs, spot_notice, starts, watchdog
 from .job.jobs import Job
 from .queue import entries
 from .system import files, lease
@@ -90,7 +90,7 @@ def _job_entry(job: Job) -> JobStatus:
     if found["exit"]:
         # `follow` and `start` give the last lines; a status of a hundred runs must stay small.
         found["exit"].pop("last_lines", None)
-    own = {"attempt": jobs.attempt_of(job.spec)} if job.is_train else {}
+    own = {"attempt": starts.number(job)} if job.is_train else {}
     entry = {**found, "job": job.name, "digest": job.digest, "starts": job.starts(), **own}
     return cast("JobStatus", entry)
 

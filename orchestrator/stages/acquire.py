@@ -28,8 +28,7 @@ from orchestrator.stages.data import sent_data
 from orchestrator.stages.machine import boot, box_guard, give_back
 from orchestrator.stages.machine.give_back import end_others, undo
 from orchestrator.stages.machine.purchase import buy_somewhere, close, find, hold
-from orchestrator.stages.nodes import regroup
-from orchestrator.stages.outcome import machine_gone
+from orchestrator.stages.outcome import machine_gone, regroup
 
 MOST_MACHINES = 3
 """How many bad machines of one run are given back before it is given up."""

@@ -13,8 +13,7 @@ from orchestrator.core.states import Seen, State
 from orchestrator.stages.checkpoints.mirror import mirror_until_end
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import boot
-from orchestrator.stages.nodes import regroup
-from orchestrator.stages.outcome import machine_gone, training_end
+from orchestrator.stages.outcome import machine_gone, regroup, training_end
 
 FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 30.0

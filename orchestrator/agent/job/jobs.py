@@ -11,7 +11,6 @@ Example::
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import select
@@ -25,13 +24,9 @@ from ..contract.requests import JobSpec, StartRequest
 from ..system import detach, files, memory_files, processes
 from ..system.paths import Places, checked_run
 from ..system.refusal import Refusal
+from . import starts
 
-OF_ATTEMPT = (
-    FileName.STOP, FileName.STARTS, FileName.STATE, FileName.ERROR, FileName.DEATHS, FileName.STARTED_FROM,
-    FileName.HOLDING,
-)  # fmt: skip
-"""What a training leaves in its job's folder beside exit.json, which goes last."""
-READY_DEADLINE_S, LOCK_DEADLINE_S, AGAIN_AFTER_S = 40.0, 45.0, 2.0
+READY_DEADLINE_S, AGAIN_AFTER_S = 40.0, 2.0
 Secrets = Mapping[str, object]
 
 
@@ -194,7 +189,7 @@ def _unstarted(job: Job) -> str:
 def start(job: Job, secrets: Secrets) -> StartAnswer:
     """Starts the job or attaches to it. An ended job stays ended if it is a training or did its work; else again."""
     files.make_folder(job.folder)
-    lock = locked(job)
+    lock = starts.locked(job)
     try:
         return answer(job, _startlocked(job, secrets, lock))
     finally:
@@ -221,22 +216,12 @@ def _startlocked(job: Job, secrets: Secrets, lock: int) -> str:
     return State.STARTED
 
 
-def attempt_of(spec: JobSpec) -> int:
-    """Which order of a run's training this is: one with a higher number follows an earlier one that has ended."""
-    return int(spec.get("attempt") or 1)
-
-
 def _of_this_attempt(job: Job, found: JobState) -> JobState:
     """Its state as far as this order goes: what an earlier attempt left is put aside once that has ended."""
     before = load(job.places, job.run, os.path.basename(job.folder)) if job.is_train else None
-    if before is None or found["state"] != State.ENDED or attempt_of(before.spec) >= attempt_of(job.spec):
+    if before is None or found["state"] != State.ENDED or starts.number(before) >= starts.number(job):
         return found
-    from trainer import contract
-
-    files.remove(os.path.join(job.run_folder, contract.EXIT))
-    for name in OF_ATTEMPT:
-        files.remove(job.file(name))
-    os.replace(job.file(FileName.EXIT), job.file("exit-%d.json" % attempt_of(before.spec)))
+    starts.put_aside(before)
     return read_state(job)
 
 
@@ -268,7 +253,7 @@ def revive(job: Job) -> JobState:
         return found
     if found["state"] == State.LOST and not job.is_train:
         return found
-    lock = locked(job)
+    lock = starts.locked(job)
     try:
         found = read_state(job)
         if found["state"] in (State.RUNNING, State.LOST) and not found["supervised"]:
@@ -324,21 +309,6 @@ def answer(job: Job, state: str) -> StartAnswer:
     """What `start` says of the job in this state."""
     exit_record = job.exit_record() if state == State.ENDED else None
     return {"job": job.name, "run": job.run, "state": state, "digest": job.digest, "exit": exit_record}
-
-
-def locked(job: Job) -> int:
-    """A descriptor that holds the job's start lock: of two starters at once the second sees what the first did."""
-    descriptor = os.open(job.file(FileName.START_LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    ends = time.monotonic() + LOCK_DEADLINE_S
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return descriptor
-        except BlockingIOError:
-            if time.monotonic() > ends:
-                os.close(descriptor)
-                raise Refusal(Code.START_BUSY, "another start of %s %s does not end" % (job.run, job.name)) from None
-            time.sleep(0.05)
 
 
 def _supervise(job: Job, secrets: Secrets, lock: int) -> None:

@@ -22,7 +22,7 @@ from typing import Iterator, Optional, TypedDict, cast
 from ..contract.answers import QueueAnswer, QueueEntry, StartAnswer
 from ..contract.names import Code, FileName, JobName, Outcome, State
 from ..contract.requests import QueueTerms
-from ..job import exit_record, jobs
+from ..job import exit_record, jobs, starts
 from ..job.jobs import Job
 from ..system import files, processes
 from ..system.paths import RUN_PATTERN, Places, checked_run
@@ -70,7 +70,7 @@ def add(places: Places, job: Job) -> StartAnswer:
         if len(known) >= MOST_ENTRIES:
             raise Refusal(Code.BAD_REQUEST, "%d trainings wait here; no more are taken" % len(known))
         files.make_folder(job.folder)
-        lock = jobs.locked(job)
+        lock = starts.locked(job)
         try:
             found = jobs.read_state(job)
             if found["state"] == State.NONE:
@@ -92,7 +92,7 @@ def drop(places: Places, run: str, outcome: str, reason: str) -> bool:
     job = jobs.load(places, checked_run(run), JobName.TRAIN)
     if job is None or not os.path.exists(places.queued(run)):
         return False
-    lock = jobs.locked(job)
+    lock = starts.locked(job)
     try:
         if jobs.read_state(job)["state"] != State.QUEUED:
             return False

@@ -16,7 +16,7 @@ from orchestrator.core.config.recipe import Limits, Recipe
 from orchestrator.core.errors import UserError
 from orchestrator.core.machines import MachineType, assumed
 from orchestrator.core.planning import demands
-from orchestrator.core.planning.batch import choose_batch, ddp_and_fsdp, split
+from orchestrator.core.planning.batch import Batch, choose_batch, ddp_and_fsdp, split
 from orchestrator.core.planning.distance import NO_RATES, Rates, billed_mb_per_s, far_words, fetch_of
 from orchestrator.core.planning.forecast import (
     Quote,
@@ -66,6 +66,29 @@ def priced(plan: Plan, price_per_hour_usd: float) -> Plan:
         price_per_hour_usd=price_per_hour_usd,
         price_source="as listed for the machine that was bought",
         cost_usd=spread(plan.hours, price_per_hour_usd, plan.uncertainty),
+    )
+
+
+def over_link(
+    recipe: Recipe, plan: Plan, machine: MachineType, measured: Sequence[MeasuredRate], mb_per_s: float
+) -> Plan:
+    """The plan over nodes whose slowest link was measured, in MB/s, in place of the one that it assumed. A rate that
+    was measured on such nodes has their link in it, and processors wait for none here: then nothing changes."""
+    batch = Batch(plan.ranks, plan.micro_batch, plan.accumulation)
+    before = expected_rate(recipe, machine, batch, measured)
+    rate = expected_rate(recipe, machine, batch, measured, mb_per_s * 8 / 1000)
+    if rate.tokens_per_second == before.tokens_per_second:
+        return plan
+    hours = plan.hours.with_train(plan.tokens_left / rate.tokens_per_second / 3600)
+    others = [said for said in plan.warnings if not said.startswith(f"{machine.nodes} x {machine.node.name} over ")]
+    return dataclasses.replace(
+        plan,
+        tokens_per_second=rate.tokens_per_second,
+        rate_source=f"{rate.source} over {mb_per_s:.0f} MB/s as measured",
+        uncertainty=rate.uncertainty,
+        hours=hours,
+        cost_usd=spread(hours, plan.price_per_hour_usd, rate.uncertainty),
+        warnings=tuple(filter(None, [*others, rate.remark])),
     )
 
 

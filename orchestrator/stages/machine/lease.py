@@ -1,15 +1,19 @@
-"""How long a machine continues without a request and without progress."""
+"""How long a machine continues without a request and without progress, and others wait for one that was lost."""
 
 from __future__ import annotations
 
 import os
+import time
 
 from orchestrator.agent.contract.names import LEASE_S
+from orchestrator.core.errors import NoCapacity
 from orchestrator.core.planning.limits import budget_s
 from orchestrator.stages.context import RunContext
 
 LEASE_VARIABLE = "GPTCTL_LEASE_S"
 """Another lease in seconds: for drills and rehearsals."""
+REPLACE_WITHIN_S = 15 * 60.0
+"""For so long the other nodes wait for one in place of one that was lost."""
 
 
 def lease_s() -> float:
@@ -34,3 +38,15 @@ def rental_budget_s(context: RunContext) -> float | None:
     each = [budget_s(run.plan) for run in sharing if run.plan is not None]
     known = [seconds for seconds in each if seconds is not None]
     return sum(known) if known and len(known) == len(each) else None
+
+
+def await_replacement(context: RunContext, why: str, ask_again_s: float) -> None:
+    """Returns when to ask again. Raises NoCapacity when the others have waited for long enough."""
+    lost = context.facts.lost_nodes
+    if context.now() - (lost.since or 0.0) >= REPLACE_WITHIN_S:
+        raise NoCapacity(
+            f"no replacement for {lost.names[-1]} in {REPLACE_WITHIN_S / 60:.0f} min: {why}",
+            f"its checkpoints are fetched; gptctl run {context.recipe.name} --host HOST --resume-from {context.run_id}",
+        )
+    context.say(f"no replacement yet ({why}); asking again in {ask_again_s:.0f} s")
+    time.sleep(ask_again_s)

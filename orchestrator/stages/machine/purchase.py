@@ -40,12 +40,9 @@ from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import boot
 from orchestrator.stages.machine.cloud_init import guarded
 from orchestrator.stages.machine.give_back import end_others, undo
+from orchestrator.stages.machine.lease import await_replacement
 
 NONE_LISTED = "no region lists capacity"
-
-
-REPLACE_WITHIN_S = 15 * 60.0
-"""For so long the other nodes wait for one in place of one that was lost."""
 ASK_AGAIN_S = 60.0
 """Between two rounds over all regions, with --wait."""
 
@@ -172,7 +169,7 @@ def buy_somewhere(context: RunContext) -> None:
         except LimitReached as error:
             raise LimitReached("; ".join([*reasons, error.message]), error.hint) from error
         if context.facts.lost_nodes.times:  # the others wait for it, and have what nobody else has
-            _await_replacement(context, reasons)
+            await_replacement(context, "; ".join(reasons or [NONE_LISTED]), ASK_AGAIN_S)
             continue
         if some:  # no more of them beside those that were held: all of them elsewhere
             undo(context)
@@ -184,19 +181,6 @@ def buy_somewhere(context: RunContext) -> None:
             raise NoCapacity(f"{context.host.name}: {why}", "add --wait to wait for capacity")
         context.say(f"{'no capacity' if reasons else NONE_LISTED}; asking again in {ASK_AGAIN_S:.0f} s")
         time.sleep(ASK_AGAIN_S)
-
-
-def _await_replacement(context: RunContext, reasons: list[str]) -> None:
-    """Returns when to ask again. Raises NoCapacity when the others have waited for long enough."""
-    since = context.facts.lost_nodes.since or context.now()
-    why = "; ".join(reasons or [NONE_LISTED])
-    if context.now() - since >= REPLACE_WITHIN_S:
-        raise NoCapacity(
-            f"no replacement for {context.facts.lost_nodes.names[-1]} in {REPLACE_WITHIN_S / 60:.0f} min: {why}",
-            f"its checkpoints are fetched; gptctl run RECIPE --host HOST --resume-from {context.run_id}",
-        )
-    context.say(f"no replacement yet ({why}); asking again in {ASK_AGAIN_S:.0f} s")
-    time.sleep(ASK_AGAIN_S)
 
 
 def _candidates(context: RunContext) -> Iterator[Offer]:

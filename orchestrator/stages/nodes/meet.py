@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import fields
 from ipaddress import IPv4Interface as Interface
 from ipaddress import IPv4Network as Network
 
@@ -24,6 +25,8 @@ from orchestrator.agent.contract.requests import JobSpec
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.errors import MachineUnfit
 from orchestrator.core.facts.run_facts import Cluster
+from orchestrator.core.planning.planner import over_link
+from orchestrator.core.planning.rates import MeasuredRate
 from orchestrator.remote.agent_client.decoding import decoded
 from orchestrator.remote.agent_client.job_failure import failure
 from orchestrator.stages.context import RunContext
@@ -52,8 +55,28 @@ def meet(context: RunContext, facts: Sequence[Facts]) -> None:
     context.set_run_facts(cluster=Cluster(addresses, port, slowest))
     names = " and ".join(head_name(node.host) for node in context.nodes)
     context.say(f"{names} meet at {' and '.join(addresses)}: {slowest:.0f} MB/s, clocks {apart_s:.1f} s apart")
+    _plan_with(context, slowest)
     if apart_s > CLOCKS_APART_S:
         context.emit("warning", f"the clocks of {names} are {apart_s:.0f} s apart: times in their logs do not compare")
+
+
+def _plan_with(context: RunContext, mb_per_s: float) -> None:
+    """The link as measured in place of the assumed one: hours and dollars follow, and the plan says so."""
+    plan = over_link(context.recipe, context.plan, context.machine, _measured(context), mb_per_s)
+    if plan == context.plan:
+        return
+    context.ledger.update_run(context.run_id, plan=plan)
+    hours = f"{plan.hours.total:.1f} h"
+    cost = "" if plan.cost_usd.total is None else f", ${plan.cost_usd.total:.2f}"
+    context.emit("plan_amended", f"over {mb_per_s:.0f} MB/s: {hours}{cost}", digest=plan.digest)
+    for said in plan.warnings:
+        if " over " in said and said.startswith(f"{context.machine.nodes} x "):
+            context.emit("warning", said)
+
+
+def _measured(context: RunContext) -> list[MeasuredRate]:
+    names = [each.name for each in fields(MeasuredRate)]
+    return [MeasuredRate(**{name: getattr(rate, name) for name in names}) for rate in context.ledger.rates()]
 
 
 def cluster_of(node: RunContext) -> ClusterSpec:

@@ -22,7 +22,7 @@ from orchestrator.remote.agent_client.client import JobState
 from orchestrator.stages import acquire, fetch, follow
 from orchestrator.stages.checkpoints import continue_from
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.nodes import regroup
+from orchestrator.stages.outcome import regroup
 from orchestrator.wiring import open_context
 from tests.support.machines.seller import Seller
 
