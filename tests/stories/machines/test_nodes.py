@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 from collections.abc import Callable, Iterator
@@ -14,9 +15,11 @@ from tests.stories.conftest import end, losses, newest_run, wait_until
 from tests.stories.rented import SETTINGS, ended
 from tests.stories.rented import gptctl as started
 from tests.support.clouds.rehearsal_cloud import RehearsalCloud
+from tests.support.files.recipes import write_small
 from tests.support.machines.private_network import Pair, two_hosts
 
 pytestmark = pytest.mark.nightly
+EVERY = 10
 RENTED_PAIR = """
 [hosts.pair]
 provider = "rehearsal"
@@ -30,6 +33,26 @@ guard = "key-on-box"
 def cloud(tmp_path: Path) -> Iterator[RehearsalCloud]:
     with RehearsalCloud(tmp_path / "cloud", warm=True) as found:
         yield found
+
+
+@contextlib.contextmanager
+def followed(home: Path, pair: Pair) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A long run over the pair, with a checkpoint every EVERY steps, and the gptctl that follows it."""
+    write_small(home.parent, steps=100_000, every=EVERY, machine="2x1xCPU")
+    command = gptctl_command("run", "tiny.toml", "--host", "pair", "--inventory", pair.inventory, "--yes")
+    with (home.parent / "background.log").open("w") as log:
+        driver = subprocess.Popen(command, stdout=log, stderr=log, text=True, cwd=home.parent)
+    try:
+        yield driver, wait_until(lambda: newest_run(home), 60)
+    finally:
+        end(driver)
+
+
+def last_step(run_folder: Path) -> int:
+    """Of the metrics here so far, whose last line may be on its way."""
+    path = run_folder / "metrics.jsonl"
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    return int(json.loads(lines[-1])["step"]) if lines else 0
 
 
 @pytest.fixture
@@ -69,73 +92,62 @@ def test_two_nodes_train_as_one_machine_with_as_many_ranks(
 
 
 def test_a_node_that_is_cut_off_ends_the_run_with_its_name_and_the_checkpoints(
-    gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str], pair: Pair
+    gptctl: Gptctl, gptctl_home: Path, pair: Pair
 ) -> None:
-    command = gptctl_command("run", tiny(4_000), "--host", "pair", "--inventory", pair.inventory, "--yes")
-    with (gptctl_home.parent / "background.log").open("w") as log:
-        driver = subprocess.Popen(command, stdout=log, stderr=log, text=True, cwd=gptctl_home.parent)
-    try:
-        run_id = wait_until(lambda: newest_run(gptctl_home), 60)
+    with followed(gptctl_home, pair) as (driver, run_id):
         there = pair.hosts[0].home / ".gptctl" / "runs" / run_id / "checkpoints"
-        wait_until(lambda: list(there.glob("step-*")), 240)
+        wait_until(lambda: list(there.glob("step-*")), 300)
         pair.network.cut(pair.hosts[1])
-        assert driver.wait(480) == 5
-    finally:
-        end(driver)
+        assert driver.wait(300) == 5
     said = (gptctl_home.parent / "background.log").read_text()
     assert "node nb (10.199." in said
     assert "is lost: no word for 15 s" in said
 
 
 def test_a_run_that_may_go_on_does_so_alone_from_its_newest_checkpoint(
-    gptctl: Gptctl, gptctl_home: Path, tiny: Callable[..., str], pair: Pair
+    gptctl: Gptctl, gptctl_home: Path, pair: Pair
 ) -> None:
     inventory = Path(pair.inventory)
     inventory.write_text(inventory.read_text() + 'on_node_lost = "continue"\n')
-    command = gptctl_command("run", tiny(4_000), "--host", "pair", "--inventory", pair.inventory, "--yes")
-    with (gptctl_home.parent / "background.log").open("w") as log:
-        driver = subprocess.Popen(command, stdout=log, stderr=log, text=True, cwd=gptctl_home.parent)
-    try:
-        run_id = wait_until(lambda: newest_run(gptctl_home), 60)
+    with followed(gptctl_home, pair) as (driver, run_id):
         here = gptctl_home / "runs" / run_id
-        wait_until(lambda: list(here.glob("checkpoints/step-*/manifest.json")), 240)
+        wait_until(lambda: list(here.glob("checkpoints/step-*/MANIFEST.json")), 300)
         pair.network.cut(pair.hosts[1])
-        code = driver.wait(480)
-    finally:
-        end(driver)
-    said = (gptctl_home.parent / "background.log").read_text()
-    assert code == 0, said[-4000:]
+        log = gptctl_home.parent / "background.log"
+        wait_until(lambda: "lost nb (" in log.read_text(), 120)
+        began = int(log.read_text().rpartition("going on from step ")[2].split()[0])
+        wait_until(lambda: last_step(here) > began + 5, 300)
+        assert gptctl("stop", run_id, "--yes").returncode == 0
+        assert driver.wait(120) == 0
+    said = log.read_text()
     assert "lost nb (node nb (10.199." in said and "with 1xCPU, 1 of at most 3 times" in said
-    status = json.loads(gptctl("status", run_id, "--json").stdout)
-    assert '"finished"' in json.dumps(status)
+    assert began >= EVERY and began % EVERY == 0
     steps = [step for step, _ in losses(here)]
-    assert steps == sorted(set(steps)) and steps[-1] == 4_000
-    assert gptctl("logs", run_id).returncode == 0
+    assert steps == sorted(set(steps))
 
 
-def test_a_rented_node_that_goes_is_replaced_under_the_same_ceiling(
-    tiny: Callable[..., str], cloud: RehearsalCloud, tmp_path: Path
-) -> None:
-    recipe = tmp_path / "over-both.toml"
-    recipe.write_text(f'extends = "{tiny(4_000)}"\nname = "over-both"\n{SETTINGS}')
+def test_a_rented_node_that_goes_is_replaced_under_the_same_ceiling(cloud: RehearsalCloud, tmp_path: Path) -> None:
+    write_small(tmp_path, steps=100_000, every=EVERY, machine="2x1xH100-simulated")
     (tmp_path / "inventory.toml").write_text(f'{RENTED_PAIR}on_node_lost = "replace"\n')
-    driver = started(tmp_path, cloud, "run", str(recipe), "--host", "pair", "--yes", "--max-cost", "20", lease_s=600)
+    driver = started(tmp_path, cloud, "run", "tiny.toml", "--host", "pair", "--yes", "--max-cost", "20", lease_s=600)
     try:
         run = wait_until(lambda: newest_run(tmp_path / "home"), 60)
-        wait_until(lambda: list((tmp_path / "home" / "runs" / run).glob("checkpoints/step-*/manifest.json")), 300)
-        first, second = (row["id"] for row in cloud.books()["instances"] if not row["foreign"])
+        here = tmp_path / "home" / "runs" / run
+        wait_until(lambda: list(here.glob("checkpoints/step-*/MANIFEST.json")), 300)
+        second = [row["id"] for row in cloud.books()["instances"] if not row["foreign"]][1]
         cloud.terminate(second)
-        _, said = driver.communicate(timeout=500)
+        wait_until(lambda: len([row for row in cloud.books()["instances"] if not row["foreign"]]) == 3, 120)
+        began = last_step(here)
+        wait_until(lambda: last_step(here) not in (began, 0), 300)
+        assert ended(tmp_path, cloud, "stop", run, "--yes", lease_s=600).returncode == 0
+        _, said = driver.communicate(timeout=120)
     finally:
         end(driver)
     assert driver.returncode == 0, said[-4000:]
     assert "lost pair-1 (" in said and "looking for a replacement" in said
-    sold = [row for row in cloud.books()["instances"] if not row["foreign"]]
-    assert len(sold) == 3 and cloud.books()["alive"] == [] and first in said
-    assert max(dict(losses(tmp_path / "home" / "runs" / run))) == 4_000
+    assert cloud.books()["alive"] == []
     (cost,) = json.loads(ended(tmp_path, cloud, "cost", run, "--json").stdout)["runs"]
     assert cost["cost_usd"] >= cloud.books()["total_cents"] / 100 - 0.005
-    assert cost["cost_usd"] <= 20
 
 
 def test_two_rented_machines_are_bought_as_one_trained_over_and_destroyed_cent_by_cent(
