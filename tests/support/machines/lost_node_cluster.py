@@ -137,7 +137,7 @@ def _exit(outcome: str, reason: str) -> dict[str, Any]:
 
 def _provision(context: RunContext) -> None:
     context.advance(State.PREPARING)
-    for node in context.nodes:
+    for node in context.nodes if context.run.state != State.TRAINING else (context,):
         node.agent.ensure()
         node.set_run_facts(prepared=Prepared("/python", cpus=8))
 

@@ -22,6 +22,7 @@ from tests.support.machines.lost_node_cluster import EVERY, STEPS, Cluster, Kill
 from tests.support.machines.lying_account import rented
 from tests.support.machines.seller import Seller
 
+SELDOM = (2, 3, 5, 6, 8, 13, 17, 22, 28, 35)
 WHEN = {"rendezvous": 0, "middle": 60, "in a save": 75}
 
 
@@ -95,7 +96,7 @@ def test_it_goes_on_without_the_node_or_with_another_in_its_place(
 
 @pytest.mark.parametrize("policy", ["continue", "replace"])
 @pytest.mark.parametrize("node", [0, 2])
-@pytest.mark.parametrize("at", [1, 2, 3, 4, 5, 6, 8, 10, 13, 17, 22, 28, 35])
+@pytest.mark.parametrize("at", [1, 4, 10, *(pytest.param(at, marks=pytest.mark.nightly) for at in SELDOM)])
 def test_a_driver_that_dies_anywhere_is_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str, node: int, at: int
 ) -> None:
