@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -34,25 +35,14 @@ def answers_within(within_s: float, calls: Mapping[Key, Callable[[], Answer]]) -
 
 
 def on_each(items: Sequence[Item], do: Callable[[Item], Answer]) -> list[Answer]:
-    """What `do` returns for each, in their order. Raises the first error, in that order, once all are over; Ctrl-C
-    leaves at once. One alone is done in this thread."""
+    """What `do` returns for each, in their order. Raises the first error, in that order, once all are over.
+    One alone is done in this thread."""
     if len(items) == 1:
         return [do(items[0])]
-    answers: dict[int, Answer] = {}
-    errors: dict[int, BaseException] = {}
-
-    def run(number: int) -> None:
-        try:
-            answers[number] = do(items[number])
-        except BaseException as error:  # of another thread: raised in the one that asked
-            errors[number] = error
-
-    threads = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(len(items))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        while thread.is_alive():
-            thread.join(0.5)  # without a time it would not hear Ctrl-C on every system
-    if errors:
-        raise errors[min(errors)]
-    return [answers[number] for number in range(len(items))]
+    pool = ThreadPoolExecutor(len(items))
+    futures = [pool.submit(do, item) for item in items]
+    try:
+        wait(futures)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    return [future.result() for future in futures]

@@ -34,7 +34,7 @@ def number(job: Job) -> int:
 
 
 def put_aside(before: Job) -> None:
-    """What a training that has ended left. Its exit goes last: until then it has ended, whoever is killed."""
+    """What a training that has ended left. Its exit goes last: a start that is killed before finds it ended."""
     files.remove(os.path.join(before.run_folder, contract.EXIT))
     for name in LEFT:
         files.remove(before.file(name))
