@@ -90,9 +90,8 @@ def _job_entry(job: Job) -> JobStatus:
     if found["exit"]:
         # `follow` and `start` give the last lines; a status of a hundred runs must stay small.
         found["exit"].pop("last_lines", None)
-    own = {"attempt": starts.number(job)} if job.is_train else {}
-    entry = {**found, "job": job.name, "digest": job.digest, "starts": job.starts(), **own}
-    return cast("JobStatus", entry)
+    attempt = starts.number(job) if job.is_train else 0
+    return {**found, "job": job.name, "digest": job.digest, "starts": job.starts(), "attempt": attempt}
 
 
 def _recent_metrics(run_folder: str) -> list[dict[str, object]]:

@@ -19,6 +19,7 @@ EVIDENT = re.compile(
 )
 """A bound that the function itself names."""
 OTHERWISE = {
+    "core/parallel.py:on_each": "what is done for one of them has a bound of its own",
     "cli/driver/driver.py:_streamed": "a command there, as long as it would take here; Ctrl-C ends it",
     "cli/inference/chat.py:_run": "a conversation: until you end it; the program ends with its input",
     "cli/machines/orphans.py:_reap": "once, for a second",
@@ -29,6 +30,7 @@ OTHERWISE = {
     "remote/shell/openssh_link.py:_wait": "a thread of its own, as long as the process",
     "remote/shell/put_and_get.py:pulsing": "as long as the command whose input it is",
     "remote/transfer/parallel_ranges.py:close": "a process that was killed",
+    "stages/machine/lease.py:await_replacement": "one pause; the caller asks until REPLACE_WITHIN_S are over",
     "stages/machine/purchase.py:buy_somewhere": "--wait: no machine is held, nothing is billed",
     "stages/machine/purchase.py:_offers": "--wait: no machine is held, nothing is billed",
 }

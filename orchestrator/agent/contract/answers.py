@@ -51,8 +51,7 @@ class _GuardStatus(TypedDict):
 
 class GuardStatus(_GuardStatus, total=False):
     """What ends this machine: `left_s` until it acts as things stand, `lease_left_s` before that it does not,
-    `deadline_left_s` until it acts whatever happens. `holding` counts checkpoints that wait to be fetched. Kind `none`
-    has none of these."""
+    `deadline_left_s` until it acts whatever happens. `holding`: checkpoints to fetch. Kind `none` has none of these."""
 
     ends_at: float | None
     left_s: float | None
@@ -120,9 +119,8 @@ class _ExitRecord(TypedDict):
 
 
 class ExitRecord(_ExitRecord, total=False):
-    """How a job ended. `code` is its program's; `refusal` says why one of the agent's own jobs failed. A status omits
-    `last_lines`; an agent of version 0.1 sends no `refusal`, and its words are in `last_lines`. `lost`: the numbers of
-    the nodes that fell silent, or that their provider takes away."""
+    """How a job ended. `code` is its program's; `refusal`: why one of the agent's own failed (version 0.1 has it in
+    `last_lines`, which a status omits). `lost`: nodes that fell silent, or that their provider takes away."""
 
     last_lines: List[str]
     refusal: Failure | None
@@ -175,15 +173,12 @@ class JobState(TypedDict):
     exit: ExitRecord | None
 
 
-class _JobStatus(JobState):
+class JobStatus(JobState):
+    """A job's entry of `status`; `starts` counts its processes, `attempt` (0: not a training) its orders."""
+
     job: str
     digest: str
     starts: int
-
-
-class JobStatus(_JobStatus, total=False):
-    """A job's entry of `status`; `starts` counts its processes, `attempt` the orders of a training."""
-
     attempt: int
 
 
@@ -236,9 +231,8 @@ class Holding(TypedDict):
 
 
 class RunStatus(TypedDict):
-    """A run's entry of `status`; every heartbeat of `follow` has the same. `metrics` is the last good line of
-    metrics.jsonl: trainer.contract.metric_line reads it. `ahead`: how many trainings wait before it; None: it does not
-    wait."""
+    """A run's entry of `status` and of each heartbeat of `follow`. `metrics`: the last good line of metrics.jsonl, for
+    trainer.contract.metric_line. `ahead`: how many trainings wait before it; None: it does not wait."""
 
     jobs: Dict[str, JobStatus]
     lease: Lease | None

@@ -100,9 +100,8 @@ def make_plan(
     """Works out the plan. `host` None: the machine type alone, as a rented machine.
 
     dataset_tokens: length of the training data, None when unknown. limits: those typed as flags; the tightest of all
-    counts. from_step: of the checkpoint to resume from. fetch_rates: of earlier fetches. A batch that does
-    not fit or divide is not an error here (`fits`, `why`): limits.check_plan refuses it. Raises UserError when the
-    number of tokens cannot be known, more epochs are needed than max_epochs allows, or no step is left.
+    counts. from_step: of the checkpoint to resume from. fetch_rates: of earlier fetches. What does not fit or divide is
+    refused by limits.check_plan. Raises UserError for unknown tokens, too many epochs, or no step left.
     """
     tokens_wanted, epochs = _tokens(recipe, dataset_tokens)
     steps = recipe.steps_for(tokens_wanted)

@@ -76,7 +76,7 @@ def restarts(context: RunContext) -> int:
 def has_started(context: RunContext, status: RunStatus | None) -> bool:
     """Whether the machine has the training that is to run now, by what it says: not one of an attempt before."""
     train = None if status is None else status["jobs"].get(JobName.TRAIN)
-    return train is not None and train.get("attempt", 1) >= context.facts.lost_nodes.attempt
+    return train is not None and train["attempt"] >= context.facts.lost_nodes.attempt
 
 
 def progress(context: RunContext, what: str) -> Callable[[Transfer], None]:
