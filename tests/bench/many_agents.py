@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -128,6 +129,7 @@ def figures(*, quick: bool, agents: int | None = None) -> Iterator[Figure]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no agent outlives it
     typed = int(sys.argv[sys.argv.index("--agents") + 1]) if "--agents" in sys.argv else None
     for figure in figures(quick="--quick" in sys.argv, agents=typed):
         print(figure.line(), flush=True)
