@@ -43,6 +43,7 @@ ON_ONE = st.builds(
     clips=st.booleans(),
     activation_checkpointing=st.booleans(),
     sharded=st.booleans(),
+    zero=st.booleans(),
     reduce_bytes=st.sampled_from([2, 4]),
     loss_chunks=st.sampled_from([1, 2, 4, 8]),
     nodes=st.just(1),
@@ -64,8 +65,9 @@ def test_nothing_makes_a_step_faster_that_costs_something(job: Job) -> None:
     rate = tokens_per_second(SMALL, job, A100)
     assert tokens_per_second(SMALL, job._replace(activation_checkpointing=True), A100) <= rate
     assert tokens_per_second(SMALL, job._replace(clips=True), A100) <= rate
-    assert tokens_per_second(SMALL, job._replace(optimizer="muon"), A100) <= tokens_per_second(
-        SMALL, job._replace(optimizer="adamw"), A100
+    whole = job._replace(zero=False)  # under ZeRO Muon gathers half as many bytes of what it trains
+    assert tokens_per_second(SMALL, whole._replace(optimizer="muon"), A100) <= tokens_per_second(
+        SMALL, whole._replace(optimizer="adamw"), A100
     )
     assert tokens_per_second(SMALL, job._replace(compiled=False), A100) <= tokens_per_second(
         SMALL, job._replace(compiled=True), A100
