@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from trainer.config_tables import ContractError as ContractError
 from trainer.config_tables import RateFactors, Stage, build
-from trainer.task_config import TaskConfig
+from trainer.task_config import SamplingConfig, TaskConfig
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -307,8 +307,8 @@ class RunConfig:
     """Dense peak FLOP/s of this GPU in the chosen precision; 0: unknown."""
     device: str = "auto"
     """`auto`, `cuda` or `cpu`."""
-    prompts: typing.Tuple[str, ...] = ()
-    """Sampled once at the end by rank 0."""
+    prompts: typing.Tuple[str, ...] = ()  # sampled once at the end by rank 0
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
     slices: typing.Tuple[typing.Tuple[int, int], ...] = ()
     """Pairs of first token and length in the validation files, else in the training stream: measured after the end."""
 

@@ -41,6 +41,16 @@ class TaskConfig:
     """None: every weight learns."""
 
 
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How a finished model's samples are drawn."""
+
+    tokens: int = 64
+    temperature: float = 1.0
+    top_k: int = 50  # 0: of all tokens
+    top_p: float = 1.0
+
+
 def task_from(value: object) -> TaskConfig:
     """The task of a meta.json. Raises TypeError or ValueError for what this version does not know."""
     if not isinstance(value, dict):

@@ -23,8 +23,6 @@ from trainer.training.ranks import leave
 from trainer.training.saver import Saver
 from trainer.training.start import Engine, Run
 
-SAMPLE_TOKENS = 64
-
 
 def finish(run: Run, engine: Engine, saver: Saver | None, step: int) -> str:
     """Measures the slices with all ranks; then leaves the process group, because a slow disk or a long sample on rank 0
@@ -58,12 +56,11 @@ def whole_model(run: Run, engine: Engine) -> GPT:
 
 def sample(run: Run, model: GPT, step: int) -> None:
     """An event `sampled` for each prompt of the config, or a warning. Raises TokenizerError."""
-    encoding = open_tokenizer(run.config.data.tokenizer)
+    encoding, drawn = open_tokenizer(run.config.data.tokenizer), run.config.sampling
+    sampling = Sampling(drawn.temperature, drawn.top_k or None, drawn.top_p)
     for number, prompt in enumerate(run.config.prompts):
         asked = prompt_of(run.config.task.prompt, prompt, "") if run.config.task.kind == INSTRUCT else prompt
         with Expendable(run.journal.event, step, f"no sample for {prompt!r}"):
             seed = run.config.train.seed + number
-            for text, _ in continuations(
-                model, encoding, asked, tokens=SAMPLE_TOKENS, sampling=Sampling(top_k=50), seed=seed
-            ):
+            for text, _ in continuations(model, encoding, asked, tokens=drawn.tokens, sampling=sampling, seed=seed):
                 run.journal.event(EVENT_SAMPLED, step, prompt=prompt, text=text)

@@ -16,7 +16,7 @@ from pydantic import Field, StringConstraints, model_validator
 from orchestrator.core.config.data_tables import Position, Tokens
 from orchestrator.core.config.toml_tables import Line, Table
 from trainer.contract import ModelConfig
-from trainer.task_config import CLASSIFY, INSTRUCT, PRETRAIN, LoraConfig, TaskConfig
+from trainer.task_config import CLASSIFY, INSTRUCT, PRETRAIN, LoraConfig, SamplingConfig, TaskConfig
 
 Target = Literal["qkv", "attention_out", "mlp_up", "mlp_down"]
 
@@ -88,6 +88,18 @@ class Evaluation(Table):
     """Multiple choice that `gptctl eval` measures too: `hellaswag`, a file in its format, or such a file's URI."""
     prompts: tuple[Annotated[str, StringConstraints(min_length=1, max_length=10_000)], ...] = ()
     """Beginnings the finished model continues; of `instruct`, instructions that it answers."""
+    sample_tokens: int = Field(default=SamplingConfig.tokens, ge=1, le=100_000)
+    """The longest of these texts, in tokens."""
+    temperature: float = Field(default=SamplingConfig.temperature, ge=0, le=100)
+    """Of the samples; 0: the likeliest token."""
+    top_k: int = Field(default=SamplingConfig.top_k, ge=0, le=10_000_000)
+    """Draw from the K likeliest tokens; 0: from all."""
+    top_p: float = Field(default=SamplingConfig.top_p, gt=0, le=1)
+    """Draw from the likeliest tokens that together reach P; 1: from all."""
+
+    def sampling(self) -> SamplingConfig:
+        """The trainer's value."""
+        return SamplingConfig(self.sample_tokens, self.temperature, self.top_k, self.top_p)
 
 
 def check_evaluation(task: Task, evaluation: Evaluation) -> None:

@@ -66,5 +66,6 @@ def train_config(
         peak_flops_per_gpu=machine.peak_flops_per_gpu(train.precision, train.tf32),
         device="cuda" if machine.cuda else "cpu",
         prompts=recipe.eval.prompts,
+        sampling=recipe.eval.sampling(),
         slices=recipe.eval.slices,
     )

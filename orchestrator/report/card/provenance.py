@@ -15,6 +15,7 @@ from orchestrator.core.machines import machine_type
 from orchestrator.ledger.records import RecipeTables, RunRecord
 from orchestrator.report.evaluations import CHOICES, EvaluationRow
 from orchestrator.report.run_report import RunReport
+from trainer.task_config import SamplingConfig
 
 EVAL_RESULTS = ".eval_results"
 BENCHMARKS = {"hellaswag": "Rowan/hellaswag"}
@@ -93,5 +94,13 @@ def base_model(run: RunRecord) -> str | None:
 
 def sampling(recipe: RecipeTables) -> str | None:
     """How the samples at the end of training were drawn; None where the recipe has no prompts."""
-    prompts = (recipe.get("eval") or {}).get("prompts") or ()
-    return f"64 tokens after each of {len(prompts)} prompts, top-k 50, temperature 1" if prompts else None
+    asked, usual = recipe.get("eval") or {}, SamplingConfig()
+    prompts = asked.get("prompts") or ()
+    if not prompts:
+        return None
+    tokens = asked.get("sample_tokens", usual.tokens)
+    k, p = asked.get("top_k", usual.top_k), asked.get("top_p", usual.top_p)
+    limits = ([f"top-k {k}"] if k else []) + ([f"top-p {p:g}"] if p < 1 else [])
+    after = f"each of {len(prompts)} prompts" if len(prompts) > 1 else "the prompt"
+    heat = f"temperature {asked.get('temperature', usual.temperature):g}"
+    return ", ".join([f"{tokens} tokens after {after}", *limits, heat])

@@ -7,7 +7,8 @@ import pytest
 
 from orchestrator.core.config.recipe import Recipe, load_recipe
 from orchestrator.core.errors import UserError
-from trainer.task_config import LoraConfig, TaskConfig
+from orchestrator.report.card.provenance import sampling
+from trainer.task_config import LoraConfig, SamplingConfig, TaskConfig
 
 HEAD = 'name = "x"\n[model]\ncontext_length = 64\n[data.prepare]\nsource = "x.json"\ntokenizer = "gpt2"\n'
 
@@ -32,6 +33,17 @@ def test_classes(tmp_path: Path) -> None:
     assert (request["labels"], request["text_column"], request["examples"]) == (["ham", "spam"], "body", 500)
 
 
+def test_samples_are_drawn_as_the_recipe_says(tmp_path: Path) -> None:
+    asked = '[eval]\nprompts = ["a"]\nsample_tokens = 9\ntemperature = 0.5\ntop_k = 0\ntop_p = 0.9\n'
+    recipe = loaded(tmp_path, "", asked)
+    assert recipe.eval.sampling() == SamplingConfig(9, 0.5, 0, 0.9)
+    assert sampling(recipe.resolved()) == "9 tokens after the prompt, top-p 0.9, temperature 0.5"
+    usual = loaded(tmp_path, "", '[eval]\nprompts = ["a", "b"]\n')
+    assert usual.eval.sampling() == SamplingConfig()
+    assert sampling(usual.resolved()) == "64 tokens after each of 2 prompts, top-k 50, temperature 1"
+    assert sampling({"eval": {"prompts": ["a"]}}) == "64 tokens after the prompt, top-k 50, temperature 1"
+
+
 def test_without_a_task_nothing_changes(tmp_path: Path) -> None:
     recipe = loaded(tmp_path, "")
     assert recipe.task.request(64, None) is None
@@ -51,6 +63,8 @@ def test_without_a_task_nothing_changes(tmp_path: Path) -> None:
         ('kind = "instruct"\n[task.lora]\ntargets = ["q_proj"]', "", "task.lora.targets"),
         ('kind = "instruct"', "[eval]\nslices = [[0, 5]]", "eval.slices measure streams"),
         ('kind = "classify"\nlabels = ["a", "b"]', '[eval]\nprompts = ["x"]', "a classifier writes no text"),
+        ("", "[eval]\ntop_p = 0.0", "eval.top_p"),
+        ("", "[eval]\nsample_tokens = 0", "eval.sample_tokens"),
         ('kind = "instruct"\n[task.lora]\nrank = 4', "[train]\nzero_stage = 1", "train.zero_stage must be 0 with"),
     ],
 )
