@@ -15,13 +15,20 @@ import os
 import sys
 from pathlib import Path
 
+from orchestrator.cli.screen.ascii_terminal import restrict
+
+WIDE, NARROWEST = 80, 52
+"""Columns that the stored page of help takes, and the fewest for which Typer breaks lines by itself."""
 HELP = Path(__file__).parent / "cli" / "help.txt"
 
 
 def main() -> None:
     """Entry point; ends the process with an exit code of orchestrator/core/errors.py."""
     _take_plain(sys.argv)
-    if sys.argv[1:] in ([], ["--help"], ["-h"]) and HELP.is_file() and _is_wide():
+    for stream in (sys.stdout, sys.stderr):
+        restrict(stream, os.environ)
+    columns = (os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else 0) or WIDE
+    if sys.argv[1:] in ([], ["--help"], ["-h"]) and HELP.is_file() and columns >= WIDE:
         sys.stdout.write(HELP.read_text(encoding="utf-8"))
         return
     from orchestrator.cli.failures import call_for_a_program, explain
@@ -51,12 +58,7 @@ def main() -> None:
     if "--json" in sys.argv:
         call_for_a_program(app)
     else:
-        app(prog_name="gptctl")
-
-
-def _is_wide() -> bool:
-    """Whether the stored page of help fits; the app breaks its lines for a narrow terminal."""
-    return not sys.stdout.isatty() or os.get_terminal_size(sys.stdout.fileno()).columns >= 80
+        app(prog_name="gptctl", **({} if columns >= NARROWEST else {"terminal_width": columns}))
 
 
 def _take_plain(argv: list[str]) -> None:

@@ -69,6 +69,8 @@ def _broken(text: str) -> str:
     try:
         width = os.get_terminal_size(sys.stderr.fileno()).columns
     except (OSError, ValueError):  # not a terminal
+        width = 0
+    if not width:
         return text
     # Only here: what fails on a pipe needs no lines.
     from orchestrator.cli.screen.tables import broken

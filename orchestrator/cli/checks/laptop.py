@@ -84,7 +84,8 @@ def _keys() -> Iterator[Finding]:
 def _ledger(home: Path) -> Finding:
     try:
         with Ledger.open(home, time.time) as ledger:
-            return Finding("ledger", OK, f"{len(ledger.runs())} runs in {home}")
+            runs = len(ledger.runs())
+            return Finding("ledger", OK, f"{runs} run{'s' if runs != 1 else ''} in {home}")
     except UserError as error:
         return Finding("ledger", FAIL, error.message, error.hint)
 

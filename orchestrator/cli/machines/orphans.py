@@ -142,24 +142,27 @@ def _is_agreed_on_terminal(rows: Sequence[Orphan]) -> bool:
     if not screen.on_terminal():
         return True
     names = ", ".join(f"{row.instance_id} ({row.machine}, {dollars(row.price_per_hour_usd)}/h)" for row in rows)
-    return screen.ask(f"End {names}, past their deadline? What is on them is lost.", "gptctl orphans --reap")
+    return screen.ask(f"End {names}, past their deadline? What is on them is LOST.", "gptctl orphans --reap")
 
 
 def _question(home: Path, rows: Sequence[Orphan]) -> str:
     """States price, age and, if this ledger knows one, the unfinished run."""
+    runs = [_runs(home, row) for row in rows]
     parts = [
-        f"{row.instance_id} ({row.machine}, {dollars(row.price_per_hour_usd)}/h, up {duration(row.age_s)}{run})"
-        for row, run in ((row, _run(home, row)) for row in rows)
+        f"{row.instance_id} ({row.machine}, {dollars(row.price_per_hour_usd)}/h, up {duration(row.age_s)}"
+        + (f", run {', '.join(own)} is on it)" if own else ")")
+        for row, own in zip(rows, runs, strict=True)
     ]
-    return f"End {', '.join(parts)}? What is on it is lost."
+    rescue = "".join(f" To prevent: gptctl fetch {run}" for own in runs for run in own)
+    return f"End {', '.join(parts)}? What is on it is LOST.{rescue}"
 
 
-def _run(home: Path, row: Orphan) -> str:
+def _runs(home: Path, row: Orphan) -> list[str]:
+    """The unfinished runs on it that this ledger knows."""
     if not row.known:
-        return ""
+        return []
     with Ledger.open(home, time.time) as ledger:
-        open_runs = [run.id for run in ledger.runs(rental_id=row.rental) if run.state is not State.ENDED]
-    return f", run {', '.join(open_runs)} is on it" if open_runs else ""
+        return [run.id for run in ledger.runs(rental_id=row.rental) if run.state is not State.ENDED]
 
 
 def _notify_reaped(home: Path, reaped: Sequence[Reaped]) -> None:

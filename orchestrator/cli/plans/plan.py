@@ -303,9 +303,8 @@ def _show_table(plans: Sequence[Plan], made: int) -> None:
     ]
     screen.show_table(COLUMNS, rows)
     screen.show_footnotes(numbered)
-    screen.talk(
-        "batch: micro-batch x accumulation x ranks. Rows without a host are machine types at their last known price."
-    )
+    nowhere = " Rows without a host are machine types at their last known price."
+    screen.talk(f"batch: micro-batch x accumulation x ranks.{'' if all(each.host for each in plans) else nowhere}")
     if hidden := made - len(plans):
         screen.talk(f"{hidden} more are hidden; --all shows them")
 

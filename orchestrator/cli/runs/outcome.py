@@ -27,14 +27,14 @@ def show_next_commands(run_id: str, *, training: bool) -> None:
         commands = [f"gptctl resume {run_id}", f"gptctl release {run_id}"]
         screen.talk("gptctl left before the training began. To continue, or to end it:", commands=commands)
         return
-    screen.talk("gptctl left; the training continues without it. To watch or end it:")
-    for command, why in (
-        (f"gptctl logs {run_id} -f", "watch it"),
-        (f"gptctl status {run_id}", "see where it is"),
-        (f"gptctl stop {run_id}", "end it and keep a checkpoint"),
+    screen.talk("gptctl left; the training continues without it")
+    for verb, why in (
+        ("logs -f", "watch it"),
+        ("status", "see where it is"),
+        ("stop", "end it and keep a checkpoint"),
+        ("resume", "follow it to its end, fetch and release"),
     ):
-        screen.talk(f"  {command:<48} {why}")
-    screen.talk(f"  {f'gptctl resume {run_id}':<48} follow it to its end, fetch and release")
+        screen.talk(f"to {why}:", commands=[f"gptctl {verb} {run_id}"])
 
 
 def show_ending(ledger: Ledger, run_id: str, *, as_json: bool) -> None:

@@ -308,8 +308,8 @@ def release_question(ledger: Ledger, found: RunRecord, force: bool) -> str:
         raise UserError(f"{found.id} has no machine ({found.state})", f"gptctl status {found.id}")
     rental = ledger.rental(found.rental_id)
     held = f"{rental.machine}, {dollars(rental.price_per_hour_usd)}/h, held since {local_time(rental.created_at)}"
-    lost = ", and what is not fetched is LOST" if force else ""
-    return f"Release {found.host} ({held})? Run {found.id} ends{lost}."
+    lost = f", and what is not fetched is LOST. To prevent: gptctl fetch {found.id}" if force else "."
+    return f"Release {found.host} ({held})? Run {found.id} ends{lost}"
 
 
 def _known(ledger: Ledger, wanted: str | None) -> RunRecord:

@@ -50,12 +50,14 @@ def status(wanted: str | None, *, watch: bool, everything: bool, as_json: bool, 
         try:
             trends: dict[str, tuple[float, ...]] = {}
             told: dict[str, list[str]] = {}
+            is_first = True
             while True:
                 found = collect(ledger, wanted, newest_ended=newest_ended)
-                if not as_json and os.environ.get(PLAIN):
+                if reads_aloud := not as_json and bool(os.environ.get(PLAIN)):
                     found["runs"] = changed(found["runs"], told)
-                if found["runs"] or not told:
+                if found["runs"] or is_first or not reads_aloud:
                     show(found, left, totals_of(ledger), as_json=as_json, redraw=not as_json)
+                is_first = False
                 if not as_json:
                     _show_trends(ledger.home, found["runs"], trends)
                 time.sleep(WATCH_EVERY_S)

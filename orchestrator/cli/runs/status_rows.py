@@ -41,6 +41,10 @@ COLUMNS = (
 )
 
 
+FRESH_S = 10.0
+"""Another gptctl that follows a run has just seen it, whatever the machine answers to this one."""
+
+
 def run_row(
     run: RunRecord,
     rental: Rental | None,
@@ -150,5 +154,5 @@ def seen_words(row: Mapping[str, Any]) -> str:
     if row["seen_s"] is None:
         return Seen.UNKNOWN.value if row["seen"] == Seen.UNKNOWN else "not yet"
     via = f" via {row['seen_via']}" if row["seen_via"] else ""
-    prefix = f"{Seen.UNKNOWN.value}, " if row["seen"] == Seen.UNKNOWN else ""
+    prefix = f"{Seen.UNKNOWN.value}, " if row["seen"] == Seen.UNKNOWN and row["seen_s"] > FRESH_S else ""
     return f"{prefix}seen {duration(row['seen_s'])} ago{via}"

@@ -156,10 +156,13 @@ def _print_lines(lines: Iterable[str]) -> None:
 
 def show_finding(level: str, what: str, found: str, fix: str) -> None:
     """One line of `gptctl check` on stdout, and the fix below it."""
-    line = Text().append(f"{level:<5}", style=STYLES.get(level, "")).append(f"{what:<11}").append(clean(found))
-    if fix:
-        line.append(f"\n{'':<16}fix: {clean(fix)}")
-    console(result=True).print(line, soft_wrap=True)
+    out, indent = console(result=True), 16
+    width = max(out.width - indent, 20) if out.is_terminal else PIPE_WIDTH**2
+    said = f"\n{'':<{indent}}".join(broken(clean(found), width))
+    line = Text().append(f"{level:<5}", style=STYLES.get(level, "")).append(f"{what:<11}").append(said)
+    if fix:  # often a command: whole on its line
+        line.append(f"\n{' ' * (indent if len(fix) + 5 <= width else 2)}fix: {clean(fix)}")
+    out.print(line, soft_wrap=True)
 
 
 def talk(text: str, style: str = "", *, commands: Sequence[str] = ()) -> None:

@@ -245,3 +245,46 @@ def test_a_sweep_is_panels_against_the_baseline_s_band(tmp_path: Path) -> None:
             assert browser.evaluate("document.querySelectorAll('.panel .band').length") == 3
             assert browser.evaluate("document.documentElement.scrollWidth") <= width
             assert shown.complaints == []
+
+
+SLEEPS = """
+const clock = Date.now, every = setInterval;
+Object.assign(window, {hiddenNow: false, aheadMs: 0});
+Object.defineProperty(document, "hidden", {get: () => hiddenNow});
+Date.now = () => clock() + aheadMs;
+window.setInterval = (call, ms) => every(call, Math.min(ms, 200));
+"""
+"""A tab whose visibility and clock a test sets; what the page does every five seconds it does at once."""
+
+
+def test_a_tab_that_was_hidden_or_asleep_joins_again_and_shows_the_newest(tmp_path: Path) -> None:
+    def train_to(step: int) -> None:
+        with Ledger.open(tmp_path, time.time) as ledger:
+            ledger.update_run("live", step=step)
+
+    def label(step: int) -> str:
+        return f"document.querySelector('[data-run=live]').ariaLabel.includes('step {step} of 80')"
+
+    def joins() -> int:
+        assert browser.evaluate("1") == 1  # what happened meanwhile is read with the answer
+        return sum("/api/stream" in url for url in shown.requests)
+
+    fill(tmp_path, 1)
+    link = "document.querySelector('#link').textContent"
+    seen = "document.dispatchEvent(new Event('visibilitychange'))"
+    with serving(tmp_path) as address, Browser() as browser:
+        browser.before_each(SLEEPS)
+        shown = browser.open(address)
+        wait_for(browser, f"{link} === 'live' && document.querySelectorAll('#runs > li').length === 2")
+        browser.evaluate(f"hiddenNow = true, {seen}, aheadMs = 61_000")
+        wait_for(browser, f"{link} === 'paused while hidden'")
+        train_to(42)
+        before = joins()
+        browser.evaluate(f"hiddenNow = false, aheadMs = 3_600_000, {seen}")
+        wait_for(browser, f"{label(42)} && {link} === 'live'")
+        assert joins() == before + 1, "once"
+        train_to(57)
+        browser.evaluate("aheadMs += 3_600_000")  # a laptop that slept, its tab in front: the connection is dead
+        assert until(lambda: joins() == before + 2, 60)
+        wait_for(browser, f"{label(57)} && {link} === 'live'")
+        assert shown.complaints == []

@@ -61,6 +61,8 @@ def test_a_run_learns_and_leaves_everything_the_contract_promises(tmp_path: Path
     assert [event["prompt"] for event in events(folder, "sampled")] == ["def ", ""]
     assert events(folder, "sampled")[0]["text"].startswith("def ")
     assert events(folder, "started")[0]["parameters"] == GPT(TINY).parameter_count()
+    before_the_first_step = [event["doing"] for event in events(folder, "preparing")]
+    assert before_the_first_step == ["opening the data", "building the model", "waiting for the first batch"]
     assert [event["step"] for event in events(folder, "finished")] == [60]
     meta = read_meta(folder / CHECKPOINTS / "best")
     assert (meta["step"], meta["val_loss"], meta["tokenizer"]) == (60, validated[60], "bytes")

@@ -141,6 +141,23 @@ def test_what_happens_before_the_first_step_is_shown_with_its_time_until_that_st
     assert "compiling" not in drawn(live)
 
 
+def test_each_thing_before_the_first_step_counts_its_own_time_and_a_resumed_run_shows_it_too() -> None:
+    live = LivePrinter(Console(file=io.StringIO(), width=80), View(title="a run"), now=lambda: 30.0)
+    live(Event("metric", 1.0, "follow", data={"step": 40, "total_steps": 90, "loss": 3.0}))
+    for at, doing in ((2.0, "starting the ranks"), (5.0, "building the model"), (12.0, "waiting for the first batch")):
+        live(Event("doing", at, "follow", doing))
+        assert f"{doing}  {30 - at:.0f}s" in drawn(live)
+    assert "starting" not in drawn(live) and "step 40/90" in drawn(live)
+    live(Event("metric", 23.0, "follow", data={"val_loss": 3.25}))
+    assert "waiting for the first batch" in drawn(live), "a validation is not a step"
+
+
+def test_a_screen_reader_gets_what_is_done_before_the_first_step_once_from_the_log() -> None:
+    stream = io.StringIO()
+    LinePrinter(Console(file=stream))(Event("doing", 1.0, "follow", "building the model"))
+    assert stream.getvalue() == "", "the trainer's own line says it"
+
+
 @pytest.mark.parametrize("width", [24, 40, 60, 80, 200])
 def test_a_stage_and_its_sign_stay_together(width: int) -> None:
     live = LivePrinter(Console(file=io.StringIO(), width=width), View(title="a run"))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from orchestrator.cli.inference.trainer_program import failed
+from orchestrator.cli.runs import status
 from orchestrator.cli.runs.status_rows import COLUMNS, cells, rental_row, run_row
 from orchestrator.core.errors import CommandFailed, GptctlError, UserError
 from orchestrator.core.money.cost import spent
@@ -98,6 +100,7 @@ def test_a_training_run_reads_well() -> None:
 
 def test_an_unreachable_machine_is_unknown_and_never_dead() -> None:
     assert shown(replace(RUN, seen=Seen.UNKNOWN, seen_at=40.0))["SEEN"] == "unknown, seen 1m 00s ago via ssh"
+    assert shown(replace(RUN, seen=Seen.UNKNOWN, seen_at=99.0))["SEEN"] == "seen 1s ago via ssh", "by its follower"
     assert shown(replace(RUN, seen=Seen.UNKNOWN, seen_at=None))["SEEN"] == "unknown"
     assert shown(replace(RUN, seen=None, seen_at=None))["SEEN"] == "not yet"
 
@@ -110,3 +113,20 @@ def test_an_ended_run_shows_its_outcome_and_no_price_per_hour() -> None:
 def test_an_open_stage_counts_until_its_driver_was_last_heard_of() -> None:
     assert spent(INTERVALS) == 0.1
     assert spent([StageInterval("r", None, "follow", 10.0, 5.0, 5.0, 3.6)]) == 0
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_screen_reader_hears_once_that_there_is_no_run(
+    plain: bool, gptctl_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looks = iter(range(3))
+
+    def sleep(_: float) -> None:
+        if next(looks, None) is None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(status.time, "sleep", sleep)
+    if plain:
+        monkeypatch.setenv(status.PLAIN, "1")
+    assert status.status(None, watch=True, everything=False, as_json=False) == 0
+    assert capsys.readouterr().err.count("no runs yet") == (1 if plain else 4)

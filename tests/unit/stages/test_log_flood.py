@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
 
 from orchestrator.stages.checkpoints import mirror
-from orchestrator.stages.checkpoints.mirror import LOG_CHARACTERS, LOG_LINES_S, MOST_LOG_LINES, Progress
+from orchestrator.stages.checkpoints.mirror import (
+    LOG_CHARACTERS,
+    LOG_LINES_S,
+    MOST_LOG_LINES,
+    SHOWN_CHARACTERS,
+    Progress,
+)
 from orchestrator.stages.context import RunContext
-from trainer.contract import LOG
+from trainer.contract import EVENT_PREPARING, EVENTS, LOG
 
 
 @dataclass
@@ -25,7 +32,7 @@ class Watched:
         return self.at
 
     def emit(self, kind: str, text: str = "", **data: Any) -> None:
-        assert kind == "log"
+        assert kind in ("log", "doing")
         self.shown.append(text)
 
 
@@ -72,3 +79,13 @@ def test_after_a_flood_lines_are_shown_again(run: Watched, progress: Progress) -
 def test_a_line_without_end_is_cut(run: Watched, progress: Progress) -> None:
     progress.data(LOG, b"x" * 100_000 + b"\n")
     assert run.shown == ["x" * LOG_CHARACTERS]
+
+
+def test_what_the_trainer_does_before_its_first_step_is_told_as_it_comes(run: Watched, progress: Progress) -> None:
+    said: list[object] = ["building the model", "compiling the model", "x" * 9000, None, {"a": 1}]
+    for doing in said:
+        line = json.dumps({"event": EVENT_PREPARING, "step": 0, "doing": doing}).encode()
+        progress.data(EVENTS, line[:20])
+        progress.data(EVENTS, line[20:] + b"\n")
+    assert run.shown[:2] == said[:2]
+    assert len(run.shown) == len(said) and max(map(len, run.shown)) == SHOWN_CHARACTERS
