@@ -152,7 +152,7 @@ def _where(row: Mapping[str, Any]) -> str:
 def seen_words(row: Mapping[str, Any]) -> str:
     """`seen 4s ago via ssh`, or `unknown, seen 3m 20s ago via ssh`: silence says nothing about the machine."""
     if row["seen_s"] is None:
-        return Seen.UNKNOWN.value if row["seen"] == Seen.UNKNOWN else "not yet"
+        return Seen.UNKNOWN.value if row["seen"] == Seen.UNKNOWN else "not seen yet"
     via = f" via {row['seen_via']}" if row["seen_via"] else ""
     prefix = f"{Seen.UNKNOWN.value}, " if row["seen"] == Seen.UNKNOWN and row["seen_s"] > FRESH_S else ""
     return f"{prefix}seen {duration(row['seen_s'])} ago{via}"

@@ -102,7 +102,7 @@ def test_an_unreachable_machine_is_unknown_and_never_dead() -> None:
     assert shown(replace(RUN, seen=Seen.UNKNOWN, seen_at=40.0))["SEEN"] == "unknown, seen 1m 00s ago via ssh"
     assert shown(replace(RUN, seen=Seen.UNKNOWN, seen_at=99.0))["SEEN"] == "seen 1s ago via ssh", "by its follower"
     assert shown(replace(RUN, seen=Seen.UNKNOWN, seen_at=None))["SEEN"] == "unknown"
-    assert shown(replace(RUN, seen=None, seen_at=None))["SEEN"] == "not yet"
+    assert shown(replace(RUN, seen=None, seen_at=None))["SEEN"] == "not seen yet"
 
 
 def test_an_ended_run_shows_its_outcome_and_no_price_per_hour() -> None:
