@@ -28,13 +28,13 @@ def show_next_commands(run_id: str, *, training: bool) -> None:
         screen.talk("gptctl left before the training began. To continue, or to end it:", commands=commands)
         return
     screen.talk("gptctl left; the training continues without it")
-    for verb, why in (
-        ("logs -f", "watch it"),
-        ("status", "see where it is"),
-        ("stop", "end it and keep a checkpoint"),
-        ("resume", "follow it to its end, fetch and release"),
+    for command, why in (
+        (f"gptctl logs {run_id} -f", "watch it"),
+        (f"gptctl status {run_id}", "see where it is"),
+        (f"gptctl stop {run_id}", "end it and keep a checkpoint"),
+        (f"gptctl resume {run_id}", "follow it to its end, fetch and release"),
     ):
-        screen.talk(f"to {why}:", commands=[f"gptctl {verb} {run_id}"])
+        screen.talk(f"to {why}:", commands=[command])
 
 
 def show_ending(ledger: Ledger, run_id: str, *, as_json: bool) -> None:
