@@ -66,7 +66,7 @@ def test_status_watches_until_ctrl_c(gptctl_home: Path, tmp_path: Path) -> None:
     with (tmp_path / "out").open("w") as out:
         process = subprocess.Popen(gptctl_command("status", "-w"), stdout=out, stderr=out, cwd=tmp_path)
     deadline = time.monotonic() + 240
-    while (tmp_path / "out").read_text().count("RUN") < 2:
+    while (tmp_path / "out").read_text().count("no runs yet") < 2:
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
