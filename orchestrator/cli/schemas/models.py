@@ -192,13 +192,14 @@ class Overlap(TypedDict):
 
 
 class Prepared(TypedDict):
-    """`data prepare`: dataset.json, and where it is. `unchanged`: the folder held it already."""
+    """`data prepare` and `merge`: dataset.json, and where it is; of one shard no `files`. `unchanged`: it was there."""
 
     __pydantic_config__ = OPEN  # type: ignore[misc]
 
     to: str
     unchanged: bool
-    files: Mapping[str, Mapping[str, Any]]
+    files: NotRequired[Mapping[str, Mapping[str, Any]]]
+    shard: NotRequired[str]
 
 
 class PushedFile(TypedDict):

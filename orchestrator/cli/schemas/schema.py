@@ -32,7 +32,8 @@ OUTPUTS: Mapping[str, type] = {
     "orphans --install-timer": machines.Watcher, "check": machines.Check, "check --drill": machines.Drill,
     "sample": models.Samples, "attention": models.Attention, "import": models.Imported, "export": models.Exported,
     "eval": models.Evaluated, "judge": models.Judged,
-    "data prepare": models.Prepared, "data inspect": models.Inspected, "data convert": models.Converted,
+    "data prepare": models.Prepared, "data merge": models.Prepared,
+    "data inspect": models.Inspected, "data convert": models.Converted,
     "data verify": models.Verified, "data overlap": models.Overlap, "data push": models.Pushed,
     FAILURE: machines.Failure,
 }  # fmt: skip
