@@ -19,22 +19,26 @@ from orchestrator.ledger.rows import Rows
 
 _BEGIN = """
     UPDATE runs SET state = ?, outcome = NULL, cause = '', cause_code = NULL, stage = NULL, rental_id = ?, step = ?,
-                    options = ? WHERE id = ? AND state = ? AND outcome = ?
+                    options = ?, ended_at = NULL WHERE id = ? AND state IN (?, ?) AND outcome = ?
 """
 
 
 def begin(rows: Rows, run: RunRecord, rental: Rental, facts: RunFactChanges, *, step: int, now: float) -> None:
-    """Writes the new rental, and puts the run on it in state planned, at the step where it continues. A run that is not
-    ending as preempted stays as it is, and no rental is written."""
+    """Writes the new rental, which several runs of a sweep may share, and puts the run on it in state planned, at the
+    step where it continues. A run that did not end, or is not ending, as preempted stays as it is, and no rental is
+    written."""
     with rows.writing() as connection:
         stored = connection.execute("SELECT options FROM runs WHERE id = ?", (run.id,)).fetchone()[0]
         changed = row_values.to_column(row_values.with_facts(RunRecord, stored, facts))
-        connection.execute(*row_values.insert("rentals", rental))
-        values = (State.PLANNED, rental.id, step, changed, run.id, State.ENDING, Outcome.PREEMPTED)
+        is_new = connection.execute("SELECT 1 FROM rentals WHERE id = ?", (rental.id,)).fetchone() is None
+        if is_new:
+            connection.execute(*row_values.insert("rentals", rental))
+        values = (State.PLANNED, rental.id, step, changed, run.id, State.ENDING, State.ENDED, Outcome.PREEMPTED)
         if not connection.execute(_BEGIN, values).rowcount:
-            connection.execute("DELETE FROM rentals WHERE id = ?", (rental.id,))
+            if is_new:
+                connection.execute("DELETE FROM rentals WHERE id = ?", (rental.id,))
             return
-        data = {"from": State.ENDING.value, "to": State.PLANNED.value, "outcome": None, "rental": rental.id}
+        data = {"from": run.state.value, "to": State.PLANNED.value, "outcome": None, "rental": rental.id}
         event = Event("state_changed", now, run.stage, f"continues at step {step}", data)
         connection.execute(*row_values.insert_event(run.id, event))
 

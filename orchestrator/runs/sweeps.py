@@ -12,7 +12,7 @@ Example::
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,9 @@ from pathlib import Path
 from orchestrator.core.errors import LinkLost, ProviderError, StillBilling, Unreachable
 from orchestrator.core.events import Event, Listener
 from orchestrator.core.facts.rental_facts import RentalFacts
-from orchestrator.core.facts.run_facts import EarlyStop, QueueFacts, RunFacts
+from orchestrator.core.facts.run_facts import EarlyStop, QueueFacts, Recovery, RunFacts
+from orchestrator.core.money.cost import spent
+from orchestrator.core.planning.several.attempts import FRUITLESS_AT_MOST
 from orchestrator.core.states import Outcome, State, is_forward, worst
 from orchestrator.ledger import sweeps
 from orchestrator.ledger.identity import new_rental_id, new_run_id
@@ -31,10 +33,14 @@ from orchestrator.ledger.sweeps import Sweep, SweepTerms
 from orchestrator.pipeline import drive, outcome_code
 from orchestrator.runs.new_run import RunRequest, new_rental, record_of
 from orchestrator.runs.stop import stop_run
+from orchestrator.stages.outcome import next_attempt
+from orchestrator.wiring import open_context
 
 LOST_PAUSES_S = (5.0, 20.0, 60.0)
 LEAST_USD = 0.01
 """A rental's ceiling when nothing is left: its guard ends it as soon as it is armed."""
+MOST_INTERRUPTIONS = 5
+"""How often each run of a sweep goes on elsewhere."""
 Show = Callable[[RunRecord], AbstractContextManager[Listener]]
 
 
@@ -103,32 +109,54 @@ def grouped(sweep: Sweep, runs: Sequence[RunRecord]) -> list[RunRecord]:
 
 
 def _with_ceiling(rental: Rental, usd: float | None) -> Rental:
-    return replace(rental, facts=replace(rental.facts, ceiling_usd=usd))
+    return replace(rental, facts=replace(rental.facts, ceiling_usd=usd, ceiling_h=None))
 
 
 def drive_sweep(home: Path, sweep_id: str, show: Show, *, detach: bool, rental_id: str | None = None) -> int:
-    """Puts into the queues what is not there yet, then, unless detached, follows every run to its end. Returns the
-    worst exit code of its runs. rental_id: only that machine's.
+    """Puts into the queues what is not there yet, then, unless detached, follows every run to its end, and on a spot
+    host to its end on other machines. Returns the worst exit code of its runs. rental_id: only that machine's.
 
     Raises ProviderError when a machine cannot be had: its runs stay as they are for `sweep resume`.
     """
     if rental_id is None:  # else two machines' drivers would each put others in the place of the same runs
         with Ledger.open(home, time.time) as ledger:
             revive_unbought(ledger, sweep_id, time.time())
-    for run in _runs(home, sweep_id, rental_id):
-        if not is_forward(State.TRAINING, run.state):
-            _drive_to_queue(home, run, show)
-            _refuse_without_machine(home, run)
+        revive_taken(home, sweep_id, show)
+    driven = None if rental_id is None else {rental_id}
+    best, fruitless = -1, 0
+    while True:
+        for run in _runs(home, sweep_id, driven):
+            if not is_forward(State.TRAINING, run.state):
+                _drive_to_queue(home, run, show)
+                _refuse_without_machine(home, run)
+        code, has_left = (0, True) if detach else _follow_all(home, _runs(home, sweep_id, driven), show)
+        reached = _progress(_runs(home, sweep_id, driven))
+        best, fruitless = max(best, reached), 0 if reached > best else fruitless + 1
+        if has_left or fruitless >= FRUITLESS_AT_MOST:  # else machines that are taken at once would be bought for ever
+            return code
+        fresh = revive_taken(home, sweep_id, show, only=driven, by_itself=True)
+        if not fresh:
+            return code
+        driven = driven and {*driven, *fresh}
+
+
+def _progress(runs: Sequence[RunRecord]) -> int:
+    """Grows with every checkpoint that is safe, and with every run that finishes."""
+    return sum(run.safe_step or 0 for run in runs) + sum(run.outcome is Outcome.FINISHED for run in runs)
+
+
+def _follow_all(home: Path, runs: Sequence[RunRecord], show: Show) -> tuple[int, bool]:
+    """The worst exit code, and whether you left before the end."""
     code = 0
-    for run in () if detach else _runs(home, sweep_id, rental_id):
+    for run in runs:
         if run.state is State.ENDED:
             code = worst(code, outcome_code(run))
             continue
         left: list[Event] = []
         code = worst(code, _drive(home, run, show, until=None, left=left))
         if left:
-            break
-    return code
+            return code, True
+    return code, False
 
 
 def _drive_to_queue(home: Path, run: RunRecord, show: Show) -> None:
@@ -155,9 +183,10 @@ def _drive(home: Path, run: RunRecord, show: Show, *, until: str | None, left: l
         return drive(home, run.id, listen, until=until)
 
 
-def _runs(home: Path, sweep_id: str, rental_id: str | None = None) -> list[RunRecord]:
+def _runs(home: Path, sweep_id: str, rentals: Collection[str] | None = None) -> list[RunRecord]:
     with Ledger.open(home, time.time) as ledger:
-        return [run for run in current(sweeps.runs_of(ledger.rows, sweep_id)) if rental_id in (None, run.rental_id)]
+        found = current(sweeps.runs_of(ledger.rows, sweep_id))
+        return [run for run in found if rentals is None or run.rental_id in rentals]
 
 
 def _refuse_without_machine(home: Path, run: RunRecord) -> None:
@@ -205,7 +234,7 @@ def revive_unbought(ledger: Ledger, sweep_id: str, now: float) -> list[RunRecord
         queue = replace(run.facts.queue or QueueFacts(sweep_id), ahead=None, has_started=False)
         facts = RunFacts(
             made_by=run.facts.made_by, accept_new_host_key=run.facts.accept_new_host_key, wait=run.facts.wait,
-            home_boxes=run.facts.home_boxes, queue=queue,
+            home_boxes=run.facts.home_boxes, queue=queue, recovery=run.facts.recovery,
         )  # fmt: skip
         again.append(
             replace(
@@ -217,11 +246,46 @@ def revive_unbought(ledger: Ledger, sweep_id: str, now: float) -> list[RunRecord
     return again
 
 
+def revive_taken(
+    home: Path, sweep_id: str, show: Show, *, only: Collection[str] | None = None, by_itself: bool = False
+) -> list[str]:
+    """The runs of a machine that was taken away go on together on another one, whose ceiling is what the old one left:
+    each from its newest checkpoint, those that only waited from their beginning. Returns the new rentals.
+
+    only: of these rentals. by_itself: only what you agreed to at the start (a spot host).
+    """
+    with Ledger.open(home, time.time) as ledger:
+        known = sweeps.runs_of(ledger.rows, sweep_id)
+        fresh: dict[str, Rental] = {}
+        for run in current(known):
+            old = ledger.rental(run.rental_id or "") if _was_taken(ledger, run) else None
+            if old is None or (only is not None and old.id not in only) or (by_itself and run.facts.recovery is None):
+                continue
+            left = _left_of(ledger, old, known)
+            if left is not None and left <= LEAST_USD:
+                continue
+            rental = fresh.setdefault(old.id, _replacement(old, left, time.time()))
+            with show(run) as tell:
+                context = open_context(home, ledger, run.id, tell)
+                try:
+                    next_attempt.rejoin(context, rental, run.facts.recovery or Recovery(MOST_INTERRUPTIONS))
+                finally:
+                    context.disconnect()
+        written = {rental.id for rental in ledger.rentals()}
+        return [rental.id for rental in fresh.values() if rental.id in written]
+
+
+def _was_taken(ledger: Ledger, run: RunRecord) -> bool:
+    """Whether its provider took its machine away while it trained or waited there, and that is over and billed."""
+    if run.state is not State.ENDED or run.outcome is not Outcome.PREEMPTED or run.rental_id is None:
+        return False
+    return bool(ledger.attempts(run.id)) and ledger.rental(run.rental_id).state != RENTAL_OPEN
+
+
 def _left_of(ledger: Ledger, rental: Rental, served: Sequence[RunRecord]) -> float | None:
     """What the runs that it served have left of its ceiling."""
-    spent = sum(sum(each.by_stage.values()) for run in served for each in ledger.spent_by_run(run.id))
-    ceiling = rental.facts.ceiling_usd
-    return None if ceiling is None else ceiling - spent
+    there = [each for run in served for each in ledger.intervals(run.id) if each.rental_id == rental.id]
+    return None if rental.facts.ceiling_usd is None else rental.facts.ceiling_usd - spent(there)
 
 
 def _replacement(old: Rental, ceiling_usd: float | None, now: float) -> Rental:

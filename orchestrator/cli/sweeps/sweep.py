@@ -21,18 +21,21 @@ from orchestrator.cli.driver.far import refuse_rented
 from orchestrator.cli.machines.track import start_tracking
 from orchestrator.cli.machines.watcher import warn_if_unwatched
 from orchestrator.cli.open_ledger import open_ledger
+from orchestrator.cli.plans import spot
+from orchestrator.cli.plans.origin import storages
 from orchestrator.cli.plans.plan import planned
 from orchestrator.cli.runs import compare
 from orchestrator.cli.screen import screen
 from orchestrator.cli.sweeps.plan import Planned, prepared, show_plan
 from orchestrator.cli.sweeps.show import show
+from orchestrator.core.checkpoints.store_places import check_scheme
 from orchestrator.core.config.inventory import HostSpec, load_inventory
 from orchestrator.core.config.recipe import Limits, load_recipe
 from orchestrator.core.config.settings import load_settings
 from orchestrator.core.config.sweep import Arm
 from orchestrator.core.errors import LimitReached, UserError
 from orchestrator.core.events import Listener
-from orchestrator.core.facts.run_facts import QueueFacts
+from orchestrator.core.facts.run_facts import QueueFacts, Recovery
 from orchestrator.core.machines import machine_type
 from orchestrator.core.money.calendar import month_start
 from orchestrator.core.planning.limits import check_guard, check_month, check_plan
@@ -47,15 +50,18 @@ from orchestrator.runs.new_run import RunRequest
 from orchestrator.runs.refresh import look
 from orchestrator.runs.sweeps import (
     LEAST_USD,
+    MOST_INTERRUPTIONS,
     add_arms,
     current,
     drive_sweep,
     held_rentals,
     left_usd,
     new_sweep,
+    revive_taken,
     revive_unbought,
     stop_runs,
 )
+from orchestrator.stores import preflight
 
 ANSWER_WITHIN_S = 5.0
 """One machine is asked about each of its runs."""
@@ -83,6 +89,8 @@ def run(path: Path, host: str, go: Go, inventory: Path | None, *, yes: bool, as_
             return _go_on(ledger, known, detach=go.detach, as_json=as_json)
         show_plan(found)
         check_sweep(found.file.name, found.plan)
+        if found.host.spot:
+            screen.talk(f"taken    its runs go on elsewhere under this ceiling, {MOST_INTERRUPTIONS} times at most")
         first = found.arms[0][1]
         driver = load_inventory(inventory, ledger.home).host(go.driver) if go.driver is not None else None
         if driver is not None:
@@ -90,6 +98,7 @@ def run(path: Path, host: str, go: Go, inventory: Path | None, *, yes: bool, as_
         check_guard(first, found.host, unguarded=go.unguarded)
         warn_if_unwatched(ledger.home, found.host)
         _check_month(ledger, _as_one(found))
+        _check_store(ledger, found.host, inventory)
         if not (yes or screen.ask(f"Start {len(found.arms)} runs on {host}?", _command())):
             screen.talk("nothing was started")
             return 0
@@ -102,6 +111,14 @@ def run(path: Path, host: str, go: Go, inventory: Path | None, *, yes: bool, as_
             hand_over(ledger, members, driver, accept_new=go.accept_new_host_key)
             return 0
         return _go_on(ledger, sweep, detach=go.detach, as_json=as_json)
+
+
+def _check_store(ledger: Ledger, host: HostSpec, inventory: Path | None) -> None:
+    """Raises, before any money is spent, where the store cannot be written from here."""
+    if (store := host.checkpoint_store or host.fetch_store) is not None:
+        check_scheme(store)
+        stores = storages(ledger, load_inventory(inventory, ledger.home))
+        preflight.check(store, stores(store), hub_token_on_machine=host.hub_token_on_machine)
 
 
 def _as_one(found: Planned) -> Plan:
@@ -144,18 +161,24 @@ def _unfinished(ledger: Ledger, found: Planned) -> Sweep | None:
 
 
 def _requests(found: Planned, go: Go) -> list[tuple[RunRequest, int]]:
-    return [
-        (_request(found.file.name, found.host, arm, plan, go=go, group_s=_group_s(found)), cost.machine)
-        for (arm, plan), cost in zip(found.arms, found.plan.arms, strict=True)
-    ]
+    recovery = _recovery(found.host, found.arms[0][1])
+    own = partial(_request, found.file.name, found.host, go=go, group_s=_group_s(found), recovery=recovery)
+    return [(own(arm, plan), cost.machine) for (arm, plan), cost in zip(found.arms, found.plan.arms, strict=True)]
 
 
-def _request(name: str, host: HostSpec, arm: Arm, plan: Plan, *, go: Go, group_s: float | None = None) -> RunRequest:
+def _request(
+    name: str, host: HostSpec, arm: Arm, plan: Plan, *, go: Go, group_s: float | None, recovery: Recovery | None
+) -> RunRequest:
     return RunRequest(
         recipe=arm.recipe, host=host, machine=machine_type(plan.machine), plan=plan,
-        labels={"sweep": name, "arm": arm.name, "seed": str(arm.seed)}, wait=go.wait,
+        labels={"sweep": name, "arm": arm.name, "seed": str(arm.seed)}, wait=go.wait, recovery=recovery,
         accept_new_host_key=go.accept_new_host_key, queue=QueueFacts(group_s=group_s),
     )  # fmt: skip
+
+
+def _recovery(host: HostSpec, plan: Plan) -> Recovery | None:
+    """On a spot host the runs of a machine that is taken away go on together on another, by themselves."""
+    return spot.recovery(host, [plan], MOST_INTERRUPTIONS) if host.paid and host.spot else None
 
 
 def _group_s(found: Planned) -> float | None:
@@ -177,6 +200,7 @@ def resume(wanted: str | None, *, rental: str | None, detach: bool, as_json: boo
 def _go_on(ledger: Ledger, sweep: Sweep, *, detach: bool, as_json: bool, rental: str | None = None) -> int:
     if rental is None:
         revive_unbought(ledger, sweep.id, time.time())
+        revive_taken(ledger.home, sweep.id, partial(_shown, ledger.home))
     runs = current(sweeps.runs_of(ledger.rows, sweep.id))
     machines = list(dict.fromkeys(run.rental_id for run in runs if run.state is not State.ENDED))
     if rental is None and len(machines) > 1:
@@ -233,7 +257,8 @@ def add(wanted: str, recipe: str, sets: list[str], go: Go, inventory: Path | Non
             screen.talk("nothing was added")
             return 0
         group_s = next((run.facts.queue.group_s for run in known if run.facts.queue is not None), None)
-        requests = [_request(sweep.name, host, arm, plan, go=go, group_s=group_s) for arm in arms]
+        own = partial(_request, sweep.name, host, go=go, group_s=group_s, recovery=_recovery(host, plan))
+        requests = [own(arm, plan) for arm in arms]
         add_arms(ledger, sweep, requests, time.time())
         return _go_on(ledger, sweep, detach=go.detach, as_json=as_json)
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from orchestrator.core.errors import UserError
 from orchestrator.core.facts.rental_facts import RentalFacts
-from orchestrator.core.facts.run_facts import Recovery, RunFactChanges
+from orchestrator.core.facts.run_facts import Recovery, ResumeFrom, RunFactChanges
 from orchestrator.core.money.cost import spent
 from orchestrator.core.planning.several import attempts as terms
 from orchestrator.core.states import Outcome
@@ -22,34 +22,59 @@ from orchestrator.stages.context import RunContext
 
 
 def begin(context: RunContext) -> bool:
-    """Whether the run goes on: then it is planned again, on a rental that holds nothing yet."""
-    known, run, rental = context.facts.recovery, context.run, context.rental
+    """Whether the run goes on: then it is planned again, on a rental that holds nothing yet. One of a sweep does not
+    here: its runs go on together (rejoin)."""
+    run, rental, queue = context.run, context.rental, context.facts.queue
     taken = run.outcome is Outcome.PREEMPTED and rental.state == RENTAL_RELEASED and rental.instance_id is not None
-    if known is None or not taken or context.facts.abandon:
+    in_sweep = queue is not None and queue.group is not None
+    if context.facts.recovery is None or not taken or in_sweep or context.facts.abandon:
         return False
+    standing = _standing(context, context.facts.recovery, _left_usd(context), _left_h(context))
+    return standing is not None and _go_on(context, *standing, _rental(context, standing[1]))
+
+
+def rejoin(context: RunContext, rental: Rental, known: Recovery) -> bool:
+    """As begin, of a run of a sweep that has ended with its machine: on `rental`, which is for all that were on that
+    machine, under what is left of their ceiling. One that only waited there begins at its own first step."""
+    standing = _standing(context, known, rental.facts.ceiling_usd, None)
+    return standing is not None and _go_on(context, *standing, rental)
+
+
+def _standing(
+    context: RunContext, known: Recovery, left_usd: float | None, left_h: float | None
+) -> tuple[Recovery, terms.Standing, ResumeFrom | None] | None:
+    """How the run stands after this interruption, and where it goes on; None, and said why, where it does not."""
     try:
         origin = continue_from.newest(context)
     except UserError as error:
         context.emit("warning", f"not continued: {error.message}")
-        return False
+        return None
     began = context.facts.resume_from.step if context.facts.resume_from else 0
-    step = origin.step if origin is not None else 0
-    recovery = _counted(known, lost=max(0, run.step - step), is_fruitless=step <= began)
-    standing = terms.Standing(recovery.interruptions, recovery.fruitless, _left_usd(context), _left_h(context))
+    step, run = origin.step if origin is not None else 0, context.run
+    waited = context.facts.queue is not None and not context.facts.queue.has_started and not step and not run.step
+    recovery = known if waited else _counted(known, lost=max(0, run.step - step), is_fruitless=step <= began)
+    standing = terms.Standing(recovery.interruptions, recovery.fruitless, left_usd, left_h)
     if (why := terms.why_not(context.plan, standing, recovery.most)) is not None:
         kept = f"; its newest checkpoint is {origin.place}" if origin is not None else ""
         context.emit("warning", f"not continued: {why}{kept}")
-        return False
+        return None
+    return recovery, standing, origin
+
+
+def _go_on(
+    context: RunContext, recovery: Recovery, standing: terms.Standing, origin: ResumeFrom | None, rental: Rental
+) -> bool:
+    run, queue, step = context.run, context.facts.queue, origin.step if origin is not None else 0
     _close(context)
     continue_from.put_aside(context, len(context.ledger.attempts(run.id)), step)
     facts: RunFactChanges = {
         "recovery": recovery, "resume_from": origin, "prepared": None, "software": None, "synced": None,
         "store": None, "store_urls": None, "deaths": 0, "exit": None,
+        "queue": queue and replace(queue, ahead=None, has_started=False, skew_s=0.0),
     }  # fmt: skip
-    fresh = _rental(context, standing)
-    attempts.begin(context.ledger.rows, run, fresh, facts, step=step, now=context.now())
+    attempts.begin(context.ledger.rows, run, rental, facts, step=step, now=context.now())
     context.emit("warning", _words(recovery, standing, step))
-    return True
+    return context.run.rental_id == rental.id
 
 
 def _counted(known: Recovery, *, lost: int, is_fruitless: bool) -> Recovery:
@@ -91,6 +116,8 @@ def _rental(context: RunContext, standing: terms.Standing) -> Rental:
 
 def _words(recovery: Recovery, standing: terms.Standing, step: int) -> str:
     left = "" if standing.left_usd is None else f"; ${standing.left_usd:.2f} are left under its ceiling"
+    if not recovery.interruptions:
+        return f"waits on another machine{left}"
     return (
         f"interruption {recovery.interruptions} of at most {recovery.most}: going on from step {step} on another "
         f"machine{left}"

@@ -70,3 +70,30 @@ def test_a_notice_during_a_save(rehearse: Callable[..., Rehearsal]) -> None:
     assert (said["interruptions"], said["machines"], said["lost_steps"]) == (1, 2, 0)
     assert never_two_at_once(place)
     place.check()
+
+
+SWEEP = """
+name = "pair"
+baseline = "tiny.toml"
+seeds = 2
+[limits]
+max_cost_usd = 3
+"""
+
+
+def test_the_machine_of_a_sweep_is_taken_away(rehearse: Callable[..., Rehearsal]) -> None:
+    """The arm that trained goes on from its checkpoint, the one that waited begins, both on the next machine."""
+    place = rehearse("F41 a sweep on the spot market, preempted in its first arm", steps=900, every=100, most_usd=3)
+    inventory = place.folder / "inventory.toml"
+    inventory.write_text(inventory.read_text().replace('guard = "watcher"', 'guard = "watcher"\nspot = true'))
+    (place.folder / "pair.toml").write_text(SWEEP)
+    place.cloud.inject("preempt@350")
+    swept = place.gptctl("sweep", "run", "pair.toml", "--host", "cloud", "--yes", "--json")
+    assert swept.returncode == 0, swept.stderr
+    assert place.cloud.fired() == ["preempt"] and never_two_at_once(place)
+    found = json.loads(swept.stdout)
+    assert [arm["state"] for arm in found["arms"]] == ["finished"] * 2 and len(place.cloud.books()["instances"]) == 2
+    first, second = (dict(losses(place.home / "runs" / arm["run"])) for arm in found["arms"])
+    assert max(first) == max(second) == 900 and "going on from step 300" in swept.stderr
+    assert 0 < found["spent_usd"] <= 3
+    place.check()

@@ -47,3 +47,28 @@ def test_a_sweep_that_cannot_be_is_refused_whole(
     assert (done.exit_code, [word for word in says if word not in done.output]) == (code, []), done.output
     with Ledger.open(tmp_path / "home", time.time) as ledger:
         assert ledger.runs() == [] and ledger.rentals() == [] and sweeps.listed(ledger.rows) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('checkpoint_store = "s3://bucket/models"', "no answer to PUT /bucket/models"),
+        ('checkpoint_store = "ftp://box/models"', "machines cannot write there"),
+    ],
+)
+def test_a_store_that_does_not_answer_is_found_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, says: str
+) -> None:
+    monkeypatch.setenv("GPTCTL_HOME", str(tmp_path / "home"))
+    for name, value in {
+        "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "AWS_REGION": "x", "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "inventory.toml").write_text(INVENTORY + line)
+    (tmp_path / "s.toml").write_text('name = "s"\nbaseline = "quickstart"\nseeds = 2\n')
+    done = CliRunner().invoke(app, ["sweep", "run", "s.toml", "--host", "box", "--yes"])
+    assert done.exit_code in (2, 3) and says in done.output, done.output
+    with Ledger.open(tmp_path / "home", time.time) as ledger:
+        assert ledger.runs() == [] and ledger.rentals() == [] and sweeps.listed(ledger.rows) == []
