@@ -64,8 +64,8 @@ def _fetch(context: RunContext) -> None:
     if not pull_or_store(context, left, folder):
         stored = store_job.settle(context)
         pull(context, [found for found in left if found.step not in stored], folder)
-        drop_incomplete(folder)
     if stored:
+        drop_incomplete(folder)
         context.say(
             f"{len(stored)} checkpoints are verified in {store_job.uri(context)}; "
             f"gptctl fetch {run.id} brings best and latest here"

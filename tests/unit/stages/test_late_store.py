@@ -165,6 +165,10 @@ def test_a_line_that_is_slow_while_it_trains_hands_over_then(tmp_path: Path, mon
 
 def test_a_store_that_is_named_later_is_the_runs_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with slow_line(tmp_path, monkeypatch, store=None) as place:
+        begun = place.context.mirror / "checkpoints" / "step-000300"
+        begun.mkdir(parents=True)
         late_store.begin(place.context, STORE)
+        place.fetch()
+        assert place.came == [] and place.here() == [], "what an earlier fetch began is removed"
         assert place.begun == [f"{STORE}/{place.context.run_id}"]
         assert host_in_ledger(place).checkpoint_store == STORE
