@@ -12,7 +12,7 @@ import typer
 from orchestrator.cli import options
 from orchestrator.cli.failures import explained
 
-HELP = """Prepare, merge, inspect, convert, verify and push token files.
+HELP = """Prepare, merge, inspect, verify and push token files.
 
 Start with: gptctl data prepare book.txt --tokenizer bytes --to data/book. In a recipe, set data.source = "data/book".
 """
