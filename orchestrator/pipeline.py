@@ -42,7 +42,7 @@ from orchestrator.stages.context import RunContext
 from orchestrator.stages.fetch import fetch
 from orchestrator.stages.follow import follow
 from orchestrator.stages.launch import launch
-from orchestrator.stages.machine import turn
+from orchestrator.stages.machine import queue_turn
 from orchestrator.stages.outcome import machine_gone, next_attempt, regroup
 from orchestrator.stages.provision import provision
 from orchestrator.stages.release import release
@@ -138,7 +138,7 @@ def perform(context: RunContext, stage: Stage) -> None:
     context.stage = stage.name
     rental = context.rental
     context.interval = context.ledger.open_stage(
-        context.run_id, rental.id, stage.name, turn.price_per_hour_usd(context)
+        context.run_id, rental.id, stage.name, queue_turn.price_per_hour_usd(context)
     )
     context.ledger.update_run(context.run_id, stage=stage.name)
     context.emit("stage_started")

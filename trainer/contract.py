@@ -238,7 +238,7 @@ class TrainConfig:
     """Sequences per optimizer step over all ranks."""
     stages: typing.Tuple[Stage, ...] = ()
     """First parts of the training with another batch or shorter sequences; after the last, global_batch sequences of
-    the model's context_length. Arithmetic: trainer/arithmetic/stages.py."""
+    the model's context_length. Arithmetic: trainer/arithmetic/schedule.py."""
     micro_batch: int = 1
     """Sequences per forward pass of one rank; accumulation = global_batch / (micro_batch * ranks)."""
     optimizer: str = "adamw"

@@ -17,9 +17,10 @@ import time
 from typing import cast
 
 from .contract.facts import Environment, Facts, Memory
-from .job import boot_hook
+from .job import interfaces
+from .job.power import boot_hook
 from .setup import interpreters
-from .system import files, folder_trial, gpus, interfaces, lease, locks, processes
+from .system import files, folder_trial, gpus, lease, locks, processes
 from .system.paths import Places
 
 TOOLS = ("rsync", "tar", "ssh", "gcc", "uv")

@@ -13,8 +13,9 @@ from __future__ import annotations
 import time
 
 from .contract.names import State
-from .job import boot_hook, jobs
+from .job import jobs
 from .job.jobs import Job
+from .job.power import boot_hook
 from .queue import runner
 from .system import files, gpus
 from .system.paths import RUN_PATTERN, Places

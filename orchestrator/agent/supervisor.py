@@ -24,9 +24,10 @@ from trainer import contract
 from .checkpoints import manifest, store_index
 from .contract.names import GRACE_S, Code, FileName, Outcome
 from .guard import order
-from .job import boot_hook, exit_record, jobs, nodes, restarts, sleep_inhibitor, spot_notice, stopping
+from .job import exit_record, jobs, nodes, restarts, spot_notice, stopping
 from .job import program as programs
 from .job.jobs import Job
+from .job.power import boot_hook, sleep_inhibitor
 from .job.program import Program
 from .job.watchdog import StepWatch
 from .queue import runner

@@ -18,9 +18,9 @@ from orchestrator.core.datasets.dataset_index import DATASET, Blocks, Promised, 
 from orchestrator.core.errors import StorageError, UserError
 from orchestrator.core.ports import Storage, StoredFile
 from orchestrator.core.safe_names import WILD
-from trainer.layout.foreign import LayoutError
-from trainer.layout.sides import SidesError, candidates, sort_files
+from trainer.layout.not_tokens import LayoutError
 from trainer.layout.token_layout import Layout, layout_of
+from trainer.layout.train_or_validation import SidesError, candidates, sort_files
 
 MOST_SHARDS = 10_000
 AT_ONCE = 8

@@ -31,7 +31,8 @@ from orchestrator.ledger.run_lock import RunLock
 from orchestrator.pipeline import STAGES, Stage, may_bill, perform, still_costs
 from orchestrator.runs.new_run import RunRequest, new_run
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine import boot, deadline
+from orchestrator.stages.machine import deadline
+from orchestrator.stages.machine.first_contact import boot
 from orchestrator.wiring import open_context
 
 ACQUIRE, RELEASE = STAGES[0], STAGES[-1]

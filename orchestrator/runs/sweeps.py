@@ -22,7 +22,7 @@ from orchestrator.core.events import Event, Listener
 from orchestrator.core.facts.rental_facts import RentalFacts
 from orchestrator.core.facts.run_facts import EarlyStop, QueueFacts, Recovery, RunFacts
 from orchestrator.core.money.cost import spent
-from orchestrator.core.planning.several.attempts import FRUITLESS_AT_MOST
+from orchestrator.core.planning.many_machines.attempts import FRUITLESS_AT_MOST
 from orchestrator.core.states import Outcome, State, is_forward, worst
 from orchestrator.ledger import sweeps
 from orchestrator.ledger.identity import new_rental_id, new_run_id

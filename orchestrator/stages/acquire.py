@@ -25,7 +25,8 @@ from orchestrator.core.states import State
 from orchestrator.ledger.records import INTENT_ADOPTED, INTENT_BOUGHT
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.data import sent_data
-from orchestrator.stages.machine import boot, box_guard, give_back
+from orchestrator.stages.machine import box_guard, give_back
+from orchestrator.stages.machine.first_contact import boot
 from orchestrator.stages.machine.give_back import end_others, undo
 from orchestrator.stages.machine.purchase import buy_somewhere, close, find, hold
 from orchestrator.stages.outcome import machine_gone, regroup

@@ -8,7 +8,8 @@ from orchestrator.stages.checkpoints import store_job
 from orchestrator.stages.checkpoints.copies import drop_incomplete, pull, pull_or_store
 from orchestrator.stages.checkpoints.mirror import mirror_until_end
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine import boot, deadline
+from orchestrator.stages.machine import deadline
+from orchestrator.stages.machine.first_contact import boot
 from orchestrator.stages.machine.jobs import machine_status, note_attempt, stop_training
 from orchestrator.stages.nodes import others
 from orchestrator.stages.outcome import machine_gone

@@ -12,7 +12,7 @@ from orchestrator.core.errors import CommandFailed, LinkLost, Unreachable
 from orchestrator.core.states import Seen, State
 from orchestrator.stages.checkpoints.mirror import mirror_until_end
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine import boot
+from orchestrator.stages.machine.first_contact import boot
 from orchestrator.stages.outcome import machine_gone, regroup, training_end
 
 FIRST_WAIT_S = 1.0

@@ -22,7 +22,7 @@ from orchestrator.remote.agent_client.decoding import decoded
 from orchestrator.report.lineage import lineage_of
 from orchestrator.stages.checkpoints import store_job
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine import deadline, engine_job, turn
+from orchestrator.stages.machine import deadline, engine_job, queue_turn
 from orchestrator.stages.machine.give_back import end_lost
 from orchestrator.stages.machine.jobs import has_started, machine_status, note_attempt, restarts, run_job
 from orchestrator.stages.machine.lease import lease_s, rental_budget_s
@@ -63,8 +63,8 @@ def _start(context: RunContext) -> None:
         if context.facts.queue is None or context.machine.nodes > 1:
             context.agent.start(JobName.TRAIN, context.run_id, digest, spec)
             return
-        context.agent.enqueue(context.run_id, digest, {**spec, "queue": turn.terms(context)})
-    turn.begin(context)
+        context.agent.enqueue(context.run_id, digest, {**spec, "queue": queue_turn.terms(context)})
+    queue_turn.begin(context)
 
 
 def _start_others(context: RunContext, digest: str) -> bool:
@@ -169,7 +169,7 @@ def _found_beside(context: RunContext) -> int | None:
     same = [
         run.plan.micro_batch
         for run in context.ledger.runs(rental_id=context.rental.id)
-        if run.id != context.run_id and run.plan and turn.trains(run)
+        if run.id != context.run_id and run.plan and queue_turn.trains(run)
         and all(run.recipe_data[key] == mine[key] for key in ("model",))
         and run.plan.global_batch == context.plan.global_batch
     ]  # fmt: skip
@@ -207,7 +207,7 @@ def _amend_plan(context: RunContext) -> None:
     }
     digest = hashlib.sha256(config.to_json().encode()).hexdigest()[:16]
     with _others_may_compute():
-        if turn.pays_another(context):
+        if queue_turn.pays_another(context):
             return context.say(f"another run trains there: keeping micro-batch {plan.micro_batch} of the plan")
         exit_record = run_job(context, context.agent, JobName.PROBE, digest, spec)
     if exit_record["outcome"] != "finished" or not (exit_record["result"] or {}).get("micro_batch"):

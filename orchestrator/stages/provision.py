@@ -13,7 +13,8 @@ from orchestrator.core.planning.forecast import kept_bytes
 from orchestrator.core.states import State
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.data import sending, sent_data
-from orchestrator.stages.machine import interpreter, new_host_key
+from orchestrator.stages.machine import interpreter
+from orchestrator.stages.machine.first_contact import new_host_key
 from orchestrator.stages.machine.fitness import check_folder, chosen_cards
 from orchestrator.stages.nodes.meet import meet
 from trainer.arithmetic import checkpoint_bytes

@@ -12,7 +12,8 @@ from orchestrator.core.states import State
 from orchestrator.ledger.records import INTENT_ADOPTED, RENTAL_RELEASED
 from orchestrator.stages.checkpoints import home_box_job
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine import boot, box_guard, engine_job, purchase
+from orchestrator.stages.machine import box_guard, engine_job, purchase
+from orchestrator.stages.machine.first_contact import boot
 from orchestrator.stages.machine.give_back import give_back, tidy
 from orchestrator.stages.nodes import others
 from orchestrator.stages.outcome import engine_bill, run_report

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.core.config.data_tables import Data, Prepare, Validation
 from orchestrator.core.config.inventory import HostSpec
-from orchestrator.core.config.model_table import Model
 from orchestrator.core.config.recipe import Limits, MachineRow, Train
-from orchestrator.core.config.task_tables import Evaluation, Lora, Task
+from orchestrator.core.config.recipe_tables.data_tables import Data, Prepare, Validation
+from orchestrator.core.config.recipe_tables.model_table import Model
+from orchestrator.core.config.recipe_tables.task_tables import Evaluation, Lora, Task
 from orchestrator.core.config.toml_tables import Table
 from tests.generate_docs import DOCS, PAGES
 

@@ -15,7 +15,7 @@ from array import array
 from collections import Counter
 from collections.abc import Sequence
 
-from trainer.layout.foreign import Reason
+from trainer.layout.not_tokens import Reason
 
 FEWEST = 8
 """Fewer ids prove nothing by their halves."""

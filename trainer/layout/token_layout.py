@@ -21,8 +21,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from trainer.layout import foreign, headerless
-from trainer.layout.foreign import LayoutError
+from trainer.layout import headerless, not_tokens
+from trainer.layout.not_tokens import LayoutError
 
 SAFETENSORS, LLM_C, NUMPY, HEADERLESS = "safetensors", "llmc", "npy", "nanogpt"
 SUFFIXES = (".safetensors", ".bin", ".npy")
@@ -125,7 +125,7 @@ def _by_header(name: str, size_bytes: int, head: bytes, read: Read) -> Layout | 
         found = _safetensors(name, size_bytes, whole, length)
         if found is not None or name.endswith(".safetensors"):
             return found or _refuse_safetensors(name)
-    if reason := foreign.what_it_is(head, size_bytes):
+    if reason := not_tokens.what_it_is(head, size_bytes):
         raise LayoutError(f"{name} {reason.what}", reason.cure)
     return _refuse_safetensors(name) if name.endswith(".safetensors") else None
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from trainer.arithmetic.stages import Course, Part, micro_batch_of
+from trainer.arithmetic.schedule import Course, Part, micro_batch_of
 from trainer.contract import ContractError, RunConfig
 from trainer.task_config import PRETRAIN
 from trainer.tokens.example_rows import IGNORED, counted_in

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from trainer.layout.sides import SidesError, candidates, sort_files
+from trainer.layout.train_or_validation import SidesError, candidates, sort_files
 from trainer.tokens.digests import DATASET, DatasetJson
 
 

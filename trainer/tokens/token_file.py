@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.layout.foreign import LayoutError
+from trainer.layout.not_tokens import LayoutError
 from trainer.layout.token_layout import HEADERLESS, LLM_C, SAFETENSORS, layout_of
 
 KINDS = (SAFETENSORS, LLM_C, HEADERLESS)

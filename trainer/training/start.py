@@ -24,8 +24,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from trainer.arithmetic import GIB, LOSS_CHUNKS, fewest_loss_chunks, split_batch
+from trainer.checkpoints.broadcast import drop_received, on_every_node
 from trainer.checkpoints.checkpoint import ResumePoint, find_newest, read_trainer_state, read_weights
-from trainer.checkpoints.hand_over import drop_received, on_every_node
 from trainer.checkpoints.manifest import CheckpointError, checkpoint_folder, read_meta, task_of, verify
 from trainer.contract import (
     EVENT_INITIALISED,

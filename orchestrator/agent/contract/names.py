@@ -20,6 +20,8 @@ COMPILE_WORKERS = 4
 """Processes in which one rank compiles; torch takes up to 32, each with the memory of a small Python."""
 HEARTBEAT_S = 2.0
 """The agent sends a line at least this often while it follows or waits."""
+PULSE_S = 2.0
+"""How often a follower over SSH sends a sign of life to the agent."""
 SILENCE_S = 10.0
 """A follower over SSH that the agent has not heard for this long is gone."""
 

@@ -21,9 +21,10 @@ from trainer import contract
 
 from ..contract.names import COMPILE_WORKERS, Code, FileName, JobName
 from ..contract.requests import Cluster
-from ..system import files, interfaces, processes
+from ..system import files, processes
 from ..system.compile_caches import compile_caches
 from ..system.refusal import Refusal
+from . import interfaces
 from .jobs import Job, Secrets
 
 TRAINER = ("-m", "trainer")

@@ -20,9 +20,10 @@ from trainer import contract
 from ..contract.answers import Death
 from ..contract.names import FileName, Outcome
 from ..system import files, processes
-from . import boot_hook, stopping
+from . import stopping
 from .exit_record import death_reason
 from .jobs import Job
+from .power import boot_hook
 
 REBOOTED = "the machine was rebooted"
 PAUSES_S = (2.0, 30.0, 120.0, 300.0)

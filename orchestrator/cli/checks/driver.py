@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.cli.checks.finding import FAIL, OK, WARN, Finding
-from orchestrator.cli.driver.far import KEYS, Driver, driver_on
+from orchestrator.cli.driver.on_the_driver import KEYS, Driver, driver_on
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.errors import GptctlError
 from orchestrator.core.formats import size

@@ -24,7 +24,7 @@ from orchestrator.core.errors import UserError
 from orchestrator.core.formats import count, percent, size
 from orchestrator.datasets.downloads import Text, bring_here, bring_text
 from orchestrator.remote.transfer_progress import Transfer
-from trainer.layout.sides import is_token_file
+from trainer.layout.train_or_validation import is_token_file
 
 PYTHON_STDLIB = "python-stdlib"
 MOST_WEIGHT = 1_000_000

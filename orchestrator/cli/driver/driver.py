@@ -16,8 +16,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.cli.driver.far import GO, Driver, driver_on
 from orchestrator.cli.driver.listing import listing
+from orchestrator.cli.driver.on_the_driver import GO, Driver, driver_on
 from orchestrator.cli.open_ledger import open_home, open_ledger
 from orchestrator.cli.screen import screen
 from orchestrator.core.config.inventory import FILE_NAME, HostSpec, load_inventory

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from orchestrator.cli.open_ledger import open_ledger
-from orchestrator.cli.runs.typed import checked_text, labels_of
+from orchestrator.cli.runs.typed_names import checked_text, labels_of
 from orchestrator.cli.screen import screen
 from orchestrator.cli.screen.tables import Column
 from orchestrator.core.errors import GptctlError, UserError

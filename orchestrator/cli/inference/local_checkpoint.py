@@ -8,7 +8,7 @@ from orchestrator.core.errors import UserError
 from orchestrator.core.states import Outcome, State
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RunRecord
-from orchestrator.runs.imports import MACHINE, NOWHERE, RECIPE
+from orchestrator.runs.origin.imports import MACHINE, NOWHERE, RECIPE
 from trainer import contract
 
 

@@ -8,8 +8,8 @@ from orchestrator.cli.data.prepare import show_download
 from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.cli.screen import screen
 from orchestrator.cli.screen.foreign import clean
-from orchestrator.runs.imports import ImportRequest
-from orchestrator.runs.imports import import_model as bring_in
+from orchestrator.runs.origin.imports import ImportRequest
+from orchestrator.runs.origin.imports import import_model as bring_in
 
 
 def import_model(request: ImportRequest, *, as_json: bool) -> int:

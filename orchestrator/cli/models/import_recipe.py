@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.cli.screen import screen
 from orchestrator.core.config.recipe import Recipe
-from orchestrator.core.config.reference_recipe import gpus_in, reference_recipe
+from orchestrator.core.config.recipe_tables.reference_recipe import gpus_in, reference_recipe
 from orchestrator.core.config.toml_tables import build
 from orchestrator.core.errors import UserError
 from orchestrator.core.typed_json import WrongJson, parse

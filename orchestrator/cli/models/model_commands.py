@@ -141,7 +141,7 @@ def import_model(
     name what cannot be expressed. eval, sample, export, compare and model.init_from take it like a run's checkpoint.
     """
     from orchestrator.cli.models import import_model as it
-    from orchestrator.runs.imports import ImportRequest
+    from orchestrator.runs.origin.imports import ImportRequest
 
     return it.import_model(ImportRequest(source, name, n_head, tokenizer, accept_tanh_gelu), as_json=as_json)
 

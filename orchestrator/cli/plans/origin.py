@@ -19,12 +19,12 @@ from orchestrator.core.ports import Address, Shell, Storage
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RunRecord
 from orchestrator.report.data_source import data_differences
-from orchestrator.runs import initial_weights
-from orchestrator.runs import resume_from as run_origins
-from orchestrator.runs.history import data_before, made_by, origin_facts
-from orchestrator.runs.imports import ImportRequest, import_model
-from orchestrator.runs.initial_weights import Importer
-from orchestrator.runs.resume_from import Origin, Wanted
+from orchestrator.runs.origin import initial_weights
+from orchestrator.runs.origin import resume_from as run_origins
+from orchestrator.runs.origin.history import data_before, made_by, origin_facts
+from orchestrator.runs.origin.imports import ImportRequest, import_model
+from orchestrator.runs.origin.initial_weights import Importer
+from orchestrator.runs.origin.resume_from import Origin, Wanted
 from orchestrator.wiring import open_shell, storage_of
 
 StorageOf = Callable[[str], Storage]

@@ -26,9 +26,9 @@ from orchestrator.core.config.recipe import Limits, Recipe, load_recipe
 from orchestrator.core.errors import GptctlError, LimitReached, ProviderError, UserError
 from orchestrator.core.formats import DASH, count, dollars, dollars_between, hours
 from orchestrator.core.machines import MachineType, all_machine_types, machine_type
-from orchestrator.core.planning import distance
+from orchestrator.core.planning import fetch_cost
 from orchestrator.core.planning.demands import install_words, memory_words
-from orchestrator.core.planning.distance import NO_RATES, Rates
+from orchestrator.core.planning.fetch_cost import NO_RATES, Rates
 from orchestrator.core.planning.limits import check_plan
 from orchestrator.core.planning.plan import Plan
 from orchestrator.core.planning.planner import make_plan
@@ -256,7 +256,7 @@ def _demands(plan: Plan) -> list[tuple[str, str]]:
     """What is installed there, how much main memory the run takes, and what it costs to bring the end of it here."""
     said = [("install", install_words(plan.install))] if plan.install else []
     if plan.fetch is not None:
-        said.append(("fetch", distance.words(plan.fetch, plan.hours.fetch, plan.price_per_hour_usd)))
+        said.append(("fetch", fetch_cost.words(plan.fetch, plan.hours.fetch, plan.price_per_hour_usd)))
     return [*said, ("memory", memory_words(plan.memory, plan.ranks))] if plan.memory else said
 
 

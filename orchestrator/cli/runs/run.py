@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.cli.driver.driver import hand_over
-from orchestrator.cli.driver.far import refuse_rented
+from orchestrator.cli.driver.on_the_driver import refuse_rented
 from orchestrator.cli.failures import run_folder
 from orchestrator.cli.machines.track import start_tracking
 from orchestrator.cli.machines.watcher import warn_if_unwatched
@@ -24,7 +24,7 @@ from orchestrator.cli.plans.plan import planned, show_alternatives, show_plan, s
 from orchestrator.cli.runs.late_store import add_store
 from orchestrator.cli.runs.outcome import show_ending, show_next_commands
 from orchestrator.cli.runs.queue import agreed_to_wait, busy_with
-from orchestrator.cli.runs.typed import checked_text, labels_of
+from orchestrator.cli.runs.typed_names import checked_text, labels_of
 from orchestrator.cli.screen import screen
 from orchestrator.core.checkpoints.store_places import check_scheme
 from orchestrator.core.config.home_box import is_home

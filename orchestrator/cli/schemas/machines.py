@@ -11,7 +11,7 @@ from typing import Annotated
 from typing_extensions import TypedDict
 
 from orchestrator.cli.checks.finding import Finding
-from orchestrator.cli.schemas.also import Also
+from orchestrator.cli.schemas.extended_outputs import Also
 from orchestrator.core.fleet.orphans import Orphan
 from orchestrator.fleet.guard_drill import Drilled
 

@@ -9,10 +9,10 @@ from typing import Annotated
 
 from typing_extensions import TypedDict
 
-from orchestrator.cli.schemas.also import Also
+from orchestrator.cli.schemas.extended_outputs import Also
 from orchestrator.cli.schemas.runs import Measured, RunCost
 from orchestrator.cli.sweeps.show import Row as SweepRow
-from orchestrator.core.planning.several.sweep_plan import SweepPlan as SweepCost
+from orchestrator.core.planning.many_machines.sweep_plan import SweepPlan as SweepCost
 from orchestrator.report.comparison.result import Anchor, ComparedRow, Difference, EqualTokens, Metric
 from orchestrator.report.comparison.result import Environment as ComparedEnvironment
 from orchestrator.report.comparison.seed_noise import Deviation

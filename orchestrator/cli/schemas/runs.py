@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 from orchestrator.cli.history.history import Row as HistoryRow
 from orchestrator.cli.machines.totals import Totals
 from orchestrator.cli.plans.recipes import Listed
-from orchestrator.cli.schemas.also import Also
+from orchestrator.cli.schemas.extended_outputs import Also
 from orchestrator.core.checkpoints.store_state import StoreState
 from orchestrator.core.facts.run_facts import StagedFacts
 from orchestrator.core.fleet.orphans import Orphan

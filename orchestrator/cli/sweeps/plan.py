@@ -16,8 +16,8 @@ from orchestrator.core.config.recipe import Limits
 from orchestrator.core.config.sweep import Arm, SweepFile, arms_of, load_sweep
 from orchestrator.core.errors import GptctlError, UserError
 from orchestrator.core.formats import dollars, hours
+from orchestrator.core.planning.many_machines.sweep_plan import SweepPlan, check_sweep, sweep_plan
 from orchestrator.core.planning.plan import Plan
-from orchestrator.core.planning.several.sweep_plan import SweepPlan, check_sweep, sweep_plan
 from orchestrator.ledger.ledger import Ledger
 
 PLAN_COLUMNS = (

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from orchestrator.cli.driver.driver import hand_over
-from orchestrator.cli.driver.far import refuse_rented
+from orchestrator.cli.driver.on_the_driver import refuse_rented
 from orchestrator.cli.machines.track import start_tracking
 from orchestrator.cli.machines.watcher import warn_if_unwatched
 from orchestrator.cli.open_ledger import open_ledger
@@ -39,8 +39,8 @@ from orchestrator.core.facts.run_facts import QueueFacts, Recovery
 from orchestrator.core.machines import machine_type
 from orchestrator.core.money.calendar import month_start
 from orchestrator.core.planning.limits import check_guard, check_month, check_plan
+from orchestrator.core.planning.many_machines.sweep_plan import check_sweep, shares_usd
 from orchestrator.core.planning.plan import Plan
-from orchestrator.core.planning.several.sweep_plan import check_sweep, shares_usd
 from orchestrator.core.states import Outcome, State, worst
 from orchestrator.ledger import sweeps
 from orchestrator.ledger.ledger import Ledger

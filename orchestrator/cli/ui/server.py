@@ -4,7 +4,7 @@ Everything below /api wants the token that only the printed address has, so that
 nor a page in another tab reads your runs. The Host header must name this computer (DNS rebinding), and a request that
 acts must come from the page itself (Origin). The page runs nobody's markup: its policy allows its own files alone.
 
-Example: `uvicorn.run(application(Sight(home), None, token, hosts=("127.0.0.1",)))`
+Example: `uvicorn.run(application(PageContents(home), None, token, hosts=("127.0.0.1",)))`
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 
 from orchestrator.cli.ui.actions import Actions
-from orchestrator.cli.ui.sight import Sight
+from orchestrator.cli.ui.page_contents import PageContents
 from orchestrator.cli.ui.stream import LOOK_EVERY_S, changes, whole_state
 from orchestrator.core.errors import GptctlError
 from orchestrator.report.pages.html import TEMPLATES
@@ -54,7 +54,7 @@ MOST_SEARCHED = 200
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def application(sight: Sight, actions: Actions | None, token: str, hosts: Sequence[str]) -> Starlette:
+def application(sight: PageContents, actions: Actions | None, token: str, hosts: Sequence[str]) -> Starlette:
     """`actions` None: the page can only look. `hosts`: names under which this computer may be asked."""
 
     @contextlib.asynccontextmanager
@@ -175,7 +175,7 @@ async def _body(request: Request) -> dict[str, Any]:
     return given if isinstance(given, dict) else {}
 
 
-async def _read(sight: Sight) -> None:
+async def _read(sight: PageContents) -> None:
     """Reads the ledger when it has changed, and every few seconds: what bills grows by itself."""
     seen, read_at = None, 0.0
     while True:
@@ -187,7 +187,7 @@ async def _read(sight: Sight) -> None:
         await asyncio.sleep(LOOK_EVERY_S)
 
 
-async def _ask(sight: Sight) -> None:
+async def _ask(sight: PageContents) -> None:
     """Asks the machines every few seconds while a page is open."""
     while True:
         if sight.pages and sight.number:

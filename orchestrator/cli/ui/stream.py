@@ -20,7 +20,7 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 
 from orchestrator.cli.ui.actions import Actions
-from orchestrator.cli.ui.sight import Sight
+from orchestrator.cli.ui.page_contents import PageContents
 from orchestrator.core.errors import GptctlError
 
 LOOK_EVERY_S = 0.5
@@ -80,12 +80,12 @@ def _same(old: Sequence[object], new: Sequence[object]) -> int:
     return next(found, min(len(old), len(new)))
 
 
-def whole_state(sight: Sight, actions: Actions | None) -> dict[str, Any]:
+def whole_state(sight: PageContents, actions: Actions | None) -> dict[str, Any]:
     """The state, and what the page may do."""
     return {**sight.state, "may_act": actions is not None, "actions": actions.to_json() if actions else []}
 
 
-async def changes(sight: Sight, actions: Actions | None, run_id: str | None) -> AsyncIterator[str]:
+async def changes(sight: PageContents, actions: Actions | None, run_id: str | None) -> AsyncIterator[str]:
     """The events, until the page is closed."""
     told, number, mark = Told(), 0, None
     beat_at = curves_at = 0.0

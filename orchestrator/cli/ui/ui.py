@@ -33,8 +33,8 @@ def ui(wish: Wish) -> int:
         import uvicorn
 
         from orchestrator.cli.ui.actions import Actions
+        from orchestrator.cli.ui.page_contents import PageContents
         from orchestrator.cli.ui.server import application
-        from orchestrator.cli.ui.sight import Sight
     except ModuleNotFoundError as error:
         raise UserError(f"the page needs {error.name}", "pip install 'gptctl[ui]'") from error
     home, token = open_home(), secrets.token_urlsafe(24)
@@ -43,7 +43,7 @@ def ui(wish: Wish) -> int:
     shown = f"[{wish.listen}]" if ":" in wish.listen else wish.listen
     address = f"http://{shown}:{port}/#{token}"
     hosts = ("localhost", "127.0.0.1", "[::1]", shown)
-    app = application(Sight(home), Actions(home) if wish.allow_actions else None, token, hosts)
+    app = application(PageContents(home), Actions(home) if wish.allow_actions else None, token, hosts)
     print(address, flush=True)
     screen.talk("anyone with this address sees your runs" + (" and can end them" if wish.allow_actions else ""))
     screen.talk("Ctrl-C ends the page; trainings continue")

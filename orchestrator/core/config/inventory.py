@@ -20,11 +20,11 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from orchestrator.core.config.home_box import HomeBox, by_ssh_alone, is_home, parts
+from orchestrator.core.config.node_tables import of_one, table_of
 from orchestrator.core.config.slurm_table import SlurmSpec
 from orchestrator.core.config.toml_tables import NAME_PATTERN, Line, PricePerHourUsd, Table, build, read_toml
 from orchestrator.core.errors import UserError
 from orchestrator.core.machines import machine_type
-from orchestrator.core.node_tables import of_one, table_of
 from orchestrator.core.ports import UNPAID, Address
 from orchestrator.core.suggest import nearest, one_of
 

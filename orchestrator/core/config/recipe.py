@@ -22,10 +22,10 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from orchestrator.core.config import bundled_files
-from orchestrator.core.config.data_tables import Data, Tokens, lay_over
-from orchestrator.core.config.model_table import Model
-from orchestrator.core.config.published import Published
-from orchestrator.core.config.task_tables import Evaluation, Task, check_evaluation, with_tokens
+from orchestrator.core.config.recipe_tables.data_tables import Data, Tokens, lay_over
+from orchestrator.core.config.recipe_tables.model_table import Model
+from orchestrator.core.config.recipe_tables.published import Published
+from orchestrator.core.config.recipe_tables.task_tables import Evaluation, Task, check_evaluation, with_tokens
 from orchestrator.core.config.toml_tables import (
     NAME_PATTERN,
     RECIPE_NAME_PATTERN,
@@ -36,7 +36,7 @@ from orchestrator.core.config.toml_tables import (
 )
 from orchestrator.core.errors import UserError
 from orchestrator.core.suggest import nearest
-from trainer.arithmetic.stages import Course, check_stages, steps_for_stages
+from trainer.arithmetic.schedule import Course, check_stages, steps_for_stages
 from trainer.config_tables import RateFactors as ContractFactors
 from trainer.config_tables import Stage
 from trainer.contract import RetentionConfig, TrainConfig

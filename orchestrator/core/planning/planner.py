@@ -17,7 +17,7 @@ from orchestrator.core.errors import UserError
 from orchestrator.core.machines import MachineType, assumed
 from orchestrator.core.planning import demands
 from orchestrator.core.planning.batch import Batch, choose_batch, ddp_and_fsdp, split
-from orchestrator.core.planning.distance import NO_RATES, Rates, billed_mb_per_s, far_words, fetch_of
+from orchestrator.core.planning.fetch_cost import NO_RATES, Rates, billed_mb_per_s, far_words, fetch_of
 from orchestrator.core.planning.forecast import (
     Quote,
     disk_trouble,
@@ -28,9 +28,9 @@ from orchestrator.core.planning.forecast import (
     spread,
 )
 from orchestrator.core.planning.limits import ceiling_usd, combine
+from orchestrator.core.planning.many_machines.lost_nodes import cannot_continue
 from orchestrator.core.planning.plan import Hours, Plan, PlanLimits
 from orchestrator.core.planning.rates import MeasuredRate, Rate, expected_rate
-from orchestrator.core.planning.several.lost_nodes import cannot_continue
 from orchestrator.core.planning.spot_notice import in_time
 from orchestrator.core.ports import Guard, Offer
 from trainer.arithmetic import chinchilla_tokens, parameter_count

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.machines import MachineType, assumed, machine_type
 from orchestrator.core.planning.batch import Batch, choose_batch, loss_chunks
-from orchestrator.core.planning.several import nodes
+from orchestrator.core.planning.many_machines import nodes
 from trainer.arithmetic import flop_per_token
 from trainer.arithmetic.roofline import Card, Job, tokens_per_second
 

@@ -38,6 +38,7 @@ from orchestrator.agent.contract.answers import (
 from orchestrator.agent.contract.facts import Facts
 from orchestrator.agent.contract.names import (
     GRACE_S,
+    PULSE_S,
     SILENCE_S,
     FileName,
     GuardKind,
@@ -67,9 +68,6 @@ from orchestrator.remote.agent_client.package import agent_package
 from orchestrator.remote.far_python import far_python
 
 __all__ = ["Agent", "Checkpoint", "Data", "Ended", "FollowLine", "Heartbeat", "JobState"]
-
-PULSE_S = 2.0
-"""How often a follower over SSH sends a sign of life; after SILENCE_S without one the machine counts it as gone."""
 
 
 class Agent:

@@ -28,7 +28,7 @@ from orchestrator.stages.checkpoints.mirrored_files import (
     shorten,
 )
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine import box_guard, engine_job, turn
+from orchestrator.stages.machine import box_guard, engine_job, queue_turn
 from orchestrator.stages.machine.jobs import machine_status
 from orchestrator.stages.machine.reported import tell_deaths
 from trainer import contract
@@ -274,7 +274,7 @@ class Progress:
             for node in self.context.machines[1:]:
                 box_guard.renew(node)
             self._tell_notice(status["notice"])
-            turn.note(self.context, status)
+            queue_turn.note(self.context, status)
             tell_deaths(self.context, status["deaths"])
             store_job.look_after(self.context, status)
         self.context.ledger.touch_stage(self.context.interval, now)

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from orchestrator.agent.contract.names import JobName
 from orchestrator.agent.contract.requests import JobSpec
-from orchestrator.core.config.data_tables import Prepare
 from orchestrator.core.config.recipe import Recipe
+from orchestrator.core.config.recipe_tables.data_tables import Prepare
 from orchestrator.core.datasets.local_dataset import prepared
 from orchestrator.core.errors import UserError
 from orchestrator.datasets.downloads import bring_here
@@ -25,7 +25,7 @@ from orchestrator.remote.local_agent import agent_here
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine.jobs import progress, run_job
 from trainer import contract
-from trainer.layout.sides import is_token_file
+from trainer.layout.train_or_validation import is_token_file
 
 PYTHON_STDLIB = "python-stdlib"
 

@@ -19,7 +19,7 @@ from orchestrator.core.money.billing import MachineLife
 from orchestrator.core.ports import Address, Instance, Life
 from orchestrator.ledger.records import Rental
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine import boot
+from orchestrator.stages.machine.first_contact import boot
 
 LOOK_EVERY_S = 2.0
 WITHIN_S = 600.0

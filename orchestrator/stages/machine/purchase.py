@@ -24,8 +24,8 @@ from orchestrator.core.errors import (
 )
 from orchestrator.core.machines import machine_type, of_all, of_one
 from orchestrator.core.money import counted_time
+from orchestrator.core.planning.many_machines.attempts import expected_usd, hazard_per_h
 from orchestrator.core.planning.plan import Plan
-from orchestrator.core.planning.several.attempts import expected_usd, hazard_per_h
 from orchestrator.core.ports import Address, Instance, LaunchRequest, Offer
 from orchestrator.ledger.records import (
     INTENT_ADOPTED,
@@ -37,8 +37,8 @@ from orchestrator.ledger.records import (
     IntentRequest,
 )
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine import boot
-from orchestrator.stages.machine.cloud_init import guarded
+from orchestrator.stages.machine.first_contact import boot
+from orchestrator.stages.machine.first_contact.cloud_init import guarded
 from orchestrator.stages.machine.give_back import end_others, undo
 from orchestrator.stages.machine.lease import await_replacement
 

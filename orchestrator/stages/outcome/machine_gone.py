@@ -12,7 +12,8 @@ from orchestrator.core.ports import Instance
 from orchestrator.core.states import Outcome, State
 from orchestrator.stages.checkpoints import from_store, store_job
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine import boot, deadline
+from orchestrator.stages.machine import deadline
+from orchestrator.stages.machine.first_contact import boot
 from orchestrator.stages.machine.lease import lease_s
 from orchestrator.stages.outcome import training_end
 

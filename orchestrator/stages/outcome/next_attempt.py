@@ -12,7 +12,7 @@ from orchestrator.core.errors import UserError
 from orchestrator.core.facts.rental_facts import RentalFacts
 from orchestrator.core.facts.run_facts import Recovery, ResumeFrom, RunFactChanges
 from orchestrator.core.money.cost import spent
-from orchestrator.core.planning.several import attempts as terms
+from orchestrator.core.planning.many_machines import attempts as terms
 from orchestrator.core.states import Outcome
 from orchestrator.ledger import attempts
 from orchestrator.ledger.identity import new_rental_id

@@ -22,8 +22,8 @@ from orchestrator.core.facts.rental_facts import GivenBack, Node, RentalFacts
 from orchestrator.core.facts.run_facts import LostNodes, ResumeFrom, RunFactChanges
 from orchestrator.core.machines import nodes_in
 from orchestrator.core.money.cost import spent
+from orchestrator.core.planning.many_machines import lost_nodes
 from orchestrator.core.planning.plan import Plan
-from orchestrator.core.planning.several import lost_nodes
 from orchestrator.core.ports import Address
 from orchestrator.core.states import Outcome, State
 from orchestrator.ledger import attempts

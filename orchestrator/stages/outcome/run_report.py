@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from orchestrator.core.money.cost import run_cost
+from orchestrator.core.planning.many_machines.attempts import Stretch, on_demand_usd
 from orchestrator.core.planning.rates import is_compiled, number_type
-from orchestrator.core.planning.several.attempts import Stretch, on_demand_usd
 from orchestrator.core.states import Outcome
 from orchestrator.ledger.bills.run_estimate import run_estimate
 from orchestrator.ledger.records import RateRecord, StageInterval

@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 
 from tests.bench.trainer import short_stories
-from trainer.arithmetic.stages import Course, steps_for_stages
+from trainer.arithmetic.schedule import Course, steps_for_stages
 from trainer.config_tables import RateFactors, Stage
 from trainer.contract import CONFIG, EVENTS, DataConfig, ModelConfig, RunConfig, TrainConfig
 

@@ -15,7 +15,7 @@ from orchestrator.core.errors import UserError
 from orchestrator.core.facts.origin import IMPORTED
 from orchestrator.core.states import Outcome, State
 from orchestrator.ledger import Ledger
-from orchestrator.runs.imports import ImportRequest, import_model
+from orchestrator.runs.origin.imports import ImportRequest, import_model
 from tests.support.clouds.file_server import Hub
 
 WIDTH, ROWS = 16, 257

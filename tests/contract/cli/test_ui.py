@@ -15,8 +15,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from orchestrator.cli.ui.actions import Actions
+from orchestrator.cli.ui.page_contents import PageContents
 from orchestrator.cli.ui.server import ASSETS, application
-from orchestrator.cli.ui.sight import Sight
 from orchestrator.cli.ui.ui import listen
 from orchestrator.core.errors import UserError
 from orchestrator.core.facts.run_facts import QueueFacts, RunFacts
@@ -59,7 +59,7 @@ def home(tmp_path: Path) -> Path:
 
 
 def client(home: Path, *, acts: bool) -> TestClient:
-    sight = Sight(home)
+    sight = PageContents(home)
     sight.refresh()
     return TestClient(application(sight, Actions(home) if acts else None, TOKEN, ("127.0.0.1",)), base_url=US)
 
@@ -145,7 +145,7 @@ def test_a_run_has_its_curves_and_what_is_safe(home: Path) -> None:
 
 
 def test_only_what_changed_has_a_new_number(home: Path) -> None:
-    sight = Sight(home)
+    sight = PageContents(home)
     sight.refresh()
     first = sight.number
     sight.refresh()

@@ -32,7 +32,7 @@ from orchestrator.providers.lambda_cloud.api import LambdaApi
 from orchestrator.providers.lambda_cloud.provider import LambdaCloud
 from orchestrator.remote.shell import known_hosts, ssh_shell
 from orchestrator.remote.shell.key_pairs import new_key_pair
-from orchestrator.stages.machine.cloud_init import user_data
+from orchestrator.stages.machine.first_contact.cloud_init import user_data
 from tests.support.clock.waiting import until
 from tests.support.clouds.lambda_account import RENTAL, Account
 from tests.support.clouds.rehearsal_cloud import RehearsalCloud

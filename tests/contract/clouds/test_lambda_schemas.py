@@ -13,7 +13,7 @@ from jsonschema import ValidationError
 
 from orchestrator.core.errors import ProviderError
 from orchestrator.remote.shell.key_pairs import new_key_pair
-from orchestrator.stages.machine.cloud_init import user_data
+from orchestrator.stages.machine.first_contact.cloud_init import user_data
 from tests.support.clock.waiting import until
 from tests.support.clouds.lambda_account import Account, Exchange
 from tests.support.clouds.lambda_schemas import ANSWERS, answer_validator, operation, request_validator

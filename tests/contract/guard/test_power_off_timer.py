@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.remote.shell.key_pairs import new_key_pair
-from orchestrator.stages.machine.cloud_init import Timer, user_data
+from orchestrator.stages.machine.first_contact.cloud_init import Timer, user_data
 from tests.support.clock.waiting import until
 from tests.support.machines.self_machine import RENTAL, SelfMachine
 

@@ -14,7 +14,7 @@ from orchestrator.core.errors import LinkLost
 from orchestrator.core.ports import Shell
 from orchestrator.remote.agent_client.client import Agent
 from orchestrator.remote.shell.ssh_shell import connect
-from orchestrator.stages.machine.cloud_init import Timer, user_data
+from orchestrator.stages.machine.first_contact.cloud_init import Timer, user_data
 from tests.support.clock.waiting import until
 from tests.support.machines.namespaces import NamespaceHost
 from tests.support.machines.self_machine import RENTAL

@@ -18,11 +18,11 @@ from typing import cast
 import pytest
 
 from orchestrator.core.config.inventory import HostSpec
+from orchestrator.core.config.node_tables import table_of
 from orchestrator.core.config.recipe import load_recipe
 from orchestrator.core.config.toml_tables import build
 from orchestrator.core.errors import NoAnswer
 from orchestrator.core.machines import machine_type
-from orchestrator.core.node_tables import table_of
 from orchestrator.core.planning.planner import make_plan
 from orchestrator.core.ports import Guard, Instance, Life, Offer, Provider
 from orchestrator.ledger.ledger import Ledger

@@ -13,7 +13,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from orchestrator.stages.machine.cloud_init import Timer, user_data
+from orchestrator.stages.machine.first_contact.cloud_init import Timer, user_data
 
 RENTAL = "8xa100-1126-k3f9qa"
 STAND_INS = {

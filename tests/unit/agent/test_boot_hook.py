@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.agent.contract.names import BootWay, FileName, JobName
-from orchestrator.agent.job import boot_hook
 from orchestrator.agent.job.jobs import Job, write_spec
+from orchestrator.agent.job.power import boot_hook
 from orchestrator.agent.system import files, processes
 from orchestrator.agent.system.paths import Places
 

@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator.cli.machines.totals import Totals
 from orchestrator.cli.ui.forecast import forecast
-from orchestrator.cli.ui.sight import Sight
+from orchestrator.cli.ui.page_contents import PageContents
 from orchestrator.cli.ui.stream import changes
 from orchestrator.cli.ui.sweep_panels import MOST_POINTS, Arm, panels
 from orchestrator.ledger.ledger import Ledger
@@ -72,10 +72,10 @@ def test_without_a_second_seed_the_band_is_the_published_one_and_long_curves_are
 
 
 @pytest.fixture
-def sight(tmp_path: Path) -> Sight:
+def sight(tmp_path: Path) -> PageContents:
     with Ledger.open(tmp_path, time.time) as ledger:
         ledger.add_run(RunRecord("live", "quickstart", "local", "2xCPU", 1.0))
-    found = Sight(tmp_path)
+    found = PageContents(tmp_path)
     found.refresh()
     return found
 
@@ -87,7 +87,7 @@ async def next_state(page: AsyncIterator[str]) -> int:
     raise AssertionError("the stream ended")
 
 
-def test_two_pages_get_every_change_and_one_that_slept_gets_the_newest_alone(sight: Sight) -> None:
+def test_two_pages_get_every_change_and_one_that_slept_gets_the_newest_alone(sight: PageContents) -> None:
     async def story() -> None:
         awake, asleep = changes(sight, None, None), changes(sight, None, None)
         assert [await next_state(awake), await next_state(asleep)] == [0, 0]

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.cli.runs.status import changed, collect
-from orchestrator.cli.ui import sight as sights
-from orchestrator.cli.ui.sight import Sight
+from orchestrator.cli.ui import page_contents as sights
+from orchestrator.cli.ui.page_contents import PageContents
 from orchestrator.cli.ui.stream import Told, tail
 from orchestrator.core.states import Outcome, State
 from orchestrator.ledger import database
@@ -40,7 +40,7 @@ def fill(home: Path, ended: int) -> None:
 
 def told_after(home: Path, change: Callable[[Ledger], object]) -> dict[str, Any]:
     """What a page that knows everything is told after the change."""
-    sight, told = Sight(home), Told()
+    sight, told = PageContents(home), Told()
     sight.refresh()
     told.state(sight.state)
     with Ledger.open(home, time.time) as ledger:
@@ -75,7 +75,7 @@ def test_a_look_costs_as_many_questions_to_the_ledger_however_long_the_history(
         connection.set_trace_callback(asked.append)
         return connection
 
-    sight = Sight(tmp_path)
+    sight = PageContents(tmp_path)
     sight.refresh()
     monkeypatch.setattr(database, "_connect", counted)
     sight.refresh()
@@ -105,12 +105,12 @@ def test_a_search_finds_words_in_any_case_and_nothing_is_a_pattern(
     tmp_path: Path, wanted: str, found: list[str]
 ) -> None:
     fill(tmp_path, 2)
-    assert [row["id"] for row in Sight(tmp_path).find(wanted)] == found
+    assert [row["id"] for row in PageContents(tmp_path).find(wanted)] == found
 
 
 def test_no_machine_is_asked_before_the_first_page_shows_the_ledger(tmp_path: Path) -> None:
     fill(tmp_path, 1)
-    sight = Sight(tmp_path)
+    sight = PageContents(tmp_path)
     assert sight.state == {} and sight.number == 0
     sight.refresh()
     assert sight.number == 1 and [row["id"] for row in sight.state["runs"]] == ["live", "run-0"]
@@ -193,7 +193,7 @@ def test_a_screen_reader_is_told_of_a_run_when_it_has_changed(tmp_path: Path) ->
 
 def test_few_runs_are_kept_open(tmp_path: Path) -> None:
     fill(tmp_path, 6)
-    sight = Sight(tmp_path)
+    sight = PageContents(tmp_path)
     for number in range(6):
         sight.run(f"run-{number}")
     assert len(sight._open) == sights.MOST_OPEN and "run-5" in sight._open

@@ -23,7 +23,7 @@ from orchestrator.providers.lambda_cloud.api import LambdaApi
 from orchestrator.providers.lambda_cloud.provider import LambdaCloud
 from orchestrator.providers.lambda_cloud.rows import SshKey
 from orchestrator.remote.shell.key_pairs import login_key_file, login_public_key, new_key_pair
-from orchestrator.stages.machine.cloud_init import user_data
+from orchestrator.stages.machine.first_contact.cloud_init import user_data
 from tests.support.clouds.lambda_schemas import LAUNCH, Draft202012Validator
 
 RENTALS = st.from_regex(r"[a-z0-9-]{1,40}", fullmatch=True)

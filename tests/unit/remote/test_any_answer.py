@@ -29,7 +29,7 @@ from orchestrator.remote.agent_client.decoding import decoded, json_object
 from orchestrator.remote.transfer import far_calls
 from orchestrator.report.local_checkpoints import read_checkpoints
 from orchestrator.report.metrics import read_training
-from orchestrator.runs import resume_from
+from orchestrator.runs.origin import resume_from
 from orchestrator.stores.home_box import look_state
 from tests.support.files.any_json import anything, damaged, honest
 from trainer import contract

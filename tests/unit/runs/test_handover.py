@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from orchestrator import pipeline
 from orchestrator.cli.driver import work
 from orchestrator.cli.driver.driver import split
-from orchestrator.cli.driver.far import package
+from orchestrator.cli.driver.on_the_driver import package
 from orchestrator.core.errors import RunLocked, UserError
 from orchestrator.core.events import Event
 from orchestrator.core.facts.run_facts import QueueFacts, RunFacts

@@ -13,7 +13,8 @@ from orchestrator.core.money.billing import observed
 from orchestrator.core.ports import Address, Life
 from orchestrator.ledger.records import INTENT_OPEN, Intent
 from orchestrator.runs import stop
-from orchestrator.stages.machine import boot, purchase
+from orchestrator.stages.machine import purchase
+from orchestrator.stages.machine.first_contact import boot
 from orchestrator.stages.machine.give_back import WITHIN_S, end_others, give_back
 from orchestrator.stages.release import release
 from tests.support.clock.proof import REAL_S

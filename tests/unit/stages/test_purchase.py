@@ -9,7 +9,8 @@ import pytest
 from orchestrator.core.errors import NoCapacity
 from orchestrator.core.ports import Instance, LaunchRequest, Offer
 from orchestrator.ledger.records import INTENT_ADOPTED, INTENT_BOUGHT, Intent
-from orchestrator.stages.machine import boot, purchase
+from orchestrator.stages.machine import purchase
+from orchestrator.stages.machine.first_contact import boot
 from tests.support.machines.lying_account import MACHINE, LyingAccount, machine_of, rented
 
 

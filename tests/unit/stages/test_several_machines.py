@@ -18,7 +18,7 @@ from orchestrator.core.ports import Instance, LaunchRequest
 from orchestrator.ledger.records import RENTAL_RELEASED
 from orchestrator.stages import acquire as stage
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine import boot
+from orchestrator.stages.machine.first_contact import boot
 from orchestrator.stages.release import release
 from tests.support.clock.proof import REAL_S
 from tests.support.machines.lying_account import PRICE, rented

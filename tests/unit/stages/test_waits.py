@@ -19,7 +19,8 @@ from orchestrator.core.ports import Address, Instance, Life
 from orchestrator.core.states import State
 from orchestrator.ledger.records import Intent, Rental
 from orchestrator.pipeline import is_verdict
-from orchestrator.stages.machine import boot, give_back, purchase
+from orchestrator.stages.machine import give_back, purchase
+from orchestrator.stages.machine.first_contact import boot
 from tests.support.machines.lying_account import of_this_thread
 
 START = 1_795_000_000.0

@@ -7,7 +7,7 @@ import pytest
 from orchestrator.core.config.inventory import HostSpec, load_inventory
 from orchestrator.core.errors import UserError
 from orchestrator.core.machines import machine_type, of_one
-from orchestrator.core.planning.several.lost_nodes import order, others
+from orchestrator.core.planning.many_machines.lost_nodes import order, others
 from orchestrator.core.ports import Offer
 from orchestrator.fleet.offers import offer_for
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.core.config import recipe as recipes
-from orchestrator.core.config.model_table import Model
 from orchestrator.core.config.recipe import Recipe, load_recipe
+from orchestrator.core.config.recipe_tables.model_table import Model
 from orchestrator.core.config.toml_tables import SIZE_LIMIT_BYTES, build
 from orchestrator.core.errors import UserError
 from orchestrator.core.machines import machine_type

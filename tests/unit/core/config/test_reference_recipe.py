@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.cli.models.import_recipe import import_recipe
 from orchestrator.core.config.recipe import load_recipe
-from orchestrator.core.config.reference_recipe import gpus_in, reference_recipe
+from orchestrator.core.config.recipe_tables.reference_recipe import gpus_in, reference_recipe
 from orchestrator.core.errors import UserError
 
 MODEL = {

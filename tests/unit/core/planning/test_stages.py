@@ -12,7 +12,7 @@ from orchestrator.core.planning.plan import Plan
 from orchestrator.core.planning.planner import make_plan
 from orchestrator.core.planning.run_config import train_config
 from tests.support.files.repository import REPOSITORY
-from trainer.arithmetic.stages import Course
+from trainer.arithmetic.schedule import Course
 from trainer.config_tables import Stage
 from trainer.contract import RunConfig
 

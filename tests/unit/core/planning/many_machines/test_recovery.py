@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.core.planning.plan import Hours
-from orchestrator.core.planning.several.attempts import (
+from orchestrator.core.planning.many_machines.attempts import (
     FRUITLESS_AT_MOST,
     Standing,
     Stretch,
@@ -17,7 +16,8 @@ from orchestrator.core.planning.several.attempts import (
     on_demand_usd,
     why_not,
 )
-from tests.unit.core.planning.several.test_sweep_plan import PLAN as ANY
+from orchestrator.core.planning.plan import Hours
+from tests.unit.core.planning.many_machines.test_sweep_plan import PLAN as ANY
 
 PLAN = replace(
     ANY, steps=1000, from_step=0, price_per_hour_usd=4.0, hours=Hours.of(boot=0.1, data=0.1, train=10, fetch=0.1)

@@ -13,7 +13,7 @@ from orchestrator.core.states import Outcome, State
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import Rental, RunRecord
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine.turn import price_per_hour_usd
+from orchestrator.stages.machine.queue_turn import price_per_hour_usd
 
 RENTAL = Rental("r-1", "lambda", "box", "1xH100", 1.0, price_per_hour_usd=2.0)
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from orchestrator import storage
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RunRecord
-from orchestrator.runs import resume_from
-from orchestrator.runs.imports import HUB, HUB_MODELS, imported_from
-from orchestrator.runs.resume_from import Origin, StorageOf, Wanted
+from orchestrator.runs.origin import resume_from
+from orchestrator.runs.origin.imports import HUB, HUB_MODELS, imported_from
+from orchestrator.runs.origin.resume_from import Origin, StorageOf, Wanted
 from trainer.contract import MANIFEST_FILE
 
 KEY = "model.init_from"

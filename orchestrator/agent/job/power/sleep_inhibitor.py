@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import subprocess
 
-from .jobs import Job
+from ..jobs import Job
 
 SYSTEMD_RUNS = "/run/systemd/system"
 HOLD = """

@@ -22,10 +22,10 @@ import subprocess
 import sys
 from typing import Iterator, Sequence
 
-from ..contract.names import BootWay, FileName, JobName
-from ..system import files, processes
-from ..system.paths import RUN_PATTERN, Places
-from . import jobs
+from ...contract.names import BootWay, FileName, JobName
+from ...system import files, processes
+from ...system.paths import RUN_PATTERN, Places
+from .. import jobs
 
 CONTINUE = "continue"
 WITHIN_S = 10.0

@@ -12,8 +12,8 @@ import pytest
 from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.errors import GptctlError
 from orchestrator.datasets.remote_dataset import StoredDataset, open_dataset
-from orchestrator.storage import path as path_storage
-from trainer.layout.sides import SidesError, candidates, side_of, sort_files
+from orchestrator.storage import local_files as path_storage
+from trainer.layout.train_or_validation import SidesError, candidates, side_of, sort_files
 from trainer.tokens.folder import find_dataset
 
 IDS = np.arange(11, 411, dtype="<u2")

@@ -2,7 +2,7 @@
 
 Example::
 
-    sight = Sight(home)
+    sight = PageContents(home)
     sight.refresh()
     sight.state["runs"], sight.run("quickstart-1130-k3f9qa")["charts"]
 """
@@ -49,7 +49,7 @@ MOST_OPEN = 4
 """Runs whose curves are kept in memory: a page that shows one reads its new lines alone."""
 
 
-class Sight:
+class PageContents:
     """The newest state, and its number, which changes when anything on the page does. Several threads may ask."""
 
     def __init__(self, home: Path) -> None:

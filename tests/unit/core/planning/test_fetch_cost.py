@@ -9,7 +9,7 @@ import pytest
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import load_recipe
 from orchestrator.core.machines import assumed, machine_type
-from orchestrator.core.planning.distance import NO_RATES, Rates, far_words, fetch_of, words
+from orchestrator.core.planning.fetch_cost import NO_RATES, Rates, far_words, fetch_of, words
 from orchestrator.core.planning.forecast import Quote
 from orchestrator.core.planning.plan import Hours, Plan, PlanFetch
 from orchestrator.core.planning.planner import make_plan

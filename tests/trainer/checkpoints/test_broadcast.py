@@ -10,7 +10,7 @@ from torch._C._distributed_c10d import HashStore
 from torch.distributed.distributed_c10d import Store
 
 from tests.support.machines.forked_ranks import in_ranks
-from trainer.checkpoints import hand_over
+from trainer.checkpoints import broadcast
 from trainer.checkpoints.checkpoint import Snapshot, write_checkpoint
 from trainer.checkpoints.manifest import CheckpointError, verify
 from trainer.contract import LEADS, MODEL_FILE
@@ -29,7 +29,7 @@ def nodes_of_two(world: World, root: Path) -> tuple[World, Path]:
 
 @pytest.mark.parametrize("there", ["nothing", "another of the same name", "the same"])
 def test_every_node_loads_what_rank_0_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str) -> None:
-    monkeypatch.setattr(hand_over, "CHUNK_BYTES", 5000)
+    monkeypatch.setattr(broadcast, "CHUNK_BYTES", 5000)
     sent = checkpoint(tmp_path / "node-0" / "run" / "checkpoints")
     if there != "nothing":
         checkpoint(tmp_path / "node-1" / "run" / "checkpoints", value=1.0 if there == "the same" else 2.0)
@@ -37,18 +37,18 @@ def test_every_node_loads_what_rank_0_read(tmp_path: Path, monkeypatch: pytest.M
 
     def work(world: World) -> tuple[str, dict[str, str], bool]:
         place, run = nodes_of_two(world, tmp_path)
-        folder = hand_over.on_every_node(place, run / "checkpoints" / sent.name, run)
+        folder = broadcast.on_every_node(place, run / "checkpoints" / sent.name, run)
         assert folder is not None
         files = {name: entry["sha256"] for name, entry in verify(folder).items()}
-        hand_over.drop_received(place, run)
+        broadcast.drop_received(place, run)
         dist.barrier()
-        return str(folder.relative_to(run)), files, (run / hand_over.RECEIVED).exists()
+        return str(folder.relative_to(run)), files, (run / broadcast.RECEIVED).exists()
 
     found = in_ranks(4, tmp_path, work)
     assert [files for _, files, _ in found] == [{k: v["sha256"] for k, v in verify(sent).items()}] * 4
     assert not any(left for _, _, left in found)
     here = f"checkpoints/{sent.name}"
-    elsewhere = here if there == "the same" else f"{hand_over.RECEIVED}/{sent.name}"
+    elsewhere = here if there == "the same" else f"{broadcast.RECEIVED}/{sent.name}"
     assert [place for place, _, _ in found] == [here, here, elsewhere, elsewhere]
 
 
@@ -60,7 +60,7 @@ def test_a_node_that_cannot_store_it_is_named_on_every_rank(tmp_path: Path) -> N
     def work(world: World) -> str:
         place, run = nodes_of_two(world, tmp_path)
         with pytest.raises(CheckpointError) as caught:
-            hand_over.on_every_node(place, run / "checkpoints" / sent.name, run)
+            broadcast.on_every_node(place, run / "checkpoints" / sent.name, run)
         return str(caught.value)
 
     said = in_ranks(4, tmp_path, work)
@@ -70,9 +70,9 @@ def test_a_node_that_cannot_store_it_is_named_on_every_rank(tmp_path: Path) -> N
 
 def test_on_one_node_the_folder_is_the_folder(tmp_path: Path) -> None:
     world = World(0, 1, 0, torch.device("cpu"))
-    assert hand_over.on_every_node(world, tmp_path / MODEL_FILE, tmp_path) == tmp_path / MODEL_FILE
-    assert hand_over.on_every_node(world, None, tmp_path) is None
-    hand_over.drop_received(world, tmp_path)
+    assert broadcast.on_every_node(world, tmp_path / MODEL_FILE, tmp_path) == tmp_path / MODEL_FILE
+    assert broadcast.on_every_node(world, None, tmp_path) is None
+    broadcast.drop_received(world, tmp_path)
 
 
 def test_rank_0_is_on_the_node_that_leads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from orchestrator.core.config.recipe import load_recipe
 from orchestrator.core.errors import LimitReached
 from orchestrator.core.machines import machine_type
+from orchestrator.core.planning.many_machines.sweep_plan import check_sweep, shares_usd, sweep_plan
 from orchestrator.core.planning.plan import Hours, Plan
 from orchestrator.core.planning.planner import make_plan
-from orchestrator.core.planning.several.sweep_plan import check_sweep, shares_usd, sweep_plan
 
 PLAN = make_plan(load_recipe("quickstart"), None, machine_type("2xCPU"), None, now=0.0)
 

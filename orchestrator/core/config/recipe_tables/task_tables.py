@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from orchestrator.core.config.data_tables import Position, Tokens
+from orchestrator.core.config.recipe_tables.data_tables import Position, Tokens
 from orchestrator.core.config.toml_tables import Line, Table
 from trainer.contract import ModelConfig
 from trainer.task_config import CLASSIFY, INSTRUCT, PRETRAIN, LoraConfig, SamplingConfig, TaskConfig
