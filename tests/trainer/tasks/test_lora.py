@@ -132,6 +132,6 @@ def test_a_task_without_sense_is_refused(task: TaskConfig, said: str) -> None:
 
 def test_the_trainer_refuses_adapters_whose_state_would_be_shared_out() -> None:
     task = TaskConfig("instruct", lora=LoraConfig())
-    check_settings(RunConfig(task=task))
+    check_settings(RunConfig(task=task, train=TrainConfig(steps=1)))
     with pytest.raises(ContractError, match=r"zero_stage must be 0 with task\.lora"):
-        check_settings(RunConfig(task=task, train=TrainConfig(zero_stage=1)))
+        check_settings(RunConfig(task=task, train=TrainConfig(steps=1, zero_stage=1)))

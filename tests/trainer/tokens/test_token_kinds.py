@@ -19,7 +19,7 @@ from safetensors.numpy import save
 from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.errors import GptctlError
 from orchestrator.datasets.remote_dataset import open_dataset
-from orchestrator.storage import local_files as path_storage
+from orchestrator.storage import path as path_storage
 from trainer.tokens.token_file import DataError
 from trainer.tokens.token_stream import TokenStream
 

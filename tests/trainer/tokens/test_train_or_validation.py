@@ -12,7 +12,7 @@ import pytest
 from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.errors import GptctlError
 from orchestrator.datasets.remote_dataset import StoredDataset, open_dataset
-from orchestrator.storage import local_files as path_storage
+from orchestrator.storage import path as path_storage
 from trainer.layout.train_or_validation import SidesError, candidates, side_of, sort_files
 from trainer.tokens.folder import find_dataset
 

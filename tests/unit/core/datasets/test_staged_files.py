@@ -19,7 +19,7 @@ from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.errors import UserError
 from orchestrator.datasets.remote_dataset import open_dataset
 from orchestrator.datasets.staging_plan import StagedData, StagedFile, staged_data
-from orchestrator.storage import local_files as path_storage
+from orchestrator.storage import path as path_storage
 from trainer.contract import DataConfig, ModelConfig, RunConfig, TrainConfig
 from trainer.tokens.batches import open_data
 from trainer.tokens.token_stream import TokenStream
