@@ -1,6 +1,6 @@
 """The timer of the operating system that powers this machine off: guard `self` moves it, and fires in the end.
 
-It goes through the program `gptctl-self`, which a launch with that guard put on the machine (stages/machine/first_contact/gptctl-self.sh),
+It goes through the program `gptctl-self`, which a launch with that guard put on the machine,
 and through nothing else: on a computer without that program, or with that of another rental, nothing is powered off.
 
 Example::
