@@ -49,6 +49,7 @@ def status(tmp_path: Path, cloud: RehearsalCloud) -> dict[str, Any]:
     return dict(json.loads(asked.stdout)["runs"][0])
 
 
+@pytest.mark.nightly  # contract/stores/test_spot_notice_store.py has the notice in the gate, with a real agent
 def test_at_two_minutes_notice_the_checkpoint_is_saved_fetched_and_goes_on_elsewhere(
     tmp_path: Path, cloud: RehearsalCloud, recipe: Path
 ) -> None:

@@ -164,6 +164,7 @@ def test_a_machine_taken_without_notice_loses_one_interval_and_another_goes_on_f
     assert code == 2 and "n_embd is 32, the recipe wants 64" in err
 
 
+@pytest.mark.nightly  # test_guard_on_box.py is the story of a laptop that stays away, and contract/stores has the store
 def test_with_the_laptop_away_at_the_end_the_machine_ends_and_everything_is_fetched_from_the_store(
     place: Place,
     tiny: Callable[..., str],

@@ -30,7 +30,7 @@ def asked(wish: it.Wish, to: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]
     monkeypatch.setattr(it, "run_program", run)
     monkeypatch.setattr(it, "_show", lambda *_, **__: None)
     (to / "dataset.json").write_text("{}")
-    it.prepare(wish, to, as_json=False)
+    it.prepare(wish, to, None, as_json=False)
     (found,) = calls
     return found
 
