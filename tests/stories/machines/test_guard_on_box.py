@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -65,6 +66,12 @@ def test_killed_while_preparing_the_machine_ends_itself_with_its_lease(
     assert cloud.books()["alive"] == []
 
 
+def answers(ssh_argv: list[str]) -> bool:
+    """Whether the machine's sshd still lets anybody in."""
+    argv = [*ssh_argv, "true"]
+    return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=60).returncode == 0
+
+
 def test_killed_while_training_the_machine_trains_on_holds_and_ends_itself(
     tmp_path: Path, cloud: RehearsalCloud, recipe: Path
 ) -> None:
@@ -72,6 +79,7 @@ def test_killed_while_training_the_machine_trains_on_holds_and_ends_itself(
     process = gptctl(tmp_path, cloud, "run", str(recipe), "--host", "box", "--yes", lease_s=LEASE_S)
     run = killed_when(process, tmp_path, lambda: (home / "runs").glob("*/metrics.jsonl") and trained(home, 50))
     (instance_id,) = cloud.books()["alive"]
+    argv = cloud.ssh_argv(instance_id)
     (row,) = json.loads(ended(tmp_path, cloud, "status", "--json", lease_s=LEASE_S).stdout)["runs"]
     assert row["guard"]["armed"] and row["guard"]["acts_at"] <= row["guard"]["ends_at"]
     exit_file = cloud.home(instance_id) / ".gptctl" / "jobs" / run / "train" / "exit.json"
@@ -79,6 +87,7 @@ def test_killed_while_training_the_machine_trains_on_holds_and_ends_itself(
     assert json.loads(exit_file.read_text())["outcome"] == "finished"
     wait_until(lambda: not cloud.books()["alive"], 10 * LEASE_S)
     wait_until(lambda: [asked["status"] for asked in cloud.requests("/terminate")] == [200], 10)  # logged when answered
+    wait_until(lambda: not answers(argv), 20)  # its sshd outlives the cloud's answer by a moment
 
     announced = rental_data(home)["guard"]
     assert announced["armed"] and cloud.row(instance_id)["terminated_at"] <= announced["ends_at"]
