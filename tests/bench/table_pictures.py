@@ -73,7 +73,7 @@ def machines(width: int) -> str:
     out = io.StringIO()
     os.environ["COLUMNS"] = str(width)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-        orphans._print_rows(orphans.PageContents(0.0, [], {}, {"lambda": None}), MACHINES, ())  # type: ignore[dict-item]
+        orphans._print_rows(orphans.Sight(0.0, [], {}, {"lambda": None}), MACHINES, ())  # type: ignore[dict-item]
     return out.getvalue()
 
 

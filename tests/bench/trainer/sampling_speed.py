@@ -22,7 +22,7 @@ from trainer.model.gpt import GPT
 GPT2 = ModelConfig(tie_embeddings=True)
 THREADS = 2
 PROMPT = 64
-NEW = {1: 64, 4: 32}
+NEW = {1: 64, 4: 8}
 """Tokens to write, by the number of texts at once: recomputing them costs 8 TFLOP in two rounds."""
 QUICK = 16
 
