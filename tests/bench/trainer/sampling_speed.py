@@ -23,7 +23,7 @@ GPT2 = ModelConfig(tie_embeddings=True)
 THREADS = 2
 PROMPT = 64
 NEW = {1: 64, 4: 8}
-"""Tokens to write, by the number of texts at once: recomputing them costs 8 TFLOP in two rounds."""
+"""Tokens to write, by the number of texts at once: recomputing them costs 4 TFLOP in two rounds."""
 QUICK = 16
 
 
