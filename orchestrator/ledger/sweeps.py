@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.core.errors import UserError
 from orchestrator.ledger import row_values
-from orchestrator.ledger.records import Rental, RunRecord
+from orchestrator.ledger.records import RENTAL_OPEN, Rental, RunRecord
 from orchestrator.ledger.rows import Rows
 
 
@@ -39,10 +39,13 @@ class Sweep:
     terms: SweepTerms = field(default=SweepTerms(), metadata={"column": "data"})
 
 
-def add(rows: Rows, sweep: Sweep | None, rentals: Sequence[Rental], runs: Sequence[RunRecord]) -> None:
-    """In one transaction; without a sweep: more runs of one that is there.
+def add(
+    rows: Rows, sweep: Sweep | None, rentals: Sequence[Rental], runs: Sequence[RunRecord], *, holds_none: bool = False
+) -> None:
+    """In one transaction; without a sweep: more runs of one that is there. holds_none: as long as it has no machine.
 
-    Raises UserError, with nothing written, where another gptctl has added an arm of these at the same time.
+    Raises UserError, with nothing written, where another gptctl has added an arm of these, or a machine, at the same
+    time.
     """
     with rows.writing() as connection:
         for run in runs if sweep is None else ():
@@ -51,6 +54,10 @@ def add(rows: Rows, sweep: Sweep | None, rentals: Sequence[Rental], runs: Sequen
                     f"{there['id']} is this arm with this seed already: another gptctl added it at the same time",
                     f"gptctl sweep status {run.labels.get('sweep', '')}".strip(),
                 )
+        if holds_none and runs and connection.execute(_HELD, (_twin_of(runs[0])[0], RENTAL_OPEN)).fetchone():
+            raise UserError(
+                "another gptctl rents a machine for this sweep at the same time", "repeat the command: it waits there"
+            )
         if sweep is not None:
             connection.execute(*row_values.insert("sweeps", sweep))
         for rental in rentals:
@@ -59,6 +66,10 @@ def add(rows: Rows, sweep: Sweep | None, rentals: Sequence[Rental], runs: Sequen
             connection.execute(*row_values.insert("runs", run))
 
 
+_HELD = """
+    SELECT 1 FROM runs JOIN rentals ON rentals.id = runs.rental_id
+    WHERE json_extract(runs.options, '$.queue.group') = ? AND rentals.state = ?
+"""
 _UNFINISHED_TWIN = """
     SELECT id FROM runs WHERE state <> 'ended' AND json_extract(options, '$.queue.group') = ?
     AND json_extract(labels, '$.arm') = ? AND json_extract(labels, '$.seed') = ?

@@ -103,6 +103,15 @@ def record_of(request: RunRequest, rental_id: str, now: float) -> RunRecord:
     )
 
 
+def as_requested(facts: RunFacts) -> RunFacts:
+    """What a request wrote, without what a machine added: of a run that begins again as another one."""
+    return RunFacts(
+        made_by=facts.made_by, accept_new_host_key=facts.accept_new_host_key, wait=facts.wait,
+        resume_from=facts.resume_from, init_from=facts.init_from, origin=facts.origin, home_boxes=facts.home_boxes,
+        alternatives=facts.alternatives, queue=facts.queue, recovery=facts.recovery,
+    )  # fmt: skip
+
+
 def new_rental(ledger: Ledger, request: RunRequest, now: float) -> Rental:
     """A rental for it, which nothing has written yet."""
     host, plan = request.host, request.plan

@@ -15,8 +15,6 @@ from uuid import uuid4
 from orchestrator import storage
 from orchestrator.core.checkpoints.store_index import GRANT_S
 from orchestrator.core.errors import BadCredentials, NoAnswer, StorageError, UserError
-from orchestrator.core.planning.limits import budget_s
-from orchestrator.core.planning.plan import Plan
 from orchestrator.core.ports import Storage, StoredFile
 from orchestrator.remote.web.http_client import send
 from orchestrator.stores import hub_repository
@@ -69,11 +67,10 @@ def _refusal(uri: str, status: int, said: bytes) -> Exception:
     return StorageError(f"{uri} answers {words}", "check the address, the region (AWS_REGION) and the endpoint")
 
 
-def short_of(plan: Plan, uri: str | None, now: float) -> str:
-    """Why URLs made now would not last as long as the machine may run; empty when they do."""
+def short_of(whole_s: float, uri: str | None, now: float) -> str:
+    """Why URLs made now would not last for the `whole_s` that the machine may run; empty when they do."""
     if uri is None or not uri.startswith("s3://"):
         return ""
-    whole_s = budget_s(plan) or plan.hours.total * 3600
     try:
         ends_at = storage.of(uri).grants_end_at()
     except BadCredentials:

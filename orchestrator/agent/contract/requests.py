@@ -46,11 +46,13 @@ class PartSecret(TypedDict):
 
 
 class StopRule(TypedDict):
-    """An arm ends early whose val loss is more than `margin` above that of run `baseline`, from `step` on."""
+    """An arm ends early whose val loss is more than `margin` above that of run `baseline`, from `step` on. `losses`:
+    [step, val loss] of the baseline that its caller has, since it may have trained on a machine before this one."""
 
     baseline: str
     step: int
     margin: float
+    losses: List[List[float]]
 
 
 class QueueTerms(TypedDict, total=False):

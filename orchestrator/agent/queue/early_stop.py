@@ -12,6 +12,7 @@ from typing import Mapping
 
 from trainer import contract
 
+from ..contract.requests import StopRule
 from ..system import files
 
 
@@ -25,6 +26,19 @@ def verdict(arm: Mapping[int, float], baseline: Mapping[int, float], step: int, 
     if arm[at] - baseline[at] <= margin:
         return None
     return "val loss %.4f at step %d is more than %g above the baseline's %.4f" % (arm[at], at, margin, baseline[at])
+
+
+def why(arm_folder: str, baseline_folder: str, rule: StopRule) -> str | None:
+    """As verdict, of two run folders. A baseline that ended on another machine has its losses from the caller."""
+    baseline = {**handed_over(rule), **validations(baseline_folder)}
+    return verdict(validations(arm_folder), baseline, rule["step"], rule["margin"])
+
+
+def handed_over(rule: StopRule) -> dict[int, float]:
+    """What the caller has of the baseline; a pair that is none is left out."""
+    given = rule.get("losses")
+    pairs = [each for each in given if isinstance(each, list) and len(each) == 2] if isinstance(given, list) else []
+    return {step: float(loss) for step, loss in pairs if isinstance(step, int) and isinstance(loss, (int, float))}
 
 
 def validations(run_folder: str) -> dict[int, float]:

@@ -216,9 +216,7 @@ class Runner:
             rule = entries.terms_of(job).get("stop")
             if not rule or rule["baseline"] == job.run or stopping.read_request(job):
                 continue
-            arm = early_stop.validations(job.run_folder)
-            baseline = early_stop.validations(self.places.run(rule["baseline"]))
-            why = early_stop.verdict(arm, baseline, rule["step"], rule["margin"])
+            why = early_stop.why(job.run_folder, self.places.run(rule["baseline"]), rule)
             if why:
                 self._say("%s ends early: %s" % (job.run, why))
                 stopping.request_stop(job, Outcome.STOPPED, why, float(job.spec.get("grace_s", GRACE_S)))

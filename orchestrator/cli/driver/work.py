@@ -20,7 +20,7 @@ from orchestrator.core.states import State
 from orchestrator.ledger import sweeps
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.run_lock import RunLock
-from orchestrator.runs.sweeps import current
+from orchestrator.runs.sweep_revival import current
 
 PAUSES_S = (10.0, 30.0, 120.0, 300.0)
 """After the first failure, the second, and so on; the last one stays."""

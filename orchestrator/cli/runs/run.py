@@ -21,13 +21,13 @@ from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.cli.plans import spot
 from orchestrator.cli.plans.origin import Beginning, StorageOf, beginning, importer, storages
 from orchestrator.cli.plans.plan import planned, show_alternatives, show_plan, show_published, typed_limits
+from orchestrator.cli.plans.stores import check_store, home_boxes
 from orchestrator.cli.runs.late_store import add_store
 from orchestrator.cli.runs.outcome import show_ending, show_next_commands
 from orchestrator.cli.runs.queue import agreed_to_wait, busy_with
 from orchestrator.cli.runs.typed_names import checked_text, labels_of
 from orchestrator.cli.screen import screen
 from orchestrator.core.checkpoints.store_places import check_scheme
-from orchestrator.core.config.home_box import is_home
 from orchestrator.core.config.inventory import HostSpec, Inventory, load_inventory
 from orchestrator.core.config.recipe import Recipe, load_recipe
 from orchestrator.core.config.settings import load_settings
@@ -38,7 +38,7 @@ from orchestrator.core.machines import machine_type
 from orchestrator.core.money.calendar import month_start
 from orchestrator.core.money.cost import spent
 from orchestrator.core.planning.forecast import kept_bytes
-from orchestrator.core.planning.limits import check_guard, check_month
+from orchestrator.core.planning.limits import budget_s, check_guard, check_month
 from orchestrator.core.states import State
 from orchestrator.core.suggest import one_of
 from orchestrator.ledger.bills.fetch_rates import fetch_rates
@@ -48,7 +48,6 @@ from orchestrator.pipeline import drive, outcome_code
 from orchestrator.runs.new_run import RunRequest, new_run
 from orchestrator.runs.release import release_run
 from orchestrator.runs.stop import stop_run
-from orchestrator.stores import preflight
 
 
 @dataclass(frozen=True)
@@ -168,9 +167,7 @@ def _request(
             most=wish.max_interruptions,
             clashes={"--on": wish.on is not None, "--keep": wish.keep, "--queue": wish.queue},
         ),
-        home_boxes=tuple(
-            inventory.home_box(uri) for uri in (host.checkpoint_store, begun.place) if uri and is_home(uri)
-        ),
+        home_boxes=home_boxes(inventory, host, begun),
     )
 
 
@@ -186,23 +183,11 @@ def _rehearse(wish: Wish, host: HostSpec) -> None:
 
 
 def _check_store(wish: Wish, request: RunRequest, stores: StorageOf) -> None:
-    """Raises UserError, before any money is spent, if the store cannot be written, or not for long enough."""
-    host, store = request.host, request.host.checkpoint_store or request.host.fetch_store
-    if store is None:
-        return
-    preflight.check(
-        store,
-        stores(store),
-        hub_token_on_machine=host.hub_token_on_machine,
-        needs_bytes=kept_bytes(request.recipe, request.plan.steps, request.plan.from_step),
-    )
-    short = preflight.short_of(request.plan, host.checkpoint_store, time.time())
-    if short and wish.detach:
-        raise UserError(
-            f"-d: {short}: nothing would renew its URLs", "omit -d, set --max-hours, or use other credentials"
-        )
-    if short:
-        screen.talk(f"warning: {short}; gptctl renews the URLs while it follows the run", style="yellow")
+    plan = request.plan
+    check_store(
+        request.host, stores, needs_bytes=kept_bytes(request.recipe, plan.steps, plan.from_step),
+        lasts_s=budget_s(plan) or plan.hours.total * 3600, is_detached=wish.detach,
+    )  # fmt: skip
 
 
 def _is_agreed(wish: Wish, ledger: Ledger, request: RunRequest, begun: Beginning, yes: bool) -> bool:

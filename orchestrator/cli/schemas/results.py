@@ -24,12 +24,13 @@ SweepPlan = Annotated[SweepCost, Also(sweep=str, host=str, fits=int)]
 
 
 class SweepMachine(TypedDict):
-    """A machine of a sweep and its share of the ceiling."""
+    """A machine of a sweep, one that was taken away too: its share of the ceiling, and what the runs cost there."""
 
     id: str
     state: str
     instance_id: str | None
     ceiling_usd: float | None
+    cost_usd: float
 
 
 class SweepStatus(TypedDict):

@@ -85,8 +85,9 @@ def run(
 ) -> int:
     """Start a sweep, or continue the one of this file. The machine goes on when this computer is off."""
     from orchestrator.cli.sweeps import sweep as it
+    from orchestrator.cli.sweeps.requests import Go
 
-    go = it.Go(machines, detach, wait, unguarded, accept_new_host_key, driver)
+    go = Go(machines, detach, wait, unguarded, accept_new_host_key, driver)
     return it.run(file, host, go, inventory, yes=yes, as_json=as_json)
 
 
@@ -131,8 +132,9 @@ def add(
 ) -> int:
     """Add an arm with every seed of the sweep, behind what waits. Shows what it costs, and asks."""
     from orchestrator.cli.sweeps import sweep as it
+    from orchestrator.cli.sweeps.requests import Go
 
-    go = it.Go(detach=detach, unguarded=unguarded)
+    go = Go(detach=detach, unguarded=unguarded)
     return it.add(name, recipe, sets or [], go, inventory, yes=yes, as_json=as_json)
 
 

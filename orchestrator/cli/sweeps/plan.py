@@ -18,6 +18,7 @@ from orchestrator.core.errors import GptctlError, UserError
 from orchestrator.core.formats import dollars, hours
 from orchestrator.core.planning.many_machines.sweep_plan import SweepPlan, check_sweep, sweep_plan
 from orchestrator.core.planning.plan import Plan
+from orchestrator.ledger.bills.fetch_rates import fetch_rates
 from orchestrator.ledger.ledger import Ledger
 
 PLAN_COLUMNS = (
@@ -43,13 +44,14 @@ def prepared(ledger: Ledger, path: Path, host_name: str, machines: int | None, i
     arms = arms_of(file, path.parent)
     plans: dict[str, Plan] = {}
     problems: list[tuple[str, GptctlError]] = []
+    fetches = fetch_rates(ledger.rentals())
     per_run = Limits(max_price_per_hour_usd=file.limits.max_price_per_hour_usd, hold_h=file.limits.hold_h)
     for arm in arms:
         if arm.name in plans:
             continue  # another seed takes as long
         try:
             plans[arm.name] = _on_one_machine(
-                planned(arm.recipe, host, ledger.rates(), per_run), list(filter(None, plans.values()))
+                planned(arm.recipe, host, ledger.rates(), per_run, fetches=fetches), list(filter(None, plans.values()))
             )
         except GptctlError as error:
             problems.append((arm.name, error))
@@ -65,11 +67,23 @@ def prepared(ledger: Ledger, path: Path, host_name: str, machines: int | None, i
     count = machines or file.rentals
     if count > 1 and not host.paid:
         raise UserError(f"{host.name} is one machine, and {count} are asked for", "omit --machines")
+    _refuse_scattered(file, arms, count)
     found = sweep_plan(
         [(arm.name, arm.seed, plan) for arm, plan in pairs], ceiling_usd=_ceiling(file, pairs[0][1], count),
-        machines=count,
+        machines=count, by_seed=file.stop is not None,
     )  # fmt: skip
     return Planned(file, host, pairs, found)
+
+
+def _refuse_scattered(file: SweepFile, arms: Sequence[Arm], machines: int) -> None:
+    """[stop] compares an arm with the baseline of its seed, which has to be on its machine."""
+    seeds = len({arm.seed for arm in arms})
+    if file.stop is not None and machines > seeds:
+        raise UserError(
+            f"sweep {file.name}: [stop] keeps the arms of one seed on one machine: {seeds} seeds have no use for "
+            f"{machines} machines",
+            f"--machines {seeds}, or take [stop] out of the file",
+        )
 
 
 _NONE: Plan = None  # type: ignore[assignment]
@@ -124,6 +138,7 @@ def show_plan(found: Planned) -> None:
     here = 1 + max(arm.machine for arm in made.arms)
     for count in [each for each in (1, 2, 4) if each != here and found.host.paid]:
         other = sweep_plan(
-            [(arm.name, arm.seed, each) for arm, each in found.arms], ceiling_usd=made.ceiling_usd, machines=count
-        )
+            [(arm.name, arm.seed, each) for arm, each in found.arms], ceiling_usd=made.ceiling_usd, machines=count,
+            by_seed=found.file.stop is not None,
+        )  # fmt: skip
         screen.talk(f"with --machines {count}: {dollars(other.cost_usd)}, {hours(other.hours)}")

@@ -9,12 +9,14 @@ from orchestrator.cli.machines.cost import cost_of
 from orchestrator.cli.screen import screen
 from orchestrator.cli.screen.tables import Column
 from orchestrator.core.formats import DASH, dollars, loss
+from orchestrator.core.ports import UNPAID
 from orchestrator.core.states import State
 from orchestrator.ledger import sweeps
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RENTAL_OPEN, RunRecord
 from orchestrator.ledger.sweeps import Sweep
-from orchestrator.runs.sweeps import current, spent_usd
+from orchestrator.runs.sweep_revival import current
+from orchestrator.runs.sweeps import spent_by_machine
 
 STATUS_COLUMNS = (
     Column("ARM"), Column("SEED", right=True), Column("RUN"), Column("STATE"), Column("STEP", right=True),
@@ -25,13 +27,13 @@ STATUS_COLUMNS = (
 def show(ledger: Ledger, sweep: Sweep, *, as_json: bool) -> None:
     runs = current(sweeps.runs_of(ledger.rows, sweep.id))
     rows = [_row(ledger, run) for run in runs]
-    rentals = [ledger.rental(each) for each in dict.fromkeys(run.rental_id for run in runs if run.rental_id)]
-    spent = spent_usd(ledger, sweep)
+    spent_on = spent_by_machine(ledger, sweep)
+    rentals, spent = [ledger.rental(each) for each in spent_on], sum(spent_on.values())
     if as_json:
-        keys = ("id", "state", "instance_id")
         machines = [
-            {**{key: getattr(each, key) for key in keys}, "ceiling_usd": each.facts.ceiling_usd} for each in rentals
-        ]
+            {"id": each.id, "state": each.state, "instance_id": each.instance_id,
+             "ceiling_usd": each.facts.ceiling_usd, "cost_usd": spent_on[each.id]} for each in rentals
+        ]  # fmt: skip
         print(json.dumps({
             "sweep": sweep.name, "id": sweep.id, "host": sweep.host, "baseline": sweep.terms.baseline,
             "ceiling_usd": sweep.terms.ceiling_usd, "spent_usd": spent, "machines": machines,
@@ -46,6 +48,10 @@ def show(ledger: Ledger, sweep: Sweep, *, as_json: bool) -> None:
         for row in rows
     ]  # fmt: skip
     screen.show_table(STATUS_COLUMNS, cells)
+    rented = [each for each in rentals if each.provider not in UNPAID]
+    for each in rented if len(rented) > 1 else ():
+        ceiling = f" of {dollars(each.facts.ceiling_usd)}" if each.facts.ceiling_usd is not None else ""
+        screen.talk(f"machine {each.id} ({each.state}): {dollars(spent_on[each.id])}{ceiling}")
     ended = sum(run.state is State.ENDED for run in runs)
     held = [each.id for each in rentals if each.state == RENTAL_OPEN]
     ceiling = f" of {dollars(sweep.terms.ceiling_usd)}" if sweep.terms.ceiling_usd is not None else ""

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,62 +21,34 @@ from orchestrator.cli.driver.on_the_driver import refuse_rented
 from orchestrator.cli.machines.track import start_tracking
 from orchestrator.cli.machines.watcher import warn_if_unwatched
 from orchestrator.cli.open_ledger import open_ledger
-from orchestrator.cli.plans import spot
-from orchestrator.cli.plans.origin import storages
 from orchestrator.cli.plans.plan import planned
 from orchestrator.cli.runs import compare
 from orchestrator.cli.screen import screen
 from orchestrator.cli.sweeps.plan import Planned, prepared, show_plan
+from orchestrator.cli.sweeps.requests import Go, beginnings, check_stores, recovery, request, requests_of
 from orchestrator.cli.sweeps.show import show
-from orchestrator.core.checkpoints.store_places import check_scheme
-from orchestrator.core.config.inventory import HostSpec, load_inventory
+from orchestrator.core.config.inventory import load_inventory
 from orchestrator.core.config.recipe import Limits, load_recipe
 from orchestrator.core.config.settings import load_settings
 from orchestrator.core.config.sweep import Arm
 from orchestrator.core.errors import LimitReached, UserError
 from orchestrator.core.events import Listener
-from orchestrator.core.facts.run_facts import QueueFacts, Recovery
-from orchestrator.core.machines import machine_type
 from orchestrator.core.money.calendar import month_start
 from orchestrator.core.planning.limits import check_guard, check_month, check_plan
 from orchestrator.core.planning.many_machines.sweep_plan import check_sweep, shares_usd
 from orchestrator.core.planning.plan import Plan
 from orchestrator.core.states import Outcome, State, worst
 from orchestrator.ledger import sweeps
+from orchestrator.ledger.bills.fetch_rates import fetch_rates
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RunRecord
 from orchestrator.ledger.sweeps import Sweep, SweepTerms
-from orchestrator.runs.new_run import RunRequest
 from orchestrator.runs.refresh import look
-from orchestrator.runs.sweeps import (
-    LEAST_USD,
-    MOST_INTERRUPTIONS,
-    add_arms,
-    current,
-    drive_sweep,
-    held_rentals,
-    left_usd,
-    new_sweep,
-    revive_taken,
-    revive_unbought,
-    stop_runs,
-)
-from orchestrator.stores import preflight
+from orchestrator.runs.sweep_revival import LEAST_USD, MOST_INTERRUPTIONS, current, revive_taken, revive_unbought
+from orchestrator.runs.sweeps import add_arms, drive_sweep, held_rentals, left_usd, new_sweep, stop_runs
 
 ANSWER_WITHIN_S = 5.0
 """One machine is asked about each of its runs."""
-
-
-@dataclass(frozen=True)
-class Go:
-    """How a sweep is started."""
-
-    machines: int | None = None
-    detach: bool = False
-    wait: bool = False
-    unguarded: bool = False
-    accept_new_host_key: bool = False
-    driver: str | None = None
 
 
 def run(path: Path, host: str, go: Go, inventory: Path | None, *, yes: bool, as_json: bool) -> int:
@@ -92,33 +64,27 @@ def run(path: Path, host: str, go: Go, inventory: Path | None, *, yes: bool, as_
         if found.host.spot:
             screen.talk(f"taken    its runs go on elsewhere under this ceiling, {MOST_INTERRUPTIONS} times at most")
         first = found.arms[0][1]
-        driver = load_inventory(inventory, ledger.home).host(go.driver) if go.driver is not None else None
+        hosts = load_inventory(inventory, ledger.home)
+        driver = hosts.host(go.driver) if go.driver is not None else None
         if driver is not None:
             refuse_rented(driver)
         check_guard(first, found.host, unguarded=go.unguarded)
         warn_if_unwatched(ledger.home, found.host)
         _check_month(ledger, _as_one(found))
-        _check_store(ledger, found.host, inventory)
+        begun = beginnings(ledger, hosts, go, found.arms)
+        check_stores(ledger, found, hosts, go)
         if not (yes or screen.ask(f"Start {len(found.arms)} runs on {host}?", _command())):
             screen.talk("nothing was started")
             return 0
         sweep = new_sweep(
-            ledger, found.file.name, _terms(found), _requests(found, go), ceilings_usd=shares_usd(found.plan),
-            now=time.time(),
+            ledger, found.file.name, _terms(found), requests_of(found, go, hosts, begun),
+            ceilings_usd=shares_usd(found.plan), now=time.time(),
         )  # fmt: skip
         if driver is not None:
             members = [run.id for run in sweeps.runs_of(ledger.rows, sweep.id)]
             hand_over(ledger, members, driver, accept_new=go.accept_new_host_key)
             return 0
         return _go_on(ledger, sweep, detach=go.detach, as_json=as_json)
-
-
-def _check_store(ledger: Ledger, host: HostSpec, inventory: Path | None) -> None:
-    """Raises, before any money is spent, where the store cannot be written from here."""
-    if (store := host.checkpoint_store or host.fetch_store) is not None:
-        check_scheme(store)
-        stores = storages(ledger, load_inventory(inventory, ledger.home))
-        preflight.check(store, stores(store), hub_token_on_machine=host.hub_token_on_machine)
 
 
 def _as_one(found: Planned) -> Plan:
@@ -158,37 +124,6 @@ def _unfinished(ledger: Ledger, found: Planned) -> Sweep | None:
                 f"gptctl sweep stop {sweep.name}, gptctl sweep add {sweep.name} RECIPE, or another name in the file",
             )
     return None
-
-
-def _requests(found: Planned, go: Go) -> list[tuple[RunRequest, int]]:
-    recovery = _recovery(found.host, found.arms[0][1])
-    own = partial(_request, found.file.name, found.host, go=go, group_s=_group_s(found), recovery=recovery)
-    return [(own(arm, plan), cost.machine) for (arm, plan), cost in zip(found.arms, found.plan.arms, strict=True)]
-
-
-def _request(
-    name: str, host: HostSpec, arm: Arm, plan: Plan, *, go: Go, group_s: float | None, recovery: Recovery | None
-) -> RunRequest:
-    return RunRequest(
-        recipe=arm.recipe, host=host, machine=machine_type(plan.machine), plan=plan,
-        labels={"sweep": name, "arm": arm.name, "seed": str(arm.seed)}, wait=go.wait, recovery=recovery,
-        accept_new_host_key=go.accept_new_host_key, queue=QueueFacts(group_s=group_s),
-    )  # fmt: skip
-
-
-def _recovery(host: HostSpec, plan: Plan) -> Recovery | None:
-    """On a spot host the runs of a machine that is taken away go on together on another, by themselves."""
-    return spot.recovery(host, [plan], MOST_INTERRUPTIONS) if host.paid and host.spot else None
-
-
-def _group_s(found: Planned) -> float | None:
-    """On a machine without a bill no guard ends it: its queue counts the hours of training instead."""
-    price, limits = found.arms[0][1].price_per_hour_usd, found.file.limits
-    if found.host.paid:
-        return None
-    by_cost = limits.max_cost_usd / price * 3600 if limits.max_cost_usd is not None and price else None
-    by_hours = limits.max_hours * 3600 if limits.max_hours is not None else None
-    return min((each for each in (by_cost, by_hours) if each is not None), default=None)
 
 
 def resume(wanted: str | None, *, rental: str | None, detach: bool, as_json: bool) -> int:
@@ -244,21 +179,24 @@ def add(wanted: str, recipe: str, sets: list[str], go: Go, inventory: Path | Non
     with open_ledger() as ledger:
         sweep = sweeps.find(ledger.rows, wanted)
         known = current(sweeps.runs_of(ledger.rows, sweep.id))
-        host = load_inventory(inventory, ledger.home).host(sweep.host)
+        hosts = load_inventory(inventory, ledger.home)
+        host = hosts.host(sweep.host)
         seeds = list(dict.fromkeys(run.labels["seed"] for run in known))
         arms = [_arm(recipe, sets, int(seed)) for seed in seeds]
         there = {run.recipe_digest for run in known}
         if any(arm.recipe.digest in there for arm in arms):
             raise UserError(f"sweep {sweep.name} has {arms[0].name} already", f"gptctl sweep status {sweep.name}")
-        plan = planned(arms[0].recipe, host, ledger.rates(), Limits())[0]
+        fetches = fetch_rates(ledger.rentals())
+        plan = planned(arms[0].recipe, host, ledger.rates(), Limits(), fetches=fetches)[0]
         check_plan(plan)
         check_guard(plan, host, unguarded=go.unguarded)
+        begun = beginnings(ledger, hosts, go, [(arms[0], plan)])[arms[0].name]
         if not (yes or screen.ask(cost_of_adding(ledger, sweep, plan, len(arms)), _command())):
             screen.talk("nothing was added")
             return 0
         group_s = next((run.facts.queue.group_s for run in known if run.facts.queue is not None), None)
-        own = partial(_request, sweep.name, host, go=go, group_s=group_s, recovery=_recovery(host, plan))
-        requests = [own(arm, plan) for arm in arms]
+        own = partial(request, sweep.name, host, go=go, known=hosts, begun=begun, group_s=group_s)
+        requests = [own(arm, plan, recovery=recovery(host, plan)) for arm in arms]
         add_arms(ledger, sweep, requests, time.time())
         return _go_on(ledger, sweep, detach=go.detach, as_json=as_json)
 

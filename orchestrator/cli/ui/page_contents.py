@@ -33,7 +33,8 @@ from orchestrator.ledger.sweeps import Sweep
 from orchestrator.report.metrics import Growing, read_validations
 from orchestrator.report.pages.chart import Chart
 from orchestrator.report.pages.curves import training_charts
-from orchestrator.runs.sweeps import current, spent_usd
+from orchestrator.runs.sweep_revival import current
+from orchestrator.runs.sweeps import spent_usd
 from trainer.contract import BEST, CHECKPOINTS, EVENTS, LATEST, LOG, METRICS
 
 NEWEST_ENDED = 30

@@ -87,6 +87,8 @@ class RentalFacts:
     """Whether the machine was bought on the spot market."""
     fetch_mb_per_s: float | None = None
     """How fast its checkpoints came here, where that was enough to tell."""
+    replaces: str = ""
+    """The rental in whose place a sweep took it, after that machine was gone."""
     adopted_at: float | None = None
     """When this ledger took the machine over."""
 
@@ -120,4 +122,5 @@ class RentalFactChanges(TypedDict, total=False):
     ceiling_h: float | None
     spot: bool
     fetch_mb_per_s: float | None
+    replaces: str
     adopted_at: float | None

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 
 from orchestrator.agent.contract.answers import RunStatus
 from orchestrator.agent.contract.names import JobName
-from orchestrator.agent.contract.requests import QueueTerms
+from orchestrator.agent.contract.requests import QueueTerms, StopRule
+from orchestrator.core.facts.run_facts import EarlyStop
 from orchestrator.core.planning.forecast import kept_bytes
 from orchestrator.core.planning.limits import reserve_s
 from orchestrator.core.states import State
 from orchestrator.ledger.records import RunRecord
+from orchestrator.report.metrics import read_validations
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import engine_job
 from trainer.arithmetic import checkpoint_bytes
@@ -40,8 +43,15 @@ def terms(context: RunContext) -> QueueTerms:
     if queue.group_s is not None:
         found["group_s"] = queue.group_s
     if queue.stop is not None and queue.stop.baseline != context.run_id:
-        found["stop"] = {"baseline": queue.stop.baseline, "step": queue.stop.step, "margin": queue.stop.margin}
+        found["stop"] = stop_rule(queue.stop, context.mirror.parent)
     return found
+
+
+def stop_rule(stop: EarlyStop, mirrors: Path) -> StopRule:
+    """What ends it early, with the losses of its baseline that are here: that may have trained on another machine,
+    which was taken away. mirrors: of all runs."""
+    losses = [[each.step, each.value] for each in read_validations(mirrors / stop.baseline)]
+    return {"baseline": stop.baseline, "step": stop.step, "margin": stop.margin, "losses": losses}
 
 
 def begin(context: RunContext) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from orchestrator.agent.contract.names import JobName
+from orchestrator.agent.contract.requests import StopRule
 from orchestrator.agent.job import exit_record
 from orchestrator.agent.job.jobs import Job
 from orchestrator.agent.queue import entries
 from orchestrator.agent.queue.choice import Ended, Machine, Waiting, choose, is_bad_machine, pace
-from orchestrator.agent.queue.early_stop import verdict
+from orchestrator.agent.queue.early_stop import verdict, why
 from orchestrator.agent.queue.runner import Runner
 from orchestrator.agent.system import processes
 from orchestrator.agent.system.paths import Places
@@ -102,3 +104,24 @@ def test_a_look_at_what_waits_does_not_walk_through_all_processes(
 )
 def test_an_arm_ends_early_by_one_comparison(arm: dict[int, float], step: int, margin: float, ends: bool) -> None:
     assert bool(verdict(arm, {100: 5.0, 200: 3.2, 300: 3.0}, step, margin)) is ends
+
+
+@pytest.mark.parametrize(
+    ("here", "losses", "ends"),
+    [
+        pytest.param({}, [], False, id="nothing is known of the baseline"),
+        pytest.param({}, [[200, 3.2]], True, id="it ended on the machine before: its caller's losses count"),
+        pytest.param({200: 3.35}, [[200, 3.2]], False, id="it goes on here: what is here counts"),
+        pytest.param({}, [["x", 3.2], [200], 7, [200, "3"]], False, id="what is no pair of numbers is left out"),
+        pytest.param({}, None, False, id="a caller of another version"),
+    ],
+)
+def test_a_baseline_of_another_machine_ends_an_arm_too(
+    tmp_path: Path, here: dict[int, float], losses: list[list[float]], ends: bool
+) -> None:
+    for name, validated in (("arm", {200: 3.4}), ("base", here)):
+        (tmp_path / name).mkdir()
+        lines = [json.dumps({"event": "validated", "step": each, "val_loss": validated[each]}) for each in validated]
+        (tmp_path / name / "events.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    rule: StopRule = {"baseline": "base", "step": 200, "margin": 0.1, "losses": losses}
+    assert bool(why(str(tmp_path / "arm"), str(tmp_path / "base"), rule)) is ends

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.cli.sweeps.show import show as show_sweep
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import load_recipe
+from orchestrator.core.errors import ProviderError
 from orchestrator.core.facts.run_facts import QueueFacts, Recovery, ResumeFrom
 from orchestrator.core.machines import machine_type
 from orchestrator.core.planning.planner import make_plan
@@ -22,7 +25,8 @@ from orchestrator.ledger.records import RENTAL_RELEASED, Attempt, RunRecord
 from orchestrator.ledger.sweeps import Sweep, SweepTerms
 from orchestrator.runs import sweeps as runs_of_sweeps
 from orchestrator.runs.new_run import RunRequest
-from orchestrator.runs.sweeps import new_sweep, revive_taken
+from orchestrator.runs.sweep_revival import revive_taken, revive_unbought
+from orchestrator.runs.sweeps import new_sweep
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.outcome import next_attempt
 
@@ -50,7 +54,7 @@ class Place:
             ledger, "s", SweepTerms(baseline="base", ceiling_usd=20.0), requests, ceilings_usd=[20.0], now=now
         )
         self.old = str(self.runs()["base"].rental_id)
-        ledger.update_rental(self.old, instance_id="i-1")
+        ledger.update_rental(self.old, instance_id="i-1", facts={"reached": now})
         for number, run in enumerate(self.runs().values()):
             ledger.add_attempt(Attempt(run.id, 1, self.old, now))
             began = run.labels["arm"] in ("base", "done")
@@ -63,6 +67,16 @@ class Place:
 
     def runs(self) -> dict[str, RunRecord]:
         return {run.labels["arm"]: run for run in sweeps.runs_of(self.ledger.rows, self.sweep.id)}
+
+    def add(self, arm: str) -> None:
+        """One that was never in the queue of the machine, which is gone."""
+        base = self.runs()["base"]
+        run = replace(
+            base, id=f"{arm}-1", labels={**base.labels, "arm": arm}, state=State.PLANNED, outcome=None, step=0,
+            rental_id=self.old, ended_at=None,
+        )  # fmt: skip
+        self.ledger.add_run(run)
+        self.end(run.id, Outcome.PREEMPTED)
 
     def end(self, run_id: str, outcome: Outcome) -> None:
         self.ledger.set_state(run_id, State.ENDING, outcome=outcome, cause="lambda took i-1 away")
@@ -116,6 +130,7 @@ def test_five_machines_in_a_row_under_one_ceiling(place: Place) -> None:
         (rental,) = fresh
         ceilings.append(place.ledger.rental(rental).facts.ceiling_usd or 0.0)
         base, now = place.runs()["base"], time.time()
+        place.ledger.update_rental(rental, facts={"reached": now})
         half_s = ceilings[-1] / 2 / 15.92 * 3600
         place.ledger.close_stage(place.ledger.open_stage(base.id, rental, "follow", 15.92), now + half_s)
         for run in place.runs().values():
@@ -135,6 +150,7 @@ def test_machines_that_are_taken_at_once_are_not_bought_for_ever(place: Place, m
     def drive(home: Path, run_id: str, listener: object, *, until: str | None = None) -> int:
         run = place.ledger.run(run_id)
         drives.append(str(run.rental_id))
+        place.ledger.update_rental(str(run.rental_id), facts={"reached": time.time()})
         if until is None:
             place.ledger.add_attempt(Attempt(run_id, 100 + len(drives), str(run.rental_id), time.time()))
             place.end(run_id, Outcome.PREEMPTED)
@@ -146,3 +162,76 @@ def test_machines_that_are_taken_at_once_are_not_bought_for_ever(place: Place, m
     monkeypatch.setattr(runs_of_sweeps, "drive", drive)
     code = runs_of_sweeps.drive_sweep(place.ledger.home, place.sweep.id, show, detach=False)
     assert code == 3 and len(set(drives)) <= 4
+
+
+def test_killed_between_two_runs_the_rest_goes_on_beside_the_first(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was lost, and no second machine for the same dollars is agreed to."""
+    begin, begun = next_attempt.attempts.begin, list[str]()
+
+    def killed(*args: object, **keywords: object) -> None:
+        if len(begun) == 1:
+            raise KeyboardInterrupt
+        begun.append("one")
+        begin(*args, **keywords)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(next_attempt.attempts, "begin", killed)
+    with pytest.raises(KeyboardInterrupt):
+        revive_taken(place.ledger.home, place.sweep.id, show)
+    monkeypatch.setattr(next_attempt.attempts, "begin", begin)
+    (there,) = revive_taken(place.ledger.home, place.sweep.id, show)
+    assert {run.rental_id for arm, run in place.runs().items() if arm != "done"} == {there}
+    assert len(place.ledger.rentals()) == 2
+
+
+def test_what_was_not_yet_in_the_queue_goes_on_on_the_same_machine(place: Place) -> None:
+    """Taken away while arms were still being queued: these have no attempt, and share the one new machine."""
+    place.add("late")
+    (late,) = revive_unbought(place.ledger, place.sweep.id, time.time())
+    (there,) = revive_taken(place.ledger.home, place.sweep.id, show)
+    assert late.rental_id == there and place.ledger.rental(there).facts.replaces == place.old
+    assert len(place.ledger.rentals()) == 2
+
+
+def test_a_machine_that_cannot_be_had_is_no_interruption(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sold out after a preemption: the sweep stops at the first arm and says how to go on; nothing is counted, and
+    however often it is tried, all arms meet on one machine as soon as there is one."""
+    by_itself = place.runs()["base"].facts.recovery is not None
+    sold_out = list[str]()
+
+    def drive(home: Path, run_id: str, listener: object, *, until: str | None = None) -> int:
+        sold_out.append(run_id)
+        place.ledger.set_state(run_id, State.ENDING, outcome=Outcome.PREEMPTED, cause="no capacity")
+        place.ledger.set_state(run_id, State.ENDED)
+        return 3
+
+    monkeypatch.setattr(runs_of_sweeps, "drive", drive)
+    for _ in range(4):
+        with pytest.raises(ProviderError, match="no capacity") as refused:
+            runs_of_sweeps.drive_sweep(place.ledger.home, place.sweep.id, show, detach=False)
+        assert refused.value.hint == "gptctl sweep resume s"
+    assert len(sold_out) == 4 and len(place.ledger.rentals()) == 2
+    (there,) = revive_taken(place.ledger.home, place.sweep.id, show)
+    runs = place.runs()
+    assert {run.rental_id for arm, run in runs.items() if arm != "done"} == {there}
+    recovery = runs["base"].facts.recovery
+    assert recovery is not None and (recovery.interruptions, recovery.fruitless) == (1, 0)
+    assert recovery.lost_steps == 100 and recovery.most == (2 if by_itself else 5)
+
+
+def test_the_status_lists_every_machine_and_the_money_is_their_sum(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (fresh,) = revive_taken(place.ledger.home, place.sweep.id, show)
+    now, ledger = time.time(), place.ledger
+    ledger.close_stage(ledger.open_stage(place.runs()["wide"].id, fresh, "follow", 7.0), now + 3600)
+    show_sweep(ledger, place.sweep, as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert [(each["id"], each["state"]) for each in found["machines"]] == [(place.old, "released"), (fresh, "open")]
+    assert [each["cost_usd"] for each in found["machines"]] == pytest.approx([15.92 / 2, 7.0], abs=0.01)
+    assert found["spent_usd"] == pytest.approx(sum(each["cost_usd"] for each in found["machines"]))
+    assert found["spent_usd"] == pytest.approx(sum(each["cost_usd"] for each in found["arms"]))
+    show_sweep(ledger, place.sweep, as_json=False)
+    said = capsys.readouterr()
+    assert f"machine {place.old} (released): $7.96 of $20.00" in said.out + said.err

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli.sweeps.sweep import cost_of_adding
+from orchestrator.core.config.home_box import HomeBox
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import load_recipe
 from orchestrator.core.errors import LimitReached, UserError
-from orchestrator.core.facts.run_facts import QueueFacts
+from orchestrator.core.facts.origin import Origin
+from orchestrator.core.facts.run_facts import QueueFacts, Recovery, ResumeFrom
 from orchestrator.core.machines import machine_type
 from orchestrator.core.planning.planner import make_plan
 from orchestrator.core.states import Outcome, State
@@ -20,13 +22,15 @@ from orchestrator.ledger import sweeps
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RENTAL_RELEASED
 from orchestrator.ledger.sweeps import Sweep, SweepTerms
-from orchestrator.runs.new_run import RunRequest
-from orchestrator.runs.sweeps import add_arms, current, new_sweep, revive_unbought
+from orchestrator.runs.new_run import RunRequest, as_requested, record_of
+from orchestrator.runs.sweep_revival import current, revive_unbought
+from orchestrator.runs.sweeps import add_arms, new_sweep
 
 NOW = 1_000_000.0
 RECIPE, MACHINE = load_recipe("quickstart"), machine_type("2xCPU")
 HOST = HostSpec(name="box", provider="ssh", machine="2xCPU", address="box")
 PLAN = make_plan(RECIPE, HOST, MACHINE, None, now=NOW)
+PLACE = HOST.reach()
 
 
 def request(arm: str, seed: int) -> RunRequest:
@@ -80,6 +84,8 @@ def test_runs_of_a_machine_that_is_gone_share_one_new_one_and_what_the_old_one_l
     assert [(run.labels["arm"], run.labels["seed"]) for run in again] == [("base", "1"), ("base", "2")]
     (rental_id,) = {run.rental_id for run in again}
     assert rental_id != gone and ledger.rental(rental_id or "").facts.ceiling_usd == pytest.approx(30.0)
+    queue = ledger.run(runs[1].id).facts.queue
+    assert queue is not None and queue.stop is not None and queue.stop.baseline == runs[0].id
     assert revive_unbought(ledger, sweep.id, NOW) == []
     assert len(current(sweeps.runs_of(ledger.rows, sweep.id))) == 4
 
@@ -125,3 +131,44 @@ def test_an_added_arm_tells_its_cost_and_what_is_left_before_anything_is_rented(
     ledger.close_stage(interval, NOW + 90)
     with pytest.raises(LimitReached, match=r"has spent its ceiling of \$90.00"):
         cost_of_adding(ledger, sweep, paid, 1)
+
+
+def test_an_arm_that_gets_another_machine_keeps_its_baseline(ledger: Ledger, sweep: Sweep) -> None:
+    runs = sweeps.runs_of(ledger.rows, sweep.id)
+    for run in runs[:2]:
+        end(ledger, run.id, Outcome.NEVER_STARTED)
+    base, wide = revive_unbought(ledger, sweep.id, NOW)
+    assert wide.facts.queue is not None and wide.facts.queue.stop is not None
+    assert wide.facts.queue.stop.baseline == base.id != runs[0].id
+
+
+def test_an_added_arm_ends_early_too_beside_the_baseline_of_its_seed(ledger: Ledger, sweep: Sweep) -> None:
+    base = {run.labels["seed"]: run for run in sweeps.runs_of(ledger.rows, sweep.id) if run.labels["arm"] == "base"}
+    end(ledger, base["1"].id, Outcome.FINISHED)
+    for run in add_arms(ledger, sweep, [request("late", 1), request("late", 2)], NOW):
+        known = base[run.labels["seed"]]
+        assert run.facts.queue is not None and run.facts.queue.stop is not None
+        assert (run.facts.queue.stop.baseline, run.rental_id) == (known.id, known.rental_id)
+
+
+def test_of_two_that_rent_for_one_sweep_at_the_same_time_one_is_refused(ledger: Ledger, sweep: Sweep) -> None:
+    for rental_id in {run.rental_id for run in sweeps.runs_of(ledger.rows, sweep.id)}:
+        ledger.update_rental(rental_id or "", state=RENTAL_RELEASED)
+    with Ledger.open(ledger.home, lambda: NOW) as other, pytest.MonkeyPatch.context() as here:
+        add_arms(other, sweep, [request("late", 1)], NOW)
+        here.setattr("orchestrator.runs.sweeps.held_rentals", lambda *_: [])  # it looked before
+        with pytest.raises(UserError, match="rents a machine"):
+            add_arms(ledger, sweep, [request("new", 1)], NOW)
+    assert len(ledger.rentals(open_only=True)) == 1
+
+
+def test_a_run_that_begins_again_was_asked_for_in_the_same_words() -> None:
+    """Whatever a request writes: a field that is new there must not be lost here."""
+    asked = replace(
+        request("wide", 1), wait=True, accept_new_host_key=True, resume_from=ResumeFrom("/a", 1, {}),
+        init_from=ResumeFrom("/b", 2, {}), origin=Origin("resumed", "/a"), home_boxes=(HomeBox("nas", PLACE, ""),),
+        alternatives=(PLAN,), recovery=Recovery(5),
+    )  # fmt: skip
+    written = record_of(asked, "r-1", NOW).facts
+    assert as_requested(written) == written
+    assert as_requested(replace(written, deaths=3, abandon=True)) == written

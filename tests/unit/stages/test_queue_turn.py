@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
-from orchestrator.core.facts.run_facts import QueueFacts, RunFacts
+from orchestrator.core.facts.run_facts import EarlyStop, QueueFacts, RunFacts
 from orchestrator.core.states import Outcome, State
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import Rental, RunRecord
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine.queue_turn import price_per_hour_usd
+from orchestrator.stages.machine.queue_turn import price_per_hour_usd, stop_rule
 
 RENTAL = Rental("r-1", "lambda", "box", "1xH100", 1.0, price_per_hour_usd=2.0)
 
@@ -51,3 +52,14 @@ def test_what_waits_costs_nothing(tmp_path: Path, first: State, second: QueueFac
             for run_id in ("a-1", "b-1")
         ]  # fmt: skip
         assert prices == [2.0, price]
+
+
+def test_an_arm_takes_the_losses_of_its_baseline_along(tmp_path: Path) -> None:
+    stop = EarlyStop("base-1", 200, 0.1)
+    assert stop_rule(stop, tmp_path)["losses"] == []
+    (tmp_path / "base-1").mkdir()
+    lines = [json.dumps({"event": "validated", "step": step, "val_loss": 4 - step / 400}) for step in (100, 200)]
+    (tmp_path / "base-1" / "events.jsonl").write_text("\n".join([*lines, '{"event": "vali']))
+    assert stop_rule(stop, tmp_path) == {
+        "baseline": "base-1", "step": 200, "margin": 0.1, "losses": [[100, 3.75], [200, 3.5]],
+    }  # fmt: skip

@@ -47,16 +47,21 @@ class SweepPlan:
         return sum(arm.fits for arm in self.arms)
 
 
-def sweep_plan(arms: Sequence[tuple[str, int, Plan]], *, ceiling_usd: float | None, machines: int) -> SweepPlan:
+def sweep_plan(
+    arms: Sequence[tuple[str, int, Plan]], *, ceiling_usd: float | None, machines: int, by_seed: bool = False
+) -> SweepPlan:
     """Arms in turn on the machine that is free first. Every machine gets its share of the ceiling, by the work it has.
 
-    ceiling_usd: over all; None: twice what all arms need, on paid machines.
+    ceiling_usd: over all; None: twice what all arms need, on paid machines. by_seed: arms of one seed share a machine,
+    where each can be compared with its baseline.
     """
     busy_h = [0.0] * max(1, min(machines, len(arms)))
     spent: list[float] = [0.0] * len(busy_h)
     placed: list[tuple[str, int, Plan, int, float]] = []
+    of_seed: dict[int, int] = {}
     for name, seed, plan in arms:
-        machine = busy_h.index(min(busy_h))
+        free = busy_h.index(min(busy_h))
+        machine = of_seed.setdefault(seed, free) if by_seed else free
         added_h = plan.hours.train + (0.0 if busy_h[machine] else plan.hours.total - plan.hours.train)
         busy_h[machine] += added_h
         placed.append((name, seed, plan, machine, added_h))

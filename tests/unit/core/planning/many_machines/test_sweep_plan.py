@@ -66,3 +66,10 @@ def test_what_fits_costs_no_more_than_the_ceiling_with_every_start(
     started = {arm.machine for arm in found.arms if arm.fits}
     train_h = sum(each for each, arm in zip(lasts_h, found.arms, strict=True) if arm.fits)
     assert 10.0 * (train_h + 0.1 * len(started)) <= ceiling_usd + 1e-6
+
+
+def test_arms_that_are_compared_share_the_machine_of_their_seed() -> None:
+    pairs = [(arm, seed, plan(1.0)) for seed in (1, 2, 3) for arm in ("base", "wide")]
+    found = sweep_plan(pairs, ceiling_usd=None, machines=2, by_seed=True)
+    machines = {seed: {each.machine for each in found.arms if each.seed == seed} for seed in (1, 2, 3)}
+    assert all(len(each) == 1 for each in machines.values()) and set.union(*machines.values()) == {0, 1}

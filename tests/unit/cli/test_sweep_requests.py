@@ -1,0 +1,87 @@
+"""An arm of a sweep asks for what `run` asks for: its home boxes, the weights that it begins with, its key of a host."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from orchestrator.cli.app import app
+from orchestrator.cli.plans import stores
+from orchestrator.cli.plans.origin import Beginning
+from orchestrator.cli.runs import run as cli_run
+from orchestrator.cli.sweeps import requests, sweep
+from orchestrator.core.facts.run_facts import ResumeFrom
+from orchestrator.ledger.ledger import Ledger
+
+INVENTORY = """
+[hosts.nas]
+provider = "ssh"
+machine = "1x3090"
+address = "192.0.2.9"
+user = "me"
+folder = "/data/gptctl"
+[hosts.box]
+provider = "ssh"
+machine = "1x3090"
+address = "192.0.2.1"
+price_per_hour_usd = 0.5
+checkpoint_store = "ssh://nas/models"
+"""
+NOT_OF_AN_ARM = {"alternatives", "name", "note", "keep", "on_rental", "resume_from"}
+"""All arms share one type of machine; they are told apart by arm and seed, and begin where the sweep begins."""
+
+
+def keywords(function: object) -> set[str]:
+    """Of the RunRequest that it makes."""
+    tree = ast.parse(inspect.getsource(function))  # type: ignore[arg-type]
+    calls = [each for each in ast.walk(tree) if isinstance(each, ast.Call)]
+    (made,) = [each for each in calls if isinstance(each.func, ast.Name) and each.func.id == "RunRequest"]
+    return {each.arg for each in made.keywords if each.arg}
+
+
+def test_an_arm_asks_for_all_that_a_run_asks_for() -> None:
+    assert keywords(cli_run._request) - keywords(requests.request) == NOT_OF_AN_ARM
+
+
+@pytest.fixture
+def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder where a sweep is written down and not driven; a store is asked nothing."""
+    monkeypatch.setenv("GPTCTL_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweep, "_go_on", lambda *_, **__: 0)
+    (tmp_path / "inventory.toml").write_text(INVENTORY)
+    (tmp_path / "s.toml").write_text('name = "s"\nbaseline = "quickstart"\nseeds = 2\n')
+    return tmp_path
+
+
+def gptctl(*words: str) -> str:
+    done = CliRunner().invoke(app, ["sweep", *words, "--yes"])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_the_arms_of_a_sweep_know_their_home_box_and_their_weights(
+    started: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried, weights = list[int](), ResumeFrom("/models/gpt2/step-000000", 0, {})
+
+    def check(uri: str, storage: object, *, hub_token_on_machine: bool, needs_bytes: int) -> None:
+        tried.append(needs_bytes)
+
+    monkeypatch.setattr(stores.preflight, "check", check)
+    monkeypatch.setattr(requests, "beginning", lambda *_: Beginning(init_from=weights))
+    gptctl("run", "s.toml", "--host", "box")
+    gptctl("add", "s", "quickstart", "--set", "train.learning_rate=1e-3")
+    with Ledger.open(started / "home", time.time) as ledger:
+        runs = ledger.runs()
+    assert len(runs) == 4 and len(tried) == 1 and tried[0] > 0
+    boxes = [box for run in runs for box in run.facts.home_boxes]
+    assert [(box.name, box.address.host, box.agent_folder) for box in boxes] == [
+        ("nas", "192.0.2.9", "/data/gptctl")
+    ] * 4
+    assert [run.facts.init_from for run in runs] == [weights] * 4
