@@ -110,7 +110,8 @@ def spent_by_machine(ledger: Ledger, sweep: Sweep) -> dict[str, float]:
     spent_on = {run.rental_id: 0.0 for run in runs if run.rental_id}
     intervals = ledger.all_intervals([run.id for run in runs])
     for each in [interval for run in runs for interval in intervals.get(run.id, ())]:
-        spent_on[each.rental_id] = spent_on.get(each.rental_id, 0.0) + spent([each])
+        if each.rental_id is not None:  # spent on no machine: it costs nothing
+            spent_on[each.rental_id] = spent_on.get(each.rental_id, 0.0) + spent([each])
     return dict(sorted(spent_on.items(), key=lambda item: ledger.rental(item[0]).created_at))
 
 

@@ -1,4 +1,4 @@
-"""An arm of a sweep asks for what `run` asks for: its home boxes, the weights that it begins with, its key of a host."""
+"""An arm of a sweep asks for what `run` asks for: its home boxes, the weights that it begins with, a key of a host."""
 
 from __future__ import annotations
 
