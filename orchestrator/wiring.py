@@ -51,7 +51,7 @@ def open_context(home: Path, ledger: Ledger, run_id: str, listener: Listener) ->
         now=time.time,
         listener=listener,
         bring_text=lambda uri, tell: _bring_text(home, uri, tell),
-        engine_of=None if jobs is None else lambda shell: jobs.engine(host, shell),
+        engine_of=None if jobs is None else lambda shell: jobs.engine(host, shell, since=run.created_at),
     )
 
 

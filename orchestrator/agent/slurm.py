@@ -87,8 +87,10 @@ def begin(job: Job) -> int:
     if other := _other_that_trains(job):
         sys.stdout.write("gptctl: job %s trains this run already\n" % other)
         return 1
-    if left_s(job) <= 0 and not stopping.read_request(job):
-        stopping.request_stop(job, Outcome.LIMIT, "the limits of the run leave no more time", 0.0)
+    was_killed = _was_killed(job)
+    why_not = _why_not_again(job) if was_killed else _out_of_time(job)
+    if why_not and not stopping.read_request(job):
+        stopping.request_stop(job, Outcome.LIMIT, why_not, 0.0)
     if stopping.read_request(job):
         exit_record.write_exit(job, 0, _started_at(job))
         return 1
@@ -98,7 +100,8 @@ def begin(job: Job) -> int:
     ):  # fmt: skip
         files.remove(os.path.join(folder, name))
     files.write_json(job.file(START_FILE), _this())
-    _let_the_last_one_end(job)
+    if was_killed:
+        _let_the_last_one_end()
     _shorten(job)
     program.record_start(job, os.getpid())
     restarts.note_start(job)
@@ -108,13 +111,23 @@ def begin(job: Job) -> int:
     return 0
 
 
-def _let_the_last_one_end(job: Job) -> None:
+def _let_the_last_one_end() -> None:
     """One that noted no end may live on, on a node that Slurm has lost: it looks for a later start, and ends."""
+    sys.stdout.write("gptctl: the start before noted no end: giving it %.0f s\n" % HANDS_OVER_S)
+    sys.stdout.flush()
+    time.sleep(HANDS_OVER_S)
+
+
+def _was_killed(job: Job) -> bool:
+    """Whether the start before this one noted no end. How far it came is noted now where it was another job: submitted
+    again and again, one may train nothing. A job that Slurm itself requeues after a kill is Slurm's to count."""
     last = next(reversed(list(files.json_lines(job.file(STARTS_FILE)))), None)
-    if last is not None and last.get("event") != "end":
-        sys.stdout.write("gptctl: the start before noted no end: giving it %.0f s\n" % HANDS_OVER_S)
-        sys.stdout.flush()
-        time.sleep(HANDS_OVER_S)
+    if last is None or last.get("event") == "end":
+        return False
+    if last.get("job") != _job_id():
+        step = restarts.newest_checkpoint(job.run_folder)
+        _note(job, {**last, "event": "end", "code": None, "step": step, "outcome": None})
+    return True
 
 
 def _other_that_trains(job: Job) -> str:
@@ -177,14 +190,11 @@ def step(job: Job, argv: Sequence[str]) -> int:
     variables = program.environment_of_ranks(job, dict(os.environ))
     variables["PET_NODE_RANK"] = os.environ.get("SLURM_NODEID", "0")  # torchrun's --node-rank
     variables[processes.JOB_VARIABLE] = mark = "%s of %s" % (job.folder, _this())
-    child = subprocess.Popen(list(argv), env=variables, cwd=job.run_folder, preexec_fn=_deaf)  # noqa: PLW1509
+    deaf = lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN)  # noqa: E731
+    child = subprocess.Popen(list(argv), env=variables, cwd=job.run_folder, preexec_fn=deaf)  # noqa: PLW1509
     threading.Thread(target=_look_after, args=(job, mark), daemon=True).start()
     code = child.wait()
     return code if code >= 0 else 128 - code
-
-
-def _deaf() -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _look_after(job: Job, mark: str) -> None:
@@ -288,6 +298,10 @@ def _why_not_again(job: Job) -> str:
     steps = [line.get("step") for line in starts if line.get("event") == "end"][-MOST_WITHOUT_A_STEP:]
     if len(steps) == MOST_WITHOUT_A_STEP and len(set(steps)) == 1:
         return "%d starts in a row trained nothing" % MOST_WITHOUT_A_STEP
+    return _out_of_time(job)
+
+
+def _out_of_time(job: Job) -> str:
     return "the limits of the run leave no more time" if left_s(job) <= 0 else ""
 
 

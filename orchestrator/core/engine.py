@@ -106,6 +106,10 @@ class Engine(Protocol):
         """The job as a text that you can read and submit yourself."""
         ...
 
+    def interpreter(self) -> str | None:
+        """A program that is the site's own Python, ready for training; None where the site offers none."""
+        ...
+
     def trial(self, order: JobOrder) -> str:
         """A job of a minute with the same demands, which prints `node NAME`, `folder` and torch for each node."""
         ...

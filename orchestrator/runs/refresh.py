@@ -97,7 +97,7 @@ def _engine_facts(shell: Shell, run: RunRecord, left_s: float) -> EngineFacts | 
     host, known = HostSpec.from_resolved(run.host_data), run.facts.engine
     jobs = load_engine(host.provider) if known.jobs and left_s > 0 else None
     with suppress(GptctlError):
-        engine = jobs.engine(host, shell, left_s) if jobs else None
+        engine = jobs.engine(host, shell, left_s, run.created_at) if jobs else None
         found = engine.look(known.jobs[-1]) if engine else None
         return engine_job.seen(known, found, engine.words(found)) if engine and found else None
     return None

@@ -42,7 +42,7 @@ def _prepare(node: RunContext) -> Facts:
 
 def _begin(context: RunContext) -> tuple[Facts, list[str]]:
     """Looks at a machine, and starts to look for its interpreter."""
-    facts = context.agent.facts(context.host.python)
+    facts = context.agent.facts(interpreter.given(context))
     if greeting := context.shell.greeting():
         context.emit("seen", f"the login shell of {context.host.name} prints, and gptctl skips it: {greeting}")
     gpus = chosen_cards(facts, context.host, context.machine.node)

@@ -65,7 +65,7 @@ def after_end(job: Job, code: int | None) -> float | None:
 
 def note_start(job: Job) -> None:
     """Which checkpoint a start begins from: what a death is measured by."""
-    files.write_json(job.file(FileName.STARTED_FROM), {"step": _newest_checkpoint(job.run_folder)})
+    files.write_json(job.file(FileName.STARTED_FROM), {"step": newest_checkpoint(job.run_folder)})
 
 
 def last_step(run_folder: str) -> int:
@@ -84,7 +84,8 @@ def _from_step(job: Job) -> int:
     return step if isinstance(step, int) else 0
 
 
-def _newest_checkpoint(run_folder: str) -> int:
+def newest_checkpoint(run_folder: str) -> int:
+    """The step of the newest one that is whole; 0 without one."""
     folder = os.path.join(run_folder, contract.CHECKPOINTS)
     steps = [
         contract.checkpoint_step(name)

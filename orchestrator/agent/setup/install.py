@@ -1,7 +1,9 @@
 """The install job: the first interpreter that imports a new enough torch and computes on every GPU.
 
 In this order: the one given in the inventory, the environment we built before, a candidate that has everything, a
-vendor's torch with only what is missing added beside it, a new environment. No installed torch is ever replaced.
+vendor's torch with only what is missing added beside it, a new environment. No installed torch is ever replaced. What
+computes on other machines (the nodes behind a login node) is the one given, or an environment that is built: nothing
+else is known to be on a disk that they see.
 
 Example, the result::
 
@@ -10,10 +12,12 @@ Example, the result::
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import subprocess
 import sys
+import time
 from typing import Callable, Iterator, Mapping
 
 from ..contract import torch_builds
@@ -31,6 +35,8 @@ UNCHECKED = "; its packages come over TLS and are not checked against hashes"
 """Which wheels fit depends on the machine's Python and driver, so gptctl ships no hashes of them."""
 INDEXES = "https://download.pytorch.org/whl/"
 LEAST_PYTHON = "3.10"
+LOOKS_EVERY_S = 5.0
+INSTALL_PYTHON = "install one: apt install python3.11 python3.11-venv"
 ENV_PATTERN = re.compile(r"[a-z0-9]{1,64}\Z")
 BROKEN = re.compile(
     r"error 80[23]|system not yet initialized|unsupported display driver|version mismatch|uncorrectable ECC"
@@ -48,12 +54,13 @@ class Wanted:
         spec = job.spec
         given = spec.get("python")
         self.given: str | None = os.path.expanduser(given) if given else None
-        self.candidates = [str(path) for path in spec.get("candidates") or []]
+        self.elsewhere = bool(spec.get("elsewhere"))
+        """It computes on other machines: the cards of this one, and that it may have none, say nothing."""
+        self.bases = [str(path) for path in spec.get("candidates") or []]
+        self.candidates = [path for path in self.bases if not self.elsewhere or path == self.given]
         self.torch = str(spec.get("torch") or "")
         self.requirements = [line for line in spec.get("requirements") or [] if versions.name(line) != "torch"]
         self.cuda = bool(spec.get("cuda"))
-        self.elsewhere = bool(spec.get("elsewhere"))
-        """It computes on other machines: the cards of this one, and that it may have none, say nothing."""
         self.allow_build = bool(spec.get("allow_build"))
         self.folder = os.path.join(job.places.envs, str(spec.get("env") or ""))
         self.cache = job.places.cache
@@ -96,9 +103,43 @@ def _choices(wanted: Wanted, refused: list[str], say: Say) -> Iterator[tuple[str
     if os.access(built, os.X_OK):
         yield "env", built
     for python in wanted.candidates:
-        yield "found", python
-    if not wanted.allow_build:
-        return
+        if python != wanted.given:
+            yield "found", python
+    if wanted.allow_build:
+        yield from _new(wanted, refused, say)
+
+
+def _new(wanted: Wanted, refused: list[str], say: Say) -> Iterator[tuple[str, str]]:
+    """Those that are made. One job builds at a time, and those that waited take what it built."""
+    lock, waited = _alone(wanted)
+    try:
+        if waited:
+            yield "env", os.path.join(wanted.folder, "bin", "python")
+        yield from _made(wanted, refused, say)
+    finally:
+        os.close(lock)
+
+
+def _alone(wanted: Wanted) -> tuple[int, bool]:
+    """The descriptor that holds the environment's lock, and whether another job had it. A file system without locks
+    gives none."""
+    files.make_folder(os.path.dirname(wanted.folder))
+    descriptor, waited = os.open(wanted.folder + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), False
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waited = True
+            sys.stderr.write("another run builds this environment: waiting for it\n")  # a log that grows lives
+            sys.stderr.flush()
+            time.sleep(LOOKS_EVERY_S)
+            continue
+        except OSError:
+            pass
+        return descriptor, waited
+
+
+def _made(wanted: Wanted, refused: list[str], say: Say) -> Iterator[tuple[str, str]]:
     base = _vendor(wanted)
     if base:
         say({"step": "build", "text": "adding what is missing beside the torch of %s%s" % (base, UNCHECKED)})
@@ -150,20 +191,23 @@ def _vendor(wanted: Wanted) -> str | None:
 
 
 def _newest_python(wanted: Wanted) -> str:
-    """The base of a new environment: of the candidates the newest Python that the trainer runs on."""
+    """The base of a new environment: of the candidates the newest Python that the trainer runs on. For other machines
+    rather the one given or the system's, which they have too."""
     known = []
-    for python in [*wanted.candidates, sys.executable]:
+    for python in [*wanted.bases, sys.executable]:
         asked = subprocess.run(
             [python, "-I", "-S", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, check=False,
         )  # fmt: skip
         version = asked.stdout.decode().strip()
         if asked.returncode == 0 and versions.satisfies(version, ">=" + LEAST_PYTHON):
-            known.append((versions.numbers(version), python))
+            there = wanted.elsewhere and (python == wanted.given or os.path.dirname(python) == "/usr/bin")
+            known.append((there, versions.numbers(version), python))
     if not known:
         message = "no Python >= %s on this machine" % LEAST_PYTHON
-        raise Refusal(Code.NO_INTERPRETER, message, "install one: apt install python3.11 python3.11-venv")
-    return max(known)[1]
+        helps = 'name a module with one: modules = ["python/3.11"]' if wanted.elsewhere else INSTALL_PYTHON
+        raise Refusal(Code.NO_INTERPRETER, message, helps)
+    return max(known)[2]
 
 
 def build(wanted: Wanted, base: str, keep_torch: bool, refused: list[str]) -> str:

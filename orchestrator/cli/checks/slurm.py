@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from orchestrator.agent.contract.facts import Facts
 from orchestrator.cli.checks.finding import FAIL, OK, WARN, Finding
 from orchestrator.cli.connections import shell_to
 from orchestrator.cli.machine_types import machine_of
@@ -26,6 +25,9 @@ from orchestrator.stages.machine import interpreter
 STARTS_WITHIN_S = 60.0
 LOOK_EVERY_S = 2.0
 MINUTE_S = 60.0
+IMPORTS_WITHIN_S = 120.0
+"""torch, from a file system that others read too."""
+VERSION = "import torch; print(torch.__version__)"
 
 
 def findings(home: Path, host: HostSpec, recipe: Recipe | None, *, accept_new: bool) -> Iterator[Finding]:
@@ -36,18 +38,22 @@ def findings(home: Path, host: HostSpec, recipe: Recipe | None, *, accept_new: b
         with shell_to(home, host, accept_new=accept_new) as shell:
             yield Finding("reach", OK, f"{host.reach().identity}, host key as pinned")
             agent = Agent(shell, host.folder)
-            facts = agent.facts(host.python)
-            engine, order = jobs.engine(host, shell), _order(host, agent.root, facts)
+            engine = jobs.engine(host, shell)
+            site = engine.interpreter()
+            given = host.python if site is None else interpreter.put(shell, agent.root, site)
+            facts = agent.facts(given)
+            python = interpreter.expected(facts, given, cuda=machine_of(host).cuda, elsewhere=True)
+            order = _order(host, agent.root, given or python or "python3")
             yield Finding("queue", OK, f"Slurm takes such a job: {clean(engine.test(order))}")
             yield _books(engine)
+            yield _python(shell, host, given, python, agent.root)
             yield from _trial(shell, engine, order)
     except GptctlError as error:
         yield Finding("queue", FAIL, clean(error.message), error.hint)
 
 
-def _order(host: HostSpec, root: str, facts: Facts) -> JobOrder:
+def _order(host: HostSpec, root: str, python: str) -> JobOrder:
     machine = machine_of(host)
-    python = interpreter.expected(facts, host.python, cuda=machine.cuda) or "python3"
     return JobOrder(
         run=f"check-{time.time_ns() // 1_000_000}", root=root, agent="", python=python, source="",
         ranks=machine.ranks // machine.nodes, gpus=machine.gpus // machine.nodes if machine.cuda else 0,
@@ -59,6 +65,25 @@ def _books(engine: Engine) -> Finding:
     if engine.usage(["1"]) is None:
         return Finding("books", WARN, "sacct is off: the cost comes from what jobs note themselves", "nothing to do")
     return Finding("books", OK, "sacct answers: GPU hours come from it")
+
+
+def _python(shell: Shell, host: HostSpec, given: str | None, python: str | None, root: str) -> Finding:
+    """Which of the three trains: the one given, that of the site's modules, or one that gptctl builds here."""
+    builds = (
+        f"the first run builds an environment in {root}/envs on this login node, which downloads torch; nodes need "
+    )
+    builds += "no network"
+    if given is None:
+        return Finding("python", OK, f"built on this login node: {python}" if python else f"none yet: {builds}")
+    done = shell.run([given, "-c", VERSION], deadline_s=IMPORTS_WITHIN_S)
+    found = clean(done.stdout.decode(errors="replace")).strip()
+    what = f"given: {given}" if host.python else f"python3 of modules {' '.join(host.slurm.modules)}"
+    if done.code == 0:
+        return Finding("python", OK, f"{what}, torch {found}")
+    said = (clean(done.stderr.decode(errors="replace")).strip().splitlines() or ["no answer"])[-1]
+    if host.python:
+        return Finding("python", FAIL, f"{what}: {said}", "set `python` to one that imports torch >= 2.9, or omit it")
+    return Finding("python", WARN, f"{what}: {said}; {builds}", "name a module that brings torch, or leave it so")
 
 
 def _trial(shell: Shell, engine: Engine, order: JobOrder) -> Iterator[Finding]:

@@ -80,13 +80,13 @@ def script(host: HostSpec, elements: Mapping[int, Element]) -> str:
 
 def _lines(host: HostSpec, elements: Mapping[int, Element]) -> Iterator[str]:
     slurm = host.slurm
-    yield "#!/bin/bash"
+    yield "#!/bin/bash -l" if slurm.before else "#!/bin/bash"
     yield f"#SBATCH --job-name={job_name(elements)} --array={','.join(map(str, elements))}"
     yield f"#SBATCH --nodes=1 --ntasks=1 --cpus-per-task={slurm.cpus or CPUS} --requeue --output=/dev/null"
     named = {key: getattr(slurm, key) for key in ("partition", "account", "qos", "constraint", "time")}
     if given := [f"--{key}={shlex.quote(value)}" for key, value in named.items() if value]:
         yield f"#SBATCH {' '.join(given)}"
-    yield from slurm.setup
+    yield from slurm.before
     yield "case $SLURM_ARRAY_TASK_ID in"
     for shard, element in elements.items():
         words = shlex.join([*element.argv, "--workers=CORES"]).replace(

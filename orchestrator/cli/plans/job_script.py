@@ -34,12 +34,16 @@ def print_script(made: Sequence[tuple[HostSpec | None, Plan]]) -> int:
     return 0
 
 
+def _python(host: HostSpec, root: str) -> str:
+    return f"{root}/envs/MODULES/python" if host.slurm.modules else f"{root}/envs/ENV/bin/python"
+
+
 def _order(host: HostSpec, plan: Plan) -> JobOrder:
 
     machine = machine_type(plan.machine)
     root = host.folder.rstrip("/").replace("~", f"/home/{host.user or 'YOU'}", 1)
     return JobOrder(
-        run=RUN, root=root, agent=f"{root}/agent/AGENT.pyz", python=host.python or f"{root}/envs/ENV/bin/python",
+        run=RUN, root=root, agent=f"{root}/agent/AGENT.pyz", python=host.python or _python(host, root),
         source=f"{root}/src/SOURCE", ranks=machine.ranks // machine.nodes,
         gpus=machine.gpus // machine.nodes if machine.cuda else 0, nodes=machine.nodes,
         longest_s=train_deadline_s(plan),

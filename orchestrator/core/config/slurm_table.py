@@ -16,6 +16,7 @@ from orchestrator.core.config.toml_tables import Line, Table
 
 Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.,:|&()*\[\]@=+-]{0,199}$")]
 """An argument of sbatch: no space, no quote, no leading dash."""
+Module = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./+-]{0,199}$")]
 
 
 def _ends(time: str) -> str:
@@ -46,7 +47,16 @@ class SlurmSpec(Table):
     """Longest time of one start, as sbatch takes it, such as `4:00:00`. A longer run is requeued and resumes."""
     warn_s: int = Field(default=120, ge=30, le=3600)
     """So long before that time is over the trainer writes a checkpoint."""
+    modules: tuple[Module, ...] = ()
+    """The site's modules that are loaded first, such as `["cuda/12.8", "pytorch/2.9"]`. Where `python` is absent, their
+    `python3` trains if it has torch."""
     setup: tuple[Line, ...] = ()
-    """Lines of shell before the training, such as `module load cuda/12.4`."""
+    """Further lines of shell before the training, such as `export NCCL_DEBUG=INFO`."""
     interface: Word | None = None
     """Network interface between the nodes, such as `ib0`; absent: NCCL and gloo choose."""
+
+    @property
+    def before(self) -> tuple[str, ...]:
+        """Lines of a login shell before all else."""
+        load = (f"module load {' '.join(self.modules)}",) if self.modules else ()
+        return (*load, *self.setup)

@@ -7,8 +7,10 @@ Example: `Slurm(host, shell).look("17").state`      # "PENDING"
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -34,7 +36,9 @@ BEGINS = "gptctl: the answer begins"
 """A login shell may print whatever it likes before it, such as a greeting with numbers in it."""
 MOST_SAID = 500
 ASKS_S = 60.0
-SINCE = "now-30days"
+DAY_S = 86_400.0
+LOOKS_BACK_S = 30 * DAY_S
+"""Where nobody says how far the books are read back."""
 KNOWN_NAMES = {
     "partition": ("sinfo", "-h", "-o", "%R"),
     "account": ("sacctmgr", "-n", "-P", "show", "assoc", "format=account"),
@@ -46,12 +50,24 @@ KNOWN_NAMES = {
 class Slurm:
     """The queue of one cluster."""
 
-    def __init__(self, host: HostSpec, shell: Shell, asks_s: float = ASKS_S) -> None:
+    def __init__(self, host: HostSpec, shell: Shell, asks_s: float = ASKS_S, since: float | None = None) -> None:
+        """since: no job that is asked for was submitted before this, in UTC epoch seconds. Slurm gives its numbers
+        again some day, and the books know both."""
         self.host, self.shell, self.asks_s = host, shell, asks_s
+        self.looks_back_s = LOOKS_BACK_S if since is None else max(0.0, time.time() - since)
+
+    @property
+    def _since(self) -> str:
+        """As sacct takes it: whole days, and one more for clocks that are apart."""
+        return f"now-{math.ceil(self.looks_back_s / DAY_S) + 1}days"
 
     def script(self, order: JobOrder) -> str:
         """The sbatch script."""
         return script.text(order, self.host)
+
+    def interpreter(self) -> str | None:
+        """That of the site's modules."""
+        return script.interpreter(self.host)
 
     def trial(self, order: JobOrder) -> str:
         """A job of a minute."""
@@ -109,7 +125,7 @@ class Slurm:
         queued = self._run("squeue", "-h", "-t", "all", "--name", name, "-o", "%F")
         if queued.code != 0:
             raise NoAnswer(f"{self.host.name}: squeue: {_said(queued)}")
-        kept = self._run("sacct", "-X", "-n", "-P", "-S", SINCE, "--name", name, "-o", "JobID")
+        kept = self._run("sacct", "-X", "-n", "-P", "-S", self._since, "--name", name, "-o", "JobID")
         found = {*_text(queued).split(), *(_text(kept).split() if kept.code == 0 else ())}
         return sorted({each[0] for each in map(JOB_ID.match, found) if each}, key=int)
 
@@ -128,7 +144,9 @@ class Slurm:
 
     def _books(self, jobs: Sequence[str]) -> list[str] | None:
         """Lines of the accounting; None where it is off."""
-        done = self._run("sacct", "-X", "-D", "-n", "-P", "-S", SINCE, "-j", ",".join(jobs), "-o", answers.SPAN_FIELDS)
+        done = self._run(
+            "sacct", "-X", "-D", "-n", "-P", "-S", self._since, "-j", ",".join(jobs), "-o", answers.SPAN_FIELDS
+        )
         if done.code != 0 and NO_BOOKS.search(_said(done)):
             return None
         if done.code != 0:

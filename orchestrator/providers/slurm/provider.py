@@ -24,6 +24,7 @@ def script(host: HostSpec, order: JobOrder) -> str:
     return text(order, host)
 
 
-def engine(host: HostSpec, shell: Shell, asks_s: float = ASKS_S) -> Engine:
-    """The queue behind a host entry, over a connection to its login node; asks_s: how long a question may take."""
-    return Slurm(host, shell, asks_s)
+def engine(host: HostSpec, shell: Shell, asks_s: float = ASKS_S, since: float | None = None) -> Engine:
+    """The queue behind a host entry, over a connection to its login node; asks_s: how long a question may take; since:
+    no job that is asked for is older, in UTC epoch seconds."""
+    return Slurm(host, shell, asks_s, since)

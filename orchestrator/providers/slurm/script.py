@@ -26,10 +26,10 @@ def text(order: JobOrder, host: HostSpec) -> str:
     slurm = host.slurm
     python = shlex.quote(order.python)
     lines = [
-        "#!/bin/bash",
+        shell(host),
         f"# {'sweep' if order.arms else 'run'} {order.run} of gptctl, kept in the run's folder as job.sh",
         *(f"#SBATCH {option}" for option in options(order, host)),
-        *slurm.setup,
+        *slurm.before,
         *_run(order),
         f"AGENT=({python} -I -S {shlex.quote(order.agent)} slurm)",
         f"export PYTHONPATH={shlex.quote(order.source)} PYTHONUNBUFFERED=1 SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",
@@ -42,6 +42,19 @@ def text(order: JobOrder, host: HostSpec) -> str:
         f"{AGENT} end $RUN $rc",
     ]
     return "\n".join(lines) + "\n"
+
+
+def shell(host: HostSpec) -> str:
+    """A login shell where the site's own lines come first: `module` is a function of login shells."""
+    return "#!/bin/bash -l" if host.slurm.before else "#!/bin/bash"
+
+
+def interpreter(host: HostSpec) -> str | None:
+    """A program that is the `python3` of the site's modules, on the login node and on the nodes alike; None where there
+    are none, or the host names its `python`."""
+    if host.python or not host.slurm.modules:
+        return None
+    return "\n".join([shell(host), *(f"{line} >&2" for line in host.slurm.before), 'exec python3 "$@"']) + "\n"
 
 
 def _run(order: JobOrder) -> Iterator[str]:
@@ -58,10 +71,10 @@ def trial(order: JobOrder, host: HostSpec) -> str:
     asked = f'{python} -c "import torch; print(torch.__version__, torch.cuda.device_count())" 2>&1 | tail -1'
     there = f"cd {shlex.quote(order.folder)} && echo folder"
     lines = [
-        "#!/bin/bash",
+        shell(host),
         *(f"#SBATCH {option}" for option in demands(order, host)),
         f"#SBATCH --output={shlex.quote(order.folder)}/slurm.log",
-        *host.slurm.setup,
+        *host.slurm.before,
         f"srun sh -c {shlex.quote(f'echo node $SLURMD_NODENAME; {there}; {asked}')}",
     ]
     return "\n".join(lines) + "\n"

@@ -28,7 +28,7 @@ from orchestrator.stages.checkpoints.mirrored_files import (
     shorten,
 )
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine import box_guard, engine_job, queue_turn
+from orchestrator.stages.machine import box_guard, engine_watch, queue_turn
 from orchestrator.stages.machine.jobs import machine_status
 from orchestrator.stages.machine.reported import tell_deaths
 from trainer import contract
@@ -147,7 +147,7 @@ class Progress:
 
     def __init__(self, context: RunContext) -> None:
         self.context = context
-        self.watch = engine_job.Watch(context)
+        self.watch = engine_watch.Watch(context)
         self.lines = {name: LineBuffer() for name in MIRRORED}
         self.row: RunProgress = {}
         self.written_at = 0.0

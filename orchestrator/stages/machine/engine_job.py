@@ -17,7 +17,7 @@ from orchestrator.agent.contract.answers import ExitRecord
 from orchestrator.agent.contract.names import Code, FileName, JobName
 from orchestrator.agent.contract.requests import JobSpec
 from orchestrator.core.engine import Engine, JobOrder, JobView, Phase, job_name
-from orchestrator.core.errors import AgentError, CommandFailed, MachineUnfit, NoAnswer
+from orchestrator.core.errors import AgentError, CommandFailed, NoAnswer
 from orchestrator.core.facts.run_facts import EngineFacts
 from orchestrator.core.formats import local_time
 from orchestrator.core.states import Outcome, State
@@ -28,21 +28,7 @@ from orchestrator.stages.context import RunContext
 SCRIPT = "job.sh"
 ELEMENT = "_"
 """In the number of one element of a job: 17_2."""
-LOOK_EVERY_S = 10.0
-"""One follower's load on the controller; the training's own files are read all the time."""
-SETTLES_S = 20.0
-"""After the engine called a job ended, the last words of its script may still be on their way through the file
-system."""
-LAST_CHARACTERS = 300
 LEAVES_S, LEAVES_EVERY_S = 30.0, 1.0
-MOST_JOBS = 10
-"""So often one run is submitted where the engine drops a job in place of requeuing it."""
-DROPPED = frozenset({"PREEMPTED", "NODE_FAIL", "BOOT_FAIL"})
-FINAL = {
-    "COMPLETED": Outcome.FAILED, "CANCELLED": Outcome.STOPPED, "TIMEOUT": Outcome.LIMIT, "DEADLINE": Outcome.LIMIT,
-    **dict.fromkeys(DROPPED, Outcome.PREEMPTED),
-}  # fmt: skip
-"""The outcome of a run whose job ended without a record of its own; every other state is `failed`."""
 
 
 def order(context: RunContext, longest_s: float | None) -> JobOrder:
@@ -70,9 +56,9 @@ def submit(context: RunContext, digest: str, spec: JobSpec) -> None:
         known = find(context)
     if not known:
         wanted = order(context, spec["deadline_s"])
-        known = [_submitted(context, wanted)]
+        known = [submitted(context, wanted)]
         context.say(f"submitted as job {known[-1]}: {wanted.folder}/{SCRIPT}")
-    _keep(context, known)
+    keep(context, known)
     found = look(context)
     if found is not None and ELEMENT in known[-1] and found.phase is Phase.WAITING:
         engine.let_go(known[-1])
@@ -92,10 +78,10 @@ def find(context: RunContext) -> list[str]:
 def attach(context: RunContext) -> None:
     """Notes the jobs of a run that trains already, where nothing is noted yet."""
     if not context.facts.engine.jobs and (known := find(context)):
-        _keep(context, known)
+        keep(context, known)
 
 
-def _submitted(context: RunContext, wanted: JobOrder) -> str:
+def submitted(context: RunContext, wanted: JobOrder) -> str:
     """The number of the job, whose script stays in the run's folder. Raises NoAnswer where none is heard: find()."""
     path = f"{context.agent.root}/runs/{context.run_id}/{SCRIPT}"
     _put(context, path, engine_of(context).script(wanted))
@@ -132,10 +118,10 @@ def _submit_arms(context: RunContext, longest_s: float | None) -> None:
     }
     arms = tuple(dealt.get(number, context.run_id) for number in range(max(dealt) + 1))
     wanted = replace(order(context, longest_s), run=array.removeprefix(job_name("")), arms=arms)
-    context.say(f"submitted {len(dealt)} runs of {queue.group} as job {_submitted(context, wanted)}")
+    context.say(f"submitted {len(dealt)} runs of {queue.group} as job {submitted(context, wanted)}")
 
 
-def _keep(context: RunContext, jobs: list[str]) -> None:
+def keep(context: RunContext, jobs: list[str]) -> None:
     """The numbers, here and beside the job's files: another gptctl reads them there."""
     context.set_run_facts(engine=replace(context.facts.engine, jobs=tuple(jobs)))
     _put(context, job_file(context, FileName.ENGINE), json.dumps({"jobs": jobs}) + "\n")
@@ -158,40 +144,6 @@ def engine_of(context: RunContext) -> Engine:
     engine = context.engine
     assert engine is not None, "only runs of an engine come here"
     return engine
-
-
-class Watch:
-    """Looks at the job now and then while its files are followed."""
-
-    def __init__(self, context: RunContext) -> None:
-        self.context = context
-        self.looked_at = self.ended_at = float("-inf")
-        self.is_silent = False
-
-    def look(self) -> ExitRecord | None:
-        """How the job ended, where the engine says so and its script did not; else None."""
-        context = self.context
-        if context.engine is None or not context.facts.engine.jobs:
-            return None
-        if context.now() - self.looked_at < LOOK_EVERY_S:
-            return None
-        self.looked_at = context.now()
-        try:
-            found = look(context)
-        except (NoAnswer, MachineUnfit) as error:  # the login node without its Slurm for a while
-            if not self.is_silent:
-                context.emit("seen", f"{error.message}; the job does not need this answer")
-            self.is_silent = True
-            return None
-        self.is_silent = False
-        if found is not None and found.phase is not Phase.ENDED:
-            self.ended_at = float("-inf")
-            return None
-        if self.ended_at == float("-inf"):
-            self.ended_at = context.now()
-        if context.now() - self.ended_at < SETTLES_S:
-            return None
-        return _conclude(context, found)
 
 
 def look(context: RunContext) -> JobView | None:
@@ -233,44 +185,6 @@ def _reprice(context: RunContext) -> None:
 def price_per_hour_usd(facts: EngineFacts, price: float) -> float:
     """What an hour costs now: the nodes' price while the job runs."""
     return price if facts.phase == Phase.RUNNING else 0.0
-
-
-def _conclude(context: RunContext, found: JobView | None) -> ExitRecord | None:
-    """The job ended and left no record: follows another job of this run, submits it again where the engine dropped it,
-    or writes the record."""
-    engine, jobs = engine_of(context), list(context.facts.engine.jobs)
-    for other in reversed(engine.find(job_name(context.run_id))):
-        seen_now = engine.look(other) if other != jobs[-1] else None
-        if seen_now is not None and seen_now.phase is not Phase.ENDED:
-            context.emit("warning", f"job {jobs[-1]} has ended, and job {other} of this run has not: following that")
-            _keep(context, [*(job for job in jobs if job != other), other])
-            return None
-    if context.run.state == State.TRAINING and found is not None and found.state in DROPPED and len(jobs) < MOST_JOBS:
-        jobs.append(_submitted(context, order(context, None)))  # its script reads what the limits leave
-        context.emit("warning", f"job {found.id} is {found.state} and was not requeued: submitted again as {jobs[-1]}")
-        _keep(context, jobs)
-        return None
-    outcome, reason = _verdict(jobs[-1], found)
-    return write_exit(context, outcome, reason + _last_words(context))
-
-
-def _last_words(context: RunContext) -> str:
-    """`: LINE`, the last that the job's script printed: what failed before the training began is said nowhere else."""
-    root, element = context.agent.root, context.facts.engine.element
-    array, _, number = element.rpartition(ELEMENT)
-    log = f"{root}/jobs/{array}-{number}.log" if array else f"{root}/runs/{context.run_id}/slurm.log"
-    lines = context.shell.run(["tail", "-n", "1", log]).stdout.decode(errors="replace").strip().splitlines()
-    return f": {lines[-1][:LAST_CHARACTERS]}" if lines else ""
-
-
-def _verdict(job: str, found: JobView | None) -> tuple[Outcome, str]:
-    if found is None:
-        return Outcome.FAILED, f"Slurm knows nothing of job {job} any more, and it left no record"
-    outcome = FINAL.get(found.state, Outcome.FAILED)
-    who = f" {found.reason}" if found.reason else ""
-    if outcome is Outcome.STOPPED:
-        return outcome, f"job {job} was cancelled with scancel{who}"
-    return outcome, f"job {job} ended as {found.state}{who} and left no record"
 
 
 def write_exit(context: RunContext, outcome: Outcome, reason: str) -> ExitRecord:

@@ -10,7 +10,9 @@ import hashlib
 import importlib.metadata
 import json
 import re
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 from orchestrator.agent.contract import torch_builds
 from orchestrator.agent.contract.facts import Environment, Facts, Interpreter
@@ -18,12 +20,30 @@ from orchestrator.agent.contract.names import JobName
 from orchestrator.agent.contract.requests import JobSpec
 from orchestrator.core.errors import MachineUnfit
 from orchestrator.core.planning.rates import is_compiled
+from orchestrator.core.ports import Shell
 from orchestrator.remote.agent_client.decoding import decoded
 from orchestrator.remote.agent_client.job_failure import failure
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine.jobs import run_job, start_job
 
 LEAST_TORCH = "2.9"
+
+
+def given(context: RunContext) -> str | None:
+    """The interpreter that the host names, or that its site's modules bring, which is put there. None: neither."""
+    engine = context.engine
+    text = engine.interpreter() if engine is not None else None
+    return context.host.python if text is None else put(context.shell, context.agent.root, text)
+
+
+def put(shell: Shell, root: str, text: str) -> str:
+    """Where this program is then, in a folder of its content."""
+    path = f"{root}/envs/modules-{hashlib.sha256(text.encode()).hexdigest()[:16]}/python"
+    with tempfile.TemporaryDirectory(prefix="gptctl-python-") as folder:
+        local = Path(folder) / "python"
+        local.write_text(text)
+        shell.put(local, path, mode=0o755)
+    return path
 
 
 def begin(context: RunContext, facts: Facts, gpus: Sequence[str]) -> None:
@@ -52,15 +72,21 @@ def chosen(context: RunContext, facts: Facts, gpus: Sequence[str]) -> Environmen
 
 def first_choice(context: RunContext, facts: Facts) -> str | None:
     """The one that is tried first; None where an environment has to be made."""
-    candidates = [found["path"] for found in facts["interpreters"] if found.get("torch")]
-    return context.host.python or next(iter(candidates), None)
+    seen = [found for found in facts["interpreters"] if found.get("torch")]
+    return context.host.python or next((found["path"] for found in seen if _counts(found, context.engine_of)), None)
 
 
-def expected(facts: Facts, python: str | None, *, cuda: bool) -> str | None:
+def _counts(found: Interpreter, elsewhere: object) -> bool:
+    """Whether a run may take it. Of what a login node has, the nodes see only what is given and what gptctl built."""
+    return not elsewhere or found["kind"] in ("given", "env")
+
+
+def expected(facts: Facts, python: str | None, *, cuda: bool, elsewhere: bool = False) -> str | None:
     """The interpreter that a run will take as far as files tell, in the order of the agent's install job: the given
     one, the one that an earlier run chose, the first with all packages, the first with torch, which gets the rest
-    beside it. None where an environment has to be made."""
-    usable = [found for found in facts["interpreters"] if _has_torch(found) and not _outdated(found)]
+    beside it. None where an environment has to be made. elsewhere: it trains on other machines."""
+    seen = [found for found in facts["interpreters"] if _counts(found, elsewhere)]
+    usable = [found for found in seen if _has_torch(found) and not _outdated(found)]
     name = environment_hash(facts["python"]["version"], facts["arch"], python, cuda=cuda)
     known = facts["envs"].get(name)
     chosen = [known["python"]] if known and is_fresh(known, facts) else []
@@ -93,7 +119,7 @@ def is_fresh(known: Environment, facts: Facts) -> bool:
 
 def install_spec(context: RunContext, facts: Facts, gpus: Sequence[str]) -> JobSpec:
     """The install job's input; `env` is the hash of everything an environment depends on."""
-    python, cuda = context.host.python, context.machine.cuda
+    python, cuda = given(context), context.machine.cuda
     return {
         "python": python,
         "candidates": [found["path"] for found in facts["interpreters"] if not _outdated(found)],
@@ -102,7 +128,7 @@ def install_spec(context: RunContext, facts: Facts, gpus: Sequence[str]) -> JobS
         "env": environment_hash(facts["python"]["version"], facts["arch"], python, cuda=cuda),
         "cuda": cuda,
         "visible": list(gpus),
-        "allow_build": python is None,
+        "allow_build": context.host.python is None,
         "elsewhere": context.engine_of is not None,
     }
 

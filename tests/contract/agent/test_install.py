@@ -144,6 +144,27 @@ def test_without_any_torch_an_environment_is_built_and_used_again(box: Box, whee
     assert again["kind"] == "env" and again["python"] == result["python"]
 
 
+def test_behind_a_login_node_only_what_is_given_or_built_counts(box: Box, wheels: Path, tmp_path: Path) -> None:
+    """Another interpreter of the login node is perhaps on its own disk, which no node sees."""
+    there = make_python(tmp_path / "there", *wheels.iterdir())
+    given = make_python(tmp_path / "given", *wheels.iterdir())
+    ended = install(box, candidates=[there], elsewhere=True)
+    assert ended["outcome"] == "failed" and "none found" in ended["last_lines"][-2]
+    assert install(box, python=given, candidates=[given, there], elsewhere=True, env="e2")["result"]["python"] == given
+
+
+@pytest.mark.nightly
+def test_two_runs_that_need_one_environment_build_it_once(box: Box, wheels: Path, tmp_path: Path) -> None:
+    bare = make_python(tmp_path / "bare")
+    spec = {"python": None, "candidates": [bare], "requirements": [], "torch": ">=2.9", "env": "e1", "cuda": False,
+            "allow_build": True, "elsewhere": True}  # fmt: skip
+    for run in ("r-1", "r-2"):
+        box.call("start", job="install", run=run, digest="d", spec=spec)
+    results = [box.wait(job="install", run=run)["result"] for run in ("r-1", "r-2")]
+    assert sorted(result["kind"] for result in results) == ["built", "env"]
+    assert len({result["python"] for result in results}) == 1
+
+
 @pytest.mark.nightly
 def test_a_build_that_cannot_be_had_fails_with_pips_words(box: Box, wheels: Path, tmp_path: Path) -> None:
     bare = make_python(tmp_path / "bare")

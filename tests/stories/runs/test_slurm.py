@@ -6,6 +6,7 @@ The oracles are Slurm's own accounting and the losses of an unbroken run.
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -19,11 +20,23 @@ import pytest
 
 from tests.conftest import Gptctl, gptctl_command
 from tests.stories.conftest import end, losses, newest_run, wait_until
+from tests.support.files.repository import REPOSITORY
 from tests.support.machines import known_interpreter
+from tests.support.machines.reaper import marked
 from tests.support.machines.slurm import Slurm
 from tests.support.machines.sshd import Sshd, small_disk
 
 pytestmark = pytest.mark.nightly
+KILLED = """
+import sys, time
+from pathlib import Path
+from tests.support.machines.slurm import Slurm
+with Slurm(Path(sys.argv[1])) as slurm:
+    job = slurm.command("sbatch", "--parsable", "--wrap=sleep 600", "-o", "/dev/null").strip()
+    slurm.until_state(job, "RUNNING")
+    print("trains", flush=True)
+    time.sleep(600)
+"""
 ENTRY = 'python = "{python}"\nprice_per_hour_usd = 3.6\n[hosts.cluster.slurm]\ngres = "gpu:h100:1"\n{more}'
 
 
@@ -277,3 +290,17 @@ def test_the_arms_of_a_sweep_are_one_job(
     jobs = {row["job"]["jobs"][-1] for row in rows}
     assert len({job.partition("_")[0] for job in jobs}) == 1 and len(jobs) == 3
     assert all(row["job"]["gpu_hours"] > 0 for row in rows)
+
+
+def test_no_daemon_of_a_slurm_outlives_a_test_that_is_killed(tmp_path: Path) -> None:
+    """Killed, it runs no teardown: its daemons, and what they started, end all the same."""
+    folder = Path(tempfile.mkdtemp(prefix="gptctl-slurm-", dir="/dev/shm"))
+    program = tmp_path / "killed.py"
+    program.write_text(KILLED)
+    argv, env = [sys.executable, str(program), str(folder)], {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=env) as process:
+        assert process.stdout is not None and process.stdout.readline() == "trains\n"
+        mark = f"SLURM_CONF={folder}/slurm.conf"
+        assert len(marked(mark)) > 6
+        process.kill()
+    wait_until(lambda: not marked(mark) and not folder.exists(), 60)

@@ -1,8 +1,8 @@
 """A real Slurm on this machine, for tests: the controller, its accounting, and compute nodes that share one folder.
 
-Nothing is installed or configured outside `folder`, no systemd is needed, and every daemon ends with the block. Needs
-root and Debian's packages slurmctld, slurmd, slurm-client, slurmdbd, munge and mariadb-server. A folder on tmpfs
-(/dev/shm) makes the database ready in two seconds.
+Nothing is installed or configured outside `folder`, no systemd is needed, and every daemon ends with the block, also
+where this process is killed. Needs root and Debian's packages slurmctld, slurmd, slurm-client, slurmdbd, munge and
+mariadb-server. A folder on tmpfs (/dev/shm) makes the database ready in two seconds.
 
     with Slurm(folder) as slurm:
         slurm.command("sbatch", "--wrap=hostname")
@@ -18,11 +18,12 @@ import socket
 import stat
 import subprocess
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Self
 
 from tests.support.clock.waiting import until
+from tests.support.machines.reaper import reaper
 from tests.support.machines.sshd import kill
 
 GPUS_PER_NODE = 2
@@ -116,10 +117,12 @@ class Slurm:
             "folder": folder, "host": self._host, "expire": CRED_EXPIRE_S, "grace": grace_s, "kill_wait": kill_wait_s,
             "ctld_port": self._ports[0], "dbd_port": self._ports[1], "names": ",".join(self.nodes),
         }  # fmt: skip
+        self._until_it_ends = ExitStack()
         self._database: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         shutil.rmtree(self.folder, ignore_errors=True)
+        self._until_it_ends.enter_context(reaper(f"SLURM_CONF={self.conf}", self.folder))
         for name in ("run", "log", "state", "dev"):
             (self.folder / name).mkdir(parents=True)
         self.folder.chmod(0o755)
@@ -138,15 +141,9 @@ class Slurm:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(subprocess.TimeoutExpired):
-            self.command("scancel", "--full", *self.job_ids(), check=False)
-            until(lambda: not self.job_ids(), 60, 0.2)
-        for name in [*(f"slurmd-{node}" for node in self.nodes), "slurmctld", "slurmdbd", "munged"]:
-            self.end(name)
+        self._until_it_ends.close()
         if self._database is not None:
-            self._database.terminate()
             self._database.wait()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _configure(self) -> None:
         nodes = "\n".join(
@@ -180,7 +177,7 @@ class Slurm:
         with (self.folder / "log" / "mariadb").open("wb") as log:
             self._database = subprocess.Popen(
                 [*argv, f"--socket={sock}", "--innodb-lock-wait-timeout=900", "--innodb-flush-log-at-trx-commit=0"],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=self.env,
             )  # fmt: skip
         ask = ["mariadb", "--no-defaults", "-uroot", f"--socket={sock}", "-e", "create database slurm_acct_db"]
         until(lambda: subprocess.run(ask, capture_output=True, check=False).returncode == 0, interval_s=0.1)

@@ -149,6 +149,37 @@ def test_a_run_that_used_up_its_limits_does_not_start_again(cluster: Cluster) ->
     assert record is not None and record["outcome"] == "limit"
 
 
+@pytest.mark.parametrize(
+    ("steps", "starts"),
+    [
+        pytest.param([0, 0, 0, 0], 3, id="killed before its first checkpoint"),
+        pytest.param([0, 40, 80, 120], 4, id="each start saves something"),
+        pytest.param([40, 40, 40, 40], 3, id="each start is too short"),
+    ],
+)
+def test_jobs_that_are_killed_without_a_word_and_train_nothing_are_not_repeated_for_ever(
+    steps: list[int], starts: int, cluster: Cluster
+) -> None:
+    """Out of time, and Slurm kills them before they can save: gptctl submits each again."""
+    begun = []
+    for number, step in enumerate(steps):
+        cluster.is_job(str(17 + number))
+        begun.append(slurm.begin(cluster.job))
+        folder = Path(cluster.job.run_folder) / contract.CHECKPOINTS / f"step-{step:08d}"
+        if step and begun[-1] == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / contract.MANIFEST_FILE).touch()
+    assert begun == [0] * starts + [1] * (len(steps) - starts)
+    record = cluster.job.exit_record()
+    assert (record is None) is (starts == len(steps))
+    assert record is None or (record["reason"] or "").startswith("3 starts in a row trained nothing")
+
+
+def test_a_job_that_slurm_requeues_itself_is_slurms_to_count(cluster: Cluster) -> None:
+    """Preempted three times in its first seconds."""
+    assert [cluster.is_job("17", restart=number) or slurm.begin(cluster.job) for number in range(5)] == [0] * 5
+
+
 def test_two_jobs_of_one_run_never_train_at_once(cluster: Cluster) -> None:
     """Its script was submitted twice: the second start leaves the first, and its folder, alone."""
     assert slurm.begin(cluster.job) == 0

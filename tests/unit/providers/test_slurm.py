@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -82,7 +83,7 @@ def test_times_are_read_as_sbatch_reads_them(given: str, seconds: float) -> None
 def test_the_script_is_short_and_says_everything() -> None:
     made = script.text(ORDER, host(partition="gpu", account="lab", qos="high", time="4:00:00", setup=["module load x"]))
     lines = made.splitlines()
-    assert lines[0] == "#!/bin/bash" and len(lines) <= 30 and max(map(len, lines)) < 130
+    assert lines[0] == "#!/bin/bash -l" and len(lines) <= 30 and max(map(len, lines)) < 130
     assert "#SBATCH --job-name=gptctl-tiny-1130-abcdef --comment=gptctl:run=tiny-1130-abcdef" in lines
     assert "#SBATCH --partition=gpu --account=lab --qos=high" in lines
     assert "#SBATCH --nodes=2 --ntasks-per-node=1 --cpus-per-task=32" in lines
@@ -91,6 +92,19 @@ def test_the_script_is_short_and_says_everything() -> None:
         assert word in made
     assert "--signals-to-handle=SIGINT" in made, "SIGTERM reaches torchrun too, which would end its ranks unsaved"
     assert max(number for number, line in enumerate(lines) if line.startswith("#SBATCH")) < lines.index("module load x")
+
+
+def test_the_sites_modules_come_first_in_a_login_shell_and_bring_their_python() -> None:
+    """`module` is a function that only login shells know."""
+    site = host(modules=["cuda/12.8", "pytorch/2.9"], setup=["export X=1"])
+    for made in (script.text(ORDER, site), script.trial(ORDER, site), script.interpreter(site) or ""):
+        lines = made.splitlines()
+        (loads,) = (line for line in lines if line.startswith("module load"))
+        assert lines[0] == "#!/bin/bash -l" and loads.startswith("module load cuda/12.8 pytorch/2.9")
+    assert (script.interpreter(site) or "").endswith('exec python3 "$@"\n')
+    assert script.interpreter(host(setup=["export X=1"])) is None
+    assert script.interpreter(site.model_copy(update={"python": "/opt/python"})) is None
+    assert script.text(ORDER, host()).splitlines()[0] == "#!/bin/bash"
 
 
 def test_one_rank_needs_no_torchrun() -> None:
@@ -106,6 +120,12 @@ def test_the_limits_of_the_run_shorten_the_job(given: str | None, longest_s: flo
     order = JobOrder("r", "/s", "/a", "/p", "/src", ranks=1, longest_s=longest_s)
     text = script.text(order, host(**({"time": given} if given else {})))
     assert (f"--time={made}" in text) if made else ("--time" not in text)
+
+
+@pytest.mark.parametrize("module", ["a b", "$(reboot)", "x;y", "-h", "a\nb", "'", "/x"])
+def test_no_module_is_more_than_a_name(module: str) -> None:
+    with pytest.raises(UserError):
+        host(modules=[module])
 
 
 @pytest.mark.parametrize("value", ["a b", "$(reboot)", "x;y", "-h", "a\nb", "'"])
@@ -167,6 +187,19 @@ def test_a_job_that_the_queue_forgot_is_in_the_books_or_nowhere() -> None:
 def test_a_job_is_found_by_its_name_in_queue_and_books() -> None:
     assert engine(squeue=(0, "19\n", ""), sacct=(0, "7\n19\n", "")).find("gptctl-r") == ["7", "19"]
     assert engine(squeue=(0, "", ""), sacct=(1, "", "Slurm accounting storage is disabled")).find("gptctl-r") == []
+
+
+@pytest.mark.parametrize(("age_days", "since"), [(0.1, "now-2days"), (29.5, "now-31days"), (399.9, "now-401days")])
+def test_the_books_are_read_back_to_the_runs_beginning(age_days: float, since: str) -> None:
+    """An older run would be lost, and a number that Slurm gave twice billed twice."""
+    shell = Answers({"squeue": (1, "", "Invalid job id specified"), "sacct": (0, "17|TIMEOUT|5|1|cpu=1|1|None\n", "")})
+    slurm = Slurm(host(), cast(Shell, shell), since=time.time() - age_days * 86_400)
+    found, spans = slurm.look("17"), slurm.usage(["17"])
+    assert found is not None and found.state == "TIMEOUT" and spans
+    shell.said = {**shell.said, "squeue": (0, "", "")}
+    slurm.find("gptctl-r")
+    asked = [argv for argv in shell.argv if argv[0] == "sacct"]
+    assert len(asked) == 3 and all(argv[argv.index("-S") + 1] == since for argv in asked)
 
 
 def test_a_machine_without_slurm_is_named() -> None:

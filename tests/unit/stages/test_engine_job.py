@@ -19,7 +19,7 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import Rental, RunRecord
 from orchestrator.remote.agent_client.client import JobState
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine import engine_job
+from orchestrator.stages.machine import engine_job, engine_watch
 from orchestrator.stages.outcome import engine_bill
 
 NONE = cast("JobState", SimpleNamespace(exit=None))
@@ -93,6 +93,7 @@ class Cluster:
         self.told: list[str] = []
         self.now = 100.0
         self.full = False
+        self.most_s: float | None = None
 
     def of(self, run_id: str) -> RunContext:
         cluster = self
@@ -111,7 +112,7 @@ class Cluster:
             shell=SimpleNamespace(put=self.put, run=self.run), host=SimpleNamespace(provider="slurm", name="c"),
             prepared=SimpleNamespace(python="/py"), synced=SimpleNamespace(source="/src"), stage="follow",
             rental=self.ledger.rental("r-1"), interval=None, say=self.told.append, now=lambda: self.now,
-            emit=lambda kind, text="", **_: self.told.append(text),
+            emit=lambda kind, text="", **_: self.told.append(text), plan=self,
         )  # fmt: skip
         return cast("RunContext", made)
 
@@ -139,6 +140,7 @@ class Cluster:
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     monkeypatch.setattr(engine_job, "LEAVES_EVERY_S", 0.0)
     monkeypatch.setattr(engine_job, "LEAVES_S", 0.0)
+    monkeypatch.setattr(engine_watch, "train_deadline_s", lambda plan: plan.most_s)
     with Ledger.open(tmp_path / "home", lambda: 5.0) as ledger:
         ledger.add_rental(Rental("r-1", "slurm", "c", "1xH100", 1.0, price_per_hour_usd=3.6))
         for name in ("r-a", "r-b", "r-c"):
@@ -192,7 +194,7 @@ def test_runs_that_join_a_sweep_later_get_a_job_of_their_own(cluster: Cluster) -
 
 def watched(cluster: Cluster, run: str = "r-1") -> Any:
     """What a follower concludes after two looks."""
-    watch = engine_job.Watch(cluster.of(run))
+    watch = engine_watch.Watch(cluster.of(run))
     for _ in range(2):
         cluster.now += 60
         found = watch.look()
@@ -204,14 +206,54 @@ def trains(cluster: Cluster) -> None:
     cluster.ledger.set_state("r-1", State.TRAINING)
 
 
-def test_a_dropped_job_is_submitted_again_once(cluster: Cluster) -> None:
+@pytest.mark.parametrize("state", sorted(engine_watch.DROPPED))
+def test_a_dropped_job_is_submitted_again_once(cluster: Cluster, state: str) -> None:
     trains(cluster)
-    cluster.engine.say("17", Phase.ENDED, "PREEMPTED")
+    cluster.engine.say("17", Phase.ENDED, state)
     cluster.engine.die_after_submit = True
     with pytest.raises(Killed):
         watched(cluster)
     assert watched(cluster) is None
     assert list(cluster.engine.jobs) == ["17", "18"] and cluster.of("r-1").facts.engine.jobs == ("17", "18")
+
+
+def test_a_run_is_submitted_so_often_and_no_more(cluster: Cluster) -> None:
+    trains(cluster)
+    records = []
+    for number in range(17, 17 + engine_watch.MOST_JOBS):
+        cluster.engine.say(str(number), Phase.ENDED, "TIMEOUT")
+        records.append(watched(cluster))
+    assert records[:-1] == [None] * (engine_watch.MOST_JOBS - 1) and records[-1]["outcome"] == "limit"
+    assert len(cluster.engine.jobs) == engine_watch.MOST_JOBS
+
+
+@pytest.mark.parametrize(("ran_s", "outcome"), [(3500.0, None), (3560.0, "limit")])
+def test_out_of_time_is_the_jobs_or_the_runs(cluster: Cluster, ran_s: float, outcome: str | None) -> None:
+    """Slurm killed everything before the script could requeue: where the run's own limits leave time, it goes on."""
+    trains(cluster)
+    cluster.most_s = 3600.0
+    cluster.engine.spans = [Span("TIMEOUT", ran_s, 1, 1)]
+    cluster.engine.say("17", Phase.ENDED, "TIMEOUT")
+    record = watched(cluster)
+    assert (record and record["outcome"]) == outcome
+    assert list(cluster.engine.jobs) == (["17"] if outcome else ["17", "18"])
+
+
+@pytest.mark.parametrize("call", ["find", "usage", "submit"])
+def test_a_queue_that_falls_silent_at_the_end_decides_nothing(
+    cluster: Cluster, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trains(cluster)
+    cluster.most_s = 3600.0
+    cluster.engine.say("17", Phase.ENDED, "TIMEOUT")
+
+    def fail(*_: object) -> None:
+        raise NoAnswer("silent")
+
+    with monkeypatch.context() as silent:
+        silent.setattr(cluster.engine, call, fail)
+        assert watched(cluster) is None
+    assert watched(cluster) is None and list(cluster.engine.jobs) == ["17", "18"]
 
 
 @pytest.mark.parametrize("error", [NoAnswer("silent"), MachineUnfit("squeue is not there")])

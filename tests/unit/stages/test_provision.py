@@ -95,3 +95,18 @@ def test_check_computes_in_the_interpreter_that_run_takes(
     facts = {"interpreters": there, "envs": envs, "python": python, "arch": "x86_64", "boot_id": "b-1", "driver": "580"}
     got = expected(facts, given, cuda=True)  # type: ignore[arg-type]
     assert (got or "").find(taken or "") >= 0 and bool(got) == bool(taken)
+
+
+@pytest.mark.parametrize(
+    ("there", "taken"),
+    [
+        ([found("/usr/bin/python3", "2.13.0", kind="system"), found("/opt/conda/bin/python", "2.13.0")], None),
+        ([found("/v", "2.13.0"), found("/given", "2.10", kind="given")], "/given"),
+        ([found("/v", "2.13.0"), found(f"/e/{HASH}/bin/python", "2.13.0", kind="env")], f"/e/{HASH}/bin/python"),
+    ],
+)
+def test_nodes_see_of_a_login_node_what_is_given_or_built(there: list[dict[str, object]], taken: str | None) -> None:
+    python = {"path": "/usr/bin/python3", "version": "3.11"}
+    facts = {"interpreters": there, "envs": {}, "python": python, "arch": "x86_64", "boot_id": "b-1", "driver": None}
+    given = "/given" if taken == "/given" else None
+    assert expected(facts, given, cuda=True, elsewhere=True) == taken  # type: ignore[arg-type]
