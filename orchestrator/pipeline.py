@@ -1,7 +1,8 @@
 """THE program: a run is eight stages in a row. Read this first.
 
-Every stage looks at the world and does only what is missing, so a run can be killed anywhere and driven again. Trouble
-on our side (a lost link, a closed laptop, Ctrl-C, a bug) changes no state: the next driver continues. Only a verdict
+Every stage looks at the world and does only what is missing, so a run can be killed anywhere and driven again, and a
+stage that loses its link is done again. Trouble on our side (a closed laptop, Ctrl-C, a bug) changes no state: the next
+driver continues. Only a verdict
 leads to the ending: the agent says the training ended, the machine is unfit, the provider refused, a limit is reached,
 or the user typed stop or release. The outcome is written before the first ending stage: from there no way leads back,
 but for a run that goes on by itself after its machine was taken away: it walks the stages again, on another machine.
@@ -43,7 +44,7 @@ from orchestrator.stages.fetch import fetch
 from orchestrator.stages.follow import follow
 from orchestrator.stages.launch import launch
 from orchestrator.stages.machine import queue_turn
-from orchestrator.stages.outcome import machine_gone, next_attempt, regroup
+from orchestrator.stages.outcome import lost_link, machine_gone, next_attempt
 from orchestrator.stages.provision import provision
 from orchestrator.stages.release import release
 from orchestrator.stages.report import report
@@ -114,13 +115,6 @@ def walk(context: RunContext, until: str | None = None) -> None:
             continue
         try:
             perform(context, stage)
-        except (LinkLost, Unreachable):
-            if not stage.ending and regroup.without_head(context):
-                return
-            # Of one that goes on by itself nobody is there to look: a machine that was taken away is a verdict.
-            if stage.ending or context.facts.recovery is None or not machine_gone.was_ended(context):
-                raise
-            machine_gone.conclude(context)
         except VERDICTS as error:
             if stage.ending or not is_verdict(context, error):
                 raise
@@ -143,7 +137,7 @@ def perform(context: RunContext, stage: Stage) -> None:
     context.ledger.update_run(context.run_id, stage=stage.name)
     context.emit("stage_started")
     try:
-        stage.run(context)
+        lost_link.outlast(context, stage.run)
     except GptctlError as error:
         context.emit("stage_failed", error.message)
         raise

@@ -135,3 +135,15 @@ def test_the_caller_gets_another_address(rehearse: Callable[..., Rehearsal]) -> 
         assert process.wait(480) == 0, place.words()
     assert place.cloud.fired() == ["ssh-drop"]
     place.check()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_wifi_drops_for_some_seconds(rehearse: Callable[..., Rehearsal], stage: str) -> None:
+    """Nobody is there to type `resume`: the same gptctl connects again and goes on to the machine's end."""
+    place = rehearse(f"Wi-Fi drops for 20 s: {stage}", steps=200)
+    process = place.begin()
+    place.until(f"stage_started:{stage}")
+    with place.no_network():
+        ended(process, 20)
+    assert place.wait(process) == 0, place.words()
+    place.check()

@@ -79,6 +79,9 @@ class LyingAccount:
     def guard(self, instance: Instance) -> Guard:
         return Guard("watcher", instance.ends_at is not None, instance.ends_at)
 
+    def take_warnings(self) -> Sequence[str]:
+        return ()
+
     def end(self, instance_id: str) -> None:
         self.show(instance_id, status="terminated")
 
