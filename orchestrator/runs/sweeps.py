@@ -16,7 +16,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.core.errors import LinkLost, ProviderError, StillBilling, Unreachable
+from orchestrator.core.errors import LinkLost, ProviderError, RunLocked, StillBilling, Unreachable
 from orchestrator.core.events import Event
 from orchestrator.core.facts.run_facts import EarlyStop, QueueFacts
 from orchestrator.core.money.cost import spent
@@ -42,6 +42,8 @@ from orchestrator.runs.sweep_revival import (
 )
 
 LOST_PAUSES_S = (5.0, 20.0, 60.0)
+LOCKED_WITHIN_S, LOCKED_PAUSE_S = 60.0, 1.0
+"""An arm that another gptctl adds at this moment is in its queue within this time."""
 
 
 def new_sweep(
@@ -152,6 +154,8 @@ def drive_sweep(home: Path, sweep_id: str, show: Show, *, detach: bool, rental_i
                 _drive_to_queue(home, run, show)
                 _refuse_without_machine(home, run)
         code, has_left = (0, True) if detach else _follow_all(home, _runs(home, sweep_id, driven), show)
+        if not has_left and any(run.state is not State.ENDED for run in _runs(home, sweep_id, driven)):
+            continue  # arms were added meanwhile
         reached = _progress(_runs(home, sweep_id, driven))
         best, fruitless = max(best, reached), 0 if reached > best else fruitless + 1
         if has_left or fruitless >= FRUITLESS_AT_MOST:  # else machines that are taken at once would be bought for ever
@@ -204,6 +208,23 @@ def _drive_to_queue(home: Path, run: RunRecord, show: Show) -> None:
 
 
 def _drive(home: Path, run: RunRecord, show: Show, *, until: str | None, left: list[Event] | None = None) -> int:
+    """Raises RunLocked where another gptctl drives it for longer than putting it into the queue takes."""
+    ends = time.monotonic() + LOCKED_WITHIN_S
+    while True:
+        try:
+            return _drive_now(home, run, show, until=until, left=left)
+        except RunLocked:
+            if time.monotonic() >= ends or _is_driven_elsewhere(home, run):
+                raise
+            time.sleep(LOCKED_PAUSE_S)
+
+
+def _is_driven_elsewhere(home: Path, run: RunRecord) -> bool:
+    with Ledger.open(home, time.time) as ledger:
+        return ledger.run(run.id).facts.driven_by is not None
+
+
+def _drive_now(home: Path, run: RunRecord, show: Show, *, until: str | None, left: list[Event] | None) -> int:
     with show(run) as tell:
 
         def listen(event: Event) -> None:

@@ -14,7 +14,7 @@ import pytest
 from orchestrator.cli.sweeps.show import show as show_sweep
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import load_recipe
-from orchestrator.core.errors import ProviderError
+from orchestrator.core.errors import ProviderError, RunLocked
 from orchestrator.core.facts.run_facts import QueueFacts, Recovery, ResumeFrom
 from orchestrator.core.machines import machine_type
 from orchestrator.core.planning.planner import make_plan
@@ -68,7 +68,7 @@ class Place:
     def runs(self) -> dict[str, RunRecord]:
         return {run.labels["arm"]: run for run in sweeps.runs_of(self.ledger.rows, self.sweep.id)}
 
-    def add(self, arm: str) -> None:
+    def add(self, arm: str, *, ends: bool = True) -> None:
         """One that was never in the queue of the machine, which is gone."""
         base = self.runs()["base"]
         run = replace(
@@ -76,7 +76,8 @@ class Place:
             rental_id=self.old, ended_at=None,
         )  # fmt: skip
         self.ledger.add_run(run)
-        self.end(run.id, Outcome.PREEMPTED)
+        if ends:
+            self.end(run.id, Outcome.PREEMPTED)
 
     def end(self, run_id: str, outcome: Outcome) -> None:
         self.ledger.set_state(run_id, State.ENDING, outcome=outcome, cause="lambda took i-1 away")
@@ -235,3 +236,28 @@ def test_the_status_lists_every_machine_and_the_money_is_their_sum(
     show_sweep(ledger, place.sweep, as_json=False)
     said = capsys.readouterr()
     assert f"machine {place.old} (released): $7.96 of $20.00" in said.out + said.err
+
+
+def test_an_arm_that_is_added_meanwhile_is_followed_too(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the gptctl that follows the others: once the one that added it has put it into the queue and let go of it."""
+    revive_taken(place.ledger.home, place.sweep.id, show)
+    locked, followed = [True, True], list[str]()
+
+    def drive(home: Path, run_id: str, listener: object, *, until: str | None = None) -> int:
+        if until is not None:
+            place.ledger.set_state(run_id, State.TRAINING)
+            return 0
+        if run_id == "late-1" and locked:
+            locked.pop()
+            raise RunLocked("late-1 is driven by pid 7")
+        followed.append(run_id)
+        place.ledger.set_state(run_id, State.ENDING, outcome=Outcome.FINISHED)
+        place.ledger.set_state(run_id, State.ENDED)
+        if len(followed) == 1:
+            place.add("late", ends=False)
+        return 0
+
+    monkeypatch.setattr(runs_of_sweeps, "drive", drive)
+    monkeypatch.setattr(runs_of_sweeps.time, "sleep", lambda seconds: None)
+    assert runs_of_sweeps.drive_sweep(place.ledger.home, place.sweep.id, show, detach=False) == 0
+    assert followed[-1] == "late-1" and len(followed) == 4 and not locked
