@@ -158,8 +158,7 @@ def test_a_job_that_waits(place: Place, row: Row) -> None:
     finally:
         if process is not None:
             end(process)
-        for node in place.slurm.nodes:
-            place.slurm.command("scontrol", "update", f"nodename={node}", "state=resume")
+        place.slurm.take_back(*place.slurm.nodes)
 
 
 def test_what_befalls_a_job_that_trains(place: Place, row: Row) -> None:

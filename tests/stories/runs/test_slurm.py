@@ -205,7 +205,7 @@ def test_a_node_that_fails_costs_the_steps_since_the_checkpoint(
             wait_until(lambda: slurm.attempts(job)[0] == "NODE_FAIL", 60, 0.5)
             assert process.wait(timeout=480) == 0
         finally:
-            slurm.command("scontrol", "update", f"nodename={node}", "state=resume")
+            slurm.take_back(node)
     finally:
         end(process)
     assert slurm.attempts(job) == ["NODE_FAIL", "COMPLETED"]
@@ -272,8 +272,7 @@ def test_what_slurm_refuses_is_said_in_its_words_and_what_waits_says_why(
         assert gptctl("stop", "--yes").returncode == 0
         assert status(gptctl)["outcome"] == "stopped" and not slurm.job_ids()
     finally:
-        for node in slurm.nodes:
-            slurm.command("scontrol", "update", f"nodename={node}", "state=resume")
+        slurm.take_back(*slurm.nodes)
 
 
 @pytest.mark.usefixtures("entry")

@@ -220,6 +220,11 @@ class Slurm:
         """What every command of Slurm needs to find this cluster."""
         return {**os.environ, "SLURM_CONF": str(self.conf)}
 
+    def take_back(self, *nodes: str) -> None:
+        """Lets these nodes work again; one that is back by itself refuses to be told so."""
+        for node in nodes:
+            self.command("scontrol", "update", f"nodename={node}", "state=resume", check=False)
+
     def command(self, *argv: str, check: bool = True) -> str:
         """stdout of a command of Slurm."""
         done = subprocess.run(argv, env=self.env, capture_output=True, text=True, timeout=120, check=False)
