@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from orchestrator.agent.setup import versions
+from tests.support.files.wheels import write_wheel
 from tests.support.machines.agent_box import Box
 
 TORCH = """
@@ -51,14 +52,7 @@ def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def make_wheel(folder: Path, name: str, version: str, text: str) -> None:
-    info = f"{name}-{version}.dist-info"
-    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
-        wheel.writestr(f"{name}/__init__.py", text)
-        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        wheel.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        wheel.writestr(f"{info}/RECORD", "")
+    write_wheel(folder, name, version, {f"{name}/__init__.py": text})
 
 
 def make_python(folder: Path, *wheels: Path) -> str:

@@ -98,11 +98,13 @@ class Sshd:
         login_shell: str = "/bin/sh",
         limits: str = LIMITS,
         service_env: Mapping[str, str] = MappingProxyType({}),
+        user: str | None = None,
     ) -> None:
+        """user: whose login it is; absent: ours. Another's needs root, and a folder that the account can enter."""
         self.folder = folder / name
         self.name = name
         self.home = self.folder / "home"
-        self.user = getpass.getuser()
+        self.user = user or getpass.getuser()
         self.host, self.port = free_address()
         self.key_file = self.folder / "userkey"
         self._login = LOGIN.format(home=self.home, user=self.user, path=path, shell=login_shell, extra=shlex.join(env))
@@ -114,6 +116,7 @@ class Sshd:
 
     def __enter__(self) -> Self:
         self.home.mkdir(parents=True, mode=0o700)
+        shutil.chown(self.home, self.user)
         for key in ("hostkey", "userkey"):
             make_key(self.folder / key)
         shutil.copy(self.folder / "userkey.pub", self.folder / "authorized_keys")
