@@ -243,7 +243,7 @@ def test_a_full_quota_is_said_and_loses_no_checkpoint(
         process = start(gptctl_home, "run", tiny(4000), "--host", "cluster", "--yes")
         try:
             steps(gptctl_home, 25)
-            with (folder / "others").open("wb") as others, suppress(OSError):
+            with suppress(OSError), (folder / "others").open("wb", buffering=0) as others:
                 while True:
                     others.write(bytes(1 << 12))
             code = process.wait(timeout=480)
