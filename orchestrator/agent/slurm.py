@@ -25,7 +25,7 @@ from trainer import contract
 
 from .contract.answers import StartAnswer
 from .contract.names import FileName, JobName, Outcome, State
-from .job import exit_record, jobs, program, restarts, starts, stopping
+from .job import exit_record, jobs, program, restarts, slurm_rules, starts, stopping
 from .job.jobs import Job
 from .system import files, processes
 from .system.paths import Places
@@ -42,6 +42,7 @@ MOST_WITHOUT_A_STEP = 3
 REQUEUED_WITHIN_S = 120.0
 LOOK_EVERY_S, NOTE_EVERY_S = 5.0, 60.0
 HANDS_OVER_S = 3 * LOOK_EVERY_S
+ENDS = ("COMPLETING", "PREEMPTED", "TIMEOUT")
 TRAINS = ("RUNNING", "SUSPENDED", "STOPPED")
 Start = Dict[str, object]
 """`job` and `restart`: of all starts of a run no two are alike."""
@@ -82,24 +83,19 @@ def main(places: Places, arguments: Sequence[str]) -> int:
 
 def begin(job: Job) -> int:
     """Clears what the last start left, and notes this one. 1: it is not to start."""
-    if job.exit_record() is not None:
-        return 1
-    if other := _other_that_trains(job):
-        sys.stdout.write("gptctl: job %s trains this run already\n" % other)
-        return 1
-    was_killed = _was_killed(job)
-    why_not = _why_not_again(job) if was_killed else _out_of_time(job)
-    if why_not and not stopping.read_request(job):
-        stopping.request_stop(job, Outcome.LIMIT, why_not, 0.0)
-    if stopping.read_request(job):
-        exit_record.write_exit(job, 0, _started_at(job))
-        return 1
-    for folder, name in (
-        (job.run_folder, contract.STOP), (job.run_folder, contract.EXIT), (job.folder, AGAIN),
-        (job.folder, FileName.ERROR),
-    ):  # fmt: skip
-        files.remove(os.path.join(folder, name))
-    files.write_json(job.file(START_FILE), _this())
+    lock = starts.locked(job)  # two jobs of one run may begin at the same moment
+    try:
+        was_killed = _was_killed(job)
+        if not _may_begin(job, was_killed):
+            return 1
+        for folder, name in (
+            (job.run_folder, contract.STOP), (job.run_folder, contract.EXIT), (job.folder, AGAIN),
+            (job.folder, FileName.ERROR),
+        ):  # fmt: skip
+            files.remove(os.path.join(folder, name))
+        files.write_json(job.file(START_FILE), _this())
+    finally:
+        os.close(lock)
     if was_killed:
         _let_the_last_one_end()
     _shorten(job)
@@ -111,6 +107,23 @@ def begin(job: Job) -> int:
     return 0
 
 
+def _may_begin(job: Job, was_killed: bool) -> bool:
+    """Whether this job is to train. Where the run is over, its record says why."""
+    if job.exit_record() is not None:
+        return False
+    if other := _other_that_trains(job):
+        sys.stdout.write("gptctl: job %s trains this run already\n" % other)
+        return False
+    _note_how_far_it_came(job)
+    why_not = _why_not_again(job) if was_killed else _out_of_time(job)
+    if why_not and not stopping.read_request(job):
+        stopping.request_stop(job, Outcome.LIMIT, why_not, 0.0)
+    if stopping.read_request(job):
+        exit_record.write_exit(job, 0, _started_at(job))
+        return False
+    return True
+
+
 def _let_the_last_one_end() -> None:
     """One that noted no end may live on, on a node that Slurm has lost: it looks for a later start, and ends."""
     sys.stdout.write("gptctl: the start before noted no end: giving it %.0f s\n" % HANDS_OVER_S)
@@ -119,15 +132,21 @@ def _let_the_last_one_end() -> None:
 
 
 def _was_killed(job: Job) -> bool:
-    """Whether the start before this one noted no end. How far it came is noted now where it was another job: submitted
-    again and again, one may train nothing. A job that Slurm itself requeues after a kill is Slurm's to count."""
-    last = next(reversed(list(files.json_lines(job.file(STARTS_FILE)))), None)
-    if last is None or last.get("event") == "end":
-        return False
-    if last.get("job") != _job_id():
+    """Whether the start before this one noted no end."""
+    return _last_note(job).get("event", "end") != "end"
+
+
+def _note_how_far_it_came(job: Job) -> None:
+    """Of another job, which was killed: submitted again and again, one may train nothing. A job that Slurm itself
+    requeues after a kill is Slurm's to count."""
+    last = _last_note(job)
+    if _was_killed(job) and last.get("job") != _job_id():
         step = restarts.newest_checkpoint(job.run_folder)
         _note(job, {**last, "event": "end", "code": None, "step": step, "outcome": None})
-    return True
+
+
+def _last_note(job: Job) -> Mapping[str, object]:
+    return next(reversed(list(files.json_lines(job.file(STARTS_FILE)))), {})
 
 
 def _other_that_trains(job: Job) -> str:
@@ -138,19 +157,10 @@ def _other_that_trains(job: Job) -> str:
 
 def _shorten(job: Job) -> None:
     """A start has what those before it left of the run's limits: Slurm then warns it in time."""
-    left, given = left_s(job), limit_s(told(_job_id()).get("TimeLimit", ""))
+    left, given = left_s(job), slurm_rules.limit_s(told(_job_id()).get("TimeLimit", ""))
     if left < given - 60:  # Slurm counts in minutes
         minutes = max(1, math.ceil(left / 60))
         subprocess.run(["scontrol", "update", "JobId=%s" % _job_id(), "TimeLimit=%d" % minutes], check=False)
-
-
-def limit_s(text: str) -> float:
-    """Seconds of a time limit as scontrol prints it, `1-04:00:00`; infinite for UNLIMITED and whatever else it says."""
-    found = re.match(r"(?:(\d+)-)?(\d+):(\d+):(\d+)$", text)
-    if found is None:
-        return math.inf
-    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
-    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
 
 
 def _note(job: Job, line: Mapping[str, object]) -> None:
@@ -183,8 +193,8 @@ def step(job: Job, argv: Sequence[str]) -> int:
     """One node's part: runs the program deaf to SIGTERM, and notes why that came. The ranks hear it themselves."""
 
     def asked(number: int, frame: object) -> None:
-        if is_preemption(told(_job_id())):
-            _stop_to_continue(job, PREEMPTED)
+        if why := why_it_comes_back(told(_job_id())):
+            _stop_to_continue(job, why)
 
     signal.signal(signal.SIGTERM, asked)
     variables = program.environment_of_ranks(job, dict(os.environ))
@@ -229,9 +239,14 @@ def told(job_id: str) -> Told:
     return dict(re.findall(r"(\w+)=(\S*)", done.stdout.decode(errors="replace")))
 
 
-def is_preemption(said: Told) -> bool:
-    """Whether Slurm takes the nodes for another job: only then, and not for scancel, PreemptTime is a time."""
-    return said.get("PreemptTime", "None")[:1].isdigit() and said.get("Restarts", "0") == str(_restart())
+def why_it_comes_back(said: Told) -> str:
+    """PREEMPTED where Slurm takes the nodes for another job: only then, and not for scancel, PreemptTime is a time.
+    TIME where the time of the job is over, and the warning before it was not heard. Else empty."""
+    if said.get("Restarts", "0") != str(_restart()):
+        return ""
+    if said.get("PreemptTime", "None")[:1].isdigit():
+        return PREEMPTED
+    return TIME if said.get("Reason") == "TimeLimit" else ""
 
 
 def end(job: Job, code: int) -> int:
@@ -243,18 +258,20 @@ def end(job: Job, code: int) -> int:
     again = files.tail(job.file(AGAIN)).decode()
     _note(job, {"event": "end", "code": code, "step": trainer.get("step"), "outcome": trainer.get("outcome")})
     said = told(_job_id())
-    verdict = what_next(
+    verdict = slurm_rules.what_next(
         trainer.get("outcome"), again, restarted=int(said.get("Restarts") or _restart()) > _restart(),
         asked=bool(stopping.read_request(job)), why=_why_not_again(job),
     )  # fmt: skip
-    if verdict == ENDED and _starts_again(job, code, said):
-        verdict = REQUEUE
+    if verdict == slurm_rules.ENDED and _starts_again(job, code, said):
+        verdict = slurm_rules.REQUEUE
     sys.stdout.write("gptctl: %s\n" % verdict)
     sys.stdout.flush()
-    if verdict == RETURNS:
+    if verdict == slurm_rules.RETURNS:
         return 0
-    if verdict == REQUEUE:
+    if verdict == slurm_rules.REQUEUE:
         _requeue(_job_id())
+        if told(_job_id()).get("JobState") in ENDS:
+            return code or 1  # Slurm ends it; gptctl will see as what, and submit it again
     reason, outcome = _reason(again, verdict)
     if reason and not stopping.read_request(job) and trainer.get("outcome") != contract.OUTCOME_FINISHED:
         stopping.request_stop(job, outcome, reason, 0.0)
@@ -273,25 +290,6 @@ def _starts_again(job: Job, code: int, said: Told) -> bool:
     return pause_s is not None
 
 
-RETURNS, REQUEUE, ENDED, CANCELLED = "Slurm starts it again", "requeue", "ended", "cancelled"
-
-
-def what_next(outcome: object, again: str, *, restarted: bool, asked: bool, why: str) -> str:
-    """The verdict on a start that is over: RETURNS, REQUEUE, CANCELLED, ENDED, or why it is not requeued.
-
-    outcome: the trainer's. again: what _stop_to_continue left. restarted: Slurm has already ordered the next start:
-    requeued by others, preempted without a grace, or a node failed. asked: you asked for the end. why: what speaks
-    against another start.
-    """
-    if outcome == contract.OUTCOME_FINISHED or asked:
-        return ENDED
-    if restarted:
-        return RETURNS
-    if outcome != contract.OUTCOME_STOPPED:
-        return ENDED
-    return (why or REQUEUE) if again else CANCELLED
-
-
 def _why_not_again(job: Job) -> str:
     """What speaks against another start; empty: nothing."""
     starts = list(files.json_lines(job.file(STARTS_FILE)))
@@ -308,18 +306,8 @@ def _out_of_time(job: Job) -> str:
 def left_s(job: Job) -> float:
     """Seconds that the starts so far leave of the run's limits; infinite where nothing limits it."""
     whole_s = job.spec.get("deadline_s")
-    return math.inf if whole_s is None else whole_s - trained_s(list(files.json_lines(job.file(STARTS_FILE))))
-
-
-def trained_s(lines: Sequence[Mapping[str, object]]) -> float:
-    """Seconds of all starts, each up to the last line that it wrote: one that was killed wrote no end."""
-    total = began = last = 0.0
-    for line in lines:
-        at = max(last, cast("float", line["time"]))  # the clocks of two nodes may differ
-        if line.get("event") == "begin" or not last:
-            total, began = total + last - began, at
-        last = at
-    return total + last - began
+    starts = list(files.json_lines(job.file(STARTS_FILE)))
+    return math.inf if whole_s is None else whole_s - slurm_rules.trained_s(starts)
 
 
 def _requeue(job_id: str) -> None:
@@ -333,11 +321,11 @@ def _requeue(job_id: str) -> None:
 
 def _reason(again: str, verdict: str) -> tuple[str, str]:
     """Why the run ended, and its outcome, where the trainer only knows that it was asked to stop."""
-    if verdict == CANCELLED:
+    if verdict == slurm_rules.CANCELLED:
         return "the job was cancelled with scancel", Outcome.STOPPED
-    if verdict == ENDED:
+    if verdict == slurm_rules.ENDED:
         return "", ""
-    refused = "" if verdict == REQUEUE else ": %s" % verdict
+    refused = "" if verdict == slurm_rules.REQUEUE else ": %s" % verdict
     if again == TIME:
         return "the time of the job is over, and it was not requeued%s" % refused, Outcome.LIMIT
     return "Slurm took the nodes for another job, and it was not requeued%s" % refused, Outcome.PREEMPTED

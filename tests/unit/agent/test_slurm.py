@@ -11,6 +11,7 @@ import pytest
 
 from orchestrator.agent import slurm
 from orchestrator.agent.contract.names import JobName
+from orchestrator.agent.job import slurm_rules
 from orchestrator.agent.job.jobs import Job
 from orchestrator.agent.system.paths import Places
 from trainer import contract
@@ -19,44 +20,45 @@ from trainer import contract
 @pytest.mark.parametrize(
     ("outcome", "again", "restarted", "asked", "verdict"),
     [
-        pytest.param("finished", "", False, False, slurm.ENDED, id="all steps done"),
-        pytest.param("stopped", "preempted", False, False, slurm.REQUEUE, id="preempted with a grace"),
-        pytest.param("stopped", "time", False, False, slurm.REQUEUE, id="the time is nearly up"),
-        pytest.param("stopped", "", False, False, slurm.CANCELLED, id="scancel: it must not rise from the dead"),
-        pytest.param("stopped", "", True, False, slurm.RETURNS, id="requeued by others, no grace, a lost node"),
-        pytest.param(None, "", True, False, slurm.RETURNS, id="killed with its node"),
-        pytest.param("failed", "", False, False, slurm.ENDED, id="the training failed"),
-        pytest.param("failed", "preempted", False, False, slurm.ENDED, id="failed in the grace"),
-        pytest.param("stopped", "preempted", False, True, slurm.ENDED, id="you asked for the end meanwhile"),
-        pytest.param("finished", "time", False, False, slurm.ENDED, id="finished in the last moment"),
+        pytest.param("finished", "", False, False, slurm_rules.ENDED, id="all steps done"),
+        pytest.param("stopped", "preempted", False, False, slurm_rules.REQUEUE, id="preempted with a grace"),
+        pytest.param("stopped", "time", False, False, slurm_rules.REQUEUE, id="the time is nearly up"),
+        pytest.param("stopped", "", False, False, slurm_rules.CANCELLED, id="scancel: it must not rise from the dead"),
+        pytest.param("stopped", "", True, False, slurm_rules.RETURNS, id="requeued by others, no grace, a lost node"),
+        pytest.param(None, "", True, False, slurm_rules.RETURNS, id="killed with its node"),
+        pytest.param("failed", "", False, False, slurm_rules.ENDED, id="the training failed"),
+        pytest.param("failed", "preempted", False, False, slurm_rules.ENDED, id="failed in the grace"),
+        pytest.param("stopped", "preempted", False, True, slurm_rules.ENDED, id="you asked for the end meanwhile"),
+        pytest.param("finished", "time", False, False, slurm_rules.ENDED, id="finished in the last moment"),
     ],
 )
 def test_only_slurm_knows_whether_it_comes_back(
     outcome: str | None, again: str, restarted: bool, asked: bool, verdict: str
 ) -> None:
-    assert slurm.what_next(outcome, again, restarted=restarted, asked=asked, why="") == verdict
+    assert slurm_rules.what_next(outcome, again, restarted=restarted, asked=asked, why="") == verdict
 
 
 def test_what_speaks_against_another_start_is_said() -> None:
     why = "3 starts in a row trained nothing"
-    assert slurm.what_next("stopped", "preempted", restarted=False, asked=False, why=why) == why
+    assert slurm_rules.what_next("stopped", "preempted", restarted=False, asked=False, why=why) == why
 
 
 @pytest.mark.parametrize(
-    ("said", "preempted"),
+    ("said", "why"),
     [
-        ({"JobState": "RUNNING", "Restarts": "0", "PreemptTime": "2026-11-29T18:12:41"}, True),
-        ({"JobState": "COMPLETING", "Restarts": "0", "PreemptTime": "None"}, False),
-        ({"JobState": "COMPLETING", "Restarts": "1"}, False),
-        ({"JobState": "COMPLETING", "Restarts": "1", "PreemptTime": "2026-11-29T18:12:41"}, False),
-        ({}, False),
+        ({"JobState": "RUNNING", "Restarts": "0", "PreemptTime": "2026-11-29T18:12:41"}, slurm.PREEMPTED),
+        ({"JobState": "COMPLETING", "Restarts": "0", "PreemptTime": "None"}, ""),
+        ({"JobState": "COMPLETING", "Restarts": "0", "PreemptTime": "None", "Reason": "TimeLimit"}, slurm.TIME),
+        ({"JobState": "COMPLETING", "Restarts": "1"}, ""),
+        ({"JobState": "COMPLETING", "Restarts": "1", "PreemptTime": "2026-11-29T18:12:41"}, ""),
+        ({}, ""),
     ],
 )
 def test_sigterm_is_a_preemption_only_where_slurm_names_its_time(
-    said: dict[str, str], preempted: bool, monkeypatch: pytest.MonkeyPatch
+    said: dict[str, str], why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
-    assert slurm.is_preemption(said) is preempted
+    assert slurm.why_it_comes_back(said) == why
 
 
 def test_the_time_of_all_starts_counts() -> None:
@@ -64,7 +66,7 @@ def test_the_time_of_all_starts_counts() -> None:
         {"event": "begin", "time": 10.0}, {"event": "end", "time": 40.0}, {"event": "begin", "time": 100.0},
         {"event": "begin", "time": 200.0}, {"event": "end", "time": 205.0},
     ]  # fmt: skip
-    assert slurm.trained_s(lines) == 35.0
+    assert slurm_rules.trained_s(lines) == 35.0
 
 
 @pytest.mark.parametrize(
@@ -77,14 +79,14 @@ def test_the_time_of_all_starts_counts() -> None:
     ],
 )
 def test_a_start_lasted_until_its_last_note(lines: list[tuple[str, float]], seconds: float) -> None:
-    assert slurm.trained_s([{"event": event, "time": at} for event, at in lines]) == seconds
+    assert slurm_rules.trained_s([{"event": event, "time": at} for event, at in lines]) == seconds
 
 
 @pytest.mark.parametrize(
     ("said", "seconds"), [("01:00:00", 3600), ("1-04:00:00", 100_800), ("UNLIMITED", math.inf), ("", math.inf)]
 )
 def test_the_limit_of_a_job_is_read_as_scontrol_prints_it(said: str, seconds: float) -> None:
-    assert slurm.limit_s(said) == seconds
+    assert slurm_rules.limit_s(said) == seconds
 
 
 class Cluster:
@@ -188,6 +190,20 @@ def test_two_jobs_of_one_run_never_train_at_once(cluster: Cluster) -> None:
     assert slurm.begin(cluster.job) == 1 and cluster.job.exit_record() is None
     cluster.said = {"17": {"JobState": "PREEMPTED"}}
     assert slurm.begin(cluster.job) == 0, "one that has ended is in nobody's way"
+
+
+def test_a_job_whose_end_slurm_has_decided_leaves_the_record_to_who_sees_it(cluster: Cluster) -> None:
+    """Out of time, and it cannot be requeued any more: a record would end the run that gptctl is to submit again."""
+    assert slurm.begin(cluster.job) == 0
+    slurm._stop_to_continue(cluster.job, slurm.TIME)
+    (Path(cluster.job.run_folder) / contract.EXIT).write_text('{"outcome": "stopped", "step": 3}')
+    cluster.monkeypatch.setattr(slurm, "_requeue", lambda job: None)
+    cluster.said = {"17": {"Restarts": "0", "JobState": "COMPLETING", "Reason": "TimeLimit"}}
+    assert slurm.end(cluster.job, 0) == 1 and cluster.job.exit_record() is None
+    cluster.said = {"17": {"Restarts": "0", "JobState": "RUNNING"}}
+    slurm.end(cluster.job, 0)
+    record = cluster.job.exit_record()
+    assert record is not None and record["outcome"] == "limit"
 
 
 def test_a_start_that_was_overtaken_leaves_everything_to_the_later_one(cluster: Cluster) -> None:
