@@ -21,7 +21,7 @@ from orchestrator.cli.driver.on_the_driver import GO, Driver, driver_on
 from orchestrator.cli.open_ledger import open_home, open_ledger
 from orchestrator.cli.screen import screen
 from orchestrator.core.config.inventory import FILE_NAME, HostSpec, load_inventory
-from orchestrator.core.errors import UserError
+from orchestrator.core.errors import CommandFailed, UserError
 from orchestrator.core.states import State
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.run_lock import TAKEN_BACK
@@ -31,6 +31,8 @@ LEAVE_WITHIN_S = 120.0
 """A driver that fetches gigabytes leaves between two files."""
 INVENTORY = "inventory"
 """Goes along with a handover, so that `sweep add` finds its host there. It holds no secret."""
+NEVER_GOT = ("no run matches", "no runs yet")
+"""What a ledger says of a run that is not there."""
 PASSED_ON = (
     "status", "logs", "stop", "fetch", "resume", "release", "cost", "queue", "report", "runs", "compare", "sweep",
     "orphans", "offers", "notify",
@@ -171,8 +173,7 @@ def take_from(wanted: str, name: str, inventory: Path | None, *, accept_new: boo
     with open_ledger() as ledger:
         host = host_named(name, inventory, ledger.home)
         with driver_on(ledger.home, host, accept_new=accept_new) as driver:
-            given = driver.answer(["driver", "surrender", wanted], deadline_s=LEAVE_WITHIN_S + 60)
-            package = Package.from_json(given)
+            package = Package.from_json(surrendered(driver, ledger, wanted))
             accept(ledger, package, patience_s=LEAVE_WITHIN_S)
             for run_id in package.runs:
                 _bring(driver, ledger.home, run_id)
@@ -180,6 +181,20 @@ def take_from(wanted: str, name: str, inventory: Path | None, *, accept_new: boo
     screen.talk(f"{', '.join(package.runs)}: driven from here again")
     screen.talk(f"Next: gptctl {'resume' if unfinished else 'status'} {wanted}")
     return 0
+
+
+def surrendered(driver: Driver, ledger: Ledger, wanted: str) -> dict[str, object]:
+    """Raises UserError where the driver's ledger, which answers, does not know the run: this computer was interrupted
+    between its own note and the handover."""
+    try:
+        return driver.answer(["driver", "surrender", wanted], deadline_s=LEAVE_WITHIN_S + 60)
+    except CommandFailed as error:
+        if not any(words in error.message for words in NEVER_GOT):
+            raise
+        name = driver.host.name
+        if any(ledger.run(run_id).facts.driven_by != name for run_id in runs_meant(ledger, wanted)):
+            raise
+        raise UserError(f"{name} never got {wanted}", f"gptctl driver give {wanted} {name} repeats that") from error
 
 
 def _bring(driver: Driver, home: Path, wanted: str | None) -> None:

@@ -27,7 +27,7 @@ from orchestrator.cli.screen import screen
 from orchestrator.cli.sweeps.plan import Planned, prepared, show_plan
 from orchestrator.cli.sweeps.requests import Go, beginnings, check_stores, recovery, request, requests_of
 from orchestrator.cli.sweeps.show import show
-from orchestrator.core.config.inventory import load_inventory
+from orchestrator.core.config.inventory import HostSpec, load_inventory
 from orchestrator.core.config.recipe import Limits, load_recipe
 from orchestrator.core.config.settings import load_settings
 from orchestrator.core.config.sweep import Arm
@@ -54,18 +54,17 @@ ANSWER_WITHIN_S = 5.0
 def run(path: Path, host: str, go: Go, inventory: Path | None, *, yes: bool, as_json: bool) -> int:
     """Plans, asks, writes everything down at once, and drives it. The same file again continues it."""
     with open_ledger() as ledger:
-        found = prepared(ledger, path, host, go.machines, inventory)
+        found, hosts = prepared(ledger, path, host, go.machines, inventory), load_inventory(inventory, ledger.home)
+        driver = hosts.host(go.driver) if go.driver is not None else None
         known = _unfinished(ledger, found)
         if known is not None:
             screen.talk(f"sweep {known.name} is under way: continuing it")
-            return _go_on(ledger, known, detach=go.detach, as_json=as_json)
+            return _started(ledger, known, driver, go, as_json=as_json)
         show_plan(found)
         check_sweep(found.file.name, found.plan)
         if found.host.spot:
             screen.talk(f"taken    its runs go on elsewhere under this ceiling, {MOST_INTERRUPTIONS} times at most")
         first = found.arms[0][1]
-        hosts = load_inventory(inventory, ledger.home)
-        driver = hosts.host(go.driver) if go.driver is not None else None
         if driver is not None:
             refuse_rented(driver)
         check_guard(first, found.host, unguarded=go.unguarded)
@@ -80,11 +79,16 @@ def run(path: Path, host: str, go: Go, inventory: Path | None, *, yes: bool, as_
             ledger, found.file.name, _terms(found), requests_of(found, go, hosts, begun),
             ceilings_usd=shares_usd(found.plan), now=time.time(),
         )  # fmt: skip
-        if driver is not None:
-            members = [run.id for run in sweeps.runs_of(ledger.rows, sweep.id)]
-            hand_over(ledger, members, driver, accept_new=go.accept_new_host_key)
-            return 0
+        return _started(ledger, sweep, driver, go, as_json=as_json)
+
+
+def _started(ledger: Ledger, sweep: Sweep, driver: HostSpec | None, go: Go, *, as_json: bool) -> int:
+    """Driven there where you asked for that, also when the last command was killed before it had handed it over."""
+    if driver is None:
         return _go_on(ledger, sweep, detach=go.detach, as_json=as_json)
+    members = [run.id for run in sweeps.runs_of(ledger.rows, sweep.id)]
+    hand_over(ledger, members, driver, accept_new=go.accept_new_host_key)
+    return 0
 
 
 def _as_one(found: Planned) -> Plan:
@@ -185,7 +189,10 @@ def add(wanted: str, recipe: str, sets: list[str], go: Go, inventory: Path | Non
         arms = [_arm(recipe, sets, int(seed)) for seed in seeds]
         there = {run.recipe_digest for run in known}
         if any(arm.recipe.digest in there for arm in arms):
-            raise UserError(f"sweep {sweep.name} has {arms[0].name} already", f"gptctl sweep status {sweep.name}")
+            raise UserError(
+                f"sweep {sweep.name} has {arms[0].name} already",
+                f"gptctl sweep status {sweep.name}, or gptctl sweep resume {sweep.name} where it is not in a queue yet",
+            )
         fetches = fetch_rates(ledger.rentals())
         plan = planned(arms[0].recipe, host, ledger.rates(), Limits(), fetches=fetches)[0]
         check_plan(plan)

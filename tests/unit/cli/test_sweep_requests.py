@@ -6,17 +6,24 @@ import ast
 import inspect
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from typer.testing import CliRunner
 
 from orchestrator.cli.app import app
+from orchestrator.cli.driver.driver import surrendered
+from orchestrator.cli.driver.on_the_driver import Driver
 from orchestrator.cli.plans import stores
 from orchestrator.cli.plans.origin import Beginning
 from orchestrator.cli.runs import run as cli_run
 from orchestrator.cli.sweeps import requests, sweep
+from orchestrator.core.config.inventory import HostSpec
+from orchestrator.core.errors import CommandFailed, GptctlError, UserError
 from orchestrator.core.facts.run_facts import ResumeFrom
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.runs.handover import give, runs_meant
 
 INVENTORY = """
 [hosts.nas]
@@ -85,3 +92,40 @@ def test_the_arms_of_a_sweep_know_their_home_box_and_their_weights(
         ("nas", "192.0.2.9", "/data/gptctl")
     ] * 4
     assert [run.facts.init_from for run in runs] == [weights] * 4
+
+
+def test_a_start_that_was_killed_before_its_driver_had_it_is_handed_over_again(
+    started: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same words again, and never driven from here in its place."""
+    monkeypatch.setattr(stores.preflight, "check", lambda *_, **__: None)
+    monkeypatch.setattr(sweep, "_go_on", lambda *_, **__: pytest.fail("it drove the sweep here"))
+    given = list[list[str]]()
+
+    def hand_over(ledger: Ledger, run_ids: list[str], host: HostSpec, *, accept_new: bool) -> None:
+        given.append(run_ids)
+        if len(given) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep, "hand_over", hand_over)
+    words = ["sweep", "run", "s.toml", "--host", "box", "--driver", "nas", "--yes"]
+    codes = [CliRunner().invoke(app, words).exit_code for _ in range(2)]
+    assert codes == [130, 0] and given[0] == given[1] and len(given[0]) == 2
+
+
+@pytest.mark.parametrize(("said", "kind"), [("no run matches 's'", UserError), ("no answer", CommandFailed)])
+def test_a_handover_that_never_arrived_is_repeated(
+    started: Path, monkeypatch: pytest.MonkeyPatch, said: str, kind: type[GptctlError]
+) -> None:
+    monkeypatch.setattr(stores.preflight, "check", lambda *_, **__: None)
+    gptctl("run", "s.toml", "--host", "box")
+
+    def answer(words: list[str], *, deadline_s: float) -> dict[str, object]:
+        raise CommandFailed(said)
+
+    driver = cast("Driver", SimpleNamespace(host=SimpleNamespace(name="nas"), answer=answer))
+    with Ledger.open(started / "home", time.time) as ledger:
+        give(ledger, runs_meant(ledger, "s"), to="nas", patience_s=1.0)
+        with pytest.raises(kind) as refused:
+            surrendered(driver, ledger, "s")
+    assert ("gptctl driver give s nas" in (refused.value.hint or "")) is (kind is UserError)
