@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -55,6 +56,12 @@ def explained(verb: Callable[P, int]) -> Callable[P, NoReturn]:
         sys.exit(code)
 
     return wrapper
+
+
+def leave_on_signals() -> None:
+    """SIGTERM and SIGHUP act like Ctrl-C: gptctl leaves in order, the training continues."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
 
 
 def say(text: str) -> None:

@@ -151,7 +151,9 @@ def drive_sweep(home: Path, sweep_id: str, show: Show, *, detach: bool, rental_i
     while True:
         for run in _runs(home, sweep_id, driven):
             if not is_forward(State.TRAINING, run.state):
-                _drive_to_queue(home, run, show)
+                left_code = _drive_to_queue(home, run, show)
+                if _was_left(home, run):
+                    return left_code
                 _refuse_without_machine(home, run)
         code, has_left = (0, True) if detach else _follow_all(home, _runs(home, sweep_id, driven), show)
         if not has_left and any(run.state is not State.ENDED for run in _runs(home, sweep_id, driven)):
@@ -194,17 +196,23 @@ def _follow_all(home: Path, runs: Sequence[RunRecord], show: Show) -> tuple[int,
     return code, False
 
 
-def _drive_to_queue(home: Path, run: RunRecord, show: Show) -> None:
+def _was_left(home: Path, run: RunRecord) -> bool:
+    """Whether you left before it was in its queue: the next one is not begun either."""
+    with Ledger.open(home, time.time) as ledger:
+        return not is_forward(State.TRAINING, ledger.run(run.id).state)
+
+
+def _drive_to_queue(home: Path, run: RunRecord, show: Show) -> int:
     """A machine that trains may be too busy to answer in time: what the link lost is done again, a few times."""
     for pause_s in (*LOST_PAUSES_S, None):
         try:
-            _drive(home, run, show, until="launch")
-            return
+            return _drive(home, run, show, until="launch")
         except (LinkLost, Unreachable, StillBilling) as error:
             lost = isinstance(error.__cause__ if isinstance(error, StillBilling) else error, LinkLost | Unreachable)
             if pause_s is None or not lost:
                 raise
             time.sleep(pause_s)
+    raise AssertionError("the last pause is None")
 
 
 def _drive(home: Path, run: RunRecord, show: Show, *, until: str | None, left: list[Event] | None = None) -> int:

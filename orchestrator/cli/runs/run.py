@@ -14,7 +14,7 @@ from pathlib import Path
 
 from orchestrator.cli.driver.driver import hand_over
 from orchestrator.cli.driver.on_the_driver import refuse_rented
-from orchestrator.cli.failures import run_folder
+from orchestrator.cli.failures import leave_on_signals, run_folder
 from orchestrator.cli.machines.track import start_tracking
 from orchestrator.cli.machines.watcher import warn_if_unwatched
 from orchestrator.cli.open_ledger import open_ledger
@@ -230,7 +230,7 @@ def resume(wanted: str | None, *, detach: bool, as_json: bool, store: str | None
 def follow_through(ledger: Ledger, found: RunRecord, *, detach: bool, as_json: bool) -> int:
     """Drives a run on screen, then shows how it ended, or how to continue it."""
     run_folder.set(ledger.home / "runs" / found.id)
-    _leave_on_signals()
+    leave_on_signals()
     start_tracking(ledger.home, found.id)
     left: list[Event] = []
     with screen.show_events(f"{found.id} on {found.host} ({found.machine})") as tell:
@@ -260,12 +260,6 @@ def follow_through(ledger: Ledger, found: RunRecord, *, detach: bool, as_json: b
 
 def _price(ledger: Ledger, found: RunRecord) -> str:
     return f"{dollars(ledger.rental(found.rental_id or '').price_per_hour_usd)}/h"
-
-
-def _leave_on_signals() -> None:
-    """SIGTERM and SIGHUP act like Ctrl-C: gptctl leaves in order, the training continues."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
 
 
 def stop(wanted: str | None, *, yes: bool, as_json: bool) -> int:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from orchestrator.cli.driver.driver import hand_over
 from orchestrator.cli.driver.on_the_driver import refuse_rented
+from orchestrator.cli.failures import leave_on_signals
 from orchestrator.cli.machines.track import start_tracking
 from orchestrator.cli.machines.watcher import warn_if_unwatched
 from orchestrator.cli.open_ledger import open_ledger
@@ -137,6 +138,7 @@ def resume(wanted: str | None, *, rental: str | None, detach: bool, as_json: boo
 
 
 def _go_on(ledger: Ledger, sweep: Sweep, *, detach: bool, as_json: bool, rental: str | None = None) -> int:
+    leave_on_signals()
     if rental is None:
         revive_unbought(ledger, sweep.id, time.time())
         revive_taken(ledger.home, sweep.id, partial(_shown, ledger.home))
@@ -157,10 +159,18 @@ def _shown(home: Path, run: RunRecord) -> AbstractContextManager[Listener]:
 
 
 def _side_by_side(sweep: Sweep, rentals: Sequence[str], *, detach: bool) -> int:
-    """One process for each machine; Ctrl-C reaches them all, and each leaves in order."""
+    """One process for each machine. Ctrl-C, or the end of this one's terminal, tells each once to leave, which it does
+    in order."""
     argv = [sys.executable, "-m", "orchestrator", "sweep", "resume", sweep.id, *(["-d"] if detach else [])]
-    children = [subprocess.Popen([*argv, "--rental", each], stdin=subprocess.DEVNULL) for each in rentals]
-    codes = [child.wait() for child in children]
+    children = [
+        subprocess.Popen([*argv, "--rental", each], stdin=subprocess.DEVNULL, process_group=0) for each in rentals
+    ]
+    try:
+        codes = [child.wait() for child in children]
+    except KeyboardInterrupt:
+        for child in children:
+            child.terminate()
+        codes = [child.wait() for child in children]
     return worst(*codes)
 
 

@@ -23,6 +23,7 @@ from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.errors import CommandFailed, GptctlError, UserError
 from orchestrator.core.facts.run_facts import ResumeFrom
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.sweeps import Sweep
 from orchestrator.runs.handover import give, runs_meant
 
 INVENTORY = """
@@ -129,3 +130,25 @@ def test_a_handover_that_never_arrived_is_repeated(
         with pytest.raises(kind) as refused:
             surrendered(driver, ledger, "s")
     assert ("gptctl driver give s nas" in (refused.value.hint or "")) is (kind is UserError)
+
+
+def test_who_leaves_a_sweep_on_two_machines_waits_until_both_have_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = list[str]()
+
+    class Child:
+        def __init__(self, argv: list[str], *, stdin: int, process_group: int) -> None:
+            self.rental = argv[-1]
+            assert process_group == 0, "else the terminal tells it too"
+
+        def wait(self) -> int:
+            if not told:
+                raise KeyboardInterrupt
+            told.append(f"{self.rental} left")
+            return 0
+
+        def terminate(self) -> None:
+            told.append(f"{self.rental} told")
+
+    monkeypatch.setattr(sweep.subprocess, "Popen", Child)
+    assert sweep._side_by_side(cast("Sweep", SimpleNamespace(id="s-1")), ["a", "b"], detach=False) == 0
+    assert told == ["a told", "b told", "a left", "b left"]

@@ -261,3 +261,17 @@ def test_an_arm_that_is_added_meanwhile_is_followed_too(place: Place, monkeypatc
     monkeypatch.setattr(runs_of_sweeps.time, "sleep", lambda seconds: None)
     assert runs_of_sweeps.drive_sweep(place.ledger.home, place.sweep.id, show, detach=False) == 0
     assert followed[-1] == "late-1" and len(followed) == 4 and not locked
+
+
+def test_who_leaves_while_arms_are_queued_begins_no_other(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    revive_taken(place.ledger.home, place.sweep.id, show)
+    driven = list[str]()
+
+    def drive(home: Path, run_id: str, listener: object, *, until: str | None = None) -> int:
+        driven.append(run_id)
+        place.ledger.set_state(run_id, State.ACQUIRING)  # Ctrl-C: drive() leaves in order and says what it costs
+        return 7
+
+    monkeypatch.setattr(runs_of_sweeps, "drive", drive)
+    assert runs_of_sweeps.drive_sweep(place.ledger.home, place.sweep.id, show, detach=False) == 7
+    assert len(driven) == 1
