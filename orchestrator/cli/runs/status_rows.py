@@ -145,8 +145,16 @@ def _where(row: Mapping[str, Any]) -> str:
     """Its stage; of one that waits, how many trainings come first besides the one that runs, or Slurm's reason."""
     job = row["job"]
     if job is not None and job["phase"] == Phase.WAITING:
-        return f"{job['state'].lower()} ({job['reason'].split(':')[0]})" if job["reason"] else job["state"].lower()
+        return _waits(job, row["created_at"] + row["age_s"])
     return str(row["stage"] or row["state"]) if row["ahead"] is None else f"queued ({row['ahead'] + 1})"
+
+
+def _waits(job: Mapping[str, Any], now: float) -> str:
+    """`pending (Resources, starts in 2h 10m)`, as far as Slurm says so."""
+    left_s = (job["starts_at"] or 0.0) - now
+    said = [job["reason"].split(":")[0], f"starts in {duration(left_s)}" if left_s > 0 else ""]
+    words = ", ".join(filter(None, said))
+    return f"{job['state'].lower()} ({words})" if words else str(job["state"].lower())
 
 
 def seen_words(row: Mapping[str, Any]) -> str:

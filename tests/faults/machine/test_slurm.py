@@ -63,13 +63,18 @@ def test_a_job_that_waits(place: Place, row: Row) -> None:
     """For a node that is away, held, followed by a second gptctl, and stopped."""
     row("S2 pending for ever, held, a second gptctl on the same run")
     write_small(place.folder, steps=200_000, every=200, machine="1xCPU")
-    for node in place.slurm.nodes:
-        place.slurm.command("scontrol", "update", f"nodename={node}", "state=drain", "reason=test")
+    other = ("--nodes=2", "--exclusive", "--time=30", "--wrap=sleep 1800", "-o", "/dev/null")
+    job = place.slurm.command("sbatch", "--parsable", *other).strip()
+    place.slurm.until_state(job, "RUNNING")
     process = None
     try:
         begun = place.gptctl("run", "tiny.toml", "--host", "cluster", "--yes", "-d")
         assert begun.returncode == 0, begun.stderr
         assert "waits in the queue" in begun.stderr + begun.stdout
+        until(lambda: "starts in" in place.gptctl("status").stdout, interval_s=0.5)
+        for node in place.slurm.nodes:
+            place.slurm.command("scontrol", "update", f"nodename={node}", "state=drain", "reason=test")
+        place.slurm.command("scancel", job)
         first = until(lambda: place.status()["job"], interval_s=0.5)
         assert first["phase"] == "waiting" and first["reason"], first
         place.slurm.command("scontrol", "uhold", first["jobs"][-1])

@@ -13,6 +13,7 @@ from orchestrator.cli.inference.trainer_program import failed
 from orchestrator.cli.runs import status
 from orchestrator.cli.runs.status_rows import COLUMNS, cells, rental_row, run_row
 from orchestrator.core.errors import CommandFailed, GptctlError, UserError
+from orchestrator.core.facts.run_facts import EngineFacts, RunFacts
 from orchestrator.core.money.cost import spent
 from orchestrator.core.states import Outcome, Seen, State
 from orchestrator.ledger.records import Rental, RunRecord, StageInterval
@@ -130,3 +131,19 @@ def test_a_screen_reader_hears_once_that_there_is_no_run(
         monkeypatch.setenv(status.PLAIN, "1")
     assert status.status(None, watch=True, everything=False, as_json=False) == 0
     assert capsys.readouterr().err.count("no runs yet") == (1 if plain else 4)
+
+
+@pytest.mark.parametrize(
+    ("reason", "starts_at", "words"),
+    [
+        ("Resources", 100.0 + 7800, "pending (Resources, starts in 2h 10m)"),
+        ("Resources", 90.0, "pending (Resources)"),
+        ("JobHeldUser: it is held; `scontrol release 17` lets it go", None, "pending (JobHeldUser)"),
+        ("", 130.0, "pending (starts in 30s)"),
+        ("", None, "pending"),
+    ],
+)
+def test_a_job_that_waits_says_why_and_for_how_long(reason: str, starts_at: float | None, words: str) -> None:
+    engine = EngineFacts(("17",), phase="waiting", state="PENDING", reason=reason, starts_at=starts_at)
+    row = run_row(replace(RUN, facts=RunFacts(engine=engine)), RENTAL, INTERVALS, now=100.0)
+    assert words in cells(row)
