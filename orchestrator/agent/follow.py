@@ -27,7 +27,7 @@ from .job.jobs import Job
 from .queue import runner
 from .system import files, lease, long_logs
 from .system.paths import Places
-from .system.refusal import Refusal
+from .system.refusal import Refusal, as_refusal
 
 LOOK_S = 0.1
 CHUNK_BYTES = 1 << 18
@@ -100,10 +100,18 @@ class _Heart:
             )
         if now_s - self.renewed_at_s > lease.renew_every_s(self.job.lease_s):
             self.renewed_at_s = now_s
-            lease.renew(self.job.lease_folder, self.job.lease_s, None)
+            self._renew()
         self.say(
             {"kind": LineKind.HEARTBEAT, "time_s": time.time(), "status": status.of_run(self.job.places, self.job.run)}
         )
+
+    def _renew(self) -> None:
+        """A disk that is full takes no lease, and what is on it is followed all the same: the words of what died of it."""
+        try:
+            lease.renew(self.job.lease_folder, self.job.lease_s, None)
+        except OSError as error:
+            if as_refusal(error).code != Code.DISK_FULL:
+                raise
 
     def ended(self) -> ExitRecord | None:
         return self.job.exit_record()
