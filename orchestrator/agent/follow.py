@@ -106,7 +106,7 @@ class _Heart:
         )
 
     def _renew(self) -> None:
-        """A disk that is full takes no lease, and what is on it is followed all the same: the words of what died of it."""
+        """A disk that is full takes no lease. What is on it is followed all the same: the words of what died of it."""
         try:
             lease.renew(self.job.lease_folder, self.job.lease_s, None)
         except OSError as error:
