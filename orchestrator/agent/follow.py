@@ -106,7 +106,7 @@ class _Heart:
         )
 
     def _renew(self) -> None:
-        """A disk that is full takes no lease. What is on it is followed all the same: the words of what died of it."""
+        """A full disk takes no lease. The job is followed all the same, to tell why it died."""
         try:
             lease.renew(self.job.lease_folder, self.job.lease_s, None)
         except OSError as error:
