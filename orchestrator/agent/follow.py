@@ -106,7 +106,7 @@ class _Heart:
         )
 
     def _renew(self) -> None:
-        """A full disk takes no lease. The job is followed all the same, to tell why it died."""
+        """Without a lease where the disk is full: the follower still has to tell why the job died."""
         try:
             lease.renew(self.job.lease_folder, self.job.lease_s, None)
         except OSError as error:
