@@ -15,6 +15,7 @@ import pytest
 
 from orchestrator.remote.shell.ssh_shell import SshShell, connect
 from tests.support.clock import bytecode, order, proof
+from tests.support.clouds.s3_server import S3Server
 from tests.support.files.repository import REPOSITORY
 from tests.support.files.schemas import check_output
 from tests.support.machines import cores, programs, sshd
@@ -138,6 +139,20 @@ def rented(tmp_path: Path) -> Iterator[NamespaceHost]:
     """A whole host of its own, as a rented instance is: kill() ends all of it. Needs root."""
     with NamespaceHost(tmp_path / "machines") as host:
         yield host
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """One server for all tests of a worker: imported into two modules, the fixture would be two."""
+    with S3Server(tmp_path_factory.mktemp("swift")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """The server, with the environment set so that boto3 and gptctl find it and nothing else."""
+    s3_server.use(monkeypatch)
+    return s3_server
 
 
 @pytest.fixture

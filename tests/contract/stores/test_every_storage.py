@@ -14,9 +14,7 @@ from orchestrator.core.errors import BadCredentials, GptctlError, StorageError, 
 from orchestrator.core.ports import Part, Storage, StoredFile
 from orchestrator.storage import hf
 from tests.support.clouds.file_server import FileServer, Hub
-from tests.support.clouds.s3_server import S3Server, s3, s3_server
-
-__all__ = ["s3", "s3_server"]
+from tests.support.clouds.s3_server import S3Server
 
 CONTENT = {"train-00000.bin": bytes(range(256)) * 40, "train-00001.bin": b"\1" * 3000, "val.bin": b"\2" * 2000}
 INDEX = json.dumps({"files": {name: {"size_bytes": len(data)} for name, data in CONTENT.items()}}).encode()

@@ -18,12 +18,10 @@ from orchestrator.core.facts.run_facts import StoreUrls
 from orchestrator.stages.checkpoints import store_job
 from orchestrator.stages.context import RunContext
 from orchestrator.storage import s3 as storage_s3
-from tests.support.clouds.s3_server import READER, S3Server, s3, s3_server
+from tests.support.clouds.s3_server import READER, S3Server
 from tests.support.files.recipes import SMALL
 from tests.support.machines.sshd import Sshd
 from tests.support.machines.stage_context import context_of
-
-__all__ = ["s3", "s3_server"]
 
 RECIPE = (
     f'name = "stored"{SMALL}'

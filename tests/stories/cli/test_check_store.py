@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Gptctl
-from tests.support.clouds.s3_server import S3Server, s3, s3_server  # noqa: F401
+from tests.support.clouds.s3_server import S3Server
 from tests.support.machines.sshd import Sshd
 
 LOCAL = '[hosts.box]\nprovider = "local"\nmachine = "1xCPU"\n'
@@ -39,7 +39,7 @@ def checked(gptctl: Gptctl, tmp_path: Path) -> Checked:
 
 
 @pytest.mark.nightly
-def test_a_bucket_that_takes_an_object_is_well_and_stays_empty(checked: Checked, s3: S3Server) -> None:  # noqa: F811
+def test_a_bucket_that_takes_an_object_is_well_and_stays_empty(checked: Checked, s3: S3Server) -> None:
     bucket = s3.bucket()
     code, store = checked(f"s3://{bucket}/models")
     assert (code, store["level"]) == (0, "ok"), store
@@ -47,7 +47,7 @@ def test_a_bucket_that_takes_an_object_is_well_and_stays_empty(checked: Checked,
 
 
 @pytest.mark.nightly
-def test_a_bucket_that_is_not_there_is_a_failure_with_the_fix(checked: Checked, s3: S3Server) -> None:  # noqa: F811
+def test_a_bucket_that_is_not_there_is_a_failure_with_the_fix(checked: Checked, s3: S3Server) -> None:
     code, store = checked("s3://no-such-bucket-here/models")
     assert (code, store["level"]) == (4, "fail")
     assert "no such bucket" in store["found"] and "create it" in store["fix"]

@@ -22,14 +22,12 @@ from tests.conftest import Gptctl, gptctl_command
 from tests.stories.conftest import end, newest_run, wait_until
 from tests.support.clouds.byte_meter import Meter
 from tests.support.clouds.file_server import FileServer, Hub
-from tests.support.clouds.s3_server import SECRET, S3Server, s3, s3_server
+from tests.support.clouds.s3_server import SECRET, S3Server
 from tests.support.files.canary import below, holders, said_in_command_lines
 from tests.support.files.recipes import SMALL
 from tests.support.machines import known_interpreter
 from tests.support.machines.sshd import Sshd
 from tests.support.machines.stage_context import context_of
-
-__all__ = ["s3", "s3_server"]
 
 TOKEN = "hf_canary_story_55e1"
 BLOCK = 128 << 10

@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Gptctl
-from tests.support.clouds.s3_server import S3Server, s3, s3_server
-
-__all__ = ["s3", "s3_server"]
+from tests.support.clouds.s3_server import S3Server
 
 
 @pytest.mark.nightly

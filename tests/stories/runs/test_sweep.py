@@ -16,7 +16,7 @@ import pytest
 from tests.stories.conftest import losses, wait_until
 from tests.stories.stores.test_url_store import SETTINGS, Place
 from tests.support.clouds.rehearsal_cloud import RehearsalCloud
-from tests.support.clouds.s3_server import S3Server, s3, s3_server  # noqa: F401
+from tests.support.clouds.s3_server import S3Server
 
 SWEEP = """
 name = "small"
@@ -33,7 +33,7 @@ LEASE_S = 600.0
 
 
 @pytest.fixture
-def place(tmp_path: Path, s3: S3Server) -> Iterator[Place]:  # noqa: F811
+def place(tmp_path: Path, s3: S3Server) -> Iterator[Place]:
     with RehearsalCloud(tmp_path / "cloud", minute_s=1, warm=True) as cloud:
         yield Place(tmp_path, cloud, s3.bucket())
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.stories.conftest import digests, wait_until
 from tests.stories.stores.test_url_store import Place, place, stored  # noqa: F401
-from tests.support.clouds.s3_server import S3Server, s3, s3_server  # noqa: F401
+from tests.support.clouds.s3_server import S3Server
 
 pytestmark = pytest.mark.nightly
 
@@ -71,7 +71,7 @@ def all_is_stored_and_comes_here(place: Place, s3: S3Server) -> None:  # noqa: F
 def test_below_the_bound_the_rest_goes_to_the_store_that_the_host_names(
     place: Place,  # noqa: F811
     tiny: Callable[..., str],
-    s3: S3Server,  # noqa: F811
+    s3: S3Server,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = slowed(place, tiny, monkeypatch, f'fetch_store = "s3://{place.bucket}/models"\n')
@@ -85,7 +85,7 @@ def test_below_the_bound_the_rest_goes_to_the_store_that_the_host_names(
 def test_without_one_the_store_that_you_name_takes_it(
     place: Place,  # noqa: F811
     tiny: Callable[..., str],
-    s3: S3Server,  # noqa: F811
+    s3: S3Server,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = slowed(place, tiny, monkeypatch, "")

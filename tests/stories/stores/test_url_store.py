@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import gptctl_command
 from tests.stories.conftest import digests, losses, newest_run, wait_until
 from tests.support.clouds.rehearsal_cloud import RehearsalCloud
-from tests.support.clouds.s3_server import SECRET, S3Server, s3, s3_server  # noqa: F401
+from tests.support.clouds.s3_server import SECRET, S3Server
 from tests.support.files.canary import below, holders
 from tests.support.files.repository import REPOSITORY
 from tests.support.machines import programs
@@ -91,7 +91,7 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path, s3: S3Server) -> Iterator[Place]:  # noqa: F811
+def place(tmp_path: Path, s3: S3Server) -> Iterator[Place]:
     with RehearsalCloud(tmp_path / "cloud", minute_s=1, warm=True) as cloud:
         yield Place(tmp_path, cloud, s3.bucket())
 
@@ -102,13 +102,13 @@ def recipe(place: Place, tiny: Callable[..., str], steps: int, more: str = "") -
     return str(path)
 
 
-def stored(s3: S3Server, place: Place, run: str) -> dict[str, Any]:  # noqa: F811
+def stored(s3: S3Server, place: Place, run: str) -> dict[str, Any]:
     """The index in the bucket, as anybody reads it."""
     answer = s3.client().get_object(Bucket=place.bucket, Key=f"models/{run}/CHECKPOINTS.json")
     return dict(json.loads(answer["Body"].read()))
 
 
-def steps_stored(s3: S3Server, place: Place) -> list[int]:  # noqa: F811
+def steps_stored(s3: S3Server, place: Place) -> list[int]:
     """Of the newest run, by the index in the bucket; none while there is no index."""
     run = newest_run(place.home)
     listed = s3.client().list_objects_v2(Bucket=place.bucket, Prefix=f"models/{run}/CHECKPOINTS.json")
@@ -125,7 +125,7 @@ def seconds_to_safe(home: Path) -> list[float]:
 def test_a_machine_taken_without_notice_loses_one_interval_and_another_goes_on_from_the_store(
     place: Place,
     tiny: Callable[..., str],
-    s3: S3Server,  # noqa: F811
+    s3: S3Server,
 ) -> None:
     path = recipe(place, tiny, 9000, CUT_OFF)
     process = place.begin("run", path, "--host", "box", "--yes")
@@ -168,7 +168,7 @@ def test_a_machine_taken_without_notice_loses_one_interval_and_another_goes_on_f
 def test_with_the_laptop_away_at_the_end_the_machine_ends_and_everything_is_fetched_from_the_store(
     place: Place,
     tiny: Callable[..., str],
-    s3: S3Server,  # noqa: F811
+    s3: S3Server,
 ) -> None:
     path = recipe(place, tiny, STEPS)
     plan = json.loads(place.gptctl("plan", path, "--host", "box", "--json")[1])

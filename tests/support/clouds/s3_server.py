@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -246,20 +246,6 @@ class S3Server:
         logs = "\n".join(path.read_text()[-2000:] for path in sorted(self.conf.glob("*.log")))
         self.__exit__()
         raise AssertionError(f"swift takes no object: {said}: {logs}")
-
-
-@pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """One server for all tests of a worker."""
-    with S3Server(tmp_path_factory.mktemp("swift")) as server:
-        yield server
-
-
-@pytest.fixture
-def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
-    """The server, with the environment set so that boto3 and gptctl find it and nothing else."""
-    s3_server.use(monkeypatch)
-    return s3_server
 
 
 def with_group_killed(process: subprocess.Popen[bytes]) -> None:

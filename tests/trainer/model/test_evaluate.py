@@ -193,6 +193,7 @@ def test_several_ranks_measure_what_one_does(tmp_path: Path, capfd: pytest.Captu
     assert together == alone
 
 
+@pytest.mark.nightly
 def test_what_no_rank_can_do_is_said_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run = write_run(tmp_path / "run")
     assert main([str(run), "--data", str(tmp_path / "none"), "--device", "cpu", "--ranks", "2"]) == 1
