@@ -10,6 +10,7 @@ import hashlib
 import json
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -201,13 +202,27 @@ def write_exit(context: RunContext, outcome: Outcome, reason: str) -> ExitRecord
     return record
 
 
+def follow_another(context: RunContext) -> bool:
+    """Whether the run has a job that lives and is not the newest one noted: a submission that went through after its
+    gptctl was killed. It is then the newest, one that trains before one that waits."""
+    engine, jobs = engine_of(context), context.facts.engine.jobs
+    views = [engine.look(job) for job in engine.find(job_name(context.run_id)) if job != jobs[-1]]
+    alive = [view for view in views if view is not None and view.phase is not Phase.ENDED]
+    others = [view.id for view in sorted(alive, key=lambda view: view.phase is Phase.RUNNING)]
+    if others:
+        context.emit("warning", f"job {others[-1]} is of this run too: following it")
+        keep(context, [*(job for job in jobs if job not in others), *others])
+    return bool(others)
+
+
 def stop(context: RunContext) -> None:
     """Ends every job of the run: one that runs saves first, one that waits never starts. Repeatable."""
     attach(context)
-    jobs = context.facts.engine.jobs
-    if not jobs:
+    if not context.facts.engine.jobs:
         return
-    engine = engine_of(context)
+    with suppress(NoAnswer):
+        follow_another(context)
+    engine, jobs = engine_of(context), context.facts.engine.jobs
     if (_has_ended(context) or _saves(context)) and has_left(context):
         return
     for job in jobs:

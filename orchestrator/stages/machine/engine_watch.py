@@ -7,12 +7,21 @@ Example: `Watch(context).look()`      # None while it waits or trains
 from __future__ import annotations
 
 from orchestrator.agent.contract.answers import ExitRecord
-from orchestrator.core.engine import JobView, Phase, job_name
+from orchestrator.core.engine import JobView, Phase
 from orchestrator.core.errors import MachineUnfit, NoAnswer
 from orchestrator.core.planning.limits import train_deadline_s
 from orchestrator.core.states import Outcome, State
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine.engine_job import ELEMENT, engine_of, keep, look, order, submitted, write_exit
+from orchestrator.stages.machine.engine_job import (
+    ELEMENT,
+    engine_of,
+    follow_another,
+    keep,
+    look,
+    order,
+    submitted,
+    write_exit,
+)
 
 LOOK_EVERY_S = 10.0
 """One follower's load on the controller; the training's own files are read all the time."""
@@ -75,13 +84,9 @@ class Watch:
 def _conclude(context: RunContext, found: JobView | None) -> ExitRecord | None:
     """The job ended and left no record: follows another job of this run, submits it again where the engine dropped it,
     or writes the record."""
-    engine, jobs = engine_of(context), list(context.facts.engine.jobs)
-    for other in reversed(engine.find(job_name(context.run_id))):
-        seen_now = engine.look(other) if other != jobs[-1] else None
-        if seen_now is not None and seen_now.phase is not Phase.ENDED:
-            context.emit("warning", f"job {jobs[-1]} has ended, and job {other} of this run has not: following that")
-            keep(context, [*(job for job in jobs if job != other), other])
-            return None
+    if follow_another(context):
+        return None
+    jobs = list(context.facts.engine.jobs)
     if found is not None and found.state in DROPPED and len(jobs) < MOST_JOBS and _goes_on(context, found):
         jobs.append(submitted(context, order(context, None)))  # its script reads what the limits leave
         context.emit("warning", f"job {found.id} is {found.state} and was not requeued: submitted again as {jobs[-1]}")

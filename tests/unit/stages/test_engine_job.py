@@ -294,6 +294,17 @@ def test_a_job_that_outlives_its_record_is_cancelled(cluster: Cluster) -> None:
     assert cluster.engine.cancelled == ["17"]
 
 
+@pytest.mark.parametrize("noted", [(Phase.WAITING, "PENDING"), (Phase.ENDED, "COMPLETED")])
+def test_a_job_that_nobody_noted_is_stopped_too(cluster: Cluster, noted: tuple[Phase, str]) -> None:
+    """Its submission went through after its gptctl was killed; the job that is noted waits behind it, or has ended."""
+    trains(cluster)
+    cluster.engine.jobs["18"] = (cluster.engine.jobs["17"][0], JobView("18", Phase.RUNNING, "RUNNING"))
+    cluster.engine.say("17", *noted)
+    engine_job.stop(cluster.of("r-1"))
+    assert cluster.of("r-1").facts.engine.jobs == ("17", "18") and "r-1" in cluster.ended
+    assert cluster.engine.cancelled == ["17", "18"]
+
+
 def test_a_job_whose_folder_is_gone_is_cancelled(cluster: Cluster) -> None:
     trains(cluster)
     cluster.gone = True
