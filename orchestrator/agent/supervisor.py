@@ -17,6 +17,7 @@ import os
 import select
 import signal
 import time
+from functools import partial
 from typing import Callable, Mapping, Sequence
 
 from trainer import contract
@@ -24,7 +25,7 @@ from trainer import contract
 from .checkpoints import manifest, store_index
 from .contract.names import GRACE_S, Code, FileName, Outcome
 from .guard import order
-from .job import exit_record, jobs, nodes, restarts, spot_notice, stopping
+from .job import exit_record, jobs, nodes, restarts, spot_notice, stopping, together
 from .job import program as programs
 from .job.jobs import Job
 from .job.power import boot_hook, sleep_inhibitor
@@ -156,12 +157,10 @@ def finish(job: Job, program: Program | None, wake: Callable[[float], None], hel
             _watch(job, program, wake, others)
             code = None if program.adopted else program.poll()
         processes.kill_all(job.folder)
-        pause_s = restarts.after_end(job, code)
-        program = None if pause_s is None else _start_again(job, pause_s, wake, held)
+        pause_s, cause = together.verdict(job, code, others, partial(_rest, job, wake))
+        program = None if pause_s is None else _start_again(job, pause_s, wake, held, others)
         if program is None:
             break
-    died = others is not None and code not in (0, None) and not stopping.read_request(job)
-    cause = others.cause(wake) if others is not None and died else ""
     ended = exit_record.write_exit(
         job, code, job.state_file().get("started_at"), cause, others.lost() if others else ()
     )
@@ -173,15 +172,16 @@ def finish(job: Job, program: Program | None, wake: Callable[[float], None], hel
         boot_hook.settle(job.places)
 
 
-def _start_again(job: Job, pause_s: float, wake: Callable[[float], None], held: list[int]) -> Program | None:
+def _start_again(
+    job: Job, pause_s: float, wake: Callable[[float], None], held: list[int], others: nodes.Nodes | None
+) -> Program | None:
     """The next start of a training that died, from its newest checkpoint that verifies; None where it was asked to
     end meanwhile, or another training took its place."""
     ends = time.monotonic() + pause_s
     while time.monotonic() < ends:
-        _end_by_lease(job)
-        if stopping.read_request(job):
+        _rest(job, wake)
+        if stopping.read_request(job) or (others is not None and others.lost()):
             return None
-        wake(min(TICK_S, pause_s))
     try:
         if not held:
             held += _take_locks(job) + sleep_inhibitor.keep_awake(job)
@@ -193,6 +193,8 @@ def _start_again(job: Job, pause_s: float, wake: Callable[[float], None], held: 
     state = job.state_file()
     state["supervisor"], state["program"] = processes.identity(os.getpid()), program.identity
     files.write_json(job.file(FileName.STATE), state)
+    if others is not None:
+        others.begin_again()
     return program
 
 
@@ -276,6 +278,12 @@ class _Notices:
             )
             reason = "the provider takes this machine away (%s at %s)" % (taken["action"], taken["time"] or "once")
             stopping.request_stop(self.job, Outcome.PREEMPTED, reason, grace_s)
+
+
+def _rest(job: Job, wake: Callable[[float], None]) -> None:
+    """Waits a moment while nothing of the job runs; its lease goes on."""
+    _end_by_lease(job)
+    wake(TICK_S)
 
 
 def _end_by_lease(job: Job) -> None:

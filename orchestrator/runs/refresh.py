@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from orchestrator.agent.contract.answers import RunStatus
+from orchestrator.agent.contract.names import JobName
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.errors import GptctlError
 from orchestrator.core.facts.run_facts import EngineFacts
@@ -48,6 +49,10 @@ def look(home: Path, runs: Sequence[RunRecord], deadline_s: float = 2.0) -> list
         return [ledger.run(run.id) if run in asked else run for run in runs]
 
 
+HEAD_SILENT_S = 60.0
+MOST_SAID = 300
+
+
 class Answer(NamedTuple):
     """What the machine, and the engine behind it, say of a run."""
 
@@ -59,6 +64,9 @@ def _record(ledger: Ledger, run: RunRecord, rental: Rental, answer: Answer | Non
     """Writes what the machine answered. The process that drives the run records its guard and its store."""
     status = answer.status if answer else None
     ledger.update_run(run.id, **_progress(status, rental))
+    waits = "" if holder(ledger.home, run.id) is not None else needs_resume(run, status, time.time())
+    if waits != run.facts.needs_resume:
+        ledger.update_run(run.id, facts={"needs_resume": waits})
     if status is None:
         return
     record_safe_step(ledger, run, status)
@@ -72,6 +80,25 @@ def _record(ledger: Ledger, run: RunRecord, rental: Rental, answer: Answer | Non
         guard = news_of_guard(ledger.rental(rental.id), host, status["guard"], time.time())
         if guard is not None:
             ledger.update_rental(rental.id, facts={"guard": guard})
+
+
+def needs_resume(run: RunRecord, status: RunStatus | None, now: float) -> str:
+    """Why a run that no gptctl follows goes no further: its training is over there; or the head of several nodes is
+    silent, and may be lost to the others. status None: its machine did not answer."""
+    if run.state is not State.TRAINING:
+        return ""
+    nodes, policy = run.host_data.get("nodes"), run.host_data.get("on_node_lost", "end")
+    goes_on = isinstance(nodes, (list, tuple)) and len(nodes) > 1 and policy != "end"
+    if status is None:
+        is_silent = goes_on and now - (run.seen_at or run.created_at) > HEAD_SILENT_S
+        return "the head of its nodes does not answer; it goes on if the others lost it, too" if is_silent else ""
+    train = status["jobs"].get(JobName.TRAIN)
+    if train is None or train["exit"] is None:
+        return ""
+    outcome, reason = train["exit"]["outcome"], train["exit"]["reason"][:MOST_SAID]
+    lost = goes_on and train["exit"].get("lost")
+    then = f'; it goes on, as on_node_lost = "{policy}" says' if lost else ""
+    return f"its training has ended there ({outcome}{f': {reason}' if reason and outcome != 'finished' else ''}){then}"
 
 
 def _worth_asking(run: RunRecord) -> bool:

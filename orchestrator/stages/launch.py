@@ -131,11 +131,10 @@ def _spec(context: RunContext, config: RunConfig) -> JobSpec:
         spec["notice"] = {"url": url}
     if not context.provider.paid:
         spec["keep_awake"] = True
-    if spec["restarts"] and goes_on_after_reboot(context.host):
-        spec["on_reboot"] = "continue"
     if context.facts.cluster is not None:
         spec["cluster"] = cluster_of(context)
-        spec["restarts"] = 0  # a node that starts again alone meets nobody
+    elif spec["restarts"] and goes_on_after_reboot(context.host):  # a node that boots again alone meets nobody
+        spec["on_reboot"] = "continue"
     return spec
 
 

@@ -48,7 +48,7 @@ def write_exit(
         "code": code,
         "signal": _signal_name(code),
         "outcome": outcome,
-        "reason": (f"{cause}; seen here: {seen}" if cause and outcome == contract.OUTCOME_FAILED else seen)
+        "reason": (_with_cause(cause, seen) if cause and outcome == contract.OUTCOME_FAILED else seen)
         + (gpu_faults.since(started_at) if outcome == contract.OUTCOME_FAILED and job.spec.get("gpus") else ""),
         "started_at": started_at,
         "ended_at": ended_at,
@@ -112,6 +112,10 @@ def _reason(job: Job, code: int | None, trainer: TrainerExit, request: StopReque
         return "ended with code 0 but without an exit.json" if job.is_train else ""
     name = _signal_name(code)
     return "killed by %s" % name if name else "ended with code %d" % code
+
+
+def _with_cause(cause: str, seen: str) -> str:
+    return seen if cause in seen else cause if seen in cause else "%s; seen here: %s" % (cause, seen)
 
 
 def is_other_node(job: Job) -> bool:

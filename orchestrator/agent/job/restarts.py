@@ -43,24 +43,30 @@ def decide(deaths: Sequence[Death], bound: int) -> tuple[float | None, str]:
     return PAUSES_S[min(len(deaths), len(PAUSES_S)) - 1], ""
 
 
-def after_end(job: Job, code: int | None) -> float | None:
+def after_end(job: Job, code: int | None, cause: str = "", hindered: str = "") -> float | None:
     """Writes the death down and says in how many seconds it starts again; None where it does not: it finished, it was
-    asked to end, or it has died often enough."""
+    asked to end, or it has died often enough. cause: another node's; hindered: why not all nodes can start again."""
     bound = job.spec.get("restarts") or 0
-    if not job.is_train or not bound or not _has_died(job) or not _may_go_on(job):
+    if not job.is_train or not bound or not has_died(job) or not _may_go_on(job):
         return None
+    reason = REBOOTED if not _same_boot(job) else cause or death_reason(job, code)
     death: Death = {
         "number": len(job.deaths()) + 1, "from_step": _from_step(job), "step": last_step(job.run_folder),
-        "reason": REBOOTED if not _same_boot(job) else death_reason(job, code), "at": time.time(), "pause_s": None,
+        "reason": reason, "at": time.time(), "pause_s": None,
     }  # fmt: skip
-    pause_s, why_not = decide([*job.deaths(), death], int(bound))
+    pause_s, why_not = (None, hindered) if hindered else decide([*job.deaths(), death], int(bound))
     death["pause_s"] = pause_s
     death["reason"] += "" if pause_s is not None else "; not started again: %s" % why_not
     files.append_json(job.file(FileName.DEATHS), death)
     if pause_s is not None:
-        for path in (job.file(FileName.STOP), job.file(FileName.ERROR), os.path.join(job.run_folder, contract.EXIT)):
-            files.remove(path)  # of the start that died: the watchdog's request, torchrun's and the trainer's word
+        forget_end(job)
     return pause_s
+
+
+def forget_end(job: Job) -> None:
+    """Removes what a start that died left: the watchdog's request, torchrun's and the trainer's word."""
+    for path in (job.file(FileName.STOP), job.file(FileName.ERROR), os.path.join(job.run_folder, contract.EXIT)):
+        files.remove(path)
 
 
 def note_start(job: Job) -> None:
@@ -95,11 +101,13 @@ def newest_checkpoint(run_folder: str) -> int:
     return max((step for step in steps if step is not None), default=0)
 
 
-def _has_died(job: Job) -> bool:
+def has_died(job: Job) -> bool:
     """Whether it ended by itself and badly, or by the watchdog: not by a person, a limit or the provider."""
     request = stopping.read_request(job)
     said = (files.read_json(os.path.join(job.run_folder, contract.EXIT)) or {}).get("outcome")
-    return (request is None or request["outcome"] == Outcome.FAILED) and said in (None, Outcome.FAILED)
+    if request is not None and request["outcome"] == Outcome.FAILED:  # a rank that heard of it may say `stopped`
+        return said != contract.OUTCOME_FINISHED
+    return request is None and said in (None, Outcome.FAILED)
 
 
 def _may_go_on(job: Job) -> bool:

@@ -180,7 +180,7 @@ def show(found: dict[str, Any], left: LeftOver | None, totals: Totals, *, as_jso
     for driver in dict.fromkeys(row["driven_by"] for row in rows if row["driven_by"]):
         theirs = ", ".join(row["id"] for row in rows if row["driven_by"] == driver)
         screen.talk(f"{theirs}: driven by {driver}, as handed over. Next: gptctl status --driver {driver}")
-    for line in filter(None, [*map(_guard_line, rows), *map(_store_line, rows)]):
+    for line in filter(None, [*map(_guard_line, rows), *map(_store_line, rows), *map(_waiting_line, rows)]):
         screen.talk(line, style="yellow")
     if found.get("hidden"):
         screen.talk(f"{found['hidden']} ended runs are hidden; --all shows them")
@@ -196,6 +196,12 @@ def _store_line(row: dict[str, Any]) -> str:
         return ""
     safe = f"step {store['safe_step']}" if store.get("safe_step") is not None else "nothing"
     return f"{row['id']}: checkpoint store: {store['problem']}; {safe} is safe there, and the machine keeps trying"
+
+
+def _waiting_line(row: dict[str, Any]) -> str:
+    """Of a run that no gptctl follows: why it goes no further, and the command that goes on; empty if it trains."""
+    waits = row["needs_resume"] and not row["driven_by"]
+    return f"{row['id']}: {row['needs_resume']}. Next: gptctl resume {row['id']}" if waits else ""
 
 
 def _guard_line(row: dict[str, Any]) -> str:

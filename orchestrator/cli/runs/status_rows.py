@@ -87,6 +87,7 @@ def run_row(
         "note": run.note,
         "keep": run.keep,
         "driven_by": run.facts.driven_by,
+        "needs_resume": run.facts.needs_resume if run.state == State.TRAINING else "",
         "created_at": run.created_at,
         "age_s": max(0.0, now - run.created_at),
         "started_at": run.started_at,

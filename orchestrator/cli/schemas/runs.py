@@ -93,6 +93,7 @@ class Run(TypedDict):
     created_at: float
     started_at: float | None
     ended_at: float | None
+    needs_resume: str
     driven_by: str | None
 
 

@@ -263,6 +263,8 @@ class RunFacts:
     """How often its training died and started again, as far as was said."""
     exit: Mapping[str, object] | None = None
     """The training's exit record, as the machine wrote it."""
+    needs_resume: str = ""
+    """Why it waits for `gptctl resume`, as last seen while no gptctl followed it."""
     driven_by: str | None = None
     """The host whose gptctl drives it, so that this ledger does not; None: this one does."""
     driver_token: int = 0
@@ -310,6 +312,7 @@ class RunFactChanges(TypedDict, total=False):
     engine: EngineFacts
     deaths: int
     exit: Mapping[str, object] | None
+    needs_resume: str
     driven_by: str | None
     driver_token: int
     forgotten_at: float | None

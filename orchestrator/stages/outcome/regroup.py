@@ -113,7 +113,8 @@ def _go_on(context: RunContext, lost: set[int], reason: str) -> bool:
         continue_from.put_aside(context, len(context.ledger.attempts(context.run_id)), step)
     facts: RunFactChanges = {
         "lost_nodes": count, "prepared": None, "peers": (), "cluster": None, "alternatives": (), "deaths": 0,
-        "exit": None, **({"synced": None, "resume_from": origin, "store_urls": None} if moved else {}),
+        "exit": None, "needs_resume": "",
+        **({"synced": None, "resume_from": origin, "store_urls": None} if moved else {}),
     }  # fmt: skip
     host = lost_nodes.others(context.host, places)
     run = replace(context.run, host_data=host.resolved(), machine=host.machine or "", plan=plan)

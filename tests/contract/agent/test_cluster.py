@@ -27,13 +27,13 @@ def free_port() -> int:
         return int(server.getsockname()[1]) - 1
 
 
-def start(boxes: list[Box], **fails: Any) -> None:
+def start(boxes: list[Box], restarts: int = 0, **fails: Any) -> None:
     """`fails` are options of node b alone."""
     port = free_port()
     for node, box in enumerate(boxes):
         cluster = {"id": "r-1.1", "node": node, "addresses": ["127.0.0.1", "127.0.0.2"], "names": ["a", "b"]}
         config = {"steps": 100_000, **(fails if node else {})}
-        said = box.start(spec_cluster={**cluster, "port": port}, spec_ranks=1, **config)
+        said = box.start(spec_cluster={**cluster, "port": port}, spec_ranks=1, spec_restarts=restarts, **config)
         assert said["state"] == "started"
 
 
@@ -53,6 +53,25 @@ def test_a_node_that_is_killed_ends_the_other_and_is_named(boxes: list[Box]) -> 
     assert (boxes[0].folder() / "exit-1.json").exists()
     assert (boxes[0].job()["attempt"], boxes[0].starts()) == (2, 1)
     assert boxes[0].start(steps=5, digest="d2", spec_attempt=2)["state"] == "ended"
+
+
+@pytest.mark.parametrize("where", [0, pytest.param(1, marks=pytest.mark.nightly)])
+def test_ranks_that_die_on_one_node_start_again_on_all_within_the_bound(boxes: list[Box], where: int) -> None:
+    start(boxes, restarts=1)
+    for number in (1, 2):
+        until(lambda: all(box.starts() == number and len(box.ranks()) == 1 for box in boxes))  # noqa: B023
+        seen = [len(box.metrics()) for box in boxes]
+        until(lambda: all(len(box.metrics()) > had + 3 for box, had in zip(boxes, seen, strict=True)))  # noqa: B023
+        (rank,) = boxes[where].ranks()
+        os.kill(rank, signal.SIGKILL)
+    ended = [box.wait() for box in boxes]
+    assert [each["outcome"] for each in ended] == ["failed", "failed"]
+    name = f"node {'ab'[where]} (127.0.0.{where + 1}) failed: "
+    assert all(each["reason"].startswith(name) for each in ended)
+    first, second = ended[0]["deaths"]
+    assert first["pause_s"] == 2.0 and first["reason"].startswith(name)
+    assert second["reason"].endswith("it died 2 times, and restarts is 1")
+    assert [box.starts() for box in boxes] == [2, 2]
 
 
 def test_what_failed_on_a_node_is_the_cause_on_the_head(boxes: list[Box]) -> None:

@@ -76,5 +76,48 @@ def test_a_node_that_was_asked_to_end_ends_the_others_likewise(outcome: str) -> 
 
 def test_every_node_has_the_lease_that_the_head_has() -> None:
     head, other = Watch(cluster(0), 0.0), Watch(cluster(1), 0.0)
-    other.hear(json.loads(head.says("step 7", 100, "", "", 1780.5)), 1.0)
+    other.hear(json.loads(head.says("step 7", 100, "", "", lease_left_s=1780.5)), 1.0)
     assert (other.lease_left_s, head.lease_left_s) == (1780.5, 0.0)
+
+
+def died(watch: Watch, reason: str, at_s: float) -> dict[str, Any]:
+    """What its node says a second later."""
+    watch.note_death(watch.node, reason, at_s)
+    said = json.loads(watch.says("step 7", 100, "", "", now_s=at_s + 1.0))
+    assert isinstance(said, dict)
+    return said
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "cause"),
+    [
+        pytest.param(("peer closed", 5.0), ("out of memory", 4.0), "node b (10.0.0.3) failed: out of memory", id="b"),
+        pytest.param(("out of memory", 4.0), ("peer closed", 5.0), "node a (10.0.0.2) failed: out of memory", id="a"),
+        pytest.param(
+            ("peer closed", 4.0), ("rank 1 was killed by SIGKILL", 4.1),
+            "node b (10.0.0.3) failed: rank 1 was killed by SIGKILL", id="a killed rank, however soon it was missed",
+        ),
+    ],
+)  # fmt: skip
+def test_the_first_cause_by_time_counts(here: tuple[str, float], there: tuple[str, float], cause: str) -> None:
+    head, other = Watch(cluster(0), 0.0), Watch(cluster(1), 1000.0)  # clocks of their own
+    reason, at_s = there
+    head.hear(died(other, reason, 1000.0 + at_s), at_s + 1.0)
+    head.note_death(0, *here)
+    assert head.first_cause() == cause
+    assert head.all_ended() and not head.ended
+
+
+def test_a_further_start_forgets_the_deaths_before_it_and_hears_no_late_word_of_them() -> None:
+    head, other = Watch(cluster(0), 0.0), Watch(cluster(1), 0.0)
+    late = died(other, "out of memory", 4.0)
+    head.hear(late, 5.0)
+    assert head.look(5.0) == "node b (10.0.0.3) failed: out of memory"
+    head.begin(2)
+    head.hear(late, 6.0)
+    assert (head.look(6.0), head.died) == ("", {})
+    other.hear(line(head), 6.0)
+    assert (other.heads_start, other.look(6.0)) == (2, "")
+    other.begin(other.heads_start)
+    head.hear(line(other), 7.0)
+    assert head.look(7.0) == "" and head.due_s == {1: 7.0 + SILENT_S}
