@@ -2,7 +2,8 @@
 
 Prints one JSON line for the checkpoint, then one for each slice and each file of questions. Where there are several
 GPUs, all of them measure together: torchrun starts a rank on each, which takes its share of the batches, and the sums
-are those of one. It must not change the run it reads.
+are those of one. A torchrun over several nodes may start it, too: rank 0 hands its checkpoint over. It must not change
+the run it reads.
 
 Example, the reference test of the 163M job::
 
@@ -14,6 +15,7 @@ Example, the reference test of the 163M job::
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +25,7 @@ from typing import NamedTuple
 import torch
 
 from trainer.arguments import ChosenModel, add_model_arguments, load_chosen_model
+from trainer.checkpoints.broadcast import drop_received, on_every_node, said_by_all
 from trainer.checkpoints.manifest import CheckpointError, checkpoint_folder
 from trainer.contract import CONFIG, ContractError, RunConfig
 from trainer.model.loss import Share, Slice, measure_slice, slice_result
@@ -64,6 +67,8 @@ class Measurement(NamedTuple):
 def _measure(options: argparse.Namespace, world: World) -> None:
     """What one rank does. Raises what the program explains."""
     chosen = load_chosen_model(options)
+    if world.nodes > 1:
+        drop_received(world, options.folder.parent.parent)
     at = Measurement(options, chosen, autocast_to(DTYPES[options.precision], chosen.model.device), world)
     if world.leads:
         print_line(kind="checkpoint", step=chosen.step, torch=torch.__version__, ranks=world.size)
@@ -162,11 +167,40 @@ def rank_main(options: argparse.Namespace) -> str:
         options.device = str(world.device)
     reason = ""
     try:
+        if world.nodes > 1:
+            _share_checkpoint(options, world)
         _measure(options, world)
     except EXPLAINED as error:
         reason = str(error)
     leave(world)
     return reason
+
+
+def _share_checkpoint(options: argparse.Namespace, world: World) -> None:
+    """Leaves a folder of this node with rank 0's checkpoint. Raises what one node cannot read, on all of them: the
+    others would wait for it."""
+    if world.leads:
+        _on_all(world, lambda: setattr(options, "folder", checkpoint_folder(options.folder)))
+    else:
+        _on_all(world, lambda: None)
+    options.folder = on_every_node(world, options.folder, options.folder.parent.parent)
+    _on_all(world, lambda: _open_files(options))
+
+
+def _open_files(options: argparse.Namespace) -> None:
+    data = _data_files(options)[0] if options.slice or not options.choices else []
+    for file in (*options.choices, *data):
+        file.open("rb").close()
+
+
+def _on_all(world: World, work: Callable[[], None]) -> None:
+    reason = ""
+    try:
+        work()
+    except EXPLAINED as error:
+        reason = str(error)
+    if said := next(filter(None, said_by_all(world, reason)), ""):
+        raise DataError(said)
 
 
 def _together(options: argparse.Namespace) -> str:
@@ -182,6 +216,12 @@ def _together(options: argparse.Namespace) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the program. Returns 0, or 1 with the reason on stderr."""
     options = _parse(arguments)
+    if int(os.environ.get("GROUP_WORLD_SIZE", "1")) > 1:
+        options.ranks = int(os.environ["WORLD_SIZE"])
+        reason = rank_main(options)
+        if reason and os.environ.get("LOCAL_RANK") == "0":  # torchrun's own words come after it on stderr
+            print_line(kind="failed", reason=reason)
+        return 1 if reason else 0
     reason = _together(options) if options.ranks > 1 else rank_main(options)
     if reason:
         _complain(reason)

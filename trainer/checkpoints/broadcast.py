@@ -51,11 +51,11 @@ def on_every_node(world: Place, folder: Path | None, run_folder: Path) -> Path |
     digest = [_digest(folder) if world.leads else ""]
     dist.broadcast_object_list(digest, src=0, device=torch.device("cpu"))
     here = world.leads or has_it(folder, digest[0])
-    if all(_everybody(world, here)):
+    if all(said_by_all(world, here)):
         return folder
     received = run_folder / RECEIVED / folder.name
     trouble = "" if world.local_rank else _exchange(world, folder, None if here else received)
-    troubles = {rank: said for rank, said in enumerate(_everybody(world, trouble)) if said}
+    troubles = {rank: said for rank, said in enumerate(said_by_all(world, trouble)) if said}
     if troubles:
         words = (f"rank {rank} cannot take the checkpoint: {said}" for rank, said in troubles.items())
         raise CheckpointError("; ".join(words))
@@ -133,7 +133,8 @@ def _first_of_nodes(world: Place) -> list[int]:
     return list(range(0, world.size, world.size // world.nodes))
 
 
-def _everybody(world: Place, own: Any) -> list[Any]:
+def said_by_all(world: Place, own: Any) -> list[Any]:
+    """What every rank says, in their order, on all of them."""
     said: list[Any] = [None] * world.size
     dist.all_gather_object(said, own)
     return said

@@ -106,10 +106,15 @@ def argv_of(job: Job) -> list[str]:
     """The command line. Raises Refusal for a spec that lacks something."""
     if job.name in (JobName.INSTALL, JobName.MEET, JobName.PULL, JobName.OFFLOAD, JobName.KEEP):
         return [sys.executable, "-I", "-S", job.places.code, "work", job.run, os.path.basename(job.folder)]
+    cluster = job.spec.get("cluster")
     if not job.is_train:
-        return [str(word) for word in required(job, "argv", list)]
+        argv = [str(word) for word in required(job, "argv", list)]
+        if cluster:  # python -m MODULE, over all nodes
+            ranks = required(job, "ranks", int)
+            return [argv[0], "-m", "torch.distributed.run", *_over_nodes(job, cluster, ranks), *argv[1:]]
+        return argv
     python, ranks = required(job, "python", str), required(job, "ranks", int)
-    if cluster := job.spec.get("cluster"):
+    if cluster:
         return [python, "-m", "torch.distributed.run", *_over_nodes(job, cluster, ranks), *TRAINER, job.run_folder]
     if ranks == 1:
         return [python, *TRAINER, job.run_folder]
@@ -154,14 +159,15 @@ def _environment(job: Job, held: Sequence[int]) -> dict[str, str]:
     if job.name in (JobName.TRAIN, JobName.PROBE):
         variables.update(compile_caches(job.places.cache))
         variables.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # less of a GPU lost to fragments
+    cluster = job.spec.get("cluster") if job.name != JobName.MEET else None
     if job.is_train:
         variables = environment_of_ranks(job, variables)
         variables[contract.HELD_DESCRIPTORS] = ",".join(map(str, held))
-        cluster = job.spec.get("cluster")
+    if job.is_train or cluster:
         variables["GLOO_SOCKET_IFNAME"] = variables["NCCL_SOCKET_IFNAME"] = _interface(cluster)
-        if cluster:
-            variables[contract.LEADS] = "1" if cluster["node"] == 0 else "0"
-            variables["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = "3"  # a rank that lost a node hears nothing
+    if cluster:
+        variables[contract.LEADS] = "1" if cluster["node"] == 0 else "0"
+        variables["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = "3"  # a rank that lost a node hears nothing
     return variables
 
 

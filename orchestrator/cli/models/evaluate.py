@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.agent.contract.names import JobName
-from orchestrator.cli.connections import agent_of
 from orchestrator.cli.inference.local_checkpoint import as_run, checkpoint_here, checkpoint_named, folder_named
 from orchestrator.cli.inference.trainer_program import ProgramLine, failed, here, results, there
+from orchestrator.cli.models import over_nodes
 from orchestrator.cli.models.choices_files import choices_here
 from orchestrator.cli.models.data_here import data_here
+from orchestrator.cli.models.over_nodes import Node, measuring
 from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.cli.screen.tables import Column
 from orchestrator.core.errors import UserError
@@ -193,16 +194,14 @@ def _there(ledger: Ledger, run: RunRecord, wish: Wish, name: str) -> list[Progra
             f"{run.id} is training: measuring beside it could run out of memory",
             f"gptctl fetch {run.id}, then gptctl eval {run.id} here",
         )
-    program = there(run, "evaluate")
-    with agent_of(ledger, run) as agent:
-        folder = f"{agent.root}/runs/{run.id}/{contract.CHECKPOINTS}/{_step_there(agent, run, name)}"
-        choices = [_sent(agent, file) for file in wish.files]
-        usual = str(run.recipe_data["train"]["precision"]) if machine_type(run.machine).cuda else "fp32"
-        # A path that you name is a path on the machine.
-        words = [folder, *_arguments(run, wish, [str(file) for file in wish.data], choices, usual)]
-        argv = [program.python, "-m", "trainer.evaluate", *words]
-        digest = hashlib.sha256(json.dumps(argv).encode()).hexdigest()[:16]
-        agent.start(JobName.EVALUATE, run.id, digest, {"argv": argv, "pythonpath": program.source, "cwd": agent.root})
+    with measuring(ledger, run, there(run, "evaluate")) as nodes:
+        agent = nodes[0].agent
+        step = _step_there(agent, run, name)
+        argvs = [_argv_there(run, wish, node, step) for node in nodes]
+        digest = hashlib.sha256(json.dumps(argvs).encode()).hexdigest()[:16]
+        for number in reversed(range(len(nodes))):  # the head comes last: its end is waited for
+            spec = over_nodes.spec(run, nodes, number, argvs[number], digest)
+            nodes[number].agent.start(JobName.EVALUATE, run.id, digest, spec)
         lines: list[ProgramLine] = []
         show = _meter()
 
@@ -212,8 +211,19 @@ def _there(ledger: Ledger, run: RunRecord, wish: Wish, name: str) -> list[Progra
 
         ended = agent.wait(run.id, JobName.EVALUATE, hear, digest)
     if ended["outcome"] != contract.OUTCOME_FINISHED:
-        raise failed("evaluate", "\n".join([str(ended.get("reason") or ""), *map(str, ended.get("last_lines") or ())]))
+        explained = [f"evaluate: {line['reason']}" for line in lines if line.get("kind") == "failed"]
+        words = explained or [str(ended.get("reason") or ""), *map(str, ended.get("last_lines") or ())]
+        raise failed("evaluate", "\n".join(words))
     return lines
+
+
+def _argv_there(run: RunRecord, wish: Wish, node: Node, step: str) -> list[str]:
+    """The command line on a node. A path that you name is a path on each machine."""
+    folder = f"{node.agent.root}/runs/{run.id}/{contract.CHECKPOINTS}/{step}"
+    choices = [_sent(node.agent, file) for file in wish.files]
+    usual = str(run.recipe_data["train"]["precision"]) if machine_type(run.machine).cuda else "fp32"
+    words = [folder, *_arguments(run, wish, [str(file) for file in wish.data], choices, usual)]
+    return [node.program.python, "-m", "trainer.evaluate", *words]
 
 
 def _step_there(agent: Agent, run: RunRecord, name: str) -> str:
