@@ -98,6 +98,7 @@ def encode(record: object) -> dict[str, Any]:
     return found
 
 
+@cache
 def keys(kind: type) -> frozenset[str]:
     """Every key that `encode` may write for this dataclass."""
     found: set[str] = set()

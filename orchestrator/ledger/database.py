@@ -26,6 +26,7 @@ MIGRATIONS = ("schema.sql", "evaluations.sql", "sweeps.sql", "indexes.sql", "jud
 
 BUSY_TIMEOUT_S = 30.0
 """How long one gptctl waits for the write of another; writes take milliseconds."""
+SYNCHRONOUS = "FULL"
 
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _REASONS = {
@@ -204,7 +205,7 @@ def _connect(uri: str, wal: bool = True) -> sqlite3.Connection:
         connection.execute("PRAGMA foreign_keys = ON")
         if wal:
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(f"PRAGMA synchronous = {SYNCHRONOUS}")
     except BaseException:
         connection.close()
         raise

@@ -83,16 +83,29 @@ def assignments(kind: type, changes: Mapping[str, object], frozen: frozenset[str
 
 def with_facts(kind: type, stored: str, changes: Mapping[str, object]) -> dict[str, object]:
     """The stored `facts` of a record of this kind, changed. Keys that this version does not know stay."""
-    facts_kind = typing.get_type_hints(kind)["facts"]
+    facts_kind = _facts_kind(kind)
     before = json.loads(stored)
     facts = dataclasses.replace(typed_json.decode(facts_kind, before, lenient=True), **changes)
     known = typed_json.keys(facts_kind)
     return {**{key: value for key, value in before.items() if key not in known}, **facts.to_json()}
 
 
+@cache
+def _facts_kind(kind: Any) -> Any:
+    return typing.get_type_hints(kind)["facts"]
+
+
 def decode(kind: type[Record], row: Mapping[str, object]) -> Record:
-    """The record of a row. Columns the record has no field for are ignored."""
-    return kind(**{name: read(row[column]) for name, column, read in _readers(typing.cast(Any, kind))})
+    """The record of a row. Columns the record has no field for are ignored. Rows that are the same give one record:
+    what it holds is never changed in place."""
+    found: Record = _record(kind, tuple(row.keys()), tuple(row))
+    return found
+
+
+@lru_cache(maxsize=256)  # a driver reads its run many times between two changes of it
+def _record(kind: Any, names: tuple[str, ...], values: tuple[object, ...]) -> Any:
+    row = dict(zip(names, values, strict=True))
+    return kind(**{name: read(row[column]) for name, column, read in _readers(kind)})
 
 
 @cache

@@ -30,11 +30,12 @@ from orchestrator.core.machines import machine_type
 from orchestrator.core.planning.planner import make_plan
 from orchestrator.core.ports import Address
 from orchestrator.core.states import State
-from orchestrator.ledger import Ledger, Rental, RunRecord, new_rental_id, new_run_id
+from orchestrator.ledger import Ledger, Rental, RunRecord, new_rental_id
 from tests.bench.figure import CannotRun, Figure, at_least, at_most, within
-from tests.bench.many_agents import start
+from tests.support.clock.waiting import until
 from tests.support.clouds.rehearsal_cloud import RehearsalCloud
 from tests.support.files.recipes import write_small
+from tests.support.machines.agent_box import Box
 from tests.support.machines.private_network import two_hosts
 from tests.support.machines.sshd import Sshd
 from trainer import contract
@@ -103,9 +104,11 @@ def status(count: int, dead: int) -> Figure:
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         host = stack.enter_context(Sshd(folder / "sshd"))
-        boxes = start(folder, count - dead)
-        for box in boxes:
+        boxes = [Box(folder / f"box-{number}") for number in range(count - dead)]
+        for number, box in enumerate(boxes):
             stack.callback(box.end)
+            box.start(f"r-{number}", steps=10**6, step_s=1.0, spec_ranks=1)
+        until(lambda: all(box.metrics(f"r-{number}") for number, box in enumerate(boxes)))
         silent = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=dead + 8))
         address = host.address()
         gone = replace(address, host="127.0.0.1", port=int(silent.getsockname()[1]))
@@ -121,8 +124,7 @@ def status(count: int, dead: int) -> Figure:
             took.append(time.perf_counter() - began)
         seen = [run["seen"] for run in json.loads(done.stdout)["runs"]]
         heard = sum(each == "live" for each in seen)
-    figure = within(f"gptctl status, {count} hosts, {dead} dead", min(took), "s", STATUS_LIMIT_S)
-    return replace(figure, against=f"{heard} answered", theirs=None)
+    return within(f"gptctl status, {count} hosts, {dead} dead: {heard} heard", min(took), "s", STATUS_LIMIT_S)
 
 
 def _training_run(ledger: Ledger, number: int, address: Address, root: str) -> None:
@@ -133,7 +135,7 @@ def _training_run(ledger: Ledger, number: int, address: Address, root: str) -> N
     ledger.update_rental(rental.id, facts={"reached": now})
     plan = make_plan(recipe, host, machine, None, now=now)
     run = RunRecord(
-        id="r-1" if not number else new_run_id(recipe.name, now), recipe=recipe.name, host=host.name, machine="2xCPU",
+        id=f"r-{number}", recipe=recipe.name, host=host.name, machine="2xCPU",
         created_at=now, recipe_data=recipe.resolved(), host_data=host.resolved(), plan=plan, rental_id=rental.id,
         total_steps=plan.steps,
     )  # fmt: skip
@@ -177,8 +179,8 @@ def _rate(path: Path) -> float:
 
 def figures(*, quick: bool) -> Iterator[Figure]:
     """The rows of `make bench`."""
-    yield ready(2 if quick else 8)
     yield status(*((4, 1) if quick else (32, 4)))
+    yield ready(2 if quick else 8)
     yield from trained(60 if quick else 400)
 
 

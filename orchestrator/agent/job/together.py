@@ -21,7 +21,8 @@ def verdict(job: Job, code: int | None, others: Nodes | None, rest: Rest) -> tup
     """In how many seconds it starts again, None: not; and why it died, as far as another node knows."""
     if others is None:  # of several nodes: all of it here was killed, and the others hold this one for lost
         return None if job.spec.get("cluster") else restarts.after_end(job, code), ""
-    if not restarts.has_died(job) or (is_other_node(job) and code == 0):
+    in_good_order = is_other_node(job) and code == 0 and not stopping.read_request(job)
+    if in_good_order or not restarts.has_died(job):
         return None, ""
     cause = others.died(death_reason(job, code) or "its ranks ended", rest)
     if is_other_node(job):
