@@ -21,6 +21,7 @@ from orchestrator.core.ports import Address, Provider, Shell, Storage
 from orchestrator.datasets import downloads
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.remote.shell.local_shell import LocalShell
+from orchestrator.remote.shell.opened import open_shell
 from orchestrator.remote.transfer_progress import Transfer
 from orchestrator.stages.context import RunContext
 from orchestrator.stores.home_box import HomeBoxStorage
@@ -73,18 +74,6 @@ def _bring_text(home: Path, uri: str, tell: Callable[[Transfer], None]) -> tuple
 def provider_of(host: HostSpec, machine: MachineType, home: Path) -> Provider:
     """The provider of a host entry. It sells single machines, also to one that wants several."""
     return providers.load(host.provider).provider(host.one, machine.node if host.paid else machine)
-
-
-def open_shell(home: Path, address: Address, *, accept_new: bool = False, deadline_s: float = 10.0) -> Shell:
-    """A connection to a machine; this one needs none."""
-    if address.host is None:
-        return LocalShell(address)
-    # Only now: the SSH library costs more time than a whole `gptctl plan`.
-    from orchestrator.remote.shell import ssh_shell
-
-    return ssh_shell.connect(
-        address, known_hosts=home / "known_hosts", accept_new=accept_new, connect_deadline_s=deadline_s
-    )
 
 
 def detect_local_machine() -> MachineType:

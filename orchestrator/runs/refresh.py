@@ -4,6 +4,8 @@ A machine that does not answer in time is `unknown`, never dead; the run's state
 
 from __future__ import annotations
 
+import importlib
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,7 +16,6 @@ from typing import NamedTuple
 
 from orchestrator.agent.contract.answers import RunStatus
 from orchestrator.agent.contract.names import JobName
-from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.errors import GptctlError
 from orchestrator.core.facts.run_facts import EngineFacts
 from orchestrator.core.parallel import answers_within
@@ -23,11 +24,8 @@ from orchestrator.core.states import Seen, State
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import Rental, RunProgress, RunRecord
 from orchestrator.ledger.run_lock import holder
-from orchestrator.providers import load_engine
 from orchestrator.remote.agent_client.client import Agent
-from orchestrator.stages.machine import engine_job
-from orchestrator.stages.machine.reported import news_of_guard, record_safe_step, record_store
-from orchestrator.wiring import open_shell
+from orchestrator.remote.shell.opened import open_shell
 from trainer.contract import metric_line
 
 ASKS_SHARE = 0.8
@@ -43,6 +41,8 @@ def look(home: Path, runs: Sequence[RunRecord], deadline_s: float = 2.0) -> list
         rentals = {run.id: ledger.rental(run.rental_id) for run in runs if _worth_asking(run) and run.rental_id}
         asked = [run for run in runs if run.id in rentals and rentals[run.id].facts.reached]
         calls = {run.id: partial(_fetch_status, home, run, rentals[run.id], deadline_s) for run in asked}
+        if calls:
+            threading.Thread(target=_import_meanwhile, daemon=True).start()
         answers = answers_within(deadline_s, calls)
         for run in asked:
             _record(ledger, run, rentals[run.id], answers.get(run.id))
@@ -51,6 +51,13 @@ def look(home: Path, runs: Sequence[RunRecord], deadline_s: float = 2.0) -> list
 
 HEAD_SILENT_S = 60.0
 MOST_SAID = 300
+
+
+def _import_meanwhile() -> None:
+    """Half a second of a slow computer, while the machines are asked."""
+    # Only then: what reads the answers knows every host's settings.
+    importlib.import_module("orchestrator.stages.machine.reported")
+    importlib.import_module("orchestrator.stages.machine.engine_job")
 
 
 class Answer(NamedTuple):
@@ -62,6 +69,10 @@ class Answer(NamedTuple):
 
 def _record(ledger: Ledger, run: RunRecord, rental: Rental, answer: Answer | None) -> None:
     """Writes what the machine answered. The process that drives the run records its guard and its store."""
+    # Only now: see _import_meanwhile.
+    from orchestrator.core.config.inventory import HostSpec
+    from orchestrator.stages.machine.reported import news_of_guard, record_safe_step, record_store
+
     status = answer.status if answer else None
     ledger.update_run(run.id, **_progress(status, rental))
     waits = "" if holder(ledger.home, run.id) is not None else needs_resume(run, status, time.time())
@@ -121,8 +132,16 @@ def _fetch_status(home: Path, run: RunRecord, rental: Rental, deadline_s: float)
 def _engine_facts(shell: Shell, run: RunRecord, left_s: float) -> EngineFacts | None:
     """What an engine says of the run's job in time; None where none runs it, or it is silent or slow: the agent's word
     must not wait for it."""
-    host, known = HostSpec.from_resolved(run.host_data), run.facts.engine
-    jobs = load_engine(host.provider) if known.jobs and left_s > 0 else None
+    known = run.facts.engine
+    if not known.jobs or left_s <= 0:
+        return None
+    # Only now: few runs have an engine.
+    from orchestrator.core.config.inventory import HostSpec
+    from orchestrator.providers import load_engine
+    from orchestrator.stages.machine import engine_job
+
+    host = HostSpec.from_resolved(run.host_data)
+    jobs = load_engine(host.provider)
     with suppress(GptctlError):
         engine = jobs.engine(host, shell, left_s, run.created_at) if jobs else None
         found = engine.look(known.jobs[-1]) if engine else None
