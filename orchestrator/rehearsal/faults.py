@@ -50,6 +50,7 @@ KINDS: dict[str, Kind] = {
     # what launches do
     "no-capacity": Kind("a launch (in region ARG) is refused, and the region is unlisted for 5 s", choices=PLACES),
     "listed-but-refused": Kind("a launch (in region ARG) is refused while the region stays listed", choices=PLACES),
+    "sells-only": Kind("a launch is refused while ARG machines of ours run", "1", FOREVER),
     "sold-out": Kind("the list of types shows no capacity (in region ARG)", choices=PLACES),
     "quota": Kind("a launch is refused for lack of quota"),
     "odd-type": Kind("the list of types begins with a new one whose fields are missing", times=FOREVER),

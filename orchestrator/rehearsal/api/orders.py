@@ -53,6 +53,10 @@ def refused(cloud: Cloud, order: Order) -> Refusal | None:
         return capacity()
     if cloud.faults.take("listed-but-refused", order.region):
         return capacity()
+    most, held = cloud.faults.peek("sells-only"), [one for one in cloud.instances().values() if one.alive]
+    if most is not None and sum(not one.foreign for one in held) >= float(most.argument):
+        cloud.faults.take("sells-only", on=order.region)
+        return capacity()
     return quota() if cloud.faults.take("quota", on=order.region) else None
 
 
