@@ -151,7 +151,12 @@ def trained(steps: int) -> Iterator[Figure]:
         folder = Path(name)
         write_small(folder, steps=steps, every=steps, machine="2xCPU")
         rates, link_mb_per_s = [], 0.0
-        for host in ("pair", "alone"):
+        cores = sorted(os.sched_getaffinity(0))
+        if len(cores) < 2:
+            raise CannotRun("two nodes need a core each")
+        for host, own in (("pair", [{cores[0]}, {cores[1]}]), ("alone", [{*cores[:2]}, {*cores[:2]}])):
+            for machine, few in zip(pair.hosts, own, strict=True):
+                machine.compute_on(few)
             done = gptctl(folder, "run", "tiny.toml", "--host", host, "--inventory", pair.inventory, "--yes", "--again")
             if done.returncode:
                 raise RuntimeError(done.stderr[-2000:])

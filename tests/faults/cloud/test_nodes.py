@@ -1,4 +1,4 @@
-"""Two machines rented as one, one of which cannot be had, goes, or falls silent: none is left, and no dollar is missing.
+"""Two machines rented as one, one of which cannot be had, goes, or falls silent: none is left, and no cent is missing.
 The oracle is the cloud's own books."""
 
 from __future__ import annotations

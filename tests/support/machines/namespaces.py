@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -204,6 +204,12 @@ class NamespaceHost:
         if self._is_cut:
             self._inside("iptables", "-w", "-F")
             self._is_cut = False
+
+    def compute_on(self, cores: Collection[int]) -> None:
+        """What logs in from now on has these cores of ours, and counts no others."""
+        assert self._process is not None
+        for pid in [self._process.pid, *sshd.descendants(self._process.pid)]:
+            os.sched_setaffinity(pid, cores)
 
     @property
     def identity(self) -> str:
