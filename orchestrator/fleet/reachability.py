@@ -18,7 +18,7 @@ from orchestrator.core.errors import GptctlError, HostKeyUnknown
 from orchestrator.core.fleet.orphans import ENDED
 from orchestrator.core.parallel import answers_within
 from orchestrator.fleet.accounts import Account, accounts_behind
-from orchestrator.wiring import open_shell
+from orchestrator.remote.shell.opened import open_shell
 
 WITHIN_S = 3.0
 

@@ -98,7 +98,7 @@ def _facts_kind(kind: Any) -> Any:
 def decode(kind: type[Record], row: Mapping[str, object]) -> Record:
     """The record of a row. Columns the record has no field for are ignored. Rows that are the same give one record:
     what it holds is never changed in place."""
-    found: Record = _record(kind, tuple(row.keys()), tuple(row))
+    found: Record = _record(typing.cast(Any, kind), tuple(row.keys()), tuple(row))
     return found
 
 

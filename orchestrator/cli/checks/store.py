@@ -12,8 +12,9 @@ from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.errors import GptctlError
 from orchestrator.core.planning.forecast import kept_about
 from orchestrator.core.ports import Address, Shell
+from orchestrator.remote.shell.opened import open_shell
 from orchestrator.stores import preflight
-from orchestrator.wiring import open_shell, storage_of
+from orchestrator.wiring import storage_of
 
 
 def findings(

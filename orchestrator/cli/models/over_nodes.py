@@ -21,7 +21,7 @@ from orchestrator.core.machines import machine_type
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RunRecord
 from orchestrator.remote.agent_client.client import Agent
-from orchestrator.wiring import open_shell
+from orchestrator.remote.shell.opened import open_shell
 
 
 class Node(NamedTuple):

@@ -18,6 +18,7 @@ from orchestrator.core.facts.run_facts import ResumeFrom
 from orchestrator.core.ports import Address, Shell, Storage
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RunRecord
+from orchestrator.remote.shell.opened import open_shell
 from orchestrator.report.data_source import data_differences
 from orchestrator.runs.origin import initial_weights
 from orchestrator.runs.origin import resume_from as run_origins
@@ -25,7 +26,7 @@ from orchestrator.runs.origin.history import data_before, made_by, origin_facts
 from orchestrator.runs.origin.imports import ImportRequest, import_model
 from orchestrator.runs.origin.initial_weights import Importer
 from orchestrator.runs.origin.resume_from import Origin, Wanted
-from orchestrator.wiring import open_shell, storage_of
+from orchestrator.wiring import storage_of
 
 StorageOf = Callable[[str], Storage]
 

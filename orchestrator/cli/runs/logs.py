@@ -54,7 +54,7 @@ def logs(wanted: str | None, *, follow: bool, metrics: bool, lines: int | None, 
 
 def _of_node(ledger: Ledger, run: RunRecord, node: int, *, follow: bool, lines: int | None) -> int:
     """The log as that node has it, and with `follow` until its part of the training ends."""
-    from orchestrator.wiring import open_shell
+    from orchestrator.remote.shell.opened import open_shell
 
     peers = HostSpec.from_resolved(run.host_data).other_nodes
     if node > len(peers):
