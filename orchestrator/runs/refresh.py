@@ -4,12 +4,10 @@ A machine that does not answer in time is `unknown`, never dead; the run's state
 
 from __future__ import annotations
 
-import importlib
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -56,8 +54,9 @@ MOST_SAID = 300
 def _import_meanwhile() -> None:
     """Half a second of a slow computer, while the machines are asked."""
     # Only then: what reads the answers knows every host's settings.
-    importlib.import_module("orchestrator.stages.machine.reported")
-    importlib.import_module("orchestrator.stages.machine.engine_job")
+    from orchestrator.runs import answers
+
+    assert answers
 
 
 class Answer(NamedTuple):
@@ -69,10 +68,6 @@ class Answer(NamedTuple):
 
 def _record(ledger: Ledger, run: RunRecord, rental: Rental, answer: Answer | None) -> None:
     """Writes what the machine answered. The process that drives the run records its guard and its store."""
-    # Only now: see _import_meanwhile.
-    from orchestrator.core.config.inventory import HostSpec
-    from orchestrator.stages.machine.reported import news_of_guard, record_safe_step, record_store
-
     status = answer.status if answer else None
     ledger.update_run(run.id, **_progress(status, rental))
     waits = "" if holder(ledger.home, run.id) is not None else needs_resume(run, status, time.time())
@@ -80,17 +75,10 @@ def _record(ledger: Ledger, run: RunRecord, rental: Rental, answer: Answer | Non
         ledger.update_run(run.id, facts={"needs_resume": waits})
     if status is None:
         return
-    record_safe_step(ledger, run, status)
-    if run.facts.queue is not None and run.facts.queue.ahead != status["ahead"]:
-        ledger.update_run(run.id, facts={"queue": replace(run.facts.queue, ahead=status["ahead"])})
-    if holder(ledger.home, run.id) is None:
-        if answer is not None and answer.engine is not None:
-            ledger.update_run(run.id, facts={"engine": answer.engine})
-        host = HostSpec.from_resolved(run.host_data)
-        record_store(ledger, run, host, status)
-        guard = news_of_guard(ledger.rental(rental.id), host, status["guard"], time.time())
-        if guard is not None:
-            ledger.update_rental(rental.id, facts={"guard": guard})
+    # Only now: see _import_meanwhile.
+    from orchestrator.runs import answers
+
+    answers.record(ledger, run, rental, status, answer.engine if answer else None)
 
 
 def needs_resume(run: RunRecord, status: RunStatus | None, now: float) -> str:
@@ -130,23 +118,13 @@ def _fetch_status(home: Path, run: RunRecord, rental: Rental, deadline_s: float)
 
 
 def _engine_facts(shell: Shell, run: RunRecord, left_s: float) -> EngineFacts | None:
-    """What an engine says of the run's job in time; None where none runs it, or it is silent or slow: the agent's word
-    must not wait for it."""
-    known = run.facts.engine
-    if not known.jobs or left_s <= 0:
+    """What an engine says of the run's job in time; None where none runs it, or it is silent or slow."""
+    if not run.facts.engine.jobs or left_s <= 0:
         return None
     # Only now: few runs have an engine.
-    from orchestrator.core.config.inventory import HostSpec
-    from orchestrator.providers import load_engine
-    from orchestrator.stages.machine import engine_job
+    from orchestrator.runs import answers
 
-    host = HostSpec.from_resolved(run.host_data)
-    jobs = load_engine(host.provider)
-    with suppress(GptctlError):
-        engine = jobs.engine(host, shell, left_s, run.created_at) if jobs else None
-        found = engine.look(known.jobs[-1]) if engine else None
-        return engine_job.seen(known, found, engine.words(found)) if engine and found else None
-    return None
+    return answers.engine_facts(shell, run, left_s)
 
 
 def _progress(status: RunStatus | None, rental: Rental) -> RunProgress:
