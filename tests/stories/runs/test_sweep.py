@@ -34,7 +34,7 @@ LEASE_S = 600.0
 
 @pytest.fixture
 def place(tmp_path: Path, s3: S3Server) -> Iterator[Place]:
-    with RehearsalCloud(tmp_path / "cloud", minute_s=1, warm=True) as cloud:
+    with RehearsalCloud(tmp_path / "cloud", warm=True) as cloud:
         yield Place(tmp_path, cloud, s3.bucket())
 
 
@@ -73,6 +73,7 @@ def test_three_arms_and_two_seeds_end_without_the_laptop_under_one_bill(place: P
     cost = json.loads(place.gptctl("cost", "--json")[1])["runs"]
     bill = rental_bill(place)
     assert sum(run["cost_usd"] for run in cost) == pytest.approx(bill, abs=1e-6) and bill > 0
+    assert_like_the_books(place, bill)
     assert all(run["cost_usd"] > 0 for run in cost)
     compared = json.loads(place.gptctl("sweep", "compare", "small", "--json")[1])
     assert len(compared["runs"]) == 6
@@ -119,6 +120,7 @@ def test_two_machines_have_the_results_of_one_under_one_ceiling(place: Place, ti
     assert len(place.cloud.books()["instances"]) == 2 and not place.cloud.books()["alive"]
     assert {arm["rental"] for arm in found["arms"]} == {machine["id"] for machine in found["machines"]}
     assert found["spent_usd"] == pytest.approx(sum(bills(place)), abs=1e-6) and found["spent_usd"] > 0
+    assert_like_the_books(place, found["spent_usd"])
     code, _, err = place.gptctl("run", "kept.toml", "--host", "local", "--yes", "--json")
     assert code == 0, err
     alone = losses(place.home / "runs" / place.run())
@@ -134,13 +136,22 @@ def test_the_ceiling_falls_in_the_middle_of_two_machines(place: Place, tiny: Cal
     assert process.returncode == 6, err
     found = swept(place, "two")
     states = [arm["state"] for arm in found["arms"]]
-    print(f"\n{states}; ${found['spent_usd']:.2f} of ${CEILING_USD}, books ${place.cloud.books()}")
+    print(f"\n{states}; ${found['spent_usd']:.2f} of ${CEILING_USD}")
+    assert_like_the_books(place, found["spent_usd"])
     assert set(states) <= {"finished", "limit"} and states.count("limit") >= 2
     assert all(arm["cause"] for arm in found["arms"] if arm["state"] == "limit")
     assert any(arm["state"] == "limit" and arm["step"] > 0 for arm in found["arms"]), "one was ended while it trained"
     assert any(arm["state"] == "limit" and arm["step"] == 0 for arm in found["arms"]), "one never started"
     assert not place.cloud.books()["alive"] and len(place.cloud.books()["instances"]) == 2
     assert 0 < found["spent_usd"] <= CEILING_USD
+
+
+def assert_like_the_books(place: Place, usd: float) -> None:
+    """The cloud's books, in whole cents for each machine."""
+    machines = place.cloud.books()["instances"]
+    cents = sum(each["cost_cents"] for each in machines)
+    print(f"\nours {100 * usd:.1f} cents, the cloud's books {cents} cents, {len(machines)} machines")
+    assert 100 * usd == pytest.approx(cents, abs=0.51 * len(machines))
 
 
 def rental_bill(place: Place) -> float:
