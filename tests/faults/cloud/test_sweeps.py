@@ -17,10 +17,11 @@ from tests.faults.conftest import Rehearsal
 from tests.stories.conftest import wait_until
 from tests.support.clouds.s3_server import S3Server, s3, s3_server, with_group_killed  # noqa: F401
 from tests.support.files.canary import command_lines
+from tests.support.files.recipes import SIMULATED, write_small
 from tests.support.machines.sshd import small_disk
 
 pytestmark = pytest.mark.faults
-STEPS, EVERY = 400, 100
+STEPS, EVERY, MACHINE = 400, 100, "1xH100-simulated"
 SWEEP = """
 name = "rows"
 baseline = "tiny.toml"
@@ -43,6 +44,9 @@ class Sweep:
 
     def __init__(self, place: Rehearsal, **arms: str) -> None:
         self.place = place
+        write_small(place.folder, steps=STEPS, every=EVERY, machine=MACHINE)
+        inventory = place.folder / "inventory.toml"
+        inventory.write_text(inventory.read_text().replace(SIMULATED, MACHINE))
         self.write(**arms)
         (place.folder / "rows.toml").write_text(SWEEP.format(variants=[f"{name}.toml" for name in arms]))
 
@@ -81,7 +85,7 @@ class Sweep:
 @pytest.fixture
 def sweep(rehearse: Callable[..., Rehearsal]) -> Callable[..., Sweep]:
     def make(fault: str, *, boot_s: float = 0.3, **arms: str) -> Sweep:
-        place = rehearse(f"F42 {fault}", steps=STEPS, every=EVERY, boot_s=boot_s)
+        place = rehearse(f"F42 {fault}", boot_s=boot_s)
         return Sweep(place, **(arms or {"good": GOOD, "late": LATE}))
 
     return make
