@@ -43,6 +43,11 @@ def current(runs: Sequence[RunRecord]) -> list[RunRecord]:
     return list(found.values())
 
 
+def has_no_machine(ledger: Ledger, run: RunRecord) -> bool:
+    """Whether `sweep resume` would let it go on, or begin, on another machine."""
+    return is_unbought(ledger, run) or _was_taken(ledger, run)
+
+
 def revive_unbought(
     ledger: Ledger, sweep_id: str, now: float, *, only: Collection[str] | None = None, by_itself: bool = False
 ) -> list[RunRecord]:

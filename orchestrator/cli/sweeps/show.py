@@ -15,7 +15,7 @@ from orchestrator.ledger import sweeps
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RENTAL_OPEN, RunRecord
 from orchestrator.ledger.sweeps import Sweep
-from orchestrator.runs.sweep_revival import current
+from orchestrator.runs.sweep_revival import current, has_no_machine
 from orchestrator.runs.sweeps import spent_by_machine
 
 STATUS_COLUMNS = (
@@ -58,6 +58,8 @@ def show(ledger: Ledger, sweep: Sweep, *, as_json: bool) -> None:
     screen.talk(f"{sweep.name}: {ended} of {len(runs)} ended, {dollars(spent)}{ceiling}; machines held: {len(held)}")
     if ended < len(runs):
         screen.talk(f"Next: gptctl sweep resume {sweep.name}, or gptctl sweep stop {sweep.name}")
+    elif lost := sum(has_no_machine(ledger, run) for run in runs):
+        screen.talk(f"Next: gptctl sweep resume {sweep.name}: {lost} runs go on on another machine")
     elif len(runs) > 1:
         screen.talk(f"Next: gptctl sweep compare {sweep.name}")
 

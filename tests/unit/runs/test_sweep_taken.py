@@ -224,6 +224,8 @@ def test_a_machine_that_cannot_be_had_is_no_interruption(place: Place, monkeypat
 def test_the_status_lists_every_machine_and_the_money_is_their_sum(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    show_sweep(place.ledger, place.sweep, as_json=False)
+    assert "gptctl sweep resume s: 3 runs go on on another machine" in "".join(capsys.readouterr())
     (fresh,) = revive_taken(place.ledger.home, place.sweep.id, show)
     now, ledger = time.time(), place.ledger
     ledger.close_stage(ledger.open_stage(place.runs()["wide"].id, fresh, "follow", 7.0), now + 3600)
