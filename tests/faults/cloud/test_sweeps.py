@@ -14,23 +14,25 @@ from typing import Any
 import pytest
 
 from tests.faults.conftest import Rehearsal
+from tests.faults.machine.test_machine import ranks
 from tests.stories.conftest import wait_until
 from tests.support.clouds.s3_server import S3Server, s3, s3_server, with_group_killed  # noqa: F401
 from tests.support.files.canary import command_lines
-from tests.support.files.recipes import SIMULATED, write_small
+from tests.support.files.recipes import SIMULATED, TOKENS_PER_STEP, write_small
 from tests.support.machines.sshd import small_disk
 
 pytestmark = pytest.mark.faults
-STEPS, EVERY, MACHINE = 400, 100, "1xH100-simulated"
+STEPS, EVERY, MACHINE = 60, 20, "1xH100-simulated"
 SWEEP = """
 name = "rows"
 baseline = "tiny.toml"
 variants = {variants}
 """
-ARM = """
+ARM = f"""
 extends = "tiny.toml"
-name = "{name}"
+name = "{{name}}"
 [train]
+tokens = {STEPS * TOKENS_PER_STEP}
 """
 GOOD, LATE = "learning_rate = 2e-3\n", "learning_rate = 3e-3\n"
 ALWAYS_FAILS = "learning_rate = 10.0\nweight_decay = 10.0\nmax_nonfinite_steps = 2\n"
@@ -42,9 +44,10 @@ LEFT_BYTES = 96 << 10
 class Sweep:
     """A rehearsal with the files of a sweep; its queue and its arms as the machine has them."""
 
-    def __init__(self, place: Rehearsal, **arms: str) -> None:
+    def __init__(self, place: Rehearsal, steps: int, **arms: str) -> None:
+        """steps: of the baseline, the first arm."""
         self.place = place
-        write_small(place.folder, steps=STEPS, every=EVERY, machine=MACHINE)
+        write_small(place.folder, steps=steps, every=EVERY, machine=MACHINE)
         inventory = place.folder / "inventory.toml"
         inventory.write_text(inventory.read_text().replace(SIMULATED, MACHINE))
         self.write(**arms)
@@ -84,9 +87,9 @@ class Sweep:
 
 @pytest.fixture
 def sweep(rehearse: Callable[..., Rehearsal]) -> Callable[..., Sweep]:
-    def make(fault: str, *, boot_s: float = 0.3, **arms: str) -> Sweep:
+    def make(fault: str, *, boot_s: float = 0.3, steps: int = STEPS, **arms: str) -> Sweep:
         place = rehearse(f"F42 {fault}", boot_s=boot_s)
-        return Sweep(place, **(arms or {"good": GOOD, "late": LATE}))
+        return Sweep(place, steps, **(arms or {"good": GOOD, "late": LATE}))
 
     return make
 
@@ -112,7 +115,7 @@ def test_the_machine_is_lost_between_two_arms(sweep: Callable[..., Sweep]) -> No
 def test_no_machine_can_be_had_after_one_was_lost(sweep: Callable[..., Sweep]) -> None:
     """Refused twice, and each time all arms stay as they are; then one machine for all of them."""
     rows = sweep("a sweep: lost its machine, then is refused another twice")
-    rows.place.cloud.inject(f"preempt@{EVERY + 20}")
+    rows.place.cloud.inject(f"preempt@{EVERY + 5}")
     assert rows.run() == 3, rows.place.said
     rows.place.cloud.inject("quota*2")
     assert [rows.resume(), rows.resume()] == [3, 3] and "gptctl sweep resume rows" in rows.place.said, rows.place.said
@@ -152,18 +155,22 @@ def kill_agent(place: Rehearsal) -> int:
     return len(agents)
 
 
-def test_two_add_at_once(sweep: Callable[..., Sweep]) -> None:
-    """One arm that both add is there once, and what each adds alone is there too."""
-    rows = sweep("a sweep: three add to it at the same time", good=GOOD)
+def test_three_add_at_once(sweep: Callable[..., Sweep]) -> None:
+    """One arm that two of them add is there once, and what the third adds is there too. The first arm, which trains
+    meanwhile, is held."""
+    rows = sweep("a sweep: three add to it at the same time", steps=300, good=GOOD)
     rows.write(late=LATE, third="learning_rate = 4e-3\n")
     process = rows.place.start(*rows.words)
     wait_until(lambda: process.poll() is not None or rows.place.trained(5), 240)
-    adding = [
-        rows.place.start("sweep", "add", "rows", f"{arm}.toml", "--yes", "-d") for arm in ("late", "late", "third")
-    ]
+    arms, held = ("late", "late", "third"), ranks(rows.place)
+    for pid in held:
+        os.kill(pid, signal.SIGSTOP)
+    adding = [rows.place.start("sweep", "add", "rows", f"{arm}.toml", "--yes", "-d") for arm in arms]
     codes = [each.wait(480) for each in adding]
+    for pid in held:
+        os.kill(pid, signal.SIGCONT)
     assert sorted(codes[:2]) == [0, 2] and codes[2] == 0, rows.place.words()
-    assert rows.place.wait(process) == 0 and rows.resume() == 0, rows.place.words()
+    assert rows.place.wait(process) == 0, rows.place.words()
     rows.ends_well(done=4, of=4)
 
 
@@ -198,11 +205,12 @@ def gone(server: S3Server) -> Iterator[None]:
 
 def test_the_disk_is_full_for_a_while(sweep: Callable[..., Sweep]) -> None:
     """In the first arm: it dies of a save, starts again from what it kept, and the others follow."""
-    rows = sweep("a sweep: the machine's disk is full in its first arm", boot_s=4.0)
+    rows = sweep("a sweep: the machine's disk is full in its first arm", boot_s=4.0, steps=200)
     process = rows.place.start(*rows.words)
     wait_until(lambda: process.poll() is not None or rows.place.cloud.books()["alive"], 240)
     with small_disk(rows.place.cloud.home(rows.place.machine()) / ".gptctl", 48 << 20) as disk:
-        wait_until(lambda: process.poll() is not None or rows.place.trained(EVERY + 5), 240)
+        first = f"runs/*/checkpoints/step-{EVERY:06}"
+        wait_until(lambda: process.poll() is not None or [*disk.glob(first)], 240)
         filler, room = disk / "filler", os.statvfs(disk)
         filler.write_bytes(bytes(room.f_bavail * room.f_frsize - LEFT_BYTES))
         wait_until(lambda: process.poll() is not None or (rows.jobs()[0] / "deaths.jsonl").exists(), 240)
