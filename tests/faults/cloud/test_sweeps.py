@@ -16,7 +16,7 @@ import pytest
 from tests.faults.conftest import Rehearsal
 from tests.faults.machine.test_machine import ranks
 from tests.stories.conftest import wait_until
-from tests.support.clouds.s3_server import S3Server, s3, s3_server, with_group_killed  # noqa: F401
+from tests.support.clouds.s3_server import S3Server, with_group_killed
 from tests.support.files.canary import command_lines
 from tests.support.files.recipes import SIMULATED, TOKENS_PER_STEP, write_small
 from tests.support.machines.sshd import small_disk
@@ -174,7 +174,7 @@ def test_three_add_at_once(sweep: Callable[..., Sweep]) -> None:
     rows.ends_well(done=4, of=4)
 
 
-def test_the_store_is_gone_for_a_while(sweep: Callable[..., Sweep], s3: S3Server) -> None:  # noqa: F811
+def test_the_store_is_gone_for_a_while(sweep: Callable[..., Sweep], s3: S3Server) -> None:
     """From the first arm's start to its end: what it keeps is stored later, and no arm waits for that."""
     bucket = s3.bucket()
     rows = sweep("a sweep: the store is unreachable in its first arm")
