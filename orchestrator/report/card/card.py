@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from functools import cache
+from typing import TYPE_CHECKING
 
 from orchestrator.core.facts.run_facts import DatasetFacts
 from orchestrator.core.machines import machine_type
@@ -23,11 +24,15 @@ from orchestrator.report.card.checkpoint_meta import CheckpointMeta
 from orchestrator.report.data_source import source_name
 from orchestrator.report.evaluations import EvaluationRow
 from orchestrator.report.pages.markdown import fenced, text
+from orchestrator.report.pages.templates import templates
 from orchestrator.report.run_report import RunReport
 from trainer.arithmetic import parameter_count
 from trainer.contract import ModelConfig
 from trainer.prompt_template import prompt_of
 from trainer.task_config import CLASSIFY, INSTRUCT, TaskConfig
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 HUB = "hf://"
 MOST_SAMPLES = 4
@@ -68,19 +73,14 @@ class Wish:
 
 def model_card(exported: Exported, report: RunReport, wish: Wish) -> str:
     """The whole README.md."""
-    # Only now: rendering is needed by few commands, and Jinja costs more than a whole `gptctl status`.
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    return _templates().get_template("model_card.md.j2").render(_page(exported, report, wish)).rstrip() + "\n"
 
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent.parent / "templates"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=False,  # Markdown and YAML: `text`, `fenced` and `quoted` make foreign words harmless
-    )
+
+@cache
+def _templates() -> Environment:
+    """Markdown and YAML: `text`, `fenced` and `quoted` make foreign words harmless."""
     words = {"text": text, "fenced": fenced, "quoted": quoted, "literal": literal}
-    environment.filters.update({**words, "table": table, "judged": tables.judged_cells})
-    return environment.get_template("model_card.md.j2").render(_page(exported, report, wish)).rstrip() + "\n"
+    return templates({**words, "table": table, "judged": tables.judged_cells}, autoescape=False)
 
 
 def literal(value: str) -> str:

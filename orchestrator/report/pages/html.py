@@ -16,41 +16,45 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator.core.formats import DASH
 from orchestrator.report.pages import markdown
 from orchestrator.report.pages.chart import Chart
+from orchestrator.report.pages.templates import TEMPLATES, templates
 
-TEMPLATES = Path(__file__).parent.parent / "templates"
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
 STYLES = ("uplot/uPlot.min.css", "page.css")
 SCRIPTS = ("uplot/uPlot.iife.min.js", "plot.js", "page.js")
 
 
 def render(template: str, values: Mapping[str, object], charts: Sequence[Chart]) -> str:
     """The whole page."""
-    # Only now: every command that may drive a run loads this module, and few render a page.
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    # Only with it.
+    # Only now: few commands render a page.
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        autoescape=True, finalize=_printable,
-    )  # fmt: skip
-    environment.filters.update({**markdown.FORMATS, "bars": bars, "block": block})
     style, scripts = _style(), [_asset(name) for name in SCRIPTS]
-    return environment.get_template(template).render(
-        **values,
-        charts=charts,
-        policy=_policy(style, scripts),
-        style=Markup(style),
-        scripts=[Markup(script) for script in scripts],
-        chart_data=Markup(_data(charts)),
-        gptctl=version("gptctl"),
-        made_at=time.time(),
+    return (
+        _templates()
+        .get_template(template)
+        .render(
+            **values,
+            charts=charts,
+            policy=_policy(style, scripts),
+            style=Markup(style),
+            scripts=[Markup(script) for script in scripts],
+            chart_data=Markup(_data(charts)),
+            gptctl=version("gptctl"),
+            made_at=time.time(),
+        )
     )
+
+
+@cache
+def _templates() -> Environment:
+    return templates({**markdown.FORMATS, "bars": bars, "block": block}, autoescape=True, finalize=_printable)
 
 
 def _policy(style: str, scripts: Sequence[str]) -> str:

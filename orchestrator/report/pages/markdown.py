@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from functools import cache
+from typing import TYPE_CHECKING
 
 from orchestrator.core.formats import DASH, count, dollars, figure, hours, loss, number, percent, size, utc_time
 from orchestrator.report.data_source import Places
+from orchestrator.report.pages.templates import templates
 from orchestrator.report.run_report import RunReport, shared
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 BARS = "▁▂▃▄▅▆▇█"
 FORMATS: Mapping[str, Callable[..., str]] = {
@@ -24,18 +29,13 @@ FORMATS: Mapping[str, Callable[..., str]] = {
 
 def render(report: RunReport, places: Places) -> str:
     """The page, ending in one newline. `places`: the paths of this computer that it must not tell."""
-    # Only now: every command that may drive a run loads this module, and few render a page.
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    return _templates().get_template("report.md.j2").render(shared(report, places)).rstrip() + "\n"
 
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent.parent / "templates"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=False,  # Markdown, not HTML: `text` and `fenced` below escape what is not ours
-    )
-    environment.filters.update({**FORMATS, "text": text, "fenced": fenced, "spark": spark})
-    return environment.get_template("report.md.j2").render(shared(report, places)).rstrip() + "\n"
+
+@cache
+def _templates() -> Environment:
+    """Markdown, not HTML: `text` and `fenced` escape what is not ours."""
+    return templates({**FORMATS, "text": text, "fenced": fenced, "spark": spark}, autoescape=False)
 
 
 def text(value: object) -> str:
