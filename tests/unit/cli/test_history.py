@@ -11,15 +11,14 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
-from orchestrator.cli.app import app
 from orchestrator.core.checkpoints.store_state import StoreState
 from orchestrator.core.facts.origin import RESUMED, Origin
 from orchestrator.core.facts.run_facts import RunFacts
 from orchestrator.core.states import Outcome, State
 from orchestrator.ledger import Ledger, Rental, RunRecord
 from orchestrator.runs.housekeeping import Rules, disk_bytes, matching
+from tests.support.machines.in_process import invoke
 
 DAY_S = 86_400.0
 WEIGHTS = 1000
@@ -58,7 +57,7 @@ def add(ledger: Ledger, name: str, days: float, outcome: Outcome | None) -> None
 
 
 def gptctl(*words: str) -> tuple[int, str]:
-    done = CliRunner().invoke(app, list(words))
+    done = invoke(*words)
     return done.exit_code, done.output
 
 

@@ -10,11 +10,9 @@ from pathlib import Path
 
 import pytest
 import typer
-from typer.testing import CliRunner
 
 import orchestrator
 from orchestrator.cli import completion
-from orchestrator.cli.app import app
 from orchestrator.cli.examples import EXAMPLES
 from orchestrator.cli.failures import say
 from orchestrator.core.config.bundled_files import copy_to
@@ -22,29 +20,27 @@ from orchestrator.core.config.inventory import load_inventory
 from orchestrator.core.errors import UserError
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RunRecord
+from tests.support.machines.in_process import commands, invoke
 
 SKILL = Path(orchestrator.__file__).with_name("SKILL.md")
-COMMANDS = typer.main.get_command(app)
 
 
-def commands() -> dict[str, typer.core.TyperCommand]:
-    return COMMANDS.commands  # type: ignore[attr-defined,no-any-return]
-
-
-@pytest.mark.parametrize("name", [name for name, command in commands().items() if not hasattr(command, "commands")])
+@pytest.mark.parametrize(
+    "name", [name for name, command in commands().commands.items() if not hasattr(command, "commands")]
+)
 def test_every_command_has_examples_that_parse(name: str) -> None:
     assert EXAMPLES.get(name), f"orchestrator/cli/examples.py has none of gptctl {name}"
     for line in EXAMPLES[name]:
         program, command, *words = shlex.split(line)
         assert (program, command) == ("gptctl", name)
-        with commands()[name].make_context(name, list(words)) as context:
+        with commands().commands[name].make_context(name, list(words)) as context:
             assert context.params is not None
 
 
 @pytest.mark.parametrize("line", re.findall(r"^gptctl .*", "".join(SKILL.read_text().split("```")[1::2]), re.M))
 def test_every_command_of_the_skill_parses(line: str) -> None:
     _, name, *words = shlex.split(line)
-    command = commands()[name]
+    command = commands().commands[name]
     while isinstance(command, typer.core.TyperGroup):
         command = command.commands[words.pop(0)]  # type: ignore[assignment]
     with command.make_context(name, words) as context:
@@ -52,17 +48,17 @@ def test_every_command_of_the_skill_parses(line: str) -> None:
 
 
 def test_the_skill_is_printed_with_its_front_matter() -> None:
-    shown = CliRunner().invoke(app, ["skill"]).stdout
+    shown = invoke("skill").stdout
     assert shown == SKILL.read_text() and shown.startswith("---\nname: gptctl\n")
 
 
 def test_help_shows_examples_as_they_are() -> None:
-    shown = CliRunner().invoke(app, ["run", "--help"]).output
+    shown = invoke("run", "--help").output
     assert all(f"  {line}\n" in shown for line in EXAMPLES["run"])
 
 
 def test_version_names_python_and_torch() -> None:
-    assert "(Python 3." in (shown := CliRunner().invoke(app, ["--version"]).output) and "torch" in shown
+    assert "(Python 3." in (shown := invoke("--version").output) and "torch" in shown
 
 
 def test_words_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +85,7 @@ def test_recipes_are_listed_with_what_they_train(monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "broken.toml").write_text("[model]\nlayers = 1\n")
-    found = json.loads(CliRunner().invoke(app, ["recipes", "--json"]).stdout)["recipes"]
+    found = json.loads(invoke("recipes", "--json").stdout)["recipes"]
     listed = {each["name"]: each for each in found}
     assert listed["chinchilla_163m"]["parameters"] == 163_009_536
     assert listed["chinchilla_163m"]["tokens"] == 3_260_190_720 and listed["quickstart"]["description"]

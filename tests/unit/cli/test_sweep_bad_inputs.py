@@ -6,10 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from orchestrator.cli.app import app
 from orchestrator.ledger import Ledger, sweeps
+from tests.support.machines.in_process import invoke
 
 INVENTORY = """
 [hosts.box]
@@ -43,7 +42,7 @@ def test_a_sweep_that_cannot_be_is_refused_whole(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "inventory.toml").write_text(INVENTORY)
     (tmp_path / "s.toml").write_text(f'name = "s"\nbaseline = "quickstart"\n{text}\n')
-    done = CliRunner().invoke(app, ["sweep", verb, "s.toml", "--host", "box", *(["--yes"] if verb == "run" else [])])
+    done = invoke("sweep", verb, "s.toml", "--host", "box", *(["--yes"] if verb == "run" else []))
     assert (done.exit_code, [word for word in says if word not in done.output]) == (code, []), done.output
     with Ledger.open(tmp_path / "home", time.time) as ledger:
         assert ledger.runs() == [] and ledger.rentals() == [] and sweeps.listed(ledger.rows) == []
@@ -68,7 +67,7 @@ def test_a_store_that_does_not_answer_is_found_before_anything_is_written(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "inventory.toml").write_text(INVENTORY + line)
     (tmp_path / "s.toml").write_text('name = "s"\nbaseline = "quickstart"\nseeds = 2\n')
-    done = CliRunner().invoke(app, ["sweep", "run", "s.toml", "--host", "box", "--yes"])
+    done = invoke("sweep", "run", "s.toml", "--host", "box", "--yes")
     assert done.exit_code in (2, 3) and says in done.output, done.output
     with Ledger.open(tmp_path / "home", time.time) as ledger:
         assert ledger.runs() == [] and ledger.rentals() == [] and sweeps.listed(ledger.rows) == []

@@ -6,15 +6,15 @@ from __future__ import annotations
 import re
 import shlex
 import tomllib
+from typing import Any
 
 import pytest
-import typer
 
-from orchestrator.cli.app import app
 from orchestrator.cli.driver.driver import PASSED_ON, split
 from orchestrator.core.config.sweep import SweepFile, arms_of, load_sweep
 from orchestrator.core.config.toml_tables import build
 from tests.support.files.repository import REPOSITORY
+from tests.support.machines.in_process import commands
 
 GUIDES = {
     name: (REPOSITORY / "docs" / "guides" / f"{name}.md").read_text(encoding="utf-8")
@@ -30,7 +30,7 @@ COMMANDS = sorted(set(re.findall(r"^gptctl ([^#\n]+)", "".join(BLOCKS), re.MULTI
 def test_every_command_of_the_guides_is_taken(line: str) -> None:
     driver, words = split(shlex.split(line))
     assert driver is None or words[0] in PASSED_ON
-    command = typer.main.get_command(app)
+    command: Any = commands()
     while hasattr(command, "get_command"):
         context = command.make_context("gptctl", words[:0], resilient_parsing=True)
         if not words or words[0].startswith("-"):

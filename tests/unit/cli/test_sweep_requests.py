@@ -10,9 +10,7 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
-from typer.testing import CliRunner
 
-from orchestrator.cli.app import app
 from orchestrator.cli.driver.driver import surrendered
 from orchestrator.cli.driver.on_the_driver import Driver
 from orchestrator.cli.plans import stores
@@ -25,6 +23,7 @@ from orchestrator.core.facts.run_facts import ResumeFrom
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.sweeps import Sweep
 from orchestrator.runs.handover import give, runs_meant
+from tests.support.machines.in_process import invoke
 
 INVENTORY = """
 [hosts.nas]
@@ -68,7 +67,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def gptctl(*words: str) -> str:
-    done = CliRunner().invoke(app, ["sweep", *words, "--yes"])
+    done = invoke("sweep", *words, "--yes")
     assert done.exit_code == 0, done.output
     return done.output
 
@@ -110,7 +109,7 @@ def test_a_start_that_was_killed_before_its_driver_had_it_is_handed_over_again(
 
     monkeypatch.setattr(sweep, "hand_over", hand_over)
     words = ["sweep", "run", "s.toml", "--host", "box", "--driver", "nas", "--yes"]
-    codes = [CliRunner().invoke(app, words).exit_code for _ in range(2)]
+    codes = [invoke(*words).exit_code for _ in range(2)]
     assert codes == [130, 0] and given[0] == given[1] and len(given[0]) == 2
 
 
