@@ -30,7 +30,7 @@ from orchestrator.cli.ui.actions import Actions
 from orchestrator.cli.ui.page_contents import PageContents
 from orchestrator.cli.ui.stream import LOOK_EVERY_S, changes, whole_state
 from orchestrator.core.errors import GptctlError
-from orchestrator.report.pages.html import TEMPLATES
+from orchestrator.report.pages.templates import TEMPLATES
 
 PAGE = Path(__file__).with_name("page")
 ASSETS = {
