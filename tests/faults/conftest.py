@@ -26,7 +26,7 @@ from tests.conftest import gptctl_command
 from tests.faults import table
 from tests.stories.conftest import digests, end, events, newest_run, wait_until
 from tests.support.clouds.rehearsal_cloud import RehearsalCloud
-from tests.support.files.recipes import write_small
+from tests.support.files.recipes import SIMULATED, write_small
 from tests.support.files.repository import REPOSITORY
 from tests.support.machines.sshd import free_address
 
@@ -34,7 +34,7 @@ CLOCK = Path(__file__).resolve().parent / "clock"
 HOST = """
 [hosts.cloud]
 provider = "rehearsal"
-machine = "8xA100-40GB-simulated"
+machine = "{machine}"
 guard = "{guard}"
 python = "{python}"
 max_cost_usd = {most_usd}
@@ -77,10 +77,12 @@ class Rehearsal:
         guard: str = "watcher",
         python: str = sys.executable,
         most_usd: float = 10,
+        machine: str = SIMULATED,
     ) -> None:
         """The data, the recipe and the inventory."""
-        write_small(self.folder, steps=steps, every=every)
-        (self.folder / "inventory.toml").write_text(HOST.format(guard=guard, python=python, most_usd=most_usd))
+        write_small(self.folder, steps=steps, every=every, machine=machine)
+        host = HOST.format(machine=machine, guard=guard, python=python, most_usd=most_usd)
+        (self.folder / "inventory.toml").write_text(host)
 
     def gptctl(self, *args: str, deadline_s: float = 720) -> subprocess.CompletedProcess[str]:
         """Runs the real command line to its end."""

@@ -14,7 +14,7 @@ from tests.faults.conftest import Rehearsal
 from tests.stories.conftest import losses, wait_until
 
 pytestmark = pytest.mark.faults
-EVERY = 300
+EVERY, ONE_RANK = 300, "1xH100-simulated"
 
 
 def report(place: Rehearsal) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def never_two_at_once(place: Rehearsal) -> bool:
 
 
 def test_three_preemptions_in_one_run(rehearse: Callable[..., Rehearsal]) -> None:
-    place = rehearse("F40 preempted three times in one run", steps=1500, every=EVERY, most_usd=3)
+    place = rehearse("F40 preempted three times in one run", steps=1500, every=EVERY, most_usd=3, machine=ONE_RANK)
     run = place.run("--spot", inject="preempt@550,preempt@850,preempt@1150")
     assert run.returncode == 0, run.stderr
     assert place.cloud.fired() == ["preempt"] * 3 and never_two_at_once(place)
@@ -44,7 +44,9 @@ def test_three_preemptions_in_one_run(rehearse: Callable[..., Rehearsal]) -> Non
 
 
 def test_five_preemptions_in_a_row(rehearse: Callable[..., Rehearsal]) -> None:
-    place = rehearse("F40 preempted five times in a row, before a checkpoint", steps=4000, every=4000, most_usd=3)
+    place = rehearse(
+        "F40 preempted five times in a row, before a checkpoint", steps=4000, every=4000, most_usd=3, machine=ONE_RANK
+    )
     run = place.run("--spot", inject="preempt@5*5")
     assert run.returncode == 3, run.stderr
     assert "3 machines in a row were taken away before a new checkpoint was safe" in run.stderr
@@ -53,7 +55,9 @@ def test_five_preemptions_in_a_row(rehearse: Callable[..., Rehearsal]) -> None:
 
 
 def test_no_capacity_after_a_preemption(rehearse: Callable[..., Rehearsal]) -> None:
-    place = rehearse("F40 preempted, and then nothing is for sale", steps=4000, every=EVERY, most_usd=3)
+    place = rehearse(
+        "F40 preempted, and then nothing is for sale", steps=4000, every=EVERY, most_usd=3, machine=ONE_RANK
+    )
     process = place.begin("--spot")
     wait_until(lambda: place.trained(EVERY + 50) and place.newest()["safe_step"], 120)
     place.cloud.inject("preempt@0,sold-out*forever,no-capacity*forever")
@@ -63,7 +67,9 @@ def test_no_capacity_after_a_preemption(rehearse: Callable[..., Rehearsal]) -> N
 
 
 def test_a_notice_during_a_save(rehearse: Callable[..., Rehearsal]) -> None:
-    place = rehearse("F40 spot notice during a save, and it goes on", steps=2000, every=EVERY, most_usd=3)
+    place = rehearse(
+        "F40 spot notice during a save, and it goes on", steps=2000, every=EVERY, most_usd=3, machine=ONE_RANK
+    )
     run = place.run("--spot", inject=f"notice@{EVERY}")
     assert run.returncode == 0, run.stderr
     said = report(place)["interruptions"]
@@ -83,7 +89,9 @@ max_cost_usd = 3
 
 def test_the_machine_of_a_sweep_is_taken_away(rehearse: Callable[..., Rehearsal]) -> None:
     """The arm that trained goes on from its checkpoint, the one that waited begins, both on the next machine."""
-    place = rehearse("F41 a sweep on the spot market, preempted in its first arm", steps=900, every=100, most_usd=3)
+    place = rehearse(
+        "F41 a sweep on the spot market, preempted in its first arm", steps=900, every=100, most_usd=3, machine=ONE_RANK
+    )
     inventory = place.folder / "inventory.toml"
     inventory.write_text(inventory.read_text().replace('guard = "watcher"', 'guard = "watcher"\nspot = true'))
     (place.folder / "pair.toml").write_text(SWEEP)

@@ -18,11 +18,11 @@ from tests.faults.machine.test_machine import ranks
 from tests.stories.conftest import wait_until
 from tests.support.clouds.s3_server import S3Server, with_group_killed
 from tests.support.files.canary import command_lines
-from tests.support.files.recipes import SIMULATED, TOKENS_PER_STEP, write_small
+from tests.support.files.recipes import TOKENS_PER_STEP
 from tests.support.machines.sshd import small_disk
 
 pytestmark = pytest.mark.faults
-STEPS, EVERY, MACHINE = 60, 20, "1xH100-simulated"
+STEPS, EVERY, ONE_RANK = 60, 20, "1xH100-simulated"
 SWEEP = """
 name = "rows"
 baseline = "tiny.toml"
@@ -44,12 +44,8 @@ LEFT_BYTES = 96 << 10
 class Sweep:
     """A rehearsal with the files of a sweep; its queue and its arms as the machine has them."""
 
-    def __init__(self, place: Rehearsal, steps: int, **arms: str) -> None:
-        """steps: of the baseline, the first arm."""
+    def __init__(self, place: Rehearsal, **arms: str) -> None:
         self.place = place
-        write_small(place.folder, steps=steps, every=EVERY, machine=MACHINE)
-        inventory = place.folder / "inventory.toml"
-        inventory.write_text(inventory.read_text().replace(SIMULATED, MACHINE))
         self.write(**arms)
         (place.folder / "rows.toml").write_text(SWEEP.format(variants=[f"{name}.toml" for name in arms]))
 
@@ -88,8 +84,9 @@ class Sweep:
 @pytest.fixture
 def sweep(rehearse: Callable[..., Rehearsal]) -> Callable[..., Sweep]:
     def make(fault: str, *, boot_s: float = 0.3, steps: int = STEPS, **arms: str) -> Sweep:
-        place = rehearse(f"F42 {fault}", boot_s=boot_s)
-        return Sweep(place, steps, **(arms or {"good": GOOD, "late": LATE}))
+        """steps: of the baseline, the first arm."""
+        place = rehearse(f"F42 {fault}", boot_s=boot_s, steps=steps, every=EVERY, machine=ONE_RANK)
+        return Sweep(place, **(arms or {"good": GOOD, "late": LATE}))
 
     return make
 
