@@ -29,7 +29,7 @@ from tests.faults.conftest import HOST
 from tests.faults.here.soak import LONGEST_S, RESUMES, STEPS
 from tests.stories.conftest import newest_run
 from tests.support.clouds.rehearsal_cloud import RehearsalCloud
-from tests.support.files.recipes import write_small
+from tests.support.files.recipes import SIMULATED, write_small
 from tests.support.files.repository import REPOSITORY
 from tests.support.machines.sshd import free_address
 
@@ -186,7 +186,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="gptctl-kills-") as temporary:
         folder = Path(temporary)
         write_small(folder, steps=STEPS, every=10)
-        (folder / "inventory.toml").write_text(HOST.format(guard="watcher", python=sys.executable, most_usd=10))
+        (folder / "inventory.toml").write_text(
+            HOST.format(machine=SIMULATED, guard="watcher", python=sys.executable, most_usd=10)
+        )
         with RehearsalCloud(folder / "cloud", f"--ssh-port={free_address()[1]}", boot_s=1.0) as cloud:
             results = killed_so_often(folder, cloud, chosen.kills, random.Random(chosen.seed), chosen.longest_s)
             books = cloud.books()

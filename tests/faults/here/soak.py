@@ -25,7 +25,7 @@ from tests.conftest import gptctl_command
 from tests.faults.conftest import HOST, REPOSITORY
 from tests.stories.conftest import digests, newest_run
 from tests.support.clouds.rehearsal_cloud import RehearsalCloud
-from tests.support.files.recipes import write_small
+from tests.support.files.recipes import SIMULATED, write_small
 from tests.support.machines.sshd import free_address
 
 STEPS, LOG_EVERY = 20, 5
@@ -110,7 +110,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="gptctl-soak-") as temporary:
         folder = Path(temporary)
         write_small(folder, steps=STEPS, every=10)
-        (folder / "inventory.toml").write_text(HOST.format(guard="watcher", python=sys.executable, most_usd=10))
+        (folder / "inventory.toml").write_text(
+            HOST.format(machine=SIMULATED, guard="watcher", python=sys.executable, most_usd=10)
+        )
         with RehearsalCloud(folder / "cloud", f"--ssh-port={free_address()[1]}", boot_s=1.0) as cloud:
             results = soak(folder, cloud, chosen.runs, random.Random(chosen.seed))
             books = cloud.books()
