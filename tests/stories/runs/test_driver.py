@@ -21,7 +21,7 @@ from tests.support.clouds.rehearsal_cloud import RehearsalCloud
 from tests.support.machines.sshd import Sshd
 
 LEASE_S = 600.0
-STEPS, LONG = 20, 3000
+STEPS, LONG = 20, 400
 """LONG: it trains while the driver is asked to let go of it."""
 
 
