@@ -172,7 +172,8 @@ def rank_main(options: argparse.Namespace) -> str:
         _measure(options, world)
     except EXPLAINED as error:
         reason = str(error)
-    leave(world)
+    if world.nodes == 1 or not reason:  # of several nodes one alone may fail: the others notice that it is gone
+        leave(world)
     return reason
 
 
@@ -188,8 +189,9 @@ def _share_checkpoint(options: argparse.Namespace, world: World) -> None:
 
 
 def _open_files(options: argparse.Namespace) -> None:
-    data = _data_files(options)[0] if options.slice or not options.choices else []
-    for file in (*options.choices, *data):
+    if options.slice or not options.choices:
+        options.data, options.dtype = _data_files(options)  # the received checkpoint is dropped once it is loaded
+    for file in (*options.choices, *(options.data or ())):
         file.open("rb").close()
 
 

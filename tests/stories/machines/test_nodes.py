@@ -79,6 +79,12 @@ def test_two_nodes_train_as_one_machine_with_as_many_ranks(
     assert all(each["verified"] for each in json.loads(fetched.stdout)["checkpoints"])
     costs = json.loads(gptctl("cost", on_two, "--json").stdout)["runs"]
     assert costs[0]["cost_usd"] > 0
+    measured = gptctl("eval", on_two, "--on-host", "--slice", "0+640", "--json")
+    assert measured.returncode == 0, measured.stderr
+    asked = json.loads(
+        next((pair.hosts[1].home / ".gptctl" / "jobs" / on_two).glob("evaluate-*/exit.json")).read_text()
+    )
+    assert asked["outcome"] == "finished"
     there = pair.hosts[1].home / ".gptctl" / "runs" / on_two
     assert not (there / "checkpoints").exists()
 
@@ -89,6 +95,9 @@ def test_two_nodes_train_as_one_machine_with_as_many_ranks(
     runs = gptctl_home / "runs"
     # Bit by bit with as many threads in each rank (tests/trainer/training); here a node has all of its own.
     assert dict(losses(runs / on_two)) == pytest.approx(dict(losses(runs / str(on_one))), rel=1e-5)
+    alone_too = gptctl("eval", on_two, "--slice", "0+640", "--json")
+    found = [json.loads(each.stdout)["evaluations"][0]["loss"] for each in (measured, alone_too)]
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
 def test_a_node_that_is_cut_off_ends_the_run_with_its_name_and_the_checkpoints(

@@ -2,12 +2,13 @@
 
 Loopback alone, one torchrun per node; the agent's side is in tests/contract/agent/test_cluster.py."""
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from tests.support.files.training_runs import (
 )
 from tests.support.machines.sshd import descendants
 from trainer.contract import ATTEMPT, CHECKPOINTS, EVENTS, LEADS, METRICS
+from trainer.evaluate import main as evaluate
 
 STEPS = 150
 
@@ -33,8 +35,11 @@ pytestmark = pytest.mark.nightly
 
 
 @contextmanager
-def nodes(folders: list[Path], head: int = 0) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """A torchrun of one rank for each folder; `head` leads, whatever number torchrun gives it."""
+def nodes(
+    folders: list[Path], head: int = 0, words: Callable[[Path], list[str]] = lambda folder: ["trainer", str(folder)]
+) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """A torchrun of one rank for each folder; `head` leads, whatever number torchrun gives it. words: what each starts
+    after -m."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     started = []
@@ -43,7 +48,7 @@ def nodes(folders: list[Path], head: int = 0) -> Iterator[list[subprocess.Popen[
             argv = [
                 sys.executable, "-m", "torch.distributed.run", f"--nnodes={len(folders)}", f"--node-rank={node}",
                 "--nproc-per-node=1", "--rdzv-backend=static", "--master-addr=127.0.0.1", f"--master-port={port}",
-                "-m", "trainer", str(folder),
+                "-m", *words(folder),
             ]  # fmt: skip
             own = {LEADS: "1" if node == head else "0", ATTEMPT: "1", "GLOO_SOCKET_IFNAME": "lo"}
             environment = {**os.environ, **own, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
@@ -87,3 +92,34 @@ def test_stopped_by_any_node_and_resumed_from_the_heads_checkpoint_the_losses_ar
     assert events(head, "resumed")[-1]["step"] == stopped["step"] < STEPS
     assert losses(head) == losses(whole)  # bit by bit
     assert not list(other.glob(".tmp-received*"))
+
+
+def test_a_checkpoint_of_the_head_is_measured_by_all_nodes_or_by_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, head = two_folders(tmp_path, steps=10)
+    assert run_to_end(head, ranks=1) == 0
+    (head / "train.log").unlink()
+    (newest,) = (each.name for each in (head / CHECKPOINTS).glob("step-*") if not each.is_symlink())
+
+    def words(folder: Path) -> list[str]:
+        checkpoint = folder / CHECKPOINTS / newest
+        return ["trainer.evaluate", str(checkpoint), "--slice", "0", "640", "--device", "cpu"]
+
+    def lines(text: str) -> list[dict[str, object]]:
+        return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+
+    assert evaluate(words(head)[1:]) == 0
+    alone = lines(capsys.readouterr().out)
+    with nodes([other, head], head=1, words=words) as started:
+        assert [process.wait(DEADLINE_S) for process in started] == [0, 0]
+    both = lines((head / "train.log").read_text())
+    assert both[0]["ranks"] == 2 and not lines((other / "train.log").read_text())
+    assert both[-1]["loss"] == pytest.approx(alone[-1]["loss"], rel=1e-6)
+    assert not list(other.glob(".tmp-received*"))
+
+    (other.parent / "tokens.safetensors").unlink()
+    with nodes([other, head], head=1, words=words) as started:
+        assert [process.wait(DEADLINE_S) for process in started] == [1, 1]
+    said = lines((head / "train.log").read_text())[-1]
+    assert said["kind"] == "failed" and "tokens.safetensors" in str(said["reason"])
