@@ -61,3 +61,19 @@ def test_what_nobody_started_is_none_and_what_left_no_record_is_lost(job: Job) -
     assert jobs.read_state(job)["state"] == State.NONE
     Path(job.file("starts.jsonl")).write_text("{}\n")
     assert jobs.read_state(job)["state"] == State.LOST
+
+
+@pytest.mark.parametrize(("training", "state"), [(State.RUNNING, State.STARTED), (State.ENDED, State.ENDED)])
+def test_an_offload_that_has_finished_starts_again_while_a_further_attempt_trains(
+    job: Job, monkeypatch: pytest.MonkeyPatch, training: str, state: str
+) -> None:
+    offload = Job(job.places, job.run, "offload", "s3://b/r-1", {"store": "s3://b/r-1"})
+    exits = {"outcome": "finished", "reason": "", "ended_at": 1.0}
+    for each in (job, offload):
+        jobs.write_spec(each)
+        files.write_json(each.file("exit.json"), exits)
+    real = jobs._look
+    monkeypatch.setattr(jobs, "_look", lambda each: {**real(each), "state": training} if each.is_train else real(each))
+    monkeypatch.setattr(jobs, "_supervise", lambda *_: None)
+    assert jobs.start(offload, {})["state"] == state
+    assert os.path.exists(offload.file("exit.json")) == (state == State.ENDED)

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.core.errors import GptctlError
+from orchestrator.core.errors import GptctlError, StillBilling
 from orchestrator.core.fleet import end_proof
 from orchestrator.core.planning.plan import Plan
 from orchestrator.core.states import Outcome
 from orchestrator.ledger.records import RENTAL_RELEASED
 from orchestrator.ledger.rows import Rows
+from orchestrator.stages.checkpoints import store_job
 from orchestrator.stages.context import RunContext
 from tests.support.clock.proof import REAL_S
 from tests.support.machines.lost_node_cluster import EVERY, STEPS, Cluster, Killed, driven
@@ -35,11 +36,11 @@ def quick_proofs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextlib.contextmanager
 def training(
-    home: Path, monkeypatch: pytest.MonkeyPatch, policy: str, nodes: int = 3
+    home: Path, monkeypatch: pytest.MonkeyPatch, policy: str, nodes: int = 3, **more: object
 ) -> Iterator[tuple[RunContext, Cluster]]:
     seller = Seller()
     cluster = Cluster(seller)
-    with rented(home, seller, monkeypatch, None, nodes, global_batch=48, on_node_lost=policy) as context:
+    with rented(home, seller, monkeypatch, None, nodes, global_batch=48, on_node_lost=policy, **more) as context:
         monkeypatch.setattr("orchestrator.wiring.provider_of", lambda *_: seller)
         cluster.install(monkeypatch)
         yield context, cluster
@@ -209,4 +210,31 @@ def test_a_machine_taken_away_with_all_of_its_nodes_is_no_lost_node(
         with contextlib.suppress(GptctlError):
             driven(context, cluster.seller)
         assert context.run.outcome is Outcome.PREEMPTED
+        settled(context, cluster)
+
+
+@pytest.mark.parametrize("policy", ["continue", "replace"])
+def test_another_head_writes_to_the_store_only_once_the_one_before_is_gone_for_sure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    stores: list[tuple[str, int]] = []
+
+    def stored(context: RunContext) -> None:
+        stores.append((str(context.rental.instance_id), len(cluster.starts)))
+
+    monkeypatch.setattr(store_job, "require", stored)
+    monkeypatch.setattr(store_job, "start", stored)
+    with training(tmp_path, monkeypatch, policy, checkpoint_store="s3://bucket/models") as (context, cluster):
+        seller = cluster.seller
+        cluster.lose(0, at_step=60)
+        seller.on_end = lambda each: None if each == "i-0" else seller.end(each)
+        with pytest.raises(StillBilling, match=r"i-0 .*it may still write to the store"):
+            driven(context, seller)
+        assert cluster.starts == [(3, 0)] and stores == [("i-0", 0)]
+        seller.on_end = None
+        run = driven(context, seller)
+        assert (run.outcome, run.step) == (Outcome.FINISHED, STEPS), run.cause
+        assert cluster.starts[1:] == [(2 if policy == "continue" else 3, 50)]
+        # The new head: asked before its training starts, and again once it runs, as its offload may have finished.
+        assert stores[1:] == [("i-1", 1), ("i-1", 2)]
         settled(context, cluster)
