@@ -70,6 +70,7 @@ def test_an_offload_that_has_finished_starts_again_while_a_further_attempt_train
     offload = Job(job.places, job.run, "offload", "s3://b/r-1", {"store": "s3://b/r-1"})
     exits = {"outcome": "finished", "reason": "", "ended_at": 1.0}
     for each in (job, offload):
+        files.make_folder(each.folder)
         jobs.write_spec(each)
         files.write_json(each.file("exit.json"), exits)
     real = jobs._look
