@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -65,11 +66,11 @@ def trains_once(place: Place, jobs: int) -> None:
     until(lambda: len(place.writers()) == 1, 60, 0.5)
 
 
-def stops(place: Place) -> None:
+def stops(place: Place, follower: subprocess.Popen[str] | None = None) -> None:
     """It is stopped, and Slurm has nothing of it any more."""
     done = place.gptctl("stop", "--yes")
     assert done.returncode == 0, done.stderr
-    assert place.gptctl("resume", place.run().name).returncode == 0
+    assert follower is None or follower.wait(timeout=240) == 0
     assert place.status()["outcome"] == "stopped" and not place.slurm.job_ids()
 
 
@@ -86,8 +87,7 @@ def test_gptctl_is_killed_before_sbatch_which_goes_through_all_the_same(place: P
         asked(place, "asked-sbatch", 2)
         hold.unlink()
         trains_once(place, jobs=2)
-        stops(place)
-        assert second.wait(timeout=240) == 0
+        stops(place, second)
     finally:
         end(second)
 
@@ -103,8 +103,7 @@ def test_gptctl_is_killed_after_sbatch_before_it_hears_the_number(place: Place, 
     try:
         trains_once(place, jobs=1)
         mute.unlink()
-        stops(place)
-        assert second.wait(timeout=240) == 0
+        stops(place, second)
     finally:
         end(second)
 
@@ -141,8 +140,7 @@ def test_a_job_that_runs_out_of_time(place: Place, row: Row) -> None:
         row_now = place.status()
         assert len(row_now["job"]["jobs"]) == 2 and len(place.writers()) == 1
         assert "is TIMEOUT and was not requeued: submitted again as" in place.log.read_text()
-        stops(place)
-        assert process.wait(timeout=240) == 0
+        stops(place, process)
     finally:
         end(process)
 
