@@ -52,7 +52,7 @@ def _standing(
     began = context.facts.resume_from.step if context.facts.resume_from else 0
     step, run = origin.step if origin is not None else 0, context.run
     waited = context.facts.queue is not None and not context.facts.queue.has_started and not step and not run.step
-    lost_nothing = waited or context.machine_facts.reached is None  # no machine could be had: nobody took one away
+    lost_nothing = waited or context.rental.instance_id is None  # no machine could be had: nobody took one away
     recovery = known if lost_nothing else _counted(known, lost=max(0, run.step - step), is_fruitless=step <= began)
     standing = terms.Standing(recovery.interruptions, recovery.fruitless, left_usd, left_h)
     if (why := terms.why_not(context.plan, standing, recovery.most)) is not None:
