@@ -65,9 +65,9 @@ def prepared(ledger: Ledger, path: Path, host_name: str, machines: int | None, i
         raise type(problems[0][1])(text, "take these arms out of the file, or choose another host")
     pairs = tuple((arm, plans[arm.name]) for arm in arms)
     count = machines or file.rentals
+    _refuse_scattered(file, arms, count)
     if count > 1 and not host.paid:
         raise UserError(f"{host.name} is one machine, and {count} are asked for", "omit --machines")
-    _refuse_scattered(file, arms, count)
     found = sweep_plan(
         [(arm.name, arm.seed, plan) for arm, plan in pairs], ceiling_usd=_ceiling(file, pairs[0][1], count),
         machines=count, by_seed=file.stop is not None,

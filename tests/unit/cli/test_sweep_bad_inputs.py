@@ -29,8 +29,12 @@ ROWS = [
     pytest.param('[set]\n"train.learning_rate" = []', 2, ["no value"], id="an empty axis"),
     pytest.param("[limits]\nmax_cost_usd = 0.000001", 6, ["first arm"], id="a ceiling below the first arm"),
     pytest.param("rentals = 2", 2, ["one machine"], id="two machines of one"),
+    pytest.param(
+        "rentals = 3\nseeds = 2\n[stop]\nstep = 9\nmargin = 0.1", 2, ["[stop] keeps the arms of one seed"],
+        id="arms that are compared on more machines than seeds",
+    ),
     pytest.param('order = "random"', 2, ["order"], id="an unknown order"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("verb", ["plan", "run"])
