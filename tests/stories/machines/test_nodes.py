@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +18,9 @@ from tests.stories.rented import SETTINGS, ended
 from tests.stories.rented import gptctl as started
 from tests.support.clouds.rehearsal_cloud import RehearsalCloud
 from tests.support.files.recipes import write_small
+from tests.support.machines.namespaces import NamespaceHost
 from tests.support.machines.private_network import Pair, two_hosts
+from tests.support.machines.sshd import descendants
 
 pytestmark = pytest.mark.nightly
 EVERY = 10
@@ -131,6 +135,35 @@ def test_a_run_that_may_go_on_does_so_alone_from_its_newest_checkpoint(
     said = log.read_text()
     assert "lost nb (node nb (10.199." in said and "with 1xCPU, 1 of at most 3 times" in said
     assert began >= EVERY and began % EVERY == 0
+    steps = [step for step, _ in losses(here)]
+    assert steps == sorted(set(steps))
+
+
+def ranks_on(host: NamespaceHost) -> list[int]:
+    """Process ids of the trainer's ranks there."""
+    assert host.process_id is not None
+    found = []
+    for pid in descendants(host.process_id):
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if b"trainer" in words and b"torch.distributed.run" not in words:
+                found.append(pid)
+    return found
+
+
+def test_a_rank_that_is_killed_on_one_node_starts_again_on_both(gptctl: Gptctl, gptctl_home: Path, pair: Pair) -> None:
+    with followed(gptctl_home, pair) as (driver, run_id):
+        here, log = gptctl_home / "runs" / run_id, gptctl_home.parent / "background.log"
+        there = pair.hosts[0].home / ".gptctl" / "runs" / run_id / "checkpoints"
+        wait_until(lambda: list(there.glob("step-*/MANIFEST.json")), 300)
+        (rank,) = wait_until(lambda: ranks_on(pair.hosts[1]), 60)
+        os.kill(rank, signal.SIGKILL)
+        wait_until(lambda: "it starts again from its newest checkpoint" in log.read_text(), 120)
+        died = last_step(here)
+        wait_until(lambda: last_step(here) > died + EVERY, 300)
+        assert gptctl("stop", run_id, "--yes").returncode == 0
+        assert driver.wait(120) == 0
+    assert "node nb (10.199." in log.read_text()
     steps = [step for step, _ in losses(here)]
     assert steps == sorted(set(steps))
 

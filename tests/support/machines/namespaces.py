@@ -205,6 +205,11 @@ class NamespaceHost:
             self._inside("iptables", "-w", "-F")
             self._is_cut = False
 
+    @property
+    def process_id(self) -> int | None:
+        """Of its first process, which all others on it descend from; None while it is off."""
+        return None if self._process is None else self._process.pid
+
     def compute_on(self, cores: Collection[int]) -> None:
         """What logs in from now on has these cores of ours, and counts no others."""
         assert self._process is not None
