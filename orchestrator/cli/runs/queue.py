@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from orchestrator.agent.contract.answers import MachineStatus, QueueAnswer
+from orchestrator.agent.contract.answers import MachineStatus, QueueAnswer, QueueEntry
 from orchestrator.agent.contract.names import State as JobState
 from orchestrator.cli.connections import agent_of
 from orchestrator.cli.open_ledger import open_ledger
@@ -29,7 +30,7 @@ COLUMNS = (
     Column("RUN"),
     Column("ARM", leaves=1),
     Column("NEEDS", right=True, leaves=2),
-    Column("WAITS FOR"),
+    Column("WAITED", right=True),
 )
 
 
@@ -60,10 +61,10 @@ def queue(target: str | None, edit: Edit, *, as_json: bool) -> int:
             print(json.dumps({"host": run.host, "rental": run.rental_id, "queue": found}, indent=1))
             return 0
         cells = [
-            [str(row["place"] or ""), str(row["run"]), str(row["arm"] or DASH), *_times(row)] for row in found
+            [str(row["place"] or ""), str(row["run"]), str(row["arm"] or DASH), *times(row)] for row in found
         ]  # fmt: skip
         screen.show_table(COLUMNS, cells)
-        screen.talk(f"{run.host}: {sum(bool(row['place']) for row in found)} wait; the machine starts them itself")
+        screen.talk(summary(run.host, sum(bool(row["place"]) for row in found)))
         return 0
 
 
@@ -106,7 +107,7 @@ def _rows(status: MachineStatus, answer: QueueAnswer, now: float) -> list[dict[s
     skew_s = status["time_s"] - now
     waiting: list[dict[str, object]] = [
         {
-            "place": place, "run": entry["run"], "arm": entry["arm"], "sweep": entry["group"],
+            "place": place, "run": entry["run"], "arm": _arm(entry), "sweep": entry["group"],
             "needs_s": entry["needs_s"], "waits_s": max(0.0, now + skew_s - entry["added_at"]), "state": "queued",
         }
         for place, entry in enumerate(answer["queue"], 1)
@@ -114,7 +115,21 @@ def _rows(status: MachineStatus, answer: QueueAnswer, now: float) -> list[dict[s
     return training + waiting
 
 
-def _times(row: dict[str, object]) -> list[str]:
+def summary(host: str, waiting: int) -> str:
+    """The line under the list."""
+    if not waiting:
+        return f"{host}: nothing waits"
+    words = "1 run waits" if waiting == 1 else f"{waiting} runs wait"
+    return f"{host}: {words}; the machine starts what waits by itself"
+
+
+def _arm(entry: QueueEntry) -> str | None:
+    """Of a sweep. The machine takes a run of no sweep for an arm of its own."""
+    return None if entry["arm"] == entry["run"] else entry["arm"]
+
+
+def times(row: Mapping[str, object]) -> list[str]:
+    """How long it will train, and how long it has waited."""
     needs, waits = row["needs_s"], row["waits_s"]
     return [
         hours(needs / 3600) if isinstance(needs, float | int) else DASH,

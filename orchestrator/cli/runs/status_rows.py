@@ -143,11 +143,14 @@ def cells(row: Mapping[str, Any]) -> list[str]:
 
 
 def _where(row: Mapping[str, Any]) -> str:
-    """Its stage; of one that waits, how many trainings come first besides the one that runs, or Slurm's reason."""
+    """Its stage, or that it trains, in whichever stage gptctl left it; of one that waits, how many trainings come first
+    besides the one that runs, or Slurm's reason."""
     job = row["job"]
     if job is not None and job["phase"] == Phase.WAITING:
         return _waits(job, row["created_at"] + row["age_s"])
-    return str(row["stage"] or row["state"]) if row["ahead"] is None else f"queued ({row['ahead'] + 1})"
+    if row["ahead"] is not None:
+        return f"queued ({row['ahead'] + 1})"
+    return str(row["state"] if row["state"] == State.TRAINING else row["stage"] or row["state"])
 
 
 def _waits(job: Mapping[str, Any], now: float) -> str:

@@ -51,7 +51,7 @@ def mirror_until_end(context: RunContext) -> ExitRecord:
     starts again from a checkpoint repeats steps: what came of them goes, and the stream begins there."""
     progress = Progress(context)
     if not context.run.step:
-        context.emit("doing", "starting the ranks")
+        context.emit("doing", queue_turn.place(context) or "starting the ranks")
     while True:
         try:
             ended = _stream(context, progress)

@@ -89,6 +89,12 @@ def note(context: RunContext, status: RunStatus) -> None:
     context.say("its turn has come: the training starts")
 
 
+def place(context: RunContext) -> str:
+    """What a run that waits for its turn waits for; empty for every other run."""
+    queue = context.facts.queue
+    return "" if queue is None or queue.ahead is None or queue.has_started else _words(queue.ahead)
+
+
 def _words(ahead: int) -> str:
     return f"queued: {ahead + 1} trainings come first" if ahead else "queued: it starts when the training there ends"
 

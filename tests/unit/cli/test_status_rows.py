@@ -95,7 +95,7 @@ def shown(run: RunRecord) -> dict[str, str]:
 def test_a_training_run_reads_well() -> None:
     row = shown(RUN)
     assert [row[name] for name in ("STAGE", "STEP", "LOSS", "TOK/S", "ETA", "COST", "$/H", "SEEN")] == [
-        "follow", "50/200", "3.2500", "25.9k", "3m 20s", "$0.10", "$3.60", "seen 4s ago via ssh",
+        "training", "50/200", "3.2500", "25.9k", "3m 20s", "$0.10", "$3.60", "seen 4s ago via ssh",
     ]  # fmt: skip
 
 
