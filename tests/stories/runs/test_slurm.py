@@ -240,9 +240,9 @@ def test_a_full_quota_is_said_and_loses_no_checkpoint(
         inventory.write_text(
             inventory.read_text().replace("[hosts.cluster.slurm]", f'folder = "{folder}"\n[hosts.cluster.slurm]')
         )
-        process = start(gptctl_home, "run", tiny(1000), "--host", "cluster", "--yes")
+        process = start(gptctl_home, "run", tiny(400), "--host", "cluster", "--yes")
         try:
-            steps(gptctl_home, 205)  # its first checkpoint is of step 200
+            steps(gptctl_home, 85)  # its first checkpoint is of step 80
             with suppress(OSError), (folder / "others").open("wb", buffering=0) as others:
                 while True:
                     others.write(bytes(1 << 12))
