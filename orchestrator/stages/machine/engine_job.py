@@ -18,7 +18,7 @@ from orchestrator.agent.contract.answers import ExitRecord
 from orchestrator.agent.contract.names import Code, FileName, JobName
 from orchestrator.agent.contract.requests import JobSpec
 from orchestrator.core.engine import Engine, JobOrder, JobView, Phase, job_name
-from orchestrator.core.errors import AgentError, CommandFailed, NoAnswer
+from orchestrator.core.errors import AgentError, CommandFailed, MachineUnfit, NoAnswer
 from orchestrator.core.facts.run_facts import EngineFacts
 from orchestrator.core.formats import local_time
 from orchestrator.core.states import Outcome, State
@@ -197,7 +197,7 @@ def write_exit(context: RunContext, outcome: Outcome, reason: str) -> ExitRecord
     }  # fmt: skip
     try:
         _put(context, job_file(context, FileName.EXIT), json.dumps(record) + "\n")
-    except CommandFailed as error:  # a full quota; the ledger keeps the outcome
+    except (CommandFailed, MachineUnfit) as error:  # a full quota; the ledger keeps the outcome
         context.emit("warning", error.message)
     return record
 

@@ -129,7 +129,7 @@ class Cluster:
 
     def put(self, local: Path, path: str, mode: int = 0) -> None:
         if self.full:
-            raise CommandFailed("put: no space left on device")
+            raise MachineUnfit("c: cannot write exit.json: its disk is full")
         self.files[path] = local.read_text()
 
     def run(self, argv: Sequence[str]) -> Result:
