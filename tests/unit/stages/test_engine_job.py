@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.agent.contract.names import Code
 from orchestrator.core.engine import JobOrder, JobView, Phase, Span
-from orchestrator.core.errors import AgentError, CommandFailed, MachineUnfit, NoAnswer
+from orchestrator.core.errors import AgentError, MachineUnfit, NoAnswer
 from orchestrator.core.facts.run_facts import EngineFacts, QueueFacts, RunFacts
 from orchestrator.core.ports import Result
 from orchestrator.core.states import Outcome, State
