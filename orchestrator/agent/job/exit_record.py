@@ -111,7 +111,8 @@ def _reason(job: Job, code: int | None, trainer: TrainerExit, request: StopReque
     if code == 0:
         return "ended with code 0 but without an exit.json" if job.is_train else ""
     name = _signal_name(code)
-    return "killed by %s" % name if name else "ended with code %d" % code
+    killed = killed_ranks("\n".join(last_lines(job))) if job.is_train else ""
+    return "killed by %s" % name if name else "ended with code %d%s" % (code, killed)
 
 
 def _with_cause(cause: str, seen: str) -> str:

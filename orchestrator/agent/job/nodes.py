@@ -42,6 +42,8 @@ MOST_LINE_BYTES = 8192
 GOOD = (contract.OUTCOME_FINISHED, contract.OUTCOME_STOPPED, Outcome.LIMIT, Outcome.PREEMPTED)
 ASKED = (contract.OUTCOME_STOPPED, Outcome.LIMIT, Outcome.PREEMPTED)
 """A node that ended so was asked to: the others end likewise, which they may not hear from their ranks."""
+FOLLOWS = (("killed by SIGKILL", 0), ("lost another rank", 2))
+"""What a death's words say of it: the lowest is the cause of the others."""
 Clock = Callable[[], float]
 
 
@@ -56,7 +58,7 @@ class Watch:
         self.due_s = {node: now_s + MEET_WITHIN_S for node in self.others}
         self.words = {node: "" for node in self.others}
         self.ended: dict[int, str] = {}
-        self.died: dict[int, tuple[bool, float, str]] = {}
+        self.died: dict[int, tuple[int, float, str]] = {}
         self.progress = 0
         self.lease_left_s = 0.0
         self.trouble = ""
@@ -93,8 +95,9 @@ class Watch:
 
     def note_death(self, node: int, reason: str, at_s: float) -> None:
         """The ranks of a node died, this one's too: for the others that is the trouble."""
-        # A rank that the system killed lost no peer: that is a cause, and the deaths of the others may follow from it.
-        self.died.setdefault(node, ("killed by SIGKILL" not in reason, at_s, reason))
+        # However soon: a rank that the system killed lost no peer, and one that lost a peer is never the cause.
+        follows = next((weight for words, weight in FOLLOWS if words in reason), 1)
+        self.died.setdefault(node, (follows, at_s, reason))
         if node != self.node and not self.trouble:
             self.trouble = self._failed(node, reason)
 
@@ -140,7 +143,7 @@ class Watch:
         self, words: str, progress: int, ended: str, reason: str, *, lease_left_s: float = 0.0, now_s: float = 0.0
     ) -> bytes:
         """The line that this node says now."""
-        _, died_at_s, died = self.died.get(self.node, (True, now_s, ""))
+        _, died_at_s, died = self.died.get(self.node, (1, now_s, ""))
         line = {
             "id": self.cluster["id"], "node": self.node, "words": words, "progress": progress,
             "lease_left_s": lease_left_s, "trouble": self.trouble, "ended": ended, "reason": reason[:1000],

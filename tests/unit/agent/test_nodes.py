@@ -97,6 +97,10 @@ def died(watch: Watch, reason: str, at_s: float) -> dict[str, Any]:
             ("peer closed", 4.0), ("rank 1 was killed by SIGKILL", 4.1),
             "node b (10.0.0.3) failed: rank 1 was killed by SIGKILL", id="a killed rank, however soon it was missed",
         ),
+        pytest.param(
+            ("rank 0: lost another rank, killed or frozen: Connection reset", 4.0), ("rank 1: CUDA error", 6.0),
+            "node b (10.0.0.3) failed: rank 1: CUDA error", id="an error, however late its node wrote it down",
+        ),
     ],
 )  # fmt: skip
 def test_the_first_cause_by_time_counts(here: tuple[str, float], there: tuple[str, float], cause: str) -> None:
