@@ -30,7 +30,7 @@ def never_two_at_once(place: Rehearsal) -> bool:
 
 def test_three_preemptions_in_one_run(rehearse: Callable[..., Rehearsal]) -> None:
     place = rehearse("F40 preempted three times in one run", steps=1500, every=EVERY, most_usd=3, machine=ONE_RANK)
-    run = place.run("--spot", inject="preempt@550,preempt@850,preempt@1150")
+    run = place.run("--spot", inject="preempt@550,preempt@850,preempt@1150", deadline_s=1400)
     assert run.returncode == 0, run.stderr
     assert place.cloud.fired() == ["preempt"] * 3 and never_two_at_once(place)
     said = report(place)["interruptions"]
