@@ -70,6 +70,10 @@ from orchestrator.remote.far_python import far_python
 __all__ = ["Agent", "Checkpoint", "Data", "Ended", "FollowLine", "Heartbeat", "JobState"]
 
 
+KILLED = (-1, 137)
+"""Exit codes of a call that died by a signal: paramiko's, and a shell's for SIGKILL."""
+
+
 class Agent:
     """The agent on one machine. `root` may start with `~`: it is resolved over there. Any Python from 3.8 on runs it:
     `python`, else what far_python says."""
@@ -230,11 +234,19 @@ class Agent:
     def _call(self, verb: str, request: Mapping[str, object], *, deadline_s: float = 30.0) -> dict[str, object]:
         """One round trip; three when the agent has to be shipped first."""
         stdin = json.dumps(request).encode()
-        answer = _answer(verb, self.shell.run(self._argv(verb), stdin=stdin, deadline_s=deadline_s))
+        answer = _answer(verb, self._asked(verb, stdin, deadline_s))
         if is_missing(answer):
             self._ship(missing_path(answer))
-            answer = _answer(verb, self.shell.run(self._argv(verb), stdin=stdin, deadline_s=deadline_s))
+            answer = _answer(verb, self._asked(verb, stdin, deadline_s))
         return accepted(verb, answer)
+
+    def _asked(self, verb: str, stdin: bytes, deadline_s: float) -> Result:
+        """A call that was killed before it answered, as where memory runs out, is no verdict on the machine: it is made
+        once more, as every verb may be."""
+        result = self.shell.run(self._argv(verb), stdin=stdin, deadline_s=deadline_s)
+        if result.code in KILLED and not result.stdout:
+            result = self.shell.run(self._argv(verb), stdin=stdin, deadline_s=deadline_s)
+        return result
 
     @contextmanager
     def _stream(self, verb: str, request: Mapping[str, object]) -> Iterator[Iterator[dict[str, object]]]:
@@ -289,6 +301,8 @@ def _first(verb: str, answers: Iterator[dict[str, object]]) -> dict[str, object]
     except StopIteration:
         raise AgentError(f"agent {verb}: no answer", code="no-answer") from None
     except CommandFailed as failure:
+        if any(f"exit code {code}" in failure.message for code in KILLED):
+            raise  # it was killed: that is its end, and not the interpreter's
         # Nothing was said before the end: the interpreter itself is missing or broken.
         raise no_python(failure.message) from failure
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from collections.abc import Sequence
+from typing import Any, cast
 
 import pytest
 
 from orchestrator.agent.contract.answers import ExitRecord, GuardAnswer, Lease, MachineStatus
 from orchestrator.agent.contract.names import Code, JobName
 from orchestrator.core.errors import AgentError, RemoteError, StorageError, VerificationFailed
+from orchestrator.core.ports import Result, Shell
 from orchestrator.remote.agent_client import pull_job
 from orchestrator.remote.agent_client.answers import Data, Ended, follow_line, followed_files, job_state
+from orchestrator.remote.agent_client.client import Agent
 from orchestrator.remote.agent_client.decoding import decoded, json_object
 from orchestrator.remote.agent_client.job_failure import failure
 
@@ -130,3 +134,30 @@ def test_a_stated_refusal_counts_and_not_the_log() -> None:
     assert isinstance(pull_job._error(failure(ended)), StorageError)
     assert "clock" in pull_job._error(failure(ended)).hint
     assert isinstance(pull_job._error({"code": "wrong-bytes", "message": "no", "hint": ""}), VerificationFailed)
+
+
+class Killed:
+    """A shell on which the first calls die by a signal, before a word."""
+
+    def __init__(self, times: int, code: int) -> None:
+        self.times, self.code, self.asked = times, code, 0
+
+    def openssh(self) -> None:
+        return None
+
+    def run(self, argv: Sequence[str], *, stdin: bytes, deadline_s: float) -> Result:
+        self.asked += 1
+        died = self.asked <= self.times
+        answer = b"" if died else json.dumps({"checkpoints": [], "files": {}}).encode()
+        return Result(tuple(argv), self.code if died else 0, answer, b"")
+
+
+@pytest.mark.parametrize("code", [-1, 137])
+def test_a_call_that_is_killed_is_made_once_more(code: int) -> None:
+    """It is no verdict on a machine: with one, a run that has not begun ends, and its machine is given back."""
+    shell = Killed(1, code)
+    assert Agent(cast("Shell", shell), "~/.gptctl", "python3").manifest("r-1") == [] and shell.asked == 2
+    always = Killed(9, code)
+    with pytest.raises(AgentError, match="no answer"):
+        Agent(cast("Shell", always), "~/.gptctl", "python3").manifest("r-1")
+    assert always.asked == 2
