@@ -241,8 +241,8 @@ class Agent:
         return accepted(verb, answer)
 
     def _asked(self, verb: str, stdin: bytes, deadline_s: float) -> Result:
-        """A call that was killed before it answered, as where memory runs out, is no verdict on the machine: it is made
-        once more, as every verb may be."""
+        """Where memory runs out a call may be killed before it answers. That says nothing about the machine, so it is
+        made once more, as every verb may be."""
         result = self.shell.run(self._argv(verb), stdin=stdin, deadline_s=deadline_s)
         if result.code in KILLED and not result.stdout:
             result = self.shell.run(self._argv(verb), stdin=stdin, deadline_s=deadline_s)
