@@ -7,10 +7,11 @@ unless that run is kept.
 
 from __future__ import annotations
 
-from orchestrator.core.errors import RemoteError, UserError
+from orchestrator.core.errors import AgentError, RemoteError, UserError
 from orchestrator.core.states import State
 from orchestrator.ledger.records import INTENT_ADOPTED, RENTAL_RELEASED
 from orchestrator.stages.checkpoints import home_box_job
+from orchestrator.stages.checkpoints.copies import UNWRITABLE
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import box_guard, engine_job, purchase
 from orchestrator.stages.machine.first_contact import boot
@@ -52,9 +53,19 @@ def _end_jobs(context: RunContext) -> None:
     if context.machine_facts.reached and not context.machine_facts.life.gone_at:
         if context.engine_of is not None:
             engine_job.stop(context)
-        context.agent.release(context.run_id)
+        _end_on_machine(context)
         others.release(context)
     home_box_job.stop(context)
+
+
+def _end_on_machine(context: RunContext) -> None:
+    """A full quota of a cluster is no reason to fail: its jobs are ended by now, and a login node is not given back."""
+    try:
+        context.agent.release(context.run_id)
+    except AgentError as error:
+        if context.engine_of is None or error.code not in UNWRITABLE:
+            raise
+        context.emit("warning", f"{context.host.name} cannot note that the run is over: {error.message}")
 
 
 def _give_back(context: RunContext) -> None:
