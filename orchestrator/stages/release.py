@@ -59,7 +59,7 @@ def _end_jobs(context: RunContext) -> None:
 
 
 def _end_on_machine(context: RunContext) -> None:
-    """A full quota of a cluster is no reason to fail: its jobs are ended by now, and a login node is not given back."""
+    """On a cluster whose quota is full this only warns: its jobs have ended, and a login node is not given back."""
     try:
         context.agent.release(context.run_id)
     except AgentError as error:
