@@ -266,8 +266,7 @@ def update(engine: Engine, counts: StepCounts) -> Tensor:
     if zero is not None:
         zero.gather()
     else:
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
+        engine.zero_gradients()
     return norm
 
 
