@@ -266,7 +266,8 @@ def update(engine: Engine, counts: StepCounts) -> Tensor:
     if zero is not None:
         zero.gather()
     else:
-        engine.zero_gradients()
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
     return norm
 
 

@@ -93,13 +93,6 @@ class Engine:
         wrapped = self.parallel
         return wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) else contextlib.nullcontext()
 
-    def zero_gradients(self) -> None:
-        """DDP's stay in its buckets, as zeros. Once dropped, they would be allocated again beside the buckets by the
-        first of several micro-batches: 652 MB for 163M parameters."""
-        in_buckets = isinstance(self.parallel, DistributedDataParallel)
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=not in_buckets)
-
 
 def prepare(run: Run, data: TrainingData, share: Share) -> tuple[Engine, int]:
     """The engine, ready to train from the returned step: that of the checkpoint it was loaded from, or 0."""
