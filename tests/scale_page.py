@@ -120,13 +120,12 @@ ORCHESTRATOR = """
 ## What gptctl itself costs
 
 The command line holds one connection to the head of a training, not one to each GPU; each machine's agent supervises
-its own processes and keeps the deadline by itself. Measured with `python -m tests.bench --only agents --quick`:
-20 real agents on one busy machine of two cores, each with a supervised training that logs a step per second. (Without
-`--quick` it starts 200; that was not run for this page.)
+its own processes and keeps the deadline by itself. Measured with `python -m tests.bench --only agents`: 200 real
+agents on one busy machine of two cores, each with a supervised training that logs a step per second.
 
 | | |
 |---|---:|
-| an agent that supervises, of processors | 1.1 ms/s |
+| an agent that supervises, of processors | 1.0 ms/s |
 | an agent that supervises, own memory | 13 MB |
 | an answer to `status` | 0.7 kB |
 | an answer to `status`, of the machine's processors | 200 ms |

@@ -205,6 +205,8 @@ def memory_gib(
         live = _cut_bytes(model, precision, ranks)
     else:
         live = _state_bytes(model, precision, optimizer, ranks if zero_stage else 1)
+        if ranks > 1 and not zero_stage:  # what several micro-batches add up lies beside DDP's buckets
+            live += 4 * parameter_count(model)
     live += tokens * _activation_bytes(model, precision, activation_checkpointing)
     live += _loss_bytes(model, tokens, precision, loss_chunks)
     return RESERVED_GIB + (NCCL_GIB if ranks > 1 else 0.0) + FRAGMENTATION * live / GIB

@@ -171,7 +171,7 @@ def leader_first(world: World, work: Callable[[], Value]) -> Value:
 
 def data_parallel(model: nn.Module, world: World, dtype: torch.dtype = torch.float32) -> nn.Module:
     """The model with gradients averaged over ranks in dtype. Gradients live in the buckets: one copy less (652 MB for
-    163M).
+    163M), but of several micro-batches, whose sum lies beside them until the last one.
 
     No static_graph: together with no_sync from the first micro-step it fails an assertion in the reducer.
     """

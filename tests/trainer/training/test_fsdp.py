@@ -214,24 +214,27 @@ WIDE = ModelConfig(vocab_size=4000, context_length=128, n_layer=8, n_head=4, n_e
 def test_predicted_memory_is_what_a_rank_takes(
     tmp_path: Path, parallel: str, micro_batch: int, checkpointing: bool
 ) -> None:
-    """The live bytes of torch's allocator at the peak of the second step, on the CPU in fp32, of two ranks."""
+    """The live bytes of torch's allocator at the peak of the third step, on the CPU, fp32, 2 ranks, 2 micro-batches."""
     options = {"parallel": parallel, "micro_batch": micro_batch, "activation_checkpointing": checkpointing}
     folder = tmp_path / "run"
-    config = small_config(folder, model=WIDE, global_batch=4 * micro_batch, steps=3, **options)
+    config = small_config(folder, model=WIDE, global_batch=4 * micro_batch, steps=4, **options)
     (write_config(folder, config) / CHECKPOINTS).mkdir()
     measured = max(in_ranks(2, folder, lambda world: _peak_bytes(folder, config, world)))
     predicted = memory_gib(WIDE, micro_batch, "fp32", checkpointing, ranks=2, parallel=parallel)
     live = (predicted - RESERVED_GIB - NCCL_GIB) / FRAGMENTATION * GIB
-    assert 0.95 * measured <= live <= 1.45 * measured
+    # The loss is counted as the compiled one takes it, 18 bytes per logit; in eager mode it takes 8.
+    assert 0.95 * measured <= live <= 1.6 * measured
 
 
 def _peak_bytes(folder: Path, config: RunConfig, world: World) -> int:
-    """What is there between two steps, and the most that the second one takes beside it."""
+    """What is there between two steps, and the most that the third one takes beside it: in the second, DDP makes its
+    buckets anew."""
     share, data = batch_share(config, world), open_data(config)
     engine, _ = prepare(Run(folder, config, world, Journal(folder, enabled=False)), data, share)
-    batches = prefetched(data, range(3), share, world.device)
+    batches = prefetched(data, range(4), share, world.device)
     counts, clock = StepCounts.zeros(world.device), PartClock(world.device)
-    train_step(engine, batches, 1e-3, counts, clock)
+    for _ in range(2):
+        train_step(engine, batches, 1e-3, counts, clock)
     kept = [parameter.detach() for parameter in engine.model.parameters()]
     kept += [value for each in engine.optimizers for entry in each.state.values() for value in entry.values()]
     resting = sum((each.to_local() if isinstance(each, DTensor) else each).nbytes for each in kept)
