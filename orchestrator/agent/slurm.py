@@ -23,9 +23,10 @@ from typing import Dict, Mapping, Sequence, cast
 
 from trainer import contract
 
+from . import slurm_rules
 from .contract.answers import StartAnswer
 from .contract.names import FileName, JobName, Outcome, State
-from .job import exit_record, jobs, program, restarts, slurm_rules, starts, stopping
+from .job import exit_record, jobs, program, restarts, starts, stopping
 from .job.jobs import Job
 from .system import files, processes
 from .system.paths import Places

@@ -144,7 +144,7 @@ def kill_agent(place: Rehearsal) -> int:
     folder = str(place.cloud.machine_folder(place.machine()))
     agents = [
         pid for pid, words in command_lines().items()
-        if any(word.startswith(folder) and word.endswith(".pyz") for word in words)
+        if any(word.startswith(folder) and "/agent/agent-" in word for word in words)  # unpacked, or the file
     ]  # fmt: skip
     for pid in agents:
         with contextlib.suppress(ProcessLookupError):

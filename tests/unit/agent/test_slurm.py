@@ -9,9 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from orchestrator.agent import slurm
+from orchestrator.agent import slurm, slurm_rules
 from orchestrator.agent.contract.names import JobName
-from orchestrator.agent.job import slurm_rules
 from orchestrator.agent.job.jobs import Job
 from orchestrator.agent.system.paths import Places
 from trainer import contract
