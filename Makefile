@@ -16,7 +16,7 @@ demo: $(VENV)/.trainer            ## a whole run on this machine: plan, train, f
 	$(VENV)/bin/gptctl status
 
 # More workers than cores: most tests wait for processes, sockets and deadlines (see tests/support/clock/order.py).
-WORKERS ?= 5
+WORKERS ?= 7
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 test: $(VENV)/.dev                ## what a change must pass beside `make check`: one story of each feature, real sshd machines

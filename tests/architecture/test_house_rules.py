@@ -16,7 +16,7 @@ from tests.support.files.repository import REPOSITORY
 LONGEST_FILE_LINES = 350
 LONGEST_FUNCTION_LINES = 60
 VAGUE = {"utils", "util", "common", "helpers", "helper", "manager", "base", "misc"}
-GATE_S, WORKERS = 9 * 60, 5
+GATE_S, WORKERS = 9 * 60, 7
 """`make test` takes at most so long on two cores, with the workers of the Makefile."""
 FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 

@@ -53,6 +53,7 @@ def test_a_bucket_that_is_not_there_is_a_failure_with_the_fix(checked: Checked, 
     assert "no such bucket" in store["found"] and "create it" in store["fix"]
 
 
+@pytest.mark.nightly  # by day tests/contract/stores/test_home_box.py
 def test_a_box_at_home_is_asked_itself(checked: Checked, boxes: tuple[Sshd, Sshd], tmp_path: Path) -> None:
     box, nas = (each.inventory_entry(machine="1xCPU") for each in boxes)
     _, store = checked(f"ssh://nas{tmp_path}/kept", box, nas)

@@ -177,6 +177,7 @@ def test_four_sources_one_dataset(
     assert leaked(tmp_path, TOKEN, SECRET) == []
 
 
+@pytest.mark.nightly  # by day tests/contract/remote/test_downloads.py and stores/test_every_storage.py refuse them
 def test_bad_sources_are_refused_in_words(
     dataset: dict[str, bytes],
     synced: Synced,

@@ -72,6 +72,7 @@ def answers(ssh_argv: list[str]) -> bool:
     return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=60).returncode == 0
 
 
+@pytest.mark.nightly  # by day tests/contract/guard holds lease, hold and end on the guard's own process
 def test_killed_while_training_the_machine_trains_on_holds_and_ends_itself(
     tmp_path: Path, cloud: RehearsalCloud, recipe: Path
 ) -> None:

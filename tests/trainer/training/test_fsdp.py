@@ -118,7 +118,7 @@ def test_fsdp_is_ddp(tmp_path: Path, ranks: int, model: str) -> None:
 @pytest.mark.parametrize(
     ("options", "tolerance"),
     [
-        ({"activation_checkpointing": True, "model": MODELS["tied"]}, 1e-5),
+        pytest.param({"activation_checkpointing": True, "model": MODELS["tied"]}, 1e-5, marks=pytest.mark.nightly),
         pytest.param({"compile": True}, 1e-5, marks=pytest.mark.nightly),
         pytest.param({"compile": True, "activation_checkpointing": True}, 1e-5, marks=pytest.mark.nightly),
         pytest.param({"precision": "bf16"}, 2e-2, marks=pytest.mark.nightly),
