@@ -129,7 +129,7 @@ def test_ctrl_c_detaches_and_the_training_goes_on_to_its_end(
     assert starts(gptctl_home / "machine", row["id"]) == 1
 
 
-@pytest.mark.nightly  # by day tests/stories/cli/test_detached.py leaves with Ctrl-C
+@pytest.mark.nightly  # by day tests/unit/stages/test_lost_link.py leaves with Ctrl-C
 @pytest.mark.usefixtures("known_machine")
 def test_one_ctrl_c_says_how_to_go_on(
     terminal: Callable[..., Terminal], gptctl: Gptctl, tiny: Callable[..., str]

@@ -128,3 +128,19 @@ def test_the_walk_outlasts_what_each_stage_loses(
     pipeline.walk(run)
     assert {name: link.tries for name, link in links.items()} == dict.fromkeys(links, 2)
     assert run.run.outcome is Outcome.FINISHED
+
+
+@pytest.mark.parametrize("state", [State.PREPARING, State.TRAINING])
+def test_ctrl_c_leaves_and_changes_nothing(run: RunContext, monkeypatch: pytest.MonkeyPatch, state: State) -> None:
+    """A training goes on without gptctl, exit 0; a machine on which nothing trains yet may bill, exit 7."""
+
+    def leave(context: RunContext) -> None:
+        raise KeyboardInterrupt
+
+    run.ledger.set_state(run.run_id, state)
+    monkeypatch.setattr(pipeline, "STAGES", [stage._replace(run=leave) for stage in pipeline.STAGES])
+    monkeypatch.setattr(pipeline, "open_context", lambda *_: run)
+    assert pipeline.drive(run.home, run.run_id, run.listener) == (0 if state is State.TRAINING else 7)
+    assert run.run.state is state and run.run.outcome is None
+    (left,) = [event for event in run.ledger.events(run.run_id) if event.kind == "detached"]
+    assert left.text == ("the training continues" if state is State.TRAINING else "nothing trains yet")
