@@ -18,6 +18,7 @@ from orchestrator.core.money.cost import spent
 from orchestrator.core.states import Outcome, Seen, State
 from orchestrator.ledger.records import Rental, RunRecord, StageInterval
 from orchestrator.report.evaluations import from_line
+from tests.support.machines.lying_account import of_this_thread
 
 RUN_KEYS = {
     "id", "name", "recipe", "host", "machine", "rental", "state", "outcome", "stage", "step", "total_steps", "loss",
@@ -126,7 +127,7 @@ def test_a_screen_reader_hears_once_that_there_is_no_run(
         if next(looks, None) is None:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(status.time, "sleep", sleep)
+    monkeypatch.setattr(status.time, "sleep", of_this_thread(sleep))
     if plain:
         monkeypatch.setenv(status.PLAIN, "1")
     assert status.status(None, watch=True, everything=False, as_json=False) == 0
