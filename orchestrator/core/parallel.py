@@ -37,8 +37,8 @@ def answers_within(within_s: float, calls: Mapping[Key, Callable[[], Answer]]) -
 def on_each(items: Sequence[Item], do: Callable[[Item], Answer]) -> list[Answer]:
     """What `do` returns for each, in their order. Raises the first error, in that order, once all are over.
     One alone is done in this thread."""
-    if len(items) == 1:
-        return [do(items[0])]
+    if len(items) < 2:
+        return [do(item) for item in items]
     pool = ThreadPoolExecutor(len(items))
     futures = [pool.submit(do, item) for item in items]
     try:

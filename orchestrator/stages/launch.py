@@ -13,6 +13,7 @@ from orchestrator.agent.contract.names import State as JobStateName
 from orchestrator.agent.contract.requests import JobSpec
 from orchestrator.core.errors import AgentError, LimitReached, MachineUnfit
 from orchestrator.core.fleet.own_machine import goes_on_after_reboot
+from orchestrator.core.parallel import on_each
 from orchestrator.core.planning.limits import reserve_s, train_deadline_s
 from orchestrator.core.planning.plan import Plan
 from orchestrator.core.planning.planner import amended
@@ -69,11 +70,9 @@ def _start(context: RunContext) -> None:
 
 def _start_others(context: RunContext, digest: str) -> bool:
     """The head comes last: until it runs, nothing says that the run trains. Whether all of them wait for it."""
-    states = [
-        node.agent.start(JobName.TRAIN, node.run_id, digest, _spec(node, resolved_config(node, node.plan))).state
-        for node in context.nodes[1:]
-    ]
-    return JobStateName.ENDED not in states
+    specs = [(node, _spec(node, resolved_config(node, node.plan))) for node in context.nodes[1:]]
+    started = on_each(specs, lambda each: each[0].agent.start(JobName.TRAIN, context.run_id, digest, each[1]))
+    return JobStateName.ENDED not in [job.state for job in started]
 
 
 def _count(context: RunContext) -> None:

@@ -25,6 +25,7 @@ from orchestrator.agent.contract.requests import JobSpec
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.errors import MachineUnfit
 from orchestrator.core.facts.run_facts import Cluster
+from orchestrator.core.parallel import on_each
 from orchestrator.core.planning.planner import over_link
 from orchestrator.core.planning.rates import MeasuredRate
 from orchestrator.remote.agent_client.decoding import decoded
@@ -45,10 +46,10 @@ def meet(context: RunContext, facts: Sequence[Facts]) -> None:
     addresses = private_addresses([_host(node) for node in context.nodes], facts)
     port = FIRST_PORT + 2 * (zlib.crc32(_start_id(context).encode()) % PORTS)
     context.set_run_facts(cluster=Cluster(addresses, port))
-    jobs = [(node, f"{port}-{'-'.join(addresses)}", _spec(node)) for node in context.nodes]
-    for node, digest, spec in jobs:
-        start_job(node, node.agent, JobName.MEET, digest, spec)
-    met = [_met(node, run_job(node, node.agent, JobName.MEET, digest, spec)) for node, digest, spec in jobs]
+    digest = f"{port}-{'-'.join(addresses)}"
+    on_each(context.nodes, lambda node: start_job(node, node.agent, JobName.MEET, digest, _spec(node)))
+    ends = on_each(context.nodes, lambda node: run_job(node, node.agent, JobName.MEET, digest, _spec(node)))
+    met = [_met(node, end) for node, end in zip(context.nodes, ends, strict=True)]
     _check(context.nodes, addresses, met)
     slowest = min(pair["mb_per_s"] for each in met for pair in each["pairs"])
     apart_s = max(abs(pair["clock_s"]) for each in met for pair in each["pairs"])

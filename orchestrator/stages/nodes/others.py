@@ -6,8 +6,10 @@ Example: `stop_and_note(context)`       # 'node b: failed: rank 1: ...' where it
 
 from __future__ import annotations
 
+from orchestrator.agent.contract.answers import ExitRecord
 from orchestrator.agent.contract.names import Code
 from orchestrator.core.errors import AgentError, RemoteError
+from orchestrator.core.parallel import on_each
 from orchestrator.core.states import Outcome
 from orchestrator.stages.context import RunContext
 
@@ -18,21 +20,14 @@ GRACE_S = 20.0
 def stop_and_note(context: RunContext) -> None:
     """Ends the training on every other node, and records how it ended there beside the head's exit."""
     ends: list[dict[str, str]] = []
-    for node in context.others:
-        try:
-            answer = node.agent.stop(context.run_id, grace_s=GRACE_S)
-        except RemoteError as error:
-            ends.append({"node": node.host.name, "outcome": "unknown", "reason": error.message})
-            context.emit("warning", f"node {node.host.name}: {error.message}")
-            continue
-        exit_record = answer["exit"]
-        if exit_record is None:
-            continue
-        ends.append(
-            {"node": node.host.name, "outcome": exit_record["outcome"], "reason": exit_record["reason"]},
-        )
-        if exit_record["outcome"] != Outcome.FINISHED:
-            context.say(f"node {node.host.name}: {exit_record['outcome']}: {exit_record['reason']}")
+    for node, ended in zip(context.others, on_each(context.others, _stopped), strict=True):
+        if isinstance(ended, RemoteError):
+            ends.append({"node": node.host.name, "outcome": "unknown", "reason": ended.message})
+            context.emit("warning", f"node {node.host.name}: {ended.message}")
+        elif ended is not None:
+            ends.append({"node": node.host.name, "outcome": ended["outcome"], "reason": ended["reason"]})
+            if ended["outcome"] != Outcome.FINISHED:
+                context.say(f"node {node.host.name}: {ended['outcome']}: {ended['reason']}")
     if ends:
         context.set_run_facts(exit={**(context.facts.exit or {}), "nodes": ends})
     if " is lost: " in context.run.cause:
@@ -40,13 +35,24 @@ def stop_and_note(context: RunContext) -> None:
         context.say(f"without it: gptctl run {context.run.recipe} --host {left} --resume-from {context.run_id}")
 
 
+def _stopped(node: RunContext) -> ExitRecord | RemoteError | None:
+    """How it ended there; or why the node does not say so."""
+    try:
+        return node.agent.stop(node.run_id, grace_s=GRACE_S)["exit"]
+    except RemoteError as error:
+        return error
+
+
 def release(context: RunContext) -> None:
     """Ends every job of the run on the other nodes, and frees what it holds there."""
-    for node in context.others:
-        try:
-            node.agent.release(context.run_id)
-        except AgentError as error:
-            if error.code != Code.NO_SUCH_RUN:
-                raise
-        except RemoteError as error:
-            context.emit("warning", f"node {node.host.name} is not released: {error.message}")
+    on_each(context.others, _release)
+
+
+def _release(node: RunContext) -> None:
+    try:
+        node.agent.release(node.run_id)
+    except AgentError as error:
+        if error.code != Code.NO_SUCH_RUN:
+            raise
+    except RemoteError as error:
+        node.emit("warning", f"it is not released: {error.message}")
