@@ -4,10 +4,10 @@ A machine that does not answer in time is `unknown`, never dead; the run's state
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +24,7 @@ from orchestrator.ledger.records import Rental, RunProgress, RunRecord
 from orchestrator.ledger.run_lock import holder
 from orchestrator.remote.agent_client.client import Agent
 from orchestrator.remote.shell.opened import open_shell
+from orchestrator.stages.machine.reported import news_of_guard, record_safe_step, record_store
 from trainer.contract import metric_line
 
 ASKS_SHARE = 0.8
@@ -39,8 +40,6 @@ def look(home: Path, runs: Sequence[RunRecord], deadline_s: float = 2.0) -> list
         rentals = {run.id: ledger.rental(run.rental_id) for run in runs if _worth_asking(run) and run.rental_id}
         asked = [run for run in runs if run.id in rentals and rentals[run.id].facts.reached]
         calls = {run.id: partial(_fetch_status, home, run, rentals[run.id], deadline_s) for run in asked}
-        if calls:
-            threading.Thread(target=_import_meanwhile, daemon=True).start()
         answers = answers_within(deadline_s, calls)
         for run in asked:
             _record(ledger, run, rentals[run.id], answers.get(run.id))
@@ -49,14 +48,6 @@ def look(home: Path, runs: Sequence[RunRecord], deadline_s: float = 2.0) -> list
 
 HEAD_SILENT_S = 60.0
 MOST_SAID = 300
-
-
-def _import_meanwhile() -> None:
-    """Half a second of a slow computer, while the machines are asked."""
-    # Only then: what reads the answers knows every host's settings.
-    from orchestrator.runs import answers
-
-    assert answers
 
 
 class Answer(NamedTuple):
@@ -75,10 +66,18 @@ def _record(ledger: Ledger, run: RunRecord, rental: Rental, answer: Answer | Non
         ledger.update_run(run.id, facts={"needs_resume": waits})
     if status is None:
         return
-    # Only now: see _import_meanwhile.
-    from orchestrator.runs import answers
-
-    answers.record(ledger, run, rental, status, answer.engine if answer else None)
+    record_safe_step(ledger, run, status)
+    if run.facts.queue is not None and run.facts.queue.ahead != status["ahead"]:
+        ledger.update_run(run.id, facts={"queue": replace(run.facts.queue, ahead=status["ahead"])})
+    if holder(ledger.home, run.id) is not None:
+        return
+    if answer is not None and answer.engine is not None:
+        ledger.update_run(run.id, facts={"engine": answer.engine})
+    store, guard = run.host_data.get("checkpoint_store"), run.host_data.get("guard")
+    record_store(ledger, run, str(store) if store else None, status)
+    news = news_of_guard(ledger.rental(rental.id), str(guard or "none"), status["guard"], time.time())
+    if news is not None:
+        ledger.update_rental(rental.id, facts={"guard": news})
 
 
 def needs_resume(run: RunRecord, status: RunStatus | None, now: float) -> str:
@@ -121,10 +120,10 @@ def _engine_facts(shell: Shell, run: RunRecord, left_s: float) -> EngineFacts | 
     """What an engine says of the run's job in time; None where none runs it, or it is silent or slow."""
     if not run.facts.engine.jobs or left_s <= 0:
         return None
-    # Only now: few runs have an engine.
-    from orchestrator.runs import answers
+    # Only now: few runs have an engine, and the settings of its host take half a second of a slow computer to load.
+    from orchestrator.runs import engine_view
 
-    return answers.engine_facts(shell, run, left_s)
+    return engine_view.heard(shell, run, left_s)
 
 
 def _progress(status: RunStatus | None, rental: Rental) -> RunProgress:

@@ -12,6 +12,7 @@ from orchestrator.agent.contract.names import GRACE_S, Code, JobName
 from orchestrator.agent.contract.names import State as JobStateName
 from orchestrator.agent.contract.requests import JobSpec
 from orchestrator.core.errors import AgentError, LimitReached, MachineUnfit
+from orchestrator.core.fleet.lease import lease_s
 from orchestrator.core.fleet.own_machine import goes_on_after_reboot
 from orchestrator.core.parallel import on_each
 from orchestrator.core.planning.limits import reserve_s, train_deadline_s
@@ -24,9 +25,9 @@ from orchestrator.report.lineage import lineage_of
 from orchestrator.stages.checkpoints import store_job
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import deadline, engine_job, queue_turn
+from orchestrator.stages.machine.bounds import rental_budget_s
 from orchestrator.stages.machine.give_back import end_lost
 from orchestrator.stages.machine.jobs import has_started, machine_status, note_attempt, restarts, run_job
-from orchestrator.stages.machine.lease import lease_s, rental_budget_s
 from orchestrator.stages.nodes.meet import cluster_of
 from trainer.contract import RunConfig
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from orchestrator.core.checkpoints.file_entry import FileEntry
 from orchestrator.core.checkpoints.store_index import StoredCheckpoint
 from orchestrator.core.errors import RemoteError, StorageError
+from orchestrator.core.fleet.lease import lease_s
 from orchestrator.core.ports import Part
 from orchestrator.remote.agent_client import pull_job
 from orchestrator.remote.agent_client.client import Agent
@@ -26,7 +27,6 @@ from orchestrator.stages.checkpoints import mirrored_files
 from orchestrator.stages.checkpoints.copies import link
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine.jobs import progress
-from orchestrator.stages.machine.lease import lease_s
 from orchestrator.stores.home_box import HomeBoxStorage
 from trainer import contract
 

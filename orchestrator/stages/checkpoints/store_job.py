@@ -200,7 +200,7 @@ def _helpless(context: RunContext) -> tuple[str, ...]:
 
 def record(context: RunContext, status: RunStatus) -> None:
     """Records what the machine reports of its store, if that is news."""
-    problem = record_store(context.ledger, context.run, context.host, status)
+    problem = record_store(context.ledger, context.run, context.host.checkpoint_store, status)
     if problem:
         context.emit("warning", f"the store: {problem} (the machine tries again)")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from orchestrator.core.datasets import overlaps
 from orchestrator.core.errors import VerificationFailed
 from orchestrator.core.facts.run_facts import DataOnMachine, DatasetFacts, StagedFacts
+from orchestrator.core.fleet.lease import lease_s
 from orchestrator.core.planning.remainder import unread_steps
 from orchestrator.core.ports import Storage
 from orchestrator.datasets.remote_dataset import Proof, StoredDataset, listing, stored_dataset, token_files
@@ -23,7 +24,6 @@ from orchestrator.remote.whole_files import landing
 from orchestrator.report.data_source import shown_source
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine.jobs import progress
-from orchestrator.stages.machine.lease import lease_s
 
 FIRST_SEEN = "first-seen.json"
 

@@ -14,8 +14,9 @@ from orchestrator.agent.contract.answers import GuardStatus
 from orchestrator.agent.contract.names import FINISH_WITHIN_S, Code, GuardKind
 from orchestrator.core.errors import AgentError, MachineUnfit, RemoteError
 from orchestrator.core.fleet.guard_state import KINDS_ON_BOX
+from orchestrator.core.fleet.lease import lease_s
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine.lease import lease_s, rental_budget_s
+from orchestrator.stages.machine.bounds import rental_budget_s
 from orchestrator.stages.machine.reported import SAME_S, news_of_guard
 
 RENEW_EVERY_S = 60.0
@@ -122,6 +123,6 @@ def finish(context: RunContext) -> None:
 
 def record(context: RunContext, report: GuardStatus) -> None:
     """Records what the machine reports of its guard, if that is news."""
-    guard = news_of_guard(context.rental, context.host, report, context.now())
+    guard = news_of_guard(context.rental, context.host.guard, report, context.now())
     if guard is not None:
         context.set_rental_facts(guard=guard)

@@ -14,7 +14,7 @@ from orchestrator.core.fleet.guard_state import GuardState
 from orchestrator.core.ports import Instance
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import box_guard
-from orchestrator.stages.machine.lease import rental_budget_s
+from orchestrator.stages.machine.bounds import rental_budget_s
 
 FIRST_S = 90 * 60.0
 """From the launch, or the last sign of progress, to the moment a watcher may end a machine that still prepares."""

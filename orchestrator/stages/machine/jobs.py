@@ -11,12 +11,12 @@ from orchestrator.agent.contract.answers import ExitRecord, RunStatus
 from orchestrator.agent.contract.names import Code, JobName
 from orchestrator.agent.contract.requests import JobSpec
 from orchestrator.core.errors import AgentError
+from orchestrator.core.fleet.lease import lease_s
 from orchestrator.ledger.records import Attempt
 from orchestrator.remote.agent_client.client import Agent, JobState
 from orchestrator.remote.transfer_progress import Transfer
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import deadline, engine_job
-from orchestrator.stages.machine.lease import lease_s
 
 PAID_RESTARTS, OWN_RESTARTS = 1, 3
 

@@ -37,10 +37,10 @@ from orchestrator.ledger.records import (
     IntentRequest,
 )
 from orchestrator.stages.context import RunContext
+from orchestrator.stages.machine.bounds import await_replacement
 from orchestrator.stages.machine.first_contact import boot
 from orchestrator.stages.machine.first_contact.cloud_init import guarded
 from orchestrator.stages.machine.give_back import end_others, undo
-from orchestrator.stages.machine.lease import await_replacement
 
 NONE_LISTED = "no region lists capacity"
 ASK_AGAIN_S = 60.0

@@ -8,13 +8,13 @@ from __future__ import annotations
 from orchestrator.agent.contract.answers import ExitRecord
 from orchestrator.core.checkpoints.store_index import StoreIndex
 from orchestrator.core.errors import BadCredentials, NoAnswer
+from orchestrator.core.fleet.lease import lease_s
 from orchestrator.core.ports import Instance
 from orchestrator.core.states import Outcome, State
 from orchestrator.stages.checkpoints import from_store, store_job
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import deadline
 from orchestrator.stages.machine.first_contact import boot
-from orchestrator.stages.machine.lease import lease_s
 from orchestrator.stages.outcome import training_end
 
 SLACK_S = 35.0

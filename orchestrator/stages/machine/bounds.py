@@ -1,27 +1,15 @@
-"""How long a machine continues without a request and without progress, and others wait for one that was lost."""
+"""How long a rental may last under its ceiling, and other nodes wait for one that was lost."""
 
 from __future__ import annotations
 
-import os
 import time
 
-from orchestrator.agent.contract.names import LEASE_S
 from orchestrator.core.errors import NoCapacity
 from orchestrator.core.planning.limits import budget_s
 from orchestrator.stages.context import RunContext
 
-LEASE_VARIABLE = "GPTCTL_LEASE_S"
-"""Another lease in seconds: for drills and rehearsals."""
 REPLACE_WITHIN_S = 15 * 60.0
 """For so long the other nodes wait for one in place of one that was lost."""
-
-
-def lease_s() -> float:
-    """Seconds of the lease: 30 minutes, or GPTCTL_LEASE_S; at least five seconds."""
-    try:
-        return max(5.0, float(os.environ.get(LEASE_VARIABLE, LEASE_S)))
-    except ValueError:
-        return LEASE_S
 
 
 def rental_budget_s(context: RunContext) -> float | None:
