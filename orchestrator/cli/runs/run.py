@@ -114,7 +114,10 @@ def run(wish: Wish, *, yes: bool, as_json: bool) -> int:
         started = new_run(ledger, replace(request, queue=waits), time.time())
         if wish.driver is not None:
             hand_over(ledger, [started.id], inventory.host(wish.driver), accept_new=wish.accept_new_host_key)
-            print(started.id, flush=True)
+            if as_json:
+                show_ending(ledger, started.id, as_json=True)
+            else:
+                print(started.id, flush=True)
             return 0
         return follow_through(ledger, started, detach=wish.detach, as_json=as_json)
 

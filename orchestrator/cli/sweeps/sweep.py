@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, redirect_stdout
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -61,7 +61,8 @@ def run(path: Path, host: str, go: Go, inventory: Path | None, *, yes: bool, as_
         if known is not None:
             screen.talk(f"sweep {known.name} is under way: continuing it")
             return _started(ledger, known, driver, go, as_json=as_json)
-        show_plan(found)
+        with redirect_stdout(sys.stderr):  # the result is what the sweep comes to
+            show_plan(found)
         check_sweep(found.file.name, found.plan)
         if found.host.spot:
             screen.talk(f"taken    its runs go on elsewhere under this ceiling, {MOST_INTERRUPTIONS} times at most")
@@ -89,6 +90,8 @@ def _started(ledger: Ledger, sweep: Sweep, driver: HostSpec | None, go: Go, *, a
         return _go_on(ledger, sweep, detach=go.detach, as_json=as_json)
     members = [run.id for run in sweeps.runs_of(ledger.rows, sweep.id)]
     hand_over(ledger, members, driver, accept_new=go.accept_new_host_key)
+    if as_json:
+        show(ledger, sweep, as_json=True)
     return 0
 
 

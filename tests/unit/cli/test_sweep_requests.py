@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,9 @@ from orchestrator.cli.driver.on_the_driver import Driver
 from orchestrator.cli.plans import stores
 from orchestrator.cli.plans.origin import Beginning
 from orchestrator.cli.runs import run as cli_run
+from orchestrator.cli.runs.outcome import show_ending
 from orchestrator.cli.sweeps import requests, sweep
+from orchestrator.cli.sweeps.show import show
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.errors import CommandFailed, GptctlError, UserError
 from orchestrator.core.facts.run_facts import ResumeFrom
@@ -111,6 +114,22 @@ def test_a_start_that_was_killed_before_its_driver_had_it_is_handed_over_again(
     words = ["sweep", "run", "s.toml", "--host", "box", "--driver", "nas", "--yes"]
     codes = [invoke(*words).exit_code for _ in range(2)]
     assert codes == [130, 0] and given[0] == given[1] and len(given[0]) == 2
+
+
+@pytest.mark.parametrize("driver", [[], ["--driver", "nas"]])
+@pytest.mark.parametrize("verb", [["run", "quickstart"], ["sweep", "run", "s.toml"]])
+def test_as_json_the_plan_is_talk_and_what_comes_of_it_the_result(
+    started: Path, monkeypatch: pytest.MonkeyPatch, verb: list[str], driver: list[str]
+) -> None:
+    monkeypatch.setattr(stores.preflight, "check", lambda *_, **__: None)
+    monkeypatch.setattr(sweep, "_go_on", lambda ledger, found, **_: show(ledger, found, as_json=True) or 0)
+    monkeypatch.setattr(cli_run, "follow_through", lambda ledger, run, **_: show_ending(ledger, run.id, as_json=True))
+    for module in (sweep, cli_run):
+        monkeypatch.setattr(module, "hand_over", lambda *_, **__: None)
+    done = invoke(*verb, "--host", "box", *driver, "--yes", "--json")
+    assert done.exit_code == 0, done.output
+    assert set(json.loads(done.stdout)) >= ({"arms", "machines"} if verb[0] == "sweep" else {"runs", "rentals"})
+    assert "COST" in done.stderr or "cost" in done.stderr
 
 
 @pytest.mark.parametrize(("said", "kind"), [("no run matches 's'", UserError), ("no answer", CommandFailed)])
