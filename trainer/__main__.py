@@ -19,7 +19,8 @@ from types import TracebackType
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from trainer.contract import (
+from trainer.contract import ContractError, RunConfig
+from trainer.run_files import (
     CONFIG,
     EVENT_FAILED,
     EXIT,
@@ -27,9 +28,7 @@ from trainer.contract import (
     OUTCOME_STOPPED,
     STOP,
     TEMPORARY_PREFIX,
-    ContractError,
     ExitRecord,
-    RunConfig,
 )
 from trainer.training.allocator import keep_freed_memory
 from trainer.training.failures import explain, is_ours, is_out_of_memory

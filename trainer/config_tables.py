@@ -1,6 +1,6 @@
 """The small tables inside config.json, and how parsed JSON becomes the frozen dataclasses of trainer/contract.py.
 
-Standard library only and clean for Python 3.8, like contract.py, with which it travels to machines.
+Standard library only, like contract.py.
 
 Example::
 

@@ -27,11 +27,12 @@ import torch
 from trainer.arguments import ChosenModel, add_model_arguments, load_chosen_model
 from trainer.checkpoints.broadcast import drop_received, on_every_node, said_by_all
 from trainer.checkpoints.manifest import CheckpointError, checkpoint_folder
-from trainer.contract import CONFIG, ContractError, RunConfig
+from trainer.contract import ContractError, RunConfig
 from trainer.model.loss import Share, Slice, measure_slice, slice_result
 from trainer.model.multiple_choice import ChoicesError, score_file
 from trainer.model.precision import DTYPES, Autocast, autocast_to
 from trainer.progress import count_progress, print_line
+from trainer.run_files import CONFIG
 from trainer.tokens.token_file import DataError
 from trainer.tokens.token_stream import TokenStream
 from trainer.tokens.tokenizer import TokenizerError

@@ -49,7 +49,8 @@ from trainer.checkpoints.manifest import (
     tokenizer_name,
     verify,
 )
-from trainer.contract import META_FILE, MODEL_FILE, CheckpointMeta, ManifestEntry, ModelConfig
+from trainer.contract import ModelConfig
+from trainer.run_files import META_FILE, MODEL_FILE, CheckpointMeta, ManifestEntry
 from trainer.task_config import CLASSIFY, PRETRAIN, TaskConfig
 from trainer.tokens.tensor_file import Array, PlannedTensor, in_type, write_tensors
 from trainer.weights.gguf_file import GgufError, write_gguf

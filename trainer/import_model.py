@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from trainer.arithmetic import parameter_count
-from trainer.contract import MANIFEST_FILE, META_FILE, MODEL_FILE, TEMPORARY_PREFIX, CheckpointMeta, ManifestEntry
+from trainer.run_files import MANIFEST_FILE, META_FILE, MODEL_FILE, TEMPORARY_PREFIX, CheckpointMeta, ManifestEntry
 from trainer.tokens.tensor_file import write_tensors
 from trainer.weights.layouts import Allowed, ReadModel, read_model
 from trainer.weights.tokenizers import check_tokenizer, own_step, own_tokenizer

@@ -1,4 +1,4 @@
-"""What a run trains for: [task] of config.json. Standard library only and clean for Python 3.8, like contract.py.
+"""What a run trains for: [task] of config.json. Standard library only, like contract.py.
 
 Example::
 

@@ -59,11 +59,11 @@ def _start(places: Places, request: Mapping[str, object], say: Say) -> None:
 def _enqueue(places: Places, request: Mapping[str, object], say: Say) -> None:
     from .guard import attendance
     from .job import jobs
-    from .queue import entries, runner
+    from .queue import entries
 
     attendance.record_call(places)
     answer = entries.add(places, jobs.Job.of_request(places, request))
-    runner.revive(places)
+    entries.revive(places)
     say(answer)
 
 

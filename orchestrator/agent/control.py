@@ -14,7 +14,7 @@ import signal
 import time
 from typing import Callable, Mapping
 
-from trainer import contract
+from trainer import run_files
 
 from .contract.answers import GuardAnswer, LeaseAnswer, QueueAnswer, StopAnswer
 from .contract.names import (
@@ -31,7 +31,7 @@ from .contract.names import (
 from .guard import attendance, order
 from .job import fields, jobs, stopping
 from .job.jobs import Job
-from .queue import entries, runner
+from .queue import entries
 from .system import files, lease, processes
 from .system.paths import Places, checked_run
 from .system.refusal import Refusal
@@ -103,7 +103,7 @@ def order_queue(places: Places, request: fields.Request) -> QueueAnswer:
             raise _does_not_wait(places, run)
     if request.get("move") is not None:
         entries.move(places, checked_run(request.get("move")), int(fields.seconds(request, "to", 1.0)))
-    runner.revive(places)
+    entries.revive(places)
     return entries.answer(places)
 
 
@@ -125,7 +125,7 @@ def _stopped(job: Job, grace_s: float, say: Say) -> StopAnswer:
         stopping.request_stop(job, Outcome.STOPPED, "asked to stop", grace_s)
         jobs.revive(job)
         if job.is_engines:  # its ranks are elsewhere, and look into its folder
-            files.write_bytes(os.path.join(job.run_folder, contract.STOP), b"")
+            files.write_bytes(os.path.join(job.run_folder, run_files.STOP), b"")
         _ring(job)
         _wait(job, grace_s + AFTER_GRACE_S, say)
     return {"state": State.ENDED, "exit": job.exit_record()}

@@ -24,7 +24,7 @@ from .contract.names import HEARTBEAT_S, Code, LineKind, State
 from .guard import attendance
 from .job import fields, jobs
 from .job.jobs import Job
-from .queue import runner
+from .queue import entries
 from .system import files, lease, long_logs
 from .system.paths import Places
 from .system.refusal import Refusal, as_refusal
@@ -93,7 +93,7 @@ class _Heart:
         attendance.attend(self.job.places, attendance.FOLLOWED_S)
         found = jobs.revive(self.job)
         store_index.revive(self.job.places, self.job.run)
-        runner.revive(self.job.places)
+        entries.revive(self.job.places)
         if found["state"] == State.LOST and not self.job.is_train:
             raise Refusal(
                 Code.NEEDS_INPUT, "%s of run %s is gone without an end; start it again" % (self.job.name, self.job.run)

@@ -16,7 +16,7 @@ from .contract.names import State
 from .job import jobs
 from .job.jobs import Job
 from .job.power import boot_hook
-from .queue import runner
+from .queue import entries
 from .system import files, gpus
 from .system.paths import RUN_PATTERN, Places
 
@@ -33,7 +33,7 @@ def main(places: Places) -> int:
                 jobs.revive_quietly(job)
             elif job.is_unattended:
                 jobs.revive_quietly(job)
-    runner.revive(places)
+    entries.revive(places)
     boot_hook.settle(places)
     return 0
 

@@ -21,7 +21,7 @@ import threading
 import time
 from typing import Dict, Mapping, Sequence, cast
 
-from trainer import contract
+from trainer import run_files
 
 from . import slurm_rules
 from .contract.answers import StartAnswer
@@ -90,7 +90,7 @@ def begin(job: Job) -> int:
         if not _may_begin(job, was_killed):
             return 1
         for folder, name in (
-            (job.run_folder, contract.STOP), (job.run_folder, contract.EXIT), (job.folder, AGAIN),
+            (job.run_folder, run_files.STOP), (job.run_folder, run_files.EXIT), (job.folder, AGAIN),
             (job.folder, FileName.ERROR),
         ):  # fmt: skip
             files.remove(os.path.join(folder, name))
@@ -226,7 +226,7 @@ def _stop_to_continue(job: Job, why: str) -> int:
     if not _is_newest(job):
         return 0
     files.write_bytes(job.file(AGAIN), why.encode())
-    files.write_bytes(os.path.join(job.run_folder, contract.STOP), b"")
+    files.write_bytes(os.path.join(job.run_folder, run_files.STOP), b"")
     return 0
 
 
@@ -255,7 +255,7 @@ def end(job: Job, code: int) -> int:
     if not _is_newest(job):
         sys.stdout.write("gptctl: a later start trains this run\n")
         return 0
-    trainer = cast("Mapping[str, object]", files.read_json(os.path.join(job.run_folder, contract.EXIT)) or {})
+    trainer = cast("Mapping[str, object]", files.read_json(os.path.join(job.run_folder, run_files.EXIT)) or {})
     again = files.tail(job.file(AGAIN)).decode()
     _note(job, {"event": "end", "code": code, "step": trainer.get("step"), "outcome": trainer.get("outcome")})
     said = told(_job_id())
@@ -274,10 +274,10 @@ def end(job: Job, code: int) -> int:
         if told(_job_id()).get("JobState") in ENDS:
             return code or 1  # Slurm ends it; gptctl will see as what, and submit it again
     reason, outcome = _reason(again, verdict)
-    if reason and not stopping.read_request(job) and trainer.get("outcome") != contract.OUTCOME_FINISHED:
+    if reason and not stopping.read_request(job) and trainer.get("outcome") != run_files.OUTCOME_FINISHED:
         stopping.request_stop(job, outcome, reason, 0.0)
     record = exit_record.write_exit(job, code, _started_at(job))
-    return 0 if record["outcome"] in (contract.OUTCOME_FINISHED, contract.OUTCOME_STOPPED) else code or 1
+    return 0 if record["outcome"] in (run_files.OUTCOME_FINISHED, run_files.OUTCOME_STOPPED) else code or 1
 
 
 def _starts_again(job: Job, code: int, said: Told) -> bool:

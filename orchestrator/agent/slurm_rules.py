@@ -9,7 +9,7 @@ import math
 import re
 from typing import Mapping, Sequence, cast
 
-from trainer import contract
+from trainer import run_files
 
 
 def limit_s(text: str) -> float:
@@ -42,10 +42,10 @@ def what_next(outcome: object, again: str, *, restarted: bool, asked: bool, why:
     requeued by others, preempted without a grace, or a node failed. asked: you asked for the end. why: what speaks
     against another start.
     """
-    if outcome == contract.OUTCOME_FINISHED or asked:
+    if outcome == run_files.OUTCOME_FINISHED or asked:
         return ENDED
     if restarted:
         return RETURNS
-    if outcome != contract.OUTCOME_STOPPED:
+    if outcome != run_files.OUTCOME_STOPPED:
         return ENDED
     return (why or REQUEUE) if again else CANCELLED

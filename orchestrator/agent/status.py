@@ -12,13 +12,13 @@ import os
 import time
 from typing import Optional, cast
 
-from trainer import contract
+from trainer import run_files
 
 from .checkpoints import manifest, store_index
 from .contract.answers import Holding, JobStatus, KeepStatus, MachineStatus, RunStatus, SpotNotice
 from .contract.names import Code, FileName, JobName, State
 from .guard import order
-from .job import jobs, spot_notice, starts, watchdog
+from .job import jobs, starts, watchdog
 from .job.jobs import Job
 from .queue import entries
 from .system import files, lease
@@ -47,7 +47,7 @@ def of_run(places: Places, run: str) -> RunStatus:
     train = next((job for job in found if job.is_train), None)
     folder = places.run(run)
     recent = _recent_metrics(folder)
-    newest = contract.metric_line(recent[0]) if recent else None
+    newest = run_files.metric_line(recent[0]) if recent else None
     return {
         "jobs": {name: entry for name, entry in described.items() if entry["state"] != State.NONE},
         "lease": lease.read(places.jobs_of(run)),
@@ -55,8 +55,8 @@ def of_run(places: Places, run: str) -> RunStatus:
         "step": newest.step if newest else None,
         "metrics": recent[0] if recent else None,
         "checkpoints": manifest.steps(folder),
-        "latest": manifest.linked_step(folder, contract.LATEST),
-        "best": manifest.linked_step(folder, contract.BEST),
+        "latest": manifest.linked_step(folder, run_files.LATEST),
+        "best": manifest.linked_step(folder, run_files.BEST),
         "safe": manifest.safe_steps(folder),
         "store": store_index.state(places, run),
         "keep": _keep(found),
@@ -77,7 +77,7 @@ def _keep(found: list[Job]) -> KeepStatus | None:
 
 def _notice(train: Job | None) -> SpotNotice | None:
     """What the provider said of taking the machine away."""
-    return cast("Optional[SpotNotice]", files.read_json(train.file(spot_notice.FILE))) if train else None
+    return cast("Optional[SpotNotice]", files.read_json(train.file(FileName.NOTICE))) if train else None
 
 
 def _holding(train: Job | None) -> Holding | None:
@@ -96,20 +96,20 @@ def _job_entry(job: Job) -> JobStatus:
 
 def _recent_metrics(run_folder: str) -> list[dict[str, object]]:
     """The newest lines of metrics, newest first."""
-    lines = filter(contract.metric_line, files.last_json_lines(os.path.join(run_folder, contract.METRICS)))
+    lines = filter(run_files.metric_line, files.last_json_lines(os.path.join(run_folder, run_files.METRICS)))
     return list(itertools.islice(lines, RECENT_LINES))
 
 
 def _warnings(run_folder: str, recent: list[dict[str, object]]) -> list[str]:
     found = [_disk_warning(run_folder), _speed_warning(recent)]
-    count = watchdog.nonfinite_lines(os.path.join(run_folder, contract.METRICS))
+    count = watchdog.nonfinite_lines(os.path.join(run_folder, run_files.METRICS))
     if count:
         found.append("the loss is not finite in the last %d lines of metrics" % count)
     return [warning for warning in found if warning]
 
 
 def _speed_warning(recent: list[dict[str, object]]) -> str | None:
-    lines = filter(None, map(contract.metric_line, recent))
+    lines = filter(None, map(run_files.metric_line, recent))
     rates = [line.tokens_per_second for line in lines if line.tokens_per_second]
     if len(rates) < 10:
         return None
@@ -124,7 +124,7 @@ def _disk_warning(run_folder: str) -> str | None:
     known = manifest.steps(run_folder)
     if not known:
         return None
-    newest = os.path.join(run_folder, contract.CHECKPOINTS, contract.checkpoint_name(known[-1]))
+    newest = os.path.join(run_folder, run_files.CHECKPOINTS, run_files.checkpoint_name(known[-1]))
     each = sum(files.size_bytes(os.path.join(newest, name)) for name in files.listing(newest))
     to_come = _checkpoints_to_come(run_folder, known)
     disk = os.statvfs(run_folder)

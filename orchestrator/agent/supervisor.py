@@ -20,7 +20,7 @@ import time
 from functools import partial
 from typing import Callable, Mapping, Sequence
 
-from trainer import contract
+from trainer import run_files
 
 from .checkpoints import manifest, store_index
 from .contract.names import GRACE_S, Code, FileName, Outcome
@@ -31,7 +31,7 @@ from .job.jobs import Job
 from .job.power import boot_hook, sleep_inhibitor
 from .job.program import Program
 from .job.watchdog import StepWatch
-from .queue import runner
+from .queue import entries
 from .system import files, lease, locks, long_logs, processes
 from .system.paths import Places
 from .system.refusal import Refusal, as_refusal
@@ -168,7 +168,7 @@ def finish(job: Job, program: Program | None, wake: Callable[[float], None], hel
         others.farewell(ended["outcome"], ended["reason"])
     if job.is_train:
         manifest.write_holding(job)
-        runner.revive(job.places)
+        entries.revive(job.places)
         boot_hook.settle(job.places)
 
 
@@ -214,10 +214,10 @@ def _watch(job: Job, program: Program, wake: Callable[[float], None], others: no
         if verdict and not stopping.read_request(job):
             _dump_stacks(job, wake)
             stopping.request_stop(
-                job, contract.OUTCOME_FAILED, verdict, float(settings.get("grace_s", WATCHDOG_GRACE_S))
+                job, run_files.OUTCOME_FAILED, verdict, float(settings.get("grace_s", WATCHDOG_GRACE_S))
             )
         if others is not None and (trouble := others.trouble()):
-            stopping.request_stop(job, contract.OUTCOME_FAILED, trouble, nodes.LOST_GRACE_S)
+            stopping.request_stop(job, run_files.OUTCOME_FAILED, trouble, nodes.LOST_GRACE_S)
         elif others is not None and (wish := others.wish())[0]:
             stopping.request_stop(job, *wish, float(job.spec.get("grace_s") or GRACE_S))
         if stopping.read_request(job):
@@ -238,7 +238,7 @@ class _Progress:
         if self.job.is_train and time.monotonic() - self.looked_at_s > LOOK_AFTER_EVERY_S:
             self.looked_at_s = time.monotonic()
             store_index.revive(self.job.places, self.job.run)
-            runner.revive(self.job.places)
+            entries.revive(self.job.places)
         if time.monotonic() - self.renewed_at_s < lease.renew_every_s(self.job.lease_s):
             return
         sizes, heads_s = self._sizes(), 0.0 if self.others is None else self.others.lease_left_s()

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from orchestrator.ledger.records import Evaluation
 from orchestrator.report.judged import JUDGE, scores_of
-from trainer.contract import EVENT_EVALUATED, EVENT_SAMPLED
+from trainer.run_files import EVENT_EVALUATED, EVENT_SAMPLED
 
 SLICE, CHOICES, SAMPLE = "slice", "choices", "sample"
 

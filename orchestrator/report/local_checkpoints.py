@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.core.typed_json import parse
-from trainer.contract import BEST, LATEST, MANIFEST_FILE, checkpoint_step
+from trainer.run_files import BEST, LATEST, MANIFEST_FILE, checkpoint_step
 
 
 @dataclass(frozen=True)

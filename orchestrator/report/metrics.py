@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from trainer.contract import EVENT_SAMPLED, EVENT_STARTED, EVENT_VALIDATED, EVENTS, METRICS
+from trainer.run_files import EVENT_SAMPLED, EVENT_STARTED, EVENT_VALIDATED, EVENTS, METRICS
 
 CURVES = ("loss", "lr", "grad_norm", "tokens_per_second", "memory_gib", "tokens", "time", "mfu")
 

@@ -45,7 +45,7 @@ from orchestrator.report.run_report import (
     StageTime,
     TrainingPart,
 )
-from trainer.contract import CHECKPOINTS
+from trainer.run_files import CHECKPOINTS
 
 REPORT_JSON = "report.json"
 REPORT_PAGE = "report.md"

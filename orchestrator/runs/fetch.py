@@ -25,8 +25,8 @@ from orchestrator.stages.checkpoints.copies import link, pull
 from orchestrator.stages.checkpoints.mirror import mirror_now
 from orchestrator.stages.context import RunContext
 from orchestrator.wiring import open_context
-from trainer import contract
-from trainer.contract import checkpoint_name
+from trainer import run_files
+from trainer.run_files import checkpoint_name
 
 Found = TypeVar("Found", Checkpoint, StoredCheckpoint, LocalCheckpoint)
 
@@ -43,7 +43,7 @@ def fetch_run(
             raise UserError(f"{run_id} is imported: its checkpoint is here", f"gptctl status {run_id}")
         context = open_context(home, ledger, run_id, listener)
         context.stage = "fetch"
-        folder = (to or context.mirror).expanduser().absolute() / contract.CHECKPOINTS
+        folder = (to or context.mirror).expanduser().absolute() / run_files.CHECKPOINTS
         try:
             if not ledger.attempts(run_id):
                 raise UserError(f"{run_id} never trained: nothing to fetch", f"gptctl status {run_id}")
@@ -84,7 +84,7 @@ def _from_here(
 ) -> Sequence[LocalCheckpoint]:
     """What this side has of a run that has ended, every byte compared with its manifest. Raises UserError where the
     checkpoint of its last step is not among it."""
-    run, here = context.run, context.mirror / contract.CHECKPOINTS
+    run, here = context.run, context.mirror / run_files.CHECKPOINTS
     found = [each for each in read_checkpoints(here) if _is_whole(context, each)]
     steps = f"here: {', '.join(f'step {each.step}' for each in found) or 'none'} ({here})"
     if not found:
@@ -102,7 +102,7 @@ def _from_here(
             require_space(folder, each.size_bytes)
             shutil.copytree(each.path, folder / f".tmp-{each.path.name}", dirs_exist_ok=True)
             (folder / f".tmp-{each.path.name}").rename(folder / each.path.name)
-        for name, is_it in ((contract.LATEST, each.latest), (contract.BEST, each.best)):
+        for name, is_it in ((run_files.LATEST, each.latest), (run_files.BEST, each.best)):
             if is_it and folder != here:
                 link(folder / name, each.path.name)
     return wanted

@@ -23,7 +23,7 @@ from orchestrator.ledger.records import RENTAL_OPEN, RunRecord
 from orchestrator.ledger.run_lock import RunLock
 from orchestrator.report.local_checkpoints import read_checkpoints
 from orchestrator.wiring import LOCAL
-from trainer.contract import CHECKPOINTS
+from trainer.run_files import CHECKPOINTS
 
 
 @dataclass(frozen=True)

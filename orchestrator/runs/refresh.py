@@ -25,7 +25,7 @@ from orchestrator.ledger.run_lock import holder
 from orchestrator.remote.agent_client.client import Agent
 from orchestrator.remote.shell.opened import open_shell
 from orchestrator.stages.machine.reported import news_of_guard, record_safe_step, record_store
-from trainer.contract import metric_line
+from trainer.run_files import metric_line
 
 ASKS_SHARE = 0.8
 """Of the time for an answer: a busy engine is left unheard rather than the machine."""

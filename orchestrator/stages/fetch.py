@@ -13,7 +13,7 @@ from orchestrator.stages.machine.first_contact import boot
 from orchestrator.stages.machine.jobs import machine_status, note_attempt, stop_training
 from orchestrator.stages.nodes import others
 from orchestrator.stages.outcome import machine_gone
-from trainer import contract
+from trainer import run_files
 
 
 def fetch(context: RunContext) -> None:
@@ -60,7 +60,7 @@ def _fetch(context: RunContext) -> None:
     if stored and not context.provider.paid:
         stored = frozenset()  # a machine that costs nothing waits until they are here, too
     kept = [found for found in context.agent.manifest(run.id) if found.kept]
-    folder = context.mirror / contract.CHECKPOINTS
+    folder = context.mirror / run_files.CHECKPOINTS
     left = [found for found in kept if found.step not in stored]
     if not pull_or_store(context, left, folder):
         stored = store_job.settle(context)

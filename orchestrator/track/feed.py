@@ -16,7 +16,7 @@ from pathlib import Path
 from orchestrator.core.typed_json import WrongJson, decode, parse
 from orchestrator.remote.whole_files import landing
 from orchestrator.track.services import Service
-from trainer.contract import EVENT_VALIDATED, EVENTS, METRICS
+from trainer.run_files import EVENT_VALIDATED, EVENTS, METRICS
 
 SENT = ("loss", "lr", "grad_norm", "tokens_per_second", "mfu", "memory_gib", "tokens")
 VALIDATED = ("val_loss", "accuracy")

@@ -17,8 +17,7 @@ from tests.support.files.repository import REPOSITORY
 
 HEAVY = {"fabric", "paramiko", "boto3", "pydantic", "httpx", "torch", "numpy", "rich.console", "jinja2", "sqlite3"}
 OLD_PYTHON = (
-    REPOSITORY / "trainer/contract.py",
-    REPOSITORY / "trainer/config_tables.py",
+    REPOSITORY / "trainer/run_files.py",
     *sorted(REPOSITORY.glob("trainer/arithmetic/*.py")),
     *sorted(REPOSITORY.glob("orchestrator/agent/**/*.py")),
 )

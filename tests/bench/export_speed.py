@@ -30,7 +30,8 @@ from orchestrator.core.planning.planner import make_plan
 from orchestrator.ledger import Ledger, RunRecord, new_run_id
 from tests.bench.figure import Figure, within
 from tests.support.files.texts import gpt2_vocabulary
-from trainer.contract import BEST, CHECKPOINTS, MANIFEST_FILE, META_FILE, METRICS, MODEL_FILE, ModelConfig
+from trainer.contract import ModelConfig
+from trainer.run_files import BEST, CHECKPOINTS, MANIFEST_FILE, META_FILE, METRICS, MODEL_FILE
 from trainer.weights.gpt2_layout import expected_shapes
 
 REPOSITORY = Path(__file__).resolve().parents[2]

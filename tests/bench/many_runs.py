@@ -21,7 +21,7 @@ from pathlib import Path
 from tests.bench import report_speed, status_speed
 from tests.bench.figure import Figure, within
 from tests.bench.report_speed import REPOSITORY
-from trainer.contract import METRICS
+from trainer.run_files import METRICS
 
 RUNS = 5000
 LINES = 1_000_000

@@ -38,7 +38,7 @@ from tests.support.files.recipes import write_small
 from tests.support.machines.agent_box import Box
 from tests.support.machines.private_network import two_hosts
 from tests.support.machines.sshd import Sshd
-from trainer import contract
+from trainer import run_files
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 READY_FACTOR, STATUS_LIMIT_S, EFFICIENCY = 1.5, 2.5, 0.5
@@ -166,7 +166,7 @@ def trained(steps: int) -> Iterator[Figure]:
             if done.returncode:
                 raise RuntimeError(done.stderr[-2000:])
             run = newest(folder)
-            rates.append(_rate(folder / "home" / "runs" / run.id / contract.METRICS))
+            rates.append(_rate(folder / "home" / "runs" / run.id / run_files.METRICS))
             link_mb_per_s = link_mb_per_s or (run.facts.cluster.mb_per_s if run.facts.cluster else 0.0)
         plan = run.plan
     assert plan is not None

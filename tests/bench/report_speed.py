@@ -27,7 +27,7 @@ from orchestrator.report.summary import REPORT_HTML
 from tests.bench.figure import Figure, not_measured, within
 from tests.bench.status_speed import REPOSITORY, seconds
 from tests.support.files.browser import Browser
-from trainer.contract import EVENTS, METRICS
+from trainer.run_files import EVENTS, METRICS
 
 LINES = 100_000
 TOKENS_PER_STEP = 98_304

@@ -12,7 +12,8 @@ from tests.support.files.training_runs import events, losses, new_run, train_her
 from trainer.arithmetic import flop_per_token, steps_for
 from trainer.arithmetic.schedule import Course, check_stages, micro_batch_of, steps_for_stages
 from trainer.config_tables import Stage
-from trainer.contract import CHECKPOINTS, METRICS, DataConfig, ModelConfig, RunConfig, TrainConfig
+from trainer.contract import DataConfig, ModelConfig, RunConfig, TrainConfig
+from trainer.run_files import CHECKPOINTS, METRICS
 from trainer.tokens.batches import Share, course_of, open_data, prefetched
 from trainer.training.compile_check import STEPS as CHECK_STEPS
 from trainer.training.metrics import read_lines

@@ -8,7 +8,8 @@ import pytest
 
 from tests.bench.trainer.short_stories import stories
 from tests.bench.trainer.tokens_to_loss import BASE, SIZES, STACKS, Case, config_of, share_to_reach, table
-from trainer.contract import EVENTS, RunConfig
+from trainer.contract import RunConfig
+from trainer.run_files import EVENTS
 
 
 def test_the_share_is_read_from_a_line_over_the_logarithm() -> None:

@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 
 from trainer.checkpoints.manifest import CheckpointError, read_manifest, verify
-from trainer.contract import MANIFEST_FILE, TEMPORARY_PREFIX
+from trainer.run_files import MANIFEST_FILE, TEMPORARY_PREFIX
 
 RECEIVED = TEMPORARY_PREFIX + "received"
 CHUNK_BYTES = 16 * 1024**2

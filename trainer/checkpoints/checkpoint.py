@@ -32,7 +32,10 @@ from torch import Tensor
 
 from trainer.checkpoints import skipped_steps
 from trainer.checkpoints.manifest import CheckpointError, checkpoint_folder, read_meta, sha256_of, task_of, verify
-from trainer.contract import (
+from trainer.contract import ModelConfig
+from trainer.model.gpt import GPT
+from trainer.model.optimizers import State
+from trainer.run_files import (
     CHECKPOINTS,
     MANIFEST_FILE,
     META_FILE,
@@ -41,12 +44,9 @@ from trainer.contract import (
     TRAINER_STATE_FILE,
     CheckpointMeta,
     ManifestEntry,
-    ModelConfig,
     checkpoint_name,
     checkpoint_step,
 )
-from trainer.model.gpt import GPT
-from trainer.model.optimizers import State
 from trainer.tasks.objective import apply_task
 from trainer.weights.layouts import read_model
 from trainer.weights.tokenizers import own_step, own_tokenizer

@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-from trainer.contract import TEMPORARY_PREFIX
+from trainer.run_files import TEMPORARY_PREFIX
 
 RECORD = "gptctl.json"
 """In every export: its origin and its files. A folder without it belongs to another program."""

@@ -16,7 +16,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from trainer.contract import TEMPORARY_PREFIX
+from trainer.run_files import TEMPORARY_PREFIX
 
 FILE = "skipped.json"
 Skips = Sequence[tuple[int, int]]

@@ -19,9 +19,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from trainer.contract import SliceLoss
 from trainer.model.gpt import GPT
 from trainer.model.precision import Autocast
+from trainer.run_files import SliceLoss
 from trainer.tokens.token_file import DataError
 from trainer.tokens.token_stream import TokenStream
 from trainer.tokens.tokenizer import TokenizerError, open_tokenizer, token_bytes

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.contract import ManifestEntry
+from trainer.run_files import ManifestEntry
 
 Array = NDArray[Any]
 

@@ -14,8 +14,8 @@ from types import TracebackType
 
 import torch
 
-from trainer.contract import EVENT_WARNING
 from trainer.model.precision import LossScaler
+from trainer.run_files import EVENT_WARNING
 
 LOST_PEER = ("closed by peer", "Connection reset", "Broken pipe", "imed out", "Timeout")
 OUT_OF_MEMORY = re.compile(

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trainer.contract import EVENT_EVALUATED, EVENT_EVALUATING
 from trainer.model.loss import LossSum, Slice, slice_result, validation_loss, whole_sequences
 from trainer.progress import Timer
+from trainer.run_files import EVENT_EVALUATED, EVENT_EVALUATING
 from trainer.tokens.token_file import DataError
 from trainer.tokens.token_stream import TokenStream
 from trainer.training.failures import Expendable

@@ -11,10 +11,10 @@ Example::
 from __future__ import annotations
 
 from trainer.checkpoints.checkpoint import load_model
-from trainer.contract import EVENT_FINISHED, EVENT_SAMPLED, EVENT_STOPPED, OUTCOME_FINISHED, OUTCOME_STOPPED
 from trainer.model.generate import Sampling, continuations
 from trainer.model.gpt import GPT
 from trainer.prompt_template import prompt_of
+from trainer.run_files import EVENT_FINISHED, EVENT_SAMPLED, EVENT_STOPPED, OUTCOME_FINISHED, OUTCOME_STOPPED
 from trainer.task_config import INSTRUCT
 from trainer.tokens.tokenizer import open_tokenizer
 from trainer.training.failures import Expendable

@@ -29,17 +29,7 @@ from torch import Tensor
 from trainer.checkpoints import skipped_steps
 from trainer.checkpoints.checkpoint import Snapshot, TrainerState, checkpoint_steps
 from trainer.checkpoints.host_buffers import HostBuffers
-from trainer.contract import (
-    ATTEMPT,
-    CHECKPOINTS,
-    EVENT_PREPARING,
-    EVENT_STARTED,
-    EVENT_VALIDATED,
-    EVENT_WARNING,
-    STOP,
-    CheckpointMeta,
-    RunConfig,
-)
+from trainer.contract import RunConfig
 from trainer.model.loss import validation_loss
 from trainer.model.optimizers import (
     State,
@@ -49,6 +39,16 @@ from trainer.model.optimizers import (
     set_learning_rate,
     state_by_name,
     step_unless_nonfinite,
+)
+from trainer.run_files import (
+    ATTEMPT,
+    CHECKPOINTS,
+    EVENT_PREPARING,
+    EVENT_STARTED,
+    EVENT_VALIDATED,
+    EVENT_WARNING,
+    STOP,
+    CheckpointMeta,
 )
 from trainer.task_config import PRETRAIN
 from trainer.tasks.objective import is_classifier

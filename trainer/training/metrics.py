@@ -32,7 +32,8 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from trainer.contract import EVENTS, METRICS, MetricLine, RunConfig
+from trainer.contract import RunConfig
+from trainer.run_files import EVENTS, METRICS, MetricLine
 from trainer.tokens.batches import course_of
 from trainer.training.failures import Expendable
 from trainer.training.log_lines import event_line, metrics_line

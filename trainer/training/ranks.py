@@ -28,7 +28,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from trainer.contract import LEADS
+from trainer.run_files import LEADS
 
 Value = TypeVar("Value")
 

@@ -1,7 +1,7 @@
 """Saves checkpoints while training continues: one thread writes, then swaps the links and deletes old folders.
 
 The loop waits only for the copy to the host. A save that fails (disk full) is a warning and does not end the run: the
-old checkpoints stay, and the next interval tries again. contract.kept_steps stay, and always the newest.
+old checkpoints stay, and the next interval tries again. What retention keeps stays, and always the newest.
 
 Example::
 
@@ -32,7 +32,8 @@ from trainer.checkpoints.checkpoint import (
 )
 from trainer.checkpoints.host_buffers import HostBuffers
 from trainer.checkpoints.manifest import CheckpointError, read_manifest, read_meta
-from trainer.contract import (
+from trainer.contract import RunConfig
+from trainer.run_files import (
     BEST,
     CHECKPOINTS,
     EVENT_CHECKPOINTED,
@@ -41,10 +42,9 @@ from trainer.contract import (
     SAFE_FILE,
     TEMPORARY_PREFIX,
     TRAINER_STATE_FILE,
-    RunConfig,
+    Retention,
     checkpoint_name,
     checkpoint_step,
-    kept_steps,
 )
 from trainer.training.failures import Emit
 
@@ -66,7 +66,8 @@ class Saver:
     def __init__(self, run_folder: Path, config: RunConfig, emit: Emit, writer: Writer | None = None) -> None:
         self.root = run_folder / CHECKPOINTS
         self.writer = writer or Writer()
-        self.retention = config.retention
+        self.retention = Retention(config.retention.keep_last, config.retention.keep_every)
+        self.require_safe = config.retention.require_safe
         self.emit = emit
         self.patience_s = config.train.process_group_timeout_s / 2
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="saver")
@@ -135,19 +136,19 @@ class Saver:
 
     def _kept_steps(self, folders: dict[int, Path]) -> frozenset[int]:
         """What retention keeps, and always the newest: there must be one to resume from."""
-        return kept_steps(folders, self.best_step, self.retention) | frozenset([max(folders)] if folders else [])
+        return self.retention.kept(folders, self.best_step) | frozenset([max(folders)] if folders else [])
 
     def _delete_old_checkpoints(self) -> None:
         folders = checkpoint_steps(self.root)
         kept = self._kept_steps(folders)
         for step, folder in folders.items():
-            if step not in kept and (not self.retention.require_safe or (folder / SAFE_FILE).exists()):
+            if step not in kept and (not self.require_safe or (folder / SAFE_FILE).exists()):
                 _remove(folder)
         if self.best_step in folders and self.best_step not in self._kept_steps_without_best(folders):
             _keep_weights_only(folders[self.best_step])
 
     def _kept_steps_without_best(self, folders: dict[int, Path]) -> frozenset[int]:
-        return kept_steps(folders, None, self.retention) | frozenset([max(folders)])
+        return self.retention.kept(folders, None) | frozenset([max(folders)])
 
     def _make_room(self, snapshot: Snapshot) -> None:
         """The one exception to require_safe: a disk too small for the next save. Never best or the newest two."""

@@ -25,7 +25,8 @@ from typing import NoReturn, cast
 import torch
 
 from trainer.arithmetic import divisors
-from trainer.contract import EVENT_MICRO_BATCH_REDUCED, EVENTS, HELD_DESCRIPTORS, MicroBatchReduced, TrainConfig
+from trainer.contract import TrainConfig
+from trainer.run_files import EVENT_MICRO_BATCH_REDUCED, EVENTS, HELD_DESCRIPTORS, MicroBatchReduced
 from trainer.training.metrics import GIB, Journal, read_lines
 from trainer.training.ranks import Mark, World
 

@@ -27,22 +27,21 @@ from trainer.arithmetic import GIB, LOSS_CHUNKS, fewest_loss_chunks, split_batch
 from trainer.checkpoints.broadcast import drop_received, on_every_node
 from trainer.checkpoints.checkpoint import ResumePoint, find_newest, read_trainer_state, read_weights
 from trainer.checkpoints.manifest import CheckpointError, checkpoint_folder, read_meta, task_of, verify
-from trainer.contract import (
+from trainer.contract import ContractError, RunConfig
+from trainer.model.attention import attention_kernel, same_attention_everywhere
+from trainer.model.gpt import GPT
+from trainer.model.muon import Peers
+from trainer.model.optimizers import build_optimizers, learning_rate, load_state_by_name
+from trainer.model.precision import Autocast, LossScaler, autocast_to, choose_precision
+from trainer.run_files import (
     EVENT_INITIALISED,
     EVENT_PREPARING,
     EVENT_RESUMED,
     EVENT_WARNING,
     META_FILE,
     MODEL_FILE,
-    ContractError,
-    RunConfig,
     Started,
 )
-from trainer.model.attention import attention_kernel, same_attention_everywhere
-from trainer.model.gpt import GPT
-from trainer.model.muon import Peers
-from trainer.model.optimizers import build_optimizers, learning_rate, load_state_by_name
-from trainer.model.precision import Autocast, LossScaler, autocast_to, choose_precision
 from trainer.tasks.objective import apply_task, plain_state
 from trainer.tokens.batches import Share, TrainingData
 from trainer.training.compile_check import STEPS as CHECK_STEPS

@@ -15,7 +15,7 @@ import json
 import os
 from typing import Mapping
 
-from trainer import contract
+from trainer import run_files
 
 from ..contract.answers import CheckpointEntry, Manifest, PromisedFile, SafeAnswer
 from ..contract.names import Code, FileName
@@ -23,7 +23,7 @@ from ..job.jobs import Job
 from ..system import files
 from ..system.refusal import Refusal
 
-FILES = (contract.CONFIG, contract.METRICS, contract.EVENTS, contract.LOG, contract.EXIT)
+FILES = (run_files.CONFIG, run_files.METRICS, run_files.EVENTS, run_files.LOG, run_files.EXIT)
 
 
 def manifest(run_folder: str) -> Manifest:
@@ -36,10 +36,10 @@ def manifest(run_folder: str) -> Manifest:
 
 def checkpoints(run_folder: str) -> list[CheckpointEntry]:
     """Folders with a manifest whose files are all there in the promised sizes."""
-    folder = os.path.join(run_folder, contract.CHECKPOINTS)
+    folder = os.path.join(run_folder, run_files.CHECKPOINTS)
     found = [entry for entry in (_read(folder, name) for name in files.listing(folder)) if entry]
-    best, latest = linked_step(run_folder, contract.BEST), linked_step(run_folder, contract.LATEST)
-    kept = contract.kept_steps([entry["step"] for entry in found], best, retention(run_folder))
+    best, latest = linked_step(run_folder, run_files.BEST), linked_step(run_folder, run_files.LATEST)
+    kept = retention(run_folder).kept([entry["step"] for entry in found], best)
     for entry in found:
         step = entry["step"]
         entry.update({"kept": step in kept, "best": step == best, "latest": step == latest})
@@ -48,31 +48,31 @@ def checkpoints(run_folder: str) -> list[CheckpointEntry]:
 
 def steps(run_folder: str) -> list[int]:
     """Steps of the folders that have a manifest: what `status` shows without reading further."""
-    folder = os.path.join(run_folder, contract.CHECKPOINTS)
-    found = ((contract.checkpoint_step(name), os.path.join(folder, name)) for name in files.listing(folder))
+    folder = os.path.join(run_folder, run_files.CHECKPOINTS)
+    found = ((run_files.checkpoint_step(name), os.path.join(folder, name)) for name in files.listing(folder))
     return sorted(
-        step for step, path in found if step is not None and os.path.isfile(os.path.join(path, contract.MANIFEST_FILE))
+        step for step, path in found if step is not None and os.path.isfile(os.path.join(path, run_files.MANIFEST_FILE))
     )
 
 
 def safe_steps(run_folder: str) -> list[int]:
     """Steps that carry a SAFE mark."""
-    return [step for step in steps(run_folder) if os.path.exists(_file(run_folder, step, contract.SAFE_FILE))]
+    return [step for step in steps(run_folder) if os.path.exists(_file(run_folder, step, run_files.SAFE_FILE))]
 
 
 def linked_step(run_folder: str, link: str) -> int | None:
     """The step that `latest` or `best` points to."""
     try:
-        target = os.readlink(os.path.join(run_folder, contract.CHECKPOINTS, link))
+        target = os.readlink(os.path.join(run_folder, run_files.CHECKPOINTS, link))
     except OSError:
         return None
-    return contract.checkpoint_step(os.path.basename(target.rstrip("/")))
+    return run_files.checkpoint_step(os.path.basename(target.rstrip("/")))
 
 
 def mark_safe(run_folder: str, step: int, manifest_sha256: str) -> SafeAnswer:
     """Writes SAFE if the manifest on disk is the one that was verified elsewhere. Twice is fine."""
     try:
-        with open(_file(run_folder, step, contract.MANIFEST_FILE), "rb") as file:
+        with open(_file(run_folder, step, run_files.MANIFEST_FILE), "rb") as file:
             found = hashlib.sha256(file.read()).hexdigest()
     except OSError:
         raise Refusal(Code.NO_SUCH_CHECKPOINT, "no checkpoint of step %d in %s" % (step, run_folder)) from None
@@ -80,7 +80,7 @@ def mark_safe(run_folder: str, step: int, manifest_sha256: str) -> SafeAnswer:
         raise Refusal(
             Code.MANIFEST_DIFFERS, "step %d: the manifest here is %s, not %s" % (step, found, manifest_sha256)
         )
-    files.write_bytes(_file(run_folder, step, contract.SAFE_FILE), (found + "\n").encode())
+    files.write_bytes(_file(run_folder, step, run_files.SAFE_FILE), (found + "\n").encode())
     return {"step": step, "safe": True}
 
 
@@ -100,16 +100,16 @@ def verified(run_folder: str, entry: CheckpointEntry) -> bool:
 
 
 def _file(run_folder: str, step: int, name: str) -> str:
-    return os.path.join(run_folder, contract.CHECKPOINTS, contract.checkpoint_name(step), name)
+    return os.path.join(run_folder, run_files.CHECKPOINTS, run_files.checkpoint_name(step), name)
 
 
 def _read(folder: str, name: str) -> CheckpointEntry | None:
-    step = contract.checkpoint_step(name)
+    step = run_files.checkpoint_step(name)
     path = os.path.join(folder, name)
     if step is None or os.path.islink(path):
         return None
     try:
-        with open(os.path.join(path, contract.MANIFEST_FILE), "rb") as file:
+        with open(os.path.join(path, run_files.MANIFEST_FILE), "rb") as file:
             content = file.read()
         listed = {key: _promised(value) for key, value in json.loads(content)["files"].items()}
         complete = all(os.stat(os.path.join(path, key)).st_size == value["size_bytes"] for key, value in listed.items())
@@ -121,7 +121,7 @@ def _read(folder: str, name: str) -> CheckpointEntry | None:
         "files": listed,
         "manifest_sha256": hashlib.sha256(content).hexdigest(),
         "manifest_size_bytes": len(content),
-        "safe": os.path.exists(os.path.join(path, contract.SAFE_FILE)),
+        "safe": os.path.exists(os.path.join(path, run_files.SAFE_FILE)),
     } if complete else None  # fmt: skip
 
 
@@ -134,14 +134,11 @@ def _promised(value: Mapping[str, object]) -> PromisedFile:
 
 def config_table(run_folder: str, name: str) -> dict[str, int]:
     """The whole numbers of one table of the run's config.json; empty where it cannot be read."""
-    table = (files.read_json(os.path.join(run_folder, contract.CONFIG)) or {}).get(name)
+    table = (files.read_json(os.path.join(run_folder, run_files.CONFIG)) or {}).get(name)
     return {key: value for key, value in table.items() if isinstance(value, int)} if isinstance(table, dict) else {}
 
 
-def retention(run_folder: str) -> contract.RetentionConfig:
+def retention(run_folder: str) -> run_files.Retention:
     """What the run keeps, from its config.json."""
-    stored = config_table(run_folder, "retention")
-    usual = contract.RetentionConfig()
-    return contract.RetentionConfig(
-        keep_last=stored.get("keep_last", usual.keep_last), keep_every=stored.get("keep_every", usual.keep_every)
-    )
+    stored, usual = config_table(run_folder, "retention"), run_files.Retention()
+    return usual._replace(**{key: stored[key] for key in usual._fields if key in stored})

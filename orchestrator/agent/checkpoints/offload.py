@@ -20,7 +20,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Callable, Iterable, Mapping
 
-from trainer import contract
+from trainer import run_files
 
 from ..contract.answers import CheckpointEntry, ExitRecord
 from ..contract.names import JobName, StoreState
@@ -43,7 +43,7 @@ LONGEST_PAUSE_S = 30.0
 LOOK_AFTER_EVERY_S = 5.0
 SAY_EVERY_S = 1.0
 STREAMS = 3
-LOGS = (contract.METRICS, contract.EVENTS, contract.LOG)
+LOGS = (run_files.METRICS, run_files.EVENTS, run_files.LOG)
 Say = Callable[[Mapping[str, object]], None]
 
 
@@ -172,12 +172,12 @@ class Offload:
             _all(pool.submit(self._send_file, entry, name, folder) for name in entry["files"])
             self.store.settle(entry["name"])
             _all(pool.submit(self._same, *each) for each in self._promised(entry, folder))
-        path = self._path(entry, contract.MANIFEST_FILE)
+        path = self._path(entry, run_files.MANIFEST_FILE)
         with open(path, "rb") as file:
             content = file.read()
         if hashlib.sha256(content).hexdigest() != entry["manifest_sha256"]:
             raise FileNotFoundError(path)
-        place = "%s/%s" % (folder, contract.MANIFEST_FILE)
+        place = "%s/%s" % (folder, run_files.MANIFEST_FILE)
         sent = self.store.put_bytes(place, content)
         self.store.settle(entry["name"])
         self._same(place, sent)
@@ -216,18 +216,18 @@ class Offload:
             )
 
     def _path(self, entry: CheckpointEntry, name: str) -> str:
-        return os.path.join(self.job.run_folder, contract.CHECKPOINTS, entry["name"], name)
+        return os.path.join(self.job.run_folder, run_files.CHECKPOINTS, entry["name"], name)
 
     def _links(self) -> tuple[int | None, int | None]:
         folder = self.job.run_folder
-        return manifest.linked_step(folder, contract.BEST), manifest.linked_step(folder, contract.LATEST)
+        return manifest.linked_step(folder, run_files.BEST), manifest.linked_step(folder, run_files.LATEST)
 
     def _send_logs_and_index(self) -> None:
         """As far as the logs are written: what happened until here must not go with the machine."""
         sent = {}
         for name in LOGS:
             path = os.path.join(self.job.run_folder, name)
-            if name == contract.LOG:
+            if name == run_files.LOG:
                 path = long_logs.without_hole(path, self.job.file(name))
             if os.path.exists(path):
                 with open(path, "rb") as file:

@@ -15,7 +15,7 @@ import json
 import os
 from typing import Dict, List, Optional, TypedDict, cast
 
-from trainer import contract
+from trainer import run_files
 
 from ..contract.answers import CheckpointEntry, ExitRecord, PromisedFile, StoreStatus
 from ..contract.names import FileName, JobName, StoreState
@@ -84,9 +84,9 @@ class Index:
         for step, entry in self.checkpoints.items():
             entry["best"], entry["latest"] = step == best, step == latest
 
-    def let_go(self, best: int | None, retention: contract.RetentionConfig) -> list[StoredEntry]:
+    def let_go(self, best: int | None, retention: run_files.Retention) -> list[StoredEntry]:
         """Takes out what retention keeps no longer, and returns it, the oldest first."""
-        kept = contract.kept_steps(self.checkpoints, best, retention)
+        kept = retention.kept(self.checkpoints, best)
         return [self.checkpoints.pop(step) for step in sorted(self.checkpoints) if step not in kept]
 
     def content(self) -> bytes:
@@ -134,4 +134,4 @@ def is_done(places: Places, run: str) -> bool:
 
 def _is_finished(job: Job) -> bool:
     ended = job.exit_record()
-    return ended is not None and ended["outcome"] == contract.OUTCOME_FINISHED
+    return ended is not None and ended["outcome"] == run_files.OUTCOME_FINISHED

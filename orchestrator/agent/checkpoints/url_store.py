@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from typing import Sequence
 
-from trainer import contract
+from trainer import run_files
 
 from ..contract.requests import Slot
 from ..job.jobs import Job
@@ -75,4 +75,4 @@ class UrlStore:
 
 def files_of(folder: str, names: Sequence[str]) -> list[str]:
     """Places of a checkpoint's files, the manifest first: without it the rest is not a checkpoint."""
-    return ["%s/%s" % (folder, name) for name in (contract.MANIFEST_FILE, *names)]
+    return ["%s/%s" % (folder, name) for name in (run_files.MANIFEST_FILE, *names)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from ..checkpoints import manifest, store_index
 from ..contract.names import GRACE_S, JobName, State
 from ..job import jobs
-from ..queue import runner
+from ..queue import entries
 from ..system import files, lease
 from ..system.paths import RUN_PATTERN, Places
 from . import attendance
@@ -21,7 +21,7 @@ def observe(places: Places, ended: dict[str, float], *, revive: bool = False) ->
     """The machine as it is now. ended: when each training was first seen ended, on CLOCK_BOOTTIME; new ends are added.
     revive: jobs that lost their supervisor get a new one."""
     if revive:
-        runner.revive(places)
+        entries.revive(places)
     own = lease.read(places.guard)
     return MachineFacts(
         own_lease_s=own["left_s"] if own else 0.0,

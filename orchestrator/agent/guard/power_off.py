@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from typing import Sequence, TypedDict
 
 from ..system import processes
@@ -77,6 +76,8 @@ def _program() -> str | None:
 
 
 def _run(argv: Sequence[str]) -> tuple[int, str, str] | Trouble:
+    import subprocess  # not for the status of a machine without the program
+
     try:
         done = subprocess.run(
             list(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=WITHIN_S,

@@ -17,7 +17,7 @@ import signal
 import time
 from typing import Mapping, Optional, Sequence, cast
 
-from trainer import contract
+from trainer import run_files
 
 from ..contract.answers import ExitRecord, Failure
 from ..contract.names import FileName
@@ -39,25 +39,25 @@ def write_exit(
 ) -> ExitRecord:
     """Writes and returns exit.json. `code` None: nobody could learn it (the machine or the supervisor went away).
     cause: what another node says of a failure; what was seen here follows from it. lost: nodes that went."""
-    trainer = files.read_json(os.path.join(job.run_folder, contract.EXIT)) if job.is_train else None
+    trainer = files.read_json(os.path.join(job.run_folder, run_files.EXIT)) if job.is_train else None
     request = read_request(job)
     outcome = _outcome(job, code, trainer, request)
     ended_at = time.time()
-    seen = _reason(job, code, trainer, request if outcome != contract.OUTCOME_FINISHED else None)
+    seen = _reason(job, code, trainer, request if outcome != run_files.OUTCOME_FINISHED else None)
     record: ExitRecord = {
         "code": code,
         "signal": _signal_name(code),
         "outcome": outcome,
-        "reason": (_with_cause(cause, seen) if cause and outcome == contract.OUTCOME_FAILED else seen)
-        + (gpu_faults.since(started_at) if outcome == contract.OUTCOME_FAILED and job.spec.get("gpus") else ""),
+        "reason": (_with_cause(cause, seen) if cause and outcome == run_files.OUTCOME_FAILED else seen)
+        + (gpu_faults.since(started_at) if outcome == run_files.OUTCOME_FAILED and job.spec.get("gpus") else ""),
         "started_at": started_at,
         "ended_at": ended_at,
         "duration_s": None if started_at is None else round(ended_at - started_at, 3),
         "last_lines": last_lines(job),
         "error": _error(job),
-        "refusal": _refusal(job) if outcome == contract.OUTCOME_FAILED else None,
+        "refusal": _refusal(job) if outcome == run_files.OUTCOME_FAILED else None,
         "trainer": trainer,
-        "result": _result(job) if outcome == contract.OUTCOME_FINISHED else None,
+        "result": _result(job) if outcome == run_files.OUTCOME_FINISHED else None,
     }
     if deaths := job.deaths():
         record["deaths"] = deaths
@@ -81,19 +81,19 @@ def write_unstarted(job: Job, outcome: str, reason: str) -> None:
 
 def death_reason(job: Job, code: int | None) -> str:
     """Why a training died, in the words of its exit record."""
-    trainer = files.read_json(os.path.join(job.run_folder, contract.EXIT))
+    trainer = files.read_json(os.path.join(job.run_folder, run_files.EXIT))
     return _reason(job, code, trainer, read_request(job))
 
 
 def _outcome(job: Job, code: int | None, trainer: TrainerExit, request: StopRequest | None) -> str:
     said = (trainer or {}).get("outcome")
-    if said == contract.OUTCOME_FINISHED or (code == 0 and not job.is_train):
-        return contract.OUTCOME_FINISHED
+    if said == run_files.OUTCOME_FINISHED or (code == 0 and not job.is_train):
+        return run_files.OUTCOME_FINISHED
     if request:
         return str(request["outcome"])
     if not said and code == 0 and is_other_node(job):
-        return contract.OUTCOME_FINISHED
-    return str(said) if said else contract.OUTCOME_FAILED
+        return run_files.OUTCOME_FINISHED
+    return str(said) if said else run_files.OUTCOME_FAILED
 
 
 def _reason(job: Job, code: int | None, trainer: TrainerExit, request: StopRequest | None) -> str:

@@ -18,6 +18,8 @@ import sys
 import time
 from typing import Mapping, Optional, TypedDict, cast
 
+from trainer import run_files
+
 from ..contract.answers import Death, ExitRecord, JobState, StartAnswer
 from ..contract.names import LEASE_S, Code, FileName, JobName, Outcome, State
 from ..contract.requests import JobSpec, StartRequest
@@ -94,11 +96,8 @@ class Job:
     def followed_files(self) -> dict[str, str]:
         """What `follow` streams: name -> path; the log is the last."""
         if self.is_train:
-            from trainer import contract
-
-            return {
-                name: os.path.join(self.run_folder, name) for name in (contract.METRICS, contract.EVENTS, contract.LOG)
-            }
+            names = (run_files.METRICS, run_files.EVENTS, run_files.LOG)
+            return {name: os.path.join(self.run_folder, name) for name in names}
         return {name: self.file(name) for name in (FileName.PROGRESS, FileName.LOG)}
 
     def exit_record(self) -> ExitRecord | None:

@@ -22,7 +22,7 @@ import threading
 import time
 from typing import Callable, Mapping, Optional
 
-from trainer import contract
+from trainer import run_files
 
 from ..contract.names import Outcome
 from ..contract.requests import Cluster
@@ -39,8 +39,8 @@ AGREE_WITHIN_S = 40.0
 LOST_GRACE_S = 3.0
 """After a node is lost the ranks wait in a collective and hear nothing; what the disk has stays whole."""
 MOST_LINE_BYTES = 8192
-GOOD = (contract.OUTCOME_FINISHED, contract.OUTCOME_STOPPED, Outcome.LIMIT, Outcome.PREEMPTED)
-ASKED = (contract.OUTCOME_STOPPED, Outcome.LIMIT, Outcome.PREEMPTED)
+GOOD = (run_files.OUTCOME_FINISHED, run_files.OUTCOME_STOPPED, Outcome.LIMIT, Outcome.PREEMPTED)
+ASKED = (run_files.OUTCOME_STOPPED, Outcome.LIMIT, Outcome.PREEMPTED)
 """A node that ended so was asked to: the others end likewise, which they may not hear from their ranks."""
 FOLLOWS = (("killed by SIGKILL", 0), ("lost another rank", 2))
 """What a death's words say of it: the lowest is the cause of the others."""

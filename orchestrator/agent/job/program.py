@@ -17,7 +17,7 @@ import sys
 import time
 from typing import Sequence, TypeVar
 
-from trainer import contract
+from trainer import run_files
 
 from ..contract.names import COMPILE_WORKERS, Code, FileName, JobName
 from ..contract.requests import Cluster
@@ -73,7 +73,7 @@ def find_running(job: Job) -> Program | None:
 def has_ended(job: Job) -> bool:
     """Whether a training has already written how it ended: its supervisor may have died before it recorded the start,
     and a short training is over before the next one looks."""
-    return job.is_train and os.path.exists(os.path.join(job.run_folder, contract.EXIT))
+    return job.is_train and os.path.exists(os.path.join(job.run_folder, run_files.EXIT))
 
 
 def spawn(job: Job, secrets: Secrets, held: Sequence[int]) -> Program:
@@ -162,11 +162,11 @@ def _environment(job: Job, held: Sequence[int]) -> dict[str, str]:
     cluster = job.spec.get("cluster") if job.name != JobName.MEET else None
     if job.is_train:
         variables = environment_of_ranks(job, variables)
-        variables[contract.HELD_DESCRIPTORS] = ",".join(map(str, held))
+        variables[run_files.HELD_DESCRIPTORS] = ",".join(map(str, held))
     if job.is_train or cluster:
         variables["GLOO_SOCKET_IFNAME"] = variables["NCCL_SOCKET_IFNAME"] = _interface(cluster)
     if cluster:
-        variables[contract.LEADS] = "1" if cluster["node"] == 0 else "0"
+        variables[run_files.LEADS] = "1" if cluster["node"] == 0 else "0"
         variables["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = "3"  # a rank that lost a node hears nothing
     return variables
 
@@ -208,7 +208,7 @@ def _cwd(job: Job) -> str:
 def _outputs(job: Job) -> tuple[str, str]:
     """Where stdout and stderr go; a job that starts again begins with empty files."""
     if job.is_train:
-        log = os.path.join(job.run_folder, contract.LOG)
+        log = os.path.join(job.run_folder, run_files.LOG)
         return log, log
     for name in (FileName.PROGRESS, FileName.LOG, FileName.REFUSAL):
         files.remove(job.file(name))
@@ -224,8 +224,8 @@ def prepare_folders(job: Job, cwd: str) -> None:
     files.make_folder(job.run_folder)
     config = job.spec.get("config")
     if config is not None:
-        files.write_bytes(os.path.join(job.run_folder, contract.CONFIG), str(config).encode())
-    for name in (contract.STOP, contract.EXIT):
+        files.write_bytes(os.path.join(job.run_folder, run_files.CONFIG), str(config).encode())
+    for name in (run_files.STOP, run_files.EXIT):
         files.remove(os.path.join(job.run_folder, name))
 
 

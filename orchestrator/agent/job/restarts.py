@@ -15,7 +15,7 @@ import os
 import time
 from typing import Mapping, Sequence
 
-from trainer import contract
+from trainer import run_files
 
 from ..contract.answers import Death
 from ..contract.names import FileName, Outcome
@@ -65,7 +65,7 @@ def after_end(job: Job, code: int | None, cause: str = "", hindered: str = "") -
 
 def forget_end(job: Job) -> None:
     """Removes what a start that died left: the watchdog's request, torchrun's and the trainer's word."""
-    for path in (job.file(FileName.STOP), job.file(FileName.ERROR), os.path.join(job.run_folder, contract.EXIT)):
+    for path in (job.file(FileName.STOP), job.file(FileName.ERROR), os.path.join(job.run_folder, run_files.EXIT)):
         files.remove(path)
 
 
@@ -76,12 +76,12 @@ def note_start(job: Job) -> None:
 
 def last_step(run_folder: str) -> int:
     """The last step in its metrics; 0 without one."""
-    line = next(filter(None, map(contract.metric_line, files.last_json_lines(_metrics(run_folder)))), None)
+    line = next(filter(None, map(run_files.metric_line, files.last_json_lines(_metrics(run_folder)))), None)
     return line.step if line else 0
 
 
 def _metrics(run_folder: str) -> str:
-    return os.path.join(run_folder, contract.METRICS)
+    return os.path.join(run_folder, run_files.METRICS)
 
 
 def _from_step(job: Job) -> int:
@@ -92,11 +92,11 @@ def _from_step(job: Job) -> int:
 
 def newest_checkpoint(run_folder: str) -> int:
     """The step of the newest one that is whole; 0 without one."""
-    folder = os.path.join(run_folder, contract.CHECKPOINTS)
+    folder = os.path.join(run_folder, run_files.CHECKPOINTS)
     steps = [
-        contract.checkpoint_step(name)
+        run_files.checkpoint_step(name)
         for name in files.listing(folder)
-        if os.path.isfile(os.path.join(folder, name, contract.MANIFEST_FILE))
+        if os.path.isfile(os.path.join(folder, name, run_files.MANIFEST_FILE))
     ]
     return max((step for step in steps if step is not None), default=0)
 
@@ -104,9 +104,9 @@ def newest_checkpoint(run_folder: str) -> int:
 def has_died(job: Job) -> bool:
     """Whether it ended by itself and badly, or by the watchdog: not by a person, a limit or the provider."""
     request = stopping.read_request(job)
-    said = (files.read_json(os.path.join(job.run_folder, contract.EXIT)) or {}).get("outcome")
+    said = (files.read_json(os.path.join(job.run_folder, run_files.EXIT)) or {}).get("outcome")
     if request is not None and request["outcome"] == Outcome.FAILED:  # a rank that heard of it may say `stopped`
-        return said != contract.OUTCOME_FINISHED
+        return said != run_files.OUTCOME_FINISHED
     return request is None and said in (None, Outcome.FAILED)
 
 

@@ -11,7 +11,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from trainer import contract
+from trainer import run_files
 
 from ..contract.names import Code, FileName
 from ..system import files
@@ -35,7 +35,7 @@ def number(job: Job) -> int:
 
 def put_aside(before: Job) -> None:
     """What a training that has ended left. Its exit goes last: a start that is killed before finds it ended."""
-    files.remove(os.path.join(before.run_folder, contract.EXIT))
+    files.remove(os.path.join(before.run_folder, run_files.EXIT))
     for name in LEFT:
         files.remove(before.file(name))
     os.replace(before.file(FileName.EXIT), before.file("exit-%d.json" % number(before)))

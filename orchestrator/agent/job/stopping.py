@@ -17,7 +17,7 @@ import signal
 import time
 from typing import Callable, Optional, TypedDict, cast
 
-from trainer import contract
+from trainer import run_files
 
 from ..contract.names import FileName
 from ..system import files, processes
@@ -64,12 +64,12 @@ def stop(job: Job, program: Program, wake: Callable[[float], None]) -> None:
 
 def _ask(job: Job, program: Program, wake: Callable[[float], None]) -> None:
     """SIGTERM once to the working processes, then patience: up to the grace, less once the trainer is done."""
-    exit_file = os.path.join(job.run_folder, contract.EXIT)
+    exit_file = os.path.join(job.run_folder, run_files.EXIT)
     processes.send(processes.ranks(job.folder) if job.is_train else processes.of_job(job.folder), signal.SIGTERM)
     if job.is_train:
         # After the signal: a rank that sees the file first would be hit while it ends, and seem to have failed. Ranks
         # that are only just starting find the file.
-        files.write_bytes(os.path.join(job.run_folder, contract.STOP), b"")
+        files.write_bytes(os.path.join(job.run_folder, run_files.STOP), b"")
     exit_seen_at: float | None = None
     while program.poll() is None:
         if job.is_train and exit_seen_at is None and os.path.exists(exit_file):

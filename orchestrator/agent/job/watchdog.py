@@ -15,7 +15,7 @@ import os
 from collections import deque
 from typing import cast
 
-from trainer import contract
+from trainer import run_files
 
 from ..contract.requests import Watchdog
 from ..system import files
@@ -29,8 +29,8 @@ class StepWatch:
     """Remembers when the metrics and events last grew and how long lines usually take."""
 
     def __init__(self, run_folder: str, settings: Watchdog, now_s: float) -> None:
-        self.metrics = os.path.join(run_folder, contract.METRICS)
-        self.events = os.path.join(run_folder, contract.EVENTS)
+        self.metrics = os.path.join(run_folder, run_files.METRICS)
+        self.events = os.path.join(run_folder, run_files.EVENTS)
         self.settings = {**DEFAULTS, **{key: float(cast("float", value)) for key, value in settings.items()}}
         self.sizes = self._sizes()
         self.grew_at_s = self.line_at_s = now_s

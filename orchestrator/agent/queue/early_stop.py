@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import Mapping
 
-from trainer import contract
+from trainer import run_files
 
 from ..contract.requests import StopRule
 from ..system import files
@@ -44,8 +44,8 @@ def handed_over(rule: StopRule) -> dict[int, float]:
 def validations(run_folder: str) -> dict[int, float]:
     """Validation losses of a run by step, from its events; a resumed run's later line counts."""
     found: dict[int, float] = {}
-    for line in files.json_lines(os.path.join(run_folder, contract.EVENTS)):
+    for line in files.json_lines(os.path.join(run_folder, run_files.EVENTS)):
         step, loss = line.get("step"), line.get("val_loss")
-        if line.get("event") == contract.EVENT_VALIDATED and isinstance(step, int) and isinstance(loss, (int, float)):
+        if line.get("event") == run_files.EVENT_VALIDATED and isinstance(step, int) and isinstance(loss, (int, float)):
             found[step] = float(loss)
     return found

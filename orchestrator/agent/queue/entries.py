@@ -2,7 +2,7 @@
 was never started.
 
 An entry is only a place in the order; the job's own folder is the truth, so a training is enqueued at most once and
-started at most once, whichever process is killed on the way. It must not start anything; runner.py does.
+started at most once, whichever process is killed on the way. It must not start a training; runner.py does.
 
 Example::
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import sys
 import time
 from typing import Iterator, Optional, TypedDict, cast
 
@@ -24,7 +25,7 @@ from ..contract.names import Code, FileName, JobName, Outcome, State
 from ..contract.requests import QueueTerms
 from ..job import exit_record, jobs, starts
 from ..job.jobs import Job
-from ..system import files, processes
+from ..system import detach, files, processes
 from ..system.paths import RUN_PATTERN, Places, checked_run
 from ..system.refusal import Refusal
 
@@ -173,3 +174,10 @@ def skip_all(places: Places, reason: str, group: str | None = None) -> None:
         job = jobs.load(places, entry["run"], JobName.TRAIN)
         if job is not None and (group is None or terms_of(job).get("group") == group):
             drop(places, entry["run"], Outcome.NEVER_STARTED, reason)
+
+
+def revive(places: Places) -> None:
+    """Starts the queue's process if something waits and it does not run. What cannot be done now is done later."""
+    if is_alive(places) or not read(places):
+        return
+    detach.spawn([sys.executable, "-I", "-S", places.code, "queue"], os.path.join(places.queue, "log"), [])

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-import sys
 import time
 
 from ..checkpoints import manifest, store_index
 from ..contract.names import GRACE_S, Code, JobName, Outcome, State
 from ..job import jobs, stopping
 from ..job.jobs import Job
-from ..system import detach, files, lease, processes
+from ..system import files, lease, processes
 from ..system.paths import RUN_PATTERN, Places
 from ..system.refusal import Refusal, as_refusal
 from . import choice, early_stop, entries
@@ -31,13 +30,6 @@ JUDGE_EVERY_S = 10.0
 LOCK_WITHIN_S = 5.0
 READY_WITHIN_S = 10.0
 TAKEN = (Code.GPUS_TAKEN, Code.GPUS_BUSY, Code.CPU_TAKEN, Code.START_BUSY)
-
-
-def revive(places: Places) -> None:
-    """Starts the process if something waits and it does not run. What cannot be done now is done at the next look."""
-    if entries.is_alive(places) or not entries.read(places):
-        return
-    detach.spawn([sys.executable, "-I", "-S", places.code, "queue"], os.path.join(places.queue, "log"), [])
 
 
 def main(places: Places) -> int:

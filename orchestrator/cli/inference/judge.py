@@ -27,7 +27,7 @@ from orchestrator.remote.shell.local_shell import LocalShell
 from orchestrator.remote.web.chat_completions import RemoteModel
 from orchestrator.remote.whole_files import landing
 from orchestrator.report.judged import Judged, judged
-from trainer import contract
+from trainer import run_files
 
 FOLDER = "judge"
 SAY_EVERY = 10
@@ -97,7 +97,7 @@ def _told_apart(chosen: Sequence[Model]) -> list[Model]:
 
 def _keep(ledger: Ledger, model: Model, identity: str, verdict: Verdict, request: JudgeRequest) -> None:
     """A run's scores, with the checkpoint that they are of. Those of a folder have no run that could keep them."""
-    step = contract.checkpoint_step(model.folder.name)
+    step = run_files.checkpoint_step(model.folder.name)
     if model.run is None or step is None or verdict.mean is None:
         return
     scores = Judged(
@@ -203,7 +203,7 @@ def _whole_lines(file: Path) -> list[dict[str, Any]]:
 
 def _identity(folder: Path) -> str:
     """Which model it is: of a checkpoint its manifest, of another folder or file its place, sizes and times."""
-    manifest = folder / contract.MANIFEST_FILE
+    manifest = folder / run_files.MANIFEST_FILE
     if manifest.is_file():
         return hashlib.sha256(manifest.read_bytes()).hexdigest()
     files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else [folder]

@@ -9,14 +9,14 @@ from orchestrator.core.states import Outcome, State
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RunRecord
 from orchestrator.runs.origin.imports import MACHINE, NOWHERE, RECIPE
-from trainer import contract
+from trainer import run_files
 
 
 def checkpoint_here(home: Path, run_id: str, name: str) -> Path:
     """`best`, `latest` or `step-000617` of a run's mirror. Raises UserError with the fetch command."""
-    folder = home / "runs" / run_id / contract.CHECKPOINTS / name
+    folder = home / "runs" / run_id / run_files.CHECKPOINTS / name
     if not folder.is_dir():
-        step = contract.checkpoint_step(name)
+        step = run_files.checkpoint_step(name)
         more = f" --step {step}" if step is not None else ""
         raise UserError(f"{run_id}: {name} is not here", f"gptctl fetch {run_id}{more}, or --on-host")
     return folder
@@ -40,17 +40,17 @@ def model_folder(ledger: Ledger, run_id: str | None, step: int | None) -> tuple[
     if folder is not None:
         return folder.name, folder
     run = ledger.find_run(run_id)
-    name = contract.BEST if step is None else contract.checkpoint_name(step)
+    name = run_files.BEST if step is None else run_files.checkpoint_name(step)
     return run.name or run.id, checkpoint_here(ledger.home, run.id, name)
 
 
 def checkpoint_named(text: str) -> str:
     """The folder's name for what a user types: best, latest, or a step. Raises UserError."""
-    if text in (contract.BEST, contract.LATEST):
+    if text in (run_files.BEST, run_files.LATEST):
         return text
     digits = text.removeprefix("step-")
     if digits.isascii() and digits.isdigit():
-        return contract.checkpoint_name(int(digits))
+        return run_files.checkpoint_name(int(digits))
     raise UserError(f"--checkpoint {text}: must be best, latest or a step, such as 617")
 
 

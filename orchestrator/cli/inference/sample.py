@@ -23,7 +23,7 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RunRecord
 from orchestrator.remote.shell.local_shell import LocalShell
 from orchestrator.report.evaluations import sampled
-from trainer import contract
+from trainer import run_files
 
 OnLine = Callable[[ProgramLine], None]
 
@@ -108,7 +108,7 @@ def _of_run(
     if on_host:
         program = there(run, "sample")
         with agent_of(ledger, run) as agent:
-            folder = f"{agent.root}/runs/{run.id}/{contract.CHECKPOINTS}/{_name(request.step)}"
+            folder = f"{agent.root}/runs/{run.id}/{run_files.CHECKPOINTS}/{_name(request.step)}"
             return folder, _texts(results(agent.shell, program, request.arguments(folder), show))
     folder = str(checkpoint_here(ledger.home, run.id, _name(request.step)))
     return folder, _here(ledger, folder, request, show)
@@ -128,7 +128,7 @@ def _keep(
     ledger: Ledger, run: RunRecord, request: SampleRequest, checkpoint: str, samples: Sequence[ProgramLine]
 ) -> None:
     """Saves samples of a checkpoint whose step is known: `best` on a machine may be another one tomorrow."""
-    step = contract.checkpoint_step(Path(checkpoint).resolve().name) if request.step is None else request.step
+    step = run_files.checkpoint_step(Path(checkpoint).resolve().name) if request.step is None else request.step
     asked = {key: value for key, value in asdict(request).items() if key not in ("prompts", "step")}
     settings = {key: value for key, value in asked.items() if value is not None}
     if step is None:
@@ -140,4 +140,4 @@ def _keep(
 
 
 def _name(step: int | None) -> str:
-    return contract.BEST if step is None else contract.checkpoint_name(step)
+    return run_files.BEST if step is None else run_files.checkpoint_name(step)

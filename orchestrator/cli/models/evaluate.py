@@ -33,7 +33,7 @@ from orchestrator.ledger.records import Evaluation, RunRecord
 from orchestrator.remote.agent_client.client import Agent
 from orchestrator.remote.shell.local_shell import LocalShell
 from orchestrator.report.evaluations import CHOICES, SLICE, from_line
-from trainer import contract
+from trainer import run_files
 
 OF_SLICES = ("LOSS", "PERPLEXITY", "BITS/BYTE", "TOKENS")
 OF_CHOICES = ("ACC", "ACC NORM", "ACC/TOKEN", "CHANCE", "QUESTIONS")
@@ -210,7 +210,7 @@ def _there(ledger: Ledger, run: RunRecord, wish: Wish, name: str) -> list[Progra
             show(line)
 
         ended = agent.wait(run.id, JobName.EVALUATE, hear, digest)
-    if ended["outcome"] != contract.OUTCOME_FINISHED:
+    if ended["outcome"] != run_files.OUTCOME_FINISHED:
         explained = [f"evaluate: {line['reason']}" for line in lines if line.get("kind") == "failed"]
         words = explained or [str(ended.get("reason") or ""), *map(str, ended.get("last_lines") or ())]
         raise failed("evaluate", "\n".join(words))
@@ -219,7 +219,7 @@ def _there(ledger: Ledger, run: RunRecord, wish: Wish, name: str) -> list[Progra
 
 def _argv_there(run: RunRecord, wish: Wish, node: Node, step: str) -> list[str]:
     """The command line on a node. A path that you name is a path on each machine."""
-    folder = f"{node.agent.root}/runs/{run.id}/{contract.CHECKPOINTS}/{step}"
+    folder = f"{node.agent.root}/runs/{run.id}/{run_files.CHECKPOINTS}/{step}"
     choices = [_sent(node.agent, file) for file in wish.files]
     usual = str(run.recipe_data["train"]["precision"]) if machine_type(run.machine).cuda else "fp32"
     words = [folder, *_arguments(run, wish, [str(file) for file in wish.data], choices, usual)]
@@ -229,7 +229,7 @@ def _argv_there(run: RunRecord, wish: Wish, node: Node, step: str) -> list[str]:
 def _step_there(agent: Agent, run: RunRecord, name: str) -> str:
     """The folder that `best` or `latest` means now: the job's input must not change its meaning."""
     for found in agent.manifest(run.id):
-        if name == found.name or (name == contract.BEST and found.best) or (name == contract.LATEST and found.latest):
+        if name == found.name or (name == run_files.BEST and found.best) or (name == run_files.LATEST and found.latest):
             return found.name
     raise UserError(f"{run.id}: {name} is not on {run.host}", f"gptctl eval {run.id} --checkpoint best")
 

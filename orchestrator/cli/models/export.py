@@ -45,7 +45,7 @@ from orchestrator.report.pages.curves import training_charts
 from orchestrator.report.redaction import shown_recipe
 from orchestrator.report.summary import Records, collect
 from orchestrator.runs.own_version import made_by
-from trainer import contract
+from trainer import contract, run_files
 
 FORMATS = ("hf", "gguf", "safetensors", "adapters")
 DTYPES = ("fp32", "bf16", "fp16")
@@ -70,7 +70,7 @@ class Wish:
 
     kind: str = "hf"
     to: Path | None = None
-    checkpoint: str = contract.BEST
+    checkpoint: str = run_files.BEST
     tokenizer: str | None = None
     license: str | None = None
     language: str | None = None
@@ -171,11 +171,11 @@ def make_folder(ledger: Ledger, run: RunRecord, wish: Wish) -> dict[str, Any]:
 
 def checkpoint_here(mirror: Path, run_id: str, wanted: str) -> Path:
     """The folder of a step, `best` or `latest`. For a run that never validated, `best` is its latest."""
-    folder = mirror / contract.CHECKPOINTS
-    if wanted in (contract.BEST, contract.LATEST):
-        names = [wanted, contract.LATEST]
+    folder = mirror / run_files.CHECKPOINTS
+    if wanted in (run_files.BEST, run_files.LATEST):
+        names = [wanted, run_files.LATEST]
     elif wanted.isascii() and wanted.isdigit():
-        names = [contract.checkpoint_name(int(wanted))]
+        names = [run_files.checkpoint_name(int(wanted))]
     else:
         raise UserError(f"--step {wanted}: must be a number, best or latest", "gptctl export --help")
     found = next((folder / name for name in names if (folder / name).is_dir()), None)
@@ -196,7 +196,7 @@ def write_companions(ledger: Ledger, run: RunRecord, checkpoint: Path, wish: Wis
     host = HostSpec.from_resolved(run.host_data) if run.host_data else None
     spent = run_cost(intervals, machine=machine_type(run.machine), tokens=run.tokens_trained, host=host)
     training, records = read_training(mirror), Records(ledger.evaluations(run.id), ancestors=ancestors(run, ledger.run))
-    rows = table(of_these(records.evaluations, read_checkpoints(mirror / contract.CHECKPOINTS)))
+    rows = table(of_these(records.evaluations, read_checkpoints(mirror / run_files.CHECKPOINTS)))
     exported = card.Exported(run, meta, run.facts.dataset or DatasetFacts(), rows, records.ancestors)
     chart = _chart(training, to, run.id)
     region = ledger.rental(run.rental_id).facts.region if run.rental_id else None
@@ -230,10 +230,10 @@ def _chart(training: Training, to: Path, title: str) -> str | None:
 
 def _meta(checkpoint: Path) -> CheckpointMeta:
     try:
-        return CheckpointMeta.from_json(parse((checkpoint / contract.META_FILE).read_text(encoding="utf-8")))
+        return CheckpointMeta.from_json(parse((checkpoint / run_files.META_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise UserError(
-            f"{checkpoint.name}: {contract.META_FILE} does not describe a model of this gptctl ({clean(str(error))})",
+            f"{checkpoint.name}: {run_files.META_FILE} does not describe a model of this gptctl ({clean(str(error))})",
             "fetch the checkpoint again, or export it with the gptctl that trained it",
         ) from error
 

@@ -28,7 +28,7 @@ from orchestrator.report.local_checkpoints import read_checkpoints
 from orchestrator.report.metrics import read_training
 from orchestrator.report.pages.markdown import spark
 from orchestrator.report.summary import PARTS, stage_hours
-from trainer.contract import CHECKPOINTS
+from trainer.run_files import CHECKPOINTS
 
 CURVE_WIDTH = 16
 PUBLISHED = (

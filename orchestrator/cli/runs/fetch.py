@@ -17,7 +17,7 @@ from orchestrator.core.formats import dollars, duration, size
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RENTAL_OPEN, RunRecord
 from orchestrator.runs.fetch import fetch_run
-from trainer.contract import CHECKPOINTS, EVENTS, EXIT, LOG, METRICS
+from trainer.run_files import CHECKPOINTS, EVENTS, EXIT, LOG, METRICS
 
 COMPANIONS = (METRICS, EVENTS, LOG, EXIT, "cost.json", "report.json", "report.md")
 """Files that go beside the checkpoints, if they exist."""

@@ -25,7 +25,7 @@ from orchestrator.remote.agent_client.answers import Data, Heartbeat
 from orchestrator.remote.agent_client.client import Agent
 from orchestrator.remote.agent_client.lines import LineBuffer
 from orchestrator.stages.checkpoints import mirrored_files
-from trainer.contract import LOG, METRICS
+from trainer.run_files import LOG, METRICS
 
 AGAIN_S = 2.0
 LONGEST_WAIT_S = 30.0

@@ -15,7 +15,7 @@ from orchestrator.core.states import Outcome, State
 from orchestrator.core.typed_json import parse
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RunRecord
-from trainer.contract import BEST, CHECKPOINTS, EVENT_SAMPLED, EVENTS, LATEST
+from trainer.run_files import BEST, CHECKPOINTS, EVENT_SAMPLED, EVENTS, LATEST
 
 CAN_CONTINUE = (Outcome.PREEMPTED, Outcome.FAILED, Outcome.LIMIT, Outcome.STOPPED)
 """Outcomes after which you may want to continue on another machine."""

@@ -35,7 +35,7 @@ from orchestrator.report.pages.chart import Chart
 from orchestrator.report.pages.curves import training_charts
 from orchestrator.runs.sweep_revival import current
 from orchestrator.runs.sweeps import spent_usd
-from trainer.contract import BEST, CHECKPOINTS, EVENTS, LATEST, LOG, METRICS
+from trainer.run_files import BEST, CHECKPOINTS, EVENTS, LATEST, LOG, METRICS
 
 NEWEST_ENDED = 30
 """Ended runs on the page; its search finds the others, and `gptctl status --all` has every one."""

@@ -20,7 +20,8 @@ from orchestrator.core.errors import VerificationFailed
 from orchestrator.core.safe_names import checked
 from orchestrator.core.typed_json import decode, parse
 from trainer.arithmetic import checkpoint_bytes
-from trainer.contract import (
+from trainer.contract import ModelConfig
+from trainer.run_files import (
     EVENTS,
     LOG,
     MANIFEST_FILE,
@@ -28,7 +29,6 @@ from trainer.contract import (
     METRICS,
     MODEL_FILE,
     TRAINER_STATE_FILE,
-    ModelConfig,
     checkpoint_name,
 )
 

@@ -31,13 +31,13 @@ from orchestrator.core.checkpoints.file_entry import FileEntry
 from orchestrator.core.errors import AgentError
 from orchestrator.core.safe_names import stays_inside
 from orchestrator.remote.agent_client.decoding import decoded, refuse
-from trainer import contract
-from trainer.contract import checkpoint_name
+from trainer import run_files
+from trainer.run_files import checkpoint_name
 
 MOST_NAME_BYTES = 255
 """What file systems take."""
 
-FOLLOWED = {JobName.TRAIN: (contract.METRICS, contract.EVENTS, contract.LOG)}
+FOLLOWED = {JobName.TRAIN: (run_files.METRICS, run_files.EVENTS, run_files.LOG)}
 """What `follow` streams of a training; of any other job it is its progress and its log."""
 
 

@@ -1,4 +1,4 @@
-"""Builds the agent's zipapp: orchestrator/agent, trainer/contract.py and what that imports, in one file.
+"""Builds the agent's zipapp: orchestrator/agent, and trainer/run_files.py, in one file.
 
 It must not import what it packs: files are read as text, so the laptop's Python may differ from the machine's. The
 archive is a function of its sources alone (fixed times, sorted names), so its name, `agent-HASH.pyz`, says all.
@@ -19,9 +19,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import trainer.config_tables
-import trainer.contract
-import trainer.task_config
+import trainer.run_files
 
 MAIN = b"import sys\nfrom agent.__main__ import main\nsys.exit(main(sys.argv))\n"
 LONG_AGO = (1980, 1, 1, 0, 0, 0)
@@ -41,9 +39,7 @@ def agent_sources() -> dict[str, bytes]:
     folder = Path(__file__).resolve().parents[2] / "agent"
     sources = {f"agent/{path.relative_to(folder).as_posix()}": path.read_bytes() for path in folder.rglob("*.py")}
     sources["trainer/__init__.py"] = b""
-    for module in (trainer.contract, trainer.config_tables, trainer.task_config):
-        path = Path(str(module.__file__))
-        sources[f"trainer/{path.name}"] = path.read_bytes()
+    sources["trainer/run_files.py"] = Path(str(trainer.run_files.__file__)).read_bytes()
     sources["__main__.py"] = MAIN
     return dict(sorted(sources.items()))
 

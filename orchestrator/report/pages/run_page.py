@@ -19,7 +19,7 @@ from orchestrator.report.evaluations import CHOICES, SLICE, EvaluationRow
 from orchestrator.report.pages.chart import Chart
 from orchestrator.report.pages.html import render
 from orchestrator.report.run_report import RunReport, StageTime, shared
-from trainer.contract import LOG
+from trainer.run_files import LOG
 
 MOST_EVENTS = 500
 LOG_BYTES = 8_000

@@ -12,7 +12,7 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RunRecord
 from orchestrator.report.data_source import data_read, source_name
 from orchestrator.runs.origin.resume_from import Origin
-from trainer.contract import MODEL_FILE
+from trainer.run_files import MODEL_FILE
 
 UNKNOWN = "unknown data"
 

@@ -31,7 +31,7 @@ from orchestrator.remote.transfer_progress import Transfer
 from orchestrator.report.data_source import shown_source
 from orchestrator.runs.local_python import answer, python_with
 from orchestrator.runs.own_version import made_by
-from trainer.contract import BEST, CHECKPOINTS, LATEST, TEMPORARY_PREFIX, checkpoint_name
+from trainer.run_files import BEST, CHECKPOINTS, LATEST, TEMPORARY_PREFIX, checkpoint_name
 
 RECIPE = "imported"
 NOWHERE = "-"

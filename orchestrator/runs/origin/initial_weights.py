@@ -17,7 +17,7 @@ from orchestrator.ledger.records import RunRecord
 from orchestrator.runs.origin import resume_from
 from orchestrator.runs.origin.imports import HUB, HUB_MODELS, imported_from
 from orchestrator.runs.origin.resume_from import Origin, StorageOf, Wanted
-from trainer.contract import MANIFEST_FILE
+from trainer.run_files import MANIFEST_FILE
 
 KEY = "model.init_from"
 MODEL_OF_HUB = re.compile(r"hf://(?:models/)?[\w.-]+/[\w.-]+(?:@[\w.%+-]+)?/?")

@@ -24,7 +24,8 @@ from orchestrator.core.ports import Storage
 from orchestrator.core.typed_json import decode, parse
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RunRecord
-from trainer.contract import (
+from trainer.contract import ModelConfig
+from trainer.run_files import (
     BEST,
     CHECKPOINTS,
     LATEST,
@@ -32,7 +33,6 @@ from trainer.contract import (
     META_FILE,
     MODEL_FILE,
     TRAINER_STATE_FILE,
-    ModelConfig,
     checkpoint_name,
     checkpoint_step,
 )

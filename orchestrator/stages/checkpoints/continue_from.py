@@ -18,7 +18,7 @@ from orchestrator.remote.transfer import transfer
 from orchestrator.stages.checkpoints import mirrored_files, store_job
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine.jobs import progress
-from trainer import contract
+from trainer import run_files
 
 
 def newest(context: RunContext) -> ResumeFrom | None:
@@ -38,13 +38,13 @@ def _stored(context: RunContext) -> Iterator[ResumeFrom]:
 
 def _here(context: RunContext) -> Iterator[ResumeFrom]:
     """The newest one on this side whose every byte is what its manifest promises; says of those that are not."""
-    for folder in sorted((context.mirror / contract.CHECKPOINTS).glob("step-*"), reverse=True):
+    for folder in sorted((context.mirror / run_files.CHECKPOINTS).glob("step-*"), reverse=True):
         try:
             found = whole(folder)
         except (OSError, VerificationFailed) as error:
             context.emit("warning", f"{folder.name} here is damaged: {error}; looking at the one before")
             continue
-        if contract.TRAINER_STATE_FILE in found.files:
+        if run_files.TRAINER_STATE_FILE in found.files:
             yield found
             return
 
@@ -52,8 +52,8 @@ def _here(context: RunContext) -> Iterator[ResumeFrom]:
 def whole(folder: Path) -> ResumeFrom:
     """The checkpoint in a folder of this side, every byte compared with its manifest. Raises VerificationFailed, or
     OSError for what cannot be read."""
-    content = (folder / contract.MANIFEST_FILE).read_bytes()
-    step = contract.checkpoint_step(folder.name) or 0
+    content = (folder / run_files.MANIFEST_FILE).read_bytes()
+    step = run_files.checkpoint_step(folder.name) or 0
     found = of_manifest(step, folder.name, content, hashlib.sha256(content).hexdigest(), str(folder))
     for name, entry in found.files.items():
         with (folder / name).open("rb") as file:
@@ -65,8 +65,8 @@ def whole(folder: Path) -> ResumeFrom:
 def put_aside(context: RunContext, number: int, step: int) -> None:
     """Before attempt `number` + 1: metrics of steps that are trained again go, and the log of the machine that is gone
     moves into the folder attempt-NUMBER."""
-    mirrored_files.cut(context.mirror / contract.METRICS, step)
-    for path in context.mirror.glob(f"{contract.LOG}*"):
+    mirrored_files.cut(context.mirror / run_files.METRICS, step)
+    for path in context.mirror.glob(f"{run_files.LOG}*"):
         folder = context.mirror / f"attempt-{number}"
         folder.mkdir(exist_ok=True, mode=0o700)
         shutil.move(path, folder / path.name)
@@ -74,7 +74,7 @@ def put_aside(context: RunContext, number: int, step: int) -> None:
 
 def put_records(context: RunContext) -> None:
     """Metrics and events so far, into the run's folder on a machine where it has not started: there they go on."""
-    for name in (contract.METRICS, contract.EVENTS):
+    for name in (run_files.METRICS, run_files.EVENTS):
         path = context.mirror / name
         if path.exists():
             destination = f"{context.agent.root}/runs/{context.run_id}/{name}"

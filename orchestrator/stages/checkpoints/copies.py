@@ -14,7 +14,7 @@ from orchestrator.remote.whole_files import require_space
 from orchestrator.stages.checkpoints import late_store, slow_fetch
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine.jobs import progress
-from trainer import contract
+from trainer import run_files
 
 TELLING_BYTES = 32 << 20
 """Less says more about the first round trips than about the line."""
@@ -27,7 +27,7 @@ def pull_newest(context: RunContext) -> None:
 
     A checkpoint that the trainer's retention removes meanwhile is let go: a newer one is there, or comes.
     """
-    folder = context.mirror / contract.CHECKPOINTS
+    folder = context.mirror / run_files.CHECKPOINTS
     found = [each for each in context.agent.manifest(context.run_id) if each.best or each.latest]
     try:
         pull_or_store(context, found, folder)
@@ -49,7 +49,7 @@ def prune(folder: Path, keep: Collection[str]) -> None:
 def drop_incomplete(folder: Path) -> None:
     """Removes what a fetch began that a store took over: a folder without a manifest was never whole."""
     for path in folder.glob("step-*"):
-        if not (path / contract.MANIFEST_FILE).exists():
+        if not (path / run_files.MANIFEST_FILE).exists():
             shutil.rmtree(path)
 
 
@@ -75,16 +75,16 @@ def pull(context: RunContext, checkpoints: Sequence[Checkpoint], folder: Path, *
         is_new = not (folder / found.name).exists()
         transfer.pull_files(
             context.shell,
-            f"{context.agent.root}/runs/{context.run_id}/{contract.CHECKPOINTS}/{found.name}",
+            f"{context.agent.root}/runs/{context.run_id}/{run_files.CHECKPOINTS}/{found.name}",
             folder / found.name,
             found.files,
             slow.beside(progress(context, found.name)),
-            manifest=contract.MANIFEST_FILE,
+            manifest=run_files.MANIFEST_FILE,
         )
         slow.done(found.size_bytes if is_new else 0)
         mark_safe(context, found)
         context.ledger.update_run(context.run_id, safe_step=max(found.step, context.run.safe_step or 0))
-        for name, is_it in ((contract.LATEST, found.latest), (contract.BEST, found.best)):
+        for name, is_it in ((run_files.LATEST, found.latest), (run_files.BEST, found.best)):
             if is_it:
                 link(folder / name, found.name)
     _note_rate(context, missing, context.now() - began)

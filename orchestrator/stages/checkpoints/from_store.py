@@ -28,7 +28,7 @@ from orchestrator.stages.checkpoints.copies import link
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine.jobs import progress
 from orchestrator.stores.home_box import HomeBoxStorage
-from trainer import contract
+from trainer import run_files
 
 PULL_S = 86_400.0
 """For how long the URLs of a pull are good."""
@@ -70,16 +70,16 @@ def pull_here(context: RunContext, place: str, files: Mapping[str, FileEntry], l
 def bring(context: RunContext, place: str, checkpoints: Sequence[StoredCheckpoint], folder: Path) -> None:
     """Checkpoints of a run's folder in the store, to this side: verified, under their steps' names, and linked."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    missing = [each for each in checkpoints if not is_here(folder / contract.checkpoint_name(each.step), each)]
+    missing = [each for each in checkpoints if not is_here(folder / run_files.checkpoint_name(each.step), each)]
     require_space(folder, sum(each.size_bytes for each in missing))
     for each in missing:
         landing = f"store/{context.run_id}/{each.folder}"
         here = pull_here(context, f"{place}/{each.folder}", each.files, landing, what=each.folder)
-        _move(here, folder / contract.checkpoint_name(each.step))
+        _move(here, folder / run_files.checkpoint_name(each.step))
     for each in checkpoints:
-        for name, is_it in ((contract.LATEST, each.latest), (contract.BEST, each.best)):
+        for name, is_it in ((run_files.LATEST, each.latest), (run_files.BEST, each.best)):
             if is_it:
-                link(folder / name, contract.checkpoint_name(each.step))
+                link(folder / name, run_files.checkpoint_name(each.step))
 
 
 def bring_logs(context: RunContext, place: str, files: Mapping[str, FileEntry]) -> None:
@@ -88,7 +88,7 @@ def bring_logs(context: RunContext, place: str, files: Mapping[str, FileEntry]) 
     longer = {
         name: entry
         for name, entry in files.items()
-        if name in (contract.METRICS, contract.EVENTS, contract.LOG)
+        if name in (run_files.METRICS, run_files.EVENTS, run_files.LOG)
         and entry.size_bytes > mirrored_files.position(context.mirror / name)
     }
     if not longer:
@@ -105,11 +105,11 @@ def _size(path: Path) -> int:
 def is_here(folder: Path, wanted: StoredCheckpoint) -> bool:
     """Whether exactly this checkpoint is there already, whole."""
     try:
-        manifest = (folder / contract.MANIFEST_FILE).read_bytes()
+        manifest = (folder / run_files.MANIFEST_FILE).read_bytes()
     except OSError:
         return False
     sizes = all(_size(folder / name) == entry.size_bytes for name, entry in wanted.files.items())
-    return sizes and hashlib.sha256(manifest).hexdigest() == wanted.files[contract.MANIFEST_FILE].sha256
+    return sizes and hashlib.sha256(manifest).hexdigest() == wanted.files[run_files.MANIFEST_FILE].sha256
 
 
 def _move(source: Path, destination: Path) -> None:

@@ -31,9 +31,9 @@ from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import box_guard, engine_watch, queue_turn
 from orchestrator.stages.machine.jobs import machine_status
 from orchestrator.stages.machine.reported import tell_deaths
-from trainer import contract
+from trainer import run_files
 
-MIRRORED = (contract.METRICS, contract.EVENTS, contract.LOG)
+MIRRORED = (run_files.METRICS, run_files.EVENTS, run_files.LOG)
 MOST_NOW_BYTES = 512 << 20
 MOST_WARNINGS = 100
 """Of one connection: each is kept in the ledger."""
@@ -97,7 +97,7 @@ def is_brought_along(context: RunContext) -> bool:
 def _shorten(context: RunContext) -> bool:
     """Of a training that started again while nobody looked, the machine may have fewer metrics than there are here."""
     status = machine_status(context)
-    return status is not None and shorten(context.mirror / contract.METRICS, status["sizes"].get(contract.METRICS, 0))
+    return status is not None and shorten(context.mirror / run_files.METRICS, status["sizes"].get(run_files.METRICS, 0))
 
 
 def mirror_now(context: RunContext) -> None:
@@ -130,12 +130,12 @@ class Starts:
     that it repeats first, so that a gptctl that is killed in between reads it once more."""
 
     def __init__(self, context: RunContext) -> None:
-        self.metrics = context.mirror / contract.METRICS
-        self.part = last_part(context.mirror / contract.EVENTS)
+        self.metrics = context.mirror / run_files.METRICS
+        self.part = last_part(context.mirror / run_files.EVENTS)
 
     def drop_repeated(self, data: Data) -> bool:
         """Whether metrics were dropped: then those that come are of other bytes."""
-        if data.file != contract.EVENTS:
+        if data.file != run_files.EVENTS:
             return False
         *lines, self.part = (self.part + data.data).split(b"\n")
         steps = [step for step in map(begun_at, lines) if step is not None]
@@ -168,7 +168,7 @@ class Progress:
 
     def data(self, name: str, data: bytes) -> None:
         for line in self.lines[name].take(data):
-            if name == contract.LOG:
+            if name == run_files.LOG:
                 self._log(line)
             else:
                 self._record(name, line)
@@ -196,19 +196,19 @@ class Progress:
             return  # the first line after a reconnect may be the rest of one already shown
         if not isinstance(record, dict):
             return
-        if name == contract.METRICS:
+        if name == run_files.METRICS:
             self._metric(record)
-        elif record.get("event") == contract.EVENT_VALIDATED:
+        elif record.get("event") == run_files.EVENT_VALIDATED:
             self._validated(record.get("step"), record.get("val_loss"))
-        elif record.get("event") == contract.EVENT_PREPARING:
+        elif record.get("event") == run_files.EVENT_PREPARING:
             self.context.emit("doing", str(record.get("doing"))[:SHOWN_CHARACTERS])
-        elif record.get("event") == contract.EVENT_CHECKPOINTED:
+        elif record.get("event") == run_files.EVENT_CHECKPOINTED:
             self._checkpointed = True
-        elif record.get("event") == contract.EVENT_EVALUATED:
+        elif record.get("event") == run_files.EVENT_EVALUATED:
             part = record.get("slice")
             start, tokens = part if isinstance(part, list) and len(part) == 2 else (None, None)
             self.context.say(f"loss {record.get('loss')} on the slice {start}+{tokens}"[:SHOWN_CHARACTERS])
-        elif record.get("event") in (contract.EVENT_WARNING, contract.EVENT_MICRO_BATCH_REDUCED):
+        elif record.get("event") in (run_files.EVENT_WARNING, run_files.EVENT_MICRO_BATCH_REDUCED):
             self._warn(
                 self._named(record.get("node")) + str(record.get("reason") or record.get("text") or record["event"])
             )
@@ -224,7 +224,7 @@ class Progress:
         if self._warnings <= MOST_WARNINGS:
             self.context.emit("warning", text[:SHOWN_CHARACTERS])
         elif self._warnings == MOST_WARNINGS + 1:
-            self.context.emit("warning", f"further warnings are in {contract.EVENTS} alone")
+            self.context.emit("warning", f"further warnings are in {run_files.EVENTS} alone")
 
     def full(self, name: str) -> None:
         """Says once that nothing more of a file is kept here."""
@@ -239,7 +239,7 @@ class Progress:
             self.context.emit("metric", val_loss=float(loss), validated_at=step)
 
     def _metric(self, record: dict[str, object]) -> None:
-        line = contract.metric_line(record)
+        line = run_files.metric_line(record)
         if line is None:
             self._skip()
             return
@@ -258,7 +258,7 @@ class Progress:
         """Counts a line of metrics with a wrong type; says so the first time."""
         self.skipped_lines += 1
         if self.skipped_lines == 1:
-            self.context.emit("warning", f"{contract.METRICS}: skipping lines with values of a wrong type")
+            self.context.emit("warning", f"{run_files.METRICS}: skipping lines with values of a wrong type")
 
     def heartbeat(self, status: RunStatus | None) -> None:
         """The machine is alive now."""

@@ -14,14 +14,14 @@ from pathlib import Path
 
 from orchestrator.core.errors import RemoteError
 from orchestrator.core.typed_json import WrongJson, parse
-from trainer import contract
+from trainer import run_files
 
 LOG_PART_BYTES = 16 << 20
 MOST_BYTES = 1 << 30
 """Of metrics and of events: a million lines are 300 MB."""
 LONGEST_LINE_BYTES = 1 << 20
 UNTIL = ".until-"
-BEGINNINGS = (contract.EVENT_STARTED, contract.EVENT_RESUMED)
+BEGINNINGS = (run_files.EVENT_STARTED, run_files.EVENT_RESUMED)
 
 
 def parts(path: Path) -> list[Path]:
@@ -52,12 +52,12 @@ def append(path: Path, offset: int, data: bytes) -> bool:
     """
     here = position(path)
     if offset > here:
-        if path.name != contract.LOG:
+        if path.name != run_files.LOG:
             raise RemoteError(f"{path.name}: the stream jumped from byte {here} to {offset}")
         _put_aside(path, offset)
         here = offset
     data = data[here - offset :]
-    if path.name != contract.LOG:
+    if path.name != run_files.LOG:
         if here + len(data) > MOST_BYTES:
             return False
         return _write(path, data)

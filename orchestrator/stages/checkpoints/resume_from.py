@@ -12,14 +12,14 @@ from orchestrator.remote.transfer import transfer
 from orchestrator.stages.checkpoints import from_store
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine.jobs import progress
-from trainer import contract
+from trainer import run_files
 
 
 def place_checkpoint(context: RunContext, origin: ResumeFrom | None, below: str) -> str | None:
     """Its folder on the machine, in the run's folder `below`, or None where there is none to place."""
     if origin is None:
         return None
-    source, name = origin.place, contract.checkpoint_name(origin.step)
+    source, name = origin.place, run_files.checkpoint_name(origin.step)
     relative = f"runs/{context.run_id}/{below}/{name}"
     destination = f"{context.agent.root}/{relative}"
     if is_home(source):  # no machine can pull from there
@@ -31,8 +31,8 @@ def place_checkpoint(context: RunContext, origin: ResumeFrom | None, below: str)
         return destination
     folder = Path(source)
     for each in origin.files or [
-        *parse((folder / contract.MANIFEST_FILE).read_text())["files"],
-        contract.MANIFEST_FILE,
+        *parse((folder / run_files.MANIFEST_FILE).read_text())["files"],
+        run_files.MANIFEST_FILE,
     ]:
         transfer.push_file(context.shell, folder / each, f"{destination}/{each}", progress(context, each))
     return destination

@@ -18,7 +18,7 @@ from orchestrator.report.run_report import InterruptionsPart
 from orchestrator.report.summary import Records, write_report
 from orchestrator.stages.context import RunContext
 from trainer.arithmetic import flop_per_token
-from trainer.contract import EVENTS
+from trainer.run_files import EVENTS
 
 LEAST_STEPS = 100
 """Shorter runs say more about starting up than about speed."""

@@ -36,7 +36,8 @@ import numpy as np
 from tests.bench.trainer import short_stories
 from trainer.arithmetic.schedule import Course, steps_for_stages
 from trainer.config_tables import RateFactors, Stage
-from trainer.contract import CONFIG, EVENTS, DataConfig, ModelConfig, RunConfig, TrainConfig
+from trainer.contract import DataConfig, ModelConfig, RunConfig, TrainConfig
+from trainer.run_files import CONFIG, EVENTS
 
 HELD_OUT = 100_000
 VALIDATION_TOKENS = 65_536

@@ -225,7 +225,7 @@ def test_the_package_is_a_function_of_its_sources() -> None:
     agent_package.cache_clear()
     assert agent_package() == package
     assert package.name.startswith("agent-") and len(package.name) == len("agent-0123456789abcdef.pyz")
-    assert {"__main__.py", "agent/__main__.py", "trainer/contract.py"} <= set(agent_sources())
+    assert {"__main__.py", "agent/__main__.py", "trainer/run_files.py"} <= set(agent_sources())
 
 
 GOOD = {

@@ -8,8 +8,9 @@ import torch
 from safetensors.numpy import save_file
 
 from trainer.checkpoints.checkpoint import Snapshot, write_checkpoint
-from trainer.contract import CHECKPOINTS, CONFIG, LATEST, DataConfig, ModelConfig, RunConfig
+from trainer.contract import DataConfig, ModelConfig, RunConfig
 from trainer.model.gpt import GPT
+from trainer.run_files import CHECKPOINTS, CONFIG, LATEST
 
 TINY = ModelConfig(vocab_size=257, context_length=32, n_layer=2, n_head=2, n_embd=32)
 

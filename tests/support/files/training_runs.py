@@ -17,7 +17,8 @@ import torch
 from tests.support.files.repository import REPOSITORY
 from tests.support.files.small_runs import TINY, python_source, write_tokens
 from tests.support.machines.sshd import descendants
-from trainer.contract import CONFIG, EVENTS, EXIT, METRICS, DataConfig, ModelConfig, RunConfig, TrainConfig
+from trainer.contract import DataConfig, ModelConfig, RunConfig, TrainConfig
+from trainer.run_files import CONFIG, EVENTS, EXIT, METRICS
 from trainer.training.loop import Progress, StopRequest, train
 from trainer.training.metrics import Journal, read_lines
 from trainer.training.ranks import World

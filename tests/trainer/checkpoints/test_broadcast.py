@@ -13,7 +13,7 @@ from tests.support.machines.forked_ranks import in_ranks
 from trainer.checkpoints import broadcast
 from trainer.checkpoints.checkpoint import Snapshot, write_checkpoint
 from trainer.checkpoints.manifest import CheckpointError, verify
-from trainer.contract import LEADS, MODEL_FILE
+from trainer.run_files import LEADS, MODEL_FILE
 from trainer.training.ranks import Mark, World, leading_rank_first
 
 

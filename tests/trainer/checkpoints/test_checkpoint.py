@@ -28,7 +28,9 @@ from trainer.checkpoints.checkpoint import (
     write_manifest,
 )
 from trainer.checkpoints.manifest import CheckpointError, read_manifest, verify
-from trainer.contract import (
+from trainer.contract import RetentionConfig, RunConfig
+from trainer.model.gpt import GPT
+from trainer.run_files import (
     BEST,
     CHECKPOINTS,
     LATEST,
@@ -36,11 +38,8 @@ from trainer.contract import (
     MODEL_FILE,
     SAFE_FILE,
     TRAINER_STATE_FILE,
-    RetentionConfig,
-    RunConfig,
-    kept_steps,
+    Retention,
 )
-from trainer.model.gpt import GPT
 from trainer.training.saver import DAMAGED_PREFIX, Saver, clean_up
 
 Told = list[tuple[str, int, dict[str, Any]]]
@@ -202,7 +201,7 @@ def test_retention_keeps_exactly_what_the_contract_says_and_the_newest(
 ) -> None:
     folder = tmp_path_factory.mktemp("run")
     saver = saver_of(folder, keep_last=keep_last, keep_every=keep_every)
-    retention = RetentionConfig(keep_last, keep_every)
+    retention = Retention(keep_last, keep_every)
     present: set[int] = set()
     best: tuple[float, int] | None = None
     for number, val_loss in enumerate(val_losses, start=1):
@@ -210,7 +209,7 @@ def test_retention_keeps_exactly_what_the_contract_says_and_the_newest(
         saver.write(snapshot(step, val_loss))
         if val_loss is not None and (best is None or val_loss < best[0]):
             best = (val_loss, step)
-        present = {*kept_steps({*present, step}, best and best[1], retention), step}
+        present = {*retention.kept({*present, step}, best and best[1]), step}
         assert set(stored(folder)) == present
         for path in checkpoint_steps(folder / CHECKPOINTS).values():
             verify(path)

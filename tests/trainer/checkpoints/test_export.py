@@ -25,9 +25,9 @@ from tests.support.files.small_runs import TINY, python_source, write_run
 from tests.support.files.training_runs import REPOSITORY
 from trainer.checkpoints.checkpoint import load_model, write_manifest, write_weights
 from trainer.checkpoints.manifest import read_manifest
-from trainer.contract import MODEL_FILE
 from trainer.export import RECORD, main
 from trainer.model.gpt import GPT, padded_vocabulary
+from trainer.run_files import MODEL_FILE
 from trainer.weights.tokenizer_files import END_OF_TEXT, Vocabulary, tokenizer_files
 
 SHAPES = {

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from tests.trainer.checkpoints.test_export import SHAPES, export, grown
 from trainer.checkpoints.checkpoint import load_model
-from trainer.contract import MODEL_FILE
+from trainer.run_files import MODEL_FILE
 from trainer.tokens.tensor_file import PlannedTensor, in_type
 from trainer.weights.gpt2_layout import gpt2_config
 

@@ -33,8 +33,9 @@ from tests.support.files.training_runs import (
 from trainer.__main__ import USAGE, ExitFile, main
 from trainer.checkpoints.checkpoint import write_manifest
 from trainer.checkpoints.manifest import CheckpointError, read_manifest
-from trainer.contract import CHECKPOINTS, CONFIG, EXIT, STOP, TRAINER_STATE_FILE, ModelConfig, RunConfig
+from trainer.contract import ModelConfig, RunConfig
 from trainer.model.precision import LossScaler
+from trainer.run_files import CHECKPOINTS, CONFIG, EXIT, STOP, TRAINER_STATE_FILE
 from trainer.training import loop
 from trainer.training.failures import nonfinite_words
 from trainer.training.loop import Progress

@@ -11,7 +11,8 @@ import pytest
 from tests.support.files.small_runs import TINY, write_run
 from tests.support.files.training_runs import events, losses, small_config, train_here, write_config
 from trainer.checkpoints.manifest import CheckpointError
-from trainer.contract import CHECKPOINTS, LATEST, META_FILE, MODEL_FILE, ModelConfig
+from trainer.contract import ModelConfig
+from trainer.run_files import CHECKPOINTS, LATEST, META_FILE, MODEL_FILE
 
 LINEAGE = {"source": "b", "from_step": 0, "before": [{"source": "a", "tokens": 9}], "origin": {"how": "initialised"}}
 

@@ -25,10 +25,11 @@ from tests.support.files.training_runs import (
 )
 from trainer.checkpoints.checkpoint import find_newest
 from trainer.checkpoints.manifest import read_meta
-from trainer.contract import CHECKPOINTS, METRIC_KEYS, METRICS, STOP, TrainConfig
+from trainer.contract import TrainConfig
 from trainer.model.block import Shared
 from trainer.model.gpt import GPT
 from trainer.model.precision import choose_precision
+from trainer.run_files import CHECKPOINTS, METRIC_KEYS, METRICS, STOP
 from trainer.tokens.batches import Share, open_data, prefetched
 from trainer.training.compile_check import compile_fault
 from trainer.training.loop import TrainingError, seed_step, train_step

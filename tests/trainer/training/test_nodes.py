@@ -26,8 +26,8 @@ from tests.support.files.training_runs import (
     verdict,
 )
 from tests.support.machines.sshd import descendants
-from trainer.contract import ATTEMPT, CHECKPOINTS, EVENTS, LEADS, METRICS
 from trainer.evaluate import main as evaluate
+from trainer.run_files import ATTEMPT, CHECKPOINTS, EVENTS, LEADS, METRICS
 
 STEPS = 150
 

@@ -27,7 +27,7 @@ from tests.support.files.training_runs import (
     write_config,
 )
 from tests.support.machines.sshd import descendants
-from trainer.contract import CHECKPOINTS, STOP
+from trainer.run_files import CHECKPOINTS, STOP
 from trainer.tokens.batches import Share, open_data, prefetched
 from trainer.training.loop import train_step
 from trainer.training.metrics import Journal, PartClock, StepCounts
@@ -185,7 +185,7 @@ OUT_OF_MEMORY = """
 import os, sys
 import torch
 from trainer import __main__ as program
-from trainer.contract import HELD_DESCRIPTORS
+from trainer.run_files import HELD_DESCRIPTORS
 from trainer.model import gpt as model
 
 if HELD_DESCRIPTORS in os.environ:

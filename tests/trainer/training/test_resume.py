@@ -23,7 +23,8 @@ from tests.support.files.training_runs import (
     train_here,
     verdict,
 )
-from trainer.contract import CHECKPOINTS, LATEST, METRICS, MODEL_FILE, ModelConfig
+from trainer.contract import ModelConfig
+from trainer.run_files import CHECKPOINTS, LATEST, METRICS, MODEL_FILE
 from trainer.training.metrics import read_lines
 
 DROPOUT = dataclasses.replace(TINY, dropout=0.1)

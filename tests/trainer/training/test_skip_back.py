@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.support.files.training_runs import events, new_run, train_here
 from trainer.checkpoints import skipped_steps
-from trainer.contract import METRICS
+from trainer.run_files import METRICS
 from trainer.training import loop
 from trainer.training.loop import TrainingError
 from trainer.training.metrics import read_lines

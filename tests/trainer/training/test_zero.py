@@ -12,8 +12,9 @@ from tests.support.files.training_runs import small_config, write_config
 from tests.support.machines.forked_ranks import in_ranks
 from trainer.checkpoints.checkpoint import write_checkpoint
 from trainer.checkpoints.host_buffers import HostBuffers
-from trainer.contract import CHECKPOINTS, ModelConfig, RunConfig
+from trainer.contract import ModelConfig, RunConfig
 from trainer.model.optimizers import learning_rate
+from trainer.run_files import CHECKPOINTS
 from trainer.tokens.batches import open_data, prefetched
 from trainer.training.loop import snapshot, train_step, whole_optimizer_state
 from trainer.training.metrics import Journal, PartClock, StepCounts

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from tests.support.files.small_runs import TINY, write_run
 from trainer.checkpoints.checkpoint import load_model
 from trainer.checkpoints.manifest import CheckpointError, verify
-from trainer.contract import MODEL_FILE, ModelConfig
+from trainer.contract import ModelConfig
 from trainer.export import main as export
 from trainer.import_model import main as import_model
 from trainer.model.gpt import GPT
+from trainer.run_files import MODEL_FILE
 from trainer.weights.gpt2_layout import gpt2_name
 
 CPU = torch.device("cpu")

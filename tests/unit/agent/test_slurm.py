@@ -13,7 +13,7 @@ from orchestrator.agent import slurm, slurm_rules
 from orchestrator.agent.contract.names import JobName
 from orchestrator.agent.job.jobs import Job
 from orchestrator.agent.system.paths import Places
-from trainer import contract
+from trainer import run_files
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_the_last_element_of_a_sweep_is_asked_for_alone(cluster: Cluster) -> Non
     cluster.is_job("17", SLURM_ARRAY_JOB_ID="17", SLURM_ARRAY_TASK_ID="2")
     cluster.said = {"17": {"Restarts": "1"}, "17_2": {"Restarts": "0"}}
     slurm._stop_to_continue(cluster.job, slurm.PREEMPTED)
-    (Path(cluster.job.run_folder) / contract.EXIT).write_text('{"outcome": "stopped", "step": 3}')
+    (Path(cluster.job.run_folder) / run_files.EXIT).write_text('{"outcome": "stopped", "step": 3}')
     asked: list[str] = []
     cluster.monkeypatch.setattr(slurm, "_requeue", asked.append)
     slurm.end(cluster.job, 0)
@@ -166,10 +166,10 @@ def test_jobs_that_are_killed_without_a_word_and_train_nothing_are_not_repeated_
     for number, step in enumerate(steps):
         cluster.is_job(str(17 + number))
         begun.append(slurm.begin(cluster.job))
-        folder = Path(cluster.job.run_folder) / contract.CHECKPOINTS / f"step-{step:08d}"
+        folder = Path(cluster.job.run_folder) / run_files.CHECKPOINTS / f"step-{step:08d}"
         if step and begun[-1] == 0:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / contract.MANIFEST_FILE).touch()
+            (folder / run_files.MANIFEST_FILE).touch()
     assert begun == [0] * starts + [1] * (len(steps) - starts)
     record = cluster.job.exit_record()
     assert (record is None) is (starts == len(steps))
@@ -195,7 +195,7 @@ def test_a_job_whose_end_slurm_has_decided_leaves_the_record_to_who_sees_it(clus
     """Out of time, and it cannot be requeued any more: a record would end the run that gptctl is to submit again."""
     assert slurm.begin(cluster.job) == 0
     slurm._stop_to_continue(cluster.job, slurm.TIME)
-    (Path(cluster.job.run_folder) / contract.EXIT).write_text('{"outcome": "stopped", "step": 3}')
+    (Path(cluster.job.run_folder) / run_files.EXIT).write_text('{"outcome": "stopped", "step": 3}')
     cluster.monkeypatch.setattr(slurm, "_requeue", lambda job: None)
     cluster.said = {"17": {"Restarts": "0", "JobState": "COMPLETING", "Reason": "TimeLimit"}}
     assert slurm.end(cluster.job, 0) == 1 and cluster.job.exit_record() is None
@@ -214,7 +214,7 @@ def test_a_start_that_was_overtaken_leaves_everything_to_the_later_one(cluster: 
     cluster.is_job("17", restart=0)
     slurm._stop_to_continue(cluster.job, slurm.TIME)
     assert slurm.end(cluster.job, 1) == 0
-    assert cluster.job.exit_record() is None and not (Path(cluster.job.run_folder) / contract.STOP).exists()
+    assert cluster.job.exit_record() is None and not (Path(cluster.job.run_folder) / run_files.STOP).exists()
 
 
 @pytest.mark.parametrize(
@@ -248,8 +248,8 @@ def test_a_training_that_died_is_requeued(
         cluster.said = {"17": {"JobState": state, "Restarts": str(restart)}}
         assert slurm.begin(cluster.job) == 0
         run_folder = Path(cluster.job.run_folder)
-        (run_folder / contract.METRICS).write_text(f'{{"step": {step}, "loss": 1.0}}\n')
-        (run_folder / contract.EXIT).write_text(f'{{"outcome": "failed", "step": {step}}}')
+        (run_folder / run_files.METRICS).write_text(f'{{"step": {step}, "loss": 1.0}}\n')
+        (run_folder / run_files.EXIT).write_text(f'{{"outcome": "failed", "step": {step}}}')
         if again:
             with pytest.raises(SystemExit):
                 slurm.end(cluster.job, 1)

@@ -22,7 +22,7 @@ from orchestrator.ledger import database
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RunRecord
 from orchestrator.report.metrics import Growing, Tail, read_training
-from trainer.contract import METRICS
+from trainer.run_files import METRICS
 
 MOST_STATEMENTS = 20
 

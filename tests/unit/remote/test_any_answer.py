@@ -32,7 +32,7 @@ from orchestrator.report.metrics import read_training
 from orchestrator.runs.origin import resume_from
 from orchestrator.stores.home_box import look_state
 from tests.support.files.any_json import anything, damaged, honest
-from trainer import contract
+from trainer import run_files
 
 FILES = followed_files("train")
 SHA = "ab" * 32
@@ -169,7 +169,7 @@ def test_a_reader_gives_a_value_or_its_own_error(reader: str, data: st.DataObjec
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 def test_the_files_of_a_machine_are_read_whatever_is_in_them(lines: list[Any], tmp_path_factory: Any) -> None:
     folder = tmp_path_factory.mktemp("mirror")
-    for name in (contract.METRICS, contract.EVENTS):
+    for name in (run_files.METRICS, run_files.EVENTS):
         (folder / name).write_bytes(b"".join(text(line) + b"\n" for line in lines))
     found = read_training(folder)
     assert all(isinstance(point.value, float) for point in found.losses)
@@ -180,5 +180,5 @@ def test_the_files_of_a_machine_are_read_whatever_is_in_them(lines: list[Any], t
 def test_a_manifest_here_is_read_or_passed_over(manifest: Any, tmp_path_factory: Any) -> None:
     folder = tmp_path_factory.mktemp("checkpoints") / "step-000010"
     folder.mkdir()
-    (folder / contract.MANIFEST_FILE).write_bytes(text(manifest))
+    (folder / run_files.MANIFEST_FILE).write_bytes(text(manifest))
     assert all(each.step == 10 for each in read_checkpoints(folder.parent))

@@ -12,7 +12,7 @@ import pytest
 from orchestrator.report import metrics
 from orchestrator.report.metrics import middle, read_training
 from orchestrator.report.pages.curves import training_charts
-from trainer.contract import METRICS
+from trainer.run_files import METRICS
 
 
 def write(folder: Path) -> None:

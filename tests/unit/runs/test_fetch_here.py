@@ -15,22 +15,22 @@ from orchestrator.runs import fetch
 from orchestrator.stages.checkpoints.copies import link
 from orchestrator.stages.context import RunContext
 from tests.support.machines.lying_account import LyingAccount, rented
-from trainer import contract
+from trainer import run_files
 
 TOTAL = 30
 
 
 def put(context: RunContext, step: int, *, best: bool = False) -> Path:
     """A whole checkpoint on this side, as fetch leaves it."""
-    folder = context.mirror / contract.CHECKPOINTS / contract.checkpoint_name(step)
+    folder = context.mirror / run_files.CHECKPOINTS / run_files.checkpoint_name(step)
     folder.mkdir(parents=True)
     content = f"weights of {step}".encode()
-    (folder / contract.MODEL_FILE).write_bytes(content)
+    (folder / run_files.MODEL_FILE).write_bytes(content)
     entry = {"size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    (folder / contract.MANIFEST_FILE).write_text(json.dumps({"files": {contract.MODEL_FILE: entry}}))
-    link(folder.parent / contract.LATEST, folder.name)
+    (folder / run_files.MANIFEST_FILE).write_text(json.dumps({"files": {run_files.MODEL_FILE: entry}}))
+    link(folder.parent / run_files.LATEST, folder.name)
     if best:
-        link(folder.parent / contract.BEST, folder.name)
+        link(folder.parent / run_files.BEST, folder.name)
     return folder
 
 
@@ -42,7 +42,7 @@ def end(context: RunContext, outcome: Outcome = Outcome.FINISHED, safe_step: int
 
 
 def brought(context: RunContext, to: Path | None = None, *, all_: bool = False, step: int | None = None) -> list[int]:
-    folder = (to or context.mirror) / contract.CHECKPOINTS
+    folder = (to or context.mirror) / run_files.CHECKPOINTS
     return [each.step for each in fetch._brought(context, folder, all_=all_, step=step)]
 
 
@@ -58,11 +58,11 @@ def test_what_is_here_is_verified_and_copied_where_it_is_wanted(
         assert brought(context, all_=True) == [10, 20, TOTAL]
         assert brought(context, tmp_path / "copy", step=10) == [10]
         assert brought(context, tmp_path / "copy") == [20, TOTAL] == brought(context, tmp_path / "copy")
-        copied = tmp_path / "copy" / contract.CHECKPOINTS
-        assert (copied / contract.LATEST / contract.MODEL_FILE).read_bytes() == (
-            last / contract.MODEL_FILE
+        copied = tmp_path / "copy" / run_files.CHECKPOINTS
+        assert (copied / run_files.LATEST / run_files.MODEL_FILE).read_bytes() == (
+            last / run_files.MODEL_FILE
         ).read_bytes()
-        assert (copied / contract.BEST).readlink().name == contract.checkpoint_name(20)
+        assert (copied / run_files.BEST).readlink().name == run_files.checkpoint_name(20)
 
 
 def test_a_run_that_was_taken_away_has_its_newest_checkpoint_here(
@@ -81,7 +81,7 @@ def test_without_the_last_checkpoint_it_says_what_is_here_and_how_to_go_on(
     with rented(tmp_path, LyingAccount(), monkeypatch) as context:
         put(context, 10)
         if damaged:
-            (put(context, TOTAL) / contract.MODEL_FILE).write_bytes(b"weights of 31")
+            (put(context, TOTAL) / run_files.MODEL_FILE).write_bytes(b"weights of 31")
         end(context)
         with pytest.raises(
             UserError, match="machine is gone, and its last checkpoint, of step 30, is not here"

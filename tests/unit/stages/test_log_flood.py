@@ -17,7 +17,7 @@ from orchestrator.stages.checkpoints.mirror import (
     Progress,
 )
 from orchestrator.stages.context import RunContext
-from trainer.contract import EVENT_PREPARING, EVENTS, LOG
+from trainer.run_files import EVENT_PREPARING, EVENTS, LOG
 
 
 @dataclass

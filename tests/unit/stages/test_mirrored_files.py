@@ -19,7 +19,7 @@ from orchestrator.stages.checkpoints import mirrored_files
 from orchestrator.stages.checkpoints.mirror import Starts
 from orchestrator.stages.checkpoints.mirrored_files import append, parts, position, replace, shorten, start
 from orchestrator.stages.context import RunContext
-from trainer import contract
+from trainer import run_files
 
 FLOOD_PIECES = 60
 
@@ -98,28 +98,28 @@ class Machine:
     """Its metrics and events, as a trainer writes them that is started again from checkpoints."""
 
     def __init__(self) -> None:
-        self.files = {contract.METRICS: b"", contract.EVENTS: b""}
+        self.files = {run_files.METRICS: b"", run_files.EVENTS: b""}
         self.starts, self.step = 0, 0
 
     def train(self, steps: int) -> None:
         for _ in range(steps):
             self.step += 1
             line = json.dumps({"step": self.step, "loss": "x" * (self.starts * 7 % 11)})
-            self.files[contract.METRICS] += line.encode() + b"\n"
+            self.files[run_files.METRICS] += line.encode() + b"\n"
 
     def start_again(self, step: int) -> None:
         self.starts, self.step = self.starts + 1, min(step, self.step)
-        lines = self.files[contract.METRICS].splitlines(keepends=True)
-        self.files[contract.METRICS] = b"".join(lines[: self.step])
-        resumed = [contract.EVENT_RESUMED] if self.step else []  # without a checkpoint it starts from nothing
-        for name in (*resumed, contract.EVENT_STARTED):
-            self.files[contract.EVENTS] += json.dumps({"event": name, "step": self.step}).encode() + b"\n"
+        lines = self.files[run_files.METRICS].splitlines(keepends=True)
+        self.files[run_files.METRICS] = b"".join(lines[: self.step])
+        resumed = [run_files.EVENT_RESUMED] if self.step else []  # without a checkpoint it starts from nothing
+        for name in (*resumed, run_files.EVENT_STARTED):
+            self.files[run_files.EVENTS] += json.dumps({"event": name, "step": self.step}).encode() + b"\n"
 
 
 def look(machine: Machine, here: Path, most_bytes: int) -> None:
     """One connection that ends after so many bytes of each file, as a lost link ends it."""
     starts = Starts(cast("RunContext", SimpleNamespace(mirror=here)))
-    shorten(here / contract.METRICS, len(machine.files[contract.METRICS]))  # what BAD_OFFSET leads to
+    shorten(here / run_files.METRICS, len(machine.files[run_files.METRICS]))  # what BAD_OFFSET leads to
     for name, content in machine.files.items():
         offset = position(here / name)
         data = Data(name, offset, content[offset : offset + most_bytes])

@@ -35,16 +35,9 @@ from torch.futures import Future
 from torch.serialization import set_crc32_options, skip_data
 
 from trainer.checkpoints.checkpoint import Snapshot, entry_of, publish
-from trainer.contract import (
-    CHECKPOINTS,
-    MODEL_FILE,
-    TEMPORARY_PREFIX,
-    TRAINER_STATE_FILE,
-    ContractError,
-    RunConfig,
-    checkpoint_name,
-)
+from trainer.contract import ContractError, RunConfig
 from trainer.model.gpt import GPT
+from trainer.run_files import CHECKPOINTS, MODEL_FILE, TEMPORARY_PREFIX, TRAINER_STATE_FILE, checkpoint_name
 from trainer.training.ranks import World, from_leader, sum_over_ranks
 from trainer.training.saver import Writer
 
