@@ -135,7 +135,7 @@ class HomeStore:
             except (OSError, http.client.HTTPException) as error:
                 self._drop(line)
                 words = str(error) or type(error).__name__
-                raise StoreTrouble("the line to the home box broke: %s" % words) from None
+                raise StoreTrouble("the line to the home box broke: %s" % words, passes=True) from None
         if answer.status == 404:
             raise Missing("the home box has no %s" % place)
         if answer.status != 200:
@@ -149,7 +149,7 @@ class HomeStore:
             while self._line is None:
                 if not self._called.wait(max(0.0, ends - time.monotonic())):
                     raise StoreTrouble(
-                        "the home box does not call: check that it is on and reaches this machine by SSH"
+                        "the home box does not call: check that it is on and reaches this machine by SSH", passes=True
                     )
             return self._line
 

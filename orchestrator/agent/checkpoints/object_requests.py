@@ -27,6 +27,8 @@ BLOCK_BYTES = 1 << 20
 MOST_BYTES = 64 << 20
 """Of an object that is read into memory: lists and records, never weights."""
 REDIRECTS = (301, 302, 303, 307, 308)
+BUSY = (408, 429)
+"""Answers that mean: later. So do all from 500 on."""
 MOST_REDIRECTS = 4
 Tick = Callable[[int], None]
 
@@ -39,12 +41,14 @@ class Content(NamedTuple):
 
 
 class StoreTrouble(Exception):
-    """The store did not do it; in words without the URL. `stale`: other URLs are needed, the same ones stay refused."""
+    """The store did not do it; in words without the URL. `stale`: other URLs are needed, the same ones stay refused.
+    `passes`: it was out of reach, or busy, which waiting may mend."""
 
-    def __init__(self, text: str, stale: bool = False) -> None:
+    def __init__(self, text: str, stale: bool = False, passes: bool = False) -> None:
         super().__init__(text)
         self.text = text
         self.stale = stale
+        self.passes = passes
 
 
 class Missing(StoreTrouble):
@@ -245,7 +249,7 @@ def ask(
         # URLError wraps the reason; neither names path nor query. A ValueError's text could.
         reason = getattr(error, "reason", error)
         words = str(reason) if isinstance(reason, OSError) else type(reason).__name__
-        raise StoreTrouble("%s: %s" % (host, words)) from None
+        raise StoreTrouble("%s: %s" % (host, words), passes=isinstance(reason, OSError)) from None
 
 
 def _is_this_machine(host: str | None) -> bool:
@@ -261,7 +265,7 @@ def _refused(error: urllib.error.HTTPError, host: str | None) -> StoreTrouble:
     words = "%s answers %d %s" % (host, error.code, _words(said) or error.reason)
     if error.code == 404 and b"NoSuchBucket" not in said:
         return Missing(words)
-    return StoreTrouble(words, stale=error.code in (401, 403))
+    return StoreTrouble(words, stale=error.code in (401, 403), passes=error.code in BUSY or error.code >= 500)
 
 
 def _words(said: bytes) -> str:

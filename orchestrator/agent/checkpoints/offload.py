@@ -67,9 +67,10 @@ def offload(job: Job, say: Say) -> dict[str, object]:
             work.tell(StoreState.NEEDS_INPUT, str(needs))
             wait_s = LONGEST_PAUSE_S
         except (StoreTrouble, OSError) as error:
-            work.tell(
-                StoreState.TROUBLE, error.text if isinstance(error, StoreTrouble) else str(error.strerror or error)
-            )
+            if isinstance(error, StoreTrouble):
+                work.tell(StoreState.TROUBLE, error.text, passes=error.passes)
+            else:
+                work.tell(StoreState.TROUBLE, str(error.strerror or error))
             wait_s = pause.next_s()
         ends = time.monotonic() + wait_s
         while time.monotonic() < ends and store_access.changed_at(job) == changed:

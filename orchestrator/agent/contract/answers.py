@@ -190,9 +190,11 @@ class _StoreStatus(TypedDict):
 
 
 class StoreStatus(_StoreStatus, total=False):
-    """The offload job: `step` is the checkpoint on its way, `finished`: everything is stored."""
+    """The offload job: `step` is the checkpoint on its way, `finished`: everything is stored, `passes`: waiting may
+    mend the problem."""
 
     step: int
+    passes: bool
     store: str | None
     finished: bool
 

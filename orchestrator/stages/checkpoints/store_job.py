@@ -87,7 +87,9 @@ def _start_job(context: RunContext, secrets: JobSecrets) -> None:
 
 
 def require(context: RunContext) -> None:
-    """Returns once the machine itself has written to the store and read back. Raises MachineUnfit."""
+    """Returns once the machine itself has written to the store and read back. A store that is away for a while is
+    waited for; where this machine trained with it before, the training begins meanwhile, and what it keeps is stored
+    later. Raises MachineUnfit."""
     if not wanted(context):
         return
     try:
@@ -100,12 +102,26 @@ def require(context: RunContext) -> None:
         problem = state["problem"] if state is not None else None
         if state is not None and state["probed"]:
             return
-        if problem or time.monotonic() > until:
+        passes = state is not None and state.get("passes", False)
+        if problem and passes and _was_there(context):
+            context.emit("warning", f"the store: {problem} (the machine tries again, and trains meanwhile)")
+            return
+        if (problem and not passes) or time.monotonic() > until:
             raise MachineUnfit(
                 f"launch: {context.host.name} cannot store checkpoints in {uri(context)}: {_why_not(context, problem)}",
                 "nothing was trained; correct the bucket's policy, its quota or checkpoint_store, and run again",
             )
         time.sleep(0.2)
+
+
+def _was_there(context: RunContext) -> bool:
+    """Whether another run trained on this machine with the same store: none does before it could write there."""
+    here = context.rental.id if context.provider.paid else None  # a machine of your own has a rental for each run
+    return any(
+        run.host_data.get("checkpoint_store") == context.host.checkpoint_store and context.ledger.attempts(run.id)
+        for run in context.ledger.runs(rental_id=here, host=context.rental.host)
+        if run.id != context.run_id
+    )
 
 
 def _why_not(context: RunContext, problem: str | None) -> str:

@@ -6,18 +6,23 @@ import datetime
 import os
 import resource
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import botocore.auth
 import pytest
 
 from orchestrator.agent.checkpoints import object_requests
+from orchestrator.agent.contract.answers import StoreStatus
 from orchestrator.core.errors import MachineUnfit, StorageError
 from orchestrator.core.facts.run_facts import StoreUrls
+from orchestrator.ledger.records import Attempt
 from orchestrator.stages.checkpoints import store_job
 from orchestrator.stages.context import RunContext
 from orchestrator.storage import s3 as storage_s3
+from tests.support.clock.waiting import until
 from tests.support.clouds.s3_server import READER, S3Server
 from tests.support.files.recipes import SMALL
 from tests.support.machines.sshd import Sshd
@@ -127,6 +132,35 @@ def test_urls_are_renewed_by_whoever_follows_before_they_end(
     assert look_after() == renewed
     store = context.agent.status(context.run_id)["runs"][context.run_id]["store"]
     assert store["probed"] and not store["problem"]
+
+
+def store_of(context: RunContext) -> StoreStatus | None:
+    return context.agent.status(context.run_id)["runs"][context.run_id]["store"]
+
+
+def test_a_store_that_is_away_for_a_moment_is_waited_for(s3: S3Server, run_with: Callable[[str], RunContext]) -> None:
+    context = run_with(s3.bucket())
+    with ThreadPoolExecutor(1) as pool, s3.away():
+        required = pool.submit(store_job.require, context)
+        store_job.start(context)
+        until(lambda: (found := store_of(context)) is not None and found.get("passes"))
+        assert not required.done()
+    assert required.result() is None
+    found = store_of(context)
+    assert found is not None and found["probed"] and not found["problem"]
+
+
+def test_a_machine_that_trained_with_a_store_begins_while_it_is_away_and_stores_later(
+    s3: S3Server, run_with: Callable[[str], RunContext]
+) -> None:
+    context = run_with(s3.bucket())
+    before = replace(context.run, id="before-1130-000000", created_at=context.now() - 60)
+    context.ledger.add_run(before)
+    context.ledger.add_attempt(Attempt(before.id, 1, before.rental_id, context.now()))
+    with s3.away():
+        store_job.require(context)
+    assert any("trains meanwhile" in event.text for event in context.ledger.events(context.run_id))
+    until(lambda: (found := store_of(context)) is not None and found["probed"])
 
 
 def test_a_bucket_one_may_only_read_is_refused_before_anything_trains(

@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pytest
 from tests.faults.conftest import Rehearsal
 from tests.faults.machine.test_machine import ranks
 from tests.stories.conftest import wait_until
-from tests.support.clouds.s3_server import S3Server, with_group_killed
+from tests.support.clouds.s3_server import S3Server
 from tests.support.files.canary import command_lines
 from tests.support.files.recipes import TOKENS_PER_STEP
 from tests.support.machines.sshd import small_disk
@@ -179,25 +179,13 @@ def test_the_store_is_gone_for_a_while(sweep: Callable[..., Sweep], s3: S3Server
     inventory.write_text(inventory.read_text() + f'checkpoint_store = "s3://{bucket}/models"\n')
     process = rows.place.start(*rows.words)
     wait_until(lambda: process.poll() is not None or has_begun(rows, 0), 240)
-    with gone(s3):
+    with s3.away():
         wait_until(lambda: process.poll() is not None or (rows.jobs()[0] / "exit.json").exists(), 240)
     assert rows.place.wait(process) == 0, rows.place.words()
     found = rows.ends_well(done=3)
     stored = {each["Key"] for each in s3.client().list_objects_v2(Bucket=bucket)["Contents"]}
     for arm in found["arms"]:
         assert any(arm["run"] in key and f"step-{STEPS:06}" in key for key in stored), arm
-
-
-@contextlib.contextmanager
-def gone(server: S3Server) -> Iterator[None]:
-    """Nothing listens where it was."""
-    proxy = server.processes.pop()
-    with_group_killed(proxy)
-    try:
-        yield
-    finally:
-        server._start("proxy", list(map(str, proxy.args)))  # type: ignore[call-overload]
-        server._wait()
 
 
 def test_the_disk_is_full_for_a_while(sweep: Callable[..., Sweep]) -> None:

@@ -17,7 +17,8 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -187,9 +188,7 @@ class S3Server:
             "memcached", ["memcached", "-l", "127.0.0.1", "-p", str(self.ports["memcached"]), "-U", "0", *_as_user()]
         )
         for name in (*KINDS, "proxy"):
-            program = shutil.which(f"swift-{name}-server", path=f"{os.environ['PATH']}:/usr/bin")
-            assert program, "run .ci/system-packages: swift is not installed"
-            self._start(name, [SYSTEM_PYTHON, program, str(self.conf / f"{name}-server.conf")])
+            self._start_swift(name)
         self._wait()
         return self
 
@@ -197,6 +196,17 @@ class S3Server:
         for process in reversed(self.processes):
             with_group_killed(process)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Nothing listens where it was."""
+        proxy = self.processes.pop()
+        with_group_killed(proxy)
+        try:
+            yield
+        finally:
+            self._start_swift("proxy")
+            self._wait()
 
     def _write_settings(self) -> None:
         self.conf.mkdir(parents=True)
@@ -217,6 +227,11 @@ class S3Server:
         (self.conf / "proxy-server.conf").write_text(PROXY_CONF.format(port=self.ports["proxy"], **known))
         rings = [f"{kind}={self.ports[kind]}" for kind in KINDS]
         subprocess.run([SYSTEM_PYTHON, "-c", RINGS, str(self.conf), *rings], check=True, capture_output=True)
+
+    def _start_swift(self, name: str) -> None:
+        program = shutil.which(f"swift-{name}-server", path=f"{os.environ['PATH']}:/usr/bin")
+        assert program, "run .ci/system-packages: swift is not installed"
+        self._start(name, [SYSTEM_PYTHON, program, str(self.conf / f"{name}-server.conf")])
 
     def _start(self, name: str, argv: list[str]) -> None:
         environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "LANG": "C.UTF-8"}
