@@ -67,6 +67,8 @@ class Rehearsal:
     """Exit code of the last command that ended."""
     said: str = ""
     """What that command printed."""
+    stored: frozenset[str] = frozenset()
+    """What the test saw in a store: RUN/step-000060."""
 
     @property
     def home(self) -> Path:
@@ -264,13 +266,14 @@ class Rehearsal:
         return list(json.loads(done.stdout)["runs"]) if done.returncode in (0, STILL_BILLING) else []
 
     def _lost_checkpoints(self) -> int:
-        """Checkpoints that were said to be safe and whose bytes are not here."""
+        """Checkpoints that were said to be safe and whose bytes are neither here nor in a store."""
         lost = 0
         for run in self.status()["runs"]:
             folder = self.home / "runs" / run["id"] / "checkpoints"
             here = [path for path in folder.glob("step-*") if (path / "MANIFEST.json").exists()]
             lost += sum(not whole(path) for path in here)
-            lost += run["safe_step"] is not None and not any(path.name.endswith(str(run["safe_step"])) for path in here)
+            known = {*self.stored, *(f"{run['id']}/{path.name}" for path in here)}
+            lost += run["safe_step"] is not None and f"{run['id']}/step-{run['safe_step']:06d}" not in known
         return lost
 
     def _check_deadlines(self, ours: Sequence[dict[str, Any]]) -> None:

@@ -8,7 +8,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ from tests.support.clouds.s3_server import S3Server
 from tests.support.files.canary import command_lines
 from tests.support.files.recipes import TOKENS_PER_STEP
 from tests.support.machines.sshd import small_disk
+from trainer.run_files import MANIFEST_FILE
 
 pytestmark = pytest.mark.faults
 STEPS, EVERY, ONE_RANK = 60, 20, "1xH100-simulated"
@@ -182,10 +183,10 @@ def test_the_store_is_gone_for_a_while(sweep: Callable[..., Sweep], s3: S3Server
     with s3.away():
         wait_until(lambda: process.poll() is not None or (rows.jobs()[0] / "exit.json").exists(), 240)
     assert rows.place.wait(process) == 0, rows.place.words()
+    keys = [PurePosixPath(each["Key"]) for each in s3.client().list_objects_v2(Bucket=bucket)["Contents"]]
+    rows.place.stored = frozenset(f"{key.parts[1]}/{key.parts[2]}" for key in keys if key.name == MANIFEST_FILE)
     found = rows.ends_well(done=3)
-    stored = {each["Key"] for each in s3.client().list_objects_v2(Bucket=bucket)["Contents"]}
-    for arm in found["arms"]:
-        assert any(arm["run"] in key and f"step-{STEPS:06}" in key for key in stored), arm
+    assert {f"{arm['run']}/step-{STEPS:06}" for arm in found["arms"]} <= rows.place.stored
 
 
 def test_the_disk_is_full_for_a_while(sweep: Callable[..., Sweep]) -> None:
