@@ -81,9 +81,14 @@ def _is_meant(ledger: Ledger, run: RunRecord, only: Collection[str] | None, by_i
 
 def is_unbought(ledger: Ledger, run: RunRecord) -> bool:
     """Whether it ended without ever training because no machine could be had, or its machine was gone by then."""
-    if run.state is not State.ENDED or ledger.attempts(run.id) or run.rental_id is None:
+    if not _may_return(run) or ledger.attempts(run.id):
         return False
     return run.outcome is Outcome.PREEMPTED or (run.outcome is Outcome.NEVER_STARTED and not reached(ledger, run))
+
+
+def _may_return(run: RunRecord) -> bool:
+    """Whether it has ended on a machine, and you did not forget it: no list would show what it trains, and costs."""
+    return run.state is State.ENDED and run.rental_id is not None and run.facts.forgotten_at is None
 
 
 def reached(ledger: Ledger, run: RunRecord) -> bool:
@@ -133,9 +138,9 @@ def revive_taken(
 def _was_taken(ledger: Ledger, run: RunRecord) -> bool:
     """Whether its provider took its machine away while it trained or waited there, and that is over and billed; or the
     machine that it was to go on with could not be had."""
-    if run.state is not State.ENDED or run.outcome is not Outcome.PREEMPTED or run.rental_id is None:
+    if not _may_return(run) or run.outcome is not Outcome.PREEMPTED:
         return False
-    is_over = ledger.rental(run.rental_id).state != RENTAL_OPEN or not reached(ledger, run)
+    is_over = ledger.rental(run.rental_id or "").state != RENTAL_OPEN or not reached(ledger, run)
     return bool(ledger.attempts(run.id)) and is_over
 
 

@@ -44,7 +44,7 @@ def release(context: RunContext) -> None:
 
 
 def _others(context: RunContext) -> bool:
-    runs = context.ledger.runs(rental_id=context.rental.id)
+    runs = context.ledger.runs(rental_id=context.rental.id, forgotten=True)
     return any(run.id != context.run_id and run.state != State.ENDED for run in runs)
 
 

@@ -11,7 +11,8 @@ from orchestrator.core.errors import NoAnswer, ProviderError, StillBilling
 from orchestrator.core.fleet import end_proof
 from orchestrator.core.money.billing import observed
 from orchestrator.core.ports import Address, Life
-from orchestrator.ledger.records import INTENT_OPEN, Intent
+from orchestrator.core.states import State
+from orchestrator.ledger.records import INTENT_OPEN, RENTAL_OPEN, Intent
 from orchestrator.runs import stop
 from orchestrator.stages.machine import purchase
 from orchestrator.stages.machine.first_contact import boot
@@ -225,3 +226,14 @@ def test_a_machine_that_is_gone_is_asked_nothing_for_the_runs_that_it_served(
         monkeypatch.setattr(type(context), "run", replace(context.run, keep=keep))
         release(context)
         assert account.orders == []
+
+
+def test_a_machine_on_which_a_run_trains_that_no_list_shows_is_not_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = LyingAccount()
+    with rented(tmp_path, account, monkeypatch) as context:
+        context.ledger.add_run(replace(context.run, id="hidden", state=State.TRAINING))
+        context.ledger.update_run("hidden", facts={"forgotten_at": context.now()})
+        release(context)
+        assert account.orders == [] and context.rental.state == RENTAL_OPEN
