@@ -32,6 +32,7 @@ from orchestrator.ledger.handover import Row
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RENTAL_OPEN
 from orchestrator.ledger.run_lock import RunLock, holder
+from orchestrator.remote.whole_files import landing
 
 LOGIN_KEY = "keys/login_ed25519"
 KNOWN_HOSTS = "known_hosts"
@@ -111,8 +112,9 @@ def accept(ledger: Ledger, package: Package, *, patience_s: float) -> bool:
 
 
 def _files(home: Path) -> dict[str, str]:
-    keys = sorted((home / LOGIN_KEY).parent.glob(f"{Path(LOGIN_KEY).name}*"))
-    found = [*keys, *([home / KNOWN_HOSTS] if (home / KNOWN_HOSTS).is_file() else [])]
+    found = sorted((home / LOGIN_KEY).parent.glob(f"{Path(LOGIN_KEY).name}*"))
+    found = [path for path in found if KEY_NAME.fullmatch(path.relative_to(home).as_posix())]
+    found += [home / KNOWN_HOSTS] if (home / KNOWN_HOSTS).is_file() else []
     return {path.relative_to(home).as_posix(): path.read_text(encoding="utf-8") for path in found}
 
 
@@ -142,9 +144,10 @@ def _free_name(home: Path, name: str, text: str) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
+    """Whole or not at all: with the login key, the way to every machine would be lost."""
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        with landing(path, mode=0o600) as file:
+            file.write(text.encode())
 
 
 def _with_keys(
@@ -156,7 +159,7 @@ def _with_keys(
     renamed = usual if usual != str(home / LOGIN_KEY) else None
 
     def here(row: Row) -> Row:
-        texts = {name: str(row[name]) for name in ("address", "host_data") if name in row}
+        texts = {name: str(row[name]) for name in ("address", "data", "host_data") if name in row}
         for old, new in sorted(moved.items(), key=lambda pair: -len(pair[0])):
             texts = {
                 name: text.replace(f'{json.dumps(old)[:-1]}"', f'{json.dumps(new)[:-1]}"')

@@ -62,7 +62,10 @@ GO = """
 import json, os, sys
 line = b""
 while not line.endswith(b"\\n"):
-    line += os.read(0, 1)
+    byte = os.read(0, 1)
+    if not byte:
+        sys.exit("the question never came: the other gptctl, or its link, is gone")
+    line += byte
 given = json.loads(line)
 os.umask(0o077)
 os.makedirs(given["environment"]["GPTCTL_HOME"], 0o700, exist_ok=True)

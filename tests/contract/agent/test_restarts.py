@@ -54,3 +54,19 @@ def test_a_supervisor_killed_with_its_training_does_not_forget_the_restart(box: 
     box.kill_everything()
     box.call("start", **box.train_request("r-1", steps=60, spec_restarts=1))
     assert box.wait()["outcome"] == "finished" and box.starts() == 2
+
+
+def test_a_supervisor_killed_in_the_pause_counts_the_death_once(box: Box) -> None:
+    """And a reboot then: nothing was started since."""
+    box.start(steps=ENDLESS, spec_restarts=3)
+    box.until_steps(3)
+    for rank in box.ranks():
+        os.kill(rank, signal.SIGKILL)
+    until((box.folder() / "deaths.jsonl").exists)
+    box.kill_everything()
+    for _ in range(2):
+        box.call("start", **box.train_request("r-1", steps=ENDLESS, spec_restarts=3))
+    until(lambda: box.starts() == 2)
+    box.until_steps(len(box.metrics()) + 3)
+    assert [each["number"] for each in box.call("status", run="r-1")["runs"]["r-1"]["deaths"]] == [1]
+    assert box.call("stop", run="r-1")["exit"]["outcome"] == "stopped"
