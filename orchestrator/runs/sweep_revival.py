@@ -23,7 +23,7 @@ from orchestrator.ledger import sweeps
 from orchestrator.ledger.identity import new_rental_id, new_run_id
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RENTAL_OPEN, Rental, RunRecord
-from orchestrator.ledger.run_lock import RunLock
+from orchestrator.ledger.run_lock import RunLock, refuse_driven_elsewhere
 from orchestrator.runs.new_run import as_requested
 from orchestrator.stages.outcome import next_attempt
 from orchestrator.wiring import open_context
@@ -43,6 +43,14 @@ def current(runs: Sequence[RunRecord]) -> list[RunRecord]:
     return list(found.values())
 
 
+def driven_here(ledger: Ledger, sweep_id: str) -> list[RunRecord]:
+    """All runs of the sweep. Raises RunLocked where another host drives one: its ledger says where they go on."""
+    known = sweeps.runs_of(ledger.rows, sweep_id)
+    for run in known:
+        refuse_driven_elsewhere(run)
+    return known
+
+
 def has_no_machine(ledger: Ledger, run: RunRecord) -> bool:
     """Whether `sweep resume` would let it go on, or begin, on another machine."""
     return is_unbought(ledger, run) or _was_taken(ledger, run)
@@ -54,9 +62,9 @@ def revive_unbought(
     """Runs that ended because there was no machine get another one in their place, on the same terms. Those of one
     rental that is gone share one new rental, whose ceiling is what the old one left; where it left nothing, none.
 
-    only, by_itself: as of revive_taken.
+    only, by_itself: as of revive_taken. Raises RunLocked where another host drives the sweep.
     """
-    known = sweeps.runs_of(ledger.rows, sweep_id)
+    known = driven_here(ledger, sweep_id)
     fresh: dict[str, Rental] = {}
     again: dict[str, RunRecord] = {}
     for run in current(known):
@@ -121,11 +129,12 @@ def revive_taken(
     each from its newest checkpoint, those that only waited from their beginning. Returns the rentals they are on.
 
     only: of these rentals. by_itself: only what you agreed to at the start (a spot host), and never in place of a
-    machine that could not be had. Raises RunLocked where another gptctl does the same at this moment.
+    machine that could not be had. Raises RunLocked where another gptctl does the same at this moment, or another host
+    drives the sweep.
     """
     found: dict[str, None] = {}
     with Ledger.open(home, time.time) as ledger:
-        for run in current(sweeps.runs_of(ledger.rows, sweep_id)):
+        for run in current(driven_here(ledger, sweep_id)):
             if not _was_taken(ledger, run) or not _is_meant(ledger, run, only, by_itself):
                 continue
             with RunLock.acquire(home, run.id):

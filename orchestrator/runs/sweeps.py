@@ -26,7 +26,6 @@ from orchestrator.ledger import sweeps
 from orchestrator.ledger.identity import new_run_id
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RENTAL_OPEN, Rental, RunRecord
-from orchestrator.ledger.run_lock import refuse_driven_elsewhere
 from orchestrator.ledger.sweeps import Sweep, SweepTerms
 from orchestrator.pipeline import drive, outcome_code
 from orchestrator.runs.new_run import RunRequest, new_rental, record_of
@@ -35,6 +34,7 @@ from orchestrator.runs.sweep_revival import (
     LEAST_USD,
     Show,
     current,
+    driven_here,
     is_unbought,
     reached,
     revive_taken,
@@ -62,9 +62,7 @@ def new_sweep(
 
 def add_arms(ledger: Ledger, sweep: Sweep, requests: Sequence[RunRequest], now: float) -> list[RunRecord]:
     """More runs of a sweep, on the machine that is held and has the fewest left; on a new one when none is held."""
-    for run in sweeps.runs_of(ledger.rows, sweep.id):
-        refuse_driven_elsewhere(run)
-    known, rentals = current(sweeps.runs_of(ledger.rows, sweep.id)), list[Rental]()
+    known, rentals = current(driven_here(ledger, sweep.id)), list[Rental]()
     held = held_rentals(ledger, sweep)
     if held:
         unfinished = [run.rental_id for run in ledger.runs(unfinished_only=True)]
