@@ -4,6 +4,7 @@ is older never replaces what is newer."""
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -175,6 +176,34 @@ def test_a_sweep_goes_as_a_whole(tmp_path: Path) -> None:
         assert sweeps.find(pi.rows, "small").id == "s-1" and drives(laptop)
         assert work.next_words(pi, "one-1130-a") == ("sweep", "resume", "s-1")
         assert work.next_words(laptop, "one-1130-a") == () and work.next_words(laptop, RUN) == ("resume", RUN)
+
+
+@pytest.mark.parametrize("first_ended", [True, False])
+def test_every_run_of_a_machine_is_driven_to_its_end_by_one_process(
+    tmp_path: Path, first_ended: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = f"{'same-thirty-characters-of-name'}-one", f"{'same-thirty-characters-of-name'}-two"
+    with home(tmp_path / "laptop") as laptop, home(tmp_path / "pi") as pi:
+        fill(laptop, first)
+        laptop.add_run(replace(laptop.run(first), id=second, state=State.TRAINING, created_at=2.0))
+        if first_ended:
+            laptop.set_state(first, State.ENDED, outcome=Outcome.FINISHED)
+        given_ = give(laptop, [second], to="pi", patience_s=1)
+        accept(pi, given_, patience_s=1)
+        fill(pi, "alone-1130-c")
+        followed: list[str] = []
+
+        def drive(argv: list[str], *, check: bool) -> subprocess.CompletedProcess[bytes]:
+            followed.append(argv[-1])
+            assert work.stay(second, pause=pytest.fail) == 0, "a second process of the same runs leaves at once"
+            pi.set_state(argv[-1], State.ENDED, outcome=Outcome.FINISHED)
+            return subprocess.CompletedProcess(argv, 0)
+
+        monkeypatch.setattr(subprocess, "run", drive)
+        monkeypatch.setattr(work, "open_ledger", lambda: home(pi.home))
+        work.stay(given_.runs[0], pause=lambda seconds: None)
+        assert followed == ([second] if first_ended else [first, second])
+        assert work.next_words(pi, "alone-1130-c") == ("resume", "alone-1130-c")
 
 
 def test_the_login_key_goes_along_and_replaces_none(tmp_path: Path) -> None:
