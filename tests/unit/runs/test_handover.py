@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,9 +20,10 @@ from hypothesis import strategies as st
 from orchestrator import pipeline
 from orchestrator.cli.driver import work
 from orchestrator.cli.driver.driver import split
-from orchestrator.cli.driver.on_the_driver import package
+from orchestrator.cli.driver.on_the_driver import GO, package
 from orchestrator.core.errors import RunLocked, UserError
 from orchestrator.core.events import Event
+from orchestrator.core.facts.rental_facts import Node
 from orchestrator.core.facts.run_facts import QueueFacts, RunFacts
 from orchestrator.core.ports import Address
 from orchestrator.core.states import Outcome, State
@@ -225,6 +228,44 @@ def test_the_login_key_goes_along_and_replaces_none(tmp_path: Path) -> None:
         assert (pi.home / "known_hosts").read_text() == "own line\ntheirs line\n"
         accept(laptop, through(give(pi, [RUN], to="laptop", patience_s=1)), patience_s=1)
         assert Path(str(laptop.rental(f"m-{RUN}").address.key_file)).read_text() == "theirs"
+
+
+def test_a_disk_that_is_full_costs_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with home(tmp_path / "laptop") as laptop, home(tmp_path / "pi") as pi:
+        fill(laptop)
+        key, hosts = laptop.home / "keys" / "login_ed25519", laptop.home / "known_hosts"
+        key.parent.mkdir()
+        key.write_text("theirs")
+        key.with_name("login_ed25519.bak").write_text("not a key of a machine")
+        hosts.write_text("one line\n")
+        accept(pi, through(give(laptop, [RUN], to="pi", patience_s=1)), patience_s=1)
+        (pi.home / "known_hosts").write_text("one line\nanother\n")
+        back = through(give(pi, [RUN], to="laptop", patience_s=1))
+        before = key.stat().st_ino
+        monkeypatch.setattr("os.replace", Mock(side_effect=OSError(28, "No space left on device")))
+        with pytest.raises(UserError, match="no space left"):
+            accept(laptop, back, patience_s=1)
+        assert (key.stat().st_ino, key.read_text(), hosts.read_text()) == (before, "theirs", "one line\n")
+
+
+def test_every_node_is_reached_by_the_key_that_is_here(tmp_path: Path) -> None:
+    with home(tmp_path / "laptop") as laptop, home(tmp_path / "pi") as pi:
+        fill(laptop)
+        (laptop.home / "keys").mkdir()
+        (laptop.home / "keys" / "login_ed25519").write_text("theirs")
+        head = laptop.rental(f"m-{RUN}").address
+        laptop.update_rental(f"m-{RUN}", facts={"more": (Node("i-2", replace(head, host="127.0.0.10")),)})
+        accept(pi, through(give(laptop, [RUN], to="pi", patience_s=1)), patience_s=1)
+        rental = pi.rental(f"m-{RUN}")
+        assert rental.facts.more[0].address.key_file == rental.address.key_file
+        assert Path(str(rental.address.key_file)).parent == pi.home / "keys"
+
+
+def test_a_driver_whose_question_never_comes_ends() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", GO], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
+    )
+    assert done.returncode == 1 and b"never came" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["keys/../../x", "/etc/passwd", "config.toml", "keys/login_ed25519-zzz"])
