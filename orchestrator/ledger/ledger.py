@@ -72,7 +72,9 @@ class Ledger:
         return self._rows
 
     def close(self) -> None:
-        self._rows.connection.close()
+        """Once no other thread is inside it: SQLite under a closed connection ends the process."""
+        with self._rows.turn:
+            self._rows.connection.close()
 
     def __enter__(self) -> Ledger:
         return self

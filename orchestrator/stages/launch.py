@@ -28,6 +28,7 @@ from orchestrator.stages.machine import deadline, engine_job, queue_turn
 from orchestrator.stages.machine.bounds import rental_budget_s
 from orchestrator.stages.machine.give_back import end_lost
 from orchestrator.stages.machine.jobs import has_started, machine_status, note_attempt, restarts, run_job
+from orchestrator.stages.nodes import others
 from orchestrator.stages.nodes.meet import cluster_of
 from trainer.contract import RunConfig
 
@@ -59,7 +60,9 @@ def _start(context: RunContext) -> None:
         return engine_job.submit(context, digest, spec)
     with _others_may_compute():
         if not _start_others(context, digest):
-            _count(context)  # they waited for a head that never came, when gptctl was killed
+            # They waited for a head that never came: gptctl was killed, or lost its link. Some may still wait.
+            others.stop(context)
+            _count(context)
             _start_others(context, digest)
             spec = _spec(context, config)
         if context.facts.queue is None or context.machine.nodes > 1:

@@ -20,7 +20,7 @@ GRACE_S = 20.0
 def stop_and_note(context: RunContext) -> None:
     """Ends the training on every other node, and records how it ended there beside the head's exit."""
     ends: list[dict[str, str]] = []
-    for node, ended in zip(context.others, on_each(context.others, _stopped), strict=True):
+    for node, ended in zip(context.others, stop(context), strict=True):
         if isinstance(ended, RemoteError):
             ends.append({"node": node.host.name, "outcome": "unknown", "reason": ended.message})
             context.emit("warning", f"node {node.host.name}: {ended.message}")
@@ -33,6 +33,11 @@ def stop_and_note(context: RunContext) -> None:
     if " is lost: " in context.run.cause:
         left = next((name for name in context.host.nodes if f"node {name} (" not in context.run.cause), "HOST")
         context.say(f"without it: gptctl run {context.run.recipe} --host {left} --resume-from {context.run_id}")
+
+
+def stop(context: RunContext) -> list[ExitRecord | RemoteError | None]:
+    """Ends the training on every other node; of each how it ended, or why it does not say so."""
+    return on_each(context.others, _stopped)
 
 
 def _stopped(node: RunContext) -> ExitRecord | RemoteError | None:

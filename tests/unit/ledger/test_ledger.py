@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -301,3 +303,22 @@ def test_ids_are_short_safe_and_different(name: str, now: float) -> None:
 def test_ids_read_like_what_they_name() -> None:
     assert new_run_id("chinchilla_163m_baseline", 1_795_132_800.0).startswith("chinchilla-163m-base-1120-")
     assert new_rental_id("8xA100-40GB", 1_795_132_800.0).startswith("8xa100-40gb-1120-")
+
+
+def test_a_ledger_is_closed_when_no_thread_is_inside_it(tmp_path: Path) -> None:
+    """Ctrl-C while several nodes get ready: closed under a thread of theirs, SQLite ended Python."""
+    ledger, inside, order = Ledger.open(tmp_path, time.time), threading.Event(), list[str]()
+
+    def look() -> None:
+        with ledger.rows.turn:
+            inside.set()
+            time.sleep(0.1)
+            order.append(f"read {len(ledger.runs())}")
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    inside.wait(5)
+    ledger.close()
+    order.append("closed")
+    thread.join()
+    assert order == ["read 0", "closed"]
