@@ -72,9 +72,7 @@ class Ledger:
         return self._rows
 
     def close(self) -> None:
-        """Once no other thread is inside it: SQLite under a closed connection ends the process."""
-        with self._rows.turn:
-            self._rows.connection.close()
+        self._rows.close()
 
     def __enter__(self) -> Ledger:
         return self
