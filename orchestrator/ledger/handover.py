@@ -107,8 +107,8 @@ def put_in(rows: Rows, given: Mapping[str, Sequence[Row]], token: int) -> bool:
         return True
 
 
-def mark_given(rows: Rows, run_ids: Sequence[str], host: str, token: int) -> None:
-    """From here on `host` drives these runs, and this ledger does not."""
+def mark_given(rows: Rows, run_ids: Sequence[str], host: str | None, token: int) -> None:
+    """From here on `host` drives these runs, and this ledger does not; None: this one does."""
     with rows.writing() as connection:
         for run_id in run_ids:
             connection.execute(

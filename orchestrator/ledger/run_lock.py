@@ -89,8 +89,15 @@ def refuse_driven_elsewhere(run: RunRecord) -> None:
     """Raises RunLocked for a run that was handed over: its driver's ledger is the one that counts."""
     driver = run.facts.driven_by
     if driver is not None:
-        take = f"gptctl status --driver {driver}, or gptctl driver take {run.id} {driver}"
-        raise RunLocked(f"{run.id} is driven by {driver}", "type the command there" if driver == TAKEN_BACK else take)
+        raise RunLocked(f"{run.id} is driven by {driver}", how_to_take(run.id, driver))
+
+
+def how_to_take(run_id: str, driver: str) -> str:
+    """The commands for a run that this driver has; also where it never comes back."""
+    if driver == TAKEN_BACK:
+        return "type the command there"
+    take = f"gptctl driver take {run_id} {driver}"
+    return f"gptctl status --driver {driver}, or {take}; where {driver} is gone for good: {take} --lost"
 
 
 def holder(home: Path, run_id: str) -> Holder | None:

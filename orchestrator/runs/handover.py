@@ -30,8 +30,8 @@ from orchestrator.core.states import State
 from orchestrator.ledger import handover, sweeps
 from orchestrator.ledger.handover import Row
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.records import RENTAL_OPEN
-from orchestrator.ledger.run_lock import RunLock, holder
+from orchestrator.ledger.records import RENTAL_OPEN, RunRecord
+from orchestrator.ledger.run_lock import TAKEN_BACK, RunLock, holder, how_to_take
 from orchestrator.remote.whole_files import landing
 
 LOGIN_KEY = "keys/login_ed25519"
@@ -39,6 +39,8 @@ KNOWN_HOSTS = "known_hosts"
 """The login keys and the pinned host keys of GPTCTL_HOME reach the machines of a run: they go with it."""
 KEY_NAME = re.compile(rf"{LOGIN_KEY}(-[0-9a-f]{{8}})?(\.pub)?")
 LEAVE_EVERY_S = 0.2
+PAST_A_SURRENDER = 2
+"""A driver that comes back and lets go raises its own token by 1."""
 
 
 @dataclass(frozen=True)
@@ -81,20 +83,54 @@ def give(ledger: Ledger, run_ids: Sequence[str], *, to: str, patience_s: float) 
     """Ends the driving here and packs the runs, with all that share their machines or their sweep.
 
     Repeatable: what was given to the same driver before is packed again under the same token. Raises UserError for
-    ended runs alone, or runs that another host drives; RunLocked when their driver here does not end in patience_s.
+    runs that another host drives, or of which `to` has a part; RunLocked when their driver here does not end in
+    patience_s.
     """
     these = handover.together(ledger.rows, run_ids)
     records = [ledger.run(run_id) for run_id in these.runs]
-    others = {run.facts.driven_by for run in records if run.facts.driven_by not in (None, to)}
-    if others:
-        first = next(iter(others))
-        raise UserError(f"{run_ids[0]} is driven by {first} already", f"gptctl driver take {run_ids[0]} {first}")
+    _refuse_other_drivers(records, to)
     done = all(run.facts.driven_by == to for run in records)
+    if not done and any(run.facts.driven_by == to for run in records):
+        raise _mixed(records, to)
     token = handover.highest_token(ledger.rows, these.runs) + (0 if done else 1)
     with _nobody_drives(ledger.home, these.runs, patience_s):
         handover.mark_given(ledger.rows, these.runs, to, token)
         rows = handover.taken_out(ledger.rows, these)
     return Package(token, these.runs, str(ledger.home), rows, _files(ledger.home))
+
+
+def reclaim(ledger: Ledger, run_ids: Sequence[str], *, lost: str, patience_s: float) -> tuple[str, ...]:
+    """Drives runs from here although `lost`, which drives them, never let go of them: from this ledger's last state,
+    under a token that is higher than that of what `lost` may still send. Returns all runs that change hands.
+
+    Repeatable. Raises UserError where another host drives them, or none does.
+    """
+    these = handover.together(ledger.rows, run_ids)
+    records = [ledger.run(run_id) for run_id in these.runs]
+    _refuse_other_drivers(records, lost)
+    if all(run.facts.driven_by is None for run in records):
+        raise UserError(f"{run_ids[0]} is driven from here", f"gptctl resume {run_ids[0]}")
+    with _nobody_drives(ledger.home, these.runs, patience_s):
+        token = handover.highest_token(ledger.rows, these.runs) + PAST_A_SURRENDER
+        handover.mark_given(ledger.rows, these.runs, None, token)
+    return these.runs
+
+
+def _refuse_other_drivers(records: Sequence[RunRecord], known: str) -> None:
+    for run in records:
+        driver = run.facts.driven_by
+        if driver not in (None, known):
+            raise UserError(f"{run.id} is driven by {driver} already", how_to_take(run.id, driver))
+
+
+def _mixed(records: Sequence[RunRecord], to: str) -> UserError:
+    """Rows of here beside rows of there: sent again, those of here would replace what `to` has written since."""
+    there = next(run.id for run in records if run.facts.driven_by == to)
+    here = ", ".join(run.id for run in records if run.facts.driven_by is None)
+    words = f"{there} is driven by {to}, and {here}, which belongs to it, from here: they change hands together"
+    if to == TAKEN_BACK:
+        return UserError(words, f"gptctl driver give {there} HOST, on {to}, with this host; then take it again")
+    return UserError(words, f"gptctl driver take {there} {to}, then gptctl driver give {there} {to}")
 
 
 def needs_driver(ledger: Ledger, run_ids: Sequence[str]) -> bool:
@@ -109,6 +145,25 @@ def accept(ledger: Ledger, package: Package, *, patience_s: float) -> bool:
     with _nobody_drives(ledger.home, package.runs, patience_s):
         moved = _keep_files(ledger.home, package)
         return handover.put_in(ledger.rows, _with_keys(package.rows, package, ledger.home, moved), package.token)
+
+
+def is_older(ledger: Ledger, package: Package) -> bool:
+    """Whether this ledger drives these runs since, without having asked who sends them (reclaim)."""
+    known = [run for run in ledger.runs() if run.id in package.runs]
+    drives = all(run.facts.driven_by is None for run in known)
+    return drives and handover.highest_token(ledger.rows, package.runs) > package.token
+
+
+def driven_since(ledger: Ledger, package: Package, run_id: str) -> bool:
+    """Whether this ledger drove the run after it took what is sent here once more."""
+    known = handover.taken_out(ledger.rows, handover.Together((run_id,), (), ()))
+    return _came_to(known, run_id) != _came_to(package.rows, run_id)
+
+
+def _came_to(rows: Mapping[str, Sequence[Row]], run_id: str) -> tuple[object, ...]:
+    run = next(row for row in rows["runs"] if row["id"] == run_id)
+    stages = sum(row["run_id"] == run_id for row in rows["stage_intervals"])
+    return run["state"], run["outcome"], run["rental_id"], stages
 
 
 def _files(home: Path) -> dict[str, str]:

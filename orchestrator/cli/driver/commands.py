@@ -43,6 +43,9 @@ def give(
 def take(
     what: What,
     host: Host,
+    *,
+    lost: Annotated[bool, typer.Option("--lost", help="HOST never comes back: take it without asking HOST.")] = False,
+    yes: options.Yes = False,
     accept_new_host_key: options.AcceptKey = False,
     inventory: options.Inventory = None,
     verbose: options.Verbose = False,
@@ -50,6 +53,8 @@ def take(
     """Take a run or a sweep back, with its files. Works where this computer has lost its GPTCTL_HOME."""
     from orchestrator.cli.driver import driver as it
 
+    if lost:
+        return it.take_from_lost(what, host, yes=yes)
     return it.take_from(what, host, inventory, accept_new=accept_new_host_key)
 
 

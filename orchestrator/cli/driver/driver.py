@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from orchestrator.cli.driver.bring import bring, files_of
 from orchestrator.cli.driver.listing import listing
 from orchestrator.cli.driver.on_the_driver import GO, Driver, driver_on
 from orchestrator.cli.open_ledger import open_home, open_ledger
@@ -25,10 +26,23 @@ from orchestrator.core.errors import CommandFailed, UserError
 from orchestrator.core.states import State
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.run_lock import TAKEN_BACK
-from orchestrator.runs.handover import Package, accept, give, needs_driver, runs_meant
+from orchestrator.runs.handover import (
+    Package,
+    accept,
+    driven_since,
+    give,
+    is_older,
+    needs_driver,
+    reclaim,
+    runs_meant,
+)
 
 LEAVE_WITHIN_S = 120.0
 """A driver that fetches gigabytes leaves between two files."""
+IF_IT_COMES_BACK = """{name} must not drive on: end its gptctl, or wipe it. A reboot ends its driving; but where only
+its network was gone, it cannot know that you drove on: it may end the machine of these runs, or rent another. What it
+writes never replaces what is here: its token is older. Once it answers, gptctl driver take {wanted} {name}
+ends its driving."""
 INVENTORY = "inventory"
 """Goes along with a handover, so that `sweep add` finds its host there. It holds no secret."""
 NEVER_GOT = ("no run matches", "no runs yet")
@@ -81,15 +95,13 @@ def pass_on(name: str, words: Sequence[str]) -> int:
 def _fetched(driver: Driver, home: Path, words: Sequence[str]) -> int:
     """The driver fetches from a machine that is there still; of an ended run it has what there is."""
     wanted = next((word for word in words[1:] if not word.startswith("-")), None)
-    listed = listing(driver.answer(_files_of(wanted)))
+    listed = listing(driver.answer(files_of(wanted)))
     code = 0 if listed.ended else _streamed(driver, words)
     if code == 0:
-        _bring(driver, home, wanted)
+        with open_ledger() as ledger:
+            came_back = any(run.id == listed.run and run.facts.driven_by is None for run in ledger.runs())
+        bring(driver, home, listed.run, only_missing=came_back)
     return code
-
-
-def _files_of(wanted: str | None) -> list[str]:
-    return ["driver", "files", *([wanted] if wanted else [])]
 
 
 def _inventory(words: Sequence[str]) -> tuple[Path | None, list[str]]:
@@ -174,11 +186,30 @@ def take_from(wanted: str, name: str, inventory: Path | None, *, accept_new: boo
         host = host_named(name, inventory, ledger.home)
         with driver_on(ledger.home, host, accept_new=accept_new) as driver:
             package = Package.from_json(surrendered(driver, ledger, wanted))
-            accept(ledger, package, patience_s=LEAVE_WITHIN_S)
+            newer = None if is_older(ledger, package) else accept(ledger, package, patience_s=LEAVE_WITHIN_S)
             for run_id in package.runs:
-                _bring(driver, ledger.home, run_id)
+                went_on = newer is None or (not newer and driven_since(ledger, package, run_id))
+                bring(driver, ledger.home, run_id, only_missing=went_on)
         unfinished = needs_driver(ledger, package.runs)
     screen.talk(f"{', '.join(package.runs)}: driven from here again")
+    screen.talk(f"Next: gptctl {'resume' if unfinished else 'status'} {wanted}")
+    return 0
+
+
+def take_from_lost(wanted: str, name: str, *, yes: bool) -> int:
+    """Drives a run or a sweep from here although its driver, which never comes back, did not let go of it. Asks."""
+    with open_ledger() as ledger:
+        run_ids = runs_meant(ledger, wanted)
+        screen.talk(IF_IT_COMES_BACK.format(name=name, wanted=wanted))
+        question = f"Drive {wanted} from here, as of the handover to {name}?"
+        if not (yes or screen.ask(question, f"gptctl driver take {wanted} {name} --lost")):
+            screen.talk("nothing was changed")
+            return 0
+        taken = reclaim(ledger, run_ids, lost=name, patience_s=LEAVE_WITHIN_S)
+        unfinished = needs_driver(ledger, taken)
+    screen.talk(f"{', '.join(taken)}: driven from here, as of the handover to {name}")
+    if unfinished:
+        screen.talk(f"gptctl orphans lists machines that {name} rented since")
     screen.talk(f"Next: gptctl {'resume' if unfinished else 'status'} {wanted}")
     return 0
 
@@ -195,21 +226,6 @@ def surrendered(driver: Driver, ledger: Ledger, wanted: str) -> dict[str, object
         if any(ledger.run(run_id).facts.driven_by != name for run_id in runs_meant(ledger, wanted)):
             raise
         raise UserError(f"{name} never got {wanted}", f"gptctl driver give {wanted} {name} repeats that") from error
-
-
-def _bring(driver: Driver, home: Path, wanted: str | None) -> None:
-    """The run's folder, as the driver has it, into this GPTCTL_HOME: each file verified; what is here already stays."""
-    listed = listing(driver.answer(_files_of(wanted)))
-    folder = home / "runs" / listed.run
-    for file in listed.files:
-        path = folder / file.name
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if file.link is not None:
-            path.unlink(missing_ok=True)
-            path.symlink_to(file.link)
-        elif not path.is_file() or path.stat().st_size != file.size_bytes or path.suffix != ".safetensors":
-            driver.shell.get(f"{listed.folder}/{file.name}", path, deadline_s=3600)
-    screen.talk(f"{listed.run}: {len(listed.files)} files from {driver.host.name} in {folder}")
 
 
 # There, on the driver

@@ -29,10 +29,10 @@ from orchestrator.core.ports import Address
 from orchestrator.core.states import Outcome, State
 from orchestrator.ledger import Ledger, Rental, RunRecord, sweeps
 from orchestrator.ledger.records import Attempt
-from orchestrator.ledger.run_lock import RunLock
+from orchestrator.ledger.run_lock import TAKEN_BACK, RunLock
 from orchestrator.ledger.sweeps import Sweep
 from orchestrator.runs import handover
-from orchestrator.runs.handover import Package, accept, give
+from orchestrator.runs.handover import Package, accept, give, reclaim
 from orchestrator.runs.stop import stop_run
 
 RUN = "tiny-1130-aaaaaa"
@@ -144,7 +144,40 @@ def test_another_than_the_driver_is_refused_whatever_it_tries(tmp_path: Path) ->
         for attempt in tries:
             with pytest.raises(RunLocked, match="driven by pi") as refused:
                 attempt()
-            assert f"gptctl driver take {RUN} pi" in refused.value.hint
+            assert f"gptctl driver take {RUN} pi" in refused.value.hint and "--lost" in refused.value.hint
+
+
+def test_a_group_of_which_each_side_drives_a_part_is_not_sent_over_what_is_newer(tmp_path: Path) -> None:
+    with home(tmp_path / "laptop") as laptop, home(tmp_path / "pi") as pi:
+        fill(laptop)
+        accept(pi, give(laptop, [RUN], to="pi", patience_s=1), patience_s=1)
+        beside = replace(laptop.run(RUN), id="beside-1130-b", facts=RunFacts(), created_at=2.0)
+        laptop.add_run(beside)
+        with pytest.raises(UserError, match="change hands together") as refused:
+            give(laptop, [beside.id], to="pi", patience_s=1)
+        assert f"gptctl driver take {RUN} pi, then gptctl driver give {RUN} pi" in refused.value.hint
+        pi.update_run(RUN, step=500)
+        assert accept(laptop, give(pi, [RUN], to=TAKEN_BACK, patience_s=1), patience_s=1)
+        assert accept(pi, give(laptop, [RUN], to="pi", patience_s=1), patience_s=1)
+        assert pi.run(RUN).step == 500 and pi.run(beside.id).facts.driven_by is None
+
+
+def test_a_driver_that_never_comes_back_is_not_asked(tmp_path: Path) -> None:
+    with home(tmp_path / "laptop") as laptop, home(tmp_path / "pi") as pi:
+        fill(laptop)
+        accept(pi, give(laptop, [RUN], to="pi", patience_s=1), patience_s=1)
+        with pytest.raises(UserError, match="driven by pi already"):
+            reclaim(laptop, [RUN], lost="another", patience_s=1)
+        assert reclaim(laptop, [RUN], lost="pi", patience_s=1) == (RUN,)
+        assert drives(laptop) and work.next_words(laptop, RUN) == ("resume", RUN)
+        with pytest.raises(UserError, match="driven from here"):
+            reclaim(laptop, [RUN], lost="pi", patience_s=1)
+        pi.update_run(RUN, step=77)
+        late = give(pi, [RUN], to=TAKEN_BACK, patience_s=1)
+        assert handover.is_older(laptop, late) and work.next_words(pi, RUN) == ()
+        with pytest.raises(UserError, match="handed over since"):
+            accept(laptop, late, patience_s=1)
+        assert accept(pi, give(laptop, [RUN], to="pi", patience_s=1), patience_s=1) and pi.run(RUN).step == 0
 
 
 def test_a_run_that_is_driven_at_this_moment_is_not_given(tmp_path: Path) -> None:

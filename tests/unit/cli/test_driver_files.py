@@ -1,0 +1,183 @@
+"""What comes from a driver: never older than what is here, and no checkpoint of two trainings."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.cli.driver import driver as it
+from orchestrator.core.config.inventory import HostSpec
+from orchestrator.core.ports import Address
+from orchestrator.core.states import Outcome, State
+from orchestrator.ledger import Ledger
+from orchestrator.remote.shell.local_shell import LocalShell
+from orchestrator.runs.handover import accept, give, reclaim
+from orchestrator.stages.checkpoints.continue_from import whole
+from tests.unit.runs.test_handover import RUN, fill, home
+
+STEP = "checkpoints/step-000600"
+
+
+class Pi:
+    """A driver on this machine: the hidden commands in this process, on its own ledger."""
+
+    host = HostSpec(name="pi", provider="ssh", machine="2xCPU", address="192.168.1.30")
+    shell = LocalShell(Address())
+
+    def __init__(self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ledger, self.patch = ledger, monkeypatch
+
+    def answer(self, words: Sequence[str], **ignored: object) -> dict[str, Any]:
+        out = io.StringIO()
+        with self.patch.context() as patch, contextlib.redirect_stdout(out):
+            patch.setattr(it, "open_ledger", lambda: home(self.ledger.home))
+            getattr(it, words[1])(*words[2:])
+        return dict(json.loads(out.getvalue()))
+
+
+@pytest.fixture
+def both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Ledger, Ledger]]:
+    """A laptop and pi, which drives RUN."""
+    with home(tmp_path / "laptop") as laptop, home(tmp_path / "pi") as pi:
+        fill(laptop)
+
+        @contextmanager
+        def driver_on(*ignored: object, **also: object) -> Iterator[Pi]:
+            yield Pi(pi, monkeypatch)
+
+        monkeypatch.setattr(it, "driver_on", driver_on)
+        monkeypatch.setattr(it, "open_ledger", lambda: home(laptop.home))
+        monkeypatch.setattr(it, "host_named", lambda *ignored: Pi.host)
+        yield laptop, pi
+
+
+def hand_over(laptop: Ledger, pi: Ledger) -> None:
+    accept(pi, give(laptop, [RUN], to="pi", patience_s=1), patience_s=1)
+
+
+def folder(ledger: Ledger) -> Path:
+    found = ledger.home / "runs" / RUN
+    found.mkdir(parents=True, exist_ok=True)
+    return found
+
+
+def checkpoint(ledger: Ledger, content: bytes, name: str = STEP) -> Path:
+    made = folder(ledger) / name
+    made.mkdir(parents=True)
+    files = {"model.safetensors": content, "meta.json": b"{}"}
+    entries = {
+        each: {"size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for each, data in files.items()
+    }
+    for each, data in {
+        **files,
+        "MANIFEST.json": json.dumps({"format": 1, "step": 600, "files": entries}).encode(),
+    }.items():
+        (made / each).write_bytes(data)
+    return made
+
+
+def take() -> None:
+    it.take_from(RUN, "pi", None, accept_new=False)
+
+
+def lines(ledger: Ledger, count: int) -> None:
+    (folder(ledger) / "metrics.jsonl").write_text("".join(f'{{"step": {step}}}\n' for step in range(count)))
+
+
+def test_a_step_that_was_trained_twice_is_one_of_the_two(both: tuple[Ledger, Ledger]) -> None:
+    laptop, pi = both
+    here = checkpoint(laptop, b"weights of attempt 1")
+    hand_over(laptop, pi)
+    there = checkpoint(pi, b"weights of attempt 2")
+    (there / "optimizer.safetensors").write_bytes(b"not in the manifest")
+    take()
+    assert whole(here) and (here / "model.safetensors").read_bytes() == b"weights of attempt 2"
+    assert (here / "optimizer.safetensors").exists() and not list((laptop.home / "incoming").iterdir())
+
+
+def test_what_is_damaged_there_replaces_nothing_here(
+    both: tuple[Ledger, Ledger], capsys: pytest.CaptureFixture[str]
+) -> None:
+    laptop, pi = both
+    here = checkpoint(laptop, b"weights of attempt 1")
+    hand_over(laptop, pi)
+    (checkpoint(pi, b"weights of attempt 2") / "model.safetensors").write_bytes(b"weights of nothing!!")
+    take()
+    assert whole(here) and (here / "model.safetensors").read_bytes() == b"weights of attempt 1"
+    assert "damaged on pi, left out" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_which_a_part_came_is_completed(both: tuple[Ledger, Ledger]) -> None:
+    laptop, pi = both
+    hand_over(laptop, pi)
+    there = checkpoint(pi, b"weights")
+    here = folder(laptop) / STEP
+    here.mkdir(parents=True)
+    (here / "MANIFEST.json").write_bytes((there / "MANIFEST.json").read_bytes())
+    take()
+    assert whole(here)
+
+
+def test_taken_twice_nothing_older_comes(both: tuple[Ledger, Ledger]) -> None:
+    laptop, pi = both
+    hand_over(laptop, pi)
+    lines(pi, 3)
+    checkpoint(pi, b"weights")
+    (folder(pi) / "checkpoints" / "latest").symlink_to("step-000600")
+    take()
+    latest = folder(laptop) / "checkpoints" / "latest"
+    assert os.readlink(latest) == "step-000600"
+    # A take that was interrupted is repeated: nothing was driven here in between.
+    lines(pi, 4)
+    take()
+    assert len((folder(laptop) / "metrics.jsonl").read_text().splitlines()) == 4
+    # Driven here to its end: what is here is newer, also where it is shorter, and only what is missing comes.
+    lines(laptop, 2)
+    checkpoint(laptop, b"newer", "checkpoints/step-000900")
+    latest.unlink()
+    latest.symlink_to("step-000900")
+    checkpoint(pi, b"missing here", "checkpoints/step-000300")
+    (folder(pi) / "train.log").write_text("of the machine before")
+    (folder(laptop) / "attempt-1").mkdir()
+    (folder(laptop) / "attempt-1" / "train.log").write_text("of the machine before")
+    laptop.set_state(RUN, State.ENDED, outcome=Outcome.FINISHED)
+    take()
+    assert len((folder(laptop) / "metrics.jsonl").read_text().splitlines()) == 2
+    assert os.readlink(latest) == "step-000900" and whole(folder(laptop) / "checkpoints" / "step-000300")
+    assert not (folder(laptop) / "train.log").exists()
+
+
+def test_a_driver_that_comes_back_lets_go_and_gives_what_is_missing(both: tuple[Ledger, Ledger]) -> None:
+    laptop, pi = both
+    hand_over(laptop, pi)
+    lines(laptop, 9)
+    reclaim(laptop, [RUN], lost="pi", patience_s=1)
+    laptop.update_run(RUN, step=9)
+    lines(pi, 3)
+    checkpoint(pi, b"weights")
+    take()
+    assert laptop.run(RUN).step == 9 and laptop.run(RUN).facts.driven_by is None
+    assert pi.run(RUN).facts.driven_by is not None and whole(folder(laptop) / STEP)
+    assert len((folder(laptop) / "metrics.jsonl").read_text().splitlines()) == 9
+
+
+def test_a_lost_driver_is_left_only_when_you_say_so(
+    both: tuple[Ledger, Ledger], capsys: pytest.CaptureFixture[str]
+) -> None:
+    laptop, pi = both
+    hand_over(laptop, pi)
+    with pytest.raises(it.UserError, match="--yes is missing") as refused:
+        it.take_from_lost(RUN, "pi", yes=False)
+    assert refused.value.hint == f"gptctl driver take {RUN} pi --lost --yes"
+    assert laptop.run(RUN).facts.driven_by == "pi" and "cannot know" in capsys.readouterr().err
+    assert it.take_from_lost(RUN, "pi", yes=True) == 0
+    assert laptop.run(RUN).facts.driven_by is None
