@@ -185,13 +185,28 @@ def _next(ledger: Ledger, last: Rental, served: Sequence[RunRecord], now: float)
     if last.state == RENTAL_OPEN:
         return last
     left = _left_of(ledger, last, served)
-    if left is not None and left <= LEAST_USD:
-        return None
+    return None if left is not None and left <= LEAST_USD else in_place_of(last, left, now)
+
+
+def in_place_of(last: Rental, ceiling_usd: float | None, now: float) -> Rental:
+    """One like it, on which its runs meet: nothing has written it yet."""
     return Rental(
         new_rental_id(last.machine, now), last.provider, last.host, last.machine, now,
         price_per_hour_usd=last.price_per_hour_usd, folder=last.folder,
-        facts=RentalFacts(ceiling_usd=left, replaces=last.id),
+        facts=RentalFacts(ceiling_usd=ceiling_usd, replaces=last.id),
     )  # fmt: skip
+
+
+def wanted(ledger: Ledger, runs: Sequence[RunRecord]) -> list[Rental]:
+    """The rentals that are gone while runs of the sweep may yet go on in their place."""
+    waiting = [run for run in current(runs) if run.state is not State.ENDED or has_no_machine(ledger, run)]
+    last = {each.id: each for run in waiting if run.rental_id for each in [_last_in_place_of(ledger, run)]}
+    return [each for each in last.values() if each.state != RENTAL_OPEN]
+
+
+def reserved_usd(ledger: Ledger, rentals: Collection[Rental], served: Sequence[RunRecord]) -> float:
+    """What these may still spend, or the machines in their place."""
+    return sum(max(0.0, _left_of(ledger, each, served) or 0.0) for each in rentals)
 
 
 def _left_of(ledger: Ledger, rental: Rental, served: Sequence[RunRecord]) -> float | None:

@@ -34,11 +34,13 @@ from orchestrator.runs.sweep_revival import (
     LEAST_USD,
     Show,
     current,
-    driven_here,
+    in_place_of,
     is_unbought,
     reached,
+    reserved_usd,
     revive_taken,
     revive_unbought,
+    wanted,
 )
 
 LOST_PAUSES_S = (5.0, 20.0, 60.0)
@@ -61,14 +63,19 @@ def new_sweep(
 
 
 def add_arms(ledger: Ledger, sweep: Sweep, requests: Sequence[RunRequest], now: float) -> list[RunRecord]:
-    """More runs of a sweep, on the machine that is held and has the fewest left; on a new one when none is held."""
-    known, rentals = current(driven_here(ledger, sweep.id)), list[Rental]()
+    """More runs of a sweep, on the machine that is held and has the fewest left; on a new one when none is held, where
+    those that wait for a machine meet them: of one ceiling no two machines get the same part.
+
+    Raises RunLocked where another host drives the sweep.
+    """
+    revive_unbought(ledger, sweep.id, now)
+    known, rentals = current(sweeps.runs_of(ledger.rows, sweep.id)), list[Rental]()
     held = held_rentals(ledger, sweep)
     if held:
         unfinished = [run.rental_id for run in ledger.runs(unfinished_only=True)]
         rental_id = min(held, key=unfinished.count)
     else:
-        rentals = [_with_ceiling(new_rental(ledger, requests[0], now), left_usd(ledger, sweep))]
+        rentals = [_another(ledger, sweep, requests[0], now)]
         rental_id = rentals[0].id
     beside = _baselines(sweep, known) if sweep.terms.stop_step is not None else {}
     runs = []
@@ -79,6 +86,14 @@ def add_arms(ledger: Ledger, sweep: Sweep, requests: Sequence[RunRequest], now: 
     runs = grouped(sweep, runs, known)
     sweeps.add(ledger.rows, None, rentals, runs, holds_none=not held)
     return runs
+
+
+def _another(ledger: Ledger, sweep: Sweep, request: RunRequest, now: float) -> Rental:
+    """For what the ceiling leaves beside what machines in place of others may spend."""
+    runs, left = sweeps.runs_of(ledger.rows, sweep.id), left_usd(ledger, sweep)
+    gone = sorted(wanted(ledger, runs), key=lambda each: reserved_usd(ledger, [each], runs))
+    rental = in_place_of(gone.pop(), None, now) if gone else new_rental(ledger, request, now)
+    return _with_ceiling(rental, left and max(LEAST_USD, left - reserved_usd(ledger, gone, runs)))
 
 
 def _baselines(sweep: Sweep, runs: Sequence[RunRecord]) -> dict[str, RunRecord]:
