@@ -128,7 +128,7 @@ class Engine(Protocol):
         ...
 
     def let_go(self, job: str) -> None:
-        """Lets a job start that was submitted held. Repeatable."""
+        """Lets a job start that was submitted held. Repeatable. A refusal is NoAnswer too: the job still waits."""
         ...
 
     def cancel(self, job: str) -> None:

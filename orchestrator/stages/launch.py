@@ -46,7 +46,7 @@ def launch(context: RunContext) -> None:
         if context.facts.lost_nodes.times and store_job.wanted(context):
             store_job.start(context)  # it may have finished with the attempt before
     elif context.engine_of is not None:
-        engine_job.attach(context)
+        engine_job.attach(context, known)
     note_attempt(context)
     context.advance(State.TRAINING)
     end_lost(context)

@@ -109,10 +109,10 @@ class Slurm:
         return answers.words(found)
 
     def let_go(self, job: str) -> None:
-        """scontrol release; of a job that is not held it changes nothing."""
+        """scontrol release; of a job that is not held it changes nothing. A refusal ends no run: it waits."""
         done = self._run("scontrol", "release", job)
         if done.code != 0 and not STARTED.search(_said(done)):
-            raise UserError(f"{self.host.name}: scontrol release {job}: {_said(done)}", "gptctl resume tries it again")
+            raise NoAnswer(f"{self.host.name}: scontrol release {job}: {_said(done)}", "gptctl resume tries it again")
 
     def cancel(self, job: str) -> None:
         """scancel."""

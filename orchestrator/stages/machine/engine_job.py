@@ -14,8 +14,9 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.agent.contract.answers import ExitRecord
+from orchestrator.agent.contract.answers import ExitRecord, RunStatus
 from orchestrator.agent.contract.names import Code, FileName, JobName
+from orchestrator.agent.contract.names import State as JobStateName
 from orchestrator.agent.contract.requests import JobSpec
 from orchestrator.core.engine import Engine, JobOrder, JobView, Phase, job_name
 from orchestrator.core.errors import AgentError, CommandFailed, MachineUnfit, NoAnswer
@@ -45,7 +46,6 @@ def order(context: RunContext, longest_s: float | None) -> JobOrder:
 
 def submit(context: RunContext, digest: str, spec: JobSpec) -> None:
     """Leaves exactly one job of this run with the engine: found again by its name where an answer was lost."""
-    engine = engine_of(context)
     started = context.agent.start(JobName.TRAIN, context.run_id, digest, {**spec, "engine": context.host.provider})
     if started.exit is not None:
         return
@@ -60,9 +60,7 @@ def submit(context: RunContext, digest: str, spec: JobSpec) -> None:
         known = [submitted(context, wanted)]
         context.say(f"submitted as job {known[-1]}: {wanted.folder}/{SCRIPT}")
     keep(context, known)
-    found = look(context)
-    if found is not None and ELEMENT in known[-1] and found.phase is Phase.WAITING:
-        engine.let_go(known[-1])
+    _let_go(context)
 
 
 def find(context: RunContext) -> list[str]:
@@ -76,10 +74,21 @@ def find(context: RunContext) -> list[str]:
     return [*elements, *engine.find(job_name(context.run_id))]
 
 
-def attach(context: RunContext) -> None:
-    """Notes the jobs of a run that trains already, where nothing is noted yet."""
+def attach(context: RunContext, status: RunStatus | None = None) -> None:
+    """Notes the jobs of a run that has one already, where nothing is noted yet; of a training that has not
+    begun by this status lets its element go. Raises NoAnswer where that cannot be asked."""
     if not context.facts.engine.jobs and (known := find(context)):
         keep(context, known)
+    train = status and status["jobs"].get(JobName.TRAIN)
+    if train and train["state"] == JobStateName.QUEUED and context.facts.engine.jobs:
+        _let_go(context)
+
+
+def _let_go(context: RunContext) -> None:
+    """Lets an element start, which was submitted held; gptctl may be killed before. Repeatable."""
+    found, job = look(context), context.facts.engine.jobs[-1]
+    if found is not None and ELEMENT in job and found.phase is Phase.WAITING:
+        engine_of(context).let_go(job)
 
 
 def submitted(context: RunContext, wanted: JobOrder) -> str:

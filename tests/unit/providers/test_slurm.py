@@ -175,6 +175,14 @@ def test_a_silent_controller_decides_nothing(words: str) -> None:
             call()
 
 
+def test_a_release_that_is_refused_ends_no_run() -> None:
+    """The job waits, and resume asks for its release again."""
+    engine(scontrol=(1, "", "Job is no longer pending execution")).let_go("17_0")
+    with pytest.raises(NoAnswer, match="Access/permission denied") as refused:
+        engine(scontrol=(1, "", "Access/permission denied")).let_go("17_0")
+    assert refused.value.hint == "gptctl resume tries it again"
+
+
 def test_a_job_that_the_queue_forgot_is_in_the_books_or_nowhere() -> None:
     forgotten = (1, "", "slurm_load_jobs error: Invalid job id specified")
     found = engine(squeue=forgotten, sacct=(0, "17|CANCELLED by 1000|5|1|cpu=1|1|None\n", "")).look("17")
