@@ -9,6 +9,7 @@ own.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 from orchestrator.core.errors import (
@@ -26,13 +27,11 @@ from orchestrator.ledger.records import INTENT_ADOPTED, INTENT_BOUGHT
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.data import sent_data
 from orchestrator.stages.machine import box_guard, give_back
+from orchestrator.stages.machine.bounds import MOST_MACHINES
 from orchestrator.stages.machine.first_contact import boot
 from orchestrator.stages.machine.give_back import end_others, undo
 from orchestrator.stages.machine.purchase import buy_somewhere, close, find, hold
 from orchestrator.stages.outcome import machine_gone, regroup
-
-MOST_MACHINES = 3
-"""How many bad machines of one run are given back before it is given up."""
 
 
 def acquire(context: RunContext) -> None:
@@ -48,13 +47,14 @@ def acquire(context: RunContext) -> None:
         try:
             return _use(context)
         except boot.BadMachine as error:
-            if any(regroup.also(context, node, error.message) for node in context.machines if _is_new(node)):
-                return None
+            if context.facts.lost_nodes.times:  # its other nodes have what nobody else has: the ending brings it here
+                raise
             others = f", with its {context.rental.nodes - 1} other," if context.rental.nodes > 1 else ""
             context.emit("warning", f"{error.message}: given back{others} ({attempt} of {MOST_MACHINES})")
             undo(context)
         except boot.NeverListed:
-            undo(context)
+            if not context.facts.lost_nodes.times:
+                undo(context)
             raise
     raise ProviderError(
         f"{MOST_MACHINES} machines of {context.host.name} in a row were unfit", "try another region or machine type"
@@ -71,10 +71,6 @@ def _part_with_lost(context: RunContext) -> None:
             raise give_back.still_billing(context, filter(None, left), why)
 
 
-def _is_new(node: RunContext) -> bool:
-    return node.rental.instance_id is not None and node.machine_facts.reached is None
-
-
 def _is_held(context: RunContext) -> bool:
     """Whether the machine of this node is held, or was found now: an interrupted acquire may have got it."""
     if context.rental.instance_id is not None:
@@ -87,28 +83,30 @@ def _is_held(context: RunContext) -> bool:
 
 
 def _use(context: RunContext) -> None:
-    if context.provider.paid:
-        for node in context.machines:
-            if not node.machine_facts.reached:
-                _await(node)
-    for node, error in zip(context.nodes, on_each(context.nodes, _trouble_of), strict=True):
+    for node in context.machines if context.provider.paid else ():
+        if not node.machine_facts.reached and (error := _trouble(_await, node)) is not None:
+            return _go_on_without(context, node, error)
+    troubles = on_each(context.nodes, lambda node: _trouble(_use_node, node))
+    for node, error in zip(context.nodes, troubles, strict=True):
         if error is None:
             continue
-        if node.node and context.run.state == State.TRAINING:
-            node.emit("warning", f"{error.message}; the other nodes go on or end without it")
-        elif regroup.also(context, node, error.message):
-            return
-        else:
-            raise error
+        if not (node.node and context.run.state == State.TRAINING):
+            return _go_on_without(context, node, error)
+        node.emit("warning", f"{error.message}; the other nodes go on or end without it")
 
 
-def _trouble_of(node: RunContext) -> RemoteError | None:
-    """Why it cannot be used; None where it can."""
+def _trouble(do: Callable[[RunContext], None], node: RunContext) -> RemoteError | boot.BadMachine | None:
+    """Why the node cannot be used; None where it can."""
     try:
-        _use_node(node)
-    except RemoteError as error:
+        do(node)
+    except (RemoteError, boot.BadMachine) as error:
         return error
     return None
+
+
+def _go_on_without(context: RunContext, node: RunContext, error: RemoteError | boot.BadMachine) -> None:
+    if not regroup.also(context, node, error.message):
+        raise error
 
 
 def _use_node(node: RunContext) -> None:

@@ -144,6 +144,8 @@ class LostNodes:
     """Steps that were trained and had to be trained again."""
     since: float | None = None
     """When the last one was lost (UTC epoch seconds): another machine is looked for from then on."""
+    unfit: int = 0
+    """How many were lost since it last trained: most of them machines in place of others that could not be used."""
     head_moved: bool = False
     """Whether the last was the head: what the run is made of comes to the new one first."""
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
 
-from orchestrator.core.errors import NoCapacity
-from orchestrator.core.planning.limits import budget_s
+from orchestrator.core.errors import LimitReached, NoCapacity
+from orchestrator.core.planning.limits import budget_s, reserve_s
 from orchestrator.stages.context import RunContext
 
 REPLACE_WITHIN_S = 15 * 60.0
 """For so long the other nodes wait for one in place of one that was lost."""
+MOST_MACHINES = 3
+"""How many machines of one run, or in place of a lost node, may turn out bad before it is given up."""
 
 
 def rental_budget_s(context: RunContext) -> float | None:
@@ -28,13 +31,34 @@ def rental_budget_s(context: RunContext) -> float | None:
     return sum(known) if known and len(known) == len(each) else None
 
 
-def await_replacement(context: RunContext, why: str, ask_again_s: float) -> None:
-    """Returns when to ask again. Raises NoCapacity when the others have waited for long enough."""
+def replacement_left_s(context: RunContext) -> float:
+    """Seconds that the ceiling leaves for another machine until no training could begin on it; infinite for a run that
+    lost no node."""
+    whole_s = rental_budget_s(context) if context.facts.lost_nodes.times else None
+    if whole_s is None:
+        return math.inf
+    return context.rental.created_at + whole_s - reserve_s(context.plan) - context.now()
+
+
+def check_replacement(context: RunContext, why: str = "what was bought could not be used") -> None:
+    """Raises NoCapacity when the others have waited for another node for long enough, or too many of those that were
+    bought for them were bad, and LimitReached when the ceiling leaves no time to train. Any run that lost none may buy.
+    """
     lost = context.facts.lost_nodes
+    if not lost.times:
+        return
+    name = lost.names[-1]
+    hint = f"its checkpoints are fetched; gptctl run {context.recipe.name} --host HOST --resume-from {context.run_id}"
+    if replacement_left_s(context) <= 0:
+        raise LimitReached(f"no replacement for {name}: the ceiling leaves no time to train on it; {why}", hint)
+    if lost.unfit >= MOST_MACHINES:
+        raise NoCapacity(f"no replacement for {name}: {lost.unfit} machines in a row could not be used", hint)
     if context.now() - (lost.since or 0.0) >= REPLACE_WITHIN_S:
-        raise NoCapacity(
-            f"no replacement for {lost.names[-1]} in {REPLACE_WITHIN_S / 60:.0f} min: {why}",
-            f"its checkpoints are fetched; gptctl run {context.recipe.name} --host HOST --resume-from {context.run_id}",
-        )
+        raise NoCapacity(f"no replacement for {name} in {REPLACE_WITHIN_S / 60:.0f} min: {why}", hint)
+
+
+def await_replacement(context: RunContext, why: str, ask_again_s: float) -> None:
+    """Returns when to ask again. Raises as check_replacement does."""
+    check_replacement(context, why)
     context.say(f"no replacement yet ({why}); asking again in {ask_again_s:.0f} s")
     time.sleep(ask_again_s)

@@ -37,7 +37,7 @@ from orchestrator.ledger.records import (
     IntentRequest,
 )
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine.bounds import await_replacement
+from orchestrator.stages.machine.bounds import await_replacement, check_replacement
 from orchestrator.stages.machine.first_contact import boot
 from orchestrator.stages.machine.first_contact.cloud_init import guarded
 from orchestrator.stages.machine.give_back import end_others, undo
@@ -45,8 +45,6 @@ from orchestrator.stages.machine.give_back import end_others, undo
 NONE_LISTED = "no region lists capacity"
 ASK_AGAIN_S = 60.0
 """Between two rounds over all regions, with --wait."""
-
-
 LOOK_EVERY_S = 5.0
 
 
@@ -144,6 +142,7 @@ def intents(context: RunContext, *, open_only: bool = False) -> list[Intent]:
 def buy_somewhere(context: RunContext) -> None:
     """Asks for each offer in turn, once; with --wait, round after round. Refusals close their intent. Buys those of its
     machines that are not held yet."""
+    check_replacement(context)
     while True:
         some = context.instance_ids
         reasons: list[str] = []

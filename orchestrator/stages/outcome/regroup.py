@@ -107,7 +107,8 @@ def _go_on(context: RunContext, lost: set[int], reason: str) -> bool:
     trained = context.run.state == State.TRAINING
     count = LostNodes(
         known.attempt + 1, (*known.names, *names), known.times + trained, known.lost_steps + _lost(context, step),
-        known.since if known.since is not None and not trained else context.now(), moved,
+        known.since if known.since is not None and not trained else context.now(),
+        0 if trained else known.unfit + len(lost), moved,
     )  # fmt: skip
     if moved:
         continue_from.put_aside(context, len(context.ledger.attempts(context.run_id)), step)

@@ -1,14 +1,16 @@
 """Agents of the machines of an account that trains in steps on the account's clock, and nodes that fall silent.
 
-cluster = Cluster(seller)
-cluster.lose(1, at_step=60)
-cluster.install(monkeypatch)
+with training(tmp_path, monkeypatch, "replace") as (context, cluster):
+    cluster.lose(1, at_step=60)
+    run = driven(context, cluster.seller)
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,13 +19,14 @@ from orchestrator import pipeline
 from orchestrator.core.errors import Unreachable
 from orchestrator.core.facts.run_facts import DataOnMachine, Prepared, ResumeFrom, Synced
 from orchestrator.core.states import State
-from orchestrator.ledger.records import RunRecord
+from orchestrator.ledger.records import RENTAL_RELEASED, RunRecord
 from orchestrator.remote.agent_client.client import JobState
 from orchestrator.stages import acquire, fetch, follow
 from orchestrator.stages.checkpoints import continue_from
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.outcome import regroup
 from orchestrator.wiring import open_context
+from tests.support.machines.lying_account import rented
 from tests.support.machines.seller import Seller
 
 EVERY = 25
@@ -44,10 +47,10 @@ class Machine:
 
 @dataclass
 class Cluster:
-    """All machines, by their ids. A loss: the node's number among those that train, and the step at which it goes."""
+    """All machines, by their ids. A loss: the nodes' numbers among those that train, and the step at which they go."""
 
     seller: Seller
-    losses: list[tuple[int, int]] = field(default_factory=list)
+    losses: list[tuple[tuple[int, ...], int]] = field(default_factory=list)
     machines: dict[str, Machine] = field(default_factory=dict)
     starts: list[tuple[int, int]] = field(default_factory=list)
     """Of each start of the training: how many nodes, and the step that it began with."""
@@ -59,8 +62,8 @@ class Cluster:
     def machine(self, context: RunContext) -> Machine:
         return self.machines.setdefault(str(context.rental.instance_id), Machine())
 
-    def lose(self, node: int, *, at_step: int) -> None:
-        self.losses.append((node, at_step))
+    def lose(self, *nodes: int, at_step: int) -> None:
+        self.losses.append((nodes, at_step))
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(RunContext, "agent", property(lambda context: Agent(self, context)))
@@ -118,11 +121,12 @@ class Cluster:
             for each in alive:
                 each.exit = _exit("finished", "")
             return alive[0].exit or {}
-        alive[lost[0]].dead = True
+        for node in lost[0]:
+            alive[node].dead = True
         self.seller.sleep(NOTICED_S)
         for each in alive:
             if not each.dead:
-                each.exit = {**_exit("failed", f"node {lost[0]} is lost: no word for 15 s"), "lost": [lost[0]]}
+                each.exit = {**_exit("failed", f"node {lost[0][0]} is lost: no word for 15 s"), "lost": [*lost[0]]}
         if head.dead:
             raise Unreachable("the head does not answer")
         return head.exit or {}
@@ -199,3 +203,25 @@ def driven(context: RunContext, seller: Seller) -> RunRecord:
 
 class Killed(BaseException):
     """The driver is killed."""
+
+
+@contextlib.contextmanager
+def training(
+    home: Path, monkeypatch: pytest.MonkeyPatch, policy: str, nodes: int = 3, **more: object
+) -> Iterator[tuple[RunContext, Cluster]]:
+    seller = Seller()
+    cluster = Cluster(seller)
+    with rented(home, seller, monkeypatch, None, nodes, global_batch=48, on_node_lost=policy, **more) as context:
+        monkeypatch.setattr("orchestrator.wiring.provider_of", lambda *_: seller)
+        cluster.install(monkeypatch)
+        yield context, cluster
+
+
+def settled(context: RunContext, cluster: Cluster) -> None:
+    """No machine is alive, and our bill is not below theirs, and not far above."""
+    seller, rental = cluster.seller, context.rental
+    assert (seller.alive, rental.state) == ([], RENTAL_RELEASED)
+    bill = rental.facts.bill
+    assert bill is not None and bill.cost.cost_usd >= seller.bill_usd - 1e-9
+    assert bill.cost.low <= seller.bill_usd + 1e-9
+    assert bill.cost.cost_usd <= (context.plan.ceiling_usd or 0.0)

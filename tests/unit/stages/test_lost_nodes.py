@@ -15,12 +15,11 @@ from orchestrator.core.errors import GptctlError, StillBilling
 from orchestrator.core.fleet import end_proof
 from orchestrator.core.planning.plan import Plan
 from orchestrator.core.states import Outcome
-from orchestrator.ledger.records import RENTAL_RELEASED
 from orchestrator.ledger.rows import Rows
 from orchestrator.stages.checkpoints import store_job
 from orchestrator.stages.context import RunContext
 from tests.support.clock.proof import REAL_S
-from tests.support.machines.lost_node_cluster import EVERY, STEPS, Cluster, Killed, driven
+from tests.support.machines.lost_node_cluster import EVERY, STEPS, Cluster, Killed, driven, settled, training
 from tests.support.machines.lying_account import rented
 from tests.support.machines.seller import Seller
 
@@ -32,28 +31,6 @@ NIGHTLY = pytest.mark.nightly
 @pytest.fixture(autouse=True)
 def quick_proofs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(end_proof, "STANDS_S", REAL_S)
-
-
-@contextlib.contextmanager
-def training(
-    home: Path, monkeypatch: pytest.MonkeyPatch, policy: str, nodes: int = 3, **more: object
-) -> Iterator[tuple[RunContext, Cluster]]:
-    seller = Seller()
-    cluster = Cluster(seller)
-    with rented(home, seller, monkeypatch, None, nodes, global_batch=48, on_node_lost=policy, **more) as context:
-        monkeypatch.setattr("orchestrator.wiring.provider_of", lambda *_: seller)
-        cluster.install(monkeypatch)
-        yield context, cluster
-
-
-def settled(context: RunContext, cluster: Cluster) -> None:
-    """No machine is alive, and our bill is not below theirs, and not far above."""
-    seller, rental = cluster.seller, context.rental
-    assert (seller.alive, rental.state) == ([], RENTAL_RELEASED)
-    bill = rental.facts.bill
-    assert bill is not None and bill.cost.cost_usd >= seller.bill_usd - 1e-9
-    assert bill.cost.low <= seller.bill_usd + 1e-9
-    assert bill.cost.cost_usd <= (context.plan.ceiling_usd or 0.0)
 
 
 def killed_at(monkeypatch: pytest.MonkeyPatch, cluster: Cluster, at: int) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from orchestrator.core.errors import GptctlError, NoAnswer, ProviderError, StillBilling
 from orchestrator.core.facts.rental_facts import RentalFacts
+from orchestrator.core.facts.run_facts import LostNodes
 from orchestrator.core.machines import machine_type
 from orchestrator.core.ports import Address, Instance, Life
 from orchestrator.core.states import State
@@ -79,7 +80,7 @@ class Context:
     now: Clock
     rental: Rental = field(default_factory=lambda: Rental("m-1", "lambda", "cloud", "8xA100-40GB", START, "i-1", 15.92))
     run_id: str = "r-1"
-    facts: Any = field(default_factory=lambda: SimpleNamespace(wait=False))
+    facts: Any = field(default_factory=lambda: SimpleNamespace(wait=False, lost_nodes=LostNodes()))
     run: Any = field(default_factory=lambda: SimpleNamespace(state=State.ACQUIRING))
     machine: Any = field(default_factory=lambda: machine_type("8xA100-40GB"))
     intents: list[Intent] = field(default_factory=lambda: [Intent("int-1", "m-1", START)])

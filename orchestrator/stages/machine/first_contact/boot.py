@@ -16,6 +16,7 @@ from orchestrator.core.planning.limits import budget_s, check_plan
 from orchestrator.core.planning.planner import priced
 from orchestrator.core.ports import Instance, Life
 from orchestrator.stages.context import RunContext
+from orchestrator.stages.machine.bounds import replacement_left_s
 from orchestrator.stages.machine.deadline import held
 
 LOOK_EVERY_S = 2.0
@@ -31,8 +32,6 @@ SILENT_S = 600.0
 """For so long a boot waits for an API that does not answer; its silence says nothing about the machine."""
 UNLISTED_S = 120.0
 """For so long a machine may be missing in lists, while nothing answers for its id, before it counts as taken away."""
-
-
 LISTS_LAG_S = 60.0
 """A list that shows a machine booting may be as old as this: it may have been active, and billed, ever since."""
 
@@ -59,7 +58,7 @@ def wait_until_active(context: RunContext) -> Instance:
     """The machine once it is active with an address. Raises BadMachine for one that is unhealthy, gone or stuck,
     NeverListed for one that no list shows, and NoAnswer when the API is silent for SILENT_S."""
     usual = context.machine.boot_minutes or LONGEST_BOOT_MINUTES / 2
-    longest_s = max(2 * 60 * usual, context.provider.longest_boot_s)
+    longest_s = min(max(2 * 60 * usual, context.provider.longest_boot_s), replacement_left_s(context))
     began, told, heard = context.now(), 0.0, context.now()
     while True:
         asked = context.now()
