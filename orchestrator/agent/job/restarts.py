@@ -1,7 +1,8 @@
 """Whether a training that died starts again from its newest checkpoint, and when: bounded, with pauses, and never where
 the next start would die as the last one did.
 
-A death is written down before anything starts again, so a supervisor that is killed in between counts it too.
+A death is written down before anything starts again, and each start says how many came before it, so a supervisor
+that is killed in between, or a reboot, counts it too, and only once.
 
 Example::
 
@@ -49,6 +50,8 @@ def after_end(job: Job, code: int | None, cause: str = "", hindered: str = "") -
     bound = job.spec.get("restarts") or 0
     if not job.is_train or not bound or not has_died(job) or not _may_go_on(job):
         return None
+    if (known := _not_started_since(job)) is not None:
+        return known["pause_s"]
     reason = REBOOTED if not _same_boot(job) else cause or death_reason(job, code)
     death: Death = {
         "number": len(job.deaths()) + 1, "from_step": _from_step(job), "step": last_step(job.run_folder),
@@ -63,6 +66,13 @@ def after_end(job: Job, code: int | None, cause: str = "", hindered: str = "") -
     return pause_s
 
 
+def _not_started_since(job: Job) -> Death | None:
+    """The last death, where the start that was to follow never came: its supervisor was killed in the pause."""
+    deaths, answered = job.deaths(), _start(job).get("deaths")
+    never_came = bool(deaths) and deaths[-1]["pause_s"] is not None and answered == len(deaths) - 1
+    return deaths[-1] if never_came else None
+
+
 def forget_end(job: Job) -> None:
     """Removes what a start that died left: the watchdog's request, torchrun's and the trainer's word."""
     for path in (job.file(FileName.STOP), job.file(FileName.ERROR), os.path.join(job.run_folder, run_files.EXIT)):
@@ -70,8 +80,9 @@ def forget_end(job: Job) -> None:
 
 
 def note_start(job: Job) -> None:
-    """Which checkpoint a start begins from: what a death is measured by."""
-    files.write_json(job.file(FileName.STARTED_FROM), {"step": newest_checkpoint(job.run_folder)})
+    """Which checkpoint a start begins from, what a death is measured by; and how many deaths came before it."""
+    start = {"step": newest_checkpoint(job.run_folder), "deaths": len(job.deaths())}
+    files.write_json(job.file(FileName.STARTED_FROM), start)
 
 
 def last_step(run_folder: str) -> int:
@@ -84,9 +95,13 @@ def _metrics(run_folder: str) -> str:
     return os.path.join(run_folder, run_files.METRICS)
 
 
+def _start(job: Job) -> Mapping[str, object]:
+    """What the last start wrote down of itself."""
+    return files.read_json(job.file(FileName.STARTED_FROM)) or {}
+
+
 def _from_step(job: Job) -> int:
-    stored: Mapping[str, object] = files.read_json(job.file(FileName.STARTED_FROM)) or {}
-    step = stored.get("step")
+    step = _start(job).get("step")
     return step if isinstance(step, int) else 0
 
 
