@@ -86,7 +86,9 @@ class Span:
     seconds: float
     nodes: int
     gpus: int
-    """Of all nodes together."""
+    """Of all nodes together; 0 too where the books do not track them."""
+    is_over: bool = True
+    """Whether the books have its end; else `seconds` is not the last word."""
 
     @property
     def gpu_hours(self) -> float:

@@ -27,6 +27,8 @@ ENDED = frozenset(
     }
 )  # fmt: skip
 """A word that is in none of these, or a torn line, ends nothing: the job may train."""
+SPAN_ENDED = ENDED | {"REQUEUED"}
+"""Of one start, in the books."""
 PHASES = {
     word: phase
     for phase, words in ((Phase.WAITING, WAITING), (Phase.RUNNING, RUNNING), (Phase.ENDED, ENDED))
@@ -80,8 +82,11 @@ def from_books(line: str) -> JobView:
 def span(line: str) -> Span:
     """A line of sacct in SPAN_FIELDS, one for each start of a job."""
     _, state, elapsed, nodes, tres, *_ = line.split("|")
-    gpus = re.search(r"(?:^|,)gres/gpu=([0-9]+)", tres)
-    return Span(plain(state), number(elapsed), int(number(nodes)), int(number(gpus[1])) if gpus else 0)
+    gpus = re.findall(r"(?:^|,)gres/gpu=([0-9]+)", tres) or re.findall(r"(?:^|,)gres/gpu:[^,=]+=([0-9]+)", tres)
+    return Span(
+        plain(state), number(elapsed), int(number(nodes)), int(sum(map(number, gpus))),
+        is_over=plain(state) in SPAN_ENDED,
+    )  # fmt: skip
 
 
 def words(found: JobView) -> str:

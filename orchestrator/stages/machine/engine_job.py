@@ -74,6 +74,11 @@ def find(context: RunContext) -> list[str]:
     return [*elements, *engine.find(job_name(context.run_id))]
 
 
+def every_job(context: RunContext) -> list[str]:
+    """The jobs that are noted, and those of the run that the engine has beside them, living or not. Raises NoAnswer."""
+    return list(dict.fromkeys([*context.facts.engine.jobs, *engine_of(context).find(job_name(context.run_id))]))
+
+
 def attach(context: RunContext, status: RunStatus | None = None) -> None:
     """Notes the jobs of a run that has one already, where nothing is noted yet; of a training that has not
     begun by this status lets its element go. Raises NoAnswer where that cannot be asked."""

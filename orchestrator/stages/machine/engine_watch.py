@@ -15,6 +15,7 @@ from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine.engine_job import (
     ELEMENT,
     engine_of,
+    every_job,
     follow_another,
     keep,
     look,
@@ -103,7 +104,7 @@ def _goes_on(context: RunContext, found: JobView) -> bool:
     whole_s = train_deadline_s(context.plan) if found.state == OUT_OF_TIME else None
     if whole_s is None:
         return True
-    spans = engine_of(context).usage(context.facts.engine.jobs) or ()
+    spans = engine_of(context).usage(every_job(context)) or ()
     return sum(span.seconds for span in spans) < whole_s - LEAST_S
 
 

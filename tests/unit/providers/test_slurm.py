@@ -68,9 +68,21 @@ def test_the_books_count_every_start_and_all_nodes() -> None:
              "17|PENDING|0|2||Unknown|None"]  # fmt: skip
     spans = [answers.span(line) for line in lines]
     assert spans[0] == Span("REQUEUED", 60.0, 2, 4)
+    assert [each.is_over for each in spans] == [True, True, False]
     assert sum(each.gpu_hours for each in spans) == pytest.approx(156 * 4 / 3600)
     assert sum(each.node_hours for each in spans) == pytest.approx(156 * 2 / 3600)
     assert answers.from_books("17|CANCELLED by 1000|5|1||1|None").reason == "by 1000"
+
+
+@pytest.mark.parametrize(
+    ("tres", "gpus"),
+    [
+        ("billing=4,gres/gpu:a100=12,gres/gpu:h100=4,node=2", 16), ("gres/gpu=8,gres/gpu:a100=8", 8), ("cpu=64", 0),
+        ("gres/gpu:3g.20gb=2", 2), ("gres/gpumem=80", 0),
+    ],
+)  # fmt: skip
+def test_cards_that_a_site_tracks_by_their_type_alone_are_summed(tres: str, gpus: int) -> None:
+    assert answers.span(f"17|COMPLETED|3600|2|{tres}|1|None").gpus == gpus
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from orchestrator.ledger.records import Rental, RunRecord
 from orchestrator.remote.agent_client.client import JobState
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import engine_job, engine_watch
+from orchestrator.stages.outcome import engine_bill
 
 NONE = cast("JobState", SimpleNamespace(exit=None))
 SPEC: Any = {"deadline_s": 3600.0}
@@ -36,6 +37,8 @@ class Queue:
         self.cancelled: list[str] = []
         self.free: list[str] = []
         self.spans: Sequence[Span] | None = ()
+        self.asked: list[str] = []
+        """Of the books, the last time."""
         self.arms: dict[str, tuple[str, ...]] = {}
         self.silent = False
         self.die_after_submit = False
@@ -77,6 +80,7 @@ class Queue:
         self.cancelled.append(job)
 
     def usage(self, jobs: Sequence[str]) -> Sequence[Span] | None:
+        self.asked = list(jobs)
         return self.spans
 
 
@@ -138,6 +142,8 @@ class Cluster:
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     monkeypatch.setattr(engine_job, "LEAVES_EVERY_S", 0.0)
     monkeypatch.setattr(engine_job, "LEAVES_S", 0.0)
+    monkeypatch.setattr(engine_bill, "COMPLETE_WITHIN_S", 0.0)
+    monkeypatch.setattr(engine_bill, "LOOKS_EVERY_S", 0.0)
     monkeypatch.setattr(engine_watch, "train_deadline_s", lambda plan: plan.most_s)
     with Ledger.open(tmp_path / "home", lambda: 5.0) as ledger:
         ledger.add_rental(Rental("r-1", "slurm", "c", "1xH100", 1.0, price_per_hour_usd=3.6))

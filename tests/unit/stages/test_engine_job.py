@@ -246,6 +246,71 @@ def test_the_bill_is_the_books_or_the_jobs_own_notes(
     assert cluster.of("r-1").facts.engine.gpu_hours == pytest.approx(gpu_hours)
 
 
+def test_a_job_that_ended_before_it_was_noted_is_billed(cluster: Cluster) -> None:
+    """gptctl was killed between its submission and the note; it trained on for hours, and ended by itself."""
+    trains(cluster)
+    cluster.engine.say("17", Phase.ENDED, "NODE_FAIL")
+    cluster.engine.die_after_submit = True
+    with pytest.raises(Killed):
+        watched(cluster)
+    cluster.engine.say("18", Phase.ENDED, "COMPLETED")
+    cluster.ended.add("r-1")
+    cluster.engine.spans = [Span("NODE_FAIL", 3600, 1, 1), Span("COMPLETED", 5 * 3600, 1, 1)]
+    engine_job.attach(cluster.of("r-1"))
+    engine_job.stop(cluster.of("r-1"))
+    engine_bill.settle(cluster.of("r-1"))
+    assert cluster.engine.asked == ["17", "18"]
+    assert cluster.of("r-1").facts.engine.jobs == ("17", "18") and cluster.of("r-1").facts.engine.gpu_hours == 6.0
+
+
+NOTES = """{"event": "begin", "time": 0}
+{"event": "end", "time": 1800}
+{"event": "begin", "time": 4000}
+{"event": "end", "time": 11200}
+"""
+
+
+@pytest.mark.parametrize(
+    ("newest", "gpu_hours"),
+    [
+        pytest.param([Span("PENDING", 0, 1, 0, is_over=False)], 2.5, id="they have not heard of its second start"),
+        pytest.param([Span("RUNNING", 90_000, 1, 1, is_over=False)], 2.5, id="nor of its end: sacct counts up to now"),
+        pytest.param([], 2.5, id="nor that it was requeued"),
+        pytest.param([Span("COMPLETED", 7210, 1, 1)], 9010 / 3600, id="they are complete, and count what no note says"),
+        pytest.param([Span("COMPLETED", 7190, 1, 1)], 8990 / 3600, id="clocks are a little apart"),
+    ],
+)
+def test_books_that_lag_behind_the_jobs_own_notes_are_not_the_bill(
+    cluster: Cluster, newest: list[Span], gpu_hours: float
+) -> None:
+    trains(cluster)
+    cluster.engine.say("17", Phase.ENDED, "COMPLETED")
+    cluster.engine.spans = [Span("REQUEUED", 1800, 1, 1), *newest]
+    cluster.files["/shared/jobs/r-1/train/slurm.jsonl"] = NOTES
+    engine_bill.settle(cluster.of("r-1"))
+    engine = cluster.of("r-1").facts.engine
+    assert engine.gpu_hours == pytest.approx(gpu_hours) and engine.starts == 2
+
+
+def test_without_notes_unfinished_books_are_the_bill(cluster: Cluster) -> None:
+    trains(cluster)
+    cluster.engine.say("17", Phase.ENDED, "COMPLETED")
+    cluster.engine.spans = [Span("RUNNING", 1800, 1, 1, is_over=False)]
+    engine_bill.settle(cluster.of("r-1"))
+    assert cluster.of("r-1").facts.engine.gpu_hours == 0.5
+
+
+def test_books_without_cards_count_those_of_the_machine(cluster: Cluster) -> None:
+    """The site does not track gres/gpu."""
+    trains(cluster)
+    cluster.engine.say("17", Phase.ENDED, "COMPLETED")
+    cluster.engine.spans = [Span("COMPLETED", 3600, 2, 0)]
+    context: Any = cluster.of("r-1")
+    context.machine.gpus, context.machine.nodes = 16, 2
+    engine_bill.settle(context)
+    assert context.facts.engine.gpu_hours == 16.0
+
+
 @pytest.mark.parametrize("at", ["NaN", "1e999", "1e300", "-1e300", "true", '"x"', "null"])
 def test_no_note_of_a_foreign_machine_breaks_the_bill(at: str) -> None:
     lines = [b'{"event": "begin", "time": 5, "node_count": -3}', f'{{"event": "end", "time": {at}}}'.encode(), b"[]"]
