@@ -219,14 +219,24 @@ def write_exit(context: RunContext, outcome: Outcome, reason: str) -> ExitRecord
 def follow_another(context: RunContext) -> bool:
     """Whether the run has a job that lives and is not the newest one noted: a submission that went through after its
     gptctl was killed. It is then the newest, one that trains before one that waits."""
+    newest = context.facts.engine.jobs[-1]
+    alive = _note_living(context)
+    return bool(alive) and alive[-1] != newest
+
+
+def _note_living(context: RunContext) -> list[str]:
+    """The run's jobs that live, which are then the newest ones noted: one that trains is last, and of two alike the one
+    that was followed so far."""
     engine, jobs = engine_of(context), context.facts.engine.jobs
-    views = [engine.look(job) for job in engine.find(job_name(context.run_id)) if job != jobs[-1]]
-    alive = [view for view in views if view is not None and view.phase is not Phase.ENDED]
-    others = [view.id for view in sorted(alive, key=lambda view: view.phase is Phase.RUNNING)]
-    if others:
-        context.emit("warning", f"job {others[-1]} is of this run too: following it")
-        keep(context, [*(job for job in jobs if job not in others), *others])
-    return bool(others)
+    named = [*(job for job in engine.find(job_name(context.run_id)) if job != jobs[-1]), jobs[-1]]
+    phases = {job: found.phase for job in named if (found := engine.look(job)) is not None}
+    alive = [job for job in phases if phases[job] is not Phase.ENDED]
+    alive.sort(key=lambda job: phases[job] is Phase.RUNNING)
+    ordered = [*(job for job in jobs if job not in alive), *alive]
+    if ordered != list(jobs):
+        context.emit("warning", f"several jobs are of this run, {', '.join(ordered)}: following {ordered[-1]}")
+        keep(context, ordered)
+    return alive
 
 
 def stop(context: RunContext) -> None:
@@ -234,14 +244,14 @@ def stop(context: RunContext) -> None:
     attach(context)
     if not context.facts.engine.jobs:
         return
+    alive: list[str] = []
     with suppress(NoAnswer):
-        follow_another(context)
+        alive = _note_living(context)
     engine, jobs = engine_of(context), context.facts.engine.jobs
-    if (_has_ended(context) or _saves(context)) and has_left(context):
-        return
-    for job in jobs:
+    is_over = (_has_ended(context) or _saves(context)) and has_left(context)
+    for job in [job for job in alive if job != jobs[-1]] if is_over else jobs:
         engine.cancel(job)
-    if not _has_ended(context):
+    if not is_over and not _has_ended(context):
         write_exit(context, Outcome.STOPPED, f"job {jobs[-1]} was cancelled before it wrote a record")
 
 

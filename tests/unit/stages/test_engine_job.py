@@ -218,6 +218,23 @@ def test_a_job_that_nobody_noted_is_stopped_too(cluster: Cluster, noted: tuple[P
     assert cluster.engine.cancelled == ["17", "18"]
 
 
+def test_one_that_trains_saves_though_another_that_nobody_noted_waits(cluster: Cluster) -> None:
+    """Its script was submitted twice; the one that waits has a higher number, and must not be asked in its place."""
+    trains(cluster)
+    cluster.engine.say("17", Phase.RUNNING, "RUNNING")
+    cluster.engine.jobs["18"] = (cluster.engine.jobs["17"][0], JobView("18", Phase.WAITING, "PENDING"))
+    context: Any = cluster.of("r-1")
+
+    def save(run: str) -> None:
+        cluster.ended.add(run)
+        cluster.engine.say("17", Phase.ENDED, "COMPLETED")
+
+    context.agent.stop = save
+    engine_job.stop(context)
+    assert cluster.ended == {"r-1"} and cluster.engine.cancelled == ["18"]
+    assert context.facts.engine.jobs == ("18", "17") and not any(name.endswith("exit.json") for name in cluster.files)
+
+
 def test_a_job_whose_folder_is_gone_is_cancelled(cluster: Cluster) -> None:
     trains(cluster)
     cluster.gone = True
