@@ -37,8 +37,8 @@ from orchestrator.stages.outcome import machine_gone, regroup
 def acquire(context: RunContext) -> None:
     """Leaves the rental with an instance id, an address and a machine that answered."""
     context.advance(State.ACQUIRING)
-    if machine_gone.was_ended(context):
-        return None if regroup.without_head(context, regroup.HEARD_WITHIN_S) else machine_gone.conclude(context)
+    if (gone := next(filter(machine_gone.was_ended, machine_gone.to_ask_about(context)), None)) is not None:
+        return machine_gone.settle(context, gone)
     _part_with_lost(context)
     for attempt in range(1, MOST_MACHINES + 1):
         if not all([_is_held(node) for node in context.machines]):

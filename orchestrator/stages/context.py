@@ -101,8 +101,11 @@ class RunContext:
 
     @property
     def others(self) -> tuple[RunContext, ...]:
-        """Of the other nodes those that are there: one that was lost may have no machine yet."""
-        return tuple(node for node in self.nodes[1:] if not self.provider.paid or node.rental.instance_id is not None)
+        """Of the other nodes those that are there: one that was lost may have no machine yet, or none any more."""
+        if not self.provider.paid:
+            return self.nodes[1:]
+        rentals = [(node, node.rental) for node in self.nodes[1:]]
+        return tuple(node for node, its in rentals if its.instance_id is not None and not its.facts.life.gone_at)
 
     @property
     def machines(self) -> tuple[RunContext, ...]:

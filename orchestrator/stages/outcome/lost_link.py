@@ -62,11 +62,13 @@ def _is_settled(context: RunContext, before: State) -> bool:
         return True
     if regroup.without_head(context):
         return True
-    if before != State.ENDING and context.provider.paid and boot.was_preempted(context):
-        if not regroup.without_head(context, regroup.HEARD_WITHIN_S):
-            machine_gone.conclude(context)
+    nodes = machine_gone.to_ask_about(context)
+    asked = nodes if before != State.ENDING and context.provider.paid else ()
+    if (gone := next(filter(boot.was_preempted, asked), None)) is not None:
+        machine_gone.settle(context, gone)
         return True
-    boot.refresh_address(context)
+    for node in nodes:
+        boot.refresh_address(node)
     return False
 
 

@@ -10,12 +10,12 @@ from orchestrator.core.checkpoints.store_index import StoreIndex
 from orchestrator.core.errors import BadCredentials, NoAnswer
 from orchestrator.core.fleet.lease import lease_s
 from orchestrator.core.ports import Instance
-from orchestrator.core.states import Outcome, State
+from orchestrator.core.states import Outcome, State, is_forward
 from orchestrator.stages.checkpoints import from_store, store_job
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import deadline
 from orchestrator.stages.machine.first_contact import boot
-from orchestrator.stages.outcome import training_end
+from orchestrator.stages.outcome import regroup, training_end
 
 SLACK_S = 35.0
 """The last report of the guard may be this old, and clocks differ."""
@@ -32,9 +32,30 @@ def was_ended(context: RunContext) -> bool:
     return not boot.answers(context) and boot.was_preempted(context)
 
 
+def to_ask_about(context: RunContext) -> tuple[RunContext, ...]:
+    """The nodes whose machine's end this side has to find out: all of them, until they train. From then on the nodes
+    miss each other, and this side their head alone."""
+    if is_forward(State.TRAINING, context.run.state):
+        return (context,)
+    return tuple(node for node in context.machines if node.rental.instance_id is not None)
+
+
+def settle(context: RunContext, gone: RunContext) -> None:
+    """Leaves the run planned again, where it trained before and goes on without this node; else ending."""
+    if context.run.state == State.TRAINING:
+        goes_on = regroup.without_head(context, regroup.HEARD_WITHIN_S)
+    else:
+        goes_on = regroup.also(context, gone, f"{gone.rental.provider} took {gone.rental.instance_id} away")
+    if not goes_on:
+        conclude(gone)
+
+
 def conclude(context: RunContext) -> None:
-    """Leaves the run ending: by its limit if a guard ended the machine, else preempted. Says what is lost."""
+    """Leaves the run ending: by its limit if a guard ended the machine, else preempted. Says what is lost. context: of
+    the node whose machine is gone."""
     what, name = context.rental.instance_id, context.rental.provider
+    if context.rental.nodes > 1:
+        what = f"{what} (node {context.host.name if context.node else context.host.nodes[0]})"
     index = recover(context)
     if index is not None and index.ended is not None:
         return _over(context, index.ended)
