@@ -30,7 +30,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from trainer.checkpoints import skipped_steps
+from trainer.checkpoints import skip_back
 from trainer.checkpoints.manifest import CheckpointError, checkpoint_folder, read_meta, sha256_of, task_of, verify
 from trainer.contract import ModelConfig
 from trainer.model.gpt import GPT
@@ -229,9 +229,9 @@ def find_newest(run_folder: Path) -> ResumePoint:
     """The newest checkpoint whose manifest verifies and that holds the trainer's state; the links are not trusted. None
     of the steps that the run leaves out."""
     rejected: dict[str, str] = {}
-    skips = skipped_steps.read(run_folder)
+    skips = skip_back.read(run_folder)
     for step, folder in reversed(checkpoint_steps(run_folder / CHECKPOINTS).items()):
-        if skipped_steps.left_out(skips, step):
+        if skip_back.left_out(skips, step):
             continue
         try:
             if TRAINER_STATE_FILE in verify(folder):

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.checkpoints import skipped_steps
+from trainer.checkpoints import skip_back
 from trainer.checkpoints.checkpoint import Snapshot, TrainerState, checkpoint_steps
 from trainer.checkpoints.host_buffers import HostBuffers
 from trainer.contract import RunConfig
@@ -113,8 +113,8 @@ def train(run: Run, stop: StopRequest, progress: Progress) -> str:
     journal.event(EVENT_PREPARING, 0, doing="opening the data")
     share, data = batch_share(config, world), open_data(config)
     engine, begun = prepare(run, data, share)
-    skips = from_leader(world, skipped_steps.read(run.folder) if world.leads else None)
-    progress.step = skipped_steps.past(skips, begun)
+    skips = from_leader(world, skip_back.read(run.folder) if world.leads else None)
+    progress.step = skip_back.past(skips, begun)
     if progress.step > begun:
         reason = f"steps {begun + 1} to {progress.step} are left out: they led to gradients that were not finite"
         journal.event(EVENT_WARNING, progress.step, reason=reason)
@@ -122,12 +122,12 @@ def train(run: Run, stop: StopRequest, progress: Progress) -> str:
     journal.event(EVENT_STARTED, progress.step, **started_fields(run, engine, share))
 
     journal.event(EVENT_PREPARING, progress.step, doing="waiting for the first batch")
-    batches = prefetched(data, skipped_steps.trained(skips, progress.step, options.steps), share, world.device)
+    batches = prefetched(data, skip_back.trained(skips, progress.step, options.steps), share, world.device)
     log = StepLog(run, engine, progress.step, begun)
     stopping = False
     freeze_garbage_collector()
     while progress.step < options.steps and not stopping:
-        progress.step = skipped_steps.past(skips, progress.step)
+        progress.step = skip_back.past(skips, progress.step)
         seed_step(options.seed, progress.step, world.rank)
         rate = learning_rate(progress.step, options)
         engine = during(engine, share.during(data.course.at(progress.step), data.course))
@@ -211,12 +211,12 @@ class StepLog:
         options = self.run.config.train
         if not options.skip_back or not self.run.world.leads:
             return
-        skips = skipped_steps.read(self.run.folder)
+        skips = skip_back.read(self.run.folder)
         kept = checkpoint_steps(self.run.folder / CHECKPOINTS)
-        known = [self.begun, *(each for each in kept if not skipped_steps.left_out(skips, each))]
-        skip = skipped_steps.before_streak(known, min(step, options.steps - 1), streak, options.log_every)
+        known = [self.begun, *(each for each in kept if not skip_back.left_out(skips, each))]
+        skip = skip_back.before_streak(known, min(step, options.steps - 1), streak, options.log_every)
         if skip is not None:
-            skipped_steps.add(self.run.folder, skip)
+            skip_back.add(self.run.folder, skip)
             reason = (
                 f"not finite: the next start goes back to step {skip[0]} and skips the batches up to step {skip[1]}"
             )

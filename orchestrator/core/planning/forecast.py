@@ -1,4 +1,4 @@
-"""What a plan expects beside the training itself: the price, the hours of each stage, and how it ends unattended.
+"""What a plan expects beside the training itself: the hours of each stage, its dollars, and how it ends unattended.
 
 Pure. Where nothing is measured the figures of [assumed] in machines.toml stand in.
 """
@@ -6,46 +6,18 @@ Pure. Where nothing is measured the figures of [assumed] in machines.toml stand 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict
 
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import Limits, Recipe
 from orchestrator.core.formats import dollars
-from orchestrator.core.machines import MachineType, assumed, bundled_offers
+from orchestrator.core.machines import MachineType, assumed
 from orchestrator.core.planning.plan import CostUsd, Hours
+from orchestrator.core.planning.price import Quote
 from orchestrator.core.planning.rates import Rate
 from orchestrator.core.planning.remainder import left, unread_steps
 from orchestrator.core.ports import Offer
 from trainer.arithmetic import checkpoint_bytes, chinchilla_tokens
-
-
-@dataclass(frozen=True)
-class Quote:
-    """A price with its source. `paid`: bought by the hour; `dated_at`: UTC epoch seconds of a bundled price."""
-
-    per_hour_usd: float | None
-    source: str
-    paid: bool
-    dated_at: float | None = None
-
-
-def quote(host: HostSpec | None, machine: MachineType, offer: Offer | None) -> Quote:
-    """The price that counts for this host: the offer's, else the inventory's, else the newest bundled one."""
-    if host is not None and not host.paid:
-        if host.price_per_hour_usd is None:
-            return Quote(0.0, "your own machine, no price set", paid=False)
-        return Quote(host.price_per_hour_usd, "inventory", paid=False)
-    if offer is None:
-        known = [o for o in bundled_offers(machine.name) if host is None or o.provider == host.provider]
-        offer = min(known, key=lambda o: o.price_per_hour_usd, default=None)
-    if offer is None:
-        return Quote(None, "no price known", paid=host is not None)
-    dated_at = None
-    if offer.source.startswith("bundled "):
-        day = datetime.fromisoformat(offer.source.removeprefix("bundled "))
-        dated_at = day.replace(tzinfo=UTC).timestamp()
-    return Quote(offer.price_per_hour_usd, f"{offer.provider}, {offer.source}", paid=True, dated_at=dated_at)
 
 
 def hours_by_stage(

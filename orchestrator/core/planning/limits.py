@@ -14,7 +14,7 @@ from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import Limits, MachineRow, Recipe
 from orchestrator.core.errors import LimitReached, ProviderError, UserError
 from orchestrator.core.machines import MachineType
-from orchestrator.core.planning.forecast import Quote
+from orchestrator.core.planning.price import Quote
 
 if TYPE_CHECKING:
     from orchestrator.core.planning.plan import Plan

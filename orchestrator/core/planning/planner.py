@@ -18,18 +18,11 @@ from orchestrator.core.machines import MachineType, assumed
 from orchestrator.core.planning import demands
 from orchestrator.core.planning.batch import Batch, choose_batch, ddp_and_fsdp, split
 from orchestrator.core.planning.fetch_cost import NO_RATES, Rates, billed_mb_per_s, far_words, fetch_of
-from orchestrator.core.planning.forecast import (
-    Quote,
-    disk_trouble,
-    ending,
-    hours_by_stage,
-    kept_bytes,
-    quote,
-    spread,
-)
+from orchestrator.core.planning.forecast import disk_trouble, ending, hours_by_stage, kept_bytes, spread
 from orchestrator.core.planning.limits import ceiling_usd, combine
 from orchestrator.core.planning.many_machines.lost_nodes import cannot_continue
 from orchestrator.core.planning.plan import Hours, Plan, PlanLimits
+from orchestrator.core.planning.price import Quote, quote
 from orchestrator.core.planning.rates import MeasuredRate, Rate, expected_rate
 from orchestrator.core.planning.spot_notice import in_time
 from orchestrator.core.ports import Guard, Offer

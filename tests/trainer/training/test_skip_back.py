@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.files.training_runs import events, new_run, train_here
-from trainer.checkpoints import skipped_steps
+from trainer.checkpoints import skip_back
 from trainer.run_files import METRICS
 from trainer.training import loop
 from trainer.training.loop import TrainingError
@@ -75,7 +75,7 @@ def test_without_an_older_checkpoint_or_without_skip_back_nothing_is_left_out(
     poisoned(bad)
     with pytest.raises(TrainingError):
         train_here(folder)
-    assert skipped_steps.read(folder) == []
+    assert skip_back.read(folder) == []
 
 
 @given(
@@ -85,18 +85,18 @@ def test_without_an_older_checkpoint_or_without_skip_back_nothing_is_left_out(
 def test_what_is_left_out_holds_the_streak_and_ends_where_it_was_seen(
     checkpoints: set[int], at_step: int, streak: int, log_every: int
 ) -> None:
-    skip = skipped_steps.before_streak(checkpoints, at_step, streak, log_every)
+    skip = skip_back.before_streak(checkpoints, at_step, streak, log_every)
     if skip is None:
         assert not any(0 < step <= at_step - streak - log_every for step in checkpoints)
         return
     first, last = skip
     assert first in checkpoints and last == at_step and last - first >= streak + log_every
-    assert skipped_steps.past([skip], first) == last and not skipped_steps.left_out([skip], first)
-    assert list(skipped_steps.trained([skip], 0, 450)) == [*range(first), *range(last, 450)]
-    assert skipped_steps.left_out([skip], last) and not skipped_steps.left_out([skip], last + 1)
+    assert skip_back.past([skip], first) == last and not skip_back.left_out([skip], first)
+    assert list(skip_back.trained([skip], 0, 450)) == [*range(first), *range(last, 450)]
+    assert skip_back.left_out([skip], last) and not skip_back.left_out([skip], last + 1)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '[["a", 1]]', "null"])
 def test_a_file_that_cannot_be_read_leaves_nothing_out(tmp_path: Path, text: str) -> None:
-    (tmp_path / skipped_steps.FILE).write_text(text)
-    assert skipped_steps.read(tmp_path) == []
+    (tmp_path / skip_back.FILE).write_text(text)
+    assert skip_back.read(tmp_path) == []

@@ -10,9 +10,9 @@ from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import load_recipe
 from orchestrator.core.machines import assumed, machine_type
 from orchestrator.core.planning.fetch_cost import NO_RATES, Rates, far_words, fetch_of, words
-from orchestrator.core.planning.forecast import Quote
 from orchestrator.core.planning.plan import Hours, Plan, PlanFetch
 from orchestrator.core.planning.planner import make_plan
+from orchestrator.core.planning.price import Quote
 from orchestrator.core.ports import Offer
 from orchestrator.ledger.bills.fetch_rates import fetch_rates
 from orchestrator.ledger.records import Rental
