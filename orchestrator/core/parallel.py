@@ -1,4 +1,5 @@
-"""Calls that are made all at once: under one deadline, where none may raise; or until each has its result.
+"""Calls that are made all at once: under one deadline, where none may raise; or until each has its result. Or in turn,
+where one that fails must not keep the next from being made.
 
 Example: `answers_within(2.0, {"lambda": list_lambda, "ec2": list_ec2})` -> {"ec2": [...]}: lambda was silent
 """
@@ -7,9 +8,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
+
+from orchestrator.core.errors import GptctlError, StillBilling
 
 Key = TypeVar("Key", bound=Hashable)
 Answer = TypeVar("Answer")
@@ -46,3 +49,17 @@ def on_each(items: Sequence[Item], do: Callable[[Item], Answer]) -> list[Answer]
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     return [future.result() for future in futures]
+
+
+def in_turn(items: Iterable[Item], do: Callable[[Item], Answer]) -> list[Answer]:
+    """What `do` returns for each. What ends jobs or machines reaches the last one also where the first does not answer.
+    Raises the first StillBilling, else the first GptctlError, once all are over."""
+    answers, troubles = list[Answer](), list[GptctlError]()
+    for item in items:
+        try:
+            answers.append(do(item))
+        except GptctlError as error:
+            troubles.append(error)
+    if troubles:
+        raise max(troubles, key=lambda error: isinstance(error, StillBilling))
+    return answers

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from orchestrator.core.errors import ProviderError, StillBilling, UserError
 from orchestrator.core.events import Listener
+from orchestrator.core.parallel import in_turn
 from orchestrator.core.states import State
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RENTAL_OPEN
@@ -40,9 +41,8 @@ def _unwritten(context: RunContext, error: UserError, *, force: bool) -> StillBi
     why, again = error.message, f"{error.hint}; then gptctl release {context.run_id}{' --force' * force}"
     if force and context.instance_ids:
         try:
-            for node in context.machines:
-                if node.rental.instance_id is not None:
-                    context.provider.release(node.rental.instance)
+            held = [node.rental for node in context.machines if node.rental.instance_id is not None]
+            in_turn(held, lambda rental: context.provider.release(rental.instance))
             why = f"{why}; the end of {', '.join(context.instance_ids)} was ordered, and is not proven"
         except ProviderError as refused:
             why = f"{why}; {refused.message}"

@@ -16,10 +16,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.core.errors import LinkLost, ProviderError, RunLocked, StillBilling, Unreachable
+from orchestrator.core.errors import GptctlError, LinkLost, ProviderError, RunLocked, StillBilling, Unreachable
 from orchestrator.core.events import Event
 from orchestrator.core.facts.run_facts import EarlyStop, QueueFacts
 from orchestrator.core.money.cost import spent
+from orchestrator.core.parallel import in_turn
 from orchestrator.core.planning.many_machines.attempts import FRUITLESS_AT_MOST
 from orchestrator.core.states import Outcome, State, is_forward, worst
 from orchestrator.ledger import sweeps
@@ -276,14 +277,22 @@ def _refuse_without_machine(home: Path, run: RunRecord) -> None:
 
 
 def stop_runs(home: Path, runs: Sequence[RunRecord], show: Show) -> int:
-    """Ends these runs, what waits first and the last first, so that none starts meanwhile."""
-    code = 0
+    """Ends these runs, what waits first and the last first, so that none starts meanwhile. One that does not answer
+    keeps no other one training.
+
+    Raises the first StillBilling, else the first error, once each was asked.
+    """
 
     def waits_last(run: RunRecord) -> tuple[bool, int]:
         return run.facts.queue is None or run.facts.queue.has_started, -runs.index(run)
 
-    for run in sorted(runs, key=waits_last):
-        if run.state is not State.ENDED:
-            with show(run) as tell:
-                code = worst(code, stop_run(home, run.id, tell))
-    return code
+    def stop(run: RunRecord) -> int:
+        with show(run) as tell:
+            try:
+                return stop_run(home, run.id, tell)
+            except GptctlError as error:
+                tell(Event("warning", time.time(), text=f"{error.message}. Next: {error.hint}"))
+                raise
+
+    unfinished = [run for run in sorted(runs, key=waits_last) if run.state is not State.ENDED]
+    return worst(0, *in_turn(unfinished, stop))

@@ -8,6 +8,7 @@ unless that run is kept.
 from __future__ import annotations
 
 from orchestrator.core.errors import AgentError, RemoteError, UserError
+from orchestrator.core.parallel import in_turn
 from orchestrator.core.states import State
 from orchestrator.ledger.records import INTENT_ADOPTED, RENTAL_RELEASED
 from orchestrator.stages.checkpoints import home_box_job
@@ -50,16 +51,15 @@ def _others(context: RunContext) -> bool:
 
 def _end_jobs(context: RunContext) -> None:
     """Asks a machine that was reached and is not known to be gone."""
-    if context.machine_facts.reached and not context.machine_facts.life.gone_at:
-        if context.engine_of is not None:
-            engine_job.stop(context)
-        _end_on_machine(context)
-        others.release(context)
-    home_box_job.stop(context)
+    there = context.machine_facts.reached and not context.machine_facts.life.gone_at
+    ends = (_end_on_machine, others.release) if there else ()
+    in_turn((*ends, home_box_job.stop), lambda end: end(context))
 
 
 def _end_on_machine(context: RunContext) -> None:
     """On a cluster whose quota is full this only warns: its jobs have ended, and a login node is not given back."""
+    if context.engine_of is not None:
+        engine_job.stop(context)
     try:
         context.agent.release(context.run_id)
     except AgentError as error:
@@ -117,10 +117,14 @@ def _end_unasked(context: RunContext) -> None:
 def _part(context: RunContext) -> None:
     """Ends its jobs and frees its secrets, where it still answers: memory outlives some machines."""
     try:
-        _end_jobs(context)
-        for node in context.machines:
-            if node.rental.instance_id is not None and not node.machine_facts.life.gone_at:
-                box_guard.finish(node)
+        in_turn(context.machines, _part_with)
     except (RemoteError, UserError) as error:  # a login key that is missing here must keep no machine alive
         context.emit("seen", f"{error.message}; destroying it anyway")
     context.disconnect()
+
+
+def _part_with(node: RunContext) -> None:
+    if not node.node:
+        _end_jobs(node)
+    if node.rental.instance_id is not None and not node.machine_facts.life.gone_at:
+        box_guard.finish(node)

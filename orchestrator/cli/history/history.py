@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from orchestrator.cli.open_ledger import open_ledger
@@ -19,6 +20,7 @@ from orchestrator.cli.screen import screen
 from orchestrator.cli.screen.tables import Column
 from orchestrator.core.errors import GptctlError, UserError
 from orchestrator.core.formats import DASH, dollars, duration, size
+from orchestrator.core.parallel import in_turn
 from orchestrator.core.states import Outcome
 from orchestrator.core.suggest import one_of
 from orchestrator.ledger.ledger import Ledger
@@ -170,12 +172,8 @@ def _go(
     elif not (yes or screen.ask(f"{what.capitalize()} {len(runs)} runs, {whole}?", shlex.join(_command()))):
         screen.talk("nothing was deleted")
         return 0
-    freed = 0
-    for run in runs:
-        if entirely:
-            freed += housekeeping.forget(ledger, run, time.time(), only_copies=only_copies)
-        else:
-            freed += housekeeping.drop_checkpoints(ledger, run, only_copies=only_copies)
+    drop = partial(housekeeping.forget, now=time.time()) if entirely else housekeeping.drop_checkpoints
+    freed = sum(in_turn(runs, lambda run: drop(ledger, run, only_copies=only_copies)))
     if as_json:
         print(json.dumps({"runs": [run.id for run in runs], "freed_bytes": freed}, indent=1))
     elif runs:

@@ -22,6 +22,7 @@ from orchestrator.core.engine import Engine, JobOrder, JobView, Phase, job_name
 from orchestrator.core.errors import AgentError, CommandFailed, MachineUnfit, NoAnswer
 from orchestrator.core.facts.run_facts import EngineFacts
 from orchestrator.core.formats import local_time
+from orchestrator.core.parallel import in_turn
 from orchestrator.core.states import Outcome, State
 from orchestrator.ledger import sweeps
 from orchestrator.remote.agent_client.package import agent_package
@@ -249,8 +250,7 @@ def stop(context: RunContext) -> None:
         alive = _note_living(context)
     engine, jobs = engine_of(context), context.facts.engine.jobs
     is_over = (_has_ended(context) or _saves(context)) and has_left(context)
-    for job in [job for job in alive if job != jobs[-1]] if is_over else jobs:
-        engine.cancel(job)
+    in_turn([job for job in alive if job != jobs[-1]] if is_over else jobs, engine.cancel)
     if not is_over and not _has_ended(context):
         write_exit(context, Outcome.STOPPED, f"job {jobs[-1]} was cancelled before it wrote a record")
 

@@ -16,6 +16,7 @@ from orchestrator.core.facts.rental_facts import GivenBack, RentalFactChanges
 from orchestrator.core.fleet.end_proof import EndProof, Round
 from orchestrator.core.fleet.orphans import ENDED
 from orchestrator.core.money.billing import MachineLife
+from orchestrator.core.parallel import in_turn
 from orchestrator.core.ports import Address, Instance, Life
 from orchestrator.ledger.records import Rental
 from orchestrator.stages.context import RunContext
@@ -119,9 +120,12 @@ def undo(context: RunContext) -> None:
 def end_others(context: RunContext, listed: Iterable[Instance]) -> None:
     """Orders the end of every living machine of this rental but those that it holds: one order may have bought two, and
     an ended one may be back. Proves nothing: release looks for them again."""
-    for extra in _others_of(context.rental, listed, context.instance_ids):
+
+    def end(extra: Instance) -> bool:
         _name_second(context, extra)
-        context.provider.release(extra)
+        return context.provider.release(extra)
+
+    in_turn(_others_of(context.rental, listed, context.instance_ids), end)
 
 
 def _unproven_seconds(context: RunContext) -> list[str | None]:

@@ -17,6 +17,7 @@ from orchestrator.core.facts.origin import RESUMED, Origin
 from orchestrator.core.facts.run_facts import RunFacts
 from orchestrator.core.states import Outcome, State
 from orchestrator.ledger import Ledger, Rental, RunRecord
+from orchestrator.ledger.run_lock import RunLock
 from orchestrator.runs.housekeeping import Rules, disk_bytes, matching
 from tests.support.machines.in_process import invoke
 
@@ -137,6 +138,14 @@ def test_forget_removes_all_but_the_bill(home: Path) -> None:
     assert ids(home) == {"new-1"} and {folder.name for folder in (home / "runs").iterdir()} == {"new-1"}
     after = json.loads(gptctl("cost", "--json")[1])["runs"]
     assert [(run["id"], run["cost_usd"]) for run in after] == [(run["id"], run["cost_usd"]) for run in before]
+
+
+def test_one_that_cannot_go_keeps_no_other_one_here(home: Path) -> None:
+    """Another gptctl looks at it at this moment."""
+    with RunLock.acquire(home, "stored-1"):
+        code, said = gptctl("runs", "forget", "stored-1", "old-1", "--only-copies", "--yes")
+    assert code == 2 and "stored-1 is driven by" in said
+    assert "stored-1" in ids(home) and "old-1" not in ids(home)
 
 
 @pytest.mark.parametrize("why", ["unfinished", "held", "needed"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from orchestrator.cli.sweeps.sweep import cost_of_adding
 from orchestrator.core.config.home_box import HomeBox
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import load_recipe
-from orchestrator.core.errors import LimitReached, UserError
+from orchestrator.core.errors import LimitReached, StillBilling, UserError
+from orchestrator.core.events import Listener
 from orchestrator.core.facts.origin import Origin
 from orchestrator.core.facts.run_facts import QueueFacts, Recovery, ResumeFrom
 from orchestrator.core.machines import machine_type
@@ -22,9 +24,10 @@ from orchestrator.ledger import sweeps
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RENTAL_RELEASED
 from orchestrator.ledger.sweeps import Sweep, SweepTerms
+from orchestrator.runs import sweeps as runs_of_sweeps
 from orchestrator.runs.new_run import RunRequest, as_requested, record_of
 from orchestrator.runs.sweep_revival import current, revive_unbought
-from orchestrator.runs.sweeps import add_arms, new_sweep
+from orchestrator.runs.sweeps import add_arms, new_sweep, stop_runs
 
 NOW = 1_000_000.0
 RECIPE, MACHINE = load_recipe("quickstart"), machine_type("2xCPU")
@@ -160,6 +163,27 @@ def test_of_two_that_rent_for_one_sweep_at_the_same_time_one_is_refused(ledger: 
         with pytest.raises(UserError, match="rents a machine"):
             add_arms(ledger, sweep, [request("new", 1)], NOW)
     assert len(ledger.rentals(open_only=True)) == 1
+
+
+@pytest.mark.parametrize("silent", ["base", "wide"])
+def test_a_machine_that_does_not_answer_keeps_no_other_one_training(
+    ledger: Ledger, sweep: Sweep, monkeypatch: pytest.MonkeyPatch, silent: str
+) -> None:
+    runs, asked, said = sweeps.runs_of(ledger.rows, sweep.id), list[str](), list[str]()
+
+    def stop_run(home: Path, run_id: str, listener: Listener) -> int:
+        asked.append(run_id)
+        if ledger.run(run_id).labels["arm"] == silent:
+            raise StillBilling(f"{run_id} does not answer", f"gptctl release {run_id} --force")
+        end(ledger, run_id, Outcome.STOPPED)
+        return 0
+
+    monkeypatch.setattr(runs_of_sweeps, "stop_run", stop_run)
+    with pytest.raises(StillBilling) as raised:
+        stop_runs(ledger.home, runs, lambda run: nullcontext(lambda event: said.append(event.text)))
+    first, second = [run_id for run_id in asked if ledger.run(run_id).labels["arm"] == silent]
+    assert sorted(asked) == sorted(run.id for run in runs) and raised.value.message == f"{first} does not answer"
+    assert said == [f"{each} does not answer. Next: gptctl release {each} --force" for each in (first, second)]
 
 
 def test_a_run_that_begins_again_was_asked_for_in_the_same_words() -> None:

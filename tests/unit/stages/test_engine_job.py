@@ -235,6 +235,21 @@ def test_one_that_trains_saves_though_another_that_nobody_noted_waits(cluster: C
     assert context.facts.engine.jobs == ("18", "17") and not any(name.endswith("exit.json") for name in cluster.files)
 
 
+def test_a_job_that_cannot_be_cancelled_keeps_no_other_one_running(cluster: Cluster) -> None:
+    trains(cluster)
+    cluster.engine.jobs["18"] = (cluster.engine.jobs["17"][0], JobView("18", Phase.RUNNING, "RUNNING"))
+
+    def cancel(job: str) -> None:
+        cluster.engine.cancelled.append(job)
+        if job == "17":
+            raise NoAnswer("c: Slurm does not answer")
+
+    cluster.engine.cancel = cancel  # type: ignore[method-assign]
+    with pytest.raises(NoAnswer):
+        engine_job.stop(cluster.of("r-1"))
+    assert cluster.engine.cancelled == ["17", "18"]
+
+
 def test_a_job_whose_folder_is_gone_is_cancelled(cluster: Cluster) -> None:
     trains(cluster)
     cluster.gone = True

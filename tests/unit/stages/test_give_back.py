@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from orchestrator.core.errors import NoAnswer, ProviderError, StillBilling
+from orchestrator.core.errors import LinkLost, NoAnswer, ProviderError, StillBilling
 from orchestrator.core.fleet import end_proof
 from orchestrator.core.money.billing import observed
 from orchestrator.core.ports import Address, Life
 from orchestrator.core.states import State
 from orchestrator.ledger.records import INTENT_OPEN, RENTAL_OPEN, Intent
 from orchestrator.runs import stop
+from orchestrator.stages import release as stage
+from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import purchase
 from orchestrator.stages.machine.first_contact import boot
 from orchestrator.stages.machine.give_back import WITHIN_S, end_others, give_back
@@ -226,6 +229,47 @@ def test_a_machine_that_is_gone_is_asked_nothing_for_the_runs_that_it_served(
         monkeypatch.setattr(type(context), "run", replace(context.run, keep=keep))
         release(context)
         assert account.orders == []
+
+
+def test_one_that_cannot_be_ordered_to_end_keeps_no_other_one_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = LyingAccount()
+
+    def ends(instance_id: str) -> None:
+        if instance_id == "i-2":
+            raise NoAnswer("status 500", "try again")
+        account.end(instance_id)
+
+    account.on_end = ends
+    with rented(tmp_path, account, monkeypatch) as context:
+        account.rows.update({each: machine_of(context, each) for each in ("i-2", "i-3")})
+        with pytest.raises(NoAnswer):
+            end_others(context, account.machines())
+    assert account.orders == ["i-2", "i-3"] and account.rows["i-3"].status == "terminated"
+
+
+def test_a_node_that_does_not_answer_keeps_no_other_one_at_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[str]()
+
+    def silent(context: RunContext) -> None:
+        raise LinkLost("node 0 does not answer")
+
+    with rented(tmp_path, LyingAccount(), monkeypatch) as context:
+        context.set_rental_facts(reached=context.now())
+        monkeypatch.setattr(
+            type(context),
+            "machines",
+            (context, SimpleNamespace(node=1, rental=context.rental, machine_facts=context.machine_facts)),
+        )
+        monkeypatch.setattr(stage, "_end_on_machine", silent)
+        monkeypatch.setattr(stage.others, "release", lambda context: asked.append("the others' jobs"))
+        monkeypatch.setattr(stage.home_box_job, "stop", lambda context: asked.append("the home box's job"))
+        monkeypatch.setattr(stage.box_guard, "finish", lambda node: asked.append(f"the guard of node {node.node}"))
+        stage._part(context)
+    assert asked == ["the others' jobs", "the home box's job", "the guard of node 1"]
 
 
 def test_a_machine_on_which_a_run_trains_that_no_list_shows_is_not_given_back(
