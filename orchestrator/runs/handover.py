@@ -21,10 +21,11 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.core.errors import RunLocked, UserError
+from orchestrator.core.facts.run_facts import ResumeFrom
 from orchestrator.core.ports import UNPAID
 from orchestrator.core.states import State
 from orchestrator.ledger import handover, sweeps
@@ -33,11 +34,13 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RENTAL_OPEN, RunRecord
 from orchestrator.ledger.run_lock import TAKEN_BACK, RunLock, holder, how_to_take
 from orchestrator.remote.whole_files import landing
+from trainer import run_files
 
 LOGIN_KEY = "keys/login_ed25519"
 KNOWN_HOSTS = "known_hosts"
 """The login keys and the pinned host keys of GPTCTL_HOME reach the machines of a run: they go with it."""
 KEY_NAME = re.compile(rf"{LOGIN_KEY}(-[0-9a-f]{{8}})?(\.pub)?")
+BELOW = re.compile(r"runs/[a-z0-9-]{1,40}/(checkpoints|from)/step-[0-9]{1,12}")
 LEAVE_EVERY_S = 0.2
 PAST_A_SURRENDER = 2
 """A driver that comes back and lets go raises its own token by 1."""
@@ -54,6 +57,8 @@ class Package:
     rows: Mapping[str, Sequence[Row]]
     files: Mapping[str, str]
     """Text by the name below that home; login keys and known_hosts alone."""
+    places: Mapping[str, str] = field(default_factory=dict)
+    """Folders of checkpoints that runs begin with, each with its place below the taker's home."""
 
     def to_json(self) -> dict[str, object]:
         """What travels."""
@@ -65,8 +70,9 @@ class Package:
         try:
             token, runs, home, rows, files = (value[name] for name in ("token", "runs", "home", "rows", "files"))
             assert isinstance(token, int) and isinstance(runs, list | tuple) and isinstance(home, str)
-            assert isinstance(rows, dict) and isinstance(files, dict)
-            return cls(token, tuple(map(str, runs)), home, rows, files)
+            places = value.get("places", {})
+            assert isinstance(rows, dict) and isinstance(files, dict) and isinstance(places, dict)
+            return cls(token, tuple(map(str, runs)), home, rows, files, places)
         except (KeyError, AssertionError) as error:
             raise UserError("what the other gptctl sent is not a handover", "upgrade the older gptctl") from error
 
@@ -96,7 +102,7 @@ def give(ledger: Ledger, run_ids: Sequence[str], *, to: str, patience_s: float) 
     with _nobody_drives(ledger.home, these.runs, patience_s):
         handover.mark_given(ledger.rows, these.runs, to, token)
         rows = handover.taken_out(ledger.rows, these)
-    return Package(token, these.runs, str(ledger.home), rows, _files(ledger.home))
+    return Package(token, these.runs, str(ledger.home), rows, _files(ledger.home), _places(ledger.home, records))
 
 
 def reclaim(ledger: Ledger, run_ids: Sequence[str], *, lost: str, patience_s: float) -> tuple[str, ...]:
@@ -133,6 +139,18 @@ def _mixed(records: Sequence[RunRecord], to: str) -> UserError:
     return UserError(words, f"gptctl driver take {there} {to}, then gptctl driver give {there} {to}")
 
 
+def place_below(home: Path, run_id: str, origin: ResumeFrom) -> str:
+    """Where the checkpoint in a folder of this side belongs, below the GPTCTL_HOME of another driver."""
+    root, place = home.resolve(), Path(origin.place).resolve()
+    below = place.relative_to(root).as_posix() if place.is_relative_to(root) else ""
+    return below if BELOW.fullmatch(below) else f"runs/{run_id}/from/{run_files.checkpoint_name(origin.step)}"
+
+
+def _places(home: Path, runs: Sequence[RunRecord]) -> dict[str, str]:
+    begun = [(run.id, each) for run in runs for each in (run.facts.resume_from, run.facts.init_from)]
+    return {each.place: place_below(home, run_id, each) for run_id, each in begun if each and "://" not in each.place}
+
+
 def needs_driver(ledger: Ledger, run_ids: Sequence[str]) -> bool:
     """Whether anything of them is left to do."""
     these = handover.together(ledger.rows, run_ids)
@@ -144,7 +162,8 @@ def accept(ledger: Ledger, package: Package, *, patience_s: float) -> bool:
     """Takes the runs into this ledger, which drives them from now on; False where it does already."""
     with _nobody_drives(ledger.home, package.runs, patience_s):
         moved = _keep_files(ledger.home, package)
-        return handover.put_in(ledger.rows, _with_keys(package.rows, package, ledger.home, moved), package.token)
+        rows = _with_places(_with_keys(package.rows, package, ledger.home, moved), package.places, ledger.home)
+        return handover.put_in(ledger.rows, rows, package.token)
 
 
 def is_older(ledger: Ledger, package: Package) -> bool:
@@ -227,6 +246,21 @@ def _with_keys(
         return {**row, **texts}
 
     return {table: [here(row) for row in found] for table, found in rows.items()}
+
+
+def _with_places(rows: Mapping[str, Sequence[Row]], places: Mapping[str, str], home: Path) -> dict[str, Sequence[Row]]:
+    """The rows with the checkpoints that runs begin with where they are here."""
+
+    def here(run: Row) -> Row:
+        options = json.loads(str(run["options"]))
+        for stored in (options, options.get("init_from") or {}):
+            if (below := places.get(str(stored.get("resume_from")))) is not None:
+                if not BELOW.fullmatch(below):
+                    raise UserError(f"unexpected place in a handover: {below!r}")
+                stored["resume_from"] = str(home / below)
+        return {**run, "options": json.dumps(options)}
+
+    return {**rows, "runs": [here(run) for run in rows["runs"]]}
 
 
 @contextlib.contextmanager

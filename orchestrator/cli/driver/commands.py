@@ -78,6 +78,15 @@ def accept() -> int:
 
 @driver.command(hidden=True)
 @explained
+def receive(run: str, below: str, sha256: str) -> int:
+    """On the driver: say where the files of a checkpoint go, and put it in its place once it is whole."""
+    from orchestrator.cli.driver import incoming as it
+
+    return it.receive(run, below, sha256)
+
+
+@driver.command(hidden=True)
+@explained
 def surrender(what: str) -> int:
     """On the driver: stop driving, and print the runs for who drives next."""
     from orchestrator.cli.driver import driver as it

@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from orchestrator.cli.driver import send
 from orchestrator.cli.driver.bring import bring, files_of
 from orchestrator.cli.driver.listing import listing
 from orchestrator.cli.driver.on_the_driver import GO, Driver, driver_on
@@ -24,6 +25,7 @@ from orchestrator.cli.screen import screen
 from orchestrator.core.config.inventory import FILE_NAME, HostSpec, load_inventory
 from orchestrator.core.errors import CommandFailed, UserError
 from orchestrator.core.states import State
+from orchestrator.ledger.handover import together
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.run_lock import TAKEN_BACK
 from orchestrator.runs.handover import (
@@ -137,22 +139,28 @@ def give_to(wanted: str | None, name: str, inventory: Path | None, *, accept_new
 
 def hand_over(ledger: Ledger, run_ids: Sequence[str], host: HostSpec, *, accept_new: bool) -> None:
     """The driver is made ready first: while it cannot be, this computer goes on driving."""
+    wanted = run_ids[0]
     if not needs_driver(ledger, run_ids):
         raise UserError(f"{run_ids[0]} has ended, and its machine is gone: nothing is left to drive", "gptctl status")
+    run_ids = together(ledger.rows, run_ids).runs
     with driver_on(ledger.home, host, accept_new=accept_new) as driver:
         _can_drive(driver, ledger, run_ids)
+        before = send.state(ledger, run_ids)
+        send.send(driver, ledger, run_ids)
         package = give(ledger, run_ids, to=host.name, patience_s=LEAVE_WITHIN_S)
+        if send.state(ledger, run_ids) != before:
+            send.send(driver, ledger, run_ids)
         inventory = load_inventory(None, ledger.home).path
         sent = {**package.to_json(), INVENTORY: inventory.read_text(encoding="utf-8") if inventory else None}
         driver.answer(["driver", "accept"], stdin=json.dumps(sent).encode())
         driver.answer(["driver", "work", package.runs[0]])
     screen.talk(f"{', '.join(package.runs)}: driven by {host.name} now; this computer may go off")
-    screen.talk(f"Next: gptctl status --driver {host.name}, or gptctl driver take {run_ids[0]} {host.name}")
+    screen.talk(f"Next: gptctl status --driver {host.name}, or gptctl driver take {wanted} {host.name}")
 
 
 def _can_drive(driver: Driver, ledger: Ledger, run_ids: Sequence[str]) -> None:
     """Raises before anything changes hands: a key that is missing, data that only this computer has."""
-    runs = [ledger.run(run_id) for run_id in run_ids]
+    runs = [run for run in map(ledger.run, run_ids) if run.state is not State.ENDED or send.may_go_on(run)]
     needs: set[str] = set()
     places: list[str] = []
     for run in runs:
@@ -163,7 +171,7 @@ def _can_drive(driver: Driver, ledger: Ledger, run_ids: Sequence[str]) -> None:
         if host.provider == "local":
             raise UserError(f"{run.id} trains on this computer, which another cannot drive", "name another --host")
         source = str((run.recipe_data.get("data") or {}).get("source") or "")
-        if run.state in (State.PLANNED, State.ACQUIRING, State.PREPARING) and source and "://" not in source:
+        if run.state in (*send.BEFORE_TRAINING, State.ENDED) and source and "://" not in source:
             places.append(source)
     missing = sorted(needs - set(driver.host.driver_may_hold))
     if missing:

@@ -11,15 +11,21 @@ Example::
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 import shutil
 from pathlib import Path
 
+from orchestrator.cli.open_ledger import open_ledger
 from orchestrator.core.checkpoints.store_index import of_manifest
-from orchestrator.core.errors import VerificationFailed
+from orchestrator.core.errors import UserError, VerificationFailed
+from orchestrator.ledger.identity import is_id
 from trainer import run_files
 
 FOLDER = "incoming"
+PLACE = re.compile(r"runs/[a-z0-9-]{1,40}(/(checkpoints|from)/step-[0-9]{1,12})?")
+"""What a giver may name, below GPTCTL_HOME."""
 
 
 def incoming(home: Path, folder: str, manifest_sha256: str) -> Path:
@@ -67,3 +73,33 @@ def _verify(folder: Path) -> None:
             with path.open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
                     raise VerificationFailed(f"{folder.name}/{name} is not what its manifest promises")
+
+
+# There, on the driver
+
+
+def receive(run_id: str, below: str, sha256: str) -> int:
+    """Says where the files of a checkpoint go, and which are here; puts it in its place once its manifest came. Without
+    a digest it is the run's own folder. What this ledger drives is newer than what would come."""
+    with open_ledger() as ledger:
+        if not (is_id(run_id) and PLACE.fullmatch(below)):
+            raise UserError(f"not a place of a checkpoint: {below!r}")
+        drives = any(run.id == run_id and run.facts.driven_by is None for run in ledger.runs())
+        into = ledger.home / below if drives else _into(ledger.home, below, sha256)
+        free_bytes = shutil.disk_usage(ledger.home).free
+    print(json.dumps({"drives": drives, "into": str(into), "files": sizes(into), "free_bytes": free_bytes}))
+    return 0
+
+
+def _into(home: Path, below: str, sha256: str) -> Path:
+    place = home / below
+    if not sha256:
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return place
+    if manifest_sha256(place) == sha256:
+        return place
+    coming = incoming(home, below, sha256)
+    if manifest_sha256(coming) != sha256:
+        return coming
+    arrive(coming, place)
+    return place

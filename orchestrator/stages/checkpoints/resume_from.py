@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from orchestrator.core.config.home_box import is_home
+from orchestrator.core.errors import UserError
 from orchestrator.core.facts.run_facts import ResumeFrom
 from orchestrator.core.typed_json import parse
 from orchestrator.remote.transfer import transfer
@@ -30,6 +31,11 @@ def place_checkpoint(context: RunContext, origin: ResumeFrom | None, below: str)
         from_store.pull(context, context.agent, source, origin.files, relative)
         return destination
     folder = Path(source)
+    if not (folder / run_files.MANIFEST_FILE).is_file():
+        raise UserError(
+            f"{context.run_id} begins with {folder}, and that checkpoint is not on this computer",
+            "start a new run with --resume-from where it is, or from a store",
+        )
     for each in origin.files or [
         *parse((folder / run_files.MANIFEST_FILE).read_text())["files"],
         run_files.MANIFEST_FILE,

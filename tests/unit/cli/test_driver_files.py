@@ -9,18 +9,26 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from orchestrator.cli.driver import driver as it
+from orchestrator.cli.driver import incoming, send
+from orchestrator.core.checkpoints.file_entry import FileEntry
 from orchestrator.core.config.inventory import HostSpec
+from orchestrator.core.errors import VerificationFailed
+from orchestrator.core.facts.run_facts import Recovery, ResumeFrom
 from orchestrator.core.ports import Address
 from orchestrator.core.states import Outcome, State
 from orchestrator.ledger import Ledger
 from orchestrator.remote.shell.local_shell import LocalShell
 from orchestrator.runs.handover import accept, give, reclaim
+from orchestrator.stages.checkpoints import resume_from
 from orchestrator.stages.checkpoints.continue_from import whole
 from tests.unit.runs.test_handover import RUN, fill, home
 
@@ -30,24 +38,35 @@ STEP = "checkpoints/step-000600"
 class Pi:
     """A driver on this machine: the hidden commands in this process, on its own ledger."""
 
-    host = HostSpec(name="pi", provider="ssh", machine="2xCPU", address="192.168.1.30")
+    host = HostSpec(driver_may_hold=("lambda",), name="pi", provider="ssh", machine="2xCPU", address="192.168.1.30")
     shell = LocalShell(Address())
 
     def __init__(self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ledger, self.patch = ledger, monkeypatch
 
-    def answer(self, words: Sequence[str], **ignored: object) -> dict[str, Any]:
+    @property
+    def folder(self) -> str:
+        return str(self.ledger.home.parent)
+
+    def answer(self, words: Sequence[str], *, stdin: bytes = b"", deadline_s: float = 1.0) -> dict[str, Any]:
         out = io.StringIO()
         with self.patch.context() as patch, contextlib.redirect_stdout(out):
-            patch.setattr(it, "open_ledger", lambda: home(self.ledger.home))
-            getattr(it, words[1])(*words[2:])
+            for module in (it, incoming):
+                patch.setattr(module, "open_ledger", lambda: home(self.ledger.home))
+            patch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(stdin)))
+            if words[1] != "work":
+                {**vars(it), **vars(incoming), "ready": lambda *places: it.ready(places), "accept": it.accept_here}[
+                    words[1]
+                ](*words[2:])
+            else:
+                print("{}")
         return dict(json.loads(out.getvalue()))
 
 
 @pytest.fixture
 def both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Ledger, Ledger]]:
     """A laptop and pi, which drives RUN."""
-    with home(tmp_path / "laptop") as laptop, home(tmp_path / "pi") as pi:
+    with home(tmp_path / "laptop") as laptop, home(tmp_path / "pi" / "home") as pi:
         fill(laptop)
 
         @contextmanager
@@ -57,6 +76,7 @@ def both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Ledg
         monkeypatch.setattr(it, "driver_on", driver_on)
         monkeypatch.setattr(it, "open_ledger", lambda: home(laptop.home))
         monkeypatch.setattr(it, "host_named", lambda *ignored: Pi.host)
+        monkeypatch.setattr(it, "open_home", lambda: pi.home)
         yield laptop, pi
 
 
@@ -181,3 +201,107 @@ def test_a_lost_driver_is_left_only_when_you_say_so(
     assert laptop.run(RUN).facts.driven_by == "pi" and "cannot know" in capsys.readouterr().err
     assert it.take_from_lost(RUN, "pi", yes=True) == 0
     assert laptop.run(RUN).facts.driven_by is None
+
+
+def planned(laptop: Ledger, place: Path, **facts: Any) -> None:
+    """RUN begins with the checkpoint in this folder."""
+    laptop.update_run(RUN, facts={"resume_from": ResumeFrom(str(place), 600, {}), **facts})
+    with laptop.rows.writing() as connection:
+        connection.execute("UPDATE runs SET state = 'planned' WHERE id = ?", (RUN,))
+
+
+def give_it(laptop: Ledger) -> None:
+    it.hand_over(laptop, [RUN], Pi.host, accept_new=False)
+
+
+@pytest.mark.parametrize("below", [f"runs/old/{STEP}", "somewhere else/of mine"])
+def test_the_checkpoint_that_a_run_begins_with_goes_along_and_comes_back(
+    both: tuple[Ledger, Ledger], below: str
+) -> None:
+    laptop, pi = both
+    place = laptop.home / below
+    place.parent.mkdir(parents=True)
+    checkpoint(laptop, b"weights").rename(place)
+    planned(laptop, place)
+    give_it(laptop)
+    begun = pi.run(RUN).facts.resume_from
+    assert begun is not None and Path(begun.place).is_relative_to(pi.home) and whole(Path(begun.place))
+    take()
+    back = laptop.run(RUN).facts.resume_from
+    assert back is not None and Path(back.place).is_relative_to(laptop.home) and whole(Path(back.place))
+
+
+def test_a_checkpoint_that_is_gone_keeps_the_run_here(both: tuple[Ledger, Ledger]) -> None:
+    laptop, pi = both
+    planned(laptop, laptop.home / "runs" / "old" / STEP)
+    with pytest.raises(it.UserError, match="not here any more"):
+        give_it(laptop)
+    assert laptop.run(RUN).facts.driven_by is None and pi.runs() == []
+
+
+def test_a_driver_without_room_keeps_the_run_here(both: tuple[Ledger, Ledger], monkeypatch: pytest.MonkeyPatch) -> None:
+    laptop, _ = both
+    planned(laptop, checkpoint(laptop, b"weights"))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=3))
+    with pytest.raises(it.UserError, match="pi has 3 B free"):
+        give_it(laptop)
+    assert laptop.run(RUN).facts.driven_by is None
+
+
+def test_what_a_lost_machine_left_here_is_where_the_driver_goes_on(
+    both: tuple[Ledger, Ledger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laptop, pi = both
+    newest = [checkpoint(laptop, b"weights")]
+    monkeypatch.setattr(send, "open_context", lambda *ignored: SimpleNamespace(disconnect=lambda: None))
+    monkeypatch.setattr(send.continue_from, "newest", lambda context: whole(newest[0]))
+    lines(laptop, 7)
+    laptop.update_run(RUN, facts={"recovery": Recovery(most=5)})
+
+    def given(*words: object, **also: Any) -> Any:
+        newest.append(checkpoint(laptop, b"of this minute", "checkpoints/step-000700"))
+        newest.reverse()
+        return give(*words, **also)
+
+    monkeypatch.setattr(it, "give", given)
+    give_it(laptop)
+    assert whole(folder(pi) / STEP) and whole(folder(pi) / "checkpoints" / "step-000700")
+    assert len((folder(pi) / "metrics.jsonl").read_text().splitlines()) == 7
+    # The same command again: pi drives, and what it has is newer.
+    lines(pi, 9)
+    (folder(pi) / STEP / "MANIFEST.json").write_text("of pi")
+    monkeypatch.setattr(it, "give", give)
+    give_it(laptop)
+    assert len((folder(pi) / "metrics.jsonl").read_text().splitlines()) == 9
+    assert (folder(pi) / STEP / "MANIFEST.json").read_text() == "of pi"
+
+
+def test_a_checkpoint_that_was_damaged_on_the_way_is_not_used(both: tuple[Ledger, Ledger], capsys: Any) -> None:
+    laptop, pi = both
+    planned(laptop, made := checkpoint(laptop, b"weights"))
+    (made / "model.safetensors").write_bytes(b"wrong!!")
+    with pytest.raises(VerificationFailed, match="not what its manifest promises"):
+        give_it(laptop)
+    assert laptop.run(RUN).facts.driven_by is None and not (folder(pi) / STEP).exists()
+
+
+def test_what_a_driver_needs_is_asked_of_every_run_that_goes_along(both: tuple[Ledger, Ledger]) -> None:
+    laptop, _ = both
+    here = {**laptop.run(RUN).host_data, "provider": "local"}
+    laptop.add_run(replace(laptop.run(RUN), id="beside-1130-b", host_data=here, created_at=2.0))
+    with pytest.raises(it.UserError, match="beside-1130-b trains on this computer"):
+        give_it(laptop)
+
+
+@pytest.mark.parametrize("below", ["../x", "runs/../../x", "keys", "runs/a/checkpoints/latest"])
+def test_a_giver_names_no_other_folder(below: str, both: tuple[Ledger, Ledger]) -> None:
+    with pytest.raises(it.UserError, match="not a place"):
+        incoming.receive(RUN, below, "0" * 64)
+
+
+@pytest.mark.parametrize("files", [{}, {"model.safetensors": FileEntry(1, "x")}])
+def test_a_beginning_that_is_not_here_is_a_verdict(tmp_path: Path, files: dict[str, FileEntry]) -> None:
+    """An OSError would be none: the driver would try again while the machine bills."""
+    context = Mock(run_id=RUN)
+    with pytest.raises(it.UserError, match="not on this computer"):
+        resume_from.place_checkpoint(context, ResumeFrom(str(tmp_path / "gone"), 600, files), "resume")
