@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from typing import Dict, Mapping, Sequence, cast
 
 from trainer import run_files
 
-from . import slurm_rules
+from . import scontrol, slurm_rules
 from .contract.answers import StartAnswer
 from .contract.names import FileName, JobName, Outcome, State
 from .job import exit_record, jobs, program, restarts, starts, stopping
@@ -47,8 +46,6 @@ ENDS = ("COMPLETING", "PREEMPTED", "TIMEOUT")
 TRAINS = ("RUNNING", "SUSPENDED", "STOPPED")
 Start = Dict[str, object]
 """`job` and `restart`: of all starts of a run no two are alike."""
-Told = Mapping[str, str]
-"""What `scontrol show job` says: JobState, Restarts, PreemptTime and so on."""
 
 
 def prepare(job: Job) -> StartAnswer:
@@ -104,7 +101,7 @@ def begin(job: Job) -> int:
     restarts.note_start(job)
     nodes = os.environ.get("SLURM_JOB_NODELIST", "")
     _note(job, {"event": "begin", "nodes": nodes, "node_count": int(os.environ.get("SLURM_NNODES", "1"))})
-    sys.stdout.write("gptctl: job %s on %s\n" % (_job_id(), nodes))
+    sys.stdout.write("gptctl: job %s on %s\n" % (scontrol.job_id(), nodes))
     return 0
 
 
@@ -141,7 +138,7 @@ def _note_how_far_it_came(job: Job) -> None:
     """Of another job, which was killed: submitted again and again, one may train nothing. A job that Slurm itself
     requeues after a kill is Slurm's to count."""
     last = _last_note(job)
-    if _was_killed(job) and last.get("job") != _job_id():
+    if _was_killed(job) and last.get("job") != scontrol.job_id():
         step = restarts.newest_checkpoint(job.run_folder)
         _note(job, {**last, "event": "end", "code": None, "step": step, "outcome": None})
 
@@ -152,16 +149,16 @@ def _last_note(job: Job) -> Mapping[str, object]:
 
 def _other_that_trains(job: Job) -> str:
     """Another job of this run whose nodes train now: its script was submitted twice, by hand or after a lost answer."""
-    other = str((files.read_json(job.file(START_FILE)) or {}).get("job", _job_id()))
-    return other if other != _job_id() and told(other).get("JobState") in TRAINS else ""
+    other = str((files.read_json(job.file(START_FILE)) or {}).get("job", scontrol.job_id()))
+    return other if other != scontrol.job_id() and scontrol.told(other).get("JobState") in TRAINS else ""
 
 
 def _shorten(job: Job) -> None:
     """A start has what those before it left of the run's limits: Slurm then warns it in time."""
-    left, given = left_s(job), slurm_rules.limit_s(told(_job_id()).get("TimeLimit", ""))
+    left, given = left_s(job), slurm_rules.limit_s(scontrol.told(scontrol.job_id()).get("TimeLimit", ""))
     if left < given - 60:  # Slurm counts in minutes
         minutes = max(1, math.ceil(left / 60))
-        subprocess.run(["scontrol", "update", "JobId=%s" % _job_id(), "TimeLimit=%d" % minutes], check=False)
+        scontrol.order("update", "JobId=%s" % scontrol.job_id(), "TimeLimit=%d" % minutes)
 
 
 def _note(job: Job, line: Mapping[str, object]) -> None:
@@ -172,7 +169,7 @@ def _note(job: Job, line: Mapping[str, object]) -> None:
 
 
 def _this() -> Start:
-    return {"job": _job_id(), "restart": _restart()}
+    return {"job": scontrol.job_id(), "restart": scontrol.restart()}
 
 
 def _is_newest(job: Job) -> bool:
@@ -180,21 +177,11 @@ def _is_newest(job: Job) -> bool:
     return (files.read_json(job.file(START_FILE)) or _this()) == _this()
 
 
-def _job_id() -> str:
-    """As scontrol takes it. The number alone of a sweep's last element means all elements."""
-    array, element = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    return "%s_%s" % (array, element) if array and element else os.environ.get("SLURM_JOB_ID", "")
-
-
-def _restart() -> int:
-    return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-
-
 def step(job: Job, argv: Sequence[str]) -> int:
     """One node's part: runs the program deaf to SIGTERM, and notes why that came. The ranks hear it themselves."""
 
     def asked(number: int, frame: object) -> None:
-        if why := why_it_comes_back(told(_job_id())):
+        if why := why_it_comes_back(scontrol.told(scontrol.job_id())):
             _stop_to_continue(job, why)
 
     signal.signal(signal.SIGTERM, asked)
@@ -230,20 +217,10 @@ def _stop_to_continue(job: Job, why: str) -> int:
     return 0
 
 
-def told(job_id: str) -> Told:
-    """What Slurm says of a job now; empty where it says nothing."""
-    asked = ["scontrol", "show", "job", job_id]
-    try:
-        done = subprocess.run(asked, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return {}
-    return dict(re.findall(r"(\w+)=(\S*)", done.stdout.decode(errors="replace")))
-
-
-def why_it_comes_back(said: Told) -> str:
+def why_it_comes_back(said: scontrol.Told) -> str:
     """PREEMPTED where Slurm takes the nodes for another job: only then, and not for scancel, PreemptTime is a time.
     TIME where the time of the job is over, and the warning before it was not heard. Else empty."""
-    if said.get("Restarts", "0") != str(_restart()):
+    if said.get("Restarts", "0") != str(scontrol.restart()):
         return ""
     if said.get("PreemptTime", "None")[:1].isdigit():
         return PREEMPTED
@@ -256,11 +233,12 @@ def end(job: Job, code: int) -> int:
         sys.stdout.write("gptctl: a later start trains this run\n")
         return 0
     trainer = cast("Mapping[str, object]", files.read_json(os.path.join(job.run_folder, run_files.EXIT)) or {})
-    again = files.tail(job.file(AGAIN)).decode()
     _note(job, {"event": "end", "code": code, "step": trainer.get("step"), "outcome": trainer.get("outcome")})
-    said = told(_job_id())
+    is_settled = bool(stopping.read_request(job)) or trainer.get("outcome") == run_files.OUTCOME_FINISHED
+    said = {} if is_settled else scontrol.told_at_last()
+    again = files.tail(job.file(AGAIN)).decode() or why_it_comes_back(said)
     verdict = slurm_rules.what_next(
-        trainer.get("outcome"), again, restarted=int(said.get("Restarts") or _restart()) > _restart(),
+        trainer.get("outcome"), again, restarted=scontrol.has_restarted(said),
         asked=bool(stopping.read_request(job)), why=_why_not_again(job),
     )  # fmt: skip
     if verdict == slurm_rules.ENDED and _starts_again(job, code, said):
@@ -270,9 +248,12 @@ def end(job: Job, code: int) -> int:
     if verdict == slurm_rules.RETURNS:
         return 0
     if verdict == slurm_rules.REQUEUE:
-        _requeue(_job_id())
-        if told(_job_id()).get("JobState") in ENDS:
+        _requeue(scontrol.job_id())
+        said = scontrol.told(scontrol.job_id())
+        if said.get("JobState") in ENDS or scontrol.has_restarted(said):
             return code or 1  # Slurm ends it; gptctl will see as what, and submit it again
+    if not said and verdict in (slurm_rules.CANCELLED, slurm_rules.REQUEUE):
+        return code or 1  # and once it answers, gptctl will see how it ended
     reason, outcome = _reason(again, verdict)
     if reason and not stopping.read_request(job) and trainer.get("outcome") != run_files.OUTCOME_FINISHED:
         stopping.request_stop(job, outcome, reason, 0.0)
@@ -280,7 +261,7 @@ def end(job: Job, code: int) -> int:
     return 0 if record["outcome"] in (run_files.OUTCOME_FINISHED, run_files.OUTCOME_STOPPED) else code or 1
 
 
-def _starts_again(job: Job, code: int, said: Told) -> bool:
+def _starts_again(job: Job, code: int, said: scontrol.Told) -> bool:
     """Whether a training that died is to start again from its newest checkpoint, as often as the recipe's `restarts`
     lets it. Not where Slurm ends the job meanwhile: it was cancelled, or its time is over."""
     if said.get("JobState") != "RUNNING" or _why_not_again(job):
@@ -313,11 +294,8 @@ def left_s(job: Job) -> float:
 
 def _requeue(job_id: str) -> None:
     """Puts it back into the queue, which ends this script. Returns where Slurm refused, or never did it."""
-    done = subprocess.run(["scontrol", "requeue", job_id], stderr=subprocess.PIPE, check=False)
-    if done.returncode == 0:
+    if scontrol.order("requeue", job_id):
         time.sleep(REQUEUED_WITHIN_S)  # to leave now would be read as the job's own end
-    else:
-        sys.stdout.write("gptctl: scontrol requeue: %s\n" % done.stderr.decode(errors="replace").strip())
 
 
 def _reason(again: str, verdict: str) -> tuple[str, str]:

@@ -25,6 +25,12 @@ PULSE_S = 2.0
 SILENCE_S = 10.0
 """A follower over SSH that the agent has not heard for this long is gone."""
 
+SLURM_IS_SILENT = (
+    r"unable to contact slurm|communication connection failure|socket timed out|connection refused"
+    r"|zero bytes were transmitted|transport endpoint|could not establish a configuration"
+)
+"""What Slurm's commands say, in any case, when its controller does not answer: that is not a refusal."""
+
 
 class Verb:
     """What a caller may ask for: `python3 agent-HASH.pyz VERB`."""

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
+from orchestrator.agent.contract.names import SLURM_IS_SILENT
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.engine import JobOrder, JobView, Phase, Span
 from orchestrator.core.errors import MachineUnfit, NoAnswer, UserError
@@ -23,11 +24,7 @@ from orchestrator.core.ports import Result, Shell
 from orchestrator.core.suggest import one_of
 from orchestrator.providers.slurm import answers, script
 
-SILENT = re.compile(
-    r"unable to contact slurm|communication connection failure|socket timed out|connection refused"
-    r"|zero bytes were transmitted|transport endpoint|could not establish a configuration",
-    re.IGNORECASE,
-)
+SILENT = re.compile(SLURM_IS_SILENT, re.IGNORECASE)
 NO_BOOKS = re.compile(r"accounting storage is disabled|not running a supported accounting_storage", re.IGNORECASE)
 UNKNOWN_JOB = re.compile(r"invalid job id", re.IGNORECASE)
 STARTED = re.compile(r"no longer pending|already (running|finished|completing)", re.IGNORECASE)

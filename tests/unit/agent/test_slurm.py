@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from orchestrator.agent import slurm, slurm_rules
+from orchestrator.agent import scontrol, slurm, slurm_rules
 from orchestrator.agent.contract.names import JobName
 from orchestrator.agent.job.jobs import Job
 from orchestrator.agent.system.paths import Places
@@ -99,12 +100,28 @@ class Cluster:
         self.job = Job(places, "tiny-1130-abcdef", JobName.TRAIN, "d", {"ranks": 1, **spec})  # type: ignore[typeddict-item]
         for made in (self.job.folder, self.job.run_folder):
             Path(made).mkdir(parents=True)
-        monkeypatch.setattr(slurm, "told", lambda job_id: self.said.get(job_id, {}))
-        ran = SimpleNamespace(run=lambda argv, **_: self.ordered.append(argv))
-        monkeypatch.setattr(slurm, "subprocess", ran)
+        monkeypatch.setattr(scontrol, "told", lambda job_id: self.said.get(job_id, {}))
+        self.refusals: list[str] = []
+        """What scontrol says to the next orders; then it carries them out."""
+        monkeypatch.setattr(scontrol, "subprocess", SimpleNamespace(run=self.scontrol, PIPE=-1))
         self.waited_s: list[float] = []
-        monkeypatch.setattr(slurm, "time", SimpleNamespace(time=time.time, sleep=self.waited_s.append))
+        self.after_a_wait: Callable[[], object] = lambda: None
+        clock = SimpleNamespace(time=time.time, sleep=self.sleep, monotonic=lambda: sum(self.waited_s))
+        for module in (slurm, scontrol):
+            monkeypatch.setattr(module, "time", clock)
         self.is_job("17")
+
+    def scontrol(self, argv: list[str], **_: object) -> SimpleNamespace:
+        self.ordered.append(argv)
+        refusal = self.refusals.pop(0) if self.refusals else ""
+        return SimpleNamespace(returncode=1 if refusal else 0, stderr=refusal.encode())
+
+    def sleep(self, seconds: float) -> None:
+        self.waited_s.append(seconds)
+        self.after_a_wait()
+
+    def trainer_said(self, text: str) -> None:
+        (Path(self.job.run_folder) / run_files.EXIT).write_text(text)
 
     def is_job(self, number: str, restart: int = 0, **more: str) -> None:
         for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
@@ -203,6 +220,113 @@ def test_a_job_whose_end_slurm_has_decided_leaves_the_record_to_who_sees_it(clus
     slurm.end(cluster.job, 0)
     record = cluster.job.exit_record()
     assert record is not None and record["outcome"] == "limit"
+
+
+RUNS = {"JobState": "RUNNING", "Restarts": "0"}
+PREEMPTED = {**RUNS, "PreemptTime": "2026-11-29T18:12:41"}
+SAVED = '{"outcome": "stopped", "step": 30}'
+SILENT = "slurm_requeue error: Unable to contact slurm controller (connect failure)"
+
+
+def begun(cluster: Cluster) -> None:
+    assert slurm.begin(cluster.job) == 0
+    cluster.ordered.clear()
+
+
+def test_a_preemption_is_seen_at_the_end_where_slurm_was_silent_at_its_sigterm(cluster: Cluster) -> None:
+    """It would be recorded as cancelled with scancel, and the run would end."""
+    begun(cluster)
+    cluster.trainer_said(SAVED)
+    cluster.said = {"17": PREEMPTED}
+    cluster.refusals = ["Job/step already completing or completed"]
+    slurm.end(cluster.job, 0)
+    assert cluster.ordered == [["scontrol", "requeue", "17"]]
+    record = cluster.job.exit_record()
+    assert record is not None and record["outcome"] == "preempted", "where it is refused"
+
+
+@pytest.mark.parametrize(
+    ("trainer", "later", "ordered"),
+    [
+        pytest.param(SAVED, PREEMPTED, [["scontrol", "requeue", "17"]], id="preempted"),
+        pytest.param(SAVED, RUNS, [], id="scancel"),
+        pytest.param('{"outcome": "failed", "step": 30}', RUNS, [["scontrol", "requeue", "17"]], id="it died"),
+        pytest.param('{"outcome": "failed", "step": 30}', {**RUNS, "Restarts": "1"}, [], id="requeued by others"),
+    ],
+)
+def test_the_end_waits_for_slurms_word(
+    trainer: str, later: dict[str, str], ordered: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster(tmp_path, monkeypatch, restarts=2)
+    begun(cluster)
+    Path(cluster.job.run_folder, run_files.METRICS).write_text('{"step": 30, "loss": 1.0}\n')
+    cluster.trainer_said(trainer)
+    answers = iter([{}, {}, {"17": later}])
+    cluster.after_a_wait = lambda: setattr(cluster, "said", next(answers, cluster.said))
+    slurm.end(cluster.job, 1)
+    assert cluster.ordered == ordered and cluster.waited_s[:3] == [scontrol.ASK_EVERY_S] * 3
+
+
+@pytest.mark.parametrize("trainer", ['{"outcome": "finished", "step": 80}', '{"outcome": "failed", "step": 30}'])
+def test_a_verdict_needs_no_slurm_where_it_changes_nothing(cluster: Cluster, trainer: str) -> None:
+    """All is done, or the recipe lets it start no more."""
+    begun(cluster)
+    cluster.trainer_said(trainer)
+    slurm.end(cluster.job, 0)
+    assert cluster.job.exit_record() is not None
+    assert sum(cluster.waited_s) <= (0 if "finished" in trainer else scontrol.SILENT_FOR_S)
+
+
+@pytest.mark.parametrize("again", [slurm.TIME, ""])
+def test_slurms_long_silence_ends_no_run(cluster: Cluster, again: str) -> None:
+    """Without a record, gptctl takes the verdict from Slurm, once that answers."""
+    begun(cluster)
+    if again:
+        slurm._stop_to_continue(cluster.job, again)
+    cluster.trainer_said(SAVED)
+    cluster.refusals = [SILENT] * 100
+    assert slurm.end(cluster.job, 0) == 1
+    assert cluster.job.exit_record() is None
+    assert (len(cluster.ordered) > 3) is bool(again) and sum(cluster.waited_s) <= 2 * scontrol.SILENT_FOR_S + 10
+
+
+def test_a_requeue_is_repeated_while_the_controller_is_silent(cluster: Cluster) -> None:
+    begun(cluster)
+    slurm._stop_to_continue(cluster.job, slurm.TIME)
+    cluster.trainer_said(SAVED)
+    cluster.said = {"17": RUNS}
+    cluster.refusals = [SILENT, SILENT]
+
+    def requeued() -> None:
+        """Slurm's own SIGKILL."""
+        if cluster.waited_s[-1] == slurm.REQUEUED_WITHIN_S:
+            raise SystemExit
+
+    cluster.after_a_wait = requeued
+    with pytest.raises(SystemExit):
+        slurm.end(cluster.job, 0)
+    assert cluster.ordered == [["scontrol", "requeue", "17"]] * 3 and cluster.job.exit_record() is None
+
+
+def test_a_requeue_whose_answer_was_lost_is_not_refused(cluster: Cluster) -> None:
+    """Done the first time; the second time the job is already on its way back."""
+    begun(cluster)
+    slurm._stop_to_continue(cluster.job, slurm.TIME)
+    cluster.trainer_said(SAVED)
+    cluster.said = {"17": RUNS}
+    cluster.refusals = ["Socket timed out on send/recv operation", "Job is pending execution"]
+    cluster.after_a_wait = lambda: setattr(cluster, "said", {"17": {"JobState": "PENDING", "Restarts": "1"}})
+    slurm.end(cluster.job, 0)
+    assert len(cluster.ordered) == 2 and cluster.job.exit_record() is None
+
+
+def test_the_limit_of_a_start_is_set_again_while_the_controller_is_silent(cluster: Cluster) -> None:
+    cluster.write(("begin", 1000.0), ("end", 1000.0 + 1800))
+    cluster.is_job("17", restart=1)
+    cluster.said = {"17": {"TimeLimit": "04:00:00"}}
+    cluster.refusals = [SILENT]
+    assert slurm.begin(cluster.job) == 0
+    assert cluster.ordered == [["scontrol", "update", "JobId=17", "TimeLimit=30"]] * 2
 
 
 def test_a_start_that_was_overtaken_leaves_everything_to_the_later_one(cluster: Cluster) -> None:
