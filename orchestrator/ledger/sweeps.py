@@ -5,7 +5,7 @@ Example: `sweeps.find(ledger.rows, "interventions")`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.core.errors import UserError
@@ -26,6 +26,8 @@ class SweepTerms:
     stop_margin: float | None = None
     digest: str = ""
     """Of the file's arms: the same file again is the same sweep."""
+    asked: Mapping[str, str] = field(default_factory=dict)
+    """What you asked for beside the arms, by its key in the file. Empty: an older gptctl did not keep it."""
 
 
 @dataclass(frozen=True)

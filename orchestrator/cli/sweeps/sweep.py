@@ -112,6 +112,7 @@ def _terms(found: Planned) -> SweepTerms:
     return SweepTerms(
         baseline=found.arms[0][0].name, ceiling_usd=found.plan.ceiling_usd, on_failure=found.file.on_failure,
         stop_step=stop.step if stop else None, stop_margin=stop.margin if stop else None, digest=_digest(found),
+        asked=_asked(found),
     )  # fmt: skip
 
 
@@ -120,18 +121,44 @@ def _digest(found: Planned) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _asked(found: Planned) -> dict[str, str]:
+    """As it was typed: a ceiling that gptctl works out moves with prices and with what it measures."""
+    stop, limits = found.file.stop, found.file.limits
+    words = {
+        "host": found.host.name, "on_failure": found.file.on_failure,
+        **{f"stop.{key}": value for key, value in (stop.model_dump() if stop else {}).items()},
+        **{f"limits.{key}": value for key, value in limits.model_dump().items()},
+    }  # fmt: skip
+    return {key: str(value) for key, value in words.items() if value is not None}
+
+
 def _unfinished(ledger: Ledger, found: Planned) -> Sweep | None:
-    """The sweep of this name that is under way. Raises UserError if its arms are others."""
+    """The sweep of this name that is under way. Raises UserError if its arms or its terms are others."""
     for sweep in sweeps.listed(ledger.rows):
-        unfinished = [run for run in current(sweeps.runs_of(ledger.rows, sweep.id)) if run.state is not State.ENDED]
+        runs = current(sweeps.runs_of(ledger.rows, sweep.id))
+        unfinished = [run for run in runs if run.state is not State.ENDED]
         if sweep.name == found.file.name and unfinished:
-            if sweep.terms.digest == _digest(found):
+            if not (others := _others(sweep, runs, found)):
                 return sweep
             raise UserError(
-                f"sweep {sweep.name} is under way with other arms ({len(unfinished)} runs unfinished)",
-                f"gptctl sweep stop {sweep.name}, gptctl sweep add {sweep.name} RECIPE, or another name in the file",
+                f"sweep {sweep.name} is under way ({len(unfinished)} runs unfinished) on other terms: {others}",
+                f"gptctl sweep resume {sweep.name} goes on as agreed, gptctl sweep add {sweep.name} RECIPE adds one; "
+                f"for the new terms: gptctl sweep stop {sweep.name} first, or another name in the file",
             )
     return None
+
+
+def _others(sweep: Sweep, runs: Sequence[RunRecord], found: Planned) -> str:
+    """What the file and the words now say otherwise than what was agreed to; empty where nothing."""
+    now = _asked(found)
+    agreed = sweep.terms.asked or {**now, "host": sweep.host}
+    keys = [key for key in {**agreed, **now} if agreed.get(key) != now.get(key)]
+    differ = [f"{key} {agreed.get(key, 'none')}, not {now.get(key, 'none')}" for key in keys]
+    if sweep.terms.digest != _digest(found):
+        there = {(run.labels["arm"], run.labels["seed"], run.recipe_digest) for run in runs}
+        same = there == {(arm.name, str(arm.seed), arm.recipe.digest) for arm, _ in found.arms}
+        differ.append("its arms in another order" if same else "other arms")
+    return "; ".join(differ)
 
 
 def resume(wanted: str | None, *, rental: str | None, detach: bool, as_json: bool) -> int:

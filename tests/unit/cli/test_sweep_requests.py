@@ -6,9 +6,10 @@ import ast
 import inspect
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -19,10 +20,12 @@ from orchestrator.cli.plans.origin import Beginning
 from orchestrator.cli.runs import run as cli_run
 from orchestrator.cli.runs.outcome import show_ending
 from orchestrator.cli.sweeps import requests, sweep
+from orchestrator.cli.sweeps.plan import Planned
 from orchestrator.cli.sweeps.show import show
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.errors import CommandFailed, GptctlError, UserError
 from orchestrator.core.facts.run_facts import ResumeFrom
+from orchestrator.ledger import sweeps
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.sweeps import Sweep
 from orchestrator.runs.handover import give, runs_meant
@@ -44,6 +47,9 @@ checkpoint_store = "ssh://nas/models"
 """
 NOT_OF_AN_ARM = {"alternatives", "name", "note", "keep", "on_rental", "resume_from"}
 """All arms share one type of machine; they are told apart by arm and seed, and begin where the sweep begins."""
+
+
+RATES = '[set]\n"train.learning_rate" = [1e-3]\n'
 
 
 def keywords(function: object) -> set[str]:
@@ -170,3 +176,50 @@ def test_who_leaves_a_sweep_on_two_machines_waits_until_both_have_left(monkeypat
     monkeypatch.setattr(sweep.subprocess, "Popen", Child)
     assert sweep._side_by_side(cast("Sweep", SimpleNamespace(id="s-1")), ["a", "b"], detach=False) == 0
     assert told == ["a told", "b told", "a left", "b left"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "host", "says"),
+    [
+        ("", "", "nas", "host box, not nas"),
+        ("[limits]\nmax_hours = 90\n", "[limits]\nmax_hours = 3\n", "box", "limits.max_hours 90.0, not 3.0"),
+        ("", "[limits]\nmax_cost_usd = 1\n", "box", "limits.max_cost_usd none, not 1.0"),
+        ("", 'on_failure = "stop"\n', "box", "on_failure skip, not stop"),
+        ("[stop]\nstep = 9\nmargin = 0.1\n", "[stop]\nstep = 9\nmargin = 0.2\n", "box", "stop.margin 0.1, not 0.2"),
+        ("[stop]\nstep = 9\nmargin = 0.1\n", "", "box", "stop.step 9, not none; stop.margin 0.1, not none"),
+        (RATES, 'order = "baseline-first"\n' + RATES, "box", "other terms: its arms in another order"),
+        ("", RATES, "box", "other terms: other arms"),
+    ],
+)
+def test_a_sweep_under_way_is_continued_on_its_terms_or_not_at_all(
+    started: Path, monkeypatch: pytest.MonkeyPatch, before: str, after: str, host: str, says: str
+) -> None:
+    monkeypatch.setattr(stores.preflight, "check", lambda *_, **__: None)
+    head = (started / "s.toml").read_text()
+    (started / "s.toml").write_text(head + before)
+    gptctl("run", "s.toml", "--host", "box")
+    assert "continuing it" in gptctl("run", "s.toml", "--host", "box")
+    (started / "s.toml").write_text(head + after)
+    done = invoke("sweep", "run", "s.toml", "--host", host, "--yes")
+    said = " ".join(done.output.split())
+    assert done.exit_code == 2 and says in said, said
+    assert "gptctl sweep resume s" in said and "gptctl sweep stop s" in said, said
+    with Ledger.open(started / "home", time.time) as ledger:
+        (known,) = sweeps.listed(ledger.rows)
+    assert known.host == "box"
+
+
+def test_a_ceiling_that_gptctl_worked_out_may_move_with_the_pace_of_the_machine(
+    started: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it measures meanwhile changes the plan, and not what you agreed to."""
+    monkeypatch.setattr(stores.preflight, "check", lambda *_, **__: None)
+    gptctl("run", "s.toml", "--host", "box")
+    planned = sweep.prepared
+
+    def slower(*words: Any) -> Planned:
+        found = planned(*words)
+        return replace(found, plan=replace(found.plan, ceiling_usd=7.0))
+
+    monkeypatch.setattr(sweep, "prepared", slower)
+    assert "continuing it" in gptctl("run", "s.toml", "--host", "box")
