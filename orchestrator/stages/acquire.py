@@ -8,8 +8,8 @@ own.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 from orchestrator.core.errors import (
@@ -27,7 +27,7 @@ from orchestrator.ledger.records import INTENT_ADOPTED, INTENT_BOUGHT
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.data import sent_data
 from orchestrator.stages.machine import box_guard, give_back
-from orchestrator.stages.machine.bounds import MOST_MACHINES
+from orchestrator.stages.machine.bounds import MOST_MACHINES, Stopped, hear_stop, pause
 from orchestrator.stages.machine.first_contact import boot
 from orchestrator.stages.machine.give_back import end_others, undo
 from orchestrator.stages.machine.purchase import buy_somewhere, close, find, hold
@@ -35,7 +35,13 @@ from orchestrator.stages.outcome import machine_gone, regroup
 
 
 def acquire(context: RunContext) -> None:
-    """Leaves the rental with an instance id, an address and a machine that answered."""
+    """Leaves the rental with an instance id, an address and a machine that answered; of a run stopped meanwhile,
+    with what it holds by then."""
+    with suppress(Stopped):
+        _acquire(context)
+
+
+def _acquire(context: RunContext) -> None:
     context.advance(State.ACQUIRING)
     if (gone := next(filter(machine_gone.was_ended, machine_gone.to_ask_about(context)), None)) is not None:
         return machine_gone.settle(context, gone)
@@ -44,6 +50,7 @@ def acquire(context: RunContext) -> None:
         if not all([_is_held(node) for node in context.machines]):
             sent_data.before_buying(context)
             buy_somewhere(context)
+        hear_stop(context)
         try:
             return _use(context)
         except boot.BadMachine as error:
@@ -176,4 +183,4 @@ def _first_contact(context: RunContext) -> None:
             if context.now() >= until:
                 raise
             context.disconnect()
-            time.sleep(boot.LOOK_EVERY_S)
+            pause(context, boot.LOOK_EVERY_S)

@@ -25,7 +25,7 @@ from orchestrator.report.lineage import lineage_of
 from orchestrator.stages.checkpoints import store_job
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import deadline, engine_job, queue_turn
-from orchestrator.stages.machine.bounds import rental_budget_s
+from orchestrator.stages.machine.bounds import hear_stop, rental_budget_s
 from orchestrator.stages.machine.give_back import end_lost
 from orchestrator.stages.machine.jobs import has_started, machine_status, note_attempt, restarts, run_job
 from orchestrator.stages.nodes import others
@@ -42,6 +42,7 @@ def launch(context: RunContext) -> None:
         _amend_plan(context)
         deadline.arm(context, known and known["guard"])
         store_job.require(context)
+        hear_stop(context)
         _start(context)
         if context.facts.lost_nodes.times and store_job.wanted(context):
             store_job.start(context)  # it may have finished with the attempt before

@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.support.files.repository import REPOSITORY
 
 OTHERS = ("agent", "rehearsal")
-WAITS = {"sleep", "wait"}
+WAITS = {"sleep", "wait", "pause"}
 EVIDENT = re.compile(
     r"\b(until|deadline|deadline_s|silence_s|timeout|WITHIN_S|\w+_UP_S|STALLED_S|SILENT_S|ROUNDS)\b|\.wait\(\d"
 )
@@ -30,6 +30,7 @@ OTHERWISE = {
     "remote/shell/openssh_link.py:_wait": "a thread of its own, as long as the process",
     "remote/shell/put_and_get.py:pulsing": "as long as the command whose input it is",
     "remote/transfer/parallel_ranges.py:close": "a process that was killed",
+    "stages/machine/bounds.py:pause": "its caller's seconds",
     "stages/machine/bounds.py:await_replacement": "one pause; the caller asks until REPLACE_WITHIN_S are over",
     "stages/machine/purchase.py:buy_somewhere": "--wait: no machine is held, nothing is billed",
     "stages/machine/purchase.py:_offers": "--wait: no machine is held, nothing is billed",

@@ -151,15 +151,19 @@ class Agent:
             yield (follow_line(answer, followed_files(job)) for answer in answers)
 
     def wait(
-        self, run: str, job: str, on_progress: Callable[[dict[str, object]], None], digest: str | None = None
-    ) -> ExitRecord:
+        self, run: str, job: str, on_progress: Callable[[dict[str, object]], None], digest: str | None = None,
+        on_heartbeat: Callable[[], None] = lambda: None,
+    ) -> ExitRecord:  # fmt: skip
         """Follows a job other than train to its end, passing on its progress lines; returns its exit, which has the
-        job's `result`. A caller that reconnects calls it again: progress then repeats from the start."""
+        job's `result`. A caller that reconnects calls it again: progress then repeats from the start. on_heartbeat:
+        called every 2 s; what it raises, this raises."""
         buffer = LineBuffer()
         with self.follow(run, job, {}, digest) as lines:
             for line in lines:
                 if isinstance(line, Ended):
                     return line.exit
+                if isinstance(line, Heartbeat):
+                    on_heartbeat()
                 if isinstance(line, Data) and line.file == FileName.PROGRESS:
                     for progress in filter(None, map(json_object, buffer.take(line.data))):
                         on_progress(progress)

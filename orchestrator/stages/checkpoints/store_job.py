@@ -29,6 +29,7 @@ from orchestrator.core.ports import StoredFile, Upload
 from orchestrator.stages.checkpoints import home_box_job
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import deadline
+from orchestrator.stages.machine.bounds import pause
 from orchestrator.stages.machine.reported import record_store
 from orchestrator.stores import hub_repository
 
@@ -111,7 +112,7 @@ def require(context: RunContext) -> None:
                 f"launch: {context.host.name} cannot store checkpoints in {uri(context)}: {_why_not(context, problem)}",
                 "nothing was trained; correct the bucket's policy, its quota or checkpoint_store, and run again",
             )
-        time.sleep(0.2)
+        pause(context, 0.2)
 
 
 def _was_there(context: RunContext) -> bool:

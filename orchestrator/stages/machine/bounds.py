@@ -1,4 +1,8 @@
-"""How long a rental may last under its ceiling, and other nodes wait for one that was lost."""
+"""How long a rental may last under its ceiling, other nodes wait for one that was lost, and a stage waits although its
+run is stopped meanwhile.
+
+Example: `pause(context, 60.0)`      # Stopped, two seconds after `gptctl stop` in another terminal
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,35 @@ import time
 
 from orchestrator.core.errors import LimitReached, NoCapacity
 from orchestrator.core.planning.limits import budget_s, reserve_s
+from orchestrator.core.states import State
 from orchestrator.stages.context import RunContext
 
 REPLACE_WITHIN_S = 15 * 60.0
 """For so long the other nodes wait for one in place of one that was lost."""
 MOST_MACHINES = 3
 """How many machines of one run, or in place of a lost node, may turn out bad before it is given up."""
+ENDING_STAGES = frozenset({"fetch", "report", "release"})
+LISTEN_EVERY_S = 2.0
+
+
+class Stopped(Exception):
+    """The run was stopped from elsewhere while its driver waited. No failure: the driver goes on with the ending."""
+
+
+def hear_stop(context: RunContext) -> None:
+    """Raises Stopped where the run is ending while one of the stages before still works for it: `gptctl stop` and
+    `release` beside its driver leave the rest to that."""
+    if context.run.state in (State.ENDING, State.ENDED) and context.stage not in ENDING_STAGES:
+        raise Stopped(f"{context.run_id} was stopped")
+
+
+def pause(context: RunContext, seconds: float) -> None:
+    """Waits between two looks of a stage. Raises as hear_stop does, within LISTEN_EVERY_S."""
+    hear_stop(context)
+    while seconds > 0:
+        time.sleep(min(seconds, LISTEN_EVERY_S))
+        seconds -= LISTEN_EVERY_S
+        hear_stop(context)
 
 
 def rental_budget_s(context: RunContext) -> float | None:
@@ -58,7 +85,7 @@ def check_replacement(context: RunContext, why: str = "what was bought could not
 
 
 def await_replacement(context: RunContext, why: str, ask_again_s: float) -> None:
-    """Returns when to ask again. Raises as check_replacement does."""
+    """Returns when to ask again. Raises as check_replacement and pause do."""
     check_replacement(context, why)
     context.say(f"no replacement yet ({why}); asking again in {ask_again_s:.0f} s")
-    time.sleep(ask_again_s)
+    pause(context, ask_again_s)

@@ -17,12 +17,13 @@ from orchestrator.remote.agent_client.client import Agent, JobState
 from orchestrator.remote.transfer_progress import Transfer
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import deadline, engine_job
+from orchestrator.stages.machine.bounds import hear_stop
 
 PAID_RESTARTS, OWN_RESTARTS = 1, 3
 
 
 def run_job(context: RunContext, agent: Agent, job: str, digest: str, spec: JobSpec) -> ExitRecord:
-    """Starts the job, or attaches to it, and returns its exit record. Raises LinkLost; call it again to
+    """Starts the job, or attaches to it, and returns its exit record. Raises Stopped, and LinkLost; call it again to
     continue. The agent ends a job that nobody watches and that makes no progress for the time of a lease."""
 
     def show(progress: dict[str, object]) -> None:
@@ -30,7 +31,12 @@ def run_job(context: RunContext, agent: Agent, job: str, digest: str, spec: JobS
         deadline.extend(context)
 
     state = start_job(context, agent, job, digest, spec)
-    return state.exit or agent.wait(context.run_id, job, show, digest)
+    return state.exit or agent.wait(context.run_id, job, show, digest, lambda: _hear_stop(context))
+
+
+def _hear_stop(context: RunContext) -> None:
+    if context.stage is not None:  # `gptctl fetch` of a run that has ended is in none
+        hear_stop(context)
 
 
 def start_job(context: RunContext, agent: Agent, job: str, digest: str, spec: JobSpec) -> JobState:
@@ -83,6 +89,7 @@ def progress(context: RunContext, what: str) -> Callable[[Transfer], None]:
     """A listener that turns a transfer's counts into progress events."""
 
     def show(moved: Transfer) -> None:
+        _hear_stop(context)
         context.emit(
             "progress",
             what=what,

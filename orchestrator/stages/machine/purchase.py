@@ -37,7 +37,7 @@ from orchestrator.ledger.records import (
     IntentRequest,
 )
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine.bounds import await_replacement, check_replacement
+from orchestrator.stages.machine.bounds import await_replacement, check_replacement, hear_stop, pause
 from orchestrator.stages.machine.first_contact import boot
 from orchestrator.stages.machine.first_contact.cloud_init import guarded
 from orchestrator.stages.machine.give_back import end_others, undo
@@ -179,7 +179,7 @@ def buy_somewhere(context: RunContext) -> None:
             why = "; ".join([*(reasons or [NONE_LISTED]), *context.provider.take_warnings()])
             raise NoCapacity(f"{context.host.name}: {why}", "add --wait to wait for capacity")
         context.say(f"{'no capacity' if reasons else NONE_LISTED}; asking again in {ASK_AGAIN_S:.0f} s")
-        time.sleep(ASK_AGAIN_S)
+        pause(context, ASK_AGAIN_S)
 
 
 def _candidates(context: RunContext) -> Iterator[Offer]:
@@ -280,7 +280,7 @@ def _offers(context: RunContext) -> list[Offer]:
             if not context.facts.wait:
                 raise
             context.emit("seen", f"{error.message}; asking again in {ASK_AGAIN_S:.0f} s")
-            time.sleep(ASK_AGAIN_S)
+            pause(context, ASK_AGAIN_S)
 
 
 def _buy_all(context: RunContext, offer: Offer) -> None:
@@ -303,6 +303,7 @@ def _buy_all(context: RunContext, offer: Offer) -> None:
 
 
 def _buy(context: RunContext, offer: Offer) -> None:
+    hear_stop(context)
     if context.facts.recovery is not None:  # before its deadline is worked out: the markets have different prices
         context.update_rental(price_per_hour_usd=offer.price_per_hour_usd, facts={"spot": offer.spot})
         context.say(f"{offer.machine} {'spot' if offer.spot else 'on demand'} at ${offer.price_per_hour_usd:.2f}/h")

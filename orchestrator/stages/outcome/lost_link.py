@@ -9,12 +9,12 @@ Example: `outlast(context, sync)`
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
-from orchestrator.core.errors import LinkLost, RemoteError, Unreachable
-from orchestrator.core.states import Seen, State
+from orchestrator.core.errors import GptctlError, LinkLost, RemoteError, Unreachable
+from orchestrator.core.states import Seen, State, is_forward
 from orchestrator.stages.context import RunContext
+from orchestrator.stages.machine.bounds import Stopped, pause
 from orchestrator.stages.machine.first_contact import boot
 from orchestrator.stages.outcome import machine_gone, regroup
 
@@ -28,10 +28,19 @@ TRAINING_GIVE_UP_S = 3600.0
 def outlast(context: RunContext, stage: Callable[[RunContext], None]) -> None:
     """Runs a stage, again after each loss of the link.
 
-    Where the machine is gone, or the run goes on without a node, the run's state says so: ending, or planned again.
+    Where the machine is gone, the run goes on without a node, or it was stopped meanwhile, the run's state says so.
     Raises Unreachable where the machine was silent from the start, Unreachable or LinkLost after so much silence that
     it is given up, and what else the stage raises.
     """
+    before = context.run.state
+    try:
+        _again_and_again(context, stage)
+    except (GptctlError, Stopped):
+        if is_forward(State.ENDING, before) or not is_forward(State.ENDING, context.run.state):
+            raise  # else it was stopped meanwhile, whatever became of this stage: the ending comes next
+
+
+def _again_and_again(context: RunContext, stage: Callable[[RunContext], None]) -> None:
     wait_s, silent_since = FIRST_WAIT_S, None
     follows = context.stage == "follow"
     while True:
@@ -51,7 +60,7 @@ def outlast(context: RunContext, stage: Callable[[RunContext], None]) -> None:
                 raise
             _say(context, error, wait_s)
             context.disconnect()
-            time.sleep(wait_s)
+            pause(context, wait_s)
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
 

@@ -10,7 +10,6 @@ Example: `after(context, exit_record)`      # True: the run is planned again, wi
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -31,6 +30,7 @@ from orchestrator.ledger.records import Attempt, Rental
 from orchestrator.stages.checkpoints import continue_from, mirror, store_job
 from orchestrator.stages.checkpoints.copies import pull_newest
 from orchestrator.stages.context import RunContext
+from orchestrator.stages.machine.bounds import pause
 from orchestrator.stages.machine.jobs import machine_status, restarts
 
 GRACE_S = 20.0
@@ -66,7 +66,7 @@ def without_head(context: RunContext, within_s: float = 0.0) -> bool:
             return _go_on(context, {0}, ended[0]["reason"])
         if len(ended) == len(heard) or context.now() >= until:
             return False
-        time.sleep(ASK_EVERY_S)
+        pause(context, ASK_EVERY_S)
 
 
 def also(context: RunContext, node: RunContext, why: str) -> bool:
@@ -160,7 +160,7 @@ def _out_of_reach(context: RunContext, lost: Collection[int]) -> set[int]:
                     context.emit("warning", f"node {context.host.nodes[node.node]}: {error.message}: lost, too")
                     silent.add(node.node)
                     break
-                time.sleep(ASK_EVERY_S)
+                pause(context, ASK_EVERY_S)
     return silent
 
 

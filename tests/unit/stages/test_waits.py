@@ -94,7 +94,7 @@ class Context:
     def instance_ids(self) -> tuple[str, ...]:
         return self.rental.instance_ids
 
-    node = 0
+    node, stage = 0, None
 
     @property
     def machine_facts(self) -> RentalFacts:

@@ -5,7 +5,6 @@ Nothing here buys or ends a machine. Every look is noted in the rental: from the
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
 from dataclasses import replace
 from typing import TypedDict, Unpack
@@ -16,7 +15,7 @@ from orchestrator.core.planning.limits import budget_s, check_plan
 from orchestrator.core.planning.planner import priced
 from orchestrator.core.ports import Instance, Life
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine.bounds import replacement_left_s
+from orchestrator.stages.machine.bounds import pause, replacement_left_s
 from orchestrator.stages.machine.deadline import held
 
 LOOK_EVERY_S = 2.0
@@ -68,7 +67,7 @@ def wait_until_active(context: RunContext) -> Instance:
             if context.now() - heard > SILENT_S:
                 raise
             context.emit("seen", f"{error.message}; looking again")
-            time.sleep(LOOK_EVERY_S)
+            pause(context, LOOK_EVERY_S)
             began += context.now() - asked
             continue
         heard = context.now()
@@ -89,7 +88,7 @@ def wait_until_active(context: RunContext) -> Instance:
         if context.now() - told > TELL_EVERY_S:
             told = context.now()
             context.say(f"booting {waited_s / 60:.0f}m, usual {usual:.0f}m ({status})")
-        time.sleep(min(LOOK_EVERY_S, max(FIRST_LOOKS_S, waited_s / 4)))
+        pause(context, min(LOOK_EVERY_S, max(FIRST_LOOKS_S, waited_s / 4)))
 
 
 def _check_price(context: RunContext, listed: Instance) -> None:
@@ -181,7 +180,7 @@ def is_gone(context: RunContext) -> bool:
         forgotten = found is None and word == "unknown" and not _life_unseen(context)
         certain = word == "gone" or found is not None or forgotten or context.now() > until
         agreeing = agreeing + 1 if certain else 0
-        time.sleep(LOOK_EVERY_S / 2)
+        pause(context, LOOK_EVERY_S / 2)
     return True
 
 
@@ -204,7 +203,7 @@ def was_preempted(context: RunContext) -> bool:
             if context.now() - told > TELL_EVERY_S:
                 told = context.now()
                 context.say(f"{context.rental.instance_id} is ending; waiting until it is gone")
-            time.sleep(LOOK_EVERY_S / 2)
+            pause(context, LOOK_EVERY_S / 2)
         return ending or is_gone(context)
     except (NoAnswer, BadCredentials):
         return False
