@@ -38,7 +38,7 @@ AGREE_WITHIN_S = 40.0
 """Within that every node has ended its ranks after those of another died; else none starts again."""
 LOST_GRACE_S = 3.0
 """After a node is lost the ranks wait in a collective and hear nothing; what the disk has stays whole."""
-MOST_LINE_BYTES = 8192
+MOST_LINE_BYTES, MOST_TEXT_BYTES = 8192, 1500
 GOOD = (run_files.OUTCOME_FINISHED, run_files.OUTCOME_STOPPED, Outcome.LIMIT, Outcome.PREEMPTED)
 ASKED = (run_files.OUTCOME_STOPPED, Outcome.LIMIT, Outcome.PREEMPTED)
 """A node that ended so was asked to: the others end likewise, which they may not hear from their ranks."""
@@ -145,11 +145,23 @@ class Watch:
         """The line that this node says now."""
         _, died_at_s, died = self.died.get(self.node, (1, now_s, ""))
         line = {
-            "id": self.cluster["id"], "node": self.node, "words": words, "progress": progress,
-            "lease_left_s": lease_left_s, "trouble": self.trouble, "ended": ended, "reason": reason[:1000],
-            "start": self.start, "died": died[:1000], "ago_s": now_s - died_at_s,
+            "id": self.cluster["id"], "node": self.node, "words": _short(words), "progress": progress,
+            "lease_left_s": lease_left_s, "trouble": _short(self.trouble), "ended": ended, "reason": _short(reason),
+            "start": self.start, "died": _short(died), "ago_s": now_s - died_at_s,
         }  # fmt: skip
-        return json.dumps(line).encode()[: MOST_LINE_BYTES - 1] + b"\n"
+        return _encoded(line) + b"\n"
+
+
+def _short(text: str) -> str:
+    """As much of it as MOST_TEXT_BYTES hold: a line that is cut is not heard."""
+    text = text[:MOST_TEXT_BYTES]
+    while len(_encoded(text)) > MOST_TEXT_BYTES:
+        text = text[: len(text) * 3 // 4]
+    return text
+
+
+def _encoded(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
 
 
 class Nodes:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from orchestrator.agent.contract.requests import Cluster
-from orchestrator.agent.job.nodes import SILENT_S, Watch
+from orchestrator.agent.job.nodes import MOST_LINE_BYTES, SILENT_S, Watch
 from orchestrator.agent.job.program import MEET_WITHIN_S
 
 
@@ -41,6 +41,21 @@ def test_the_head_tells_every_node_what_the_trouble_is() -> None:
     head.trouble = "node c (10.0.0.4) is lost"
     other.hear(line(head), 1.0)
     assert other.look(2.0) == "node c (10.0.0.4) is lost"
+
+
+@pytest.mark.parametrize(
+    "text", ["x" * 9000, "ошибка данных " * 110, "\x00" * 4000, "\U0001f525" * 4000, "\udc80" * 4000]
+)
+def test_no_text_is_so_long_that_its_line_is_not_heard(text: str) -> None:
+    """All others would take the head for lost, and say that in place of the cause."""
+    head, other = Watch(cluster(0), 0.0), Watch(cluster(1), 0.0)
+    other.hear(line(head), 1.0)
+    head.note_death(0, text, 2.0)
+    head.trouble = head.first_cause()
+    said = head.says(text, 100, "failed", text, now_s=3.0)
+    assert len(said) <= MOST_LINE_BYTES and said.count(b"\n") == 1
+    other.hear(json.loads(said), 3.0)
+    assert other.look(4.0).startswith("node a (10.0.0.2) failed: ") and other.lost == set()
 
 
 def test_a_node_that_ended_well_is_not_lost_and_one_that_failed_is_the_trouble() -> None:
