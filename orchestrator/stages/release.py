@@ -50,9 +50,9 @@ def _others(context: RunContext) -> bool:
 
 
 def _end_jobs(context: RunContext) -> None:
-    """Asks a machine that was reached and is not known to be gone."""
+    """Asks a machine that was reached and is not known to be gone; else an engine, which may have a job of the run."""
     there = context.machine_facts.reached and not context.machine_facts.life.gone_at
-    ends = (_end_on_machine, others.release) if there else ()
+    ends = (_end_on_machine, others.release) if there else (engine_job.drop_element,)
     in_turn((*ends, home_box_job.stop), lambda end: end(context))
 
 

@@ -127,14 +127,25 @@ def _submit_arms(context: RunContext, longest_s: float | None) -> None:
     queue, array = context.facts.queue, context.facts.engine.element.rpartition(ELEMENT)[0]
     assert queue is not None and queue.group is not None, "only runs of a sweep have an element"
     dealt = {
-        int(number): run.id
+        int(number): run
         for run in sweeps.runs_of(context.ledger.rows, queue.group)
         for name, _, number in [run.facts.engine.element.rpartition(ELEMENT)]
         if name == array
     }
-    arms = tuple(dealt.get(number, context.run_id) for number in range(max(dealt) + 1))
+    arms = tuple(dealt[number].id if number in dealt else context.run_id for number in range(max(dealt) + 1))
     wanted = replace(order(context, longest_s), run=array.removeprefix(job_name("")), arms=arms)
-    context.say(f"submitted {len(dealt)} runs of {queue.group} as job {submitted(context, wanted)}")
+    job = submitted(context, wanted)
+    context.say(f"submitted {len(dealt)} runs of {queue.group} as job {job}")
+    for number, run in dealt.items():
+        if run.state == State.ENDED:
+            engine_of(context).cancel(f"{job}{ELEMENT}{number}")
+
+
+def drop_element(context: RunContext) -> None:
+    """Cancels the element of a run that never got ready on the cluster: held, it would wait for ever. Repeatable."""
+    if context.engine_of is not None and context.facts.engine.element and not context.facts.abandon:
+        for job in find(context):
+            engine_of(context).cancel(job)
 
 
 def keep(context: RunContext, jobs: list[str]) -> None:

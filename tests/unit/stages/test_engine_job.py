@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from orchestrator.core.errors import LinkLost, MachineUnfit, NoAnswer
 from orchestrator.core.facts.run_facts import EngineFacts, QueueFacts, RunFacts
 from orchestrator.core.states import Outcome, State
 from orchestrator.ledger.records import RunRecord
-from orchestrator.stages import launch
+from orchestrator.stages import launch, release
 from orchestrator.stages.machine import engine_job, engine_watch
 from orchestrator.stages.outcome import engine_bill
 from tests.unit.stages.conftest import SPEC, Cluster, Killed
@@ -94,6 +95,48 @@ def test_a_job_of_its_own_is_not_let_go(cluster: Cluster, monkeypatch: pytest.Mo
     engine_job.submit(cluster.of("r-1"), "d", SPEC)
     resumed(cluster, "r-1", monkeypatch)
     assert cluster.engine.free == []
+
+
+def ended_unreached(cluster: Cluster, run: str, monkeypatch: pytest.MonkeyPatch, **facts: Any) -> Any:
+    """The release of an arm that no gptctl has driven to the cluster."""
+    context: Any = cluster.of(run)
+    cluster.ledger.set_state(run, State.ENDING, outcome=Outcome.STOPPED, cause="asked by the user")
+    if facts:
+        context.set_run_facts(**facts)
+    context.machine_facts = SimpleNamespace(reached=None, life=SimpleNamespace(gone_at=None))
+    context.provider = SimpleNamespace(paid=False)
+    monkeypatch.setattr(release.run_report, "write", lambda _: None)
+    monkeypatch.setattr(release.home_box_job, "stop", lambda _: None)
+    release.release(context)
+    cluster.ledger.set_state(run, State.ENDED)
+    return context
+
+
+def test_the_element_of_an_arm_that_was_never_launched_is_cancelled_with_it(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held, it would stay in the queue for ever."""
+    engine_job.submit(cluster.of("r-a"), "d", SPEC)
+    ended_unreached(cluster, "r-c", monkeypatch)
+    assert set(cluster.engine.cancelled) == {"17_2"}
+    ended_unreached(cluster, "r-b", monkeypatch, abandon=True)
+    assert set(cluster.engine.cancelled) == {"17_2"}, "with --force the host need not answer"
+    ended_unreached(cluster, "r-1", monkeypatch)
+    assert set(cluster.engine.cancelled) == {"17_2"}, "a run without an element asks nobody"
+
+
+def test_an_arm_that_ended_before_the_array_was_submitted_leaves_no_element(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> str:
+        raise Killed
+
+    with monkeypatch.context() as killed, pytest.raises(Killed):
+        killed.setattr(cluster.engine, "script", fail)
+        engine_job.submit(cluster.of("r-a"), "d", SPEC)
+    ended_unreached(cluster, "r-b", monkeypatch)
+    engine_job.submit(cluster.of("r-a"), "d", SPEC)
+    assert cluster.engine.cancelled == ["17_1"] and cluster.engine.arms == {"17": ("r-a", "r-b", "r-c")}
 
 
 def test_runs_that_join_a_sweep_later_get_a_job_of_their_own(cluster: Cluster) -> None:
