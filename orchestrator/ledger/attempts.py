@@ -14,9 +14,12 @@ from orchestrator.core.events import Event
 from orchestrator.core.facts.run_facts import RunFactChanges
 from orchestrator.core.states import Outcome, State
 from orchestrator.ledger import row_values
-from orchestrator.ledger.records import Attempt, Rental, RunRecord
+from orchestrator.ledger.records import RENTAL_OPEN, Attempt, Rental, RunRecord
 from orchestrator.ledger.rows import Rows
 
+_THERE = """
+    SELECT id FROM rentals WHERE id = ?1 OR (state = ?3 AND json_extract(data, '$.replaces') = ?2) ORDER BY id <> ?1
+"""
 _BEGIN = """
     UPDATE runs SET state = ?, outcome = NULL, cause = '', cause_code = NULL, stage = NULL, rental_id = ?, step = ?,
                     options = ?, ended_at = NULL WHERE id = ? AND state IN (?, ?) AND outcome = ?
@@ -25,20 +28,21 @@ _BEGIN = """
 
 def begin(rows: Rows, run: RunRecord, rental: Rental, facts: RunFactChanges, *, step: int, now: float) -> None:
     """Writes the new rental, which several runs of a sweep may share, and puts the run on it in state planned, at the
-    step where it continues. A run that did not end, or is not ending, as preempted stays as it is, and no rental is
-    written."""
+    step where it continues; where another one is in place of the same rental by now, the run joins that. A run that did
+    not end, or is not ending, as preempted stays as it is, and no rental is written."""
     with rows.writing() as connection:
         stored = connection.execute("SELECT options FROM runs WHERE id = ?", (run.id,)).fetchone()[0]
         changed = row_values.to_column(row_values.with_facts(RunRecord, stored, facts))
-        is_new = connection.execute("SELECT 1 FROM rentals WHERE id = ?", (rental.id,)).fetchone() is None
-        if is_new:
+        there = connection.execute(_THERE, (rental.id, rental.facts.replaces, RENTAL_OPEN)).fetchone()
+        if there is None:
             connection.execute(*row_values.insert("rentals", rental))
-        values = (State.PLANNED, rental.id, step, changed, run.id, State.ENDING, State.ENDED, Outcome.PREEMPTED)
+        rental_id = rental.id if there is None else there["id"]
+        values = (State.PLANNED, rental_id, step, changed, run.id, State.ENDING, State.ENDED, Outcome.PREEMPTED)
         if not connection.execute(_BEGIN, values).rowcount:
-            if is_new:
+            if there is None:
                 connection.execute("DELETE FROM rentals WHERE id = ?", (rental.id,))
             return
-        data = {"from": run.state.value, "to": State.PLANNED.value, "outcome": None, "rental": rental.id}
+        data = {"from": run.state.value, "to": State.PLANNED.value, "outcome": None, "rental": rental_id}
         event = Event("state_changed", now, run.stage, f"continues at step {step}", data)
         connection.execute(*row_values.insert_event(run.id, event))
 

@@ -56,7 +56,8 @@ def add(
                     f"{there['id']} is this arm with this seed already: another gptctl added it at the same time",
                     f"gptctl sweep status {run.labels.get('sweep', '')}".strip(),
                 )
-        if holds_none and runs and connection.execute(_HELD, (_twin_of(runs[0])[0], RENTAL_OPEN)).fetchone():
+        held = holds_none and runs and connection.execute(_HELD, (_twin_of(runs[0])[0], RENTAL_OPEN)).fetchone()
+        if held or any(connection.execute(_REPLACED, (each.facts.replaces,)).fetchone() for each in rentals):
             raise UserError(
                 "another gptctl rents a machine for this sweep at the same time", "repeat the command: it waits there"
             )
@@ -72,6 +73,7 @@ _HELD = """
     SELECT 1 FROM runs JOIN rentals ON rentals.id = runs.rental_id
     WHERE json_extract(runs.options, '$.queue.group') = ? AND rentals.state = ?
 """
+_REPLACED = "SELECT 1 FROM rentals WHERE json_extract(data, '$.replaces') = ?"
 _UNFINISHED_TWIN = """
     SELECT id FROM runs WHERE state <> 'ended' AND json_extract(options, '$.queue.group') = ?
     AND json_extract(labels, '$.arm') = ? AND json_extract(labels, '$.seed') = ?

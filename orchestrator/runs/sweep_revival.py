@@ -167,7 +167,7 @@ def _rejoin(home: Path, ledger: Ledger, sweep_id: str, run_id: str, show: Show) 
             goes_on = next_attempt.rejoin(context, rental, run.facts.recovery or Recovery(MOST_INTERRUPTIONS))
         finally:
             context.disconnect()
-    return rental.id if goes_on else None
+    return ledger.run(run_id).rental_id if goes_on else None
 
 
 def _last_in_place_of(ledger: Ledger, run: RunRecord) -> Rental:

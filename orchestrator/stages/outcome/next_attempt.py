@@ -13,7 +13,7 @@ from orchestrator.core.facts.rental_facts import RentalFacts
 from orchestrator.core.facts.run_facts import Recovery, ResumeFrom, RunFactChanges
 from orchestrator.core.money.cost import spent
 from orchestrator.core.planning.many_machines import attempts as terms
-from orchestrator.core.states import Outcome
+from orchestrator.core.states import Outcome, State
 from orchestrator.ledger import attempts
 from orchestrator.ledger.identity import new_rental_id
 from orchestrator.ledger.records import RENTAL_RELEASED, Rental
@@ -75,7 +75,7 @@ def _go_on(
     }  # fmt: skip
     attempts.begin(context.ledger.rows, run, rental, facts, step=step, now=context.now())
     context.emit("warning", _words(recovery, standing, step))
-    return context.run.rental_id == rental.id
+    return context.run.state is State.PLANNED
 
 
 def _counted(known: Recovery, *, lost: int, is_fruitless: bool) -> Recovery:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.core.errors import UserError
 from orchestrator.core.facts.run_facts import QueueFacts
 from orchestrator.core.planning.planner import make_plan
 from orchestrator.core.states import Outcome, State
@@ -18,9 +19,9 @@ from orchestrator.ledger import sweeps
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import RENTAL_OPEN, RENTAL_RELEASED, Attempt, Rental, RunRecord
 from orchestrator.ledger.sweeps import SweepTerms
-from orchestrator.runs.new_run import RunRequest
-from orchestrator.runs.sweep_revival import LEAST_USD, revive_taken, revive_unbought
-from orchestrator.runs.sweeps import add_arms, new_sweep, spent_by_machine, spent_usd
+from orchestrator.runs.new_run import RunRequest, record_of
+from orchestrator.runs.sweep_revival import LEAST_USD, in_place_of, revive_taken, revive_unbought
+from orchestrator.runs.sweeps import add_arms, grouped, new_sweep, spent_by_machine, spent_usd
 from orchestrator.stages.outcome import next_attempt
 from tests.unit.runs.test_sweep_taken import HOST, MACHINE, RECIPE, show
 
@@ -138,3 +139,40 @@ def test_what_is_added_while_no_machine_is_held_meets_those_that_wait_on_one(mon
     ceilings = [each.facts.ceiling_usd for each in money.rentals() if each.state == RENTAL_OPEN]
     assert sorted(filter(None, ceilings)) == pytest.approx([4.0, 6.0] if lost == "is_taken" else [8.0, 12.0])
     assert money.most_usd() == pytest.approx(CEILING_USD)
+
+
+def labelled(money: Money) -> dict[str, RunRecord]:
+    return {run.labels["arm"]: run for run in sweeps.runs_of(money.ledger.rows, money.sweep.id)}
+
+
+def test_of_two_that_put_a_machine_in_place_of_one_at_the_same_time_there_is_one(
+    money: Money, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An arm is added while a resume asks the store for the newest checkpoint: `add` puts what only waited on a machine
+    in place of theirs, and what trained meets it there."""
+    for event in ("trains", "is_taken", "is_taken"):
+        money.happens(event, 0)
+
+    def newest(context: object) -> None:
+        if not money.added:
+            with Ledger.open(money.ledger.home, lambda: NOW) as other:
+                money.added += 1
+                add_arms(other, money.sweep, [request("late-1")], NOW)
+
+    monkeypatch.setattr(next_attempt.continue_from, "newest", newest)
+    (there,) = revive_taken(money.ledger.home, money.sweep.id, show)
+    assert labelled(money)["base"].rental_id == labelled(money)["deep"].rental_id == there
+    assert money.most_usd() <= CEILING_USD + LEAST_USD
+
+
+def test_the_second_machine_in_place_of_one_is_refused_whole(money: Money) -> None:
+    """Its part of the ceiling is the first one's."""
+    money.happens("could_not_be_had", 0)
+    last, *_ = [each for each in money.rentals() if each.state == RENTAL_RELEASED]
+    revive_unbought(money.ledger, money.sweep.id, NOW)
+    before, fresh = money.ledger.rentals(), in_place_of(last, 12.0, NOW)
+    run = record_of(request("late-1"), fresh.id, NOW)
+    with pytest.raises(UserError, match="rents a machine") as refused:
+        sweeps.add(money.ledger.rows, None, [fresh], grouped(money.sweep, [run]))
+    assert "repeat the command" in refused.value.hint
+    assert money.ledger.rentals() == before and "late-1" not in labelled(money)
