@@ -19,7 +19,7 @@ from typing import TypeVar, Unpack
 from orchestrator.core.config.inventory import HostSpec
 from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.engine import Engine
-from orchestrator.core.errors import ProviderError, UserError
+from orchestrator.core.errors import ProviderError, RunLocked, UserError
 from orchestrator.core.events import EPHEMERAL, Event, Listener
 from orchestrator.core.facts.rental_facts import OF_NODE, RentalFactChanges, RentalFacts, with_node
 from orchestrator.core.facts.run_facts import PeerFacts, Prepared, RunFactChanges, RunFacts, Synced
@@ -28,12 +28,23 @@ from orchestrator.core.machines import MachineType
 from orchestrator.core.planning.plan import Plan
 from orchestrator.core.ports import Address, Provider, Shell, Storage
 from orchestrator.core.states import State, is_forward
+from orchestrator.ledger import handover
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.records import Attempt, Rental, RunRecord
+from orchestrator.ledger.run_lock import TAKEN_BACK
 from orchestrator.remote.agent_client.client import Agent
 from orchestrator.remote.transfer_progress import Transfer
 
 Known = TypeVar("Known")
+NEWEST_TOKEN = """
+known=$(cat "$1" 2>/dev/null)
+case "$known" in ""|*[!0-9]*) known=0 ;; esac
+if [ "$known" -lt "$2" ]; then
+    { mkdir -p "${1%/*}" && printf %s "$2" > "$1.$$" && mv "$1.$$" "$1"; } 2>/dev/null
+fi
+echo "$known"
+"""
+"""Prints the token in a file, and raises it to one that is higher."""
 
 
 @dataclass
@@ -171,8 +182,27 @@ class RunContext:
         """The connection to the rental, opened on first use."""
         if self._shell is None:
             self.open_firewall()
-            self._shell = self.connect(self.rental.address)
+            shell = self.connect(self.rental.address)
+            try:
+                self._refuse_superseded(shell)
+            except BaseException:
+                shell.close()
+                raise
+            self._shell = shell
         return self._shell
+
+    def _refuse_superseded(self, shell: Shell) -> None:
+        """Of a run that changed its driver, the machine keeps the newest token: a driver that was given up as lost,
+        and is back, learns of it here before it asks the machine for anything. Raises RunLocked."""
+        token = self.facts.driver_token
+        if not token or self.node:
+            return
+        path = f"{self.rental.folder}/drivers/{self.run_id}".removeprefix("~/")
+        found = shell.run(["sh", "-c", NEWEST_TOKEN, "sh", path, str(token)], deadline_s=60).stdout.strip()
+        if found.isdigit() and int(found) > token:
+            group = handover.together(self.ledger.rows, [self.run_id]).runs
+            handover.mark_given(self.ledger.rows, group, TAKEN_BACK, token)
+            raise RunLocked(f"{self.run_id} is driven by {TAKEN_BACK}: its machine says so", "type the command there")
 
     def open_firewall(self, via: Shell | None = None) -> None:
         """Lets this computer, or the one at the other end of `via`, reach the machine by SSH: its address may be

@@ -41,10 +41,10 @@ from orchestrator.runs.handover import (
 
 LEAVE_WITHIN_S = 120.0
 """A driver that fetches gigabytes leaves between two files."""
-IF_IT_COMES_BACK = """{name} must not drive on: end its gptctl, or wipe it. A reboot ends its driving; but where only
-its network was gone, it cannot know that you drove on: it may end the machine of these runs, or rent another. What it
-writes never replaces what is here: its token is older. Once it answers, gptctl driver take {wanted} {name}
-ends its driving."""
+IF_IT_COMES_BACK = """{name} must not drive on: end its gptctl, or wipe it. A reboot ends its driving. If it comes back
+by itself, it learns from the machine of these runs that you drive on, once you have reached that machine from here:
+resume soon. Before, or where that machine is gone, it cannot know: it may end the machine, or rent another. What it
+writes never replaces what is here. Once it answers, gptctl driver take {wanted} {name} ends its driving."""
 INVENTORY = "inventory"
 """Goes along with a handover, so that `sweep add` finds its host there. It holds no secret."""
 NEVER_GOT = ("no run matches", "no runs yet")

@@ -31,9 +31,13 @@ from orchestrator.ledger import Ledger, Rental, RunRecord, sweeps
 from orchestrator.ledger.records import Attempt
 from orchestrator.ledger.run_lock import TAKEN_BACK, RunLock
 from orchestrator.ledger.sweeps import Sweep
+from orchestrator.remote.shell.local_shell import LocalShell
 from orchestrator.runs import handover
 from orchestrator.runs.handover import Package, accept, give, reclaim
+from orchestrator.runs.new_run import RunRequest, new_run
 from orchestrator.runs.stop import stop_run
+from orchestrator.wiring import open_context
+from tests.unit.runs.test_sweep_taken import HOST, MACHINE, RECIPE, make_plan
 
 RUN = "tiny-1130-aaaaaa"
 
@@ -178,6 +182,33 @@ def test_a_driver_that_never_comes_back_is_not_asked(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="handed over since"):
             accept(laptop, late, patience_s=1)
         assert accept(pi, give(laptop, [RUN], to="pi", patience_s=1), patience_s=1) and pi.run(RUN).step == 0
+
+
+def test_a_lost_driver_that_is_back_learns_of_it_from_the_machine(tmp_path: Path) -> None:
+    def reach(ledger: Ledger) -> None:
+        context = open_context(ledger.home, ledger, run.id, lambda event: None)
+        context.provider = Mock(paid=False)
+        context.connect = lambda address: LocalShell(Address())
+        assert context.shell.run(["true"]).code == 0 and context.shell is context.shell
+
+    with home(tmp_path / "laptop") as laptop, home(tmp_path / "pi") as pi:
+        plan = make_plan(RECIPE, HOST, MACHINE, None, now=time.time())
+        run = new_run(laptop, RunRequest(RECIPE, HOST, MACHINE, plan), time.time())
+        laptop.update_rental(str(run.rental_id), folder=str(tmp_path / "machine"))
+        reach(laptop)
+        assert not (tmp_path / "machine").exists(), "it never changed its driver"
+        accept(pi, through(give(laptop, [run.id], to="pi", patience_s=1)), patience_s=1)
+        reach(pi)
+        reclaim(laptop, [run.id], lost="pi", patience_s=1)
+        reach(pi)  # nothing was said to the machine yet
+        reach(laptop)
+        for _ in range(2):
+            with pytest.raises(RunLocked, match="driven by"):
+                reach(pi)
+        assert work.next_words(pi, run.id) == () and work.next_words(laptop, run.id) == ("resume", run.id)
+        reach(laptop)
+        late = give(pi, [run.id], to=TAKEN_BACK, patience_s=1)
+        assert handover.is_older(laptop, late)
 
 
 def test_a_run_that_is_driven_at_this_moment_is_not_given(tmp_path: Path) -> None:
