@@ -125,6 +125,20 @@ def test_a_job_from_start_to_its_result(counted: CountingShell) -> None:
     assert agent.release(RUN)["released"]
 
 
+def test_a_job_that_says_nothing_is_left_at_a_heartbeat(counted: CountingShell) -> None:
+    class Left(Exception):
+        pass
+
+    def leave() -> None:
+        raise Left
+
+    agent = Agent(counted, "~/.gptctl")
+    agent.start("prepare", RUN, "d", program("import time; time.sleep(600)"))
+    with pytest.raises(Left):
+        agent.wait(RUN, "prepare", lambda line: None, "d", leave)
+    assert agent.stop(RUN, "prepare", 5)["exit"]["outcome"] == "stopped"  # the link bears it
+
+
 def test_secrets_reach_the_job_and_no_argv_environment_or_file(counted: CountingShell, tmp_path: Path) -> None:
     agent = Agent(counted, "~/.gptctl")
     canary = "canary-81f3a9"
