@@ -116,7 +116,7 @@ def _send(driver: Driver, it: _Checkpoint) -> None:
     with screen.show_progress() as show:
         for name in left:
             push_file(driver.shell, it.place / name, f"{there.into}/{name}", partial(_tell, show, name))
-    if any(name not in _answered(driver, command).files for name in it.names):
+    if not set(it.names) <= _answered(driver, command).files.keys():
         raise CommandFailed(f"driver {driver.host.name}: {it.place.name} did not arrive whole", "repeat the command")
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import Mock
 
 import pytest
@@ -40,6 +40,7 @@ class Pi:
 
     host = HostSpec(driver_may_hold=("lambda",), name="pi", provider="ssh", machine="2xCPU", address="192.168.1.30")
     shell = LocalShell(Address())
+    asked: ClassVar[list[str]] = []
 
     def __init__(self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ledger, self.patch = ledger, monkeypatch
@@ -50,6 +51,7 @@ class Pi:
 
     def answer(self, words: Sequence[str], *, stdin: bytes = b"", deadline_s: float = 1.0) -> dict[str, Any]:
         out = io.StringIO()
+        self.asked.append(words[1])
         with self.patch.context() as patch, contextlib.redirect_stdout(out):
             for module in (it, incoming):
                 patch.setattr(module, "open_ledger", lambda: home(self.ledger.home))
@@ -223,7 +225,9 @@ def test_the_checkpoint_that_a_run_begins_with_goes_along_and_comes_back(
     place.parent.mkdir(parents=True)
     checkpoint(laptop, b"weights").rename(place)
     planned(laptop, place)
+    Pi.asked = []
     give_it(laptop)
+    assert Pi.asked == ["ready", "receive", "receive", "accept", "work"], "each question starts a gptctl there"
     begun = pi.run(RUN).facts.resume_from
     assert begun is not None and Path(begun.place).is_relative_to(pi.home) and whole(Path(begun.place))
     take()
