@@ -10,9 +10,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from orchestrator.core.engine import Span
+from orchestrator.core.errors import NoAnswer
 from orchestrator.ledger.bills import spending
 from orchestrator.remote.agent_client.decoding import json_object
 from orchestrator.stages.context import RunContext
@@ -32,7 +34,9 @@ def settle(context: RunContext) -> None:
     if not context.facts.engine.jobs:
         return
     has_left(context)
-    jobs = every_job(context)
+    jobs = list(context.facts.engine.jobs)
+    with suppress(NoAnswer):  # the controller is away; the books may answer, and the notes are of every job
+        jobs = every_job(context)
     spans = _spans(context, jobs)
     node_hours = _node_hours(spans)
     context.set_run_facts(

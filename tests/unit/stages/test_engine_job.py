@@ -367,6 +367,21 @@ def test_books_that_lag_behind_the_jobs_own_notes_are_not_the_bill(
     assert engine.gpu_hours == pytest.approx(gpu_hours) and engine.starts == 2
 
 
+def test_the_bill_needs_the_books_and_no_controller(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """slurmctld is away as the run is stopped; what another job trained is in the notes all jobs share."""
+    trains(cluster)
+    cluster.engine.silent = True
+
+    def fail(name: str) -> Sequence[str]:
+        raise NoAnswer("c: Slurm does not answer")
+
+    monkeypatch.setattr(cluster.engine, "find", fail)
+    cluster.engine.spans = [Span("NODE_FAIL", 1810, 1, 1)]
+    cluster.files["/shared/jobs/r-1/train/slurm.jsonl"] = NOTES
+    engine_bill.settle(cluster.of("r-1"))
+    assert cluster.engine.asked == ["17"] and cluster.of("r-1").facts.engine.gpu_hours == 2.5
+
+
 def test_without_notes_unfinished_books_are_the_bill(cluster: Cluster) -> None:
     trains(cluster)
     cluster.engine.say("17", Phase.ENDED, "COMPLETED")
