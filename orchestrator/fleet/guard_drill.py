@@ -32,6 +32,7 @@ from orchestrator.pipeline import STAGES, Stage, may_bill, perform, still_costs
 from orchestrator.runs.new_run import RunRequest, new_run
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import deadline
+from orchestrator.stages.machine.bounds import began_at
 from orchestrator.stages.machine.first_contact import boot
 from orchestrator.wiring import open_context
 
@@ -127,7 +128,7 @@ def drive_drill(home: Path, run_id: str, listener: Listener, lease_s: float = LE
 def _prepare(context: RunContext, lease_s: float) -> None:
     """A machine that answers, and a guard on or beside it that knows when to act."""
     perform(context, ACQUIRE)
-    budget_s = context.now() + lease_s - context.rental.created_at
+    budget_s = context.now() + lease_s - began_at(context)
     context.ledger.update_run(context.run_id, plan=_ending_after(context.plan, budget_s))
     deadline.arm(context, None)
 

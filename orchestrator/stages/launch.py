@@ -25,7 +25,7 @@ from orchestrator.report.lineage import lineage_of
 from orchestrator.stages.checkpoints import store_job
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import deadline, engine_job, queue_turn
-from orchestrator.stages.machine.bounds import hear_stop, rental_budget_s
+from orchestrator.stages.machine.bounds import began_at, hear_stop, rental_budget_s
 from orchestrator.stages.machine.give_back import end_lost
 from orchestrator.stages.machine.jobs import has_started, machine_status, note_attempt, restarts, run_job
 from orchestrator.stages.nodes import others
@@ -155,7 +155,7 @@ def _deadline_s(context: RunContext) -> float | None:
         return whole_s  # of one that waits, from its own start; the machine's guard bounds them all
     if (budget_s := rental_budget_s(context)) is not None:
         whole_s = min(whole_s, max(0.0, budget_s - reserve_s(context.plan)))  # what the attempts before left
-    left_s = whole_s - (context.now() - context.rental.created_at)
+    left_s = whole_s - (context.now() - began_at(context))
     if left_s <= 0:
         raise LimitReached(
             f"launch: getting ready took {whole_s - left_s:.0f} s, and the limits leave {whole_s:.0f} s in all",

@@ -12,6 +12,7 @@ import time
 from orchestrator.core.errors import LimitReached, NoCapacity
 from orchestrator.core.planning.limits import budget_s, reserve_s
 from orchestrator.core.states import State
+from orchestrator.ledger.records import INTENT_REFUSED, INTENT_UNSEEN
 from orchestrator.stages.context import RunContext
 
 REPLACE_WITHIN_S = 15 * 60.0
@@ -42,8 +43,19 @@ def pause(context: RunContext, seconds: float) -> None:
         hear_stop(context)
 
 
+def began_at(context: RunContext) -> float:
+    """When the rental began to use up what was agreed to (UTC epoch seconds): its first machine was ordered then. Hours
+    that pass while nothing is for sale take nothing from it: now, while no machine is ordered."""
+    rental = context.rental
+    if not context.provider.paid:
+        return rental.created_at
+    never_bought = (INTENT_REFUSED, INTENT_UNSEEN)
+    ordered = [each.created_at for each in context.ledger.intents(rental.id) if each.state not in never_bought]
+    return min(ordered, default=rental.created_at if rental.instance_ids else context.now())
+
+
 def rental_budget_s(context: RunContext) -> float | None:
-    """Seconds from the start of the rental to the moment its machine must be gone; None where nothing limits it. Runs
+    """Seconds from began_at to the moment its machine must be gone; None where nothing limits it. Runs
     that share it by its queue share one ceiling: that of their sweep, else the sum of what each may cost."""
     rental, plan = context.rental, context.plan
     usd, hours, price = rental.facts.ceiling_usd, rental.facts.ceiling_h, rental.price_per_hour_usd
@@ -64,7 +76,7 @@ def replacement_left_s(context: RunContext) -> float:
     whole_s = rental_budget_s(context) if context.facts.lost_nodes.times else None
     if whole_s is None:
         return math.inf
-    return context.rental.created_at + whole_s - reserve_s(context.plan) - context.now()
+    return began_at(context) + whole_s - reserve_s(context.plan) - context.now()
 
 
 def check_replacement(context: RunContext, why: str = "what was bought could not be used") -> None:

@@ -16,7 +16,7 @@ from orchestrator.core.errors import AgentError, MachineUnfit, RemoteError
 from orchestrator.core.fleet.guard_state import KINDS_ON_BOX
 from orchestrator.core.fleet.lease import lease_s
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine.bounds import rental_budget_s
+from orchestrator.stages.machine.bounds import began_at, rental_budget_s
 from orchestrator.stages.machine.reported import SAME_S, news_of_guard
 
 RENEW_EVERY_S = 60.0
@@ -44,7 +44,7 @@ def _left_s(context: RunContext) -> float:
     whole_s = rental_budget_s(context)
     if whole_s is None:
         raise _cannot(context, "nothing limits this run")
-    return max(1.0, context.rental.created_at + whole_s - context.now())
+    return max(1.0, began_at(context) + whole_s - context.now())
 
 
 def _order(context: RunContext, deadline_s: float) -> GuardStatus:

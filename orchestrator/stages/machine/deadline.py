@@ -14,7 +14,7 @@ from orchestrator.core.fleet.guard_state import GuardState
 from orchestrator.core.ports import Instance
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.machine import box_guard
-from orchestrator.stages.machine.bounds import rental_budget_s
+from orchestrator.stages.machine.bounds import began_at, rental_budget_s
 
 FIRST_S = 90 * 60.0
 """From the launch, or the last sign of progress, to the moment a watcher may end a machine that still prepares."""
@@ -24,7 +24,7 @@ MOVE_WHEN_LEFT_S = 60 * 60.0
 def budget_deadline(context: RunContext) -> float | None:
     """UTC epoch seconds when billing has to have ended; None where nothing limits the run."""
     whole_s = rental_budget_s(context)
-    return None if whole_s is None else context.rental.created_at + whole_s
+    return None if whole_s is None else began_at(context) + whole_s
 
 
 def first_deadline(context: RunContext) -> float:

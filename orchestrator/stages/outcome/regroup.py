@@ -30,7 +30,7 @@ from orchestrator.ledger.records import Attempt, Rental
 from orchestrator.stages.checkpoints import continue_from, mirror, store_job
 from orchestrator.stages.checkpoints.copies import pull_newest
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.machine.bounds import pause
+from orchestrator.stages.machine.bounds import began_at, pause
 from orchestrator.stages.machine.jobs import machine_status, restarts
 
 GRACE_S = 20.0
@@ -223,7 +223,7 @@ def _ceiling_usd(context: RunContext, price_per_hour_usd: float, lost: int) -> f
     if ceiling is None:
         return None
     here = [each for each in context.ledger.intervals(context.run_id) if each.rental_id == rental.id]
-    held_h = max(0.0, context.now() - rental.created_at) / 3600
+    held_h = max(0.0, context.now() - began_at(context)) / 3600
     if rental.facts.ceiling_usd is not None and context.facts.lost_nodes.times:
         ceiling += spent(here) - rental.price_per_hour_usd * held_h  # it counts from an earlier price already
     left = ceiling - spent(here) - lost * rental.each_per_hour_usd * PROOF_S / 3600
