@@ -15,10 +15,10 @@ import json
 import typing
 from dataclasses import dataclass, field
 
-from trainer.config_tables import ContractError as ContractError
-from trainer.config_tables import RateFactors, Stage, build
+from trainer.config.config_tables import ContractError as ContractError
+from trainer.config.config_tables import RateFactors, Stage, build
+from trainer.config.task_config import SamplingConfig, TaskConfig
 from trainer.run_files import Retention
-from trainer.task_config import SamplingConfig, TaskConfig
 
 
 @dataclass(frozen=True)

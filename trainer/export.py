@@ -49,9 +49,9 @@ from trainer.checkpoints.manifest import (
     tokenizer_name,
     verify,
 )
+from trainer.config.task_config import CLASSIFY, PRETRAIN, TaskConfig
 from trainer.contract import ModelConfig
 from trainer.run_files import META_FILE, MODEL_FILE, CheckpointMeta, ManifestEntry
-from trainer.task_config import CLASSIFY, PRETRAIN, TaskConfig
 from trainer.tokens.tensor_file import Array, PlannedTensor, in_type, write_tensors
 from trainer.weights.gguf_file import GgufError, write_gguf
 from trainer.weights.gpt2_layout import (

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.support.files.training_runs import events, losses, new_run, train_here
 from trainer.arithmetic import flop_per_token, steps_for
 from trainer.arithmetic.schedule import Course, check_stages, micro_batch_of, steps_for_stages
-from trainer.config_tables import Stage
+from trainer.config.config_tables import Stage
 from trainer.contract import DataConfig, ModelConfig, RunConfig, TrainConfig
 from trainer.run_files import CHECKPOINTS, METRICS
 from trainer.tokens.batches import Share, course_of, open_data, prefetched

@@ -17,7 +17,7 @@ import dataclasses
 import typing
 
 from trainer.arithmetic import divisors, flop_per_token, steps_for
-from trainer.config_tables import Stage
+from trainer.config.config_tables import Stage
 from trainer.contract import ModelConfig
 
 

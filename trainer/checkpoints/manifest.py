@@ -20,9 +20,9 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import cast
 
+from trainer.config.task_config import TaskConfig, task_from
 from trainer.contract import DataConfig
 from trainer.run_files import BEST, CHECKPOINTS, LATEST, MANIFEST_FILE, META_FILE, CheckpointMeta, ManifestEntry
-from trainer.task_config import TaskConfig, task_from
 
 HASH_BLOCK_BYTES = 4 * 1024**2
 

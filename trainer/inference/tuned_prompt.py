@@ -11,9 +11,9 @@ from pathlib import Path
 from trainer.arguments import WRITES_NO_TEXT
 from trainer.checkpoints.export_folder import RECORD
 from trainer.checkpoints.manifest import CheckpointError, checkpoint_folder, read_meta, task_of
+from trainer.config.task_config import CLASSIFY, INSTRUCT, TaskConfig, task_from
 from trainer.model.generate import SamplingError
 from trainer.prompt_template import TemplateError, check_template
-from trainer.task_config import CLASSIFY, INSTRUCT, TaskConfig, task_from
 
 
 def answering_prompt(folder: Path, template: str | None) -> str:

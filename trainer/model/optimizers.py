@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from trainer.config_tables import RateFactors
+from trainer.config.config_tables import RateFactors
 from trainer.contract import ContractError, TrainConfig
 from trainer.model.gpt import GPT
 from trainer.model.muon import ALONE, Muon, Peers

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainer.config.task_config import LORA_TARGETS, LoraConfig
 from trainer.contract import ContractError
 from trainer.model.gpt import GPT, tensor_generator
-from trainer.task_config import LORA_TARGETS, LoraConfig
 
 A, B = "lora_a", "lora_b"
 

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.arithmetic import table_columns
+from trainer.config.task_config import CLASSIFY, KINDS, PRETRAIN, TaskConfig
 from trainer.contract import ContractError
 from trainer.model.gpt import GPT, chunked_cross_entropy, tensor_generator
-from trainer.task_config import CLASSIFY, KINDS, PRETRAIN, TaskConfig
 from trainer.tasks.lora import add_adapters, merged
 from trainer.tokens.example_rows import IGNORED
 

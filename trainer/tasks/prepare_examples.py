@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import tiktoken
 
+from trainer.config.task_config import CLASSIFY, INSTRUCT
 from trainer.corpus.documents import find_files
 from trainer.corpus.encode import is_held_out
 from trainer.corpus.parquet import CorpusError
@@ -31,7 +32,6 @@ from trainer.corpus.request import HOLD_OUT_EVERY
 from trainer.layout.token_layout import EXAMPLES, SAFETENSORS, safetensors_header
 from trainer.progress import print_event
 from trainer.prompt_template import TemplateError, check_template, prompt_of
-from trainer.task_config import CLASSIFY, INSTRUCT
 from trainer.tasks.example_files import Example, ExamplesError, read_examples
 from trainer.tokens.digests import DATASET, Digest, FileEntry
 from trainer.tokens.example_rows import DTYPE, Row, example_row

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 
 from trainer.arithmetic.schedule import Course, Part, micro_batch_of
+from trainer.config.task_config import PRETRAIN
 from trainer.contract import ContractError, RunConfig
-from trainer.task_config import PRETRAIN
 from trainer.tokens.example_rows import IGNORED, counted_in
 from trainer.tokens.token_file import DataError
 from trainer.tokens.token_stream import Ids, TokenStream

@@ -11,11 +11,11 @@ Example::
 from __future__ import annotations
 
 from trainer.checkpoints.checkpoint import load_model
+from trainer.config.task_config import INSTRUCT
 from trainer.model.generate import Sampling, continuations
 from trainer.model.gpt import GPT
 from trainer.prompt_template import prompt_of
 from trainer.run_files import EVENT_FINISHED, EVENT_SAMPLED, EVENT_STOPPED, OUTCOME_FINISHED, OUTCOME_STOPPED
-from trainer.task_config import INSTRUCT
 from trainer.tokens.tokenizer import open_tokenizer
 from trainer.training.failures import Expendable
 from trainer.training.final_slices import measure_slices

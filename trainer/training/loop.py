@@ -29,6 +29,7 @@ from torch import Tensor
 from trainer.checkpoints import skip_back
 from trainer.checkpoints.checkpoint import Snapshot, TrainerState, checkpoint_steps
 from trainer.checkpoints.host_buffers import HostBuffers
+from trainer.config.task_config import PRETRAIN
 from trainer.contract import RunConfig
 from trainer.model.loss import validation_loss
 from trainer.model.optimizers import (
@@ -50,7 +51,6 @@ from trainer.run_files import (
     STOP,
     CheckpointMeta,
 )
-from trainer.task_config import PRETRAIN
 from trainer.tasks.objective import is_classifier
 from trainer.tasks.validation import example_loss
 from trainer.tokens.batches import TrainingData, course_of, open_data, prefetched

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from trainer.config.task_config import CLASSIFY, LoraConfig, TaskConfig
 from trainer.contract import ModelConfig
-from trainer.task_config import CLASSIFY, LoraConfig, TaskConfig
 from trainer.tokens.tensor_file import Array, PlannedTensor
 from trainer.weights.gpt2_layout import NotExpressibleError, StoredTensor, gpt2_name
 

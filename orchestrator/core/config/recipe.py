@@ -37,10 +37,10 @@ from orchestrator.core.config.toml_tables import (
 from orchestrator.core.errors import UserError
 from orchestrator.core.suggest import nearest
 from trainer.arithmetic.schedule import Course, check_stages, steps_for_stages
-from trainer.config_tables import RateFactors as ContractFactors
-from trainer.config_tables import Stage
+from trainer.config.config_tables import RateFactors as ContractFactors
+from trainer.config.config_tables import Stage
+from trainer.config.task_config import PRETRAIN
 from trainer.contract import RetentionConfig, TrainConfig
-from trainer.task_config import PRETRAIN
 
 DEEPEST_EXTENDS = 5
 

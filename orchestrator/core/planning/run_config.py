@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from orchestrator.core.config.recipe import Recipe
 from orchestrator.core.machines import machine_type
 from orchestrator.core.planning.plan import Plan
-from trainer.config_tables import RateFactors
+from trainer.config.config_tables import RateFactors
 from trainer.contract import DataConfig, RetentionConfig, RunConfig, TrainConfig
 
 

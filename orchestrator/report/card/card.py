@@ -27,9 +27,9 @@ from orchestrator.report.pages.markdown import fenced, text
 from orchestrator.report.pages.templates import templates
 from orchestrator.report.run_report import RunReport
 from trainer.arithmetic import parameter_count
+from trainer.config.task_config import CLASSIFY, INSTRUCT, TaskConfig
 from trainer.contract import ModelConfig
 from trainer.prompt_template import prompt_of
-from trainer.task_config import CLASSIFY, INSTRUCT, TaskConfig
 
 if TYPE_CHECKING:
     from jinja2 import Environment

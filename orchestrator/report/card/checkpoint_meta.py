@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from trainer.config.task_config import PRETRAIN
 from trainer.contract import ModelConfig
-from trainer.task_config import PRETRAIN
 
 
 @dataclass(frozen=True)

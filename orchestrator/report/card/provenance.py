@@ -15,7 +15,7 @@ from orchestrator.core.machines import machine_type
 from orchestrator.ledger.records import RecipeTables, RunRecord
 from orchestrator.report.evaluations import CHOICES, EvaluationRow
 from orchestrator.report.run_report import RunReport
-from trainer.task_config import SamplingConfig
+from trainer.config.task_config import SamplingConfig
 
 EVAL_RESULTS = ".eval_results"
 BENCHMARKS = {"hellaswag": "Rowan/hellaswag"}

@@ -24,8 +24,8 @@ from orchestrator.report.judged import JUDGE, Judged, scores_of
 from orchestrator.report.pages.markdown import text
 from orchestrator.report.run_report import LineagePart, MachinePart, RunReport
 from trainer.arithmetic import active_parameter_count, parameter_count
+from trainer.config.task_config import PRETRAIN
 from trainer.contract import ModelConfig
-from trainer.task_config import PRETRAIN
 
 Row = tuple[str, str]
 

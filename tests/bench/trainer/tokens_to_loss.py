@@ -35,7 +35,7 @@ import numpy as np
 
 from tests.bench.trainer import short_stories
 from trainer.arithmetic.schedule import Course, steps_for_stages
-from trainer.config_tables import RateFactors, Stage
+from trainer.config.config_tables import RateFactors, Stage
 from trainer.contract import DataConfig, ModelConfig, RunConfig, TrainConfig
 from trainer.run_files import CONFIG, EVENTS
 

@@ -12,6 +12,7 @@ import torch
 from tests.support.files.small_runs import TINY, write_run
 from trainer import sample
 from trainer.checkpoints.checkpoint import Snapshot, load_model, write_checkpoint
+from trainer.config.task_config import LoraConfig, TaskConfig
 from trainer.export import main as export
 from trainer.inference import answers as answers_program
 from trainer.inference import chat as chat_program
@@ -19,7 +20,6 @@ from trainer.inference.chat import Conversation, printable, talk
 from trainer.model.generate import Sampling, SamplingError, generate
 from trainer.model.gpt import GPT
 from trainer.prompt_template import prompt_of
-from trainer.task_config import LoraConfig, TaskConfig
 from trainer.tasks.objective import apply_task
 from trainer.tokens.tokenizer import open_tokenizer
 

@@ -12,11 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.support.files.small_runs import TINY
 from trainer.arithmetic import checkpoint_bytes, flop_per_token, memory_gib, parameter_count
+from trainer.config.task_config import LoraConfig
 from trainer.contract import ContractError, ModelConfig
 from trainer.model import block as block_module
 from trainer.model.generate import generate
 from trainer.model.gpt import GPT
-from trainer.task_config import LoraConfig
 from trainer.tasks.lora import add_adapters
 from trainer.weights.gpt2_layout import expected_shapes
 

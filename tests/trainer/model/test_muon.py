@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.support.files.small_runs import TINY
-from trainer.config_tables import RateFactors
+from trainer.config.config_tables import RateFactors
 from trainer.contract import TrainConfig
 from trainer.model import muon as module
 from trainer.model.gpt import GPT

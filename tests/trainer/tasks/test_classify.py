@@ -12,10 +12,10 @@ from tests.support.files.examples import prepared_rows, sources
 from tests.support.files.small_runs import TINY
 from tests.support.files.training_runs import events, small_config, train_here, write_config
 from trainer.checkpoints.checkpoint import load_model
+from trainer.config.task_config import LoraConfig, TaskConfig
 from trainer.contract import DataConfig, RunConfig
 from trainer.export import main as export
 from trainer.prepare import main as prepare
-from trainer.task_config import LoraConfig, TaskConfig
 from trainer.tasks.objective import class_logits
 from trainer.tokens.token_stream import TokenStream
 

@@ -12,11 +12,11 @@ from tests.support.files.examples import docstrings, prepared_rows
 from tests.support.files.small_runs import TINY, write_run
 from tests.support.files.training_runs import events, losses, small_config, train_here, write_config
 from trainer.checkpoints.checkpoint import load_model
+from trainer.config.task_config import LoraConfig, TaskConfig
 from trainer.contract import DataConfig, RunConfig
 from trainer.export import main as export
 from trainer.prepare import main as prepare
 from trainer.prompt_template import prompt_of
-from trainer.task_config import LoraConfig, TaskConfig
 from trainer.tasks.objective import apply_task
 from trainer.tasks.validation import example_loss
 from trainer.tokens.batches import Share, counted, inputs_and_targets, open_data

@@ -9,10 +9,10 @@ import torch
 
 from tests.support.files.small_runs import TINY
 from trainer.checkpoints.checkpoint import Snapshot, load_model, write_checkpoint
+from trainer.config.task_config import LORA_TARGETS, LoraConfig, TaskConfig
 from trainer.contract import ContractError, RunConfig, TrainConfig
 from trainer.export import main as export
 from trainer.model.gpt import GPT
-from trainer.task_config import LORA_TARGETS, LoraConfig, TaskConfig
 from trainer.tasks.lora import merged
 from trainer.tasks.objective import apply_task
 from trainer.tokens.example_rows import IGNORED

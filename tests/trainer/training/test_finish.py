@@ -10,9 +10,9 @@ import torch
 
 from tests.support.files.training_runs import events, run_to_end, small_config, train_here, verdict, write_config
 from trainer.__main__ import main
+from trainer.config.task_config import SamplingConfig
 from trainer.model.generate import SamplingError
 from trainer.model.gpt import GPT
-from trainer.task_config import SamplingConfig
 from trainer.training import final_slices, finish
 from trainer.training.failures import Expendable, explain
 from trainer.training.metrics import Journal

@@ -17,9 +17,9 @@ from tests.support.files.training_runs import losses, small_config, write_config
 from tests.support.machines.forked_ranks import in_ranks
 from trainer.arithmetic import FRAGMENTATION, GIB, NCCL_GIB, RESERVED_GIB, memory_gib
 from trainer.checkpoints.checkpoint import load_model, read_trainer_state
+from trainer.config.task_config import TaskConfig
 from trainer.contract import ContractError, ModelConfig, RunConfig
 from trainer.run_files import CHECKPOINTS, EVENTS, MODEL_FILE
-from trainer.task_config import TaskConfig
 from trainer.tokens.batches import open_data, prefetched
 from trainer.training.loop import Progress, train, train_step
 from trainer.training.metrics import Journal, PartClock, StepCounts, read_lines

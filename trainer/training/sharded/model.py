@@ -24,13 +24,13 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from trainer.config.task_config import PRETRAIN
 from trainer.contract import ContractError, RunConfig
 from trainer.model.block import NOTHING, Block, Shared
 from trainer.model.experts import leave_uncompiled
 from trainer.model.gpt import GPT
 from trainer.model.kv_cache import LayerReader
 from trainer.model.optimizers import State, state_by_name
-from trainer.task_config import PRETRAIN
 from trainer.training.ranks import World
 
 DDP, FSDP = "ddp", "fsdp"

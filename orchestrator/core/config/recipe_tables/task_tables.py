@@ -15,8 +15,8 @@ from pydantic import Field, StringConstraints, model_validator
 
 from orchestrator.core.config.recipe_tables.data_tables import Position, Tokens
 from orchestrator.core.config.toml_tables import Line, Table
+from trainer.config.task_config import CLASSIFY, INSTRUCT, PRETRAIN, LoraConfig, SamplingConfig, TaskConfig
 from trainer.contract import ModelConfig
-from trainer.task_config import CLASSIFY, INSTRUCT, PRETRAIN, LoraConfig, SamplingConfig, TaskConfig
 
 Target = Literal["qkv", "attention_out", "mlp_up", "mlp_down"]
 

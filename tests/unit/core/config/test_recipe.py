@@ -20,7 +20,7 @@ from orchestrator.core.machines import machine_type
 from orchestrator.core.planning.planner import make_plan
 from orchestrator.core.planning.run_config import train_config
 from tests.support.files.repository import REPOSITORY
-from trainer.config_tables import RateFactors
+from trainer.config.config_tables import RateFactors
 from trainer.contract import DataConfig, ModelConfig, RetentionConfig, RunConfig, TrainConfig
 
 SMALLEST = 'name = "small"\n[data]\nsource = "tokens.bin"\n'

@@ -8,7 +8,7 @@ import pytest
 from orchestrator.core.config.recipe import Recipe, load_recipe
 from orchestrator.core.errors import UserError
 from orchestrator.report.card.provenance import sampling
-from trainer.task_config import LoraConfig, SamplingConfig, TaskConfig
+from trainer.config.task_config import LoraConfig, SamplingConfig, TaskConfig
 
 HEAD = 'name = "x"\n[model]\ncontext_length = 64\n[data.prepare]\nsource = "x.json"\ntokenizer = "gpt2"\n'
 

@@ -13,7 +13,7 @@ from orchestrator.core.planning.planner import make_plan
 from orchestrator.core.planning.run_config import train_config
 from tests.support.files.repository import REPOSITORY
 from trainer.arithmetic.schedule import Course
-from trainer.config_tables import Stage
+from trainer.config.config_tables import Stage
 from trainer.contract import RunConfig
 
 STAGES = "train.stages=[[0.1, 24, 1024], [0.5, 384, 256]]"
